@@ -1,0 +1,54 @@
+//! `infinity config check|show`: is a configuration usable, and what does it amount to.
+
+use clap::{Args, Subcommand};
+use infinity_train::config::RunConfig;
+
+use super::layering::ConfigFlags;
+use crate::args::Global;
+use crate::{failure, output};
+
+/// What to do with a configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Say whether a configuration can be used, and what is wrong if not
+    Check(Box<ShowArgs>),
+    /// Print every key with the value a training run would use
+    Show(Box<ShowArgs>),
+}
+
+/// The same files and flags that `infinity train` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    config: ConfigFlags,
+}
+
+/// Checks or shows.
+pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
+    match verb {
+        ConfigVerb::Check(args) => {
+            let config = args.config.load(global)?.config;
+            output::line(&format!("ok: {}", summary(&config)))?;
+        }
+        ConfigVerb::Show(args) => {
+            let config = args.config.load(global)?.config;
+            output::piece(&config.to_toml())?;
+        }
+    }
+    Ok(failure::OK)
+}
+
+/// One line about a configuration, for the eye to check.
+fn summary(config: &RunConfig) -> String {
+    let model = &config.model;
+    format!(
+        "{} mixer, {} layers × width {} × {} heads, window {}, {} tokens a step, writes {}",
+        model.mixer,
+        model.num_hidden_layers,
+        model.hidden_size,
+        model.num_attention_heads,
+        config.data.max_seq_length,
+        output::grouped(config.tokens_per_step()),
+        config.output_dir().display()
+    )
+}

@@ -1,0 +1,173 @@
+//! `infinity eval MODEL`: loss, perplexity and bits per byte of a model on a text.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use infinity_model::{Pretrained, from_pretrained};
+use infinity_train::config::{ConfigLayers, LoadedConfig, RunConfig};
+use infinity_train::data::{self, DataEvent, EvalSource, TokenStore};
+use infinity_train::{EvalReport, evaluate};
+use serde_json::json;
+
+use crate::args::Global;
+use crate::{device, failure, model_dir, output, reporter};
+
+/// Which model, on what, in which windows.
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// Model directory, or the directory of a finished run
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Text to measure on (default: what the run validated on)
+    #[arg(long, alias = "validation-file", value_name = "PATH")]
+    pub(crate) file: Option<String>,
+    /// Carry the state from one window to the next, as when reading a long text
+    #[arg(long)]
+    pub(crate) stateful: bool,
+    /// Tokens of a window (default: as in training)
+    #[arg(long, value_name = "N")]
+    pub(crate) max_seq_length: Option<String>,
+    /// Rows computed together
+    #[arg(short, long, alias = "per-device-eval-batch-size", value_name = "N")]
+    pub(crate) batch_size: Option<String>,
+    /// Batches to measure on; 0 = all
+    #[arg(long, value_name = "N")]
+    pub(crate) max_eval_batches: Option<String>,
+    /// Column or key of the text in .csv and .jsonl
+    #[arg(long, value_name = "NAME", requires = "file")]
+    pub(crate) text_column: Option<String>,
+    /// Where tokenized text is kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Evaluates and prints.
+pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
+    let directory = model_dir::find(&args.model)?;
+    let config = config(&args, &directory)?;
+    let chosen = device::open(&device::wanted(global))?;
+    let Pretrained { model, .. } = from_pretrained(&directory, &chosen.device)?;
+    let text = text(&args, &config, global)?;
+    let source = EvalSource::new(
+        text,
+        config.training.per_device_eval_batch_size,
+        config.data.max_seq_length,
+        config.eval.carry_state,
+    )?
+    .limited(config.eval.max_batches);
+    let report = evaluate(&model, &source, config.training.loss_chunk)?;
+    print(&args, &config, &chosen.name, &report)?;
+    Ok(failure::OK)
+}
+
+/// The run's configuration, or the defaults with the model's window, under the flags.
+fn config(args: &EvalArgs, directory: &Path) -> anyhow::Result<RunConfig> {
+    let mut layers = ConfigLayers::new();
+    match model_dir::run_config(directory) {
+        Some(path) => layers = layers.file(&path)?,
+        None => {
+            let window = model_window(directory)?;
+            layers = layers.text(
+                "the model's config.json",
+                &format!("[data]\nmax_seq_length = {window}\n"),
+            )?;
+        }
+    }
+    let stateful = args.stateful.then(|| "true".to_owned());
+    for (flag, key, value) in [
+        ("--max-seq-length", "data.max_seq_length", &args.max_seq_length),
+        ("--batch-size", "training.per_device_eval_batch_size", &args.batch_size),
+        ("--max-eval-batches", "eval.max_batches", &args.max_eval_batches),
+        ("--cache-dir", "data.cache_dir", &args.cache_dir),
+        ("--stateful", "eval.carry_state", &stateful),
+    ] {
+        if let Some(value) = value {
+            layers = layers.flag(flag, key, value)?;
+        }
+    }
+    let LoadedConfig { mut config, .. } = layers.resolve()?;
+    if let Some(file) = &args.file {
+        config.data = of_one_file(&config, file, args.text_column.as_deref());
+        config.tokenizer.kind = data::TokenizerKind::File;
+        config.tokenizer.path = directory.join("tokenizer.json");
+        config.tokenizer.train_bpe = 0;
+    }
+    Ok(config)
+}
+
+/// All of `file` as one split, which [`text`] then takes.
+fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> data::DataConfig {
+    let defaults = data::DataConfig::default();
+    data::DataConfig {
+        train_file: file.into(),
+        val_fraction: Some(0.0),
+        text_column: column.map_or(defaults.text_column, str::to_owned),
+        max_seq_length: config.data.max_seq_length,
+        cache_dir: config.data.cache_dir.clone(),
+        ..data::DataConfig::default()
+    }
+}
+
+/// The tokens to measure on.
+fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<TokenStore> {
+    if args.file.is_none() && config.data == data::DataConfig::default() {
+        return Err(failure::usage(
+            "no text to measure on: this model lies in no run directory; give --file PATH",
+        ));
+    }
+    let mut notify = |event: DataEvent| {
+        if global.verbose > 0 {
+            output::note(&event.to_string());
+        }
+    };
+    let prepared = data::prepare(&config.data, &config.tokenizer, &mut notify)
+        .context("cannot read the text to measure on")?;
+    Ok(if args.file.is_some() { prepared.train } else { prepared.valid })
+}
+
+/// The training window in a model's `config.json`.
+fn model_window(directory: &Path) -> anyhow::Result<usize> {
+    let path = directory.join("config.json");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let config = infinity_model::ModelConfig::from_json(&text)
+        .with_context(|| format!("in {}", path.display()))?;
+    Ok(config.max_position_embeddings)
+}
+
+fn print(
+    args: &EvalArgs,
+    config: &RunConfig,
+    device: &str,
+    report: &EvalReport,
+) -> anyhow::Result<()> {
+    let window = config.data.max_seq_length;
+    let stateful = config.eval.carry_state;
+    if args.json {
+        output::line(
+            &json!({
+                "loss": report.loss, "perplexity": report.perplexity,
+                "bits_per_byte": report.bits_per_byte, "tokens": report.tokens,
+                "bytes": report.bytes, "seconds": report.seconds,
+                "window": window, "stateful": stateful, "device": device,
+            })
+            .to_string(),
+        )?;
+        return Ok(());
+    }
+    let carried = if stateful { "state carried from window to window" } else { "each on its own" };
+    output::line(&format!(
+        "loss {:.4} | ppl {} | bpb {:.4} | {} tokens in windows of {window}, {carried} | \
+         {:.1}s on {device}",
+        report.loss,
+        reporter::perplexity(report.perplexity),
+        report.bits_per_byte,
+        output::grouped(report.tokens),
+        report.seconds,
+    ))?;
+    Ok(())
+}

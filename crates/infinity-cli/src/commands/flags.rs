@@ -1,0 +1,232 @@
+//! Flags that set keys of the configuration: one table, from which parser, help and layers follow.
+//!
+//! A flag is a name for one key; its type and limits are the key's, and so are its error messages.
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
+
+/// One flag. Flags of the same key override each other, the last on the line wins.
+pub(super) struct Flag {
+    /// Long name, without the hyphens.
+    pub(super) name: &'static str,
+    /// Dotted key that it sets.
+    pub(super) key: &'static str,
+    short: Option<char>,
+    aliases: &'static [&'static str],
+    takes: Takes,
+    /// Empty for flags that only exist for the original project's command lines.
+    help: &'static str,
+}
+
+/// What follows a flag.
+enum Takes {
+    /// A value, called so in the help.
+    Value(&'static str),
+    /// A value after `=`, or none, which means the second.
+    Optional(&'static str, &'static str),
+    /// Nothing; the flag itself stands for this value.
+    Is(&'static str),
+}
+
+const fn flag(name: &'static str, key: &'static str, value: &'static str, help: &'static str) -> Flag {
+    Flag { name, key, short: None, aliases: &[], takes: Takes::Value(value), help }
+}
+
+const fn switch(name: &'static str, key: &'static str, value: &'static str, help: &'static str) -> Flag {
+    Flag { name, key, short: None, aliases: &[], takes: Takes::Is(value), help }
+}
+
+impl Flag {
+    const fn short(self, short: char) -> Self {
+        Self { short: Some(short), ..self }
+    }
+
+    const fn or(self, aliases: &'static [&'static str]) -> Self {
+        Self { aliases, ..self }
+    }
+
+    /// The flag as it is typed.
+    pub(super) fn typed(&self) -> String {
+        format!("--{}", self.name)
+    }
+}
+
+/// `--tokenizer` sets several keys; the layering knows this word for them.
+pub(super) const TOKENIZER: &str = "tokenizer";
+/// `--max-eval-samples` counts rows; the layering makes batches of them.
+pub(super) const EVAL_SAMPLES: &str = "eval.max_batches (in rows)";
+
+/// The flags, by the title they stand under in the help.
+#[rustfmt::skip]
+const FLAGS: &[(&str, &[Flag])] = &[
+    ("Data and output", &[
+        flag("train-file", "data.train_file", "PATH", "Text to learn: .txt, .jsonl or .csv, a directory of them, or a tokenized directory"),
+        flag("validation-file", "data.validation_file", "PATH", "Text to validate on [default: the end of the training text]"),
+        flag("output-dir", "run.output_dir", "DIR", "Directory to write into [default: runs/<run.name>]").short('o'),
+        flag("run-name", "run.name", "NAME", "Name of the run"),
+        switch("overwrite", "run.overwrite", "true", "Replace an output directory that exists").or(&["overwrite-output-dir"]),
+        flag("tokenizer", TOKENIZER, "KIND|PATH", "Tokenizer: byte, char, bpe:ENTRIES, or a tokenizer.json").or(&["tokenizer-name"]),
+        flag("text-column", "data.text_column", "NAME", "Column or key of the text in .csv and .jsonl"),
+        flag("val-fraction", "data.val_fraction", "FRACTION", "Part of the text, at its end, kept for validation"),
+        flag("packing", "data.packing", "HOW", "How windows are taken: contiguous, random, shuffled, documents"),
+        flag("max-seq-length", "data.max_seq_length", "N", "Tokens of a training window; no limit at inference").or(&["block-size"]),
+        flag("cache-dir", "data.cache_dir", "DIR", "Where tokenized text is kept"),
+    ]),
+    ("Training", &[
+        flag("max-steps", "training.max_steps", "N", "Optimizer steps; overrides the epochs").or(&["max-train-steps"]),
+        flag("max-tokens", "training.max_tokens", "N", "Training tokens; overrides the epochs"),
+        flag("num-train-epochs", "training.num_train_epochs", "N", "Passes over the training text").or(&["epochs"]),
+        flag("per-device-train-batch-size", "training.per_device_train_batch_size", "N", "Rows of a training batch").short('b').or(&["batch-size"]),
+        flag("per-device-eval-batch-size", "training.per_device_eval_batch_size", "N", "Rows of a validation batch"),
+        flag("gradient-accumulation-steps", "training.gradient_accumulation_steps", "N", "Batches averaged into one step"),
+        flag("max-grad-norm", "training.max_grad_norm", "NORM", "Largest global gradient norm; 0 = off"),
+        Flag { takes: Takes::Optional("WHAT", "ops"), ..flag("gradient-checkpointing", "training.gradient_checkpointing", "", "Recompute activations instead of keeping them: none, ops, blocks; only none in this version") },
+        flag("optimizer", "optimizer.name", "NAME", "adamw or muon"),
+        flag("learning-rate", "optimizer.learning_rate", "RATE", "Peak learning rate").or(&["lr"]),
+        flag("muon-learning-rate", "optimizer.muon_learning_rate", "RATE", "Peak learning rate of Muon's matrices"),
+        flag("weight-decay", "optimizer.weight_decay", "X", "Decoupled weight decay"),
+        flag("lr-scheduler-type", "lr_scheduler.type", "TYPE", "linear, cosine, wsd, constant, constant_with_warmup"),
+        flag("warmup-steps", "lr_scheduler.warmup_steps", "N", "Steps in which the learning rate rises").or(&["num-warmup-steps"]),
+        flag("precision", "run.precision", "FORMAT", "Number format; f32 in this version"),
+        switch("fp16", "run.precision", "f16-mixed", ""),
+        switch("bf16", "run.precision", "bf16-mixed", ""),
+    ]),
+    ("Validation, checkpoints, log", &[
+        flag("eval-steps", "eval.every", "N", "Steps between validations"),
+        flag("max-eval-batches", "eval.max_batches", "N", "Batches of a validation; 0 = the whole split"),
+        flag("max-eval-samples", EVAL_SAMPLES, "N", "Rows of a validation, rounded up to whole batches"),
+        switch("do-eval", "eval.do_eval", "true", ""),
+        flag("save-steps", "checkpoint.every", "N", "Steps between checkpoints").or(&["checkpointing-steps"]),
+        flag("save-total-limit", "checkpoint.keep_last", "N", "Step checkpoints kept"),
+        flag("logging-steps", "logging.every", "N", "Steps between progress lines"),
+    ]),
+    ("Model", &[
+        flag("hidden-size", "model.hidden_size", "N", "Width"),
+        flag("num-hidden-layers", "model.num_hidden_layers", "N", "Blocks"),
+        flag("num-attention-heads", "model.num_attention_heads", "N", "Heads"),
+        flag("mixer", "model.mixer", "NAME", "infinity or softmax"),
+        flag("kernel-type", "model.kernel_type", "NAME", "elu, relu, learnable, identity"),
+        flag("num-memory-scales", "model.num_memory_scales", "N", "Memory states beside the context state"),
+        switch("rotary-embeddings", "model.use_rotary_embeddings", "true", "Rotate positions into queries and keys").or(&["use-rotary-embeddings"]),
+        switch("no-rotary-embeddings", "model.use_rotary_embeddings", "false", "Do not").or(&["no-use-rotary-embeddings"]),
+        switch("multi-scale-memory", "model.use_multi_scale_memory", "true", "Keep memory states of several time scales").or(&["use-multi-scale-memory"]),
+        switch("no-multi-scale-memory", "model.use_multi_scale_memory", "false", "Keep the context state alone").or(&["no-use-multi-scale-memory"]),
+    ]),
+];
+
+fn all() -> impl Iterator<Item = &'static Flag> {
+    FLAGS.iter().flat_map(|(_, flags)| *flags)
+}
+
+/// The flags that were given, each with its value.
+#[derive(Debug, Default)]
+pub(super) struct Given(pub(super) Vec<(&'static Flag, String)>);
+
+impl std::fmt::Debug for Flag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Given {
+    /// Whether the flag was given.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(flag, _)| flag.name == name)
+    }
+}
+
+impl Flag {
+    fn arg(&self, heading: &'static str) -> Arg {
+        let rivals = all().filter(|other| other.key == self.key && other.name != self.name);
+        let arg = Arg::new(self.name)
+            .long(self.name)
+            .aliases(self.aliases)
+            .help(self.help)
+            .help_heading(heading)
+            .hide(self.help.is_empty())
+            .overrides_with_all(rivals.map(|other| other.name));
+        let arg = match self.short {
+            Some(short) => arg.short(short),
+            None => arg,
+        };
+        match self.takes {
+            // A negative number must reach the key's own message.
+            Takes::Value(name) => arg.value_name(name).allow_negative_numbers(true),
+            Takes::Optional(name, without) => arg
+                .value_name(name)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value(without),
+            Takes::Is(_) => arg.action(ArgAction::SetTrue),
+        }
+    }
+
+    fn value(&self, matches: &ArgMatches) -> Option<String> {
+        match self.takes {
+            Takes::Is(value) => matches.get_flag(self.name).then(|| value.to_owned()),
+            _ => matches.get_one::<String>(self.name).cloned(),
+        }
+    }
+}
+
+impl Args for Given {
+    fn augment_args(command: Command) -> Command {
+        let titled = FLAGS.iter().flat_map(|(title, flags)| flags.iter().map(|f| f.arg(title)));
+        command.args(titled)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Given {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let values = all().filter_map(|flag| Some((flag, flag.value(matches)?)));
+        Ok(Self(values.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, _: &ArgMatches) -> Result<(), Error> {
+        Err(Error::raw(ErrorKind::InvalidSubcommand, "a command line is read once"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use infinity_train::config::ConfigLayers;
+
+    #[test]
+    fn every_flag_sets_a_key_that_exists() {
+        for flag in all().filter(|flag| ![TOKENIZER, EVAL_SAMPLES].contains(&flag.key)) {
+            let value = match flag.takes {
+                Takes::Is(value) => value,
+                _ => continue,
+            };
+            ConfigLayers::new().flag(&flag.typed(), flag.key, value).unwrap();
+        }
+        for flag in all().filter(|flag| ![TOKENIZER, EVAL_SAMPLES].contains(&flag.key)) {
+            // A wrong value is fine here, an unknown key is not.
+            let error = ConfigLayers::new().flag(&flag.typed(), flag.key, "[[").err();
+            let error = error.map(|error| error.to_string()).unwrap_or_default();
+            assert!(!error.contains("unknown key"), "{error}");
+        }
+        let error = ConfigLayers::new().flag("--x", "run.nonsense", "1").unwrap_err().to_string();
+        assert!(error.contains("unknown key"), "the check above must be able to fail: {error}");
+    }
+
+    #[test]
+    fn the_last_of_two_flags_for_one_key_wins() {
+        let given = |line: &str| {
+            let command = Given::augment_args(Command::new("x").no_binary_name(true));
+            Given::from_arg_matches(&command.try_get_matches_from(line.split(' ')).unwrap()).unwrap()
+        };
+        let rotary = given("--rotary-embeddings --no-rotary-embeddings");
+        assert_eq!(rotary.0.len(), 1);
+        assert_eq!(rotary.0[0].1, "false");
+        assert_eq!(given("--fp16 --precision f32").0[0].1, "f32");
+        assert_eq!(given("--gradient-checkpointing").0[0].1, "ops");
+        assert_eq!(given("--gradient-checkpointing=none -b 3").0.len(), 2);
+        assert!(given("--do-eval").has("do-eval"));
+    }
+}

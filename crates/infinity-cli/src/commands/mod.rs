@@ -1,0 +1,12 @@
+//! One file a verb: its flags, and what it does.
+
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod devices;
+pub(crate) mod eval;
+mod flags;
+pub(crate) mod generate;
+mod layering;
+mod sampling;
+pub(crate) mod tokenize;
+pub(crate) mod train;

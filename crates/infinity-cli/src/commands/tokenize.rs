@@ -1,0 +1,107 @@
+//! `infinity tokenize INPUT -o DIR`: text to token files, once, for many runs.
+//!
+//! `infinity train` does the same by itself and keeps the result in its cache; this verb is for
+//! large texts, for learning a tokenizer, and for looking at what became of a text.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use infinity_train::config::{ConfigLayers, RunConfig};
+use infinity_train::data::{DataEvent, tokenize_to};
+use serde_json::json;
+
+use super::layering::tokenizer;
+use crate::args::Global;
+use crate::{failure, output};
+
+/// What to read, with which tokenizer, and where to put it.
+#[derive(Debug, Args)]
+pub(crate) struct TokenizeArgs {
+    /// A .txt, .jsonl or .csv file, or a directory of them
+    #[arg(value_name = "INPUT")]
+    input: String,
+    /// Directory to make
+    #[arg(short, long, value_name = "DIR")]
+    output_dir: PathBuf,
+    /// Text for validation (default: the end of INPUT)
+    #[arg(long, value_name = "PATH", conflicts_with = "val_fraction")]
+    validation_file: Option<String>,
+    /// Part of the text, at its end, kept for validation
+    #[arg(long, value_name = "FRACTION")]
+    val_fraction: Option<String>,
+    /// byte (the default), char, bpe:ENTRIES, or a tokenizer.json
+    #[arg(long, alias = "tokenizer-name", value_name = "KIND|PATH")]
+    tokenizer: Option<String>,
+    /// Learn a byte-level BPE of N entries from the text
+    #[arg(long, value_name = "N", conflicts_with = "tokenizer")]
+    train_bpe: Option<String>,
+    /// Column or key of the text in .csv and .jsonl
+    #[arg(long, value_name = "NAME")]
+    text_column: Option<String>,
+    /// End the last document with the end-of-text token too
+    #[arg(long)]
+    append_eos: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Tokenizes and says what became of the text.
+pub(crate) fn run(args: TokenizeArgs, global: &Global) -> anyhow::Result<u8> {
+    let config = config(&args)?;
+    let quiet = global.quiet || args.json;
+    let mut notify = |event: DataEvent| {
+        // The last event repeats what is printed below.
+        if !quiet && !matches!(event, DataEvent::Ready { .. }) {
+            output::note(&event.to_string());
+        }
+    };
+    let made = tokenize_to(&config.data, &config.tokenizer, &args.output_dir, &mut notify)?;
+    let directory = args.output_dir.display();
+    if args.json {
+        output::line(
+            &json!({
+                "directory": directory.to_string(),
+                "vocab_size": made.tokenizer.vocab_size(),
+                "train_tokens": made.train.len(),
+                "validation_tokens": made.valid.len(),
+                "train_bytes": made.train.text_bytes(),
+                "validation_bytes": made.valid.text_bytes(),
+                "train_documents": made.train.documents(),
+            })
+            .to_string(),
+        )?;
+        return Ok(failure::OK);
+    }
+    let per_token = made.train.text_bytes() as f64 / made.train.len().max(1) as f64;
+    output::line(&format!(
+        "{directory}: {} training and {} validation tokens, vocabulary of {}, {per_token:.2} bytes \
+         a token\n\nTrain on it with:\n  infinity train --train-file {directory}",
+        output::grouped(made.train.len()),
+        output::grouped(made.valid.len()),
+        output::grouped(made.tokenizer.vocab_size() as u64),
+    ))?;
+    Ok(failure::OK)
+}
+
+/// The sections `[data]` and `[tokenizer]` that the flags amount to, checked like any other.
+fn config(args: &TokenizeArgs) -> anyhow::Result<RunConfig> {
+    let mut layers = ConfigLayers::new();
+    let append_eos = args.append_eos.then(|| "true".to_owned());
+    for (flag, key, value) in [
+        ("INPUT", "data.train_file", &Some(args.input.clone())),
+        ("--validation-file", "data.validation_file", &args.validation_file),
+        ("--val-fraction", "data.val_fraction", &args.val_fraction),
+        ("--text-column", "data.text_column", &args.text_column),
+        ("--append-eos", "data.append_eos", &append_eos),
+        ("--train-bpe", "tokenizer.train_bpe", &args.train_bpe),
+    ] {
+        if let Some(value) = value {
+            layers = layers.flag(flag, key, value)?;
+        }
+    }
+    if let Some(given) = &args.tokenizer {
+        layers = tokenizer(layers, given)?;
+    }
+    Ok(layers.resolve()?.config)
+}

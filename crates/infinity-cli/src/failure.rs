@@ -1,0 +1,121 @@
+//! From errors to exit codes and messages: what the shell and the person get.
+
+use std::io;
+
+use infinity_model::GenerateError;
+use infinity_train::config::ConfigError;
+use infinity_train::data::DataError;
+use infinity_train::error::TrainError;
+
+/// Done.
+pub(crate) const OK: u8 = 0;
+/// Something failed.
+pub(crate) const FAILED: u8 = 1;
+/// Wrong usage or configuration.
+pub(crate) const USAGE: u8 = 2;
+/// Training diverged.
+pub(crate) const DIVERGED: u8 = 3;
+/// Stopped by Ctrl-C after writing a checkpoint.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// A command line that cannot be carried out as it stands.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// An error of usage from a message.
+pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
+    Usage(message.into()).into()
+}
+
+/// The exit code an error ends the program with.
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(code_of).unwrap_or(FAILED)
+}
+
+/// The exit code one error of a chain decides, if it does.
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(io) = cause.downcast_ref::<io::Error>() {
+        // Whoever read our output has seen enough; that is no failure.
+        return (io.kind() == io::ErrorKind::BrokenPipe).then_some(OK);
+    }
+    if let Some(TrainError::Diverged { .. }) = cause.downcast_ref() {
+        return Some(DIVERGED);
+    }
+    is_usage(cause).then_some(USAGE)
+}
+
+/// Whether an error is about what was asked for, not about what happened then.
+///
+/// Errors that pass another one on unchanged do not show it as their cause, so those are opened.
+fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(train) = cause.downcast_ref::<TrainError>() {
+        return match train {
+            TrainError::Config(_)
+            | TrainError::Model(_)
+            | TrainError::Unsupported { .. }
+            | TrainError::Vocabulary { .. }
+            | TrainError::OutputExists { .. } => true,
+            TrainError::Data(data) => is_usage(data),
+            _ => false,
+        };
+    }
+    let data = cause.downcast_ref::<DataError>();
+    let generate = cause.downcast_ref::<GenerateError>();
+    cause.is::<Usage>()
+        || cause.is::<ConfigError>()
+        || cause.is::<infinity_model::ConfigError>()
+        || matches!(data, Some(DataError::NotSet { .. } | DataError::BadValue { .. }))
+        || matches!(generate, Some(GenerateError::Config(_) | GenerateError::EmptyPrompt))
+}
+
+/// The message and its causes, one a line, without saying anything twice.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Libraries differ in whether a message includes its cause.
+        if text.contains(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str("\n  because: ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{Context, anyhow};
+
+    #[test]
+    fn causes_are_said_once() {
+        let cause = io::Error::other("disk full");
+        let error = anyhow::Error::from(cause).context("cannot write a.txt: disk full");
+        assert_eq!(message(&error), "cannot write a.txt: disk full");
+        let error = anyhow!("disk full").context("cannot write a.txt");
+        assert_eq!(message(&error), "cannot write a.txt\n  because: disk full");
+    }
+
+    #[test]
+    fn the_cause_decides_the_exit_code() {
+        let pipe = io::Error::from(io::ErrorKind::BrokenPipe);
+        let pipe: Result<(), _> = Err(pipe);
+        assert_eq!(exit_code(&pipe.context("while writing").unwrap_err()), OK);
+        assert_eq!(exit_code(&usage("no").context("in line 1")), USAGE);
+        assert_eq!(exit_code(&anyhow!("no")), FAILED);
+        let diverged = TrainError::Diverged { step: 3, reason: "loss is NaN".into() };
+        assert_eq!(exit_code(&diverged.into()), DIVERGED);
+        let unset = DataError::NotSet { key: "data.train_file", hint: "" };
+        assert_eq!(exit_code(&TrainError::Data(unset).into()), USAGE);
+    }
+}

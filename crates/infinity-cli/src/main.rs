@@ -1,0 +1,87 @@
+//! `infinity`: train, evaluate and run linear-time language models from TOML files.
+//!
+//! Words to calls and back. Everything that computes lives in the libraries; this program reads
+//! the command line ([`args`]), picks the device ([`device`]), calls, and prints. Errors are
+//! printed once, here, and decide the exit code ([`failure`]).
+
+mod args;
+mod commands;
+mod device;
+mod failure;
+mod interrupt;
+mod model_dir;
+mod output;
+mod panics;
+mod reporter;
+
+use std::process::ExitCode;
+
+use clap::FromArgMatches;
+
+use crate::args::{Cli, Global, Verb};
+
+/// Training allocates and frees the same large tensors every step; an allocator that keeps them
+/// saves the kernel from clearing their pages anew each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    panics::install(cli.global.verbose >= 2);
+    output::choose_color(cli.global.color);
+    let outcome = panics::caught(|| run(cli));
+    match outcome {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(error)) => {
+            let code = failure::exit_code(&error);
+            if code != failure::OK {
+                output::note(&format!("{}: {}", output::error_word(), failure::message(&error)));
+            }
+            ExitCode::from(code)
+        }
+        Err(panic) => {
+            output::note(&format!(
+                "{}: a part of the program gave up: {panic}\n  this should have been a better \
+                 message; run again with -vv to see where it comes from",
+                output::error_word()
+            ));
+            ExitCode::from(failure::FAILED)
+        }
+    }
+}
+
+/// Reads the command line; help and mistakes are printed by Clap and end the program.
+fn parse() -> Result<Cli, ExitCode> {
+    let parsed = args::command()
+        .try_get_matches()
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    parsed.map_err(|error| {
+        let _ = error.print();
+        ExitCode::from(error.exit_code() as u8)
+    })
+}
+
+fn run(cli: Cli) -> anyhow::Result<u8> {
+    let Cli { command, global } = cli;
+    use_threads(&global)?;
+    match command {
+        Verb::Train(args) => commands::train::run(*args, &global),
+        Verb::Eval(args) => commands::eval::run(args, &global),
+        Verb::Generate(args) => commands::generate::run(args, &global),
+        Verb::Tokenize(args) => commands::tokenize::run(args, &global),
+        Verb::Devices(args) => commands::devices::run(&args),
+        Verb::Config(verb) => commands::config::run(verb, &global),
+        Verb::Completions(args) => commands::completions::run(&args),
+    }
+}
+
+/// Sizes the pool that the CPU backend and the tokenizers share, before anyone uses it.
+fn use_threads(global: &Global) -> anyhow::Result<()> {
+    if let Some(threads) = global.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
+    }
+    Ok(())
+}

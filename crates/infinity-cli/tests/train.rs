@@ -1,0 +1,140 @@
+//! The whole path: train, stop, go on, measure, generate.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{TINY, command, infinity, ran, with_texts};
+
+/// A finished run of two steps in `run`.
+fn trained(dir: &Path) {
+    let line = format!("train --train-file train.txt -o run --max-steps 2 {TINY}");
+    infinity(dir, &line).exits(0);
+}
+
+#[test]
+fn the_original_projects_line_works_verbatim() {
+    let dir = with_texts();
+    let line = format!(
+        "train --train_file train.txt --validation_file valid.txt --output_dir out --do_train \
+         --do_eval --per_device_train_batch_size 8 --per_device_eval_batch_size 8 \
+         --learning_rate 5e-5 --num_train_epochs 3 --max_seq_length 1024 --use_rotary_embeddings \
+         --use_multi_scale_memory --num_memory_scales 3 --kernel_type elu --max-steps 2 {TINY}"
+    );
+    let made = infinity(dir.path(), &line).exits(0);
+    for words in ["step 00001/2", "step 00002/2", "gnorm", "tok/s", "validation loss", "bits per byte"]
+    {
+        assert!(made.out.contains(words), "no {words:?} in\n{}", made.out);
+    }
+    for file in ["final/model.safetensors", "final/config.json", "final/tokenizer.json"] {
+        assert!(dir.path().join("out").join(file).is_file(), "{file}");
+    }
+    assert_eq!(made.err, "", "nothing noisy");
+
+    // The command it ends with is one that works.
+    let last = made.out.lines().rfind(|line| line.trim().starts_with("infinity generate")).unwrap();
+    assert!(last.contains("out/final -p 'Once upon a time'"), "{last}");
+    let mut again = command(dir.path(), "generate out/final -n 4");
+    again.args(["-p", "Once upon a time"]);
+    let again = ran(again).exits(0);
+    assert!(again.out.starts_with("Once upon a time"), "{}", again.out);
+    for words in ["prompt: 16 tokens", "decode: 4 tokens", "tok/s", "state", "position 20", "seed"] {
+        assert!(again.err.contains(words), "no {words:?} in {}", again.err);
+    }
+
+    // --do_eval alone measures what was trained.
+    let line = line.replace("--do_train", "");
+    assert!(infinity(dir.path(), &line).exits(0).out.contains("bpb"));
+}
+
+#[test]
+fn a_run_is_not_overwritten_by_accident_and_resumes() {
+    let dir = with_texts();
+    trained(dir.path());
+    let line = format!("train --train-file train.txt -o run {TINY}");
+    infinity(dir.path(), &format!("{line} --max-steps 2")).exits(2).says(&["run", "--resume"]);
+    let more = infinity(dir.path(), &format!("{line} --max-steps 4 --resume")).exits(0);
+    assert!(!more.out.contains("step 00002/4"), "{}", more.out);
+    assert!(more.out.contains("step 00003/4") && more.out.contains("step 00004/4"), "{}", more.out);
+    let anew = infinity(dir.path(), &format!("{line} --max-steps 2 --overwrite")).exits(0);
+    assert!(anew.out.contains("step 00001/2"), "{}", anew.out);
+    infinity(dir.path(), &format!("{line} --resume 77")).exits(1).says(&["77"]);
+}
+
+#[test]
+fn a_dry_run_says_and_writes_nothing() {
+    let dir = with_texts();
+    let line = format!("train --train-file train.txt -o run --max-steps 2 --dry-run {TINY}");
+    let made = infinity(dir.path(), &line).exits(0);
+    for words in ["parameters", "64 tokens a step", "2 steps", "FLOP"] {
+        assert!(made.out.contains(words), "no {words:?} in\n{}", made.out);
+    }
+    assert!(!dir.path().join("run").exists());
+}
+
+#[test]
+fn progress_for_programs_is_json() {
+    let dir = with_texts();
+    let line = format!("train --train-file train.txt -o run --max-steps 2 --progress json {TINY}");
+    let made = infinity(dir.path(), &line).exits(0);
+    let events: Vec<serde_json::Value> = made
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}")))
+        .collect();
+    let steps = events.iter().filter(|event| event["event"] == "step");
+    assert_eq!(steps.filter(|step| step["train/loss"].is_f64()).count(), 2);
+    let silent = format!("-q train --train-file train.txt -o quiet --max-steps 1 {TINY}");
+    let silent = infinity(dir.path(), &silent).exits(0);
+    assert!(!silent.out.contains("step 0"), "{}", silent.out);
+}
+
+#[test]
+fn a_run_is_measured_on_what_it_validated_on() {
+    let dir = with_texts();
+    trained(dir.path());
+    let report = infinity(dir.path(), "eval run --json --max-eval-batches 0").exits(0).out;
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let loss = report["loss"].as_f64().unwrap();
+    assert!((3.0..7.0).contains(&loss), "{report}");
+    assert_eq!(report["window"], 32);
+}
+
+/// Ctrl-C ends the run with a checkpoint, from which it goes on.
+#[test]
+#[cfg(unix)]
+fn an_interrupt_saves_and_the_run_goes_on() {
+    let dir = with_texts();
+    let line = format!("train --train-file train.txt -o run --max-steps 100000 {TINY}");
+    let mut child = command(dir.path(), &line)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut seen = String::new();
+    let started = Instant::now();
+    while !seen.contains("step 00003") {
+        let mut piece = [0; 4096];
+        let n = out.read(&mut piece).unwrap();
+        seen.push_str(&String::from_utf8_lossy(&piece[..n]));
+        assert!(n > 0 && started.elapsed() < Duration::from_secs(60), "{seen}");
+    }
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    // Reading on keeps the pipe from filling.
+    out.read_to_string(&mut seen).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{seen}");
+    let steps = seen.lines().filter(|line| line.starts_with("step ")).count();
+    let line = line.replace("100000", &(steps + 2).to_string());
+    let more = infinity(dir.path(), &format!("{line} --resume")).exits(0);
+    assert!(!more.out.contains("step 00001/"), "{}", more.out);
+    assert!(more.out.contains(&format!("step {:05}/", steps + 2)), "{}", more.out);
+}

@@ -1,0 +1,44 @@
+//! Sequence operators with linear cost, on Burn tensors.
+//!
+//! The operators know tensors and nothing else: no layers, no training, no files. Everything that
+//! is judged has a scalar `f64` reference beside it that does not use Burn.
+//!
+//! # Dimension key
+//!
+//! One meaning each, here and in every crate above:
+//!
+//! | letter | meaning |
+//! |---|---|
+//! | `B` | batch |
+//! | `T` | time (positions) |
+//! | `H` | heads |
+//! | `K` | key dim of one head |
+//! | `V` | value dim of one head |
+//! | `S` | states (timescales) per head |
+//! | `N` | chunks |
+//! | `C` | positions in a chunk |
+//! | `D` | hidden size |
+//!
+//! Public boundaries use `[B, T, H, ·]`; a state is `[B, H, S, K, V]`.
+//!
+//! # Map
+//!
+//! - [`memory_scan`]: linear attention with `S` decaying states, delta or additive writes.
+//! - [`short_conv`]: causal depthwise convolution with a carried tail.
+//! - [`rotary`]: rotary positions, exact at any `u64` position.
+//! - [`feature_map`]: kernel feature maps and l2 normalisation.
+//! - [`softmax_attention`]: the quadratic baseline that claims are measured against.
+//! - [`form`]: which form of an operator runs, decided in one place.
+//! - [`testing`]: cases, tolerances and the one comparison used by every test.
+
+pub mod feature_map;
+pub mod form;
+mod math;
+pub mod memory_scan;
+pub mod rotary;
+pub mod short_conv;
+pub mod softmax_attention;
+pub mod testing;
+
+pub use form::Form;
+pub use memory_scan::{MemoryScanInputs, MemoryScanOutput, memory_scan};

@@ -1,0 +1,86 @@
+//! One node of the autodiff graph for a whole `memory_scan`, with the backward written by hand.
+
+use super::backend::{MemoryScanBackend, ScanTensors, packed, unpacked};
+use super::chunkwise::{self, Saved};
+use burn::backend::autodiff::{
+    Autodiff,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
+use burn::tensor::Shape;
+
+/// Backward of the chunk form. Its state is what forward saved and the shapes of both outputs.
+#[derive(Debug)]
+struct ChunkwiseBackward;
+
+impl<B: Backend> Backward<B, 8> for ChunkwiseBackward {
+    type State = (Saved<B>, Shape, Shape);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 8>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let (saved, o, state) = ops.state;
+        let incoming = grads.consume::<B>(&ops.node);
+        let (d_o, d_state) = unpacked::<B>(incoming, o, state);
+        let d = chunkwise::backward(saved, d_o, d_state);
+        let of_parents = [
+            Some(d.q),
+            Some(d.k),
+            Some(d.v),
+            Some(d.log_decay),
+            Some(d.read),
+            Some(d.write),
+            d.erase,
+            Some(d.state),
+        ];
+        for (parent, grad) in ops.parents.into_iter().zip(of_parents) {
+            if let (Some(parent), Some(grad)) = (parent, grad) {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+impl<B: MemoryScanBackend, C: CheckpointStrategy> MemoryScanBackend for Autodiff<B, C> {
+    fn memory_scan_chunkwise(
+        x: ScanTensors<Self>,
+        chunk: usize,
+        delta: bool,
+    ) -> FloatTensor<Self> {
+        let nodes = [
+            x.q.node(),
+            x.k.node(),
+            x.v.node(),
+            x.log_decay.node(),
+            x.read.node(),
+            x.write.node(),
+            x.erase.node(),
+            x.state.node(),
+        ];
+        let inner = ScanTensors::<B> {
+            q: x.q.primitive().clone(),
+            k: x.k.primitive().clone(),
+            v: x.v.primitive().clone(),
+            log_decay: x.log_decay.primitive().clone(),
+            read: x.read.primitive().clone(),
+            write: x.write.primitive().clone(),
+            erase: x.erase.primitive().clone(),
+            state: x.state.primitive().clone(),
+        };
+        match ChunkwiseBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(node) => {
+                let (o, state, saved) = chunkwise::forward::<B>(inner, chunk, delta);
+                let shapes = (o.shape(), state.shape());
+                node.finish((saved, shapes.0, shapes.1), packed::<B>(o, state))
+            }
+            OpsKind::UnTracked(node) => {
+                node.finish(B::memory_scan_chunkwise(inner, chunk, delta))
+            }
+        }
+    }
+}

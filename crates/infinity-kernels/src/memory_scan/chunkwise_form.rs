@@ -1,0 +1,32 @@
+//! The chunk form at the level of Burn tensors: dispatch in, outputs and state out.
+
+use super::backend::{MemoryScanBackend, ScanTensors};
+use super::{Dims, MemoryScanInputs, MemoryScanOutput};
+use burn::backend::Dispatch;
+use burn::tensor::Tensor;
+
+/// Runs `chunk` positions at a time from `state` `[B, H, S, K, V]`. The chunk size changes speed
+/// and rounding, not the function.
+pub fn forward(x: MemoryScanInputs, state: Tensor<5>, chunk: usize) -> MemoryScanOutput {
+    let Dims { b, t, h, s, k, v } = x.dims();
+    let delta = x.erase.is_some();
+    let erase = x.erase.unwrap_or_else(|| x.write.clone().detach());
+    let tensors = ScanTensors::<Dispatch> {
+        q: x.q.into_dispatch(),
+        k: x.k.into_dispatch(),
+        v: x.v.into_dispatch(),
+        log_decay: x.log_decay.into_dispatch(),
+        read: x.read.into_dispatch(),
+        write: x.write.into_dispatch(),
+        erase: erase.into_dispatch(),
+        state: state.into_dispatch(),
+    };
+    let both = Dispatch::memory_scan_chunkwise(tensors, chunk, delta);
+    let both = Tensor::<1>::from_dispatch(both);
+    let at = b * t * h * v;
+    let end = at + b * h * s * k * v;
+    MemoryScanOutput {
+        o: both.clone().slice([0..at]).reshape([b, t, h, v]),
+        state: both.slice([at..end]).reshape([b, h, s, k, v]),
+    }
+}

@@ -1,0 +1,251 @@
+//! Ground truth for `memory_scan`: scalar `f64`, one loop per step, no Burn.
+//!
+//! ```text
+//! forget   H_s ← exp(g_s) · H_s
+//! correct  d   = v − Σ_s p_s H_sᵀ k
+//! write    H_s ← H_s + u_s · k dᵀ
+//! read     o   = Σ_s r_s H_sᵀ q
+//! ```
+//!
+//! The backward pass is written by hand, token by token from the end, and is itself checked by
+//! finite differences in `tests/memory_scan.rs`. Slow on purpose.
+
+/// Sizes of one call, by the letters of the crate's dimension key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Dims {
+    pub b: usize,
+    pub t: usize,
+    pub h: usize,
+    pub s: usize,
+    pub k: usize,
+    pub v: usize,
+}
+
+/// Inputs in row-major order; also the shape of the gradients, field by field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Values {
+    /// Queries `[B, T, H, K]`.
+    pub q: Vec<f64>,
+    /// Keys `[B, T, H, K]`.
+    pub k: Vec<f64>,
+    /// Values `[B, T, H, V]`.
+    pub v: Vec<f64>,
+    /// Log decay `[B, T, H, S]`, at most 0.
+    pub log_decay: Vec<f64>,
+    /// Read weights `[B, T, H, S]`.
+    pub read: Vec<f64>,
+    /// Write weights `[B, T, H, S]`.
+    pub write: Vec<f64>,
+    /// Erase weights `[B, T, H, S]`; all zero for additive writes.
+    pub erase: Vec<f64>,
+    /// Initial state `[B, H, S, K, V]`.
+    pub state: Vec<f64>,
+}
+
+/// Outputs `[B, T, H, V]` and the final state `[B, H, S, K, V]`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Output {
+    pub o: Vec<f64>,
+    pub state: Vec<f64>,
+}
+
+impl Dims {
+    /// Elements of one head's state, `S · K · V`.
+    fn head_state(&self) -> usize {
+        self.s * self.k * self.v
+    }
+
+    /// Index of token `(b, t, h)` in a `[B, T, H]` tensor.
+    fn token(&self, b: usize, t: usize, h: usize) -> usize {
+        (b * self.t + t) * self.h + h
+    }
+}
+
+/// One token of one head: slices into the inputs.
+struct Token<'a> {
+    q: &'a [f64],
+    k: &'a [f64],
+    v: &'a [f64],
+    g: &'a [f64],
+    r: &'a [f64],
+    u: &'a [f64],
+    p: &'a [f64],
+}
+
+impl Values {
+    fn token(&self, dims: Dims, b: usize, t: usize, h: usize) -> Token<'_> {
+        let i = dims.token(b, t, h);
+        let (n_k, n_v, n_s) = (dims.k, dims.v, dims.s);
+        Token {
+            q: &self.q[i * n_k..][..n_k],
+            k: &self.k[i * n_k..][..n_k],
+            v: &self.v[i * n_v..][..n_v],
+            g: &self.log_decay[i * n_s..][..n_s],
+            r: &self.read[i * n_s..][..n_s],
+            u: &self.write[i * n_s..][..n_s],
+            p: &self.erase[i * n_s..][..n_s],
+        }
+    }
+
+    fn zeros_like(&self) -> Self {
+        let zeros = |x: &Vec<f64>| vec![0.0; x.len()];
+        Values {
+            q: zeros(&self.q),
+            k: zeros(&self.k),
+            v: zeros(&self.v),
+            log_decay: zeros(&self.log_decay),
+            read: zeros(&self.read),
+            write: zeros(&self.write),
+            erase: zeros(&self.erase),
+            state: zeros(&self.state),
+        }
+    }
+
+    /// Every field with its name, in the order of the struct.
+    pub fn named(&self) -> [(&'static str, &Vec<f64>); 8] {
+        [
+            ("q", &self.q),
+            ("k", &self.k),
+            ("v", &self.v),
+            ("log_decay", &self.log_decay),
+            ("read", &self.read),
+            ("write", &self.write),
+            ("erase", &self.erase),
+            ("state", &self.state),
+        ]
+    }
+}
+
+/// What one step computes on the way: the decayed state and the prediction error.
+struct Step {
+    decayed: Vec<f64>,
+    error: Vec<f64>,
+}
+
+/// Runs one token of one head on `state` `[S, K, V]`, adding the read to `o` `[V]`.
+fn step(dims: Dims, x: &Token, state: &mut [f64], o: &mut [f64]) -> Step {
+    let (n_k, n_v) = (dims.k, dims.v);
+    let size = n_k * n_v;
+    for s in 0..dims.s {
+        let decay = x.g[s].exp();
+        state[s * size..][..size].iter_mut().for_each(|h| *h *= decay); // forget
+    }
+    let decayed = state.to_vec();
+    let mut error = x.v.to_vec();
+    for s in 0..dims.s {
+        for (c, e) in error.iter_mut().enumerate() {
+            let recalled: f64 =
+                (0..n_k).map(|i| x.k[i] * decayed[s * size + i * n_v + c]).sum();
+            *e -= x.p[s] * recalled; // correct
+        }
+    }
+    for s in 0..dims.s {
+        for i in 0..n_k {
+            for c in 0..n_v {
+                let h = &mut state[s * size + i * n_v + c];
+                *h += x.u[s] * x.k[i] * error[c]; // write
+                o[c] += x.r[s] * x.q[i] * *h; // read
+            }
+        }
+    }
+    Step { decayed, error }
+}
+
+/// Outputs and final state.
+pub fn forward(dims: Dims, x: &Values) -> Output {
+    let mut state = x.state.clone();
+    let mut o = vec![0.0; dims.b * dims.t * dims.h * dims.v];
+    let size = dims.head_state();
+    for b in 0..dims.b {
+        for h in 0..dims.h {
+            let head = &mut state[(b * dims.h + h) * size..][..size];
+            for t in 0..dims.t {
+                let out = dims.token(b, t, h) * dims.v;
+                step(dims, &x.token(dims, b, t, h), head, &mut o[out..out + dims.v]);
+            }
+        }
+    }
+    Output { o, state }
+}
+
+/// Gradients of `⟨d_o, o⟩ + ⟨d_state, state⟩` for every input, the initial state included.
+pub fn backward(dims: Dims, x: &Values, d_o: &[f64], d_state: &[f64]) -> Values {
+    let mut grads = x.zeros_like();
+    let size = dims.head_state();
+    for b in 0..dims.b {
+        for h in 0..dims.h {
+            let at = (b * dims.h + h) * size;
+            let mut head = x.state[at..at + size].to_vec();
+            let mut scratch = vec![0.0; dims.v];
+            let tape: Vec<(Step, Vec<f64>)> = (0..dims.t)
+                .map(|t| {
+                    let taken = step(dims, &x.token(dims, b, t, h), &mut head, &mut scratch);
+                    (taken, head.clone())
+                })
+                .collect();
+            let mut d_head = d_state[at..at + size].to_vec();
+            for t in (0..dims.t).rev() {
+                let i = dims.token(b, t, h);
+                let (taken, written) = &tape[t];
+                let d_out = &d_o[i * dims.v..][..dims.v];
+                let token = x.token(dims, b, t, h);
+                step_backward(dims, &token, taken, written, d_out, &mut d_head, &mut grads, i);
+            }
+            grads.state[at..at + size].copy_from_slice(&d_head);
+        }
+    }
+    grads
+}
+
+/// Backward of one step; `d_head` comes in as the gradient after the step and leaves as the
+/// gradient before it.
+#[allow(clippy::too_many_arguments)] // One call site; the names are the equations'.
+fn step_backward(
+    dims: Dims,
+    x: &Token,
+    taken: &Step,
+    written: &[f64],
+    d_out: &[f64],
+    d_head: &mut [f64],
+    grads: &mut Values,
+    i: usize,
+) {
+    let (n_k, n_v, n_s) = (dims.k, dims.v, dims.s);
+    let size = n_k * n_v;
+    let mut d_error = vec![0.0; n_v];
+    for s in 0..n_s {
+        for r in 0..n_k {
+            for c in 0..n_v {
+                let at = s * size + r * n_v + c;
+                // read
+                grads.read[i * n_s + s] += x.q[r] * written[at] * d_out[c];
+                grads.q[i * n_k + r] += x.r[s] * written[at] * d_out[c];
+                d_head[at] += x.r[s] * x.q[r] * d_out[c];
+                // write
+                d_error[c] += x.u[s] * x.k[r] * d_head[at];
+                grads.write[i * n_s + s] += x.k[r] * d_head[at] * taken.error[c];
+                grads.k[i * n_k + r] += x.u[s] * d_head[at] * taken.error[c];
+            }
+        }
+    }
+    for (c, d) in d_error.iter().enumerate() {
+        grads.v[i * n_v + c] += d;
+    }
+    for s in 0..n_s {
+        let decay = x.g[s].exp();
+        for r in 0..n_k {
+            for c in 0..n_v {
+                let at = s * size + r * n_v + c;
+                // correct
+                grads.erase[i * n_s + s] -= x.k[r] * taken.decayed[at] * d_error[c];
+                grads.k[i * n_k + r] -= x.p[s] * taken.decayed[at] * d_error[c];
+                d_head[at] -= x.p[s] * x.k[r] * d_error[c];
+                // forget
+                grads.log_decay[i * n_s + s] += d_head[at] * taken.decayed[at];
+                d_head[at] *= decay;
+            }
+        }
+    }
+}

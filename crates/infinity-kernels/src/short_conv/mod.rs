@@ -1,0 +1,39 @@
+//! Short causal depthwise convolution with a carried tail.
+//!
+//! ```text
+//! y_t = Σ_j w_j ⊙ x_{t − (kernel − 1) + j}        j = 0..kernel, w_{kernel−1} meets the present
+//! ```
+//!
+//! The `kernel − 1` inputs before the first token come in as the tail and the last ones leave as
+//! the next tail, so a sequence can be cut anywhere.
+
+pub mod reference;
+
+use burn::tensor::{Tensor, assert_shape};
+
+/// Convolves `x` `[B, T, channels]` with `weight` `[channels, kernel]`, continuing from `tail`
+/// `[B, channels, kernel − 1]`. Returns outputs `[B, T, channels]` and the next tail.
+///
+/// # Panics
+///
+/// If two shapes do not agree.
+#[track_caller]
+pub fn short_conv(x: Tensor<3>, weight: Tensor<2>, tail: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+    let [b, t, channels] = x.dims();
+    let [_, kernel] = weight.dims();
+    assert_shape!(weight, [channels, kernel]);
+    let before = kernel - 1;
+    assert_shape!(tail, [b, channels, before]);
+    if before == 0 {
+        return (x * weight.reshape([1, 1, channels]), tail);
+    }
+    let padded = Tensor::cat(vec![tail.swap_dims(1, 2), x.clone()], 1);
+    let rows = weight.transpose();
+    let tap = |j: usize, x: Tensor<3>| x * rows.clone().slice([j..j + 1]).unsqueeze::<3>();
+    let mut y = tap(before, x);
+    for j in 0..before {
+        y = y + tap(j, padded.clone().slice([0..b, j..j + t]));
+    }
+    let tail = padded.slice([0..b, t..t + before]).swap_dims(1, 2);
+    (y, tail)
+}

@@ -1,0 +1,231 @@
+//! The test kit: cases, seeded inputs, and the one comparison every test uses.
+
+use crate::memory_scan::reference::{self, Dims, Values};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use std::fmt;
+
+/// One size of `memory_scan` to test, with a name for the message.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Said when the case fails.
+    pub name: &'static str,
+    /// Sizes.
+    pub dims: Dims,
+    /// Delta or additive writes.
+    pub delta: bool,
+}
+
+/// A small generator of its own, so that inputs are the same on every platform and version.
+/// SplitMix64 (Steele et al. 2014).
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// Uniform in `[low, high)`.
+    pub fn uniform(&mut self, low: f64, high: f64) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let unit = ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64;
+        low + (high - low) * unit
+    }
+
+    /// `len` values uniform in `[low, high)`.
+    pub fn values(&mut self, len: usize, low: f64, high: f64) -> Vec<f64> {
+        (0..len).map(|_| self.uniform(low, high)).collect()
+    }
+}
+
+/// Seeded inputs for a case, with a nonzero state, and weights that turn outputs into a scalar.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// What the inputs were made for.
+    pub case: Case,
+    /// Inputs.
+    pub inputs: Values,
+    /// Gradient of the outputs.
+    pub d_o: Vec<f64>,
+    /// Gradient of the final state.
+    pub d_state: Vec<f64>,
+}
+
+fn unit_rows(mut values: Vec<f64>, width: usize) -> Vec<f64> {
+    for row in values.chunks_mut(width) {
+        let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        row.iter_mut().for_each(|x| *x /= norm);
+    }
+    values
+}
+
+impl Probe {
+    /// Inputs as a layer makes them: unit keys, `‖a‖ = 1`, decays from almost none to strong.
+    pub fn seeded(case: Case, seed: u64) -> Self {
+        let Dims { b, t, h, s, k, v } = case.dims;
+        let mut random = Random(seed);
+        let tokens = b * t * h;
+        let allocation = unit_rows(random.values(tokens * s, 0.05, 1.0), s);
+        let beta = random.values(tokens, 0.0, 1.0);
+        let write = allocation.iter().enumerate().map(|(i, a)| a * beta[i / s]).collect();
+        let inputs = Values {
+            q: unit_rows(random.values(tokens * k, -1.0, 1.0), k),
+            k: unit_rows(random.values(tokens * k, -1.0, 1.0), k),
+            v: random.values(tokens * v, -1.0, 1.0),
+            log_decay: random.values(tokens * s, -3.0, 0.3).iter().map(|g| -g.exp()).collect(),
+            read: random.values(tokens * s, 0.0, 2.0),
+            write,
+            erase: if case.delta { allocation } else { vec![0.0; tokens * s] },
+            state: random.values(b * h * s * k * v, -1.0, 1.0),
+        };
+        let d_o = random.values(tokens * v, -1.0, 1.0);
+        let d_state = random.values(b * h * s * k * v, -1.0, 1.0);
+        Probe { case, inputs, d_o, d_state }
+    }
+
+    /// Outputs and final state by the reference.
+    pub fn reference(&self) -> reference::Output {
+        reference::forward(self.case.dims, &self.inputs)
+    }
+
+    /// Gradients by the reference.
+    pub fn reference_grads(&self) -> Values {
+        reference::backward(self.case.dims, &self.inputs, &self.d_o, &self.d_state)
+    }
+
+    /// The same probe with every decay switched off: a wrong answer on purpose.
+    pub fn without_decay(&self) -> Self {
+        let mut probe = self.clone();
+        probe.inputs.log_decay.iter_mut().for_each(|g| *g = 0.0);
+        probe
+    }
+}
+
+/// A tensor of `dtype` from `f64` values.
+pub fn tensor<const D: usize>(
+    values: &[f64],
+    dims: [usize; D],
+    dtype: DType,
+    device: &Device,
+) -> Tensor<D> {
+    let data = TensorData::new(values.to_vec(), dims).convert_dtype(dtype);
+    Tensor::from_data(data, (device, dtype))
+}
+
+/// A tensor's values as `f64`.
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor.into_data().convert::<f64>().to_vec().expect("converted to f64")
+}
+
+/// How far an answer may be off. Limits are at most ten times the error measured when they were
+/// set, which stands beside each.
+#[derive(Clone, Copy, Debug)]
+pub struct Tol {
+    /// Root mean square error over the root mean square of the expected values.
+    pub rms_ratio: f64,
+    /// Largest single error, in units of the allowed root mean square error.
+    pub worst_over_rms: f64,
+    /// Allowed root mean square error where the expected values are all but zero.
+    pub floor: f64,
+}
+
+/// What `compare` found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Mismatch {
+    /// Lengths differ.
+    Length {
+        /// Of the answer.
+        actual: usize,
+        /// Of the expected answer.
+        expected: usize,
+    },
+    /// A value is NaN or infinite.
+    NotFinite {
+        /// Where.
+        index: usize,
+    },
+    /// Too far off.
+    TooFar {
+        /// Root mean square error.
+        error: f64,
+        /// Allowed root mean square error.
+        limit: f64,
+        /// Index of the worst element.
+        index: usize,
+        /// Its distance.
+        distance: f64,
+    },
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mismatch::Length { actual, expected } => write!(f, "{actual} values, not {expected}"),
+            Mismatch::NotFinite { index } => write!(f, "not finite at {index}"),
+            Mismatch::TooFar { error, limit, index, distance } => write!(
+                f,
+                "rms error {error:.2e} (limit {limit:.2e}), worst {distance:.2e} at {index}"
+            ),
+        }
+    }
+}
+
+fn rms(values: impl Iterator<Item = f64>, len: usize) -> f64 {
+    (values.map(|x| x * x).sum::<f64>() / len.max(1) as f64).sqrt()
+}
+
+/// `Err` says what differs: length, a value that is not finite, or too large an error.
+pub fn compare(actual: &[f64], expected: &[f64], tol: Tol) -> Result<f64, Mismatch> {
+    if actual.len() != expected.len() {
+        return Err(Mismatch::Length { actual: actual.len(), expected: expected.len() });
+    }
+    // Before any difference: NaN makes every `limit < error` false.
+    let both = || actual.iter().zip(expected);
+    if let Some(index) = both().position(|(a, e)| !a.is_finite() || !e.is_finite()) {
+        return Err(Mismatch::NotFinite { index });
+    }
+    let scale = rms(expected.iter().copied(), expected.len());
+    let limit = tol.rms_ratio * scale + tol.floor;
+    let error = rms(both().map(|(a, e)| a - e), expected.len());
+    let distances = both().map(|(a, e)| (a - e).abs()).enumerate();
+    let (index, distance) = distances.fold((0, 0.0), |x, y| if y.1 > x.1 { y } else { x });
+    // RMS alone can hide one wrong row in a long tensor.
+    if limit < error || tol.worst_over_rms * limit < distance {
+        return Err(Mismatch::TooFar { error, limit, index, distance });
+    }
+    Ok(error / scale.max(f64::MIN_POSITIVE))
+}
+
+/// [`compare`], with a panic that names the case and the tensor. Returns the error found.
+#[track_caller]
+pub fn assert_close(case: &str, name: &str, actual: &[f64], expected: &[f64], tol: Tol) -> f64 {
+    match compare(actual, expected, tol) {
+        Ok(error) => error,
+        Err(mismatch) => panic!("{case}: {name}: {mismatch}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOL: Tol = Tol { rms_ratio: 1e-3, worst_over_rms: 10.0, floor: 0.0 };
+
+    #[test]
+    fn nan_is_never_close() {
+        let found = compare(&[1.0, f64::NAN], &[1.0, f64::NAN], TOL);
+        assert_eq!(found, Err(Mismatch::NotFinite { index: 1 }));
+    }
+
+    #[test]
+    fn one_wrong_element_in_a_long_tensor_is_caught() {
+        let expected = vec![1.0; 1_000_000];
+        let mut actual = expected.clone();
+        actual[77] += 0.1;
+        assert!(matches!(compare(&actual, &expected, TOL), Err(Mismatch::TooFar { index: 77, .. })));
+    }
+
+    #[test]
+    fn lengths_must_agree() {
+        assert!(matches!(compare(&[1.0], &[1.0, 1.0], TOL), Err(Mismatch::Length { .. })));
+    }
+}

@@ -1,0 +1,309 @@
+//! `memory_scan`: every form against the scalar reference, and the reference against itself.
+
+use burn::tensor::{DType, Device, Tensor};
+use infinity_kernels::memory_scan::{chunkwise_form, recurrent};
+use infinity_kernels::memory_scan::reference::{self, Dims, Values};
+use infinity_kernels::testing::{Case, Probe, Tol, assert_close, compare, tensor, values};
+use infinity_kernels::{MemoryScanInputs, MemoryScanOutput};
+use proptest::prelude::*;
+
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Worst RMS ratio over `CASES` on Flex, 2026-11-23: 6.1e-7.
+const FORWARD_F32: Tol = Tol { rms_ratio: 5e-6, worst_over_rms: 20.0, floor: 1e-9 };
+/// Worst RMS ratio over `CASES` on Flex, 2026-11-23: 1.0e-6.
+const BACKWARD_F32: Tol = Tol { rms_ratio: 1e-5, worst_over_rms: 30.0, floor: 1e-8 };
+/// Worst RMS ratio over `CASES` in f64 on Flex, 2026-11-23: 2e-15.
+const F64: Tol = Tol { rms_ratio: 1e-12, worst_over_rms: 50.0, floor: 1e-14 };
+
+const fn dims(b: usize, t: usize, h: usize, s: usize, k: usize, v: usize) -> Dims {
+    Dims { b, t, h, s, k, v }
+}
+
+const CASES: [Case; 8] = [
+    Case { name: "one token", dims: dims(1, 1, 1, 1, 8, 8), delta: true },
+    Case { name: "exact chunks", dims: dims(1, 128, 2, 4, 16, 16), delta: true },
+    Case { name: "ragged tail", dims: dims(2, 97, 3, 3, 16, 24), delta: true },
+    Case { name: "short", dims: dims(2, 5, 2, 2, 32, 8), delta: true },
+    Case { name: "odd sizes", dims: dims(1, 51, 1, 2, 7, 5), delta: true },
+    Case { name: "additive", dims: dims(2, 70, 2, 4, 12, 9), delta: false },
+    Case { name: "additive, one state", dims: dims(1, 33, 2, 1, 16, 16), delta: false },
+    Case { name: "one state", dims: dims(1, 65, 2, 1, 16, 16), delta: true },
+];
+
+/// Outputs, final state and the gradients of all inputs, from one form.
+struct Answer {
+    o: Vec<f64>,
+    state: Vec<f64>,
+    grads: Vec<Vec<f64>>,
+}
+
+type Run = fn(MemoryScanInputs, Tensor<5>) -> MemoryScanOutput;
+
+fn chunk_of<const C: usize>(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
+    chunkwise_form::forward(x, state, C)
+}
+
+fn token_by_token(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
+    recurrent::forward(&x, state)
+}
+
+fn run(probe: &Probe, dtype: DType, run: Run) -> Answer {
+    let device = Device::flex().autodiff();
+    let Dims { b, t, h, s, k, v } = probe.case.dims;
+    let x = &probe.inputs;
+    let leaf = |values: &[f64], width| {
+        tensor(values, [b, t, h, width], dtype, &device).require_grad()
+    };
+    let leaves = [
+        leaf(&x.q, k),
+        leaf(&x.k, k),
+        leaf(&x.v, v),
+        leaf(&x.log_decay, s),
+        leaf(&x.read, s),
+        leaf(&x.write, s),
+        leaf(&x.erase, s),
+    ];
+    let state = tensor(&x.state, [b, h, s, k, v], dtype, &device).require_grad();
+    let [q, key, value, log_decay, read, write, erase] = leaves.clone();
+    let erase = probe.case.delta.then_some(erase);
+    let inputs = MemoryScanInputs { q, k: key, v: value, log_decay, read, write, erase };
+    let out = run(inputs, state.clone());
+    let d_o = tensor(&probe.d_o, [b, t, h, v], dtype, &device);
+    let d_state = tensor(&probe.d_state, [b, h, s, k, v], dtype, &device);
+    let loss = (out.o.clone() * d_o).sum() + (out.state.clone() * d_state).sum();
+    let grads = loss.backward();
+    let mut all: Vec<Vec<f64>> = leaves
+        .iter()
+        .map(|leaf| leaf.grad(&grads).map(values).unwrap_or_default())
+        .collect();
+    all.push(values(state.grad(&grads).expect("the initial state has a gradient")));
+    Answer { o: values(out.o.inner()), state: values(out.state.inner()), grads: all }
+}
+
+fn check(probe: &Probe, answer: &Answer, forward: Tol, backward: Tol) -> (f64, f64) {
+    let expected = probe.reference();
+    let name = probe.case.name;
+    let o = assert_close(name, "o", &answer.o, &expected.o, forward);
+    let state = assert_close(name, "state", &answer.state, &expected.state, forward);
+    let grads = probe.reference_grads();
+    let mut worst = 0f64;
+    for (actual, (field, expected)) in answer.grads.iter().zip(grads.named()) {
+        if field == "erase" && !probe.case.delta {
+            continue;
+        }
+        worst = worst.max(assert_close(name, &format!("d{field}"), actual, expected, backward));
+    }
+    (o.max(state), worst)
+}
+
+const FORMS: [(&str, Run); 4] = [
+    ("recurrent", token_by_token),
+    ("chunks of 64", chunk_of::<64>),
+    ("chunks of 16", chunk_of::<16>),
+    ("chunks of 7", chunk_of::<7>),
+];
+
+#[test]
+fn every_form_matches_the_reference_in_f32() {
+    let mut worst = (0f64, 0f64);
+    for case in CASES {
+        let probe = Probe::seeded(case, 42);
+        for (_, form) in FORMS {
+            let answer = run(&probe, DType::F32, form);
+            let errors = check(&probe, &answer, FORWARD_F32, BACKWARD_F32);
+            worst = (worst.0.max(errors.0), worst.1.max(errors.1));
+        }
+    }
+    println!("worst rms ratio: forward {:.1e}, backward {:.1e}", worst.0, worst.1);
+}
+
+#[test]
+fn every_form_matches_the_reference_in_f64() {
+    let mut worst = (0f64, 0f64);
+    for case in CASES {
+        let probe = Probe::seeded(case, 7);
+        for (_, form) in FORMS {
+            let answer = run(&probe, DType::F64, form);
+            let errors = check(&probe, &answer, F64, F64);
+            worst = (worst.0.max(errors.0), worst.1.max(errors.1));
+        }
+    }
+    println!("worst rms ratio: forward {:.1e}, backward {:.1e}", worst.0, worst.1);
+}
+
+#[test]
+fn a_kernel_without_decay_is_caught() {
+    let probe = Probe::seeded(CASES[2], 42);
+    let wrong = probe.without_decay().reference();
+    assert!(compare(&wrong.o, &probe.reference().o, FORWARD_F32).is_err());
+    let wrong = probe.without_decay().reference_grads();
+    assert!(compare(&wrong.k, &probe.reference_grads().k, BACKWARD_F32).is_err());
+}
+
+/// The reference's own gradient against central differences.
+#[test]
+fn the_reference_gradient_matches_finite_differences() {
+    for delta in [true, false] {
+        let case = Case { name: "differences", dims: dims(1, 5, 2, 3, 3, 2), delta };
+        let probe = Probe::seeded(case, 3);
+        let grads = probe.reference_grads();
+        let loss = |x: &Values| {
+            let out = reference::forward(case.dims, x);
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            dot(&out.o, &probe.d_o) + dot(&out.state, &probe.d_state)
+        };
+        for field in 0..8 {
+            let (name, expected) = grads.named()[field];
+            if name == "erase" && !delta {
+                continue;
+            }
+            for (i, expected) in expected.iter().enumerate() {
+                let moved = |by: f64| {
+                    let mut x = probe.inputs.clone();
+                    nth(&mut x, field)[i] += by;
+                    loss(&x)
+                };
+                let difference = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+                let error = (difference - expected).abs() / (1.0 + expected.abs());
+                assert!(error < 1e-8, "{name}[{i}]: {difference} is not {expected}");
+            }
+        }
+    }
+}
+
+fn nth(x: &mut Values, field: usize) -> &mut Vec<f64> {
+    match field {
+        0 => &mut x.q,
+        1 => &mut x.k,
+        2 => &mut x.v,
+        3 => &mut x.log_decay,
+        4 => &mut x.read,
+        5 => &mut x.write,
+        6 => &mut x.erase,
+        _ => &mut x.state,
+    }
+}
+
+/// Tokens `from..to` of a batch of one.
+fn part(dims: Dims, x: &Values, from: usize, to: usize, state: Vec<f64>) -> (Dims, Values) {
+    let cut = |values: &[f64], width: usize| values[from * width..to * width].to_vec();
+    let (k, v, s) = (dims.h * dims.k, dims.h * dims.v, dims.h * dims.s);
+    let part = Values {
+        q: cut(&x.q, k),
+        k: cut(&x.k, k),
+        v: cut(&x.v, v),
+        log_decay: cut(&x.log_decay, s),
+        read: cut(&x.read, s),
+        write: cut(&x.write, s),
+        erase: cut(&x.erase, s),
+        state,
+    };
+    (Dims { t: to - from, ..dims }, part)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whole = any split with the state carried, outputs, states and every gradient, in f64.
+    #[test]
+    fn whole_equals_split(
+        t in 2usize..40, at in 1usize..39, h in 1usize..3, s in 1usize..5,
+        k in 1usize..9, v in 1usize..9, delta: bool, seed: u64,
+    ) {
+        let at = at.min(t - 1);
+        let dims = dims(1, t, h, s, k, v);
+        let probe = Probe::seeded(Case { name: "split", dims, delta }, seed);
+        let whole = probe.reference();
+        let (first_dims, first) = part(dims, &probe.inputs, 0, at, probe.inputs.state.clone());
+        let first_out = reference::forward(first_dims, &first);
+        let (second_dims, second) = part(dims, &probe.inputs, at, t, first_out.state.clone());
+        let second_out = reference::forward(second_dims, &second);
+        let o = [first_out.o, second_out.o].concat();
+        assert_close("split", "o", &o, &whole.o, F64);
+        assert_close("split", "state", &second_out.state, &whole.state, F64);
+
+        let grads = probe.reference_grads();
+        let border = at * h * v;
+        let late = reference::backward(second_dims, &second, &probe.d_o[border..], &probe.d_state);
+        let early = reference::backward(first_dims, &first, &probe.d_o[..border], &late.state);
+        for (((name, early), (_, late)), (_, whole)) in
+            early.named().into_iter().zip(late.named()).zip(grads.named())
+        {
+            let joined = match name {
+                "state" => early.clone(),
+                _ => [early.clone(), late.clone()].concat(),
+            };
+            assert_close("split", name, &joined, whole, F64);
+        }
+    }
+
+    /// The chunk form on random sizes and chunks, in f64 to 1e-12 and in f32 to 1e-5.
+    #[test]
+    fn the_chunk_form_on_random_sizes(
+        b in 1usize..3, t in 1usize..70, h in 1usize..3, s in 1usize..5,
+        k in 1usize..20, v in 1usize..20, delta: bool, seed: u64,
+    ) {
+        let case = Case { name: "random", dims: dims(b, t, h, s, k, v), delta };
+        let probe = Probe::seeded(case, seed);
+        for form in [chunk_of::<32> as Run, chunk_of::<5>] {
+            check(&probe, &run(&probe, DType::F64, form), F64, F64);
+            check(&probe, &run(&probe, DType::F32, form), FORWARD_F32, BACKWARD_F32);
+        }
+    }
+}
+
+/// Repeated keys make powers of `L` explode; forward substitution does not care.
+#[test]
+fn repeated_keys_are_solved_exactly() {
+    let case = Case { name: "repeated keys", dims: dims(1, 64, 1, 2, 16, 16), delta: true };
+    let mut probe = Probe::seeded(case, 5);
+    let first = probe.inputs.k[..16].to_vec();
+    probe.inputs.k.chunks_mut(16).for_each(|row| row.copy_from_slice(&first));
+    probe.inputs.log_decay.iter_mut().for_each(|g| *g = -1e-4);
+    for (_, form) in FORMS {
+        check(&probe, &run(&probe, DType::F32, form), FORWARD_F32, BACKWARD_F32);
+    }
+}
+
+/// Two states fed the same stream never move apart in delta mode, whatever the stream.
+#[test]
+fn the_delta_rule_never_expands() {
+    for seed in 0..20 {
+        let dims = dims(1, 400, 1, 3, 8, 8);
+        let mut probe = Probe::seeded(Case { name: "adversary", dims, delta: true }, seed);
+        probe.inputs.log_decay.iter_mut().for_each(|g| *g = 0.0);
+        probe.inputs.v.iter_mut().for_each(|v| *v *= 100.0);
+        // Keys that stay, flip or jump: the streams on which an unnormalised rule diverges.
+        let first = probe.inputs.k[..8].to_vec();
+        for (i, row) in probe.inputs.k.chunks_mut(8).enumerate() {
+            if i % 7 != seed as usize % 7 {
+                let sign = if i % 2 == 0 { 1.0 } else { -1.0 };
+                row.iter_mut().zip(&first).for_each(|(x, y)| *x = sign * y);
+            }
+        }
+        let mut other = probe.clone();
+        other.inputs.state.iter_mut().for_each(|x| *x = -3.0 * *x + 1.0);
+        let distance = |a: &[f64], b: &[f64]| {
+            a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
+        };
+        let before = distance(&probe.inputs.state, &other.inputs.state);
+        let after = distance(&probe.reference().state, &other.reference().state);
+        assert!(after <= before * (1.0 + 1e-12), "seed {seed}: {before} grew to {after}");
+    }
+}
+
+/// NaN in one row of the batch stays in that row.
+#[test]
+fn a_bad_row_does_not_touch_its_neighbours() {
+    let case = Case { name: "bad row", dims: dims(2, 40, 2, 2, 8, 8), delta: true };
+    let clean = Probe::seeded(case, 11);
+    let mut bad = clean.clone();
+    let half = bad.inputs.v.len() / 2;
+    bad.inputs.v[half + 3] = f64::NAN;
+    let (clean, bad) = (run(&clean, DType::F32, chunk_of::<16>), run(&bad, DType::F32, chunk_of::<16>));
+    assert_eq!(clean.o[..half], bad.o[..half]);
+    assert!(bad.o[half..].iter().any(|x| x.is_nan()));
+    assert_eq!(clean.grads[2][..half], bad.grads[2][..half]);
+}

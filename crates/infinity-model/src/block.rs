@@ -1,0 +1,46 @@
+//! One block, pre-norm: `x ← x + mixer(norm(x))`, then `x ← x + feed_forward(norm(x))`.
+
+use crate::config::ModelConfig;
+use crate::feed_forward::FeedForward;
+use crate::init::Init;
+use crate::mixer::{Mixer, Positions};
+use crate::state::LayerState;
+use burn::module::Module;
+use burn::nn::{Dropout, RmsNorm};
+use burn::tensor::Tensor;
+
+/// One layer of the network.
+#[derive(Module, Debug)]
+pub struct Block {
+    input_layernorm: RmsNorm,
+    mixer: Mixer,
+    post_attention_layernorm: RmsNorm,
+    mlp: FeedForward,
+    dropout: Dropout,
+}
+
+impl Block {
+    pub(crate) fn new(config: &ModelConfig, init: &mut Init) -> Self {
+        Block {
+            input_layernorm: init.norm(config.hidden_size, config.layer_norm_eps),
+            mixer: Mixer::new(config, init),
+            post_attention_layernorm: init.norm(config.hidden_size, config.layer_norm_eps),
+            mlp: FeedForward::new(config, init),
+            dropout: init.dropout(config.hidden_dropout_prob),
+        }
+    }
+
+    /// `[B, T, D]` → `[B, T, D]`, with the layer's state going in and coming out.
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<3>,
+        positions: &Positions,
+        state: LayerState,
+    ) -> (Tensor<3>, LayerState) {
+        let normed = self.input_layernorm.forward(x.clone());
+        let (mixed, state) = self.mixer.forward(normed, positions, state);
+        let x = x + self.dropout.forward(mixed);
+        let fed = self.mlp.forward(self.post_attention_layernorm.forward(x.clone()));
+        (x + self.dropout.forward(fed), state)
+    }
+}

@@ -1,0 +1,156 @@
+//! The settings that are a word out of a list, spelled the same in TOML, JSON and flags.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::suggest::{did_you_mean, quoted_list};
+use crate::error::ConfigError;
+
+/// An enum of lower-case words: `Display` and `FromStr` say what serde says.
+macro_rules! choice {
+    (
+        $(#[$doc:meta])* $name:ident, key = $key:literal,
+        { $( $(#[$variant_doc:meta])* $variant:ident = $word:literal ),+ $(,)? }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name {
+            $( $(#[$variant_doc])* #[serde(rename = $word)] $variant, )+
+        }
+
+        impl $name {
+            /// Every choice, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
+
+            /// The word for this choice in configuration files.
+            pub fn as_str(self) -> &'static str {
+                match self { $( Self::$variant => $word ),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ConfigError;
+
+            fn from_str(word: &str) -> Result<Self, ConfigError> {
+                let words: Vec<&str> = Self::ALL.iter().map(|choice| choice.as_str()).collect();
+                Self::ALL.iter().copied().find(|choice| choice.as_str() == word).ok_or_else(|| {
+                    ConfigError::UnknownValue {
+                        key: $key.into(),
+                        value: word.into(),
+                        limit: format!(
+                            "one of {}{}",
+                            quoted_list(&words),
+                            did_you_mean(word, &words)
+                        ),
+                    }
+                })
+            }
+        }
+    };
+}
+
+choice! {
+    /// What mixes positions in a block.
+    Mixer, key = "model.mixer",
+    {
+        /// The recurrent multi-scale memory: linear time, constant state.
+        Infinity = "infinity",
+        /// Causal softmax attention, the baseline: quadratic time, a state that grows.
+        ///
+        /// It has the q, k, v and output projections and the rotary embedding; the keys about
+        /// convolution, feature map, memory and gates change nothing in it.
+        Softmax = "softmax",
+    }
+}
+
+choice! {
+    /// The feature map φ on queries and keys.
+    KernelType, key = "model.kernel_type",
+    {
+        /// `elu(x) + 1`.
+        Elu = "elu",
+        /// `max(x, 0)`.
+        Relu = "relu",
+        /// `elu(x·W + b) + 1` with one K×K matrix W per head, started at the identity.
+        Learnable = "learnable",
+        /// `x` itself: what follows a convolution with SiLU needs no more.
+        Identity = "identity",
+    }
+}
+
+impl KernelType {
+    /// Whether φ never gives a negative number.
+    pub fn is_non_negative(self) -> bool {
+        self != Self::Identity
+    }
+}
+
+choice! {
+    /// How the size of queries and keys is kept from mattering.
+    QkNorm, key = "model.qk_norm",
+    {
+        /// φ(q) and φ(k) get unit length.
+        L2 = "l2",
+        /// Classic kernel attention: the output is divided by the sum of its weights.
+        Denominator = "denominator",
+    }
+}
+
+choice! {
+    /// What a token does to the memory.
+    MemoryUpdate, key = "model.memory_update",
+    {
+        /// Writes the difference between its value and what the memory already says.
+        Delta = "delta",
+        /// Adds its value.
+        Additive = "additive",
+    }
+}
+
+choice! {
+    /// How the memory forgets.
+    Decay, key = "model.decay",
+    {
+        /// By an amount computed from the token.
+        Adaptive = "adaptive",
+        /// By the starting amount of each head and state, never learned.
+        Fixed = "fixed",
+        /// Not at all.
+        None = "none",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_the_same_for_serde_display_and_from_str() {
+        for kind in KernelType::ALL {
+            let json = serde_json::to_string(kind).unwrap();
+            assert_eq!(json, format!("\"{kind}\""));
+            assert_eq!(kind.to_string().parse::<KernelType>().unwrap(), *kind);
+            assert_eq!(serde_json::from_str::<KernelType>(&json).unwrap(), *kind);
+        }
+        assert_eq!("l2".parse::<QkNorm>().unwrap(), QkNorm::L2);
+        assert_eq!("none".parse::<Decay>().unwrap(), Decay::None);
+        assert_eq!("softmax".parse::<Mixer>().unwrap(), Mixer::Softmax);
+    }
+
+    #[test]
+    fn an_unknown_word_is_named_with_the_choices_and_a_suggestion() {
+        let message = "aditive".parse::<MemoryUpdate>().unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "model.memory_update = \"aditive\" is not known: it must be one of \
+             \"delta\", \"additive\"; did you mean \"additive\"?"
+        );
+    }
+}

@@ -1,0 +1,362 @@
+//! Which settings make a model: the first problem, named.
+
+use std::fmt::Display;
+
+use super::{MemoryUpdate, ModelConfig, QkNorm};
+use crate::error::ConfigError;
+
+/// Checks of single values under one section's name.
+pub(crate) struct Check(pub(crate) &'static str);
+
+impl Check {
+    pub(crate) fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.0)
+    }
+
+    /// `low ≤ value ≤ high`.
+    pub(crate) fn range<T: PartialOrd + Display>(
+        &self,
+        name: &str,
+        value: T,
+        low: T,
+        high: T,
+    ) -> Result<(), ConfigError> {
+        if value < low {
+            return Err(self.too_small(name, value, format!("at least {low}")));
+        }
+        if value > high {
+            return Err(self.too_large(name, value, format!("at most {high}")));
+        }
+        Ok(())
+    }
+
+    /// A finite number with `low ≤ value ≤ high`.
+    pub(crate) fn number(
+        &self,
+        name: &str,
+        value: f64,
+        low: f64,
+        high: f64,
+    ) -> Result<(), ConfigError> {
+        self.finite(name, value)?;
+        self.range(name, value, low, high)
+    }
+
+    /// A finite number with `0 < value ≤ high`.
+    pub(crate) fn positive(&self, name: &str, value: f64, high: f64) -> Result<(), ConfigError> {
+        self.finite(name, value)?;
+        if value <= 0.0 {
+            return Err(self.too_small(name, value, "above 0".into()));
+        }
+        self.range(name, value, 0.0, high)
+    }
+
+    /// A finite number with `0 ≤ value < 1`.
+    pub(crate) fn probability_below_one(&self, name: &str, value: f64) -> Result<(), ConfigError> {
+        self.finite(name, value)?;
+        if value >= 1.0 {
+            return Err(self.too_large(name, value, "below 1".into()));
+        }
+        self.range(name, value, 0.0, 1.0)
+    }
+
+    fn finite(&self, name: &str, value: f64) -> Result<(), ConfigError> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        Err(ConfigError::NotFinite {
+            key: self.key(name),
+            value: value.to_string(),
+        })
+    }
+
+    fn too_small(&self, name: &str, value: impl Display, limit: String) -> ConfigError {
+        ConfigError::TooSmall {
+            key: self.key(name),
+            value: value.to_string(),
+            limit,
+        }
+    }
+
+    fn too_large(&self, name: &str, value: impl Display, limit: String) -> ConfigError {
+        ConfigError::TooLarge {
+            key: self.key(name),
+            value: value.to_string(),
+            limit,
+        }
+    }
+}
+
+const CHECK: Check = Check("model");
+
+/// Token ids travel as i32.
+const MAX_VOCAB_SIZE: usize = i32::MAX as usize;
+const MAX_HIDDEN_SIZE: usize = 1 << 17;
+const MAX_LAYERS: usize = 1024;
+const MAX_HEADS: usize = 1024;
+const MAX_HEAD_DIM: usize = 1024;
+const MAX_INTERMEDIATE_SIZE: usize = 1 << 20;
+const MAX_CONV_KERNEL_SIZE: usize = 64;
+const MAX_MEMORY_SCALES: usize = 31;
+const MAX_TRAINING_WINDOW: usize = 1 << 30;
+/// The fastest state starts with a half-life of 4 tokens; the slowest cannot be faster.
+const MIN_MAX_HALF_LIFE: f64 = 4.0;
+const MAX_MAX_HALF_LIFE: f64 = 1e12;
+/// Beyond this a sigmoid is 0 or 1 in f32 and its gate could never move.
+const MAX_GATE_BIAS: f64 = 15.0;
+
+impl ModelConfig {
+    /// Finds the first problem, if there is one.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names the key, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        CHECK.range("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE)?;
+        self.validate_special_tokens()?;
+        self.validate_without_vocab()
+    }
+
+    /// [`validate`](Self::validate) for a configuration whose `vocab_size` is not known yet,
+    /// because the tokenizer is still to be made.
+    ///
+    /// # Errors
+    /// [`ConfigError`], as `validate` does.
+    pub fn validate_without_vocab(&self) -> Result<(), ConfigError> {
+        self.validate_sizes()?;
+        self.validate_numbers()?;
+        self.validate_combinations()
+    }
+
+    fn validate_special_tokens(&self) -> Result<(), ConfigError> {
+        let special = [
+            ("bos_token_id", self.bos_token_id),
+            ("eos_token_id", self.eos_token_id),
+            ("pad_token_id", self.pad_token_id),
+        ];
+        for (name, id) in special {
+            if let Some(id) = id.filter(|&id| id as usize >= self.vocab_size) {
+                let limit = format!("below model.vocab_size = {}", self.vocab_size);
+                return Err(CHECK.too_large(name, id, limit));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_sizes(&self) -> Result<(), ConfigError> {
+        CHECK.range("hidden_size", self.hidden_size, 1, MAX_HIDDEN_SIZE)?;
+        CHECK.range("num_hidden_layers", self.num_hidden_layers, 1, MAX_LAYERS)?;
+        CHECK.range(
+            "num_attention_heads",
+            self.num_attention_heads,
+            1,
+            MAX_HEADS,
+        )?;
+        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return Err(ConfigError::NotDivisible {
+                key: CHECK.key("hidden_size"),
+                value: self.hidden_size,
+                by_key: CHECK.key("num_attention_heads"),
+                by: self.num_attention_heads,
+                instead: CHECK.key("head_dim"),
+            });
+        }
+        CHECK.range("head_dim", self.head_dim(), 1, MAX_HEAD_DIM)?;
+        CHECK.range("value_head_dim", self.value_head_dim(), 1, MAX_HEAD_DIM)?;
+        CHECK.range(
+            "intermediate_size",
+            self.intermediate_size(),
+            1,
+            MAX_INTERMEDIATE_SIZE,
+        )?;
+        CHECK.range(
+            "conv_kernel_size",
+            self.conv_kernel_size,
+            0,
+            MAX_CONV_KERNEL_SIZE,
+        )?;
+        if self.use_multi_scale_memory {
+            CHECK.range(
+                "num_memory_scales",
+                self.num_memory_scales,
+                1,
+                MAX_MEMORY_SCALES,
+            )?;
+        }
+        CHECK.range(
+            "max_position_embeddings",
+            self.max_position_embeddings,
+            1,
+            MAX_TRAINING_WINDOW,
+        )
+    }
+
+    fn validate_numbers(&self) -> Result<(), ConfigError> {
+        CHECK.number("rotary_fraction", self.rotary_fraction, 0.0, 1.0)?;
+        CHECK.number(
+            "rotary_embedding_base",
+            self.rotary_embedding_base,
+            1.0,
+            1e12,
+        )?;
+        if let Some(half_life) = self.max_half_life {
+            CHECK.number(
+                "max_half_life",
+                half_life,
+                MIN_MAX_HALF_LIFE,
+                MAX_MAX_HALF_LIFE,
+            )?;
+        }
+        CHECK.number(
+            "gate_init_bias",
+            self.gate_init_bias,
+            -MAX_GATE_BIAS,
+            MAX_GATE_BIAS,
+        )?;
+        CHECK.probability_below_one("hidden_dropout_prob", self.hidden_dropout_prob)?;
+        CHECK.probability_below_one(
+            "attention_probs_dropout_prob",
+            self.attention_probs_dropout_prob,
+        )?;
+        CHECK.positive("initializer_range", self.initializer_range, 1.0)?;
+        CHECK.positive("layer_norm_eps", self.layer_norm_eps, 0.1)
+    }
+
+    fn validate_combinations(&self) -> Result<(), ConfigError> {
+        if self.qk_norm != QkNorm::Denominator {
+            return Ok(());
+        }
+        let conflict = |name: &str, value: &str, why: &str| ConfigError::Conflict {
+            setting: format!("{} = \"{}\"", CHECK.key("qk_norm"), self.qk_norm),
+            other: format!("{} = \"{value}\"", CHECK.key(name)),
+            why: why.into(),
+        };
+        if !self.kernel_type.is_non_negative() {
+            return Err(conflict(
+                "kernel_type",
+                self.kernel_type.as_str(),
+                "a sum of weights is a denominator only if no weight is negative; \
+                 use \"elu\", \"relu\" or \"learnable\"",
+            ));
+        }
+        if self.memory_update != MemoryUpdate::Additive {
+            return Err(conflict(
+                "memory_update",
+                self.memory_update.as_str(),
+                "only additive writes have a sum of weights to divide by; use \"additive\"",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KernelType;
+
+    fn good() -> ModelConfig {
+        ModelConfig {
+            vocab_size: 257,
+            ..ModelConfig::default()
+        }
+    }
+
+    fn message(change: impl FnOnce(&mut ModelConfig)) -> String {
+        let mut config = good();
+        change(&mut config);
+        config
+            .validate()
+            .expect_err("this configuration is wrong on purpose")
+            .to_string()
+    }
+
+    #[test]
+    fn the_default_with_a_vocabulary_is_valid() {
+        assert_eq!(good().validate(), Ok(()));
+        assert_eq!(ModelConfig::default().validate_without_vocab(), Ok(()));
+    }
+
+    #[test]
+    fn messages_name_key_value_and_limit() {
+        assert_eq!(
+            message(|c| c.vocab_size = 0),
+            "model.vocab_size = 0 is too small: it must be at least 1"
+        );
+        assert_eq!(
+            message(|c| c.num_attention_heads = 7),
+            "model.hidden_size = 256 is not divisible by model.num_attention_heads = 7; \
+             change one of them, or set model.head_dim"
+        );
+        assert_eq!(
+            message(|c| c.eos_token_id = Some(257)),
+            "model.eos_token_id = 257 is too large: it must be below model.vocab_size = 257"
+        );
+        assert_eq!(
+            message(|c| c.rotary_fraction = f64::NAN),
+            "model.rotary_fraction = NaN is not a finite number"
+        );
+        assert_eq!(
+            message(|c| c.hidden_dropout_prob = 1.0),
+            "model.hidden_dropout_prob = 1 is too large: it must be below 1"
+        );
+        assert_eq!(
+            message(|c| c.layer_norm_eps = 0.0),
+            "model.layer_norm_eps = 0 is too small: it must be above 0"
+        );
+    }
+
+    #[test]
+    fn every_size_has_limits() {
+        let breaks: [fn(&mut ModelConfig); 14] = [
+            |c| c.hidden_size = 0,
+            |c| c.num_hidden_layers = 0,
+            |c| c.num_attention_heads = 0,
+            |c| c.head_dim = Some(0),
+            |c| c.value_head_dim = Some(0),
+            |c| c.intermediate_size = Some(0),
+            |c| c.conv_kernel_size = 65,
+            |c| c.num_memory_scales = 0,
+            |c| c.num_memory_scales = 32,
+            |c| c.max_position_embeddings = 0,
+            |c| c.max_half_life = Some(1.0),
+            |c| c.gate_init_bias = f64::INFINITY,
+            |c| c.initializer_range = -0.02,
+            |c| c.attention_probs_dropout_prob = -0.1,
+        ];
+        for (i, change) in breaks.into_iter().enumerate() {
+            let text = message(change);
+            assert!(text.starts_with("model."), "case {i}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_denominator_needs_non_negative_features_and_additive_writes() {
+        let text = message(|c| c.qk_norm = QkNorm::Denominator);
+        assert!(text.contains("model.memory_update = \"delta\""), "{text}");
+        let text = message(|c| {
+            c.qk_norm = QkNorm::Denominator;
+            c.memory_update = MemoryUpdate::Additive;
+            c.kernel_type = KernelType::Identity;
+        });
+        assert!(text.contains("model.kernel_type = \"identity\""), "{text}");
+        for kernel_type in [KernelType::Elu, KernelType::Relu, KernelType::Learnable] {
+            let config = ModelConfig {
+                qk_norm: QkNorm::Denominator,
+                memory_update: MemoryUpdate::Additive,
+                kernel_type,
+                ..good()
+            };
+            assert_eq!(config.validate(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_head_dim_of_its_own_needs_no_divisibility() {
+        let config = ModelConfig {
+            num_attention_heads: 7,
+            head_dim: Some(32),
+            ..good()
+        };
+        assert_eq!(config.validate(), Ok(()));
+    }
+}

@@ -1,0 +1,284 @@
+//! What can be wrong with what a user gave us: one enum for each subject.
+//!
+//! Every message names the value, the limit, and the key or the file.
+
+use std::path::PathBuf;
+
+/// A setting that cannot be used.
+///
+/// `key` is the whole path of the setting (`model.hidden_size`, `generation.top_p`).
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// A number below the smallest that makes sense.
+    #[error("{key} = {value} is too small: it must be {limit}")]
+    TooSmall {
+        /// Path of the setting.
+        key: String,
+        /// What was given.
+        value: String,
+        /// What is allowed, in words (`at least 1`).
+        limit: String,
+    },
+    /// A number above the largest that makes sense.
+    #[error("{key} = {value} is too large: it must be {limit}")]
+    TooLarge {
+        /// Path of the setting.
+        key: String,
+        /// What was given.
+        value: String,
+        /// What is allowed, in words (`at most 64`).
+        limit: String,
+    },
+    /// Not a number, or infinite.
+    #[error("{key} = {value} is not a finite number")]
+    NotFinite {
+        /// Path of the setting.
+        key: String,
+        /// What was given.
+        value: String,
+    },
+    /// One size must be a multiple of another and is not.
+    #[error(
+        "{key} = {value} is not divisible by {by_key} = {by}; change one of them, or set {instead}"
+    )]
+    NotDivisible {
+        /// Path of the setting.
+        key: String,
+        /// What was given.
+        value: usize,
+        /// Path of the divisor's setting.
+        by_key: String,
+        /// The divisor.
+        by: usize,
+        /// The setting that removes the need.
+        instead: String,
+    },
+    /// Two settings, each fine alone, that cannot stand together.
+    #[error("{setting} does not go together with {other}: {why}")]
+    Conflict {
+        /// The first, as `key = value`.
+        setting: String,
+        /// The second, as `key = value`.
+        other: String,
+        /// Why, and what to write instead.
+        why: String,
+    },
+    /// A word that is not one of the choices.
+    #[error("{key} = \"{value}\" is not known: it must be {limit}")]
+    UnknownValue {
+        /// Path of the setting.
+        key: String,
+        /// What was given.
+        value: String,
+        /// What is allowed, and what was probably meant.
+        limit: String,
+    },
+    /// A key that nothing reads.
+    #[error("{key} is not a known key{hint}")]
+    UnknownKey {
+        /// Path of the setting.
+        key: String,
+        /// Empty, or `; did you mean …?`, or why the key has no meaning here.
+        hint: String,
+    },
+    /// A setting that has to be there and is not.
+    #[error("{key} is missing: {why}")]
+    Missing {
+        /// Path of the setting.
+        key: String,
+        /// What it is needed for.
+        why: String,
+    },
+    /// A file's text is not the JSON object it should be.
+    #[error("not a valid configuration: {reason}")]
+    Json {
+        /// What the parser said, with line and column.
+        reason: String,
+    },
+}
+
+/// A text that cannot be turned into tokens, or tokens that cannot be turned into text.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// There is no such file, or it cannot be read.
+    #[error("cannot read the tokenizer file {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file cannot be written.
+    #[error("cannot write the tokenizer file {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The text is not JSON at all.
+    #[error("{origin} is not JSON: {reason}")]
+    NotJson {
+        /// The file, or `tokenizer.json` for a text given directly.
+        origin: String,
+        /// What the parser said, with line and column.
+        reason: String,
+    },
+    /// It is JSON, and not a tokenizer.
+    #[error("{origin} is not a tokenizer this program can load: {reason}")]
+    NotATokenizer {
+        /// The file, or `tokenizer.json` for a text given directly.
+        origin: String,
+        /// What the `tokenizers` crate said.
+        reason: String,
+    },
+    /// A character tokenizer met a character that it was not made from.
+    #[error(
+        "the character {character:?} (U+{:04X}) at position {position} of the text \
+         is not in the tokenizer's vocabulary of {vocab_size} tokens", *character as u32
+    )]
+    UnknownChar {
+        /// The character.
+        character: char,
+        /// Its place in the text, counted in characters from 0.
+        position: usize,
+        /// How many tokens the tokenizer has.
+        vocab_size: usize,
+    },
+    /// A token id beyond the vocabulary.
+    #[error("token id {id} is not in the tokenizer's vocabulary of {vocab_size} tokens")]
+    UnknownId {
+        /// The id.
+        id: u32,
+        /// How many tokens the tokenizer has.
+        vocab_size: usize,
+    },
+    /// The `tokenizers` crate refused.
+    #[error("the tokenizer failed: {reason}")]
+    Failed {
+        /// What the crate said.
+        reason: String,
+    },
+}
+
+/// Text cannot be generated.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// A setting is out of range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The prompt cannot be encoded or the text cannot be decoded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// There is nothing to continue.
+    #[error(
+        "the prompt has no tokens, and there is no token that begins or ends a text \
+         to start from: give a prompt"
+    )]
+    EmptyPrompt,
+    /// A token that the model's embedding has no row for.
+    #[error(
+        "token {id} at position {position} of the prompt is not one of the model's {vocab_size} \
+         tokens: is this the tokenizer the model was trained with?"
+    )]
+    UnknownToken {
+        /// The token.
+        id: u32,
+        /// Its place in the prompt, from 0.
+        position: usize,
+        /// How many tokens the model knows.
+        vocab_size: usize,
+    },
+    /// The model's output is not a number.
+    #[error("the model's logit for token {id} is {value}: its weights are damaged, or it diverged")]
+    BadLogit {
+        /// The token.
+        id: u32,
+        /// NaN or +∞.
+        value: f32,
+    },
+    /// No token has a probability above 0.
+    #[error("no token can be drawn: every logit is −∞")]
+    NoCandidate,
+    /// The device did not deliver a result.
+    #[error("the device failed: {reason}")]
+    Device {
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// A model directory cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum PretrainedError {
+    /// There is no such directory.
+    #[error("{} is not a model directory: there is no such directory", path.display())]
+    NotADirectory {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A file that every model has is not there.
+    #[error("{} is missing: {why}", path.display())]
+    MissingFile {
+        /// The file.
+        path: PathBuf,
+        /// What it is for.
+        why: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// `config.json` or `generation_config.json` is wrong.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ConfigError,
+    },
+    /// `tokenizer.json` is wrong.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The weights cannot be read or written.
+    #[error("{}: {reason}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The weights are those of another network.
+    #[error("the tensors in {} do not fit config.json: {problems}", path.display())]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// The tensors that are missing, of the wrong shape, or of no use.
+        problems: String,
+    },
+    /// The tokenizer has tokens that the model has no embedding for.
+    #[error(
+        "in {}, the tokenizer has {tokenizer} tokens, but model.vocab_size is only {model}: \
+         they do not belong together", path.display()
+    )]
+    Vocabulary {
+        /// The directory.
+        path: PathBuf,
+        /// Tokens of the tokenizer.
+        tokenizer: usize,
+        /// `model.vocab_size`.
+        model: usize,
+    },
+}

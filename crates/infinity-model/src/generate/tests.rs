@@ -1,0 +1,141 @@
+//! Generation with a real, untrained model.
+
+use super::*;
+use crate::count;
+
+/// Untied and with large weights, so that what it says depends on all that it has read.
+fn model() -> InfinityModel {
+    let config = ModelConfig {
+        tie_word_embeddings: false,
+        initializer_range: 0.3,
+        vocab_size: 257,
+        hidden_size: 32,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        eos_token_id: Some(256),
+        ..ModelConfig::default()
+    };
+    config.init(&Device::flex())
+}
+
+fn settings(max_new_tokens: usize) -> GenerationConfig {
+    GenerationConfig {
+        max_new_tokens: Some(max_new_tokens),
+        seed: Some(5),
+        ignore_eos: true,
+        ..GenerationConfig::default()
+    }
+}
+
+fn on_text(_: &str) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn run(model: &InfinityModel, prompt: &str, config: &GenerationConfig) -> Generation {
+    generate(model, &Tokenizer::bytes(), prompt, config, &mut on_text).unwrap()
+}
+
+#[test]
+fn what_it_reports_is_what_happened() {
+    let model = model();
+    let made = run(&model, "Once", &settings(20));
+    assert_eq!(
+        (made.prompt_tokens, made.tokens.len(), made.position),
+        (4, 20, 24)
+    );
+    assert_eq!((made.finish, made.seed), (FinishReason::Length, 5));
+    assert_eq!(made.text, Tokenizer::bytes().decode(&made.tokens).unwrap());
+    let expected = count::state_bytes(model.config(), 1, made.position);
+    assert_eq!(made.state_bytes as u64, expected);
+}
+
+#[test]
+fn the_state_is_as_large_after_a_long_prompt() {
+    let model = model();
+    let short = run(&model, "a", &settings(2));
+    let long = run(&model, &"many words ".repeat(200), &settings(2));
+    assert_eq!(short.state_bytes, long.state_bytes);
+    assert_eq!(long.position, 2202);
+}
+
+#[test]
+fn ids_and_text_are_the_same_generation() {
+    let model = model();
+    let prompt = Tokenizer::bytes().encode("Once").unwrap();
+    let mut seen = Vec::new();
+    let mut on_token = |token| {
+        seen.push(token);
+        ControlFlow::Continue(())
+    };
+    let ids = generate_tokens(&model, &prompt, &settings(20), &mut on_token).unwrap();
+    assert_eq!(ids.tokens, run(&model, "Once", &settings(20)).tokens);
+    assert_eq!(ids.tokens, seen);
+    let other = GenerationConfig {
+        seed: Some(6),
+        ..settings(20)
+    };
+    assert_ne!(
+        ids.tokens,
+        run(&model, "Once", &other).tokens,
+        "another seed, another text"
+    );
+}
+
+#[test]
+fn a_text_goes_on_from_its_state() {
+    let (model, tokenizer) = (model(), Tokenizer::bytes());
+    let config = settings(8).greedy();
+    let (first, state) = generate_from(
+        &model,
+        &tokenizer,
+        "Once",
+        model.initial_state(1),
+        &config,
+        &mut on_text,
+    )
+    .unwrap();
+    assert_eq!(state.position, [12]);
+    let (second, state) =
+        generate_from(&model, &tokenizer, " upon", state, &config, &mut on_text).unwrap();
+    assert_eq!((state.position[0], second.position), (25, 25));
+
+    // The whole text read at once goes on in the same way.
+    let mut whole = tokenizer.encode("Once").unwrap();
+    whole.extend(&first.tokens);
+    whole.extend(tokenizer.encode(" upon").unwrap());
+    let mut on_token = |_| ControlFlow::Continue(());
+    let at_once = generate_tokens(&model, &whole, &config, &mut on_token).unwrap();
+    assert_eq!(second.tokens, at_once.tokens);
+    let forgetful = generate_tokens(&model, &whole[13..], &config, &mut on_token);
+    assert_ne!(
+        second.tokens,
+        forgetful.unwrap().tokens,
+        "what came before matters"
+    );
+}
+
+#[test]
+fn an_empty_prompt_begins_a_text() {
+    let model = model();
+    let made = run(&model, "", &settings(8).greedy());
+    assert_eq!(made.prompt_tokens, 1);
+    let mut on_token = |_| ControlFlow::Continue(());
+    let from_separator =
+        generate_tokens(&model, &[256], &settings(8).greedy(), &mut on_token).unwrap();
+    assert_eq!(made.tokens, from_separator.tokens);
+    let none = generate_tokens(&model, &[], &settings(8), &mut on_token);
+    assert!(matches!(none, Err(GenerateError::EmptyPrompt)));
+}
+
+#[test]
+fn settings_out_of_range_are_errors() {
+    let config = GenerationConfig {
+        top_p: 2.0,
+        ..settings(8)
+    };
+    let error = generate(&model(), &Tokenizer::bytes(), "a", &config, &mut on_text).unwrap_err();
+    assert!(
+        error.to_string().contains("generation.top_p = 2"),
+        "{error}"
+    );
+}

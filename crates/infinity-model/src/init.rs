@@ -1,0 +1,87 @@
+//! Starting values, drawn on the host: one seed gives the same model on every backend.
+
+use burn::module::Param;
+use burn::nn::{Dropout, DropoutConfig, Embedding, Linear, RmsNorm, RmsNormConfig};
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Draws parameters in the order they are asked for.
+pub(crate) struct Init<'a> {
+    rng: StdRng,
+    device: &'a Device,
+    /// Standard deviation of ordinary weights.
+    std: f64,
+}
+
+impl<'a> Init<'a> {
+    pub(crate) fn new(seed: u64, std: f64, device: &'a Device) -> Self {
+        Init { rng: StdRng::seed_from_u64(seed), device, std }
+    }
+
+    /// Standard normal, by Box and Muller.
+    fn normal(&mut self) -> f64 {
+        let (u, v): (f64, f64) = (1.0 - self.rng.random::<f64>(), self.rng.random());
+        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+    }
+
+    /// A parameter with given values.
+    pub(crate) fn values<const D: usize>(
+        &self,
+        values: Vec<f32>,
+        dims: [usize; D],
+    ) -> Param<Tensor<D>> {
+        Param::from_tensor(Tensor::from_data(TensorData::new(values, dims), self.device))
+    }
+
+    /// Ordinary weights, N(0, std²).
+    pub(crate) fn weights<const D: usize>(&mut self, dims: [usize; D]) -> Param<Tensor<D>> {
+        let std = self.std;
+        self.scaled(dims, std)
+    }
+
+    fn scaled<const D: usize>(&mut self, dims: [usize; D], std: f64) -> Param<Tensor<D>> {
+        let len = dims.iter().product();
+        let values = (0..len).map(|_| (self.normal() * std) as f32).collect();
+        self.values(values, dims)
+    }
+
+    /// A projection without bias.
+    pub(crate) fn linear(&mut self, from: usize, to: usize) -> Linear {
+        Linear { weight: self.weights([from, to]), bias: None }
+    }
+
+    /// A projection with a constant bias.
+    pub(crate) fn linear_with_bias(&mut self, from: usize, to: usize, bias: f64) -> Linear {
+        let bias = self.values(vec![bias as f32; to], [to]);
+        Linear { bias: Some(bias), ..self.linear(from, to) }
+    }
+
+    /// A projection back into the residual stream: smaller by √(2L), so that the stream's variance
+    /// does not grow with the number of layers (GPT-2).
+    pub(crate) fn residual_out(&mut self, from: usize, to: usize, n_layers: usize) -> Linear {
+        let std = self.std / (2.0 * n_layers as f64).sqrt();
+        Linear { weight: self.scaled([from, to], std), bias: None }
+    }
+
+    pub(crate) fn embedding(&mut self, vocab_size: usize, width: usize) -> Embedding {
+        Embedding { weight: self.weights([vocab_size, width]) }
+    }
+
+    /// Taps of a depthwise convolution `[channels, 1, kernel]`, uniform as PyTorch's.
+    pub(crate) fn conv(&mut self, channels: usize, kernel: usize) -> Param<Tensor<3>> {
+        let bound = (kernel as f64).powf(-0.5);
+        let values = (0..channels * kernel)
+            .map(|_| ((2.0 * self.rng.random::<f64>() - 1.0) * bound) as f32)
+            .collect();
+        self.values(values, [channels, 1, kernel])
+    }
+
+    pub(crate) fn norm(&self, width: usize, eps: f64) -> RmsNorm {
+        RmsNormConfig::new(width).with_epsilon(eps).init(self.device)
+    }
+
+    pub(crate) fn dropout(&self, prob: f64) -> Dropout {
+        DropoutConfig::new(prob).init()
+    }
+}

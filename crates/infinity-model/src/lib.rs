@@ -1,0 +1,53 @@
+//! The InfinityFormer language model: linear time, constant memory, any length, on any Burn
+//! backend.
+//!
+//! ```no_run
+//! use burn::tensor::Device;
+//! use infinity_model::{GenerationConfig, from_pretrained, generate};
+//! use std::{ops::ControlFlow, path::Path};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let loaded = from_pretrained(Path::new("runs/quickstart/final"), &Device::flex())?;
+//! let tokenizer = loaded.tokenizer.ok_or("a model with a tokenizer")?;
+//! generate(&loaded.model, &tokenizer, "fn main", &GenerationConfig::default(), &mut |text| {
+//!     print!("{text}");
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Map
+//!
+//! - [`config`]: [`ModelConfig`], all that decides which network is built; [`count`]: its cost.
+//! - [`model`]: [`InfinityModel`], the network; [`state`]: what it remembers between calls.
+//! - [`block`], [`mixer`], [`feed_forward`]: its parts.
+//! - [`tokenizer`], [`sampler`], [`generate`](mod@generate): from text to text.
+//! - [`pretrained`]: model directories as the ecosystem reads them.
+//!
+//! The crate picks no backend: an app enables one of Burn's, or one of this crate's features of
+//! the same name.
+
+pub mod block;
+pub mod config;
+pub mod count;
+pub mod error;
+pub mod feed_forward;
+pub mod generate;
+mod init;
+pub mod mixer;
+pub mod model;
+pub mod pretrained;
+pub mod sampler;
+pub mod state;
+pub mod tokenizer;
+mod whole_file;
+
+pub use burn;
+pub use config::ModelConfig;
+pub use error::{ConfigError, GenerateError, PretrainedError, TokenizerError};
+pub use generate::{Generation, GenerationConfig, generate, generate_tokens};
+pub use model::InfinityModel;
+pub use pretrained::{Pretrained, from_pretrained, save_pretrained};
+pub use state::{LayerState, ModelState};
+pub use tokenizer::Tokenizer;

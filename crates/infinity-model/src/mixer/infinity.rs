@@ -1,0 +1,248 @@
+//! The InfinityFormer mixer: short convolution, feature map, norm, rotation, gates, memory scan,
+//! output gate.
+
+use super::gates::Gates;
+use super::{Positions, heads};
+use crate::config::{KernelType, ModelConfig, QkNorm};
+use crate::init::Init;
+use crate::state::LayerState;
+use burn::module::{Module, Param};
+use burn::nn::{Linear, RmsNorm};
+use burn::tensor::{DType, Device, Tensor, activation};
+use infinity_kernels::feature_map;
+use infinity_kernels::short_conv::short_conv;
+use infinity_kernels::{Form, MemoryScanInputs, MemoryScanOutput, memory_scan};
+
+/// Everything between a block's norm and its residual.
+#[derive(Module, Debug)]
+pub struct InfinityMixer {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    q_conv1d: Option<ShortConv>,
+    k_conv1d: Option<ShortConv>,
+    v_conv1d: Option<ShortConv>,
+    feature_map: Option<LearnableMap>,
+    gates: Gates,
+    output_gate_proj: Option<Linear>,
+    o_norm: RmsNorm,
+    o_proj: Linear,
+    #[module(skip)]
+    config: MixerConfig,
+}
+
+/// Taps of a depthwise convolution.
+#[derive(Module, Debug)]
+pub struct ShortConv {
+    /// `[channels, 1, kernel]`.
+    weight: Param<Tensor<3>>,
+}
+
+/// The learnable feature map, shared by queries and keys.
+#[derive(Module, Debug)]
+pub struct LearnableMap {
+    /// `[H, K, K]`.
+    weight: Param<Tensor<3>>,
+    /// `[H, K]`.
+    bias: Param<Tensor<2>>,
+}
+
+/// The choices a forward pass looks at.
+#[derive(Clone, Debug)]
+struct MixerConfig {
+    n_heads: usize,
+    value_dim: usize,
+    kernel_type: KernelType,
+    qk_norm: QkNorm,
+}
+
+/// Queries, keys and values `[B, T, H, ·]` after map and norm, before rotation.
+struct Mapped {
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    tails: Vec<Tensor<3>>,
+}
+
+/// Zero memory and zero tails on `device`.
+pub(super) fn initial_state(config: &ModelConfig, batch: usize, device: &Device) -> LayerState {
+    let (h, s) = (config.num_attention_heads, config.num_states());
+    let (keys, values) = (config.key_dim_total(), config.value_dim_total());
+    let carried = match config.qk_norm {
+        QkNorm::L2 => config.value_head_dim(),
+        QkNorm::Denominator => config.value_head_dim() + 1,
+    };
+    let tails = match config.conv_kernel_size {
+        0 => Vec::new(),
+        kernel => [keys, keys, values]
+            .map(|channels| Tensor::zeros([batch, channels, kernel - 1], device))
+            .to_vec(),
+    };
+    LayerState::Infinity {
+        memory: Tensor::zeros([batch, h, s, config.head_dim(), carried], device),
+        tails,
+    }
+}
+
+impl InfinityMixer {
+    pub(crate) fn new(config: &ModelConfig, init: &mut Init) -> Self {
+        let (width, h, k) = (config.hidden_size, config.num_attention_heads, config.head_dim());
+        let (keys, values) = (config.key_dim_total(), config.value_dim_total());
+        let kernel = config.conv_kernel_size;
+        let conv = |channels, init: &mut Init| {
+            (kernel > 0).then(|| ShortConv { weight: init.conv(channels, kernel) })
+        };
+        InfinityMixer {
+            q_proj: init.linear(width, keys),
+            k_proj: init.linear(width, keys),
+            v_proj: init.linear(width, values),
+            q_conv1d: conv(keys, init),
+            k_conv1d: conv(keys, init),
+            v_conv1d: conv(values, init),
+            feature_map: (config.kernel_type == KernelType::Learnable)
+                .then(|| LearnableMap::identity(h, k, init)),
+            gates: Gates::new(config, init),
+            output_gate_proj: config.use_output_gate.then(|| init.linear(width, values)),
+            o_norm: init.norm(config.value_head_dim(), config.layer_norm_eps),
+            o_proj: init.residual_out(values, width, config.num_hidden_layers),
+            config: MixerConfig {
+                n_heads: h,
+                value_dim: config.value_head_dim(),
+                kernel_type: config.kernel_type,
+                qk_norm: config.qk_norm,
+            },
+        }
+    }
+
+    /// `[B, T, D]` → `[B, T, D]`, reading and writing `memory` `[B, H, S, K, V]`.
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        positions: &Positions,
+        memory: Tensor<5>,
+        tails: Vec<Tensor<3>>,
+    ) -> (Tensor<3>, LayerState) {
+        let [b, t, _] = x.dims();
+        let mapped = self.mapped(&x, tails);
+        let tails = mapped.tails.clone();
+        let out = match self.config.qk_norm {
+            QkNorm::L2 => self.read_memory(&x, mapped, positions, memory),
+            QkNorm::Denominator => self.read_normalised(&x, mapped, positions, memory),
+        };
+        let mut o = self.o_norm.forward(out.o);
+        if let Some(proj) = &self.output_gate_proj {
+            o = o * heads(activation::sigmoid(proj.forward(x)), self.config.n_heads);
+        }
+        let o = o.reshape([b, t, self.config.n_heads * self.config.value_dim]);
+        (self.o_proj.forward(o), LayerState::Infinity { memory: out.state, tails })
+    }
+
+    /// Projections, convolutions, feature map and norm.
+    fn mapped(&self, x: &Tensor<3>, tails: Vec<Tensor<3>>) -> Mapped {
+        let mut tails = tails.into_iter();
+        let mut next = Vec::with_capacity(3);
+        let mut project = |proj: &Linear, conv: &Option<ShortConv>| {
+            let mut y = proj.forward(x.clone());
+            if let Some(conv) = conv {
+                let tail = tails.next().expect("a tail for every convolution");
+                let (convolved, tail) = short_conv(y, conv.taps(), tail);
+                next.push(tail);
+                y = activation::silu(convolved);
+            }
+            heads(y, self.config.n_heads)
+        };
+        let q = project(&self.q_proj, &self.q_conv1d);
+        let k = project(&self.k_proj, &self.k_conv1d);
+        let v = project(&self.v_proj, &self.v_conv1d);
+        Mapped { q: self.normed(q), k: self.normed(k), v, tails: next }
+    }
+
+    /// Feature map, then unit length where that is the norm.
+    fn normed(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = match (&self.feature_map, self.config.kernel_type) {
+            (Some(map), _) => feature_map::learnable(x, map.weight.val(), map.bias.val()),
+            (None, KernelType::Elu) => feature_map::elu_plus_one(x),
+            (None, KernelType::Relu) => feature_map::relu(x),
+            (None, _) => x,
+        };
+        match self.config.qk_norm {
+            QkNorm::L2 => feature_map::l2_normalize(x),
+            QkNorm::Denominator => x,
+        }
+    }
+
+    fn read_memory(
+        &self,
+        x: &Tensor<3>,
+        mapped: Mapped,
+        positions: &Positions,
+        memory: Tensor<5>,
+    ) -> MemoryScanOutput {
+        let Mapped { q, k, v, .. } = mapped;
+        self.scan(x, [rotated(q, positions), rotated(k, positions), v], memory)
+    }
+
+    /// Classic kernel attention: numerator over denominator, the latter by carrying ones as
+    /// values. Only the numerator is rotated, so the denominator stays positive.
+    fn read_normalised(
+        &self,
+        x: &Tensor<3>,
+        mapped: Mapped,
+        positions: &Positions,
+        memory: Tensor<5>,
+    ) -> MemoryScanOutput {
+        let Mapped { q, k, v, .. } = mapped;
+        let v_dim = self.config.value_dim;
+        let ones = v.clone().narrow(3, 0, 1).ones_like();
+        let sums = memory.clone().narrow(4, v_dim, 1);
+        let below = self.scan(x, [q.clone(), k.clone(), ones], sums);
+        let above = [rotated(q, positions), rotated(k, positions), v];
+        let above = self.scan(x, above, memory.narrow(4, 0, v_dim));
+        MemoryScanOutput {
+            o: above.o / below.o.abs().clamp_min(1.0),
+            state: Tensor::cat(vec![above.state, below.state], 4),
+        }
+    }
+
+    fn scan(&self, x: &Tensor<3>, [q, k, v]: [Tensor<4>; 3], memory: Tensor<5>) -> MemoryScanOutput {
+        let gates = self.gates.forward(x);
+        let inputs = MemoryScanInputs {
+            q: q.cast(DType::F32),
+            k: k.cast(DType::F32),
+            v: v.cast(DType::F32),
+            log_decay: gates.log_decay,
+            read: gates.read,
+            write: gates.write,
+            erase: gates.erase,
+        };
+        let form = Form::choose(x.dims()[1]);
+        memory_scan(inputs, memory, form)
+    }
+}
+
+fn rotated(x: Tensor<4>, positions: &Positions) -> Tensor<4> {
+    match positions {
+        Some(rotary) => rotary.apply(x),
+        None => x,
+    }
+}
+
+impl ShortConv {
+    /// `[channels, kernel]`.
+    fn taps(&self) -> Tensor<2> {
+        let [channels, _, kernel] = self.weight.dims();
+        self.weight.val().reshape([channels, kernel])
+    }
+}
+
+impl LearnableMap {
+    fn identity(n_heads: usize, key_dim: usize, init: &Init) -> Self {
+        let eye = (0..n_heads * key_dim * key_dim)
+            .map(|i| if i / key_dim % key_dim == i % key_dim { 1.0 } else { 0.0 })
+            .collect();
+        LearnableMap {
+            weight: init.values(eye, [n_heads, key_dim, key_dim]),
+            bias: init.values(vec![0.0; n_heads * key_dim], [n_heads, key_dim]),
+        }
+    }
+}

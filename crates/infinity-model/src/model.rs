@@ -1,0 +1,158 @@
+//! The language model: embedding, blocks, norm, logits; state in, state out.
+
+use crate::block::Block;
+use crate::config::ModelConfig;
+use crate::init::Init;
+use crate::mixer::{self, Mixer};
+use crate::state::ModelState;
+use burn::module::Module;
+use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
+use burn::tensor::{Device, Int, Tensor, assert_shape};
+
+/// Tokens read at once by [`InfinityModel::prefill`]: enough for whole matrix products, few enough
+/// that a prompt of any length is read in constant memory.
+const PREFILL_TOKENS: usize = 512;
+
+/// A decoder-only language model with linear time and constant state.
+///
+/// Made by [`ModelConfig::init`] or [`from_pretrained`](crate::from_pretrained). Its state is a
+/// value that goes into every call and comes out of it; the model itself never changes.
+#[derive(Module, Debug)]
+pub struct InfinityModel {
+    model: Decoder,
+    lm_head: Option<Linear>,
+    #[module(skip)]
+    config: ModelConfig,
+}
+
+/// Everything below the logits.
+#[derive(Module, Debug)]
+struct Decoder {
+    embed_tokens: Embedding,
+    dropout: Dropout,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+}
+
+impl ModelConfig {
+    /// A model with fresh parameters on `device`, drawn from seed 0. For training, `device` has
+    /// autodiff.
+    pub fn init(&self, device: &Device) -> InfinityModel {
+        self.init_seeded(0, device)
+    }
+
+    /// A model with fresh parameters drawn from `seed`: the same ones on every backend.
+    pub fn init_seeded(&self, seed: u64, device: &Device) -> InfinityModel {
+        let mut init = Init::new(seed, self.initializer_range, device);
+        let (vocab_size, width) = (self.vocab_size, self.hidden_size);
+        let model = Decoder {
+            embed_tokens: init.embedding(vocab_size, width),
+            dropout: init.dropout(self.hidden_dropout_prob),
+            layers: (0..self.num_hidden_layers).map(|_| Block::new(self, &mut init)).collect(),
+            norm: init.norm(width, self.layer_norm_eps),
+        };
+        let lm_head = (!self.tie_word_embeddings).then(|| init.linear(width, vocab_size));
+        InfinityModel { model, lm_head, config: self.clone() }
+    }
+}
+
+impl InfinityModel {
+    /// The configuration it was made from.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The device of its parameters.
+    pub fn device(&self) -> Device {
+        self.model.embed_tokens.weight.val().device()
+    }
+
+    /// The state of `batch` rows that have read nothing.
+    pub fn initial_state(&self, batch: usize) -> ModelState {
+        let device = self.device().inner();
+        let layers = (0..self.config.num_hidden_layers)
+            .map(|_| Mixer::initial_state(&self.config, batch, &device))
+            .collect();
+        ModelState { layers, position: vec![0; batch] }
+    }
+
+    /// Logits `[B, T, vocab_size]` after each of `tokens` `[B, T]`, and the state after the last.
+    ///
+    /// # Panics
+    ///
+    /// If `state` has another number of rows than `tokens`.
+    pub fn forward(&self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<3>, ModelState) {
+        let (hidden, state) = self.forward_hidden(tokens, state);
+        (self.logits(hidden), state)
+    }
+
+    /// What the logits are made of: the normed output of the last block, `[B, T, D]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_hidden(
+        &self,
+        tokens: Tensor<2, Int>,
+        state: ModelState,
+    ) -> (Tensor<3>, ModelState) {
+        let [b, t] = tokens.dims();
+        assert_eq!(b, state.batch(), "one row of state for each row of tokens");
+        let positions = mixer::positions(&self.config, &state.position, t, &self.device().inner());
+        let mut x = self.model.dropout.forward(self.model.embed_tokens.forward(tokens));
+        let mut layers = Vec::with_capacity(state.layers.len());
+        for (block, layer) in self.model.layers.iter().zip(state.layers) {
+            let (y, layer) = block.forward(x, &positions, layer);
+            x = y;
+            layers.push(layer);
+        }
+        let position = state.position.into_iter().map(|p| p.wrapping_add(t as u64)).collect();
+        (self.model.norm.forward(x), ModelState { layers, position })
+    }
+
+    /// Logits `[B, T, vocab_size]` of `hidden` `[B, T, D]`.
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        hidden.matmul(self.output_weight().unsqueeze())
+    }
+
+    /// The output projection `[D, vocab_size]`; tied, it is the transposed embedding.
+    pub fn output_weight(&self) -> Tensor<2> {
+        match &self.lm_head {
+            Some(lm_head) => lm_head.weight.val(),
+            None => self.model.embed_tokens.weight.val().transpose(),
+        }
+    }
+
+    /// Reads `tokens` `[B, T]` in pieces and returns the last logits `[B, vocab_size]`.
+    ///
+    /// Memory does not depend on `T`.
+    ///
+    /// # Panics
+    ///
+    /// If there are no tokens, or as [`forward`](Self::forward).
+    pub fn prefill(&self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<2>, ModelState) {
+        let [b, t] = tokens.dims();
+        assert!(t > 0, "a prompt of at least one token");
+        let (mut state, mut last) = (state, None);
+        for start in (0..t).step_by(PREFILL_TOKENS) {
+            let len = PREFILL_TOKENS.min(t - start);
+            let (hidden, next) = self.forward_hidden(tokens.clone().narrow(1, start, len), state);
+            state = next;
+            last = Some(hidden.narrow(1, len - 1, 1));
+        }
+        let logits = self.logits(last.expect("at least one piece"));
+        (logits.reshape([b, self.config.vocab_size]), state)
+    }
+
+    /// Reads one token a row `[B]` and returns the logits after it `[B, vocab_size]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn decode_step(&self, tokens: Tensor<1, Int>, state: ModelState) -> (Tensor<2>, ModelState) {
+        let [b] = tokens.dims();
+        assert_shape!(tokens, [b]);
+        let (logits, state) = self.forward(tokens.reshape([b, 1]), state);
+        (logits.reshape([b, self.config.vocab_size]), state)
+    }
+}

@@ -1,0 +1,238 @@
+//! A model directory, laid out as Hugging Face's tools do it.
+//!
+//! ```text
+//! config.json             the model's shape; required
+//! model.safetensors       the weights, PyTorch's names and layout; required
+//! generation_config.json  how to generate; defaults if not there
+//! tokenizer.json          the tokenizer; a model without one reads and writes ids
+//! tokenizer_config.json   which class of Python's `transformers` loads it; written, never read
+//! ```
+
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use burn::prelude::*;
+use serde_json::json;
+
+use crate::config::ModelConfig;
+use crate::error::PretrainedError;
+use crate::generate::GenerationConfig;
+use crate::model::InfinityModel;
+use crate::tokenizer::Tokenizer;
+use crate::whole_file;
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const GENERATION: &str = "generation_config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// Everything that is in a model directory.
+#[derive(Clone, Debug)]
+pub struct Pretrained {
+    /// The network with its weights.
+    pub model: InfinityModel,
+    /// Its shape, every size written out.
+    pub config: ModelConfig,
+    /// Its tokenizer, if the directory has one.
+    pub tokenizer: Option<Tokenizer>,
+    /// How to generate.
+    pub generation: GenerationConfig,
+}
+
+/// Writes a model directory.
+///
+/// A new directory appears whole or not at all. In one that is there already, each file is
+/// replaced whole, one after the other; a tokenizer that was there goes when `tokenizer` is `None`,
+/// and files that are no part of a model stay.
+///
+/// # Errors
+/// [`PretrainedError`]: the tokenizer has tokens that the model does not know, a setting is out of
+/// range, or something cannot be written.
+pub fn save_pretrained(
+    dir: &Path,
+    model: &InfinityModel,
+    tokenizer: Option<&Tokenizer>,
+    generation: &GenerationConfig,
+) -> Result<(), PretrainedError> {
+    let path = |name: &str| dir.join(name);
+    let config = model.config();
+    config
+        .validate()
+        .map_err(|source| PretrainedError::Config {
+            path: path(CONFIG),
+            source,
+        })?;
+    generation
+        .validate()
+        .map_err(|source| PretrainedError::Config {
+            path: path(GENERATION),
+            source,
+        })?;
+    check_vocabulary(dir, config, tokenizer)?;
+
+    let staging = Staging::create(dir)?;
+    staging.write(CONFIG, &config.to_json())?;
+    staging.write(GENERATION, &generation.to_json())?;
+    if let Some(tokenizer) = tokenizer {
+        staging.write(TOKENIZER, &tokenizer.to_json()?)?;
+        staging.write(TOKENIZER_CONFIG, &tokenizer_config(tokenizer))?;
+    }
+    weights::save(&staging.path.join(WEIGHTS), model)?;
+    staging.publish()
+}
+
+/// Reads a model directory onto a device. Weights in half precision become f32.
+///
+/// # Errors
+/// [`PretrainedError`]: a file is missing, damaged, or does not fit `config.json`. The message
+/// names the file, and the tensors or keys in it.
+pub fn from_pretrained(dir: &Path, device: &Device) -> Result<Pretrained, PretrainedError> {
+    if !dir.is_dir() {
+        return Err(PretrainedError::NotADirectory { path: dir.into() });
+    }
+    let config = parse(&dir.join(CONFIG), ModelConfig::from_json)?
+        .ok_or_else(|| missing(dir, CONFIG, "it says which network the weights belong to"))?;
+    let generation = parse(&dir.join(GENERATION), GenerationConfig::from_json)?.unwrap_or_default();
+    let tokenizer_path = dir.join(TOKENIZER);
+    let tokenizer = tokenizer_path
+        .exists()
+        .then(|| Tokenizer::from_file(&tokenizer_path))
+        .transpose()?;
+    check_vocabulary(dir, &config, tokenizer.as_ref())?;
+
+    let weights_path = dir.join(WEIGHTS);
+    if !weights_path.exists() {
+        let why = if dir.join("model.safetensors.index.json").exists() {
+            "weights in several files cannot be loaded: join them into one"
+        } else {
+            "it holds the weights"
+        };
+        return Err(missing(dir, WEIGHTS, why));
+    }
+    let model = weights::load(&weights_path, &config, device)?;
+    Ok(Pretrained {
+        model,
+        config,
+        tokenizer,
+        generation,
+    })
+}
+
+fn missing(dir: &Path, name: &str, why: &str) -> PretrainedError {
+    PretrainedError::MissingFile {
+        path: dir.join(name),
+        why: why.into(),
+    }
+}
+
+/// Reads and parses a file; `None` if there is no such file.
+fn parse<T>(
+    path: &Path,
+    from_json: impl Fn(&str) -> Result<T, crate::error::ConfigError>,
+) -> Result<Option<T>, PretrainedError> {
+    match fs::read_to_string(path) {
+        Ok(text) => from_json(&text)
+            .map(Some)
+            .map_err(|source| PretrainedError::Config {
+                path: path.into(),
+                source,
+            }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(PretrainedError::Read {
+            path: path.into(),
+            source,
+        }),
+    }
+}
+
+/// Every token of the tokenizer must have a row in the embedding. Rows without a token are usual
+/// (vocabularies are padded to a multiple of 64) and never drawn.
+fn check_vocabulary(
+    dir: &Path,
+    config: &ModelConfig,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<(), PretrainedError> {
+    match tokenizer.map(Tokenizer::vocab_size) {
+        Some(tokens) if tokens > config.vocab_size => Err(PretrainedError::Vocabulary {
+            path: dir.into(),
+            tokenizer: tokens,
+            model: config.vocab_size,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn tokenizer_config(tokenizer: &Tokenizer) -> String {
+    let eos = tokenizer.eos_id().and_then(|id| tokenizer.token(id));
+    let value = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos,
+        "clean_up_tokenization_spaces": false,
+    });
+    format!("{value:#}\n")
+}
+
+/// A directory being written, under a temporary name; removed if it is not published.
+struct Staging {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl Staging {
+    fn create(target: &Path) -> Result<Self, PretrainedError> {
+        // Inside an existing directory, so that files only change their name in the end.
+        let path = match target.is_dir() {
+            true => whole_file::temporary_beside(&target.join("model")),
+            false => whole_file::temporary_beside(target),
+        };
+        fs::create_dir_all(&path).map_err(|source| PretrainedError::Write {
+            path: target.into(),
+            source,
+        })?;
+        Ok(Self {
+            path,
+            target: target.into(),
+        })
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), PretrainedError> {
+        let path = self.path.join(name);
+        whole_file::write(&path, text.as_bytes()).map_err(|source| PretrainedError::Write {
+            path: self.target.join(name),
+            source,
+        })
+    }
+
+    fn publish(self) -> Result<(), PretrainedError> {
+        let failed = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| PretrainedError::Write { path, source }
+        };
+        if !self.target.is_dir() {
+            return fs::rename(&self.path, &self.target).map_err(failed(&self.target));
+        }
+        for name in [TOKENIZER, TOKENIZER_CONFIG, GENERATION, CONFIG, WEIGHTS] {
+            let (staged, target) = (self.path.join(name), self.target.join(name));
+            if staged.exists() {
+                fs::rename(&staged, &target).map_err(failed(&target))?;
+            } else if target.exists() {
+                fs::remove_file(&target).map_err(failed(&target))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Nothing is there any more after a rename; what is left of a failure is only litter.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}

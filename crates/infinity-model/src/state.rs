@@ -1,0 +1,148 @@
+//! What a model remembers between calls: a plain value whose size does not depend on time.
+
+use burn::tensor::{Device, Tensor};
+
+/// The state of every layer and the position of every row.
+///
+/// It goes into every forward and comes out again. It can be cloned, detached, moved, reset by
+/// row; dropping it forgets.
+#[derive(Clone, Debug)]
+pub struct ModelState {
+    /// One entry a layer, from the input on.
+    pub layers: Vec<LayerState>,
+    /// Tokens every row has read.
+    pub position: Vec<u64>,
+}
+
+/// The state of one layer.
+#[derive(Clone, Debug)]
+pub enum LayerState {
+    /// The memory and the convolutions' tails: constant size.
+    Infinity {
+        /// Memory `[B, H, S, K, V]`, in f32. With denominators `V` is one longer.
+        memory: Tensor<5>,
+        /// The last inputs of the convolutions on q, k and v, `[B, channels, kernel − 1]` each;
+        /// empty without convolutions.
+        tails: Vec<Tensor<3>>,
+    },
+    /// Keys and values of every token so far: the baseline's growing cache.
+    Softmax {
+        /// `[B, T, H, K]` and `[B, T, H, V]`; `None` before the first token.
+        cache: Option<(Tensor<4>, Tensor<4>)>,
+    },
+}
+
+impl LayerState {
+    fn map(self, five: impl Fn(Tensor<5>) -> Tensor<5>, map: &impl StateMap) -> Self {
+        match self {
+            LayerState::Infinity { memory, tails } => LayerState::Infinity {
+                memory: five(memory),
+                tails: tails.into_iter().map(|tail| map.map(tail)).collect(),
+            },
+            LayerState::Softmax { cache } => LayerState::Softmax {
+                cache: cache.map(|(keys, values)| (map.map(keys), map.map(values))),
+            },
+        }
+    }
+}
+
+/// One operation for tensors of every rank.
+trait StateMap {
+    fn map<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D>;
+}
+
+struct Detach;
+
+impl StateMap for Detach {
+    fn map<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+        // Below autodiff: a carried state is a constant of the next call, not a graph.
+        tensor.inner()
+    }
+}
+
+struct ToDevice<'a>(&'a Device);
+
+impl StateMap for ToDevice<'_> {
+    fn map<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+        tensor.to_device(self.0)
+    }
+}
+
+/// Zeros in the rows that are marked. A product with zero would keep NaN.
+struct Reset<'a>(&'a [bool]);
+
+impl StateMap for Reset<'_> {
+    fn map<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+        let rows = tensor.dims()[0];
+        let parts = (0..rows).map(|row| {
+            let part = tensor.clone().narrow(0, row, 1);
+            if self.0[row] { part.zeros_like() } else { part }
+        });
+        Tensor::cat(parts.collect(), 0)
+    }
+}
+
+impl ModelState {
+    fn apply(self, map: &impl StateMap) -> Self {
+        let layers = self.layers.into_iter();
+        ModelState {
+            layers: layers.map(|layer| layer.map(|memory| map.map(memory), map)).collect(),
+            position: self.position,
+        }
+    }
+
+    /// Rows of the batch.
+    pub fn batch(&self) -> usize {
+        self.position.len()
+    }
+
+    /// The same values outside any autodiff graph: a border of truncated backpropagation.
+    pub fn detach(self) -> Self {
+        self.apply(&Detach)
+    }
+
+    /// The same values on another device.
+    pub fn to_device(self, device: &Device) -> Self {
+        self.apply(&ToDevice(device))
+    }
+
+    /// Forgets the rows that are marked; they start again at position 0.
+    ///
+    /// The cache of a softmax layer cannot be shorter in one row than in another, so there the
+    /// keys become zero and stay in view.
+    ///
+    /// # Panics
+    ///
+    /// If `rows` has another length than the batch.
+    pub fn reset_rows(self, rows: &[bool]) -> Self {
+        assert_eq!(rows.len(), self.batch(), "one mark a row");
+        if rows.iter().all(|reset| !reset) {
+            return self;
+        }
+        let mut state = self.apply(&Reset(rows));
+        for (position, _) in state.position.iter_mut().zip(rows).filter(|(_, reset)| **reset) {
+            *position = 0;
+        }
+        state
+    }
+
+    /// Bytes of all tensors, at their present precision.
+    pub fn bytes(&self) -> usize {
+        let mut bytes = 0;
+        for layer in &self.layers {
+            bytes += match layer {
+                LayerState::Infinity { memory, tails } => {
+                    tensor_bytes(memory) + tails.iter().map(tensor_bytes).sum::<usize>()
+                }
+                LayerState::Softmax { cache } => cache.as_ref().map_or(0, |(keys, values)| {
+                    tensor_bytes(keys) + tensor_bytes(values)
+                }),
+            };
+        }
+        bytes + size_of_val(self.position.as_slice())
+    }
+}
+
+fn tensor_bytes<const D: usize>(tensor: &Tensor<D>) -> usize {
+    tensor.shape().num_elements() * tensor.dtype().size()
+}

@@ -1,0 +1,336 @@
+//! Checkpoints: one directory a step, complete or not there.
+//!
+//! ```text
+//! checkpoints/step-00000500/{model,optim,scheduler}.bpk  trainer_state.json  COMPLETE
+//! ```
+//!
+//! Burn's learner saves its three parts on three threads. They write into a directory of another
+//! name; when the last part is there, everything is synced, `COMPLETE` is written with the size
+//! and fingerprint of every file, and the directory gets its name. A run that dies on the way
+//! leaves a `.tmp-` directory that nobody reads and the next checkpoint removes.
+
+use crate::data::Fingerprint;
+use crate::error::CheckpointError;
+use burn::optim::OptimizerRecord;
+use burn::optim::lr_scheduler::LrSchedulerRecord;
+use burn::store::ModuleRecord;
+use burn::train::checkpoint::{Checkpoint, Checkpointer, CheckpointerError};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+
+const COMPLETE: &str = "COMPLETE";
+const STATE: &str = "trainer_state.json";
+const BEST: &str = "best";
+const PREFIX: &str = "step-";
+const TEMPORARY: &str = ".tmp-";
+/// Parts that Burn's learner saves.
+const PARTS: usize = 3;
+
+/// What a run knows besides parameters, moments and schedule.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Micro-batches taken from the data source: where the data goes on.
+    pub micro_step: u64,
+    /// Training tokens seen.
+    pub tokens: u64,
+    /// Steps left out because something was not finite.
+    pub skipped: u64,
+    /// Seconds of training.
+    pub elapsed_s: f64,
+    /// Lowest validation loss so far.
+    pub best_loss: Option<f64>,
+    /// Step it was measured at.
+    pub best_step: u64,
+    /// The configuration, as TOML: what resumption is checked against.
+    pub config: String,
+}
+
+/// The checkpoints of one run.
+#[derive(Clone, Debug)]
+pub struct CheckpointStore {
+    directory: PathBuf,
+    pending: Arc<(Mutex<Pending>, Condvar)>,
+}
+
+/// The checkpoint being written.
+#[derive(Debug, Default)]
+struct Pending {
+    state: Option<TrainerState>,
+    parts: usize,
+    outcome: Option<Result<(), String>>,
+}
+
+impl CheckpointStore {
+    /// The checkpoints in `directory`, which need not exist yet.
+    pub fn new(directory: PathBuf) -> Self {
+        CheckpointStore { directory, pending: Arc::default() }
+    }
+
+    /// The directory of a step's checkpoint.
+    pub fn path(&self, step: u64) -> PathBuf {
+        self.directory.join(format!("{PREFIX}{step:08}"))
+    }
+
+    fn temporary(&self, step: u64) -> PathBuf {
+        self.directory.join(format!("{TEMPORARY}{PREFIX}{step:08}"))
+    }
+
+    /// A part for Burn's learner, stored as `name`.bpk.
+    pub fn part(&self, name: &'static str) -> Part {
+        Part { store: self.clone(), name }
+    }
+
+    /// Announces a checkpoint; the learner's parts follow.
+    ///
+    /// # Errors
+    /// If its directory cannot be made.
+    pub fn begin(&self, state: TrainerState) -> Result<(), CheckpointError> {
+        let temporary = self.temporary(state.step);
+        let made = remove_if_there(&temporary).and_then(|()| fs::create_dir_all(&temporary));
+        made.map_err(|error| write_error(&temporary, error))?;
+        *self.pending.0.lock().expect("no writer panicked") =
+            Pending { state: Some(state), parts: 0, outcome: None };
+        Ok(())
+    }
+
+    /// Waits for the announced checkpoint.
+    ///
+    /// # Errors
+    /// If a part could not be written.
+    pub fn finish(&self, step: u64) -> Result<(), CheckpointError> {
+        let (lock, ready) = &*self.pending;
+        let mut pending = lock.lock().expect("no writer panicked");
+        let outcome = loop {
+            match pending.outcome.take() {
+                Some(outcome) => break outcome,
+                None => pending = ready.wait(pending).expect("no writer panicked"),
+            }
+        };
+        drop(pending);
+        outcome.map_err(|reason| {
+            let _ = remove_if_there(&self.temporary(step));
+            CheckpointError::Write { path: self.path(step), reason }
+        })
+    }
+
+    /// Notes that a part was saved; the last one completes the checkpoint.
+    fn part_done(&self, step: u64, saved: Result<(), String>) {
+        let (lock, ready) = &*self.pending;
+        let mut pending = lock.lock().expect("no writer panicked");
+        pending.parts += 1;
+        match (saved, pending.parts) {
+            (Err(reason), _) => pending.outcome = Some(Err(reason)),
+            (Ok(()), PARTS) if pending.outcome.is_none() => {
+                let state = pending.state.take().expect("announced by begin");
+                pending.outcome = Some(self.complete(&state).map_err(|error| error.to_string()));
+            }
+            _ => {}
+        }
+        debug_assert!(pending.parts <= PARTS, "step {step}");
+        ready.notify_all();
+    }
+
+    /// Writes the state and the marker, syncs everything, gives the directory its name.
+    fn complete(&self, state: &TrainerState) -> io::Result<()> {
+        let temporary = self.temporary(state.step);
+        write_synced(&temporary.join(STATE), &serde_json::to_vec_pretty(state)?)?;
+        let mut marks = BTreeMap::new();
+        for entry in fs::read_dir(&temporary)? {
+            let path = entry?.path();
+            File::open(&path)?.sync_all()?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            marks.insert(name, Mark::of(&path)?);
+        }
+        write_synced(&temporary.join(COMPLETE), &serde_json::to_vec_pretty(&marks)?)?;
+        sync_directory(&temporary)?;
+        let path = self.path(state.step);
+        remove_if_there(&path)?;
+        fs::rename(&temporary, &path)?;
+        sync_directory(&self.directory)
+    }
+
+    /// Steps with a complete checkpoint, oldest first.
+    pub fn steps(&self) -> Vec<u64> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let mut steps: Vec<u64> = entries
+            .filter(|entry| entry.path().join(COMPLETE).is_file())
+            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok())
+            .collect();
+        steps.sort_unstable();
+        steps
+    }
+
+    /// The state of the newest complete and undamaged checkpoint, and what was wrong with newer
+    /// ones.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn latest(&self) -> Result<(TrainerState, Vec<CheckpointError>), CheckpointError> {
+        let mut damaged = Vec::new();
+        for step in self.steps().into_iter().rev() {
+            match self.load(step) {
+                Ok(state) => return Ok((state, damaged)),
+                Err(error) => damaged.push(error),
+            }
+        }
+        match damaged.into_iter().next() {
+            Some(error) => Err(error),
+            None => Err(CheckpointError::None { path: self.directory.clone() }),
+        }
+    }
+
+    /// Checks every file of a step's checkpoint and gives its state.
+    ///
+    /// # Errors
+    /// If it is not complete or not what was written.
+    pub fn load(&self, step: u64) -> Result<TrainerState, CheckpointError> {
+        let directory = self.path(step);
+        let marker = directory.join(COMPLETE);
+        if !marker.is_file() {
+            return Err(CheckpointError::Incomplete { path: directory });
+        }
+        let damaged = |path: &Path, reason: String| {
+            CheckpointError::Damaged { path: path.to_path_buf(), reason }
+        };
+        let text = fs::read(&marker).map_err(|error| damaged(&marker, error.to_string()))?;
+        let marks: BTreeMap<String, Mark> =
+            serde_json::from_slice(&text).map_err(|error| damaged(&marker, error.to_string()))?;
+        for (name, mark) in marks {
+            let path = directory.join(name);
+            let found = Mark::of(&path).map_err(|error| damaged(&path, error.to_string()))?;
+            if found != mark {
+                let reason = format!("{} bytes that are not the {} written", found.bytes, mark.bytes);
+                return Err(damaged(&path, reason));
+            }
+        }
+        let path = directory.join(STATE);
+        let text = fs::read(&path).map_err(|error| damaged(&path, error.to_string()))?;
+        serde_json::from_slice(&text).map_err(|error| damaged(&path, error.to_string()))
+    }
+
+    /// Names the best checkpoint, for people and for [`prune`](Self::prune).
+    ///
+    /// # Errors
+    /// If the note cannot be written.
+    pub fn mark_best(&self, step: u64) -> Result<(), CheckpointError> {
+        let (temporary, path) = (self.directory.join(".tmp-best"), self.directory.join(BEST));
+        write_synced(&temporary, format!("{PREFIX}{step:08}\n").as_bytes())
+            .and_then(|()| fs::rename(&temporary, &path))
+            .map_err(|error| write_error(&path, error))
+    }
+
+    /// Removes all but the newest `keep_last` checkpoints (0 keeps all) and the one at `best`.
+    pub fn prune(&self, keep_last: usize, best: Option<u64>) {
+        let steps = self.steps();
+        if keep_last == 0 || steps.len() <= keep_last {
+            return;
+        }
+        for step in &steps[..steps.len() - keep_last] {
+            if best != Some(*step) {
+                // What cannot be removed is only in the way; it is tried again next time.
+                let _ = remove_if_there(&self.path(*step));
+            }
+        }
+    }
+}
+
+/// Size and fingerprint of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Mark {
+    bytes: u64,
+    fingerprint: String,
+}
+
+impl Mark {
+    fn of(path: &Path) -> io::Result<Self> {
+        let (mut file, mut fingerprint) = (File::open(path)?, Fingerprint::default());
+        let (mut buffer, mut bytes) = (vec![0; 1 << 20], 0);
+        loop {
+            let read = file.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(Mark { bytes, fingerprint: fingerprint.hex() });
+            }
+            bytes += read as u64;
+            fingerprint.update(&buffer[..read]);
+        }
+    }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    // Windows cannot open a directory as a file, and syncs renames itself.
+    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn write_error(path: &Path, error: io::Error) -> CheckpointError {
+    CheckpointError::Write { path: path.to_path_buf(), reason: error.to_string() }
+}
+
+/// One of the three parts of a checkpoint, as Burn's learner sees it. Its "epochs" are steps.
+pub struct Part {
+    store: CheckpointStore,
+    name: &'static str,
+}
+
+impl Part {
+    fn file(&self, directory: PathBuf) -> PathBuf {
+        directory.join(format!("{}.bpk", self.name))
+    }
+
+    fn save_part<R: Checkpoint>(&self, step: usize, record: R) {
+        let path = self.file(self.store.temporary(step as u64));
+        // A full disk can show as an error or as a panic on the way down.
+        let saved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| record.save(path)));
+        let saved = match saved {
+            Ok(saved) => saved.map_err(|error| error.to_string()),
+            Err(_) => Err("the writer panicked".to_owned()),
+        };
+        self.store.part_done(step as u64, saved);
+    }
+
+    fn restore_part<R: Checkpoint>(&self, step: usize) -> Result<R, CheckpointerError> {
+        R::load(self.file(self.store.path(step as u64)))
+    }
+}
+
+macro_rules! part_of {
+    ($($record:ty),+) => {$(
+        impl Checkpointer<$record> for Part {
+            fn save(&self, step: usize, record: $record) -> Result<(), CheckpointerError> {
+                // Failures reach the run through `CheckpointStore::finish`.
+                self.save_part(step, record);
+                Ok(())
+            }
+
+            fn delete(&self, _step: usize) -> Result<(), CheckpointerError> {
+                Ok(()) // `CheckpointStore::prune` removes whole checkpoints.
+            }
+
+            fn restore(&self, step: usize) -> Result<$record, CheckpointerError> {
+                self.restore_part(step)
+            }
+        }
+    )+};
+}
+
+part_of!(ModuleRecord, OptimizerRecord, LrSchedulerRecord);
+

@@ -1,0 +1,313 @@
+//! Which values can be trained with: the first problem, named with its key, value and limit.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use super::{
+    ConfigError, DistributedStrategy, GradientCheckpointing, LrSchedulerType, ModelConfig,
+    Precision, Progress, RunConfig, SCHEMA,
+};
+use crate::data::DataError;
+
+/// Stands in for a vocabulary that is still to be read from the tokenizer.
+const ANY_VOCABULARY: usize = 1 << 24;
+
+impl RunConfig {
+    /// Checks every section, and what sections ask of each other.
+    ///
+    /// # Errors
+    /// The first problem, with the dotted key, the value and the limit.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.schema != SCHEMA {
+            return refuse("schema", self.schema, format!("this version reads schema {SCHEMA}"));
+        }
+        self.validate_data()?;
+        self.validate_model()?;
+        self.validate_length()?;
+        self.validate_training()?;
+        self.validate_optimizer()?;
+        self.validate_schedule()?;
+        self.validate_eval()?;
+        self.validate_not_yet()
+    }
+
+    fn validate_model(&self) -> Result<(), ConfigError> {
+        let vocab_size = match self.model.vocab_size {
+            0 => ANY_VOCABULARY,
+            given => given,
+        };
+        ModelConfig { vocab_size, ..self.model.clone() }
+            .validate()
+            .map_err(|problem| ConfigError::Model { problem, origin: String::new() })
+    }
+
+    /// A configuration without a training text is fine: a flag may still name it, and reading it
+    /// says so otherwise.
+    fn validate_data(&self) -> Result<(), ConfigError> {
+        let data = match self.data.validate() {
+            Err(DataError::NotSet { key: "data.train_file", .. }) => Ok(()),
+            other => other,
+        };
+        data.and_then(|()| self.tokenizer.resolve().map(drop))
+            .map_err(|problem| ConfigError::Data { problem: Box::new(problem), origin: String::new() })
+    }
+
+    /// Something has to end the run.
+    fn validate_length(&self) -> Result<(), ConfigError> {
+        let t = &self.training;
+        at_least("training.num_train_epochs", t.num_train_epochs, 0.0)?;
+        if t.max_steps == 0 && t.max_tokens == 0 && t.num_train_epochs == 0.0 {
+            return refuse(
+                "training.max_steps",
+                0,
+                "max_tokens and num_train_epochs are 0 too: one of the three must end the run",
+            );
+        }
+        if t.max_tokens > 0 && t.max_tokens < self.tokens_per_step() {
+            let limit = format!(
+                "one optimizer step alone learns from {} tokens (batch {} × accumulation {} × \
+                 window {})",
+                self.tokens_per_step(),
+                t.per_device_train_batch_size,
+                t.gradient_accumulation_steps,
+                self.data.max_seq_length
+            );
+            return refuse("training.max_tokens", t.max_tokens, limit);
+        }
+        Ok(())
+    }
+
+    fn validate_training(&self) -> Result<(), ConfigError> {
+        let t = &self.training;
+        for (key, value) in [
+            ("training.per_device_train_batch_size", t.per_device_train_batch_size),
+            ("training.per_device_eval_batch_size", t.per_device_eval_batch_size),
+            ("training.gradient_accumulation_steps", t.gradient_accumulation_steps),
+        ] {
+            if value == 0 {
+                return refuse(key, value, "must be at least 1");
+            }
+        }
+        at_least("training.max_grad_norm", t.max_grad_norm, 0.0)?;
+        at_least("training.loss_watchdog.threshold", t.loss_watchdog.threshold, 0.0)?;
+        if t.loss_watchdog.threshold > 0.0 && t.loss_watchdog.patience == 0 {
+            return refuse("training.loss_watchdog.patience", 0, "must be at least 1");
+        }
+        Ok(())
+    }
+
+    fn validate_optimizer(&self) -> Result<(), ConfigError> {
+        let o = &self.optimizer;
+        for (key, value) in [
+            ("optimizer.learning_rate", o.learning_rate),
+            ("optimizer.muon_learning_rate", o.muon_learning_rate),
+            ("optimizer.eps", o.eps),
+            ("optimizer.gate_learning_rate_multiplier", o.gate_learning_rate_multiplier),
+        ] {
+            if !(value > 0.0 && value.is_finite()) {
+                return refuse(key, value, "must be a number above 0");
+            }
+        }
+        for (key, value) in [
+            ("optimizer.beta1", o.beta1),
+            ("optimizer.beta2", o.beta2),
+            ("optimizer.muon_momentum", o.muon_momentum),
+        ] {
+            if !(0.0..1.0).contains(&value) {
+                return refuse(key, value, "must be at least 0 and below 1");
+            }
+        }
+        at_least("optimizer.weight_decay", o.weight_decay, 0.0)
+    }
+
+    fn validate_schedule(&self) -> Result<(), ConfigError> {
+        let s = &self.lr_scheduler;
+        for (key, value) in [
+            ("lr_scheduler.min_lr_ratio", s.min_lr_ratio),
+            ("lr_scheduler.decay_ratio", s.decay_ratio),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return refuse(key, value, "must lie between 0 and 1");
+            }
+        }
+        if s.kind == LrSchedulerType::Constant && s.warmup_steps > 0 {
+            return refuse(
+                "lr_scheduler.warmup_steps",
+                s.warmup_steps,
+                "type = \"constant\" has no warm-up: write constant_with_warmup",
+            );
+        }
+        let steps = self.training.max_steps;
+        if steps > 0 && s.warmup_steps >= steps {
+            let limit = format!("must be below training.max_steps = {steps}");
+            return refuse("lr_scheduler.warmup_steps", s.warmup_steps, limit);
+        }
+        Ok(())
+    }
+
+    fn validate_eval(&self) -> Result<(), ConfigError> {
+        let e = &self.eval;
+        if e.early_stopping_patience > 0 && !e.do_eval {
+            let limit = "it needs validations, and eval.do_eval is false";
+            return refuse("eval.early_stopping_patience", e.early_stopping_patience, limit);
+        }
+        if e.early_stopping_patience > 0 && e.every == 0 {
+            let limit = "it needs validations while training, and eval.every is 0";
+            return refuse("eval.early_stopping_patience", e.early_stopping_patience, limit);
+        }
+        if e.sample_tokens == 0 && !e.sample_prompts.is_empty() {
+            return refuse("eval.sample_tokens", 0, "must be at least 1");
+        }
+        if self.logging.every == 0 {
+            return refuse("logging.every", 0, "must be at least 1");
+        }
+        Ok(())
+    }
+
+    /// Keys that are read and whose other values do not work yet: refused, never ignored.
+    fn validate_not_yet(&self) -> Result<(), ConfigError> {
+        if self.run.precision != Precision::F32 {
+            let value = Quoted(&self.run.precision);
+            return refuse("run.precision", value, "only \"f32\" works in this version");
+        }
+        if self.training.gradient_checkpointing != GradientCheckpointing::None {
+            let value = Quoted(&self.training.gradient_checkpointing);
+            return refuse(
+                "training.gradient_checkpointing",
+                value,
+                "only \"none\" works in this version",
+            );
+        }
+        if self.distributed.strategy != DistributedStrategy::Single {
+            let limit = "only \"single\" works in this version";
+            return refuse("distributed.strategy", "\"ddp\"", limit);
+        }
+        if self.distributed.devices != "auto" {
+            let limit = "only \"auto\" works in this version; run.device chooses the device";
+            return refuse("distributed.devices", Quoted(&self.distributed.devices), limit);
+        }
+        if self.logging.progress == Progress::Tui {
+            let limit = "there is no dashboard in this version: write \"plain\" or \"json\"";
+            return refuse("logging.progress", "\"tui\"", limit);
+        }
+        if self.logging.tensorboard {
+            let limit = "TensorBoard events are not written in this version; metrics.jsonl is";
+            return refuse("logging.tensorboard", true, limit);
+        }
+        Ok(())
+    }
+}
+
+impl ConfigError {
+    /// Adds who set the value, where that is known and not said yet.
+    pub(super) fn placed(self, origins: &BTreeMap<String, String>) -> Self {
+        // Messages of all sections begin with the key; the other crates' errors have it there only.
+        let message = self.to_string();
+        let key = message.split(' ').next().unwrap_or_default().trim_matches(['`', ':']);
+        let origin = match origins.get(key) {
+            Some(place) => format!(" (set in {place})"),
+            None => String::new(),
+        };
+        match self {
+            Self::Invalid { key, value, limit, .. } => Self::Invalid { key, value, limit, origin },
+            Self::Model { problem, .. } => Self::Model { problem, origin },
+            Self::Data { problem, .. } => Self::Data { problem, origin },
+            other => other,
+        }
+    }
+}
+
+/// A word as it stands in the file.
+struct Quoted<T>(T);
+
+impl<T: serde::Serialize> Display for Quoted<&T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match toml::Value::try_from(self.0) {
+            Ok(value) => write!(f, "{value}"),
+            Err(_) => f.write_str("?"),
+        }
+    }
+}
+
+fn refuse<T>(
+    key: &'static str,
+    value: impl Display,
+    limit: impl Into<String>,
+) -> Result<T, ConfigError> {
+    Err(ConfigError::Invalid {
+        key,
+        value: value.to_string(),
+        limit: limit.into(),
+        origin: String::new(),
+    })
+}
+
+/// A finite number not below `limit`.
+fn at_least(key: &'static str, value: f64, limit: f64) -> Result<(), ConfigError> {
+    if value.is_finite() && value >= limit {
+        return Ok(());
+    }
+    refuse(key, value, format!("must be a number of at least {limit}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The message of a default configuration with these assignments.
+    fn refused(assignments: &[&str]) -> String {
+        let mut layers = super::super::ConfigLayers::new();
+        for assignment in assignments {
+            layers = layers.set(assignment).unwrap();
+        }
+        match layers.resolve() {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn every_limit_names_key_value_and_limit() {
+        for (assignments, key, words) in [
+            (&["schema=2"][..], "schema", "2"),
+            (&["training.num_train_epochs=0"], "training.max_steps", "must end the run"),
+            (&["training.max_tokens=5"], "training.max_tokens", "8192 tokens"),
+            (&["training.per_device_train_batch_size=0"], "per_device_train_batch_size", "least 1"),
+            (&["training.max_grad_norm=nan"], "training.max_grad_norm", "NaN"),
+            (&["optimizer.learning_rate=0"], "optimizer.learning_rate", "above 0"),
+            (&["optimizer.beta2=1.0"], "optimizer.beta2", "below 1"),
+            (&["lr_scheduler.decay_ratio=1.5"], "lr_scheduler.decay_ratio", "between 0 and 1"),
+            (
+                &["training.max_steps=10", "lr_scheduler.warmup_steps=10"],
+                "lr_scheduler.warmup_steps",
+                "below training.max_steps = 10",
+            ),
+            (
+                &["lr_scheduler.type=constant", "lr_scheduler.warmup_steps=10"],
+                "lr_scheduler.warmup_steps",
+                "constant_with_warmup",
+            ),
+            (
+                &["eval.do_eval=false", "eval.early_stopping_patience=3"],
+                "eval.early_stopping_patience",
+                "eval.do_eval is false",
+            ),
+            (&["logging.every=0"], "logging.every", "at least 1"),
+            (&["run.precision=bf16-mixed"], "run.precision", "\"bf16-mixed\""),
+            (&["training.gradient_checkpointing=blocks"], "gradient_checkpointing", "\"none\""),
+            (&["distributed.strategy=ddp"], "distributed.strategy", "\"single\""),
+            (&["logging.progress=tui"], "logging.progress", "\"plain\""),
+            (&["logging.tensorboard=true"], "logging.tensorboard", "metrics.jsonl"),
+            (&["model.num_attention_heads=7"], "model.hidden_size", "divisible"),
+        ] {
+            let message = refused(assignments);
+            assert!(message.contains(key) && message.contains(words), "{assignments:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_legal_change_is_not_refused() {
+        assert_eq!(refused(&["training.max_steps=10", "lr_scheduler.warmup_steps=9"]), "");
+        assert_eq!(refused(&["training.gradient_checkpointing=none"]), "");
+    }
+}

@@ -1,0 +1,119 @@
+//! A batch of token windows on the host, and the promise that batches are pure functions.
+
+use super::error::DataError;
+use super::store::TokenStore;
+
+/// Target of a position that does not count: padding, and rows without data.
+pub const IGNORE_INDEX: i32 = -100;
+
+/// Windows and what follows each of their tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostBatch {
+    /// Token ids `[rows, len]`, row after row.
+    pub inputs: Vec<i32>,
+    /// The token after each input `[rows, len]`, or [`IGNORE_INDEX`].
+    pub targets: Vec<i32>,
+    /// Number of rows.
+    pub rows: usize,
+    /// Tokens in a row.
+    pub len: usize,
+    /// Per row: it continues the state that the same row had at the end of the previous batch.
+    /// Otherwise the row begins with an empty state.
+    pub carry: Vec<bool>,
+    /// How many targets count.
+    pub valid: usize,
+}
+
+/// Batches by number. The same number always gives the same batch, on any thread and in any order.
+pub trait BatchSource: Send + Sync {
+    /// The batch number `step`, counted from 0 over all epochs.
+    fn batch(&self, step: u64) -> Result<HostBatch, DataError>;
+
+    /// How many batches see the data once; at least 1.
+    fn steps_per_epoch(&self) -> u64;
+}
+
+/// Fills a batch row by row.
+pub(super) struct BatchBuilder<'a> {
+    store: &'a TokenStore,
+    batch: HostBatch,
+    window: Vec<i32>,
+}
+
+impl<'a> BatchBuilder<'a> {
+    pub(super) fn new(store: &'a TokenStore, rows: usize, len: usize) -> Self {
+        let batch = HostBatch {
+            inputs: Vec::with_capacity(rows * len),
+            targets: Vec::with_capacity(rows * len),
+            rows,
+            len,
+            carry: Vec::with_capacity(rows),
+            valid: 0,
+        };
+        Self {
+            store,
+            batch,
+            window: Vec::with_capacity(len + 1),
+        }
+    }
+
+    /// Adds a row of the `targets` tokens after `start`, each predicted from the ones before it.
+    ///
+    /// Fewer targets than `len` leave the rest of the row padded: the last input is repeated, so
+    /// that padding is a token every model knows, and its target is ignored.
+    pub(super) fn row(&mut self, start: u64, targets: usize, carry: bool) {
+        debug_assert!(
+            targets <= self.batch.len,
+            "{targets} targets in a row of {}",
+            self.batch.len
+        );
+        self.window.clear();
+        if targets > 0 {
+            self.store.read(start, targets + 1, &mut self.window);
+        }
+        let padding = self.batch.len - targets;
+        let inputs = &self.window[..targets];
+        self.batch.inputs.extend_from_slice(inputs);
+        let filler = inputs.last().copied().unwrap_or(0);
+        self.batch
+            .inputs
+            .extend(std::iter::repeat_n(filler, padding));
+        self.batch
+            .targets
+            .extend_from_slice(self.window.get(1..).unwrap_or_default());
+        self.batch
+            .targets
+            .extend(std::iter::repeat_n(IGNORE_INDEX, padding));
+        self.batch.carry.push(carry);
+        self.batch.valid += targets;
+    }
+
+    pub(super) fn finish(self) -> HostBatch {
+        debug_assert_eq!(self.batch.carry.len(), self.batch.rows);
+        self.batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_inputs_shifted_by_one_and_padding_is_ignored() {
+        let store = TokenStore::from_documents(&[vec![10, 11, 12, 13, 14, 15]]);
+        let mut builder = BatchBuilder::new(&store, 3, 4);
+        builder.row(1, 4, true);
+        builder.row(3, 2, false);
+        builder.row(0, 0, false);
+        let batch = builder.finish();
+        assert_eq!(batch.inputs, [11, 12, 13, 14, 13, 14, 14, 14, 0, 0, 0, 0]);
+        assert_eq!(
+            batch.targets,
+            [12, 13, 14, 15, 14, 15, -100, -100, -100, -100, -100, -100]
+        );
+        assert_eq!(
+            (batch.carry.as_slice(), batch.valid),
+            ([true, false, false].as_slice(), 6)
+        );
+    }
+}

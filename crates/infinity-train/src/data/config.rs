@@ -1,0 +1,378 @@
+//! `[data]` and `[tokenizer]`: where text comes from and how it becomes tokens.
+
+use super::error::DataError;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Where the text is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataSource {
+    /// `train_file` and `validation_file`.
+    #[default]
+    Files,
+    /// The Rust sources of this workspace's locked dependencies: `train_crates`, `validation_crates`.
+    CargoRegistry,
+}
+
+/// How windows are taken from the tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Packing {
+    /// Row `b` of a batch goes on where row `b` of the batch before stopped.
+    #[default]
+    Contiguous,
+    /// Every window starts anywhere, independently of the others.
+    Random,
+    /// A grid of windows, shifted and put in a new order every epoch: no token twice in an epoch.
+    Shuffled,
+    /// Windows start where documents start, and never hold two documents.
+    Documents,
+}
+
+/// The `[data]` section.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Files, or the sources of dependencies.
+    pub source: DataSource,
+    /// A .txt, .jsonl, .json or .csv file, a directory of them, or a directory that `infinity tokenize` wrote.
+    pub train_file: PathBuf,
+    /// The same for validation; empty: the end of the training text.
+    pub validation_file: PathBuf,
+    /// Key or column that holds the text in .jsonl, .json and .csv.
+    pub text_column: String,
+    /// Part of the characters, from the end of the text, that is kept for validation when
+    /// `validation_file` is empty. Unset: a tenth, but no more than a million characters or 0.5 %,
+    /// whichever is more.
+    pub val_fraction: Option<f64>,
+    /// Put the end-of-text token after the last document too, not only between documents.
+    pub append_eos: bool,
+    /// Crates to learn from (`name` or `name@version`), for `source = "cargo-registry"`.
+    pub train_crates: Vec<String>,
+    /// Crates held out for validation, for `source = "cargo-registry"`.
+    pub validation_crates: Vec<String>,
+    /// Tokens in a window. Windows are for training; a trained model has no such limit.
+    pub max_seq_length: usize,
+    /// How windows are taken.
+    pub packing: Packing,
+    /// Carry the model's memory from a window to the one that follows it.
+    pub stateful: bool,
+    /// Windows to propagate gradients through when `stateful`.
+    pub tbptt_chunks: usize,
+    /// Threads that prepare batches. Changes speed, never the data.
+    pub num_workers: usize,
+    /// Where token files are kept between runs.
+    pub cache_dir: PathBuf,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            source: DataSource::Files,
+            train_file: PathBuf::new(),
+            validation_file: PathBuf::new(),
+            text_column: "text".to_owned(),
+            val_fraction: None,
+            append_eos: false,
+            train_crates: Vec::new(),
+            validation_crates: Vec::new(),
+            max_seq_length: 1024,
+            packing: Packing::Contiguous,
+            stateful: false,
+            tbptt_chunks: 1,
+            num_workers: 1,
+            cache_dir: PathBuf::from(".infinity-cache"),
+        }
+    }
+}
+
+impl DataConfig {
+    /// Returns the first key that cannot be right, without looking at any file.
+    pub fn validate(&self) -> Result<(), DataError> {
+        if let Some(fraction) = self.val_fraction {
+            // The comparison is written so that NaN fails it.
+            if !(0.0..1.0).contains(&fraction) {
+                return bad(
+                    "data.val_fraction",
+                    fraction,
+                    "must be at least 0 and below 1",
+                );
+            }
+        }
+        for (key, value) in [
+            ("data.max_seq_length", self.max_seq_length),
+            ("data.tbptt_chunks", self.tbptt_chunks),
+            ("data.num_workers", self.num_workers),
+        ] {
+            if value == 0 {
+                return bad(key, value, "must be at least 1");
+            }
+        }
+        if self.text_column.is_empty() {
+            return bad("data.text_column", "\"\"", "must name a column");
+        }
+        if self.tbptt_chunks > 1 && !self.stateful {
+            return bad(
+                "data.tbptt_chunks",
+                self.tbptt_chunks,
+                "needs `data.stateful = true`",
+            );
+        }
+        if self.stateful && matches!(self.packing, Packing::Random | Packing::Shuffled) {
+            let reason = "windows that do not follow each other carry no memory; use `data.packing = \"contiguous\"` or \"documents\"";
+            return bad("data.stateful", true, reason);
+        }
+        match self.source {
+            DataSource::Files => self.validate_files(),
+            DataSource::CargoRegistry => self.validate_crates(),
+        }
+    }
+
+    fn validate_files(&self) -> Result<(), DataError> {
+        if self.train_file.as_os_str().is_empty() {
+            let hint = "name a .txt, .jsonl or .csv file or a directory of them (--train-file)";
+            return Err(DataError::NotSet {
+                key: "data.train_file",
+                hint,
+            });
+        }
+        for (key, crates) in self.crate_lists() {
+            if !crates.is_empty() {
+                return bad(
+                    key,
+                    format!("{crates:?}"),
+                    "needs `data.source = \"cargo-registry\"`",
+                );
+            }
+        }
+        if self.val_fraction.is_some_and(|fraction| fraction > 0.0)
+            && !self.validation_file.as_os_str().is_empty()
+        {
+            let reason = "contradicts `data.validation_file`; keep one of them";
+            return bad(
+                "data.val_fraction",
+                self.val_fraction.unwrap_or(0.0),
+                reason,
+            );
+        }
+        Ok(())
+    }
+
+    fn validate_crates(&self) -> Result<(), DataError> {
+        for (key, path) in [
+            ("data.train_file", &self.train_file),
+            ("data.validation_file", &self.validation_file),
+        ] {
+            if !path.as_os_str().is_empty() {
+                return bad(
+                    key,
+                    path.display(),
+                    "contradicts `data.source = \"cargo-registry\"`",
+                );
+            }
+        }
+        if self.train_crates.is_empty() {
+            let hint = "`data.source = \"cargo-registry\"` needs names of locked dependencies";
+            return Err(DataError::NotSet {
+                key: "data.train_crates",
+                hint,
+            });
+        }
+        Ok(())
+    }
+
+    fn crate_lists(&self) -> [(&'static str, &Vec<String>); 2] {
+        [
+            ("data.train_crates", &self.train_crates),
+            ("data.validation_crates", &self.validation_crates),
+        ]
+    }
+}
+
+/// What a token is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenizerKind {
+    /// A byte of UTF-8: 256 tokens and the end of text, no training, reads everything.
+    #[default]
+    Byte,
+    /// A character of the text (training and validation).
+    Char,
+    /// A Hugging Face `tokenizer.json` at `tokenizer.path`.
+    File,
+    /// A byte-level BPE of `tokenizer.train_bpe` entries, learned from the training text.
+    Bpe,
+    /// A tokenizer downloaded by name. Not available; named here so that the message can say so.
+    Hub,
+}
+
+impl TokenizerKind {
+    /// The word used in configuration files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Byte => "byte",
+            Self::Char => "char",
+            Self::File => "file",
+            Self::Bpe => "bpe",
+            Self::Hub => "hub",
+        }
+    }
+}
+
+/// The `[tokenizer]` section.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenizerConfig {
+    /// What a token is.
+    pub kind: TokenizerKind,
+    /// `tokenizer.json`, or a directory that holds one, for `kind = "file"`.
+    pub path: PathBuf,
+    /// Entries of the BPE to learn; 0: none. Set with the default `kind`, it means `kind = "bpe"`.
+    pub train_bpe: usize,
+}
+
+/// The 256 byte symbols and the end of text.
+const SMALLEST_BPE: usize = 257;
+
+impl TokenizerConfig {
+    /// The kind that is meant, or the first contradiction between the three keys.
+    pub fn resolve(&self) -> Result<TokenizerKind, DataError> {
+        let has_path = !self.path.as_os_str().is_empty();
+        let kind = match self.kind {
+            TokenizerKind::Byte if self.train_bpe > 0 => TokenizerKind::Bpe,
+            TokenizerKind::Byte if has_path => TokenizerKind::File,
+            kind => kind,
+        };
+        if self.train_bpe > 0 && kind != TokenizerKind::Bpe {
+            return bad(
+                "tokenizer.train_bpe",
+                self.train_bpe,
+                &format!("contradicts `tokenizer.kind = \"{}\"`", kind.name()),
+            );
+        }
+        if has_path && kind != TokenizerKind::File {
+            return bad(
+                "tokenizer.path",
+                self.path.display(),
+                &format!("contradicts `tokenizer.kind = \"{}\"`", kind.name()),
+            );
+        }
+        match kind {
+            TokenizerKind::Hub => bad(
+                "tokenizer.kind",
+                "\"hub\"",
+                "downloading tokenizers is not available; save the tokenizer.json yourself and set `tokenizer.kind = \"file\"` and `tokenizer.path`",
+            ),
+            TokenizerKind::File if !has_path => Err(DataError::NotSet {
+                key: "tokenizer.path",
+                hint: "name the tokenizer.json",
+            }),
+            TokenizerKind::Bpe if self.train_bpe < SMALLEST_BPE => bad(
+                "tokenizer.train_bpe",
+                self.train_bpe,
+                &format!("must be at least {SMALLEST_BPE}: 256 bytes and the end of text"),
+            ),
+            kind => Ok(kind),
+        }
+    }
+}
+
+/// A refusal of one value.
+pub(super) fn bad<T>(
+    key: &'static str,
+    value: impl ToString,
+    reason: &str,
+) -> Result<T, DataError> {
+    Err(DataError::BadValue {
+        key,
+        value: value.to_string(),
+        reason: reason.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> DataConfig {
+        DataConfig {
+            train_file: "a.txt".into(),
+            ..DataConfig::default()
+        }
+    }
+
+    fn message(config: DataConfig) -> String {
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_empty_section_is_the_default_and_unknown_keys_are_refused() {
+        assert_eq!(
+            toml::from_str::<DataConfig>("").unwrap(),
+            DataConfig::default()
+        );
+        assert!(toml::from_str::<DataConfig>("tain_file = 'a'").is_err());
+        let config: DataConfig =
+            toml::from_str("source = 'cargo-registry'\npacking = 'random'").unwrap();
+        assert_eq!(
+            (config.source, config.packing),
+            (DataSource::CargoRegistry, Packing::Random)
+        );
+        let written = toml::to_string(&files()).unwrap();
+        assert_eq!(toml::from_str::<DataConfig>(&written).unwrap(), files());
+    }
+
+    #[test]
+    fn contradictions_name_their_keys() {
+        assert!(files().validate().is_ok());
+        assert!(message(DataConfig::default()).contains("data.train_file"));
+        let with = |edit: &dyn Fn(&mut DataConfig)| {
+            let mut config = files();
+            edit(&mut config);
+            message(config)
+        };
+        assert!(with(&|c| c.val_fraction = Some(1.0)).contains("below 1"));
+        assert!(with(&|c| c.val_fraction = Some(f64::NAN)).contains("data.val_fraction"));
+        assert!(with(&|c| c.max_seq_length = 0).contains("data.max_seq_length"));
+        assert!(with(&|c| c.tbptt_chunks = 2).contains("data.stateful"));
+        assert!(with(&|c| c.train_crates = vec!["csv".into()]).contains("cargo-registry"));
+        assert!(with(&|c| c.source = DataSource::CargoRegistry).contains("data.train_file"));
+        assert!(
+            with(&|c| {
+                c.stateful = true;
+                c.packing = Packing::Random;
+            })
+            .contains("contiguous")
+        );
+        assert!(
+            with(&|c| {
+                c.val_fraction = Some(0.1);
+                c.validation_file = "b.txt".into();
+            })
+            .contains("data.validation_file")
+        );
+    }
+
+    #[test]
+    fn tokenizer_keys_say_which_kind_is_meant() {
+        let resolve = |text: &str| toml::from_str::<TokenizerConfig>(text).unwrap().resolve();
+        assert_eq!(resolve("").unwrap(), TokenizerKind::Byte);
+        assert_eq!(resolve("train_bpe = 512").unwrap(), TokenizerKind::Bpe);
+        assert_eq!(
+            resolve("path = 'tokenizer.json'").unwrap(),
+            TokenizerKind::File
+        );
+        for (text, word) in [
+            ("kind = 'char'\ntrain_bpe = 512", "contradicts"),
+            ("kind = 'char'\npath = 'x.json'", "contradicts"),
+            ("kind = 'file'", "tokenizer.path"),
+            ("kind = 'hub'", "tokenizer.json"),
+            ("kind = 'bpe'", "257"),
+            ("train_bpe = 100", "257"),
+        ] {
+            let message = resolve(text).unwrap_err().to_string();
+            assert!(message.contains(word), "{text}: {message}");
+        }
+    }
+}

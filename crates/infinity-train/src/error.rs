@@ -1,0 +1,115 @@
+//! What can go wrong in a run, with the file or key it is about.
+
+use crate::config::ConfigError;
+use crate::data::DataError;
+use infinity_model::PretrainedError;
+use std::io;
+use std::path::PathBuf;
+
+/// An error of training or evaluation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The configuration cannot be right.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The model's part of the configuration cannot be right.
+    #[error(transparent)]
+    Model(#[from] infinity_model::ConfigError),
+    /// The data cannot be read or does not suit the configuration.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The model directory cannot be written.
+    #[error(transparent)]
+    Pretrained(#[from] PretrainedError),
+    /// A checkpoint cannot be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A file of the run directory cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The output directory holds something already.
+    #[error("the output directory {path} exists and is not empty; resume the run in it, set `run.overwrite = true`, or name another")]
+    OutputExists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A key asks for something this version does not do.
+    #[error("`{key} = {value}` is not there yet: {instead}")]
+    Unsupported {
+        /// Dotted key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What to do instead.
+        instead: &'static str,
+    },
+    /// Loss or gradient stopped being finite, or stayed too high.
+    #[error("the run diverged at step {step}: {reason}")]
+    Diverged {
+        /// Optimizer step.
+        step: u64,
+        /// What was seen.
+        reason: String,
+    },
+    /// The vocabulary of the configuration is not the tokenizer's.
+    #[error("`model.vocab_size = {vocab_size}` is smaller than the tokenizer's {tokens} entries; leave it out to take the tokenizer's")]
+    Vocabulary {
+        /// Configured size.
+        vocab_size: usize,
+        /// The tokenizer's size.
+        tokens: usize,
+    },
+    /// burn-train stopped the run.
+    #[error("{0}")]
+    Learner(String),
+}
+
+/// An error about a checkpoint.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// There is none to resume from.
+    #[error("no complete checkpoint in {path}")]
+    None {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// It was never finished.
+    #[error("the checkpoint {path} is not complete (no COMPLETE file): it was being written when the run ended")]
+    Incomplete {
+        /// The checkpoint's directory.
+        path: PathBuf,
+    },
+    /// A file is not the one that was written.
+    #[error("the checkpoint file {path} is damaged: {reason}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// How it shows.
+        reason: String,
+    },
+    /// The run is configured differently now.
+    #[error("cannot resume: `{key}` was {was} and is now {now}")]
+    Changed {
+        /// Dotted key.
+        key: String,
+        /// In the checkpoint.
+        was: String,
+        /// In this run.
+        now: String,
+    },
+    /// It cannot be written.
+    #[error("cannot write the checkpoint {path}: {reason}")]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}

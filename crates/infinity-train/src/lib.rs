@@ -1,0 +1,29 @@
+//! Training for InfinityFormer, on burn-train.
+//!
+//! # Map
+//!
+//! - [`config`]: [`RunConfig`](config::RunConfig), one TOML file a run.
+//! - [`data`]: text to token files to batches that are pure functions of their number.
+//! - [`step`], [`loss`], [`optimizer`], [`schedule`]: one step of learning.
+//! - [`train`](mod@train): a whole run; [`eval`]: the loss over a split.
+//! - [`checkpoint`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself.
+
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod error;
+pub mod eval;
+pub mod loss;
+pub mod metrics;
+pub mod optimizer;
+mod renderer;
+pub mod run_dir;
+pub mod schedule;
+pub mod step;
+mod strategy;
+pub mod train;
+
+pub use config::RunConfig;
+pub use error::{CheckpointError, TrainError};
+pub use eval::{EvalReport, evaluate};
+pub use train::{Resume, TrainControl, TrainReport, train};

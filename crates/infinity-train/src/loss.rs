@@ -1,0 +1,182 @@
+//! Cross-entropy over the vocabulary, some tokens at a time.
+//!
+//! The logits of a long batch are larger than everything else in a step together, so they never
+//! exist at once: `chunk` tokens are projected, their loss and its gradient are taken, and the
+//! logits are dropped. The gradient is written by hand,
+//!
+//! ```text
+//! d_logits = (softmax(logits) − onehot(target)) · scale        0 where the target is ignored
+//! ```
+//!
+//! and enters the autodiff graph as a surrogate `⟨hidden, d_hidden⟩ + ⟨weight, d_weight⟩`, whose
+//! gradient is exactly that.
+
+use crate::data::IGNORE_INDEX;
+use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+
+/// Targets on the device, flat.
+struct Targets {
+    /// `[N, 1]`; ignored ones point at token 0.
+    ids: Tensor<2, Int>,
+    /// `[N, 1]`, one where the target counts.
+    counts: Tensor<2>,
+}
+
+impl Targets {
+    fn new(targets: &[i32], device: &Device) -> Self {
+        let n = targets.len();
+        let ids: Vec<i32> = targets.iter().map(|target| (*target).max(0)).collect();
+        let counts: Vec<f32> =
+            targets.iter().map(|target| f32::from(u8::from(*target != IGNORE_INDEX))).collect();
+        Targets {
+            ids: Tensor::from_data(TensorData::new(ids, [n, 1]), device),
+            counts: Tensor::from_data(TensorData::new(counts, [n, 1]), device),
+        }
+    }
+
+    fn narrow(&self, start: usize, len: usize) -> Self {
+        Targets {
+            ids: self.ids.clone().narrow(0, start, len),
+            counts: self.counts.clone().narrow(0, start, len),
+        }
+    }
+}
+
+/// Tokens at a time: `chunk`, or all of them where it is 0.
+fn chunk_len(chunk: usize, n: usize) -> usize {
+    if chunk == 0 { n } else { chunk.min(n) }
+}
+
+/// Sum of the losses of some tokens, and their log-probabilities `[n, vocab_size]`.
+fn chunk_loss(hidden: Tensor<2>, weight: Tensor<2>, targets: &Targets) -> (Tensor<1>, Tensor<2>) {
+    let logits = hidden.matmul(weight).cast(DType::F32);
+    let log_probs = activation::log_softmax(logits, 1);
+    let picked = log_probs.clone().gather(1, targets.ids.clone());
+    ((picked * targets.counts.clone()).sum().neg(), log_probs)
+}
+
+/// A loss outside the autodiff graph and what stands for it inside.
+pub struct LossHead {
+    /// Sum of the losses over all targets that count, in nats.
+    pub sum: f64,
+    /// Its gradient is `scale` times the gradient of the sum.
+    pub surrogate: Tensor<1>,
+}
+
+/// Loss of `hidden` `[B, T, D]` (on an autodiff device) under the output projection `weight`
+/// `[D, vocab_size]`, for `targets` of `B · T` tokens.
+pub fn training_loss(
+    hidden: Tensor<3>,
+    weight: Tensor<2>,
+    targets: &[i32],
+    scale: f64,
+    chunk: usize,
+) -> LossHead {
+    let [b, t, width] = hidden.dims();
+    let n = b * t;
+    let (h, w) = (hidden.clone().inner().reshape([n, width]), weight.clone().inner());
+    let targets = Targets::new(targets, &h.device());
+    let step = chunk_len(chunk, n);
+    let (mut sum, mut d_hidden) = (0.0, Vec::new());
+    let mut d_weight: Option<Tensor<2>> = None;
+    for start in (0..n).step_by(step) {
+        let len = step.min(n - start);
+        let (h, targets) = (h.clone().narrow(0, start, len), targets.narrow(start, len));
+        let (loss, log_probs) = chunk_loss(h.clone(), w.clone(), &targets);
+        sum += f64::from(loss.into_scalar::<f32>());
+        let minus_one = targets.counts.ones_like().neg();
+        let d_logits = log_probs.exp().scatter(1, targets.ids, minus_one, IndexingUpdateOp::Add);
+        let d_logits = (d_logits * (targets.counts * scale)).cast(h.dtype());
+        d_hidden.push(d_logits.clone().matmul(w.clone().transpose()));
+        let d_w = h.transpose().matmul(d_logits);
+        d_weight = Some(match d_weight {
+            Some(sum) => sum + d_w,
+            None => d_w,
+        });
+    }
+    let d_hidden = Tensor::cat(d_hidden, 0).reshape([b, t, width]);
+    let d_weight = d_weight.expect("at least one chunk");
+    let surrogate = (hidden * Tensor::from_inner(d_hidden)).sum()
+        + (weight * Tensor::from_inner(d_weight)).sum();
+    LossHead { sum, surrogate }
+}
+
+/// Sum of the losses in nats over all targets that count, without gradients.
+pub fn evaluation_loss(
+    hidden: Tensor<3>,
+    weight: Tensor<2>,
+    targets: &[i32],
+    chunk: usize,
+) -> f64 {
+    let [b, t, width] = hidden.dims();
+    let n = b * t;
+    let hidden = hidden.inner().reshape([n, width]);
+    let targets = Targets::new(targets, &hidden.device());
+    let weight = weight.inner();
+    let step = chunk_len(chunk, n);
+    (0..n)
+        .step_by(step)
+        .map(|start| {
+            let len = step.min(n - start);
+            let hidden = hidden.clone().narrow(0, start, len);
+            let (loss, _) = chunk_loss(hidden, weight.clone(), &targets.narrow(start, len));
+            f64::from(loss.into_scalar::<f32>())
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
+
+    /// Worst RMS ratio on Flex, 2026-11-23: 2e-7.
+    const TOL: Tol = Tol { rms_ratio: 2e-6, worst_over_rms: 20.0, floor: 1e-9 };
+    const DIMS: [usize; 4] = [2, 5, 6, 9];
+
+    /// `[d_hidden, d_weight]` and the sum by scalar `f64` loops.
+    fn reference(hidden: &[f64], weight: &[f64], targets: &[i32], scale: f64) -> (f64, [Vec<f64>; 2]) {
+        let [b, t, d, vocab] = DIMS;
+        let (mut sum, mut d_hidden, mut d_weight) = (0.0, vec![0.0; b * t * d], vec![0.0; d * vocab]);
+        for n in (0..b * t).filter(|n| targets[*n] != IGNORE_INDEX) {
+            let logit = |v: usize| (0..d).map(|i| hidden[n * d + i] * weight[i * vocab + v]).sum::<f64>();
+            let logits: Vec<f64> = (0..vocab).map(logit).collect();
+            let total: f64 = logits.iter().map(|x| x.exp()).sum();
+            sum += total.ln() - logits[targets[n] as usize];
+            for v in 0..vocab {
+                let hit = f64::from(u8::from(v == targets[n] as usize));
+                let d_logit = (logits[v].exp() / total - hit) * scale;
+                for i in 0..d {
+                    d_hidden[n * d + i] += d_logit * weight[i * vocab + v];
+                    d_weight[i * vocab + v] += d_logit * hidden[n * d + i];
+                }
+            }
+        }
+        (sum, [d_hidden, d_weight])
+    }
+
+    #[test]
+    fn loss_and_gradients_match_scalar_loops_for_every_chunk() {
+        let [b, t, d, vocab] = DIMS;
+        let mut random = Random(1);
+        let (h, w) = (random.values(b * t * d, -1.0, 1.0), random.values(d * vocab, -1.0, 1.0));
+        let targets = [3, 0, 8, IGNORE_INDEX, 1, 1, 2, IGNORE_INDEX, 7, 5];
+        let (sum, [d_h, d_w]) = reference(&h, &w, &targets, 0.25);
+        let device = Device::flex().autodiff();
+        for chunk in [0, 1, 3, 10, 99] {
+            let hidden = tensor(&h, [b, t, d], DType::F32, &device).require_grad();
+            let weight = tensor(&w, [d, vocab], DType::F32, &device).require_grad();
+            let head = training_loss(hidden.clone(), weight.clone(), &targets, 0.25, chunk);
+            let grads = head.surrogate.backward();
+            assert_close("loss", "sum", &[head.sum], &[sum], TOL);
+            let actual = values(hidden.grad(&grads).unwrap());
+            assert_close("loss", "d_hidden", &actual, &d_h, TOL);
+            let actual = values(weight.grad(&grads).unwrap());
+            assert_close("loss", "d_weight", &actual, &d_w, TOL);
+            let without = evaluation_loss(hidden, weight, &targets, chunk);
+            assert_close("loss", "evaluation", &[without], &[sum], TOL);
+        }
+        let counted = reference(&h, &w, &[3, 0, 8, 0, 1, 1, 2, 0, 7, 5], 0.25);
+        assert!(compare(&[counted.0], &[sum], TOL).is_err(), "ignored targets must not count");
+    }
+}

@@ -1,0 +1,230 @@
+//! What a run says about itself: to a [`Reporter`], to `metrics.jsonl`, and to burn-train's metrics.
+
+use burn::tensor::TensorReadError;
+use burn::train::ItemLazy;
+use burn::train::metric::state::{FormatOptions, NumericMetricState};
+use burn::train::metric::{
+    Adaptor, Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes,
+    NumericEntry, SerializedEntry,
+};
+use infinity_model::ModelState;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// One logged optimizer step. Rates are means over the steps since the last logged one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepMetrics {
+    /// Step, counted from 1.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// Training loss in nats a token, of this step.
+    pub loss: f64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Training tokens so far.
+    pub tokens: u64,
+    /// Training tokens a second.
+    pub tokens_per_s: f64,
+    /// Milliseconds a step.
+    pub step_ms: f64,
+    /// Resident memory of the process in bytes; 0 where the system does not tell.
+    pub memory_bytes: u64,
+    /// Seconds of training so far, earlier sessions of a resumed run included.
+    pub elapsed_s: f64,
+    /// Seconds left at the present rate.
+    pub eta_s: f64,
+    /// Steps left out so far because something was not finite.
+    pub skipped: u64,
+}
+
+/// One validation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalMetrics {
+    /// Steps trained before it.
+    pub step: u64,
+    /// Mean loss in nats a token.
+    pub loss: f64,
+    /// `exp(loss)`.
+    pub perplexity: f64,
+    /// Loss in bits for each byte of text.
+    pub bits_per_byte: f64,
+    /// Seconds it took.
+    pub seconds: f64,
+    /// Whether it is the best so far.
+    pub best: bool,
+}
+
+/// Hears what a run does.
+pub trait Reporter {
+    /// A logged step.
+    fn step(&mut self, metrics: &StepMetrics);
+    /// A validation.
+    fn eval(&mut self, metrics: &EvalMetrics);
+    /// A sample: what the model made of a prompt.
+    fn sample(&mut self, prompt: &str, text: &str);
+    /// Anything else a person should know.
+    fn message(&mut self, text: &str);
+}
+
+impl StepMetrics {
+    /// A line of `metrics.jsonl`.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "step": self.step,
+            "tokens": self.tokens,
+            "time_s": self.elapsed_s,
+            "train/loss": self.loss,
+            "train/lr": self.learning_rate,
+            "train/grad_norm": self.grad_norm,
+            "train/tok_per_sec": self.tokens_per_s,
+            "train/step_ms": self.step_ms,
+            "train/skipped_steps": self.skipped,
+            "mem/bytes": self.memory_bytes,
+        })
+    }
+}
+
+impl EvalMetrics {
+    /// A line of `metrics.jsonl`.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "step": self.step,
+            "eval/loss": self.loss,
+            "eval/ppl": self.perplexity,
+            "eval/bpb": self.bits_per_byte,
+            "eval/seconds": self.seconds,
+            "eval/best": self.best,
+        })
+    }
+}
+
+/// Resident memory of this process in bytes; 0 where `/proc` does not tell.
+pub fn resident_bytes() -> u64 {
+    proc_status("VmRSS:")
+}
+
+/// Largest resident memory of this process so far, in bytes; 0 where `/proc` does not tell.
+pub fn peak_resident_bytes() -> u64 {
+    proc_status("VmHWM:")
+}
+
+fn proc_status(key: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// What a step gives burn-train: numbers, no logits.
+#[derive(Clone, Debug)]
+pub struct LmOutput {
+    /// Sum of the losses in nats.
+    pub loss_sum: f64,
+    /// Targets that counted.
+    pub n_tokens: usize,
+    /// Global norm of the gradient, known after the backward pass.
+    pub grad_norm: Option<f64>,
+    /// The state after the batch, outside the graph.
+    pub state: Option<ModelState>,
+}
+
+impl ItemLazy for LmOutput {
+    fn sync(self) -> Result<Self, burn::tensor::ExecutionError> {
+        Ok(self)
+    }
+}
+
+/// The numbers metrics are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct LmNumbers {
+    loss: f64,
+    n_tokens: usize,
+    grad_norm: Option<f64>,
+}
+
+impl Adaptor<LmNumbers> for LmOutput {
+    fn adapt(&self) -> LmNumbers {
+        LmNumbers {
+            loss: self.loss_sum / self.n_tokens.max(1) as f64,
+            n_tokens: self.n_tokens,
+            grad_norm: self.grad_norm,
+        }
+    }
+}
+
+/// A mean over tokens of one number of [`LmOutput`], for burn-train's store, early stopping and
+/// dashboard.
+#[derive(Clone)]
+pub struct LmMetric {
+    name: Arc<String>,
+    pick: fn(&LmNumbers) -> Option<f64>,
+    state: NumericMetricState,
+}
+
+impl LmMetric {
+    fn new(name: &str, pick: fn(&LmNumbers) -> Option<f64>) -> Self {
+        LmMetric { name: Arc::new(name.to_owned()), pick, state: NumericMetricState::default() }
+    }
+
+    /// Loss in nats a token.
+    pub fn loss() -> Self {
+        Self::new("Loss", |numbers| Some(numbers.loss))
+    }
+
+    /// Global norm of the gradient.
+    pub fn grad_norm() -> Self {
+        Self::new("GradNorm", |numbers| numbers.grad_norm)
+    }
+
+    fn format(&self) -> FormatOptions {
+        FormatOptions::new(self.name.clone()).precision(4)
+    }
+}
+
+impl Metric for LmMetric {
+    type Input = LmNumbers;
+
+    fn update(
+        &mut self,
+        numbers: &LmNumbers,
+        _metadata: &MetricMetadata,
+    ) -> Result<SerializedEntry, TensorReadError> {
+        if let Some(value) = (self.pick)(numbers) {
+            self.state.update(value, numbers.n_tokens);
+        }
+        Ok(self.state.compute_update(self.format()))
+    }
+
+    fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
+        Ok(self.state.compute_final(self.format()))
+    }
+
+    fn clear(&mut self) {
+        self.state.reset();
+    }
+
+    fn name(&self) -> MetricName {
+        self.name.clone()
+    }
+
+    fn attributes(&self) -> MetricAttributes {
+        NumericAttributes { unit: None, higher_is_better: false }.into()
+    }
+}
+
+impl Numeric for LmMetric {
+    fn value(&self) -> Option<NumericEntry> {
+        Some(self.state.current_value())
+    }
+
+    fn running_value(&self) -> Option<NumericEntry> {
+        Some(self.state.running_value())
+    }
+
+    fn final_value(&self) -> NumericEntry {
+        self.state.final_value()
+    }
+}

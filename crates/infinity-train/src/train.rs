@@ -1,0 +1,332 @@
+//! A whole run: data, model, optimizer, loop, and the model directory at the end.
+
+use crate::checkpoint::{CheckpointStore, TrainerState};
+use crate::config::{GradientCheckpointing, Precision, Progress, RunConfig};
+use crate::data::{BatchSource, EvalSource, PreparedData, TrainSource, prepare};
+use crate::error::{CheckpointError, TrainError};
+use crate::eval::EvalReport;
+use crate::metrics::{LmMetric, Reporter};
+use crate::optimizer::{learning_rates, optimizer};
+use crate::renderer::Quiet;
+use crate::run_dir::RunDir;
+use crate::step::{LmBatch, Trainee};
+use crate::strategy::{Loop, Outcome, Run, StepLoop};
+use burn::data::dataloader::{DataLoader, DataLoaderIterator};
+use burn::tensor::Device;
+use burn::train::checkpoint::{CheckpointingAction, CheckpointingStrategy};
+use burn::train::logger::InMemoryMetricLogger;
+use burn::train::metric::store::{Aggregate, Direction, EventStoreClient, Split};
+use burn::train::{
+    Learner, MetricEarlyStoppingStrategy, StoppingCondition, SupervisedTraining, TrainingStrategy,
+};
+use infinity_model::count::ParameterCount;
+use infinity_model::{GenerationConfig, InfinityModel, ModelConfig, save_pretrained};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+/// Where a run goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// From the newest complete checkpoint.
+    Latest,
+    /// From the checkpoint of this step.
+    Step(u64),
+    /// From this checkpoint directory of the run.
+    Directory(PathBuf),
+}
+
+/// How a run is watched and stopped.
+pub struct TrainControl {
+    /// Set from outside, it ends the run after the present step, with a checkpoint.
+    pub interrupt: Arc<AtomicBool>,
+    /// Hears what happens.
+    pub reporter: Box<dyn Reporter + Send>,
+    /// Go on from a checkpoint.
+    pub resume: Option<Resume>,
+    /// The configuration as it was written, for the run directory.
+    pub config_text: String,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct TrainReport {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Whether it was stopped from outside.
+    pub interrupted: bool,
+    /// The last validation.
+    pub eval: Option<EvalReport>,
+}
+
+/// Trains as `config` says, on `device`.
+///
+/// # Errors
+/// Everything that [`TrainError`] lists. What was written before stays: checkpoints are complete
+/// or absent.
+pub fn train(
+    mut config: RunConfig,
+    device: Device,
+    mut control: TrainControl,
+) -> Result<TrainReport, TrainError> {
+    config.validate()?;
+    supported(&config)?;
+    let checkpoints = CheckpointStore::new(config.output_dir().join("checkpoints"));
+    let state = resume_state(&config, &checkpoints, &mut control)?;
+    let prepared = prepare(&config.data, &config.tokenizer, &mut |event| {
+        control.reporter.message(&event.to_string());
+    })?;
+    config.model = model_config(&config, &prepared)?;
+    let train = TrainSource::new(
+        prepared.train.clone(),
+        &config.data,
+        config.training.per_device_train_batch_size,
+        config.run.seed,
+    )?;
+    let valid = validation(&config, &prepared)?;
+    let directory = RunDir::open(&config, state.as_ref().map(|state| state.step))?;
+    let facts = json!({
+        "parameters": ParameterCount::of(&config.model).total(),
+        "data": prepared.meta,
+    });
+    directory.describe(&config, &control.config_text, &facts)?;
+
+    let accumulated = config.training.gradient_accumulation_steps as u64;
+    let steps_per_epoch = train.steps_per_epoch().div_ceil(accumulated);
+    let total_steps = config.training.total_steps(config.tokens_per_step(), steps_per_epoch);
+    let resumed_at = state.as_ref().map(|state| state.step);
+    let fresh = TrainerState { config: config.to_toml(), ..TrainerState::default() };
+    let run = Run {
+        state: state.unwrap_or(fresh),
+        reporter: control.reporter,
+        directory,
+        outcome: Ok(Outcome::default()),
+    };
+    let fixed = Arc::new(Loop {
+        config,
+        total_steps,
+        train,
+        valid,
+        tokenizer: prepared.tokenizer,
+        interrupt: control.interrupt,
+        checkpoints,
+        run: Mutex::new(run),
+    });
+    let model = launch(&fixed, &device, resumed_at);
+    finish(&fixed, &model)
+}
+
+/// Runs the loop inside burn-train's learner.
+fn launch(fixed: &Arc<Loop>, device: &Device, resumed_at: Option<u64>) -> InfinityModel {
+    let config = &fixed.config;
+    let device = device.clone().autodiff();
+    let model = config.model.init_seeded(config.run.seed, &device);
+    let widening = config.model.intermediate_size() as f64 / config.model.hidden_size as f64;
+    let rates =
+        learning_rates(&config.optimizer, &config.lr_scheduler, fixed.total_steps, widening);
+    let trainee = Trainee::new(model, config.training.loss_chunk);
+    let learner = Learner::new(trainee, optimizer(&config.optimizer), rates);
+    let root = config.output_dir();
+    let store = &fixed.checkpoints;
+    let mut training = SupervisedTraining::new(&root, Arc::new(NoLoader), Arc::new(NoLoader))
+        .metric_train_numeric(LmMetric::loss())
+        .metric_valid_numeric(LmMetric::loss())
+        .metric_train_numeric(LmMetric::grad_norm())
+        .with_metric_logger(InMemoryMetricLogger::default())
+        .with_application_logger(None)
+        .with_custom_checkpointers(store.part("model"), store.part("optim"), store.part("scheduler"))
+        .with_checkpointing_strategy(Always)
+        .num_epochs(fixed.total_steps as usize)
+        .with_training_strategy(TrainingStrategy::Custom(Arc::new(StepLoop(fixed.clone()))));
+    if config.logging.progress != Progress::Tui {
+        training = training.renderer(Box::new(Quiet));
+    }
+    if config.eval.early_stopping_patience > 0 && fixed.valid.is_some() {
+        training = training.early_stopping(MetricEarlyStoppingStrategy::new(
+            &LmMetric::loss(),
+            Aggregate::Mean,
+            Direction::Lowest,
+            Split::Valid,
+            StoppingCondition::NoImprovementSince {
+                n_epochs: config.eval.early_stopping_patience as usize,
+            },
+        ));
+    }
+    if let Some(step) = resumed_at {
+        training = training.checkpoint(step as usize);
+    }
+    training.launch(learner).model.model
+}
+
+/// Writes `final/` and says how it went.
+fn finish(fixed: &Arc<Loop>, model: &InfinityModel) -> Result<TrainReport, TrainError> {
+    let mut run = fixed.run.lock().expect("the loop has ended");
+    let outcome = std::mem::replace(&mut run.outcome, Ok(Outcome::default()))?;
+    if fixed.config.checkpoint.export_safetensors && !outcome.interrupted {
+        let eos = fixed.tokenizer.eos_id().into_iter().collect();
+        let generation = GenerationConfig { eos_token_id: eos, ..GenerationConfig::default() };
+        let path = run.directory.final_model();
+        save_pretrained(&path, model, Some(&fixed.tokenizer), &generation)?;
+    }
+    Ok(TrainReport {
+        step: run.state.step,
+        interrupted: outcome.interrupted,
+        eval: outcome.eval,
+    })
+}
+
+/// Refuses what this version cannot do, before anything is made.
+fn supported(config: &RunConfig) -> Result<(), TrainError> {
+    let refuse = |key, value: String, instead| {
+        Err(TrainError::Unsupported { key, value, instead })
+    };
+    if config.run.precision != Precision::F32 {
+        let value = format!("{:?}", config.run.precision);
+        return refuse("run.precision", value, "train in \"f32\"");
+    }
+    if config.training.gradient_checkpointing != GradientCheckpointing::None {
+        let value = format!("{:?}", config.training.gradient_checkpointing);
+        return refuse("training.gradient_checkpointing", value, "use \"none\"");
+    }
+    if config.data.tbptt_chunks > 1 {
+        let value = config.data.tbptt_chunks.to_string();
+        return refuse("data.tbptt_chunks", value, "use 1, or longer windows");
+    }
+    Ok(())
+}
+
+/// The state of the checkpoint a run goes on from.
+fn resume_state(
+    config: &RunConfig,
+    checkpoints: &CheckpointStore,
+    control: &mut TrainControl,
+) -> Result<Option<TrainerState>, TrainError> {
+    let Some(resume) = &control.resume else {
+        return Ok(None);
+    };
+    let state = match resume {
+        Resume::Latest => {
+            let (state, damaged) = checkpoints.latest()?;
+            for error in damaged {
+                control.reporter.message(&format!("{error}; going back to an older one"));
+            }
+            state
+        }
+        Resume::Step(step) => checkpoints.load(*step)?,
+        Resume::Directory(path) => checkpoints.load(step_of(path)?)?,
+    };
+    unchanged(&state.config, config)?;
+    control.reporter.message(&format!("going on after step {}", state.step));
+    Ok(Some(state))
+}
+
+/// The step of a checkpoint directory by its name.
+fn step_of(path: &std::path::Path) -> Result<u64, CheckpointError> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let step = name.strip_prefix("step-").and_then(|step| step.parse().ok());
+    step.ok_or_else(|| CheckpointError::None { path: path.to_path_buf() })
+}
+
+/// Sections whose settings decide what the next step computes.
+const FIXED_SECTIONS: [&str; 6] =
+    ["model", "tokenizer", "data", "training", "optimizer", "lr_scheduler"];
+/// Keys in them that may change: how long, how fast, how it is watched.
+const FREE_KEYS: [&str; 10] = [
+    "vocab_size",
+    "num_workers",
+    "cache_dir",
+    "per_device_eval_batch_size",
+    "loss_chunk",
+    "loss_watchdog",
+    "skip_non_finite",
+    "eos_token_id",
+    "bos_token_id",
+    "pad_token_id",
+];
+
+/// Refuses to go on with settings that would make it another run.
+fn unchanged(was: &str, config: &RunConfig) -> Result<(), CheckpointError> {
+    let parse = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
+    let (was, now) = (parse(was), parse(&config.to_toml()));
+    let seed = |table: &toml::Table| table.get("run").and_then(|run| run.get("seed")).cloned();
+    let mut pairs = vec![("run.seed".to_owned(), seed(&was), seed(&now))];
+    for section in FIXED_SECTIONS {
+        let table = |from: &toml::Table| {
+            from.get(section).and_then(toml::Value::as_table).cloned().unwrap_or_default()
+        };
+        let (was, now) = (table(&was), table(&now));
+        for key in now.keys().chain(was.keys()).filter(|key| !FREE_KEYS.contains(&key.as_str())) {
+            pairs.push((format!("{section}.{key}"), was.get(key).cloned(), now.get(key).cloned()));
+        }
+    }
+    let shown = |value: Option<toml::Value>| value.map_or("unset".to_owned(), |v| v.to_string());
+    match pairs.into_iter().find(|(_, was, now)| was != now) {
+        Some((key, was, now)) => {
+            Err(CheckpointError::Changed { key, was: shown(was), now: shown(now) })
+        }
+        None => Ok(()),
+    }
+}
+
+/// The model's configuration with what the tokenizer decides.
+fn model_config(config: &RunConfig, prepared: &PreparedData) -> Result<ModelConfig, TrainError> {
+    let tokens = prepared.tokenizer.vocab_size();
+    let vocab_size = match config.model.vocab_size {
+        0 => tokens,
+        given if given < tokens => {
+            return Err(TrainError::Vocabulary { vocab_size: given, tokens });
+        }
+        given => given,
+    };
+    let eos_token_id = config.model.eos_token_id.or(prepared.tokenizer.eos_id());
+    let model = ModelConfig { vocab_size, eos_token_id, ..config.model.clone() };
+    model.validate()?;
+    Ok(model)
+}
+
+fn validation(
+    config: &RunConfig,
+    prepared: &PreparedData,
+) -> Result<Option<EvalSource>, TrainError> {
+    if !config.eval.do_eval || prepared.valid.is_empty() {
+        return Ok(None);
+    }
+    let source = EvalSource::new(
+        prepared.valid.clone(),
+        config.training.per_device_eval_batch_size,
+        config.data.max_seq_length,
+        config.eval.carry_state,
+    )?;
+    Ok(Some(source.limited(config.eval.max_batches)))
+}
+
+/// Saves whenever the loop asks; the loop knows when.
+struct Always;
+
+impl CheckpointingStrategy for Always {
+    fn checkpointing(&mut self, _: usize, _: &EventStoreClient) -> Vec<CheckpointingAction> {
+        vec![CheckpointingAction::Save]
+    }
+}
+
+/// burn-train wants loaders; the loop takes batches by number instead.
+struct NoLoader;
+
+impl DataLoader<LmBatch> for NoLoader {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<LmBatch> + 'a> {
+        unreachable!("the step loop takes batches by number")
+    }
+
+    fn num_items(&self) -> usize {
+        0
+    }
+
+    fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<LmBatch>> {
+        Arc::new(NoLoader)
+    }
+
+    fn slice(&self, _start: usize, _end: usize) -> Arc<dyn DataLoader<LmBatch>> {
+        Arc::new(NoLoader)
+    }
+}

@@ -1,0 +1,49 @@
+//! `cargo xtask`: the chores of this workspace, in one small program that does not know Burn.
+//!
+//! `check` is what CI runs, `tidy` is the part of it that lints cannot see, `bench` starts a measurement.
+#![allow(clippy::print_stdout, reason = "a command-line program")]
+
+mod bench;
+mod check;
+mod tidy;
+
+use std::path::Path;
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  check               formatting, clippy, all tests, tidy: everything a change has to pass
+  tidy                layering, size budgets, unsafe code, and the paths that the documents name
+  bench <name> [...]  one measurement; `cargo xtask bench` lists them
+";
+
+fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let root = workspace_root();
+    match args.first().map(String::as_str) {
+        Some("check") => check::run(root),
+        Some("tidy") => tidy::run(root),
+        Some("bench") => bench::run(root, &args[1..]),
+        Some("help" | "--help" | "-h") => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        Some(other) => anyhow::bail!("unknown command `{other}`\n\n{USAGE}"),
+        None => anyhow::bail!("no command given\n\n{USAGE}"),
+    }
+}
+
+/// The folder above this package.
+fn workspace_root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies inside the workspace")
+}
+
+/// The Cargo that runs this program, so that nested calls use the same toolchain.
+fn cargo(root: &Path, args: &[&str]) -> std::process::Command {
+    let mut command =
+        std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root).args(args);
+    command
+}
