@@ -102,7 +102,11 @@ pub(crate) struct Chosen {
 
 /// What `--device` says, or the environment, for verbs that read no configuration.
 pub(crate) fn wanted(global: &Global) -> String {
-    let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+    let variable = |name| {
+        std::env::var(name)
+            .ok()
+            .filter(|value: &String| !value.is_empty())
+    };
     global
         .device
         .clone()
@@ -114,9 +118,16 @@ pub(crate) fn wanted(global: &Global) -> String {
 impl Chosen {
     /// For the log: what computes, and with how many threads where that is ours to say.
     pub(crate) fn describe(&self) -> String {
-        match Backend::ALL.into_iter().find(|backend| backend.name() == self.name) {
+        match Backend::ALL
+            .into_iter()
+            .find(|backend| backend.name() == self.name)
+        {
             Some(backend) if backend.is_cpu() => {
-                format!("{} (CPU, {} threads)", self.name, rayon::current_num_threads())
+                format!(
+                    "{} (CPU, {} threads)",
+                    self.name,
+                    rayon::current_num_threads()
+                )
             }
             _ => self.name.clone(),
         }
@@ -132,7 +143,9 @@ pub(crate) fn open(text: &str) -> anyhow::Result<Chosen> {
     match parse(text)? {
         Wanted::Auto => automatic(),
         Wanted::Cpu => {
-            let cpu = Backend::ALL.into_iter().find(|b| b.is_cpu() && b.is_compiled());
+            let cpu = Backend::ALL
+                .into_iter()
+                .find(|b| b.is_cpu() && b.is_compiled());
             let cpu = cpu.ok_or_else(|| not_compiled(Backend::Flex))?;
             open_backend(cpu, None)
         }
@@ -159,7 +172,10 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Wanted> {
         ("cpu", None) => return Ok(Wanted::Cpu),
         _ => {}
     }
-    match Backend::ALL.into_iter().find(|backend| backend.name() == name) {
+    match Backend::ALL
+        .into_iter()
+        .find(|backend| backend.name() == name)
+    {
         Some(backend) if backend.is_cpu() && index.is_some_and(|i| i > 0) => Err(failure::usage(
             format!("device `{text}`: `{name}` is the processor, of which there is one"),
         )),
@@ -174,8 +190,11 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Wanted> {
 
 /// The names of the backends of this build.
 pub(crate) fn compiled() -> String {
-    let names: Vec<_> =
-        Backend::ALL.into_iter().filter(|b| b.is_compiled()).map(Backend::name).collect();
+    let names: Vec<_> = Backend::ALL
+        .into_iter()
+        .filter(|b| b.is_compiled())
+        .map(Backend::name)
+        .collect();
     match names.is_empty() {
         true => "none".to_owned(),
         false => names.join(", "),
@@ -185,7 +204,9 @@ pub(crate) fn compiled() -> String {
 /// The first backend with a device that works, GPUs before the CPU.
 fn automatic() -> anyhow::Result<Chosen> {
     for backend in Backend::ALL.into_iter().filter(|b| b.is_compiled()) {
-        let Ok(devices) = backend.devices() else { continue };
+        let Ok(devices) = backend.devices() else {
+            continue;
+        };
         if devices.is_empty() || (is_wgpu(backend) && !has_gpu(&devices)) {
             continue;
         }
@@ -207,14 +228,19 @@ fn open_backend(backend: Backend, index: Option<usize>) -> anyhow::Result<Chosen
     let name = backend.name();
     let devices = backend.devices().map_err(|why| not_working(name, &why))?;
     if devices.is_empty() && !backend.is_cpu() {
-        return Err(not_working(name, "no device was found; is the driver installed?"));
+        return Err(not_working(
+            name,
+            "no device was found; is the driver installed?",
+        ));
     }
     let label = match index {
         Some(index) if !backend.is_cpu() => format!("{name}:{index}"),
         _ => name.to_owned(),
     };
     let device = match index {
-        None => panics::caught(|| default_device(backend)).map_err(|why| not_working(name, &why))?,
+        None => {
+            panics::caught(|| default_device(backend)).map_err(|why| not_working(name, &why))?
+        }
         Some(index) => devices.get(index).cloned().ok_or_else(|| {
             let highest = devices.len().saturating_sub(1);
             failure::usage(format!(
@@ -223,7 +249,10 @@ fn open_backend(backend: Backend, index: Option<usize>) -> anyhow::Result<Chosen
         })?,
     };
     works(&device).map_err(|why| not_working(&label, &why))?;
-    Ok(Chosen { device, name: label })
+    Ok(Chosen {
+        device,
+        name: label,
+    })
 }
 
 fn not_compiled(backend: Backend) -> anyhow::Error {
@@ -261,7 +290,9 @@ fn is_wgpu(backend: Backend) -> bool {
 /// Whether one of these is more than a graphics interface emulated on the processor, which the
 /// CPU backends beat by far.
 fn has_gpu(devices: &[Device]) -> bool {
-    devices.iter().any(|device| format!("{device:?}").contains("Gpu"))
+    devices
+        .iter()
+        .any(|device| format!("{device:?}").contains("Gpu"))
 }
 
 #[cfg_attr(
@@ -330,11 +361,18 @@ mod tests {
     fn words_for_devices() {
         assert_eq!(parse("auto").unwrap(), Wanted::Auto);
         assert_eq!(parse("CPU").unwrap(), Wanted::Cpu);
-        assert_eq!(parse("cuda:1").unwrap(), Wanted::Backend(Backend::Cuda, Some(1)));
+        assert_eq!(
+            parse("cuda:1").unwrap(),
+            Wanted::Backend(Backend::Cuda, Some(1))
+        );
         assert_eq!(parse("flex").unwrap(), Wanted::Backend(Backend::Flex, None));
         for wrong in ["gpu", "cuda:x", "cuda:-1", "auto:1", "flex:1", ""] {
             let error = parse(wrong).unwrap_err();
-            assert_eq!(failure::exit_code(&error), failure::USAGE, "{wrong}: {error}");
+            assert_eq!(
+                failure::exit_code(&error),
+                failure::USAGE,
+                "{wrong}: {error}"
+            );
         }
     }
 

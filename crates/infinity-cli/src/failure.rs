@@ -5,7 +5,7 @@ use std::io;
 use infinity_model::GenerateError;
 use infinity_train::config::ConfigError;
 use infinity_train::data::DataError;
-use infinity_train::error::TrainError;
+use infinity_train::{CheckpointError, TrainError};
 
 /// Done.
 pub(crate) const OK: u8 = 0;
@@ -64,6 +64,10 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
             | TrainError::Vocabulary { .. }
             | TrainError::OutputExists { .. } => true,
             TrainError::Data(data) => is_usage(data),
+            TrainError::Checkpoint(checkpoint) => matches!(
+                checkpoint,
+                CheckpointError::None { .. } | CheckpointError::Changed { .. }
+            ),
             _ => false,
         };
     }
@@ -72,8 +76,14 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<Usage>()
         || cause.is::<ConfigError>()
         || cause.is::<infinity_model::ConfigError>()
-        || matches!(data, Some(DataError::NotSet { .. } | DataError::BadValue { .. }))
-        || matches!(generate, Some(GenerateError::Config(_) | GenerateError::EmptyPrompt))
+        || matches!(
+            data,
+            Some(DataError::NotSet { .. } | DataError::BadValue { .. })
+        )
+        || matches!(
+            generate,
+            Some(GenerateError::Config(_) | GenerateError::EmptyPrompt)
+        )
 }
 
 /// The message and its causes, one a line, without saying anything twice.
@@ -113,9 +123,15 @@ mod tests {
         assert_eq!(exit_code(&pipe.context("while writing").unwrap_err()), OK);
         assert_eq!(exit_code(&usage("no").context("in line 1")), USAGE);
         assert_eq!(exit_code(&anyhow!("no")), FAILED);
-        let diverged = TrainError::Diverged { step: 3, reason: "loss is NaN".into() };
+        let diverged = TrainError::Diverged {
+            step: 3,
+            reason: "loss is NaN".into(),
+        };
         assert_eq!(exit_code(&diverged.into()), DIVERGED);
-        let unset = DataError::NotSet { key: "data.train_file", hint: "" };
+        let unset = DataError::NotSet {
+            key: "data.train_file",
+            hint: "",
+        };
         assert_eq!(exit_code(&TrainError::Data(unset).into()), USAGE);
     }
 }

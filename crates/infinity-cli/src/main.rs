@@ -38,7 +38,11 @@ fn main() -> ExitCode {
         Ok(Err(error)) => {
             let code = failure::exit_code(&error);
             if code != failure::OK {
-                output::note(&format!("{}: {}", output::error_word(), failure::message(&error)));
+                output::note(&format!(
+                    "{}: {}",
+                    output::error_word(),
+                    failure::message(&error)
+                ));
             }
             ExitCode::from(code)
         }
@@ -81,7 +85,9 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
 /// Sizes the pool that the CPU backend and the tokenizers share, before anyone uses it.
 fn use_threads(global: &Global) -> anyhow::Result<()> {
     if let Some(threads) = global.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.into())
+            .build_global()?;
     }
     Ok(())
 }

@@ -17,7 +17,9 @@ pub(crate) const FINAL: &str = "final";
 pub(crate) fn find(given: &Path) -> anyhow::Result<PathBuf> {
     let shown = given.display();
     if !given.exists() {
-        return Err(failure::usage(format!("there is no model directory {shown}")));
+        return Err(failure::usage(format!(
+            "there is no model directory {shown}"
+        )));
     }
     if !given.is_dir() {
         return Err(failure::usage(format!(
@@ -39,7 +41,11 @@ pub(crate) fn find(given: &Path) -> anyhow::Result<PathBuf> {
 
 /// The run directory of a model that lies in its `final/`, with the configuration it was made by.
 pub(crate) fn run_config(model: &Path) -> Option<PathBuf> {
-    let path = model.canonicalize().ok()?.parent()?.join("config.effective.toml");
+    let path = model
+        .canonicalize()
+        .ok()?
+        .parent()?
+        .join("config.effective.toml");
     path.is_file().then_some(path)
 }
 

@@ -13,8 +13,14 @@ pub(crate) fn install(show: bool) {
     let print = show || std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     let default = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        let place = info.location().map(|at| format!(" ({}:{})", file_name(at.file()), at.line()));
-        let text = format!("{}{}", payload_text(info.payload()), place.unwrap_or_default());
+        let place = info
+            .location()
+            .map(|at| format!(" ({}:{})", file_name(at.file()), at.line()));
+        let text = format!(
+            "{}{}",
+            payload_text(info.payload()),
+            place.unwrap_or_default()
+        );
         if let Ok(mut seen) = SEEN.lock() {
             seen.push(text);
         }
@@ -58,7 +64,10 @@ mod tests {
         assert_eq!(caught(|| 3), Ok(3));
         let message = caught(|| panic!("no {}", "device")).unwrap_err();
         assert!(message.starts_with("no device"), "{message}");
-        assert_eq!(file_name("/home/me/.cargo/src/burn-1/src/a.rs"), "burn-1/src/a.rs");
+        assert_eq!(
+            file_name("/home/me/.cargo/src/burn-1/src/a.rs"),
+            "burn-1/src/a.rs"
+        );
         assert_eq!(file_name("src/a.rs"), "src/a.rs");
     }
 }

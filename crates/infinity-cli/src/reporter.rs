@@ -1,8 +1,8 @@
 //! Progress of a training run as lines: for people ([`PlainReporter`]) and for programs
 //! ([`JsonReporter`]). A terminal and a log file get the same lines.
 
-use infinity_train::metrics::{EvalMetrics, Reporter, StepMetrics};
 use infinity_train::config::Progress;
+use infinity_train::metrics::{EvalMetrics, Reporter, StepMetrics};
 use serde_json::{Value, json};
 
 use crate::output::{bytes, clock, grouped};
@@ -178,7 +178,9 @@ mod tests {
     fn lines(make: impl FnOnce(Sink) -> Box<dyn Reporter>) -> Vec<String> {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let into = Arc::clone(&lines);
-        let mut reporter = make(Box::new(move |line| into.lock().unwrap().push(line.to_owned())));
+        let mut reporter = make(Box::new(move |line| {
+            into.lock().unwrap().push(line.to_owned())
+        }));
         reporter.step(&step());
         reporter.eval(&eval());
         reporter.sample("Once", " upon\na time");
@@ -203,9 +205,16 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_not_shown() {
-        let metrics = StepMetrics { memory_bytes: 0, skipped: 2, ..step() };
+        let metrics = StepMetrics {
+            memory_bytes: 0,
+            skipped: 2,
+            ..step()
+        };
         let line = step_line(&metrics);
-        assert!(!line.contains("mem") && line.contains("| skipped 2 |"), "{line}");
+        assert!(
+            !line.contains("mem") && line.contains("| skipped 2 |"),
+            "{line}"
+        );
         assert_eq!(perplexity(257.4), "257");
         assert_eq!(perplexity(f64::INFINITY), "inf");
     }
@@ -213,7 +222,10 @@ mod tests {
     #[test]
     fn json_lines() {
         let lines = lines(|sink| Box::new(JsonReporter { sink }));
-        let values: Vec<Value> = lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let values: Vec<Value> = lines
+            .iter()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect();
         assert_eq!(values[0]["train/loss"], 3.2145);
         assert_eq!(values[1]["eval/bpb"], 1.41);
         assert_eq!(values[2]["text"], " upon\na time");

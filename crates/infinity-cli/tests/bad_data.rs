@@ -1,4 +1,5 @@
 //! Text that cannot be learned: a message that names the file, and nothing left half-written.
+#![cfg(feature = "flex")]
 
 mod common;
 
@@ -21,8 +22,16 @@ fn files_that_are_missing_empty_binary_or_not_utf8() {
         ("latin1.txt", &["latin1.txt", "byte 3", "UTF-8"]),
         ("table.csv", &["table.csv", "`text`", "name, words"]),
     ] {
-        let made = infinity(dir.path(), &format!("train --train-file {file} -o run {TINY}"));
-        assert!([1, 2].contains(&made.code), "{file}: {}\n{}", made.code, made.err);
+        let made = infinity(
+            dir.path(),
+            &format!("train --train-file {file} -o run {TINY}"),
+        );
+        assert!(
+            [1, 2].contains(&made.code),
+            "{file}: {}\n{}",
+            made.code,
+            made.err
+        );
         made.says(words);
         let left = path("run").exists() && fs::read_dir(path("run")).unwrap().count() > 0;
         assert!(!left, "{file} left a run behind");
@@ -45,15 +54,28 @@ fn a_validation_split_shorter_than_a_window() {
 #[test]
 fn tokenize_makes_a_directory_and_never_replaces_one() {
     let dir = with_texts();
-    let made = infinity(dir.path(), "tokenize train.txt -o tokens --val-fraction 0.1").exits(0);
+    let made = infinity(
+        dir.path(),
+        "tokenize train.txt -o tokens --val-fraction 0.1",
+    )
+    .exits(0);
     assert!(made.out.contains("vocabulary of 257"), "{}", made.out);
-    infinity(dir.path(), "tokenize train.txt -o tokens").exits(1).says(&["tokens", "exists"]);
-    infinity(dir.path(), "tokenize none.txt -o other").exits(1).says(&["none.txt"]);
+    infinity(dir.path(), "tokenize train.txt -o tokens")
+        .exits(1)
+        .says(&["tokens", "exists"]);
+    infinity(dir.path(), "tokenize none.txt -o other")
+        .exits(1)
+        .says(&["none.txt"]);
     infinity(dir.path(), "tokenize train.txt -o other --val-fraction 2")
         .exits(2)
         .says(&["data.val_fraction"]);
     assert!(!dir.path().join("other").exists());
-    let json = infinity(dir.path(), "tokenize train.txt -o bpe --train-bpe 300 --json").exits(0).out;
+    let json = infinity(
+        dir.path(),
+        "tokenize train.txt -o bpe --train-bpe 300 --json",
+    )
+    .exits(0)
+    .out;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["vocab_size"], 300);
 }
@@ -78,12 +100,16 @@ fn an_output_directory_that_is_in_the_way() {
     fs::create_dir(path("used")).unwrap();
     fs::write(path("used/thesis.txt"), "mine").unwrap();
     let train = format!("train --train-file train.txt {TINY} -o");
-    infinity(dir.path(), &format!("{train} file")).exits(2).says(&["file", "is a file"]);
+    infinity(dir.path(), &format!("{train} file"))
+        .exits(2)
+        .says(&["file", "is a file"]);
     infinity(dir.path(), &format!("{train} used"))
         .exits(2)
         .says(&["used", "--resume", "--overwrite"]);
     assert_eq!(fs::read_to_string(path("used/thesis.txt")).unwrap(), "mine");
-    infinity(dir.path(), &format!("{train} new --resume")).exits(2).says(&["nothing to resume"]);
+    infinity(dir.path(), &format!("{train} new --resume"))
+        .exits(2)
+        .says(&["nothing to resume"]);
     let made = infinity(dir.path(), &format!("{train} file/inside"));
     assert!([1, 2].contains(&made.code), "{}", made.code);
     made.says(&["file/inside"]);
@@ -92,8 +118,14 @@ fn an_output_directory_that_is_in_the_way() {
 #[test]
 fn models_that_are_not_there() {
     let dir = directory();
-    infinity(dir.path(), "generate none -p x").exits(2).says(&["none"]);
-    infinity(dir.path(), "eval none --file x").exits(2).says(&["none"]);
+    infinity(dir.path(), "generate none -p x")
+        .exits(2)
+        .says(&["none"]);
+    infinity(dir.path(), "eval none --file x")
+        .exits(2)
+        .says(&["none"]);
     fs::create_dir(dir.path().join("empty")).unwrap();
-    infinity(dir.path(), "generate empty -p x").exits(2).says(&["config.json", "final"]);
+    infinity(dir.path(), "generate empty -p x")
+        .exits(2)
+        .says(&["config.json", "final"]);
 }

@@ -1,4 +1,5 @@
 //! Using a model: generating, measuring, and refusing what is damaged.
+#![cfg(feature = "flex")]
 
 mod common;
 
@@ -16,7 +17,9 @@ fn measuring_a_model() {
     let loss = given["loss"].as_f64().unwrap();
     assert!((3.0..7.0).contains(&loss), "{given}");
     assert!((given["perplexity"].as_f64().unwrap() / loss.exp() - 1.0).abs() < 1e-6);
-    infinity(dir.path(), "eval model").exits(2).says(&["--file"]);
+    infinity(dir.path(), "eval model")
+        .exits(2)
+        .says(&["--file"]);
     // Every byte but the first is a target.
     let bytes = fs::metadata(dir.path().join("valid.txt")).unwrap().len();
     assert_eq!(given["tokens"], bytes - 1);
@@ -35,21 +38,38 @@ fn generating() {
     assert_eq!(text(greedy)["tokens"], text(greedy)["tokens"]);
     let drawn = "generate model -p line --seed 5 --json -n 12";
     assert_eq!(text(drawn)["text"], text(drawn)["text"]);
-    assert_eq!(text("generate model -p line --seed 5 --json --max-length 9")["position"], 9);
+    assert_eq!(
+        text("generate model -p line --seed 5 --json --max-length 9")["position"],
+        9
+    );
 
-    let two = infinity(dir.path(), "generate model -p line --seed 1 --num-samples 2 -n 3").exits(0);
-    assert!(two.err.contains("seed 1 ") && two.err.contains("seed 2 "), "{}", two.err);
+    let two = infinity(
+        dir.path(),
+        "generate model -p line --seed 1 --num-samples 2 -n 3",
+    )
+    .exits(0);
+    assert!(
+        two.err.contains("seed 1 ") && two.err.contains("seed 2 "),
+        "{}",
+        two.err
+    );
 
     let prompt = dir.path().join("prompt.txt");
     fs::write(&prompt, "line 3\n").unwrap();
     let mut piped = command(dir.path(), "generate model -n 3 --greedy");
     piped.stdin(fs::File::open(&prompt).unwrap());
     let piped = ran(piped).exits(0);
-    assert!(piped.out.starts_with("line 3") && !piped.out.starts_with("line 3\n"), "{}", piped.out);
+    assert!(
+        piped.out.starts_with("line 3") && !piped.out.starts_with("line 3\n"),
+        "{}",
+        piped.out
+    );
     let from_file = infinity(dir.path(), "generate model -n 3 --greedy -f prompt.txt").exits(0);
     assert_eq!(from_file.out, piped.out);
     fs::write(&prompt, b"\xff").unwrap();
-    infinity(dir.path(), "generate model -f prompt.txt").exits(1).says(&["prompt.txt", "UTF-8"]);
+    infinity(dir.path(), "generate model -f prompt.txt")
+        .exits(1)
+        .says(&["prompt.txt", "UTF-8"]);
 }
 
 #[test]
@@ -65,7 +85,9 @@ fn sampling_values_out_of_range() {
         ("-n 3 --max-length 9", &["--max-length"]),
         ("--max-length 2", &["max_length", "2"]),
     ] {
-        infinity(dir.path(), &format!("generate model -p line {flags}")).exits(2).says(words);
+        infinity(dir.path(), &format!("generate model -p line {flags}"))
+            .exits(2)
+            .says(words);
     }
 }
 
@@ -76,12 +98,16 @@ fn damaged_models_are_not_loaded() {
     let whole = fs::read(&weights).unwrap();
     for kept in [0, 5, whole.len() / 2, whole.len() - 1] {
         fs::write(&weights, &whole[..kept]).unwrap();
-        infinity(dir.path(), "generate model -p x").exits(1).says(&["model.safetensors"]);
+        infinity(dir.path(), "generate model -p x")
+            .exits(1)
+            .says(&["model.safetensors"]);
     }
     fs::write(&weights, &whole).unwrap();
     infinity(dir.path(), "generate model -p x -n 1").exits(0);
     fs::remove_file(dir.path().join("model/tokenizer.json")).unwrap();
-    infinity(dir.path(), "generate model -p x").exits(1).says(&["tokenizer.json"]);
+    infinity(dir.path(), "generate model -p x")
+        .exits(1)
+        .says(&["tokenizer.json"]);
     let config = dir.path().join("model/config.json");
     fs::write(&config, "{").unwrap();
     let made = infinity(dir.path(), "generate model -p x");

@@ -56,10 +56,13 @@ fn look(backend: Backend) -> Found {
         if devices.is_empty() {
             return Err("no device found".to_owned());
         }
-        let named = devices.iter().enumerate().map(|(i, one)| match backend.is_cpu() {
-            true => (backend.name().to_owned(), one),
-            false => (format!("{}:{i}", backend.name()), one),
-        });
+        let named = devices
+            .iter()
+            .enumerate()
+            .map(|(i, one)| match backend.is_cpu() {
+                true => (backend.name().to_owned(), one),
+                false => (format!("{}:{i}", backend.name()), one),
+            });
         named
             .map(|(name, one)| device::works(one).map(|()| (name, formats(one))))
             .collect::<Result<Vec<_>, _>>()
@@ -69,7 +72,11 @@ fn look(backend: Backend) -> Found {
 
 fn formats(device: &Device) -> Vec<&'static str> {
     let supports = |dtype| panics::caught(|| device.supports_dtype(dtype)).unwrap_or(false);
-    FORMATS.iter().filter(|(dtype, _)| supports(*dtype)).map(|(_, name)| *name).collect()
+    FORMATS
+        .iter()
+        .filter(|(dtype, _)| supports(*dtype))
+        .map(|(_, name)| *name)
+        .collect()
 }
 
 fn as_text(found: &Found) -> String {
@@ -92,8 +99,10 @@ fn as_json(found: &Found) -> Value {
         Ok(devices) => (&devices[..], None),
         Err(why) => (&[][..], Some(why)),
     };
-    let devices: Vec<Value> =
-        devices.iter().map(|(name, formats)| json!({ "name": name, "dtypes": formats })).collect();
+    let devices: Vec<Value> = devices
+        .iter()
+        .map(|(name, formats)| json!({ "name": name, "dtypes": formats }))
+        .collect();
     json!({
         "backend": found.backend.name(),
         "compiled": found.backend.is_compiled(),

@@ -79,9 +79,21 @@ fn config(args: &EvalArgs, directory: &Path) -> anyhow::Result<RunConfig> {
     }
     let stateful = args.stateful.then(|| "true".to_owned());
     for (flag, key, value) in [
-        ("--max-seq-length", "data.max_seq_length", &args.max_seq_length),
-        ("--batch-size", "training.per_device_eval_batch_size", &args.batch_size),
-        ("--max-eval-batches", "eval.max_batches", &args.max_eval_batches),
+        (
+            "--max-seq-length",
+            "data.max_seq_length",
+            &args.max_seq_length,
+        ),
+        (
+            "--batch-size",
+            "training.per_device_eval_batch_size",
+            &args.batch_size,
+        ),
+        (
+            "--max-eval-batches",
+            "eval.max_batches",
+            &args.max_eval_batches,
+        ),
         ("--cache-dir", "data.cache_dir", &args.cache_dir),
         ("--stateful", "eval.carry_state", &stateful),
     ] {
@@ -114,7 +126,9 @@ fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> data::Da
 
 /// The tokens to measure on.
 fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<TokenStore> {
-    if args.file.is_none() && config.data == data::DataConfig::default() {
+    let named =
+        !config.data.train_file.as_os_str().is_empty() || !config.data.train_crates.is_empty();
+    if args.file.is_none() && !named {
         return Err(failure::usage(
             "no text to measure on: this model lies in no run directory; give --file PATH",
         ));
@@ -126,7 +140,11 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
     };
     let prepared = data::prepare(&config.data, &config.tokenizer, &mut notify)
         .context("cannot read the text to measure on")?;
-    Ok(if args.file.is_some() { prepared.train } else { prepared.valid })
+    Ok(if args.file.is_some() {
+        prepared.train
+    } else {
+        prepared.valid
+    })
 }
 
 /// The training window in a model's `config.json`.
@@ -159,7 +177,11 @@ fn print(
         )?;
         return Ok(());
     }
-    let carried = if stateful { "state carried from window to window" } else { "each on its own" };
+    let carried = if stateful {
+        "state carried from window to window"
+    } else {
+        "each on its own"
+    };
     output::line(&format!(
         "loss {:.4} | ppl {} | bpb {:.4} | {} tokens in windows of {window}, {carried} | \
          {:.1}s on {device}",

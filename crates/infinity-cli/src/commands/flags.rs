@@ -28,17 +28,44 @@ enum Takes {
     Is(&'static str),
 }
 
-const fn flag(name: &'static str, key: &'static str, value: &'static str, help: &'static str) -> Flag {
-    Flag { name, key, short: None, aliases: &[], takes: Takes::Value(value), help }
+const fn flag(
+    name: &'static str,
+    key: &'static str,
+    value: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag {
+        name,
+        key,
+        short: None,
+        aliases: &[],
+        takes: Takes::Value(value),
+        help,
+    }
 }
 
-const fn switch(name: &'static str, key: &'static str, value: &'static str, help: &'static str) -> Flag {
-    Flag { name, key, short: None, aliases: &[], takes: Takes::Is(value), help }
+const fn switch(
+    name: &'static str,
+    key: &'static str,
+    value: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag {
+        name,
+        key,
+        short: None,
+        aliases: &[],
+        takes: Takes::Is(value),
+        help,
+    }
 }
 
 impl Flag {
     const fn short(self, short: char) -> Self {
-        Self { short: Some(short), ..self }
+        Self {
+            short: Some(short),
+            ..self
+        }
     }
 
     const fn or(self, aliases: &'static [&'static str]) -> Self {
@@ -171,7 +198,9 @@ impl Flag {
 
 impl Args for Given {
     fn augment_args(command: Command) -> Command {
-        let titled = FLAGS.iter().flat_map(|(title, flags)| flags.iter().map(|f| f.arg(title)));
+        let titled = FLAGS
+            .iter()
+            .flat_map(|(title, flags)| flags.iter().map(|f| f.arg(title)));
         command.args(titled)
     }
 
@@ -187,7 +216,10 @@ impl FromArgMatches for Given {
     }
 
     fn update_from_arg_matches(&mut self, _: &ArgMatches) -> Result<(), Error> {
-        Err(Error::raw(ErrorKind::InvalidSubcommand, "a command line is read once"))
+        Err(Error::raw(
+            ErrorKind::InvalidSubcommand,
+            "a command line is read once",
+        ))
     }
 }
 
@@ -203,23 +235,34 @@ mod tests {
                 Takes::Is(value) => value,
                 _ => continue,
             };
-            ConfigLayers::new().flag(&flag.typed(), flag.key, value).unwrap();
+            ConfigLayers::new()
+                .flag(&flag.typed(), flag.key, value)
+                .unwrap();
         }
         for flag in all().filter(|flag| ![TOKENIZER, EVAL_SAMPLES].contains(&flag.key)) {
             // A wrong value is fine here, an unknown key is not.
-            let error = ConfigLayers::new().flag(&flag.typed(), flag.key, "[[").err();
+            let error = ConfigLayers::new()
+                .flag(&flag.typed(), flag.key, "[[")
+                .err();
             let error = error.map(|error| error.to_string()).unwrap_or_default();
             assert!(!error.contains("unknown key"), "{error}");
         }
-        let error = ConfigLayers::new().flag("--x", "run.nonsense", "1").unwrap_err().to_string();
-        assert!(error.contains("unknown key"), "the check above must be able to fail: {error}");
+        let error = ConfigLayers::new()
+            .flag("--x", "run.nonsense", "1")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("unknown key"),
+            "the check above must be able to fail: {error}"
+        );
     }
 
     #[test]
     fn the_last_of_two_flags_for_one_key_wins() {
         let given = |line: &str| {
             let command = Given::augment_args(Command::new("x").no_binary_name(true));
-            Given::from_arg_matches(&command.try_get_matches_from(line.split(' ')).unwrap()).unwrap()
+            Given::from_arg_matches(&command.try_get_matches_from(line.split(' ')).unwrap())
+                .unwrap()
         };
         let rotary = given("--rotary-embeddings --no-rotary-embeddings");
         assert_eq!(rotary.0.len(), 1);

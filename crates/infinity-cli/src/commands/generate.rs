@@ -52,16 +52,31 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
     let prompt = read_prompt(&args)?;
     let chosen = device::open(&device::wanted(global))?;
     let loaded = from_pretrained(&directory, &chosen.device)?;
-    let Pretrained { model, tokenizer, generation, .. } = loaded;
+    let Pretrained {
+        model,
+        tokenizer,
+        generation,
+        ..
+    } = loaded;
     let tokenizer = tokenizer.with_context(|| {
-        format!("{} has no tokenizer.json, which text needs", directory.display())
+        format!(
+            "{} has no tokenizer.json, which text needs",
+            directory.display()
+        )
     })?;
     let config = args.sampling.over(generation, global.seed)?;
     let stop = interrupt::flag("")?;
     let mut seed = config.seed;
     for number in 0..args.num_samples {
-        let config = GenerationConfig { seed, ..config.clone() };
-        let show = Show { args: &args, prompt: &prompt, stop: &stop };
+        let config = GenerationConfig {
+            seed,
+            ..config.clone()
+        };
+        let show = Show {
+            args: &args,
+            prompt: &prompt,
+            stop: &stop,
+        };
         let made = show.generate(&model, &tokenizer, &config)?;
         if !global.quiet && !args.json {
             output::note(&closing_line(&made, &chosen.name, config.is_greedy()));
@@ -135,12 +150,18 @@ fn read_prompt(args: &GenerateArgs) -> anyhow::Result<String> {
                 "no prompt: give -p TEXT, -f FILE, or text on standard input",
             ));
         }
-        io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+        io::stdin()
+            .read_to_end(&mut bytes)
+            .context("cannot read standard input")?;
     } else {
         bytes = std::fs::read(path)
             .with_context(|| format!("cannot read the prompt {}", path.display()))?;
     }
-    let name = if path == stdin { "standard input".into() } else { path.to_string_lossy() };
+    let name = if path == stdin {
+        "standard input".into()
+    } else {
+        path.to_string_lossy()
+    };
     let mut text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         anyhow::anyhow!("the prompt in {name} is not UTF-8 text (byte {at})")
@@ -155,7 +176,11 @@ fn read_prompt(args: &GenerateArgs) -> anyhow::Result<String> {
 /// `prompt: 12 tokens, 1534.2 tok/s · decode: 256 tokens, 211.7 tok/s · state 1.6 MiB ·
 /// position 268 · …`.
 fn closing_line(made: &Generation, device: &str, greedy: bool) -> String {
-    let seed = if greedy { "greedy".to_owned() } else { format!("seed {}", made.seed) };
+    let seed = if greedy {
+        "greedy".to_owned()
+    } else {
+        format!("seed {}", made.seed)
+    };
     let ended = match made.finish {
         FinishReason::Length => "length",
         FinishReason::Eos => "end of text",

@@ -47,13 +47,21 @@ impl ConfigFlags {
         let mut layers = self.layers(global)?;
         if let Some(rows) = self.eval_samples()? {
             // Rows become batches, whose size only the merged configuration knows.
-            let batch = self.layers(global)?.resolve()?.config.training.per_device_eval_batch_size;
+            let batch = self
+                .layers(global)?
+                .resolve()?
+                .config
+                .training
+                .per_device_eval_batch_size;
             let batches = rows.div_ceil(batch as u64).to_string();
             layers = layers.flag("--max-eval-samples", "eval.max_batches", &batches)?;
         }
         let loaded = layers.resolve()?;
         if !global.quiet {
-            loaded.warnings.iter().for_each(|warning| output::warning(warning));
+            loaded
+                .warnings
+                .iter()
+                .for_each(|warning| output::warning(warning));
             if self.fp16_opt_level.is_some() {
                 output::warning("--fp16-opt-level changes nothing: it belonged to a CUDA library");
             }
@@ -89,10 +97,18 @@ impl ConfigFlags {
     }
 
     fn eval_samples(&self) -> anyhow::Result<Option<u64>> {
-        let given = self.given.0.iter().find(|(flag, _)| flag.key == EVAL_SAMPLES);
-        let Some((_, rows)) = given else { return Ok(None) };
+        let given = self
+            .given
+            .0
+            .iter()
+            .find(|(flag, _)| flag.key == EVAL_SAMPLES);
+        let Some((_, rows)) = given else {
+            return Ok(None);
+        };
         let rows = rows.parse().map_err(|_| {
-            failure::usage(format!("--max-eval-samples {rows}: expected a number of rows"))
+            failure::usage(format!(
+                "--max-eval-samples {rows}: expected a number of rows"
+            ))
         })?;
         Ok(Some(rows))
     }
@@ -137,6 +153,10 @@ pub(crate) fn tokenizer(layers: ConfigLayers, given: &str) -> Result<ConfigLayer
             set(layers, "tokenizer.train_bpe", entries)
         }
         ("byte" | "char", _) => set(layers, "tokenizer.kind", given),
-        _ => set(set(layers, "tokenizer.kind", "file")?, "tokenizer.path", given),
+        _ => set(
+            set(layers, "tokenizer.kind", "file")?,
+            "tokenizer.path",
+            given,
+        ),
     }
 }

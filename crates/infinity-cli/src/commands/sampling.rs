@@ -8,13 +8,25 @@ use infinity_model::GenerationConfig;
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingFlags {
     /// Most tokens to generate [default: 256]
-    #[arg(short = 'n', long, alias = "predict", value_name = "N", conflicts_with = "max_length")]
+    #[arg(
+        short = 'n',
+        long,
+        alias = "predict",
+        value_name = "N",
+        conflicts_with = "max_length"
+    )]
     max_new_tokens: Option<usize>,
     /// Most tokens of prompt and new text together
     #[arg(long, value_name = "N")]
     max_length: Option<usize>,
     /// Below 1 is safer, above 1 wilder, 0 is greedy [default: 0.8]
-    #[arg(short = 't', long, alias = "temp", value_name = "T", allow_negative_numbers = true)]
+    #[arg(
+        short = 't',
+        long,
+        alias = "temp",
+        value_name = "T",
+        allow_negative_numbers = true
+    )]
     temperature: Option<f64>,
     /// Keep the K most likely tokens; 0 = all [default: 50]
     #[arg(short = 'k', long, value_name = "K")]
@@ -26,7 +38,12 @@ pub(crate) struct SamplingFlags {
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f64>,
     /// Divide the logits of recent tokens [default: 1]
-    #[arg(long, alias = "repeat-penalty", value_name = "X", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        alias = "repeat-penalty",
+        value_name = "X",
+        allow_negative_numbers = true
+    )]
     repetition_penalty: Option<f64>,
     /// Tokens that the penalties look back on [default: 64]
     #[arg(long, value_name = "N")]
@@ -109,15 +126,23 @@ mod tests {
 
     fn config(line: &str) -> anyhow::Result<GenerationConfig> {
         let words = std::iter::once("x").chain(line.split_whitespace());
-        Line::try_parse_from(words)?.sampling.over(GenerationConfig::default(), Some(7))
+        Line::try_parse_from(words)?
+            .sampling
+            .over(GenerationConfig::default(), Some(7))
     }
 
     #[test]
     fn the_original_projects_values_can_be_given() {
         let line = "--max-length 100 --temperature 0.9 --top-k 50 --top-p 0.95 --do-sample true";
         let config = config(line).unwrap();
-        assert_eq!((config.max_length, config.max_new_tokens), (Some(100), None));
-        assert_eq!((config.temperature, config.top_k, config.top_p), (0.9, 50, 0.95));
+        assert_eq!(
+            (config.max_length, config.max_new_tokens),
+            (Some(100), None)
+        );
+        assert_eq!(
+            (config.temperature, config.top_k, config.top_p),
+            (0.9, 50, 0.95)
+        );
         assert!(config.do_sample && !config.is_greedy());
         assert_eq!(config.seed, Some(7));
     }
@@ -132,8 +157,13 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_refused() {
-        for line in ["--top-p 1.5", "--temperature nan", "-n 0", "--min-p 1", "-n 3 --max-length 4"]
-        {
+        for line in [
+            "--top-p 1.5",
+            "--temperature nan",
+            "-n 0",
+            "--min-p 1",
+            "-n 3 --max-length 4",
+        ] {
             assert!(config(line).is_err(), "{line}");
         }
     }

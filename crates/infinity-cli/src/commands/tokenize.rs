@@ -56,7 +56,12 @@ pub(crate) fn run(args: TokenizeArgs, global: &Global) -> anyhow::Result<u8> {
             output::note(&event.to_string());
         }
     };
-    let made = tokenize_to(&config.data, &config.tokenizer, &args.output_dir, &mut notify)?;
+    let made = tokenize_to(
+        &config.data,
+        &config.tokenizer,
+        &args.output_dir,
+        &mut notify,
+    )?;
     let directory = args.output_dir.display();
     if args.json {
         output::line(
@@ -90,7 +95,11 @@ fn config(args: &TokenizeArgs) -> anyhow::Result<RunConfig> {
     let append_eos = args.append_eos.then(|| "true".to_owned());
     for (flag, key, value) in [
         ("INPUT", "data.train_file", &Some(args.input.clone())),
-        ("--validation-file", "data.validation_file", &args.validation_file),
+        (
+            "--validation-file",
+            "data.validation_file",
+            &args.validation_file,
+        ),
         ("--val-fraction", "data.val_fraction", &args.val_fraction),
         ("--text-column", "data.text_column", &args.text_column),
         ("--append-eos", "data.append_eos", &append_eos),

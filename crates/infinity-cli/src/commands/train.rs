@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use infinity_model::ModelConfig;
 use infinity_model::count::{ParameterCount, state_bytes, training_flops_per_token};
-use infinity_train::config::{LoadedConfig, RunConfig};
+use infinity_train::config::{LoadedConfig, Progress, RunConfig};
 use infinity_train::data::{self, DataEvent};
 use infinity_train::{Resume, TrainControl, TrainReport, train};
 
@@ -32,7 +32,9 @@ pub(crate) struct TrainArgs {
 
 /// Trains, or measures when only `--do-eval` was asked for.
 pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
-    let LoadedConfig { mut config, source, .. } = args.config.load(global)?;
+    let LoadedConfig {
+        mut config, source, ..
+    } = args.config.load(global)?;
     if args.config.only_evaluates() {
         return measure(&config, global);
     }
@@ -46,18 +48,38 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     if args.dry_run {
         return describe_only(&config, &chosen);
     }
-    if !global.quiet {
-        announce(&config, &chosen, &directory)?;
-    }
+    let progress = config.logging.progress;
+    let mut reporter = reporter::to_stdout(progress, global.quiet);
+    announcement(&config, &chosen)
+        .iter()
+        .for_each(|line| reporter.message(line));
     let control = TrainControl {
         interrupt: interrupt::flag("stopping after this step; Ctrl-C again ends at once")?,
-        reporter: reporter::to_stdout(config.logging.progress, global.quiet),
+        reporter,
         resume,
         config_text: source,
     };
     let prompt = config.eval.sample_prompts.first().cloned();
     let report = train(config, chosen.device, control)?;
-    finish(&report, &directory, prompt.as_deref().unwrap_or("Once upon a time"), global)
+    if report.interrupted {
+        output::note(&format!(
+            "stopped at step {}; go on with the same command and --resume",
+            report.step
+        ));
+        return Ok(failure::INTERRUPTED);
+    }
+    let prompt = prompt.as_deref().unwrap_or("Once upon a time");
+    let result = result(
+        &report,
+        &directory.join(model_dir::FINAL),
+        prompt,
+        global.quiet,
+    );
+    match progress {
+        Progress::Json => reporter::to_stdout(progress, false).message(&result),
+        _ => output::line(&result)?,
+    }
+    Ok(failure::OK)
 }
 
 /// `--do-eval` without `--do-train`: the model that lies in the output directory.
@@ -78,7 +100,9 @@ fn measure(config: &RunConfig, global: &Global) -> anyhow::Result<u8> {
 
 /// `--resume` in words that the library knows.
 fn resume(args: &TrainArgs) -> anyhow::Result<Option<Resume>> {
-    let Some(given) = &args.resume else { return Ok(None) };
+    let Some(given) = &args.resume else {
+        return Ok(None);
+    };
     Ok(Some(match given.parse::<u64>() {
         _ if given == "auto" => Resume::Latest,
         Ok(step) => Resume::Step(step),
@@ -99,9 +123,13 @@ fn resume(args: &TrainArgs) -> anyhow::Result<Option<Resume>> {
 fn check_output(directory: &Path, overwrite: bool, resume: bool) -> anyhow::Result<()> {
     let shown = directory.display();
     if directory.exists() && !directory.is_dir() {
-        return Err(failure::usage(format!("the output directory {shown} is a file")));
+        return Err(failure::usage(format!(
+            "the output directory {shown} is a file"
+        )));
     }
-    let used = directory.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    let used = directory
+        .read_dir()
+        .is_ok_and(|mut entries| entries.next().is_some());
     if resume && !used {
         return Err(failure::usage(format!(
             "nothing to resume: there is no run in the output directory {shown}"
@@ -117,34 +145,42 @@ fn check_output(directory: &Path, overwrite: bool, resume: bool) -> anyhow::Resu
 }
 
 /// What is known before the data is read.
-fn announce(config: &RunConfig, chosen: &Chosen, directory: &Path) -> anyhow::Result<()> {
+fn announcement(config: &RunConfig, chosen: &Chosen) -> [String; 3] {
     let t = &config.training;
-    output::line(&format!("device    {}", chosen.describe()))?;
-    output::line(&format!(
-        "batch     {} rows × {} tokens × {} accumulated = {} tokens a step",
-        t.per_device_train_batch_size,
-        config.data.max_seq_length,
-        t.gradient_accumulation_steps,
-        output::grouped(config.tokens_per_step()),
-    ))?;
-    output::line(&format!("run       {}", directory.display()))?;
-    Ok(())
+    [
+        format!("device    {}", chosen.describe()),
+        format!(
+            "batch     {} rows × {} tokens × {} accumulated = {} tokens a step",
+            t.per_device_train_batch_size,
+            config.data.max_seq_length,
+            t.gradient_accumulation_steps,
+            output::grouped(config.tokens_per_step()),
+        ),
+        format!("run       {}", config.output_dir().display()),
+    ]
 }
 
 /// `--dry-run`: reads the data, because the vocabulary decides the size, and builds nothing.
 fn describe_only(config: &RunConfig, chosen: &Chosen) -> anyhow::Result<u8> {
-    announce(config, chosen, &config.output_dir())?;
+    for line in announcement(config, chosen) {
+        output::line(&line)?;
+    }
     let mut notify = |event: DataEvent| output::note(&event.to_string());
     let prepared = data::prepare(&config.data, &config.tokenizer, &mut notify)?;
     let vocab_size = match config.model.vocab_size {
         0 => prepared.tokenizer.vocab_size(),
         given => given,
     };
-    let model = ModelConfig { vocab_size, ..config.model.clone() };
+    let model = ModelConfig {
+        vocab_size,
+        ..config.model.clone()
+    };
     model.validate()?;
     let parameters = ParameterCount::of(&model).total();
     let steps_per_epoch = prepared.train.len() / config.tokens_per_step().max(1);
-    let steps = config.training.total_steps(config.tokens_per_step(), steps_per_epoch);
+    let steps = config
+        .training
+        .total_steps(config.tokens_per_step(), steps_per_epoch);
     let window = config.data.max_seq_length;
     let flops = training_flops_per_token(&model, window);
     for line in [
@@ -169,36 +205,23 @@ fn describe_only(config: &RunConfig, chosen: &Chosen) -> anyhow::Result<u8> {
     Ok(failure::OK)
 }
 
-/// The result, where it is, and how to use it.
-fn finish(
-    report: &TrainReport,
-    directory: &Path,
-    prompt: &str,
-    global: &Global,
-) -> anyhow::Result<u8> {
-    if report.interrupted {
-        output::note(&format!(
-            "stopped at step {}; go on with the same command and --resume",
-            report.step
-        ));
-        return Ok(failure::INTERRUPTED);
-    }
+/// What came of a run: the last validation, where the model is, and how to use it.
+fn result(report: &TrainReport, model: &Path, prompt: &str, quiet: bool) -> String {
+    let mut text = format!("finished {} steps", output::grouped(report.step));
     if let Some(eval) = &report.eval {
-        output::line(&format!(
-            "\nvalidation loss {:.4} | perplexity {} | bits per byte {:.4}",
+        text = format!(
+            "validation loss {:.4} | perplexity {} | bits per byte {:.4}",
             eval.loss,
             reporter::perplexity(eval.perplexity),
             eval.bits_per_byte
-        ))?;
+        );
     }
-    let model = directory.join(model_dir::FINAL);
-    if model.is_dir() && !global.quiet {
+    if model.is_dir() && !quiet {
         let shown = model.display().to_string();
-        output::line(&format!("model in {shown}\n\nGenerate with:"))?;
         let words = [&*shown, "-p", prompt].map(shell_word).join(" ");
-        output::line(&format!("  infinity generate {words}"))?;
+        text = format!("{text}\nmodel in {shown}\n\nGenerate with:\n  infinity generate {words}");
     }
-    Ok(failure::OK)
+    text
 }
 
 /// `word` as a POSIX shell takes it literally.

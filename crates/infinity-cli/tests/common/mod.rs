@@ -21,7 +21,11 @@ impl Ran {
     /// Panics with everything that was printed unless the exit code is `code`.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "\n--- out\n{}\n--- err\n{}", self.out, self.err);
+        assert_eq!(
+            self.code, code,
+            "\n--- out\n{}\n--- err\n{}",
+            self.out, self.err
+        );
         self
     }
 
@@ -39,7 +43,10 @@ impl Ran {
 /// The program with the words of `line`, in `dir`, without this machine's settings.
 pub fn command(dir: &Path, line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_infinity"));
-    command.args(line.split_whitespace()).current_dir(dir).stdin(Stdio::null());
+    command
+        .args(line.split_whitespace())
+        .current_dir(dir)
+        .stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         if name.starts_with("INFINITY") || name == "BURN_DEVICE" || name == "RUST_BACKTRACE" {
@@ -51,7 +58,11 @@ pub fn command(dir: &Path, line: &str) -> Command {
 
 /// Runs a prepared command to its end.
 pub fn ran(mut command: Command) -> Ran {
-    let Output { status, stdout, stderr } = command.output().expect("the program starts");
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().expect("the program starts");
     Ran {
         code: status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&stdout).into_owned(),
@@ -75,7 +86,11 @@ pub fn with_texts() -> TempDir {
     for (name, lines) in [("train.txt", 400), ("valid.txt", 60)] {
         let mut text = String::new();
         for i in 0..lines {
-            let _ = writeln!(text, "line {i}: the quick brown fox jumps over {} lazy dogs", i % 7);
+            let _ = writeln!(
+                text,
+                "line {i}: the quick brown fox jumps over {} lazy dogs",
+                i % 7
+            );
         }
         std::fs::write(dir.path().join(name), text).expect("writable");
     }
@@ -98,8 +113,13 @@ pub fn with_model() -> TempDir {
     };
     let model = config.init(&burn::tensor::Device::flex());
     let generation = GenerationConfig::default();
-    save_pretrained(&dir.path().join("model"), &model, Some(&tokenizer), &generation)
-        .expect("a model that can be saved");
+    save_pretrained(
+        &dir.path().join("model"),
+        &model,
+        Some(&tokenizer),
+        &generation,
+    )
+    .expect("a model that can be saved");
     dir
 }
 

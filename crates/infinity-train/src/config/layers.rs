@@ -69,7 +69,11 @@ impl ConfigLayers {
             });
         };
         let model = Value::try_from(model).expect("a model configuration has a TOML form");
-        Ok(self.push(Rank::Preset, Table::from_iter([("model".into(), model)]), vec![]))
+        Ok(self.push(
+            Rank::Preset,
+            Table::from_iter([("model".into(), model)]),
+            vec![],
+        ))
     }
 
     /// A TOML file, above the files before it.
@@ -77,7 +81,10 @@ impl ConfigLayers {
     /// # Errors
     /// The file cannot be read, is not TOML, has an unknown key or a value of the wrong type.
     pub fn file(self, path: &Path) -> Result<Self, ConfigError> {
-        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        let read = |source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        };
         let bytes = std::fs::read(path).map_err(read)?;
         let text = String::from_utf8(bytes).map_err(|error| ConfigError::Syntax {
             origin: path.display().to_string(),
@@ -119,7 +126,9 @@ impl ConfigLayers {
             .collect();
         ours.sort();
         for (name, value) in ours {
-            let key = name[ENVIRONMENT_PREFIX.len()..].to_lowercase().replace("__", ".");
+            let key = name[ENVIRONMENT_PREFIX.len()..]
+                .to_lowercase()
+                .replace("__", ".");
             let origin = format!("environment variable {name}");
             self = self.word(Rank::Environment, &key, &value, &origin)?;
         }
@@ -149,11 +158,15 @@ impl ConfigLayers {
     /// Not of that form, an unknown key, or a value of the wrong type.
     pub fn set(self, assignment: &str) -> Result<Self, ConfigError> {
         let Some((key, value)) = assignment.split_once('=') else {
-            return Err(ConfigError::Assignment { argument: assignment.to_owned() });
+            return Err(ConfigError::Assignment {
+                argument: assignment.to_owned(),
+            });
         };
         let key = key.trim();
         if key.is_empty() {
-            return Err(ConfigError::Assignment { argument: assignment.to_owned() });
+            return Err(ConfigError::Assignment {
+                argument: assignment.to_owned(),
+            });
         }
         self.word(Rank::Set, key, value.trim(), &format!("--set {assignment}"))
     }
@@ -170,17 +183,20 @@ impl ConfigLayers {
             merge(&mut merged, layer.table);
             origins.extend(layer.origins);
         }
-        let mut config =
-            RunConfig::deserialize(merged).map_err(|error| ConfigError::Syntax {
-                origin: "the merged configuration".to_owned(),
-                message: error.to_string(),
-            })?;
+        let mut config = RunConfig::deserialize(merged).map_err(|error| ConfigError::Syntax {
+            origin: "the merged configuration".to_owned(),
+            message: error.to_string(),
+        })?;
         // The key means "training window", and the slowest half-life follows from it.
         if !origins.contains_key("model.max_position_embeddings") {
             config.model.max_position_embeddings = config.data.max_seq_length;
         }
         config.validate().map_err(|error| error.placed(&origins))?;
-        Ok(LoadedConfig { config, warnings: self.warnings, source: self.source })
+        Ok(LoadedConfig {
+            config,
+            warnings: self.warnings,
+            source: self.source,
+        })
     }
 
     /// A key with a value that arrived as text. Text that is TOML of the right type is taken as
@@ -188,7 +204,10 @@ impl ConfigLayers {
     fn word(self, rank: Rank, key: &str, text: &str, origin: &str) -> Result<Self, ConfigError> {
         strict_key(origin, key)?;
         let string = Value::String(text.to_owned());
-        let typed = format!("v = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
+        let typed = format!("v = {text}")
+            .parse::<Table>()
+            .ok()
+            .and_then(|mut t| t.remove("v"));
         let value = match typed {
             Some(typed) if check_type(key, &typed).is_err() && check_type(key, &string).is_ok() => {
                 string
@@ -208,7 +227,8 @@ impl ConfigLayers {
     ) -> Result<Self, ConfigError> {
         strict_key(origin, key)?;
         if let Some(reason) = legacy::reason(key) {
-            self.warnings.push(format!("{origin}: `{key}` changes nothing: {reason}"));
+            self.warnings
+                .push(format!("{origin}: `{key}` changes nothing: {reason}"));
             return Ok(self);
         }
         check_type(key, &value).map_err(|message| ConfigError::Value {
@@ -216,11 +236,19 @@ impl ConfigLayers {
             key: key.to_owned(),
             message,
         })?;
-        Ok(self.push(rank, nested(key, value), vec![(key.to_owned(), origin.to_owned())]))
+        Ok(self.push(
+            rank,
+            nested(key, value),
+            vec![(key.to_owned(), origin.to_owned())],
+        ))
     }
 
     fn push(mut self, rank: Rank, table: Table, origins: Vec<(String, String)>) -> Self {
-        self.layers.push(Layer { rank, table, origins });
+        self.layers.push(Layer {
+            rank,
+            table,
+            origins,
+        });
         self
     }
 }
@@ -284,13 +312,18 @@ mod tests {
         let calls: [fn(ConfigLayers) -> ConfigLayers; 5] = [
             |l| l.text("a", "[training]\nmax_steps = 1").unwrap(),
             |l| l.text("b", "[training]\nmax_steps = 2").unwrap(),
-            |l| l.environment(env("INFINITY__TRAINING__MAX_STEPS", "3")).unwrap(),
+            |l| {
+                l.environment(env("INFINITY__TRAINING__MAX_STEPS", "3"))
+                    .unwrap()
+            },
             |l| l.flag("--max-steps", "training.max_steps", "4").unwrap(),
             |l| l.set("training.max_steps=5").unwrap(),
         ];
         for (i, call) in calls.iter().enumerate() {
             layers = call(layers);
-            let again = calls[..=i].iter().fold(ConfigLayers::new(), |l, call| call(l));
+            let again = calls[..=i]
+                .iter()
+                .fold(ConfigLayers::new(), |l, call| call(l));
             assert_eq!(steps(again), i as u64 + 1);
         }
         let reversed = ConfigLayers::new()
@@ -304,13 +337,19 @@ mod tests {
     #[test]
     fn files_keep_what_later_files_do_not_set() {
         let config = ConfigLayers::new()
-            .text("a", "[model]\nhidden_size = 64\n[optimizer]\nname = \"muon\"\nbeta2 = 0.95")
+            .text(
+                "a",
+                "[model]\nhidden_size = 64\n[optimizer]\nname = \"muon\"\nbeta2 = 0.95",
+            )
             .and_then(|l| l.text("b", "[optimizer]\nbeta2 = 0.9"))
             .and_then(ConfigLayers::resolve)
             .unwrap()
             .config;
         assert_eq!(config.optimizer.name, OptimizerName::Muon);
-        assert_eq!((config.optimizer.beta2, config.model.hidden_size), (0.9, 64));
+        assert_eq!(
+            (config.optimizer.beta2, config.model.hidden_size),
+            (0.9, 64)
+        );
     }
 
     #[test]
@@ -324,7 +363,10 @@ mod tests {
         let retnet = ModelConfig::preset("retnet").unwrap();
         assert_eq!(config.model.conv_kernel_size, 3);
         assert_eq!(config.model.memory_update, retnet.memory_update);
-        let error = ConfigLayers::new().preset("retnett").unwrap_err().to_string();
+        let error = ConfigLayers::new()
+            .preset("retnett")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("did you mean `retnet`?"), "{error}");
     }
 
@@ -374,7 +416,10 @@ mod tests {
             .unwrap();
         assert_eq!(loaded.warnings.len(), 2);
         assert!(loaded.warnings[0].starts_with("old.toml:3: `model.kernel_epsilon`"));
-        assert_eq!(loaded.config, RunConfig::from_toml("[model]\nhidden_size = 64").unwrap());
+        assert_eq!(
+            loaded.config,
+            RunConfig::from_toml("[model]\nhidden_size = 64").unwrap()
+        );
         assert_eq!(loaded.source, text);
     }
 
@@ -383,7 +428,10 @@ mod tests {
         let resolve = |layers: ConfigLayers| layers.resolve().unwrap().config.model;
         let short = || ConfigLayers::new().set("data.max_seq_length=96").unwrap();
         assert_eq!(resolve(short()).max_position_embeddings, 96);
-        assert_eq!(resolve(short().preset("softmax").unwrap()).max_position_embeddings, 96);
+        assert_eq!(
+            resolve(short().preset("softmax").unwrap()).max_position_embeddings,
+            96
+        );
         let given = short().set("model.max_position_embeddings=512").unwrap();
         assert_eq!(resolve(given).max_position_embeddings, 512);
     }
@@ -391,7 +439,10 @@ mod tests {
     #[test]
     fn a_refused_value_names_who_set_it() {
         let error = ConfigLayers::new()
-            .text("a.toml", "[training]\nper_device_train_batch_size = 4\n\nmax_grad_norm = -1.0")
+            .text(
+                "a.toml",
+                "[training]\nper_device_train_batch_size = 4\n\nmax_grad_norm = -1.0",
+            )
             .and_then(ConfigLayers::resolve)
             .unwrap_err()
             .to_string();

@@ -10,11 +10,11 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, RunConfig, legacy, suggest};
 use super::{
     CheckpointConfig, DataConfig, DistributedConfig, EvalConfig, LoggingConfig, LrSchedulerConfig,
     ModelConfig, OptimizerConfig, RunSection, TokenizerConfig, TrainingConfig,
 };
+use super::{ConfigError, RunConfig, legacy, suggest};
 
 /// A layer that parsed, has known keys only, and whose values have the right types.
 pub(super) struct Checked {

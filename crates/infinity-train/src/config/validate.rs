@@ -19,7 +19,11 @@ impl RunConfig {
     /// The first problem, with the dotted key, the value and the limit.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.schema != SCHEMA {
-            return refuse("schema", self.schema, format!("this version reads schema {SCHEMA}"));
+            return refuse(
+                "schema",
+                self.schema,
+                format!("this version reads schema {SCHEMA}"),
+            );
         }
         self.validate_data()?;
         self.validate_model()?;
@@ -36,20 +40,32 @@ impl RunConfig {
             0 => ANY_VOCABULARY,
             given => given,
         };
-        ModelConfig { vocab_size, ..self.model.clone() }
-            .validate()
-            .map_err(|problem| ConfigError::Model { problem, origin: String::new() })
+        ModelConfig {
+            vocab_size,
+            ..self.model.clone()
+        }
+        .validate()
+        .map_err(|problem| ConfigError::Model {
+            problem,
+            origin: String::new(),
+        })
     }
 
     /// A configuration without a training text is fine: a flag may still name it, and reading it
     /// says so otherwise.
     fn validate_data(&self) -> Result<(), ConfigError> {
         let data = match self.data.validate() {
-            Err(DataError::NotSet { key: "data.train_file", .. }) => Ok(()),
+            Err(DataError::NotSet {
+                key: "data.train_file",
+                ..
+            }) => Ok(()),
             other => other,
         };
         data.and_then(|()| self.tokenizer.resolve().map(drop))
-            .map_err(|problem| ConfigError::Data { problem: Box::new(problem), origin: String::new() })
+            .map_err(|problem| ConfigError::Data {
+                problem: Box::new(problem),
+                origin: String::new(),
+            })
     }
 
     /// Something has to end the run.
@@ -80,16 +96,29 @@ impl RunConfig {
     fn validate_training(&self) -> Result<(), ConfigError> {
         let t = &self.training;
         for (key, value) in [
-            ("training.per_device_train_batch_size", t.per_device_train_batch_size),
-            ("training.per_device_eval_batch_size", t.per_device_eval_batch_size),
-            ("training.gradient_accumulation_steps", t.gradient_accumulation_steps),
+            (
+                "training.per_device_train_batch_size",
+                t.per_device_train_batch_size,
+            ),
+            (
+                "training.per_device_eval_batch_size",
+                t.per_device_eval_batch_size,
+            ),
+            (
+                "training.gradient_accumulation_steps",
+                t.gradient_accumulation_steps,
+            ),
         ] {
             if value == 0 {
                 return refuse(key, value, "must be at least 1");
             }
         }
         at_least("training.max_grad_norm", t.max_grad_norm, 0.0)?;
-        at_least("training.loss_watchdog.threshold", t.loss_watchdog.threshold, 0.0)?;
+        at_least(
+            "training.loss_watchdog.threshold",
+            t.loss_watchdog.threshold,
+            0.0,
+        )?;
         if t.loss_watchdog.threshold > 0.0 && t.loss_watchdog.patience == 0 {
             return refuse("training.loss_watchdog.patience", 0, "must be at least 1");
         }
@@ -102,7 +131,10 @@ impl RunConfig {
             ("optimizer.learning_rate", o.learning_rate),
             ("optimizer.muon_learning_rate", o.muon_learning_rate),
             ("optimizer.eps", o.eps),
-            ("optimizer.gate_learning_rate_multiplier", o.gate_learning_rate_multiplier),
+            (
+                "optimizer.gate_learning_rate_multiplier",
+                o.gate_learning_rate_multiplier,
+            ),
         ] {
             if !(value > 0.0 && value.is_finite()) {
                 return refuse(key, value, "must be a number above 0");
@@ -149,11 +181,19 @@ impl RunConfig {
         let e = &self.eval;
         if e.early_stopping_patience > 0 && !e.do_eval {
             let limit = "it needs validations, and eval.do_eval is false";
-            return refuse("eval.early_stopping_patience", e.early_stopping_patience, limit);
+            return refuse(
+                "eval.early_stopping_patience",
+                e.early_stopping_patience,
+                limit,
+            );
         }
         if e.early_stopping_patience > 0 && e.every == 0 {
             let limit = "it needs validations while training, and eval.every is 0";
-            return refuse("eval.early_stopping_patience", e.early_stopping_patience, limit);
+            return refuse(
+                "eval.early_stopping_patience",
+                e.early_stopping_patience,
+                limit,
+            );
         }
         if e.sample_tokens == 0 && !e.sample_prompts.is_empty() {
             return refuse("eval.sample_tokens", 0, "must be at least 1");
@@ -184,7 +224,11 @@ impl RunConfig {
         }
         if self.distributed.devices != "auto" {
             let limit = "only \"auto\" works in this version; run.device chooses the device";
-            return refuse("distributed.devices", Quoted(&self.distributed.devices), limit);
+            return refuse(
+                "distributed.devices",
+                Quoted(&self.distributed.devices),
+                limit,
+            );
         }
         if self.logging.progress == Progress::Tui {
             let limit = "there is no dashboard in this version: write \"plain\" or \"json\"";
@@ -203,13 +247,24 @@ impl ConfigError {
     pub(super) fn placed(self, origins: &BTreeMap<String, String>) -> Self {
         // Messages of all sections begin with the key; the other crates' errors have it there only.
         let message = self.to_string();
-        let key = message.split(' ').next().unwrap_or_default().trim_matches(['`', ':']);
+        let key = message
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+            .trim_matches(['`', ':']);
         let origin = match origins.get(key) {
             Some(place) => format!(" (set in {place})"),
             None => String::new(),
         };
         match self {
-            Self::Invalid { key, value, limit, .. } => Self::Invalid { key, value, limit, origin },
+            Self::Invalid {
+                key, value, limit, ..
+            } => Self::Invalid {
+                key,
+                value,
+                limit,
+                origin,
+            },
             Self::Model { problem, .. } => Self::Model { problem, origin },
             Self::Data { problem, .. } => Self::Data { problem, origin },
             other => other,
@@ -252,11 +307,9 @@ fn at_least(key: &'static str, value: f64, limit: f64) -> Result<(), ConfigError
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     /// The message of a default configuration with these assignments.
     fn refused(assignments: &[&str]) -> String {
-        let mut layers = super::super::ConfigLayers::new();
+        let mut layers = crate::config::ConfigLayers::new();
         for assignment in assignments {
             layers = layers.set(assignment).unwrap();
         }
@@ -270,13 +323,37 @@ mod tests {
     fn every_limit_names_key_value_and_limit() {
         for (assignments, key, words) in [
             (&["schema=2"][..], "schema", "2"),
-            (&["training.num_train_epochs=0"], "training.max_steps", "must end the run"),
-            (&["training.max_tokens=5"], "training.max_tokens", "8192 tokens"),
-            (&["training.per_device_train_batch_size=0"], "per_device_train_batch_size", "least 1"),
-            (&["training.max_grad_norm=nan"], "training.max_grad_norm", "NaN"),
-            (&["optimizer.learning_rate=0"], "optimizer.learning_rate", "above 0"),
+            (
+                &["training.num_train_epochs=0"],
+                "training.max_steps",
+                "must end the run",
+            ),
+            (
+                &["training.max_tokens=5"],
+                "training.max_tokens",
+                "8192 tokens",
+            ),
+            (
+                &["training.per_device_train_batch_size=0"],
+                "per_device_train_batch_size",
+                "least 1",
+            ),
+            (
+                &["training.max_grad_norm=nan"],
+                "training.max_grad_norm",
+                "NaN",
+            ),
+            (
+                &["optimizer.learning_rate=0"],
+                "optimizer.learning_rate",
+                "above 0",
+            ),
             (&["optimizer.beta2=1.0"], "optimizer.beta2", "below 1"),
-            (&["lr_scheduler.decay_ratio=1.5"], "lr_scheduler.decay_ratio", "between 0 and 1"),
+            (
+                &["lr_scheduler.decay_ratio=1.5"],
+                "lr_scheduler.decay_ratio",
+                "between 0 and 1",
+            ),
             (
                 &["training.max_steps=10", "lr_scheduler.warmup_steps=10"],
                 "lr_scheduler.warmup_steps",
@@ -293,21 +370,47 @@ mod tests {
                 "eval.do_eval is false",
             ),
             (&["logging.every=0"], "logging.every", "at least 1"),
-            (&["run.precision=bf16-mixed"], "run.precision", "\"bf16-mixed\""),
-            (&["training.gradient_checkpointing=blocks"], "gradient_checkpointing", "\"none\""),
-            (&["distributed.strategy=ddp"], "distributed.strategy", "\"single\""),
+            (
+                &["run.precision=bf16-mixed"],
+                "run.precision",
+                "\"bf16-mixed\"",
+            ),
+            (
+                &["training.gradient_checkpointing=blocks"],
+                "gradient_checkpointing",
+                "\"none\"",
+            ),
+            (
+                &["distributed.strategy=ddp"],
+                "distributed.strategy",
+                "\"single\"",
+            ),
             (&["logging.progress=tui"], "logging.progress", "\"plain\""),
-            (&["logging.tensorboard=true"], "logging.tensorboard", "metrics.jsonl"),
-            (&["model.num_attention_heads=7"], "model.hidden_size", "divisible"),
+            (
+                &["logging.tensorboard=true"],
+                "logging.tensorboard",
+                "metrics.jsonl",
+            ),
+            (
+                &["model.num_attention_heads=7"],
+                "model.hidden_size",
+                "divisible",
+            ),
         ] {
             let message = refused(assignments);
-            assert!(message.contains(key) && message.contains(words), "{assignments:?}: {message}");
+            assert!(
+                message.contains(key) && message.contains(words),
+                "{assignments:?}: {message}"
+            );
         }
     }
 
     #[test]
     fn a_legal_change_is_not_refused() {
-        assert_eq!(refused(&["training.max_steps=10", "lr_scheduler.warmup_steps=9"]), "");
+        assert_eq!(
+            refused(&["training.max_steps=10", "lr_scheduler.warmup_steps=9"]),
+            ""
+        );
         assert_eq!(refused(&["training.gradient_checkpointing=none"]), "");
     }
 }
