@@ -19,7 +19,11 @@ const RECURRENT_UP_TO: usize = 2;
 impl Form {
     /// The form for `t` tokens.
     pub fn choose(t: usize) -> Form {
-        if t <= RECURRENT_UP_TO { Form::Recurrent } else { Form::Chunkwise }
+        if t <= RECURRENT_UP_TO {
+            Form::Recurrent
+        } else {
+            Form::Chunkwise
+        }
     }
 }
 

@@ -66,20 +66,37 @@ impl Probe {
         let tokens = b * t * h;
         let allocation = unit_rows(random.values(tokens * s, 0.05, 1.0), s);
         let beta = random.values(tokens, 0.0, 1.0);
-        let write = allocation.iter().enumerate().map(|(i, a)| a * beta[i / s]).collect();
+        let write = allocation
+            .iter()
+            .enumerate()
+            .map(|(i, a)| a * beta[i / s])
+            .collect();
         let inputs = Values {
             q: unit_rows(random.values(tokens * k, -1.0, 1.0), k),
             k: unit_rows(random.values(tokens * k, -1.0, 1.0), k),
             v: random.values(tokens * v, -1.0, 1.0),
-            log_decay: random.values(tokens * s, -3.0, 0.3).iter().map(|g| -g.exp()).collect(),
+            log_decay: random
+                .values(tokens * s, -3.0, 0.3)
+                .iter()
+                .map(|g| -g.exp())
+                .collect(),
             read: random.values(tokens * s, 0.0, 2.0),
             write,
-            erase: if case.delta { allocation } else { vec![0.0; tokens * s] },
+            erase: if case.delta {
+                allocation
+            } else {
+                vec![0.0; tokens * s]
+            },
             state: random.values(b * h * s * k * v, -1.0, 1.0),
         };
         let d_o = random.values(tokens * v, -1.0, 1.0);
         let d_state = random.values(b * h * s * k * v, -1.0, 1.0);
-        Probe { case, inputs, d_o, d_state }
+        Probe {
+            case,
+            inputs,
+            d_o,
+            d_state,
+        }
     }
 
     /// Outputs and final state by the reference.
@@ -113,7 +130,11 @@ pub fn tensor<const D: usize>(
 
 /// A tensor's values as `f64`.
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
-    tensor.into_data().convert::<f64>().to_vec().expect("converted to f64")
+    tensor
+        .into_data()
+        .convert::<f64>()
+        .try_to_vec()
+        .expect("converted to f64")
 }
 
 /// How far an answer may be off. Limits are at most ten times the error measured when they were
@@ -161,7 +182,12 @@ impl fmt::Display for Mismatch {
         match self {
             Mismatch::Length { actual, expected } => write!(f, "{actual} values, not {expected}"),
             Mismatch::NotFinite { index } => write!(f, "not finite at {index}"),
-            Mismatch::TooFar { error, limit, index, distance } => write!(
+            Mismatch::TooFar {
+                error,
+                limit,
+                index,
+                distance,
+            } => write!(
                 f,
                 "rms error {error:.2e} (limit {limit:.2e}), worst {distance:.2e} at {index}"
             ),
@@ -176,7 +202,10 @@ fn rms(values: impl Iterator<Item = f64>, len: usize) -> f64 {
 /// `Err` says what differs: length, a value that is not finite, or too large an error.
 pub fn compare(actual: &[f64], expected: &[f64], tol: Tol) -> Result<f64, Mismatch> {
     if actual.len() != expected.len() {
-        return Err(Mismatch::Length { actual: actual.len(), expected: expected.len() });
+        return Err(Mismatch::Length {
+            actual: actual.len(),
+            expected: expected.len(),
+        });
     }
     // Before any difference: NaN makes every `limit < error` false.
     let both = || actual.iter().zip(expected);
@@ -190,7 +219,12 @@ pub fn compare(actual: &[f64], expected: &[f64], tol: Tol) -> Result<f64, Mismat
     let (index, distance) = distances.fold((0, 0.0), |x, y| if y.1 > x.1 { y } else { x });
     // RMS alone can hide one wrong row in a long tensor.
     if limit < error || tol.worst_over_rms * limit < distance {
-        return Err(Mismatch::TooFar { error, limit, index, distance });
+        return Err(Mismatch::TooFar {
+            error,
+            limit,
+            index,
+            distance,
+        });
     }
     Ok(error / scale.max(f64::MIN_POSITIVE))
 }
@@ -208,7 +242,11 @@ pub fn assert_close(case: &str, name: &str, actual: &[f64], expected: &[f64], to
 mod tests {
     use super::*;
 
-    const TOL: Tol = Tol { rms_ratio: 1e-3, worst_over_rms: 10.0, floor: 0.0 };
+    const TOL: Tol = Tol {
+        rms_ratio: 1e-3,
+        worst_over_rms: 10.0,
+        floor: 0.0,
+    };
 
     #[test]
     fn nan_is_never_close() {
@@ -221,11 +259,17 @@ mod tests {
         let expected = vec![1.0; 1_000_000];
         let mut actual = expected.clone();
         actual[77] += 0.1;
-        assert!(matches!(compare(&actual, &expected, TOL), Err(Mismatch::TooFar { index: 77, .. })));
+        assert!(matches!(
+            compare(&actual, &expected, TOL),
+            Err(Mismatch::TooFar { index: 77, .. })
+        ));
     }
 
     #[test]
     fn lengths_must_agree() {
-        assert!(matches!(compare(&[1.0], &[1.0, 1.0], TOL), Err(Mismatch::Length { .. })));
+        assert!(matches!(
+            compare(&[1.0], &[1.0, 1.0], TOL),
+            Err(Mismatch::Length { .. })
+        ));
     }
 }

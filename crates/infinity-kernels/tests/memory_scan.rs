@@ -1,8 +1,8 @@
 //! `memory_scan`: every form against the scalar reference, and the reference against itself.
 
 use burn::tensor::{DType, Device, Tensor};
-use infinity_kernels::memory_scan::{chunkwise_form, recurrent};
 use infinity_kernels::memory_scan::reference::{self, Dims, Values};
+use infinity_kernels::memory_scan::{chunkwise_form, recurrent};
 use infinity_kernels::testing::{Case, Probe, Tol, assert_close, compare, tensor, values};
 use infinity_kernels::{MemoryScanInputs, MemoryScanOutput};
 use proptest::prelude::*;
@@ -11,25 +11,69 @@ use proptest::prelude::*;
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Worst RMS ratio over `CASES` on Flex, 2026-11-23: 6.1e-7.
-const FORWARD_F32: Tol = Tol { rms_ratio: 5e-6, worst_over_rms: 20.0, floor: 1e-9 };
+const FORWARD_F32: Tol = Tol {
+    rms_ratio: 5e-6,
+    worst_over_rms: 20.0,
+    floor: 1e-9,
+};
 /// Worst RMS ratio over `CASES` on Flex, 2026-11-23: 1.0e-6.
-const BACKWARD_F32: Tol = Tol { rms_ratio: 1e-5, worst_over_rms: 30.0, floor: 1e-8 };
+const BACKWARD_F32: Tol = Tol {
+    rms_ratio: 1e-5,
+    worst_over_rms: 30.0,
+    floor: 1e-8,
+};
 /// Worst RMS ratio over `CASES` in f64 on Flex, 2026-11-23: 2e-15.
-const F64: Tol = Tol { rms_ratio: 1e-12, worst_over_rms: 50.0, floor: 1e-14 };
+const F64: Tol = Tol {
+    rms_ratio: 1e-12,
+    worst_over_rms: 50.0,
+    floor: 1e-14,
+};
 
 const fn dims(b: usize, t: usize, h: usize, s: usize, k: usize, v: usize) -> Dims {
     Dims { b, t, h, s, k, v }
 }
 
 const CASES: [Case; 8] = [
-    Case { name: "one token", dims: dims(1, 1, 1, 1, 8, 8), delta: true },
-    Case { name: "exact chunks", dims: dims(1, 128, 2, 4, 16, 16), delta: true },
-    Case { name: "ragged tail", dims: dims(2, 97, 3, 3, 16, 24), delta: true },
-    Case { name: "short", dims: dims(2, 5, 2, 2, 32, 8), delta: true },
-    Case { name: "odd sizes", dims: dims(1, 51, 1, 2, 7, 5), delta: true },
-    Case { name: "additive", dims: dims(2, 70, 2, 4, 12, 9), delta: false },
-    Case { name: "additive, one state", dims: dims(1, 33, 2, 1, 16, 16), delta: false },
-    Case { name: "one state", dims: dims(1, 65, 2, 1, 16, 16), delta: true },
+    Case {
+        name: "one token",
+        dims: dims(1, 1, 1, 1, 8, 8),
+        delta: true,
+    },
+    Case {
+        name: "exact chunks",
+        dims: dims(1, 128, 2, 4, 16, 16),
+        delta: true,
+    },
+    Case {
+        name: "ragged tail",
+        dims: dims(2, 97, 3, 3, 16, 24),
+        delta: true,
+    },
+    Case {
+        name: "short",
+        dims: dims(2, 5, 2, 2, 32, 8),
+        delta: true,
+    },
+    Case {
+        name: "odd sizes",
+        dims: dims(1, 51, 1, 2, 7, 5),
+        delta: true,
+    },
+    Case {
+        name: "additive",
+        dims: dims(2, 70, 2, 4, 12, 9),
+        delta: false,
+    },
+    Case {
+        name: "additive, one state",
+        dims: dims(1, 33, 2, 1, 16, 16),
+        delta: false,
+    },
+    Case {
+        name: "one state",
+        dims: dims(1, 65, 2, 1, 16, 16),
+        delta: true,
+    },
 ];
 
 /// Outputs, final state and the gradients of all inputs, from one form.
@@ -53,9 +97,8 @@ fn run(probe: &Probe, dtype: DType, run: Run) -> Answer {
     let device = Device::flex().autodiff();
     let Dims { b, t, h, s, k, v } = probe.case.dims;
     let x = &probe.inputs;
-    let leaf = |values: &[f64], width| {
-        tensor(values, [b, t, h, width], dtype, &device).require_grad()
-    };
+    let leaf =
+        |values: &[f64], width| tensor(values, [b, t, h, width], dtype, &device).require_grad();
     let leaves = [
         leaf(&x.q, k),
         leaf(&x.k, k),
@@ -68,7 +111,15 @@ fn run(probe: &Probe, dtype: DType, run: Run) -> Answer {
     let state = tensor(&x.state, [b, h, s, k, v], dtype, &device).require_grad();
     let [q, key, value, log_decay, read, write, erase] = leaves.clone();
     let erase = probe.case.delta.then_some(erase);
-    let inputs = MemoryScanInputs { q, k: key, v: value, log_decay, read, write, erase };
+    let inputs = MemoryScanInputs {
+        q,
+        k: key,
+        v: value,
+        log_decay,
+        read,
+        write,
+        erase,
+    };
     let out = run(inputs, state.clone());
     let d_o = tensor(&probe.d_o, [b, t, h, v], dtype, &device);
     let d_state = tensor(&probe.d_state, [b, h, s, k, v], dtype, &device);
@@ -78,8 +129,16 @@ fn run(probe: &Probe, dtype: DType, run: Run) -> Answer {
         .iter()
         .map(|leaf| leaf.grad(&grads).map(values).unwrap_or_default())
         .collect();
-    all.push(values(state.grad(&grads).expect("the initial state has a gradient")));
-    Answer { o: values(out.o.inner()), state: values(out.state.inner()), grads: all }
+    all.push(values(
+        state
+            .grad(&grads)
+            .expect("the initial state has a gradient"),
+    ));
+    Answer {
+        o: values(out.o.inner()),
+        state: values(out.state.inner()),
+        grads: all,
+    }
 }
 
 fn check(probe: &Probe, answer: &Answer, forward: Tol, backward: Tol) -> (f64, f64) {
@@ -93,7 +152,13 @@ fn check(probe: &Probe, answer: &Answer, forward: Tol, backward: Tol) -> (f64, f
         if field == "erase" && !probe.case.delta {
             continue;
         }
-        worst = worst.max(assert_close(name, &format!("d{field}"), actual, expected, backward));
+        worst = worst.max(assert_close(
+            name,
+            &format!("d{field}"),
+            actual,
+            expected,
+            backward,
+        ));
     }
     (o.max(state), worst)
 }
@@ -116,7 +181,10 @@ fn every_form_matches_the_reference_in_f32() {
             worst = (worst.0.max(errors.0), worst.1.max(errors.1));
         }
     }
-    println!("worst rms ratio: forward {:.1e}, backward {:.1e}", worst.0, worst.1);
+    println!(
+        "worst rms ratio: forward {:.1e}, backward {:.1e}",
+        worst.0, worst.1
+    );
 }
 
 #[test]
@@ -130,7 +198,10 @@ fn every_form_matches_the_reference_in_f64() {
             worst = (worst.0.max(errors.0), worst.1.max(errors.1));
         }
     }
-    println!("worst rms ratio: forward {:.1e}, backward {:.1e}", worst.0, worst.1);
+    println!(
+        "worst rms ratio: forward {:.1e}, backward {:.1e}",
+        worst.0, worst.1
+    );
 }
 
 #[test]
@@ -146,7 +217,11 @@ fn a_kernel_without_decay_is_caught() {
 #[test]
 fn the_reference_gradient_matches_finite_differences() {
     for delta in [true, false] {
-        let case = Case { name: "differences", dims: dims(1, 5, 2, 3, 3, 2), delta };
+        let case = Case {
+            name: "differences",
+            dims: dims(1, 5, 2, 3, 3, 2),
+            delta,
+        };
         let probe = Probe::seeded(case, 3);
         let grads = probe.reference_grads();
         let loss = |x: &Values| {
@@ -200,7 +275,13 @@ fn part(dims: Dims, x: &Values, from: usize, to: usize, state: Vec<f64>) -> (Dim
         erase: cut(&x.erase, s),
         state,
     };
-    (Dims { t: to - from, ..dims }, part)
+    (
+        Dims {
+            t: to - from,
+            ..dims
+        },
+        part,
+    )
 }
 
 proptest! {
@@ -257,13 +338,26 @@ proptest! {
 /// Repeated keys make powers of `L` explode; forward substitution does not care.
 #[test]
 fn repeated_keys_are_solved_exactly() {
-    let case = Case { name: "repeated keys", dims: dims(1, 64, 1, 2, 16, 16), delta: true };
+    let case = Case {
+        name: "repeated keys",
+        dims: dims(1, 64, 1, 2, 16, 16),
+        delta: true,
+    };
     let mut probe = Probe::seeded(case, 5);
     let first = probe.inputs.k[..16].to_vec();
-    probe.inputs.k.chunks_mut(16).for_each(|row| row.copy_from_slice(&first));
+    probe
+        .inputs
+        .k
+        .chunks_mut(16)
+        .for_each(|row| row.copy_from_slice(&first));
     probe.inputs.log_decay.iter_mut().for_each(|g| *g = -1e-4);
     for (_, form) in FORMS {
-        check(&probe, &run(&probe, DType::F32, form), FORWARD_F32, BACKWARD_F32);
+        check(
+            &probe,
+            &run(&probe, DType::F32, form),
+            FORWARD_F32,
+            BACKWARD_F32,
+        );
     }
 }
 
@@ -272,7 +366,14 @@ fn repeated_keys_are_solved_exactly() {
 fn the_delta_rule_never_expands() {
     for seed in 0..20 {
         let dims = dims(1, 400, 1, 3, 8, 8);
-        let mut probe = Probe::seeded(Case { name: "adversary", dims, delta: true }, seed);
+        let mut probe = Probe::seeded(
+            Case {
+                name: "adversary",
+                dims,
+                delta: true,
+            },
+            seed,
+        );
         probe.inputs.log_decay.iter_mut().for_each(|g| *g = 0.0);
         probe.inputs.v.iter_mut().for_each(|v| *v *= 100.0);
         // Keys that stay, flip or jump: the streams on which an unnormalised rule diverges.
@@ -284,25 +385,43 @@ fn the_delta_rule_never_expands() {
             }
         }
         let mut other = probe.clone();
-        other.inputs.state.iter_mut().for_each(|x| *x = -3.0 * *x + 1.0);
+        other
+            .inputs
+            .state
+            .iter_mut()
+            .for_each(|x| *x = -3.0 * *x + 1.0);
         let distance = |a: &[f64], b: &[f64]| {
-            a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| (a - b) * (a - b))
+                .sum::<f64>()
+                .sqrt()
         };
         let before = distance(&probe.inputs.state, &other.inputs.state);
         let after = distance(&probe.reference().state, &other.reference().state);
-        assert!(after <= before * (1.0 + 1e-12), "seed {seed}: {before} grew to {after}");
+        assert!(
+            after <= before * (1.0 + 1e-12),
+            "seed {seed}: {before} grew to {after}"
+        );
     }
 }
 
 /// NaN in one row of the batch stays in that row.
 #[test]
 fn a_bad_row_does_not_touch_its_neighbours() {
-    let case = Case { name: "bad row", dims: dims(2, 40, 2, 2, 8, 8), delta: true };
+    let case = Case {
+        name: "bad row",
+        dims: dims(2, 40, 2, 2, 8, 8),
+        delta: true,
+    };
     let clean = Probe::seeded(case, 11);
     let mut bad = clean.clone();
     let half = bad.inputs.v.len() / 2;
     bad.inputs.v[half + 3] = f64::NAN;
-    let (clean, bad) = (run(&clean, DType::F32, chunk_of::<16>), run(&bad, DType::F32, chunk_of::<16>));
+    let (clean, bad) = (
+        run(&clean, DType::F32, chunk_of::<16>),
+        run(&bad, DType::F32, chunk_of::<16>),
+    );
     assert_eq!(clean.o[..half], bad.o[..half]);
     assert!(bad.o[half..].iter().any(|x| x.is_nan()));
     assert_eq!(clean.grads[2][..half], bad.grads[2][..half]);

@@ -5,7 +5,11 @@ use infinity_kernels::softmax_attention::{reference, softmax_attention};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
 /// Worst RMS ratio on Flex, 2026-11-23: 9e-8.
-const TOL: Tol = Tol { rms_ratio: 1e-6, worst_over_rms: 10.0, floor: 0.0 };
+const TOL: Tol = Tol {
+    rms_ratio: 1e-6,
+    worst_over_rms: 10.0,
+    floor: 0.0,
+};
 
 #[test]
 fn matches_the_reference() {

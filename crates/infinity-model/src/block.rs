@@ -40,7 +40,9 @@ impl Block {
         let normed = self.input_layernorm.forward(x.clone());
         let (mixed, state) = self.mixer.forward(normed, positions, state);
         let x = x + self.dropout.forward(mixed);
-        let fed = self.mlp.forward(self.post_attention_layernorm.forward(x.clone()));
+        let fed = self
+            .mlp
+            .forward(self.post_attention_layernorm.forward(x.clone()));
         (x + self.dropout.forward(fed), state)
     }
 }

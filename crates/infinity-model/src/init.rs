@@ -16,7 +16,11 @@ pub(crate) struct Init<'a> {
 
 impl<'a> Init<'a> {
     pub(crate) fn new(seed: u64, std: f64, device: &'a Device) -> Self {
-        Init { rng: StdRng::seed_from_u64(seed), device, std }
+        Init {
+            rng: StdRng::seed_from_u64(seed),
+            device,
+            std,
+        }
     }
 
     /// Standard normal, by Box and Muller.
@@ -31,7 +35,10 @@ impl<'a> Init<'a> {
         values: Vec<f32>,
         dims: [usize; D],
     ) -> Param<Tensor<D>> {
-        Param::from_tensor(Tensor::from_data(TensorData::new(values, dims), self.device))
+        Param::from_tensor(Tensor::from_data(
+            TensorData::new(values, dims),
+            self.device,
+        ))
     }
 
     /// Ordinary weights, N(0, std²).
@@ -48,24 +55,35 @@ impl<'a> Init<'a> {
 
     /// A projection without bias.
     pub(crate) fn linear(&mut self, from: usize, to: usize) -> Linear {
-        Linear { weight: self.weights([from, to]), bias: None }
+        Linear {
+            weight: self.weights([from, to]),
+            bias: None,
+        }
     }
 
     /// A projection with a constant bias.
     pub(crate) fn linear_with_bias(&mut self, from: usize, to: usize, bias: f64) -> Linear {
         let bias = self.values(vec![bias as f32; to], [to]);
-        Linear { bias: Some(bias), ..self.linear(from, to) }
+        Linear {
+            bias: Some(bias),
+            ..self.linear(from, to)
+        }
     }
 
     /// A projection back into the residual stream: smaller by √(2L), so that the stream's variance
     /// does not grow with the number of layers (GPT-2).
     pub(crate) fn residual_out(&mut self, from: usize, to: usize, n_layers: usize) -> Linear {
         let std = self.std / (2.0 * n_layers as f64).sqrt();
-        Linear { weight: self.scaled([from, to], std), bias: None }
+        Linear {
+            weight: self.scaled([from, to], std),
+            bias: None,
+        }
     }
 
     pub(crate) fn embedding(&mut self, vocab_size: usize, width: usize) -> Embedding {
-        Embedding { weight: self.weights([vocab_size, width]) }
+        Embedding {
+            weight: self.weights([vocab_size, width]),
+        }
     }
 
     /// Taps of a depthwise convolution `[channels, 1, kernel]`, uniform as PyTorch's.
@@ -78,7 +96,9 @@ impl<'a> Init<'a> {
     }
 
     pub(crate) fn norm(&self, width: usize, eps: f64) -> RmsNorm {
-        RmsNormConfig::new(width).with_epsilon(eps).init(self.device)
+        RmsNormConfig::new(width)
+            .with_epsilon(eps)
+            .init(self.device)
     }
 
     pub(crate) fn dropout(&self, prob: f64) -> Dropout {

@@ -48,11 +48,17 @@ impl ModelConfig {
         let model = Decoder {
             embed_tokens: init.embedding(vocab_size, width),
             dropout: init.dropout(self.hidden_dropout_prob),
-            layers: (0..self.num_hidden_layers).map(|_| Block::new(self, &mut init)).collect(),
+            layers: (0..self.num_hidden_layers)
+                .map(|_| Block::new(self, &mut init))
+                .collect(),
             norm: init.norm(width, self.layer_norm_eps),
         };
         let lm_head = (!self.tie_word_embeddings).then(|| init.linear(width, vocab_size));
-        InfinityModel { model, lm_head, config: self.clone() }
+        InfinityModel {
+            model,
+            lm_head,
+            config: self.clone(),
+        }
     }
 }
 
@@ -73,7 +79,10 @@ impl InfinityModel {
         let layers = (0..self.config.num_hidden_layers)
             .map(|_| Mixer::initial_state(&self.config, batch, &device))
             .collect();
-        ModelState { layers, position: vec![0; batch] }
+        ModelState {
+            layers,
+            position: vec![0; batch],
+        }
     }
 
     /// Logits `[B, T, vocab_size]` after each of `tokens` `[B, T]`, and the state after the last.
@@ -99,14 +108,21 @@ impl InfinityModel {
         let [b, t] = tokens.dims();
         assert_eq!(b, state.batch(), "one row of state for each row of tokens");
         let positions = mixer::positions(&self.config, &state.position, t, &self.device().inner());
-        let mut x = self.model.dropout.forward(self.model.embed_tokens.forward(tokens));
+        let mut x = self
+            .model
+            .dropout
+            .forward(self.model.embed_tokens.forward(tokens));
         let mut layers = Vec::with_capacity(state.layers.len());
         for (block, layer) in self.model.layers.iter().zip(state.layers) {
             let (y, layer) = block.forward(x, &positions, layer);
             x = y;
             layers.push(layer);
         }
-        let position = state.position.into_iter().map(|p| p.wrapping_add(t as u64)).collect();
+        let position = state
+            .position
+            .into_iter()
+            .map(|p| p.wrapping_add(t as u64))
+            .collect();
         (self.model.norm.forward(x), ModelState { layers, position })
     }
 
@@ -149,7 +165,11 @@ impl InfinityModel {
     /// # Panics
     ///
     /// As [`forward`](Self::forward).
-    pub fn decode_step(&self, tokens: Tensor<1, Int>, state: ModelState) -> (Tensor<2>, ModelState) {
+    pub fn decode_step(
+        &self,
+        tokens: Tensor<1, Int>,
+        state: ModelState,
+    ) -> (Tensor<2>, ModelState) {
         let [b] = tokens.dims();
         assert_shape!(tokens, [b]);
         let (logits, state) = self.forward(tokens.reshape([b, 1]), state);

@@ -86,7 +86,9 @@ impl ModelState {
     fn apply(self, map: &impl StateMap) -> Self {
         let layers = self.layers.into_iter();
         ModelState {
-            layers: layers.map(|layer| layer.map(|memory| map.map(memory), map)).collect(),
+            layers: layers
+                .map(|layer| layer.map(|memory| map.map(memory), map))
+                .collect(),
             position: self.position,
         }
     }
@@ -120,7 +122,12 @@ impl ModelState {
             return self;
         }
         let mut state = self.apply(&Reset(rows));
-        for (position, _) in state.position.iter_mut().zip(rows).filter(|(_, reset)| **reset) {
+        for (position, _) in state
+            .position
+            .iter_mut()
+            .zip(rows)
+            .filter(|(_, reset)| **reset)
+        {
             *position = 0;
         }
         state

@@ -39,25 +39,46 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("check: memory_scan equals its f64 reference at these sizes");
     let before = matmul_peak();
     let (seconds, first, last) = train_steps(&config);
-    assert!(last < first, "the loss must fall on a repeated batch: {first} to {last}");
-    println!("check: the loss falls, {first:.3} to {last:.3} in {} steps", STEPS + WARM_UP);
+    assert!(
+        last < first,
+        "the loss must fall on a repeated batch: {first} to {last}"
+    );
+    println!(
+        "check: the loss falls, {first:.3} to {last:.3} in {} steps",
+        STEPS + WARM_UP
+    );
     let after = matmul_peak();
     let peak = before.max(after);
 
     let tokens = config.tokens_per_step() as f64;
     let window = config.data.max_seq_length;
     let flops = training_flops_per_token(&config.model, window) as f64 * tokens / seconds;
-    println!("parameters             {}", ParameterCount::of(&config.model).total());
-    println!("matmul peak            {:.1} GFLOP/s (before {before:.1e}, after {after:.1e})", peak / 1e9);
-    println!("step                   {:.1} ms, {tokens} tokens", seconds * 1e3);
-    println!("training               {:.0} tokens/s, {:.1} GFLOP/s", tokens / seconds, flops / 1e9);
+    println!(
+        "parameters             {}",
+        ParameterCount::of(&config.model).total()
+    );
+    println!(
+        "matmul peak            {:.1} GFLOP/s (before {before:.1e}, after {after:.1e})",
+        peak / 1e9
+    );
+    println!(
+        "step                   {:.1} ms, {tokens} tokens",
+        seconds * 1e3
+    );
+    println!(
+        "training               {:.0} tokens/s, {:.1} GFLOP/s",
+        tokens / seconds,
+        flops / 1e9
+    );
     println!("of the peak            {:.1} %", 100.0 * flops / peak);
     Ok(())
 }
 
 fn configuration() -> Result<RunConfig, Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip_while(|arg| arg != "--config").skip(1);
-    let given = args.next().unwrap_or_else(|| "configs/shakespeare-char.toml".to_owned());
+    let given = args
+        .next()
+        .unwrap_or_else(|| "configs/shakespeare-char.toml".to_owned());
     // Cargo runs benches in the package's folder; paths are given from the workspace's.
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut config = RunConfig::load(&root.join(given))?;
@@ -77,10 +98,18 @@ fn check_operator(model: &ModelConfig, t: usize) {
         v: model.value_head_dim(),
     };
     let delta = model.memory_update == MemoryUpdate::Delta;
-    let probe = Probe::seeded(Case { name: "bench", dims, delta }, 1);
+    let probe = Probe::seeded(
+        Case {
+            name: "bench",
+            dims,
+            delta,
+        },
+        1,
+    );
     let device = Device::flex();
     let x = &probe.inputs;
-    let four = |values: &[f64], width| tensor(values, [1, dims.t, dims.h, width], DType::F32, &device);
+    let four =
+        |values: &[f64], width| tensor(values, [1, dims.t, dims.h, width], DType::F32, &device);
     let inputs = MemoryScanInputs {
         q: four(&x.q, dims.k),
         k: four(&x.k, dims.k),
@@ -90,9 +119,18 @@ fn check_operator(model: &ModelConfig, t: usize) {
         write: four(&x.write, dims.s),
         erase: delta.then(|| four(&x.erase, dims.s)),
     };
-    let state = tensor(&x.state, [1, dims.h, dims.s, dims.k, dims.v], DType::F32, &device);
+    let state = tensor(
+        &x.state,
+        [1, dims.h, dims.s, dims.k, dims.v],
+        DType::F32,
+        &device,
+    );
     let out = memory_scan(inputs, state, Form::choose(dims.t));
-    let tol = Tol { rms_ratio: 1e-5, worst_over_rms: 20.0, floor: 0.0 };
+    let tol = Tol {
+        rms_ratio: 1e-5,
+        worst_over_rms: 20.0,
+        floor: 0.0,
+    };
     assert_close("bench", "o", &values(out.o), &probe.reference().o, tol);
 }
 
@@ -100,7 +138,12 @@ fn check_operator(model: &ModelConfig, t: usize) {
 fn matmul_peak() -> f64 {
     let device = Device::flex();
     let mut best = 0f64;
-    for (m, k, n) in [(512, 512, 512), (1024, 1024, 1024), (2048, 256, 1024), (1536, 128, 512)] {
+    for (m, k, n) in [
+        (512, 512, 512),
+        (1024, 1024, 1024),
+        (2048, 256, 1024),
+        (1536, 128, 512),
+    ] {
         let random = |dims| Tensor::<2>::random(dims, Distribution::Uniform(-1.0, 1.0), &device);
         let (a, b) = (random([m, k]), random([k, n]));
         for _ in 0..5 {
@@ -119,14 +162,21 @@ fn matmul_peak() -> f64 {
 
 /// A batch of tokens that are neither constant nor learnable by position alone.
 fn batch(config: &RunConfig) -> HostBatch {
-    let (rows, len) = (config.training.per_device_train_batch_size, config.data.max_seq_length);
+    let (rows, len) = (
+        config.training.per_device_train_batch_size,
+        config.data.max_seq_length,
+    );
     let mut random = infinity_kernels::testing::Random(7);
     let tokens: Vec<i32> = random
         .values(rows * (len + 1), 0.0, config.model.vocab_size as f64)
         .into_iter()
         .map(|x| x as i32)
         .collect();
-    let rows_of = |from: usize| tokens.chunks(len + 1).flat_map(move |row| row[from..from + len].to_vec());
+    let rows_of = |from: usize| {
+        tokens
+            .chunks(len + 1)
+            .flat_map(move |row| row[from..from + len].to_vec())
+    };
     HostBatch {
         inputs: rows_of(0).collect(),
         targets: rows_of(1).collect(),
@@ -150,8 +200,11 @@ fn train_steps(config: &RunConfig) -> (f64, f64, f64) {
     for step in 0..WARM_UP + STEPS {
         let start = Instant::now();
         let output = learner.train_step(LmBatch::alone(host.clone()));
-        let (grads, _): (GradientsParams, f64) =
-            clip(&learner.model(), output.grads, config.training.max_grad_norm);
+        let (grads, _): (GradientsParams, f64) = clip(
+            &learner.model(),
+            output.grads,
+            config.training.max_grad_norm,
+        );
         learner.lr_step();
         learner.optimizer_step(grads);
         if step >= WARM_UP {

@@ -69,7 +69,10 @@ struct Pending {
 impl CheckpointStore {
     /// The checkpoints in `directory`, which need not exist yet.
     pub fn new(directory: PathBuf) -> Self {
-        CheckpointStore { directory, pending: Arc::default() }
+        CheckpointStore {
+            directory,
+            pending: Arc::default(),
+        }
     }
 
     /// The directory of a step's checkpoint.
@@ -83,7 +86,10 @@ impl CheckpointStore {
 
     /// A part for Burn's learner, stored as `name`.bpk.
     pub fn part(&self, name: &'static str) -> Part {
-        Part { store: self.clone(), name }
+        Part {
+            store: self.clone(),
+            name,
+        }
     }
 
     /// Announces a checkpoint; the learner's parts follow.
@@ -94,8 +100,11 @@ impl CheckpointStore {
         let temporary = self.temporary(state.step);
         let made = remove_if_there(&temporary).and_then(|()| fs::create_dir_all(&temporary));
         made.map_err(|error| write_error(&temporary, error))?;
-        *self.pending.0.lock().expect("no writer panicked") =
-            Pending { state: Some(state), parts: 0, outcome: None };
+        *self.pending.0.lock().expect("no writer panicked") = Pending {
+            state: Some(state),
+            parts: 0,
+            outcome: None,
+        };
         Ok(())
     }
 
@@ -115,7 +124,10 @@ impl CheckpointStore {
         drop(pending);
         outcome.map_err(|reason| {
             let _ = remove_if_there(&self.temporary(step));
-            CheckpointError::Write { path: self.path(step), reason }
+            CheckpointError::Write {
+                path: self.path(step),
+                reason,
+            }
         })
     }
 
@@ -144,10 +156,17 @@ impl CheckpointStore {
         for entry in fs::read_dir(&temporary)? {
             let path = entry?.path();
             File::open(&path)?.sync_all()?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             marks.insert(name, Mark::of(&path)?);
         }
-        write_synced(&temporary.join(COMPLETE), &serde_json::to_vec_pretty(&marks)?)?;
+        write_synced(
+            &temporary.join(COMPLETE),
+            &serde_json::to_vec_pretty(&marks)?,
+        )?;
         sync_directory(&temporary)?;
         let path = self.path(state.step);
         remove_if_there(&path)?;
@@ -157,10 +176,20 @@ impl CheckpointStore {
 
     /// Steps with a complete checkpoint, oldest first.
     pub fn steps(&self) -> Vec<u64> {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let entries = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
         let mut steps: Vec<u64> = entries
             .filter(|entry| entry.path().join(COMPLETE).is_file())
-            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok())
+            .filter_map(|entry| {
+                entry
+                    .file_name()
+                    .to_str()?
+                    .strip_prefix(PREFIX)?
+                    .parse()
+                    .ok()
+            })
             .collect();
         steps.sort_unstable();
         steps
@@ -181,7 +210,9 @@ impl CheckpointStore {
         }
         match damaged.into_iter().next() {
             Some(error) => Err(error),
-            None => Err(CheckpointError::None { path: self.directory.clone() }),
+            None => Err(CheckpointError::None {
+                path: self.directory.clone(),
+            }),
         }
     }
 
@@ -195,8 +226,9 @@ impl CheckpointStore {
         if !marker.is_file() {
             return Err(CheckpointError::Incomplete { path: directory });
         }
-        let damaged = |path: &Path, reason: String| {
-            CheckpointError::Damaged { path: path.to_path_buf(), reason }
+        let damaged = |path: &Path, reason: String| CheckpointError::Damaged {
+            path: path.to_path_buf(),
+            reason,
         };
         let text = fs::read(&marker).map_err(|error| damaged(&marker, error.to_string()))?;
         let marks: BTreeMap<String, Mark> =
@@ -205,7 +237,10 @@ impl CheckpointStore {
             let path = directory.join(name);
             let found = Mark::of(&path).map_err(|error| damaged(&path, error.to_string()))?;
             if found != mark {
-                let reason = format!("{} bytes that are not the {} written", found.bytes, mark.bytes);
+                let reason = format!(
+                    "{} bytes that are not the {} written",
+                    found.bytes, mark.bytes
+                );
                 return Err(damaged(&path, reason));
             }
         }
@@ -254,7 +289,10 @@ impl Mark {
         loop {
             let read = file.read(&mut buffer)?;
             if read == 0 {
-                return Ok(Mark { bytes, fingerprint: fingerprint.hex() });
+                return Ok(Mark {
+                    bytes,
+                    fingerprint: fingerprint.hex(),
+                });
             }
             bytes += read as u64;
             fingerprint.update(&buffer[..read]);
@@ -271,7 +309,11 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn sync_directory(path: &Path) -> io::Result<()> {
     // Windows cannot open a directory as a file, and syncs renames itself.
-    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
+    if cfg!(unix) {
+        File::open(path)?.sync_all()
+    } else {
+        Ok(())
+    }
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -282,7 +324,10 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 fn write_error(path: &Path, error: io::Error) -> CheckpointError {
-    CheckpointError::Write { path: path.to_path_buf(), reason: error.to_string() }
+    CheckpointError::Write {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    }
 }
 
 /// One of the three parts of a checkpoint, as Burn's learner sees it. Its "epochs" are steps.
@@ -333,4 +378,3 @@ macro_rules! part_of {
 }
 
 part_of!(ModuleRecord, OptimizerRecord, LrSchedulerRecord);
-

@@ -34,7 +34,9 @@ pub enum TrainError {
         source: io::Error,
     },
     /// The output directory holds something already.
-    #[error("the output directory {path} exists and is not empty; resume the run in it, set `run.overwrite = true`, or name another")]
+    #[error(
+        "the output directory {path} exists and is not empty; resume the run in it, set `run.overwrite = true`, or name another"
+    )]
     OutputExists {
         /// The directory.
         path: PathBuf,
@@ -58,7 +60,9 @@ pub enum TrainError {
         reason: String,
     },
     /// The vocabulary of the configuration is not the tokenizer's.
-    #[error("`model.vocab_size = {vocab_size}` is smaller than the tokenizer's {tokens} entries; leave it out to take the tokenizer's")]
+    #[error(
+        "`model.vocab_size = {vocab_size}` is smaller than the tokenizer's {tokens} entries; leave it out to take the tokenizer's"
+    )]
     Vocabulary {
         /// Configured size.
         vocab_size: usize,
@@ -81,7 +85,9 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// It was never finished.
-    #[error("the checkpoint {path} is not complete (no COMPLETE file): it was being written when the run ended")]
+    #[error(
+        "the checkpoint {path} is not complete (no COMPLETE file): it was being written when the run ended"
+    )]
     Incomplete {
         /// The checkpoint's directory.
         path: PathBuf,

@@ -50,7 +50,10 @@ pub(crate) fn evaluate_with(
     let (mut sum, mut tokens) = (0.0, 0u64);
     let mut state = None;
     for (number, host) in source.iter().enumerate() {
-        let batch = LmBatch { state: state.take(), ..LmBatch::alone(host) };
+        let batch = LmBatch {
+            state: state.take(),
+            ..LmBatch::alone(host)
+        };
         let mut output = InferenceStep::step(trainee, batch);
         sum += output.loss_sum;
         tokens += output.n_tokens as u64;

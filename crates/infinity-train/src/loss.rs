@@ -26,8 +26,10 @@ impl Targets {
     fn new(targets: &[i32], device: &Device) -> Self {
         let n = targets.len();
         let ids: Vec<i32> = targets.iter().map(|target| (*target).max(0)).collect();
-        let counts: Vec<f32> =
-            targets.iter().map(|target| f32::from(u8::from(*target != IGNORE_INDEX))).collect();
+        let counts: Vec<f32> = targets
+            .iter()
+            .map(|target| f32::from(u8::from(*target != IGNORE_INDEX)))
+            .collect();
         Targets {
             ids: Tensor::from_data(TensorData::new(ids, [n, 1]), device),
             counts: Tensor::from_data(TensorData::new(counts, [n, 1]), device),
@@ -74,7 +76,10 @@ pub fn training_loss(
 ) -> LossHead {
     let [b, t, width] = hidden.dims();
     let n = b * t;
-    let (h, w) = (hidden.clone().inner().reshape([n, width]), weight.clone().inner());
+    let (h, w) = (
+        hidden.clone().inner().reshape([n, width]),
+        weight.clone().inner(),
+    );
     let targets = Targets::new(targets, &h.device());
     let step = chunk_len(chunk, n);
     let (mut sum, mut d_hidden) = (0.0, Vec::new());
@@ -85,7 +90,9 @@ pub fn training_loss(
         let (loss, log_probs) = chunk_loss(h.clone(), w.clone(), &targets);
         sum += f64::from(loss.into_scalar::<f32>());
         let minus_one = targets.counts.ones_like().neg();
-        let d_logits = log_probs.exp().scatter(1, targets.ids, minus_one, IndexingUpdateOp::Add);
+        let d_logits = log_probs
+            .exp()
+            .scatter(1, targets.ids, minus_one, IndexingUpdateOp::Add);
         let d_logits = (d_logits * (targets.counts * scale)).cast(h.dtype());
         d_hidden.push(d_logits.clone().matmul(w.clone().transpose()));
         let d_w = h.transpose().matmul(d_logits);
@@ -102,12 +109,7 @@ pub fn training_loss(
 }
 
 /// Sum of the losses in nats over all targets that count, without gradients.
-pub fn evaluation_loss(
-    hidden: Tensor<3>,
-    weight: Tensor<2>,
-    targets: &[i32],
-    chunk: usize,
-) -> f64 {
+pub fn evaluation_loss(hidden: Tensor<3>, weight: Tensor<2>, targets: &[i32], chunk: usize) -> f64 {
     let [b, t, width] = hidden.dims();
     let n = b * t;
     let hidden = hidden.inner().reshape([n, width]);
@@ -131,15 +133,29 @@ mod tests {
     use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
     /// Worst RMS ratio on Flex, 2026-11-23: 2e-7.
-    const TOL: Tol = Tol { rms_ratio: 2e-6, worst_over_rms: 20.0, floor: 1e-9 };
+    const TOL: Tol = Tol {
+        rms_ratio: 2e-6,
+        worst_over_rms: 20.0,
+        floor: 1e-9,
+    };
     const DIMS: [usize; 4] = [2, 5, 6, 9];
 
     /// `[d_hidden, d_weight]` and the sum by scalar `f64` loops.
-    fn reference(hidden: &[f64], weight: &[f64], targets: &[i32], scale: f64) -> (f64, [Vec<f64>; 2]) {
+    fn reference(
+        hidden: &[f64],
+        weight: &[f64],
+        targets: &[i32],
+        scale: f64,
+    ) -> (f64, [Vec<f64>; 2]) {
         let [b, t, d, vocab] = DIMS;
-        let (mut sum, mut d_hidden, mut d_weight) = (0.0, vec![0.0; b * t * d], vec![0.0; d * vocab]);
+        let (mut sum, mut d_hidden, mut d_weight) =
+            (0.0, vec![0.0; b * t * d], vec![0.0; d * vocab]);
         for n in (0..b * t).filter(|n| targets[*n] != IGNORE_INDEX) {
-            let logit = |v: usize| (0..d).map(|i| hidden[n * d + i] * weight[i * vocab + v]).sum::<f64>();
+            let logit = |v: usize| {
+                (0..d)
+                    .map(|i| hidden[n * d + i] * weight[i * vocab + v])
+                    .sum::<f64>()
+            };
             let logits: Vec<f64> = (0..vocab).map(logit).collect();
             let total: f64 = logits.iter().map(|x| x.exp()).sum();
             sum += total.ln() - logits[targets[n] as usize];
@@ -159,7 +175,10 @@ mod tests {
     fn loss_and_gradients_match_scalar_loops_for_every_chunk() {
         let [b, t, d, vocab] = DIMS;
         let mut random = Random(1);
-        let (h, w) = (random.values(b * t * d, -1.0, 1.0), random.values(d * vocab, -1.0, 1.0));
+        let (h, w) = (
+            random.values(b * t * d, -1.0, 1.0),
+            random.values(d * vocab, -1.0, 1.0),
+        );
         let targets = [3, 0, 8, IGNORE_INDEX, 1, 1, 2, IGNORE_INDEX, 7, 5];
         let (sum, [d_h, d_w]) = reference(&h, &w, &targets, 0.25);
         let device = Device::flex().autodiff();
@@ -177,6 +196,9 @@ mod tests {
             assert_close("loss", "evaluation", &[without], &[sum], TOL);
         }
         let counted = reference(&h, &w, &[3, 0, 8, 0, 1, 1, 2, 0, 7, 5], 0.25);
-        assert!(compare(&[counted.0], &[sum], TOL).is_err(), "ignored targets must not count");
+        assert!(
+            compare(&[counted.0], &[sum], TOL).is_err(),
+            "ignored targets must not count"
+        );
     }
 }

@@ -166,7 +166,11 @@ pub struct LmMetric {
 
 impl LmMetric {
     fn new(name: &str, pick: fn(&LmNumbers) -> Option<f64>) -> Self {
-        LmMetric { name: Arc::new(name.to_owned()), pick, state: NumericMetricState::default() }
+        LmMetric {
+            name: Arc::new(name.to_owned()),
+            pick,
+            state: NumericMetricState::default(),
+        }
     }
 
     /// Loss in nats a token.
@@ -211,7 +215,11 @@ impl Metric for LmMetric {
     }
 
     fn attributes(&self) -> MetricAttributes {
-        NumericAttributes { unit: None, higher_is_better: false }.into()
+        NumericAttributes {
+            unit: None,
+            higher_is_better: false,
+        }
+        .into()
     }
 }
 

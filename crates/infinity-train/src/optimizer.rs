@@ -18,8 +18,14 @@ use burn::optim::{AdamW, AdamWConfig, GradientsParams, ModuleOptimizer, MuonConf
 use burn::tensor::Tensor;
 
 /// Words in the paths of the two-dimensional hidden matrices.
-const HIDDEN_MATRICES: [&str; 6] =
-    ["q_proj", "k_proj", "v_proj", "o_proj", "output_gate_proj", "mlp."];
+const HIDDEN_MATRICES: [&str; 6] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "output_gate_proj",
+    "mlp.",
+];
 
 /// Wide matrices `[D, I]`, for which Muon's update is √(I/D) larger.
 const WIDE: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
@@ -50,15 +56,25 @@ fn adamw(config: &OptimizerConfig, weight_decay: f64) -> AdamW {
 pub fn optimizer(config: &OptimizerConfig) -> ModuleOptimizer {
     let mut optimizer = ModuleOptimizer::from(adamw(config, config.weight_decay));
     if config.name == OptimizerName::Muon {
-        let decay = (config.weight_decay > 0.0)
-            .then(|| WeightDecayConfig::new(config.weight_decay as f32));
-        let momentum =
-            MomentumConfig { momentum: config.muon_momentum, dampening: 0.0, nesterov: true };
-        let muon = MuonConfig::new().with_weight_decay(decay).with_momentum(momentum).build();
+        let decay =
+            (config.weight_decay > 0.0).then(|| WeightDecayConfig::new(config.weight_decay as f32));
+        let momentum = MomentumConfig {
+            momentum: config.muon_momentum,
+            dampening: 0.0,
+            nesterov: true,
+        };
+        let muon = MuonConfig::new()
+            .with_weight_decay(decay)
+            .with_momentum(momentum)
+            .build();
         optimizer = optimizer.with_group(any_of(HIDDEN_MATRICES), muon, None);
     }
     let excluded = config.decay_exclude.iter().map(String::as_str);
-    optimizer.with_group(any_of(excluded.chain(NEVER_DECAYED)), adamw(config, 0.0), None)
+    optimizer.with_group(
+        any_of(excluded.chain(NEVER_DECAYED)),
+        adamw(config, 0.0),
+        None,
+    )
 }
 
 /// The rates over a run of `total_steps` optimizer steps, by the same groups.
@@ -82,7 +98,10 @@ pub fn learning_rates(
             .with_group(any_of(WIDE), rate(peak * turned))
             .with_group(any_of([NARROW]), rate(peak / turned));
     }
-    rates.with_group(any_of([GATES]), rate(config.learning_rate * config.gate_learning_rate_multiplier))
+    rates.with_group(
+        any_of([GATES]),
+        rate(config.learning_rate * config.gate_learning_rate_multiplier),
+    )
 }
 
 /// The norm of all gradients together, and the gradients scaled down to `max_norm` (0: as they
@@ -92,11 +111,19 @@ pub fn clip<M: Module>(
     mut grads: GradientsParams,
     max_norm: f64,
 ) -> (GradientsParams, f64) {
-    let mut squares = Squares { grads: &grads, sum: None };
+    let mut squares = Squares {
+        grads: &grads,
+        sum: None,
+    };
     model.visit(&mut squares);
-    let norm = squares.sum.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt());
+    let norm = squares
+        .sum
+        .map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt());
     if max_norm > 0.0 && norm > max_norm && norm.is_finite() {
-        model.visit(&mut Scale { grads: &mut grads, factor: max_norm / norm });
+        model.visit(&mut Scale {
+            grads: &mut grads,
+            factor: max_norm / norm,
+        });
     }
     (grads, norm)
 }

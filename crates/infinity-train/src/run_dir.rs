@@ -28,7 +28,9 @@ impl RunDir {
     /// If it is in use and neither resumed nor to be overwritten, or cannot be written.
     pub fn open(config: &RunConfig, resume_at: Option<u64>) -> Result<Self, TrainError> {
         let root = config.output_dir();
-        let used = root.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+        let used = root
+            .read_dir()
+            .is_ok_and(|mut entries| entries.next().is_some());
         if used && resume_at.is_none() {
             if !config.run.overwrite {
                 return Err(TrainError::OutputExists { path: root });
@@ -36,7 +38,10 @@ impl RunDir {
             clear(&root).map_err(|source| write_error(&root, source))?;
         }
         fs::create_dir_all(&root).map_err(|source| write_error(&root, source))?;
-        let mut run = RunDir { root, metrics: None };
+        let mut run = RunDir {
+            root,
+            metrics: None,
+        };
         if config.logging.jsonl {
             run.metrics = Some(run.open_metrics(resume_at)?);
         }
@@ -121,7 +126,8 @@ impl RunDir {
                 .collect(),
             None => String::new(),
         };
-        let opened = fs::write(&path, kept).and_then(|()| OpenOptions::new().append(true).open(&path));
+        let opened =
+            fs::write(&path, kept).and_then(|()| OpenOptions::new().append(true).open(&path));
         opened.map_err(|source| TrainError::Write { path, source })
     }
 }
@@ -129,7 +135,9 @@ impl RunDir {
 /// Whether a metrics line belongs to a step up to `step`. Half a line is no line.
 fn is_before(line: &str, step: u64) -> bool {
     let parsed: Option<Value> = serde_json::from_str(line).ok();
-    parsed.and_then(|line| line["step"].as_u64()).is_some_and(|at| at <= step)
+    parsed
+        .and_then(|line| line["step"].as_u64())
+        .is_some_and(|at| at <= step)
 }
 
 /// Empties a directory that holds a run, and refuses one that does not look like a run's.
@@ -154,5 +162,8 @@ fn clear(root: &Path) -> io::Result<()> {
 }
 
 fn write_error(path: &Path, source: io::Error) -> TrainError {
-    TrainError::Write { path: path.to_path_buf(), source }
+    TrainError::Write {
+        path: path.to_path_buf(),
+        source,
+    }
 }

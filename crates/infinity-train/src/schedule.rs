@@ -28,7 +28,12 @@ pub struct Schedule {
 impl Schedule {
     /// `peak` is the largest rate; `total_steps` the length of the run in optimizer steps.
     pub fn new(config: &LrSchedulerConfig, peak: f64, total_steps: u64) -> Self {
-        Schedule { config: config.clone(), peak, total_steps, step: 0 }
+        Schedule {
+            config: config.clone(),
+            peak,
+            total_steps,
+            step: 0,
+        }
     }
 
     /// The rate of step `step`, counted from 0.
@@ -49,7 +54,12 @@ impl Schedule {
             LrSchedulerType::Wsd => {
                 let falling = self.config.decay_ratio * self.total_steps as f64;
                 let left = self.total_steps.saturating_sub(step) as f64;
-                min + (1.0 - min) * if falling > 0.0 { (left / falling).min(1.0) } else { 1.0 }
+                min + (1.0 - min)
+                    * if falling > 0.0 {
+                        (left / falling).min(1.0)
+                    } else {
+                        1.0
+                    }
             }
             LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => 1.0,
         };
@@ -90,12 +100,19 @@ mod tests {
     }
 
     fn close(actual: f64, expected: f64) {
-        assert!((actual - expected).abs() < 1e-12, "{actual} is not {expected}");
+        assert!(
+            (actual - expected).abs() < 1e-12,
+            "{actual} is not {expected}"
+        );
     }
 
     #[test]
     fn shapes_by_hand() {
-        for kind in [LrSchedulerType::Linear, LrSchedulerType::Cosine, LrSchedulerType::Wsd] {
+        for kind in [
+            LrSchedulerType::Linear,
+            LrSchedulerType::Cosine,
+            LrSchedulerType::Wsd,
+        ] {
             let schedule = schedule(kind);
             close(schedule.at(0), 0.2);
             close(schedule.at(9), 2.0);

@@ -27,12 +27,20 @@ impl LmBatch {
     /// A batch alone: mean gradient over its own targets, empty state.
     pub fn alone(host: HostBatch) -> Self {
         let scale = 1.0 / host.valid.max(1) as f64;
-        LmBatch { host, state: None, scale, seed: None }
+        LmBatch {
+            host,
+            state: None,
+            scale,
+            seed: None,
+        }
     }
 
     fn tokens(&self, device: &Device) -> Tensor<2, Int> {
         let HostBatch { rows, len, .. } = self.host;
-        Tensor::from_data(TensorData::new(self.host.inputs.clone(), [rows, len]), device)
+        Tensor::from_data(
+            TensorData::new(self.host.inputs.clone(), [rows, len]),
+            device,
+        )
     }
 
     /// The state its rows start from: carried where the batch says so, else empty.
@@ -85,7 +93,10 @@ impl TrainStep for Trainee {
             grad_norm: None,
             state: Some(state.detach()),
         };
-        TrainOutput { grads: GradientsParams::from_module(&mut grads, self), item: output }
+        TrainOutput {
+            grads: GradientsParams::from_module(&mut grads, self),
+            item: output,
+        }
     }
 }
 
@@ -99,6 +110,11 @@ impl InferenceStep for Trainee {
         let (hidden, state) = self.model.forward_hidden(batch.tokens(&device), start);
         let weight = self.model.output_weight();
         let loss_sum = evaluation_loss(hidden, weight, &batch.host.targets, self.loss_chunk);
-        LmOutput { loss_sum, n_tokens: batch.host.valid, grad_norm: None, state: Some(state) }
+        LmOutput {
+            loss_sum,
+            n_tokens: batch.host.valid,
+            grad_norm: None,
+            state: Some(state),
+        }
     }
 }

@@ -68,7 +68,12 @@ impl SupervisedLearningStrategy<Trainee> for StepLoop {
         _starting_epoch: usize,
     ) -> (Trainee, SupervisedTrainingEventProcessor<Trainee>) {
         let mut run = self.0.run.lock().expect("one loop at a time");
-        let mut fit = Fit { fixed: &self.0, components, learner, clock: Clock::new(&run.state) };
+        let mut fit = Fit {
+            fixed: &self.0,
+            components,
+            learner,
+            clock: Clock::new(&run.state),
+        };
         let outcome = fit.steps(&mut run);
         if let Some(error) = fit.components.interrupter.error() {
             run.outcome = Err(TrainError::Learner(error.to_string()));
@@ -127,7 +132,11 @@ struct StepResult {
 
 impl Fit<'_> {
     fn steps(&mut self, run: &mut Run) -> Result<Outcome, TrainError> {
-        let Loop { config, total_steps, .. } = self.fixed;
+        let Loop {
+            config,
+            total_steps,
+            ..
+        } = self.fixed;
         let mut carried = None;
         let mut above = 0;
         let mut last_eval = None;
@@ -142,7 +151,8 @@ impl Fit<'_> {
             if due(step, config.logging.every) || step == *total_steps || step == 1 {
                 self.report(&result, run)?;
             }
-            let last = step == *total_steps;
+            let late = self.out_of_time();
+            let last = step == *total_steps || late;
             let mut stop = false;
             let paused = Instant::now();
             if self.fixed.valid.is_some() && (due(step, config.eval.every) || last) {
@@ -158,14 +168,30 @@ impl Fit<'_> {
             }
             self.clock.paused_s += paused.elapsed().as_secs_f64();
             if stop {
-                run.reporter.message("stopped early: the validation loss no longer falls");
+                run.reporter
+                    .message("stopped early: the validation loss no longer falls");
+                break;
+            }
+            if late && step < *total_steps {
+                let limit = config.training.max_seconds;
+                run.reporter
+                    .message(&format!("stopped after {limit} s, at step {step}"));
                 break;
             }
             if self.components.interrupter.should_stop() {
                 break;
             }
         }
-        Ok(Outcome { interrupted: false, eval: last_eval })
+        Ok(Outcome {
+            interrupted: false,
+            eval: last_eval,
+        })
+    }
+
+    /// Whether `training.max_seconds` are over.
+    fn out_of_time(&self) -> bool {
+        let limit = self.fixed.config.training.max_seconds;
+        limit > 0 && self.clock.elapsed_s() >= limit as f64
     }
 
     /// One optimizer step over all its micro-batches.
@@ -182,7 +208,12 @@ impl Fit<'_> {
         let targets: usize = hosts.iter().map(|host| host.valid).sum();
         let tokens: usize = hosts.iter().map(|host| host.rows * host.len).sum();
         let mut accumulator = GradientsAccumulator::new();
-        let mut total = LmOutput { loss_sum: 0.0, n_tokens: 0, grad_norm: None, state: None };
+        let mut total = LmOutput {
+            loss_sum: 0.0,
+            n_tokens: 0,
+            grad_norm: None,
+            state: None,
+        };
         let mut single = None;
         for (i, host) in hosts.into_iter().enumerate() {
             let seed = config.run.seed.wrapping_add(state.micro_step + i as u64);
@@ -224,7 +255,12 @@ impl Fit<'_> {
         total.grad_norm = Some(grad_norm);
         self.tell(total, state.step);
         let learning_rate = self.learner.lr_current().base();
-        Ok(StepResult { loss, grad_norm, learning_rate, finite })
+        Ok(StepResult {
+            loss,
+            grad_norm,
+            learning_rate,
+            finite,
+        })
     }
 
     /// Hands a step to burn-train's metrics.
@@ -242,12 +278,7 @@ impl Fit<'_> {
     }
 
     /// Stops a run that is lost.
-    fn watch(
-        &self,
-        result: &StepResult,
-        run: &mut Run,
-        above: &mut u64,
-    ) -> Result<(), TrainError> {
+    fn watch(&self, result: &StepResult, run: &mut Run, above: &mut u64) -> Result<(), TrainError> {
         let training = &self.fixed.config.training;
         let step = run.state.step;
         if !result.finite {
@@ -298,7 +329,11 @@ impl Fit<'_> {
     /// The stretch between validations that `step` (from 1) falls into, from 1.
     fn epoch(&self, step: u64) -> usize {
         let every = self.fixed.config.eval.every;
-        if every == 0 { 1 } else { ((step - 1) / every + 1) as usize }
+        if every == 0 {
+            1
+        } else {
+            ((step - 1) / every + 1) as usize
+        }
     }
 
     fn start_split(&mut self, epoch: usize) {
@@ -306,26 +341,34 @@ impl Fit<'_> {
             0 => self.fixed.total_steps,
             every => every,
         };
-        let event =
-            LearnerEvent::StartSplit { epoch_number: epoch, total_items: every as usize };
+        let event = LearnerEvent::StartSplit {
+            epoch_number: epoch,
+            total_items: every as usize,
+        };
         let told = self.components.event_processor.process_train(event);
         self.components.interrupter.fail_on_error(told);
     }
 
     /// Validates; also says whether early stopping ends the run.
     fn validate(&mut self, run: &mut Run) -> Result<(EvalReport, bool), TrainError> {
-        let source = self.fixed.valid.as_ref().expect("asked for only with a split");
+        let source = self
+            .fixed
+            .valid
+            .as_ref()
+            .expect("asked for only with a split");
         let epoch = self.epoch(run.state.step);
         let processor = &mut self.components.event_processor;
         let interrupter: &Interrupter = &self.components.interrupter;
         let batches = source.batches() as usize;
         interrupter.fail_on_error(processor.process_train(LearnerEvent::EndSplit(epoch)));
-        let event = LearnerEvent::StartSplit { epoch_number: epoch, total_items: batches };
+        let event = LearnerEvent::StartSplit {
+            epoch_number: epoch,
+            total_items: batches,
+        };
         interrupter.fail_on_error(processor.process_valid(event));
         let trainee = self.learner.model().valid();
         let report = evaluate_with(&trainee, source, &mut |output, number| {
-            let progress =
-                Progress::new(number as usize, batches, Some("batches".to_owned()));
+            let progress = Progress::new(number as usize, batches, Some("batches".to_owned()));
             let item = TrainingItem::new(output, progress, Some(number as usize), None);
             let event = LearnerEvent::ProcessedItem(item);
             interrupter.fail_on_error(processor.process_valid(event));
@@ -380,7 +423,9 @@ impl Fit<'_> {
                     run.reporter.sample(prompt, &generation.text);
                     all.push_str(&format!("{prompt}{}\n\n", generation.text));
                 }
-                Err(error) => run.reporter.message(&format!("no sample for {prompt:?}: {error}")),
+                Err(error) => run
+                    .reporter
+                    .message(&format!("no sample for {prompt:?}: {error}")),
             }
         }
         run.directory.sample(run.state.step, &all)
@@ -412,7 +457,10 @@ impl Fit<'_> {
         if self.fixed.config.checkpoint.save_on_interrupt {
             self.checkpoint(run)?;
         }
-        Ok(Outcome { interrupted: true, eval })
+        Ok(Outcome {
+            interrupted: true,
+            eval,
+        })
     }
 }
 

@@ -94,9 +94,18 @@ pub fn train(
 
     let accumulated = config.training.gradient_accumulation_steps as u64;
     let steps_per_epoch = train.steps_per_epoch().div_ceil(accumulated);
-    let total_steps = config.training.total_steps(config.tokens_per_step(), steps_per_epoch);
+    let total_steps = config
+        .training
+        .total_steps(config.tokens_per_step(), steps_per_epoch);
+    control.reporter.message(&format!(
+        "model     {} parameters, {total_steps} steps",
+        ParameterCount::of(&config.model).total()
+    ));
     let resumed_at = state.as_ref().map(|state| state.step);
-    let fresh = TrainerState { config: config.to_toml(), ..TrainerState::default() };
+    let fresh = TrainerState {
+        config: config.to_toml(),
+        ..TrainerState::default()
+    };
     let run = Run {
         state: state.unwrap_or(fresh),
         reporter: control.reporter,
@@ -123,8 +132,12 @@ fn launch(fixed: &Arc<Loop>, device: &Device, resumed_at: Option<u64>) -> Infini
     let device = device.clone().autodiff();
     let model = config.model.init_seeded(config.run.seed, &device);
     let widening = config.model.intermediate_size() as f64 / config.model.hidden_size as f64;
-    let rates =
-        learning_rates(&config.optimizer, &config.lr_scheduler, fixed.total_steps, widening);
+    let rates = learning_rates(
+        &config.optimizer,
+        &config.lr_scheduler,
+        fixed.total_steps,
+        widening,
+    );
     let trainee = Trainee::new(model, config.training.loss_chunk);
     let learner = Learner::new(trainee, optimizer(&config.optimizer), rates);
     let root = config.output_dir();
@@ -135,7 +148,11 @@ fn launch(fixed: &Arc<Loop>, device: &Device, resumed_at: Option<u64>) -> Infini
         .metric_train_numeric(LmMetric::grad_norm())
         .with_metric_logger(InMemoryMetricLogger::default())
         .with_application_logger(None)
-        .with_custom_checkpointers(store.part("model"), store.part("optim"), store.part("scheduler"))
+        .with_custom_checkpointers(
+            store.part("model"),
+            store.part("optim"),
+            store.part("scheduler"),
+        )
         .with_checkpointing_strategy(Always)
         .num_epochs(fixed.total_steps as usize)
         .with_training_strategy(TrainingStrategy::Custom(Arc::new(StepLoop(fixed.clone()))));
@@ -165,7 +182,10 @@ fn finish(fixed: &Arc<Loop>, model: &InfinityModel) -> Result<TrainReport, Train
     let outcome = std::mem::replace(&mut run.outcome, Ok(Outcome::default()))?;
     if fixed.config.checkpoint.export_safetensors && !outcome.interrupted {
         let eos = fixed.tokenizer.eos_id().into_iter().collect();
-        let generation = GenerationConfig { eos_token_id: eos, ..GenerationConfig::default() };
+        let generation = GenerationConfig {
+            eos_token_id: eos,
+            ..GenerationConfig::default()
+        };
         let path = run.directory.final_model();
         save_pretrained(&path, model, Some(&fixed.tokenizer), &generation)?;
     }
@@ -179,7 +199,11 @@ fn finish(fixed: &Arc<Loop>, model: &InfinityModel) -> Result<TrainReport, Train
 /// Refuses what this version cannot do, before anything is made.
 fn supported(config: &RunConfig) -> Result<(), TrainError> {
     let refuse = |key, value: String, instead| {
-        Err(TrainError::Unsupported { key, value, instead })
+        Err(TrainError::Unsupported {
+            key,
+            value,
+            instead,
+        })
     };
     if config.run.precision != Precision::F32 {
         let value = format!("{:?}", config.run.precision);
@@ -209,7 +233,9 @@ fn resume_state(
         Resume::Latest => {
             let (state, damaged) = checkpoints.latest()?;
             for error in damaged {
-                control.reporter.message(&format!("{error}; going back to an older one"));
+                control
+                    .reporter
+                    .message(&format!("{error}; going back to an older one"));
             }
             state
         }
@@ -217,23 +243,39 @@ fn resume_state(
         Resume::Directory(path) => checkpoints.load(step_of(path)?)?,
     };
     unchanged(&state.config, config)?;
-    control.reporter.message(&format!("going on after step {}", state.step));
+    control
+        .reporter
+        .message(&format!("going on after step {}", state.step));
     Ok(Some(state))
 }
 
 /// The step of a checkpoint directory by its name.
 fn step_of(path: &std::path::Path) -> Result<u64, CheckpointError> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let step = name.strip_prefix("step-").and_then(|step| step.parse().ok());
-    step.ok_or_else(|| CheckpointError::None { path: path.to_path_buf() })
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let step = name
+        .strip_prefix("step-")
+        .and_then(|step| step.parse().ok());
+    step.ok_or_else(|| CheckpointError::None {
+        path: path.to_path_buf(),
+    })
 }
 
 /// Sections whose settings decide what the next step computes.
-const FIXED_SECTIONS: [&str; 6] =
-    ["model", "tokenizer", "data", "training", "optimizer", "lr_scheduler"];
+const FIXED_SECTIONS: [&str; 6] = [
+    "model",
+    "tokenizer",
+    "data",
+    "training",
+    "optimizer",
+    "lr_scheduler",
+];
 /// Keys in them that may change: how long, how fast, how it is watched.
-const FREE_KEYS: [&str; 10] = [
+const FREE_KEYS: [&str; 11] = [
     "vocab_size",
+    "max_seconds",
     "num_workers",
     "cache_dir",
     "per_device_eval_batch_size",
@@ -253,18 +295,31 @@ fn unchanged(was: &str, config: &RunConfig) -> Result<(), CheckpointError> {
     let mut pairs = vec![("run.seed".to_owned(), seed(&was), seed(&now))];
     for section in FIXED_SECTIONS {
         let table = |from: &toml::Table| {
-            from.get(section).and_then(toml::Value::as_table).cloned().unwrap_or_default()
+            from.get(section)
+                .and_then(toml::Value::as_table)
+                .cloned()
+                .unwrap_or_default()
         };
         let (was, now) = (table(&was), table(&now));
-        for key in now.keys().chain(was.keys()).filter(|key| !FREE_KEYS.contains(&key.as_str())) {
-            pairs.push((format!("{section}.{key}"), was.get(key).cloned(), now.get(key).cloned()));
+        for key in now
+            .keys()
+            .chain(was.keys())
+            .filter(|key| !FREE_KEYS.contains(&key.as_str()))
+        {
+            pairs.push((
+                format!("{section}.{key}"),
+                was.get(key).cloned(),
+                now.get(key).cloned(),
+            ));
         }
     }
     let shown = |value: Option<toml::Value>| value.map_or("unset".to_owned(), |v| v.to_string());
     match pairs.into_iter().find(|(_, was, now)| was != now) {
-        Some((key, was, now)) => {
-            Err(CheckpointError::Changed { key, was: shown(was), now: shown(now) })
-        }
+        Some((key, was, now)) => Err(CheckpointError::Changed {
+            key,
+            was: shown(was),
+            now: shown(now),
+        }),
         None => Ok(()),
     }
 }
@@ -275,12 +330,19 @@ fn model_config(config: &RunConfig, prepared: &PreparedData) -> Result<ModelConf
     let vocab_size = match config.model.vocab_size {
         0 => tokens,
         given if given < tokens => {
-            return Err(TrainError::Vocabulary { vocab_size: given, tokens });
+            return Err(TrainError::Vocabulary {
+                vocab_size: given,
+                tokens,
+            });
         }
         given => given,
     };
     let eos_token_id = config.model.eos_token_id.or(prepared.tokenizer.eos_id());
-    let model = ModelConfig { vocab_size, eos_token_id, ..config.model.clone() };
+    let model = ModelConfig {
+        vocab_size,
+        eos_token_id,
+        ..config.model.clone()
+    };
     model.validate()?;
     Ok(model)
 }

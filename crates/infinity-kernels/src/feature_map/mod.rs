@@ -32,7 +32,10 @@ pub fn learnable(x: Tensor<4>, weight: Tensor<3>, bias: Tensor<2>) -> Tensor<4> 
     let [b, t, h, k] = x.dims();
     assert_shape!(weight, [h, k, k]);
     assert_shape!(bias, [h, k]);
-    let x = x.permute([2, 0, 1, 3]).reshape([h, b * t, k]).matmul(weight);
+    let x = x
+        .permute([2, 0, 1, 3])
+        .reshape([h, b * t, k])
+        .matmul(weight);
     let x = x.reshape([h, b, t, k]).permute([1, 2, 0, 3]);
     elu_plus_one(x + bias.reshape([1, 1, h, k]))
 }
@@ -52,7 +55,7 @@ mod tests {
     }
 
     fn close(actual: Tensor<4>, expected: [f32; 4]) {
-        let actual = actual.into_data().to_vec::<f32>().unwrap();
+        let actual = actual.into_data().try_to_vec::<f32>().unwrap();
         for (a, e) in actual.iter().zip(expected) {
             assert!((a - e).abs() <= 1e-6, "{actual:?} is not {expected:?}");
         }
@@ -61,7 +64,10 @@ mod tests {
     #[test]
     fn elu_plus_one_by_hand() {
         let e = (-1f32).exp();
-        close(elu_plus_one(row([-1.0, 0.0, 0.5, 30.0])), [e, 1.0, 1.5, 31.0]);
+        close(
+            elu_plus_one(row([-1.0, 0.0, 0.5, 30.0])),
+            [e, 1.0, 1.5, 31.0],
+        );
     }
 
     #[test]
@@ -75,12 +81,17 @@ mod tests {
         let x = row([-1.0, 0.0, 0.5, 2.0]);
         let identity = Tensor::<2>::eye(4, &device).unsqueeze::<3>();
         let mapped = learnable(x.clone(), identity, Tensor::zeros([1, 4], &device));
-        mapped.into_data().assert_eq(&elu_plus_one(x).into_data(), true);
+        mapped
+            .into_data()
+            .assert_eq(&elu_plus_one(x).into_data(), true);
     }
 
     #[test]
     fn unit_length_and_the_zero_vector() {
-        close(l2_normalize(row([3.0, 0.0, 0.0, 4.0])), [0.6, 0.0, 0.0, 0.8]);
+        close(
+            l2_normalize(row([3.0, 0.0, 0.0, 4.0])),
+            [0.6, 0.0, 0.0, 0.8],
+        );
         close(l2_normalize(row([0.0; 4])), [0.0; 4]);
     }
 
@@ -89,7 +100,12 @@ mod tests {
         let device = Device::flex().autodiff();
         let x = Tensor::<4>::zeros([1, 1, 1, 4], &device).require_grad();
         let grads = l2_normalize(x.clone()).sum().backward();
-        let grad = x.grad(&grads).unwrap().into_data().to_vec::<f32>().unwrap();
+        let grad = x
+            .grad(&grads)
+            .unwrap()
+            .into_data()
+            .try_to_vec::<f32>()
+            .unwrap();
         assert!(grad.iter().all(|g| g.is_finite()), "{grad:?}");
     }
 }

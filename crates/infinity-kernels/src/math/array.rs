@@ -31,7 +31,11 @@ impl<B: Backend> Array<B> {
 
     pub(crate) fn zeros(dims: &[usize], like: &Self) -> Self {
         let dtype: FloatDType = like.0.dtype().into();
-        Array(B::float_zeros(Shape::from(dims.to_vec()), &like.0.device(), dtype))
+        Array(B::float_zeros(
+            Shape::from(dims.to_vec()),
+            &like.0.device(),
+            dtype,
+        ))
     }
 
     pub(crate) fn reshape(self, dims: &[usize]) -> Self {
@@ -69,13 +73,22 @@ impl<B: Backend> Array<B> {
     pub(crate) fn narrow(self, dim: usize, start: usize, len: usize) -> Self {
         let shape = self.0.shape();
         let slices: Vec<_> = (0..shape.num_dims())
-            .map(|d| if d == dim { (start..start + len).into() } else { (0..shape[d]).into() })
+            .map(|d| {
+                if d == dim {
+                    (start..start + len).into()
+                } else {
+                    (0..shape[d]).into()
+                }
+            })
             .collect();
         Array(B::float_slice(self.0, &slices))
     }
 
     pub(crate) fn cat(parts: Vec<Self>, dim: usize) -> Self {
-        Array(B::float_cat(parts.into_iter().map(|part| part.0).collect(), dim))
+        Array(B::float_cat(
+            parts.into_iter().map(|part| part.0).collect(),
+            dim,
+        ))
     }
 }
 

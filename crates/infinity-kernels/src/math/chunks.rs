@@ -22,7 +22,13 @@ pub(crate) struct Chunking {
 impl Chunking {
     pub(crate) fn new(b: usize, t: usize, h: usize, c: usize) -> Self {
         let c = c.clamp(1, t.max(1));
-        Chunking { b, t, h, n: t.div_ceil(c), c }
+        Chunking {
+            b,
+            t,
+            h,
+            n: t.div_ceil(c),
+            c,
+        }
     }
 
     /// `[B, T, H, X]` → `[B, N, C, H, X]`, zeros behind the end.
@@ -42,15 +48,23 @@ impl Chunking {
     /// `[B, T, H, X]` → `[N·B·H, C, X]`.
     pub(crate) fn split<B: Backend>(&self, x: Array<B>) -> Array<B> {
         let [.., width] = x.dims::<4>();
-        self.padded(x).permute(&[1, 0, 3, 2, 4]).reshape(&[self.n * self.b * self.h, self.c, width])
+        self.padded(x)
+            .permute(&[1, 0, 3, 2, 4])
+            .reshape(&[self.n * self.b * self.h, self.c, width])
     }
 
     /// `[N·B·H, C, X]` → `[B, T, H, X]`: the way back, padding dropped.
     pub(crate) fn join<B: Backend>(&self, x: Array<B>) -> Array<B> {
         let [.., width] = x.dims::<3>();
-        let x = x.reshape(&[self.n, self.b, self.h, self.c, width]).permute(&[1, 0, 3, 2, 4]);
+        let x = x
+            .reshape(&[self.n, self.b, self.h, self.c, width])
+            .permute(&[1, 0, 3, 2, 4]);
         let x = x.reshape(&[self.b, self.n * self.c, self.h, width]);
-        if self.n * self.c == self.t { x } else { x.narrow(1, 0, self.t) }
+        if self.n * self.c == self.t {
+            x
+        } else {
+            x.narrow(1, 0, self.t)
+        }
     }
 
     /// Heads in one chunk, `B · H`.

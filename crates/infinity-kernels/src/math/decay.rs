@@ -15,8 +15,14 @@ use burn::backend::Backend;
 const MASKED: f32 = -1e30;
 
 /// `[1, C, C]` with one where `keep(i, j)`, else zero.
-fn triangle<B: Backend>(c: usize, like: &Array<B>, keep: impl Fn(usize, usize) -> bool) -> Array<B> {
-    let values = (0..c * c).map(|at| if keep(at / c, at % c) { 1.0 } else { 0.0 }).collect();
+fn triangle<B: Backend>(
+    c: usize,
+    like: &Array<B>,
+    keep: impl Fn(usize, usize) -> bool,
+) -> Array<B> {
+    let values = (0..c * c)
+        .map(|at| if keep(at / c, at % c) { 1.0 } else { 0.0 })
+        .collect();
     Array::from_values(values, &[1, c, c], like)
 }
 
@@ -47,7 +53,9 @@ pub(crate) fn cumulative_from_end<B: Backend>(g: Array<B>) -> Array<B> {
 /// `E` `[X, S, C, C]` from cumulative log decays `b` `[X, S, C]`.
 pub(crate) fn within<B: Backend>(b: &Array<B>) -> Array<B> {
     let [x, s, c] = b.dims();
-    let values = (0..c * c).map(|at| if at % c <= at / c { 0.0 } else { MASKED }).collect();
+    let values = (0..c * c)
+        .map(|at| if at % c <= at / c { 0.0 } else { MASKED })
+        .collect();
     let mask = Array::from_values(values, &[1, 1, c, c], b);
     let rows = b.clone().reshape(&[x, s, c, 1]);
     let columns = b.clone().reshape(&[x, s, 1, c]);

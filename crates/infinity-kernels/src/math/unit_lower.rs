@@ -27,12 +27,24 @@ pub(crate) fn inverse<B: Backend>(l: Array<B>) -> Array<B> {
     let mut step = width;
     while parts.len() > 1 {
         parts = (0..parts.len() / 2)
-            .map(|pair| merge(&l, &parts[2 * pair], &parts[2 * pair + 1], 2 * pair * step, step))
+            .map(|pair| {
+                merge(
+                    &l,
+                    &parts[2 * pair],
+                    &parts[2 * pair + 1],
+                    2 * pair * step,
+                    step,
+                )
+            })
             .collect();
         step *= 2;
     }
     let inverse = parts.remove(0);
-    if size == c { inverse } else { inverse.narrow(1, 0, c).narrow(2, 0, c).reshape(&[x, c, c]) }
+    if size == c {
+        inverse
+    } else {
+        inverse.narrow(1, 0, c).narrow(2, 0, c).reshape(&[x, c, c])
+    }
 }
 
 /// Zeros to the right of and below `L`, up to `size`.
@@ -52,10 +64,16 @@ fn pad<B: Backend>(l: Array<B>, size: usize) -> Array<B> {
 fn diagonal_inverses<B: Backend>(l: &Array<B>, blocks: usize, width: usize) -> Vec<Array<B>> {
     let [x, _, _] = l.dims();
     let diagonal: Vec<_> = (0..blocks)
-        .map(|n| l.clone().narrow(1, n * width, width).narrow(2, n * width, width))
+        .map(|n| {
+            l.clone()
+                .narrow(1, n * width, width)
+                .narrow(2, n * width, width)
+        })
         .collect();
     let batch = x * blocks;
-    let l = Array::cat(diagonal, 0).permute(&[1, 2, 0]).reshape(&[width, width, batch]);
+    let l = Array::cat(diagonal, 0)
+        .permute(&[1, 2, 0])
+        .reshape(&[width, width, batch]);
     // Row i of the inverse is e_i − Σ_{j<i} L_ij · row j.
     let identity = |i: usize| {
         let values = (0..width).map(|j| if i == j { 1.0 } else { 0.0 }).collect();
@@ -63,12 +81,18 @@ fn diagonal_inverses<B: Backend>(l: &Array<B>, blocks: usize, width: usize) -> V
     };
     let mut inverse = identity(0);
     for i in 1..width {
-        let factors = l.clone().narrow(0, i, 1).narrow(1, 0, i).reshape(&[i, 1, batch]);
+        let factors = l
+            .clone()
+            .narrow(0, i, 1)
+            .narrow(1, 0, i)
+            .reshape(&[i, 1, batch]);
         let row = identity(i) - (inverse.clone() * factors).sum(0);
         inverse = Array::cat(vec![inverse, row], 0);
     }
     let inverse = inverse.permute(&[2, 0, 1]).reshape(&[batch, width, width]);
-    (0..blocks).map(|n| inverse.clone().narrow(0, n * x, x)).collect()
+    (0..blocks)
+        .map(|n| inverse.clone().narrow(0, n * x, x))
+        .collect()
 }
 
 /// Inverse of the block of `2 · step` rows at `at`, from the inverses of its two diagonal halves.

@@ -47,11 +47,7 @@ impl<B: Backend> Backward<B, 8> for ChunkwiseBackward {
 }
 
 impl<B: MemoryScanBackend, C: CheckpointStrategy> MemoryScanBackend for Autodiff<B, C> {
-    fn memory_scan_chunkwise(
-        x: ScanTensors<Self>,
-        chunk: usize,
-        delta: bool,
-    ) -> FloatTensor<Self> {
+    fn memory_scan_chunkwise(x: ScanTensors<Self>, chunk: usize, delta: bool) -> FloatTensor<Self> {
         let nodes = [
             x.q.node(),
             x.k.node(),
@@ -72,15 +68,17 @@ impl<B: MemoryScanBackend, C: CheckpointStrategy> MemoryScanBackend for Autodiff
             erase: x.erase.primitive().clone(),
             state: x.state.primitive().clone(),
         };
-        match ChunkwiseBackward.prepare::<C>(nodes).compute_bound().stateful() {
+        match ChunkwiseBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(node) => {
                 let (o, state, saved) = chunkwise::forward::<B>(inner, chunk, delta);
                 let shapes = (o.shape(), state.shape());
                 node.finish((saved, shapes.0, shapes.1), packed::<B>(o, state))
             }
-            OpsKind::UnTracked(node) => {
-                node.finish(B::memory_scan_chunkwise(inner, chunk, delta))
-            }
+            OpsKind::UnTracked(node) => node.finish(B::memory_scan_chunkwise(inner, chunk, delta)),
         }
     }
 }

@@ -4,7 +4,9 @@
 //! can run it, lazily under fusion. `autodiff.rs` adds the backward pass.
 
 use super::chunkwise;
-use burn::backend::{Backend, ExtensionType, TensorMetadata, backend_extension, tensor::FloatTensor};
+use burn::backend::{
+    Backend, ExtensionType, TensorMetadata, backend_extension, tensor::FloatTensor,
+};
 use burn::tensor::Shape;
 
 /// The operator's tensors below autodiff; shapes as in [`MemoryScanInputs`](super::MemoryScanInputs).

@@ -169,7 +169,20 @@ pub(super) fn forward<B: Backend>(
     let o = scores.attention.clone().matmul(errors.clone()) + scores.reads.clone().matmul(inner);
     let last = cut.at(&states, cut.n).reshape(&[b, h, s, key_dim, v_dim]);
     let o = cut.join(o);
-    (o.0, last.0, Saved { cut, q, k, gates, scores, correct, errors, states })
+    (
+        o.0,
+        last.0,
+        Saved {
+            cut,
+            q,
+            k,
+            gates,
+            scores,
+            correct,
+            errors,
+            states,
+        },
+    )
 }
 
 /// The loop over chunks: prediction errors of every chunk and the states at every border.
@@ -230,7 +243,10 @@ pub(super) fn backward<B: Backend>(
     // Y, Z and Y' of all states side by side: [X, C, S·K].
     let y = d_o.clone().matmul(inner.clone().t());
     let z = saved.errors.clone().matmul(back.d_ends.clone().t());
-    let recalled = saved.correct.as_ref().map(|_| back.d_v.clone().neg().matmul(inner.t()));
+    let recalled = saved
+        .correct
+        .as_ref()
+        .map(|_| back.d_v.clone().neg().matmul(inner.t()));
     let masks = mask_grads(&saved, &d_o, &back.d_v);
     let gates = gate_grads(&saved, &masks, [&y, &z], recalled.as_ref(), &back.d_ends);
     let (d_q, d_k) = query_key_grads(&saved, &masks, [y, z], recalled);
@@ -257,14 +273,21 @@ struct CarriedBack<B: Backend> {
 }
 
 fn carry_back<B: Backend>(saved: &Saved<B>, d_o: &Array<B>, d_last: Array<B>) -> CarriedBack<B> {
-    let Saved { cut, gates, scores, correct, .. } = saved;
+    let Saved {
+        cut,
+        gates,
+        scores,
+        correct,
+        ..
+    } = saved;
     let through_errors = scores.attention.clone().t().matmul(d_o.clone());
     let through_reads = scores.reads.clone().t().matmul(d_o.clone());
     let mut d_state = d_last;
     let (mut d_v, mut d_ends) = (Vec::with_capacity(cut.n), Vec::with_capacity(cut.n));
     for i in (0..cut.n).rev() {
         d_ends.push(d_state.clone());
-        let d_error = cut.at(&scores.writes, i).matmul(d_state.clone()) + cut.at(&through_errors, i);
+        let d_error =
+            cut.at(&scores.writes, i).matmul(d_state.clone()) + cut.at(&through_errors, i);
         d_state = d_state * cut.at(&gates.whole, i) + cut.at(&through_reads, i);
         let d_x = match correct {
             Some(correct) => {
@@ -278,7 +301,11 @@ fn carry_back<B: Backend>(saved: &Saved<B>, d_o: &Array<B>, d_last: Array<B>) ->
     }
     d_v.reverse();
     d_ends.reverse();
-    CarriedBack { d_v: Array::cat(d_v, 0), d_ends: Array::cat(d_ends, 0), d_initial: d_state }
+    CarriedBack {
+        d_v: Array::cat(d_v, 0),
+        d_ends: Array::cat(d_ends, 0),
+        d_initial: d_state,
+    }
 }
 
 /// Gradients of the masks and of the two score matrices, all `[X, C, C]`.
@@ -292,13 +319,20 @@ struct MaskGrads<B: Backend> {
 }
 
 fn mask_grads<B: Backend>(saved: &Saved<B>, d_o: &Array<B>, d_v: &Array<B>) -> MaskGrads<B> {
-    let Scores { products, read_mask, .. } = &saved.scores;
+    let Scores {
+        products,
+        read_mask,
+        ..
+    } = &saved.scores;
     let c = saved.cut.c;
     let errors = saved.errors.clone().t();
     let d_attention = d_o.clone().matmul(errors.clone()) * decay::lower(c, d_o);
     let erase = saved.correct.as_ref().map(|correct| {
         let d_l = d_v.clone().matmul(errors).neg() * decay::strictly_lower(c, d_o);
-        (d_l.clone() * correct.key_products.clone(), d_l * correct.erase_mask.clone())
+        (
+            d_l.clone() * correct.key_products.clone(),
+            d_l * correct.erase_mask.clone(),
+        )
     });
     MaskGrads {
         read_mask: d_attention.clone() * products.clone(),
@@ -319,8 +353,13 @@ struct GateGrads<B: Backend> {
 fn dots<B: Backend>(rows: &Array<B>, stacked: &Array<B>) -> Array<B> {
     let [x, c, k] = rows.dims();
     let [.., sk] = stacked.dims::<3>();
-    let products = stacked.clone().reshape(&[x, c, sk / k, k]) * rows.clone().reshape(&[x, c, 1, k]);
-    products.sum(3).reshape(&[x, c, sk / k]).permute(&[0, 2, 1]).reshape(&[x, sk / k, c])
+    let products =
+        stacked.clone().reshape(&[x, c, sk / k, k]) * rows.clone().reshape(&[x, c, 1, k]);
+    products
+        .sum(3)
+        .reshape(&[x, c, sk / k])
+        .permute(&[0, 2, 1])
+        .reshape(&[x, sk / k, c])
 }
 
 fn gate_grads<B: Backend>(
@@ -330,7 +369,15 @@ fn gate_grads<B: Backend>(
     recalled: Option<&Array<B>>,
     d_ends: &Array<B>,
 ) -> GateGrads<B> {
-    let Gates { read, write, from_start, to_end, written, within, .. } = &saved.gates;
+    let Gates {
+        read,
+        write,
+        from_start,
+        to_end,
+        written,
+        within,
+        ..
+    } = &saved.gates;
     let [x, s, c] = read.dims();
     let row = |mask: &Array<B>| mask.clone().reshape(&[x, 1, c, c]);
     let column = |gate: &Array<B>| gate.clone().reshape(&[x, s, c, 1]);
@@ -346,15 +393,20 @@ fn gate_grads<B: Backend>(
         weighted = weighted + row(d_mask) * column(&correct.erase);
         d_erase = Some(rows(d_mask) + from_start.clone() * dots(&saved.k, recalled));
     }
-    let d_write = (weighted * within.clone()).sum(2).reshape(&[x, s, c])
-        + to_end.clone() * dots(&saved.k, z);
+    let d_write =
+        (weighted * within.clone()).sum(2).reshape(&[x, s, c]) + to_end.clone() * dots(&saved.k, z);
 
     let mut d_b = read.clone() * d_read.clone() - write.clone() * d_write.clone();
     if let (Some(correct), Some(d_erase)) = (&saved.correct, &d_erase) {
         d_b = d_b + correct.erase.clone() * d_erase.clone();
     }
     let log_decay = decay::cumulative_from_end(d_b) + end_term(saved, d_ends, s);
-    GateGrads { log_decay, read: d_read, write: d_write, erase: d_erase }
+    GateGrads {
+        log_decay,
+        read: d_read,
+        write: d_write,
+        erase: d_erase,
+    }
 }
 
 /// `⟨dH¹_s, H¹_s⟩` of every chunk, `[X, S, 1]`. It stands at the last position of `db`, so the
@@ -362,7 +414,10 @@ fn gate_grads<B: Backend>(
 fn end_term<B: Backend>(saved: &Saved<B>, d_ends: &Array<B>, s: usize) -> Array<B> {
     let cut = &saved.cut;
     let [x, sk, v_dim] = d_ends.dims();
-    let ends = saved.states.clone().narrow(0, cut.heads(), cut.n * cut.heads());
+    let ends = saved
+        .states
+        .clone()
+        .narrow(0, cut.heads(), cut.n * cut.heads());
     let products = (d_ends.clone() * ends).reshape(&[x, s, sk / s * v_dim]);
     products.sum(2)
 }
@@ -373,7 +428,13 @@ fn query_key_grads<B: Backend>(
     [y, z]: [Array<B>; 2],
     recalled: Option<Array<B>>,
 ) -> (Array<B>, Array<B>) {
-    let Gates { read, write, from_start, to_end, .. } = &saved.gates;
+    let Gates {
+        read,
+        write,
+        from_start,
+        to_end,
+        ..
+    } = &saved.gates;
     // Σ_s weight_s · stacked_s, back to [X, C, K].
     let unstack = |weights: Array<B>, stacked: Array<B>| {
         let [x, s, c] = weights.dims();

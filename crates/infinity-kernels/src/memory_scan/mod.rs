@@ -6,8 +6,8 @@
 
 mod autodiff;
 mod backend;
-pub mod chunkwise_form;
 mod chunkwise;
+pub mod chunkwise_form;
 pub mod recurrent;
 pub mod reference;
 

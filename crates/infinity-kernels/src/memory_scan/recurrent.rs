@@ -19,12 +19,22 @@ pub fn forward(x: &MemoryScanInputs, mut state: Tensor<5>) -> MemoryScanOutput {
         outputs.push(o);
         state = next;
     }
-    MemoryScanOutput { o: Tensor::cat(outputs, 1), state }
+    MemoryScanOutput {
+        o: Tensor::cat(outputs, 1),
+        state,
+    }
 }
 
 /// Token `i`: its output `[B, 1, H, V]` and the state after it.
 fn step(x: &MemoryScanInputs, i: usize, state: Tensor<5>) -> (Tensor<4>, Tensor<5>) {
-    let super::Dims { b, h, s, k: n_k, v: n_v, .. } = x.dims();
+    let super::Dims {
+        b,
+        h,
+        s,
+        k: n_k,
+        v: n_v,
+        ..
+    } = x.dims();
     let token = |tensor: &Tensor<4>| match tensor.dims()[1] {
         1 => tensor.clone(),
         _ => tensor.clone().slice([0..b, i..i + 1]),

@@ -130,14 +130,17 @@ fn step(dims: Dims, x: &Token, state: &mut [f64], o: &mut [f64]) -> Step {
     let size = n_k * n_v;
     for s in 0..dims.s {
         let decay = x.g[s].exp();
-        state[s * size..][..size].iter_mut().for_each(|h| *h *= decay); // forget
+        state[s * size..][..size]
+            .iter_mut()
+            .for_each(|h| *h *= decay); // forget
     }
     let decayed = state.to_vec();
     let mut error = x.v.to_vec();
     for s in 0..dims.s {
         for (c, e) in error.iter_mut().enumerate() {
-            let recalled: f64 =
-                (0..n_k).map(|i| x.k[i] * decayed[s * size + i * n_v + c]).sum();
+            let recalled: f64 = (0..n_k)
+                .map(|i| x.k[i] * decayed[s * size + i * n_v + c])
+                .sum();
             *e -= x.p[s] * recalled; // correct
         }
     }
@@ -163,7 +166,12 @@ pub fn forward(dims: Dims, x: &Values) -> Output {
             let head = &mut state[(b * dims.h + h) * size..][..size];
             for t in 0..dims.t {
                 let out = dims.token(b, t, h) * dims.v;
-                step(dims, &x.token(dims, b, t, h), head, &mut o[out..out + dims.v]);
+                step(
+                    dims,
+                    &x.token(dims, b, t, h),
+                    head,
+                    &mut o[out..out + dims.v],
+                );
             }
         }
     }
@@ -191,7 +199,16 @@ pub fn backward(dims: Dims, x: &Values, d_o: &[f64], d_state: &[f64]) -> Values 
                 let (taken, written) = &tape[t];
                 let d_out = &d_o[i * dims.v..][..dims.v];
                 let token = x.token(dims, b, t, h);
-                step_backward(dims, &token, taken, written, d_out, &mut d_head, &mut grads, i);
+                step_backward(
+                    dims,
+                    &token,
+                    taken,
+                    written,
+                    d_out,
+                    &mut d_head,
+                    &mut grads,
+                    i,
+                );
             }
             grads.state[at..at + size].copy_from_slice(&d_head);
         }

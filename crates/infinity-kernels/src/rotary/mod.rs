@@ -58,8 +58,13 @@ impl Rotary {
     ///
     /// If `rotated` is odd or exceeds `key_dim`, or if `starts` is empty.
     pub fn new(starts: &[u64], t: usize, dims: RotaryDims, device: &Device) -> Self {
-        let RotaryDims { key_dim, rotated, .. } = dims;
-        assert!(rotated.is_multiple_of(2) && rotated <= key_dim, "rotated dims {rotated} of {key_dim}");
+        let RotaryDims {
+            key_dim, rotated, ..
+        } = dims;
+        assert!(
+            rotated.is_multiple_of(2) && rotated <= key_dim,
+            "rotated dims {rotated} of {key_dim}"
+        );
         let shared = starts.iter().all(|start| *start == starts[0]);
         let rows = if shared { &starts[..1] } else { starts };
         let frequencies = dims.frequencies();
@@ -81,7 +86,11 @@ impl Rotary {
         let table = |values| {
             Tensor::from_data(TensorData::new(values, [rows.len(), t, 1, key_dim]), device)
         };
-        Rotary { cos: table(cos), sin: table(sin), quarter_turn: quarter_turn(key_dim, half, device) }
+        Rotary {
+            cos: table(cos),
+            sin: table(sin),
+            quarter_turn: quarter_turn(key_dim, half, device),
+        }
     }
 
     /// Rotates `x` `[B, T, H, K]`.
@@ -112,7 +121,11 @@ fn quarter_turn(key_dim: usize, half: usize, device: &Device) -> Tensor<4> {
 mod tests {
     use super::*;
 
-    const DIMS: RotaryDims = RotaryDims { key_dim: 32, rotated: 16, base: 10_000.0 };
+    const DIMS: RotaryDims = RotaryDims {
+        key_dim: 32,
+        rotated: 16,
+        base: 10_000.0,
+    };
 
     /// `t · ω mod 2π` with 128-bit integers: no rounding but that of ω itself to 2⁻¹⁰⁰ turns.
     fn exact_angle(position: u64, pair: usize) -> f64 {
@@ -129,7 +142,10 @@ mod tests {
             for (pair, frequency) in DIMS.frequencies().iter().enumerate() {
                 let error = (angle(position, *frequency) - exact_angle(position, pair)).abs();
                 let error = error.min(TAU - error);
-                assert!(error < 1e-6, "position {position} pair {pair}: {error:e} rad");
+                assert!(
+                    error < 1e-6,
+                    "position {position} pair {pair}: {error:e} rad"
+                );
             }
         }
     }
@@ -147,9 +163,15 @@ mod tests {
         let device = Device::flex();
         let product = |start: u64| {
             let rotary = Rotary::new(&[start], 8, DIMS, &device);
-            let x = Tensor::<1, burn::tensor::Int>::arange(0..8 * 32, &device).float().sin();
+            let x = Tensor::<1, burn::tensor::Int>::arange(0..8 * 32, &device)
+                .float()
+                .sin();
             let x = rotary.apply(x.reshape([1, 8, 1, 32])).reshape([8, 32]);
-            x.clone().matmul(x.transpose()).into_data().to_vec::<f32>().unwrap()
+            x.clone()
+                .matmul(x.transpose())
+                .into_data()
+                .try_to_vec::<f32>()
+                .unwrap()
         };
         let near = product(0);
         for start in [1, 4096, 1_000_000_000_000] {

@@ -16,7 +16,9 @@ pub fn forward(dims: [usize; 4], x: &[f64], weight: &[f64], tail: &[f64]) -> Vec
                     }
                 };
                 y[(b * n_t + t) * channels + c] = (0..kernel)
-                    .map(|j| weight[c * kernel + j] * at(t as isize + j as isize + 1 - kernel as isize))
+                    .map(|j| {
+                        weight[c * kernel + j] * at(t as isize + j as isize + 1 - kernel as isize)
+                    })
                     .sum();
             }
         }

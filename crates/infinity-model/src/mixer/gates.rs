@@ -55,7 +55,11 @@ fn half_lives(n_heads: usize, n_states: usize, longest: f64) -> Vec<f64> {
 
 impl Gates {
     pub(crate) fn new(config: &ModelConfig, init: &mut Init) -> Self {
-        let (h, s, width) = (config.num_attention_heads, config.num_states(), config.hidden_size);
+        let (h, s, width) = (
+            config.num_attention_heads,
+            config.num_states(),
+            config.hidden_size,
+        );
         let starts: Vec<f32> = half_lives(h, s, config.max_half_life())
             .into_iter()
             .map(|half_life| (std::f64::consts::LN_2 / half_life).exp_m1().ln() as f32)
@@ -95,7 +99,12 @@ impl Gates {
         let read = self.read(x, &beta);
         if self.delta {
             let erase = write.unwrap_or_else(|| beta.ones_like());
-            return GateValues { log_decay, read, write: erase.clone() * beta, erase: Some(erase) };
+            return GateValues {
+                log_decay,
+                read,
+                write: erase.clone() * beta,
+                erase: Some(erase),
+            };
         }
         let write = match write {
             Some(write) => write * beta,
@@ -110,7 +119,12 @@ impl Gates {
             }
             None => write,
         };
-        GateValues { log_decay, read, write, erase: None }
+        GateValues {
+            log_decay,
+            read,
+            write,
+            erase: None,
+        }
     }
 
     fn project(&self, proj: &Linear, x: &Tensor<3>) -> Tensor<4> {
@@ -129,8 +143,7 @@ impl Gates {
             None => bias.expand([b, t, h, s]),
         };
         // softplus(x) = max(x, 0) + ln(1 + exp(−|x|)), which overflows nowhere.
-        let softplus =
-            activation::relu(steps.clone()) + steps.abs().neg().exp().log1p();
+        let softplus = activation::relu(steps.clone()) + steps.abs().neg().exp().log1p();
         softplus * a_log.val().exp().neg().reshape([1, 1, h, s])
     }
 
@@ -148,7 +161,9 @@ impl Gates {
         let m = activation::sigmoid(self.project(proj, x)); // [B, T, H, 1]
         // 2(1 − m) on state 0 and 2m on the others, as offset + slope · m.
         let row = |first: f32, others: f32| {
-            let values = (0..s).map(|state| if state == 0 { first } else { others }).collect();
+            let values = (0..s)
+                .map(|state| if state == 0 { first } else { others })
+                .collect();
             Tensor::<4>::from_data(TensorData::new(values, [1, 1, 1, s]), &x.device())
         };
         read * (m * row(-2.0, 2.0) + row(2.0, 0.0))

@@ -86,11 +86,17 @@ pub(super) fn initial_state(config: &ModelConfig, batch: usize, device: &Device)
 
 impl InfinityMixer {
     pub(crate) fn new(config: &ModelConfig, init: &mut Init) -> Self {
-        let (width, h, k) = (config.hidden_size, config.num_attention_heads, config.head_dim());
+        let (width, h, k) = (
+            config.hidden_size,
+            config.num_attention_heads,
+            config.head_dim(),
+        );
         let (keys, values) = (config.key_dim_total(), config.value_dim_total());
         let kernel = config.conv_kernel_size;
         let conv = |channels, init: &mut Init| {
-            (kernel > 0).then(|| ShortConv { weight: init.conv(channels, kernel) })
+            (kernel > 0).then(|| ShortConv {
+                weight: init.conv(channels, kernel),
+            })
         };
         InfinityMixer {
             q_proj: init.linear(width, keys),
@@ -134,7 +140,13 @@ impl InfinityMixer {
             o = o * heads(activation::sigmoid(proj.forward(x)), self.config.n_heads);
         }
         let o = o.reshape([b, t, self.config.n_heads * self.config.value_dim]);
-        (self.o_proj.forward(o), LayerState::Infinity { memory: out.state, tails })
+        (
+            self.o_proj.forward(o),
+            LayerState::Infinity {
+                memory: out.state,
+                tails,
+            },
+        )
     }
 
     /// Projections, convolutions, feature map and norm.
@@ -154,7 +166,12 @@ impl InfinityMixer {
         let q = project(&self.q_proj, &self.q_conv1d);
         let k = project(&self.k_proj, &self.k_conv1d);
         let v = project(&self.v_proj, &self.v_conv1d);
-        Mapped { q: self.normed(q), k: self.normed(k), v, tails: next }
+        Mapped {
+            q: self.normed(q),
+            k: self.normed(k),
+            v,
+            tails: next,
+        }
     }
 
     /// Feature map, then unit length where that is the norm.
@@ -204,7 +221,12 @@ impl InfinityMixer {
         }
     }
 
-    fn scan(&self, x: &Tensor<3>, [q, k, v]: [Tensor<4>; 3], memory: Tensor<5>) -> MemoryScanOutput {
+    fn scan(
+        &self,
+        x: &Tensor<3>,
+        [q, k, v]: [Tensor<4>; 3],
+        memory: Tensor<5>,
+    ) -> MemoryScanOutput {
         let gates = self.gates.forward(x);
         let inputs = MemoryScanInputs {
             q: q.cast(DType::F32),
@@ -238,7 +260,13 @@ impl ShortConv {
 impl LearnableMap {
     fn identity(n_heads: usize, key_dim: usize, init: &Init) -> Self {
         let eye = (0..n_heads * key_dim * key_dim)
-            .map(|i| if i / key_dim % key_dim == i % key_dim { 1.0 } else { 0.0 })
+            .map(|i| {
+                if i / key_dim % key_dim == i % key_dim {
+                    1.0
+                } else {
+                    0.0
+                }
+            })
             .collect();
         LearnableMap {
             weight: init.values(eye, [n_heads, key_dim, key_dim]),

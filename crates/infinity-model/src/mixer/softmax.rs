@@ -22,8 +22,11 @@ pub struct SoftmaxMixer {
 
 impl SoftmaxMixer {
     pub(crate) fn new(config: &ModelConfig, init: &mut Init) -> Self {
-        let (width, keys, values) =
-            (config.hidden_size, config.key_dim_total(), config.value_dim_total());
+        let (width, keys, values) = (
+            config.hidden_size,
+            config.key_dim_total(),
+            config.value_dim_total(),
+        );
         SoftmaxMixer {
             q_proj: init.linear(width, keys),
             k_proj: init.linear(width, keys),
@@ -57,6 +60,11 @@ impl SoftmaxMixer {
         let o = softmax_attention(q, k.clone(), v.clone(), drop);
         let [.., v_dim] = v.dims();
         let o = self.o_proj.forward(o.reshape([b, t, self.n_heads * v_dim]));
-        (o, LayerState::Softmax { cache: Some((k, v)) })
+        (
+            o,
+            LayerState::Softmax {
+                cache: Some((k, v)),
+            },
+        )
     }
 }

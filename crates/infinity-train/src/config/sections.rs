@@ -60,6 +60,8 @@ pub struct TrainingConfig {
     pub num_train_epochs: f64,
     /// Training tokens; the run ends before the step that would exceed it. 0: no limit.
     pub max_tokens: u64,
+    /// Seconds of training after which the run ends with what it has, whatever the step; 0: no limit.
+    pub max_seconds: u64,
     /// Rows of one micro-batch.
     pub per_device_train_batch_size: usize,
     /// Rows of one validation batch.
@@ -84,6 +86,7 @@ impl Default for TrainingConfig {
             max_steps: 0,
             num_train_epochs: 3.0,
             max_tokens: 0,
+            max_seconds: 0,
             per_device_train_batch_size: 8,
             per_device_eval_batch_size: 8,
             gradient_accumulation_steps: 1,
