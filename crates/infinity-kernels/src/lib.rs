@@ -23,11 +23,11 @@
 //!
 //! # Map
 //!
-//! - [`memory_scan`]: linear attention with `S` decaying states, delta or additive writes.
-//! - [`short_conv`]: causal depthwise convolution with a carried tail.
+//! - [`memory_scan`](mod@memory_scan): linear attention with `S` decaying states, delta or additive writes.
+//! - [`short_conv`](mod@short_conv): causal depthwise convolution with a carried tail.
 //! - [`rotary`]: rotary positions, exact at any `u64` position.
 //! - [`feature_map`]: kernel feature maps and l2 normalisation.
-//! - [`softmax_attention`]: the quadratic baseline that claims are measured against.
+//! - [`softmax_attention`](mod@softmax_attention): the quadratic baseline that claims are measured against.
 //! - [`form`]: which form of an operator runs, decided in one place.
 //! - [`testing`]: cases, tolerances and the one comparison used by every test.
 

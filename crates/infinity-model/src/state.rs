@@ -16,6 +16,7 @@ pub struct ModelState {
 
 /// The state of one layer.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // One a layer, and tensors are handles.
 pub enum LayerState {
     /// The memory and the convolutions' tails: constant size.
     Infinity {

@@ -191,10 +191,9 @@ fn batch(config: &RunConfig) -> HostBatch {
 fn train_steps(config: &RunConfig) -> (f64, f64, f64) {
     let device = Device::flex().autodiff();
     let model = config.model.init_seeded(1, &device);
-    let widening = config.model.intermediate_size() as f64 / config.model.hidden_size as f64;
-    let rates = learning_rates(&config.optimizer, &config.lr_scheduler, 1000, widening);
+    let rates = learning_rates(&config.optimizer, &config.lr_scheduler, 1000, &config.model);
     let trainee = Trainee::new(model, config.training.loss_chunk);
-    let mut learner = Learner::new(trainee, optimizer(&config.optimizer), rates);
+    let mut learner = Learner::new(trainee, optimizer(&config.optimizer, &config.model), rates);
     let host = batch(config);
     let (mut times, mut losses) = (Vec::new(), Vec::new());
     for step in 0..WARM_UP + STEPS {

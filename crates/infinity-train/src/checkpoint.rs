@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! checkpoints/step-00000500/{model,optim,scheduler}.bpk  trainer_state.json  COMPLETE
+//!                           stream.safetensors, where a state is carried between windows
 //! ```
 //!
 //! Burn's learner saves its three parts on three threads. They write into a directory of another
@@ -11,10 +12,13 @@
 
 use crate::data::Fingerprint;
 use crate::error::CheckpointError;
+use crate::stream_state::{self, STREAM};
 use burn::optim::OptimizerRecord;
 use burn::optim::lr_scheduler::LrSchedulerRecord;
 use burn::store::ModuleRecord;
+use burn::tensor::Device;
 use burn::train::checkpoint::{Checkpoint, Checkpointer, CheckpointerError};
+use infinity_model::ModelState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -28,7 +32,7 @@ const BEST: &str = "best";
 const PREFIX: &str = "step-";
 const TEMPORARY: &str = ".tmp-";
 /// Parts that Burn's learner saves.
-const PARTS: usize = 3;
+const PARTS: [&str; 3] = ["model", "optim", "scheduler"];
 
 /// What a run knows besides parameters, moments and schedule.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -63,6 +67,7 @@ pub struct CheckpointStore {
 struct Pending {
     state: Option<TrainerState>,
     parts: usize,
+    failure: Option<String>,
     outcome: Option<Result<(), String>>,
 }
 
@@ -84,28 +89,52 @@ impl CheckpointStore {
         self.directory.join(format!("{TEMPORARY}{PREFIX}{step:08}"))
     }
 
-    /// A part for Burn's learner, stored as `name`.bpk.
-    pub fn part(&self, name: &'static str) -> Part {
-        Part {
+    /// The parts for Burn's learner: model, optimizer, scheduler.
+    pub fn parts(&self) -> [Part; 3] {
+        PARTS.map(|name| Part {
             store: self.clone(),
             name,
-        }
+        })
     }
 
-    /// Announces a checkpoint; the learner's parts follow.
+    /// Announces a checkpoint; the learner's parts follow. `stream` is the state that the next
+    /// batch goes on from, if any.
     ///
     /// # Errors
-    /// If its directory cannot be made.
-    pub fn begin(&self, state: TrainerState) -> Result<(), CheckpointError> {
+    /// If its directory or the stream's file cannot be made.
+    pub fn begin(
+        &self,
+        state: TrainerState,
+        stream: Option<&ModelState>,
+    ) -> Result<(), CheckpointError> {
         let temporary = self.temporary(state.step);
+        self.remove_unfinished();
         let made = remove_if_there(&temporary).and_then(|()| fs::create_dir_all(&temporary));
         made.map_err(|error| write_error(&temporary, error))?;
+        if let Some(stream) = stream {
+            let path = temporary.join(STREAM);
+            stream_state::save(&path, stream).map_err(|error| {
+                let _ = remove_if_there(&temporary);
+                write_error(&path, error)
+            })?;
+        }
         *self.pending.0.lock().expect("no writer panicked") = Pending {
             state: Some(state),
-            parts: 0,
-            outcome: None,
+            ..Pending::default()
         };
         Ok(())
+    }
+
+    /// Removes what runs that died on the way have left.
+    fn remove_unfinished(&self) {
+        let unfinished = format!("{TEMPORARY}{PREFIX}");
+        let entries = fs::read_dir(&self.directory).into_iter().flatten();
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&unfinished) {
+                // It is in nobody's way but the disk's.
+                let _ = remove_if_there(&entry.path());
+            }
+        }
     }
 
     /// Waits for the announced checkpoint.
@@ -136,16 +165,19 @@ impl CheckpointStore {
         let (lock, ready) = &*self.pending;
         let mut pending = lock.lock().expect("no writer panicked");
         pending.parts += 1;
-        match (saved, pending.parts) {
-            (Err(reason), _) => pending.outcome = Some(Err(reason)),
-            (Ok(()), PARTS) if pending.outcome.is_none() => {
-                let state = pending.state.take().expect("announced by begin");
-                pending.outcome = Some(self.complete(&state).map_err(|error| error.to_string()));
-            }
-            _ => {}
+        if let Err(reason) = saved {
+            pending.failure.get_or_insert(reason);
         }
-        debug_assert!(pending.parts <= PARTS, "step {step}");
-        ready.notify_all();
+        // Not before the last part, so that nobody writes any more when a failure is cleaned up.
+        if pending.parts == PARTS.len() {
+            let state = pending.state.take().expect("announced by begin");
+            debug_assert_eq!(state.step, step);
+            pending.outcome = Some(match pending.failure.take() {
+                Some(reason) => Err(reason),
+                None => self.complete(&state).map_err(|error| error.to_string()),
+            });
+            ready.notify_all();
+        }
     }
 
     /// Writes the state and the marker, syncs everything, gives the directory its name.
@@ -172,6 +204,21 @@ impl CheckpointStore {
         remove_if_there(&path)?;
         fs::rename(&temporary, &path)?;
         sync_directory(&self.directory)
+    }
+
+    /// The step of a checkpoint directory of this run.
+    ///
+    /// # Errors
+    /// If `path` is another directory.
+    pub fn step_of(&self, path: &Path) -> Result<u64, CheckpointError> {
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        let name = real.file_name().and_then(|name| name.to_str());
+        let step = name.and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+        let ours = |step: &u64| self.path(*step).canonicalize().is_ok_and(|ours| ours == real);
+        step.filter(ours).ok_or_else(|| CheckpointError::Elsewhere {
+            path: path.to_path_buf(),
+            directory: self.directory.clone(),
+        })
     }
 
     /// Steps with a complete checkpoint, oldest first.
@@ -233,6 +280,11 @@ impl CheckpointStore {
         let text = fs::read(&marker).map_err(|error| damaged(&marker, error.to_string()))?;
         let marks: BTreeMap<String, Mark> =
             serde_json::from_slice(&text).map_err(|error| damaged(&marker, error.to_string()))?;
+        let needed = PARTS.map(|part| format!("{part}.bpk"));
+        let needed = needed.iter().map(String::as_str).chain([STATE]);
+        if let Some(name) = needed.into_iter().find(|name| !marks.contains_key(*name)) {
+            return Err(damaged(&marker, format!("it does not list {name}")));
+        }
         for (name, mark) in marks {
             let path = directory.join(name);
             let found = Mark::of(&path).map_err(|error| damaged(&path, error.to_string()))?;
@@ -249,6 +301,25 @@ impl CheckpointStore {
         serde_json::from_slice(&text).map_err(|error| damaged(&path, error.to_string()))
     }
 
+    /// The state that the batch after a step's checkpoint goes on from, on `device`, if it has one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn stream(
+        &self,
+        step: u64,
+        device: &Device,
+    ) -> Result<Option<ModelState>, CheckpointError> {
+        let path = self.path(step).join(STREAM);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let state = stream_state::load(&path, device);
+        state
+            .map(Some)
+            .map_err(|reason| CheckpointError::Damaged { path, reason })
+    }
+
     /// Names the best checkpoint, for people and for [`prune`](Self::prune).
     ///
     /// # Errors
@@ -260,17 +331,20 @@ impl CheckpointStore {
             .map_err(|error| write_error(&path, error))
     }
 
-    /// Removes all but the newest `keep_last` checkpoints (0 keeps all) and the one at `best`.
-    pub fn prune(&self, keep_last: usize, best: Option<u64>) {
+    /// Removes all checkpoints up to `step`, which was written last, but the newest `keep_last`
+    /// (0 keeps all) and the one at `best`; and all after it: a run that went back to an older
+    /// checkpoint makes them again.
+    pub fn prune(&self, step: u64, keep_last: usize, best: Option<u64>) {
         let steps = self.steps();
-        if keep_last == 0 || steps.len() <= keep_last {
-            return;
-        }
-        for step in &steps[..steps.len() - keep_last] {
-            if best != Some(*step) {
-                // What cannot be removed is only in the way; it is tried again next time.
-                let _ = remove_if_there(&self.path(*step));
-            }
+        let (before, after) = steps.split_at(steps.partition_point(|at| *at <= step));
+        let surplus = match keep_last {
+            0 => 0,
+            _ => before.len().saturating_sub(keep_last),
+        };
+        let old = before[..surplus].iter().filter(|at| best != Some(**at));
+        for step in old.chain(after) {
+            // What cannot be removed is only in the way; it is tried again next time.
+            let _ = remove_if_there(&self.path(*step));
         }
     }
 }

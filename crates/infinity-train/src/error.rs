@@ -84,6 +84,14 @@ pub enum CheckpointError {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// It is not one of the run that goes on.
+    #[error("{path} is no checkpoint of this run, whose checkpoints are in {directory}")]
+    Elsewhere {
+        /// What was named.
+        path: PathBuf,
+        /// Where the run's checkpoints are.
+        directory: PathBuf,
+    },
     /// It was never finished.
     #[error(
         "the checkpoint {path} is not complete (no COMPLETE file): it was being written when the run ended"

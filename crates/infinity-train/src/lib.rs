@@ -21,6 +21,7 @@ pub mod run_dir;
 pub mod schedule;
 pub mod step;
 mod strategy;
+mod stream_state;
 pub mod train;
 
 pub use config::RunConfig;

@@ -14,24 +14,25 @@ use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdamW, AdamWConfig, GradientsParams, ModuleOptimizer, MuonConfig};
+use burn::optim::{AdamW, AdamWConfig, GradientsParams, ModuleOptimizer, Muon, MuonConfig};
 use burn::tensor::Tensor;
+use infinity_model::ModelConfig;
 
-/// Words in the paths of the two-dimensional hidden matrices.
-const HIDDEN_MATRICES: [&str; 6] = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "output_gate_proj",
-    "mlp.",
-];
-
-/// Wide matrices `[D, I]`, for which Muon's update is √(I/D) larger.
-const WIDE: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
-
-/// Narrow matrices `[I, D]`.
-const NARROW: &str = "mlp.down_proj";
+/// The two-dimensional hidden matrices: a word of their path, and their widths in and out.
+fn hidden_matrices(model: &ModelConfig) -> [(&'static str, usize, usize); 8] {
+    let (width, inner) = (model.hidden_size, model.intermediate_size());
+    let (keys, values) = (model.key_dim_total(), model.value_dim_total());
+    [
+        ("q_proj", width, keys),
+        ("k_proj", width, keys),
+        ("v_proj", width, values),
+        ("o_proj", values, width),
+        ("output_gate_proj", width, values),
+        ("mlp.gate_proj", width, inner),
+        ("mlp.up_proj", width, inner),
+        ("mlp.down_proj", inner, width),
+    ]
+}
 
 /// Word in the path of every gate.
 const GATES: &str = ".gates.";
@@ -52,51 +53,58 @@ fn adamw(config: &OptimizerConfig, weight_decay: f64) -> AdamW {
         .build()
 }
 
+fn muon(config: &OptimizerConfig, weight_decay: f64) -> Muon {
+    let decay = (weight_decay > 0.0).then(|| WeightDecayConfig::new(weight_decay as f32));
+    let momentum = MomentumConfig {
+        momentum: config.muon_momentum,
+        dampening: 0.0,
+        nesterov: true,
+    };
+    MuonConfig::new()
+        .with_weight_decay(decay)
+        .with_momentum(momentum)
+        .build()
+}
+
 /// The optimizer for a whole model. Later groups win over earlier ones.
-pub fn optimizer(config: &OptimizerConfig) -> ModuleOptimizer {
-    let mut optimizer = ModuleOptimizer::from(adamw(config, config.weight_decay));
-    if config.name == OptimizerName::Muon {
-        let decay =
-            (config.weight_decay > 0.0).then(|| WeightDecayConfig::new(config.weight_decay as f32));
-        let momentum = MomentumConfig {
-            momentum: config.muon_momentum,
-            dampening: 0.0,
-            nesterov: true,
-        };
-        let muon = MuonConfig::new()
-            .with_weight_decay(decay)
-            .with_momentum(momentum)
-            .build();
-        optimizer = optimizer.with_group(any_of(HIDDEN_MATRICES), muon, None);
-    }
-    let excluded = config.decay_exclude.iter().map(String::as_str);
-    optimizer.with_group(
-        any_of(excluded.chain(NEVER_DECAYED)),
+pub fn optimizer(config: &OptimizerConfig, model: &ModelConfig) -> ModuleOptimizer {
+    let excluded = || config.decay_exclude.iter().map(String::as_str);
+    let mut optimizer = ModuleOptimizer::from(adamw(config, config.weight_decay)).with_group(
+        any_of(excluded().chain(NEVER_DECAYED)),
         adamw(config, 0.0),
         None,
-    )
+    );
+    if config.name == OptimizerName::Muon {
+        let words = || hidden_matrices(model).map(|(word, ..)| word).into_iter();
+        optimizer = optimizer.with_group(any_of(words()), muon(config, config.weight_decay), None);
+        // A hidden matrix that is not to be decayed is still Muon's: its rate is.
+        for (word, excluded) in words().flat_map(|word| excluded().map(move |ex| (word, ex))) {
+            let both = ParamGroup::from_predicates(vec![word, excluded]);
+            optimizer = optimizer.with_group(both, muon(config, 0.0), None);
+        }
+    }
+    optimizer
 }
 
 /// The rates over a run of `total_steps` optimizer steps, by the same groups.
 ///
 /// Muon scales a matrix's update by √max(1, out/in). Burn computes that from its own `[in, out]`
-/// layout, which turns it upside down; `widening` = `intermediate_size / hidden_size` sets it
-/// right.
+/// layout, which turns it upside down, √max(1, in/out); a factor of √(out/in) on the rate sets it
+/// right, whichever is larger. Burn decays by the rate as it is given, so this factor is in the
+/// weight decay too.
 pub fn learning_rates(
     config: &OptimizerConfig,
     schedule: &LrSchedulerConfig,
     total_steps: u64,
-    widening: f64,
+    model: &ModelConfig,
 ) -> ModuleLrScheduler {
     let rate = |peak: f64| Schedule::new(schedule, peak, total_steps);
     let mut rates = ModuleLrScheduler::new(rate(config.learning_rate));
     if config.name == OptimizerName::Muon {
-        let peak = config.muon_learning_rate;
-        let turned = widening.max(1.0).sqrt();
-        rates = rates
-            .with_group(any_of(HIDDEN_MATRICES), rate(peak))
-            .with_group(any_of(WIDE), rate(peak * turned))
-            .with_group(any_of([NARROW]), rate(peak / turned));
+        for (word, from, to) in hidden_matrices(model) {
+            let turned = (to as f64 / from as f64).sqrt();
+            rates = rates.with_group(any_of([word]), rate(config.muon_learning_rate * turned));
+        }
     }
     rates.with_group(
         any_of([GATES]),

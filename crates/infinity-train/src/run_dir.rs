@@ -126,8 +126,11 @@ impl RunDir {
                 .collect(),
             None => String::new(),
         };
-        let opened =
-            fs::write(&path, kept).and_then(|()| OpenOptions::new().append(true).open(&path));
+        // Under another name first: a run killed here must not lose what it logged before.
+        let temporary = self.root.join(".tmp-metrics.jsonl");
+        let opened = fs::write(&temporary, kept)
+            .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|()| OpenOptions::new().append(true).open(&path));
         opened.map_err(|source| TrainError::Write { path, source })
     }
 }

@@ -43,6 +43,10 @@ pub(crate) struct Loop {
 /// What changes while the loop runs.
 pub(crate) struct Run {
     pub(crate) state: TrainerState,
+    /// What the model remembers of the last batch, where windows follow each other.
+    pub(crate) stream: Option<ModelState>,
+    /// The step of the last complete checkpoint of this session, or of the one it went on from.
+    pub(crate) saved: Option<u64>,
     pub(crate) reporter: Box<dyn Reporter + Send>,
     pub(crate) directory: RunDir,
     pub(crate) outcome: Result<Outcome, TrainError>,
@@ -137,7 +141,6 @@ impl Fit<'_> {
             total_steps,
             ..
         } = self.fixed;
-        let mut carried = None;
         let mut above = 0;
         let mut last_eval = None;
         self.start_split(self.epoch(run.state.step + 1));
@@ -145,7 +148,7 @@ impl Fit<'_> {
             if self.fixed.interrupt.load(Ordering::Relaxed) {
                 return self.interrupted(run, last_eval);
             }
-            let result = self.step(&mut run.state, &mut carried)?;
+            let result = self.step(&mut run.state, &mut run.stream)?;
             let step = run.state.step;
             self.watch(&result, run, &mut above)?;
             if due(step, config.logging.every) || step == *total_steps || step == 1 {
@@ -436,16 +439,18 @@ impl Fit<'_> {
         let Some(checkpointer) = &mut self.components.checkpointer else {
             return Ok(());
         };
-        if self.fixed.checkpoints.steps().contains(&step) {
+        if run.saved == Some(step) {
             return Ok(());
         }
         run.state.elapsed_s = self.clock.elapsed_s();
-        self.fixed.checkpoints.begin(run.state.clone())?;
+        let checkpoints = &self.fixed.checkpoints;
+        checkpoints.begin(run.state.clone(), run.stream.as_ref())?;
         checkpointer.checkpoint(&self.learner, step as usize, &self.components.event_store);
-        self.fixed.checkpoints.finish(step)?;
+        checkpoints.finish(step)?;
+        run.saved = Some(step);
         let keep = &self.fixed.config.checkpoint;
         let best = (keep.keep_best && run.state.best_loss.is_some()).then_some(run.state.best_step);
-        self.fixed.checkpoints.prune(keep.keep_last, best);
+        checkpoints.prune(step, keep.keep_last, best);
         Ok(())
     }
 

@@ -106,7 +106,13 @@ pub fn train(
         config: config.to_toml(),
         ..TrainerState::default()
     };
+    let stream = match resumed_at {
+        Some(step) if config.data.stateful => checkpoints.stream(step, &device.clone().inner())?,
+        _ => None,
+    };
     let run = Run {
+        stream,
+        saved: resumed_at,
         state: state.unwrap_or(fresh),
         reporter: control.reporter,
         directory,
@@ -131,28 +137,23 @@ fn launch(fixed: &Arc<Loop>, device: &Device, resumed_at: Option<u64>) -> Infini
     let config = &fixed.config;
     let device = device.clone().autodiff();
     let model = config.model.init_seeded(config.run.seed, &device);
-    let widening = config.model.intermediate_size() as f64 / config.model.hidden_size as f64;
     let rates = learning_rates(
         &config.optimizer,
         &config.lr_scheduler,
         fixed.total_steps,
-        widening,
+        &config.model,
     );
     let trainee = Trainee::new(model, config.training.loss_chunk);
-    let learner = Learner::new(trainee, optimizer(&config.optimizer), rates);
+    let learner = Learner::new(trainee, optimizer(&config.optimizer, &config.model), rates);
     let root = config.output_dir();
-    let store = &fixed.checkpoints;
+    let [model_part, optimizer_part, rates_part] = fixed.checkpoints.parts();
     let mut training = SupervisedTraining::new(&root, Arc::new(NoLoader), Arc::new(NoLoader))
         .metric_train_numeric(LmMetric::loss())
         .metric_valid_numeric(LmMetric::loss())
         .metric_train_numeric(LmMetric::grad_norm())
         .with_metric_logger(InMemoryMetricLogger::default())
         .with_application_logger(None)
-        .with_custom_checkpointers(
-            store.part("model"),
-            store.part("optim"),
-            store.part("scheduler"),
-        )
+        .with_custom_checkpointers(model_part, optimizer_part, rates_part)
         .with_checkpointing_strategy(Always)
         .num_epochs(fixed.total_steps as usize)
         .with_training_strategy(TrainingStrategy::Custom(Arc::new(StepLoop(fixed.clone()))));
@@ -240,27 +241,13 @@ fn resume_state(
             state
         }
         Resume::Step(step) => checkpoints.load(*step)?,
-        Resume::Directory(path) => checkpoints.load(step_of(path)?)?,
+        Resume::Directory(path) => checkpoints.load(checkpoints.step_of(path)?)?,
     };
     unchanged(&state.config, config)?;
     control
         .reporter
         .message(&format!("going on after step {}", state.step));
     Ok(Some(state))
-}
-
-/// The step of a checkpoint directory by its name.
-fn step_of(path: &std::path::Path) -> Result<u64, CheckpointError> {
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    let step = name
-        .strip_prefix("step-")
-        .and_then(|step| step.parse().ok());
-    step.ok_or_else(|| CheckpointError::None {
-        path: path.to_path_buf(),
-    })
 }
 
 /// Sections whose settings decide what the next step computes.

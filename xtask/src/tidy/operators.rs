@@ -1,6 +1,8 @@
-//! Every operator of infinity-kernels can be judged: it has a contract, a derivation, a reference and a test.
+//! Every operator of infinity-kernels can be judged.
 //!
-//! An operator is a folder of the kernels' sources with a `mod.rs`; `math` holds what operators share.
+//! An operator is a folder of the kernels' sources; `math` holds what operators share. One whose contract
+//! and formula fit into `mod.rs` has its tests there. One in more files has a scalar reference and a test
+//! of its name, and one in several forms has the derivation that they share.
 
 use std::collections::BTreeSet;
 
@@ -14,23 +16,43 @@ const FIRST: &str = "memory_scan";
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     let mut operators = names(tree);
     operators.insert(FIRST);
-    let mut found = Vec::new();
-    for name in operators {
-        for needed in [
-            format!("{SOURCES}/{name}/mod.rs"),
-            format!("{SOURCES}/{name}/README.md"),
-            format!("{SOURCES}/{name}/reference.rs"),
-            format!("{TESTS}/{name}.rs"),
-        ] {
-            if !tree.has(&needed) {
-                found.push(Finding::in_file(
-                    &needed,
-                    format!("missing; operator `{name}` needs it"),
-                ));
-            }
-        }
+    operators
+        .iter()
+        .flat_map(|name| operator(tree, name))
+        .collect()
+}
+
+fn operator(tree: &Tree, name: &str) -> Vec<Finding> {
+    let folder = format!("{SOURCES}/{name}/");
+    let contract = format!("{folder}mod.rs");
+    let files = tree
+        .files()
+        .iter()
+        .filter_map(|path| path.strip_prefix(&folder));
+    let sources: BTreeSet<&str> = files.filter(|file| file.ends_with(".rs")).collect();
+    let is_small = name != FIRST && sources.iter().eq(["mod.rs"].iter());
+    if is_small {
+        let tested = tree
+            .text(&contract)
+            .is_some_and(|text| text.contains("#[cfg(test)]"));
+        let message = "an operator in one file has its tests in it";
+        return (!tested)
+            .then(|| Finding::in_file(&contract, message))
+            .into_iter()
+            .collect();
     }
-    found
+
+    let reference = format!("{folder}reference.rs");
+    let mut needed = vec![contract, reference, format!("{TESTS}/{name}.rs")];
+    let forms = sources
+        .iter()
+        .filter(|file| !["mod.rs", "reference.rs"].contains(file));
+    if name == FIRST || forms.count() > 0 {
+        needed.push(format!("{folder}README.md"));
+    }
+    needed.retain(|path| !tree.has(path));
+    let missing = |path: &String| Finding::in_file(path, format!("operator `{name}` needs it"));
+    needed.iter().map(missing).collect()
 }
 
 /// The operators there are.
@@ -47,9 +69,22 @@ mod tests {
 
     #[test]
     fn a_new_operator_without_its_files_is_found() {
-        let path = "crates/infinity-kernels/src/new_scan/mod.rs";
-        let found = Sandbox::new().findings_after(path, "//! New.\n", check);
-        assert_eq!(found.len(), 3, "{found:?}");
+        let sandbox = Sandbox::new();
+        let contract = "crates/infinity-kernels/src/new_scan/mod.rs";
+        assert_eq!(
+            sandbox.findings_after(contract, "//! New.\n", check).len(),
+            1
+        );
+        let tested = "//! New.\n#[cfg(test)]\nmod tests {}\n";
+        assert!(sandbox.findings_after(contract, tested, check).is_empty());
+
+        let form = "crates/infinity-kernels/src/new_scan/chunkwise.rs";
+        let found = sandbox.findings_after(form, "//! A form.\n", check);
+        assert_eq!(
+            found.len(),
+            3,
+            "a reference, a test, a derivation: {found:?}"
+        );
     }
 
     #[test]

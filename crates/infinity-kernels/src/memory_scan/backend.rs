@@ -36,7 +36,7 @@ pub struct ScanTensors<B: Backend> {
 )]
 pub trait MemoryScanBackend: Backend {
     /// The chunk form with `chunk` positions a chunk. Returns outputs and final state in one
-    /// vector, [`packed`], because a node of the autodiff graph has one output.
+    /// vector (`packed`), because a node of the autodiff graph has one output.
     #[cfg_attr(feature = "cube", fusion(default))]
     fn memory_scan_chunkwise(
         #[extension_type] x: ScanTensors<Self>,

@@ -1,7 +1,7 @@
 //! `memory_scan`: linear attention over `S` decaying states that share one prediction error.
 //!
 //! One operator covers linear attention and the multi-scale memory. The contract is here; the
-//! derivation is in `README.md`; `reference.rs`, `recurrent.rs` and `chunkwise.rs` follow the same
+//! derivation is in `README.md`; `reference.rs`, `recurrent.rs` and `chunkwise/` follow the same
 //! steps (forget, correct, write, read) and can be read side by side.
 
 mod autodiff;
@@ -77,8 +77,7 @@ impl MemoryScanInputs {
 ///
 /// # Panics
 ///
-/// If two shapes do not agree, or if `form` does not exist on the device (see
-/// [`Form::check`]).
+/// If two shapes do not agree.
 #[track_caller]
 pub fn memory_scan(inputs: MemoryScanInputs, state: Tensor<5>, form: Form) -> MemoryScanOutput {
     let dims = inputs.dims();

@@ -218,7 +218,8 @@ pub fn backward(dims: Dims, x: &Values, d_o: &[f64], d_state: &[f64]) -> Values 
 
 /// Backward of one step; `d_head` comes in as the gradient after the step and leaves as the
 /// gradient before it.
-#[allow(clippy::too_many_arguments)] // One call site; the names are the equations'.
+// One call site, and the names and indices are the equations'.
+#[allow(clippy::too_many_arguments, clippy::needless_range_loop)]
 fn step_backward(
     dims: Dims,
     x: &Token,

@@ -92,10 +92,10 @@ impl Gates {
     pub(super) fn forward(&self, x: &Tensor<3>) -> GateValues {
         let log_decay = self.log_decay(x);
         let beta = activation::sigmoid(self.project(&self.beta_proj, x));
-        let write = match &self.write_proj {
-            Some(proj) => Some((activation::log_softmax(self.project(proj, x), 3) * 0.5).exp()),
-            None => None,
-        };
+        let write = self
+            .write_proj
+            .as_ref()
+            .map(|proj| (activation::log_softmax(self.project(proj, x), 3) * 0.5).exp());
         let read = self.read(x, &beta);
         if self.delta {
             let erase = write.unwrap_or_else(|| beta.ones_like());

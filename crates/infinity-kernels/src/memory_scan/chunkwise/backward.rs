@@ -1,234 +1,25 @@
-//! `memory_scan` chunk by chunk, on the primitives of any backend: the training form.
-//!
-//! Inside a chunk everything is a matrix product; between chunks only the states travel, so work
-//! and memory are linear in `T`. All `S` states share one prediction error, hence one triangular
-//! solve per chunk. Equations and letters: `README.md`, "Chunk form" and "Backward".
-//!
-//! Everything is chunk-major: `X = N·B·H` blocks of `C` positions. Gates are `[X, S, C]`, stacked
-//! keys and queries `[X, C, S·K]`, states `[X, S·K, V]`.
+//! Backward of the chunk form: the loop that carries the states, reversed, then the gradients of all
+//! chunks at once.
 
-use super::backend::ScanTensors;
-use crate::math::{array::Array, chunks::Chunking, decay, unit_lower};
+use super::{Gates, Saved, Scores, join_gate};
+use crate::math::{array::Array, decay};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
-/// What the forward pass computes and the backward pass reads again.
-#[derive(Clone, Debug)]
-pub(super) struct Saved<B: Backend> {
-    cut: Chunking,
-    q: Array<B>,
-    k: Array<B>,
-    gates: Gates<B>,
-    scores: Scores<B>,
-    correct: Option<Correct<B>>,
-    /// Prediction errors after the solve, `Dm` `[X, C, V]`.
-    errors: Array<B>,
-    /// States at all `N + 1` chunk borders `[(N+1)·B·H, S·K, V]`, the initial one first.
-    states: Array<B>,
-}
-
-/// The gates of every chunk and the decays that follow from them.
-#[derive(Clone, Debug)]
-struct Gates<B: Backend> {
-    read: Array<B>,
-    write: Array<B>,
-    /// `exp(b_i)`: what is left at `i` of the state that came in.
-    from_start: Array<B>,
-    /// `exp(b_C − b_j)`: what is left at the end of a write at `j`.
-    to_end: Array<B>,
-    /// `exp(b_C)` repeated over `K` `[X, S·K, 1]`.
-    whole: Array<B>,
-    /// `u_j · E_ij` `[X, S, C, C]`.
-    written: Array<B>,
-    /// `E` `[X, S, C, C]`.
-    within: Array<B>,
-}
-
-/// Score matrices inside a chunk `[X, C, C]` and the stacked queries and keys.
-#[derive(Clone, Debug)]
-struct Scores<B: Backend> {
-    /// `P = Q Kᵀ`.
-    products: Array<B>,
-    /// `M`, the read mask.
-    read_mask: Array<B>,
-    /// `A = P . M`.
-    attention: Array<B>,
-    /// `[r_s e^{b_s} q]`.
-    reads: Array<B>,
-    /// `[u_s e^{b_C − b_s} k]`.
-    writes: Array<B>,
-}
-
-/// What the delta rule adds.
-#[derive(Clone, Debug)]
-struct Correct<B: Backend> {
-    erase: Array<B>,
-    /// `K Kᵀ`.
-    key_products: Array<B>,
-    /// `Nm`, the erase mask, not yet cut to below the diagonal.
-    erase_mask: Array<B>,
-    /// `(I + L)⁻¹`.
-    solve: Array<B>,
-    /// `[p_s e^{b_s} k]`.
-    recalls: Array<B>,
-}
-
-/// `[B, T, H, S]` → `[X, S, C]`.
-fn split_gate<B: Backend>(cut: &Chunking, gate: FloatTensor<B>) -> Array<B> {
-    let gate = cut.split(Array::<B>(gate));
-    let [x, c, s] = gate.dims();
-    gate.permute(&[0, 2, 1]).reshape(&[x, s, c])
-}
-
-/// `[X, S, C]` → `[B, T, H, S]`.
-fn join_gate<B: Backend>(cut: &Chunking, gate: Array<B>) -> FloatTensor<B> {
-    let [x, s, c] = gate.dims();
-    cut.join(gate.permute(&[0, 2, 1]).reshape(&[x, c, s])).0
-}
-
-/// Rows scaled once for each state and stacked: weights `[X, S, C]`, rows `[X, C, K]` →
-/// `[X, C, S·K]`.
-fn stack<B: Backend>(weights: Array<B>, rows: &Array<B>) -> Array<B> {
-    let [x, s, c] = weights.dims();
-    let [.., k] = rows.dims::<3>();
-    let weights = weights.permute(&[0, 2, 1]).reshape(&[x, c, s, 1]);
-    (weights * rows.clone().reshape(&[x, c, 1, k])).reshape(&[x, c, s * k])
-}
-
-/// `Σ_s mask_s`: weights `[X, S, C]` on the rows of `E` `[X, S, C, C]`, summed over states.
-fn mix<B: Backend>(weights: &Array<B>, within: &Array<B>) -> Array<B> {
-    let [x, s, c] = weights.dims();
-    let weighted = weights.clone().reshape(&[x, s, c, 1]) * within.clone();
-    weighted.sum(1).reshape(&[x, c, c])
-}
-
-impl<B: Backend> Gates<B> {
-    fn new(cut: &Chunking, x: &ScanTensors<B>, key_dim: usize) -> Self {
-        let b = decay::cumulative(split_gate::<B>(cut, x.log_decay.clone()));
-        let [blocks, s, c] = b.dims();
-        let last = b.clone().narrow(2, c - 1, 1);
-        let within = decay::within(&b);
-        let write = split_gate(cut, x.write.clone());
-        let ones = Array::from_values(vec![1.0; key_dim], &[1, 1, key_dim], &b);
-        Gates {
-            read: split_gate(cut, x.read.clone()),
-            from_start: b.clone().exp(),
-            to_end: (last.clone() - b).exp(),
-            whole: (last.exp() * ones).reshape(&[blocks, s * key_dim, 1]),
-            written: within.clone() * write.clone().reshape(&[blocks, s, 1, c]),
-            write,
-            within,
-        }
-    }
-}
-
-impl<B: Backend> Correct<B> {
-    fn new(cut: &Chunking, erase: FloatTensor<B>, gates: &Gates<B>, k: &Array<B>) -> Self {
-        let erase = split_gate(cut, erase);
-        let key_products = k.clone().matmul(k.clone().t());
-        let erase_mask = mix(&erase, &gates.written);
-        let below = decay::strictly_lower(cut.c, k);
-        let l = key_products.clone() * erase_mask.clone() * below;
-        Correct {
-            recalls: stack(erase.clone() * gates.from_start.clone(), k),
-            solve: unit_lower::inverse(l),
-            erase,
-            key_products,
-            erase_mask,
-        }
-    }
-}
-
-/// Outputs `[B, T, H, V]`, the final state `[B, H, S, K, V]` and what backward needs.
-pub(super) fn forward<B: Backend>(
-    x: ScanTensors<B>,
-    chunk: usize,
-    delta: bool,
-) -> (FloatTensor<B>, FloatTensor<B>, Saved<B>) {
-    let [b, t, h, key_dim] = x.q.shape().dims();
-    let [.., s, _, v_dim] = x.state.shape().dims::<5>();
-    let cut = Chunking::new(b, t, h, chunk);
-    let (q, k, v) = (
-        cut.split(Array::<B>(x.q.clone())),
-        cut.split(Array::<B>(x.k.clone())),
-        cut.split(Array::<B>(x.v.clone())),
-    );
-    let gates = Gates::new(&cut, &x, key_dim);
-    let correct = delta.then(|| Correct::new(&cut, x.erase, &gates, &k));
-    let products = q.clone().matmul(k.clone().t());
-    let read_mask = mix(&gates.read, &gates.written);
-    let scores = Scores {
-        attention: products.clone() * read_mask.clone(),
-        products,
-        read_mask,
-        reads: stack(gates.read.clone() * gates.from_start.clone(), &q),
-        writes: stack(gates.write.clone() * gates.to_end.clone(), &k),
-    };
-    let initial = Array::<B>(x.state).reshape(&[cut.heads(), s * key_dim, v_dim]);
-    let (errors, states) = carry(&cut, &gates, &scores, correct.as_ref(), v, initial);
-    let inner = states.clone().narrow(0, 0, cut.n * cut.heads());
-    let o = scores.attention.clone().matmul(errors.clone()) + scores.reads.clone().matmul(inner);
-    let last = cut.at(&states, cut.n).reshape(&[b, h, s, key_dim, v_dim]);
-    let o = cut.join(o);
-    (
-        o.0,
-        last.0,
-        Saved {
-            cut,
-            q,
-            k,
-            gates,
-            scores,
-            correct,
-            errors,
-            states,
-        },
-    )
-}
-
-/// The loop over chunks: prediction errors of every chunk and the states at every border.
-fn carry<B: Backend>(
-    cut: &Chunking,
-    gates: &Gates<B>,
-    scores: &Scores<B>,
-    correct: Option<&Correct<B>>,
-    v: Array<B>,
-    initial: Array<B>,
-) -> (Array<B>, Array<B>) {
-    let mut state = initial;
-    let mut states = vec![state.clone()];
-    let mut errors = Vec::with_capacity(cut.n);
-    for i in 0..cut.n {
-        let v = cut.at(&v, i);
-        let error = match correct {
-            Some(correct) => {
-                let recalled = cut.at(&correct.recalls, i).matmul(state.clone());
-                cut.at(&correct.solve, i).matmul(v - recalled)
-            }
-            None => v,
-        };
-        let written = cut.at(&scores.writes, i).t().matmul(error.clone());
-        state = state * cut.at(&gates.whole, i) + written;
-        states.push(state.clone());
-        errors.push(error);
-    }
-    (Array::cat(errors, 0), Array::cat(states, 0))
-}
-
 /// Gradients of every input; `erase` has none in additive mode.
-pub(super) struct Grads<B: Backend> {
-    pub(super) q: FloatTensor<B>,
-    pub(super) k: FloatTensor<B>,
-    pub(super) v: FloatTensor<B>,
-    pub(super) log_decay: FloatTensor<B>,
-    pub(super) read: FloatTensor<B>,
-    pub(super) write: FloatTensor<B>,
-    pub(super) erase: Option<FloatTensor<B>>,
-    pub(super) state: FloatTensor<B>,
+pub(in crate::memory_scan) struct Grads<B: Backend> {
+    pub(in crate::memory_scan) q: FloatTensor<B>,
+    pub(in crate::memory_scan) k: FloatTensor<B>,
+    pub(in crate::memory_scan) v: FloatTensor<B>,
+    pub(in crate::memory_scan) log_decay: FloatTensor<B>,
+    pub(in crate::memory_scan) read: FloatTensor<B>,
+    pub(in crate::memory_scan) write: FloatTensor<B>,
+    pub(in crate::memory_scan) erase: Option<FloatTensor<B>>,
+    pub(in crate::memory_scan) state: FloatTensor<B>,
 }
 
 /// Gradients of `⟨d_o, o⟩ + ⟨d_state, state⟩`, given `d_o` `[B, T, H, V]` and `d_state`
 /// `[B, H, S, K, V]`.
-pub(super) fn backward<B: Backend>(
+pub(in crate::memory_scan) fn backward<B: Backend>(
     saved: Saved<B>,
     d_o: FloatTensor<B>,
     d_state: FloatTensor<B>,
