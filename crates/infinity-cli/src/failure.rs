@@ -66,7 +66,9 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
             TrainError::Data(data) => is_usage(data),
             TrainError::Checkpoint(checkpoint) => matches!(
                 checkpoint,
-                CheckpointError::None { .. } | CheckpointError::Changed { .. }
+                CheckpointError::None { .. }
+                    | CheckpointError::Elsewhere { .. }
+                    | CheckpointError::Changed { .. }
             ),
             _ => false,
         };

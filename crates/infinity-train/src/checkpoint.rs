@@ -53,6 +53,12 @@ pub struct TrainerState {
     pub best_step: u64,
     /// The configuration, as TOML: what resumption is checked against.
     pub config: String,
+    /// Fingerprint of the training text; empty in the state of a run that did not note it.
+    #[serde(default)]
+    pub text: String,
+    /// Fingerprint of the tokenizer; empty in the state of a run that did not note it.
+    #[serde(default)]
+    pub tokenizer: String,
 }
 
 /// The checkpoints of one run.
@@ -214,7 +220,11 @@ impl CheckpointStore {
         let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let name = real.file_name().and_then(|name| name.to_str());
         let step = name.and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
-        let ours = |step: &u64| self.path(*step).canonicalize().is_ok_and(|ours| ours == real);
+        let ours = |step: &u64| {
+            self.path(*step)
+                .canonicalize()
+                .is_ok_and(|ours| ours == real)
+        };
         step.filter(ours).ok_or_else(|| CheckpointError::Elsewhere {
             path: path.to_path_buf(),
             directory: self.directory.clone(),

@@ -35,21 +35,36 @@ pub(crate) fn save(path: &Path, state: &ModelState) -> io::Result<()> {
                     tensors.push((format!("layers.{i}.tails.{j}"), tail.to_data()));
                 }
             }
-            LayerState::Softmax { cache: Some((keys, values)) } => {
+            LayerState::Softmax {
+                cache: Some((keys, values)),
+            } => {
                 tensors.push((format!("layers.{i}.keys"), keys.to_data()));
                 tensors.push((format!("layers.{i}.values"), values.to_data()));
             }
             LayerState::Softmax { cache: None } => {}
         }
     }
-    let position: Vec<u8> = state.position.iter().flat_map(|row| row.to_le_bytes()).collect();
-    let mut views = vec![("position".to_owned(), view(Dtype::U64, &[state.batch()], &position)?)];
+    let position: Vec<u8> = state
+        .position
+        .iter()
+        .flat_map(|row| row.to_le_bytes())
+        .collect();
+    let mut views = vec![(
+        "position".to_owned(),
+        view(Dtype::U64, &[state.batch()], &position)?,
+    )];
     for (name, data) in &tensors {
         let shape: Vec<usize> = data.shape().to_vec();
-        views.push((name.clone(), view(to_file(data.dtype())?, &shape, data.as_bytes())?));
+        views.push((
+            name.clone(),
+            view(to_file(data.dtype())?, &shape, data.as_bytes())?,
+        ));
     }
     let header = HashMap::from([(LAYERS.to_owned(), state.layers.len().to_string())]);
-    fs::write(path, safetensors::serialize(views, Some(header)).map_err(io::Error::other)?)
+    fs::write(
+        path,
+        safetensors::serialize(views, Some(header)).map_err(io::Error::other)?,
+    )
 }
 
 fn view<'a>(dtype: Dtype, shape: &[usize], bytes: &'a [u8]) -> io::Result<TensorView<'a>> {
@@ -73,19 +88,27 @@ fn to_file(dtype: DType) -> io::Result<Dtype> {
 pub(crate) fn load(path: &Path, device: &Device) -> Result<ModelState, String> {
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| error.to_string())?;
-    let layers = header.metadata().as_ref().and_then(|header| header.get(LAYERS)?.parse().ok());
+    let layers = header
+        .metadata()
+        .as_ref()
+        .and_then(|header| header.get(LAYERS)?.parse().ok());
     let layers: usize = layers.ok_or("no number of layers in its header")?;
     let file = File {
         tensors: SafeTensors::deserialize(&bytes).map_err(|error| error.to_string())?,
         device,
     };
-    let position = file.tensors.tensor("position").map_err(|error| error.to_string())?;
+    let position = file
+        .tensors
+        .tensor("position")
+        .map_err(|error| error.to_string())?;
     let position = position.data().chunks_exact(8);
     Ok(ModelState {
         position: position
             .map(|row| u64::from_le_bytes(row.try_into().expect("eight bytes")))
             .collect(),
-        layers: (0..layers).map(|i| file.layer(i)).collect::<Result<_, _>>()?,
+        layers: (0..layers)
+            .map(|i| file.layer(i))
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -106,7 +129,9 @@ impl File<'_> {
         }
         let keys = self.tensor(&format!("layers.{i}.keys"))?;
         let values = self.tensor(&format!("layers.{i}.values"))?;
-        Ok(LayerState::Softmax { cache: keys.zip(values) })
+        Ok(LayerState::Softmax {
+            cache: keys.zip(values),
+        })
     }
 
     /// The tensor of that name, if there is one.
@@ -122,7 +147,10 @@ impl File<'_> {
             other => return Err(format!("{name} holds {other:?}")),
         };
         if found.shape().len() != D {
-            return Err(format!("{name} has {} dimensions, not {D}", found.shape().len()));
+            return Err(format!(
+                "{name} has {} dimensions, not {D}",
+                found.shape().len()
+            ));
         }
         let data = TensorData::from_bytes_vec(found.data().to_vec(), found.shape().to_vec(), dtype);
         Ok(Some(Tensor::from_data(data, (self.device, dtype))))
@@ -160,7 +188,10 @@ mod tests {
                 format!("{:?} {tails:?}", memory.to_data())
             }
             LayerState::Softmax { cache } => {
-                format!("{:?}", cache.as_ref().map(|(k, v)| (k.to_data(), v.to_data())))
+                format!(
+                    "{:?}",
+                    cache.as_ref().map(|(k, v)| (k.to_data(), v.to_data()))
+                )
             }
         });
         format!("{:?} {:?}", state.position, layers.collect::<Vec<_>>())

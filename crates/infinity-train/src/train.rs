@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{GradientCheckpointing, Precision, Progress, RunConfig};
-use crate::data::{BatchSource, EvalSource, PreparedData, TrainSource, prepare};
+use crate::data::{BatchSource, EvalSource, PreparedData, PreparedMeta, TrainSource, prepare};
 use crate::error::{CheckpointError, TrainError};
 use crate::eval::EvalReport;
 use crate::metrics::{LmMetric, Reporter};
@@ -77,6 +77,9 @@ pub fn train(
     let prepared = prepare(&config.data, &config.tokenizer, &mut |event| {
         control.reporter.message(&event.to_string());
     })?;
+    if let Some(state) = &state {
+        same_text(state, &prepared.meta)?;
+    }
     config.model = model_config(&config, &prepared)?;
     let train = TrainSource::new(
         prepared.train.clone(),
@@ -104,6 +107,8 @@ pub fn train(
     let resumed_at = state.as_ref().map(|state| state.step);
     let fresh = TrainerState {
         config: config.to_toml(),
+        text: prepared.meta.source.hash.clone(),
+        tokenizer: prepared.meta.tokenizer_hash.clone(),
         ..TrainerState::default()
     };
     let stream = match resumed_at {
@@ -309,6 +314,24 @@ fn unchanged(was: &str, config: &RunConfig) -> Result<(), CheckpointError> {
         }),
         None => Ok(()),
     }
+}
+
+/// Refuses to go on with another text or tokenizer under the same name.
+fn same_text(state: &TrainerState, meta: &PreparedMeta) -> Result<(), CheckpointError> {
+    let pairs = [
+        ("data.train_file", &state.text, &meta.source.hash),
+        ("tokenizer", &state.tokenizer, &meta.tokenizer_hash),
+    ];
+    let changed = pairs
+        .into_iter()
+        .find(|(_, was, now)| !was.is_empty() && was != now);
+    changed.map_or(Ok(()), |(key, was, now)| {
+        Err(CheckpointError::Changed {
+            key: key.to_owned(),
+            was: format!("contents {was}"),
+            now: format!("contents {now}"),
+        })
+    })
 }
 
 /// The model's configuration with what the tokenizer decides.

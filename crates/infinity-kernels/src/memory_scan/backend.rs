@@ -27,6 +27,7 @@ pub struct ScanTensors<B: Backend> {
 }
 
 /// Backends that can run `memory_scan`.
+#[allow(deprecated)] // NdArray stays supported for those who have it.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
@@ -37,7 +38,7 @@ pub struct ScanTensors<B: Backend> {
 pub trait MemoryScanBackend: Backend {
     /// The chunk form with `chunk` positions a chunk. Returns outputs and final state in one
     /// vector (`packed`), because a node of the autodiff graph has one output.
-    #[cfg_attr(feature = "cube", fusion(default))]
+    #[fusion(default)]
     fn memory_scan_chunkwise(
         #[extension_type] x: ScanTensors<Self>,
         chunk: usize,
@@ -73,6 +74,7 @@ pub(super) fn unpacked<B: Backend>(
 impl MemoryScanBackend for burn::backend::Flex {}
 
 #[cfg(feature = "ndarray")]
+#[allow(deprecated)] // As above.
 impl MemoryScanBackend for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]

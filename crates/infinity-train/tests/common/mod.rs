@@ -1,11 +1,11 @@
 //! Runs that take a moment, and what is looked at in them.
 #![allow(dead_code, unreachable_pub)]
 
+use infinity_kernels::testing::values;
 use infinity_model::ModelConfig;
 use infinity_model::burn::module::{Module, ModuleVisitor, Param};
 use infinity_model::burn::optim::GradientsParams;
 use infinity_model::burn::tensor::{Device, Tensor};
-use infinity_kernels::testing::values;
 use infinity_train::config::{LrSchedulerType, RunConfig};
 use infinity_train::data::Packing;
 use infinity_train::metrics::{EvalMetrics, Reporter, StepMetrics};
@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 /// A model that learns something in a few steps.
 pub fn model() -> ModelConfig {
@@ -50,7 +50,10 @@ pub fn config(directory: &Path, packing: Packing) -> RunConfig {
         let _ = writeln!(rows, "{}", serde_json::json!({ "text": lines.join("\n") }));
     }
     fs::write(&file, rows).expect("writable");
-    let mut config = RunConfig { model: model(), ..RunConfig::default() };
+    let mut config = RunConfig {
+        model: model(),
+        ..RunConfig::default()
+    };
     config.run.output_dir = directory.join("run").display().to_string();
     config.data.train_file = file;
     config.data.val_fraction = Some(0.1);
@@ -112,14 +115,26 @@ pub fn run(
     stop_at: Option<u64>,
 ) -> (Result<TrainReport, TrainError>, Heard) {
     let (heard, interrupt) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-    let listener = Listener { heard: Arc::clone(&heard), interrupt: Arc::clone(&interrupt), stop_at };
+    let listener = Listener {
+        heard: Arc::clone(&heard),
+        interrupt: Arc::clone(&interrupt),
+        stop_at,
+    };
     let control = TrainControl {
         interrupt,
         reporter: Box::new(listener),
         resume,
         config_text: config.to_toml(),
     };
-    let report = train(config.clone(), Device::flex(), control);
+    // Dropout draws from the device's one generator, which every step of any run seeds.
+    static DROPS: RwLock<()> = RwLock::new(());
+    let report = if config.model.hidden_dropout_prob > 0.0 {
+        let _alone = DROPS.write();
+        train(config.clone(), Device::flex(), control)
+    } else {
+        let _together = DROPS.read();
+        train(config.clone(), Device::flex(), control)
+    };
     let heard = heard.lock().unwrap().clone();
     (report, heard)
 }
@@ -127,11 +142,21 @@ pub fn run(
 /// The lines of `metrics.jsonl` without what depends on the clock.
 pub fn metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics.jsonl");
-    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let clock =
-        ["time_s", "train/tok_per_sec", "train/step_ms", "mem/bytes", "eval/seconds"];
+    let mut lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let clock = [
+        "time_s",
+        "train/tok_per_sec",
+        "train/step_ms",
+        "mem/bytes",
+        "eval/seconds",
+    ];
     for line in &mut lines {
-        line.as_object_mut().unwrap().retain(|key, _| !clock.contains(&key.as_str()));
+        line.as_object_mut()
+            .unwrap()
+            .retain(|key, _| !clock.contains(&key.as_str()));
     }
     lines
 }
@@ -172,14 +197,22 @@ impl ModuleVisitor for Values<'_> {
 
 /// Every parameter of a module.
 pub fn parameters<M: Module>(module: &M) -> ByPath {
-    let mut values = Values { grads: None, path: Vec::new(), found: ByPath::new() };
+    let mut values = Values {
+        grads: None,
+        path: Vec::new(),
+        found: ByPath::new(),
+    };
     module.visit(&mut values);
     values.found
 }
 
 /// Every gradient that `grads` has for a module.
 pub fn gradients<M: Module>(module: &M, grads: &GradientsParams) -> ByPath {
-    let mut values = Values { grads: Some(grads), path: Vec::new(), found: ByPath::new() };
+    let mut values = Values {
+        grads: Some(grads),
+        path: Vec::new(),
+        found: ByPath::new(),
+    };
     module.visit(&mut values);
     values.found
 }

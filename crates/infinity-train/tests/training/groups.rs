@@ -20,7 +20,11 @@ const GATE_FACTOR: f64 = 7.0;
 const DECAY: f64 = 0.5;
 
 /// f32 against a scalar step. Worst RMS ratio on Flex, 2026-11-23: 7.4e-5 (Newton and Schulz in f32).
-const STEP: Tol = Tol { rms_ratio: 5e-4, worst_over_rms: 30.0, floor: 0.0 };
+const STEP: Tol = Tol {
+    rms_ratio: 5e-4,
+    worst_over_rms: 30.0,
+    floor: 0.0,
+};
 
 fn rules(name: OptimizerName) -> OptimizerConfig {
     OptimizerConfig {
@@ -58,13 +62,17 @@ impl ModuleVisitor for Gradients {
             Some(random) => random.values(len, -1.0, 1.0),
             None => vec![0.0; len],
         };
-        self.grads.register(param.id, tensor(&values, dims, DType::F32, &Device::flex()));
+        self.grads
+            .register(param.id, tensor(&values, dims, DType::F32, &Device::flex()));
     }
 }
 
 /// The gradients of [`Gradients`] by path.
 fn gradients(trainee: &Trainee, seed: Option<u64>) -> (GradientsParams, ByPath) {
-    let mut gradients = Gradients { random: seed.map(Random), grads: GradientsParams::new() };
+    let mut gradients = Gradients {
+        random: seed.map(Random),
+        grads: GradientsParams::new(),
+    };
     trainee.visit(&mut gradients);
     let by_path = crate::common::gradients(trainee, &gradients.grads);
     (gradients.grads, by_path)
@@ -73,7 +81,10 @@ fn gradients(trainee: &Trainee, seed: Option<u64>) -> (GradientsParams, ByPath) 
 /// Parameters before and after one step with these gradients.
 fn step(trainee: &Trainee, config: &OptimizerConfig, grads: GradientsParams) -> (ByPath, ByPath) {
     let model = trainee.model.config();
-    let constant = LrSchedulerConfig { kind: LrSchedulerType::Constant, ..Default::default() };
+    let constant = LrSchedulerConfig {
+        kind: LrSchedulerType::Constant,
+        ..Default::default()
+    };
     let rates = learning_rates(config, &constant, 10, model);
     let mut learner = Learner::new(trainee.clone(), optimizer(config, model), rates);
     let before = parameters(&learner.model());
@@ -144,7 +155,11 @@ fn only_matrices_are_decayed() {
                     continue;
                 }
             };
-            let moved: Vec<f64> = before.iter().zip(&after[path]).map(|(b, a)| b - a).collect();
+            let moved: Vec<f64> = before
+                .iter()
+                .zip(&after[path])
+                .map(|(b, a)| b - a)
+                .collect();
             let expected: Vec<f64> = before.iter().map(|x| x * rate * DECAY).collect();
             assert_close(path, "decay", &moved, &expected, STEP);
             let undecayed = vec![0.0; moved.len()];
@@ -158,12 +173,19 @@ fn only_matrices_are_decayed() {
 fn gates_have_their_own_rate_and_muon_has_the_hidden_matrices_alone() {
     let trainee = trainee(&model());
     for name in [OptimizerName::Adamw, OptimizerName::Muon] {
-        let config = OptimizerConfig { weight_decay: 0.0, ..rules(name) };
+        let config = OptimizerConfig {
+            weight_decay: 0.0,
+            ..rules(name)
+        };
         let (grads, by_path) = gradients(&trainee, Some(1));
         let (before, after) = step(&trainee, &config, grads);
         for (path, before) in &before {
             let grad = &by_path[path];
-            let moved: Vec<f64> = before.iter().zip(&after[path]).map(|(b, a)| b - a).collect();
+            let moved: Vec<f64> = before
+                .iter()
+                .zip(&after[path])
+                .map(|(b, a)| b - a)
+                .collect();
             let adamw = |rate: f64| grad.iter().map(|g| rate * g.signum()).collect::<Vec<f64>>();
             let expected = match (kind(path), name) {
                 (Kind::Hidden(from, to), OptimizerName::Muon) => {
@@ -189,10 +211,22 @@ fn excluding_a_matrix_from_decay_changes_nothing_else() {
     for (path, before) in &before {
         if let Kind::Hidden(from, to) = kind(path) {
             let rate = MUON_RATE * (to as f64 / from as f64).sqrt();
-            let decay = if path.contains("q_proj") { 0.0 } else { rate * DECAY };
+            let decay = if path.contains("q_proj") {
+                0.0
+            } else {
+                rate * DECAY
+            };
             let step = muon(&by_path[path], from, to, MUON_RATE);
-            let expected: Vec<f64> = before.iter().zip(step).map(|(x, u)| x * decay + u).collect();
-            let moved: Vec<f64> = before.iter().zip(&after[path]).map(|(b, a)| b - a).collect();
+            let expected: Vec<f64> = before
+                .iter()
+                .zip(step)
+                .map(|(x, u)| x * decay + u)
+                .collect();
+            let moved: Vec<f64> = before
+                .iter()
+                .zip(&after[path])
+                .map(|(b, a)| b - a)
+                .collect();
             assert_close(path, "step", &moved, &expected, STEP);
         }
     }
@@ -201,21 +235,33 @@ fn excluding_a_matrix_from_decay_changes_nothing_else() {
 /// The softmax mixer's matrices are Muon's too.
 #[test]
 fn the_baseline_has_the_same_rules() {
-    let trainee = trainee(&ModelConfig { mixer: Mixer::Softmax, ..crate::common::model() });
-    let (before, after) =
-        step(&trainee, &rules(OptimizerName::Muon), gradients(&trainee, None).0);
-    let moved = before.iter().filter(|(path, before)| after[*path] != **before);
+    let trainee = trainee(&ModelConfig {
+        mixer: Mixer::Softmax,
+        ..crate::common::model()
+    });
+    let (before, after) = step(
+        &trainee,
+        &rules(OptimizerName::Muon),
+        gradients(&trainee, None).0,
+    );
+    let moved = before
+        .iter()
+        .filter(|(path, before)| after[*path] != **before);
     let moved: Vec<&str> = moved.map(|(path, _)| path.as_str()).collect();
     assert_eq!(moved.len(), 7, "{moved:?}");
-    assert!(moved.iter().all(|path| path.contains("_proj.weight")), "{moved:?}");
+    assert!(
+        moved.iter().all(|path| path.contains("_proj.weight")),
+        "{moved:?}"
+    );
 }
 
 /// Muon's first step on a matrix `[from, to]`, by hand in f64 as its authors write it: on the
 /// transposed `[out, in]` matrix, five Newton-Schulz steps, times `√max(1, out/in)`.
 fn muon(grad: &[f64], from: usize, to: usize, rate: f64) -> Vec<f64> {
     let (rows, columns) = (to, from);
-    let mut x: Vec<Vec<f64>> =
-        (0..rows).map(|r| (0..columns).map(|c| grad[c * to + r]).collect()).collect();
+    let mut x: Vec<Vec<f64>> = (0..rows)
+        .map(|r| (0..columns).map(|c| grad[c * to + r]).collect())
+        .collect();
     let norm = x.iter().flatten().map(|x| x * x).sum::<f64>().sqrt();
     x.iter_mut().flatten().for_each(|x| *x /= norm);
     for _ in 0..5 {
@@ -232,17 +278,22 @@ fn muon(grad: &[f64], from: usize, to: usize, rate: f64) -> Vec<f64> {
 type Matrix = Vec<Vec<f64>>;
 
 fn transposed(x: &Matrix) -> Matrix {
-    (0..x[0].len()).map(|c| x.iter().map(|row| row[c]).collect()).collect()
+    (0..x[0].len())
+        .map(|c| x.iter().map(|row| row[c]).collect())
+        .collect()
 }
 
 fn product(a: &Matrix, b: &Matrix) -> Matrix {
     let b = transposed(b);
     let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-    a.iter().map(|row| b.iter().map(|column| dot(row, column)).collect()).collect()
+    a.iter()
+        .map(|row| b.iter().map(|column| dot(row, column)).collect())
+        .collect()
 }
 
 fn combined(a: &Matrix, by: f64, b: &Matrix, and: f64) -> Matrix {
-    let row = |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(a, b)| by * a + and * b).collect();
+    let row =
+        |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(a, b)| by * a + and * b).collect();
     a.iter().zip(b).map(row).collect()
 }
 

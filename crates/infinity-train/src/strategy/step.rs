@@ -1,0 +1,136 @@
+//! One optimizer step over all its micro-batches, and what is made of a step that went wrong.
+
+use super::{Fit, Loop, Run};
+use crate::checkpoint::TrainerState;
+use crate::data::BatchSource;
+use crate::error::TrainError;
+use crate::metrics::LmOutput;
+use crate::optimizer::clip;
+use crate::step::LmBatch;
+use burn::data::dataloader::Progress;
+use burn::optim::GradientsAccumulator;
+use burn::train::{EventProcessorTraining, LearnerEvent, TrainingItem};
+use infinity_model::ModelState;
+
+/// What one optimizer step gave.
+pub(super) struct StepResult {
+    pub(super) loss: f64,
+    pub(super) grad_norm: f64,
+    pub(super) learning_rate: f64,
+    pub(super) finite: bool,
+}
+
+impl Fit<'_> {
+    /// One optimizer step over all its micro-batches.
+    pub(super) fn step(
+        &mut self,
+        state: &mut TrainerState,
+        carried: &mut Option<ModelState>,
+    ) -> Result<StepResult, TrainError> {
+        let Loop { config, train, .. } = self.fixed;
+        let n = config.training.gradient_accumulation_steps as u64;
+        let hosts = (0..n)
+            .map(|i| train.batch(state.micro_step + i))
+            .collect::<Result<Vec<_>, _>>()?;
+        let targets: usize = hosts.iter().map(|host| host.valid).sum();
+        let tokens: usize = hosts.iter().map(|host| host.rows * host.len).sum();
+        let mut accumulator = GradientsAccumulator::new();
+        let mut total = LmOutput {
+            loss_sum: 0.0,
+            n_tokens: 0,
+            grad_norm: None,
+            state: None,
+        };
+        let mut single = None;
+        for (i, host) in hosts.into_iter().enumerate() {
+            let seed = config.run.seed.wrapping_add(state.micro_step + i as u64);
+            let batch = LmBatch {
+                state: carried.take().filter(|state| state.batch() == host.rows),
+                scale: 1.0 / targets.max(1) as f64,
+                seed: Some(seed),
+                host,
+            };
+            let output = self.learner.train_step(batch);
+            total.loss_sum += output.item.loss_sum;
+            total.n_tokens += output.item.n_tokens;
+            if config.data.stateful {
+                *carried = output.item.state;
+            }
+            match n {
+                1 => single = Some(output.grads),
+                _ => accumulator.accumulate(&self.learner.model(), output.grads),
+            }
+        }
+        let grads = single.unwrap_or_else(|| accumulator.grads());
+        let (grads, grad_norm) = clip(&self.learner.model(), grads, config.training.max_grad_norm);
+        let loss = total.loss_sum / total.n_tokens.max(1) as f64;
+        let finite = loss.is_finite() && grad_norm.is_finite();
+        // The schedule goes on with the step, whether or not it was taken.
+        self.learner.lr_step();
+        if finite || !config.training.skip_non_finite {
+            self.learner.optimizer_step(grads);
+        } else {
+            state.skipped += 1;
+            // A state that is not finite would spoil every batch after it.
+            *carried = None;
+        }
+        state.step += 1;
+        state.micro_step += n;
+        state.tokens += tokens as u64;
+        self.clock.tokens += tokens as u64;
+        self.clock.steps += 1;
+        total.grad_norm = Some(grad_norm);
+        self.tell(total, state.step);
+        let learning_rate = self.learner.lr_current().base();
+        Ok(StepResult {
+            loss,
+            grad_norm,
+            learning_rate,
+            finite,
+        })
+    }
+
+    /// Hands a step to burn-train's metrics.
+    pub(super) fn tell(&mut self, output: LmOutput, step: u64) {
+        let progress = Progress::new(
+            step as usize,
+            self.fixed.total_steps as usize,
+            Some("steps".to_owned()),
+        );
+        let lr = Some(self.learner.lr_current());
+        let item = TrainingItem::new(output, progress, Some(step as usize), lr);
+        let event = LearnerEvent::ProcessedItem(item);
+        let told = self.components.event_processor.process_train(event);
+        self.components.interrupter.fail_on_error(told);
+    }
+
+    /// Stops a run that is lost.
+    pub(super) fn watch(
+        &self,
+        result: &StepResult,
+        run: &mut Run,
+        above: &mut u64,
+    ) -> Result<(), TrainError> {
+        let training = &self.fixed.config.training;
+        let step = run.state.step;
+        if !result.finite {
+            let (loss, norm) = (result.loss, result.grad_norm);
+            if !training.skip_non_finite {
+                let reason = format!("loss {loss}, gradient norm {norm}");
+                return Err(TrainError::Diverged { step, reason });
+            }
+            run.reporter.message(&format!(
+                "step {step} left out: loss {loss}, gradient norm {norm} ({} so far)",
+                run.state.skipped
+            ));
+        }
+        let watchdog = training.loss_watchdog;
+        let lost = !result.finite || (watchdog.threshold > 0.0 && result.loss > watchdog.threshold);
+        *above = if lost { *above + 1 } else { 0 };
+        if *above >= watchdog.patience.max(1) && (watchdog.threshold > 0.0 || *above >= 100) {
+            let reason = format!("loss {} for {above} steps in a row", result.loss);
+            return Err(TrainError::Diverged { step, reason });
+        }
+        Ok(())
+    }
+}

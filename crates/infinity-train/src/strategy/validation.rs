@@ -1,0 +1,118 @@
+//! Validation, early stopping and samples, with the events that burn-train's metrics expect.
+
+use super::{Fit, Run};
+use crate::error::TrainError;
+use crate::eval::{EvalReport, evaluate_with};
+use crate::metrics::EvalMetrics;
+use burn::data::dataloader::Progress;
+use burn::module::Module;
+use burn::train::{EventProcessorTraining, Interrupter, LearnerEvent, TrainingItem};
+use infinity_model::{GenerationConfig, generate};
+use std::ops::ControlFlow;
+
+impl Fit<'_> {
+    /// The stretch between validations that `step` (from 1) falls into, from 1.
+    pub(super) fn epoch(&self, step: u64) -> usize {
+        let every = self.fixed.config.eval.every;
+        if every == 0 {
+            1
+        } else {
+            ((step - 1) / every + 1) as usize
+        }
+    }
+
+    pub(super) fn start_split(&mut self, epoch: usize) {
+        let every = match self.fixed.config.eval.every {
+            0 => self.fixed.total_steps,
+            every => every,
+        };
+        let event = LearnerEvent::StartSplit {
+            epoch_number: epoch,
+            total_items: every as usize,
+        };
+        let told = self.components.event_processor.process_train(event);
+        self.components.interrupter.fail_on_error(told);
+    }
+
+    /// Validates; also says whether early stopping ends the run.
+    pub(super) fn validate(&mut self, run: &mut Run) -> Result<(EvalReport, bool), TrainError> {
+        let source = self
+            .fixed
+            .valid
+            .as_ref()
+            .expect("asked for only with a split");
+        let epoch = self.epoch(run.state.step);
+        let processor = &mut self.components.event_processor;
+        let interrupter: &Interrupter = &self.components.interrupter;
+        let batches = source.batches() as usize;
+        interrupter.fail_on_error(processor.process_train(LearnerEvent::EndSplit(epoch)));
+        let event = LearnerEvent::StartSplit {
+            epoch_number: epoch,
+            total_items: batches,
+        };
+        interrupter.fail_on_error(processor.process_valid(event));
+        let trainee = self.learner.model().valid();
+        let report = evaluate_with(&trainee, source, &mut |output, number| {
+            let progress = Progress::new(number as usize, batches, Some("batches".to_owned()));
+            let item = TrainingItem::new(output, progress, Some(number as usize), None);
+            let event = LearnerEvent::ProcessedItem(item);
+            interrupter.fail_on_error(processor.process_valid(event));
+            true
+        })?;
+        interrupter.fail_on_error(processor.process_valid(LearnerEvent::EndSplit(epoch)));
+        interrupter.fail_on_error(processor.process_train(LearnerEvent::EndEpoch(epoch)));
+        interrupter.fail_on_error(processor.flush());
+        let best = run.state.best_loss.is_none_or(|best| report.loss < best);
+        if best {
+            run.state.best_loss = Some(report.loss);
+            run.state.best_step = run.state.step;
+        }
+        let metrics = EvalMetrics {
+            step: run.state.step,
+            loss: report.loss,
+            perplexity: report.perplexity,
+            bits_per_byte: report.bits_per_byte,
+            seconds: report.seconds,
+            best,
+        };
+        run.reporter.eval(&metrics);
+        run.directory.log(&metrics.to_json())?;
+        let stop = match &mut self.components.early_stopping {
+            Some(early) => early.should_stop(epoch, &self.components.event_store),
+            None => false,
+        };
+        if best && self.fixed.config.checkpoint.keep_best {
+            self.checkpoint(run)?;
+            self.fixed.checkpoints.mark_best(run.state.step)?;
+        }
+        self.start_split(epoch + 1);
+        Ok((report, stop))
+    }
+
+    pub(super) fn sample(&mut self, run: &mut Run) -> Result<(), TrainError> {
+        let eval = &self.fixed.config.eval;
+        if eval.sample_prompts.is_empty() || eval.sample_tokens == 0 {
+            return Ok(());
+        }
+        let model = self.learner.model().valid().model;
+        let config = GenerationConfig {
+            max_new_tokens: Some(eval.sample_tokens),
+            seed: Some(self.fixed.config.run.seed),
+            ..GenerationConfig::default()
+        };
+        let mut all = String::new();
+        for prompt in &eval.sample_prompts {
+            let quiet = &mut |_: &str| ControlFlow::Continue(());
+            match generate(&model, &self.fixed.tokenizer, prompt, &config, quiet) {
+                Ok(generation) => {
+                    run.reporter.sample(prompt, &generation.text);
+                    all.push_str(&format!("{prompt}{}\n\n", generation.text));
+                }
+                Err(error) => run
+                    .reporter
+                    .message(&format!("no sample for {prompt:?}: {error}")),
+            }
+        }
+        run.directory.sample(run.state.step, &all)
+    }
+}

@@ -1,0 +1,121 @@
+//! Stopped and resumed is bit by bit the same as never stopped.
+
+use crate::common::{metrics, run};
+use crate::{directory, result};
+use infinity_train::Resume;
+use infinity_train::config::{OptimizerName, RunConfig};
+use infinity_train::data::Packing;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+/// Eight steps in one go, and four and four: bit by bit the same model and the same losses.
+fn goes_on_exactly(packing: Packing, change: impl Fn(&mut RunConfig)) {
+    let (whole, config) = directory(packing, &change);
+    run(&config, None, None).0.unwrap();
+    let (parts, config) = directory(packing, &change);
+    let (first, _) = run(&config, None, Some(4));
+    let first = first.unwrap();
+    assert_eq!((first.step, first.interrupted), (4, true));
+    assert!(!parts.path().join("run/final").exists(), "not finished yet");
+    let (second, heard) = run(&config, Some(Resume::Latest), None);
+    let second = second.unwrap();
+    assert_eq!((second.step, second.interrupted), (8, false));
+    let steps: Vec<u64> = heard.steps.iter().map(|step| step.step).collect();
+    assert_eq!(steps, [5, 6, 7, 8]);
+    let ((model, lines), (parts_model, parts_lines)) = (result(&whole), result(&parts));
+    assert_eq!(
+        lines.len(),
+        10,
+        "eight steps and two validations: {lines:?}"
+    );
+    assert_eq!(parts_lines, lines, "{packing:?}");
+    assert!(parts_model == model, "{packing:?}: the models differ");
+}
+
+#[test]
+fn random_windows_go_on_exactly() {
+    goes_on_exactly(Packing::Random, |_| {});
+}
+
+#[test]
+fn shuffled_windows_go_on_exactly() {
+    goes_on_exactly(Packing::Shuffled, |config| {
+        config.optimizer.name = OptimizerName::Muon
+    });
+}
+
+#[test]
+fn documents_go_on_exactly() {
+    goes_on_exactly(Packing::Documents, |config| {
+        config.model.hidden_dropout_prob = 0.1
+    });
+}
+
+#[test]
+fn contiguous_windows_go_on_exactly() {
+    goes_on_exactly(Packing::Contiguous, |config| {
+        config.training.gradient_accumulation_steps = 2;
+    });
+}
+
+#[test]
+fn a_stream_goes_on_with_what_it_remembers() {
+    for packing in [Packing::Contiguous, Packing::Documents] {
+        goes_on_exactly(packing, |config| config.data.stateful = true);
+    }
+}
+
+/// What the comparison would say of a state that is not carried over the interruption.
+#[test]
+fn a_stream_that_forgets_is_caught() {
+    let stateful = |config: &mut RunConfig| config.data.stateful = true;
+    let (whole, config) = directory(Packing::Contiguous, stateful);
+    run(&config, None, None).0.unwrap();
+    let (parts, config) = directory(Packing::Contiguous, stateful);
+    run(&config, None, Some(4)).0.unwrap();
+    let checkpoint = parts.path().join("run/checkpoints/step-00000004");
+    fs::remove_file(checkpoint.join("stream.safetensors")).unwrap();
+    let (missing, _) = run(&config, Some(Resume::Latest), None);
+    missing.unwrap(); // From step 2, whose stream is there: the same again.
+    assert_eq!(result(&parts), result(&whole));
+
+    let (parts, config) = directory(Packing::Contiguous, stateful);
+    run(&config, None, Some(4)).0.unwrap();
+    let checkpoint = parts.path().join("run/checkpoints/step-00000004");
+    fs::remove_file(checkpoint.join("stream.safetensors")).unwrap();
+    unlist(&checkpoint, "stream.safetensors");
+    run(&config, Some(Resume::Latest), None).0.unwrap();
+    assert_ne!(result(&parts).1, result(&whole).1);
+}
+
+/// Strikes a file off the list of a checkpoint.
+fn unlist(checkpoint: &Path, name: &str) {
+    let marker = checkpoint.join("COMPLETE");
+    let mut marks: Value = serde_json::from_slice(&fs::read(&marker).unwrap()).unwrap();
+    marks.as_object_mut().unwrap().remove(name).expect("listed");
+    fs::write(&marker, marks.to_string()).unwrap();
+}
+
+/// `metrics.jsonl` has every step once, whatever was logged after the checkpoint.
+#[test]
+fn steps_that_run_again_are_logged_once() {
+    let (directory, config) = directory(Packing::Random, |config| {
+        config.checkpoint.every = 3;
+        config.checkpoint.save_on_interrupt = false;
+    });
+    run(&config, None, Some(5)).0.unwrap();
+    let log = directory.path().join("run/metrics.jsonl");
+    let mut text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains("\"step\":5"));
+    text.push_str("{\"step\":6,\"train/lo"); // Half a line, as a kill leaves it.
+    fs::write(&log, text).unwrap();
+    run(&config, Some(Resume::Latest), None).0.unwrap();
+    let lines = metrics(&directory.path().join("run"));
+    let steps: Vec<u64> = lines
+        .iter()
+        .filter(|line| line["train/loss"].is_f64())
+        .map(|line| line["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7, 8]);
+}

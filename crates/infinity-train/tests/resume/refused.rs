@@ -1,0 +1,106 @@
+//! What is not the same run is not gone on with.
+
+use crate::common::run;
+use crate::{stopped, store};
+use infinity_train::config::RunConfig;
+use infinity_train::data::Packing;
+use infinity_train::{CheckpointError, Resume, TrainError};
+use std::fs;
+
+/// A checkpoint of another run is not taken for the one of that step here.
+#[test]
+fn a_checkpoint_of_another_run_is_refused() {
+    let (_one, config) = stopped();
+    let (_other, other) = stopped();
+    let elsewhere = store(&other).path(4);
+    let error = run(&config, Some(Resume::Directory(elsewhere.clone())), None)
+        .0
+        .unwrap_err();
+    assert!(
+        error.to_string().contains(&elsewhere.display().to_string()),
+        "{error}"
+    );
+    let (report, _) = run(
+        &config,
+        Some(Resume::Directory(store(&config).path(4))),
+        None,
+    );
+    assert_eq!(report.unwrap().step, 8);
+}
+
+#[test]
+fn changed_settings_are_refused_by_name() {
+    let (_directory, config) = stopped();
+    type Change = fn(&mut RunConfig);
+    let changes: [(&str, Change); 9] = [
+        ("run.seed", |config| config.run.seed += 1),
+        ("model.hidden_size", |config| config.model.hidden_size = 8),
+        ("model.num_memory_scales", |config| {
+            config.model.num_memory_scales = 1
+        }),
+        ("tokenizer", |config| {
+            config.tokenizer.kind = infinity_train::data::TokenizerKind::Char
+        }),
+        ("data.packing", |config| {
+            config.data.packing = Packing::Random
+        }),
+        ("data.max_seq_length", |config| {
+            config.data.max_seq_length = 8
+        }),
+        ("training.per_device_train_batch_size", |config| {
+            config.training.per_device_train_batch_size = 2;
+        }),
+        ("optimizer.learning_rate", |config| {
+            config.optimizer.learning_rate *= 2.0
+        }),
+        ("lr_scheduler.warmup_steps", |config| {
+            config.lr_scheduler.warmup_steps = 3
+        }),
+    ];
+    for (key, change) in changes {
+        let mut changed = config.clone();
+        change(&mut changed);
+        let error = run(&changed, Some(Resume::Latest), None).0.unwrap_err();
+        let is_changed = matches!(
+            error,
+            TrainError::Checkpoint(CheckpointError::Changed { .. })
+        );
+        assert!(
+            is_changed && error.to_string().contains(key),
+            "{key}: {error}"
+        );
+    }
+    // How it is watched may change.
+    let mut watched = config;
+    watched.logging.every = 3;
+    watched.checkpoint.every = 3;
+    watched.eval.every = 5;
+    assert_eq!(run(&watched, Some(Resume::Latest), None).0.unwrap().step, 8);
+}
+
+/// The same file with another text in it is not what the checkpoint learned from.
+#[test]
+fn another_text_under_the_same_name_is_refused() {
+    let (_directory, config) = stopped();
+    let file = &config.data.train_file;
+    let text = fs::read_to_string(file).unwrap();
+    fs::write(file, text.replace("foxes", "boxes")).unwrap();
+    let error = run(&config, Some(Resume::Latest), None)
+        .0
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("data.train_file") && error.contains("contents"),
+        "{error}"
+    );
+    fs::write(file, text).unwrap();
+    assert_eq!(run(&config, Some(Resume::Latest), None).0.unwrap().step, 8);
+}
+
+#[test]
+fn a_run_is_not_overwritten_by_a_new_one() {
+    let (_directory, config) = stopped();
+    let error = run(&config, None, None).0.unwrap_err();
+    assert!(matches!(error, TrainError::OutputExists { .. }), "{error}");
+    assert_eq!(store(&config).steps(), [2, 4]);
+}
