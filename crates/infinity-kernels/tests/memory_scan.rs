@@ -1,35 +1,103 @@
 //! `memory_scan`: every form against the scalar reference, and the reference against itself.
 
 use burn::tensor::{DType, Device, Tensor};
-use infinity_kernels::memory_scan::{chunkwise_form, recurrent};
 use infinity_kernels::memory_scan::reference::{self, Dims, Values};
+use infinity_kernels::memory_scan::{chunkwise_form, recurrent};
 use infinity_kernels::testing::{Case, Probe, Tol, assert_close, compare, tensor, values};
-use infinity_kernels::{MemoryScanInputs, MemoryScanOutput};
+use infinity_kernels::{Form, MemoryScanInputs, MemoryScanOutput, memory_scan};
 use proptest::prelude::*;
 
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Worst RMS ratio over `CASES` on Flex, 2026-11-23: 6.1e-7.
-const FORWARD_F32: Tol = Tol { rms_ratio: 5e-6, worst_over_rms: 20.0, floor: 1e-9 };
+const FORWARD_F32: Tol = Tol {
+    rms_ratio: 5e-6,
+    worst_over_rms: 20.0,
+    floor: 1e-9,
+};
 /// Worst RMS ratio over `CASES` on Flex, 2026-11-23: 1.0e-6.
-const BACKWARD_F32: Tol = Tol { rms_ratio: 1e-5, worst_over_rms: 30.0, floor: 1e-8 };
+const BACKWARD_F32: Tol = Tol {
+    rms_ratio: 1e-5,
+    worst_over_rms: 30.0,
+    floor: 1e-8,
+};
 /// Worst RMS ratio over `CASES` in f64 on Flex, 2026-11-23: 2e-15.
-const F64: Tol = Tol { rms_ratio: 1e-12, worst_over_rms: 50.0, floor: 1e-14 };
+const F64: Tol = Tol {
+    rms_ratio: 1e-12,
+    worst_over_rms: 50.0,
+    floor: 1e-14,
+};
 
 const fn dims(b: usize, t: usize, h: usize, s: usize, k: usize, v: usize) -> Dims {
     Dims { b, t, h, s, k, v }
 }
 
 const CASES: [Case; 8] = [
-    Case { name: "one token", dims: dims(1, 1, 1, 1, 8, 8), delta: true },
-    Case { name: "exact chunks", dims: dims(1, 128, 2, 4, 16, 16), delta: true },
-    Case { name: "ragged tail", dims: dims(2, 97, 3, 3, 16, 24), delta: true },
-    Case { name: "short", dims: dims(2, 5, 2, 2, 32, 8), delta: true },
-    Case { name: "odd sizes", dims: dims(1, 51, 1, 2, 7, 5), delta: true },
-    Case { name: "additive", dims: dims(2, 70, 2, 4, 12, 9), delta: false },
-    Case { name: "additive, one state", dims: dims(1, 33, 2, 1, 16, 16), delta: false },
-    Case { name: "one state", dims: dims(1, 65, 2, 1, 16, 16), delta: true },
+    Case {
+        name: "one token",
+        dims: dims(1, 1, 1, 1, 8, 8),
+        delta: true,
+    },
+    Case {
+        name: "exact chunks",
+        dims: dims(1, 128, 2, 4, 16, 16),
+        delta: true,
+    },
+    Case {
+        name: "ragged tail",
+        dims: dims(2, 97, 3, 3, 16, 24),
+        delta: true,
+    },
+    Case {
+        name: "short",
+        dims: dims(2, 5, 2, 2, 32, 8),
+        delta: true,
+    },
+    Case {
+        name: "odd sizes",
+        dims: dims(1, 51, 1, 2, 7, 5),
+        delta: true,
+    },
+    Case {
+        name: "additive",
+        dims: dims(2, 70, 2, 4, 12, 9),
+        delta: false,
+    },
+    Case {
+        name: "additive, one state",
+        dims: dims(1, 33, 2, 1, 16, 16),
+        delta: false,
+    },
+    Case {
+        name: "one state",
+        dims: dims(1, 65, 2, 1, 16, 16),
+        delta: true,
+    },
+];
+
+/// Sizes at which the kernel takes another path than at `CASES`.
+const KERNEL_CASES: [Case; 4] = [
+    Case {
+        name: "many chunks",
+        dims: dims(1, 300, 2, 4, 32, 32),
+        delta: true,
+    },
+    Case {
+        name: "wide",
+        dims: dims(2, 130, 1, 2, 72, 100),
+        delta: true,
+    },
+    Case {
+        name: "wide, additive",
+        dims: dims(1, 200, 1, 2, 70, 81),
+        delta: false,
+    },
+    Case {
+        name: "many states",
+        dims: dims(1, 66, 1, 7, 5, 3),
+        delta: true,
+    },
 ];
 
 /// Outputs, final state and the gradients of all inputs, from one form.
@@ -49,13 +117,16 @@ fn token_by_token(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
     recurrent::forward(&x, state)
 }
 
+fn fused(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
+    memory_scan(x, state, Form::Fused)
+}
+
 fn run(probe: &Probe, dtype: DType, run: Run) -> Answer {
     let device = Device::flex().autodiff();
     let Dims { b, t, h, s, k, v } = probe.case.dims;
     let x = &probe.inputs;
-    let leaf = |values: &[f64], width| {
-        tensor(values, [b, t, h, width], dtype, &device).require_grad()
-    };
+    let leaf =
+        |values: &[f64], width| tensor(values, [b, t, h, width], dtype, &device).require_grad();
     let leaves = [
         leaf(&x.q, k),
         leaf(&x.k, k),
@@ -68,7 +139,15 @@ fn run(probe: &Probe, dtype: DType, run: Run) -> Answer {
     let state = tensor(&x.state, [b, h, s, k, v], dtype, &device).require_grad();
     let [q, key, value, log_decay, read, write, erase] = leaves.clone();
     let erase = probe.case.delta.then_some(erase);
-    let inputs = MemoryScanInputs { q, k: key, v: value, log_decay, read, write, erase };
+    let inputs = MemoryScanInputs {
+        q,
+        k: key,
+        v: value,
+        log_decay,
+        read,
+        write,
+        erase,
+    };
     let out = run(inputs, state.clone());
     let d_o = tensor(&probe.d_o, [b, t, h, v], dtype, &device);
     let d_state = tensor(&probe.d_state, [b, h, s, k, v], dtype, &device);
@@ -78,8 +157,36 @@ fn run(probe: &Probe, dtype: DType, run: Run) -> Answer {
         .iter()
         .map(|leaf| leaf.grad(&grads).map(values).unwrap_or_default())
         .collect();
-    all.push(values(state.grad(&grads).expect("the initial state has a gradient")));
-    Answer { o: values(out.o.inner()), state: values(out.state.inner()), grads: all }
+    all.push(values(
+        state
+            .grad(&grads)
+            .expect("the initial state has a gradient"),
+    ));
+    Answer {
+        o: values(out.o.inner()),
+        state: values(out.state.inner()),
+        grads: all,
+    }
+}
+
+/// Outputs and state of the kernel where nothing asks for gradients.
+fn untracked(probe: &Probe) -> (Vec<f64>, Vec<f64>) {
+    let device = Device::flex();
+    let Dims { b, t, h, s, k, v } = probe.case.dims;
+    let x = &probe.inputs;
+    let four = |x: &[f64], width| tensor(x, [b, t, h, width], DType::F32, &device);
+    let inputs = MemoryScanInputs {
+        q: four(&x.q, k),
+        k: four(&x.k, k),
+        v: four(&x.v, v),
+        log_decay: four(&x.log_decay, s),
+        read: four(&x.read, s),
+        write: four(&x.write, s),
+        erase: probe.case.delta.then(|| four(&x.erase, s)),
+    };
+    let state = tensor(&x.state, [b, h, s, k, v], DType::F32, &device);
+    let out = fused(inputs, state);
+    (values(out.o), values(out.state))
 }
 
 fn check(probe: &Probe, answer: &Answer, forward: Tol, backward: Tol) -> (f64, f64) {
@@ -93,7 +200,13 @@ fn check(probe: &Probe, answer: &Answer, forward: Tol, backward: Tol) -> (f64, f
         if field == "erase" && !probe.case.delta {
             continue;
         }
-        worst = worst.max(assert_close(name, &format!("d{field}"), actual, expected, backward));
+        worst = worst.max(assert_close(
+            name,
+            &format!("d{field}"),
+            actual,
+            expected,
+            backward,
+        ));
     }
     (o.max(state), worst)
 }
@@ -116,7 +229,29 @@ fn every_form_matches_the_reference_in_f32() {
             worst = (worst.0.max(errors.0), worst.1.max(errors.1));
         }
     }
-    println!("worst rms ratio: forward {:.1e}, backward {:.1e}", worst.0, worst.1);
+    println!(
+        "worst rms ratio: forward {:.1e}, backward {:.1e}",
+        worst.0, worst.1
+    );
+}
+
+#[test]
+fn the_kernel_matches_the_reference() {
+    let mut worst = (0f64, 0f64);
+    for case in CASES.into_iter().chain(KERNEL_CASES) {
+        let probe = Probe::seeded(case, 42);
+        let errors = check(
+            &probe,
+            &run(&probe, DType::F32, fused),
+            FORWARD_F32,
+            BACKWARD_F32,
+        );
+        worst = (worst.0.max(errors.0), worst.1.max(errors.1));
+    }
+    println!(
+        "worst rms ratio: forward {:.1e}, backward {:.1e}",
+        worst.0, worst.1
+    );
 }
 
 #[test]
@@ -130,7 +265,10 @@ fn every_form_matches_the_reference_in_f64() {
             worst = (worst.0.max(errors.0), worst.1.max(errors.1));
         }
     }
-    println!("worst rms ratio: forward {:.1e}, backward {:.1e}", worst.0, worst.1);
+    println!(
+        "worst rms ratio: forward {:.1e}, backward {:.1e}",
+        worst.0, worst.1
+    );
 }
 
 #[test]
@@ -146,7 +284,11 @@ fn a_kernel_without_decay_is_caught() {
 #[test]
 fn the_reference_gradient_matches_finite_differences() {
     for delta in [true, false] {
-        let case = Case { name: "differences", dims: dims(1, 5, 2, 3, 3, 2), delta };
+        let case = Case {
+            name: "differences",
+            dims: dims(1, 5, 2, 3, 3, 2),
+            delta,
+        };
         let probe = Probe::seeded(case, 3);
         let grads = probe.reference_grads();
         let loss = |x: &Values| {
@@ -200,7 +342,13 @@ fn part(dims: Dims, x: &Values, from: usize, to: usize, state: Vec<f64>) -> (Dim
         erase: cut(&x.erase, s),
         state,
     };
-    (Dims { t: to - from, ..dims }, part)
+    (
+        Dims {
+            t: to - from,
+            ..dims
+        },
+        part,
+    )
 }
 
 proptest! {
@@ -252,18 +400,60 @@ proptest! {
             check(&probe, &run(&probe, DType::F32, form), FORWARD_F32, BACKWARD_F32);
         }
     }
+
+    /// The kernel on random sizes, over more than two of its chunks.
+    #[test]
+    fn the_kernel_on_random_sizes(
+        b in 1usize..3, t in 1usize..150, h in 1usize..4, s in 1usize..6,
+        k in 1usize..40, v in 1usize..40, delta: bool, seed: u64,
+    ) {
+        let case = Case { name: "random", dims: dims(b, t, h, s, k, v), delta };
+        let probe = Probe::seeded(case, seed);
+        check(&probe, &run(&probe, DType::F32, fused), FORWARD_F32, BACKWARD_F32);
+    }
+
+    /// A few tokens without gradients: the kernel's other path, token by token.
+    #[test]
+    fn decoding_on_random_sizes(
+        b in 1usize..3, t in 1usize..7, h in 1usize..4, s in 1usize..6,
+        k in 1usize..70, v in 1usize..90, delta: bool, seed: u64,
+    ) {
+        let case = Case { name: "decode", dims: dims(b, t, h, s, k, v), delta };
+        let probe = Probe::seeded(case, seed);
+        let (o, state) = untracked(&probe);
+        let expected = probe.reference();
+        assert_close("decode", "o", &o, &expected.o, FORWARD_F32);
+        assert_close("decode", "state", &state, &expected.state, FORWARD_F32);
+    }
 }
 
 /// Repeated keys make powers of `L` explode; forward substitution does not care.
 #[test]
 fn repeated_keys_are_solved_exactly() {
-    let case = Case { name: "repeated keys", dims: dims(1, 64, 1, 2, 16, 16), delta: true };
+    let case = Case {
+        name: "repeated keys",
+        dims: dims(1, 64, 1, 2, 16, 16),
+        delta: true,
+    };
     let mut probe = Probe::seeded(case, 5);
     let first = probe.inputs.k[..16].to_vec();
-    probe.inputs.k.chunks_mut(16).for_each(|row| row.copy_from_slice(&first));
+    probe
+        .inputs
+        .k
+        .chunks_mut(16)
+        .for_each(|row| row.copy_from_slice(&first));
     probe.inputs.log_decay.iter_mut().for_each(|g| *g = -1e-4);
-    for (_, form) in FORMS {
-        check(&probe, &run(&probe, DType::F32, form), FORWARD_F32, BACKWARD_F32);
+    for form in FORMS
+        .map(|(_, form)| form)
+        .into_iter()
+        .chain([fused as Run])
+    {
+        check(
+            &probe,
+            &run(&probe, DType::F32, form),
+            FORWARD_F32,
+            BACKWARD_F32,
+        );
     }
 }
 
@@ -272,7 +462,14 @@ fn repeated_keys_are_solved_exactly() {
 fn the_delta_rule_never_expands() {
     for seed in 0..20 {
         let dims = dims(1, 400, 1, 3, 8, 8);
-        let mut probe = Probe::seeded(Case { name: "adversary", dims, delta: true }, seed);
+        let mut probe = Probe::seeded(
+            Case {
+                name: "adversary",
+                dims,
+                delta: true,
+            },
+            seed,
+        );
         probe.inputs.log_decay.iter_mut().for_each(|g| *g = 0.0);
         probe.inputs.v.iter_mut().for_each(|v| *v *= 100.0);
         // Keys that stay, flip or jump: the streams on which an unnormalised rule diverges.
@@ -284,26 +481,104 @@ fn the_delta_rule_never_expands() {
             }
         }
         let mut other = probe.clone();
-        other.inputs.state.iter_mut().for_each(|x| *x = -3.0 * *x + 1.0);
+        other
+            .inputs
+            .state
+            .iter_mut()
+            .for_each(|x| *x = -3.0 * *x + 1.0);
         let distance = |a: &[f64], b: &[f64]| {
-            a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| (a - b) * (a - b))
+                .sum::<f64>()
+                .sqrt()
         };
         let before = distance(&probe.inputs.state, &other.inputs.state);
         let after = distance(&probe.reference().state, &other.reference().state);
-        assert!(after <= before * (1.0 + 1e-12), "seed {seed}: {before} grew to {after}");
+        assert!(
+            after <= before * (1.0 + 1e-12),
+            "seed {seed}: {before} grew to {after}"
+        );
     }
 }
 
-/// NaN in one row of the batch stays in that row.
+/// NaN and infinity in one row of the batch stay in that row, in every input and every answer.
 #[test]
 fn a_bad_row_does_not_touch_its_neighbours() {
-    let case = Case { name: "bad row", dims: dims(2, 40, 2, 2, 8, 8), delta: true };
+    let case = Case {
+        name: "bad row",
+        dims: dims(3, 40, 2, 2, 9, 11),
+        delta: true,
+    };
     let clean = Probe::seeded(case, 11);
-    let mut bad = clean.clone();
-    let half = bad.inputs.v.len() / 2;
-    bad.inputs.v[half + 3] = f64::NAN;
-    let (clean, bad) = (run(&clean, DType::F32, chunk_of::<16>), run(&bad, DType::F32, chunk_of::<16>));
-    assert_eq!(clean.o[..half], bad.o[..half]);
-    assert!(bad.o[half..].iter().any(|x| x.is_nan()));
-    assert_eq!(clean.grads[2][..half], bad.grads[2][..half]);
+    for form in [chunk_of::<16> as Run, fused] {
+        let expected = run(&clean, DType::F32, form);
+        for (field, value) in (0..8).zip([f64::NAN, f64::INFINITY].into_iter().cycle()) {
+            let mut bad = clean.clone();
+            let x = nth(&mut bad.inputs, field);
+            let at = x.len() / 3 + 3;
+            x[at] = if field == 3 { -value } else { value };
+            let answer = run(&bad, DType::F32, form);
+            let kept = |name: &str, clean: &[f64], bad: &[f64]| {
+                let third = clean.len() / 3;
+                assert_eq!(
+                    clean[..third],
+                    bad[..third],
+                    "{name} of row 0, input {field}"
+                );
+                assert_eq!(
+                    clean[2 * third..],
+                    bad[2 * third..],
+                    "{name} of row 2, input {field}"
+                );
+            };
+            kept("o", &expected.o, &answer.o);
+            kept("state", &expected.state, &answer.state);
+            for (clean, bad) in expected.grads.iter().zip(&answer.grads) {
+                kept("gradient", clean, bad);
+            }
+            let all = answer
+                .grads
+                .iter()
+                .flatten()
+                .chain(&answer.o)
+                .chain(&answer.state);
+            // An infinite log decay only forgets; everything else has to be seen somewhere.
+            assert!(
+                field == 3 || all.into_iter().any(|x| !x.is_finite()),
+                "input {field}"
+            );
+        }
+    }
+}
+
+#[test]
+fn two_runs_of_the_kernel_give_the_same_bits() {
+    let case = Case {
+        name: "bits",
+        dims: dims(3, 150, 3, 3, 20, 28),
+        delta: true,
+    };
+    let probe = Probe::seeded(case, 2);
+    let [first, second] = [(), ()].map(|()| run(&probe, DType::F32, fused));
+    assert_eq!(first.o, second.o);
+    assert_eq!(first.state, second.state);
+    assert_eq!(first.grads, second.grads);
+}
+
+/// Half precision comes back as half precision, computed in `f32`.
+#[test]
+fn the_kernel_takes_other_float_types() {
+    let case = Case {
+        name: "f64",
+        dims: dims(1, 40, 2, 2, 8, 8),
+        delta: true,
+    };
+    let probe = Probe::seeded(case, 4);
+    check(
+        &probe,
+        &run(&probe, DType::F64, fused),
+        FORWARD_F32,
+        BACKWARD_F32,
+    );
 }

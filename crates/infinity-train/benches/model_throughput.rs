@@ -91,7 +91,7 @@ fn check_operator(model: &ModelConfig, t: usize) {
         erase: delta.then(|| four(&x.erase, dims.s)),
     };
     let state = tensor(&x.state, [1, dims.h, dims.s, dims.k, dims.v], DType::F32, &device);
-    let out = memory_scan(inputs, state, Form::choose(dims.t));
+    let out = memory_scan(inputs, state, Form::choose(dims.t, &device));
     let tol = Tol { rms_ratio: 1e-5, worst_over_rms: 20.0, floor: 0.0 };
     assert_close("bench", "o", &values(out.o), &probe.reference().o, tol);
 }
