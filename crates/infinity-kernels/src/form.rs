@@ -1,6 +1,9 @@
 //! Which form of an operator runs, and in what pieces: decided here and nowhere else.
 
 use crate::memory_scan::Dims;
+#[cfg(feature = "flex")]
+use burn::backend::DispatchDevice;
+use burn::tensor::Device;
 use std::fmt;
 use std::str::FromStr;
 
@@ -11,20 +14,68 @@ pub enum Form {
     Recurrent,
     /// Chunk by chunk on Burn tensors: training and prompts, on any device.
     Chunkwise,
+    /// A native kernel of the device: so far on Flex. Computes in `f32`, whatever the tensors hold.
+    Fused,
 }
+
+/// A form that does not exist where it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FormError {
+    /// No native kernel on this device.
+    NotFused {
+        /// The device, as Burn prints it.
+        device: String,
+    },
+}
+
+impl fmt::Display for FormError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let FormError::NotFused { device } = self;
+        write!(
+            f,
+            "form `fused` does not exist on {device}, only on flex: recurrent or chunkwise"
+        )
+    }
+}
+
+impl std::error::Error for FormError {}
 
 /// Below this many tokens the recurrent form costs less than cutting chunks.
 const RECURRENT_UP_TO: usize = 2;
 
 impl Form {
-    /// The form for `t` tokens.
-    pub fn choose(t: usize) -> Form {
-        if t <= RECURRENT_UP_TO {
-            Form::Recurrent
-        } else {
-            Form::Chunkwise
+    /// The fastest form for `t` tokens on `device`.
+    pub fn choose(t: usize, device: &Device) -> Form {
+        match t {
+            _ if has_kernel(device) => Form::Fused,
+            0..=RECURRENT_UP_TO => Form::Recurrent,
+            _ => Form::Chunkwise,
         }
     }
+
+    /// Whether this form exists on `device`.
+    ///
+    /// # Errors
+    ///
+    /// [`FormError::NotFused`] if this is [`Form::Fused`] and the device has no kernel.
+    pub fn check(self, device: &Device) -> Result<(), FormError> {
+        match self {
+            Form::Fused if !has_kernel(device) => Err(FormError::NotFused {
+                device: format!("{device:?}"),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether `memory_scan` has a native kernel on `device`.
+#[allow(unused_variables)]
+fn has_kernel(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    if let DispatchDevice::Flex(_) = device.clone().without_autodiff().as_dispatch() {
+        return true;
+    }
+    false
 }
 
 impl fmt::Display for Form {
@@ -32,6 +83,7 @@ impl fmt::Display for Form {
         f.write_str(match self {
             Form::Recurrent => "recurrent",
             Form::Chunkwise => "chunkwise",
+            Form::Fused => "fused",
         })
     }
 }
@@ -43,7 +95,10 @@ impl FromStr for Form {
         match name {
             "recurrent" => Ok(Form::Recurrent),
             "chunkwise" => Ok(Form::Chunkwise),
-            _ => Err(format!("unknown form `{name}`: recurrent or chunkwise")),
+            "fused" => Ok(Form::Fused),
+            _ => Err(format!(
+                "unknown form `{name}`: recurrent, chunkwise or fused"
+            )),
         }
     }
 }
@@ -54,4 +109,50 @@ impl FromStr for Form {
 /// it. Measured on a 2-core CPU, see `LOG.md`.
 pub(crate) fn chunk_size(dims: &Dims) -> usize {
     if dims.s > 1 { 32 } else { 64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_printed() {
+        for form in [Form::Recurrent, Form::Chunkwise, Form::Fused] {
+            assert_eq!(form.to_string().parse(), Ok(form));
+        }
+        assert!("quick".parse::<Form>().is_err());
+    }
+
+    #[test]
+    fn the_kernel_is_chosen_where_it_exists() {
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            assert_eq!(Form::choose(1, &device), Form::Fused);
+            assert_eq!(Form::choose(1000, &device), Form::Fused);
+            assert_eq!(Form::Fused.check(&device), Ok(()));
+        }
+    }
+
+    #[cfg(feature = "ndarray")]
+    #[test]
+    fn a_missing_kernel_is_an_error_that_says_so() {
+        let device = Device::ndarray();
+        assert_eq!(Form::choose(1000, &device), Form::Chunkwise);
+        let error = Form::Fused.check(&device).unwrap_err();
+        assert!(
+            error.to_string().contains("`fused` does not exist on"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_error_names_form_device_and_way_out() {
+        let error = FormError::NotFused {
+            device: "Device<Wgpu>".into(),
+        }
+        .to_string();
+        assert_eq!(
+            error,
+            "form `fused` does not exist on Device<Wgpu>, only on flex: recurrent or chunkwise"
+        );
+    }
 }

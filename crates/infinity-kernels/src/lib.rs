@@ -40,5 +40,5 @@ pub mod short_conv;
 pub mod softmax_attention;
 pub mod testing;
 
-pub use form::Form;
+pub use form::{Form, FormError};
 pub use memory_scan::{MemoryScanInputs, MemoryScanOutput, memory_scan};

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::memory_scan::reference::{self, Dims, Values};
 use infinity_kernels::memory_scan::{chunkwise_form, recurrent};
 use infinity_kernels::testing::{Case, Probe, Tol, assert_close, compare, tensor, values};
-use infinity_kernels::{MemoryScanInputs, MemoryScanOutput};
+use infinity_kernels::{Form, MemoryScanInputs, MemoryScanOutput, memory_scan};
 use proptest::prelude::*;
 
 #[global_allocator]
@@ -76,6 +76,30 @@ const CASES: [Case; 8] = [
     },
 ];
 
+/// Sizes at which the kernel takes another path than at `CASES`.
+const KERNEL_CASES: [Case; 4] = [
+    Case {
+        name: "many chunks",
+        dims: dims(1, 300, 2, 4, 32, 32),
+        delta: true,
+    },
+    Case {
+        name: "wide",
+        dims: dims(2, 130, 1, 2, 72, 100),
+        delta: true,
+    },
+    Case {
+        name: "wide, additive",
+        dims: dims(1, 200, 1, 2, 70, 81),
+        delta: false,
+    },
+    Case {
+        name: "many states",
+        dims: dims(1, 66, 1, 7, 5, 3),
+        delta: true,
+    },
+];
+
 /// Outputs, final state and the gradients of all inputs, from one form.
 struct Answer {
     o: Vec<f64>,
@@ -91,6 +115,10 @@ fn chunk_of<const C: usize>(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScan
 
 fn token_by_token(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
     recurrent::forward(&x, state)
+}
+
+fn fused(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
+    memory_scan(x, state, Form::Fused)
 }
 
 fn run(probe: &Probe, dtype: DType, run: Run) -> Answer {
@@ -141,6 +169,26 @@ fn run(probe: &Probe, dtype: DType, run: Run) -> Answer {
     }
 }
 
+/// Outputs and state of the kernel where nothing asks for gradients.
+fn untracked(probe: &Probe) -> (Vec<f64>, Vec<f64>) {
+    let device = Device::flex();
+    let Dims { b, t, h, s, k, v } = probe.case.dims;
+    let x = &probe.inputs;
+    let four = |x: &[f64], width| tensor(x, [b, t, h, width], DType::F32, &device);
+    let inputs = MemoryScanInputs {
+        q: four(&x.q, k),
+        k: four(&x.k, k),
+        v: four(&x.v, v),
+        log_decay: four(&x.log_decay, s),
+        read: four(&x.read, s),
+        write: four(&x.write, s),
+        erase: probe.case.delta.then(|| four(&x.erase, s)),
+    };
+    let state = tensor(&x.state, [b, h, s, k, v], DType::F32, &device);
+    let out = fused(inputs, state);
+    (values(out.o), values(out.state))
+}
+
 fn check(probe: &Probe, answer: &Answer, forward: Tol, backward: Tol) -> (f64, f64) {
     let expected = probe.reference();
     let name = probe.case.name;
@@ -180,6 +228,25 @@ fn every_form_matches_the_reference_in_f32() {
             let errors = check(&probe, &answer, FORWARD_F32, BACKWARD_F32);
             worst = (worst.0.max(errors.0), worst.1.max(errors.1));
         }
+    }
+    println!(
+        "worst rms ratio: forward {:.1e}, backward {:.1e}",
+        worst.0, worst.1
+    );
+}
+
+#[test]
+fn the_kernel_matches_the_reference() {
+    let mut worst = (0f64, 0f64);
+    for case in CASES.into_iter().chain(KERNEL_CASES) {
+        let probe = Probe::seeded(case, 42);
+        let errors = check(
+            &probe,
+            &run(&probe, DType::F32, fused),
+            FORWARD_F32,
+            BACKWARD_F32,
+        );
+        worst = (worst.0.max(errors.0), worst.1.max(errors.1));
     }
     println!(
         "worst rms ratio: forward {:.1e}, backward {:.1e}",
@@ -333,6 +400,31 @@ proptest! {
             check(&probe, &run(&probe, DType::F32, form), FORWARD_F32, BACKWARD_F32);
         }
     }
+
+    /// The kernel on random sizes, over more than two of its chunks.
+    #[test]
+    fn the_kernel_on_random_sizes(
+        b in 1usize..3, t in 1usize..150, h in 1usize..4, s in 1usize..6,
+        k in 1usize..40, v in 1usize..40, delta: bool, seed: u64,
+    ) {
+        let case = Case { name: "random", dims: dims(b, t, h, s, k, v), delta };
+        let probe = Probe::seeded(case, seed);
+        check(&probe, &run(&probe, DType::F32, fused), FORWARD_F32, BACKWARD_F32);
+    }
+
+    /// A few tokens without gradients: the kernel's other path, token by token.
+    #[test]
+    fn decoding_on_random_sizes(
+        b in 1usize..3, t in 1usize..7, h in 1usize..4, s in 1usize..6,
+        k in 1usize..70, v in 1usize..90, delta: bool, seed: u64,
+    ) {
+        let case = Case { name: "decode", dims: dims(b, t, h, s, k, v), delta };
+        let probe = Probe::seeded(case, seed);
+        let (o, state) = untracked(&probe);
+        let expected = probe.reference();
+        assert_close("decode", "o", &o, &expected.o, FORWARD_F32);
+        assert_close("decode", "state", &state, &expected.state, FORWARD_F32);
+    }
 }
 
 /// Repeated keys make powers of `L` explode; forward substitution does not care.
@@ -351,7 +443,11 @@ fn repeated_keys_are_solved_exactly() {
         .chunks_mut(16)
         .for_each(|row| row.copy_from_slice(&first));
     probe.inputs.log_decay.iter_mut().for_each(|g| *g = -1e-4);
-    for (_, form) in FORMS {
+    for form in FORMS
+        .map(|(_, form)| form)
+        .into_iter()
+        .chain([fused as Run])
+    {
         check(
             &probe,
             &run(&probe, DType::F32, form),
@@ -406,23 +502,83 @@ fn the_delta_rule_never_expands() {
     }
 }
 
-/// NaN in one row of the batch stays in that row.
+/// NaN and infinity in one row of the batch stay in that row, in every input and every answer.
 #[test]
 fn a_bad_row_does_not_touch_its_neighbours() {
     let case = Case {
         name: "bad row",
-        dims: dims(2, 40, 2, 2, 8, 8),
+        dims: dims(3, 40, 2, 2, 9, 11),
         delta: true,
     };
     let clean = Probe::seeded(case, 11);
-    let mut bad = clean.clone();
-    let half = bad.inputs.v.len() / 2;
-    bad.inputs.v[half + 3] = f64::NAN;
-    let (clean, bad) = (
-        run(&clean, DType::F32, chunk_of::<16>),
-        run(&bad, DType::F32, chunk_of::<16>),
+    for form in [chunk_of::<16> as Run, fused] {
+        let expected = run(&clean, DType::F32, form);
+        for (field, value) in (0..8).zip([f64::NAN, f64::INFINITY].into_iter().cycle()) {
+            let mut bad = clean.clone();
+            let x = nth(&mut bad.inputs, field);
+            let at = x.len() / 3 + 3;
+            x[at] = if field == 3 { -value } else { value };
+            let answer = run(&bad, DType::F32, form);
+            let kept = |name: &str, clean: &[f64], bad: &[f64]| {
+                let third = clean.len() / 3;
+                assert_eq!(
+                    clean[..third],
+                    bad[..third],
+                    "{name} of row 0, input {field}"
+                );
+                assert_eq!(
+                    clean[2 * third..],
+                    bad[2 * third..],
+                    "{name} of row 2, input {field}"
+                );
+            };
+            kept("o", &expected.o, &answer.o);
+            kept("state", &expected.state, &answer.state);
+            for (clean, bad) in expected.grads.iter().zip(&answer.grads) {
+                kept("gradient", clean, bad);
+            }
+            let all = answer
+                .grads
+                .iter()
+                .flatten()
+                .chain(&answer.o)
+                .chain(&answer.state);
+            // An infinite log decay only forgets; everything else has to be seen somewhere.
+            assert!(
+                field == 3 || all.into_iter().any(|x| !x.is_finite()),
+                "input {field}"
+            );
+        }
+    }
+}
+
+#[test]
+fn two_runs_of_the_kernel_give_the_same_bits() {
+    let case = Case {
+        name: "bits",
+        dims: dims(3, 150, 3, 3, 20, 28),
+        delta: true,
+    };
+    let probe = Probe::seeded(case, 2);
+    let [first, second] = [(), ()].map(|()| run(&probe, DType::F32, fused));
+    assert_eq!(first.o, second.o);
+    assert_eq!(first.state, second.state);
+    assert_eq!(first.grads, second.grads);
+}
+
+/// Half precision comes back as half precision, computed in `f32`.
+#[test]
+fn the_kernel_takes_other_float_types() {
+    let case = Case {
+        name: "f64",
+        dims: dims(1, 40, 2, 2, 8, 8),
+        delta: true,
+    };
+    let probe = Probe::seeded(case, 4);
+    check(
+        &probe,
+        &run(&probe, DType::F64, fused),
+        FORWARD_F32,
+        BACKWARD_F32,
     );
-    assert_eq!(clean.o[..half], bad.o[..half]);
-    assert!(bad.o[half..].iter().any(|x| x.is_nan()));
-    assert_eq!(clean.grads[2][..half], bad.grads[2][..half]);
 }

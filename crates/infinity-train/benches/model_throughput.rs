@@ -125,7 +125,7 @@ fn check_operator(model: &ModelConfig, t: usize) {
         DType::F32,
         &device,
     );
-    let out = memory_scan(inputs, state, Form::choose(dims.t));
+    let out = memory_scan(inputs, state, Form::choose(dims.t, &device));
     let tol = Tol {
         rms_ratio: 1e-5,
         worst_over_rms: 20.0,

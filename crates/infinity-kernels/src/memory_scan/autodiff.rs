@@ -3,10 +3,10 @@
 use super::backend::{MemoryScanBackend, ScanTensors, packed, unpacked};
 use super::chunkwise::{self, Saved};
 use burn::backend::autodiff::{
-    Autodiff,
+    Autodiff, NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
-    ops::{Backward, Ops, OpsKind},
+    ops::{Backward, NodeGuard, Ops, OpsKind},
 };
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::Shape;
@@ -38,36 +38,87 @@ impl<B: Backend> Backward<B, 8> for ChunkwiseBackward {
             d.erase,
             Some(d.state),
         ];
-        for (parent, grad) in ops.parents.into_iter().zip(of_parents) {
-            if let (Some(parent), Some(grad)) = (parent, grad) {
-                grads.register::<B>(parent.id, grad);
-            }
+        let ids = ops.parents.map(|parent| parent.map(|parent| parent.id));
+        register::<B>(grads, ids, of_parents);
+    }
+}
+
+/// Backward of the fused form. Its state is what the kernel needs to compute the rest again: the
+/// inputs, the states at the chunk borders, and whether writes correct.
+#[derive(Debug)]
+struct FusedBackward;
+
+impl<B: MemoryScanBackend> Backward<B, 8> for FusedBackward {
+    type State = (ScanTensors<B>, FloatTensor<B>, bool);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 8>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let (x, borders, delta) = ops.state;
+        let incoming = grads.consume::<B>(&ops.node);
+        let d = B::memory_scan_fused_backward(x, borders, incoming, delta);
+        let of_parents = [
+            Some(d.q),
+            Some(d.k),
+            Some(d.v),
+            Some(d.log_decay),
+            Some(d.read),
+            Some(d.write),
+            delta.then_some(d.erase),
+            Some(d.state),
+        ];
+        let ids = ops.parents.map(|parent| parent.map(|parent| parent.id));
+        register::<B>(grads, ids, of_parents);
+    }
+}
+
+/// Hands every parent that is tracked its gradient.
+fn register<B: Backend>(
+    grads: &mut Gradients,
+    ids: [Option<NodeId>; 8],
+    of_parents: [Option<FloatTensor<B>>; 8],
+) {
+    for (id, grad) in ids.into_iter().zip(of_parents) {
+        if let (Some(id), Some(grad)) = (id, grad) {
+            grads.register::<B>(id, grad);
         }
+    }
+}
+
+/// The nodes of the graph that the inputs are.
+fn nodes<B: Backend, C: CheckpointStrategy>(x: &ScanTensors<Autodiff<B, C>>) -> [NodeGuard; 8] {
+    [
+        x.q.node(),
+        x.k.node(),
+        x.v.node(),
+        x.log_decay.node(),
+        x.read.node(),
+        x.write.node(),
+        x.erase.node(),
+        x.state.node(),
+    ]
+}
+
+/// The inputs below autodiff.
+fn inner<B: Backend, C: CheckpointStrategy>(x: &ScanTensors<Autodiff<B, C>>) -> ScanTensors<B> {
+    ScanTensors {
+        q: x.q.primitive().clone(),
+        k: x.k.primitive().clone(),
+        v: x.v.primitive().clone(),
+        log_decay: x.log_decay.primitive().clone(),
+        read: x.read.primitive().clone(),
+        write: x.write.primitive().clone(),
+        erase: x.erase.primitive().clone(),
+        state: x.state.primitive().clone(),
     }
 }
 
 impl<B: MemoryScanBackend, C: CheckpointStrategy> MemoryScanBackend for Autodiff<B, C> {
     fn memory_scan_chunkwise(x: ScanTensors<Self>, chunk: usize, delta: bool) -> FloatTensor<Self> {
-        let nodes = [
-            x.q.node(),
-            x.k.node(),
-            x.v.node(),
-            x.log_decay.node(),
-            x.read.node(),
-            x.write.node(),
-            x.erase.node(),
-            x.state.node(),
-        ];
-        let inner = ScanTensors::<B> {
-            q: x.q.primitive().clone(),
-            k: x.k.primitive().clone(),
-            v: x.v.primitive().clone(),
-            log_decay: x.log_decay.primitive().clone(),
-            read: x.read.primitive().clone(),
-            write: x.write.primitive().clone(),
-            erase: x.erase.primitive().clone(),
-            state: x.state.primitive().clone(),
-        };
+        let (nodes, inner) = (nodes(&x), inner(&x));
         match ChunkwiseBackward
             .prepare::<C>(nodes)
             .compute_bound()
@@ -79,6 +130,16 @@ impl<B: MemoryScanBackend, C: CheckpointStrategy> MemoryScanBackend for Autodiff
                 node.finish((saved, shapes.0, shapes.1), packed::<B>(o, state))
             }
             OpsKind::UnTracked(node) => node.finish(B::memory_scan_chunkwise(inner, chunk, delta)),
+        }
+    }
+    fn memory_scan_fused(x: ScanTensors<Self>, delta: bool) -> FloatTensor<Self> {
+        let (nodes, inner) = (nodes(&x), inner(&x));
+        match FusedBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(node) => {
+                let (both, borders) = B::memory_scan_fused_saving(inner.clone(), delta);
+                node.finish((inner, borders, delta), both)
+            }
+            OpsKind::UnTracked(node) => node.finish(B::memory_scan_fused(inner, delta)),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The extension trait that routes `memory_scan` to whatever backend a tensor lives on.
 //!
 //! The default body is the chunk form on the backend's own primitives, so any backend Burn has
-//! can run it, lazily under fusion. `autodiff.rs` adds the backward pass.
+//! can run it, lazily under fusion. `autodiff.rs` adds the backward pass. The fused form has no
+//! default: it exists where a backend brings a kernel, which `Form::check` knows.
 
 use super::chunkwise;
+#[cfg(feature = "flex")]
+use super::flex;
 use burn::backend::{
     Backend, ExtensionType, TensorMetadata, backend_extension, tensor::FloatTensor,
 };
@@ -47,7 +50,47 @@ pub trait MemoryScanBackend: Backend {
         let (o, state, _) = chunkwise::forward::<Self>(x, chunk, delta);
         packed::<Self>(o, state)
     }
+
+    /// The fused form: what [`memory_scan_chunkwise`](Self::memory_scan_chunkwise) returns, from a
+    /// kernel of the backend's own.
+    ///
+    /// # Panics
+    ///
+    /// Where no such kernel exists; [`Form::check`](crate::Form::check) says so beforehand.
+    #[fusion(default)]
+    #[allow(unused_variables)]
+    fn memory_scan_fused(#[extension_type] x: ScanTensors<Self>, delta: bool) -> FloatTensor<Self> {
+        unreachable!("{NOT_FUSED}")
+    }
+
+    /// The fused form for training: also returns the states at the chunk borders, in a layout only
+    /// [`memory_scan_fused_backward`](Self::memory_scan_fused_backward) reads.
+    #[fusion(default)]
+    #[allow(unused_variables)]
+    fn memory_scan_fused_saving(
+        #[extension_type] x: ScanTensors<Self>,
+        delta: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{NOT_FUSED}")
+    }
+
+    /// Gradients of all inputs, given the inputs, the states at the chunk borders and the gradient
+    /// of what the fused form returned. In additive mode that of `erase` is zero.
+    #[fusion(default)]
+    #[allow(unused_variables)]
+    fn memory_scan_fused_backward(
+        #[extension_type] x: ScanTensors<Self>,
+        borders: FloatTensor<Self>,
+        d_both: FloatTensor<Self>,
+        delta: bool,
+    ) -> ScanTensors<Self> {
+        unreachable!("{NOT_FUSED}")
+    }
 }
+
+/// Said where `Form::check` was not asked, or where a gradient of a gradient was.
+const NOT_FUSED: &str =
+    "no fused memory_scan here: Form::check must come first, and it has no second derivative";
 
 /// `o` and `state`, flat, one behind the other.
 pub(super) fn packed<B: Backend>(o: FloatTensor<B>, state: FloatTensor<B>) -> FloatTensor<B> {
@@ -71,10 +114,29 @@ pub(super) fn unpacked<B: Backend>(
 }
 
 #[cfg(feature = "flex")]
-impl MemoryScanBackend for burn::backend::Flex {}
+impl MemoryScanBackend for burn::backend::Flex {
+    fn memory_scan_fused(x: ScanTensors<Self>, delta: bool) -> FloatTensor<Self> {
+        flex::forward(x, delta)
+    }
+
+    fn memory_scan_fused_saving(
+        x: ScanTensors<Self>,
+        delta: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        flex::forward_saving(x, delta)
+    }
+
+    fn memory_scan_fused_backward(
+        x: ScanTensors<Self>,
+        borders: FloatTensor<Self>,
+        d_both: FloatTensor<Self>,
+        delta: bool,
+    ) -> ScanTensors<Self> {
+        flex::backward(x, borders, d_both, delta)
+    }
+}
 
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)] // As above.
 impl MemoryScanBackend for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]

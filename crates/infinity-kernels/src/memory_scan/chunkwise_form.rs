@@ -1,13 +1,33 @@
-//! The chunk form at the level of Burn tensors: dispatch in, outputs and state out.
+//! The chunk form and the fused form at the level of Burn tensors: dispatch in, outputs and state
+//! out.
 
 use super::backend::{MemoryScanBackend, ScanTensors};
 use super::{Dims, MemoryScanInputs, MemoryScanOutput};
-use burn::backend::Dispatch;
+use burn::backend::{Dispatch, tensor::FloatTensor};
 use burn::tensor::Tensor;
 
 /// Runs `chunk` positions at a time from `state` `[B, H, S, K, V]`. The chunk size changes speed
 /// and rounding, not the function.
 pub fn forward(x: MemoryScanInputs, state: Tensor<5>, chunk: usize) -> MemoryScanOutput {
+    dispatched(x, state, |x, delta| {
+        Dispatch::memory_scan_chunkwise(x, chunk, delta)
+    })
+}
+
+/// Runs the backend's own kernel from state `[B, H, S, K, V]`.
+///
+/// # Panics
+///
+/// On a device that has none, see [`Form::check`](crate::Form::check).
+pub(super) fn fused(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
+    dispatched(x, state, Dispatch::memory_scan_fused)
+}
+
+fn dispatched(
+    x: MemoryScanInputs,
+    state: Tensor<5>,
+    run: impl FnOnce(ScanTensors<Dispatch>, bool) -> FloatTensor<Dispatch>,
+) -> MemoryScanOutput {
     let Dims { b, t, h, s, k, v } = x.dims();
     let delta = x.erase.is_some();
     let erase = x.erase.unwrap_or_else(|| x.write.clone().detach());
@@ -21,8 +41,7 @@ pub fn forward(x: MemoryScanInputs, state: Tensor<5>, chunk: usize) -> MemorySca
         erase: erase.into_dispatch(),
         state: state.into_dispatch(),
     };
-    let both = Dispatch::memory_scan_chunkwise(tensors, chunk, delta);
-    let both = Tensor::<1>::from_dispatch(both);
+    let both = Tensor::<1>::from_dispatch(run(tensors, delta));
     let at = b * t * h * v;
     let end = at + b * h * s * k * v;
     MemoryScanOutput {

@@ -2,12 +2,14 @@
 //!
 //! One operator covers linear attention and the multi-scale memory. The contract is here; the
 //! derivation is in `README.md`; `reference.rs`, `recurrent.rs` and `chunkwise/` follow the same
-//! steps (forget, correct, write, read) and can be read side by side.
+//! steps (forget, correct, write, read) and can be read side by side. `flex/` is the CPU's kernel.
 
 mod autodiff;
 mod backend;
 mod chunkwise;
 pub mod chunkwise_form;
+#[cfg(feature = "flex")]
+mod flex;
 pub mod recurrent;
 pub mod reference;
 
@@ -77,14 +79,19 @@ impl MemoryScanInputs {
 ///
 /// # Panics
 ///
-/// If two shapes do not agree.
+/// If two shapes do not agree, or if `form` does not exist on the device: ask [`Form::check`] first
+/// where the form is somebody's wish.
 #[track_caller]
 pub fn memory_scan(inputs: MemoryScanInputs, state: Tensor<5>, form: Form) -> MemoryScanOutput {
     let dims = inputs.dims();
     let Dims { b, h, s, k, v, .. } = dims;
     assert_shape!(state, [b, h, s, k, v]);
+    if let Err(error) = form.check(&inputs.q.device()) {
+        panic!("{error}");
+    }
     match form {
         Form::Recurrent => recurrent::forward(&inputs, state),
         Form::Chunkwise => chunkwise_form::forward(inputs, state, form::chunk_size(&dims)),
+        Form::Fused => chunkwise_form::fused(inputs, state),
     }
 }

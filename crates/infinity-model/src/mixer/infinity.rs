@@ -237,7 +237,7 @@ impl InfinityMixer {
             write: gates.write,
             erase: gates.erase,
         };
-        let form = Form::choose(x.dims()[1]);
+        let form = Form::choose(x.dims()[1], &x.device());
         memory_scan(inputs, memory, form)
     }
 }

@@ -1,0 +1,166 @@
+//! Backward over the chunks of one head, last chunk first, on plain slices.
+//!
+//! Everything inside a chunk is computed again from the inputs and the states at its border. What
+//! multiplies a state is kept transposed (`[V, C]` in, `[K, C]` out), so no state is ever
+//! transposed and the sums over keys run along lanes.
+
+mod scores;
+mod states;
+
+use super::chunk::{Chunk, HeadInputs, narrow, widen};
+use super::rows::{Rows, RowsMut};
+use super::rowwise::{gather, scatter};
+
+/// Where the gradients of one head go.
+#[derive(Debug)]
+pub(super) struct HeadGrads<'a> {
+    pub(super) q: RowsMut<'a>,
+    pub(super) k: RowsMut<'a>,
+    pub(super) v: RowsMut<'a>,
+    pub(super) log_decay: RowsMut<'a>,
+    pub(super) read: RowsMut<'a>,
+    pub(super) write: RowsMut<'a>,
+    pub(super) erase: RowsMut<'a>,
+    /// `[S, K, V]`.
+    pub(super) state: &'a mut [f32],
+}
+
+/// Gradients of a chunk's gates, laid out like the gates.
+#[derive(Clone, Debug)]
+struct GateGrads {
+    read: Vec<f32>,
+    write: Vec<f32>,
+    erase: Vec<f32>,
+    /// `⟨dH_s¹, H_s¹⟩` of every state.
+    ends: Vec<f32>,
+}
+
+/// Scratch of backward for one thread.
+#[derive(Clone, Debug)]
+pub(super) struct Backward {
+    chunk: Chunk,
+    /// `dH` `[S, K, V]`.
+    d_states: Vec<f32>,
+    /// `dO` and `dX = dV` `[C, V]`.
+    d_o: Vec<f32>,
+    d_x: Vec<f32>,
+    /// Scaled rows `[C, V]`.
+    rows: Vec<f32>,
+    /// `dO`, `Dm` and `dX` `[V, C]`.
+    d_o_columns: Vec<f32>,
+    error_columns: Vec<f32>,
+    d_x_columns: Vec<f32>,
+    /// `Q`, and what one state contributes, `[K, C]`.
+    q_columns: Vec<f32>,
+    through_state: Vec<f32>,
+    /// `dQ` and `dK`, as rows `[C, K]` and as columns `[K, C]`.
+    d_q: Vec<f32>,
+    d_k: Vec<f32>,
+    d_q_columns: Vec<f32>,
+    d_k_columns: Vec<f32>,
+    /// `dA`, then `dP`; `−dL`, then `dG`: `[C, C]`.
+    d_attention: Vec<f32>,
+    d_errors: Vec<f32>,
+    gates: GateGrads,
+    /// Two rows `[C]`.
+    spare: Vec<f32>,
+}
+
+impl Backward {
+    pub(super) fn new(chunk: Chunk) -> Self {
+        let zeros = |len: usize| vec![0f32; len];
+        let (columns_v, columns_k) = (chunk.v_wide * chunk.stride, chunk.sizes.k * chunk.stride);
+        let gate = || zeros(chunk.gates.read.len());
+        Backward {
+            d_states: zeros(chunk.sizes.state_len()),
+            d_o: zeros(chunk.errors.len()),
+            d_x: zeros(chunk.errors.len()),
+            rows: zeros(chunk.errors.len()),
+            d_o_columns: zeros(columns_v),
+            error_columns: zeros(columns_v),
+            d_x_columns: zeros(columns_v),
+            q_columns: zeros(columns_k),
+            through_state: zeros(columns_k),
+            d_q: zeros(chunk.q.len()),
+            d_k: zeros(chunk.k.len()),
+            d_q_columns: zeros(columns_k),
+            d_k_columns: zeros(columns_k),
+            d_attention: zeros(chunk.scores.products.len()),
+            d_errors: zeros(chunk.scores.keys.len()),
+            gates: GateGrads {
+                read: gate(),
+                write: gate(),
+                erase: gate(),
+                ends: zeros(chunk.sizes.states),
+            },
+            spare: zeros(2 * chunk.stride),
+            chunk,
+        }
+    }
+
+    /// Runs one head backward. `borders` are the states before every chunk, `d_last` `[S, K, V]`
+    /// the gradient of the last state.
+    pub(super) fn run(
+        &mut self,
+        x: &HeadInputs<'_>,
+        borders: &[f32],
+        d_o: Rows<'_>,
+        d_last: &[f32],
+        grads: &mut HeadGrads<'_>,
+    ) {
+        let sizes = self.chunk.sizes;
+        widen(d_last, sizes.v, &mut self.d_states, self.chunk.v_wide);
+        for n in (0..sizes.chunks()).rev() {
+            let len = sizes.state_len();
+            let states = &borders[n * len..(n + 1) * len];
+            self.chunk.load(x, n, true);
+            self.chunk.correct(states);
+            let Chunk {
+                level, c, v_wide, ..
+            } = self.chunk;
+            gather(level, d_o, n * sizes.chunk, c, &mut self.d_o, v_wide);
+            self.through_solve();
+            self.to_columns();
+            self.through_scores();
+            self.through_states(states);
+            self.through_products();
+            self.carry_back();
+            self.store(n * sizes.chunk, grads);
+        }
+        narrow(&self.d_states, self.chunk.v_wide, grads.state, sizes.v);
+    }
+
+    /// Writes the chunk's gradients to positions `from` and on.
+    fn store(&mut self, from: usize, grads: &mut HeadGrads<'_>) {
+        let Chunk {
+            c,
+            stride,
+            k_wide,
+            v_wide,
+            level,
+            sizes,
+            ..
+        } = self.chunk;
+        scatter(level, &self.d_q, k_wide, c, &mut grads.q, from);
+        scatter(level, &self.d_k, k_wide, c, &mut grads.k, from);
+        scatter(level, &self.d_x, v_wide, c, &mut grads.v, from);
+        let gates = &self.chunk.gates;
+        for s in 0..sizes.states {
+            let mut sum = self.gates.ends[s];
+            for i in (0..c).rev() {
+                let (at, t) = (s * stride + i, from + i);
+                let [d_read, d_write, d_erase] = [
+                    self.gates.read[at],
+                    self.gates.write[at],
+                    self.gates.erase[at],
+                ];
+                sum +=
+                    gates.read[at] * d_read + gates.erase[at] * d_erase - gates.write[at] * d_write;
+                grads.log_decay.row(t)[s] = sum;
+                grads.read.row(t)[s] = d_read;
+                grads.write.row(t)[s] = d_write;
+                grads.erase.row(t)[s] = d_erase;
+            }
+        }
+    }
+}

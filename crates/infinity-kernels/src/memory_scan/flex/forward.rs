@@ -1,0 +1,122 @@
+//! Forward over the chunks of one head, on plain slices.
+
+use super::chunk::{Chunk, HeadInputs, narrow, widen};
+use super::product::{Keep, Left, Part, Product, Right, multiply};
+use super::rows::RowsMut;
+use super::rowwise::{scale_rows, scatter};
+
+/// Scratch of forward for one thread.
+#[derive(Clone, Debug)]
+pub(super) struct Forward {
+    chunk: Chunk,
+    states: Vec<f32>,
+    /// Outputs, then scaled errors `[C, V]`.
+    rows: Vec<f32>,
+}
+
+impl Forward {
+    pub(super) fn new(chunk: Chunk) -> Self {
+        Forward {
+            states: vec![0.0; chunk.sizes.state_len()],
+            rows: chunk.errors.clone(),
+            chunk,
+        }
+    }
+
+    /// Runs one head from `state` `[S, K, V]` to `last`. Writes outputs, and into `borders`
+    /// (unless it is empty) the states before every chunk, rows of whole lanes.
+    pub(super) fn run(
+        &mut self,
+        x: &HeadInputs<'_>,
+        state: &[f32],
+        o: &mut RowsMut<'_>,
+        last: &mut [f32],
+        borders: &mut [f32],
+    ) {
+        let sizes = self.chunk.sizes;
+        widen(state, sizes.v, &mut self.states, self.chunk.v_wide);
+        for n in 0..sizes.chunks() {
+            if !borders.is_empty() {
+                let len = self.states.len();
+                borders[n * len..(n + 1) * len].copy_from_slice(&self.states);
+            }
+            self.chunk.load(x, n, false);
+            self.chunk.correct(&self.states);
+            self.read();
+            let Chunk {
+                level, c, v_wide, ..
+            } = self.chunk;
+            scatter(level, &self.rows, v_wide, c, o, n * sizes.chunk);
+            self.write();
+        }
+        narrow(&self.states, self.chunk.v_wide, last, sizes.v);
+    }
+
+    /// `O = A Dm + Σ_s diag(r e^b) Q H_s`.
+    fn read(&mut self) {
+        let Chunk {
+            c,
+            stride,
+            k_wide,
+            v_wide,
+            level,
+            sizes,
+            ..
+        } = self.chunk;
+        let inside = Product {
+            size: [c, v_wide, c],
+            left: Left::rows(&self.chunk.scores.attention, stride),
+            right: Right {
+                data: &self.chunk.errors,
+                stride: v_wide,
+            },
+            part: Part::LeftLower,
+            keep: Keep::Nothing,
+            scale: None,
+        };
+        multiply(level, &inside, &mut self.rows, v_wide);
+        for s in 0..sizes.states {
+            let product = Product {
+                size: [c, v_wide, sizes.k],
+                left: Left::rows(&self.chunk.q, k_wide),
+                right: Right {
+                    data: &self.states[sizes.state(s)],
+                    stride: v_wide,
+                },
+                part: Part::Whole,
+                keep: Keep::Times(1.0),
+                scale: Some(&self.chunk.weights.reads[s * stride..]),
+            };
+            multiply(level, &product, &mut self.rows, v_wide);
+        }
+    }
+
+    /// `H_s ← e^(b_C) H_s + Kᵀ diag(u e^(b_C − b)) Dm`.
+    fn write(&mut self) {
+        let Chunk {
+            c,
+            stride,
+            k_wide,
+            v_wide,
+            level,
+            sizes,
+            ..
+        } = self.chunk;
+        for s in 0..sizes.states {
+            let weights = &self.chunk.weights.writes[s * stride..s * stride + c];
+            scale_rows(level, weights, &self.chunk.errors, &mut self.rows, v_wide);
+            let product = Product {
+                size: [sizes.k, v_wide, c],
+                left: Left::transposed(&self.chunk.k, k_wide),
+                right: Right {
+                    data: &self.rows,
+                    stride: v_wide,
+                },
+                part: Part::Whole,
+                keep: Keep::Times(self.chunk.weights.whole[s]),
+                scale: None,
+            };
+            multiply(level, &product, &mut self.states[sizes.state(s)], v_wide);
+        }
+    }
+}

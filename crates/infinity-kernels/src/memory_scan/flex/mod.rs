@@ -1,0 +1,300 @@
+//! `memory_scan` on the CPU: a native kernel, forward and backward.
+//!
+//! This file turns tensors into slices and splits `B × H` heads over threads; everything else
+//! works on the slices of one head and knows no tensors:
+//!
+//! | file | |
+//! |---|---|
+//! | `chunk.rs` | one chunk in scratch memory: rows, gates, masks, solve |
+//! | `forward.rs`, `backward.rs`, `backward/` | over the chunks of a head |
+//! | `step.rs` | a few tokens, one by one |
+//! | `masks.rs`, `solve.rs`, `product.rs`, `rowwise.rs`, `exp.rs` | the loops |
+//! | `rows.rs` | one head's rows in `[B, T, H, X]` |
+//! | `simd.rs` | the machine's vector instructions |
+//!
+//! Values are `f32`, whatever the tensors hold. A head is never split over threads: below `B × H`
+//! heads as many threads are idle. Two runs give the same bits, on any number of threads; machines
+//! with other vector instructions round differently.
+
+mod backward;
+mod chunk;
+mod exp;
+mod forward;
+mod masks;
+mod product;
+mod rows;
+mod rowwise;
+mod simd;
+mod solve;
+mod step;
+
+use super::backend::ScanTensors;
+use backward::{Backward, HeadGrads};
+use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor};
+use burn::tensor::{DType, FloatDType, Shape, TensorData};
+use chunk::{Chunk, HeadInputs, Sizes};
+use forward::Forward;
+use rayon::prelude::*;
+use rows::{Rows, RowsMut};
+use simd::Level;
+use step::Steps;
+
+type Primitive = FloatTensor<Flex>;
+
+/// Positions in a chunk. Of 32, 64 and 128 on a 2-core AVX-512 machine: 32 computes up to a tenth
+/// less, but saves twice the states, and what that costs in page faults is more; 128 is slower.
+const CHUNK: usize = 64;
+/// Up to this many tokens steps cost less than a chunk.
+const STEPS_UP_TO: usize = 4;
+
+/// Contiguous `f32` tensors and their sizes.
+struct Call {
+    q: Primitive,
+    k: Primitive,
+    v: Primitive,
+    log_decay: Primitive,
+    read: Primitive,
+    write: Primitive,
+    erase: Primitive,
+    state: Primitive,
+    dtype: DType,
+    b: usize,
+    h: usize,
+    sizes: Sizes,
+}
+
+impl Call {
+    fn new(x: ScanTensors<Flex>, delta: bool) -> Self {
+        let [b, t, h, k] = x.q.shape().dims();
+        let [.., states, _, v] = x.state.shape().dims::<5>();
+        Call {
+            dtype: x.q.dtype(),
+            q: single(x.q),
+            k: single(x.k),
+            v: single(x.v),
+            log_decay: single(x.log_decay),
+            read: single(x.read),
+            write: single(x.write),
+            erase: single(x.erase),
+            state: single(x.state),
+            b,
+            h,
+            sizes: Sizes {
+                t,
+                states,
+                k,
+                v,
+                chunk: CHUNK.min(t.max(1)),
+                delta,
+            },
+        }
+    }
+
+    fn heads(&self) -> usize {
+        self.b * self.h
+    }
+
+    /// `[T, H, width]` of a tensor with rows of `width`.
+    fn rows_of(&self, width: usize) -> [usize; 3] {
+        [self.sizes.t, self.h, width]
+    }
+
+    fn inputs(&self, head: usize) -> HeadInputs<'_> {
+        let Sizes { states, k, v, .. } = self.sizes;
+        let rows = |x, width| Rows::of_head(slice(x), self.rows_of(width), head);
+        HeadInputs {
+            q: rows(&self.q, k),
+            k: rows(&self.k, k),
+            v: rows(&self.v, v),
+            log_decay: rows(&self.log_decay, states),
+            read: rows(&self.read, states),
+            write: rows(&self.write, states),
+            erase: rows(&self.erase, states),
+        }
+    }
+
+    /// Values in one head's states, as tensors have them.
+    fn state_len(&self) -> usize {
+        self.sizes.states * self.sizes.k * self.sizes.v
+    }
+
+    fn outputs_len(&self) -> usize {
+        self.b * self.sizes.t * self.h * self.sizes.v
+    }
+}
+
+fn single(x: Primitive) -> Primitive {
+    let x = match x.dtype() {
+        DType::F32 => x,
+        _ => Flex::float_cast(x, FloatDType::F32),
+    };
+    x.to_contiguous()
+}
+
+fn slice(x: &Primitive) -> &[f32] {
+    x.as_slice::<f32>()
+        .expect("made contiguous and f32 by `single`")
+}
+
+fn tensor(values: Vec<f32>, shape: Shape, dtype: DType) -> Primitive {
+    let x = Primitive::from_data(TensorData::new(values, shape));
+    match dtype {
+        DType::F32 => x,
+        _ => Flex::float_cast(x, dtype.into()),
+    }
+}
+
+/// Outputs and final state in one vector.
+pub(super) fn forward(x: ScanTensors<Flex>, delta: bool) -> Primitive {
+    run_forward(Call::new(x, delta), false).0
+}
+
+/// Outputs and final state in one vector, and the states before every chunk in another.
+pub(super) fn forward_saving(x: ScanTensors<Flex>, delta: bool) -> (Primitive, Primitive) {
+    run_forward(Call::new(x, delta), true)
+}
+
+fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
+    let sizes = call.sizes;
+    let at = call.outputs_len();
+    let mut both = vec![0f32; at + call.heads() * call.state_len()];
+    let saved = if save {
+        sizes.chunks() * sizes.state_len()
+    } else {
+        0
+    };
+    let mut borders = vec![0f32; call.heads() * saved];
+    let (o, last) = both.split_at_mut(at);
+    let level = Level::detect();
+    let heads = RowsMut::split(o, call.rows_of(sizes.v))
+        .into_par_iter()
+        .zip(last.par_chunks_exact_mut(call.state_len()))
+        .enumerate();
+    let state = |head: usize| &slice(&call.state)[head * call.state_len()..][..call.state_len()];
+    if sizes.t <= STEPS_UP_TO && !save {
+        let steps = || Steps::new(level, sizes);
+        heads.for_each_init(steps, |steps, (head, (mut o, last))| {
+            steps.run(&call.inputs(head), state(head), &mut o, last);
+        });
+    } else {
+        let scratch = || Forward::new(Chunk::new(level, sizes, false));
+        let kept = borders_of(&mut borders, saved, call.heads());
+        heads
+            .zip(kept)
+            .for_each_init(scratch, |scratch, ((head, (mut o, last)), borders)| {
+                scratch.run(&call.inputs(head), state(head), &mut o, last, borders);
+            });
+    }
+    let flat = |values: Vec<f32>, dtype| {
+        let shape = Shape::from(vec![values.len()]);
+        tensor(values, shape, dtype)
+    };
+    (flat(both, call.dtype), flat(borders, DType::F32))
+}
+
+/// One piece of `len` values for each head; empty ones if nothing is kept.
+fn borders_of(borders: &mut [f32], len: usize, heads: usize) -> Vec<&mut [f32]> {
+    match len {
+        0 => (0..heads).map(|_| Default::default()).collect(),
+        _ => borders.chunks_exact_mut(len).collect(),
+    }
+}
+
+/// Gradients of every input, given what `forward` saved and the gradient of its first result.
+/// In additive mode the one of `erase` is zero.
+pub(super) fn backward(
+    x: ScanTensors<Flex>,
+    borders: Primitive,
+    d_both: Primitive,
+    delta: bool,
+) -> ScanTensors<Flex> {
+    let call = Call::new(x, delta);
+    let (sizes, heads) = (call.sizes, call.heads());
+    let d_both = single(d_both);
+    let (d_o, d_last) = slice(&d_both).split_at(call.outputs_len());
+    let borders = slice(&borders);
+    let saved = borders.len() / heads.max(1);
+    let mut grads = Gradients::zeros(&call);
+    let level = Level::detect();
+    let scratch = || Backward::new(Chunk::new(level, sizes, true));
+    grads
+        .heads(&call)
+        .into_par_iter()
+        .enumerate()
+        .for_each_init(scratch, |scratch, (head, mut grads)| {
+            let d_o = Rows::of_head(d_o, call.rows_of(sizes.v), head);
+            let borders = &borders[head * saved..][..saved];
+            let d_last = &d_last[head * call.state_len()..][..call.state_len()];
+            scratch.run(&call.inputs(head), borders, d_o, d_last, &mut grads);
+        });
+    grads.into_tensors(&call)
+}
+
+/// Gradients of whole tensors.
+struct Gradients {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    log_decay: Vec<f32>,
+    read: Vec<f32>,
+    write: Vec<f32>,
+    erase: Vec<f32>,
+    state: Vec<f32>,
+}
+
+impl Gradients {
+    fn zeros(call: &Call) -> Self {
+        let rows = |width| vec![0f32; call.heads() * call.sizes.t * width];
+        let Sizes { states, k, v, .. } = call.sizes;
+        Gradients {
+            q: rows(k),
+            k: rows(k),
+            v: rows(v),
+            log_decay: rows(states),
+            read: rows(states),
+            write: rows(states),
+            erase: rows(states),
+            state: vec![0f32; call.heads() * call.state_len()],
+        }
+    }
+
+    fn heads(&mut self, call: &Call) -> Vec<HeadGrads<'_>> {
+        let Sizes { states, k, v, .. } = call.sizes;
+        let split = |x, width| RowsMut::split(x, call.rows_of(width)).into_iter();
+        let mut q = split(&mut self.q, k);
+        let mut key = split(&mut self.k, k);
+        let mut value = split(&mut self.v, v);
+        let mut log_decay = split(&mut self.log_decay, states);
+        let mut read = split(&mut self.read, states);
+        let mut write = split(&mut self.write, states);
+        let mut erase = split(&mut self.erase, states);
+        let states = self.state.chunks_exact_mut(call.state_len());
+        let head = |state| {
+            Some(HeadGrads {
+                q: q.next()?,
+                k: key.next()?,
+                v: value.next()?,
+                log_decay: log_decay.next()?,
+                read: read.next()?,
+                write: write.next()?,
+                erase: erase.next()?,
+                state,
+            })
+        };
+        states.map_while(head).collect()
+    }
+
+    fn into_tensors(self, call: &Call) -> ScanTensors<Flex> {
+        let tensor = |values, like: &Primitive| tensor(values, like.shape(), call.dtype);
+        ScanTensors {
+            q: tensor(self.q, &call.q),
+            k: tensor(self.k, &call.k),
+            v: tensor(self.v, &call.v),
+            log_decay: tensor(self.log_decay, &call.log_decay),
+            read: tensor(self.read, &call.read),
+            write: tensor(self.write, &call.write),
+            erase: tensor(self.erase, &call.erase),
+            state: tensor(self.state, &call.state),
+        }
+    }
+}

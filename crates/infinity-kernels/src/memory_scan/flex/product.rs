@@ -1,0 +1,285 @@
+//! Matrix products of the size of a chunk, on slices that are in cache.
+//!
+//! Nothing is packed: the left factor is read value by value with any strides, so a transposed one
+//! costs nothing, and the right factor and the result have rows of whole lanes. At these sizes
+//! (16 to 128) the packing of a general matrix product costs more than it gains.
+
+use super::simd::{LANES, Lanes, leveled, multiply_add};
+
+/// A matrix of any strides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left<'a> {
+    pub(super) data: &'a [f32],
+    /// From one row to the next.
+    pub(super) row: usize,
+    /// From one column to the next.
+    pub(super) col: usize,
+}
+
+impl<'a> Left<'a> {
+    /// Rows of `stride`.
+    pub(super) fn rows(data: &'a [f32], stride: usize) -> Self {
+        Left {
+            data,
+            row: stride,
+            col: 1,
+        }
+    }
+
+    /// The transpose of rows of `stride`.
+    pub(super) fn transposed(data: &'a [f32], stride: usize) -> Self {
+        Left {
+            data,
+            row: 1,
+            col: stride,
+        }
+    }
+}
+
+/// Rows of whole lanes, `stride` apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Right<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) stride: usize,
+}
+
+/// Which part of the product is not zero or not wanted. Zeros of a triangle have to be there
+/// within the lanes around the diagonal; beyond them nothing is read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Everything.
+    Whole,
+    /// The left factor is zero above the diagonal.
+    LeftLower,
+    /// The left factor is zero below the diagonal.
+    LeftUpper,
+    /// Only the result on and below the diagonal is wanted.
+    OutLower,
+}
+
+/// What becomes of the values the result held.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Keep {
+    /// Overwritten without being read.
+    Nothing,
+    /// Multiplied, then added to.
+    Times(f32),
+}
+
+/// `out = keep · out + diag(scale) · left · right`.
+pub(super) struct Product<'a> {
+    /// Rows, columns (whole lanes) and the length of the sums.
+    pub(super) size: [usize; 3],
+    pub(super) left: Left<'a>,
+    pub(super) right: Right<'a>,
+    pub(super) part: Part,
+    pub(super) keep: Keep,
+    /// One factor for each row.
+    pub(super) scale: Option<&'a [f32]>,
+}
+
+leveled!(
+    /// Computes `product` into rows of `stride`.
+    ///
+    /// # Panics
+    ///
+    /// If a matrix is smaller than the sizes say, or rows are not whole lanes.
+    fn multiply(product: &Product<'_>, out: &mut [f32], stride: usize) = multiply_body
+);
+
+#[inline(always)]
+fn multiply_body<const FMA: bool, const ROWS: usize>(
+    product: &Product<'_>,
+    out: &mut [f32],
+    stride: usize,
+) {
+    product.check(out, stride);
+    let m = product.size[0];
+    let mut i = 0;
+    while i + ROWS <= m {
+        row_block::<FMA, ROWS>(product, out, stride, i);
+        i += ROWS;
+    }
+    match m - i {
+        0 => {}
+        1 => row_block::<FMA, 1>(product, out, stride, i),
+        2 => row_block::<FMA, 2>(product, out, stride, i),
+        3 => row_block::<FMA, 3>(product, out, stride, i),
+        4 => row_block::<FMA, 4>(product, out, stride, i),
+        5 => row_block::<FMA, 5>(product, out, stride, i),
+        6 => row_block::<FMA, 6>(product, out, stride, i),
+        _ => row_block::<FMA, 7>(product, out, stride, i),
+    }
+}
+
+impl Product<'_> {
+    /// Everything that `tile` relies on.
+    #[inline(always)]
+    fn check(&self, out: &[f32], stride: usize) {
+        let ([m, n, k], Left { data, row, col }) = (self.size, self.left);
+        assert!(n % LANES == 0, "{n} columns are not whole lanes");
+        if m == 0 || n == 0 {
+            return;
+        }
+        assert!((m - 1) * stride + n <= out.len());
+        assert!(self.scale.is_none_or(|scale| m <= scale.len()));
+        if k > 0 {
+            assert!((m - 1) * row + (k - 1) * col < data.len());
+            assert!((k - 1) * self.right.stride + n <= self.right.data.len());
+        }
+    }
+}
+
+/// `R` rows of the result from row `i` on.
+#[inline(always)]
+fn row_block<const FMA: bool, const R: usize>(
+    product: &Product<'_>,
+    out: &mut [f32],
+    stride: usize,
+    i: usize,
+) {
+    let [_, n, k] = product.size;
+    let (mut from, mut to, mut columns) = (0, k, n);
+    match product.part {
+        Part::Whole => {}
+        Part::LeftLower => to = k.min(i + R),
+        Part::LeftUpper => from = i.min(k),
+        Part::OutLower => columns = n.min((i + R).next_multiple_of(LANES)),
+    }
+    let mut j = 0;
+    while j < columns {
+        // SAFETY: `check` has seen that rows up to `m`, columns up to `n` and sums up to `k` are
+        // inside the slices; `i + R <= m`, `j + LANES <= n` and `to <= k`.
+        let sums = unsafe { tile::<FMA, R>(product, i, j, from..to) };
+        for (r, sums) in sums.iter().enumerate() {
+            let factor = product.scale.map_or(1.0, |scale| scale[i + r]);
+            let at = (i + r) * stride + j;
+            let out: &mut Lanes = (&mut out[at..at + LANES]).try_into().expect("whole lanes");
+            match product.keep {
+                Keep::Nothing => (0..LANES).for_each(|l| out[l] = factor * sums[l]),
+                Keep::Times(keep) => (0..LANES)
+                    .for_each(|l| out[l] = multiply_add::<FMA>(factor, sums[l], keep * out[l])),
+            }
+        }
+        j += LANES;
+    }
+}
+
+/// The sums over `range` for `R` rows from `i` and one lane of columns from `j`.
+///
+/// # Safety
+///
+/// Rows `i..i + R`, columns `j..j + LANES` and `range` must lie inside both factors.
+#[inline(always)]
+unsafe fn tile<const FMA: bool, const R: usize>(
+    product: &Product<'_>,
+    i: usize,
+    j: usize,
+    range: std::ops::Range<usize>,
+) -> [Lanes; R] {
+    let Left { data, row, col } = product.left;
+    let Right {
+        data: right,
+        stride,
+    } = product.right;
+    let mut sums = [[0f32; LANES]; R];
+    for p in range {
+        // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
+        let lanes = unsafe { &*right.as_ptr().add(p * stride + j).cast::<Lanes>() };
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let value = unsafe { *data.as_ptr().add((i + r) * row + p * col) };
+            for l in 0..LANES {
+                sums[l] = multiply_add::<FMA>(value, lanes[l], sums[l]);
+            }
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::{Level, padded};
+    use super::*;
+    use crate::testing::Random;
+
+    fn random(random: &mut Random, len: usize) -> Vec<f32> {
+        random
+            .values(len, -1.0, 1.0)
+            .into_iter()
+            .map(|x| x as f32)
+            .collect()
+    }
+
+    /// Every size, stride, part and level against three loops in f64.
+    #[test]
+    fn products_match_three_loops() {
+        let mut seed = Random(3);
+        for (m, n, k) in [
+            (1, 1, 1),
+            (5, 16, 3),
+            (23, 40, 17),
+            (64, 64, 64),
+            (8, 7, 0),
+            (33, 33, 33),
+        ] {
+            for part in [
+                Part::Whole,
+                Part::LeftLower,
+                Part::LeftUpper,
+                Part::OutLower,
+            ] {
+                for transposed in [false, true] {
+                    let wide = padded(n);
+                    let mut left = random(&mut seed, m.max(1) * k.max(1));
+                    let (row, col) = if transposed { (1, m) } else { (k, 1) };
+                    for (i, p) in (0..m).flat_map(|i| (0..k).map(move |p| (i, p))) {
+                        let zero = match part {
+                            Part::LeftLower => p > i,
+                            Part::LeftUpper => p < i,
+                            _ => false,
+                        };
+                        if zero {
+                            left[i * row + p * col] = 0.0;
+                        }
+                    }
+                    let right = random(&mut seed, k * wide);
+                    let scale = random(&mut seed, m);
+                    let before = random(&mut seed, m * wide);
+                    for level in Level::available() {
+                        let mut out = before.clone();
+                        let product = Product {
+                            size: [m, wide, k],
+                            left: Left {
+                                data: &left,
+                                row,
+                                col,
+                            },
+                            right: Right {
+                                data: &right,
+                                stride: wide,
+                            },
+                            part,
+                            keep: Keep::Times(0.5),
+                            scale: Some(&scale),
+                        };
+                        multiply(level, &product, &mut out, wide);
+                        for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                            if part == Part::OutLower && j > i {
+                                continue;
+                            }
+                            let sum: f64 = (0..k)
+                                .map(|p| {
+                                    left[i * row + p * col] as f64 * right[p * wide + j] as f64
+                                })
+                                .sum();
+                            let want = 0.5 * before[i * wide + j] as f64 + scale[i] as f64 * sum;
+                            let got = out[i * wide + j] as f64;
+                            assert!((got - want).abs() < 1e-5, "{level:?} {part:?} [{i}, {j}]");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! One head's rows of a tensor `[B, T, H, X]`: `T` rows that lie `H · X` apart.
+
+use std::marker::PhantomData;
+
+/// One head's rows, to read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows<'a> {
+    data: &'a [f32],
+    first: usize,
+    step: usize,
+    width: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of head `head` (of `B · H`) in a tensor `[B, T, H, width]`.
+    pub(super) fn of_head(data: &'a [f32], [t, h, width]: [usize; 3], head: usize) -> Self {
+        let first = (head / h * t * h + head % h) * width;
+        Rows {
+            data,
+            first,
+            step: h * width,
+            width,
+        }
+    }
+
+    /// Row `t`.
+    #[inline(always)]
+    pub(super) fn row(&self, t: usize) -> &'a [f32] {
+        let at = self.first + t * self.step;
+        &self.data[at..at + self.width]
+    }
+}
+
+/// One head's rows, to write.
+#[derive(Debug)]
+pub(super) struct RowsMut<'a> {
+    /// The head's first row.
+    first: *mut f32,
+    step: usize,
+    width: usize,
+    len: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: a `RowsMut` is the only way to its rows while it lives (see `split`), like `&mut [f32]`.
+unsafe impl Send for RowsMut<'_> {}
+
+impl<'a> RowsMut<'a> {
+    /// The rows of every head of a tensor `[B, T, H, width]`, in the order of `B · H`.
+    pub(super) fn split(data: &'a mut [f32], [t, h, width]: [usize; 3]) -> Vec<RowsMut<'a>> {
+        let row_of_batch = t * h * width;
+        let batches = if row_of_batch == 0 {
+            0
+        } else {
+            data.len() / row_of_batch
+        };
+        assert_eq!(
+            data.len(),
+            batches * row_of_batch,
+            "not a whole number of batch rows"
+        );
+        let start = data.as_mut_ptr();
+        let head = |i: usize| RowsMut {
+            // SAFETY: `i < batches * h`, so the first row starts inside `data`.
+            first: unsafe { start.add((i / h * t * h + i % h) * width) },
+            step: h * width,
+            width,
+            len: t,
+            owner: PhantomData,
+        };
+        (0..batches * h).map(head).collect()
+    }
+
+    /// Row `t`.
+    #[inline(always)]
+    pub(super) fn row(&mut self, t: usize) -> &mut [f32] {
+        assert!(t < self.len);
+        // SAFETY: row `t` of this head lies inside the slice given to `split`, which is borrowed
+        // for `'a`; rows of different heads do not overlap, and `&mut self` guards this head's.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(t * self.step), self.width) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_cover_a_tensor_once() {
+        let (b, t, h, width) = (2, 3, 4, 5);
+        let mut data = vec![0f32; b * t * h * width];
+        for (i, mut rows) in RowsMut::split(&mut data, [t, h, width])
+            .into_iter()
+            .enumerate()
+        {
+            for row in 0..t {
+                rows.row(row)
+                    .iter_mut()
+                    .for_each(|x| *x += (i * t + row + 1) as f32);
+            }
+        }
+        for head in 0..b * h {
+            let rows = Rows::of_head(&data, [t, h, width], head);
+            for row in 0..t {
+                assert_eq!(rows.row(row), [(head * t + row + 1) as f32; 5]);
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Which vector instructions the kernel may use, found once at run time.
+//!
+//! The loops are plain Rust over arrays of [`LANES`] values. Each is compiled once per level, with
+//! that level's instructions switched on, and the compiler turns the arrays into registers.
+
+/// Values side by side in the innermost loops: one AVX-512 register, two of AVX2, four of NEON.
+pub(super) const LANES: usize = 16;
+
+/// `LANES` values.
+pub(super) type Lanes = [f32; LANES];
+
+/// `x` rounded up to whole lanes.
+pub(super) const fn padded(x: usize) -> usize {
+    x.div_ceil(LANES) * LANES
+}
+
+/// The instructions of this machine. Only [`Level::detect`] and the tests make one, and only for
+/// instructions that are there: that is what the `unsafe` calls in [`leveled`] rest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Level(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What every machine of this architecture has.
+    Portable,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 F, VL and DQ.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// The best level of this machine.
+    pub(super) fn detect() -> Level {
+        *Level::available()
+            .last()
+            .expect("the portable level always exists")
+    }
+
+    /// Every level of this machine, the best one last.
+    pub(super) fn available() -> Vec<Level> {
+        let mut levels = vec![Level(Kind::Portable)];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            levels.push(Level(Kind::Avx2));
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+            {
+                levels.push(Level(Kind::Avx512));
+            }
+        }
+        levels
+    }
+
+    pub(super) fn kind(self) -> Kind {
+        self.0
+    }
+}
+
+/// Whether the portable level has a fused multiply-add; where it has none, `mul_add` is a call.
+pub(super) const PORTABLE_FMA: bool = cfg!(target_arch = "aarch64");
+
+/// `a · b + c`, fused where that is one instruction.
+#[inline(always)]
+pub(super) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// The lanes of `x` from `at` on.
+#[inline(always)]
+pub(super) fn lanes(x: &[f32], at: usize) -> &Lanes {
+    x[at..at + LANES]
+        .try_into()
+        .expect("a slice of that length")
+}
+
+/// The lanes of `x` from `at` on, to write.
+#[inline(always)]
+pub(super) fn lanes_mut(x: &mut [f32], at: usize) -> &mut Lanes {
+    (&mut x[at..at + LANES])
+        .try_into()
+        .expect("a slice of that length")
+}
+
+/// The sum of all lanes, pairwise.
+#[inline(always)]
+pub(super) fn sum(x: &Lanes) -> f32 {
+    let mut x = *x;
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            x[l] += x[l + half];
+        }
+        half /= 2;
+    }
+    x[0]
+}
+
+/// Defines `name(level, args)`: `body` compiled for every level, the level's one called. `body` is
+/// `#[inline(always)]` and takes two constants: whether `mul_add` is one instruction, and how many
+/// rows of lanes the registers hold as accumulators.
+macro_rules! leveled {
+    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:ident) => {
+        $(#[$meta])*
+        pub(in crate::memory_scan::flex) fn $name(
+            level: $crate::memory_scan::flex::simd::Level,
+            $($arg: $type),*
+        ) {
+            use $crate::memory_scan::flex::simd::{Kind, PORTABLE_FMA};
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $type),*) {
+                $body::<true, 4>($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
+            fn avx512($($arg: $type),*) {
+                $body::<true, 8>($($arg),*)
+            }
+            match level.kind() {
+                Kind::Portable => $body::<PORTABLE_FMA, 4>($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: a level of this kind exists only where these instructions were detected.
+                Kind::Avx2 => unsafe { avx2($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                Kind::Avx512 => unsafe { avx512($($arg),*) },
+            }
+        }
+    };
+}
+pub(super) use leveled;
