@@ -3,7 +3,7 @@
 use crate::config::ModelConfig;
 use crate::feed_forward::FeedForward;
 use crate::init::Init;
-use crate::mixer::{Mixer, Positions};
+use crate::mixer::{Call, Mixer};
 use crate::state::LayerState;
 use burn::module::Module;
 use burn::nn::{Dropout, RmsNorm};
@@ -34,11 +34,11 @@ impl Block {
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
-        positions: &Positions,
+        call: &Call,
         state: LayerState,
     ) -> (Tensor<3>, LayerState) {
         let normed = self.input_layernorm.forward(x.clone());
-        let (mixed, state) = self.mixer.forward(normed, positions, state);
+        let (mixed, state) = self.mixer.forward(normed, call, state);
         let x = x + self.dropout.forward(mixed);
         let fed = self
             .mlp

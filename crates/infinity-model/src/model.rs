@@ -8,6 +8,8 @@ use crate::state::ModelState;
 use burn::module::Module;
 use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
 use burn::tensor::{Device, Int, Tensor, assert_shape};
+use infinity_kernels::Form;
+use infinity_kernels::form::FormError;
 
 /// Tokens read at once by [`InfinityModel::prefill`]: enough for whole matrix products, few enough
 /// that a prompt of any length is read in constant memory.
@@ -23,6 +25,8 @@ pub struct InfinityModel {
     lm_head: Option<Linear>,
     #[module(skip)]
     config: ModelConfig,
+    #[module(skip)]
+    form: Option<Form>,
 }
 
 /// Everything below the logits.
@@ -58,6 +62,7 @@ impl ModelConfig {
             model,
             lm_head,
             config: self.clone(),
+            form: None,
         }
     }
 }
@@ -66,6 +71,18 @@ impl InfinityModel {
     /// The configuration it was made from.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The same model with every call in one form of `memory_scan`, for tests and benches. Left
+    /// alone, it takes the fastest that its device has.
+    ///
+    /// # Errors
+    ///
+    /// If the form does not exist on the model's device.
+    pub fn with_form(mut self, form: Form) -> Result<Self, FormError> {
+        form.check(&self.device())?;
+        self.form = Some(form);
+        Ok(self)
     }
 
     /// The device of its parameters.
@@ -107,14 +124,16 @@ impl InfinityModel {
     ) -> (Tensor<3>, ModelState) {
         let [b, t] = tokens.dims();
         assert_eq!(b, state.batch(), "one row of state for each row of tokens");
-        let positions = mixer::positions(&self.config, &state.position, t, &self.device().inner());
+        let device = self.device().inner();
+        let form = self.form.unwrap_or_else(|| Form::choose(t, &device));
+        let call = mixer::call(&self.config, &state.position, t, form, &device);
         let mut x = self
             .model
             .dropout
             .forward(self.model.embed_tokens.forward(tokens));
         let mut layers = Vec::with_capacity(state.layers.len());
         for (block, layer) in self.model.layers.iter().zip(state.layers) {
-            let (y, layer) = block.forward(x, &positions, layer);
+            let (y, layer) = block.forward(x, &call, layer);
             x = y;
             layers.push(layer);
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p infinity-train --bench model_throughput -- --config configs/shakespeare-char.toml
+//! … -- --form chunkwise        one form of the operator instead of the fastest
 //! ```
 //!
 //! One run checks first (operator against its `f64` reference at the configuration's sizes, and a
@@ -13,7 +14,7 @@ use burn::tensor::{DType, Device, Distribution, Tensor};
 use burn::train::Learner;
 use infinity_kernels::memory_scan::reference::Dims;
 use infinity_kernels::testing::{Case, Probe, Tol, assert_close, tensor, values};
-use infinity_kernels::{Form, MemoryScanInputs, memory_scan};
+use infinity_kernels::{Form, FormError, MemoryScanInputs, memory_scan};
 use infinity_model::ModelConfig;
 use infinity_model::config::MemoryUpdate;
 use infinity_model::count::{ParameterCount, training_flops_per_token};
@@ -35,10 +36,15 @@ const VOCABULARY: usize = 66;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = configuration()?;
-    check_operator(&config.model, config.data.max_seq_length);
-    println!("check: memory_scan equals its f64 reference at these sizes");
+    let window = config.data.max_seq_length;
+    let form = match argument("--form") {
+        Some(name) => name.parse()?,
+        None => Form::choose(window, &Device::flex()),
+    };
+    check_operator(&config.model, window, form);
+    println!("check: memory_scan, {form}, equals its f64 reference at these sizes");
     let before = matmul_peak();
-    let (seconds, first, last) = train_steps(&config);
+    let (seconds, first, last) = train_steps(&config, form)?;
     assert!(
         last < first,
         "the loss must fall on a repeated batch: {first} to {last}"
@@ -51,7 +57,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let peak = before.max(after);
 
     let tokens = config.tokens_per_step() as f64;
-    let window = config.data.max_seq_length;
     let flops = training_flops_per_token(&config.model, window) as f64 * tokens / seconds;
     println!(
         "parameters             {}",
@@ -74,11 +79,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// What follows `name` on the command line.
+fn argument(name: &str) -> Option<String> {
+    std::env::args().skip_while(|arg| arg != name).nth(1)
+}
+
 fn configuration() -> Result<RunConfig, Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip_while(|arg| arg != "--config").skip(1);
-    let given = args
-        .next()
-        .unwrap_or_else(|| "configs/shakespeare-char.toml".to_owned());
+    let given = argument("--config").unwrap_or_else(|| "configs/shakespeare-char.toml".to_owned());
     // Cargo runs benches in the package's folder; paths are given from the workspace's.
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut config = RunConfig::load(&root.join(given))?;
@@ -88,7 +95,7 @@ fn configuration() -> Result<RunConfig, Box<dyn std::error::Error>> {
     Ok(config)
 }
 
-fn check_operator(model: &ModelConfig, t: usize) {
+fn check_operator(model: &ModelConfig, t: usize, form: Form) {
     let dims = Dims {
         b: 1,
         t: t.min(256),
@@ -125,7 +132,7 @@ fn check_operator(model: &ModelConfig, t: usize) {
         DType::F32,
         &device,
     );
-    let out = memory_scan(inputs, state, Form::choose(dims.t, &device));
+    let out = memory_scan(inputs, state, form);
     let tol = Tol {
         rms_ratio: 1e-5,
         worst_over_rms: 20.0,
@@ -188,9 +195,9 @@ fn batch(config: &RunConfig) -> HostBatch {
 }
 
 /// Median seconds of a step, and the loss of the first and the last one.
-fn train_steps(config: &RunConfig) -> (f64, f64, f64) {
+fn train_steps(config: &RunConfig, form: Form) -> Result<(f64, f64, f64), FormError> {
     let device = Device::flex().autodiff();
-    let model = config.model.init_seeded(1, &device);
+    let model = config.model.init_seeded(1, &device).with_form(form)?;
     let rates = learning_rates(&config.optimizer, &config.lr_scheduler, 1000, &config.model);
     let trainee = Trainee::new(model, config.training.loss_chunk);
     let mut learner = Learner::new(trainee, optimizer(&config.optimizer, &config.model), rates);
@@ -212,5 +219,5 @@ fn train_steps(config: &RunConfig) -> (f64, f64, f64) {
         losses.push(output.item.loss_sum / output.item.n_tokens as f64);
     }
     times.sort_by(f64::total_cmp);
-    (times[times.len() / 2], losses[0], losses[losses.len() - 1])
+    Ok((times[times.len() / 2], losses[0], losses[losses.len() - 1]))
 }

@@ -2,7 +2,7 @@
 //! output gate.
 
 use super::gates::Gates;
-use super::{Positions, heads};
+use super::{Call, heads};
 use crate::config::{KernelType, ModelConfig, QkNorm};
 use crate::init::Init;
 use crate::state::LayerState;
@@ -11,7 +11,7 @@ use burn::nn::{Linear, RmsNorm};
 use burn::tensor::{DType, Device, Tensor, activation};
 use infinity_kernels::feature_map;
 use infinity_kernels::short_conv::short_conv;
-use infinity_kernels::{Form, MemoryScanInputs, MemoryScanOutput, memory_scan};
+use infinity_kernels::{MemoryScanInputs, MemoryScanOutput, memory_scan};
 
 /// Everything between a block's norm and its residual.
 #[derive(Module, Debug)]
@@ -124,7 +124,7 @@ impl InfinityMixer {
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
-        positions: &Positions,
+        call: &Call,
         memory: Tensor<5>,
         tails: Vec<Tensor<3>>,
     ) -> (Tensor<3>, LayerState) {
@@ -132,8 +132,8 @@ impl InfinityMixer {
         let mapped = self.mapped(&x, tails);
         let tails = mapped.tails.clone();
         let out = match self.config.qk_norm {
-            QkNorm::L2 => self.read_memory(&x, mapped, positions, memory),
-            QkNorm::Denominator => self.read_normalised(&x, mapped, positions, memory),
+            QkNorm::L2 => self.read_memory(&x, mapped, call, memory),
+            QkNorm::Denominator => self.read_normalised(&x, mapped, call, memory),
         };
         let mut o = self.o_norm.forward(out.o);
         if let Some(proj) = &self.output_gate_proj {
@@ -192,11 +192,11 @@ impl InfinityMixer {
         &self,
         x: &Tensor<3>,
         mapped: Mapped,
-        positions: &Positions,
+        call: &Call,
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
         let Mapped { q, k, v, .. } = mapped;
-        self.scan(x, [rotated(q, positions), rotated(k, positions), v], memory)
+        self.scan(call, x, [call.rotated(q), call.rotated(k), v], memory)
     }
 
     /// Classic kernel attention: numerator over denominator, the latter by carrying ones as
@@ -205,16 +205,16 @@ impl InfinityMixer {
         &self,
         x: &Tensor<3>,
         mapped: Mapped,
-        positions: &Positions,
+        call: &Call,
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
         let Mapped { q, k, v, .. } = mapped;
         let v_dim = self.config.value_dim;
         let ones = v.clone().narrow(3, 0, 1).ones_like();
         let sums = memory.clone().narrow(4, v_dim, 1);
-        let below = self.scan(x, [q.clone(), k.clone(), ones], sums);
-        let above = [rotated(q, positions), rotated(k, positions), v];
-        let above = self.scan(x, above, memory.narrow(4, 0, v_dim));
+        let below = self.scan(call, x, [q.clone(), k.clone(), ones], sums);
+        let above = [call.rotated(q), call.rotated(k), v];
+        let above = self.scan(call, x, above, memory.narrow(4, 0, v_dim));
         MemoryScanOutput {
             o: above.o / below.o.abs().clamp_min(1.0),
             state: Tensor::cat(vec![above.state, below.state], 4),
@@ -223,6 +223,7 @@ impl InfinityMixer {
 
     fn scan(
         &self,
+        call: &Call,
         x: &Tensor<3>,
         [q, k, v]: [Tensor<4>; 3],
         memory: Tensor<5>,
@@ -237,15 +238,7 @@ impl InfinityMixer {
             write: gates.write,
             erase: gates.erase,
         };
-        let form = Form::choose(x.dims()[1], &x.device());
-        memory_scan(inputs, memory, form)
-    }
-}
-
-fn rotated(x: Tensor<4>, positions: &Positions) -> Tensor<4> {
-    match positions {
-        Some(rotary) => rotary.apply(x),
-        None => x,
+        memory_scan(inputs, memory, call.form)
     }
 }
 

@@ -11,6 +11,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 pub use gates::Gates;
 pub use infinity::{InfinityMixer, LearnableMap, ShortConv};
+use infinity_kernels::Form;
 use infinity_kernels::rotary::{Rotary, RotaryDims};
 pub use softmax::SoftmaxMixer;
 
@@ -24,22 +25,40 @@ pub enum Mixer {
     Softmax(SoftmaxMixer),
 }
 
-/// Rotary tables of one call, shared by all layers; `None` without rotary embeddings.
-pub(crate) type Positions = Option<Rotary>;
+/// What all layers of one call share.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Rotary tables; `None` without rotary embeddings.
+    rotary: Option<Rotary>,
+    /// The form of `memory_scan`.
+    form: Form,
+}
 
-/// Tables for `t` tokens from `starts` on.
-pub(crate) fn positions(
+impl Call {
+    /// `x` turned to its positions.
+    fn rotated(&self, x: Tensor<4>) -> Tensor<4> {
+        match &self.rotary {
+            Some(rotary) => rotary.apply(x),
+            None => x,
+        }
+    }
+}
+
+/// A call with `t` tokens from `starts` on, in `form`.
+pub(crate) fn call(
     config: &ModelConfig,
     starts: &[u64],
     t: usize,
+    form: Form,
     device: &Device,
-) -> Positions {
+) -> Call {
     let dims = RotaryDims {
         key_dim: config.head_dim(),
         rotated: config.rotary_dim(),
         base: config.rotary_embedding_base,
     };
-    (dims.rotated > 0).then(|| Rotary::new(starts, t, dims, device))
+    let rotary = (dims.rotated > 0).then(|| Rotary::new(starts, t, dims, device));
+    Call { rotary, form }
 }
 
 impl Mixer {
@@ -66,16 +85,14 @@ impl Mixer {
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
-        positions: &Positions,
+        call: &Call,
         state: LayerState,
     ) -> (Tensor<3>, LayerState) {
         match (self, state) {
             (Mixer::Infinity(mixer), LayerState::Infinity { memory, tails }) => {
-                mixer.forward(x, positions, memory, tails)
+                mixer.forward(x, call, memory, tails)
             }
-            (Mixer::Softmax(mixer), LayerState::Softmax { cache }) => {
-                mixer.forward(x, positions, cache)
-            }
+            (Mixer::Softmax(mixer), LayerState::Softmax { cache }) => mixer.forward(x, call, cache),
             _ => panic!("the state belongs to another kind of mixer"),
         }
     }

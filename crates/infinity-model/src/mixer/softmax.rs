@@ -1,6 +1,6 @@
 //! Causal softmax attention with rotary positions: the baseline in the same block.
 
-use super::{Positions, heads};
+use super::{Call, heads};
 use crate::config::ModelConfig;
 use crate::init::Init;
 use crate::state::LayerState;
@@ -41,16 +41,12 @@ impl SoftmaxMixer {
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
-        positions: &Positions,
+        call: &Call,
         cache: Option<(Tensor<4>, Tensor<4>)>,
     ) -> (Tensor<3>, LayerState) {
         let [b, t, _] = x.dims();
-        let rotate = |x: Tensor<4>| match positions {
-            Some(rotary) => rotary.apply(x),
-            None => x,
-        };
-        let q = rotate(heads(self.q_proj.forward(x.clone()), self.n_heads));
-        let mut k = rotate(heads(self.k_proj.forward(x.clone()), self.n_heads));
+        let q = call.rotated(heads(self.q_proj.forward(x.clone()), self.n_heads));
+        let mut k = call.rotated(heads(self.k_proj.forward(x.clone()), self.n_heads));
         let mut v = heads(self.v_proj.forward(x), self.n_heads);
         if let Some((keys, values)) = cache {
             k = Tensor::cat(vec![keys, k], 1);
