@@ -2,12 +2,13 @@
 
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{GradientCheckpointing, Precision, Progress, RunConfig};
-use crate::data::{BatchSource, EvalSource, PreparedData, PreparedMeta, TrainSource, prepare};
-use crate::error::{CheckpointError, TrainError};
+use crate::data::{BatchSource, EvalSource, PreparedData, TrainSource, prepare};
+use crate::error::TrainError;
 use crate::eval::EvalReport;
 use crate::metrics::{LmMetric, Reporter};
 use crate::optimizer::{learning_rates, optimizer};
 use crate::renderer::Quiet;
+use crate::resume::{Resume, resume_state, same_text};
 use crate::run_dir::RunDir;
 use crate::step::{LmBatch, Trainee};
 use crate::strategy::{Loop, Outcome, Run, StepLoop};
@@ -22,20 +23,8 @@ use burn::train::{
 use infinity_model::count::ParameterCount;
 use infinity_model::{GenerationConfig, InfinityModel, ModelConfig, save_pretrained};
 use serde_json::json;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-
-/// Where a run goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resume {
-    /// From the newest complete checkpoint.
-    Latest,
-    /// From the checkpoint of this step.
-    Step(u64),
-    /// From this checkpoint directory of the run.
-    Directory(PathBuf),
-}
 
 /// How a run is watched and stopped.
 pub struct TrainControl {
@@ -73,7 +62,12 @@ pub fn train(
     config.validate()?;
     supported(&config)?;
     let checkpoints = CheckpointStore::new(config.output_dir().join("checkpoints"));
-    let state = resume_state(&config, &checkpoints, &mut control)?;
+    let state = resume_state(
+        &config,
+        &checkpoints,
+        control.resume.as_ref(),
+        &mut *control.reporter,
+    )?;
     let prepared = prepare(&config.data, &config.tokenizer, &mut |event| {
         control.reporter.message(&event.to_string());
     })?;
@@ -224,114 +218,6 @@ fn supported(config: &RunConfig) -> Result<(), TrainError> {
         return refuse("data.tbptt_chunks", value, "use 1, or longer windows");
     }
     Ok(())
-}
-
-/// The state of the checkpoint a run goes on from.
-fn resume_state(
-    config: &RunConfig,
-    checkpoints: &CheckpointStore,
-    control: &mut TrainControl,
-) -> Result<Option<TrainerState>, TrainError> {
-    let Some(resume) = &control.resume else {
-        return Ok(None);
-    };
-    let state = match resume {
-        Resume::Latest => {
-            let (state, damaged) = checkpoints.latest()?;
-            for error in damaged {
-                control
-                    .reporter
-                    .message(&format!("{error}; going back to an older one"));
-            }
-            state
-        }
-        Resume::Step(step) => checkpoints.load(*step)?,
-        Resume::Directory(path) => checkpoints.load(checkpoints.step_of(path)?)?,
-    };
-    unchanged(&state.config, config)?;
-    control
-        .reporter
-        .message(&format!("going on after step {}", state.step));
-    Ok(Some(state))
-}
-
-/// Sections whose settings decide what the next step computes.
-const FIXED_SECTIONS: [&str; 6] = [
-    "model",
-    "tokenizer",
-    "data",
-    "training",
-    "optimizer",
-    "lr_scheduler",
-];
-/// Keys in them that may change: how long, how fast, how it is watched.
-const FREE_KEYS: [&str; 11] = [
-    "vocab_size",
-    "max_seconds",
-    "num_workers",
-    "cache_dir",
-    "per_device_eval_batch_size",
-    "loss_chunk",
-    "loss_watchdog",
-    "skip_non_finite",
-    "eos_token_id",
-    "bos_token_id",
-    "pad_token_id",
-];
-
-/// Refuses to go on with settings that would make it another run.
-fn unchanged(was: &str, config: &RunConfig) -> Result<(), CheckpointError> {
-    let parse = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
-    let (was, now) = (parse(was), parse(&config.to_toml()));
-    let seed = |table: &toml::Table| table.get("run").and_then(|run| run.get("seed")).cloned();
-    let mut pairs = vec![("run.seed".to_owned(), seed(&was), seed(&now))];
-    for section in FIXED_SECTIONS {
-        let table = |from: &toml::Table| {
-            from.get(section)
-                .and_then(toml::Value::as_table)
-                .cloned()
-                .unwrap_or_default()
-        };
-        let (was, now) = (table(&was), table(&now));
-        for key in now
-            .keys()
-            .chain(was.keys())
-            .filter(|key| !FREE_KEYS.contains(&key.as_str()))
-        {
-            pairs.push((
-                format!("{section}.{key}"),
-                was.get(key).cloned(),
-                now.get(key).cloned(),
-            ));
-        }
-    }
-    let shown = |value: Option<toml::Value>| value.map_or("unset".to_owned(), |v| v.to_string());
-    match pairs.into_iter().find(|(_, was, now)| was != now) {
-        Some((key, was, now)) => Err(CheckpointError::Changed {
-            key,
-            was: shown(was),
-            now: shown(now),
-        }),
-        None => Ok(()),
-    }
-}
-
-/// Refuses to go on with another text or tokenizer under the same name.
-fn same_text(state: &TrainerState, meta: &PreparedMeta) -> Result<(), CheckpointError> {
-    let pairs = [
-        ("data.train_file", &state.text, &meta.source.hash),
-        ("tokenizer", &state.tokenizer, &meta.tokenizer_hash),
-    ];
-    let changed = pairs
-        .into_iter()
-        .find(|(_, was, now)| !was.is_empty() && was != now);
-    changed.map_or(Ok(()), |(key, was, now)| {
-        Err(CheckpointError::Changed {
-            key: key.to_owned(),
-            was: format!("contents {was}"),
-            now: format!("contents {now}"),
-        })
-    })
 }
 
 /// The model's configuration with what the tokenizer decides.

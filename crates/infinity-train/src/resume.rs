@@ -1,0 +1,124 @@
+//! Going on with a run: from which checkpoint, and whether it is still the same run.
+
+use crate::checkpoint::{CheckpointStore, TrainerState};
+use crate::config::RunConfig;
+use crate::data::PreparedMeta;
+use crate::error::{CheckpointError, TrainError};
+use crate::metrics::Reporter;
+use std::path::PathBuf;
+
+/// Where a run goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// From the newest complete checkpoint.
+    Latest,
+    /// From the checkpoint of this step.
+    Step(u64),
+    /// From this checkpoint directory of the run.
+    Directory(PathBuf),
+}
+
+/// The state of the checkpoint a run goes on from.
+pub(crate) fn resume_state(
+    config: &RunConfig,
+    checkpoints: &CheckpointStore,
+    resume: Option<&Resume>,
+    reporter: &mut dyn Reporter,
+) -> Result<Option<TrainerState>, TrainError> {
+    let Some(resume) = resume else {
+        return Ok(None);
+    };
+    let state = match resume {
+        Resume::Latest => {
+            let (state, damaged) = checkpoints.latest()?;
+            for error in damaged {
+                reporter.message(&format!("{error}; going back to an older one"));
+            }
+            state
+        }
+        Resume::Step(step) => checkpoints.load(*step)?,
+        Resume::Directory(path) => checkpoints.load(checkpoints.step_of(path)?)?,
+    };
+    unchanged(&state.config, config)?;
+    reporter.message(&format!("going on after step {}", state.step));
+    Ok(Some(state))
+}
+
+/// Sections whose settings decide what the next step computes.
+const FIXED_SECTIONS: [&str; 6] = [
+    "model",
+    "tokenizer",
+    "data",
+    "training",
+    "optimizer",
+    "lr_scheduler",
+];
+/// Keys in them that may change: how long, how fast, how it is watched.
+const FREE_KEYS: [&str; 11] = [
+    "vocab_size",
+    "max_seconds",
+    "num_workers",
+    "cache_dir",
+    "per_device_eval_batch_size",
+    "loss_chunk",
+    "loss_watchdog",
+    "skip_non_finite",
+    "eos_token_id",
+    "bos_token_id",
+    "pad_token_id",
+];
+
+/// Refuses to go on with settings that would make it another run.
+fn unchanged(was: &str, config: &RunConfig) -> Result<(), CheckpointError> {
+    let parse = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
+    let (was, now) = (parse(was), parse(&config.to_toml()));
+    let seed = |table: &toml::Table| table.get("run").and_then(|run| run.get("seed")).cloned();
+    let mut pairs = vec![("run.seed".to_owned(), seed(&was), seed(&now))];
+    for section in FIXED_SECTIONS {
+        let table = |from: &toml::Table| {
+            from.get(section)
+                .and_then(toml::Value::as_table)
+                .cloned()
+                .unwrap_or_default()
+        };
+        let (was, now) = (table(&was), table(&now));
+        for key in now
+            .keys()
+            .chain(was.keys())
+            .filter(|key| !FREE_KEYS.contains(&key.as_str()))
+        {
+            pairs.push((
+                format!("{section}.{key}"),
+                was.get(key).cloned(),
+                now.get(key).cloned(),
+            ));
+        }
+    }
+    let shown = |value: Option<toml::Value>| value.map_or("unset".to_owned(), |v| v.to_string());
+    match pairs.into_iter().find(|(_, was, now)| was != now) {
+        Some((key, was, now)) => Err(CheckpointError::Changed {
+            key,
+            was: shown(was),
+            now: shown(now),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses to go on with another text or tokenizer under the same name.
+pub(crate) fn same_text(state: &TrainerState, meta: &PreparedMeta) -> Result<(), CheckpointError> {
+    let pairs = [
+        ("data.train_file", &state.text, &meta.source.hash),
+        ("tokenizer", &state.tokenizer, &meta.tokenizer_hash),
+    ];
+    let changed = pairs
+        .into_iter()
+        .find(|(_, was, now)| !was.is_empty() && was != now);
+    changed.map_or(Ok(()), |(key, was, now)| {
+        Err(CheckpointError::Changed {
+            key: key.to_owned(),
+            was: format!("contents {was}"),
+            now: format!("contents {now}"),
+        })
+    })
+}
