@@ -75,6 +75,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokens / seconds,
         flops / 1e9
     );
+    if flops > peak || before.min(after) < 0.7 * peak {
+        println!("the machine was busy: the two peaks differ, or lie below the step; run it again");
+    }
     println!("of the peak            {:.1} %", 100.0 * flops / peak);
     Ok(())
 }

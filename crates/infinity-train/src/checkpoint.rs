@@ -280,6 +280,9 @@ impl CheckpointStore {
     pub fn load(&self, step: u64) -> Result<TrainerState, CheckpointError> {
         let directory = self.path(step);
         let marker = directory.join(COMPLETE);
+        if !directory.is_dir() {
+            return Err(CheckpointError::None { path: directory });
+        }
         if !marker.is_file() {
             return Err(CheckpointError::Incomplete { path: directory });
         }

@@ -79,7 +79,9 @@ pub enum TrainError {
 #[non_exhaustive]
 pub enum CheckpointError {
     /// There is none to resume from.
-    #[error("no complete checkpoint in {path}")]
+    #[error(
+        "no complete checkpoint in {path}; a run that has none starts anew, with `run.overwrite = true` where its directory is in use"
+    )]
     None {
         /// Where it was looked for.
         path: PathBuf,

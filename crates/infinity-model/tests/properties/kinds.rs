@@ -149,7 +149,7 @@ pub(crate) struct Cuts<'a> {
 
 impl<'a> Cuts<'a> {
     /// The state carried over every cut.
-    pub fn carried(at: &'a [usize]) -> Self {
+    pub(crate) fn carried(at: &'a [usize]) -> Self {
         let between = |state| state;
         Cuts { at, between }
     }

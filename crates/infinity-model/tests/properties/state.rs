@@ -35,7 +35,7 @@ fn the_state_does_not_grow() {
         let counted = |position| state_bytes(config, 2, position);
         assert_eq!(counted(10) == counted(1_000_000), constant, "{name}");
         if constant {
-            assert_eq!(at_10.bytes() as u64, counted(10) as u64, "{name}");
+            assert_eq!(at_10.bytes() as u64, counted(10), "{name}");
             let sizes = |state| {
                 state_values(state)
                     .iter()

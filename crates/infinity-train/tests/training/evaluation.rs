@@ -1,7 +1,7 @@
 //! The loss over a split is the loss of its text.
 
-use crate::{TOL, VOCABULARY, assert_close, trainee};
-use infinity_kernels::testing::{Random, compare};
+use crate::{TOL, VOCABULARY, trainee};
+use infinity_kernels::testing::{Random, assert_close, compare};
 use infinity_model::ModelConfig;
 use infinity_model::burn::module::Module;
 use infinity_model::burn::tensor::{Device, Int, Tensor, TensorData};
