@@ -68,9 +68,9 @@ impl Form {
     }
 }
 
-/// Whether `memory_scan` has a native kernel on `device`.
+/// Whether operators have native kernels on `device`.
 #[allow(unused_variables)]
-fn has_kernel(device: &Device) -> bool {
+pub(crate) fn has_kernel(device: &Device) -> bool {
     #[cfg(feature = "flex")]
     if let DispatchDevice::Flex(_) = device.clone().without_autodiff().as_dispatch() {
         return true;

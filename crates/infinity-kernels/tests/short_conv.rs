@@ -1,7 +1,8 @@
 //! Short convolution against its reference, whole and in parts.
 
+use burn::tensor::activation;
 use burn::tensor::{DType, Device, Tensor};
-use infinity_kernels::short_conv::{reference, short_conv};
+use infinity_kernels::short_conv::{reference, short_conv, short_conv_silu};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
 /// Worst RMS ratio on Flex, 2026-11-23: 6e-8.
@@ -52,4 +53,64 @@ fn a_flipped_kernel_is_caught() {
     let right = reference::forward([1, 4, 5, 4], &x, &weight, &tail);
     let wrong = reference::forward([1, 4, 5, 4], &x, &flipped, &tail);
     assert!(compare(&wrong, &right, TOL).is_err());
+}
+
+/// Values and gradients of the native convolution with SiLU against the same on tensors.
+#[test]
+fn with_silu_it_matches_the_tensor_form_gradients_too() {
+    /// Worst RMS ratio on Flex, 2026-11-23: 2e-7.
+    const GRADS: Tol = Tol {
+        rms_ratio: 2e-6,
+        worst_over_rms: 20.0,
+        floor: 1e-9,
+    };
+    let device = Device::flex().autodiff();
+    for [b, t, channels, kernel] in [[1, 1, 3, 4], [2, 9, 5, 4], [3, 2, 20, 4], [2, 33, 17, 2]] {
+        let mut random = Random(11);
+        let x = random.values(b * t * channels, -3.0, 3.0);
+        let weight = random.values(channels * kernel, -1.0, 1.0);
+        let tail = random.values(b * channels * (kernel - 1), -1.0, 1.0);
+        let out = random.values(b * t * channels, -1.0, 1.0);
+        let end = random.values(b * channels * (kernel - 1), -1.0, 1.0);
+        let run = |native: bool| {
+            let x = tensor(&x, [b, t, channels], DType::F32, &device).require_grad();
+            let w = tensor(&weight, [channels, kernel], DType::F32, &device).require_grad();
+            let tail = tensor(&tail, [b, channels, kernel - 1], DType::F32, &device).require_grad();
+            let (y, next) = match native {
+                true => short_conv_silu(x.clone(), w.clone(), tail.clone()),
+                false => {
+                    let (y, next) = short_conv(x.clone(), w.clone(), tail.clone());
+                    (activation::silu(y), next)
+                }
+            };
+            let d_y = tensor(&out, [b, t, channels], DType::F32, &device);
+            let d_next = tensor(&end, [b, channels, kernel - 1], DType::F32, &device);
+            let grads = ((y.clone() * d_y).sum() + (next.clone() * d_next).sum()).backward();
+            [
+                values(y.inner()),
+                values(next.inner()),
+                values(x.grad(&grads).unwrap()),
+                values(w.grad(&grads).unwrap()),
+                values(tail.grad(&grads).unwrap()),
+            ]
+        };
+        let names = ["y", "next tail", "d_x", "d_weight", "d_tail"];
+        let (native, tensors) = (run(true), run(false));
+        for ((name, actual), expected) in names.iter().zip(&native).zip(&tensors) {
+            assert_close(
+                &format!("{b} {t} {channels} {kernel}"),
+                name,
+                actual,
+                expected,
+                GRADS,
+            );
+        }
+        assert_eq!(run(true), native, "two runs give the same bits");
+        assert!(compare(&native[0], &values_without_silu(&native[0]), GRADS).is_err());
+    }
+}
+
+/// What a kernel that forgot SiLU could return.
+fn values_without_silu(y: &[f64]) -> Vec<f64> {
+    y.iter().map(|y| y * 2.0).collect()
 }

@@ -149,12 +149,13 @@ fn matmul_peak() -> f64 {
     let device = Device::flex();
     let mut best = 0f64;
     for (m, k, n) in [
-        (512, 512, 512),
+        (512_usize, 512, 512),
         (1024, 1024, 1024),
         (2048, 256, 1024),
         (1536, 128, 512),
     ] {
-        let random = |dims| Tensor::<2>::random(dims, Distribution::Uniform(-1.0, 1.0), &device);
+        let random =
+            |dims: [usize; 2]| Tensor::<2>::random(dims, Distribution::Uniform(-1.0, 1.0), &device);
         let (a, b) = (random([m, k]), random([k, n]));
         for _ in 0..5 {
             let start = Instant::now();

@@ -3,5 +3,11 @@
 pub(crate) mod array;
 pub(crate) mod chunks;
 pub(crate) mod decay;
+#[cfg(feature = "flex")]
+pub(crate) mod exp;
+#[cfg(feature = "flex")]
+pub(crate) mod flex_values;
 pub(crate) mod l2norm;
+#[cfg(feature = "flex")]
+pub(crate) mod simd;
 pub(crate) mod unit_lower;

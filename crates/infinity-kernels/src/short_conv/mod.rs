@@ -7,9 +7,16 @@
 //! The `kernel − 1` inputs before the first token come in as the tail and the last ones leave as
 //! the next tail, so a sequence can be cut anywhere.
 
+mod backend;
+#[cfg(feature = "flex")]
+mod flex;
 pub mod reference;
 
-use burn::tensor::{Tensor, assert_shape};
+pub use backend::ShortConvBackend;
+
+use crate::form::has_kernel;
+use burn::backend::Dispatch;
+use burn::tensor::{Tensor, activation, assert_shape};
 
 /// Convolves `x` `[B, T, channels]` with `weight` `[channels, kernel]`, continuing from `tail`
 /// `[B, channels, kernel − 1]`. Returns outputs `[B, T, channels]` and the next tail.
@@ -36,4 +43,39 @@ pub fn short_conv(x: Tensor<3>, weight: Tensor<2>, tail: Tensor<3>) -> (Tensor<3
     }
     let tail = padded.slice([0..b, t..t + before]).swap_dims(1, 2);
     (y, tail)
+}
+
+/// `silu(short_conv(x))` and the next tail: a native kernel where the device has one, else
+/// [`short_conv`] and SiLU on tensors.
+///
+/// # Panics
+///
+/// As [`short_conv`].
+#[track_caller]
+pub fn short_conv_silu(x: Tensor<3>, weight: Tensor<2>, tail: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+    let [b, t, channels] = x.dims();
+    let [_, kernel] = weight.dims();
+    if kernel == 1 || t == 0 || !has_kernel(&x.device()) {
+        let (y, tail) = short_conv(x, weight, tail);
+        return (activation::silu(y), tail);
+    }
+    let before = kernel - 1;
+    assert_shape!(weight, [channels, kernel]);
+    assert_shape!(tail, [b, channels, before]);
+    let next = match t < before {
+        true => Tensor::cat(
+            vec![
+                tail.clone().slice([0..b, 0..channels, t..before]),
+                x.clone().swap_dims(1, 2),
+            ],
+            2,
+        ),
+        false => x.clone().slice([0..b, t - before..t]).swap_dims(1, 2),
+    };
+    let y = Dispatch::native_conv_silu(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        tail.into_dispatch(),
+    );
+    (Tensor::from_dispatch(y), next)
 }

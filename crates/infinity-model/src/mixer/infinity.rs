@@ -10,7 +10,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, RmsNorm};
 use burn::tensor::{DType, Device, Tensor, activation};
 use infinity_kernels::feature_map;
-use infinity_kernels::short_conv::short_conv;
+use infinity_kernels::short_conv::short_conv_silu;
 use infinity_kernels::{MemoryScanInputs, MemoryScanOutput, memory_scan};
 
 /// Everything between a block's norm and its residual.
@@ -157,9 +157,9 @@ impl InfinityMixer {
             let mut y = proj.forward(x.clone());
             if let Some(conv) = conv {
                 let tail = tails.next().expect("a tail for every convolution");
-                let (convolved, tail) = short_conv(y, conv.taps(), tail);
+                let (convolved, tail) = short_conv_silu(y, conv.taps(), tail);
                 next.push(tail);
-                y = activation::silu(convolved);
+                y = convolved;
             }
             heads(y, self.config.n_heads)
         };

@@ -7,8 +7,8 @@ use super::masks::{self, Extent, Gates, Scores};
 use super::product::{Keep, Left, Part, Product, Right, multiply};
 use super::rows::Rows;
 use super::rowwise::{gather, transpose};
-use super::simd::{Level, padded};
 use super::solve::{System, solve};
+use crate::math::simd::{Level, padded};
 
 /// Sizes of a head.
 #[derive(Clone, Copy, Debug)]

@@ -8,9 +8,8 @@
 //! | `chunk.rs` | one chunk in scratch memory: rows, gates, masks, solve |
 //! | `forward.rs`, `backward.rs`, `backward/` | over the chunks of a head |
 //! | `step.rs` | a few tokens, one by one |
-//! | `masks.rs`, `solve.rs`, `product.rs`, `rowwise.rs`, `exp.rs` | the loops |
+//! | `masks.rs`, `solve.rs`, `product.rs`, `rowwise.rs` | the loops |
 //! | `rows.rs` | one head's rows in `[B, T, H, X]` |
-//! | `simd.rs` | the machine's vector instructions |
 //!
 //! Values are `f32`, whatever the tensors hold. A head is never split over threads: below `B × H`
 //! heads as many threads are idle. Two runs give the same bits, on any number of threads; machines
@@ -18,28 +17,25 @@
 
 mod backward;
 mod chunk;
-mod exp;
 mod forward;
 mod masks;
 mod product;
 mod rows;
 mod rowwise;
-mod simd;
 mod solve;
 mod step;
 
 use super::backend::ScanTensors;
+use crate::math::flex_values::{Primitive, single, slice, tensor};
+use crate::math::simd::Level;
 use backward::{Backward, HeadGrads};
-use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor};
-use burn::tensor::{DType, FloatDType, Shape, TensorData};
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::{DType, Shape};
 use chunk::{Chunk, HeadInputs, Sizes};
 use forward::Forward;
 use rayon::prelude::*;
 use rows::{Rows, RowsMut};
-use simd::Level;
 use step::Steps;
-
-type Primitive = FloatTensor<Flex>;
 
 /// Positions in a chunk. Of 32, 64 and 128 on a 2-core AVX-512 machine: 32 computes up to a tenth
 /// less, but saves twice the states, and what that costs in page faults is more; 128 is slower.
@@ -120,27 +116,6 @@ impl Call {
 
     fn outputs_len(&self) -> usize {
         self.b * self.sizes.t * self.h * self.sizes.v
-    }
-}
-
-fn single(x: Primitive) -> Primitive {
-    let x = match x.dtype() {
-        DType::F32 => x,
-        _ => Flex::float_cast(x, FloatDType::F32),
-    };
-    x.to_contiguous()
-}
-
-fn slice(x: &Primitive) -> &[f32] {
-    x.as_slice::<f32>()
-        .expect("made contiguous and f32 by `single`")
-}
-
-fn tensor(values: Vec<f32>, shape: Shape, dtype: DType) -> Primitive {
-    let x = Primitive::from_data(TensorData::new(values, shape));
-    match dtype {
-        DType::F32 => x,
-        _ => Flex::float_cast(x, dtype.into()),
     }
 }
 

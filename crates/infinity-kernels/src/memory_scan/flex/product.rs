@@ -4,7 +4,7 @@
 //! costs nothing, and the right factor and the result have rows of whole lanes. At these sizes
 //! (16 to 128) the packing of a general matrix product costs more than it gains.
 
-use super::simd::{LANES, Lanes, leveled, multiply_add};
+use crate::math::simd::{LANES, Lanes, leveled, multiply_add};
 
 /// A matrix of any strides.
 #[derive(Clone, Copy, Debug)]
@@ -199,8 +199,8 @@ unsafe fn tile<const FMA: bool, const R: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::{Level, padded};
     use super::*;
+    use crate::math::simd::{Level, padded};
     use crate::testing::Random;
 
     fn random(random: &mut Random, len: usize) -> Vec<f32> {

@@ -1,7 +1,7 @@
 //! Small loops over the rows of a chunk: scaling, transposing, sums over keys.
 
 use super::rows::{Rows, RowsMut};
-use super::simd::{LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_add, sum};
+use crate::math::simd::{LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_add, sum};
 
 leveled!(
     /// Rows `from..from + c` of a head into scratch rows of `wide` (whole lanes), filled up with
@@ -215,8 +215,8 @@ fn swap<const STEP: usize>(block: &mut [Lanes; LANES]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::padded;
     use super::*;
+    use crate::math::simd::padded;
 
     #[test]
     fn transposes_of_any_size() {

@@ -2,9 +2,9 @@
 //! written once for each token, and stays in cache between the two.
 
 use super::chunk::{HeadInputs, Sizes};
-use super::exp::exp;
 use super::rows::RowsMut;
-use super::simd::{LANES, Level, leveled, multiply_add};
+use crate::math::exp::exp;
+use crate::math::simd::{LANES, Level, leveled, multiply_add};
 
 /// Scratch of the steps of one head.
 #[derive(Clone, Debug)]

@@ -4,9 +4,9 @@ use super::super::chunk::Chunk;
 use super::super::masks::{MaskGrads, mask_grads};
 use super::super::product::{Keep, Left, Part, Product, Right, multiply};
 use super::super::rowwise::transpose;
-use super::super::simd::padded;
 use super::super::solve::solve_transposed;
 use super::Backward;
+use crate::math::simd::padded;
 
 impl Backward {
     /// `dX = (I + L)⁻ᵀ (Aᵀ dO + Σ_s diag(u e^(b_C − b)) K dH_s)`.

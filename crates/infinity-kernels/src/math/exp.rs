@@ -23,7 +23,7 @@ const POLYNOMIAL: [f32; 6] = [
 
 /// `exp(x)`, within 2 units in the last place; NaN stays NaN.
 #[inline(always)]
-pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let shifted = x * std::f32::consts::LOG2_E + ROUNDER;
     let n = shifted - ROUNDER;
     let r = multiply_add::<FMA>(n, -LN_2_LOW, multiply_add::<FMA>(n, -LN_2_HIGH, x));
@@ -40,8 +40,8 @@ pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::{Level, leveled};
     use super::exp;
+    use crate::math::simd::{Level, leveled};
 
     #[inline(always)]
     fn all<const FMA: bool, const ROWS: usize>(x: &mut [f32]) {

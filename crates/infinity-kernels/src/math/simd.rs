@@ -4,23 +4,23 @@
 //! that level's instructions switched on, and the compiler turns the arrays into registers.
 
 /// Values side by side in the innermost loops: one AVX-512 register, two of AVX2, four of NEON.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// `LANES` values.
-pub(super) type Lanes = [f32; LANES];
+pub(crate) type Lanes = [f32; LANES];
 
 /// `x` rounded up to whole lanes.
-pub(super) const fn padded(x: usize) -> usize {
+pub(crate) const fn padded(x: usize) -> usize {
     x.div_ceil(LANES) * LANES
 }
 
 /// The instructions of this machine. Only [`Level::detect`] and the tests make one, and only for
 /// instructions that are there: that is what the `unsafe` calls in [`leveled`] rest on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Level(Kind);
+pub(crate) struct Level(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// What every machine of this architecture has.
     Portable,
     /// AVX2 and FMA.
@@ -33,14 +33,14 @@ pub(super) enum Kind {
 
 impl Level {
     /// The best level of this machine.
-    pub(super) fn detect() -> Level {
+    pub(crate) fn detect() -> Level {
         *Level::available()
             .last()
             .expect("the portable level always exists")
     }
 
     /// Every level of this machine, the best one last.
-    pub(super) fn available() -> Vec<Level> {
+    pub(crate) fn available() -> Vec<Level> {
         let mut levels = vec![Level(Kind::Portable)];
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -55,23 +55,23 @@ impl Level {
         levels
     }
 
-    pub(super) fn kind(self) -> Kind {
+    pub(crate) fn kind(self) -> Kind {
         self.0
     }
 }
 
 /// Whether the portable level has a fused multiply-add; where it has none, `mul_add` is a call.
-pub(super) const PORTABLE_FMA: bool = cfg!(target_arch = "aarch64");
+pub(crate) const PORTABLE_FMA: bool = cfg!(target_arch = "aarch64");
 
 /// `a · b + c`, fused where that is one instruction.
 #[inline(always)]
-pub(super) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// The lanes of `x` from `at` on.
 #[inline(always)]
-pub(super) fn lanes(x: &[f32], at: usize) -> &Lanes {
+pub(crate) fn lanes(x: &[f32], at: usize) -> &Lanes {
     x[at..at + LANES]
         .try_into()
         .expect("a slice of that length")
@@ -79,7 +79,7 @@ pub(super) fn lanes(x: &[f32], at: usize) -> &Lanes {
 
 /// The lanes of `x` from `at` on, to write.
 #[inline(always)]
-pub(super) fn lanes_mut(x: &mut [f32], at: usize) -> &mut Lanes {
+pub(crate) fn lanes_mut(x: &mut [f32], at: usize) -> &mut Lanes {
     (&mut x[at..at + LANES])
         .try_into()
         .expect("a slice of that length")
@@ -87,7 +87,7 @@ pub(super) fn lanes_mut(x: &mut [f32], at: usize) -> &mut Lanes {
 
 /// The sum of all lanes, pairwise.
 #[inline(always)]
-pub(super) fn sum(x: &Lanes) -> f32 {
+pub(crate) fn sum(x: &Lanes) -> f32 {
     let mut x = *x;
     let mut half = LANES / 2;
     while half > 0 {
@@ -105,11 +105,11 @@ pub(super) fn sum(x: &Lanes) -> f32 {
 macro_rules! leveled {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:ident) => {
         $(#[$meta])*
-        pub(in crate::memory_scan::flex) fn $name(
-            level: $crate::memory_scan::flex::simd::Level,
+        pub(crate) fn $name(
+            level: $crate::math::simd::Level,
             $($arg: $type),*
         ) {
-            use $crate::memory_scan::flex::simd::{Kind, PORTABLE_FMA};
+            use $crate::math::simd::{Kind, PORTABLE_FMA};
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $type),*) {
@@ -132,4 +132,4 @@ macro_rules! leveled {
         }
     };
 }
-pub(super) use leveled;
+pub(crate) use leveled;
