@@ -28,6 +28,7 @@
 //! - [`rotary`]: rotary positions, exact at any `u64` position.
 //! - [`feature_map`]: kernel feature maps and l2 normalisation.
 //! - [`softmax_attention`](mod@softmax_attention): the quadratic baseline that claims are measured against.
+//! - [`swiglu`](mod@swiglu): the gate of a feed-forward.
 //! - [`form`]: which form of an operator runs, decided in one place.
 //! - [`testing`]: cases, tolerances and the one comparison used by every test.
 
@@ -38,6 +39,7 @@ pub mod memory_scan;
 pub mod rotary;
 pub mod short_conv;
 pub mod softmax_attention;
+pub mod swiglu;
 pub mod testing;
 
 pub use form::{Form, FormError};

@@ -8,7 +8,8 @@ use crate::config::ModelConfig;
 use crate::init::Init;
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
+use infinity_kernels::swiglu::swiglu;
 
 /// The position-wise half of a block.
 #[derive(Module, Debug)]
@@ -30,7 +31,8 @@ impl FeedForward {
 
     /// `[B, T, D]` → `[B, T, D]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = activation::silu(self.gate_proj.forward(x.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        let gate = self.gate_proj.forward(x.clone());
+        self.down_proj
+            .forward(swiglu(gate, self.up_proj.forward(x)))
     }
 }
