@@ -7,6 +7,7 @@
 //! Every size is checked against the chunk form first (which the tests hold to the `f64`
 //! reference). Then the contestants take turns, so that a machine that slows down slows down all
 //! of them; medians are printed.
+#![allow(clippy::print_stdout, reason = "a bench shows what it measured")]
 
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, Tensor, module};

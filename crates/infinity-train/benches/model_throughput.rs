@@ -8,6 +8,7 @@
 //! One run checks first (operator against its `f64` reference at the configuration's sizes, and a
 //! falling loss), then measures the f32 matmul peak and the training step, peak before and after,
 //! so that a noisy machine shows.
+#![allow(clippy::print_stdout, reason = "a bench shows what it measured")]
 
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Distribution, Tensor};

@@ -14,11 +14,9 @@ impl Fit<'_> {
     /// The stretch between validations that `step` (from 1) falls into, from 1.
     pub(super) fn epoch(&self, step: u64) -> usize {
         let every = self.fixed.config.eval.every;
-        if every == 0 {
-            1
-        } else {
-            ((step - 1) / every + 1) as usize
-        }
+        (step - 1)
+            .checked_div(every)
+            .map_or(1, |before| before as usize + 1)
     }
 
     pub(super) fn start_split(&mut self, epoch: usize) {

@@ -120,7 +120,7 @@ impl Backward {
             } = self.chunk;
             gather(level, d_o, n * sizes.chunk, c, &mut self.d_o, v_wide);
             self.through_solve();
-            self.to_columns();
+            self.turn_to_columns();
             self.through_scores();
             self.through_states(states);
             self.through_products();

@@ -118,9 +118,9 @@ fn decays<const FMA: bool>(b: &[f32], i: usize, j: usize) -> Lanes {
 fn below(end: usize, j: usize, value: impl Fn(usize) -> f32) -> Lanes {
     let mut out = [0f32; LANES];
     let end = end as i32 - j as i32;
-    for l in 0..LANES {
+    for (l, out) in out.iter_mut().enumerate() {
         let x = value(l);
-        out[l] = if (l as i32) < end { x } else { 0.0 };
+        *out = if (l as i32) < end { x } else { 0.0 };
     }
     out
 }

@@ -49,11 +49,7 @@ impl<'a> RowsMut<'a> {
     /// The rows of every head of a tensor `[B, T, H, width]`, in the order of `B · H`.
     pub(super) fn split(data: &'a mut [f32], [t, h, width]: [usize; 3]) -> Vec<RowsMut<'a>> {
         let row_of_batch = t * h * width;
-        let batches = if row_of_batch == 0 {
-            0
-        } else {
-            data.len() / row_of_batch
-        };
+        let batches = data.len().checked_div(row_of_batch).unwrap_or(0);
         assert_eq!(
             data.len(),
             batches * row_of_batch,

@@ -31,8 +31,8 @@ fn gather_body<const FMA: bool, const ROWS: usize>(
             *to = *row;
         }
         if let Some(to) = to_rest.first_chunk_mut::<LANES>() {
-            for l in 0..LANES {
-                to[l] = row_rest.get(l).copied().unwrap_or(0.0);
+            for (l, to) in to.iter_mut().enumerate() {
+                *to = row_rest.get(l).copied().unwrap_or(0.0);
             }
         }
     }

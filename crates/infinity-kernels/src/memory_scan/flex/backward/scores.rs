@@ -52,7 +52,7 @@ impl Backward {
     }
 
     /// The transposes that the rest reads.
-    pub(super) fn to_columns(&mut self) {
+    pub(super) fn turn_to_columns(&mut self) {
         let Chunk {
             c,
             stride,

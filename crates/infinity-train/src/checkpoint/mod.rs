@@ -10,19 +10,20 @@
 //! and fingerprint of every file, and the directory gets its name. A run that dies on the way
 //! leaves a `.tmp-` directory that nobody reads and the next checkpoint removes.
 
-use crate::data::Fingerprint;
+mod files;
+mod part;
+
+pub use part::Part;
+
 use crate::error::CheckpointError;
 use crate::stream_state::{self, STREAM};
-use burn::optim::OptimizerRecord;
-use burn::optim::lr_scheduler::LrSchedulerRecord;
-use burn::store::ModuleRecord;
 use burn::tensor::Device;
-use burn::train::checkpoint::{Checkpoint, Checkpointer, CheckpointerError};
+use files::{Mark, remove_if_there, sync_directory, write_error, write_synced};
 use infinity_model::ModelState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -361,107 +362,3 @@ impl CheckpointStore {
         }
     }
 }
-
-/// Size and fingerprint of a file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Mark {
-    bytes: u64,
-    fingerprint: String,
-}
-
-impl Mark {
-    fn of(path: &Path) -> io::Result<Self> {
-        let (mut file, mut fingerprint) = (File::open(path)?, Fingerprint::default());
-        let (mut buffer, mut bytes) = (vec![0; 1 << 20], 0);
-        loop {
-            let read = file.read(&mut buffer)?;
-            if read == 0 {
-                return Ok(Mark {
-                    bytes,
-                    fingerprint: fingerprint.hex(),
-                });
-            }
-            bytes += read as u64;
-            fingerprint.update(&buffer[..read]);
-        }
-    }
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    // Windows cannot open a directory as a file, and syncs renames itself.
-    if cfg!(unix) {
-        File::open(path)?.sync_all()
-    } else {
-        Ok(())
-    }
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn write_error(path: &Path, error: io::Error) -> CheckpointError {
-    CheckpointError::Write {
-        path: path.to_path_buf(),
-        reason: error.to_string(),
-    }
-}
-
-/// One of the three parts of a checkpoint, as Burn's learner sees it. Its "epochs" are steps.
-pub struct Part {
-    store: CheckpointStore,
-    name: &'static str,
-}
-
-impl Part {
-    fn file(&self, directory: PathBuf) -> PathBuf {
-        directory.join(format!("{}.bpk", self.name))
-    }
-
-    fn save_part<R: Checkpoint>(&self, step: usize, record: R) {
-        let path = self.file(self.store.temporary(step as u64));
-        // A full disk can show as an error or as a panic on the way down.
-        let saved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| record.save(path)));
-        let saved = match saved {
-            Ok(saved) => saved.map_err(|error| error.to_string()),
-            Err(_) => Err("the writer panicked".to_owned()),
-        };
-        self.store.part_done(step as u64, saved);
-    }
-
-    fn restore_part<R: Checkpoint>(&self, step: usize) -> Result<R, CheckpointerError> {
-        R::load(self.file(self.store.path(step as u64)))
-    }
-}
-
-macro_rules! part_of {
-    ($($record:ty),+) => {$(
-        impl Checkpointer<$record> for Part {
-            fn save(&self, step: usize, record: $record) -> Result<(), CheckpointerError> {
-                // Failures reach the run through `CheckpointStore::finish`.
-                self.save_part(step, record);
-                Ok(())
-            }
-
-            fn delete(&self, _step: usize) -> Result<(), CheckpointerError> {
-                Ok(()) // `CheckpointStore::prune` removes whole checkpoints.
-            }
-
-            fn restore(&self, step: usize) -> Result<$record, CheckpointerError> {
-                self.restore_part(step)
-            }
-        }
-    )+};
-}
-
-part_of!(ModuleRecord, OptimizerRecord, LrSchedulerRecord);
