@@ -14,7 +14,7 @@ struct Bench {
     command: &'static [&'static str],
 }
 
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 3] = [
     Bench {
         name: "model",
         about: "training tokens/s of a config, and its share of this machine's f32 matmul peak",
@@ -31,6 +31,18 @@ const BENCHES: [Bench; 2] = [
         name: "length",
         about: "time and memory against sequence length, softmax attention beside it",
         command: &["bench", "-p", "infinity-train", "--bench", "length", "--"],
+    },
+    Bench {
+        name: "kernels",
+        about: "memory_scan: native kernel, chunk form and softmax attention, forward and backward",
+        command: &[
+            "bench",
+            "-p",
+            "infinity-kernels",
+            "--bench",
+            "memory_scan",
+            "--",
+        ],
     },
 ];
 
