@@ -52,7 +52,7 @@ fn the_original_projects_line_works_verbatim() {
         .rfind(|line| line.trim().starts_with("infinity generate"))
         .unwrap();
     assert!(last.contains("out/final -p 'Once upon a time'"), "{last}");
-    let mut again = command(dir.path(), "generate out/final -n 4");
+    let mut again = command(dir.path(), "generate out/final -n 4 --ignore-eos");
     again.args(["-p", "Once upon a time"]);
     let again = ran(again).exits(0);
     assert!(again.out.starts_with("Once upon a time"), "{}", again.out);
