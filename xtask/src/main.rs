@@ -9,7 +9,7 @@ mod check;
 mod plot;
 mod tidy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
@@ -22,7 +22,7 @@ usage: cargo xtask <command>
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let root = workspace_root();
+    let root = &workspace_root();
     match args.first().map(String::as_str) {
         Some("check") => check::run(root),
         Some("tidy") => tidy::run(root),
@@ -38,10 +38,14 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// The folder above this package.
-fn workspace_root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies inside the workspace")
+///
+/// As Cargo says when it starts this program: a build folder may be shared by several clones, and
+/// a path compiled in may be that of another one.
+fn workspace_root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR");
+    let package = package.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    let root = package.parent().map(Path::to_path_buf);
+    root.expect("xtask lies inside the workspace")
 }
 
 /// The Cargo that runs this program, so that nested calls use the same toolchain.

@@ -172,7 +172,7 @@ fn what_is_shown_can_be_read_again() {
 #[test]
 fn every_file_in_configs_is_one() {
     let dir = directory();
-    let configs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
+    let configs = fs::canonicalize("../../configs").unwrap();
     let files: Vec<_> = fs::read_dir(configs)
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -24,18 +24,26 @@
 //! # Map
 //!
 //! - [`memory_scan`](mod@memory_scan): linear attention with `S` decaying states, delta or additive writes.
+//! - [`memory_gates`](mod@memory_gates): decay, write, erase and read weights of that memory.
 //! - [`short_conv`](mod@short_conv): causal depthwise convolution with a carried tail.
 //! - [`rotary`]: rotary positions, exact at any `u64` position.
 //! - [`feature_map`]: kernel feature maps and l2 normalisation.
 //! - [`softmax_attention`](mod@softmax_attention): the quadratic baseline that claims are measured against.
 //! - [`swiglu`](mod@swiglu): the gate of a feed-forward.
+//! - [`rms_norm`](mod@rms_norm): root-mean-square norm, alone and with an output gate.
+//! - [`newton_schulz`](mod@newton_schulz): Muon's orthogonalisation.
+//! - [`native`]: how most operators reach a device's own kernels.
 //! - [`form`]: which form of an operator runs, decided in one place.
 //! - [`testing`]: cases, tolerances and the one comparison used by every test.
 
 pub mod feature_map;
 pub mod form;
 mod math;
+pub mod memory_gates;
 pub mod memory_scan;
+pub mod native;
+pub mod newton_schulz;
+pub mod rms_norm;
 pub mod rotary;
 pub mod short_conv;
 pub mod softmax_attention;

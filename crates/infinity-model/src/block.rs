@@ -8,6 +8,7 @@ use crate::state::LayerState;
 use burn::module::Module;
 use burn::nn::{Dropout, RmsNorm};
 use burn::tensor::Tensor;
+use infinity_kernels::rms_norm::rms_norm;
 
 /// One layer of the network.
 #[derive(Module, Debug)]
@@ -37,12 +38,16 @@ impl Block {
         call: &Call,
         state: LayerState,
     ) -> (Tensor<3>, LayerState) {
-        let normed = self.input_layernorm.forward(x.clone());
+        let normed = norm(&self.input_layernorm, x.clone());
         let (mixed, state) = self.mixer.forward(normed, call, state);
         let x = x + self.dropout.forward(mixed);
-        let fed = self
-            .mlp
-            .forward(self.post_attention_layernorm.forward(x.clone()));
+        let normed = norm(&self.post_attention_layernorm, x.clone());
+        let fed = self.mlp.forward(normed);
         (x + self.dropout.forward(fed), state)
     }
+}
+
+/// Burn's module with the project's kernel.
+pub(crate) fn norm(module: &RmsNorm, x: Tensor<3>) -> Tensor<3> {
+    rms_norm(x, module.gamma.val(), module.epsilon)
 }

@@ -1,6 +1,6 @@
 //! The language model: embedding, blocks, norm, logits; state in, state out.
 
-use crate::block::Block;
+use crate::block::{Block, norm};
 use crate::config::ModelConfig;
 use crate::init::Init;
 use crate::mixer::{self, Mixer};
@@ -142,7 +142,7 @@ impl InfinityModel {
             .into_iter()
             .map(|p| p.wrapping_add(t as u64))
             .collect();
-        (self.model.norm.forward(x), ModelState { layers, position })
+        (norm(&self.model.norm, x), ModelState { layers, position })
     }
 
     /// Logits `[B, T, vocab_size]` of `hidden` `[B, T, D]`.

@@ -15,6 +15,7 @@ pub mod error;
 pub mod eval;
 pub mod loss;
 pub mod metrics;
+pub mod muon;
 pub mod optimizer;
 mod renderer;
 pub mod resume;

@@ -9,12 +9,11 @@
 //! The update rules are Burn's; clipping is global and happens before them, in `clip`.
 
 use crate::config::{LrSchedulerConfig, OptimizerConfig, OptimizerName};
+use crate::muon::Muon;
 use crate::schedule::Schedule;
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
-use burn::optim::decay::WeightDecayConfig;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdamW, AdamWConfig, GradientsParams, ModuleOptimizer, Muon, MuonConfig};
+use burn::optim::{AdamW, AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use infinity_model::ModelConfig;
 
@@ -54,16 +53,7 @@ fn adamw(config: &OptimizerConfig, weight_decay: f64) -> AdamW {
 }
 
 fn muon(config: &OptimizerConfig, weight_decay: f64) -> Muon {
-    let decay = (weight_decay > 0.0).then(|| WeightDecayConfig::new(weight_decay as f32));
-    let momentum = MomentumConfig {
-        momentum: config.muon_momentum,
-        dampening: 0.0,
-        nesterov: true,
-    };
-    MuonConfig::new()
-        .with_weight_decay(decay)
-        .with_momentum(momentum)
-        .build()
+    Muon::new(config.muon_momentum, weight_decay)
 }
 
 /// The optimizer for a whole model. Later groups win over earlier ones.

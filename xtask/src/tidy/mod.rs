@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn this_workspace_is_tidy() {
-        let tree = Tree::read(crate::workspace_root()).expect("the workspace can be read");
+        let tree = Tree::read(&crate::workspace_root()).expect("the workspace can be read");
         let findings: Vec<String> = RULES
             .iter()
             .flat_map(|(rule, check)| {

@@ -12,6 +12,28 @@ use burn::tensor::{Tensor, activation, assert_shape};
 /// Length below which [`l2_normalize`] lets a vector shrink to zero.
 pub const L2_EPS: f64 = 1e-6;
 
+/// The maps without parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeatureMap {
+    /// `x`.
+    Identity,
+    /// `elu(x) + 1`.
+    EluPlusOne,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+impl FeatureMap {
+    /// φ(x).
+    pub fn apply(self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            FeatureMap::Identity => x,
+            FeatureMap::EluPlusOne => elu_plus_one(x),
+            FeatureMap::Relu => relu(x),
+        }
+    }
+}
+
 /// `elu(x) + 1`, positive everywhere: `x + 1` above zero, `exp(x)` below.
 pub fn elu_plus_one(x: Tensor<4>) -> Tensor<4> {
     activation::relu(x.clone()) + x.clamp_max(0.0).exp()

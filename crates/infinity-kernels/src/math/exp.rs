@@ -38,9 +38,34 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     if x > HIGHEST { f32::INFINITY } else { value }
 }
 
+/// `ln(1 + u)` for `u` in [0, 1], as `2 atanh(u / (2 + u))`: the series has lost everything below
+/// f32 after eight terms.
+#[inline(always)]
+pub(crate) fn log1p_of_unit<const FMA: bool>(u: f32) -> f32 {
+    let t = u / (2.0 + u);
+    let square = t * t;
+    let mut p = 1.0 / 15.0;
+    for odd in [13.0, 11.0, 9.0, 7.0, 5.0, 3.0] {
+        p = multiply_add::<FMA>(p, square, 1.0 / odd);
+    }
+    2.0 * multiply_add::<FMA>(p * square, t, t)
+}
+
+/// `1 − exp(y)` for `y ≤ 0`, with all its digits near 0.
+#[inline(always)]
+pub(crate) fn minus_expm1<const FMA: bool>(y: f32) -> f32 {
+    let mut p = 1.0 / 40_320.0;
+    for factorial in [5_040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0] {
+        p = multiply_add::<FMA>(p, y, 1.0 / factorial);
+    }
+    let near = -p * y;
+    let far = 1.0 - exp::<FMA>(y);
+    if y > -0.5 { near } else { far }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::exp;
+    use super::{exp, log1p_of_unit, minus_expm1};
     use crate::math::simd::{Level, leveled};
 
     #[inline(always)]
@@ -63,6 +88,24 @@ mod tests {
             }
             assert!(worst < 2.0, "{level:?}: {worst} units in the last place");
         }
+    }
+
+    #[test]
+    fn logarithm_and_difference_keep_their_digits() {
+        let close = |got: f32, want: f64, what: &str, x: f32| {
+            let error = ((f64::from(got) - want) / want).abs();
+            assert!(error < 3e-7, "{what}({x}) = {got}, not {want}");
+        };
+        for i in 0..200_000 {
+            let u = (i as f32 + 1.0) / 200_000.0;
+            close(log1p_of_unit::<true>(u), f64::from(u).ln_1p(), "log1p", u);
+            let y = -8.0 * u;
+            close(minus_expm1::<true>(y), -f64::from(y).exp_m1(), "1 - exp", y);
+            let y = -1e-3 * u;
+            close(minus_expm1::<true>(y), -f64::from(y).exp_m1(), "1 - exp", y);
+        }
+        assert_eq!(log1p_of_unit::<true>(0.0), 0.0);
+        assert_eq!(minus_expm1::<true>(0.0), 0.0);
     }
 
     #[test]

@@ -9,5 +9,7 @@ pub(crate) mod exp;
 pub(crate) mod flex_values;
 pub(crate) mod l2norm;
 #[cfg(feature = "flex")]
+pub(crate) mod product;
+#[cfg(feature = "flex")]
 pub(crate) mod simd;
 pub(crate) mod unit_lower;

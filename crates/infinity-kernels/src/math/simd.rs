@@ -99,6 +99,20 @@ pub(crate) fn sum(x: &Lanes) -> f32 {
     x[0]
 }
 
+/// `Σ a · b` over whole slices of the same length.
+#[inline(always)]
+pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0f32; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for l in 0..LANES {
+            sums[l] = multiply_add::<FMA>(a[l], b[l], sums[l]);
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| a * b);
+    sum(&sums) + rest.sum::<f32>()
+}
+
 /// Defines `name(level, args)`: `body` compiled for every level, the level's one called. `body` is
 /// `#[inline(always)]` and takes two constants: whether `mul_add` is one instruction, and how many
 /// rows of lanes the registers hold as accumulators.

@@ -7,8 +7,24 @@
 //! fixed-point fraction of a turn, `t · round(ω/2π · 2⁶⁴) mod 2⁶⁴`: wrapping integer arithmetic
 //! drops whole turns exactly, and the error at position 1e12 stays below 2e-7 rad.
 
+#[cfg(feature = "flex")]
+pub(crate) mod flex;
+pub mod reference;
+
+use crate::feature_map::{FeatureMap, l2_normalize};
+use crate::form::has_kernel;
+use crate::native::NativeOp;
 use burn::tensor::{Device, Tensor, TensorData, assert_shape};
 use std::f64::consts::TAU;
+
+/// What the native kernel of [`Rotary::unit`] knows besides its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnitRotary {
+    /// What comes first.
+    pub map: FeatureMap,
+    /// Pairs that are turned.
+    pub half: usize,
+}
 
 /// Cosines and sines for one call of a model: `T` positions of every row.
 ///
@@ -21,6 +37,8 @@ pub struct Rotary {
     sin: Tensor<4>,
     /// Signed permutation `[1, 1, K, K]` that takes a vector to its quarter turn.
     quarter_turn: Tensor<4>,
+    /// Pairs that are turned.
+    half: usize,
 }
 
 /// Which dims are rotated, and how fast.
@@ -90,6 +108,7 @@ impl Rotary {
             cos: table(cos),
             sin: table(sin),
             quarter_turn: quarter_turn(key_dim, half, device),
+            half,
         }
     }
 
@@ -102,8 +121,29 @@ impl Rotary {
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, t, _, key_dim] = self.cos.dims();
         assert_shape!(x, [_, t, _, key_dim]);
+        if self.half == 0 {
+            return x;
+        }
         let turned = x.clone().matmul(self.quarter_turn.clone());
         x * self.cos.clone() + turned * self.sin.clone()
+    }
+
+    /// The rotated unit vectors of `map(x)`, `x` `[B, T, H, K]`: in one pass where the device has
+    /// a native kernel, else on tensors.
+    ///
+    /// # Panics
+    ///
+    /// As [`apply`](Self::apply).
+    #[track_caller]
+    pub fn unit(&self, x: Tensor<4>, map: FeatureMap) -> Tensor<4> {
+        if !has_kernel(&x.device()) {
+            return self.apply(l2_normalize(map.apply(x)));
+        }
+        let [_, t, _, key_dim] = self.cos.dims();
+        assert_shape!(x, [_, t, _, key_dim]);
+        let half = self.half;
+        let op = NativeOp::UnitRotary(UnitRotary { map, half });
+        op.run(x, self.cos.clone(), self.sin.clone())
     }
 }
 

@@ -173,7 +173,7 @@ fn backward_loop<const FMA: bool, const ROWS: usize>(
 leveled!(fn backward_row(row: Row<'_>, d_y: &[f32], grads: &mut RowGrads<'_>) = backward_loop);
 
 /// `silu(conv(x))`.
-pub(super) fn forward(x: Primitive, weight: Primitive, tail: Primitive) -> Primitive {
+pub(crate) fn forward(x: Primitive, weight: Primitive, tail: Primitive) -> Primitive {
     let call = Call::new(x, weight, tail);
     let (row_len, _) = call.row_len();
     let mut y = vec![0f32; call.b * row_len];
@@ -189,7 +189,7 @@ pub(super) fn forward(x: Primitive, weight: Primitive, tail: Primitive) -> Primi
 }
 
 /// Gradients of `x`, `weight` and `tail`.
-pub(super) fn backward(
+pub(crate) fn backward(
     x: Primitive,
     weight: Primitive,
     tail: Primitive,

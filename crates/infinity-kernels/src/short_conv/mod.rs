@@ -7,15 +7,12 @@
 //! The `kernel − 1` inputs before the first token come in as the tail and the last ones leave as
 //! the next tail, so a sequence can be cut anywhere.
 
-mod backend;
 #[cfg(feature = "flex")]
-mod flex;
+pub(crate) mod flex;
 pub mod reference;
 
-pub use backend::ShortConvBackend;
-
 use crate::form::has_kernel;
-use burn::backend::Dispatch;
+use crate::native::NativeOp;
 use burn::tensor::{Tensor, activation, assert_shape};
 
 /// Convolves `x` `[B, T, channels]` with `weight` `[channels, kernel]`, continuing from `tail`
@@ -72,10 +69,5 @@ pub fn short_conv_silu(x: Tensor<3>, weight: Tensor<2>, tail: Tensor<3>) -> (Ten
         ),
         false => x.clone().slice([0..b, t - before..t]).swap_dims(1, 2),
     };
-    let y = Dispatch::native_conv_silu(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        tail.into_dispatch(),
-    );
-    (Tensor::from_dispatch(y), next)
+    (NativeOp::ConvSilu.run(x, weight, tail), next)
 }

@@ -47,7 +47,7 @@ leveled!(
 );
 
 /// `silu(gate) ⊙ up`.
-pub(super) fn forward(gate: Primitive, up: Primitive) -> Primitive {
+pub(crate) fn forward(gate: Primitive, up: Primitive) -> Primitive {
     let (shape, dtype) = (gate.shape(), gate.dtype());
     let (gate, up) = (single(gate), single(up));
     let mut y = vec![0f32; shape.num_elements()];
@@ -60,7 +60,7 @@ pub(super) fn forward(gate: Primitive, up: Primitive) -> Primitive {
 }
 
 /// Gradients of `gate` and `up`.
-pub(super) fn backward(gate: Primitive, up: Primitive, d_y: Primitive) -> (Primitive, Primitive) {
+pub(crate) fn backward(gate: Primitive, up: Primitive, d_y: Primitive) -> (Primitive, Primitive) {
     let (shape, dtype) = (gate.shape(), gate.dtype());
     let (gate, up, d_y) = (single(gate), single(up), single(d_y));
     let mut d_gate = vec![0f32; shape.num_elements()];

@@ -1,24 +1,16 @@
-//! The gates of the memory, all linear in the normed input and kept in f32.
-//!
-//! ```text
-//! g    = −exp(A_log) · softplus(W_g x + dt_bias)        log decay
-//! beta = sigmoid(W_β x)                                 write strength
-//! a    = sqrt(softmax_S(W_a x + c_a))                   allocation, ‖a‖₂ = 1
-//! r    = S^(−1/2) · 2 · sigmoid(W_r x + c_r)            read weights
-//! m    = sigmoid(W_m x + gate_init_bias)                memory or context
-//! ```
-//!
-//! State 0 is the context, read with `2(1 − m)`; states 1.. are the memory, read with `2m`.
+//! The gates of the memory: parameters and projections, all linear in the normed input and kept in
+//! f32. What becomes of the projections is [`memory_gates`]'s.
 
 // `A_log` is Mamba's name, and the name in weight files.
 #![allow(non_snake_case)]
 
-use super::heads;
 use crate::config::{Decay, MemoryUpdate, ModelConfig};
 use crate::init::Init;
 use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::{DType, Tensor, TensorData, activation};
+use burn::tensor::module::linear;
+use burn::tensor::{DType, Tensor};
+use infinity_kernels::memory_gates::{DecayRule, GateInputs, GateRule, GateValues, memory_gates};
 
 /// Projections and constants of the gates. What a configuration does not use is not there.
 #[derive(Module, Debug)]
@@ -30,17 +22,8 @@ pub struct Gates {
     pub(crate) write_proj: Option<Linear>,
     pub(crate) read_proj: Option<Linear>,
     pub(crate) memory_gate_proj: Option<Linear>,
-    n_heads: usize,
-    n_states: usize,
-    delta: bool,
-}
-
-/// What the operator is given, `[B, T, H, S]` each.
-pub(super) struct GateValues {
-    pub(super) log_decay: Tensor<4>,
-    pub(super) read: Tensor<4>,
-    pub(super) write: Tensor<4>,
-    pub(super) erase: Option<Tensor<4>>,
+    #[module(skip)]
+    rule: GateRule,
 }
 
 /// Half-lives in tokens, log-spaced from 4 to the longest over states and then heads, `[H, S]`.
@@ -82,91 +65,44 @@ impl Gates {
             memory_gate_proj: config
                 .has_memory_gate()
                 .then(|| init.linear_with_bias(width, h, config.gate_init_bias)),
-            n_heads: h,
-            n_states: s,
-            delta: config.memory_update == MemoryUpdate::Delta,
+            rule: GateRule {
+                n_heads: h,
+                n_states: s,
+                delta: config.memory_update == MemoryUpdate::Delta,
+                decay: match config.decay {
+                    Decay::None => DecayRule::None,
+                    Decay::Fixed => DecayRule::Fixed,
+                    Decay::Adaptive => DecayRule::Adaptive,
+                },
+                memory_gate: config.has_memory_gate(),
+            },
         }
     }
 
     /// All gates for the normed input `[B, T, D]`.
     pub(super) fn forward(&self, x: &Tensor<3>) -> GateValues {
-        let log_decay = self.log_decay(x);
-        let beta = activation::sigmoid(self.project(&self.beta_proj, x));
-        let write = self
-            .write_proj
-            .as_ref()
-            .map(|proj| (activation::log_softmax(self.project(proj, x), 3) * 0.5).exp());
-        let read = self.read(x, &beta);
-        if self.delta {
-            let erase = write.unwrap_or_else(|| beta.ones_like());
-            return GateValues {
-                log_decay,
-                read,
-                write: erase.clone() * beta,
-                erase: Some(erase),
-            };
-        }
-        let write = match write {
-            Some(write) => write * beta,
-            None => beta,
+        let (h, s) = (self.rule.n_heads, self.rule.n_states);
+        let device = x.device();
+        let optional = [&self.write_proj, &self.read_proj, &self.memory_gate_proj];
+        let projections = self.decay_proj.iter().chain([&self.beta_proj]);
+        let projections = projections.chain(optional.into_iter().flatten());
+        // One product for all gates: alone, each is far too thin for one.
+        let weight = Tensor::cat(projections.map(|proj| proj.weight.val()).collect(), 1);
+        let dt_bias = self.dt_bias.iter().map(|bias| bias.val().reshape([h * s]));
+        let biases = optional.into_iter().flatten().flat_map(|proj| &proj.bias);
+        let biases: Vec<Tensor<1>> = dt_bias.chain(biases.map(|bias| bias.val())).collect();
+        let inputs = GateInputs {
+            projections: linear(x.clone(), weight, None).cast(DType::F32),
+            a_log: match &self.A_log {
+                Some(a_log) => a_log.val(),
+                None => Tensor::zeros([h, s], &device),
+            },
+            bias: match biases.is_empty() {
+                false => Tensor::cat(biases, 0),
+                true => Tensor::zeros([1], &device),
+            },
         };
-        // sqrt(1 − exp(2g)) keeps the size of an additive memory; written with tanh, because
-        // 1 − exp(2g) has no digits left for slow decays. Without decay there is nothing to keep.
-        let write = match &self.dt_bias {
-            Some(_) => {
-                let g = log_decay.clone();
-                write * (g.clone().tanh().neg() * ((g * 2.0).exp() + 1.0)).sqrt()
-            }
-            None => write,
-        };
-        GateValues {
-            log_decay,
-            read,
-            write,
-            erase: None,
-        }
-    }
-
-    fn project(&self, proj: &Linear, x: &Tensor<3>) -> Tensor<4> {
-        heads(proj.forward(x.clone()), self.n_heads).cast(DType::F32)
-    }
-
-    fn log_decay(&self, x: &Tensor<3>) -> Tensor<4> {
-        let (h, s) = (self.n_heads, self.n_states);
-        let [b, t, _] = x.dims();
-        let (Some(a_log), Some(dt_bias)) = (&self.A_log, &self.dt_bias) else {
-            return Tensor::zeros([b, t, h, s], &x.device());
-        };
-        let bias = dt_bias.val().reshape([1, 1, h, s]);
-        let steps = match &self.decay_proj {
-            Some(proj) => self.project(proj, x) + bias,
-            None => bias.expand([b, t, h, s]),
-        };
-        // softplus(x) = max(x, 0) + ln(1 + exp(−|x|)), which overflows nowhere.
-        let softplus = activation::relu(steps.clone()) + steps.abs().neg().exp().log1p();
-        softplus * a_log.val().exp().neg().reshape([1, 1, h, s])
-    }
-
-    /// Read weights, the memory-or-context gate included.
-    fn read(&self, x: &Tensor<3>, like: &Tensor<4>) -> Tensor<4> {
-        let Some(proj) = &self.read_proj else {
-            return like.ones_like();
-        };
-        let s = self.n_states;
-        let scale = 2.0 * (s as f64).powf(-0.5);
-        let read = activation::sigmoid(self.project(proj, x)) * scale;
-        let Some(proj) = &self.memory_gate_proj else {
-            return read;
-        };
-        let m = activation::sigmoid(self.project(proj, x)); // [B, T, H, 1]
-        // 2(1 − m) on state 0 and 2m on the others, as offset + slope · m.
-        let row = |first: f32, others: f32| {
-            let values = (0..s)
-                .map(|state| if state == 0 { first } else { others })
-                .collect();
-            Tensor::<4>::from_data(TensorData::new(values, [1, 1, 1, s]), &x.device())
-        };
-        read * (m * row(-2.0, 2.0) + row(2.0, 0.0))
+        memory_gates(self.rule, inputs)
     }
 }
 

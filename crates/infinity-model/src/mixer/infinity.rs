@@ -8,8 +8,9 @@ use crate::init::Init;
 use crate::state::LayerState;
 use burn::module::{Module, Param};
 use burn::nn::{Linear, RmsNorm};
-use burn::tensor::{DType, Device, Tensor, activation};
-use infinity_kernels::feature_map;
+use burn::tensor::{DType, Device, Tensor};
+use infinity_kernels::feature_map::{self, FeatureMap};
+use infinity_kernels::rms_norm::{gated_rms_norm, rms_norm};
 use infinity_kernels::short_conv::short_conv_silu;
 use infinity_kernels::{MemoryScanInputs, MemoryScanOutput, memory_scan};
 
@@ -56,8 +57,8 @@ struct MixerConfig {
     qk_norm: QkNorm,
 }
 
-/// Queries, keys and values `[B, T, H, ·]` after map and norm, before rotation.
-struct Mapped {
+/// Queries, keys and values `[B, T, H, ·]` after projection and convolution.
+struct Projected {
     q: Tensor<4>,
     k: Tensor<4>,
     v: Tensor<4>,
@@ -129,16 +130,17 @@ impl InfinityMixer {
         tails: Vec<Tensor<3>>,
     ) -> (Tensor<3>, LayerState) {
         let [b, t, _] = x.dims();
-        let mapped = self.mapped(&x, tails);
-        let tails = mapped.tails.clone();
+        let projected = self.projected(&x, tails);
+        let tails = projected.tails.clone();
         let out = match self.config.qk_norm {
-            QkNorm::L2 => self.read_memory(&x, mapped, call, memory),
-            QkNorm::Denominator => self.read_normalised(&x, mapped, call, memory),
+            QkNorm::L2 => self.read_memory(&x, projected, call, memory),
+            QkNorm::Denominator => self.read_normalised(&x, projected, call, memory),
         };
-        let mut o = self.o_norm.forward(out.o);
-        if let Some(proj) = &self.output_gate_proj {
-            o = o * heads(activation::sigmoid(proj.forward(x)), self.config.n_heads);
-        }
+        let (weight, eps) = (self.o_norm.gamma.val(), self.o_norm.epsilon);
+        let o = match &self.output_gate_proj {
+            Some(proj) => gated_rms_norm(out.o, weight, proj.forward(x), eps),
+            None => rms_norm(out.o, weight, eps),
+        };
         let o = o.reshape([b, t, self.config.n_heads * self.config.value_dim]);
         (
             self.o_proj.forward(o),
@@ -149,8 +151,8 @@ impl InfinityMixer {
         )
     }
 
-    /// Projections, convolutions, feature map and norm.
-    fn mapped(&self, x: &Tensor<3>, tails: Vec<Tensor<3>>) -> Mapped {
+    /// Projections and convolutions.
+    fn projected(&self, x: &Tensor<3>, tails: Vec<Tensor<3>>) -> Projected {
         let mut tails = tails.into_iter();
         let mut next = Vec::with_capacity(3);
         let mut project = |proj: &Linear, conv: &Option<ShortConv>| {
@@ -166,37 +168,40 @@ impl InfinityMixer {
         let q = project(&self.q_proj, &self.q_conv1d);
         let k = project(&self.k_proj, &self.k_conv1d);
         let v = project(&self.v_proj, &self.v_conv1d);
-        Mapped {
-            q: self.normed(q),
-            k: self.normed(k),
+        Projected {
+            q,
+            k,
             v,
             tails: next,
         }
     }
 
-    /// Feature map, then unit length where that is the norm.
-    fn normed(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = match (&self.feature_map, self.config.kernel_type) {
-            (Some(map), _) => feature_map::learnable(x, map.weight.val(), map.bias.val()),
-            (None, KernelType::Elu) => feature_map::elu_plus_one(x),
-            (None, KernelType::Relu) => feature_map::relu(x),
-            (None, _) => x,
-        };
-        match self.config.qk_norm {
-            QkNorm::L2 => feature_map::l2_normalize(x),
-            QkNorm::Denominator => x,
+    /// What is left of the feature map once its parameters, if it has any, have been applied.
+    fn parameterised(&self, x: Tensor<4>) -> (Tensor<4>, FeatureMap) {
+        match (&self.feature_map, self.config.kernel_type) {
+            (Some(map), _) => {
+                let x = feature_map::learnable(x, map.weight.val(), map.bias.val());
+                (x, FeatureMap::Identity)
+            }
+            (None, KernelType::Elu) => (x, FeatureMap::EluPlusOne),
+            (None, KernelType::Relu) => (x, FeatureMap::Relu),
+            (None, _) => (x, FeatureMap::Identity),
         }
     }
 
     fn read_memory(
         &self,
         x: &Tensor<3>,
-        mapped: Mapped,
+        projected: Projected,
         call: &Call,
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
-        let Mapped { q, k, v, .. } = mapped;
-        self.scan(call, x, [call.rotated(q), call.rotated(k), v], memory)
+        let Projected { q, k, v, .. } = projected;
+        let [q, k] = [q, k].map(|x| {
+            let (x, map) = self.parameterised(x);
+            call.rotary.unit(x, map)
+        });
+        self.scan(call, x, [q, k, v], memory)
     }
 
     /// Classic kernel attention: numerator over denominator, the latter by carrying ones as
@@ -204,11 +209,15 @@ impl InfinityMixer {
     fn read_normalised(
         &self,
         x: &Tensor<3>,
-        mapped: Mapped,
+        projected: Projected,
         call: &Call,
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
-        let Mapped { q, k, v, .. } = mapped;
+        let Projected { q, k, v, .. } = projected;
+        let [q, k] = [q, k].map(|x| {
+            let (x, map) = self.parameterised(x);
+            map.apply(x)
+        });
         let v_dim = self.config.value_dim;
         let ones = v.clone().narrow(3, 0, 1).ones_like();
         let sums = memory.clone().narrow(4, v_dim, 1);

@@ -28,8 +28,8 @@ pub enum Mixer {
 /// What all layers of one call share.
 #[derive(Debug)]
 pub(crate) struct Call {
-    /// Rotary tables; `None` without rotary embeddings.
-    rotary: Option<Rotary>,
+    /// Rotary tables; without rotary embeddings they turn nothing.
+    rotary: Rotary,
     /// The form of `memory_scan`.
     form: Form,
 }
@@ -37,10 +37,7 @@ pub(crate) struct Call {
 impl Call {
     /// `x` turned to its positions.
     fn rotated(&self, x: Tensor<4>) -> Tensor<4> {
-        match &self.rotary {
-            Some(rotary) => rotary.apply(x),
-            None => x,
-        }
+        self.rotary.apply(x)
     }
 }
 
@@ -57,7 +54,7 @@ pub(crate) fn call(
         rotated: config.rotary_dim(),
         base: config.rotary_embedding_base,
     };
-    let rotary = (dims.rotated > 0).then(|| Rotary::new(starts, t, dims, device));
+    let rotary = Rotary::new(starts, t, dims, device);
     Call { rotary, form }
 }
 

@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     fn here() -> CargoWorkspace {
-        CargoWorkspace::find(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap()
+        CargoWorkspace::find(&std::env::current_dir().unwrap()).unwrap()
     }
 
     fn names(names: &[&str]) -> Vec<String> {

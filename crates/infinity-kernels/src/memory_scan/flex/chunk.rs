@@ -4,10 +4,10 @@
 //! positions behind the end of a ragged chunk are left out (as rows) or zero (as columns).
 
 use super::masks::{self, Extent, Gates, Scores};
-use super::product::{Keep, Left, Part, Product, Right, multiply};
 use super::rows::Rows;
 use super::rowwise::{gather, transpose};
 use super::solve::{System, solve};
+use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::math::simd::{Level, padded};
 
 /// Sizes of a head.

@@ -1,9 +1,9 @@
 //! Forward over the chunks of one head, on plain slices.
 
 use super::chunk::{Chunk, HeadInputs, narrow, widen};
-use super::product::{Keep, Left, Part, Product, Right, multiply};
 use super::rows::RowsMut;
 use super::rowwise::{scale_rows, scatter};
+use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
 
 /// Scratch of forward for one thread.
 #[derive(Clone, Debug)]

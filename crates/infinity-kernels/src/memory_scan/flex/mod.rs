@@ -19,7 +19,6 @@ mod backward;
 mod chunk;
 mod forward;
 mod masks;
-mod product;
 mod rows;
 mod rowwise;
 mod solve;

@@ -2,10 +2,10 @@
 
 use super::super::chunk::Chunk;
 use super::super::masks::{MaskGrads, mask_grads};
-use super::super::product::{Keep, Left, Part, Product, Right, multiply};
 use super::super::rowwise::transpose;
 use super::super::solve::solve_transposed;
 use super::Backward;
+use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::math::simd::padded;
 
 impl Backward {

@@ -1,9 +1,9 @@
 //! Backward through the states: those that came into a chunk and the gradients of those that left.
 
 use super::super::chunk::Chunk;
-use super::super::product::{Keep, Left, Part, Product, Right, multiply};
 use super::super::rowwise::{Columns, dot, dot_columns, scale_rows};
 use super::Backward;
+use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::math::simd::padded;
 
 impl Backward {

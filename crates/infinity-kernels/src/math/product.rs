@@ -1,4 +1,4 @@
-//! Matrix products of the size of a chunk, on slices that are in cache.
+//! Matrix products of some dozen rows, on slices that are in cache.
 //!
 //! Nothing is packed: the left factor is read value by value with any strides, so a transposed one
 //! costs nothing, and the right factor and the result have rows of whole lanes. At these sizes
@@ -8,17 +8,17 @@ use crate::math::simd::{LANES, Lanes, leveled, multiply_add};
 
 /// A matrix of any strides.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Left<'a> {
-    pub(super) data: &'a [f32],
+pub(crate) struct Left<'a> {
+    pub(crate) data: &'a [f32],
     /// From one row to the next.
-    pub(super) row: usize,
+    pub(crate) row: usize,
     /// From one column to the next.
-    pub(super) col: usize,
+    pub(crate) col: usize,
 }
 
 impl<'a> Left<'a> {
     /// Rows of `stride`.
-    pub(super) fn rows(data: &'a [f32], stride: usize) -> Self {
+    pub(crate) fn rows(data: &'a [f32], stride: usize) -> Self {
         Left {
             data,
             row: stride,
@@ -27,7 +27,7 @@ impl<'a> Left<'a> {
     }
 
     /// The transpose of rows of `stride`.
-    pub(super) fn transposed(data: &'a [f32], stride: usize) -> Self {
+    pub(crate) fn transposed(data: &'a [f32], stride: usize) -> Self {
         Left {
             data,
             row: 1,
@@ -38,15 +38,15 @@ impl<'a> Left<'a> {
 
 /// Rows of whole lanes, `stride` apart.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Right<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) stride: usize,
+pub(crate) struct Right<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) stride: usize,
 }
 
 /// Which part of the product is not zero or not wanted. Zeros of a triangle have to be there
 /// within the lanes around the diagonal; beyond them nothing is read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// Everything.
     Whole,
     /// The left factor is zero above the diagonal.
@@ -59,7 +59,7 @@ pub(super) enum Part {
 
 /// What becomes of the values the result held.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Keep {
+pub(crate) enum Keep {
     /// Overwritten without being read.
     Nothing,
     /// Multiplied, then added to.
@@ -67,15 +67,15 @@ pub(super) enum Keep {
 }
 
 /// `out = keep · out + diag(scale) · left · right`.
-pub(super) struct Product<'a> {
+pub(crate) struct Product<'a> {
     /// Rows, columns (whole lanes) and the length of the sums.
-    pub(super) size: [usize; 3],
-    pub(super) left: Left<'a>,
-    pub(super) right: Right<'a>,
-    pub(super) part: Part,
-    pub(super) keep: Keep,
+    pub(crate) size: [usize; 3],
+    pub(crate) left: Left<'a>,
+    pub(crate) right: Right<'a>,
+    pub(crate) part: Part,
+    pub(crate) keep: Keep,
     /// One factor for each row.
-    pub(super) scale: Option<&'a [f32]>,
+    pub(crate) scale: Option<&'a [f32]>,
 }
 
 leveled!(

@@ -1,0 +1,171 @@
+//! The iteration on the CPU: rows in blocks over the threads, symmetric products by their lower half.
+
+use super::{COEFFICIENTS, SMALLEST_NORM, STEPS};
+use crate::math::flex_values::{Primitive, single, slice, tensor};
+use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::math::simd::{Level, padded};
+use burn::backend::TensorMetadata;
+use rayon::prelude::*;
+
+/// Rows a thread takes at a time.
+const BLOCK: usize = 16;
+
+/// A matrix whose rows are filled up to whole lanes with zeros.
+#[derive(Clone)]
+struct Matrix {
+    data: Vec<f32>,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+}
+
+impl Matrix {
+    fn zeros(rows: usize, columns: usize) -> Self {
+        let stride = padded(columns);
+        Matrix {
+            data: vec![0.0; rows * stride],
+            rows,
+            columns,
+            stride,
+        }
+    }
+
+    fn right(&self) -> Right<'_> {
+        Right {
+            data: &self.data,
+            stride: self.stride,
+        }
+    }
+
+    /// Runs `block` for every block of rows, with its first row.
+    fn blocks(&mut self, block: impl Fn(usize, &mut [f32]) + Sync) {
+        self.data
+            .par_chunks_mut(BLOCK * self.stride)
+            .enumerate()
+            .for_each(|(i, rows)| block(i * BLOCK, rows));
+    }
+
+    /// Becomes the transpose of `x`.
+    fn transpose_of(&mut self, x: &Matrix) {
+        let stride = self.stride;
+        self.blocks(|first, rows| {
+            for i in 0..x.rows {
+                let from = &x.data[i * x.stride + first..];
+                for (to, from) in rows.chunks_exact_mut(stride).zip(from) {
+                    to[i] = *from;
+                }
+            }
+        });
+    }
+
+    /// On and below the diagonal, becomes `left · right`, which is symmetric.
+    fn lower_product(&mut self, level: Level, left: &Matrix, right: &Matrix) {
+        let stride = self.stride;
+        self.blocks(|first, out| {
+            let rows = out.len() / stride;
+            let product = Product {
+                size: [rows, padded(first + rows), left.columns],
+                left: Left::rows(&left.data[first * left.stride..], left.stride),
+                right: right.right(),
+                part: Part::Whole,
+                keep: Keep::Nothing,
+                scale: None,
+            };
+            multiply(level, &product, out, stride);
+        });
+    }
+
+    /// Becomes the whole of the symmetric matrix `of(i, j)`, which is asked below the diagonal only.
+    fn mirrored(&mut self, of: impl Fn(usize, usize) -> f32 + Sync) {
+        let (stride, columns) = (self.stride, self.columns);
+        self.blocks(|first, rows| {
+            for (i, row) in rows.chunks_exact_mut(stride).enumerate() {
+                let i = first + i;
+                for (j, value) in row[..columns].iter_mut().enumerate() {
+                    *value = if j <= i { of(i, j) } else { of(j, i) };
+                }
+            }
+        });
+    }
+
+    /// `self = keep · self + left · right`.
+    fn add_product(&mut self, level: Level, keep: f32, left: &Matrix, right: &Matrix) {
+        let stride = self.stride;
+        self.blocks(|first, out| {
+            let product = Product {
+                size: [out.len() / stride, stride, left.columns],
+                left: Left::rows(&left.data[first * left.stride..], left.stride),
+                right: right.right(),
+                part: Part::Whole,
+                keep: Keep::Times(keep),
+                scale: None,
+            };
+            multiply(level, &product, out, stride);
+        });
+    }
+}
+
+/// `g / ‖g‖`, on its side where it has more rows than columns.
+fn normalised(g: &[f32], [rows, columns]: [usize; 2]) -> Matrix {
+    let square: f64 = g.iter().map(|g| f64::from(*g) * f64::from(*g)).sum();
+    let factor = (1.0 / square.sqrt().max(SMALLEST_NORM)) as f32;
+    let tall = rows > columns;
+    let mut x = match tall {
+        true => Matrix::zeros(columns, rows),
+        false => Matrix::zeros(rows, columns),
+    };
+    for (i, row) in g.chunks_exact(columns.max(1)).enumerate() {
+        for (j, g) in row.iter().enumerate() {
+            let at = if tall {
+                j * x.stride + i
+            } else {
+                i * x.stride + j
+            };
+            x.data[at] = g * factor;
+        }
+    }
+    x
+}
+
+fn iterate(mut x: Matrix) -> Matrix {
+    let level = Level::detect();
+    let [a, b, c] = COEFFICIENTS.map(|coefficient| coefficient as f32);
+    let (rows, columns) = (x.rows, x.columns);
+    let mut x_t = Matrix::zeros(columns, rows);
+    let [mut lower, mut gram, mut both] = [0; 3].map(|_| Matrix::zeros(rows, rows));
+    let mut next = x.clone();
+    for _ in 0..STEPS {
+        x_t.transpose_of(&x);
+        lower.lower_product(level, &x, &x_t);
+        gram.mirrored(|i, j| lower.data[i * lower.stride + j]);
+        lower.lower_product(level, &gram, &gram);
+        both.mirrored(|i, j| {
+            let at = i * lower.stride + j;
+            b * gram.data[at] + c * lower.data[at]
+        });
+        next.data.copy_from_slice(&x.data);
+        next.add_product(level, a, &both, &x);
+        std::mem::swap(&mut x, &mut next);
+    }
+    x
+}
+
+/// The iteration for one matrix.
+pub(crate) fn forward(g: Primitive) -> Primitive {
+    let (shape, dtype) = (g.shape(), g.dtype());
+    let [rows, columns] = shape.dims();
+    if rows * columns == 0 {
+        return g;
+    }
+    let g = single(g);
+    // One way into the pool for all blocks of all steps.
+    let x = rayon::scope(|_| iterate(normalised(slice(&g), [rows, columns])));
+    let mut y = Vec::with_capacity(rows * columns);
+    for i in 0..rows {
+        match rows > columns {
+            true => y.extend((0..columns).map(|j| x.data[j * x.stride + i])),
+            false => y.extend_from_slice(&x.data[i * x.stride..][..columns]),
+        }
+    }
+    tensor(y, shape, dtype)
+}

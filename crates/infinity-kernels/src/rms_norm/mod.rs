@@ -1,0 +1,54 @@
+//! Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467), alone and with an output gate.
+
+#[cfg(feature = "flex")]
+pub(crate) mod flex;
+pub mod reference;
+
+use crate::form::has_kernel;
+use crate::native::NativeOp;
+use burn::tensor::{DType, Tensor, activation, assert_shape};
+
+/// `x / sqrt(mean(x²) + eps) ⊙ weight` over the last dim of `x`, `weight` `[X]`.
+///
+/// # Panics
+///
+/// If the last dim of `x` is not that of `weight`.
+#[track_caller]
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    let [width] = weight.dims();
+    assert_shape!(x, [.., width]);
+    if has_kernel(&x.device()) {
+        let eps = eps as f32;
+        return NativeOp::RmsNorm { eps }.run(x, weight.clone(), weight);
+    }
+    on_tensors(x, weight, eps)
+}
+
+/// The norm on tensors, on any device.
+pub fn on_tensors<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    let dtype = x.dtype();
+    let rms = (x.clone().cast(DType::F32).square().mean_dim(D - 1) + eps).sqrt();
+    x / rms.cast(dtype) * weight.unsqueeze()
+}
+
+/// `rms_norm(x) ⊙ sigmoid(gate)`; `gate` has the shape of `x` `[B, T, H, V]`, or `[B, T, H·V]`.
+///
+/// # Panics
+///
+/// As [`rms_norm`], and if `gate` has another number of values than `x`.
+#[track_caller]
+pub fn gated_rms_norm<const G: usize>(
+    x: Tensor<4>,
+    weight: Tensor<1>,
+    gate: Tensor<G>,
+    eps: f64,
+) -> Tensor<4> {
+    let dims = x.dims();
+    assert_shape!(x, [.., weight.dims()[0]]);
+    let gate: Tensor<4> = gate.reshape(dims);
+    if has_kernel(&x.device()) {
+        let eps = eps as f32;
+        return NativeOp::GatedRmsNorm { eps }.run(x, weight, gate);
+    }
+    on_tensors(x, weight, eps) * activation::sigmoid(gate)
+}

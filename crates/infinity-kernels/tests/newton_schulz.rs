@@ -1,0 +1,60 @@
+//! Newton–Schulz, native and on tensors, against its reference.
+
+use burn::tensor::{DType, Device};
+use infinity_kernels::newton_schulz::{newton_schulz, on_tensors, reference};
+use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
+
+/// The iteration multiplies a small singular value by up to 3.44⁵ = 485, and its rounding with it.
+/// Worst RMS ratio on Flex, 2026-11-24: 3e-6.
+const TOL: Tol = Tol {
+    rms_ratio: 2e-5,
+    worst_over_rms: 20.0,
+    floor: 0.0,
+};
+
+#[test]
+fn matches_the_reference() {
+    let device = Device::flex();
+    for [rows, columns] in [
+        [1, 1],
+        [3, 7],
+        [7, 3],
+        [16, 16],
+        [40, 33],
+        [65, 130],
+        [130, 17],
+    ] {
+        let g = Random(6).values(rows * columns, -1.0, 1.0);
+        let expected = reference::forward([rows, columns], &g);
+        let x = tensor(&g, [rows, columns], DType::F32, &device);
+        for (name, actual) in [
+            ("native", newton_schulz(x.clone())),
+            ("tensors", on_tensors(x)),
+        ] {
+            let name = format!("{name} [{rows}, {columns}]");
+            assert_close(&name, "x", &values(actual), &expected, TOL);
+        }
+    }
+}
+
+#[test]
+fn singular_values_come_near_one() {
+    let (rows, columns) = (24, 60);
+    let g = Random(2).values(rows * columns, -1.0, 1.0);
+    let x = reference::forward([rows, columns], &g);
+    for i in 0..rows {
+        let row = &x[i * columns..][..columns];
+        let square: f64 = row.iter().map(|x| x * x).sum();
+        assert!((0.4..1.5).contains(&square), "row {i}: {square}");
+    }
+}
+
+#[test]
+fn zero_stays_zero_and_a_missing_step_is_caught() {
+    let zero = tensor(&[0.0; 12], [3, 4], DType::F32, &Device::flex());
+    assert_eq!(values(newton_schulz(zero)), [0.0; 12]);
+    let g = Random(6).values(12, -1.0, 1.0);
+    let once = reference::forward([3, 4], &g);
+    let twice = reference::forward([3, 4], &once);
+    assert!(compare(&twice, &once, TOL).is_err());
+}

@@ -1,0 +1,119 @@
+//! The norm, plain and gated, native and on tensors, against its reference, gradients too.
+
+use burn::tensor::{DType, Device, Tensor, activation};
+use infinity_kernels::rms_norm::{self, gated_rms_norm, reference};
+use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
+
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Worst RMS ratio on Flex, 2026-11-24: 3e-7.
+const TOL: Tol = Tol {
+    rms_ratio: 2e-6,
+    worst_over_rms: 20.0,
+    floor: 1e-9,
+};
+const EPS: f64 = 1e-5;
+
+/// Seeded values for a case: inputs, weight, gate and the gradient of the result.
+fn seeded(dims: [usize; 4]) -> [Vec<f64>; 4] {
+    let (len, width) = (dims.iter().product(), dims[3]);
+    let mut random = Random(5);
+    [len, width, len, len].map(|len| random.values(len, -2.0, 2.0))
+}
+
+/// Result and gradients of inputs, weight and gate, by the native kernel or on tensors.
+fn run(dims: [usize; 4], gated: bool, native: bool) -> [Vec<f64>; 4] {
+    let device = Device::flex().autodiff();
+    let [x, weight, gate, d_y] = seeded(dims);
+    let x = tensor(&x, dims, DType::F32, &device).require_grad();
+    let weight = tensor(&weight, [dims[3]], DType::F32, &device).require_grad();
+    let gate = tensor(&gate, dims, DType::F32, &device).require_grad();
+    let y = match (gated, native) {
+        (true, true) => gated_rms_norm(x.clone(), weight.clone(), gate.clone(), EPS),
+        (false, true) => rms_norm::rms_norm(x.clone(), weight.clone(), EPS),
+        (true, false) => {
+            rms_norm::on_tensors(x.clone(), weight.clone(), EPS) * activation::sigmoid(gate.clone())
+        }
+        (false, false) => rms_norm::on_tensors(x.clone(), weight.clone(), EPS),
+    };
+    let grads = (y.clone() * tensor(&d_y, dims, DType::F32, &device))
+        .sum()
+        .backward();
+    let of_gate = gate.grad(&grads);
+    [
+        values(y.inner()),
+        values(x.grad(&grads).unwrap()),
+        values(weight.grad(&grads).unwrap()),
+        of_gate.map_or_else(|| vec![0.0; dims.iter().product()], values),
+    ]
+}
+
+#[test]
+fn matches_the_reference_gradients_too() {
+    // The last has more rows than one thread takes at a time.
+    for dims in [[1, 1, 1, 1], [2, 3, 2, 5], [1, 4, 3, 40], [2, 70, 4, 33]] {
+        let [x, weight, gate, d_y] = seeded(dims);
+        for gated in [false, true] {
+            let gate = gated.then_some(&gate[..]);
+            let y = reference::forward(&x, &weight, gate, EPS);
+            let grads = reference::backward(&x, &weight, gate, EPS, &d_y);
+            let expected = [y, grads.x, grads.weight, grads.gate];
+            for native in [true, false] {
+                let actual = run(dims, gated, native);
+                let name = format!("{dims:?}, gated {gated}, native {native}");
+                for (i, part) in ["y", "d_x", "d_weight", "d_gate"].iter().enumerate() {
+                    // One value has no direction to move in: its gradient is rounding.
+                    if dims[3] == 1 && *part == "d_x" {
+                        continue;
+                    }
+                    assert_close(&name, part, &actual[i], &expected[i], TOL);
+                }
+                assert_eq!(
+                    run(dims, gated, native),
+                    actual,
+                    "two runs give the same bits"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_not_finite_stays_alone() {
+    let device = Device::flex();
+    let x = Tensor::<2>::from_floats([[1.0, 2.0], [f32::NAN, 1.0], [3.0, 4.0]], &device);
+    let y = values(rms_norm::rms_norm(x, Tensor::ones([2], &device), EPS));
+    let finite: Vec<bool> = y.iter().map(|y| y.is_finite()).collect();
+    assert_eq!(finite, [true, true, false, false, true, true]);
+}
+
+#[test]
+fn the_reference_matches_finite_differences_and_a_norm_without_its_mean_does_not() {
+    let [x, weight, gate, d_y] = seeded([1, 1, 2, 4]);
+    let loss = |x: &[f64]| -> f64 {
+        let y = reference::forward(x, &weight, Some(&gate), EPS);
+        y.iter().zip(&d_y).map(|(y, d)| y * d).sum()
+    };
+    let slopes: Vec<f64> = (0..x.len())
+        .map(|i| {
+            let moved = |by: f64| {
+                let mut x = x.clone();
+                x[i] += by;
+                loss(&x)
+            };
+            (moved(1e-5) - moved(-1e-5)) / 2e-5
+        })
+        .collect();
+    let grads = reference::backward(&x, &weight, Some(&gate), EPS, &d_y);
+    assert_close("differences", "d_x", &slopes, &grads.x, TOL);
+    let sums: Vec<f64> = x
+        .chunks(4)
+        .flat_map(|row| {
+            let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+            row.iter().map(move |x| x / length).collect::<Vec<f64>>()
+        })
+        .collect();
+    let means = reference::forward(&x, &[1.0; 4], None, EPS);
+    assert!(compare(&sums, &means, TOL).is_err());
+}

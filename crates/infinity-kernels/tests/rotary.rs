@@ -1,0 +1,119 @@
+//! The rotated unit vector, native and on tensors, against its reference, gradients too.
+
+use burn::tensor::{DType, Device};
+use infinity_kernels::feature_map::{FeatureMap, l2_normalize};
+use infinity_kernels::rotary::{Rotary, RotaryDims, reference};
+use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
+
+/// Worst RMS ratio on Flex, 2026-11-24: 3e-7.
+const TOL: Tol = Tol {
+    rms_ratio: 2e-6,
+    worst_over_rms: 20.0,
+    floor: 1e-9,
+};
+const MAPS: [FeatureMap; 3] = [
+    FeatureMap::Identity,
+    FeatureMap::EluPlusOne,
+    FeatureMap::Relu,
+];
+
+/// Result and gradient by the native kernel or on tensors.
+fn run(
+    map: FeatureMap,
+    dims: [usize; 4],
+    (starts, rotated): (&[u64], usize),
+    native: bool,
+) -> [Vec<f64>; 2] {
+    let device = Device::flex().autodiff();
+    let [_, t, _, key_dim] = dims;
+    let rotary_dims = RotaryDims {
+        key_dim,
+        rotated,
+        base: 100.0,
+    };
+    let rotary = Rotary::new(starts, t, rotary_dims, &Device::flex());
+    let (x, d_y) = seeded(dims);
+    let x = tensor(&x, dims, DType::F32, &device).require_grad();
+    let y = match native {
+        true => rotary.unit(x.clone(), map),
+        false => rotary.apply(l2_normalize(map.apply(x.clone()))),
+    };
+    let grads = (y.clone() * tensor(&d_y, dims, DType::F32, &device))
+        .sum()
+        .backward();
+    [values(y.inner()), values(x.grad(&grads).unwrap())]
+}
+
+fn seeded(dims: [usize; 4]) -> (Vec<f64>, Vec<f64>) {
+    let len = dims.iter().product();
+    let mut random = Random(4);
+    (random.values(len, -2.0, 2.0), random.values(len, -1.0, 1.0))
+}
+
+fn expected(
+    map: FeatureMap,
+    dims: [usize; 4],
+    (starts, rotated): (&[u64], usize),
+) -> [Vec<f64>; 2] {
+    let [_, t, h, k] = dims;
+    let (x, d_y) = seeded(dims);
+    let (mut y, mut d_x) = (Vec::new(), Vec::new());
+    for (i, (x, d_y)) in x.chunks(k).zip(d_y.chunks(k)).enumerate() {
+        let (row, position) = (i / (t * h), i / h % t);
+        let position = starts[row % starts.len()] + position as u64;
+        let angles: Vec<f64> = (0..rotated / 2)
+            .map(|pair| position as f64 * 100f64.powf(-2.0 * pair as f64 / rotated as f64))
+            .collect();
+        y.extend(reference::forward(map, x, &angles));
+        d_x.extend(reference::backward(map, x, &angles, d_y));
+    }
+    [y, d_x]
+}
+
+#[test]
+fn matches_the_reference_gradients_too() {
+    let cases: [([usize; 4], &[u64], usize); 4] = [
+        ([1, 1, 1, 1], &[0], 0),
+        ([2, 5, 3, 6], &[0, 7], 4),
+        ([2, 70, 2, 33], &[900, 900], 32),
+        ([1, 3, 2, 16], &[12], 16),
+    ];
+    for (dims, starts, rotated) in cases {
+        for map in MAPS {
+            let expected = expected(map, dims, (starts, rotated));
+            for native in [true, false] {
+                let actual = run(map, dims, (starts, rotated), native);
+                let name = format!("{dims:?} {map:?}, native {native}");
+                assert_close(&name, "y", &actual[0], &expected[0], TOL);
+                // One value of unit length has no direction to move in: its gradient is rounding.
+                if dims[3] > 1 {
+                    assert_close(&name, "d_x", &actual[1], &expected[1], TOL);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_reference_matches_finite_differences_and_the_wrong_way_round_does_not() {
+    let (x, angles) = ([0.4, -1.2, 0.7, -0.1, 0.9], [0.3, -2.0]);
+    let d_y = [1.0, -0.5, 0.2, 0.8, -1.1];
+    for map in [FeatureMap::Identity, FeatureMap::EluPlusOne] {
+        let loss = |x: &[f64]| -> f64 {
+            let y = reference::forward(map, x, &angles);
+            y.iter().zip(d_y).map(|(y, d)| y * d).sum()
+        };
+        let slopes: Vec<f64> = (0..x.len())
+            .map(|i| {
+                let (mut up, mut down) = (x, x);
+                up[i] += 1e-5;
+                down[i] -= 1e-5;
+                (loss(&up) - loss(&down)) / 2e-5
+            })
+            .collect();
+        let right = reference::backward(map, &x, &angles, &d_y);
+        assert_close("differences", "d_x", &slopes, &right, TOL);
+        let wrong = reference::backward(map, &x, &angles.map(|angle| -angle), &d_y);
+        assert!(compare(&wrong, &right, TOL).is_err());
+    }
+}
