@@ -14,7 +14,7 @@ struct Bench {
     command: &'static [&'static str],
 }
 
-const BENCHES: [Bench; 3] = [
+const BENCHES: [Bench; 4] = [
     Bench {
         name: "model",
         about: "training tokens/s of a config, and its share of this machine's f32 matmul peak",
@@ -26,6 +26,11 @@ const BENCHES: [Bench; 3] = [
             "model_throughput",
             "--",
         ],
+    },
+    Bench {
+        name: "decoding",
+        about: "tokens generated and read, as shares of memory bandwidth and matmul peak",
+        command: &["bench", "-p", "infinity-model", "--bench", "decoding", "--"],
     },
     Bench {
         name: "length",

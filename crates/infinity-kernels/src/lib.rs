@@ -30,14 +30,18 @@
 //! - [`feature_map`]: kernel feature maps and l2 normalisation.
 //! - [`softmax_attention`](mod@softmax_attention): the quadratic baseline that claims are measured against.
 //! - [`swiglu`](mod@swiglu): the gate of a feed-forward.
+//! - [`linear`](mod@linear): a projection, with a way of its own for decoding.
 //! - [`rms_norm`](mod@rms_norm): root-mean-square norm, alone and with an output gate.
 //! - [`newton_schulz`](mod@newton_schulz): Muon's orthogonalisation.
 //! - [`native`]: how most operators reach a device's own kernels.
 //! - [`form`]: which form of an operator runs, decided in one place.
+//! - [`machine`]: what this machine can do, for benches.
 //! - [`testing`]: cases, tolerances and the one comparison used by every test.
 
 pub mod feature_map;
 pub mod form;
+pub mod linear;
+pub mod machine;
 mod math;
 pub mod memory_gates;
 pub mod memory_scan;

@@ -40,6 +40,8 @@ pub enum NativeOp {
     MemoryGates(GateRule),
     /// Newton–Schulz iteration of one matrix; no gradient.
     NewtonSchulz,
+    /// Projection of few rows by a weight; no gradient.
+    FewRows,
 }
 
 impl NativeOp {
@@ -47,7 +49,7 @@ impl NativeOp {
     fn arity(self) -> usize {
         match self {
             NativeOp::NewtonSchulz => 1,
-            NativeOp::Swiglu | NativeOp::RmsNorm { .. } => 2,
+            NativeOp::Swiglu | NativeOp::RmsNorm { .. } | NativeOp::FewRows => 2,
             _ => 3,
         }
     }
@@ -115,7 +117,7 @@ impl NativeBackend for burn::backend::Flex {
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        use crate::{memory_gates, newton_schulz, rms_norm, rotary, short_conv, swiglu};
+        use crate::{linear, memory_gates, newton_schulz, rms_norm, rotary, short_conv, swiglu};
         match op {
             NativeOp::Swiglu => swiglu::flex::forward(a, b),
             NativeOp::ConvSilu => short_conv::flex::forward(a, b, c),
@@ -124,6 +126,7 @@ impl NativeBackend for burn::backend::Flex {
             NativeOp::UnitRotary(rule) => rotary::flex::forward(rule, a, b, c),
             NativeOp::MemoryGates(rule) => memory_gates::flex::forward(rule, a, b, c),
             NativeOp::NewtonSchulz => newton_schulz::flex::forward(a),
+            NativeOp::FewRows => linear::flex::forward(a, b),
         }
     }
 
@@ -154,7 +157,9 @@ impl NativeBackend for burn::backend::Flex {
                 (d_a, b, c)
             }
             NativeOp::MemoryGates(rule) => memory_gates::flex::backward(rule, a, b, c, d_y),
-            NativeOp::NewtonSchulz => unreachable!("an optimizer's operator has no gradient"),
+            NativeOp::NewtonSchulz | NativeOp::FewRows => {
+                unreachable!("{op:?} is never called with autodiff")
+            }
         }
     }
 }

@@ -11,8 +11,9 @@
 #![allow(clippy::print_stdout, reason = "a bench shows what it measured")]
 
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Device, Distribution, Tensor};
+use burn::tensor::{DType, Device};
 use burn::train::Learner;
+use infinity_kernels::machine::matmul_flops;
 use infinity_kernels::memory_scan::reference::Dims;
 use infinity_kernels::testing::{Case, Probe, Tol, assert_close, tensor, values};
 use infinity_kernels::{Form, FormError, MemoryScanInputs, memory_scan};
@@ -44,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     check_operator(&config.model, window, form);
     println!("check: memory_scan, {form}, equals its f64 reference at these sizes");
-    let before = matmul_peak();
+    let before = matmul_flops(&Device::flex());
     let (seconds, first, last) = train_steps(&config, form)?;
     assert!(
         last < first,
@@ -54,7 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "check: the loss falls, {first:.3} to {last:.3} in {} steps",
         STEPS + WARM_UP
     );
-    let after = matmul_peak();
+    let after = matmul_flops(&Device::flex());
     let peak = before.max(after);
 
     let tokens = config.tokens_per_step() as f64;
@@ -142,33 +143,6 @@ fn check_operator(model: &ModelConfig, t: usize, form: Form) {
         floor: 0.0,
     };
     assert_close("bench", "o", &values(out.o), &probe.reference().o, tol);
-}
-
-/// Best of several f32 matrix products, in FLOP/s.
-fn matmul_peak() -> f64 {
-    let device = Device::flex();
-    let mut best = 0f64;
-    for (m, k, n) in [
-        (512_usize, 512, 512),
-        (1024, 1024, 1024),
-        (2048, 256, 1024),
-        (1536, 128, 512),
-    ] {
-        let random =
-            |dims: [usize; 2]| Tensor::<2>::random(dims, Distribution::Uniform(-1.0, 1.0), &device);
-        let (a, b) = (random([m, k]), random([k, n]));
-        for _ in 0..5 {
-            let start = Instant::now();
-            let mut calls = 0;
-            while start.elapsed().as_secs_f64() < 0.1 {
-                let _ = a.clone().matmul(b.clone());
-                calls += 1;
-            }
-            let flops = 2.0 * (m * k * n * calls) as f64 / start.elapsed().as_secs_f64();
-            best = best.max(flops);
-        }
-    }
-    best
 }
 
 /// A batch of tokens that are neither constant nor learnable by position alone.
