@@ -39,13 +39,13 @@ const BENCHES: [Bench; 4] = [
     },
     Bench {
         name: "kernels",
-        about: "memory_scan: native kernel, chunk form and softmax attention, forward and backward",
+        about: "every operator, form and length: checked, then time, memory, distance from the roof",
         command: &[
             "bench",
             "-p",
             "infinity-kernels",
             "--bench",
-            "memory_scan",
+            "kernels",
             "--",
         ],
     },

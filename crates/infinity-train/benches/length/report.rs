@@ -2,7 +2,7 @@
 
 use crate::flags::Flags;
 use crate::generation::Memory;
-use crate::machine::{Machine, date};
+use crate::machine::{Fields, Machine, date};
 use crate::training::{LeftOut, Point};
 use crate::{Outcome, decoding};
 use infinity_model::config::Mixer;
@@ -21,6 +21,7 @@ const DECODING_LIMIT: f64 = 1.05;
 pub(crate) struct Report {
     bench: &'static str,
     date: String,
+    #[serde(with = "Fields")]
     machine: Machine,
     model: Model,
     tokens_per_step: usize,
@@ -81,15 +82,9 @@ impl Report {
     /// Machine and model in two lines.
     pub(crate) fn heading(&self) -> String {
         let (machine, model) = (&self.machine, &self.model);
-        let load = machine
-            .load_average
-            .map_or_else(|| "unknown".to_owned(), |load| load.to_string());
         format!(
-            "{}, {} cores, {}; load {load}; {}\n\
+            "{machine}; {}\n\
              {} layers, D {}, H {}, vocabulary {}; parameters: infinity {}, softmax {}",
-            machine.cpu,
-            machine.cores,
-            machine.system,
             self.date,
             model.num_hidden_layers,
             model.hidden_size,
