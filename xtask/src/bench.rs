@@ -38,6 +38,18 @@ const BENCHES: [Bench; 4] = [
         command: &["bench", "-p", "infinity-train", "--bench", "length", "--"],
     },
     Bench {
+        name: "checkpointing",
+        about: "memory and time of every way of gradient checkpointing, and a million tokens",
+        command: &[
+            "bench",
+            "-p",
+            "infinity-train",
+            "--bench",
+            "checkpointing",
+            "--",
+        ],
+    },
+    Bench {
         name: "kernels",
         about: "every operator, form and length: checked, then time, memory, distance from the roof",
         command: &[
@@ -81,7 +93,7 @@ fn find(name: &str) -> anyhow::Result<&'static Bench> {
 fn list() -> String {
     BENCHES
         .iter()
-        .map(|bench| format!("  {:<8} {}\n", bench.name, bench.about))
+        .map(|bench| format!("  {:<13} {}\n", bench.name, bench.about))
         .collect()
 }
 

@@ -32,12 +32,11 @@ impl Block {
     }
 
     /// `[B, T, D]` → `[B, T, D]`, with the layer's state going in and coming out.
-    pub(crate) fn forward(
-        &self,
-        x: Tensor<3>,
-        call: &Call,
-        state: LayerState,
-    ) -> (Tensor<3>, LayerState) {
+    ///
+    /// # Panics
+    ///
+    /// If `state` is of another kind of mixer than the block.
+    pub fn forward(&self, x: Tensor<3>, call: &Call, state: LayerState) -> (Tensor<3>, LayerState) {
         let normed = norm(&self.input_layernorm, x.clone());
         let (mixed, state) = self.mixer.forward(normed, call, state);
         let x = x + self.dropout.forward(mixed);

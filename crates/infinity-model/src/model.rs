@@ -3,7 +3,7 @@
 use crate::block::{Block, norm};
 use crate::config::ModelConfig;
 use crate::init::Init;
-use crate::mixer::{self, Mixer};
+use crate::mixer::{self, Call, Mixer};
 use crate::state::ModelState;
 use burn::module::Module;
 use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
@@ -122,27 +122,58 @@ impl InfinityModel {
         tokens: Tensor<2, Int>,
         state: ModelState,
     ) -> (Tensor<3>, ModelState) {
+        self.forward_hidden_with(tokens, state, &mut |_| ())
+    }
+
+    /// [`forward_hidden`](Self::forward_hidden) that calls `before` with 0 before the embedding
+    /// and with `i + 1` before block `i`: the place to seed what drops out there.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_hidden_with(
+        &self,
+        tokens: Tensor<2, Int>,
+        state: ModelState,
+        before: &mut dyn FnMut(usize),
+    ) -> (Tensor<3>, ModelState) {
         let [b, t] = tokens.dims();
         assert_eq!(b, state.batch(), "one row of state for each row of tokens");
-        let device = self.device().inner();
-        let form = self.form.unwrap_or_else(|| Form::choose(t, &device));
-        let call = mixer::call(&self.config, &state.position, t, form, &device);
-        let mut x = self
-            .model
-            .dropout
-            .forward(self.model.embed_tokens.forward(tokens));
+        let call = self.call(&state.position, t);
+        let position = state.position_after(t);
+        before(0);
+        let mut x = self.embed(tokens);
         let mut layers = Vec::with_capacity(state.layers.len());
-        for (block, layer) in self.model.layers.iter().zip(state.layers) {
+        for (i, (block, layer)) in self.blocks().iter().zip(state.layers).enumerate() {
+            before(i + 1);
             let (y, layer) = block.forward(x, &call, layer);
             x = y;
             layers.push(layer);
         }
-        let position = state
-            .position
-            .into_iter()
-            .map(|p| p.wrapping_add(t as u64))
-            .collect();
-        (norm(&self.model.norm, x), ModelState { layers, position })
+        (self.final_norm(x), ModelState { layers, position })
+    }
+
+    /// What the blocks share that read `t` tokens from `position` on.
+    pub fn call(&self, position: &[u64], t: usize) -> Call {
+        let device = self.device().inner();
+        let form = self.form.unwrap_or_else(|| Form::choose(t, &device));
+        mixer::call(&self.config, position, t, form, &device)
+    }
+
+    /// What the first block reads, `[B, T, D]`: `tokens` `[B, T]` embedded.
+    pub fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        let embedded = self.model.embed_tokens.forward(tokens);
+        self.model.dropout.forward(embedded)
+    }
+
+    /// The blocks, from the input on.
+    pub fn blocks(&self) -> &[Block] {
+        &self.model.layers
+    }
+
+    /// What the logits are made of, from what the last block returns; both `[B, T, D]`.
+    pub fn final_norm(&self, x: Tensor<3>) -> Tensor<3> {
+        norm(&self.model.norm, x)
     }
 
     /// Logits `[B, T, vocab_size]` of `hidden` `[B, T, D]`.

@@ -1,6 +1,6 @@
 //! What a model remembers between calls: a plain value whose size does not depend on time.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 
 /// The state of every layer and the position of every row.
 ///
@@ -34,10 +34,10 @@ pub enum LayerState {
 }
 
 impl LayerState {
-    fn map(self, five: impl Fn(Tensor<5>) -> Tensor<5>, map: &impl StateMap) -> Self {
+    fn map(self, map: &mut impl StateMap) -> Self {
         match self {
             LayerState::Infinity { memory, tails } => LayerState::Infinity {
-                memory: five(memory),
+                memory: map.map(memory),
                 tails: tails.into_iter().map(|tail| map.map(tail)).collect(),
             },
             LayerState::Softmax { cache } => LayerState::Softmax {
@@ -45,26 +45,93 @@ impl LayerState {
             },
         }
     }
+
+    /// As [`ModelState::detach`].
+    pub fn detach(self) -> Self {
+        self.map(&mut Detach)
+    }
+
+    /// As [`ModelState::compact`].
+    pub fn compact(self) -> Self {
+        self.map(&mut Compact)
+    }
+
+    /// The sum over all numbers of the products with `other`'s; `None` where there is none.
+    fn inner_product(&self, other: &Self) -> Option<Tensor<1>> {
+        match (self, other) {
+            (
+                LayerState::Infinity { memory, tails },
+                LayerState::Infinity {
+                    memory: others,
+                    tails: other_tails,
+                },
+            ) => {
+                let tails = tails.iter().zip(other_tails);
+                let tails = tails.map(|(tail, other)| (tail.clone() * other.clone()).sum());
+                let memory = (memory.clone() * others.clone()).sum();
+                Some(tails.fold(memory, Tensor::add))
+            }
+            (
+                LayerState::Softmax {
+                    cache: Some((k, v)),
+                },
+                LayerState::Softmax {
+                    cache: Some((others, other_values)),
+                },
+            ) => {
+                let keys = (k.clone() * others.clone()).sum();
+                Some(keys + (v.clone() * other_values.clone()).sum())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// One operation for tensors of every rank.
 trait StateMap {
-    fn map<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D>;
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D>;
 }
 
 struct Detach;
 
 impl StateMap for Detach {
-    fn map<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
         // Below autodiff: a carried state is a constant of the next call, not a graph.
         tensor.inner()
+    }
+}
+
+struct Track;
+
+impl StateMap for Track {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        Tensor::from_inner(tensor.inner()).require_grad()
+    }
+}
+
+struct TakeGradients<'a>(&'a mut Gradients);
+
+impl StateMap for TakeGradients<'_> {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        let gradient = tensor.grad_remove(self.0);
+        gradient.unwrap_or_else(|| tensor.inner().zeros_like())
+    }
+}
+
+struct Compact;
+
+impl StateMap for Compact {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        // An operation with a second owner cannot write in place: its result is a new buffer.
+        let _owner = tensor.clone();
+        tensor * 1.0
     }
 }
 
 struct ToDevice<'a>(&'a Device);
 
 impl StateMap for ToDevice<'_> {
-    fn map<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
         tensor.to_device(self.0)
     }
 }
@@ -73,7 +140,7 @@ impl StateMap for ToDevice<'_> {
 struct Reset<'a>(&'a [bool]);
 
 impl StateMap for Reset<'_> {
-    fn map<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
         let rows = tensor.dims()[0];
         let parts = (0..rows).map(|row| {
             let part = tensor.clone().narrow(0, row, 1);
@@ -84,12 +151,10 @@ impl StateMap for Reset<'_> {
 }
 
 impl ModelState {
-    fn apply(self, map: &impl StateMap) -> Self {
+    fn apply(self, map: &mut impl StateMap) -> Self {
         let layers = self.layers.into_iter();
         ModelState {
-            layers: layers
-                .map(|layer| layer.map(|memory| map.map(memory), map))
-                .collect(),
+            layers: layers.map(|layer| layer.map(map)).collect(),
             position: self.position,
         }
     }
@@ -101,12 +166,47 @@ impl ModelState {
 
     /// The same values outside any autodiff graph: a border of truncated backpropagation.
     pub fn detach(self) -> Self {
-        self.apply(&Detach)
+        self.apply(&mut Detach)
+    }
+
+    /// The same values as leaves of a new autodiff graph, whose gradients
+    /// [`take_gradients`](Self::take_gradients) returns after a backward pass.
+    pub fn track(self) -> Self {
+        self.apply(&mut Track)
+    }
+
+    /// The gradients of a state that [`track`](Self::track) made, outside any graph; zero where
+    /// nothing depends on a value. Its positions are the state's.
+    pub fn take_gradients(&self, gradients: &mut Gradients) -> Self {
+        self.clone().apply(&mut TakeGradients(gradients))
+    }
+
+    /// The sum over all numbers of the products with `other`'s, `[1]`: a scalar whose gradient is
+    /// `other`. `None` if there are no numbers, as in a baseline that has read nothing.
+    pub fn inner_product(&self, other: &Self) -> Option<Tensor<1>> {
+        let pairs = self.layers.iter().zip(&other.layers);
+        pairs
+            .filter_map(|(layer, other)| layer.inner_product(other))
+            .reduce(Tensor::add)
+    }
+
+    /// The same values in memory of their own.
+    ///
+    /// On some devices what comes out of a forward pass are windows onto the activations it ends,
+    /// which live as long as the state does. This is for a state that is kept.
+    pub fn compact(self) -> Self {
+        self.apply(&mut Compact)
+    }
+
+    /// The positions of all rows after `t` more tokens.
+    pub fn position_after(&self, t: usize) -> Vec<u64> {
+        let position = self.position.iter();
+        position.map(|p| p.wrapping_add(t as u64)).collect()
     }
 
     /// The same values on another device.
     pub fn to_device(self, device: &Device) -> Self {
-        self.apply(&ToDevice(device))
+        self.apply(&mut ToDevice(device))
     }
 
     /// Forgets the rows that are marked; they start again at position 0.
@@ -122,7 +222,7 @@ impl ModelState {
         if rows.iter().all(|reset| !reset) {
             return self;
         }
-        let mut state = self.apply(&Reset(rows));
+        let mut state = self.apply(&mut Reset(rows));
         for (position, _) in state
             .position
             .iter_mut()

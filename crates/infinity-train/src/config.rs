@@ -25,6 +25,7 @@ use infinity_model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
 pub use crate::data::{DataConfig, TokenizerConfig};
+use crate::step::default_segment;
 pub use error::ConfigError;
 pub use layers::{ConfigLayers, LoadedConfig};
 pub use sections::{
@@ -126,7 +127,16 @@ impl RunConfig {
     pub fn tokens_per_step(&self) -> u64 {
         (self.training.per_device_train_batch_size
             * self.training.gradient_accumulation_steps
-            * self.data.max_seq_length) as u64
+            * self.data.training_window()) as u64
+    }
+
+    /// Tokens of a segment where the backward pass recomputes along the sequence.
+    pub fn checkpoint_segment(&self) -> usize {
+        match (self.training.checkpoint_segment, self.data.tbptt_chunks) {
+            (0, 0 | 1) => default_segment(self.data.training_window()),
+            (0, _) => self.data.max_seq_length,
+            (given, _) => given,
+        }
     }
 }
 

@@ -103,8 +103,7 @@ pub fn training_loss(
     }
     let d_hidden = Tensor::cat(d_hidden, 0).reshape([b, t, width]);
     let d_weight = d_weight.expect("at least one chunk");
-    let surrogate = (hidden * Tensor::from_inner(d_hidden)).sum()
-        + (weight * Tensor::from_inner(d_weight)).sum();
+    let surrogate = (hidden * d_hidden).sum() + (weight * d_weight).sum();
     LossHead { sum, surrogate }
 }
 

@@ -54,13 +54,15 @@ const FIXED_SECTIONS: [&str; 6] = [
     "lr_scheduler",
 ];
 /// Keys in them that may change: how long, how fast, how it is watched.
-const FREE_KEYS: [&str; 11] = [
+const FREE_KEYS: [&str; 13] = [
     "vocab_size",
     "max_seconds",
     "num_workers",
     "cache_dir",
     "per_device_eval_batch_size",
     "loss_chunk",
+    "gradient_checkpointing",
+    "checkpoint_segment",
     "loss_watchdog",
     "skip_non_finite",
     "eos_token_id",

@@ -10,7 +10,7 @@ use crate::optimizer::{learning_rates, optimizer};
 use crate::renderer::Quiet;
 use crate::resume::{Resume, resume_state, same_text};
 use crate::run_dir::RunDir;
-use crate::step::{LmBatch, Trainee};
+use crate::step::{LmBatch, Recompute, Trainee};
 use crate::strategy::{Loop, Outcome, Run, StepLoop};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn::tensor::Device;
@@ -134,7 +134,10 @@ pub fn train(
 /// Runs the loop inside burn-train's learner.
 fn launch(fixed: &Arc<Loop>, device: &Device, resumed_at: Option<u64>) -> InfinityModel {
     let config = &fixed.config;
-    let device = device.clone().autodiff();
+    let mut device = device.clone().autodiff();
+    if config.training.gradient_checkpointing == GradientCheckpointing::Ops {
+        device = device.gradient_checkpointing();
+    }
     let model = config.model.init_seeded(config.run.seed, &device);
     let rates = learning_rates(
         &config.optimizer,
@@ -143,6 +146,7 @@ fn launch(fixed: &Arc<Loop>, device: &Device, resumed_at: Option<u64>) -> Infini
         &config.model,
     );
     let trainee = Trainee::new(model, config.training.loss_chunk);
+    let trainee = trainee.recomputing(Recompute::of(config));
     let learner = Learner::new(trainee, optimizer(&config.optimizer, &config.model), rates);
     let root = config.output_dir();
     let [model_part, optimizer_part, rates_part] = fixed.checkpoints.parts();
@@ -208,14 +212,6 @@ fn supported(config: &RunConfig) -> Result<(), TrainError> {
     if config.run.precision != Precision::F32 {
         let value = format!("{:?}", config.run.precision);
         return refuse("run.precision", value, "train in \"f32\"");
-    }
-    if config.training.gradient_checkpointing != GradientCheckpointing::None {
-        let value = format!("{:?}", config.training.gradient_checkpointing);
-        return refuse("training.gradient_checkpointing", value, "use \"none\"");
-    }
-    if config.data.tbptt_chunks > 1 {
-        let value = config.data.tbptt_chunks.to_string();
-        return refuse("data.tbptt_chunks", value, "use 1, or longer windows");
     }
     Ok(())
 }

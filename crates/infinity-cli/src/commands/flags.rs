@@ -107,7 +107,7 @@ const FLAGS: &[(&str, &[Flag])] = &[
         flag("per-device-eval-batch-size", "training.per_device_eval_batch_size", "N", "Rows of a validation batch"),
         flag("gradient-accumulation-steps", "training.gradient_accumulation_steps", "N", "Batches averaged into one step"),
         flag("max-grad-norm", "training.max_grad_norm", "NORM", "Largest global gradient norm; 0 = off"),
-        Flag { takes: Takes::Optional("WHAT", "ops"), ..flag("gradient-checkpointing", "training.gradient_checkpointing", "", "Recompute activations instead of keeping them: none, ops, blocks; only none in this version") },
+        Flag { takes: Takes::Optional("WHAT", "blocks"), ..flag("gradient-checkpointing", "training.gradient_checkpointing", "", "Recompute activations instead of keeping them: none, ops, blocks (no WHAT), segments") },
         flag("optimizer", "optimizer.name", "NAME", "adamw or muon"),
         flag("learning-rate", "optimizer.learning_rate", "RATE", "Peak learning rate").or(&["lr"]),
         flag("muon-learning-rate", "optimizer.muon_learning_rate", "RATE", "Peak learning rate of Muon's matrices"),
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(rotary.0.len(), 1);
         assert_eq!(rotary.0[0].1, "false");
         assert_eq!(given("--fp16 --precision f32").0[0].1, "f32");
-        assert_eq!(given("--gradient-checkpointing").0[0].1, "ops");
+        assert_eq!(given("--gradient-checkpointing").0[0].1, "blocks");
         assert_eq!(given("--gradient-checkpointing=none -b 3").0.len(), 2);
         assert!(given("--do-eval").has("do-eval"));
     }

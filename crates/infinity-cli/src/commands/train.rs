@@ -152,7 +152,7 @@ fn announcement(config: &RunConfig, chosen: &Chosen) -> [String; 3] {
         format!(
             "batch     {} rows × {} tokens × {} accumulated = {} tokens a step",
             t.per_device_train_batch_size,
-            config.data.max_seq_length,
+            config.data.training_window(),
             t.gradient_accumulation_steps,
             output::grouped(config.tokens_per_step()),
         ),
@@ -181,7 +181,7 @@ fn describe_only(config: &RunConfig, chosen: &Chosen) -> anyhow::Result<u8> {
     let steps = config
         .training
         .total_steps(config.tokens_per_step(), steps_per_epoch);
-    let window = config.data.max_seq_length;
+    let window = config.data.training_window();
     let flops = training_flops_per_token(&model, window);
     for line in [
         format!("model     {} parameters", output::count(parameters)),

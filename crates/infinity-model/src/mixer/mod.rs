@@ -25,9 +25,11 @@ pub enum Mixer {
     Softmax(SoftmaxMixer),
 }
 
-/// What all layers of one call share.
+/// What all blocks of one call share: the tables of its positions, and how it computes.
+///
+/// Made by [`InfinityModel::call`](crate::InfinityModel::call).
 #[derive(Debug)]
-pub(crate) struct Call {
+pub struct Call {
     /// Rotary tables; without rotary embeddings they turn nothing.
     rotary: Rotary,
     /// The form of `memory_scan`.

@@ -72,6 +72,10 @@ pub struct TrainingConfig {
     pub max_grad_norm: f64,
     /// What is recomputed in the backward pass instead of being kept.
     pub gradient_checkpointing: GradientCheckpointing,
+    /// Tokens of a segment under `gradient_checkpointing = "segments"`; 0 takes the square root of
+    /// the window, rounded up to a multiple of 64 and at least 256. With `data.tbptt_chunks` above
+    /// 1 it takes one of those windows.
+    pub checkpoint_segment: usize,
     /// Leave out an optimizer step whose loss or gradient is not finite.
     pub skip_non_finite: bool,
     /// Stop when the loss stays above a threshold.
@@ -92,6 +96,7 @@ impl Default for TrainingConfig {
             gradient_accumulation_steps: 1,
             max_grad_norm: 1.0,
             gradient_checkpointing: GradientCheckpointing::None,
+            checkpoint_segment: 0,
             skip_non_finite: true,
             loss_watchdog: LossWatchdog::default(),
             loss_chunk: 2048,
@@ -126,6 +131,9 @@ pub enum GradientCheckpointing {
     Ops,
     /// Whole blocks: one block's activations exist at a time.
     Blocks,
+    /// Along the sequence: one segment's activations exist at a time, and the state at every
+    /// border. For windows far too long to be kept.
+    Segments,
 }
 
 /// Stop a run whose loss stays above `threshold` for `patience` logged steps.

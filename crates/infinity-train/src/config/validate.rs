@@ -86,7 +86,7 @@ impl RunConfig {
                 self.tokens_per_step(),
                 t.per_device_train_batch_size,
                 t.gradient_accumulation_steps,
-                self.data.max_seq_length
+                self.data.training_window()
             );
             return refuse("training.max_tokens", t.max_tokens, limit);
         }
@@ -119,6 +119,11 @@ impl RunConfig {
             t.loss_watchdog.threshold,
             0.0,
         )?;
+        let segments = t.gradient_checkpointing == GradientCheckpointing::Segments;
+        if t.checkpoint_segment > 0 && !segments {
+            let limit = "only training.gradient_checkpointing = \"segments\" has segments";
+            return refuse("training.checkpoint_segment", t.checkpoint_segment, limit);
+        }
         if t.loss_watchdog.threshold > 0.0 && t.loss_watchdog.patience == 0 {
             return refuse("training.loss_watchdog.patience", 0, "must be at least 1");
         }
@@ -209,14 +214,6 @@ impl RunConfig {
         if self.run.precision != Precision::F32 {
             let value = Quoted(&self.run.precision);
             return refuse("run.precision", value, "only \"f32\" works in this version");
-        }
-        if self.training.gradient_checkpointing != GradientCheckpointing::None {
-            let value = Quoted(&self.training.gradient_checkpointing);
-            return refuse(
-                "training.gradient_checkpointing",
-                value,
-                "only \"none\" works in this version",
-            );
         }
         if self.distributed.strategy != DistributedStrategy::Single {
             let limit = "only \"single\" works in this version";
@@ -376,9 +373,9 @@ mod tests {
                 "\"bf16-mixed\"",
             ),
             (
-                &["training.gradient_checkpointing=blocks"],
-                "gradient_checkpointing",
-                "\"none\"",
+                &["training.checkpoint_segment=512"],
+                "training.checkpoint_segment",
+                "\"segments\"",
             ),
             (
                 &["distributed.strategy=ddp"],
@@ -411,6 +408,9 @@ mod tests {
             refused(&["training.max_steps=10", "lr_scheduler.warmup_steps=9"]),
             ""
         );
-        assert_eq!(refused(&["training.gradient_checkpointing=none"]), "");
+        for way in ["none", "ops", "blocks", "segments"] {
+            let assignment = format!("training.gradient_checkpointing={way}");
+            assert_eq!(refused(&[&assignment]), "");
+        }
     }
 }

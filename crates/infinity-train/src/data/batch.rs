@@ -24,6 +24,14 @@ pub struct HostBatch {
     pub valid: usize,
 }
 
+impl HostBatch {
+    /// The columns from `from` to `to` of `ids` `[rows, len]`, which are its inputs or targets.
+    pub fn columns(&self, ids: &[i32], from: usize, to: usize) -> Vec<i32> {
+        let rows = ids.chunks_exact(self.len.max(1));
+        rows.flat_map(|row| &row[from..to]).copied().collect()
+    }
+}
+
 /// Batches by number. The same number always gives the same batch, on any thread and in any order.
 pub trait BatchSource: Send + Sync {
     /// The batch number `step`, counted from 0 over all epochs.

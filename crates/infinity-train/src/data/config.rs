@@ -58,7 +58,8 @@ pub struct DataConfig {
     pub packing: Packing,
     /// Carry the model's memory from a window to the one that follows it.
     pub stateful: bool,
-    /// Windows to propagate gradients through when `stateful`.
+    /// Windows to propagate gradients through when `stateful`: so many follow each other in every
+    /// row of a batch.
     pub tbptt_chunks: usize,
     /// Threads that prepare batches. Changes speed, never the data.
     pub num_workers: usize,
@@ -88,6 +89,11 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
+    /// Tokens in a row of a training batch: the windows that gradients go through.
+    pub fn training_window(&self) -> usize {
+        self.max_seq_length * self.tbptt_chunks.max(1)
+    }
+
     /// Returns the first key that cannot be right, without looking at any file.
     pub fn validate(&self) -> Result<(), DataError> {
         if let Some(fraction) = self.val_fraction {

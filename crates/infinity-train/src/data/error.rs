@@ -151,7 +151,7 @@ pub enum DataError {
         path: PathBuf,
     },
     /// Fewer tokens than one window needs.
-    #[error("the {split} split has {tokens} tokens, but one window of `data.max_seq_length` = {window} needs {}; give more text, a larger `data.val_fraction`, or shorter windows", window + 1)]
+    #[error("the {split} split has {tokens} tokens, but a row of {window} (`data.max_seq_length`, times `data.tbptt_chunks` in training) needs {}; give more text, a larger `data.val_fraction`, or shorter windows", window + 1)]
     SplitTooShort {
         /// `training` or `validation`.
         split: &'static str,

@@ -47,7 +47,7 @@ impl TrainSource {
         rows: usize,
         seed: u64,
     ) -> Result<Self, DataError> {
-        let len = config.max_seq_length;
+        let len = config.training_window();
         let packing = match config.packing {
             Packing::Random => PackingPlan::Random,
             Packing::Shuffled => PackingPlan::Shuffled,
