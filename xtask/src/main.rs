@@ -1,11 +1,12 @@
 //! `cargo xtask`: the chores of this workspace, in one small program that does not know Burn.
 //!
 //! `check` is what CI runs, `tidy` is the part of it that lints cannot see, `bench` starts a measurement,
-//! `plot` draws one.
+//! `gpu` tests and measures the kernels on one, `plot` draws.
 #![allow(clippy::print_stdout, reason = "a command-line program")]
 
 mod bench;
 mod check;
+mod gpu;
 mod plot;
 mod tidy;
 
@@ -17,6 +18,7 @@ usage: cargo xtask <command>
   check               formatting, clippy, all tests, tidy: everything a change has to pass
   tidy                layering, size budgets, unsafe code, and the paths that the documents name
   bench <name> [...]  one measurement; `cargo xtask bench` lists them
+  gpu <device>        the kernels on a GPU: all their tests there, then the benches at a large model's sizes
   plot <json> <svg>   the file that `bench length` writes, as a picture
 ";
 
@@ -27,6 +29,7 @@ fn main() -> anyhow::Result<()> {
         Some("check") => check::run(root),
         Some("tidy") => tidy::run(root),
         Some("bench") => bench::run(root, &args[1..]),
+        Some("gpu") => gpu::run(root, &args[1..]),
         Some("plot") => plot::run(&args[1..]),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

@@ -1,8 +1,12 @@
-//! `memory_scan` on the CPU: the kernel, the chunk form and softmax attention side by side.
+//! `memory_scan`: the kernel, the chunk form and softmax attention side by side.
 //!
 //! ```text
 //! cargo bench -p infinity-kernels --bench memory_scan -- [--rounds 7] [--tokens 4096] [--size state] [--only fused]
+//! cargo bench -p infinity-kernels --features cuda --bench memory_scan -- --device cuda [--dtype bf16]
 //! ```
+//!
+//! `--dtype` is that of queries, keys and values; gates and states are `f32`. Devices that are not
+//! the CPU run the sizes of a large model.
 //!
 //! Every size is checked against the chunk form first (which the tests hold to the `f64`
 //! reference). Then the contestants take turns, so that a machine that slows down slows down all
@@ -56,17 +60,46 @@ const SIZES: [(&str, Dims); 3] = [
     ),
 ];
 
+/// What a GPU is asked for: 32 heads over 8,192 tokens.
+const LARGE: [(&str, Dims); 4] = [
+    ("large, one state, 128 wide", large(1, 128)),
+    ("large, four states, 128 wide", large(4, 128)),
+    ("large, one state, 64 wide", large(1, 64)),
+    ("large, four states, 64 wide", large(4, 64)),
+];
+
+const fn large(s: usize, width: usize) -> Dims {
+    Dims {
+        b: 1,
+        t: 8192,
+        h: 32,
+        s,
+        k: width,
+        v: width,
+    }
+}
+
 /// The kernel against the chunk form, both in `f32`.
 const SAME: Tol = Tol {
     rms_ratio: 1e-5,
     worst_over_rms: 60.0,
     floor: 1e-8,
 };
+/// The same with queries, keys and values in half precision, which the chunk form widens first.
+const SAME_IN_HALF: Tol = Tol {
+    rms_ratio: 2e-2,
+    worst_over_rms: 60.0,
+    floor: 1e-6,
+};
 
 fn main() {
     let rounds = number_after("--rounds").unwrap_or(7);
     let sizes = after("--size");
-    for (name, dims) in SIZES {
+    let all: &[(&str, Dims)] = match after("--device") {
+        None => &SIZES,
+        Some(_) => &LARGE,
+    };
+    for &(name, dims) in all {
         if sizes.as_ref().is_some_and(|size| !name.contains(size)) {
             continue;
         }
@@ -121,6 +154,30 @@ fn after(flag: &str) -> Option<String> {
     std::env::args().skip_while(|arg| arg != flag).nth(1)
 }
 
+/// The device that `--device` names; Flex without it.
+fn device() -> Device {
+    match after("--device").as_deref() {
+        None | Some("flex") => Device::flex(),
+        #[cfg(feature = "wgpu")]
+        Some("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "cuda")]
+        Some("cuda") => Device::cuda(0),
+        #[cfg(feature = "rocm")]
+        Some("rocm") => Device::rocm(0),
+        Some(other) => panic!("--device {other}: not in this build, add --features {other}"),
+    }
+}
+
+/// The type of queries, keys and values that `--dtype` names.
+fn dtype() -> DType {
+    match after("--dtype").as_deref() {
+        None | Some("f32") => DType::F32,
+        Some("bf16") => DType::BF16,
+        Some("f16") => DType::F16,
+        Some(other) => panic!("--dtype {other}: f32, bf16 or f16"),
+    }
+}
+
 fn number_after(flag: &str) -> Option<usize> {
     after(flag)?.parse().ok()
 }
@@ -144,6 +201,7 @@ impl<'a> Contestant<'a> {
     fn turn(&mut self, counts: bool) {
         let start = Instant::now();
         (self.run)();
+        device().sync().expect("the device finished");
         if counts {
             self.seconds.push(start.elapsed().as_secs_f64());
         }
@@ -174,13 +232,14 @@ impl Scan {
             },
             1,
         );
-        let device = Device::flex();
+        let device = device();
         let four = |x: &[f64], width| tensor(x, [b, t, h, width], DType::F32, &device);
+        let rows = |x: &[f64], width| tensor(x, [b, t, h, width], dtype(), &device);
         let x = &probe.inputs;
         let inputs = MemoryScanInputs {
-            q: four(&x.q, k),
-            k: four(&x.k, k),
-            v: four(&x.v, v),
+            q: rows(&x.q, k),
+            k: rows(&x.k, k),
+            v: rows(&x.v, v),
             log_decay: four(&x.log_decay, s),
             read: four(&x.read, s),
             write: four(&x.write, s),
@@ -195,7 +254,7 @@ impl Scan {
     }
 
     fn forward(&self, form: Form) {
-        let out = memory_scan(self.inputs.clone(), self.state.clone(), form);
+        let out = memory_scan(widened(self.inputs.clone(), form), self.state.clone(), form);
         std::hint::black_box(out);
     }
 
@@ -217,7 +276,7 @@ impl Scan {
             write,
             erase: erase.clone(),
         };
-        let out = memory_scan(inputs, state.clone(), form);
+        let out = memory_scan(widened(inputs, form), state.clone(), form);
         let loss = (out.o.clone() * self.d_o.clone()).sum() + out.state.clone().sum();
         let grads = loss.backward();
         let mut answers = vec![out.o.inner().flatten(0, 3), out.state.inner().flatten(0, 4)];
@@ -244,12 +303,16 @@ impl Scan {
             "derase",
             "dstate",
         ];
+        let same = match dtype() {
+            DType::F32 => SAME,
+            _ => SAME_IN_HALF,
+        };
         let pairs = self
             .answers(Form::Fused)
             .into_iter()
             .zip(self.answers(Form::Chunkwise));
         for (name, (fused, chunkwise)) in names.into_iter().zip(pairs) {
-            assert_close("bench", name, &values(fused), &values(chunkwise), SAME);
+            assert_close("bench", name, &values(fused), &values(chunkwise), same);
         }
     }
 
@@ -269,8 +332,21 @@ impl Scan {
         let MemoryScanInputs { q, k, v, .. } = &self.inputs;
         let [q, k, v] = [q, k, v].map(leaf);
         let o = softmax_attention(q.clone(), k.clone(), v.clone(), |weights| weights);
-        let grads = (o * self.d_o.clone()).sum().backward();
+        let grads = (o * self.d_o.clone().cast(dtype())).sum().backward();
         std::hint::black_box([q, k, v].map(|x| x.grad(&grads)));
+    }
+}
+
+/// The tensor forms have one type; the kernel reads half precision as it is.
+fn widened(x: MemoryScanInputs, form: Form) -> MemoryScanInputs {
+    match form {
+        Form::Fused => x,
+        _ => MemoryScanInputs {
+            q: x.q.cast(DType::F32),
+            k: x.k.cast(DType::F32),
+            v: x.v.cast(DType::F32),
+            ..x
+        },
     }
 }
 

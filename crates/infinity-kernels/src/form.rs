@@ -1,7 +1,7 @@
 //! Which form of an operator runs, and in what pieces: decided here and nowhere else.
 
 use crate::memory_scan::Dims;
-#[cfg(feature = "flex")]
+#[cfg(any(feature = "flex", feature = "cube"))]
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;
 use std::fmt;
@@ -14,7 +14,8 @@ pub enum Form {
     Recurrent,
     /// Chunk by chunk on Burn tensors: training and prompts, on any device.
     Chunkwise,
-    /// A native kernel of the device: so far on Flex. Computes in `f32`, whatever the tensors hold.
+    /// A native kernel of the device: on Flex and on every CubeCL runtime. Computes in `f32`,
+    /// whatever the tensors hold.
     Fused,
 }
 
@@ -33,7 +34,7 @@ impl fmt::Display for FormError {
         let FormError::NotFused { device } = self;
         write!(
             f,
-            "form `fused` does not exist on {device}, only on flex: recurrent or chunkwise"
+            "form `fused` does not exist on {device}: recurrent or chunkwise"
         )
     }
 }
@@ -47,7 +48,7 @@ impl Form {
     /// The fastest form for `t` tokens on `device`.
     pub fn choose(t: usize, device: &Device) -> Form {
         match t {
-            _ if has_kernel(device) => Form::Fused,
+            _ if kernel_chunk(device).is_some() => Form::Fused,
             0..=RECURRENT_UP_TO => Form::Recurrent,
             _ => Form::Chunkwise,
         }
@@ -60,7 +61,7 @@ impl Form {
     /// [`FormError::NotFused`] if this is [`Form::Fused`] and the device has no kernel.
     pub fn check(self, device: &Device) -> Result<(), FormError> {
         match self {
-            Form::Fused if !has_kernel(device) => Err(FormError::NotFused {
+            Form::Fused if kernel_chunk(device).is_none() => Err(FormError::NotFused {
                 device: format!("{device:?}"),
             }),
             _ => Ok(()),
@@ -68,7 +69,24 @@ impl Form {
     }
 }
 
-/// Whether operators have native kernels on `device`.
+/// Positions in a chunk of the native `memory_scan` on `device`; `None` where it has none.
+///
+/// Flex cuts as it likes; a CubeCL runtime by what shared memory the device has.
+#[allow(unused_variables)]
+pub(crate) fn kernel_chunk(device: &Device) -> Option<usize> {
+    #[cfg(any(feature = "flex", feature = "cube"))]
+    match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(feature = "flex")]
+        DispatchDevice::Flex(_) => return Some(64),
+        #[cfg(feature = "cube")]
+        DispatchDevice::Cube(device) => return crate::memory_scan::cube::chunk(device),
+        #[allow(unreachable_patterns)]
+        _ => {}
+    }
+    None
+}
+
+/// Whether the other operators have native kernels on `device`.
 #[allow(unused_variables)]
 pub(crate) fn has_kernel(device: &Device) -> bool {
     #[cfg(feature = "flex")]
@@ -152,7 +170,7 @@ mod tests {
         .to_string();
         assert_eq!(
             error,
-            "form `fused` does not exist on Device<Wgpu>, only on flex: recurrent or chunkwise"
+            "form `fused` does not exist on Device<Wgpu>: recurrent or chunkwise"
         );
     }
 }

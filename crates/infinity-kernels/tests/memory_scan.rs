@@ -1,10 +1,13 @@
 //! `memory_scan`: every form against the scalar reference, and the reference against itself.
 #![allow(clippy::print_stdout, reason = "the errors that tolerances are set by")]
 
+mod devices;
+
 use burn::tensor::{DType, Device, Tensor};
+use devices::{on_every_device, on_every_gpu};
 use infinity_kernels::memory_scan::reference::{self, Dims, Values};
 use infinity_kernels::memory_scan::{chunkwise_form, recurrent};
-use infinity_kernels::testing::{Case, Probe, Tol, assert_close, compare, tensor, values};
+use infinity_kernels::testing::{Case, Probe, Random, Tol, assert_close, compare, tensor, values};
 use infinity_kernels::{Form, MemoryScanInputs, MemoryScanOutput, memory_scan};
 use proptest::prelude::*;
 
@@ -122,20 +125,27 @@ fn fused(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
     memory_scan(x, state, Form::Fused)
 }
 
-fn run(probe: &Probe, dtype: DType, run: Run) -> Answer {
-    let device = Device::flex().autodiff();
+fn run(device: &Device, probe: &Probe, dtype: DType, form: Run) -> Answer {
+    run_mixed(device, probe, [dtype; 2], form)
+}
+
+/// With queries, keys and values of one type, everything else of another.
+fn run_mixed(device: &Device, probe: &Probe, dtypes: [DType; 2], run: Run) -> Answer {
+    let [rows, dtype] = dtypes;
+    let device = device.clone().autodiff();
     let Dims { b, t, h, s, k, v } = probe.case.dims;
     let x = &probe.inputs;
-    let leaf =
-        |values: &[f64], width| tensor(values, [b, t, h, width], dtype, &device).require_grad();
+    let leaf = |values: &[f64], width, dtype| {
+        tensor(values, [b, t, h, width], dtype, &device).require_grad()
+    };
     let leaves = [
-        leaf(&x.q, k),
-        leaf(&x.k, k),
-        leaf(&x.v, v),
-        leaf(&x.log_decay, s),
-        leaf(&x.read, s),
-        leaf(&x.write, s),
-        leaf(&x.erase, s),
+        leaf(&x.q, k, rows),
+        leaf(&x.k, k, rows),
+        leaf(&x.v, v, rows),
+        leaf(&x.log_decay, s, dtype),
+        leaf(&x.read, s, dtype),
+        leaf(&x.write, s, dtype),
+        leaf(&x.erase, s, dtype),
     ];
     let state = tensor(&x.state, [b, h, s, k, v], dtype, &device).require_grad();
     let [q, key, value, log_decay, read, write, erase] = leaves.clone();
@@ -171,11 +181,10 @@ fn run(probe: &Probe, dtype: DType, run: Run) -> Answer {
 }
 
 /// Outputs and state of the kernel where nothing asks for gradients.
-fn untracked(probe: &Probe) -> (Vec<f64>, Vec<f64>) {
-    let device = Device::flex();
+fn untracked(device: &Device, probe: &Probe) -> (Vec<f64>, Vec<f64>) {
     let Dims { b, t, h, s, k, v } = probe.case.dims;
     let x = &probe.inputs;
-    let four = |x: &[f64], width| tensor(x, [b, t, h, width], DType::F32, &device);
+    let four = |x: &[f64], width| tensor(x, [b, t, h, width], DType::F32, device);
     let inputs = MemoryScanInputs {
         q: four(&x.q, k),
         k: four(&x.k, k),
@@ -185,7 +194,7 @@ fn untracked(probe: &Probe) -> (Vec<f64>, Vec<f64>) {
         write: four(&x.write, s),
         erase: probe.case.delta.then(|| four(&x.erase, s)),
     };
-    let state = tensor(&x.state, [b, h, s, k, v], DType::F32, &device);
+    let state = tensor(&x.state, [b, h, s, k, v], DType::F32, device);
     let out = fused(inputs, state);
     (values(out.o), values(out.state))
 }
@@ -219,13 +228,12 @@ const FORMS: [(&str, Run); 4] = [
     ("chunks of 7", chunk_of::<7>),
 ];
 
-#[test]
-fn every_form_matches_the_reference_in_f32() {
+fn every_form_matches_the_reference_in_f32(device: &Device) {
     let mut worst = (0f64, 0f64);
     for case in CASES {
         let probe = Probe::seeded(case, 42);
         for (_, form) in FORMS {
-            let answer = run(&probe, DType::F32, form);
+            let answer = run(device, &probe, DType::F32, form);
             let errors = check(&probe, &answer, FORWARD_F32, BACKWARD_F32);
             worst = (worst.0.max(errors.0), worst.1.max(errors.1));
         }
@@ -236,14 +244,13 @@ fn every_form_matches_the_reference_in_f32() {
     );
 }
 
-#[test]
-fn the_kernel_matches_the_reference() {
+fn the_kernel_matches_the_reference(device: &Device) {
     let mut worst = (0f64, 0f64);
     for case in CASES.into_iter().chain(KERNEL_CASES) {
         let probe = Probe::seeded(case, 42);
         let errors = check(
             &probe,
-            &run(&probe, DType::F32, fused),
+            &run(device, &probe, DType::F32, fused),
             FORWARD_F32,
             BACKWARD_F32,
         );
@@ -257,11 +264,12 @@ fn the_kernel_matches_the_reference() {
 
 #[test]
 fn every_form_matches_the_reference_in_f64() {
+    let device = &Device::flex();
     let mut worst = (0f64, 0f64);
     for case in CASES {
         let probe = Probe::seeded(case, 7);
         for (_, form) in FORMS {
-            let answer = run(&probe, DType::F64, form);
+            let answer = run(device, &probe, DType::F64, form);
             let errors = check(&probe, &answer, F64, F64);
             worst = (worst.0.max(errors.0), worst.1.max(errors.1));
         }
@@ -396,9 +404,10 @@ proptest! {
     ) {
         let case = Case { name: "random", dims: dims(b, t, h, s, k, v), delta };
         let probe = Probe::seeded(case, seed);
+        let device = &Device::flex();
         for form in [chunk_of::<32> as Run, chunk_of::<5>] {
-            check(&probe, &run(&probe, DType::F64, form), F64, F64);
-            check(&probe, &run(&probe, DType::F32, form), FORWARD_F32, BACKWARD_F32);
+            check(&probe, &run(device, &probe, DType::F64, form), F64, F64);
+            check(&probe, &run(device, &probe, DType::F32, form), FORWARD_F32, BACKWARD_F32);
         }
     }
 
@@ -410,7 +419,8 @@ proptest! {
     ) {
         let case = Case { name: "random", dims: dims(b, t, h, s, k, v), delta };
         let probe = Probe::seeded(case, seed);
-        check(&probe, &run(&probe, DType::F32, fused), FORWARD_F32, BACKWARD_F32);
+        let answer = run(&Device::flex(), &probe, DType::F32, fused);
+        check(&probe, &answer, FORWARD_F32, BACKWARD_F32);
     }
 
     /// A few tokens without gradients: the kernel's other path, token by token.
@@ -421,16 +431,112 @@ proptest! {
     ) {
         let case = Case { name: "decode", dims: dims(b, t, h, s, k, v), delta };
         let probe = Probe::seeded(case, seed);
-        let (o, state) = untracked(&probe);
-        let expected = probe.reference();
-        assert_close("decode", "o", &o, &expected.o, FORWARD_F32);
-        assert_close("decode", "state", &state, &expected.state, FORWARD_F32);
+        decode(&Device::flex(), &probe);
     }
 }
 
+/// A few tokens without gradients against the reference.
+fn decode(device: &Device, probe: &Probe) {
+    let (o, state) = untracked(device, probe);
+    let expected = probe.reference();
+    assert_close("decode", "o", &o, &expected.o, FORWARD_F32);
+    assert_close("decode", "state", &state, &expected.state, FORWARD_F32);
+}
+
+/// Sizes drawn from a fixed seed: few enough for a software device, where the properties above
+/// would take minutes.
+fn drawn_sizes(device: &Device) {
+    let mut random = Random(17);
+    for seed in 0..6 {
+        let mut up_to = |most: f64| random.uniform(1.0, most) as usize;
+        let (b, h, s) = (up_to(3.0), up_to(4.0), up_to(6.0));
+        let (k, v) = (up_to(70.0), up_to(90.0));
+        for (name, t) in [("scan", up_to(100.0)), ("decode", up_to(5.0))] {
+            let case = Case {
+                name,
+                dims: dims(b, t, h, s, k, v),
+                delta: seed % 3 > 0,
+            };
+            let probe = Probe::seeded(case, seed);
+            match name {
+                "decode" => decode(device, &probe),
+                _ => {
+                    let answer = run(device, &probe, DType::F32, fused);
+                    check(&probe, &answer, FORWARD_F32, BACKWARD_F32);
+                }
+            }
+        }
+    }
+}
+
+/// Queries, keys and values in half precision, where the device has it: what they hold is taken as
+/// it is, and only their gradients are rounded.
+#[cfg(feature = "cube")]
+fn half_precision_rows(device: &Device) {
+    /// Gradients rounded to `f16`. Worst RMS ratio on software Vulkan, 2026-11-24: SET_BELOW.
+    const BACKWARD_F16: Tol = Tol {
+        rms_ratio: 1e-3,
+        worst_over_rms: 30.0,
+        floor: 1e-8,
+    };
+    /// Products of `bf16` tiles: 8 bits of a state, of an error, of a score. Waits for a device to be
+    /// measured on.
+    const FORWARD_BF16: Tol = Tol {
+        rms_ratio: 1e-2,
+        worst_over_rms: 30.0,
+        floor: 1e-8,
+    };
+    /// As above.
+    const BACKWARD_BF16: Tol = Tol {
+        rms_ratio: 2e-2,
+        worst_over_rms: 30.0,
+        floor: 1e-8,
+    };
+    for dtype in [DType::F16, DType::BF16] {
+        if !device.supports_dtype(dtype) {
+            println!("{dtype:?}: not on {device:?}");
+            continue;
+        }
+        let case = Case {
+            name: "half",
+            dims: dims(2, 70, 2, 3, 20, 36),
+            delta: true,
+        };
+        let mut probe = Probe::seeded(case, 6);
+        let len = [case.dims.b, case.dims.t, case.dims.h];
+        for (rows, width) in [
+            (&mut probe.inputs.q, case.dims.k),
+            (&mut probe.inputs.k, case.dims.k),
+            (&mut probe.inputs.v, case.dims.v),
+        ] {
+            let dims = [len[0], len[1], len[2], width];
+            *rows = values(tensor(rows, dims, dtype, &Device::flex()));
+        }
+        let (forward, backward) = match dtype {
+            DType::BF16 => (FORWARD_BF16, BACKWARD_BF16),
+            _ => (FORWARD_F32, BACKWARD_F16),
+        };
+        let answer = run_mixed(device, &probe, [dtype, DType::F32], fused);
+        let errors = check(&probe, &answer, forward, backward);
+        println!(
+            "{dtype:?}: forward {:.1e}, backward {:.1e}",
+            errors.0, errors.1
+        );
+    }
+}
+
+on_every_gpu!(half_precision_rows);
+on_every_device!(
+    every_form_matches_the_reference_in_f32,
+    the_kernel_matches_the_reference,
+    drawn_sizes,
+    repeated_keys_are_solved_exactly,
+    a_bad_row_does_not_touch_its_neighbours,
+    two_runs_of_the_kernel_give_the_same_bits,
+);
+
 /// Repeated keys make powers of `L` explode; forward substitution does not care.
-#[test]
-fn repeated_keys_are_solved_exactly() {
+fn repeated_keys_are_solved_exactly(device: &Device) {
     let case = Case {
         name: "repeated keys",
         dims: dims(1, 64, 1, 2, 16, 16),
@@ -451,7 +557,7 @@ fn repeated_keys_are_solved_exactly() {
     {
         check(
             &probe,
-            &run(&probe, DType::F32, form),
+            &run(device, &probe, DType::F32, form),
             FORWARD_F32,
             BACKWARD_F32,
         );
@@ -504,8 +610,7 @@ fn the_delta_rule_never_expands() {
 }
 
 /// NaN and infinity in one row of the batch stay in that row, in every input and every answer.
-#[test]
-fn a_bad_row_does_not_touch_its_neighbours() {
+fn a_bad_row_does_not_touch_its_neighbours(device: &Device) {
     let case = Case {
         name: "bad row",
         dims: dims(3, 40, 2, 2, 9, 11),
@@ -513,13 +618,13 @@ fn a_bad_row_does_not_touch_its_neighbours() {
     };
     let clean = Probe::seeded(case, 11);
     for form in [chunk_of::<16> as Run, fused] {
-        let expected = run(&clean, DType::F32, form);
+        let expected = run(device, &clean, DType::F32, form);
         for (field, value) in (0..8).zip([f64::NAN, f64::INFINITY].into_iter().cycle()) {
             let mut bad = clean.clone();
             let x = nth(&mut bad.inputs, field);
             let at = x.len() / 3 + 3;
             x[at] = if field == 3 { -value } else { value };
-            let answer = run(&bad, DType::F32, form);
+            let answer = run(device, &bad, DType::F32, form);
             let kept = |name: &str, clean: &[f64], bad: &[f64]| {
                 let third = clean.len() / 3;
                 assert_eq!(
@@ -553,15 +658,14 @@ fn a_bad_row_does_not_touch_its_neighbours() {
     }
 }
 
-#[test]
-fn two_runs_of_the_kernel_give_the_same_bits() {
+fn two_runs_of_the_kernel_give_the_same_bits(device: &Device) {
     let case = Case {
         name: "bits",
         dims: dims(3, 150, 3, 3, 20, 28),
         delta: true,
     };
     let probe = Probe::seeded(case, 2);
-    let [first, second] = [(), ()].map(|()| run(&probe, DType::F32, fused));
+    let [first, second] = [(), ()].map(|()| run(device, &probe, DType::F32, fused));
     assert_eq!(first.o, second.o);
     assert_eq!(first.state, second.state);
     assert_eq!(first.grads, second.grads);
@@ -570,6 +674,7 @@ fn two_runs_of_the_kernel_give_the_same_bits() {
 /// Half precision comes back as half precision, computed in `f32`.
 #[test]
 fn the_kernel_takes_other_float_types() {
+    let device = &Device::flex();
     let case = Case {
         name: "f64",
         dims: dims(1, 40, 2, 2, 8, 8),
@@ -578,7 +683,7 @@ fn the_kernel_takes_other_float_types() {
     let probe = Probe::seeded(case, 4);
     check(
         &probe,
-        &run(&probe, DType::F64, fused),
+        &run(device, &probe, DType::F64, fused),
         FORWARD_F32,
         BACKWARD_F32,
     );

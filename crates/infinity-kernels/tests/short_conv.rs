@@ -1,7 +1,10 @@
 //! Short convolution against its reference, whole and in parts.
 
+mod devices;
+
 use burn::tensor::activation;
 use burn::tensor::{DType, Device, Tensor};
+use devices::on_every_device;
 use infinity_kernels::short_conv::{reference, short_conv, short_conv_silu};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
@@ -12,18 +15,16 @@ const TOL: Tol = Tol {
     floor: 0.0,
 };
 
-#[test]
-fn matches_the_reference_and_can_be_cut_anywhere() {
-    let device = Device::flex();
+fn matches_the_reference_and_can_be_cut_anywhere(device: &Device) {
     for [b, t, channels, kernel] in [[1, 1, 3, 4], [2, 9, 5, 4], [1, 2, 4, 4], [2, 6, 3, 1]] {
         let mut random = Random(9);
         let x = random.values(b * t * channels, -1.0, 1.0);
         let weight = random.values(channels * kernel, -1.0, 1.0);
         let tail = random.values(b * channels * (kernel - 1), -1.0, 1.0);
         let expected = reference::forward([b, t, channels, kernel], &x, &weight, &tail);
-        let x = tensor(&x, [b, t, channels], DType::F32, &device);
-        let weight = tensor(&weight, [channels, kernel], DType::F32, &device);
-        let tail = tensor(&tail, [b, channels, kernel - 1], DType::F32, &device);
+        let x = tensor(&x, [b, t, channels], DType::F32, device);
+        let weight = tensor(&weight, [channels, kernel], DType::F32, device);
+        let tail = tensor(&tail, [b, channels, kernel - 1], DType::F32, device);
         let (whole, end) = short_conv(x.clone(), weight.clone(), tail.clone());
         assert_close("whole", "y", &values(whole.clone()), &expected, TOL);
         for cut in 1..t {
@@ -56,15 +57,14 @@ fn a_flipped_kernel_is_caught() {
 }
 
 /// Values and gradients of the native convolution with SiLU against the same on tensors.
-#[test]
-fn with_silu_it_matches_the_tensor_form_gradients_too() {
+fn with_silu_it_matches_the_tensor_form_gradients_too(device: &Device) {
     /// Worst RMS ratio on Flex, 2026-11-23: 2e-7.
     const GRADS: Tol = Tol {
         rms_ratio: 2e-6,
         worst_over_rms: 20.0,
         floor: 1e-9,
     };
-    let device = Device::flex().autodiff();
+    let device = device.clone().autodiff();
     for [b, t, channels, kernel] in [[1, 1, 3, 4], [2, 9, 5, 4], [3, 2, 20, 4], [2, 33, 17, 2]] {
         let mut random = Random(11);
         let x = random.values(b * t * channels, -3.0, 3.0);
@@ -114,3 +114,8 @@ fn with_silu_it_matches_the_tensor_form_gradients_too() {
 fn values_without_silu(y: &[f64]) -> Vec<f64> {
     y.iter().map(|y| y * 2.0).collect()
 }
+
+on_every_device!(
+    matches_the_reference_and_can_be_cut_anywhere,
+    with_silu_it_matches_the_tensor_form_gradients_too,
+);

@@ -1,6 +1,9 @@
 //! Softmax attention against its reference, with and without a cache.
 
+mod devices;
+
 use burn::tensor::{DType, Device};
+use devices::on_every_device;
 use infinity_kernels::softmax_attention::{reference, softmax_attention};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
@@ -11,9 +14,7 @@ const TOL: Tol = Tol {
     floor: 0.0,
 };
 
-#[test]
-fn matches_the_reference() {
-    let device = Device::flex();
+fn matches_the_reference(device: &Device) {
     for [t, cached, k, v] in [[1, 0, 4, 4], [7, 0, 8, 5], [3, 6, 8, 8], [1, 9, 4, 4]] {
         let mut random = Random(4);
         let q = random.values(t * k, -2.0, 2.0);
@@ -21,9 +22,9 @@ fn matches_the_reference() {
         let vals = random.values((cached + t) * v, -1.0, 1.0);
         let expected = reference::forward([t, cached, k, v], &q, &keys, &vals);
         let actual = softmax_attention(
-            tensor(&q, [1, t, 1, k], DType::F32, &device),
-            tensor(&keys, [1, cached + t, 1, k], DType::F32, &device),
-            tensor(&vals, [1, cached + t, 1, v], DType::F32, &device),
+            tensor(&q, [1, t, 1, k], DType::F32, device),
+            tensor(&keys, [1, cached + t, 1, k], DType::F32, device),
+            tensor(&vals, [1, cached + t, 1, v], DType::F32, device),
             |weights| weights,
         );
         assert_close("softmax", "o", &values(actual), &expected, TOL);
@@ -37,3 +38,5 @@ fn a_peek_at_the_future_is_caught() {
     assert_eq!(right[0], 1.0);
     assert!(compare(&[2.5; 4], &right, TOL).is_err());
 }
+
+on_every_device!(matches_the_reference);

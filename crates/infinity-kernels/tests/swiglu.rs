@@ -1,6 +1,9 @@
 //! SwiGLU's gate against its reference, gradients too.
 
+mod devices;
+
 use burn::tensor::{DType, Device};
+use devices::on_every_device;
 use infinity_kernels::swiglu::{reference, swiglu};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
@@ -14,9 +17,8 @@ const TOL: Tol = Tol {
     floor: 0.0,
 };
 
-#[test]
-fn matches_the_reference_gradients_too() {
-    let device = Device::flex().autodiff();
+fn matches_the_reference_gradients_too(device: &Device) {
+    let device = device.clone().autodiff();
     for dims in [[1, 1, 1], [2, 7, 5], [3, 40, 300]] {
         let len = dims.iter().product();
         let mut random = Random(3);
@@ -70,3 +72,5 @@ fn the_reference_gradient_matches_finite_differences_and_a_wrong_one_does_not() 
     assert_close("differences", "d_up", &differences, &d_up, TOL);
     assert!(compare(&d_up, &d_gate, TOL).is_err());
 }
+
+on_every_device!(matches_the_reference_gradients_too);

@@ -44,12 +44,12 @@ impl<B: Backend> Backward<B, 8> for ChunkwiseBackward {
 }
 
 /// Backward of the fused form. Its state is what the kernel needs to compute the rest again: the
-/// inputs, the states at the chunk borders, and whether writes correct.
+/// inputs, what forward saved, the chunk's length, and whether writes correct.
 #[derive(Debug)]
 struct FusedBackward;
 
 impl<B: MemoryScanBackend> Backward<B, 8> for FusedBackward {
-    type State = (ScanTensors<B>, FloatTensor<B>, bool);
+    type State = (ScanTensors<B>, FloatTensor<B>, usize, bool);
 
     fn backward(
         self,
@@ -57,9 +57,9 @@ impl<B: MemoryScanBackend> Backward<B, 8> for FusedBackward {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let (x, borders, delta) = ops.state;
+        let (x, saved, chunk, delta) = ops.state;
         let incoming = grads.consume::<B>(&ops.node);
-        let d = B::memory_scan_fused_backward(x, borders, incoming, delta);
+        let d = B::memory_scan_fused_backward(x, saved, incoming, chunk, delta);
         let of_parents = [
             Some(d.q),
             Some(d.k),
@@ -132,14 +132,15 @@ impl<B: MemoryScanBackend, C: CheckpointStrategy> MemoryScanBackend for Autodiff
             OpsKind::UnTracked(node) => node.finish(B::memory_scan_chunkwise(inner, chunk, delta)),
         }
     }
-    fn memory_scan_fused(x: ScanTensors<Self>, delta: bool) -> FloatTensor<Self> {
+
+    fn memory_scan_fused(x: ScanTensors<Self>, chunk: usize, delta: bool) -> FloatTensor<Self> {
         let (nodes, inner) = (nodes(&x), inner(&x));
         match FusedBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(node) => {
-                let (both, borders) = B::memory_scan_fused_saving(inner.clone(), delta);
-                node.finish((inner, borders, delta), both)
+                let (both, saved) = B::memory_scan_fused_saving(inner.clone(), chunk, delta);
+                node.finish((inner, saved, chunk, delta), both)
             }
-            OpsKind::UnTracked(node) => node.finish(B::memory_scan_fused(inner, delta)),
+            OpsKind::UnTracked(node) => node.finish(B::memory_scan_fused(inner, chunk, delta)),
         }
     }
 }

@@ -5,11 +5,17 @@
 //! default: it exists where a backend brings a kernel, which `Form::check` knows.
 
 use super::chunkwise;
+#[cfg(feature = "cube")]
+use super::cube;
 #[cfg(feature = "flex")]
 use super::flex;
+#[cfg(feature = "cube")]
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::{
     Backend, ExtensionType, TensorMetadata, backend_extension, tensor::FloatTensor,
 };
+#[cfg(feature = "cube")]
+use burn::tensor::DType;
 use burn::tensor::Shape;
 
 /// The operator's tensors below autodiff; shapes as in [`MemoryScanInputs`](super::MemoryScanInputs).
@@ -17,6 +23,7 @@ use burn::tensor::Shape;
 /// `erase` is present in additive mode too, and then not read: an operation's inputs have to be
 /// tensors.
 #[derive(ExtensionType, Clone, Debug)]
+#[extension_type(fusion: cfg(feature = "cube"))]
 #[allow(missing_docs)]
 pub struct ScanTensors<B: Backend> {
     pub q: FloatTensor<B>,
@@ -52,36 +59,44 @@ pub trait MemoryScanBackend: Backend {
     }
 
     /// The fused form: what [`memory_scan_chunkwise`](Self::memory_scan_chunkwise) returns, from a
-    /// kernel of the backend's own.
+    /// kernel of the backend's own. `chunk` is what the device asked for, see
+    /// [`Form::check`](crate::Form::check); Flex cuts as it likes.
     ///
     /// # Panics
     ///
     /// Where no such kernel exists; [`Form::check`](crate::Form::check) says so beforehand.
-    #[fusion(default)]
+    #[fusion(meta = both_spec)]
     #[allow(unused_variables)]
-    fn memory_scan_fused(#[extension_type] x: ScanTensors<Self>, delta: bool) -> FloatTensor<Self> {
+    fn memory_scan_fused(
+        #[extension_type] x: ScanTensors<Self>,
+        chunk: usize,
+        delta: bool,
+    ) -> FloatTensor<Self> {
         unreachable!("{NOT_FUSED}")
     }
 
-    /// The fused form for training: also returns the states at the chunk borders, in a layout only
-    /// [`memory_scan_fused_backward`](Self::memory_scan_fused_backward) reads.
-    #[fusion(default)]
+    /// The fused form for training: also returns what
+    /// [`memory_scan_fused_backward`](Self::memory_scan_fused_backward) computes the rest from, in
+    /// a layout that only it reads: the states at the chunk borders, and what else a kernel keeps.
+    #[fusion(meta = |x, chunk, delta| (both_spec(x, chunk, delta), saved_spec(x, *chunk)))]
     #[allow(unused_variables)]
     fn memory_scan_fused_saving(
         #[extension_type] x: ScanTensors<Self>,
+        chunk: usize,
         delta: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("{NOT_FUSED}")
     }
 
-    /// Gradients of all inputs, given the inputs, the states at the chunk borders and the gradient
-    /// of what the fused form returned. In additive mode that of `erase` is zero.
-    #[fusion(default)]
+    /// Gradients of all inputs, given the inputs, what was saved and the gradient of what the
+    /// fused form returned. In additive mode that of `erase` is zero.
+    #[fusion(meta = |x, _, _, _, _| x.clone())]
     #[allow(unused_variables)]
     fn memory_scan_fused_backward(
         #[extension_type] x: ScanTensors<Self>,
-        borders: FloatTensor<Self>,
+        saved: FloatTensor<Self>,
         d_both: FloatTensor<Self>,
+        chunk: usize,
         delta: bool,
     ) -> ScanTensors<Self> {
         unreachable!("{NOT_FUSED}")
@@ -91,6 +106,21 @@ pub trait MemoryScanBackend: Backend {
 /// Said where `Form::check` was not asked, or where a gradient of a gradient was.
 const NOT_FUSED: &str =
     "no fused memory_scan here: Form::check must come first, and it has no second derivative";
+
+/// Outputs and final state in one vector, in the type of the state.
+#[cfg(feature = "cube")]
+fn both_spec(x: &ScanTensorsMetadata, _chunk: &usize, _delta: &bool) -> TensorSpec {
+    let len = x.v.shape.num_elements() + x.state.shape.num_elements();
+    TensorSpec::new(Shape::from([len]), x.state.dtype)
+}
+
+/// What the kernel of `cube/` saves.
+#[cfg(feature = "cube")]
+fn saved_spec(x: &ScanTensorsMetadata, chunk: usize) -> TensorSpec {
+    let chunks = x.q.shape[1].div_ceil(chunk);
+    let len = x.v.shape.num_elements() + x.state.shape.num_elements() * (chunks + 1);
+    TensorSpec::new(Shape::from([len]), DType::F32)
+}
 
 /// `o` and `state`, flat, one behind the other.
 pub(super) fn packed<B: Backend>(o: FloatTensor<B>, state: FloatTensor<B>) -> FloatTensor<B> {
@@ -115,12 +145,13 @@ pub(super) fn unpacked<B: Backend>(
 
 #[cfg(feature = "flex")]
 impl MemoryScanBackend for burn::backend::Flex {
-    fn memory_scan_fused(x: ScanTensors<Self>, delta: bool) -> FloatTensor<Self> {
+    fn memory_scan_fused(x: ScanTensors<Self>, _chunk: usize, delta: bool) -> FloatTensor<Self> {
         flex::forward(x, delta)
     }
 
     fn memory_scan_fused_saving(
         x: ScanTensors<Self>,
+        _chunk: usize,
         delta: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         flex::forward_saving(x, delta)
@@ -128,16 +159,40 @@ impl MemoryScanBackend for burn::backend::Flex {
 
     fn memory_scan_fused_backward(
         x: ScanTensors<Self>,
-        borders: FloatTensor<Self>,
+        saved: FloatTensor<Self>,
         d_both: FloatTensor<Self>,
+        _chunk: usize,
         delta: bool,
     ) -> ScanTensors<Self> {
-        flex::backward(x, borders, d_both, delta)
+        flex::backward(x, saved, d_both, delta)
     }
 }
 
 #[cfg(feature = "ndarray")]
+#[allow(deprecated)] // As above.
 impl MemoryScanBackend for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]
-impl MemoryScanBackend for burn_cubecl::CubeBackend {}
+impl MemoryScanBackend for burn_cubecl::CubeBackend {
+    fn memory_scan_fused(x: ScanTensors<Self>, chunk: usize, delta: bool) -> FloatTensor<Self> {
+        cube::forward(x, chunk, delta)
+    }
+
+    fn memory_scan_fused_saving(
+        x: ScanTensors<Self>,
+        chunk: usize,
+        delta: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        cube::forward_saving(x, chunk, delta)
+    }
+
+    fn memory_scan_fused_backward(
+        x: ScanTensors<Self>,
+        saved: FloatTensor<Self>,
+        d_both: FloatTensor<Self>,
+        chunk: usize,
+        delta: bool,
+    ) -> ScanTensors<Self> {
+        cube::backward(x, saved, d_both, chunk, delta)
+    }
+}

@@ -14,13 +14,12 @@ pub fn forward(x: MemoryScanInputs, state: Tensor<5>, chunk: usize) -> MemorySca
     })
 }
 
-/// Runs the backend's own kernel from state `[B, H, S, K, V]`.
-///
-/// # Panics
-///
-/// On a device that has none, see [`Form::check`](crate::Form::check).
-pub(super) fn fused(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
-    dispatched(x, state, Dispatch::memory_scan_fused)
+/// Runs the backend's own kernel from state `[B, H, S, K, V]`, in chunks of what the device asked
+/// for.
+pub(super) fn fused(x: MemoryScanInputs, state: Tensor<5>, chunk: usize) -> MemoryScanOutput {
+    dispatched(x, state, |x, delta| {
+        Dispatch::memory_scan_fused(x, chunk, delta)
+    })
 }
 
 fn dispatched(

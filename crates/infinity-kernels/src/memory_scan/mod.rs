@@ -2,12 +2,15 @@
 //!
 //! One operator covers linear attention and the multi-scale memory. The contract is here; the
 //! derivation is in `README.md`; `reference.rs`, `recurrent.rs` and `chunkwise/` follow the same
-//! steps (forget, correct, write, read) and can be read side by side. `flex/` is the CPU's kernel.
+//! steps (forget, correct, write, read) and can be read side by side. `flex/` is the CPU's kernel,
+//! `cube/` that of every CubeCL runtime.
 
 mod autodiff;
 mod backend;
 mod chunkwise;
 pub mod chunkwise_form;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 pub mod recurrent;
@@ -86,12 +89,16 @@ pub fn memory_scan(inputs: MemoryScanInputs, state: Tensor<5>, form: Form) -> Me
     let dims = inputs.dims();
     let Dims { b, h, s, k, v, .. } = dims;
     assert_shape!(state, [b, h, s, k, v]);
-    if let Err(error) = form.check(&inputs.q.device()) {
+    let device = inputs.q.device();
+    if let Err(error) = form.check(&device) {
         panic!("{error}");
     }
     match form {
         Form::Recurrent => recurrent::forward(&inputs, state),
         Form::Chunkwise => chunkwise_form::forward(inputs, state, form::chunk_size(&dims)),
-        Form::Fused => chunkwise_form::fused(inputs, state),
+        Form::Fused => {
+            let chunk = form::kernel_chunk(&device).expect("checked above");
+            chunkwise_form::fused(inputs, state, chunk)
+        }
     }
 }

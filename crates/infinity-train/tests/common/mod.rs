@@ -114,6 +114,16 @@ pub fn run(
     resume: Option<Resume>,
     stop_at: Option<u64>,
 ) -> (Result<TrainReport, TrainError>, Heard) {
+    run_on(Device::flex(), config, resume, stop_at)
+}
+
+/// Runs `config` on `device`, up to `stop_at` if that is given.
+pub fn run_on(
+    device: Device,
+    config: &RunConfig,
+    resume: Option<Resume>,
+    stop_at: Option<u64>,
+) -> (Result<TrainReport, TrainError>, Heard) {
     let (heard, interrupt) = (Arc::default(), Arc::new(AtomicBool::new(false)));
     let listener = Listener {
         heard: Arc::clone(&heard),
@@ -130,10 +140,10 @@ pub fn run(
     static DROPS: RwLock<()> = RwLock::new(());
     let report = if config.model.hidden_dropout_prob > 0.0 {
         let _alone = DROPS.write();
-        train(config.clone(), Device::flex(), control)
+        train(config.clone(), device, control)
     } else {
         let _together = DROPS.read();
-        train(config.clone(), Device::flex(), control)
+        train(config.clone(), device, control)
     };
     let heard = heard.lock().unwrap().clone();
     (report, heard)

@@ -1,0 +1,163 @@
+//! Products of tiles: the units' own, in `f32`, or those of the planes' matrix units, on tiles of
+//! half precision with sums in `f32`. Which one is a [`Plan`]'s to say.
+
+use super::tile::{Plan, own_col, own_row};
+use burn_cubecl::cubecl;
+use cubecl::cmma;
+use cubecl::prelude::*;
+
+/// Rows and columns of what a matrix unit multiplies, and how deep.
+pub(super) const FRAGMENT: usize = 16;
+
+/// How a factor of a product lies in its tile.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) enum Lies {
+    Straight,
+    Transposed,
+}
+
+impl Lies {
+    const fn layout(self) -> cmma::MatrixLayout {
+        match self {
+            Lies::Straight => cmma::MatrixLayout::RowMajor,
+            Lies::Transposed => cmma::MatrixLayout::ColMajor,
+        }
+    }
+}
+
+/// `acc += left · right` on whole tiles, which are in sync. `spare` is free before and after.
+#[cube]
+pub(super) fn multiply<E: Float>(
+    acc: &mut Array<f32>,
+    left: &Shared<[E]>,
+    right: &Shared<[E]>,
+    spare: &mut Shared<[f32]>,
+    #[comptime] left_lies: Lies,
+    #[comptime] right_lies: Lies,
+    #[comptime] plan: Plan,
+) {
+    if comptime!(plan.matrix) {
+        multiply_in_planes::<E>(left, right, spare, left_lies, right_lies, plan);
+        sync_cube();
+        #[unroll]
+        for i in 0..comptime!(plan.owned()) {
+            #[unroll]
+            for j in 0..comptime!(plan.owned()) {
+                acc[comptime!(i * plan.owned() + j)] +=
+                    spare[own_row(i) * comptime!(plan.spare_pitch()) + own_col(j)];
+            }
+        }
+        sync_cube();
+    } else {
+        multiply_in_units::<E>(acc, left, right, left_lies, right_lies, plan);
+    }
+}
+
+/// `acc += left · right`, every unit its own elements.
+#[cube]
+fn multiply_in_units<E: Float>(
+    acc: &mut Array<f32>,
+    left: &Shared<[E]>,
+    right: &Shared<[E]>,
+    #[comptime] left_lies: Lies,
+    #[comptime] right_lies: Lies,
+    #[comptime] plan: Plan,
+) {
+    let own = comptime!(plan.owned());
+    let pitch = comptime!(plan.pitch());
+    for l in 0..comptime!(plan.side) {
+        let mut a = Array::<f32>::new(own);
+        #[unroll]
+        for i in 0..own {
+            let row = own_row(i);
+            a[i] = if comptime!(left_lies == Lies::Straight) {
+                f32::cast_from(left[row * pitch + l])
+            } else {
+                f32::cast_from(left[l * pitch + row])
+            };
+        }
+        #[unroll]
+        for j in 0..own {
+            let col = own_col(j);
+            let b = if comptime!(right_lies == Lies::Straight) {
+                f32::cast_from(right[l * pitch + col])
+            } else {
+                f32::cast_from(right[col * pitch + l])
+            };
+            #[unroll]
+            for i in 0..own {
+                acc[comptime!(i * own + j)] += a[i] * b;
+            }
+        }
+    }
+}
+
+/// `out = left · right`, every plane fragments in turn.
+#[cube]
+fn multiply_in_planes<E: Float>(
+    left: &Shared<[E]>,
+    right: &Shared<[E]>,
+    out: &mut Shared<[f32]>,
+    #[comptime] left_lies: Lies,
+    #[comptime] right_lies: Lies,
+    #[comptime] plan: Plan,
+) {
+    let pitch = comptime!(plan.pitch());
+    let len = comptime!(plan.len());
+    let along = comptime!(plan.side / FRAGMENT);
+    let mut fragment = (UNIT_POS / PLANE_DIM) as usize;
+    let planes = (CUBE_DIM / PLANE_DIM) as usize;
+    while fragment < along * along {
+        let row = fragment / along * FRAGMENT;
+        let col = fragment % along * FRAGMENT;
+        let sums = cmma::Matrix::<f32>::from_value(
+            cmma::MatrixIdent::Accumulator,
+            FRAGMENT,
+            FRAGMENT,
+            FRAGMENT,
+            cmma::MatrixLayout::Undefined,
+            0.0f32,
+        );
+        #[unroll]
+        for l in 0..along {
+            let deep = comptime!(l * FRAGMENT);
+            let a_at = if comptime!(left_lies == Lies::Straight) {
+                row * pitch + deep
+            } else {
+                deep * pitch + row
+            };
+            let b_at = if comptime!(right_lies == Lies::Straight) {
+                deep * pitch + col
+            } else {
+                col * pitch + deep
+            };
+            let a = cmma::Matrix::<E>::from_slice(
+                cmma::MatrixIdent::A,
+                FRAGMENT,
+                FRAGMENT,
+                FRAGMENT,
+                comptime!(left_lies.layout()),
+                &left[a_at..len],
+                comptime!(pitch as u32),
+            );
+            let b = cmma::Matrix::<E>::from_slice(
+                cmma::MatrixIdent::B,
+                FRAGMENT,
+                FRAGMENT,
+                FRAGMENT,
+                comptime!(right_lies.layout()),
+                &right[b_at..len],
+                comptime!(pitch as u32),
+            );
+            cmma::execute(&a, &b, &sums, &sums);
+        }
+        let at = row * comptime!(plan.spare_pitch()) + col;
+        cmma::store(
+            &mut out[at..comptime!(plan.spare_len())],
+            &sums,
+            comptime!(plan.spare_pitch() as u32),
+            cmma::MatrixLayout::RowMajor,
+        );
+        fragment += planes;
+    }
+}

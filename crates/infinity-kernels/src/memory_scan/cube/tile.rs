@@ -1,0 +1,204 @@
+//! Square tiles: what every kernel here is made of.
+//!
+//! A cube has 16 × 16 units. A tile of `side` × `side` values lies in shared memory. Each unit
+//! owns the elements `(y + 16 i, x + 16 j)` of every tile: it loads them, it accumulates them in
+//! registers, it stores them. What a unit wrote to a buffer, only that unit reads back in the same
+//! launch, so no barrier over device memory is needed (WGSL has none).
+//!
+//! `product.rs` multiplies tiles.
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+/// Units along each side of a cube.
+pub(super) const UNITS: usize = 16;
+
+/// How a device cuts and multiplies.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Rows and columns of a tile, and positions in a chunk.
+    pub(super) side: usize,
+    /// Whether planes multiply, by their matrix units.
+    pub(super) matrix: bool,
+}
+
+impl Plan {
+    /// Elements of a tile's row or column that one unit owns.
+    pub(super) const fn owned(self) -> usize {
+        self.side / UNITS
+    }
+
+    /// Values between two rows of a tile that is multiplied. Spreads columns over the memory's
+    /// banks, and keeps rows where matrix units can load them.
+    pub(super) const fn pitch(self) -> usize {
+        if self.matrix {
+            self.side + 8
+        } else {
+            self.side + 1
+        }
+    }
+
+    /// Values between two rows of the `f32` tile that sums and spare values go through.
+    pub(super) const fn spare_pitch(self) -> usize {
+        self.side + 4
+    }
+
+    /// Values of a tile that is multiplied.
+    pub(super) const fn len(self) -> usize {
+        self.side * self.pitch()
+    }
+
+    /// Values of an `f32` tile.
+    pub(super) const fn spare_len(self) -> usize {
+        self.side * self.spare_pitch()
+    }
+}
+
+/// Where a tile lies in a buffer.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(super) struct Block {
+    /// Index of its first element.
+    pub(super) start: usize,
+    /// Elements between two rows.
+    pub(super) stride: usize,
+    /// Rows that exist; the rest of the tile is zero.
+    pub(super) rows: usize,
+    /// Columns that exist.
+    pub(super) cols: usize,
+}
+
+#[cube]
+impl Block {
+    /// The same block `by` elements further on.
+    pub(super) fn shifted(&self, by: usize) -> Block {
+        Block {
+            start: self.start + by,
+            stride: self.stride,
+            rows: self.rows,
+            cols: self.cols,
+        }
+    }
+}
+
+/// Values of a unit's own elements, all zero.
+#[cube]
+pub(super) fn zeros(#[comptime] plan: Plan) -> Array<f32> {
+    let len = comptime!(plan.owned() * plan.owned());
+    let mut acc = Array::<f32>::new(len);
+    #[unroll]
+    for i in 0..len {
+        acc[i] = 0.0f32;
+    }
+    acc
+}
+
+/// The row of the `i`-th row of own elements.
+#[cube]
+pub(super) fn own_row(#[comptime] i: usize) -> usize {
+    UNIT_POS_Y as usize + comptime!(i * UNITS)
+}
+
+/// The column of the `j`-th column of own elements.
+#[cube]
+pub(super) fn own_col(#[comptime] j: usize) -> usize {
+    UNIT_POS_X as usize + comptime!(j * UNITS)
+}
+
+/// One value of a block, zero where it has none.
+#[cube]
+pub(super) fn value<F: Float>(buffer: &[F], block: Block, row: usize, col: usize) -> f32 {
+    let mut x = 0.0f32;
+    if row < block.rows && col < block.cols {
+        x = f32::cast_from(buffer[block.start + row * block.stride + col]);
+    }
+    x
+}
+
+/// Own elements of a block into a tile.
+#[cube]
+pub(super) fn load<F: Float, E: Float>(
+    tile: &mut Shared<[E]>,
+    buffer: &[F],
+    block: Block,
+    #[comptime] plan: Plan,
+) {
+    #[unroll]
+    for i in 0..comptime!(plan.owned()) {
+        let row = own_row(i);
+        #[unroll]
+        for j in 0..comptime!(plan.owned()) {
+            let col = own_col(j);
+            let x = value::<F>(buffer, block, row, col);
+            tile[row * comptime!(plan.pitch()) + col] = E::cast_from(x);
+        }
+    }
+}
+
+/// Own elements from registers into a tile.
+#[cube]
+pub(super) fn put<E: Float>(tile: &mut Shared<[E]>, acc: &Array<f32>, #[comptime] plan: Plan) {
+    #[unroll]
+    for i in 0..comptime!(plan.owned()) {
+        let row = own_row(i);
+        #[unroll]
+        for j in 0..comptime!(plan.owned()) {
+            tile[row * comptime!(plan.pitch()) + own_col(j)] =
+                E::cast_from(acc[comptime!(i * plan.owned() + j)]);
+        }
+    }
+}
+
+/// Own elements from registers into a tile that is not multiplied.
+#[cube]
+pub(super) fn put_spare(tile: &mut Shared<[f32]>, acc: &Array<f32>, #[comptime] plan: Plan) {
+    #[unroll]
+    for i in 0..comptime!(plan.owned()) {
+        let row = own_row(i);
+        #[unroll]
+        for j in 0..comptime!(plan.owned()) {
+            tile[row * comptime!(plan.spare_pitch()) + own_col(j)] =
+                acc[comptime!(i * plan.owned() + j)];
+        }
+    }
+}
+
+/// Own elements of a block from registers to a buffer.
+#[cube]
+pub(super) fn store<F: Float>(
+    buffer: &mut [F],
+    block: Block,
+    acc: &Array<f32>,
+    #[comptime] plan: Plan,
+) {
+    #[unroll]
+    for i in 0..comptime!(plan.owned()) {
+        let row = own_row(i);
+        #[unroll]
+        for j in 0..comptime!(plan.owned()) {
+            let col = own_col(j);
+            if row < block.rows && col < block.cols {
+                buffer[block.start + row * block.stride + col] =
+                    F::cast_from(acc[comptime!(i * plan.owned() + j)]);
+            }
+        }
+    }
+}
+
+/// `acc += diag(weights) · part`, a weight for every row of own elements.
+#[cube]
+pub(super) fn add_rows(
+    acc: &mut Array<f32>,
+    weights: &Array<f32>,
+    part: &Array<f32>,
+    #[comptime] plan: Plan,
+) {
+    let own = comptime!(plan.owned());
+    #[unroll]
+    for i in 0..own {
+        #[unroll]
+        for j in 0..own {
+            acc[comptime!(i * own + j)] += weights[i] * part[comptime!(i * own + j)];
+        }
+    }
+}
