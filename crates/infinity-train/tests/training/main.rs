@@ -4,6 +4,7 @@
 mod common;
 mod evaluation;
 mod groups;
+mod initial_state;
 
 use common::{ByPath, config, gradients, metrics, run};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare};
@@ -72,7 +73,7 @@ fn batch(rows: usize, seed: u64) -> HostBatch {
         targets,
         rows,
         len: LEN,
-        carry: vec![false; rows],
+        carry: vec![None; rows],
         valid,
     }
 }
@@ -85,7 +86,7 @@ fn part(batch: &HostBatch, from: usize, to: usize) -> HostBatch {
         .iter()
         .filter(|target| **target != IGNORE_INDEX)
         .count();
-    let carry = vec![false; to - from];
+    let carry = vec![None; to - from];
     HostBatch {
         inputs: cut(&batch.inputs),
         targets,
