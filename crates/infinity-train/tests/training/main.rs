@@ -5,6 +5,7 @@ mod common;
 mod evaluation;
 mod groups;
 mod initial_state;
+mod stream;
 
 use common::{ByPath, config, gradients, metrics, run};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare};
