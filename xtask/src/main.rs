@@ -18,6 +18,7 @@ usage: cargo xtask <command>
   tidy                layering, size budgets, unsafe code, and the paths that the documents name
   bench <name> [...]  one measurement; `cargo xtask bench` lists them
   plot <json> <svg>   the file that `bench length` writes, as a picture
+  plot stream <svg> <name>=<json> ...  files of `infinity eval --stream --json`, as a picture
 ";
 
 fn main() -> anyhow::Result<()> {

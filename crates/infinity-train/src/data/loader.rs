@@ -18,6 +18,9 @@ use super::initial_state::InitialState;
 use super::permutation::{Permutation, below, mix};
 use super::store::TokenStore;
 
+/// Streams below which a step sees too little variety.
+const FEW_STREAMS: usize = 8;
+
 /// What every source of training batches knows.
 #[derive(Clone, Debug)]
 pub struct TrainSource {
@@ -70,6 +73,17 @@ impl TrainSource {
         source.check()?;
         source.check_initial_state()?;
         Ok(source)
+    }
+
+    /// What a user should know of windows that are read side by side from few places.
+    pub fn warning(&self) -> Option<String> {
+        let few = matches!(self.packing, PackingPlan::Contiguous) && self.rows < FEW_STREAMS;
+        few.then(|| {
+            format!(
+                "warning: `data.packing = \"contiguous\"` with {} rows learns from {} places of the text at a time, and neighbouring windows are much alike; more rows (training.per_device_train_batch_size), or `data.packing = \"shuffled\"`, learn more from as many tokens",
+                self.rows, self.rows
+            )
+        })
     }
 
     fn check_initial_state(&self) -> Result<(), DataError> {
@@ -345,6 +359,18 @@ mod tests {
             let own: Vec<Option<usize>> = (0..rows).map(|row| continues.then_some(row)).collect();
             assert_eq!(next.carry, own);
         }
+    }
+
+    #[test]
+    fn few_streams_are_warned_of() {
+        let warning = |packing, rows| source(counting(5000), packing, false, rows, 8).warning();
+        let told = warning(Packing::Contiguous, 3).unwrap();
+        assert!(
+            told.contains("3 rows") && told.contains("shuffled"),
+            "{told}"
+        );
+        assert_eq!(warning(Packing::Contiguous, FEW_STREAMS), None);
+        assert_eq!(warning(Packing::Shuffled, 3), None);
     }
 
     #[test]
