@@ -14,7 +14,7 @@ struct Bench {
     command: &'static [&'static str],
 }
 
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 5] = [
     Bench {
         name: "model",
         about: "training tokens/s of a config, and its share of this machine's f32 matmul peak",

@@ -20,6 +20,7 @@ usage: cargo xtask <command>
   bench <name> [...]  one measurement; `cargo xtask bench` lists them
   gpu <device>        the kernels on a GPU: all their tests there, then the benches at a large model's sizes
   plot <json> <svg>   the file that `bench length` writes, as a picture
+  plot stream <svg> <name>=<json> ...  files of `infinity eval --stream --json`, as a picture
 ";
 
 fn main() -> anyhow::Result<()> {

@@ -29,6 +29,36 @@ fn measuring_a_model() {
 }
 
 #[test]
+fn measuring_along_a_stream() {
+    let dir = with_model();
+    let line = "eval model --file valid.txt --stream --bins 5 --against-context 40 --span 8";
+    let table = infinity(dir.path(), line).exits(0).out;
+    assert_eq!(table.lines().count(), 7, "{table}");
+    let given = infinity(dir.path(), &format!("{line} --spans-per-bin 0 --json")).exits(0);
+    let given: serde_json::Value = serde_json::from_str(&given.out).unwrap();
+    let bytes = fs::metadata(dir.path().join("valid.txt")).unwrap().len();
+    assert_eq!(given["tokens"], bytes);
+    let bins = given["bins"].as_array().unwrap();
+    assert_eq!((bins.len(), &bins[4]["to"]), (5, &serde_json::json!(bytes)));
+    for bin in bins {
+        let compared = &bin["compared"];
+        assert!(compared["tokens"].as_u64().unwrap() > 300, "{bin}");
+        let ratio = compared["stream"].as_f64().unwrap() / compared["limited"].as_f64().unwrap();
+        assert!((compared["excess"].as_f64().unwrap() - (ratio - 1.0)).abs() < 1e-12);
+    }
+    let short = format!("{line} --limit-tokens 100000");
+    infinity(dir.path(), &short)
+        .exits(2)
+        .says(&["100000", &format!("{bytes} tokens")]);
+    infinity(dir.path(), "eval model --file valid.txt --bins 5")
+        .exits(2)
+        .says(&["--stream"]);
+    infinity(dir.path(), &format!("{line} --stateful"))
+        .exits(2)
+        .says(&["--stateful"]);
+}
+
+#[test]
 fn generating() {
     let dir = with_model();
     let greedy = "generate model -p line --greedy --json -n 12";

@@ -136,15 +136,14 @@ impl StateMap for ToDevice<'_> {
     }
 }
 
-/// Zeros in the rows that are marked. A product with zero would keep NaN.
-struct Reset<'a>(&'a [bool]);
+/// Rows taken from others, or zeros. A product with zero would keep NaN.
+struct Gather<'a>(&'a [Option<usize>]);
 
-impl StateMap for Reset<'_> {
+impl StateMap for Gather<'_> {
     fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
-        let rows = tensor.dims()[0];
-        let parts = (0..rows).map(|row| {
-            let part = tensor.clone().narrow(0, row, 1);
-            if self.0[row] { part.zeros_like() } else { part }
+        let parts = self.0.iter().map(|from| match from {
+            Some(row) => tensor.clone().narrow(0, *row, 1),
+            None => tensor.clone().narrow(0, 0, 1).zeros_like(),
         });
         Tensor::cat(parts.collect(), 0)
     }
@@ -219,19 +218,35 @@ impl ModelState {
     /// If `rows` has another length than the batch.
     pub fn reset_rows(self, rows: &[bool]) -> Self {
         assert_eq!(rows.len(), self.batch(), "one mark a row");
-        if rows.iter().all(|reset| !reset) {
+        let from: Vec<Option<usize>> = rows
+            .iter()
+            .enumerate()
+            .map(|(row, reset)| (!reset).then_some(row))
+            .collect();
+        self.gather_rows(&from)
+    }
+
+    /// Other rows in the place of these: row `i` of the result is row `from[i]` of this state, its
+    /// position included, or has read nothing where that is `None`.
+    ///
+    /// Of softmax layers as in [`reset_rows`](Self::reset_rows).
+    ///
+    /// # Panics
+    ///
+    /// If a row does not exist, or without any row.
+    pub fn gather_rows(self, from: &[Option<usize>]) -> Self {
+        let in_place = (0..self.batch()).map(Some);
+        if in_place.eq(from.iter().copied()) {
             return self;
         }
-        let mut state = self.apply(&mut Reset(rows));
-        for (position, _) in state
-            .position
-            .iter_mut()
-            .zip(rows)
-            .filter(|(_, reset)| **reset)
-        {
-            *position = 0;
+        let state = self.apply(&mut Gather(from));
+        let position = from
+            .iter()
+            .map(|row| row.map_or(0, |row| state.position[row]));
+        ModelState {
+            position: position.collect(),
+            layers: state.layers,
         }
-        state
     }
 
     /// Bytes of all tensors, at their present precision.

@@ -167,7 +167,7 @@ fn batch(config: &RunConfig) -> HostBatch {
         targets: rows_of(1).collect(),
         rows,
         len,
-        carry: vec![false; rows],
+        carry: vec![None; rows],
         valid: rows * len,
     }
 }

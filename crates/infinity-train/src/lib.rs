@@ -5,7 +5,7 @@
 //! - [`config`]: [`RunConfig`](config::RunConfig), one TOML file a run.
 //! - [`data`]: text to token files to batches that are pure functions of their number.
 //! - [`step`], [`loss`], [`optimizer`], [`schedule`]: one step of learning.
-//! - [`train`](mod@train): a whole run; [`eval`]: the loss over a split.
+//! - [`train`](mod@train): a whole run; [`eval`]: the loss over a split; [`stream_eval`]: along one text.
 //! - [`checkpoint`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself.
 
 pub mod checkpoint;
@@ -23,6 +23,7 @@ pub mod run_dir;
 pub mod schedule;
 pub mod step;
 mod strategy;
+pub mod stream_eval;
 mod stream_state;
 pub mod train;
 
@@ -30,4 +31,5 @@ pub use config::RunConfig;
 pub use error::{CheckpointError, TrainError};
 pub use eval::{EvalReport, evaluate};
 pub use resume::Resume;
+pub use stream_eval::{StreamOptions, StreamReport, evaluate_stream};
 pub use train::{TrainControl, TrainReport, train};

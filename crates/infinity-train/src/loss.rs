@@ -49,12 +49,12 @@ fn chunk_len(chunk: usize, n: usize) -> usize {
     if chunk == 0 { n } else { chunk.min(n) }
 }
 
-/// Sum of the losses of some tokens, and their log-probabilities `[n, vocab_size]`.
-fn chunk_loss(hidden: Tensor<2>, weight: Tensor<2>, targets: &Targets) -> (Tensor<1>, Tensor<2>) {
+/// Losses of some tokens `[n, 1]`, 0 where ignored, and their log-probabilities `[n, vocab_size]`.
+fn chunk_losses(hidden: Tensor<2>, weight: Tensor<2>, targets: &Targets) -> (Tensor<2>, Tensor<2>) {
     let logits = hidden.matmul(weight).cast(DType::F32);
     let log_probs = activation::log_softmax(logits, 1);
     let picked = log_probs.clone().gather(1, targets.ids.clone());
-    ((picked * targets.counts.clone()).sum().neg(), log_probs)
+    ((picked * targets.counts.clone()).neg(), log_probs)
 }
 
 /// A loss outside the autodiff graph and what stands for it inside.
@@ -87,8 +87,8 @@ pub fn training_loss(
     for start in (0..n).step_by(step) {
         let len = step.min(n - start);
         let (h, targets) = (h.clone().narrow(0, start, len), targets.narrow(start, len));
-        let (loss, log_probs) = chunk_loss(h.clone(), w.clone(), &targets);
-        sum += f64::from(loss.into_scalar::<f32>());
+        let (losses, log_probs) = chunk_losses(h.clone(), w.clone(), &targets);
+        sum += f64::from(losses.sum().into_scalar::<f32>());
         let minus_one = targets.counts.ones_like().neg();
         let d_logits = log_probs
             .exp()
@@ -109,21 +109,41 @@ pub fn training_loss(
 
 /// Sum of the losses in nats over all targets that count, without gradients.
 pub fn evaluation_loss(hidden: Tensor<3>, weight: Tensor<2>, targets: &[i32], chunk: usize) -> f64 {
+    chunks_of_losses(hidden, weight, targets, chunk)
+        .map(|losses| f64::from(losses.sum().into_scalar::<f32>()))
+        .sum()
+}
+
+/// The loss in nats of every one of `targets`, 0 where it is ignored, without gradients.
+pub fn token_losses(
+    hidden: Tensor<3>,
+    weight: Tensor<2>,
+    targets: &[i32],
+    chunk: usize,
+) -> Vec<f32> {
+    chunks_of_losses(hidden, weight, targets, chunk)
+        .flat_map(|losses| losses.into_data().iter::<f32>().collect::<Vec<_>>())
+        .collect()
+}
+
+/// Losses `[n, 1]` of one chunk of tokens after another.
+fn chunks_of_losses(
+    hidden: Tensor<3>,
+    weight: Tensor<2>,
+    targets: &[i32],
+    chunk: usize,
+) -> impl Iterator<Item = Tensor<2>> {
     let [b, t, width] = hidden.dims();
     let n = b * t;
     let hidden = hidden.inner().reshape([n, width]);
     let targets = Targets::new(targets, &hidden.device());
     let weight = weight.inner();
     let step = chunk_len(chunk, n);
-    (0..n)
-        .step_by(step)
-        .map(|start| {
-            let len = step.min(n - start);
-            let hidden = hidden.clone().narrow(0, start, len);
-            let (loss, _) = chunk_loss(hidden, weight.clone(), &targets.narrow(start, len));
-            f64::from(loss.into_scalar::<f32>())
-        })
-        .sum()
+    (0..n).step_by(step).map(move |start| {
+        let len = step.min(n - start);
+        let hidden = hidden.clone().narrow(0, start, len);
+        chunk_losses(hidden, weight.clone(), &targets.narrow(start, len)).0
+    })
 }
 
 #[cfg(test)]
@@ -191,8 +211,12 @@ mod tests {
             assert_close("loss", "d_hidden", &actual, &d_h, TOL);
             let actual = values(weight.grad(&grads).unwrap());
             assert_close("loss", "d_weight", &actual, &d_w, TOL);
-            let without = evaluation_loss(hidden, weight, &targets, chunk);
+            let without = evaluation_loss(hidden.clone(), weight.clone(), &targets, chunk);
             assert_close("loss", "evaluation", &[without], &[sum], TOL);
+            let each = token_losses(hidden, weight, &targets, chunk);
+            assert_eq!((each.len(), each[3], each[7]), (b * t, 0.0, 0.0));
+            let added = each.iter().map(|loss| f64::from(*loss)).sum();
+            assert_close("loss", "token by token", &[added], &[sum], TOL);
         }
         let counted = reference(&h, &w, &[3, 0, 8, 0, 1, 1, 2, 0, 7, 5], 0.25);
         assert!(

@@ -81,6 +81,9 @@ pub fn train(
         config.training.per_device_train_batch_size,
         config.run.seed,
     )?;
+    if let Some(warning) = train.warning() {
+        control.reporter.message(&warning);
+    }
     let valid = validation(&config, &prepared)?;
     let directory = RunDir::open(&config, state.as_ref().map(|state| state.step))?;
     let facts = json!({

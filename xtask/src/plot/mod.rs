@@ -1,10 +1,12 @@
-//! `cargo xtask plot`: the JSON file of `cargo xtask bench length` as an SVG picture for the README.
+//! `cargo xtask plot`: measurements in JSON as SVG pictures for the README.
 //!
-//! Two panels share the lengths: time a token and peak memory, both axes logarithmic, so that
-//! linear cost is a level line in the first and slopes can be compared.
+//! The file of `cargo xtask bench length` becomes two panels that share the lengths: time a token
+//! and peak memory, both axes logarithmic, so that linear cost is a level line in the first and
+//! slopes can be compared. The files of `infinity eval --stream --json` are drawn by [`stream`].
 
 mod axis;
 mod measurements;
+mod stream;
 mod svg;
 
 use std::fs;
@@ -15,7 +17,8 @@ use axis::Axis;
 use measurements::{Measurements, Series};
 use svg::{Anchor, Svg};
 
-const USAGE: &str = "usage: cargo xtask plot <length.json> <out.svg>";
+const USAGE: &str = "usage: cargo xtask plot <length.json> <out.svg>
+       cargo xtask plot stream <out.svg> <name>=<stream.json> ...";
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 400.0;
@@ -31,9 +34,15 @@ const NAME_WIDTH: f64 = 90.0;
 /// cannot know on which of them it is shown. Lines differ in shape too.
 const TEXT: &str = "#72787f";
 const LINES: [(&str, &str); 2] = [("infinity", "#2f75e0"), ("softmax", "#c4620b")];
+const THIRD: &str = "#8a63d2";
 
 /// Draws the file that `args` names first into the one it names second.
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
+    if let [first, output, named @ ..] = args
+        && first == "stream"
+    {
+        return stream::run(output, named);
+    }
     let [input, output] = args else {
         bail!("{USAGE}");
     };
@@ -71,7 +80,25 @@ fn panel(svg: &mut Svg, left: f64, title: &str, series: &[Series]) {
     let across = Axis::lengths(points().map(|point| point.0), left, left + PANEL_WIDTH);
     let bottom = PANEL_TOP + PANEL_HEIGHT;
     let up = Axis::values(points().map(|point| point.1), bottom, PANEL_TOP);
+    frame(
+        svg,
+        left,
+        [title, "sequence length (tokens)"],
+        [&across, &up],
+    );
+    for line in series {
+        let places: Vec<[f64; 2]> = line
+            .points
+            .iter()
+            .map(|(x, y)| [across.at(*x), up.at(*y)])
+            .collect();
+        draw(svg, line, &places, left + PANEL_WIDTH);
+    }
+}
 
+/// Title, grid, axes and what is written on them.
+fn frame(svg: &mut Svg, left: f64, [title, caption]: [&str; 2], [across, up]: [&Axis; 2]) {
+    let bottom = PANEL_TOP + PANEL_HEIGHT;
     svg.text(left, PANEL_TOP - 20.0, Anchor::Start, TEXT, "title", title);
     for (value, label) in &up.ticks {
         let y = up.at(*value);
@@ -85,23 +112,7 @@ fn panel(svg: &mut Svg, left: f64, title: &str, series: &[Series]) {
     }
     svg.line([left, bottom], [left + PANEL_WIDTH, bottom], TEXT, "axis");
     let middle = left + PANEL_WIDTH / 2.0;
-    svg.text(
-        middle,
-        bottom + 42.0,
-        Anchor::Middle,
-        TEXT,
-        "tick",
-        "sequence length (tokens)",
-    );
-
-    for line in series {
-        let places: Vec<[f64; 2]> = line
-            .points
-            .iter()
-            .map(|(x, y)| [across.at(*x), up.at(*y)])
-            .collect();
-        draw(svg, line, &places, left + PANEL_WIDTH);
-    }
+    svg.text(middle, bottom + 42.0, Anchor::Middle, TEXT, "tick", caption);
 }
 
 /// A line, its markers, and its name at its last point. The panel ends at `edge`.
@@ -216,7 +227,7 @@ mod tests {
             let (a, b) = (luminance(a) + 0.05, luminance(b) + 0.05);
             a.max(b) / a.min(b)
         };
-        for colour in [TEXT, LINES[0].1, LINES[1].1] {
+        for colour in [TEXT, LINES[0].1, LINES[1].1, THIRD] {
             for page in ["#ffffff", "#0d1117"] {
                 let found = contrast(colour, page);
                 assert!(found >= 4.0, "{colour} on {page}: {found:.2}");

@@ -58,6 +58,14 @@ impl Svg {
         ));
     }
 
+    pub(super) fn diamond(&mut self, [x, y]: [f64; 2], colour: &str) {
+        let corners = [[x, y - 6.0], [x + 6.0, y], [x, y + 6.0], [x - 6.0, y]];
+        let corners = corners.map(|[x, y]| format!("{x:.1},{y:.1}")).join(" ");
+        self.push(format_args!(
+            "<polygon points=\"{corners}\" fill=\"{colour}\"/>"
+        ));
+    }
+
     pub(super) fn circle(&mut self, [x, y]: [f64; 2], colour: &str) {
         self.push(format_args!(
             "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" fill=\"{colour}\"/>"

@@ -10,6 +10,7 @@ use infinity_train::data::{self, DataEvent, EvalSource, TokenStore};
 use infinity_train::{EvalReport, evaluate};
 use serde_json::json;
 
+use super::eval_stream;
 use crate::args::Global;
 use crate::{device, failure, model_dir, output, reporter};
 
@@ -43,6 +44,8 @@ pub(crate) struct EvalArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) stream: eval_stream::StreamArgs,
 }
 
 /// Evaluates and prints.
@@ -52,6 +55,15 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let chosen = device::open(&device::wanted(global))?;
     let Pretrained { model, .. } = from_pretrained(&directory, &chosen.device)?;
     let text = text(&args, &config, global)?;
+    if args.stream.stream {
+        let run = eval_stream::Run {
+            model: &model,
+            text: &text,
+            config: &config,
+            device: &chosen.name,
+        };
+        return eval_stream::run(&args.stream, args.json, global, &run);
+    }
     let source = EvalSource::new(
         text,
         config.training.per_device_eval_batch_size,

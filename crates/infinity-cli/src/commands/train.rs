@@ -11,6 +11,7 @@ use infinity_train::data::{self, DataEvent};
 use infinity_train::{Resume, TrainControl, TrainReport, train};
 
 use super::eval::{self, EvalArgs};
+use super::eval_stream::StreamArgs;
 use super::layering::ConfigFlags;
 use crate::args::Global;
 use crate::device::{self, Chosen};
@@ -94,6 +95,7 @@ fn measure(config: &RunConfig, global: &Global) -> anyhow::Result<u8> {
         text_column: None,
         cache_dir: Some(config.data.cache_dir.display().to_string()),
         json: false,
+        stream: StreamArgs::default(),
     };
     eval::run(args, global).context("--do-eval without --do-train measures a trained model")
 }

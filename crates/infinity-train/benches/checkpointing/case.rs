@@ -207,7 +207,7 @@ pub(crate) fn batch(vocab_size: usize, rows: usize, length: usize) -> HostBatch 
         targets: ids(),
         rows,
         len: length,
-        carry: vec![false; rows],
+        carry: vec![None; rows],
         valid: rows * length,
     }
 }

@@ -98,7 +98,7 @@ fn batch(flags: &Flags, length: usize) -> HostBatch {
         targets: from(1),
         rows,
         len: length,
-        carry: vec![false; rows],
+        carry: vec![None; rows],
         valid: rows * length,
     }
 }

@@ -8,6 +8,7 @@ use super::{
     Precision, Progress, RunConfig, SCHEMA,
 };
 use crate::data::DataError;
+use infinity_model::config::Mixer;
 
 /// Stands in for a vocabulary that is still to be read from the tokenizer.
 const ANY_VOCABULARY: usize = 1 << 24;
@@ -27,6 +28,7 @@ impl RunConfig {
         }
         self.validate_data()?;
         self.validate_model()?;
+        self.validate_stream()?;
         self.validate_length()?;
         self.validate_training()?;
         self.validate_optimizer()?;
@@ -209,6 +211,16 @@ impl RunConfig {
         Ok(())
     }
 
+    /// A stream needs a memory that does not grow with it.
+    fn validate_stream(&self) -> Result<(), ConfigError> {
+        if self.data.stateful && self.model.mixer == Mixer::Softmax {
+            let limit = "`model.mixer = \"softmax\"` keeps every token, so its cache would grow \
+                         with every window of the run; leave `data.stateful` out";
+            return refuse("data.stateful", true, limit);
+        }
+        Ok(())
+    }
+
     /// Keys that are read and whose other values do not work yet: refused, never ignored.
     fn validate_not_yet(&self) -> Result<(), ConfigError> {
         if self.run.precision != Precision::F32 {
@@ -387,6 +399,24 @@ mod tests {
                 &["logging.tensorboard=true"],
                 "logging.tensorboard",
                 "metrics.jsonl",
+            ),
+            (
+                &["data.stateful=true", "model.mixer=softmax"],
+                "data.stateful",
+                "cache would grow",
+            ),
+            (
+                &[
+                    "data.stateful=true",
+                    "data.initial_state={own=0.8,other=0.3,zero=0.1}",
+                ],
+                "data.initial_state",
+                "add up to 1",
+            ),
+            (
+                &["data.initial_state.zero=0.1"],
+                "data.initial_state",
+                "data.stateful = true",
             ),
             (
                 &["model.num_attention_heads=7"],

@@ -17,9 +17,9 @@ pub struct HostBatch {
     pub rows: usize,
     /// Tokens in a row.
     pub len: usize,
-    /// Per row: it continues the state that the same row had at the end of the previous batch.
-    /// Otherwise the row begins with an empty state.
-    pub carry: Vec<bool>,
+    /// Per row: the row of the previous batch whose last state it begins with, mostly itself;
+    /// `None` begins with an empty state.
+    pub carry: Vec<Option<usize>>,
     /// How many targets count.
     pub valid: usize,
 }
@@ -69,7 +69,7 @@ impl<'a> BatchBuilder<'a> {
     ///
     /// Fewer targets than `len` leave the rest of the row padded: the last input is repeated, so
     /// that padding is a token every model knows, and its target is ignored.
-    pub(super) fn row(&mut self, start: u64, targets: usize, carry: bool) {
+    pub(super) fn row(&mut self, start: u64, targets: usize, carry: Option<usize>) {
         debug_assert!(
             targets <= self.batch.len,
             "{targets} targets in a row of {}",
@@ -110,9 +110,9 @@ mod tests {
     fn targets_are_inputs_shifted_by_one_and_padding_is_ignored() {
         let store = TokenStore::from_documents(&[vec![10, 11, 12, 13, 14, 15]]);
         let mut builder = BatchBuilder::new(&store, 3, 4);
-        builder.row(1, 4, true);
-        builder.row(3, 2, false);
-        builder.row(0, 0, false);
+        builder.row(1, 4, Some(0));
+        builder.row(3, 2, None);
+        builder.row(0, 0, Some(1));
         let batch = builder.finish();
         assert_eq!(batch.inputs, [11, 12, 13, 14, 13, 14, 14, 14, 0, 0, 0, 0]);
         assert_eq!(
@@ -121,7 +121,7 @@ mod tests {
         );
         assert_eq!(
             (batch.carry.as_slice(), batch.valid),
-            ([true, false, false].as_slice(), 6)
+            ([Some(0), None, Some(1)].as_slice(), 6)
         );
     }
 }

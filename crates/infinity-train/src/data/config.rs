@@ -1,6 +1,7 @@
 //! `[data]` and `[tokenizer]`: where text comes from and how it becomes tokens.
 
 use super::error::DataError;
+use super::initial_state::InitialState;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -19,14 +20,16 @@ pub enum DataSource {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Packing {
-    /// Row `b` of a batch goes on where row `b` of the batch before stopped.
+    /// Row `b` of a batch goes on where row `b` of the batch before stopped. All documents are one
+    /// stream: a carried state flows over their borders, which the end-of-text token marks.
     #[default]
     Contiguous,
     /// Every window starts anywhere, independently of the others.
     Random,
     /// A grid of windows, shifted and put in a new order every epoch: no token twice in an epoch.
     Shuffled,
-    /// Windows start where documents start, and never hold two documents.
+    /// Windows start where documents start, and never hold two documents: a border is always the
+    /// start of a row, and there a carried state is reset.
     Documents,
 }
 
@@ -58,6 +61,8 @@ pub struct DataConfig {
     pub packing: Packing,
     /// Carry the model's memory from a window to the one that follows it.
     pub stateful: bool,
+    /// Which state a window starts from when `stateful`: its own past, another stream's, or none.
+    pub initial_state: InitialState,
     /// Windows to propagate gradients through when `stateful`: so many follow each other in every
     /// row of a batch.
     pub tbptt_chunks: usize,
@@ -81,6 +86,7 @@ impl Default for DataConfig {
             max_seq_length: 1024,
             packing: Packing::Contiguous,
             stateful: false,
+            initial_state: InitialState::default(),
             tbptt_chunks: 1,
             num_workers: 1,
             cache_dir: PathBuf::from(".infinity-cache"),
@@ -128,6 +134,14 @@ impl DataConfig {
         if self.stateful && matches!(self.packing, Packing::Random | Packing::Shuffled) {
             let reason = "windows that do not follow each other carry no memory; use `data.packing = \"contiguous\"` or \"documents\"";
             return bad("data.stateful", true, reason);
+        }
+        self.initial_state.validate()?;
+        if !self.stateful && !self.initial_state.is_own() {
+            return bad(
+                "data.initial_state",
+                self.initial_state,
+                "needs `data.stateful = true`",
+            );
         }
         match self.source {
             DataSource::Files => self.validate_files(),

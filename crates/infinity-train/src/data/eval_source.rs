@@ -108,7 +108,8 @@ impl EvalSource {
         let mut builder = BatchBuilder::new(&self.store, self.rows as usize, self.len as usize);
         for row in 0..self.rows {
             let (start, targets) = self.window(row, step);
-            builder.row(start, targets, self.carry && step > 0);
+            let carried = self.carry && step > 0;
+            builder.row(start, targets, carried.then_some(row as usize));
         }
         builder.finish()
     }
@@ -191,12 +192,12 @@ mod tests {
     fn carried_rows_are_streams() {
         let source = EvalSource::new(counting(200), 3, 8, true).unwrap();
         let batches: Vec<HostBatch> = source.iter().collect();
-        assert!(batches[0].carry.iter().all(|carry| !carry));
+        assert!(batches[0].carry.iter().all(Option::is_none));
         for pair in batches.windows(2) {
             for row in 0..source.rows() {
                 let last = pair[0].inputs[row * 8 + 7];
                 let starts_with_data = pair[1].targets[row * 8] != IGNORE_INDEX;
-                assert!(pair[1].carry[row]);
+                assert_eq!(pair[1].carry[row], Some(row));
                 assert!(
                     !starts_with_data || pair[1].inputs[row * 8] == last + 1,
                     "row {row}"
@@ -207,7 +208,7 @@ mod tests {
             EvalSource::new(counting(200), 3, 8, false)
                 .unwrap()
                 .iter()
-                .all(|batch| !batch.carry.contains(&true))
+                .all(|batch| batch.carry.iter().all(Option::is_none))
         );
     }
 

@@ -14,8 +14,12 @@ use super::batch::{BatchBuilder, BatchSource, HostBatch};
 use super::config::{DataConfig, Packing};
 use super::document_plan::DocumentPlans;
 use super::error::DataError;
+use super::initial_state::InitialState;
 use super::permutation::{Permutation, below, mix};
 use super::store::TokenStore;
+
+/// Streams below which a step sees too little variety.
+const FEW_STREAMS: usize = 8;
 
 /// What every source of training batches knows.
 #[derive(Clone, Debug)]
@@ -25,6 +29,7 @@ pub struct TrainSource {
     len: usize,
     seed: u64,
     stateful: bool,
+    initial_state: InitialState,
     packing: PackingPlan,
 }
 
@@ -62,10 +67,37 @@ impl TrainSource {
             len,
             seed,
             stateful: config.stateful,
+            initial_state: config.initial_state,
             packing,
         };
         source.check()?;
+        source.check_initial_state()?;
         Ok(source)
+    }
+
+    /// What a user should know of windows that are read side by side from few places.
+    pub fn warning(&self) -> Option<String> {
+        let few = matches!(self.packing, PackingPlan::Contiguous) && self.rows < FEW_STREAMS;
+        few.then(|| {
+            format!(
+                "warning: `data.packing = \"contiguous\"` with {} rows learns from {} places of the text at a time, and neighbouring windows are much alike; more rows (training.per_device_train_batch_size), or `data.packing = \"shuffled\"`, learn more from as many tokens",
+                self.rows, self.rows
+            )
+        })
+    }
+
+    fn check_initial_state(&self) -> Result<(), DataError> {
+        if self.initial_state.other > 0.0 && self.rows < 2 {
+            return super::config::bad(
+                "data.initial_state.other",
+                self.initial_state.other,
+                &format!(
+                    "needs another row to take a state from, and `training.per_device_train_batch_size` is {}",
+                    self.rows
+                ),
+            );
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), DataError> {
@@ -131,30 +163,52 @@ impl TrainSource {
     }
 }
 
+impl TrainSource {
+    /// The row of the batch before that `row` of a window which continues starts from.
+    fn initial_row(&self, step: u64, row: usize, others: &[usize]) -> Option<usize> {
+        self.initial_state.draw(self.seed, step, row, others)
+    }
+
+    /// Rows that ended the batch before `step` without padding: no text looks like what padding
+    /// leaves behind.
+    fn whole_rows(&self, plans: &DocumentPlans, step: u64) -> Vec<usize> {
+        if self.initial_state.other == 0.0 || step.is_multiple_of(plans.steps()) {
+            return Vec::new();
+        }
+        let windows = plans.windows_of(step - 1).enumerate();
+        windows
+            .filter(|(_, window)| window.targets == self.len)
+            .map(|(row, _)| row)
+            .collect()
+    }
+}
+
 impl BatchSource for TrainSource {
     fn batch(&self, step: u64) -> Result<HostBatch, DataError> {
         let mut builder = BatchBuilder::new(&self.store, self.rows, self.len);
         match &self.packing {
             PackingPlan::Random => {
                 (0..self.rows)
-                    .for_each(|row| builder.row(self.random_start(step, row), self.len, false));
+                    .for_each(|row| builder.row(self.random_start(step, row), self.len, None));
             }
             PackingPlan::Shuffled => {
                 (0..self.rows)
-                    .for_each(|row| builder.row(self.shuffled_start(step, row), self.len, false));
+                    .for_each(|row| builder.row(self.shuffled_start(step, row), self.len, None));
             }
             PackingPlan::Contiguous => {
-                let carry = self.stateful && !step.is_multiple_of(self.steps_per_epoch());
-                (0..self.rows)
-                    .for_each(|row| builder.row(self.contiguous_start(step, row), self.len, carry));
+                let continues = self.stateful && !step.is_multiple_of(self.steps_per_epoch());
+                let rows: Vec<usize> = (0..self.rows).collect();
+                for &row in &rows {
+                    let carry = continues.then(|| self.initial_row(step, row, &rows));
+                    builder.row(self.contiguous_start(step, row), self.len, carry.flatten());
+                }
             }
             PackingPlan::Documents(plans) => {
-                for window in plans.windows_of(step) {
-                    builder.row(
-                        window.start,
-                        window.targets,
-                        self.stateful && window.continues,
-                    );
+                let whole = self.whole_rows(plans, step);
+                for (row, window) in plans.windows_of(step).enumerate() {
+                    let continues = self.stateful && window.continues;
+                    let carry = continues.then(|| self.initial_row(step, row, &whole));
+                    builder.row(window.start, window.targets, carry.flatten());
                 }
             }
         }
@@ -236,7 +290,7 @@ mod tests {
                         .count()
                 );
                 assert!(
-                    batch.carry.iter().all(|carry| !carry),
+                    batch.carry.iter().all(Option::is_none),
                     "nothing is carried unless stateful"
                 );
             }
@@ -298,11 +352,25 @@ mod tests {
                 .iter()
                 .map(|start| start + len as i32)
                 .collect();
-            if next.carry[0] {
+            if next.carry[0].is_some() {
                 assert_eq!(last, starts(&next), "step {step}");
             }
-            assert_eq!(next.carry, vec![(step + 1) % steps != 0; rows]);
+            let continues = (step + 1) % steps != 0;
+            let own: Vec<Option<usize>> = (0..rows).map(|row| continues.then_some(row)).collect();
+            assert_eq!(next.carry, own);
         }
+    }
+
+    #[test]
+    fn few_streams_are_warned_of() {
+        let warning = |packing, rows| source(counting(5000), packing, false, rows, 8).warning();
+        let told = warning(Packing::Contiguous, 3).unwrap();
+        assert!(
+            told.contains("3 rows") && told.contains("shuffled"),
+            "{told}"
+        );
+        assert_eq!(warning(Packing::Contiguous, FEW_STREAMS), None);
+        assert_eq!(warning(Packing::Shuffled, 3), None);
     }
 
     #[test]

@@ -58,13 +58,10 @@ impl LmBatch {
         Tensor::from_data(TensorData::new(tokens, [self.host.rows, to - from]), device)
     }
 
-    /// The state its rows start from: carried where the batch says so, else empty.
-    fn start(&self, model: &InfinityModel) -> ModelState {
+    /// The state its rows start from: of the rows that the batch names, else empty.
+    pub fn start(&self, model: &InfinityModel) -> ModelState {
         match &self.state {
-            Some(state) => {
-                let fresh: Vec<bool> = self.host.carry.iter().map(|carry| !carry).collect();
-                state.clone().reset_rows(&fresh)
-            }
+            Some(state) => state.clone().gather_rows(&self.host.carry),
             None => model.initial_state(self.host.rows),
         }
     }

@@ -112,7 +112,7 @@ fn host() -> HostBatch {
         targets,
         rows: ROWS,
         len: LEN,
-        carry: vec![false; ROWS],
+        carry: vec![None; ROWS],
         valid,
     }
 }
@@ -124,7 +124,8 @@ fn batches(config: &ModelConfig) -> [(&'static str, LmBatch); 2] {
     let before = Tensor::<2, Int>::from_data(TensorData::new(before, [ROWS, LEN]), &Device::flex());
     let (_, state) = model.forward(before, model.initial_state(ROWS));
     // Keys of a cache that a reset row has kept would count; the baseline resets none.
-    let carry = vec![true, true, config.mixer == Mixer::Softmax];
+    let last = (config.mixer == Mixer::Softmax).then_some(2);
+    let carry = vec![Some(0), Some(1), last];
     let carried = LmBatch {
         state: Some(state),
         ..LmBatch::alone(HostBatch { carry, ..host() })
@@ -159,7 +160,7 @@ fn accumulated_in_halves(trainee: &Trainee, batch: &LmBatch) -> Given {
             inputs: batch.host.columns(&batch.host.inputs, from, to),
             targets: batch.host.columns(&batch.host.targets, from, to),
             len: to - from,
-            carry: vec![from > 0; ROWS],
+            carry: (0..ROWS).map(|row| (from > 0).then_some(row)).collect(),
             ..batch.host.clone()
         };
         let half = LmBatch {

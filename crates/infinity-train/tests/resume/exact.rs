@@ -4,7 +4,7 @@ use crate::common::{metrics, run};
 use crate::{directory, result};
 use infinity_train::Resume;
 use infinity_train::config::{OptimizerName, RunConfig};
-use infinity_train::data::Packing;
+use infinity_train::data::{InitialState, Packing};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -64,6 +64,29 @@ fn a_stream_goes_on_with_what_it_remembers() {
     for packing in [Packing::Contiguous, Packing::Documents] {
         goes_on_exactly(packing, |config| config.data.stateful = true);
     }
+}
+
+/// Draws of initial states depend on the step, not on where a run was interrupted.
+#[test]
+fn a_mixture_of_initial_states_goes_on_exactly() {
+    let mixed = |config: &mut RunConfig| {
+        config.data.stateful = true;
+        config.data.initial_state = InitialState {
+            own: None,
+            other: 0.4,
+            zero: 0.3,
+        };
+    };
+    for packing in [Packing::Contiguous, Packing::Documents] {
+        goes_on_exactly(packing, mixed);
+    }
+    let losses = |change: &dyn Fn(&mut RunConfig)| {
+        let (directory, config) = directory(Packing::Contiguous, change);
+        run(&config, None, None).0.unwrap();
+        result(&directory).1
+    };
+    let own = losses(&|config| config.data.stateful = true);
+    assert_ne!(losses(&mixed), own, "the mixture changes the run");
 }
 
 /// What the comparison would say of a state that is not carried over the interruption.

@@ -5,6 +5,8 @@ mod common;
 mod devices;
 mod evaluation;
 mod groups;
+mod initial_state;
+mod stream;
 
 use common::{ByPath, config, gradients, metrics, parameters, run};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare};
@@ -81,7 +83,7 @@ fn batch(rows: usize, seed: u64) -> HostBatch {
         targets,
         rows,
         len: LEN,
-        carry: vec![false; rows],
+        carry: vec![None; rows],
         valid,
     }
 }
@@ -94,7 +96,7 @@ fn part(batch: &HostBatch, from: usize, to: usize) -> HostBatch {
         .iter()
         .filter(|target| **target != IGNORE_INDEX)
         .count();
-    let carry = vec![false; to - from];
+    let carry = vec![None; to - from];
     HostBatch {
         inputs: cut(&batch.inputs),
         targets,
