@@ -159,7 +159,7 @@ mod tests {
                 inputs: ids,
                 rows: 2,
                 len: 24,
-                carry: vec![false; 2],
+                carry: vec![None; 2],
                 valid: 48,
             })
         };
