@@ -6,6 +6,7 @@ use super::rowwise::scale_rows;
 use super::solve::solve;
 use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::math::simd::padded;
+use std::mem::MaybeUninit;
 
 impl Sizes {
     /// Saved states: before every group of chunks but the first, which starts from an input.
@@ -62,8 +63,9 @@ impl Chunk {
         self.errors = errors;
     }
 
-    /// `H_s ← e^(b_C) H_s + Kᵀ diag(u e^(b_C − b)) Dm`; `rows` is scratch like the errors.
-    pub(super) fn write(&self, states: &mut [f32], rows: &mut [f32]) {
+    /// `H_s ← e^(b_C) H_s + Kᵀ diag(u e^(b_C − b)) Dm`, from the states `before` if they are not
+    /// in place; `rows` is scratch like the errors.
+    pub(super) fn write(&self, before: Option<&[f32]>, states: &mut [f32], rows: &mut [f32]) {
         let Chunk {
             c,
             stride,
@@ -84,7 +86,10 @@ impl Chunk {
                     stride: v_wide,
                 },
                 part: Part::Whole,
-                keep: Keep::Times(self.weights.whole[s]),
+                keep: match before {
+                    None => Keep::Times(self.weights.whole[s]),
+                    Some(before) => Keep::Other(self.weights.whole[s], &before[sizes.state(s)]),
+                },
                 scale: None,
             };
             multiply(level, &product, &mut states[sizes.state(s)], v_wide);
@@ -92,18 +97,18 @@ impl Chunk {
     }
 
     /// Saves the states before chunk `n`, if a group of chunks starts there.
-    pub(super) fn save_border(&self, n: usize, states: &[f32], saved: &mut [f32]) {
+    pub(super) fn save_border(&self, n: usize, states: &[f32], saved: &mut [MaybeUninit<f32>]) {
         if n > 0 && n.is_multiple_of(self.sizes.group) && !saved.is_empty() {
             let border = self.sizes.saved_border(n / self.sizes.group);
-            saved[border].copy_from_slice(states);
+            saved[border].write_copy_of_slice(states);
         }
     }
 
     /// Saves the errors of chunk `n`, which is loaded and corrected.
-    pub(super) fn save_errors(&self, n: usize, saved: &mut [f32]) {
+    pub(super) fn save_errors(&self, n: usize, saved: &mut [MaybeUninit<f32>]) {
         if self.sizes.delta && !saved.is_empty() {
             let range = self.sizes.saved_errors(n * self.sizes.chunk, self.c);
-            saved[range].copy_from_slice(&self.errors[..self.c * self.v_wide]);
+            saved[range].write_copy_of_slice(&self.errors[..self.c * self.v_wide]);
         }
     }
 
@@ -138,8 +143,8 @@ impl Chunk {
         for (i, n) in chunks.clone().take(chunks.len() - 1).enumerate() {
             self.load_keys(x, n);
             self.load_errors(x, n, saved);
-            states.copy_within(i * len..(i + 1) * len, (i + 1) * len);
-            self.write(&mut states[(i + 1) * len..(i + 2) * len], rows);
+            let (before, after) = states[i * len..(i + 2) * len].split_at_mut(len);
+            self.write(Some(before), after, rows);
         }
     }
 }

@@ -5,6 +5,7 @@ use super::chunk::{Chunk, HeadInputs};
 use super::rows::RowsMut;
 use super::rowwise::scatter;
 use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
+use std::mem::MaybeUninit;
 
 /// Scratch of forward for one thread.
 #[derive(Clone, Debug)]
@@ -32,7 +33,7 @@ impl Forward {
         state: &[f32],
         o: &mut RowsMut<'_>,
         last: &mut [f32],
-        saved: &mut [f32],
+        saved: &mut [MaybeUninit<f32>],
     ) {
         let sizes = self.chunk.sizes;
         widen(state, sizes.v, &mut self.states, self.chunk.v_wide);
@@ -47,7 +48,7 @@ impl Forward {
                 level, c, v_wide, ..
             } = self.chunk;
             scatter(level, &self.rows, v_wide, c, o, n * sizes.chunk);
-            self.chunk.write(&mut self.states, &mut self.rows);
+            self.chunk.write(None, &mut self.states, &mut self.rows);
         }
         narrow(&self.states, self.chunk.v_wide, last, sizes.v);
     }

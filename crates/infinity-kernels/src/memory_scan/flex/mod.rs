@@ -145,7 +145,7 @@ fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
     let at = call.outputs_len();
     let mut both = vec![0f32; at + call.heads() * call.state_len()];
     let saved = if save { sizes.saved_len() } else { 0 };
-    let mut kept = vec![0f32; call.heads() * saved];
+    let mut kept = Vec::with_capacity(call.heads() * saved);
     let (o, last) = both.split_at_mut(at);
     let level = Level::detect();
     let heads = RowsMut::split(o, call.rows_of(sizes.v))
@@ -159,12 +159,15 @@ fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
         });
     } else {
         let scratch = || Forward::new(Chunk::new(level, sizes, false));
-        let pieces = pieces_of(&mut kept, saved, call.heads());
+        let pieces = pieces_of(kept.spare_capacity_mut(), saved, call.heads());
         heads
             .zip(pieces)
             .for_each_init(scratch, |scratch, ((head, (mut o, last)), saved)| {
                 scratch.run(&call.inputs(head), call.state_of(head), &mut o, last, saved);
             });
+        // SAFETY: every head has written its whole piece: a state for each group of chunks but the
+        // first, and the errors of every chunk. That is what `saved_len` counts.
+        unsafe { kept.set_len(call.heads() * saved) };
     }
     let flat = |values: Vec<f32>, dtype| {
         let shape = Shape::from(vec![values.len()]);
@@ -174,10 +177,10 @@ fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
 }
 
 /// One piece of `len` values for each head; empty ones if nothing is kept.
-fn pieces_of(values: &mut [f32], len: usize, heads: usize) -> Vec<&mut [f32]> {
+fn pieces_of<T>(values: &mut [T], len: usize, heads: usize) -> Vec<&mut [T]> {
     match len {
         0 => (0..heads).map(|_| Default::default()).collect(),
-        _ => values.chunks_exact_mut(len).collect(),
+        _ => values.chunks_exact_mut(len).take(heads).collect(),
     }
 }
 
