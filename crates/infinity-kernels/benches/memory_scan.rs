@@ -135,6 +135,9 @@ fn main() {
 fn race(mut contestants: Vec<Contestant<'_>>, rounds: usize) {
     let only = after("--only").unwrap_or_default();
     contestants.retain(|contestant| contestant.name.contains(&only));
+    if contestants.is_empty() {
+        return;
+    }
     for round in 0..=rounds {
         contestants
             .iter_mut()

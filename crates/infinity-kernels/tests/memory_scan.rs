@@ -262,6 +262,28 @@ fn the_kernel_matches_the_reference(device: &Device) {
     );
 }
 
+/// States are saved every 128 tokens and written again in between: lengths around that.
+#[test]
+fn the_kernel_around_its_saved_states() {
+    for (t, delta) in [127, 128, 129, 160, 161, 256, 257, 290]
+        .into_iter()
+        .flat_map(|t| [(t, true), (t, false)])
+    {
+        let case = Case {
+            name: "around a border",
+            dims: dims(1, t, 2, 2, 17, 18),
+            delta,
+        };
+        let probe = Probe::seeded(case, t as u64);
+        check(
+            &probe,
+            &run(&probe, DType::F32, fused),
+            FORWARD_F32,
+            BACKWARD_F32,
+        );
+    }
+}
+
 #[test]
 fn every_form_matches_the_reference_in_f64() {
     let device = &Device::flex();

@@ -4,7 +4,7 @@
 //! costs nothing, and the right factor and the result have rows of whole lanes. At these sizes
 //! (16 to 128) the packing of a general matrix product costs more than it gains.
 
-use crate::math::simd::{LANES, Lanes, leveled, multiply_add};
+use crate::math::simd::{LANES, Lanes, lanes, lanes_mut, leveled, multiply_add};
 
 /// A matrix of any strides.
 #[derive(Clone, Copy, Debug)]
@@ -57,13 +57,15 @@ pub(crate) enum Part {
     OutLower,
 }
 
-/// What becomes of the values the result held.
+/// What the product is added to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Keep {
-    /// Overwritten without being read.
+pub(crate) enum Keep<'a> {
+    /// Nothing; the result is overwritten without being read.
     Nothing,
-    /// Multiplied, then added to.
+    /// The values the result held, multiplied.
     Times(f32),
+    /// Other values, laid out like the result, multiplied.
+    Other(f32, &'a [f32]),
 }
 
 /// `out = keep · out + diag(scale) · left · right`.
@@ -73,7 +75,7 @@ pub(crate) struct Product<'a> {
     pub(crate) left: Left<'a>,
     pub(crate) right: Right<'a>,
     pub(crate) part: Part,
-    pub(crate) keep: Keep,
+    pub(crate) keep: Keep<'a>,
     /// One factor for each row.
     pub(crate) scale: Option<&'a [f32]>,
 }
@@ -123,6 +125,9 @@ impl Product<'_> {
         }
         assert!((m - 1) * stride + n <= out.len());
         assert!(self.scale.is_none_or(|scale| m <= scale.len()));
+        if let Keep::Other(_, other) = self.keep {
+            assert!((m - 1) * stride + n <= other.len());
+        }
         if k > 0 {
             assert!((m - 1) * row + (k - 1) * col < data.len());
             assert!((k - 1) * self.right.stride + n <= self.right.data.len());
@@ -151,18 +156,51 @@ fn row_block<const FMA: bool, const R: usize>(
         // SAFETY: `check` has seen that rows up to `m`, columns up to `n` and sums up to `k` are
         // inside the slices; `i + R <= m`, `j + LANES <= n` and `to <= k`.
         let sums = unsafe { tile::<FMA, R>(product, i, j, from..to) };
-        for (r, sums) in sums.iter().enumerate() {
-            let factor = product.scale.map_or(1.0, |scale| scale[i + r]);
-            let at = (i + r) * stride + j;
-            let out: &mut Lanes = (&mut out[at..at + LANES]).try_into().expect("whole lanes");
-            match product.keep {
-                Keep::Nothing => (0..LANES).for_each(|l| out[l] = factor * sums[l]),
-                Keep::Times(keep) => (0..LANES)
-                    .for_each(|l| out[l] = multiply_add::<FMA>(factor, sums[l], keep * out[l])),
-            }
-        }
+        finish::<FMA, R>(product, &sums, out, stride, i, j);
         j += LANES;
     }
+}
+
+/// Writes a tile of sums: what is kept and whether rows are scaled is asked once, not a row.
+#[inline(always)]
+fn finish<const FMA: bool, const R: usize>(
+    product: &Product<'_>,
+    sums: &[Lanes; R],
+    out: &mut [f32],
+    stride: usize,
+    i: usize,
+    j: usize,
+) {
+    let at = |r: usize| (i + r) * stride + j;
+    match (product.keep, product.scale) {
+        (Keep::Nothing, None) => (0..R).for_each(|r| *lanes_mut(out, at(r)) = sums[r]),
+        (Keep::Nothing, Some(scale)) => (0..R).for_each(|r| {
+            *lanes_mut(out, at(r)) = sums[r].map(|x| scale[i + r] * x);
+        }),
+        (Keep::Times(keep), None) => (0..R).for_each(|r| {
+            let out = lanes_mut(out, at(r));
+            *out = add::<FMA>(&sums[r], keep, out);
+        }),
+        (Keep::Times(keep), Some(scale)) => (0..R).for_each(|r| {
+            let out = lanes_mut(out, at(r));
+            *out = add::<FMA>(&sums[r].map(|x| scale[i + r] * x), keep, out);
+        }),
+        (Keep::Other(keep, other), scale) => (0..R).for_each(|r| {
+            let factor = scale.map_or(1.0, |scale| scale[i + r]);
+            let sums = sums[r].map(|x| factor * x);
+            *lanes_mut(out, at(r)) = add::<FMA>(&sums, keep, lanes(other, at(r)));
+        }),
+    }
+}
+
+/// `sums + keep · kept`.
+#[inline(always)]
+fn add<const FMA: bool>(sums: &Lanes, keep: f32, kept: &Lanes) -> Lanes {
+    let mut out = [0f32; LANES];
+    for l in 0..LANES {
+        out[l] = multiply_add::<FMA>(keep, kept[l], sums[l]);
+    }
+    out
 }
 
 /// The sums over `range` for `R` rows from `i` and one lane of columns from `j`.
@@ -264,6 +302,12 @@ mod tests {
                             scale: Some(&scale),
                         };
                         multiply(level, &product, &mut out, wide);
+                        let mut apart = vec![f32::NAN; m * wide];
+                        let elsewhere = Product {
+                            keep: Keep::Other(0.5, &before),
+                            ..product
+                        };
+                        multiply(level, &elsewhere, &mut apart, wide);
                         for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                             if part == Part::OutLower && j > i {
                                 continue;
@@ -276,6 +320,7 @@ mod tests {
                             let want = 0.5 * before[i * wide + j] as f64 + scale[i] as f64 * sum;
                             let got = out[i * wide + j] as f64;
                             assert!((got - want).abs() < 1e-5, "{level:?} {part:?} [{i}, {j}]");
+                            assert_eq!(got, apart[i * wide + j] as f64, "{level:?} {part:?}");
                         }
                     }
                 }

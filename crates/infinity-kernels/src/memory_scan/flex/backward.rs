@@ -1,13 +1,15 @@
 //! Backward over the chunks of one head, last chunk first, on plain slices.
 //!
-//! Everything inside a chunk is computed again from the inputs and the states at its border. What
+//! The masks inside a chunk are computed again from the inputs, the states before it from the
+//! nearest saved ones and the saved prediction errors, by writes alone: no second solve. What
 //! multiplies a state is kept transposed (`[V, C]` in, `[K, C]` out), so no state is ever
 //! transposed and the sums over keys run along lanes.
 
 mod scores;
 mod states;
 
-use super::chunk::{Chunk, HeadInputs, narrow, widen};
+use super::carry::{narrow, widen};
+use super::chunk::{Chunk, HeadInputs};
 use super::rows::{Rows, RowsMut};
 use super::rowwise::{gather, scatter};
 
@@ -39,6 +41,8 @@ struct GateGrads {
 #[derive(Clone, Debug)]
 pub(super) struct Backward {
     chunk: Chunk,
+    /// The states before every chunk of a group, `[S, K, V]` each.
+    states: Vec<f32>,
     /// `dH` `[S, K, V]`.
     d_states: Vec<f32>,
     /// `dO` and `dX = dV` `[C, V]`.
@@ -72,6 +76,7 @@ impl Backward {
         let (columns_v, columns_k) = (chunk.v_wide * chunk.stride, chunk.sizes.k * chunk.stride);
         let gate = || zeros(chunk.gates.read.len());
         Backward {
+            states: zeros(chunk.sizes.group * chunk.sizes.state_len()),
             d_states: zeros(chunk.sizes.state_len()),
             d_o: zeros(chunk.errors.len()),
             d_x: zeros(chunk.errors.len()),
@@ -98,36 +103,51 @@ impl Backward {
         }
     }
 
-    /// Runs one head backward. `borders` are the states before every chunk, `d_last` `[S, K, V]`
-    /// the gradient of the last state.
+    /// Runs one head backward. `first` is the state `[S, K, V]` that came in, `saved` what forward
+    /// saved, `d_last` `[S, K, V]` the gradient of the last state.
     pub(super) fn run(
         &mut self,
         x: &HeadInputs<'_>,
-        borders: &[f32],
+        [first, saved]: [&[f32]; 2],
         d_o: Rows<'_>,
         d_last: &[f32],
         grads: &mut HeadGrads<'_>,
     ) {
         let sizes = self.chunk.sizes;
         widen(d_last, sizes.v, &mut self.d_states, self.chunk.v_wide);
-        for n in (0..sizes.chunks()).rev() {
-            let len = sizes.state_len();
-            let states = &borders[n * len..(n + 1) * len];
-            self.chunk.load(x, n, true);
-            self.chunk.correct(states);
-            let Chunk {
-                level, c, v_wide, ..
-            } = self.chunk;
-            gather(level, d_o, n * sizes.chunk, c, &mut self.d_o, v_wide);
-            self.through_solve();
-            self.turn_to_columns();
-            self.through_scores();
-            self.through_states(states);
-            self.through_products();
-            self.carry_back();
-            self.store(n * sizes.chunk, grads);
+        let mut states = std::mem::take(&mut self.states);
+        let len = sizes.state_len();
+        for group in (0..sizes.groups()).rev() {
+            let chunks = sizes.chunks_of(group);
+            self.chunk
+                .replay(x, first, group, saved, &mut states, &mut self.rows);
+            for (i, n) in chunks.enumerate().rev() {
+                self.chunk.load(x, n, true);
+                self.chunk.load_errors(x, n, saved);
+                self.step(n, &states[i * len..(i + 1) * len], d_o, grads);
+            }
         }
+        self.states = states;
         narrow(&self.d_states, self.chunk.v_wide, grads.state, sizes.v);
+    }
+
+    /// Backward through chunk `n`, which is loaded, given the states before it.
+    fn step(&mut self, n: usize, states: &[f32], d_o: Rows<'_>, grads: &mut HeadGrads<'_>) {
+        let Chunk {
+            level,
+            c,
+            v_wide,
+            sizes,
+            ..
+        } = self.chunk;
+        gather(level, d_o, n * sizes.chunk, c, &mut self.d_o, v_wide);
+        self.through_solve();
+        self.turn_to_columns();
+        self.through_scores();
+        self.through_states(states);
+        self.through_products();
+        self.carry_back();
+        self.store(n * sizes.chunk, grads);
     }
 
     /// Writes the chunk's gradients to positions `from` and on.

@@ -5,8 +5,9 @@
 
 use super::masks::{self, Extent, Gates, Scores};
 use super::rows::Rows;
-use super::rowwise::{gather, transpose};
-use super::solve::{System, solve};
+use super::rowwise::gather;
+use super::solve::System;
+use super::transpose::transpose;
 use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::math::simd::{Level, padded};
 
@@ -19,12 +20,24 @@ pub(super) struct Sizes {
     pub(super) v: usize,
     /// Positions in a full chunk.
     pub(super) chunk: usize,
+    /// Chunks from one saved state to the next.
+    pub(super) group: usize,
     pub(super) delta: bool,
 }
 
 impl Sizes {
     pub(super) fn chunks(&self) -> usize {
         self.t.div_ceil(self.chunk)
+    }
+
+    /// Groups of chunks, each with one saved state.
+    pub(super) fn groups(&self) -> usize {
+        self.chunks().div_ceil(self.group)
+    }
+
+    /// The chunks of one group.
+    pub(super) fn chunks_of(&self, group: usize) -> std::ops::Range<usize> {
+        group * self.group..self.chunks().min((group + 1) * self.group)
     }
 
     /// Values in all states of a head, rows of whole lanes.
@@ -158,13 +171,11 @@ impl Chunk {
         s * self.stride..(s + 1) * self.stride
     }
 
-    /// Chunk `n` of a head: rows, gates, decays and score matrices.
+    /// Keys, queries, gates, decays and score matrices of chunk `n`.
     pub(super) fn load(&mut self, x: &HeadInputs<'_>, n: usize, save: bool) {
+        self.load_keys(x, n);
         let from = n * self.sizes.chunk;
-        self.c = self.sizes.chunk.min(self.sizes.t - from);
         gather(self.level, x.q, from, self.c, &mut self.q, self.k_wide);
-        gather(self.level, x.k, from, self.c, &mut self.k, self.k_wide);
-        gather(self.level, x.v, from, self.c, &mut self.errors, self.v_wide);
         let size = [self.c, self.sizes.k];
         transpose(
             self.level,
@@ -174,9 +185,22 @@ impl Chunk {
             &mut self.k_columns,
             self.stride,
         );
+        self.score(save);
+    }
+
+    /// What a write of chunk `n` needs besides the errors: keys, gates and decays.
+    pub(super) fn load_keys(&mut self, x: &HeadInputs<'_>, n: usize) {
+        let from = n * self.sizes.chunk;
+        self.c = self.sizes.chunk.min(self.sizes.t - from);
+        gather(self.level, x.k, from, self.c, &mut self.k, self.k_wide);
         self.load_gates(x, from);
         self.weigh();
-        self.score(save);
+    }
+
+    /// Values of chunk `n`, whose size is loaded, where the errors will be.
+    pub(super) fn load_values(&mut self, x: &HeadInputs<'_>, n: usize) {
+        let from = n * self.sizes.chunk;
+        gather(self.level, x.v, from, self.c, &mut self.errors, self.v_wide);
     }
 
     /// Gates `[C, S]` → `[S, C]`, log decays summed up.
@@ -271,37 +295,6 @@ impl Chunk {
         );
     }
 
-    /// From values to prediction errors, given the states that come in. Nothing in additive mode.
-    pub(super) fn correct(&mut self, states: &[f32]) {
-        if !self.sizes.delta {
-            return;
-        }
-        for s in 0..self.sizes.states {
-            let product = Product {
-                size: [self.c, self.v_wide, self.sizes.k],
-                left: Left::rows(&self.k, self.k_wide),
-                right: Right {
-                    data: &states[self.sizes.state(s)],
-                    stride: self.v_wide,
-                },
-                part: Part::Whole,
-                keep: Keep::Times(1.0),
-                scale: Some(&self.weights.recalls[s * self.stride..]),
-            };
-            multiply(self.level, &product, &mut self.errors, self.v_wide);
-        }
-        let Chunk {
-            c, stride, v_wide, ..
-        } = *self;
-        let system = System {
-            minus_l: &self.scores.minus_l,
-            stride,
-            c,
-            width: v_wide,
-        };
-        solve(self.level, system, &mut self.errors);
-    }
-
     /// The triangular system of the loaded chunk.
     pub(super) fn system(&self) -> System<'_> {
         let Chunk {
@@ -313,20 +306,5 @@ impl Chunk {
             c,
             width: v_wide,
         }
-    }
-}
-
-/// States `[S, K, V]` → `[S, K, wide]`, filled up with zeros.
-pub(super) fn widen(states: &[f32], v: usize, to: &mut [f32], wide: usize) {
-    for (from, to) in states.chunks_exact(v).zip(to.chunks_exact_mut(wide)) {
-        to[..v].copy_from_slice(from);
-        to[v..].fill(0.0);
-    }
-}
-
-/// The way back from [`widen`].
-pub(super) fn narrow(states: &[f32], wide: usize, to: &mut [f32], v: usize) {
-    for (from, to) in states.chunks_exact(wide).zip(to.chunks_exact_mut(v)) {
-        to.copy_from_slice(&from[..v]);
     }
 }

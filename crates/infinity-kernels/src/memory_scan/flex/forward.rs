@@ -1,9 +1,11 @@
 //! Forward over the chunks of one head, on plain slices.
 
-use super::chunk::{Chunk, HeadInputs, narrow, widen};
+use super::carry::{narrow, widen};
+use super::chunk::{Chunk, HeadInputs};
 use super::rows::RowsMut;
-use super::rowwise::{scale_rows, scatter};
+use super::rowwise::scatter;
 use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
+use std::mem::MaybeUninit;
 
 /// Scratch of forward for one thread.
 #[derive(Clone, Debug)]
@@ -23,31 +25,30 @@ impl Forward {
         }
     }
 
-    /// Runs one head from `state` `[S, K, V]` to `last`. Writes outputs, and into `borders`
-    /// (unless it is empty) the states before every chunk, rows of whole lanes.
+    /// Runs one head from `state` `[S, K, V]` to `last`. Writes outputs, and into `saved`
+    /// (unless it is empty) what backward needs besides the inputs.
     pub(super) fn run(
         &mut self,
         x: &HeadInputs<'_>,
         state: &[f32],
         o: &mut RowsMut<'_>,
         last: &mut [f32],
-        borders: &mut [f32],
+        saved: &mut [MaybeUninit<f32>],
     ) {
         let sizes = self.chunk.sizes;
         widen(state, sizes.v, &mut self.states, self.chunk.v_wide);
         for n in 0..sizes.chunks() {
-            if !borders.is_empty() {
-                let len = self.states.len();
-                borders[n * len..(n + 1) * len].copy_from_slice(&self.states);
-            }
+            self.chunk.save_border(n, &self.states, saved);
             self.chunk.load(x, n, false);
+            self.chunk.load_values(x, n);
             self.chunk.correct(&self.states);
+            self.chunk.save_errors(n, saved);
             self.read();
             let Chunk {
                 level, c, v_wide, ..
             } = self.chunk;
             scatter(level, &self.rows, v_wide, c, o, n * sizes.chunk);
-            self.write();
+            self.chunk.write(None, &mut self.states, &mut self.rows);
         }
         narrow(&self.states, self.chunk.v_wide, last, sizes.v);
     }
@@ -88,35 +89,6 @@ impl Forward {
                 scale: Some(&self.chunk.weights.reads[s * stride..]),
             };
             multiply(level, &product, &mut self.rows, v_wide);
-        }
-    }
-
-    /// `H_s ← e^(b_C) H_s + Kᵀ diag(u e^(b_C − b)) Dm`.
-    fn write(&mut self) {
-        let Chunk {
-            c,
-            stride,
-            k_wide,
-            v_wide,
-            level,
-            sizes,
-            ..
-        } = self.chunk;
-        for s in 0..sizes.states {
-            let weights = &self.chunk.weights.writes[s * stride..s * stride + c];
-            scale_rows(level, weights, &self.chunk.errors, &mut self.rows, v_wide);
-            let product = Product {
-                size: [sizes.k, v_wide, c],
-                left: Left::transposed(&self.chunk.k, k_wide),
-                right: Right {
-                    data: &self.rows,
-                    stride: v_wide,
-                },
-                part: Part::Whole,
-                keep: Keep::Times(self.chunk.weights.whole[s]),
-                scale: None,
-            };
-            multiply(level, &product, &mut self.states[sizes.state(s)], v_wide);
         }
     }
 }

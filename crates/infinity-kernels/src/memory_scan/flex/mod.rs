@@ -5,10 +5,11 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `chunk.rs` | one chunk in scratch memory: rows, gates, masks, solve |
+//! | `chunk.rs` | one chunk in scratch memory: rows, gates, masks |
+//! | `carry.rs` | the states between chunks, and what is saved of them |
 //! | `forward.rs`, `backward.rs`, `backward/` | over the chunks of a head |
 //! | `step.rs` | a few tokens, one by one |
-//! | `masks.rs`, `solve.rs`, `product.rs`, `rowwise.rs` | the loops |
+//! | `masks.rs`, `solve.rs`, `transpose.rs`, `rowwise.rs` | the loops |
 //! | `rows.rs` | one head's rows in `[B, T, H, X]` |
 //!
 //! Values are `f32`, whatever the tensors hold. A head is never split over threads: below `B × H`
@@ -16,6 +17,7 @@
 //! with other vector instructions round differently.
 
 mod backward;
+mod carry;
 mod chunk;
 mod forward;
 mod masks;
@@ -23,6 +25,7 @@ mod rows;
 mod rowwise;
 mod solve;
 mod step;
+mod transpose;
 
 use super::backend::ScanTensors;
 use crate::math::flex_values::{Primitive, single, slice, tensor};
@@ -36,9 +39,12 @@ use rayon::prelude::*;
 use rows::{Rows, RowsMut};
 use step::Steps;
 
-/// Positions in a chunk. Of 32, 64 and 128 on a 2-core AVX-512 machine: 32 computes up to a tenth
-/// less, but saves twice the states, and what that costs in page faults is more; 128 is slower.
-const CHUNK: usize = 64;
+/// Positions in a chunk. Work inside a chunk grows with it, and with one state that is most of the
+/// work. Of 16, 32 and 64 on an AVX-512 machine 32 is the fastest, with one state and with four.
+const CHUNK: usize = 32;
+/// Chunks from one saved state to the next. Between them backward writes again, which with saved
+/// errors costs a tenth of its work; saving every state instead takes four times the memory.
+const GROUP: usize = 4;
 /// Up to this many tokens steps cost less than a chunk.
 const STEPS_UP_TO: usize = 4;
 
@@ -80,6 +86,7 @@ impl Call {
                 k,
                 v,
                 chunk: CHUNK.min(t.max(1)),
+                group: GROUP,
                 delta,
             },
         }
@@ -108,6 +115,11 @@ impl Call {
         }
     }
 
+    /// One head's states that come in, `[S, K, V]`.
+    fn state_of(&self, head: usize) -> &[f32] {
+        &slice(&self.state)[head * self.state_len()..][..self.state_len()]
+    }
+
     /// Values in one head's states, as tensors have them.
     fn state_len(&self) -> usize {
         self.sizes.states * self.sizes.k * self.sizes.v
@@ -123,7 +135,7 @@ pub(super) fn forward(x: ScanTensors<Flex>, delta: bool) -> Primitive {
     run_forward(Call::new(x, delta), false).0
 }
 
-/// Outputs and final state in one vector, and the states before every chunk in another.
+/// Outputs and final state in one vector, and what backward needs besides the inputs in another.
 pub(super) fn forward_saving(x: ScanTensors<Flex>, delta: bool) -> (Primitive, Primitive) {
     run_forward(Call::new(x, delta), true)
 }
@@ -132,45 +144,43 @@ fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
     let sizes = call.sizes;
     let at = call.outputs_len();
     let mut both = vec![0f32; at + call.heads() * call.state_len()];
-    let saved = if save {
-        sizes.chunks() * sizes.state_len()
-    } else {
-        0
-    };
-    let mut borders = vec![0f32; call.heads() * saved];
+    let saved = if save { sizes.saved_len() } else { 0 };
+    let mut kept = Vec::with_capacity(call.heads() * saved);
     let (o, last) = both.split_at_mut(at);
     let level = Level::detect();
     let heads = RowsMut::split(o, call.rows_of(sizes.v))
         .into_par_iter()
         .zip(last.par_chunks_exact_mut(call.state_len()))
         .enumerate();
-    let state = |head: usize| &slice(&call.state)[head * call.state_len()..][..call.state_len()];
     if sizes.t <= STEPS_UP_TO && !save {
         let steps = || Steps::new(level, sizes);
         heads.for_each_init(steps, |steps, (head, (mut o, last))| {
-            steps.run(&call.inputs(head), state(head), &mut o, last);
+            steps.run(&call.inputs(head), call.state_of(head), &mut o, last);
         });
     } else {
         let scratch = || Forward::new(Chunk::new(level, sizes, false));
-        let kept = borders_of(&mut borders, saved, call.heads());
+        let pieces = pieces_of(kept.spare_capacity_mut(), saved, call.heads());
         heads
-            .zip(kept)
-            .for_each_init(scratch, |scratch, ((head, (mut o, last)), borders)| {
-                scratch.run(&call.inputs(head), state(head), &mut o, last, borders);
+            .zip(pieces)
+            .for_each_init(scratch, |scratch, ((head, (mut o, last)), saved)| {
+                scratch.run(&call.inputs(head), call.state_of(head), &mut o, last, saved);
             });
+        // SAFETY: every head has written its whole piece: a state for each group of chunks but the
+        // first, and the errors of every chunk. That is what `saved_len` counts.
+        unsafe { kept.set_len(call.heads() * saved) };
     }
     let flat = |values: Vec<f32>, dtype| {
         let shape = Shape::from(vec![values.len()]);
         tensor(values, shape, dtype)
     };
-    (flat(both, call.dtype), flat(borders, DType::F32))
+    (flat(both, call.dtype), flat(kept, DType::F32))
 }
 
 /// One piece of `len` values for each head; empty ones if nothing is kept.
-fn borders_of(borders: &mut [f32], len: usize, heads: usize) -> Vec<&mut [f32]> {
+fn pieces_of<T>(values: &mut [T], len: usize, heads: usize) -> Vec<&mut [T]> {
     match len {
         0 => (0..heads).map(|_| Default::default()).collect(),
-        _ => borders.chunks_exact_mut(len).collect(),
+        _ => values.chunks_exact_mut(len).take(heads).collect(),
     }
 }
 
@@ -178,7 +188,7 @@ fn borders_of(borders: &mut [f32], len: usize, heads: usize) -> Vec<&mut [f32]> 
 /// In additive mode the one of `erase` is zero.
 pub(super) fn backward(
     x: ScanTensors<Flex>,
-    borders: Primitive,
+    saved: Primitive,
     d_both: Primitive,
     delta: bool,
 ) -> ScanTensors<Flex> {
@@ -186,8 +196,8 @@ pub(super) fn backward(
     let (sizes, heads) = (call.sizes, call.heads());
     let d_both = single(d_both);
     let (d_o, d_last) = slice(&d_both).split_at(call.outputs_len());
-    let borders = slice(&borders);
-    let saved = borders.len() / heads.max(1);
+    let saved = slice(&saved);
+    let len = saved.len() / heads.max(1);
     let mut grads = Gradients::zeros(&call);
     let level = Level::detect();
     let scratch = || Backward::new(Chunk::new(level, sizes, true));
@@ -197,9 +207,9 @@ pub(super) fn backward(
         .enumerate()
         .for_each_init(scratch, |scratch, (head, mut grads)| {
             let d_o = Rows::of_head(d_o, call.rows_of(sizes.v), head);
-            let borders = &borders[head * saved..][..saved];
+            let kept = [call.state_of(head), &saved[head * len..][..len]];
             let d_last = &d_last[head * call.state_len()..][..call.state_len()];
-            scratch.run(&call.inputs(head), borders, d_o, d_last, &mut grads);
+            scratch.run(&call.inputs(head), kept, d_o, d_last, &mut grads);
         });
     grads.into_tensors(&call)
 }

@@ -1,7 +1,7 @@
-//! Small loops over the rows of a chunk: scaling, transposing, sums over keys.
+//! Small loops over the rows of a chunk: copying, scaling, sums over keys.
 
 use super::rows::{Rows, RowsMut};
-use crate::math::simd::{LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_add, sum};
+use crate::math::simd::{LANES, Level, lanes, lanes_mut, leveled, multiply_add, sum};
 
 leveled!(
     /// Rows `from..from + c` of a head into scratch rows of `wide` (whole lanes), filled up with
@@ -143,94 +143,4 @@ fn dot_body<const FMA: bool, const ROWS: usize>(x: &[f32], y: &[f32], out: &mut 
         }
     }
     *out = sum(&sums[0]) + sum(&sums[1]) + (sum(&sums[2]) + sum(&sums[3]));
-}
-
-leveled!(
-    /// `to[j, i] = from[i, j]` for `size` rows and columns of `from`; rows of `to` are filled up
-    /// with zeros to whole lanes.
-    fn transpose(
-        size: [usize; 2],
-        from: &[f32],
-        from_stride: usize,
-        to: &mut [f32],
-        to_stride: usize,
-    ) = transpose_body
-);
-
-#[inline(always)]
-fn transpose_body<const FMA: bool, const ROWS: usize>(
-    [rows, columns]: [usize; 2],
-    from: &[f32],
-    from_stride: usize,
-    to: &mut [f32],
-    to_stride: usize,
-) {
-    for i in (0..rows).step_by(LANES) {
-        let height = LANES.min(rows - i);
-        for j in (0..columns).step_by(LANES) {
-            let width = LANES.min(columns - j);
-            let mut block = [[0f32; LANES]; LANES];
-            if width == LANES && height == LANES {
-                for (l, row) in block.iter_mut().enumerate() {
-                    *row = *lanes(from, (i + l) * from_stride + j);
-                }
-            } else {
-                for (l, row) in block.iter_mut().enumerate().take(height) {
-                    let at = (i + l) * from_stride + j;
-                    row[..width].copy_from_slice(&from[at..at + width]);
-                }
-            }
-            swap::<8>(&mut block);
-            swap::<4>(&mut block);
-            swap::<2>(&mut block);
-            swap::<1>(&mut block);
-            for (l, row) in block.iter().enumerate().take(width) {
-                *lanes_mut(to, (j + l) * to_stride + i) = *row;
-            }
-        }
-    }
-}
-
-/// One stage of a transpose: exchanges the off-diagonal corners of all blocks of `2 · STEP`.
-#[inline(always)]
-fn swap<const STEP: usize>(block: &mut [Lanes; LANES]) {
-    for i in 0..LANES {
-        if i & STEP == 0 {
-            let (upper, lower) = (block[i], block[i + STEP]);
-            for l in 0..LANES {
-                block[i][l] = if l & STEP == 0 {
-                    upper[l]
-                } else {
-                    lower[l - STEP]
-                };
-                block[i + STEP][l] = if l & STEP == 0 {
-                    upper[l + STEP]
-                } else {
-                    lower[l]
-                };
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::math::simd::padded;
-
-    #[test]
-    fn transposes_of_any_size() {
-        for (rows, columns) in [(1, 1), (16, 16), (33, 17), (5, 40), (64, 48)] {
-            let from: Vec<f32> = (0..rows * columns).map(|x| x as f32 + 1.0).collect();
-            let wide = padded(rows);
-            for level in Level::available() {
-                let mut to = vec![-1f32; columns * wide];
-                transpose(level, [rows, columns], &from, columns, &mut to, wide);
-                for (j, i) in (0..columns).flat_map(|j| (0..wide).map(move |i| (j, i))) {
-                    let want = if i < rows { from[i * columns + j] } else { 0.0 };
-                    assert_eq!(to[j * wide + i], want, "{level:?} [{j}, {i}]");
-                }
-            }
-        }
-    }
 }

@@ -2,8 +2,8 @@
 
 use super::super::chunk::Chunk;
 use super::super::masks::{MaskGrads, mask_grads};
-use super::super::rowwise::transpose;
 use super::super::solve::solve_transposed;
+use super::super::transpose::transpose;
 use super::Backward;
 use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::math::simd::padded;
