@@ -17,7 +17,7 @@ pub(crate) fn flag(told: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
     let seen = Arc::clone(&flag);
     ctrlc::set_handler(move || {
         if seen.swap(true, Ordering::SeqCst) {
-            terminal::restore();
+            terminal::take_back();
             output::note("stopped");
             std::process::exit(failure::INTERRUPTED.into());
         }

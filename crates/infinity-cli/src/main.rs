@@ -27,6 +27,9 @@ use crate::args::{Cli, Global, Verb};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What burn-train's dashboard panics with when someone asks it to kill the program.
+const KILLED: &str = "Killing training from user input";
+
 fn main() -> ExitCode {
     let cli = match parse() {
         Ok(cli) => cli,
@@ -50,6 +53,10 @@ fn main() -> ExitCode {
         }
         Err(panic) => {
             terminal::restore();
+            if panic.starts_with(KILLED) {
+                output::note("killed on the dashboard, without a checkpoint of its last step");
+                return ExitCode::from(failure::FAILED);
+            }
             output::note(&format!(
                 "{}: a part of the program gave up: {panic}\n  this should have been a better \
                  message; run again with -vv to see where it comes from",

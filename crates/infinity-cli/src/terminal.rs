@@ -43,11 +43,18 @@ mod modes {
         }
     }
 
-    /// Gives the terminal back as it was, if a dashboard had it.
-    pub(crate) fn restore() {
-        if let Some(before) = BEFORE.get() {
+    /// Gives the terminal back as it was, if a dashboard had it and could not do so itself.
+    pub(crate) fn take_back() {
+        if BEFORE.get().is_some() {
             let mut out = io::stdout().lock();
             let _ = out.write_all(LEAVE).and_then(|()| out.flush());
+        }
+        restore();
+    }
+
+    /// Gives back the modes of a terminal whose screen the dashboard has left.
+    pub(crate) fn restore() {
+        if let Some(before) = BEFORE.get() {
             let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, before);
         }
     }
@@ -60,7 +67,9 @@ mod modes {
     /// There are no modes to change; `q` stops a run.
     pub(crate) fn keep_signals() {}
     /// Nothing was changed.
+    pub(crate) fn take_back() {}
+    /// Nothing was changed.
     pub(crate) fn restore() {}
 }
 
-pub(crate) use modes::{keep_signals, remember, restore};
+pub(crate) use modes::{keep_signals, remember, restore, take_back};
