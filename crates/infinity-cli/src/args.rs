@@ -5,7 +5,7 @@
 
 use clap::{Args, ColorChoice, Command, CommandFactory, Parser, Subcommand};
 
-use crate::commands::{completions, config, devices, eval, generate, tokenize, train};
+use crate::commands::{completions, config, devices, eval, generate, plot, tokenize, train};
 
 /// Train, evaluate and run linear-time language models.
 #[derive(Debug, Parser)]
@@ -33,6 +33,8 @@ pub(crate) enum Verb {
     Eval(eval::EvalArgs),
     /// Continue a prompt
     Generate(generate::GenerateArgs),
+    /// Draw what runs logged: loss, learning rate, gradient norm, speed, memory
+    Plot(plot::PlotArgs),
     /// Turn text into token files once, for many runs
     #[command(alias = "prepare")]
     Tokenize(tokenize::TokenizeArgs),
@@ -60,7 +62,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "N", help_heading = GLOBAL)]
     #[arg(value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub(crate) seed: Option<u64>,
-    /// How progress is shown: auto, plain, json, none
+    /// How progress is shown: auto, plain, tui, json, none
     #[arg(long, global = true, value_name = "HOW", help_heading = GLOBAL)]
     pub(crate) progress: Option<String>,
     /// Say more: twice for the panic messages of libraries too

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 
-use crate::{failure, output};
+use crate::{failure, output, terminal};
 
 /// A flag that the first Ctrl-C (or SIGTERM) sets. `told`, if any, is printed
 /// then.
@@ -17,6 +17,7 @@ pub(crate) fn flag(told: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
     let seen = Arc::clone(&flag);
     ctrlc::set_handler(move || {
         if seen.swap(true, Ordering::SeqCst) {
+            terminal::take_back();
             output::note("stopped");
             std::process::exit(failure::INTERRUPTED.into());
         }

@@ -9,10 +9,12 @@ mod commands;
 mod device;
 mod failure;
 mod interrupt;
+mod invocation;
 mod model_dir;
 mod output;
 mod panics;
 mod reporter;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,9 @@ use crate::args::{Cli, Global, Verb};
 /// saves the kernel from clearing their pages anew each time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What burn-train's dashboard panics with when someone asks it to kill the program.
+const KILLED: &str = "Killing training from user input";
 
 fn main() -> ExitCode {
     let cli = match parse() {
@@ -47,6 +52,11 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
         Err(panic) => {
+            terminal::restore();
+            if panic.starts_with(KILLED) {
+                output::note("killed on the dashboard, without a checkpoint of its last step");
+                return ExitCode::from(failure::FAILED);
+            }
             output::note(&format!(
                 "{}: a part of the program gave up: {panic}\n  this should have been a better \
                  message; run again with -vv to see where it comes from",
@@ -75,6 +85,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Train(args) => commands::train::run(*args, &global),
         Verb::Eval(args) => commands::eval::run(args, &global),
         Verb::Generate(args) => commands::generate::run(args, &global),
+        Verb::Plot(args) => commands::plot::run(&args, &global),
         Verb::Tokenize(args) => commands::tokenize::run(args, &global),
         Verb::Devices(args) => commands::devices::run(&args),
         Verb::Config(verb) => commands::config::run(verb, &global),

@@ -30,7 +30,7 @@ pub(crate) fn find(given: &Path) -> anyhow::Result<PathBuf> {
     [given.to_owned(), inside].into_iter().find(|dir| dir.join(MARKER).is_file()).ok_or_else(|| {
         let run = given.join("checkpoints").is_dir();
         let hint = match run {
-            true => "; it is a run that has not finished: `infinity train --resume` goes on with it",
+            true => "; it is a run that has not finished: its `train` command with --resume goes on with it",
             false => "",
         };
         failure::usage(format!(

@@ -1,16 +1,20 @@
 //! Progress of a training run as lines: for people ([`PlainReporter`]) and for programs
 //! ([`JsonReporter`]). A terminal and a log file get the same lines.
 
+use std::sync::mpsc::channel;
+
 use infinity_train::config::Progress;
 use infinity_train::metrics::{EvalMetrics, Reporter, StepMetrics};
 use serde_json::{Value, json};
 
 use crate::output::{bytes, clock, grouped};
+use crate::terminal;
 
 /// Takes a finished line. Writing is the caller's, so that a test can look at the lines.
 type Sink = Box<dyn FnMut(&str) + Send>;
 
-/// A reporter for `logging.progress`, writing to standard output; nothing when `quiet`.
+/// A reporter for `logging.progress`, writing to standard output; nothing when `quiet`. Beside the
+/// dashboard, which has the screen to itself, lines wait until it is gone.
 pub(crate) fn to_stdout(progress: Progress, quiet: bool) -> Box<dyn Reporter + Send> {
     // A reader that went away must not end a run that still writes its own files.
     let sink: Sink = Box::new(|line| drop(crate::output::line(line)));
@@ -18,7 +22,65 @@ pub(crate) fn to_stdout(progress: Progress, quiet: bool) -> Box<dyn Reporter + S
         _ if quiet => Box::new(SilentReporter),
         Progress::None => Box::new(SilentReporter),
         Progress::Json => Box::new(JsonReporter { sink }),
-        Progress::Auto | Progress::Plain | Progress::Tui => Box::new(PlainReporter { sink }),
+        Progress::Tui => Box::new(LateReporter::new(sink)),
+        Progress::Auto | Progress::Plain => Box::new(PlainReporter { sink }),
+    }
+}
+
+/// A reporter that says nothing.
+pub(crate) fn silent() -> Box<dyn Reporter + Send> {
+    Box::new(SilentReporter)
+}
+
+/// Plain lines, said when the dashboard has left the screen: everything but the steps that it
+/// showed, of which the last one is said.
+struct LateReporter {
+    sink: Sink,
+    lines: Vec<String>,
+    last_step: Option<String>,
+}
+
+impl LateReporter {
+    fn new(sink: Sink) -> Self {
+        LateReporter {
+            sink,
+            lines: Vec::new(),
+            last_step: None,
+        }
+    }
+
+    /// Keeps what `say` says.
+    fn keep(&mut self, say: impl FnOnce(&mut PlainReporter)) {
+        let (sender, lines) = channel();
+        let sink: Sink = Box::new(move |line| drop(sender.send(line.to_owned())));
+        say(&mut PlainReporter { sink });
+        self.lines.extend(lines.try_iter());
+    }
+}
+
+impl Reporter for LateReporter {
+    fn step(&mut self, m: &StepMetrics) {
+        terminal::keep_signals();
+        self.last_step = Some(step_line(m));
+    }
+
+    fn eval(&mut self, m: &EvalMetrics) {
+        self.keep(|plain| plain.eval(m));
+    }
+
+    fn sample(&mut self, prompt: &str, text: &str) {
+        self.keep(|plain| plain.sample(prompt, text));
+    }
+
+    fn message(&mut self, text: &str) {
+        self.keep(|plain| plain.message(text));
+    }
+}
+
+impl Drop for LateReporter {
+    fn drop(&mut self) {
+        let lines = self.lines.drain(..).chain(self.last_step.take());
+        lines.for_each(|line| (self.sink)(&line));
     }
 }
 
@@ -171,6 +233,7 @@ mod tests {
             bits_per_byte: 1.41,
             seconds: 4.1,
             best: true,
+            gates: Vec::new(),
         }
     }
 
@@ -185,6 +248,7 @@ mod tests {
         reporter.eval(&eval());
         reporter.sample("Once", " upon\na time");
         reporter.message("a word");
+        drop(reporter);
         lines.lock().unwrap().clone()
     }
 
@@ -217,6 +281,18 @@ mod tests {
         );
         assert_eq!(perplexity(257.4), "257");
         assert_eq!(perplexity(f64::INFINITY), "inf");
+    }
+
+    #[test]
+    fn beside_a_dashboard_lines_wait_for_its_end() {
+        let lines = lines(|sink| Box::new(LateReporter::new(sink)));
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        assert!(lines[0].starts_with("eval @500"), "{lines:?}");
+        assert_eq!(lines[2], "a word");
+        assert!(
+            lines[3].starts_with("step 00500/20000"),
+            "the last step: {lines:?}"
+        );
     }
 
     #[test]

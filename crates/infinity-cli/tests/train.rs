@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{TINY, command, infinity, ran, with_texts};
+use common::{TINY, command, infinity, ran, shell, with_texts};
 
 /// A finished run of two steps in `run`.
 fn trained(dir: &Path) {
@@ -45,16 +45,13 @@ fn the_original_projects_line_works_verbatim() {
     }
     assert_eq!(made.err, "", "nothing noisy");
 
-    // The command it ends with is one that works.
-    let last = made
-        .out
-        .lines()
-        .rfind(|line| line.trim().starts_with("infinity generate"))
-        .unwrap();
-    assert!(last.contains("out/final -p 'Once upon a time'"), "{last}");
-    let mut again = command(dir.path(), "generate out/final -n 4 --ignore-eos");
-    again.args(["-p", "Once upon a time"]);
-    let again = ran(again).exits(0);
+    // The command it ends with is one that works, as it is typed.
+    let last = made.out.lines().last().unwrap().trim();
+    assert!(
+        last.ends_with("infinity generate out/final -p 'Once upon a time'"),
+        "{last}"
+    );
+    let again = shell(dir.path(), &format!("{last} -n 4 --ignore-eos")).exits(0);
     assert!(again.out.starts_with("Once upon a time"), "{}", again.out);
     for words in [
         "prompt: 16 tokens",
@@ -70,6 +67,23 @@ fn the_original_projects_line_works_verbatim() {
     // --do_eval alone measures what was trained.
     let line = line.replace("--do_train", "");
     assert!(infinity(dir.path(), &line).exits(0).out.contains("bpb"));
+}
+
+/// Under `cargo run` there is no `infinity` on the PATH.
+#[test]
+fn a_run_that_cargo_started_ends_with_a_command_of_cargo() {
+    let dir = with_texts();
+    let line = format!("train --train-file train.txt -o run --max-steps 1 {TINY}");
+    let mut under_cargo = command(dir.path(), &line);
+    under_cargo
+        .env("CARGO", "cargo")
+        .env("CARGO_PKG_NAME", "infinity-cli");
+    let made = ran(under_cargo).exits(0);
+    let last = made.out.lines().last().unwrap().trim();
+    assert!(
+        last.starts_with("cargo run --release") && last.contains("-- generate run/final -p"),
+        "{last}"
+    );
 }
 
 #[test]
@@ -98,7 +112,15 @@ fn a_dry_run_says_and_writes_nothing() {
     let dir = with_texts();
     let line = format!("train --train-file train.txt -o run --max-steps 2 --dry-run {TINY}");
     let made = infinity(dir.path(), &line).exits(0);
-    for words in ["parameters", "64 tokens a step", "2 steps", "FLOP"] {
+    for words in [
+        "parameters",
+        "64 tokens a step",
+        "2 steps",
+        "FLOP",
+        "ms a step",
+        "tok/s",
+        "memory    about",
+    ] {
         assert!(made.out.contains(words), "no {words:?} in\n{}", made.out);
     }
     assert!(!dir.path().join("run").exists());
@@ -144,10 +166,18 @@ fn a_run_is_measured_on_what_it_validated_on() {
     assert_eq!(report["window"], 32);
 }
 
-/// Ctrl-C ends the run with a checkpoint, from which it goes on.
+/// Ctrl-C, or what a machine sends before it goes down, ends the run with a checkpoint, from which
+/// it goes on.
 #[test]
 #[cfg(unix)]
 fn an_interrupt_saves_and_the_run_goes_on() {
+    for signal in ["INT", "TERM"] {
+        interrupted_by(signal);
+    }
+}
+
+#[cfg(unix)]
+fn interrupted_by(signal: &str) {
     let dir = with_texts();
     let line = format!("train --train-file train.txt -o run --max-steps 300 {TINY}");
     let mut child = command(dir.path(), &line)
@@ -168,7 +198,7 @@ fn an_interrupt_saves_and_the_run_goes_on() {
         );
     }
     let sent = std::process::Command::new("sh")
-        .args(["-c", &format!("kill -INT {}", child.id())])
+        .args(["-c", &format!("kill -{signal} {}", child.id())])
         .status()
         .unwrap();
     assert!(sent.success());

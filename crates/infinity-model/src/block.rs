@@ -8,6 +8,7 @@ use crate::state::LayerState;
 use burn::module::Module;
 use burn::nn::{Dropout, RmsNorm};
 use burn::tensor::Tensor;
+use infinity_kernels::memory_gates::GateValues;
 use infinity_kernels::rms_norm::rms_norm;
 
 /// One layer of the network.
@@ -29,6 +30,11 @@ impl Block {
             mlp: FeedForward::new(config, init),
             dropout: init.dropout(config.hidden_dropout_prob),
         }
+    }
+
+    /// The mixer's gates for the block's input `[B, T, D]`, if it has any.
+    pub(crate) fn gates(&self, x: &Tensor<3>) -> Option<GateValues> {
+        self.mixer.gates(&norm(&self.input_layernorm, x.clone()))
     }
 
     /// `[B, T, D]` → `[B, T, D]`, with the layer's state going in and coming out.

@@ -22,6 +22,7 @@
 //! - [`config`]: [`ModelConfig`], all that decides which network is built; [`count`]: its cost.
 //! - [`model`]: [`InfinityModel`], the network; [`state`]: what it remembers between calls.
 //! - [`block`], [`mixer`], [`feed_forward`]: its parts.
+//! - [`gate_summary`]: what its gates do with a text.
 //! - [`tokenizer`], [`sampler`], [`generate`](mod@generate): from text to text.
 //! - [`pretrained`]: model directories as the ecosystem reads them.
 //!
@@ -33,6 +34,7 @@ pub mod config;
 pub mod count;
 pub mod error;
 pub mod feed_forward;
+pub mod gate_summary;
 pub mod generate;
 mod init;
 pub mod mixer;
@@ -46,6 +48,7 @@ mod whole_file;
 pub use burn;
 pub use config::ModelConfig;
 pub use error::{ConfigError, GenerateError, PretrainedError, TokenizerError};
+pub use gate_summary::{GateSummary, Quantiles};
 pub use generate::{Generation, GenerationConfig, generate, generate_tokens};
 pub use model::InfinityModel;
 pub use pretrained::{Pretrained, from_pretrained, save_pretrained};

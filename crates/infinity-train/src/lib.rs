@@ -5,13 +5,15 @@
 //! - [`config`]: [`RunConfig`](config::RunConfig), one TOML file a run.
 //! - [`data`]: text to token files to batches that are pure functions of their number.
 //! - [`step`], [`loss`], [`optimizer`], [`schedule`]: one step of learning.
-//! - [`train`](mod@train): a whole run; [`eval`]: the loss over a split; [`stream_eval`]: along one text.
+//! - [`train`](mod@train): a whole run; [`estimate`](mod@estimate): what it will take; [`eval`]:
+//!   the loss over a split; [`stream_eval`]: along one text.
 //! - [`checkpoint`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself.
 
 pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod estimate;
 pub mod eval;
 pub mod loss;
 pub mod metrics;
@@ -25,10 +27,13 @@ pub mod step;
 mod strategy;
 pub mod stream_eval;
 mod stream_state;
+mod tensorboard;
 pub mod train;
+mod unused;
 
 pub use config::RunConfig;
 pub use error::{CheckpointError, TrainError};
+pub use estimate::{Estimate, estimate};
 pub use eval::{EvalReport, evaluate};
 pub use resume::Resume;
 pub use stream_eval::{StreamOptions, StreamReport, evaluate_stream};

@@ -7,7 +7,7 @@ use burn::train::metric::{
     Adaptor, Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes,
     NumericEntry, SerializedEntry,
 };
-use infinity_model::ModelState;
+use infinity_model::{GateSummary, ModelState, Quantiles};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -55,6 +55,8 @@ pub struct EvalMetrics {
     pub seconds: f64,
     /// Whether it is the best so far.
     pub best: bool,
+    /// What the gates of every layer do with the first validation batch.
+    pub gates: Vec<GateSummary>,
 }
 
 /// Hears what a run does.
@@ -90,15 +92,52 @@ impl StepMetrics {
 impl EvalMetrics {
     /// A line of `metrics.jsonl`.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut line = json!({
             "step": self.step,
             "eval/loss": self.loss,
             "eval/ppl": self.perplexity,
             "eval/bpb": self.bits_per_byte,
             "eval/seconds": self.seconds,
             "eval/best": self.best,
-        })
+        });
+        for (layer, gates) in self.gates.iter().enumerate() {
+            for (name, value) in numbers(gates) {
+                line[format!("gates/{layer}/{name}")] = json!(value);
+            }
+        }
+        line
     }
+}
+
+/// The numbers of a layer's gates by the names they are logged under.
+fn numbers(gates: &GateSummary) -> Vec<(String, f64)> {
+    let spread = |name: &str, of: Option<Quantiles>| {
+        let parts = of.map(|q| {
+            [
+                ("p10", q.p10),
+                ("p50", q.p50),
+                ("p90", q.p90),
+                ("mean", q.mean),
+            ]
+        });
+        let parts = parts.into_iter().flatten();
+        parts
+            .map(|(part, value)| (format!("{name}_{part}"), value))
+            .collect::<Vec<_>>()
+    };
+    let states = |name: &str, of: &[f64]| {
+        let values = of.iter().enumerate();
+        values
+            .map(|(state, value)| (format!("{name}_{state}"), *value))
+            .collect::<Vec<_>>()
+    };
+    [
+        spread("half_life", gates.half_life),
+        spread("write", Some(gates.write_strength)),
+        states("write_share", &gates.write_share),
+        states("read_weight", &gates.read_weight),
+    ]
+    .concat()
 }
 
 /// Resident memory of this process in bytes; 0 where `/proc` does not tell.
@@ -109,6 +148,12 @@ pub fn resident_bytes() -> u64 {
 /// Largest resident memory of this process so far, in bytes; 0 where `/proc` does not tell.
 pub fn peak_resident_bytes() -> u64 {
     proc_status("VmHWM:")
+}
+
+/// Lets [`peak_resident_bytes`] begin anew, where the system can.
+pub(crate) fn forget_peak() {
+    // What 5 means to Linux; elsewhere there is no such file, and the peak stays.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 fn proc_status(key: &str) -> u64 {

@@ -1,7 +1,7 @@
 //! Going on with a run: from which checkpoint, and whether it is still the same run.
 
 use crate::checkpoint::{CheckpointStore, TrainerState};
-use crate::config::RunConfig;
+use crate::config::{LrSchedulerType, RunConfig};
 use crate::data::PreparedMeta;
 use crate::error::{CheckpointError, TrainError};
 use crate::metrics::Reporter;
@@ -70,11 +70,18 @@ const FREE_KEYS: [&str; 13] = [
     "pad_token_id",
 ];
 
+/// Keys that say how long the run is. They may change where the rate does not depend on them.
+const LENGTH_KEYS: [&str; 3] = ["max_steps", "max_tokens", "num_train_epochs"];
+
 /// Refuses to go on with settings that would make it another run.
 fn unchanged(was: &str, config: &RunConfig) -> Result<(), CheckpointError> {
     let parse = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
     let (was, now) = (parse(was), parse(&config.to_toml()));
     let seed = |table: &toml::Table| table.get("run").and_then(|run| run.get("seed")).cloned();
+    let any_length = matches!(
+        config.lr_scheduler.kind,
+        LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup
+    );
     let mut pairs = vec![("run.seed".to_owned(), seed(&was), seed(&now))];
     for section in FIXED_SECTIONS {
         let table = |from: &toml::Table| {
@@ -84,11 +91,11 @@ fn unchanged(was: &str, config: &RunConfig) -> Result<(), CheckpointError> {
                 .unwrap_or_default()
         };
         let (was, now) = (table(&was), table(&now));
-        for key in now
-            .keys()
-            .chain(was.keys())
-            .filter(|key| !FREE_KEYS.contains(&key.as_str()))
-        {
+        let fixed = |key: &&String| {
+            let key = key.as_str();
+            !FREE_KEYS.contains(&key) && !(any_length && LENGTH_KEYS.contains(&key))
+        };
+        for key in now.keys().chain(was.keys()).filter(fixed) {
             pairs.push((
                 format!("{section}.{key}"),
                 was.get(key).cloned(),

@@ -10,19 +10,17 @@ use crate::optimizer::{learning_rates, optimizer};
 use crate::renderer::Quiet;
 use crate::resume::{Resume, resume_state, same_text};
 use crate::run_dir::RunDir;
-use crate::step::{LmBatch, Recompute, Trainee};
-use crate::strategy::{Loop, Outcome, Run, StepLoop};
-use burn::data::dataloader::{DataLoader, DataLoaderIterator};
+use crate::step::{Recompute, Trainee};
+use crate::strategy::{Loop, Outcome, Rehearsed, Run, StepLoop};
+use crate::unused::{Always, NoLoader};
 use burn::tensor::Device;
-use burn::train::checkpoint::{CheckpointingAction, CheckpointingStrategy};
 use burn::train::logger::InMemoryMetricLogger;
-use burn::train::metric::store::{Aggregate, Direction, EventStoreClient, Split};
-use burn::train::{
-    Learner, MetricEarlyStoppingStrategy, StoppingCondition, SupervisedTraining, TrainingStrategy,
-};
+use burn::train::metric::{IterationSpeedMetric, LearningRateMetric};
+use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
 use infinity_model::count::ParameterCount;
 use infinity_model::{GenerationConfig, InfinityModel, ModelConfig, save_pretrained};
 use serde_json::json;
+use std::io::IsTerminal;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -55,10 +53,50 @@ pub struct TrainReport {
 /// Everything that [`TrainError`] lists. What was written before stays: checkpoints are complete
 /// or absent.
 pub fn train(
-    mut config: RunConfig,
+    config: RunConfig,
     device: Device,
-    mut control: TrainControl,
+    control: TrainControl,
 ) -> Result<TrainReport, TrainError> {
+    let (fixed, resumed_at) = set_up(config, &device, control, false)?;
+    let model = launch(&fixed, &device, resumed_at);
+    finish(&fixed, &model)
+}
+
+/// A run whose cost was measured.
+pub(crate) struct Rehearsal {
+    pub(crate) config: RunConfig,
+    pub(crate) total_steps: u64,
+    pub(crate) training_tokens: u64,
+    pub(crate) eval_batches: u64,
+    pub(crate) cost: Rehearsed,
+}
+
+/// Takes some steps of a run for their cost alone.
+pub(crate) fn rehearse(
+    config: RunConfig,
+    device: Device,
+    control: TrainControl,
+) -> Result<Rehearsal, TrainError> {
+    let (fixed, _) = set_up(config, &device, control, true)?;
+    drop(launch(&fixed, &device, None));
+    let mut run = fixed.run.lock().expect("the loop has ended");
+    let outcome = std::mem::replace(&mut run.outcome, Ok(Outcome::default()))?;
+    Ok(Rehearsal {
+        config: fixed.config.clone(),
+        total_steps: fixed.total_steps,
+        training_tokens: fixed.training_tokens,
+        eval_batches: fixed.valid.as_ref().map_or(0, EvalSource::batches),
+        cost: outcome.rehearsed.unwrap_or_default(),
+    })
+}
+
+/// Everything of a run but its model; also the step it goes on after.
+fn set_up(
+    mut config: RunConfig,
+    device: &Device,
+    mut control: TrainControl,
+    rehearses: bool,
+) -> Result<(Arc<Loop>, Option<u64>), TrainError> {
     config.validate()?;
     supported(&config)?;
     let checkpoints = CheckpointStore::new(config.output_dir().join("checkpoints"));
@@ -85,12 +123,10 @@ pub fn train(
         control.reporter.message(&warning);
     }
     let valid = validation(&config, &prepared)?;
-    let directory = RunDir::open(&config, state.as_ref().map(|state| state.step))?;
-    let facts = json!({
-        "parameters": ParameterCount::of(&config.model).total(),
-        "data": prepared.meta,
-    });
-    directory.describe(&config, &control.config_text, &facts)?;
+    let directory = match rehearses {
+        true => RunDir::nowhere(&config),
+        false => run_directory(&config, &control, &prepared, state.as_ref())?,
+    };
 
     let accumulated = config.training.gradient_accumulation_steps as u64;
     let steps_per_epoch = train.steps_per_epoch().div_ceil(accumulated);
@@ -123,6 +159,8 @@ pub fn train(
     let fixed = Arc::new(Loop {
         config,
         total_steps,
+        training_tokens: prepared.train.len(),
+        rehearses,
         train,
         valid,
         tokenizer: prepared.tokenizer,
@@ -130,8 +168,23 @@ pub fn train(
         checkpoints,
         run: Mutex::new(run),
     });
-    let model = launch(&fixed, &device, resumed_at);
-    finish(&fixed, &model)
+    Ok((fixed, resumed_at))
+}
+
+/// The run's directory, with what was asked for in it.
+fn run_directory(
+    config: &RunConfig,
+    control: &TrainControl,
+    prepared: &PreparedData,
+    state: Option<&TrainerState>,
+) -> Result<RunDir, TrainError> {
+    let directory = RunDir::open(config, state.map(|state| state.step))?;
+    let facts = json!({
+        "parameters": ParameterCount::of(&config.model).total(),
+        "data": prepared.meta,
+    });
+    directory.describe(config, &control.config_text, &facts)?;
+    Ok(directory)
 }
 
 /// Runs the loop inside burn-train's learner.
@@ -161,26 +214,28 @@ fn launch(fixed: &Arc<Loop>, device: &Device, resumed_at: Option<u64>) -> Infini
         .with_application_logger(None)
         .with_custom_checkpointers(model_part, optimizer_part, rates_part)
         .with_checkpointing_strategy(Always)
-        .num_epochs(fixed.total_steps as usize)
+        .num_epochs(stretches(fixed))
+        .label(&config.run.name)
         .with_training_strategy(TrainingStrategy::Custom(Arc::new(StepLoop(fixed.clone()))));
-    if config.logging.progress != Progress::Tui {
-        training = training.renderer(Box::new(Quiet));
-    }
-    if config.eval.early_stopping_patience > 0 && fixed.valid.is_some() {
-        training = training.early_stopping(MetricEarlyStoppingStrategy::new(
-            &LmMetric::loss(),
-            Aggregate::Mean,
-            Direction::Lowest,
-            Split::Valid,
-            StoppingCondition::NoImprovementSince {
-                n_epochs: config.eval.early_stopping_patience as usize,
-            },
-        ));
-    }
+    training = match config.logging.progress {
+        // burn-train's dashboard is what it shows on a terminal when it is told nothing else.
+        Progress::Tui if !fixed.rehearses => training
+            .metric_train_numeric(LearningRateMetric::new())
+            .metric_train_numeric(IterationSpeedMetric::new()),
+        _ => training.renderer(Box::new(Quiet)),
+    };
     if let Some(step) = resumed_at {
         training = training.checkpoint(step as usize);
     }
     training.launch(learner).model.model
+}
+
+/// The stretches between validations, which the dashboard calls epochs.
+fn stretches(fixed: &Loop) -> usize {
+    match fixed.config.eval.every {
+        0 => 1,
+        every => fixed.total_steps.div_ceil(every) as usize,
+    }
 }
 
 /// Writes `final/` and says how it went.
@@ -215,6 +270,13 @@ fn supported(config: &RunConfig) -> Result<(), TrainError> {
     if config.run.precision != Precision::F32 {
         let value = format!("{:?}", config.run.precision);
         return refuse("run.precision", value, "train in \"f32\"");
+    }
+    if config.logging.progress == Progress::Tui && !std::io::stdout().is_terminal() {
+        let (value, instead) = (
+            "\"tui\"".to_owned(),
+            "use \"plain\"; a dashboard needs a terminal",
+        );
+        return refuse("logging.progress", value, instead);
     }
     Ok(())
 }
@@ -256,34 +318,4 @@ fn validation(
         config.eval.carry_state,
     )?;
     Ok(Some(source.limited(config.eval.max_batches)))
-}
-
-/// Saves whenever the loop asks; the loop knows when.
-struct Always;
-
-impl CheckpointingStrategy for Always {
-    fn checkpointing(&mut self, _: usize, _: &EventStoreClient) -> Vec<CheckpointingAction> {
-        vec![CheckpointingAction::Save]
-    }
-}
-
-/// burn-train wants loaders; the loop takes batches by number instead.
-struct NoLoader;
-
-impl DataLoader<LmBatch> for NoLoader {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<LmBatch> + 'a> {
-        unreachable!("the step loop takes batches by number")
-    }
-
-    fn num_items(&self) -> usize {
-        0
-    }
-
-    fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<LmBatch>> {
-        Arc::new(NoLoader)
-    }
-
-    fn slice(&self, _start: usize, _end: usize) -> Arc<dyn DataLoader<LmBatch>> {
-        Arc::new(NoLoader)
-    }
 }

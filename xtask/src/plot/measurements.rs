@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use super::axis::grouped;
+use infinity_plot::axis::grouped;
 
 /// Lines to draw and words to put below them.
 #[derive(Debug)]

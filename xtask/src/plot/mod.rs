@@ -4,18 +4,16 @@
 //! and peak memory, both axes logarithmic, so that linear cost is a level line in the first and
 //! slopes can be compared. The files of `infinity eval --stream --json` are drawn by [`stream`].
 
-mod axis;
 mod measurements;
 mod stream;
-mod svg;
 
 use std::fs;
 
 use anyhow::{Context, bail};
 
-use axis::Axis;
+use infinity_plot::axis::Axis;
+use infinity_plot::svg::{Anchor, Stroke, Svg};
 use measurements::{Measurements, Series};
-use svg::{Anchor, Svg};
 
 const USAGE: &str = "usage: cargo xtask plot <length.json> <out.svg>
        cargo xtask plot stream <out.svg> <name>=<stream.json> ...";
@@ -121,10 +119,10 @@ fn draw(svg: &mut Svg, line: &Series, places: &[[f64; 2]], edge: f64) {
         .iter()
         .find(|(name, _)| *name == line.name)
         .map_or(TEXT, |found| found.1);
-    svg.polyline(places, colour);
+    svg.polyline(places, &Stroke::solid(colour, 2.5));
     for place in places {
         match line.name.as_str() {
-            "infinity" => svg.circle(*place, colour),
+            "infinity" => svg.circle(*place, 5.0, colour),
             _ => svg.square(*place, colour),
         }
     }

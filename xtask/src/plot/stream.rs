@@ -8,11 +8,11 @@ use std::fs;
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use super::axis::{Axis, grouped};
-use super::svg::{Anchor, Svg};
 use super::{
     HEIGHT, LINES, PANEL_HEIGHT, PANEL_TOP, PANEL_WIDTH, PANELS, TEXT, THIRD, USAGE, WIDTH, frame,
 };
+use infinity_plot::axis::{Axis, grouped};
+use infinity_plot::svg::{Anchor, Stroke, Svg};
 
 /// Losses above this much of the lowest one are drawn at the upper edge: what went that wrong must
 /// not press the other lines flat.
@@ -142,7 +142,7 @@ fn draw(svg: &mut Svg, points: &[(f64, f64)], [across, up]: [&Axis; 2], place: u
         .iter()
         .map(|(x, y)| [across.at(*x), up.at(y.clamp(low, high))])
         .collect();
-    svg.polyline(&places, colour(place));
+    svg.polyline(&places, &Stroke::solid(colour(place), 2.5));
     for at in places {
         mark(svg, at, place);
     }
@@ -150,7 +150,7 @@ fn draw(svg: &mut Svg, points: &[(f64, f64)], [across, up]: [&Axis; 2], place: u
 
 fn mark(svg: &mut Svg, at: [f64; 2], place: usize) {
     match place {
-        0 => svg.circle(at, colour(place)),
+        0 => svg.circle(at, 5.0, colour(place)),
         1 => svg.diamond(at, colour(place)),
         _ => svg.square(at, colour(place)),
     }

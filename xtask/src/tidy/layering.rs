@@ -7,11 +7,14 @@ use super::source::{is_test_file, lines};
 use super::{Finding, tree::Tree};
 
 /// The libraries and the crates of this workspace each may depend on. The command line may use all.
-const LIBRARIES: [(&str, &[&str]); 3] = [
+const LIBRARIES: [(&str, &[&str]); 4] = [
     ("infinity-kernels", &[]),
     ("infinity-model", &["infinity-kernels"]),
     ("infinity-train", &["infinity-kernels", "infinity-model"]),
+    ("infinity-plot", &[]),
 ];
+/// Of this workspace, what xtask may use: it builds without Burn.
+const WITHOUT_BURN: &str = "infinity-plot";
 const BACKENDS: [&str; 7] = [
     "burn-flex",
     "burn-cubecl",
@@ -60,7 +63,8 @@ fn forbidden(path: &str, name: &str) -> Option<String> {
             "`{name}`: only infinity-kernels names a compute backend"
         ));
     }
-    if path.starts_with("xtask/") && (name.starts_with("burn") || name.starts_with("infinity-")) {
+    let with_burn = name.starts_with("burn") || name.starts_with("infinity-");
+    if path.starts_with("xtask/") && with_burn && name != WITHOUT_BURN {
         return Some(format!("`{name}`: xtask builds without Burn"));
     }
     let (library, below) = library(path)?;

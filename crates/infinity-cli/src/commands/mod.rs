@@ -8,6 +8,7 @@ mod eval_stream;
 mod flags;
 pub(crate) mod generate;
 mod layering;
+pub(crate) mod plot;
 mod sampling;
 pub(crate) mod tokenize;
 pub(crate) mod train;

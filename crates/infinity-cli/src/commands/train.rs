@@ -1,21 +1,21 @@
 //! `infinity train [CONFIG]`: layer the configuration, say what will happen, train, say what came.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use clap::Args;
-use infinity_model::ModelConfig;
-use infinity_model::count::{ParameterCount, state_bytes, training_flops_per_token};
-use infinity_train::config::{LoadedConfig, Progress, RunConfig};
-use infinity_train::data::{self, DataEvent};
-use infinity_train::{Resume, TrainControl, TrainReport, train};
+use infinity_model::count::{state_bytes, training_flops_per_token};
+use infinity_train::config::{LoadedConfig, LoggingConfig, Progress, RunConfig};
+use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
 
 use super::eval::{self, EvalArgs};
 use super::eval_stream::StreamArgs;
 use super::layering::ConfigFlags;
 use crate::args::Global;
 use crate::device::{self, Chosen};
-use crate::{failure, interrupt, model_dir, output, reporter};
+use crate::{failure, interrupt, invocation, model_dir, output, reporter, terminal};
 
 /// A run: its configuration, and where it starts.
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, alias = "resume-from-checkpoint", value_name = "auto|STEP|DIR")]
     #[arg(num_args = 0..=1, default_missing_value = "auto", conflicts_with = "overwrite")]
     resume: Option<String>,
-    /// Say what would be trained, and stop
+    /// Say what would be trained and what it takes, from a few steps of it, and stop
     #[arg(long)]
     dry_run: bool,
 }
@@ -47,15 +47,23 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     let chosen = device::open(&config.run.device)?;
     config.run.device.clone_from(&chosen.name);
     if args.dry_run {
-        return describe_only(&config, &chosen);
+        return describe_only(config, source, &chosen);
     }
+    config.logging.progress = shown(config.logging.progress, global.quiet)?;
     let progress = config.logging.progress;
+    if progress == Progress::Tui {
+        terminal::remember();
+    }
     let mut reporter = reporter::to_stdout(progress, global.quiet);
     announcement(&config, &chosen)
         .iter()
         .for_each(|line| reporter.message(line));
     let control = TrainControl {
-        interrupt: interrupt::flag("stopping after this step; Ctrl-C again ends at once")?,
+        interrupt: interrupt::flag(match progress {
+            // The dashboard has the screen.
+            Progress::Tui => "",
+            _ => "stopping after this step; Ctrl-C again ends at once",
+        })?,
         reporter,
         resume,
         config_text: source,
@@ -98,6 +106,19 @@ fn measure(config: &RunConfig, global: &Global) -> anyhow::Result<u8> {
         stream: StreamArgs::default(),
     };
     eval::run(args, global).context("--do-eval without --do-train measures a trained model")
+}
+
+/// How progress is shown, with `auto` decided: as lines, which stay in the terminal when the run is
+/// over and in the log file of one that has no terminal.
+fn shown(progress: Progress, quiet: bool) -> anyhow::Result<Progress> {
+    match progress {
+        Progress::Auto => Ok(Progress::Plain),
+        Progress::Tui if quiet => Ok(Progress::None),
+        Progress::Tui if !terminal::is_there() => Err(failure::usage(
+            "--progress tui: a dashboard needs a terminal; use plain, json or none",
+        )),
+        other => Ok(other),
+    }
 }
 
 /// `--resume` in words that the library knows.
@@ -162,49 +183,67 @@ fn announcement(config: &RunConfig, chosen: &Chosen) -> [String; 3] {
     ]
 }
 
-/// `--dry-run`: reads the data, because the vocabulary decides the size, and builds nothing.
-fn describe_only(config: &RunConfig, chosen: &Chosen) -> anyhow::Result<u8> {
-    for line in announcement(config, chosen) {
+/// `--dry-run`: takes some steps for their cost, and says what the run would be.
+fn describe_only(config: RunConfig, source: String, chosen: &Chosen) -> anyhow::Result<u8> {
+    for line in announcement(&config, chosen) {
         output::line(&line)?;
     }
-    let mut notify = |event: DataEvent| output::note(&event.to_string());
-    let prepared = data::prepare(&config.data, &config.tokenizer, &mut notify)?;
-    let vocab_size = match config.model.vocab_size {
-        0 => prepared.tokenizer.vocab_size(),
-        given => given,
-    };
-    let model = ModelConfig {
-        vocab_size,
-        ..config.model.clone()
-    };
-    model.validate()?;
-    let parameters = ParameterCount::of(&model).total();
-    let steps_per_epoch = prepared.train.len() / config.tokens_per_step().max(1);
-    let steps = config
-        .training
-        .total_steps(config.tokens_per_step(), steps_per_epoch);
+    output::note("measuring some steps, about ten seconds …");
     let window = config.data.training_window();
-    let flops = training_flops_per_token(&model, window);
-    for line in [
-        format!("model     {} parameters", output::count(parameters)),
-        format!(
-            "length    {} steps, {} tokens of {} in the training text",
-            output::grouped(steps),
-            output::grouped(steps * config.tokens_per_step()),
-            output::grouped(prepared.train.len()),
-        ),
-        format!("work      {} FLOP a token", output::grouped(flops)),
-        format!(
-            "memory    about {} for weights, gradients and optimizer, {} of state a row",
-            // f32 weights, gradients, and the two moments of AdamW.
-            output::bytes(4 * 4 * parameters),
-            output::bytes(state_bytes(&model, 1, window as u64)),
-        ),
-        "dry run: nothing was trained".to_owned(),
-    ] {
+    let interrupt = interrupt::flag("stopping after this step")?;
+    let control = TrainControl {
+        interrupt: Arc::clone(&interrupt),
+        reporter: reporter::silent(),
+        resume: None,
+        config_text: source,
+    };
+    let config = RunConfig {
+        logging: LoggingConfig {
+            progress: Progress::None,
+            ..config.logging
+        },
+        ..config
+    };
+    let estimate = estimate(config, chosen.device.clone(), control)?;
+    if interrupt.load(Ordering::Relaxed) {
+        return Ok(failure::INTERRUPTED);
+    }
+    for line in estimated(&estimate, window) {
         output::line(&line)?;
     }
     Ok(failure::OK)
+}
+
+/// An estimate in lines.
+fn estimated(e: &Estimate, window: usize) -> [String; 6] {
+    let tokens = e.total_steps * e.tokens_per_step;
+    let memory = match e.memory_bytes {
+        0 => "not measured here".to_owned(),
+        peak => format!("{} of this process at its peak", output::bytes(peak)),
+    };
+    [
+        format!("model     {} parameters", output::count(e.parameters)),
+        format!(
+            "length    {} steps, {} tokens of {} in the training text",
+            output::grouped(e.total_steps),
+            output::grouped(tokens),
+            output::grouped(e.training_tokens),
+        ),
+        format!(
+            "work      {} FLOP a token, {} of state a row",
+            output::grouped(training_flops_per_token(&e.model, window)),
+            output::bytes(state_bytes(&e.model, 1, window as u64)),
+        ),
+        format!("memory    about {memory}"),
+        format!(
+            "time      about {}: {:.0} ms a step, {} tok/s, {:.1} s a validation",
+            output::clock(e.run_s),
+            e.step_s * 1e3,
+            output::grouped((e.tokens_per_step as f64 / e.step_s).round() as u64),
+            e.eval_s,
+        ),
+        "dry run: nothing was trained".to_owned(),
+    ]
 }
 
 /// What came of a run: the last validation, where the model is, and how to use it.
@@ -220,30 +259,11 @@ fn result(report: &TrainReport, model: &Path, prompt: &str, quiet: bool) -> Stri
     }
     if model.is_dir() && !quiet {
         let shown = model.display().to_string();
-        let words = [&*shown, "-p", prompt].map(shell_word).join(" ");
-        text = format!("{text}\nmodel in {shown}\n\nGenerate with:\n  infinity generate {words}");
+        let words = [&*shown, "-p", prompt]
+            .map(invocation::shell_word)
+            .join(" ");
+        let program = invocation::program();
+        text = format!("{text}\nmodel in {shown}\n\nGenerate with:\n  {program} generate {words}");
     }
     text
-}
-
-/// `word` as a POSIX shell takes it literally.
-fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_for_the_shell() {
-        assert_eq!(shell_word("runs/a-1/final"), "runs/a-1/final");
-        assert_eq!(shell_word("fn main() {\n"), "'fn main() {\n'");
-        assert_eq!(shell_word("it's"), r"'it'\''s'");
-        assert_eq!(shell_word(""), "''");
-    }
 }

@@ -49,7 +49,8 @@ pub fn command(dir: &Path, line: &str) -> Command {
         .stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        if name.starts_with("INFINITY") || name == "BURN_DEVICE" || name == "RUST_BACKTRACE" {
+        let others = ["BURN_DEVICE", "RUST_BACKTRACE", "CARGO_PKG_NAME"];
+        if name.starts_with("INFINITY") || others.contains(&&*name) {
             command.env_remove(name);
         }
     }
@@ -68,6 +69,13 @@ pub fn ran(mut command: Command) -> Ran {
         out: String::from_utf8_lossy(&stdout).into_owned(),
         err: String::from_utf8_lossy(&stderr).into_owned(),
     }
+}
+
+/// Runs `line` by the shell, in `dir`.
+pub fn shell(dir: &Path, line: &str) -> Ran {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).current_dir(dir);
+    ran(command)
 }
 
 /// Runs the program with the words of `line` in `dir`.

@@ -10,6 +10,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, RmsNorm};
 use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::feature_map::{self, FeatureMap};
+use infinity_kernels::memory_gates::GateValues;
 use infinity_kernels::rms_norm::{gated_rms_norm, rms_norm};
 use infinity_kernels::short_conv::short_conv_silu;
 use infinity_kernels::{MemoryScanInputs, MemoryScanOutput, memory_scan};
@@ -149,6 +150,11 @@ impl InfinityMixer {
                 tails,
             },
         )
+    }
+
+    /// All gates for the normed input `[B, T, D]`.
+    pub(super) fn gates(&self, x: &Tensor<3>) -> GateValues {
+        self.gates.forward(x)
     }
 
     /// Projections and convolutions.

@@ -12,6 +12,7 @@ use burn::tensor::{Device, Tensor};
 pub use gates::Gates;
 pub use infinity::{InfinityMixer, LearnableMap, ShortConv};
 use infinity_kernels::Form;
+use infinity_kernels::memory_gates::GateValues;
 use infinity_kernels::rotary::{Rotary, RotaryDims};
 pub use softmax::SoftmaxMixer;
 
@@ -65,6 +66,14 @@ impl Mixer {
         match config.mixer {
             config::Mixer::Infinity => Mixer::Infinity(InfinityMixer::new(config, init)),
             config::Mixer::Softmax => Mixer::Softmax(SoftmaxMixer::new(config, init)),
+        }
+    }
+
+    /// The gates for the normed input `[B, T, D]`; softmax attention has none.
+    pub(crate) fn gates(&self, x: &Tensor<3>) -> Option<GateValues> {
+        match self {
+            Mixer::Infinity(mixer) => Some(mixer.gates(x)),
+            Mixer::Softmax(_) => None,
         }
     }
 

@@ -52,6 +52,12 @@ pub struct TrainerState {
     pub best_loss: Option<f64>,
     /// Step it was measured at.
     pub best_step: u64,
+    /// Validations since then: what early stopping counts.
+    #[serde(default)]
+    pub stale_evals: u64,
+    /// Steps in a row that were lost: what the watchdog counts.
+    #[serde(default)]
+    pub lost_in_a_row: u64,
     /// The configuration, as TOML: what resumption is checked against.
     pub config: String,
     /// Fingerprint of the training text; empty in the state of a run that did not note it.
@@ -342,12 +348,35 @@ impl CheckpointStore {
         let (temporary, path) = (self.directory.join(".tmp-best"), self.directory.join(BEST));
         write_synced(&temporary, format!("{PREFIX}{step:08}\n").as_bytes())
             .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|()| sync_directory(&self.directory))
             .map_err(|error| write_error(&path, error))
+    }
+
+    /// The step that is named the best.
+    pub fn best(&self) -> Option<u64> {
+        let note = fs::read_to_string(self.directory.join(BEST)).ok()?;
+        note.trim().strip_prefix(PREFIX)?.parse().ok()
+    }
+
+    /// Makes the note name the checkpoint of `best`, or goes without one where that is not there.
+    fn settle_best(&self, best: Option<u64>) {
+        let there = best.filter(|step| self.path(*step).join(COMPLETE).is_file());
+        // Only a note for people; what cannot be written now is tried again next time.
+        let _ = match there {
+            _ if there == self.best() => Ok(()),
+            Some(step) => self.mark_best(step),
+            None => match fs::remove_file(self.directory.join(BEST)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(write_error(&self.directory.join(BEST), error))
+                }
+                _ => Ok(()),
+            },
+        };
     }
 
     /// Removes all checkpoints up to `step`, which was written last, but the newest `keep_last`
     /// (0 keeps all) and the one at `best`; and all after it: a run that went back to an older
-    /// checkpoint makes them again.
+    /// checkpoint makes them again. The note of the best then names one that is there.
     pub fn prune(&self, step: u64, keep_last: usize, best: Option<u64>) {
         let steps = self.steps();
         let (before, after) = steps.split_at(steps.partition_point(|at| *at <= step));
@@ -355,10 +384,14 @@ impl CheckpointStore {
             0 => 0,
             _ => before.len().saturating_sub(keep_last),
         };
+        // Before anything goes: a run that is killed here must not leave a note of what is gone.
+        self.settle_best(best);
         let old = before[..surplus].iter().filter(|at| best != Some(**at));
         for step in old.chain(after) {
-            // What cannot be removed is only in the way; it is tried again next time.
-            let _ = remove_if_there(&self.path(*step));
+            // Half of a checkpoint must not have its name. What cannot be removed is only in the
+            // way; it is tried again next time.
+            let (path, temporary) = (self.path(*step), self.temporary(*step));
+            let _ = fs::rename(&path, &temporary).and_then(|()| remove_if_there(&temporary));
         }
     }
 }

@@ -344,9 +344,9 @@ impl Default for LoggingConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Progress {
-    /// What suits where the output goes.
+    /// Lines: they stay in a terminal when the run is over, and suit a log file.
     Auto,
-    /// Full-screen dashboard.
+    /// burn-train's full-screen dashboard, on a terminal.
     Tui,
     /// One line of text per logged step.
     Plain,

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use super::{
     ConfigError, DistributedStrategy, GradientCheckpointing, LrSchedulerType, ModelConfig,
-    Precision, Progress, RunConfig, SCHEMA,
+    Precision, RunConfig, SCHEMA,
 };
 use crate::data::DataError;
 use infinity_model::config::Mixer;
@@ -239,14 +239,6 @@ impl RunConfig {
                 limit,
             );
         }
-        if self.logging.progress == Progress::Tui {
-            let limit = "there is no dashboard in this version: write \"plain\" or \"json\"";
-            return refuse("logging.progress", "\"tui\"", limit);
-        }
-        if self.logging.tensorboard {
-            let limit = "TensorBoard events are not written in this version; metrics.jsonl is";
-            return refuse("logging.tensorboard", true, limit);
-        }
         Ok(())
     }
 }
@@ -393,12 +385,6 @@ mod tests {
                 &["distributed.strategy=ddp"],
                 "distributed.strategy",
                 "\"single\"",
-            ),
-            (&["logging.progress=tui"], "logging.progress", "\"plain\""),
-            (
-                &["logging.tensorboard=true"],
-                "logging.tensorboard",
-                "metrics.jsonl",
             ),
             (
                 &["data.stateful=true", "model.mixer=softmax"],

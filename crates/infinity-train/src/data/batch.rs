@@ -30,6 +30,20 @@ impl HostBatch {
         let rows = ids.chunks_exact(self.len.max(1));
         rows.flat_map(|row| &row[from..to]).copied().collect()
     }
+
+    /// The batch, if every id in it is one of a vocabulary of `size`: a damaged token file can hold
+    /// anything.
+    ///
+    /// # Errors
+    /// The first id that is not.
+    pub fn within(self, size: usize) -> Result<Self, DataError> {
+        let known = |id: i32| id == IGNORE_INDEX || usize::try_from(id).is_ok_and(|id| id < size);
+        let ids = self.inputs.iter().chain(&self.targets);
+        match ids.copied().find(|id| !known(*id)) {
+            Some(id) => Err(DataError::UnknownToken { id, size }),
+            None => Ok(self),
+        }
+    }
 }
 
 /// Batches by number. The same number always gives the same batch, on any thread and in any order.

@@ -66,7 +66,7 @@ pub struct DataConfig {
     /// Windows to propagate gradients through when `stateful`: so many follow each other in every
     /// row of a batch.
     pub tbptt_chunks: usize,
-    /// Threads that prepare batches. Changes speed, never the data.
+    /// Threads that prepare batches ahead of their step. Changes speed, never the data.
     pub num_workers: usize,
     /// Where token files are kept between runs.
     pub cache_dir: PathBuf,

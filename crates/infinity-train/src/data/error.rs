@@ -160,6 +160,22 @@ pub enum DataError {
         /// Length of a window.
         window: usize,
     },
+    /// A token file holds an id that no token has.
+    #[error(
+        "the token files hold the id {id}, but the vocabulary has {size} entries: they are damaged, or changed while the run was going on; delete them in `data.cache_dir` to have them made again"
+    )]
+    UnknownToken {
+        /// The id.
+        id: i32,
+        /// Entries of the vocabulary.
+        size: usize,
+    },
+    /// A thread of `data.num_workers` is gone.
+    #[error("a thread that prepares batches (`data.num_workers`) died: {reason}")]
+    Worker {
+        /// What it said last.
+        reason: String,
+    },
     /// A batch number past the end of an evaluation.
     #[error("batch {step} does not exist: there are {batches}")]
     NoSuchBatch {

@@ -32,6 +32,7 @@ mod tests;
 mod token_file;
 mod tokenize;
 mod vocabulary;
+mod workers;
 mod write;
 
 pub use batch::{BatchSource, HostBatch, IGNORE_INDEX};
@@ -50,3 +51,4 @@ pub use source::{Format, Fragment, Fragments, SourceFile, Sources};
 pub use store::{SplitMeta, TokenStore};
 pub use token_file::{FileStamp, NumberFile, NumberWriter, Width};
 pub use vocabulary::train_bpe;
+pub use workers::Workers;

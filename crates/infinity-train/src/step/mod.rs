@@ -53,7 +53,7 @@ impl LmBatch {
     }
 
     /// `[rows, len]` of the tokens from `from` to `to` in every row.
-    fn tokens(&self, from: usize, to: usize, device: &Device) -> Tensor<2, Int> {
+    pub(crate) fn tokens(&self, from: usize, to: usize, device: &Device) -> Tensor<2, Int> {
         let tokens = self.host.columns(&self.host.inputs, from, to);
         Tensor::from_data(TensorData::new(tokens, [self.host.rows, to - from]), device)
     }

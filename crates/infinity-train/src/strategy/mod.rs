@@ -2,15 +2,17 @@
 //!
 //! Burn's own loop counts epochs and takes a data loader to its end; this one counts optimizer
 //! steps, so that validation, checkpoints, samples and Ctrl-C fall on steps. Learner, optimizer
-//! groups, metric store, early stopping, checkpoint threads and dashboard stay Burn's. What the
+//! groups, metric store, checkpoint threads and dashboard stay Burn's. What the
 //! dashboard calls an epoch is the stretch up to a validation.
 
+mod ends;
+mod rehearsal;
 mod step;
 mod validation;
 
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::RunConfig;
-use crate::data::{EvalSource, TrainSource};
+use crate::data::{BatchSource, EvalSource, HostBatch, TrainSource, Workers};
 use crate::error::TrainError;
 use crate::eval::EvalReport;
 use crate::metrics::{Reporter, StepMetrics, resident_bytes};
@@ -21,20 +23,26 @@ use burn::train::{
     TrainingComponents, ValidLoader,
 };
 use infinity_model::{ModelState, Tokenizer};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use step::StepResult;
+
+pub(crate) use rehearsal::Rehearsed;
 
 /// Everything the loop needs besides what burn-train hands it.
 pub(crate) struct Loop {
     pub(crate) config: RunConfig,
     pub(crate) total_steps: u64,
+    /// Tokens of the training text.
+    pub(crate) training_tokens: u64,
     pub(crate) train: TrainSource,
     pub(crate) valid: Option<EvalSource>,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) interrupt: Arc<AtomicBool>,
     pub(crate) checkpoints: CheckpointStore,
+    /// Only measure some steps, and write nothing.
+    pub(crate) rehearses: bool,
     /// The mutable part. Burn's strategies are shared; only one thread ever takes this.
     pub(crate) run: Mutex<Run>,
 }
@@ -56,6 +64,7 @@ pub(crate) struct Run {
 pub(crate) struct Outcome {
     pub(crate) interrupted: bool,
     pub(crate) eval: Option<EvalReport>,
+    pub(crate) rehearsed: Option<Rehearsed>,
 }
 
 /// A strategy that can be cloned into burn-train and looked at afterwards.
@@ -76,8 +85,12 @@ impl SupervisedLearningStrategy<Trainee> for StepLoop {
             components,
             learner,
             clock: Clock::new(&run.state),
+            batches: None,
         };
-        let outcome = fit.steps(&mut run);
+        let outcome = match self.0.rehearses {
+            true => fit.rehearse(&mut run),
+            false => fit.steps(&mut run),
+        };
         if let Some(error) = fit.components.interrupter.error() {
             run.outcome = Err(TrainError::Learner(error.to_string()));
         }
@@ -94,6 +107,8 @@ struct Fit<'a> {
     components: TrainingComponents<Trainee>,
     learner: Learner<Trainee>,
     clock: Clock,
+    /// Made ahead by `data.num_workers` threads, from the first step of this session on.
+    batches: Option<Workers<HostBatch>>,
 }
 
 /// Time and tokens since the last logged step.
@@ -127,65 +142,65 @@ impl Clock {
 
 impl Fit<'_> {
     fn steps(&mut self, run: &mut Run) -> Result<Outcome, TrainError> {
-        let Loop {
-            config,
-            total_steps,
-            ..
-        } = self.fixed;
-        let mut above = 0;
+        let total_steps = self.fixed.total_steps;
         let mut last_eval = None;
+        let mut owed = false;
         self.start_split(self.epoch(run.state.step + 1));
-        while run.state.step < *total_steps {
-            if self.fixed.interrupt.load(Ordering::Relaxed) {
+        let mut over = self.over_before(run);
+        while run.state.step < total_steps && !over {
+            if self.is_interrupted() {
                 return self.interrupted(run, last_eval);
             }
             let result = self.step(&mut run.state, &mut run.stream)?;
-            let step = run.state.step;
-            self.watch(&result, run, &mut above)?;
-            if due(step, config.logging.every) || step == *total_steps || step == 1 {
+            let due = self.due(run);
+            self.judge(&result, &due, run)?;
+            if due.report {
                 self.report(&result, run)?;
             }
-            let late = self.out_of_time();
-            let last = step == *total_steps || late;
-            let mut stop = false;
             let paused = Instant::now();
-            if self.fixed.valid.is_some() && (due(step, config.eval.every) || last) {
-                let (report, early) = self.validate(run)?;
+            let mut best = false;
+            if due.eval {
+                let report = self.validate(run)?;
+                best = run.state.best_step == run.state.step;
                 last_eval = Some(report);
-                stop = early;
             }
-            if due(step, config.eval.sample_every) || last || stop {
+            let stop = self.stale(run);
+            if due.sample || stop {
                 self.sample(run)?;
             }
-            if due(step, config.checkpoint.every) || last || stop {
+            // After everything else of the step: what a killed run goes on from is all there.
+            owed |= due.checkpoint || (best && self.fixed.config.checkpoint.keep_best);
+            let ends = due.last || stop;
+            // What is saved while steps are lost may be lost itself.
+            if ends || (owed && run.state.lost_in_a_row == 0) {
                 self.checkpoint(run)?;
+                owed = false;
             }
             self.clock.paused_s += paused.elapsed().as_secs_f64();
-            if stop {
-                run.reporter
-                    .message("stopped early: the validation loss no longer falls");
-                break;
-            }
-            if late && step < *total_steps {
-                let limit = config.training.max_seconds;
-                run.reporter
-                    .message(&format!("stopped after {limit} s, at step {step}"));
-                break;
-            }
-            if self.components.interrupter.should_stop() {
-                break;
-            }
+            over = self.over(run, ends);
+        }
+        if let Some(error) = self.components.interrupter.error() {
+            return Err(TrainError::Learner(error.to_string()));
         }
         Ok(Outcome {
-            interrupted: false,
             eval: last_eval,
+            ..Outcome::default()
         })
     }
 
-    /// Whether `training.max_seconds` are over.
-    fn out_of_time(&self) -> bool {
-        let limit = self.fixed.config.training.max_seconds;
-        limit > 0 && self.clock.elapsed_s() >= limit as f64
+    /// The next batch of the session, whose first is number `first`.
+    fn next_batch(&mut self, first: u64) -> Result<HostBatch, TrainError> {
+        let batches = match &mut self.batches {
+            Some(batches) => batches,
+            none => {
+                let (source, count) =
+                    (self.fixed.train.clone(), self.fixed.config.data.num_workers);
+                let vocabulary = self.fixed.config.model.vocab_size;
+                let make = move |n| source.batch(n)?.within(vocabulary);
+                none.insert(Workers::start(make, first, count)?)
+            }
+        };
+        Ok(batches.take()?)
     }
 
     fn report(&mut self, result: &StepResult, run: &mut Run) -> Result<(), TrainError> {
@@ -217,11 +232,21 @@ impl Fit<'_> {
         let Some(checkpointer) = &mut self.components.checkpointer else {
             return Ok(());
         };
-        if run.saved == Some(step) {
+        let saved = |step| self.fixed.checkpoints.path(step).exists();
+        if run.saved == Some(step) && saved(step) {
             return Ok(());
         }
         run.state.elapsed_s = self.clock.elapsed_s();
+        if let Some(notice) = run.directory.sync()? {
+            run.reporter.message(&notice);
+        }
         let checkpoints = &self.fixed.checkpoints;
+        if let Some(gone) = run.saved.filter(|step| !saved(*step)) {
+            let path = checkpoints.path(gone);
+            let path = path.display();
+            run.reporter
+                .message(&format!("{path} has been removed while the run goes on"));
+        }
         checkpoints.begin(run.state.clone(), run.stream.as_ref())?;
         checkpointer.checkpoint(&self.learner, step as usize, &self.components.event_store);
         checkpoints.finish(step)?;
@@ -237,16 +262,19 @@ impl Fit<'_> {
         run: &mut Run,
         eval: Option<EvalReport>,
     ) -> Result<Outcome, TrainError> {
+        let lost = run.state.lost_in_a_row;
         if self.fixed.config.checkpoint.save_on_interrupt {
-            self.checkpoint(run)?;
+            match lost {
+                0 => self.checkpoint(run)?,
+                _ => run.reporter.message(&format!(
+                    "no checkpoint is written: the last {lost} steps were lost"
+                )),
+            }
         }
         Ok(Outcome {
             interrupted: true,
             eval,
+            ..Outcome::default()
         })
     }
-}
-
-fn due(step: u64, every: u64) -> bool {
-    every > 0 && step.is_multiple_of(every)
 }

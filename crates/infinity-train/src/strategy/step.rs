@@ -2,7 +2,6 @@
 
 use super::{Fit, Loop, Run};
 use crate::checkpoint::TrainerState;
-use crate::data::BatchSource;
 use crate::error::TrainError;
 use crate::metrics::LmOutput;
 use crate::optimizer::clip;
@@ -27,10 +26,10 @@ impl Fit<'_> {
         state: &mut TrainerState,
         carried: &mut Option<ModelState>,
     ) -> Result<StepResult, TrainError> {
-        let Loop { config, train, .. } = self.fixed;
+        let Loop { config, .. } = self.fixed;
         let n = config.training.gradient_accumulation_steps as u64;
         let hosts = (0..n)
-            .map(|i| train.batch(state.micro_step + i))
+            .map(|_| self.next_batch(state.micro_step))
             .collect::<Result<Vec<_>, _>>()?;
         let targets: usize = hosts.iter().map(|host| host.valid).sum();
         let tokens: usize = hosts.iter().map(|host| host.rows * host.len).sum();

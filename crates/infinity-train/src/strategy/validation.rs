@@ -4,10 +4,11 @@ use super::{Fit, Run};
 use crate::error::TrainError;
 use crate::eval::{EvalReport, evaluate_with};
 use crate::metrics::EvalMetrics;
+use crate::step::{LmBatch, Trainee};
 use burn::data::dataloader::Progress;
 use burn::module::Module;
 use burn::train::{EventProcessorTraining, Interrupter, LearnerEvent, TrainingItem};
-use infinity_model::{GenerationConfig, generate};
+use infinity_model::{GateSummary, GenerationConfig, generate};
 use std::ops::ControlFlow;
 
 impl Fit<'_> {
@@ -32,8 +33,8 @@ impl Fit<'_> {
         self.components.interrupter.fail_on_error(told);
     }
 
-    /// Validates; also says whether early stopping ends the run.
-    pub(super) fn validate(&mut self, run: &mut Run) -> Result<(EvalReport, bool), TrainError> {
+    /// Validates, and counts what early stopping looks at.
+    pub(super) fn validate(&mut self, run: &mut Run) -> Result<EvalReport, TrainError> {
         let source = self
             .fixed
             .valid
@@ -60,10 +61,20 @@ impl Fit<'_> {
         interrupter.fail_on_error(processor.process_valid(LearnerEvent::EndSplit(epoch)));
         interrupter.fail_on_error(processor.process_train(LearnerEvent::EndEpoch(epoch)));
         interrupter.fail_on_error(processor.flush());
+        if !report.loss.is_finite() {
+            // Steps that are not finite are left out, so it is the model itself that is not.
+            let error = TrainError::Diverged {
+                step: run.state.step,
+                reason: format!("validation loss {}", report.loss),
+            };
+            return Err(self.with_last_good(error, run));
+        }
         let best = run.state.best_loss.is_none_or(|best| report.loss < best);
+        run.state.stale_evals += 1;
         if best {
             run.state.best_loss = Some(report.loss);
             run.state.best_step = run.state.step;
+            run.state.stale_evals = 0;
         }
         let metrics = EvalMetrics {
             step: run.state.step,
@@ -72,19 +83,27 @@ impl Fit<'_> {
             bits_per_byte: report.bits_per_byte,
             seconds: report.seconds,
             best,
+            gates: self.gates(&trainee),
         };
         run.reporter.eval(&metrics);
         run.directory.log(&metrics.to_json())?;
-        let stop = match &mut self.components.early_stopping {
-            Some(early) => early.should_stop(epoch, &self.components.event_store),
-            None => false,
-        };
-        if best && self.fixed.config.checkpoint.keep_best {
-            self.checkpoint(run)?;
-            self.fixed.checkpoints.mark_best(run.state.step)?;
-        }
         self.start_split(epoch + 1);
-        Ok((report, stop))
+        Ok(report)
+    }
+
+    /// What the gates do with the first validation batch.
+    fn gates(&self, trainee: &Trainee) -> Vec<GateSummary> {
+        let first = self
+            .fixed
+            .valid
+            .as_ref()
+            .and_then(|valid| valid.iter().next());
+        first.map_or_else(Vec::new, |host| {
+            let state = trainee.model.initial_state(host.rows);
+            let (len, device) = (host.len, trainee.model.device());
+            let tokens = LmBatch::alone(host).tokens(0, len, &device);
+            trainee.model.gate_summaries(tokens, state)
+        })
     }
 
     pub(super) fn sample(&mut self, run: &mut Run) -> Result<(), TrainError> {

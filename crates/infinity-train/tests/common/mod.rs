@@ -82,11 +82,15 @@ pub struct Heard {
     pub messages: Vec<String>,
 }
 
+/// Something done after every step that is reported.
+pub type Hook = Box<dyn FnMut(u64) + Send>;
+
 /// Hears a run, and stops it after the step it is told.
 pub struct Listener {
     heard: Arc<Mutex<Heard>>,
     interrupt: Arc<AtomicBool>,
     stop_at: Option<u64>,
+    hook: Option<Hook>,
 }
 
 impl Reporter for Listener {
@@ -94,6 +98,9 @@ impl Reporter for Listener {
         self.heard.lock().unwrap().steps.push(metrics.clone());
         if self.stop_at == Some(metrics.step) {
             self.interrupt.store(true, Ordering::Relaxed);
+        }
+        if let Some(hook) = &mut self.hook {
+            hook(metrics.step);
         }
     }
 
@@ -114,7 +121,17 @@ pub fn run(
     resume: Option<Resume>,
     stop_at: Option<u64>,
 ) -> (Result<TrainReport, TrainError>, Heard) {
-    run_on(Device::flex(), config, resume, stop_at)
+    run_with(config, resume, stop_at, None)
+}
+
+/// [`run`], with something done after every step.
+pub fn run_with(
+    config: &RunConfig,
+    resume: Option<Resume>,
+    stop_at: Option<u64>,
+    hook: Option<Hook>,
+) -> (Result<TrainReport, TrainError>, Heard) {
+    hooked_on(Device::flex(), config, resume, stop_at, hook)
 }
 
 /// Runs `config` on `device`, up to `stop_at` if that is given.
@@ -124,11 +141,22 @@ pub fn run_on(
     resume: Option<Resume>,
     stop_at: Option<u64>,
 ) -> (Result<TrainReport, TrainError>, Heard) {
+    hooked_on(device, config, resume, stop_at, None)
+}
+
+fn hooked_on(
+    device: Device,
+    config: &RunConfig,
+    resume: Option<Resume>,
+    stop_at: Option<u64>,
+    hook: Option<Hook>,
+) -> (Result<TrainReport, TrainError>, Heard) {
     let (heard, interrupt) = (Arc::default(), Arc::new(AtomicBool::new(false)));
     let listener = Listener {
         heard: Arc::clone(&heard),
         interrupt: Arc::clone(&interrupt),
         stop_at,
+        hook,
     };
     let control = TrainControl {
         interrupt,

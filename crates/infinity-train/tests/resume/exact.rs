@@ -9,7 +9,8 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-/// Eight steps in one go, and four and four: bit by bit the same model and the same losses.
+/// Eight steps in one go, and four and four with another number of threads that prepare batches:
+/// bit by bit the same model and the same losses.
 fn goes_on_exactly(packing: Packing, change: impl Fn(&mut RunConfig)) {
     let (whole, config) = directory(packing, &change);
     run(&config, None, None).0.unwrap();
@@ -18,7 +19,9 @@ fn goes_on_exactly(packing: Packing, change: impl Fn(&mut RunConfig)) {
     let first = first.unwrap();
     assert_eq!((first.step, first.interrupted), (4, true));
     assert!(!parts.path().join("run/final").exists(), "not finished yet");
-    let (second, heard) = run(&config, Some(Resume::Latest), None);
+    let mut with_threads = config.clone();
+    with_threads.data.num_workers = 3;
+    let (second, heard) = run(&with_threads, Some(Resume::Latest), None);
     let second = second.unwrap();
     assert_eq!((second.step, second.interrupted), (8, false));
     let steps: Vec<u64> = heard.steps.iter().map(|step| step.step).collect();

@@ -2,8 +2,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod counted;
 mod damage;
 mod exact;
+mod failures;
 mod refused;
 mod written;
 

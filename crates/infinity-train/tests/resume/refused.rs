@@ -1,8 +1,8 @@
 //! What is not the same run is not gone on with.
 
 use crate::common::run;
-use crate::{stopped, store};
-use infinity_train::config::RunConfig;
+use crate::{directory, result, stopped, store};
+use infinity_train::config::{LrSchedulerType, RunConfig};
 use infinity_train::data::Packing;
 use infinity_train::{CheckpointError, Resume, TrainError};
 use std::fs;
@@ -32,7 +32,7 @@ fn a_checkpoint_of_another_run_is_refused() {
 fn changed_settings_are_refused_by_name() {
     let (_directory, config) = stopped();
     type Change = fn(&mut RunConfig);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 10] = [
         ("run.seed", |config| config.run.seed += 1),
         ("model.hidden_size", |config| config.model.hidden_size = 8),
         ("model.num_memory_scales", |config| {
@@ -52,6 +52,10 @@ fn changed_settings_are_refused_by_name() {
         }),
         ("optimizer.learning_rate", |config| {
             config.optimizer.learning_rate *= 2.0
+        }),
+        // The cosine's shape depends on the length.
+        ("training.max_steps", |config| {
+            config.training.max_steps = 16
         }),
         ("lr_scheduler.warmup_steps", |config| {
             config.lr_scheduler.warmup_steps = 3
@@ -76,6 +80,27 @@ fn changed_settings_are_refused_by_name() {
     watched.checkpoint.every = 3;
     watched.eval.every = 5;
     assert_eq!(run(&watched, Some(Resume::Latest), None).0.unwrap().step, 8);
+}
+
+/// A rate that does not depend on the length of the run lets it be longer.
+#[test]
+fn a_run_at_a_constant_rate_can_be_made_longer() {
+    let constant = |config: &mut RunConfig| {
+        config.lr_scheduler.kind = LrSchedulerType::ConstantWithWarmup;
+    };
+    let (whole, mut config) = directory(Packing::Shuffled, constant);
+    config.training.max_steps = 12;
+    run(&config, None, None).0.unwrap();
+    let (parts, mut config) = directory(Packing::Shuffled, constant);
+    run(&config, None, None).0.unwrap();
+    config.training.max_steps = 12;
+    let report = run(&config, Some(Resume::Latest), None).0.unwrap();
+    assert_eq!(report.step, 12);
+    assert_eq!(
+        result(&parts).0,
+        result(&whole).0,
+        "as if it had always been so long"
+    );
 }
 
 /// The same file with another text in it is not what the checkpoint learned from.

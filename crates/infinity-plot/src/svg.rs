@@ -6,24 +6,52 @@ use std::fmt::Write;
 const STYLE: &str = "\
 text{font-family:-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;font-size:15px}\
 .title{font-size:17px;font-weight:600}.name{font-size:16px;font-weight:600}.note{font-size:14px}\
-.grid{stroke-width:1;opacity:.28}.axis{stroke-width:1.5}";
+.small{font-size:13px}.grid{stroke-width:1;opacity:.28}.axis{stroke-width:1.5}";
 
 /// Which end of a text stands at its position.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Anchor {
+pub enum Anchor {
+    /// Its left end.
     Start,
+    /// Its middle.
     Middle,
+    /// Its right end.
     End,
 }
 
+/// How a line is drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Stroke<'a> {
+    /// Colour, `#rrggbb`.
+    pub colour: &'a str,
+    /// Width in pixels.
+    pub width: f64,
+    /// From 0, not to be seen, to 1.
+    pub opacity: f64,
+    /// Lengths of dashes and gaps in pixels; empty is a line without gaps.
+    pub dashes: &'a str,
+}
+
+impl<'a> Stroke<'a> {
+    /// A line without gaps.
+    pub fn solid(colour: &'a str, width: f64) -> Self {
+        Stroke {
+            colour,
+            width,
+            opacity: 1.0,
+            dashes: "",
+        }
+    }
+}
+
 /// A picture in the making.
-pub(super) struct Svg {
+pub struct Svg {
     text: String,
 }
 
 impl Svg {
     /// An empty picture; `title` is for those who cannot see it.
-    pub(super) fn new(width: f64, height: f64, title: &str) -> Self {
+    pub fn new(width: f64, height: f64, title: &str) -> Self {
         let title = escaped(title);
         Svg {
             text: format!(
@@ -34,31 +62,42 @@ impl Svg {
         }
     }
 
-    pub(super) fn line(
-        &mut self,
-        [x1, y1]: [f64; 2],
-        [x2, y2]: [f64; 2],
-        colour: &str,
-        class: &str,
-    ) {
+    /// A straight line of a class of [`STYLE`]: `grid` or `axis`.
+    pub fn line(&mut self, [x1, y1]: [f64; 2], [x2, y2]: [f64; 2], colour: &str, class: &str) {
         self.push(format_args!(
             "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" \
              stroke=\"{colour}\"/>"
         ));
     }
 
-    pub(super) fn polyline(&mut self, points: &[[f64; 2]], colour: &str) {
+    /// A line through `points`.
+    pub fn polyline(&mut self, points: &[[f64; 2]], stroke: &Stroke<'_>) {
+        let Stroke {
+            colour,
+            width,
+            opacity,
+            dashes,
+        } = stroke;
         let points: Vec<String> = points
             .iter()
             .map(|[x, y]| format!("{x:.1},{y:.1}"))
             .collect();
+        let mut more = String::new();
+        if *opacity < 1.0 {
+            more = format!(" stroke-opacity=\"{opacity}\"");
+        }
+        if !dashes.is_empty() {
+            more = format!("{more} stroke-dasharray=\"{dashes}\"");
+        }
         self.push(format_args!(
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.5\"/>",
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\" \
+             stroke-linejoin=\"round\"{more}/>",
             points.join(" ")
         ));
     }
 
-    pub(super) fn diamond(&mut self, [x, y]: [f64; 2], colour: &str) {
+    /// A diamond of 12 pixels around a point.
+    pub fn diamond(&mut self, [x, y]: [f64; 2], colour: &str) {
         let corners = [[x, y - 6.0], [x + 6.0, y], [x, y + 6.0], [x - 6.0, y]];
         let corners = corners.map(|[x, y]| format!("{x:.1},{y:.1}")).join(" ");
         self.push(format_args!(
@@ -66,28 +105,23 @@ impl Svg {
         ));
     }
 
-    pub(super) fn circle(&mut self, [x, y]: [f64; 2], colour: &str) {
+    /// A dot of radius `r`.
+    pub fn circle(&mut self, [x, y]: [f64; 2], r: f64, colour: &str) {
         self.push(format_args!(
-            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" fill=\"{colour}\"/>"
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{r}\" fill=\"{colour}\"/>"
         ));
     }
 
-    pub(super) fn square(&mut self, [x, y]: [f64; 2], colour: &str) {
+    /// A square of 9 pixels around a point.
+    pub fn square(&mut self, [x, y]: [f64; 2], colour: &str) {
         let (x, y) = (x - 4.5, y - 4.5);
         self.push(format_args!(
             "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"9\" height=\"9\" fill=\"{colour}\"/>"
         ));
     }
 
-    pub(super) fn text(
-        &mut self,
-        x: f64,
-        y: f64,
-        anchor: Anchor,
-        colour: &str,
-        class: &str,
-        words: &str,
-    ) {
+    /// Words of a class of [`STYLE`] (`title`, `name`, `note`, `small`, or another for plain ones).
+    pub fn text(&mut self, x: f64, y: f64, anchor: Anchor, colour: &str, class: &str, words: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",
             Anchor::Middle => "middle",
@@ -101,7 +135,7 @@ impl Svg {
     }
 
     /// The picture as the text of a file.
-    pub(super) fn finish(mut self) -> String {
+    pub fn finish(mut self) -> String {
         self.text.push_str("</svg>\n");
         self.text
     }

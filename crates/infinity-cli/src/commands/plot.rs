@@ -1,0 +1,112 @@
+//! `infinity plot RUN…`: what runs logged, as a picture in SVG and PNG.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use infinity_plot::{Across, Run, figure, png};
+
+use crate::args::Global;
+use crate::{failure, output};
+
+/// Which runs, against what, and where the picture goes.
+#[derive(Debug, Args)]
+pub(crate) struct PlotArgs {
+    /// Run directories, or their metrics.jsonl
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+    /// File to write: .svg or .png; without either, both [default: plot.svg and plot.png in the
+    /// run's directory, or in this one for several runs]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// What the horizontal axis shows
+    #[arg(long, value_name = "WHAT", default_value = "step")]
+    x: X,
+}
+
+/// What the horizontal axis shows.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum X {
+    /// Optimizer steps
+    Step,
+    /// Training tokens
+    Tokens,
+    /// Seconds of training
+    Time,
+}
+
+/// Pixels of a PNG for each unit of the picture.
+const SCALE: f32 = 2.0;
+
+/// Reads, draws, writes.
+pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
+    let across = match args.x {
+        X::Step => Across::Step,
+        X::Tokens => Across::Tokens,
+        X::Time => Across::Time,
+    };
+    let runs = read(&args.runs)?;
+    if !global.quiet {
+        let notes = runs.iter().flat_map(|run| &run.notes);
+        notes.for_each(|note| output::warning(note));
+    }
+    let svg = figure(&runs, across);
+    for path in files(args)? {
+        let bytes = match path.extension().is_some_and(|end| end == "png") {
+            true => png::png(&svg, SCALE)?,
+            false => svg.clone().into_bytes(),
+        };
+        write(&path, &bytes)?;
+        if !global.quiet {
+            output::line(&format!("written: {}", path.display()))?;
+        }
+    }
+    Ok(failure::OK)
+}
+
+/// The runs, with their paths for names where names alone do not tell them apart.
+fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Run>> {
+    let runs = paths.iter().map(|path| Run::read(path));
+    let mut runs = runs.collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
+    for (run, path) in runs.iter_mut().zip(paths) {
+        if names.iter().filter(|name| **name == run.name).count() > 1 {
+            run.name = path.display().to_string();
+        }
+    }
+    Ok(runs)
+}
+
+/// The files to write.
+fn files(args: &PlotArgs) -> anyhow::Result<Vec<PathBuf>> {
+    let both = |path: &Path| {
+        ["svg", "png"]
+            .map(|end| path.with_added_extension(end))
+            .to_vec()
+    };
+    let Some(output) = &args.output else {
+        return Ok(match &args.runs[..] {
+            [run] if run.is_dir() => both(&run.join("plot")),
+            [file] => both(&file.with_file_name("plot")),
+            _ => both(Path::new("plot")),
+        });
+    };
+    match output.extension().and_then(|end| end.to_str()) {
+        Some("svg" | "png") => Ok(vec![output.clone()]),
+        None if !output.is_dir() && output.file_name().is_some() => Ok(both(output)),
+        _ => Err(failure::usage(format!(
+            "--output {}: name a file that ends in .svg or .png, or in neither for both",
+            output.display()
+        ))),
+    }
+}
+
+/// Beside its place first, so that a picture that a page shows is never half one.
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let temporary = path.with_added_extension("tmp");
+    fs::write(&temporary, bytes)
+        .and_then(|()| fs::rename(&temporary, path))
+        .inspect_err(|_| drop(fs::remove_file(&temporary)))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,314 @@
+//! One or several runs in one picture: loss, learning rate, gradient norm, speed, memory.
+
+use crate::Run;
+use crate::chart::{Area, Line, Panel, TEXT};
+use crate::svg::{Anchor, Stroke, Svg};
+
+const WIDTH: f64 = 1080.0;
+/// Left edges of the two columns, and their width.
+const COLUMNS: [f64; 2] = [72.0, 618.0];
+const COLUMN: f64 = 432.0;
+const LOSS_HEIGHT: f64 = 280.0;
+const ROW_HEIGHT: f64 = 150.0;
+/// Between the bottom of a panel's area and the top of the next one's.
+const GAP: f64 = 92.0;
+/// Colours of Okabe and Ito, told apart by all kinds of sight, that have a contrast of at least 3
+/// on white and on a dark page. From the fifth run on they come again, with dashes.
+const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
+const DASHES: [&str; 3] = ["", "9 5", "2 4"];
+/// Pixels that a letter of the legend takes, about, so that entries do not run into each other.
+const LETTER: f64 = 10.5;
+
+/// What the x axis shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Across {
+    /// Optimizer steps.
+    #[default]
+    Step,
+    /// Training tokens.
+    Tokens,
+    /// Seconds of training.
+    Time,
+}
+
+impl Across {
+    fn key(self) -> &'static str {
+        match self {
+            Across::Step => "step",
+            Across::Tokens => "tokens",
+            Across::Time => "time_s",
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Across::Step => "step",
+            Across::Tokens => "training tokens",
+            Across::Time => "seconds of training",
+        }
+    }
+}
+
+/// Draws `runs` as an SVG picture.
+pub fn figure(runs: &[Run], across: Across) -> String {
+    let legend = legend(runs);
+    let top = 66.0 + 24.0 * legend.iter().map(|entry| entry.row + 1).max().unwrap_or(0) as f64;
+    let height = top + LOSS_HEIGHT + 2.0 * (GAP + ROW_HEIGHT) + 54.0;
+    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
+    let mut svg = Svg::new(WIDTH, height, &format!("Training of {}", names.join(", ")));
+    entries(&mut svg, &legend);
+    for panel in panels(runs, across, top) {
+        panel.draw(&mut svg);
+    }
+    svg.finish()
+}
+
+/// A run's place in the legend.
+struct Entry<'a> {
+    name: &'a str,
+    stroke: Stroke<'static>,
+    left: f64,
+    row: usize,
+}
+
+/// The colour and dashes of run `i`.
+fn stroke(i: usize, width: f64) -> Stroke<'static> {
+    Stroke {
+        dashes: DASHES[i / COLOURS.len() % DASHES.len()],
+        ..Stroke::solid(COLOURS[i % COLOURS.len()], width)
+    }
+}
+
+fn legend(runs: &[Run]) -> Vec<Entry<'_>> {
+    let (mut left, mut row) = (COLUMNS[0], 0);
+    let mut entries = Vec::new();
+    for (i, run) in runs.iter().enumerate() {
+        let width = 60.0 + LETTER * run.name.chars().count() as f64;
+        if left + width > WIDTH && left > COLUMNS[0] {
+            (left, row) = (COLUMNS[0], row + 1);
+        }
+        entries.push(Entry {
+            name: &run.name,
+            stroke: stroke(i, 3.0),
+            left,
+            row,
+        });
+        left += width;
+    }
+    entries
+}
+
+fn entries(svg: &mut Svg, legend: &[Entry<'_>]) {
+    for entry in legend {
+        let y = 30.0 + 24.0 * entry.row as f64;
+        svg.polyline(&[[entry.left, y], [entry.left + 28.0, y]], &entry.stroke);
+        svg.text(
+            entry.left + 36.0,
+            y + 5.0,
+            Anchor::Start,
+            TEXT,
+            "title",
+            entry.name,
+        );
+    }
+}
+
+/// A unit in which the greatest of `values` is a number of one to three digits, and its size.
+fn memory_unit(values: impl Iterator<Item = f64>) -> (&'static str, f64) {
+    match values.fold(0.0, f64::max) {
+        most if most >= 1e9 => ("GB", 1e9),
+        _ => ("MB", 1e6),
+    }
+}
+
+fn panels(runs: &[Run], across: Across, top: f64) -> Vec<Panel<'static>> {
+    let x = across.key();
+    let all =
+        |key: &str| -> Vec<Vec<(f64, f64)>> { runs.iter().map(|run| run.series(key, x)).collect() };
+    let (train, valid) = (all("train/loss"), all("eval/loss"));
+    let range = range(train.iter().chain(&valid).flatten());
+    let memory = all("mem/bytes");
+    let (unit, size) = memory_unit(memory.iter().flatten().map(|point| point.1));
+    // 0 is what a system says that does not tell.
+    let memory = memory.into_iter().map(|line| {
+        let measured = line.into_iter().filter(|(_, bytes)| *bytes > 0.0);
+        measured.map(|(x, bytes)| (x, bytes / size)).collect()
+    });
+    let area = |column: usize, row: usize| Area {
+        left: COLUMNS[column],
+        top: top + LOSS_HEIGHT + GAP + row as f64 * (ROW_HEIGHT + GAP),
+        width: COLUMN,
+        height: ROW_HEIGHT,
+    };
+    let small = |title, column, row, zero: bool, lines: Vec<Vec<(f64, f64)>>| Panel {
+        title,
+        area: area(column, row),
+        zero,
+        may_log: title == NORM,
+        lines: one_each(lines, 1.8),
+        across: if row == 1 { across.label() } else { "" },
+        range,
+    };
+    let memory_title = if unit == "GB" {
+        "Memory (GB)"
+    } else {
+        "Memory (MB)"
+    };
+    vec![
+        loss_panel(train, valid, across, range, top),
+        small("Learning rate", 0, 0, true, all("train/lr")),
+        small(NORM, 1, 0, true, all("train/grad_norm")),
+        small(
+            "Speed (tokens a second)",
+            0,
+            1,
+            true,
+            all("train/tok_per_sec"),
+        ),
+        small(memory_title, 1, 1, true, memory.collect()),
+    ]
+}
+
+const NORM: &str = "Gradient norm";
+
+fn one_each(lines: Vec<Vec<(f64, f64)>>, width: f64) -> Vec<Line<'static>> {
+    let lines = lines.into_iter().enumerate();
+    let drawn = lines.map(|(i, points)| Line {
+        points,
+        stroke: stroke(i, width),
+        dots: false,
+    });
+    drawn.collect()
+}
+
+/// Training losses thin and pale, validation losses above them, strong and with dots.
+fn loss_panel(
+    train: Vec<Vec<(f64, f64)>>,
+    valid: Vec<Vec<(f64, f64)>>,
+    across: Across,
+    range: [f64; 2],
+    top: f64,
+) -> Panel<'static> {
+    let validated = valid.iter().any(|line| !line.is_empty());
+    let mut lines = one_each(train, 1.5);
+    for line in &mut lines {
+        line.stroke.opacity = if validated { 0.55 } else { 1.0 };
+    }
+    let mut valid = one_each(valid, 2.6);
+    valid.iter_mut().for_each(|line| line.dots = true);
+    lines.extend(valid);
+    Panel {
+        title: match validated {
+            true => "Loss (nats a token): training thin, validation with dots",
+            false => "Training loss (nats a token)",
+        },
+        area: Area {
+            left: COLUMNS[0],
+            top,
+            width: COLUMNS[1] + COLUMN - COLUMNS[0],
+            height: LOSS_HEIGHT,
+        },
+        zero: false,
+        may_log: true,
+        lines,
+        across: across.label(),
+        range,
+    }
+}
+
+fn range<'a>(points: impl Iterator<Item = &'a (f64, f64)>) -> [f64; 2] {
+    let ends = points.fold(
+        [f64::INFINITY, f64::NEG_INFINITY],
+        |[least, most], (x, _)| [least.min(*x), most.max(*x)],
+    );
+    // A run starts at nothing, whatever its first line says.
+    [ends[0].min(0.0), ends[1].max(1.0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(name: &str, worse: f64) -> Run {
+        let mut text = String::new();
+        for step in 1..=20 {
+            let loss = worse + 4.0 / f64::from(step).sqrt();
+            text += &format!(
+                "{{\"step\":{step},\"tokens\":{},\"time_s\":{step}.5,\"train/loss\":{loss},\
+                 \"train/lr\":0.001,\"train/grad_norm\":1.5,\"train/tok_per_sec\":4000.0,\
+                 \"mem/bytes\":300000000}}\n",
+                step * 64
+            );
+        }
+        text += &format!("{{\"step\":20,\"eval/loss\":{}}}\n", worse + 1.0);
+        Run::parse(name, &text)
+    }
+
+    /// Heights of the last points of all lines of a colour.
+    fn last_points(svg: &str, colour: &str) -> Vec<f64> {
+        let lines = svg.split("<polyline points=\"").skip(1);
+        let ours = lines.filter(|line| line.contains(colour));
+        let last = ours.map(|line| {
+            line.split('"')
+                .next()
+                .unwrap()
+                .split(' ')
+                .next_back()
+                .unwrap()
+        });
+        last.map(|point| point.split_once(',').unwrap().1.parse().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn every_panel_has_a_line_of_every_run_and_the_worse_one_is_higher() {
+        let svg = figure(&[run("good", 0.0), run("bad", 2.0)], Across::Step);
+        for words in [
+            "good",
+            "bad",
+            "Loss",
+            "Learning rate",
+            "Gradient norm",
+            "Speed",
+            "MB",
+            "step",
+        ] {
+            assert!(svg.contains(words), "{words}");
+        }
+        assert!(!svg.contains("not measured"));
+        let (good, bad) = (last_points(&svg, COLOURS[0]), last_points(&svg, COLOURS[1]));
+        // Legend, training, one validation is a line of one point, and four panels.
+        assert_eq!((good.len(), bad.len()), (7, 7));
+        assert!(
+            bad[1] < good[1] && bad[2] < good[2],
+            "higher is nearer the top"
+        );
+        assert_eq!(bad[3..], good[3..], "the same rate, norm, speed, memory");
+    }
+
+    #[test]
+    fn the_axis_can_count_tokens_or_time() {
+        for (across, word) in [
+            (Across::Tokens, "training tokens"),
+            (Across::Time, "seconds"),
+        ] {
+            let svg = figure(&[run("a", 0.0)], across);
+            assert!(svg.contains(word), "{across:?}");
+        }
+    }
+
+    #[test]
+    fn many_runs_differ_and_long_names_take_more_rows() {
+        let runs: Vec<Run> = (0..9)
+            .map(|i| run(&format!("a-run-of-some-length-{i}"), 0.0))
+            .collect();
+        let strokes: Vec<_> = (0..9).map(|i| stroke(i, 1.0)).collect();
+        for (i, a) in strokes.iter().enumerate() {
+            for b in &strokes[..i] {
+                assert!(a.colour != b.colour || a.dashes != b.dashes);
+            }
+        }
+        assert!(legend(&runs).iter().any(|entry| entry.row > 0));
+        assert!(legend(&runs).iter().all(|entry| entry.left < WIDTH - 200.0));
+    }
+}
