@@ -277,7 +277,7 @@ fn the_kernel_around_its_saved_states() {
         let probe = Probe::seeded(case, t as u64);
         check(
             &probe,
-            &run(&probe, DType::F32, fused),
+            &run(&Device::flex(), &probe, DType::F32, fused),
             FORWARD_F32,
             BACKWARD_F32,
         );

@@ -28,6 +28,7 @@ mod reduce;
 mod scores;
 mod sizes;
 mod solve;
+mod states;
 mod step;
 mod through;
 mod tile;
