@@ -60,6 +60,7 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
         return match train {
             TrainError::Config(_)
             | TrainError::Model(_)
+            | TrainError::Precision(_)
             | TrainError::Unsupported { .. }
             | TrainError::Vocabulary { .. }
             | TrainError::OutputExists { .. } => true,
@@ -78,6 +79,7 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<Usage>()
         || cause.is::<ConfigError>()
         || cause.is::<infinity_model::ConfigError>()
+        || cause.is::<infinity_model::PrecisionError>()
         || matches!(
             data,
             Some(DataError::NotSet { .. } | DataError::BadValue { .. })

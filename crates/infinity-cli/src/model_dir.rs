@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::failure;
+use infinity_model::{InfinityModel, Precision};
+
+use crate::{failure, output};
 
 /// What makes a directory a model directory.
 const MARKER: &str = "config.json";
@@ -37,6 +39,22 @@ pub(crate) fn find(given: &Path) -> anyhow::Result<PathBuf> {
             "{shown} is not a model directory: neither {MARKER} nor {FINAL}/{MARKER} is there{hint}"
         ))
     })
+}
+
+/// `model` computing in `precision`; on standard error what its device does about it.
+///
+/// # Errors
+/// The device cannot hold the parameters in that format.
+pub(crate) fn in_precision(
+    model: InfinityModel,
+    precision: Precision,
+    quiet: bool,
+) -> anyhow::Result<InfinityModel> {
+    let model = model.with_precision(precision)?;
+    if let Some(remark) = model.formats().remark().filter(|_| !quiet) {
+        output::note(&format!("precision {remark}"));
+    }
+    Ok(model)
 }
 
 /// The run directory of a model that lies in its `final/`, with the configuration it was made by.

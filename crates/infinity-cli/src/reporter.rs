@@ -222,6 +222,7 @@ mod tests {
             elapsed_s: 192.0,
             eta_s: 7_495.0,
             skipped: 0,
+            loss_scale: None,
         }
     }
 

@@ -103,6 +103,41 @@ fn generating() {
 }
 
 #[test]
+fn half_precision_is_announced_and_changes_numbers_a_little() {
+    let dir = with_model();
+    let loss = |line: &str| -> f64 {
+        let out = infinity(dir.path(), line).exits(0).out;
+        serde_json::from_str::<serde_json::Value>(&out).unwrap()["loss"]
+            .as_f64()
+            .unwrap()
+    };
+    let exact = loss("eval model --file valid.txt --json");
+    for (precision, close) in [
+        ("bf16-mixed", 1e-2),
+        ("f16-mixed", 2e-3),
+        ("bf16-true", 5e-2),
+    ] {
+        let half = loss(&format!(
+            "eval model --file valid.txt --json --precision {precision}"
+        ));
+        assert!(
+            half != exact && (half - exact).abs() < close,
+            "{precision}: {half} {exact}"
+        );
+        let line = format!("generate model -p line -n 3 --greedy --dtype {precision}");
+        let made = infinity(dir.path(), &line).exits(0);
+        assert!(
+            made.err.contains(&format!("{precision} is emulated here")),
+            "{}",
+            made.err
+        );
+    }
+    infinity(dir.path(), "generate model -p line --precision fp16")
+        .exits(2)
+        .says(&["fp16", "f16-mixed"]);
+}
+
+#[test]
 fn sampling_values_out_of_range() {
     let dir = with_model();
     for (flags, words) in [

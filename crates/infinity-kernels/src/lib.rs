@@ -28,6 +28,7 @@
 //! - [`short_conv`](mod@short_conv): causal depthwise convolution with a carried tail.
 //! - [`rotary`]: rotary positions, exact at any `u64` position.
 //! - [`feature_map`]: kernel feature maps and l2 normalisation.
+//! - [`rounding`](mod@rounding): values as a half format has them, for mixed precision.
 //! - [`softmax_attention`](mod@softmax_attention): the quadratic baseline that claims are measured against.
 //! - [`swiglu`](mod@swiglu): the gate of a feed-forward.
 //! - [`linear`](mod@linear): a projection, with a way of its own for decoding.
@@ -49,6 +50,7 @@ pub mod native;
 pub mod newton_schulz;
 pub mod rms_norm;
 pub mod rotary;
+pub mod rounding;
 pub mod short_conv;
 pub mod softmax_attention;
 pub mod swiglu;

@@ -47,7 +47,7 @@ impl Block {
         let (mixed, state) = self.mixer.forward(normed, call, state);
         let x = x + self.dropout.forward(mixed);
         let normed = norm(&self.post_attention_layernorm, x.clone());
-        let fed = self.mlp.forward(normed);
+        let fed = self.mlp.forward(normed, call.formats());
         (x + self.dropout.forward(fed), state)
     }
 }

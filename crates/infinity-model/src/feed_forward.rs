@@ -6,6 +6,7 @@
 
 use crate::config::ModelConfig;
 use crate::init::Init;
+use crate::precision::Formats;
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
@@ -30,9 +31,10 @@ impl FeedForward {
     }
 
     /// `[B, T, D]` → `[B, T, D]`.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = self.gate_proj.forward(x.clone());
-        self.down_proj
-            .forward(swiglu(gate, self.up_proj.forward(x)))
+    pub fn forward(&self, x: Tensor<3>, formats: Formats) -> Tensor<3> {
+        let x = formats.products(x);
+        let gate = formats.linear(&self.gate_proj, x.clone());
+        let inner = formats.products(swiglu(gate, formats.linear(&self.up_proj, x)));
+        formats.stream(formats.linear(&self.down_proj, inner))
     }
 }

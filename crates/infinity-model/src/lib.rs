@@ -23,6 +23,7 @@
 //! - [`model`]: [`InfinityModel`], the network; [`state`]: what it remembers between calls.
 //! - [`block`], [`mixer`], [`feed_forward`]: its parts.
 //! - [`gate_summary`]: what its gates do with a text.
+//! - [`precision`](mod@precision): which number format every kind of operation computes in.
 //! - [`tokenizer`], [`sampler`], [`generate`](mod@generate): from text to text.
 //! - [`pretrained`]: model directories as the ecosystem reads them.
 //!
@@ -39,6 +40,7 @@ pub mod generate;
 mod init;
 pub mod mixer;
 pub mod model;
+pub mod precision;
 pub mod pretrained;
 pub mod sampler;
 pub mod state;
@@ -47,10 +49,11 @@ mod whole_file;
 
 pub use burn;
 pub use config::ModelConfig;
-pub use error::{ConfigError, GenerateError, PretrainedError, TokenizerError};
+pub use error::{ConfigError, GenerateError, PrecisionError, PretrainedError, TokenizerError};
 pub use gate_summary::{GateSummary, Quantiles};
 pub use generate::{Generation, GenerationConfig, generate, generate_tokens};
 pub use model::InfinityModel;
+pub use precision::{Formats, Precision};
 pub use pretrained::{Pretrained, from_pretrained, save_pretrained};
 pub use state::{LayerState, ModelState};
 pub use tokenizer::Tokenizer;

@@ -2,8 +2,10 @@
 
 use crate::block::{Block, norm};
 use crate::config::ModelConfig;
+use crate::error::PrecisionError;
 use crate::init::Init;
 use crate::mixer::{self, Call, Mixer};
+use crate::precision::{Formats, Precision};
 use crate::state::ModelState;
 use burn::module::Module;
 use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
@@ -27,6 +29,8 @@ pub struct InfinityModel {
     config: ModelConfig,
     #[module(skip)]
     form: Option<Form>,
+    #[module(skip)]
+    precision: Precision,
 }
 
 /// Everything below the logits.
@@ -63,6 +67,7 @@ impl ModelConfig {
             lm_head,
             config: self.clone(),
             form: None,
+            precision: Precision::F32,
         }
     }
 }
@@ -83,6 +88,25 @@ impl InfinityModel {
         form.check(&self.device())?;
         self.form = Some(form);
         Ok(self)
+    }
+
+    /// The same model computing in `precision`, with its parameters in the format that this takes.
+    ///
+    /// # Errors
+    ///
+    /// If the device cannot hold them.
+    pub fn with_precision(mut self, precision: Precision) -> Result<Self, PrecisionError> {
+        let device = self.device();
+        let formats = Formats::new(precision, &device);
+        formats.check(&device)?;
+        self = formats.parameters(self);
+        self.precision = precision;
+        Ok(self)
+    }
+
+    /// What it computes in on its device.
+    pub fn formats(&self) -> Formats {
+        Formats::new(self.precision, &self.device())
     }
 
     /// The device of its parameters.
@@ -157,7 +181,7 @@ impl InfinityModel {
     pub fn call(&self, position: &[u64], t: usize) -> Call {
         let device = self.device().inner();
         let form = self.form.unwrap_or_else(|| Form::choose(t, &device));
-        mixer::call(&self.config, position, t, form, &device)
+        mixer::call(&self.config, position, t, (form, self.formats()), &device)
     }
 
     /// What the first block reads, `[B, T, D]`: `tokens` `[B, T]` embedded.
@@ -176,9 +200,12 @@ impl InfinityModel {
         norm(&self.model.norm, x)
     }
 
-    /// Logits `[B, T, vocab_size]` of `hidden` `[B, T, D]`.
+    /// Logits `[B, T, vocab_size]` of `hidden` `[B, T, D]`, in f32 whatever the precision.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        hidden.matmul(self.output_weight().unsqueeze())
+        let formats = self.formats();
+        let hidden = formats.products(hidden);
+        let weight = formats.products(self.output_weight());
+        formats.single(formats.matmul(hidden, weight.unsqueeze()))
     }
 
     /// The output projection `[D, vocab_size]`; tied, it is the transposed embedding.

@@ -30,7 +30,7 @@ pub use error::ConfigError;
 pub use layers::{ConfigLayers, LoadedConfig};
 pub use sections::{
     CheckpointConfig, DistributedConfig, DistributedStrategy, EvalConfig, GradientCheckpointing,
-    LoggingConfig, LossWatchdog, LrSchedulerConfig, LrSchedulerType, OptimizerConfig,
+    LoggingConfig, LossScaling, LossWatchdog, LrSchedulerConfig, LrSchedulerType, OptimizerConfig,
     OptimizerName, Precision, Progress, RunSection, TrainingConfig,
 };
 

@@ -16,6 +16,9 @@ pub enum TrainError {
     /// The model's part of the configuration cannot be right.
     #[error(transparent)]
     Model(#[from] infinity_model::ConfigError),
+    /// The device cannot compute in the precision.
+    #[error(transparent)]
+    Precision(#[from] infinity_model::PrecisionError),
     /// The data cannot be read or does not suit the configuration.
     #[error(transparent)]
     Data(#[from] DataError),

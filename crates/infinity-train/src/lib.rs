@@ -4,7 +4,7 @@
 //!
 //! - [`config`]: [`RunConfig`](config::RunConfig), one TOML file a run.
 //! - [`data`]: text to token files to batches that are pure functions of their number.
-//! - [`step`], [`loss`], [`optimizer`], [`schedule`]: one step of learning.
+//! - [`step`], [`loss`], [`loss_scale`], [`optimizer`], [`schedule`]: one step of learning.
 //! - [`train`](mod@train): a whole run; [`estimate`](mod@estimate): what it will take; [`eval`]:
 //!   the loss over a split; [`stream_eval`]: along one text.
 //! - [`checkpoint`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself.
@@ -15,7 +15,9 @@ pub mod data;
 pub mod error;
 pub mod estimate;
 pub mod eval;
+mod in_single;
 pub mod loss;
+pub mod loss_scale;
 pub mod metrics;
 pub mod muon;
 pub mod optimizer;

@@ -12,7 +12,8 @@
 //! gradient is exactly that.
 
 use crate::data::IGNORE_INDEX;
-use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use infinity_model::Formats;
 
 /// Targets on the device, flat.
 struct Targets {
@@ -50,8 +51,13 @@ fn chunk_len(chunk: usize, n: usize) -> usize {
 }
 
 /// Losses of some tokens `[n, 1]`, 0 where ignored, and their log-probabilities `[n, vocab_size]`.
-fn chunk_losses(hidden: Tensor<2>, weight: Tensor<2>, targets: &Targets) -> (Tensor<2>, Tensor<2>) {
-    let logits = hidden.matmul(weight).cast(DType::F32);
+fn chunk_losses(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    targets: &Targets,
+    formats: Formats,
+) -> (Tensor<2>, Tensor<2>) {
+    let logits = formats.single(formats.matmul(hidden, weight));
     let log_probs = activation::log_softmax(logits, 1);
     let picked = log_probs.clone().gather(1, targets.ids.clone());
     ((picked * targets.counts.clone()).neg(), log_probs)
@@ -66,15 +72,18 @@ pub struct LossHead {
 }
 
 /// Loss of `hidden` `[B, T, D]` (on an autodiff device) under the output projection `weight`
-/// `[D, vocab_size]`, for `targets` of `B · T` tokens.
+/// `[D, vocab_size]`, for `targets` of `B · T` tokens. Its matrix products are in `formats`, the
+/// loss itself is in f32.
 pub fn training_loss(
     hidden: Tensor<3>,
     weight: Tensor<2>,
     targets: &[i32],
     scale: f64,
     chunk: usize,
+    formats: Formats,
 ) -> LossHead {
     let [b, t, width] = hidden.dims();
+    let (hidden, weight) = (formats.products(hidden), formats.products(weight));
     let n = b * t;
     let (h, w) = (
         hidden.clone().inner().reshape([n, width]),
@@ -87,29 +96,36 @@ pub fn training_loss(
     for start in (0..n).step_by(step) {
         let len = step.min(n - start);
         let (h, targets) = (h.clone().narrow(0, start, len), targets.narrow(start, len));
-        let (losses, log_probs) = chunk_losses(h.clone(), w.clone(), &targets);
+        let (losses, log_probs) = chunk_losses(h.clone(), w.clone(), &targets, formats);
         sum += f64::from(losses.sum().into_scalar::<f32>());
         let minus_one = targets.counts.ones_like().neg();
         let d_logits = log_probs
             .exp()
             .scatter(1, targets.ids, minus_one, IndexingUpdateOp::Add);
-        let d_logits = (d_logits * (targets.counts * scale)).cast(h.dtype());
-        d_hidden.push(d_logits.clone().matmul(w.clone().transpose()));
-        let d_w = h.transpose().matmul(d_logits);
+        let d_logits = formats.products(d_logits * (targets.counts * scale));
+        d_hidden.push(formats.matmul(d_logits.clone(), w.clone().transpose()));
+        // In f32, or the chunks would not add up to what one chunk gives.
+        let d_w = formats.single(h.transpose().matmul(d_logits));
         d_weight = Some(match d_weight {
             Some(sum) => sum + d_w,
             None => d_w,
         });
     }
     let d_hidden = Tensor::cat(d_hidden, 0).reshape([b, t, width]);
-    let d_weight = d_weight.expect("at least one chunk");
+    let d_weight = d_weight.expect("at least one chunk").cast(weight.dtype());
     let surrogate = (hidden * d_hidden).sum() + (weight * d_weight).sum();
     LossHead { sum, surrogate }
 }
 
 /// Sum of the losses in nats over all targets that count, without gradients.
-pub fn evaluation_loss(hidden: Tensor<3>, weight: Tensor<2>, targets: &[i32], chunk: usize) -> f64 {
-    chunks_of_losses(hidden, weight, targets, chunk)
+pub fn evaluation_loss(
+    hidden: Tensor<3>,
+    weight: Tensor<2>,
+    targets: &[i32],
+    chunk: usize,
+    formats: Formats,
+) -> f64 {
+    chunks_of_losses(hidden, weight, targets, chunk, formats)
         .map(|losses| f64::from(losses.sum().into_scalar::<f32>()))
         .sum()
 }
@@ -120,8 +136,9 @@ pub fn token_losses(
     weight: Tensor<2>,
     targets: &[i32],
     chunk: usize,
+    formats: Formats,
 ) -> Vec<f32> {
-    chunks_of_losses(hidden, weight, targets, chunk)
+    chunks_of_losses(hidden, weight, targets, chunk, formats)
         .flat_map(|losses| losses.into_data().iter::<f32>().collect::<Vec<_>>())
         .collect()
 }
@@ -132,24 +149,28 @@ fn chunks_of_losses(
     weight: Tensor<2>,
     targets: &[i32],
     chunk: usize,
+    formats: Formats,
 ) -> impl Iterator<Item = Tensor<2>> {
     let [b, t, width] = hidden.dims();
     let n = b * t;
-    let hidden = hidden.inner().reshape([n, width]);
+    let hidden = formats.products(hidden.inner().reshape([n, width]));
     let targets = Targets::new(targets, &hidden.device());
-    let weight = weight.inner();
+    let weight = formats.products(weight.inner());
     let step = chunk_len(chunk, n);
     (0..n).step_by(step).map(move |start| {
         let len = step.min(n - start);
         let hidden = hidden.clone().narrow(0, start, len);
-        chunk_losses(hidden, weight.clone(), &targets.narrow(start, len)).0
+        let targets = targets.narrow(start, len);
+        chunk_losses(hidden, weight.clone(), &targets, formats).0
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::DType;
     use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
+    use infinity_model::Precision;
 
     /// Worst RMS ratio on Flex, 2026-11-23: 2e-7.
     const TOL: Tol = Tol {
@@ -201,19 +222,27 @@ mod tests {
         let targets = [3, 0, 8, IGNORE_INDEX, 1, 1, 2, IGNORE_INDEX, 7, 5];
         let (sum, [d_h, d_w]) = reference(&h, &w, &targets, 0.25);
         let device = Device::flex().autodiff();
+        let formats = Formats::new(Precision::F32, &device);
         for chunk in [0, 1, 3, 10, 99] {
             let hidden = tensor(&h, [b, t, d], DType::F32, &device).require_grad();
             let weight = tensor(&w, [d, vocab], DType::F32, &device).require_grad();
-            let head = training_loss(hidden.clone(), weight.clone(), &targets, 0.25, chunk);
+            let head = training_loss(
+                hidden.clone(),
+                weight.clone(),
+                &targets,
+                0.25,
+                chunk,
+                formats,
+            );
             let grads = head.surrogate.backward();
             assert_close("loss", "sum", &[head.sum], &[sum], TOL);
             let actual = values(hidden.grad(&grads).unwrap());
             assert_close("loss", "d_hidden", &actual, &d_h, TOL);
             let actual = values(weight.grad(&grads).unwrap());
             assert_close("loss", "d_weight", &actual, &d_w, TOL);
-            let without = evaluation_loss(hidden.clone(), weight.clone(), &targets, chunk);
+            let without = evaluation_loss(hidden.clone(), weight.clone(), &targets, chunk, formats);
             assert_close("loss", "evaluation", &[without], &[sum], TOL);
-            let each = token_losses(hidden, weight, &targets, chunk);
+            let each = token_losses(hidden, weight, &targets, chunk, formats);
             assert_eq!((each.len(), each[3], each[7]), (b * t, 0.0, 0.0));
             let added = each.iter().map(|loss| f64::from(*loss)).sum();
             assert_close("loss", "token by token", &[added], &[sum], TOL);

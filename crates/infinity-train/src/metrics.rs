@@ -38,6 +38,8 @@ pub struct StepMetrics {
     pub eta_s: f64,
     /// Steps left out so far because something was not finite.
     pub skipped: u64,
+    /// Scale of the loss in f16.
+    pub loss_scale: Option<f64>,
 }
 
 /// One validation.
@@ -74,7 +76,7 @@ pub trait Reporter {
 impl StepMetrics {
     /// A line of `metrics.jsonl`.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut line = json!({
             "step": self.step,
             "tokens": self.tokens,
             "time_s": self.elapsed_s,
@@ -85,7 +87,11 @@ impl StepMetrics {
             "train/step_ms": self.step_ms,
             "train/skipped_steps": self.skipped,
             "mem/bytes": self.memory_bytes,
-        })
+        });
+        if let Some(scale) = self.loss_scale {
+            line["train/loss_scale"] = json!(scale);
+        }
+        line
     }
 }
 

@@ -6,15 +6,17 @@
 //! | gates | AdamW | `learning_rate` × `gate_learning_rate_multiplier` | no |
 //! | embedding, norms, biases, convolutions | AdamW | `learning_rate` | no |
 //!
-//! The update rules are Burn's; clipping is global and happens before them, in `clip`.
+//! Rules compute in f32, and what they remember is f32, whatever the format of the parameters. The
+//! update rules are Burn's; clipping is global and happens before them, in `clip`.
 
 use crate::config::{LrSchedulerConfig, OptimizerConfig, OptimizerName};
+use crate::in_single::InSingle;
 use crate::muon::Muon;
 use crate::schedule::Schedule;
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::optim::{AdamW, AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use infinity_model::ModelConfig;
 
 /// The two-dimensional hidden matrices: a word of their path, and their widths in and out.
@@ -43,17 +45,18 @@ fn any_of<'a>(words: impl IntoIterator<Item = &'a str>) -> ParamGroup {
     ParamGroup::from_any_predicates(words.into_iter().map(str::to_owned).collect())
 }
 
-fn adamw(config: &OptimizerConfig, weight_decay: f64) -> AdamW {
-    AdamWConfig::new()
+fn adamw(config: &OptimizerConfig, weight_decay: f64) -> InSingle<AdamW> {
+    let rule = AdamWConfig::new()
         .with_beta_1(config.beta1 as f32)
         .with_beta_2(config.beta2 as f32)
         .with_epsilon(config.eps as f32)
         .with_weight_decay(weight_decay as f32)
-        .build()
+        .build();
+    InSingle(rule)
 }
 
-fn muon(config: &OptimizerConfig, weight_decay: f64) -> Muon {
-    Muon::new(config.muon_momentum, weight_decay)
+fn muon(config: &OptimizerConfig, weight_decay: f64) -> InSingle<Muon> {
+    InSingle(Muon::new(config.muon_momentum, weight_decay))
 }
 
 /// The optimizer for a whole model. Later groups win over earlier ones.
@@ -104,9 +107,16 @@ pub fn learning_rates(
 
 /// The norm of all gradients together, and the gradients scaled down to `max_norm` (0: as they
 /// are). A norm that is not finite is returned with the gradients untouched.
-pub fn clip<M: Module>(
+pub fn clip<M: Module>(model: &M, grads: GradientsParams, max_norm: f64) -> (GradientsParams, f64) {
+    clip_scaled(model, grads, 1.0, max_norm)
+}
+
+/// [`clip`] for gradients that are `scale` times too large: the norm is that of the right ones,
+/// and they are divided by `scale`.
+pub fn clip_scaled<M: Module>(
     model: &M,
     mut grads: GradientsParams,
+    scale: f64,
     max_norm: f64,
 ) -> (GradientsParams, f64) {
     let mut squares = Squares {
@@ -116,11 +126,14 @@ pub fn clip<M: Module>(
     model.visit(&mut squares);
     let norm = squares
         .sum
-        .map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt());
-    if max_norm > 0.0 && norm > max_norm && norm.is_finite() {
+        .map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt())
+        / scale;
+    let too_long = max_norm > 0.0 && norm > max_norm;
+    let factor = if too_long { max_norm / norm } else { 1.0 } / scale;
+    if factor != 1.0 && norm.is_finite() {
         model.visit(&mut Scale {
             grads: &mut grads,
-            factor: max_norm / norm,
+            factor,
         });
     }
     (grads, norm)
@@ -134,7 +147,7 @@ struct Squares<'a> {
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.get::<D>(param.id) {
-            let square = grad.square().sum();
+            let square = grad.cast(DType::F32).square().sum();
             self.sum = Some(match self.sum.take() {
                 Some(sum) => sum + square,
                 None => square,

@@ -44,6 +44,8 @@ pub(crate) fn resume_state(
     Ok(Some(state))
 }
 
+/// Keys of `[run]` that decide it too.
+const FIXED_RUN_KEYS: [&str; 2] = ["seed", "precision"];
 /// Sections whose settings decide what the next step computes.
 const FIXED_SECTIONS: [&str; 6] = [
     "model",
@@ -54,7 +56,7 @@ const FIXED_SECTIONS: [&str; 6] = [
     "lr_scheduler",
 ];
 /// Keys in them that may change: how long, how fast, how it is watched.
-const FREE_KEYS: [&str; 13] = [
+const FREE_KEYS: [&str; 14] = [
     "vocab_size",
     "max_seconds",
     "num_workers",
@@ -64,6 +66,7 @@ const FREE_KEYS: [&str; 13] = [
     "gradient_checkpointing",
     "checkpoint_segment",
     "loss_watchdog",
+    "loss_scale",
     "skip_non_finite",
     "eos_token_id",
     "bos_token_id",
@@ -77,12 +80,13 @@ const LENGTH_KEYS: [&str; 3] = ["max_steps", "max_tokens", "num_train_epochs"];
 fn unchanged(was: &str, config: &RunConfig) -> Result<(), CheckpointError> {
     let parse = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
     let (was, now) = (parse(was), parse(&config.to_toml()));
-    let seed = |table: &toml::Table| table.get("run").and_then(|run| run.get("seed")).cloned();
     let any_length = matches!(
         config.lr_scheduler.kind,
         LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup
     );
-    let mut pairs = vec![("run.seed".to_owned(), seed(&was), seed(&now))];
+    let of_run = |table: &toml::Table, key| table.get("run").and_then(|run| run.get(key)).cloned();
+    let pair = |key| (format!("run.{key}"), of_run(&was, key), of_run(&now, key));
+    let mut pairs: Vec<_> = FIXED_RUN_KEYS.map(pair).to_vec();
     for section in FIXED_SECTIONS {
         let table = |from: &toml::Table| {
             from.get(section)

@@ -286,7 +286,8 @@ impl Reader<'_> {
         let (hidden, state) = self.model.forward_hidden(tokens, state);
         let losses = targets.map(|targets| {
             let weight = self.model.output_weight();
-            token_losses(hidden, weight, targets, self.options.loss_chunk)
+            let (chunk, formats) = (self.options.loss_chunk, self.model.formats());
+            token_losses(hidden, weight, targets, chunk, formats)
         });
         self.done += inputs.len() as u64;
         (self.progress)(self.done, self.total);

@@ -1,10 +1,11 @@
 //! A whole run: data, model, optimizer, loop, and the model directory at the end.
 
 use crate::checkpoint::{CheckpointStore, TrainerState};
-use crate::config::{GradientCheckpointing, Precision, Progress, RunConfig};
+use crate::config::{GradientCheckpointing, Progress, RunConfig};
 use crate::data::{BatchSource, EvalSource, PreparedData, TrainSource, prepare};
 use crate::error::TrainError;
 use crate::eval::EvalReport;
+use crate::loss_scale::LossScale;
 use crate::metrics::{LmMetric, Reporter};
 use crate::optimizer::{learning_rates, optimizer};
 use crate::renderer::Quiet;
@@ -18,7 +19,7 @@ use burn::train::logger::InMemoryMetricLogger;
 use burn::train::metric::{IterationSpeedMetric, LearningRateMetric};
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
 use infinity_model::count::ParameterCount;
-use infinity_model::{GenerationConfig, InfinityModel, ModelConfig, save_pretrained};
+use infinity_model::{Formats, GenerationConfig, InfinityModel, ModelConfig, save_pretrained};
 use serde_json::json;
 use std::io::IsTerminal;
 use std::sync::atomic::AtomicBool;
@@ -99,6 +100,11 @@ fn set_up(
 ) -> Result<(Arc<Loop>, Option<u64>), TrainError> {
     config.validate()?;
     supported(&config)?;
+    let formats = Formats::new(config.run.precision, device);
+    formats.check(device)?;
+    control
+        .reporter
+        .message(&format!("precision {}", formats.describe()));
     let checkpoints = CheckpointStore::new(config.output_dir().join("checkpoints"));
     let state = resume_state(
         &config,
@@ -142,6 +148,8 @@ fn set_up(
         config: config.to_toml(),
         text: prepared.meta.source.hash.clone(),
         tokenizer: prepared.meta.tokenizer_hash.clone(),
+        loss_scale: (config.run.precision.scales_loss())
+            .then(|| LossScale::new(&config.training.loss_scale)),
         ..TrainerState::default()
     };
     let stream = match resumed_at {
@@ -195,6 +203,9 @@ fn launch(fixed: &Arc<Loop>, device: &Device, resumed_at: Option<u64>) -> Infini
         device = device.gradient_checkpointing();
     }
     let model = config.model.init_seeded(config.run.seed, &device);
+    let model = model
+        .with_precision(config.run.precision)
+        .expect("checked before the run");
     let rates = learning_rates(
         &config.optimizer,
         &config.lr_scheduler,
@@ -267,10 +278,6 @@ fn supported(config: &RunConfig) -> Result<(), TrainError> {
             instead,
         })
     };
-    if config.run.precision != Precision::F32 {
-        let value = format!("{:?}", config.run.precision);
-        return refuse("run.precision", value, "train in \"f32\"");
-    }
     if config.logging.progress == Progress::Tui && !std::io::stdout().is_terminal() {
         let (value, instead) = (
             "\"tui\"".to_owned(),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use infinity_model::{Pretrained, from_pretrained};
+use infinity_model::{Precision, Pretrained, from_pretrained};
 use infinity_train::config::{ConfigLayers, LoadedConfig, RunConfig};
 use infinity_train::data::{self, DataEvent, EvalSource, TokenStore};
 use infinity_train::{EvalReport, evaluate};
@@ -41,6 +41,9 @@ pub(crate) struct EvalArgs {
     /// Where tokenized text is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<String>,
+    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true (default: as in training)
+    #[arg(long, alias = "dtype", value_name = "FORMAT")]
+    pub(crate) precision: Option<Precision>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -54,6 +57,8 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let config = config(&args, &directory)?;
     let chosen = device::open(&device::wanted(global))?;
     let Pretrained { model, .. } = from_pretrained(&directory, &chosen.device)?;
+    let precision = args.precision.unwrap_or(config.run.precision);
+    let model = model_dir::in_precision(model, precision, global.quiet || args.json)?;
     let text = text(&args, &config, global)?;
     if args.stream.stream {
         let run = eval_stream::Run {

@@ -114,7 +114,7 @@ const FLAGS: &[(&str, &[Flag])] = &[
         flag("weight-decay", "optimizer.weight_decay", "X", "Decoupled weight decay"),
         flag("lr-scheduler-type", "lr_scheduler.type", "TYPE", "linear, cosine, wsd, constant, constant_with_warmup"),
         flag("warmup-steps", "lr_scheduler.warmup_steps", "N", "Steps in which the learning rate rises").or(&["num-warmup-steps"]),
-        flag("precision", "run.precision", "FORMAT", "Number format; f32 in this version"),
+        flag("precision", "run.precision", "FORMAT", "Number formats: f32, bf16-mixed, f16-mixed (with loss scaling) or bf16-true"),
         switch("fp16", "run.precision", "f16-mixed", ""),
         switch("bf16", "run.precision", "bf16-mixed", ""),
     ]),

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use clap::Args;
 use infinity_model::generate::{FinishReason, Generation};
-use infinity_model::{GenerationConfig, Pretrained, Tokenizer, from_pretrained, generate};
+use infinity_model::{
+    GenerationConfig, Precision, Pretrained, Tokenizer, from_pretrained, generate,
+};
 use serde_json::{Value, json};
 
 use super::sampling::SamplingFlags;
@@ -33,6 +35,9 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     num_samples: u64,
+    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
+    #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
+    precision: Precision,
     #[command(flatten)]
     sampling: SamplingFlags,
     /// Show the text when it is finished, not token by token
@@ -58,6 +63,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
         generation,
         ..
     } = loaded;
+    let model = model_dir::in_precision(model, args.precision, global.quiet)?;
     let tokenizer = tokenizer.with_context(|| {
         format!(
             "{} has no tokenizer.json, which text needs",

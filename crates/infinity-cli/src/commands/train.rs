@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use clap::Args;
+use infinity_model::Formats;
 use infinity_model::count::{state_bytes, training_flops_per_token};
 use infinity_train::config::{LoadedConfig, LoggingConfig, Progress, RunConfig};
 use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
@@ -102,6 +103,7 @@ fn measure(config: &RunConfig, global: &Global) -> anyhow::Result<u8> {
         max_eval_batches: Some(config.eval.max_batches.to_string()),
         text_column: None,
         cache_dir: Some(config.data.cache_dir.display().to_string()),
+        precision: Some(config.run.precision),
         json: false,
         stream: StreamArgs::default(),
     };
@@ -188,6 +190,9 @@ fn describe_only(config: RunConfig, source: String, chosen: &Chosen) -> anyhow::
     for line in announcement(&config, chosen) {
         output::line(&line)?;
     }
+    let formats = Formats::new(config.run.precision, &chosen.device);
+    formats.check(&chosen.device)?;
+    output::line(&format!("precision {}", formats.describe()))?;
     output::note("measuring some steps, about ten seconds …");
     let window = config.data.training_window();
     let interrupt = interrupt::flag("stopping after this step")?;

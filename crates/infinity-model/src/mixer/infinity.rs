@@ -5,6 +5,7 @@ use super::gates::Gates;
 use super::{Call, heads};
 use crate::config::{KernelType, ModelConfig, QkNorm};
 use crate::init::Init;
+use crate::precision::Formats;
 use crate::state::LayerState;
 use burn::module::{Module, Param};
 use burn::nn::{Linear, RmsNorm};
@@ -131,7 +132,9 @@ impl InfinityMixer {
         tails: Vec<Tensor<3>>,
     ) -> (Tensor<3>, LayerState) {
         let [b, t, _] = x.dims();
-        let projected = self.projected(&x, tails);
+        let formats = call.formats();
+        let half = formats.products(x.clone());
+        let projected = self.projected(&half, formats, tails);
         let tails = projected.tails.clone();
         let out = match self.config.qk_norm {
             QkNorm::L2 => self.read_memory(&x, projected, call, memory),
@@ -139,12 +142,15 @@ impl InfinityMixer {
         };
         let (weight, eps) = (self.o_norm.gamma.val(), self.o_norm.epsilon);
         let o = match &self.output_gate_proj {
-            Some(proj) => gated_rms_norm(out.o, weight, proj.forward(x), eps),
-            None => rms_norm(out.o, weight, eps),
+            Some(proj) => {
+                let gate = formats.stream(formats.linear(proj, half));
+                gated_rms_norm(formats.stream(out.o), weight, gate, eps)
+            }
+            None => rms_norm(formats.stream(out.o), weight, eps),
         };
         let o = o.reshape([b, t, self.config.n_heads * self.config.value_dim]);
         (
-            self.o_proj.forward(o),
+            formats.stream(formats.linear(&self.o_proj, formats.products(o))),
             LayerState::Infinity {
                 memory: out.state,
                 tails,
@@ -154,18 +160,18 @@ impl InfinityMixer {
 
     /// All gates for the normed input `[B, T, D]`.
     pub(super) fn gates(&self, x: &Tensor<3>) -> GateValues {
-        self.gates.forward(x)
+        self.gates.forward(&x.clone().cast(DType::F32))
     }
 
     /// Projections and convolutions.
-    fn projected(&self, x: &Tensor<3>, tails: Vec<Tensor<3>>) -> Projected {
+    fn projected(&self, x: &Tensor<3>, formats: Formats, tails: Vec<Tensor<3>>) -> Projected {
         let mut tails = tails.into_iter();
         let mut next = Vec::with_capacity(3);
         let mut project = |proj: &Linear, conv: &Option<ShortConv>| {
-            let mut y = proj.forward(x.clone());
+            let mut y = formats.single(formats.linear(proj, x.clone()));
             if let Some(conv) = conv {
                 let tail = tails.next().expect("a tail for every convolution");
-                let (convolved, tail) = short_conv_silu(y, conv.taps(), tail);
+                let (convolved, tail) = short_conv_silu(y, formats.kernels(conv.taps()), tail);
                 next.push(tail);
                 y = convolved;
             }
@@ -183,10 +189,11 @@ impl InfinityMixer {
     }
 
     /// What is left of the feature map once its parameters, if it has any, have been applied.
-    fn parameterised(&self, x: Tensor<4>) -> (Tensor<4>, FeatureMap) {
+    fn parameterised(&self, x: Tensor<4>, formats: Formats) -> (Tensor<4>, FeatureMap) {
         match (&self.feature_map, self.config.kernel_type) {
             (Some(map), _) => {
-                let x = feature_map::learnable(x, map.weight.val(), map.bias.val());
+                let (x, weight) = (formats.kernels(x), formats.kernels(map.weight.val()));
+                let x = feature_map::learnable(x, weight, formats.single(map.bias.val()));
                 (x, FeatureMap::Identity)
             }
             (None, KernelType::Elu) => (x, FeatureMap::EluPlusOne),
@@ -204,7 +211,7 @@ impl InfinityMixer {
     ) -> MemoryScanOutput {
         let Projected { q, k, v, .. } = projected;
         let [q, k] = [q, k].map(|x| {
-            let (x, map) = self.parameterised(x);
+            let (x, map) = self.parameterised(x, call.formats);
             call.rotary.unit(x, map)
         });
         self.scan(call, x, [q, k, v], memory)
@@ -221,7 +228,7 @@ impl InfinityMixer {
     ) -> MemoryScanOutput {
         let Projected { q, k, v, .. } = projected;
         let [q, k] = [q, k].map(|x| {
-            let (x, map) = self.parameterised(x);
+            let (x, map) = self.parameterised(x, call.formats);
             map.apply(x)
         });
         let v_dim = self.config.value_dim;
@@ -243,11 +250,11 @@ impl InfinityMixer {
         [q, k, v]: [Tensor<4>; 3],
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
-        let gates = self.gates.forward(x);
+        let gates = self.gates.forward(&call.formats.single(x.clone()));
         let inputs = MemoryScanInputs {
-            q: q.cast(DType::F32),
-            k: k.cast(DType::F32),
-            v: v.cast(DType::F32),
+            q: call.formats.kernels(q),
+            k: call.formats.kernels(k),
+            v: call.formats.kernels(v),
             log_decay: gates.log_decay,
             read: gates.read,
             write: gates.write,

@@ -6,6 +6,7 @@ mod softmax;
 
 use crate::config::{self, ModelConfig};
 use crate::init::Init;
+use crate::precision::Formats;
 use crate::state::LayerState;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -35,21 +36,28 @@ pub struct Call {
     rotary: Rotary,
     /// The form of `memory_scan`.
     form: Form,
+    /// Which operation computes in what.
+    formats: Formats,
 }
 
 impl Call {
+    /// Which operation computes in what.
+    pub(crate) fn formats(&self) -> Formats {
+        self.formats
+    }
+
     /// `x` turned to its positions.
     fn rotated(&self, x: Tensor<4>) -> Tensor<4> {
         self.rotary.apply(x)
     }
 }
 
-/// A call with `t` tokens from `starts` on, in `form`.
+/// A call with `t` tokens from `starts` on, in a form and in formats.
 pub(crate) fn call(
     config: &ModelConfig,
     starts: &[u64],
     t: usize,
-    form: Form,
+    (form, formats): (Form, Formats),
     device: &Device,
 ) -> Call {
     let dims = RotaryDims {
@@ -58,7 +66,11 @@ pub(crate) fn call(
         base: config.rotary_embedding_base,
     };
     let rotary = Rotary::new(starts, t, dims, device);
-    Call { rotary, form }
+    Call {
+        rotary,
+        form,
+        formats,
+    }
 }
 
 impl Mixer {

@@ -45,9 +45,15 @@ impl SoftmaxMixer {
         cache: Option<(Tensor<4>, Tensor<4>)>,
     ) -> (Tensor<3>, LayerState) {
         let [b, t, _] = x.dims();
-        let q = call.rotated(heads(self.q_proj.forward(x.clone()), self.n_heads));
-        let mut k = call.rotated(heads(self.k_proj.forward(x.clone()), self.n_heads));
-        let mut v = heads(self.v_proj.forward(x), self.n_heads);
+        let formats = call.formats();
+        let x = formats.products(x);
+        let project = |proj: &Linear| {
+            let y = formats.linear(proj, x.clone());
+            heads(formats.single(y), self.n_heads)
+        };
+        let q = formats.kernels(call.rotated(project(&self.q_proj)));
+        let mut k = formats.kernels(call.rotated(project(&self.k_proj)));
+        let mut v = project(&self.v_proj);
         if let Some((keys, values)) = cache {
             k = Tensor::cat(vec![keys, k], 1);
             v = Tensor::cat(vec![values, v], 1);
@@ -55,9 +61,9 @@ impl SoftmaxMixer {
         let drop = |weights| self.dropout.forward(weights);
         let o = softmax_attention(q, k.clone(), v.clone(), drop);
         let [.., v_dim] = v.dims();
-        let o = self.o_proj.forward(o.reshape([b, t, self.n_heads * v_dim]));
+        let o = formats.products(o.reshape([b, t, self.n_heads * v_dim]));
         (
-            o,
+            formats.stream(formats.linear(&self.o_proj, o)),
             LayerState::Softmax {
                 cache: Some((k, v)),
             },

@@ -5,6 +5,7 @@
 mod answer;
 mod apart;
 mod kinds;
+mod precision;
 mod rows;
 mod split;
 mod state;

@@ -16,6 +16,7 @@ mod part;
 pub use part::Part;
 
 use crate::error::CheckpointError;
+use crate::loss_scale::LossScale;
 use crate::stream_state::{self, STREAM};
 use burn::tensor::Device;
 use files::{Mark, remove_if_there, sync_directory, write_error, write_synced};
@@ -46,6 +47,9 @@ pub struct TrainerState {
     pub tokens: u64,
     /// Steps left out because something was not finite.
     pub skipped: u64,
+    /// Scale of the loss, where the precision needs one.
+    #[serde(default)]
+    pub loss_scale: Option<LossScale>,
     /// Seconds of training.
     pub elapsed_s: f64,
     /// Lowest validation loss so far.

@@ -3,6 +3,7 @@
 //! Key names are those of Hugging Face's trainer and of the original project's flags. Every
 //! struct refuses unknown keys; `super::strict` does so first, with a better message.
 
+pub use infinity_model::Precision;
 use serde::{Deserialize, Serialize};
 
 /// `[run]`: what the run is called, where it writes, on what it computes.
@@ -36,20 +37,6 @@ impl Default for RunSection {
     }
 }
 
-/// Number formats of parameters and arithmetic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// Everything in 32-bit floats.
-    F32,
-    /// f32 parameters, bf16 matrix products.
-    Bf16Mixed,
-    /// f32 parameters, f16 matrix products with loss scaling.
-    F16Mixed,
-    /// Everything in bf16.
-    Bf16True,
-}
-
 /// `[training]`: batch sizes, length of the run, gradient handling.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -80,6 +67,8 @@ pub struct TrainingConfig {
     pub skip_non_finite: bool,
     /// Stop when the loss stays above a threshold.
     pub loss_watchdog: LossWatchdog,
+    /// How the loss is scaled in `f16-mixed`.
+    pub loss_scale: LossScaling,
     /// Tokens whose logits exist at one time while the loss is computed; 0: all of the batch.
     pub loss_chunk: usize,
 }
@@ -99,6 +88,7 @@ impl Default for TrainingConfig {
             checkpoint_segment: 0,
             skip_non_finite: true,
             loss_watchdog: LossWatchdog::default(),
+            loss_scale: LossScaling::default(),
             loss_chunk: 2048,
         }
     }
@@ -151,6 +141,25 @@ impl Default for LossWatchdog {
         Self {
             threshold: 0.0,
             patience: 3,
+        }
+    }
+}
+
+/// Dynamic loss scaling, used by `run.precision = "f16-mixed"` alone.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossScaling {
+    /// Factor on the loss at the start of a run; a power of two scales without rounding.
+    pub initial: f64,
+    /// Steps in a row without overflow after which it doubles.
+    pub growth_interval: u64,
+}
+
+impl Default for LossScaling {
+    fn default() -> Self {
+        Self {
+            initial: 65536.0,
+            growth_interval: 2000,
         }
     }
 }

@@ -5,9 +5,10 @@ use std::fmt::Display;
 
 use super::{
     ConfigError, DistributedStrategy, GradientCheckpointing, LrSchedulerType, ModelConfig,
-    Precision, RunConfig, SCHEMA,
+    RunConfig, SCHEMA,
 };
 use crate::data::DataError;
+use crate::loss_scale::FLOOR;
 use infinity_model::config::Mixer;
 
 /// Stands in for a vocabulary that is still to be read from the tokenizer.
@@ -126,6 +127,14 @@ impl RunConfig {
             let limit = "only training.gradient_checkpointing = \"segments\" has segments";
             return refuse("training.checkpoint_segment", t.checkpoint_segment, limit);
         }
+        if !(t.loss_scale.initial >= FLOOR && (t.loss_scale.initial as f32).is_finite()) {
+            let limit = "must be at least 1 and a number that f32 has";
+            return refuse("training.loss_scale.initial", t.loss_scale.initial, limit);
+        }
+        if t.loss_scale.growth_interval == 0 {
+            let key = "training.loss_scale.growth_interval";
+            return refuse(key, 0, "must be at least 1");
+        }
         if t.loss_watchdog.threshold > 0.0 && t.loss_watchdog.patience == 0 {
             return refuse("training.loss_watchdog.patience", 0, "must be at least 1");
         }
@@ -223,10 +232,6 @@ impl RunConfig {
 
     /// Keys that are read and whose other values do not work yet: refused, never ignored.
     fn validate_not_yet(&self) -> Result<(), ConfigError> {
-        if self.run.precision != Precision::F32 {
-            let value = Quoted(&self.run.precision);
-            return refuse("run.precision", value, "only \"f32\" works in this version");
-        }
         if self.distributed.strategy != DistributedStrategy::Single {
             let limit = "only \"single\" works in this version";
             return refuse("distributed.strategy", "\"ddp\"", limit);
@@ -372,9 +377,14 @@ mod tests {
             ),
             (&["logging.every=0"], "logging.every", "at least 1"),
             (
-                &["run.precision=bf16-mixed"],
-                "run.precision",
-                "\"bf16-mixed\"",
+                &["training.loss_scale.initial=0.5"],
+                "training.loss_scale.initial",
+                "at least 1",
+            ),
+            (
+                &["training.loss_scale.growth_interval=0"],
+                "training.loss_scale.growth_interval",
+                "at least 1",
             ),
             (
                 &["training.checkpoint_segment=512"],

@@ -91,6 +91,7 @@ impl Pass<'_> {
             &batch.host.targets,
             batch.scale,
             trainee.loss_chunk,
+            trainee.model.formats(),
         );
         let gradients = loss.surrogate.backward();
         (loss.sum, self.learned(gradients, x))

@@ -34,7 +34,7 @@ pub struct LmBatch {
     /// The state its rows start from; `None` is the empty one.
     pub state: Option<ModelState>,
     /// Factor on the gradient: one over the targets of all micro-batches of the step, so that
-    /// accumulated gradients are a mean over tokens.
+    /// accumulated gradients are a mean over tokens; and the loss scale, in f16.
     pub scale: f64,
     /// Seed of what is random in the step (dropout); `None` lets the device draw one.
     pub seed: Option<u64>,
@@ -185,7 +185,8 @@ impl InferenceStep for Trainee {
             .model
             .forward_hidden(batch.tokens(0, batch.host.len, &device), start);
         let weight = self.model.output_weight();
-        let loss_sum = evaluation_loss(hidden, weight, &batch.host.targets, self.loss_chunk);
+        let (targets, formats) = (&batch.host.targets, self.model.formats());
+        let loss_sum = evaluation_loss(hidden, weight, targets, self.loss_chunk, formats);
         LmOutput {
             loss_sum,
             n_tokens: batch.host.valid,

@@ -116,6 +116,7 @@ impl Pass<'_> {
             &batch.host.columns(&batch.host.targets, from, to),
             batch.scale,
             trainee.loss_chunk,
+            trainee.model.formats(),
         );
         let onward = d_end.and_then(|d_end| end.inner_product(&d_end));
         let surrogate = match onward {

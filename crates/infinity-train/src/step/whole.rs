@@ -21,6 +21,7 @@ pub(super) fn learn(trainee: &Trainee, batch: &LmBatch) -> Learned {
         &host.targets,
         batch.scale,
         trainee.loss_chunk,
+        model.formats(),
     );
     let mut gradients = loss.surrogate.backward();
     Learned {

@@ -220,6 +220,7 @@ impl Fit<'_> {
             elapsed_s: run.state.elapsed_s,
             eta_s: step_s * (self.fixed.total_steps - run.state.step) as f64,
             skipped: run.state.skipped,
+            loss_scale: run.state.loss_scale.map(|scale| scale.scale),
         };
         self.clock.logged = Instant::now();
         (self.clock.paused_s, self.clock.tokens, self.clock.steps) = (0.0, 0, 0);

@@ -3,8 +3,9 @@
 use super::{Fit, Loop, Run};
 use crate::checkpoint::TrainerState;
 use crate::error::TrainError;
+use crate::loss_scale::LossScale;
 use crate::metrics::LmOutput;
-use crate::optimizer::clip;
+use crate::optimizer::clip_scaled;
 use crate::step::LmBatch;
 use burn::data::dataloader::Progress;
 use burn::optim::GradientsAccumulator;
@@ -17,6 +18,8 @@ pub(super) struct StepResult {
     pub(super) grad_norm: f64,
     pub(super) learning_rate: f64,
     pub(super) finite: bool,
+    /// The scale after a step that was left out because it was too high.
+    pub(super) overflow: Option<LossScale>,
 }
 
 impl Fit<'_> {
@@ -31,6 +34,7 @@ impl Fit<'_> {
         let hosts = (0..n)
             .map(|_| self.next_batch(state.micro_step))
             .collect::<Result<Vec<_>, _>>()?;
+        let loss_scale = state.loss_scale.map_or(1.0, |scale| scale.scale);
         let targets: usize = hosts.iter().map(|host| host.valid).sum();
         let tokens: usize = hosts.iter().map(|host| host.rows * host.len).sum();
         let mut accumulator = GradientsAccumulator::new();
@@ -45,7 +49,7 @@ impl Fit<'_> {
             let seed = config.run.seed.wrapping_add(state.micro_step + i as u64);
             let batch = LmBatch {
                 state: carried.take().filter(|state| state.batch() == host.rows),
-                scale: 1.0 / targets.max(1) as f64,
+                scale: loss_scale / targets.max(1) as f64,
                 seed: Some(seed),
                 host,
             };
@@ -61,17 +65,21 @@ impl Fit<'_> {
             }
         }
         let grads = single.unwrap_or_else(|| accumulator.grads());
-        let (grads, grad_norm) = clip(&self.learner.model(), grads, config.training.max_grad_norm);
+        let (model, max_norm) = (self.learner.model(), config.training.max_grad_norm);
+        let (grads, grad_norm) = clip_scaled(&model, grads, loss_scale, max_norm);
         let loss = total.loss_sum / total.n_tokens.max(1) as f64;
         let finite = loss.is_finite() && grad_norm.is_finite();
+        let overflow = self.rescale(state, finite)?;
         // The schedule goes on with the step, whether or not it was taken.
         self.learner.lr_step();
-        if finite || !config.training.skip_non_finite {
+        if finite || !(config.training.skip_non_finite || overflow.is_some()) {
             self.learner.optimizer_step(grads);
         } else {
             state.skipped += 1;
-            // A state that is not finite would spoil every batch after it.
-            *carried = None;
+            if overflow.is_none() || !loss.is_finite() {
+                // A state that is not finite would spoil every batch after it.
+                *carried = None;
+            }
         }
         state.step += 1;
         state.micro_step += n;
@@ -86,7 +94,26 @@ impl Fit<'_> {
             grad_norm,
             learning_rate,
             finite,
+            overflow,
         })
+    }
+
+    /// Fits the loss scale to a step, where there is one; the new one if the step overflowed.
+    fn rescale(
+        &self,
+        state: &mut TrainerState,
+        finite: bool,
+    ) -> Result<Option<LossScale>, TrainError> {
+        let Some(scale) = &mut state.loss_scale else {
+            return Ok(None);
+        };
+        let config = &self.fixed.config.training.loss_scale;
+        let updated = scale.update(finite, config);
+        updated.map_err(|error| TrainError::Diverged {
+            step: state.step + 1,
+            reason: error.to_string(),
+        })?;
+        Ok((!finite).then_some(*scale))
     }
 
     /// Hands a step to burn-train's metrics.
@@ -112,6 +139,14 @@ impl Fit<'_> {
     ) -> Result<(), TrainError> {
         let training = &self.fixed.config.training;
         let step = run.state.step;
+        if let Some(scale) = result.overflow {
+            // Not the run's fault but the scale's; one that keeps overflowing ends at its floor.
+            run.reporter.message(&format!(
+                "step {step} left out: overflow in f16, loss scale now {} ({} so far)",
+                scale.scale, run.state.skipped
+            ));
+            return Ok(());
+        }
         if !result.finite {
             let (loss, norm) = (result.loss, result.grad_norm);
             if !training.skip_non_finite {

@@ -3,7 +3,7 @@
 use crate::common::{metrics, run};
 use crate::{directory, result};
 use infinity_train::Resume;
-use infinity_train::config::{OptimizerName, RunConfig};
+use infinity_train::config::{OptimizerName, Precision, RunConfig};
 use infinity_train::data::{InitialState, Packing};
 use serde_json::Value;
 use std::fs;
@@ -90,6 +90,42 @@ fn a_mixture_of_initial_states_goes_on_exactly() {
     };
     let own = losses(&|config| config.data.stateful = true);
     assert_ne!(losses(&mixed), own, "the mixture changes the run");
+}
+
+#[test]
+fn half_precision_goes_on_exactly() {
+    goes_on_exactly(Packing::Shuffled, |config| {
+        config.run.precision = Precision::Bf16Mixed;
+        config.optimizer.name = OptimizerName::Muon;
+    });
+    goes_on_exactly(Packing::Contiguous, |config| {
+        config.run.precision = Precision::Bf16True;
+        config.data.stateful = true;
+    });
+}
+
+/// A scale that overflows at first and grows every two steps: it changes on both sides of the cut.
+fn scaled(config: &mut RunConfig) {
+    config.run.precision = Precision::F16Mixed;
+    config.training.loss_scale.initial = 2f64.powi(20);
+    config.training.loss_scale.growth_interval = 2;
+}
+
+#[test]
+fn the_loss_scale_goes_on_exactly() {
+    goes_on_exactly(Packing::Shuffled, scaled);
+}
+
+/// What the comparison would say of a scale that is counted differently after the interruption.
+#[test]
+fn another_count_of_good_steps_is_caught() {
+    let (whole, config) = directory(Packing::Shuffled, scaled);
+    run(&config, None, None).0.unwrap();
+    let (parts, mut config) = directory(Packing::Shuffled, scaled);
+    run(&config, None, Some(4)).0.unwrap();
+    config.training.loss_scale.growth_interval = 3;
+    run(&config, Some(Resume::Latest), None).0.unwrap();
+    assert_ne!(result(&parts).1, result(&whole).1);
 }
 
 /// What the comparison would say of a state that is not carried over the interruption.

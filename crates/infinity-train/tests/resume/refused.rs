@@ -2,7 +2,7 @@
 
 use crate::common::run;
 use crate::{directory, result, stopped, store};
-use infinity_train::config::{LrSchedulerType, RunConfig};
+use infinity_train::config::{LrSchedulerType, Precision, RunConfig};
 use infinity_train::data::Packing;
 use infinity_train::{CheckpointError, Resume, TrainError};
 use std::fs;
@@ -34,6 +34,9 @@ fn changed_settings_are_refused_by_name() {
     type Change = fn(&mut RunConfig);
     let changes: [(&str, Change); 10] = [
         ("run.seed", |config| config.run.seed += 1),
+        ("run.precision", |config| {
+            config.run.precision = Precision::Bf16Mixed
+        }),
         ("model.hidden_size", |config| config.model.hidden_size = 8),
         ("model.num_memory_scales", |config| {
             config.model.num_memory_scales = 1

@@ -6,6 +6,7 @@ mod devices;
 mod evaluation;
 mod groups;
 mod initial_state;
+mod precision;
 mod stream;
 
 use common::{ByPath, config, gradients, metrics, parameters, run};
