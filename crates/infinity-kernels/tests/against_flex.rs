@@ -6,7 +6,6 @@ mod devices;
 use burn::tensor::{DType, Device, Tensor};
 use devices::on_every_device;
 use infinity_kernels::feature_map::{elu_plus_one, l2_normalize, learnable, relu};
-use infinity_kernels::rotary::{Rotary, RotaryDims};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
 /// Worst RMS ratio on software Vulkan, 2026-11-24: SET_BELOW.
@@ -57,19 +56,6 @@ fn feature_maps(device: &Device) {
     });
 }
 
-fn rotary_positions(device: &Device) {
-    let dims = RotaryDims {
-        key_dim: 16,
-        rotated: 8,
-        base: 10_000.0,
-    };
-    for starts in [[0, 0], [5, 1_000_000_000_000]] {
-        same_as_flex(device, "rotary", |x, device| {
-            Rotary::new(&starts, 5, dims, device).apply(x)
-        });
-    }
-}
-
 #[test]
 fn another_map_is_caught() {
     let [y, dx] = answers(&Device::flex(), |x, _| relu(x));
@@ -78,4 +64,4 @@ fn another_map_is_caught() {
     assert!(compare(&d_other, &dx, TOL).is_err());
 }
 
-on_every_device!(feature_maps, rotary_positions);
+on_every_device!(feature_maps);

@@ -1,6 +1,9 @@
 //! The gates, native and on tensors, against their reference; gradients against its slopes.
 
+mod devices;
+
 use burn::tensor::{DType, Device};
+use devices::on_every_device;
 use infinity_kernels::memory_gates::{
     DecayRule, GateInputs, GateRule, memory_gates, on_tensors, reference,
 };
@@ -104,8 +107,8 @@ impl Probe {
     }
 
     /// Gates and gradients of projections, `A_log` and biases, by the kernel or on tensors.
-    fn run(&self, native: bool) -> ([Vec<f64>; 4], [Vec<f64>; 3]) {
-        let device = Device::flex().autodiff();
+    fn run(&self, device: &Device, native: bool) -> ([Vec<f64>; 4], [Vec<f64>; 3]) {
+        let device = device.clone().autodiff();
         let GateRule {
             n_heads: h,
             n_states: s,
@@ -152,15 +155,14 @@ impl Probe {
     }
 }
 
-#[test]
-fn matches_the_reference_and_its_slopes() {
+fn matches_the_reference_and_its_slopes(device: &Device) {
     for rule in rules() {
         let probe = Probe::new(rule, [2, 3]);
         let expected = probe.gates(&probe.z, &probe.a_log, &probe.bias);
         let slopes = probe.slopes();
         for native in [true, false] {
             let name = format!("{rule:?}, native {native}");
-            let (gates, grads) = probe.run(native);
+            let (gates, grads) = probe.run(device, native);
             for (i, part) in ["log_decay", "read", "write", "erase"].iter().enumerate() {
                 assert_close(&name, part, &gates[i], &expected[i], TOL);
             }
@@ -175,8 +177,8 @@ fn matches_the_reference_and_its_slopes() {
 fn many_tokens_in_pieces_match_tensors_bit_for_bit_twice() {
     let rule = *rules().last().expect("there are rules");
     let probe = Probe::new(rule, [3, 67]);
-    let (gates, grads) = probe.run(true);
-    let (on_tensors, grads_on_tensors) = probe.run(false);
+    let (gates, grads) = probe.run(&Device::flex(), true);
+    let (on_tensors, grads_on_tensors) = probe.run(&Device::flex(), false);
     for i in 0..4 {
         assert_close("pieces", "gate", &gates[i], &on_tensors[i], TOL);
     }
@@ -184,7 +186,7 @@ fn many_tokens_in_pieces_match_tensors_bit_for_bit_twice() {
         assert_close("pieces", "gradient", &grads[i], &grads_on_tensors[i], GRADS);
     }
     assert_eq!(
-        probe.run(true),
+        probe.run(&Device::flex(), true),
         (gates, grads),
         "two runs give the same bits"
     );
@@ -199,3 +201,5 @@ fn a_forgotten_bias_is_caught() {
         assert!(compare(&wrong[i], &right[i], TOL).is_err());
     }
 }
+
+on_every_device!(matches_the_reference_and_its_slopes);

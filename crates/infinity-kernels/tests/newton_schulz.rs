@@ -1,6 +1,9 @@
 //! Newton–Schulz, native and on tensors, against its reference.
 
+mod devices;
+
 use burn::tensor::{DType, Device};
+use devices::on_every_device;
 use infinity_kernels::newton_schulz::{newton_schulz, on_tensors, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
@@ -12,9 +15,7 @@ const TOL: Tol = Tol {
     floor: 0.0,
 };
 
-#[test]
-fn matches_the_reference() {
-    let device = Device::flex();
+fn matches_the_reference(device: &Device) {
     for [rows, columns] in [
         [1, 1],
         [3, 7],
@@ -26,7 +27,7 @@ fn matches_the_reference() {
     ] {
         let g = Random(6).values(rows * columns, -1.0, 1.0);
         let expected = reference::forward([rows, columns], &g);
-        let x = tensor(&g, [rows, columns], DType::F32, &device);
+        let x = tensor(&g, [rows, columns], DType::F32, device);
         for (name, actual) in [
             ("native", newton_schulz(x.clone())),
             ("tensors", on_tensors(x)),
@@ -58,3 +59,5 @@ fn zero_stays_zero_and_a_missing_step_is_caught() {
     let twice = reference::forward([3, 4], &once);
     assert!(compare(&twice, &once, TOL).is_err());
 }
+
+on_every_device!(matches_the_reference);

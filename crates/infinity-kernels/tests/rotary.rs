@@ -1,6 +1,9 @@
 //! The rotated unit vector, native and on tensors, against its reference, gradients too.
 
+mod devices;
+
 use burn::tensor::{DType, Device};
+use devices::on_every_device;
 use infinity_kernels::feature_map::{FeatureMap, l2_normalize};
 use infinity_kernels::rotary::{Rotary, RotaryDims, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
@@ -19,26 +22,27 @@ const MAPS: [FeatureMap; 3] = [
 
 /// Result and gradient by the native kernel or on tensors.
 fn run(
+    device: &Device,
     map: FeatureMap,
     dims: [usize; 4],
     (starts, rotated): (&[u64], usize),
     native: bool,
 ) -> [Vec<f64>; 2] {
-    let device = Device::flex().autodiff();
+    let tracked = device.clone().autodiff();
     let [_, t, _, key_dim] = dims;
     let rotary_dims = RotaryDims {
         key_dim,
         rotated,
         base: 100.0,
     };
-    let rotary = Rotary::new(starts, t, rotary_dims, &Device::flex());
+    let rotary = Rotary::new(starts, t, rotary_dims, device);
     let (x, d_y) = seeded(dims);
-    let x = tensor(&x, dims, DType::F32, &device).require_grad();
+    let x = tensor(&x, dims, DType::F32, &tracked).require_grad();
     let y = match native {
         true => rotary.unit(x.clone(), map),
         false => rotary.apply(l2_normalize(map.apply(x.clone()))),
     };
-    let grads = (y.clone() * tensor(&d_y, dims, DType::F32, &device))
+    let grads = (y.clone() * tensor(&d_y, dims, DType::F32, &tracked))
         .sum()
         .backward();
     [values(y.inner()), values(x.grad(&grads).unwrap())]
@@ -70,8 +74,7 @@ fn expected(
     [y, d_x]
 }
 
-#[test]
-fn matches_the_reference_gradients_too() {
+fn matches_the_reference_gradients_too(device: &Device) {
     let cases: [([usize; 4], &[u64], usize); 4] = [
         ([1, 1, 1, 1], &[0], 0),
         ([2, 5, 3, 6], &[0, 7], 4),
@@ -82,7 +85,7 @@ fn matches_the_reference_gradients_too() {
         for map in MAPS {
             let expected = expected(map, dims, (starts, rotated));
             for native in [true, false] {
-                let actual = run(map, dims, (starts, rotated), native);
+                let actual = run(device, map, dims, (starts, rotated), native);
                 let name = format!("{dims:?} {map:?}, native {native}");
                 assert_close(&name, "y", &actual[0], &expected[0], TOL);
                 // One value of unit length has no direction to move in: its gradient is rounding.
@@ -117,3 +120,5 @@ fn the_reference_matches_finite_differences_and_the_wrong_way_round_does_not() {
         assert!(compare(&wrong, &right, TOL).is_err());
     }
 }
+
+on_every_device!(matches_the_reference_gradients_too);
