@@ -12,6 +12,7 @@ use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
 use burn::tensor::{Device, Int, Tensor, assert_shape};
 use infinity_kernels::Form;
 use infinity_kernels::form::FormError;
+use infinity_kernels::linear::linear;
 
 /// Tokens read at once by [`InfinityModel::prefill`]: enough for whole matrix products, few enough
 /// that a prompt of any length is read in constant memory.
@@ -203,6 +204,9 @@ impl InfinityModel {
     /// Logits `[B, T, vocab_size]` of `hidden` `[B, T, D]`, in f32 whatever the precision.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         let formats = self.formats();
+        if formats.is_single() {
+            return linear(hidden, self.output_weight());
+        }
         let hidden = formats.products(hidden);
         let weight = formats.products(self.output_weight());
         formats.single(formats.matmul(hidden, weight.unsqueeze()))

@@ -24,6 +24,7 @@ use crate::error::PrecisionError;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Linear;
 use burn::tensor::{Device, FloatDType, Tensor};
+use infinity_kernels::linear as projection;
 use infinity_kernels::rounding::{Half, HalfSupport, rounded};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -212,6 +213,11 @@ impl Formats {
         }
     }
 
+    /// Whether everything is in `f32`.
+    pub fn is_single(&self) -> bool {
+        self.half.is_none()
+    }
+
     /// `x · y`, both as [`products`](Self::products) gives them, with the result in that format.
     pub fn matmul<const D: usize>(&self, x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
         let product = x.matmul(y);
@@ -223,9 +229,11 @@ impl Formats {
 
     /// `linear(x)`, for `x` as [`products`](Self::products) gives it, with the result in that
     /// format.
-    pub fn linear<const D: usize>(&self, linear: &Linear, x: Tensor<D>) -> Tensor<D> {
-        if self.half.is_none() {
-            return linear.forward(x);
+    pub fn linear(&self, linear: &Linear, x: Tensor<3>) -> Tensor<3> {
+        match (self.half, &linear.bias) {
+            (None, None) => return projection::linear(x, linear.weight.val()),
+            (None, Some(_)) => return linear.forward(x),
+            _ => {}
         }
         let weight = self.products(linear.weight.val());
         let bias = linear.bias.as_ref().map(|bias| self.products(bias.val()));

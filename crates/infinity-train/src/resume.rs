@@ -97,7 +97,7 @@ fn unchanged(was: &str, config: &RunConfig) -> Result<(), CheckpointError> {
         let (was, now) = (table(&was), table(&now));
         let fixed = |key: &&String| {
             let key = key.as_str();
-            !FREE_KEYS.contains(&key) && !(any_length && LENGTH_KEYS.contains(&key))
+            !(FREE_KEYS.contains(&key) || any_length && LENGTH_KEYS.contains(&key))
         };
         for key in now.keys().chain(was.keys()).filter(fixed) {
             pairs.push((

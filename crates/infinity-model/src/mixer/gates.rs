@@ -8,8 +8,8 @@ use crate::config::{Decay, MemoryUpdate, ModelConfig};
 use crate::init::Init;
 use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::module::linear;
 use burn::tensor::{DType, Tensor};
+use infinity_kernels::linear::linear;
 use infinity_kernels::memory_gates::{DecayRule, GateInputs, GateRule, GateValues, memory_gates};
 
 /// Projections and constants of the gates. What a configuration does not use is not there.
@@ -92,7 +92,7 @@ impl Gates {
         let biases = optional.into_iter().flatten().flat_map(|proj| &proj.bias);
         let biases: Vec<Tensor<1>> = dt_bias.chain(biases.map(|bias| bias.val())).collect();
         let inputs = GateInputs {
-            projections: linear(x.clone(), weight, None).cast(DType::F32),
+            projections: linear(x.clone(), weight).cast(DType::F32),
             a_log: match &self.A_log {
                 Some(a_log) => a_log.val(),
                 None => Tensor::zeros([h, s], &device),

@@ -32,7 +32,7 @@ fn a_checkpoint_of_another_run_is_refused() {
 fn changed_settings_are_refused_by_name() {
     let (_directory, config) = stopped();
     type Change = fn(&mut RunConfig);
-    let changes: [(&str, Change); 10] = [
+    let changes: [(&str, Change); 11] = [
         ("run.seed", |config| config.run.seed += 1),
         ("run.precision", |config| {
             config.run.precision = Precision::Bf16Mixed

@@ -147,7 +147,7 @@ fn an_overflow_is_left_out_and_the_scale_recovers() {
         }
         (before, so_far) = (*scale, *skipped);
     }
-    assert!(so_far >= 3 && so_far < 30, "{skipped:?}");
+    assert!((3..30).contains(&so_far), "{skipped:?}");
     assert!(grown >= 2, "the scale never recovers: {scales:?}");
     let said = heard
         .messages
