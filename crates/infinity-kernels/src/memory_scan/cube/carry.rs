@@ -4,7 +4,7 @@
 use super::gates::{from_start, to_end};
 use super::product::{Lies, multiply};
 use super::sizes::{Gate, Sizes, Square};
-use super::tile::{Block, Plan, add_rows, load, own_col, own_row, put, store, value, zeros};
+use super::tile::{Plan, add_block, add_rows, load, own_col, own_row, put, store, value, zeros};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
@@ -286,25 +286,6 @@ fn write<F: Float, E: Float>(
             );
             sync_cube();
             k_tile += 1;
-        }
-    }
-}
-
-/// `acc += factor · block`, own elements.
-#[cube]
-pub(super) fn add_block(
-    acc: &mut Array<f32>,
-    buffer: &[f32],
-    block: Block,
-    factor: f32,
-    #[comptime] plan: Plan,
-) {
-    #[unroll]
-    for i in 0..comptime!(plan.owned()) {
-        #[unroll]
-        for j in 0..comptime!(plan.owned()) {
-            acc[comptime!(i * plan.owned() + j)] +=
-                factor * value::<f32>(buffer, block, own_row(i), own_col(j));
         }
     }
 }
