@@ -495,7 +495,7 @@ fn drawn_sizes(device: &Device) {
 /// it is, and only their gradients are rounded.
 #[cfg(feature = "cube")]
 fn half_precision_rows(device: &Device) {
-    /// Gradients rounded to `f16`. Worst RMS ratio on software Vulkan, 2026-11-24: SET_BELOW.
+    /// Gradients rounded to the 11 bits of `f16`, which costs 2e-4.
     const BACKWARD_F16: Tol = Tol {
         rms_ratio: 1e-3,
         worst_over_rms: 30.0,

@@ -4,8 +4,7 @@
 use super::gates::{from_start, to_end};
 use super::product::{Lies, multiply};
 use super::sizes::{Gate, Sizes, Square};
-use super::states::{add_block, copy};
-use super::tile::{Block, Plan, add_rows, load, own_col, own_row, put, store, value, zeros};
+use super::tile::{Plan, add_block, add_rows, load, own_col, own_row, put, store, value, zeros};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
@@ -286,6 +285,32 @@ fn write<F: Float, E: Float>(
                 plan,
             );
             sync_cube();
+            k_tile += 1;
+        }
+    }
+}
+
+/// A tile of values of all states of a head, from `[S, K, V]` at `from` to `[S, K, V]` at `to`.
+#[cube]
+pub(super) fn copy(
+    source: &[f32],
+    target: &mut [f32],
+    from: usize,
+    to: usize,
+    v_tile: usize,
+    sizes: Sizes,
+    #[comptime] plan: Plan,
+) {
+    let side = comptime!(plan.side);
+    for s in 0..sizes.s {
+        let skip = s * sizes.k * sizes.v;
+        let mut k_tile = 0usize;
+        while k_tile * side < sizes.k {
+            let mut own = zeros(plan);
+            let old = sizes.state(from + skip, k_tile, v_tile, side);
+            add_block(&mut own, source, old, 1.0f32, plan);
+            let new = sizes.state(to + skip, k_tile, v_tile, side);
+            store::<f32>(target, new, &own, plan);
             k_tile += 1;
         }
     }

@@ -1,11 +1,13 @@
 //! Backward, first part: the gradient of the states carried back over the chunks of a head, last
 //! to first, with the gradient of the values on the way.
 
+use super::carry::copy;
 use super::gates::to_end;
 use super::product::{Lies, multiply};
 use super::sizes::{Gate, Sizes, Square};
-use super::states::{add_block, copy};
-use super::tile::{Block, Plan, add_rows, load, own_col, own_row, put, store, value, zeros};
+use super::tile::{
+    Block, Plan, add_block, add_rows, load, own_col, own_row, put, store, value, zeros,
+};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 

@@ -28,7 +28,6 @@ mod reduce;
 mod scores;
 mod sizes;
 mod solve;
-mod states;
 mod step;
 mod through;
 mod tile;

@@ -202,3 +202,22 @@ pub(super) fn add_rows(
         }
     }
 }
+
+/// `acc += factor · block`, own elements.
+#[cube]
+pub(super) fn add_block(
+    acc: &mut Array<f32>,
+    buffer: &[f32],
+    block: Block,
+    factor: f32,
+    #[comptime] plan: Plan,
+) {
+    #[unroll]
+    for i in 0..comptime!(plan.owned()) {
+        #[unroll]
+        for j in 0..comptime!(plan.owned()) {
+            acc[comptime!(i * plan.owned() + j)] +=
+                factor * value::<f32>(buffer, block, own_row(i), own_col(j));
+        }
+    }
+}
