@@ -262,7 +262,7 @@ fn the_kernel_matches_the_reference(device: &Device) {
     );
 }
 
-/// States are saved every 128 tokens and written again in between: lengths around that.
+/// On Flex states are saved every 128 tokens and written again in between: lengths around that.
 #[test]
 fn the_kernel_around_its_saved_states() {
     for (t, delta) in [127, 128, 129, 160, 161, 256, 257, 290]
