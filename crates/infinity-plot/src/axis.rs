@@ -129,7 +129,9 @@ impl Axis {
             .into_iter()
             .find(|step| range / step >= 3.0)
             .unwrap_or(power);
-        let (first, last) = ((least / step).floor(), (most / step).ceil());
+        let first = (least / step).floor();
+        // One value alone on a tick would have no axis.
+        let last = (most / step).ceil().max(first + 1.0);
         let decimals = (-step.log10().floor()).max(0.0) as usize;
         let ticks = (0..=(last - first) as usize).map(|i| {
             let value = (first + i as f64) * step;
@@ -141,7 +143,7 @@ impl Axis {
         });
         Axis {
             low: first * step,
-            high: last.max(first + 1.0) * step,
+            high: last * step,
             from,
             to,
             log: false,
