@@ -14,9 +14,16 @@ use infinity_model::config::{KernelType, MemoryUpdate, Mixer, QkNorm};
 use infinity_model::{LayerState, ModelConfig, ModelState};
 use infinity_train::data::{HostBatch, IGNORE_INDEX};
 use infinity_train::step::{LmBatch, Recompute, Trainee};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Dropout draws from the device's one generator, and a run seeds it before every step.
+fn alone() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const VOCABULARY: usize = 11;
 const ROWS: usize = 3;

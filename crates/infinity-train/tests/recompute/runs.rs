@@ -1,5 +1,6 @@
 //! Whole runs that recompute, against one that does not.
 
+use crate::alone;
 use crate::common::{config, metrics, run};
 use infinity_kernels::testing::{Tol, assert_close, compare};
 use infinity_train::Resume;
@@ -43,6 +44,7 @@ fn losses(config: &RunConfig) -> Vec<f64> {
 
 #[test]
 fn a_run_is_the_same_whatever_it_recomputes() {
+    let _alone = alone();
     let runs = WAYS.map(|way| {
         let (_directory, config) = prepared(way);
         run(&config, None, None).0.unwrap();
@@ -61,6 +63,7 @@ fn a_run_is_the_same_whatever_it_recomputes() {
 /// A run that ran out of memory goes on with less; one on a recomputing device goes on as well.
 #[test]
 fn a_run_goes_on_with_another_way() {
+    let _alone = alone();
     let (_whole, config) = prepared(GradientCheckpointing::None);
     run(&config, None, None).0.unwrap();
     let expected = losses(&config);
@@ -84,6 +87,7 @@ fn a_run_goes_on_with_another_way() {
 /// Gradients through two windows of 16 are gradients through one of 32.
 #[test]
 fn several_windows_are_one_for_the_gradient() {
+    let _alone = alone();
     let of = |window: usize, chunks: usize, way| {
         let (_directory, mut config) = prepared(way);
         config.data.max_seq_length = window;

@@ -1,12 +1,11 @@
 //! Every way through a step against the whole graph.
 
-use crate::{Given, accumulated_in_halves, batches, given, kinds, small, trainee};
+use crate::{Given, accumulated_in_halves, alone, batches, given, kinds, small, trainee};
 use infinity_kernels::testing::{Tol, assert_close, compare};
 use infinity_model::ModelConfig;
 use infinity_model::burn::tensor::Device;
 use infinity_model::config::Mixer;
 use infinity_train::step::{LmBatch, Recompute, Trainee};
-use std::sync::Mutex;
 
 /// Worst RMS ratio on Flex, 2026-11-24: blocks and operations 0, segments 4.0e-7.
 const TOL: Tol = Tol {
@@ -87,12 +86,9 @@ fn a_truncated_gradient_is_noticed() {
     assert!(compare(&elsewhere.state, &expected.state, TOL).is_err());
 }
 
-/// Dropout draws from the device's one generator; only this test of the binary does.
-static DROPS: Mutex<()> = Mutex::new(());
-
 #[test]
 fn blocks_drop_the_same_numbers_again() {
-    let _alone = DROPS.lock();
+    let _alone = alone();
     let device = Device::flex().autodiff();
     for mixer in [Mixer::Infinity, Mixer::Softmax] {
         let config = ModelConfig {

@@ -75,14 +75,15 @@ fn scaling_keeps_what_f16_would_lose() {
     let (scaled, norm) = grads(Precision::F32, 1024.0);
     assert_close("f32", "scaled", &scaled, &exact, TOL);
     assert_close("f32", "norm", &[norm], &[exact_norm], TOL);
-    /// Between what f16 and bf16 keep: eleven bits and eight.
+    /// Between what f16 and bf16 keep, eleven bits and eight. Measured RMS ratios, 2026-11-24: f16
+    /// 8.6e-4, bf16 7.5e-3, f16 without scaling 1.
     const F16: Tol = Tol {
-        rms_ratio: 1e-2,
+        rms_ratio: 3e-3,
         worst_over_rms: 30.0,
         floor: 0.0,
     };
     const BF16: Tol = Tol {
-        rms_ratio: 5e-2,
+        rms_ratio: 3e-2,
         ..F16
     };
     let (f16, _) = grads(Precision::F16Mixed, 65536.0);
