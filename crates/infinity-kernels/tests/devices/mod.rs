@@ -43,5 +43,4 @@ macro_rules! on_every_gpu {
         }
     };
 }
-#[allow(unused_imports, reason = "not every suite has bodies for GPUs alone")]
 pub(crate) use {on_every_device, on_every_gpu};
