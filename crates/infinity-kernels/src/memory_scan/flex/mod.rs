@@ -30,6 +30,7 @@ mod transpose;
 use super::backend::ScanTensors;
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::simd::Level;
+use crate::math::unwritten::unwritten;
 use backward::{Backward, HeadGrads};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape};
@@ -143,7 +144,8 @@ pub(super) fn forward_saving(x: ScanTensors<Flex>, delta: bool) -> (Primitive, P
 fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
     let sizes = call.sizes;
     let at = call.outputs_len();
-    let mut both = vec![0f32; at + call.heads() * call.state_len()];
+    // SAFETY: every head writes all its rows of the outputs and its whole final state.
+    let mut both = unsafe { unwritten(at + call.heads() * call.state_len()) };
     let saved = if save { sizes.saved_len() } else { 0 };
     let mut kept = Vec::with_capacity(call.heads() * saved);
     let (o, last) = both.split_at_mut(at);
@@ -198,7 +200,7 @@ pub(super) fn backward(
     let (d_o, d_last) = slice(&d_both).split_at(call.outputs_len());
     let saved = slice(&saved);
     let len = saved.len() / heads.max(1);
-    let mut grads = Gradients::zeros(&call);
+    let mut grads = Gradients::unwritten(&call);
     let level = Level::detect();
     let scratch = || Backward::new(Chunk::new(level, sizes, true));
     grads
@@ -227,8 +229,9 @@ struct Gradients {
 }
 
 impl Gradients {
-    fn zeros(call: &Call) -> Self {
-        let rows = |width| vec![0f32; call.heads() * call.sizes.t * width];
+    fn unwritten(call: &Call) -> Self {
+        // SAFETY: every head writes all its rows, and its state.
+        let rows = |width| unsafe { unwritten(call.heads() * call.sizes.t * width) };
         let Sizes { states, k, v, .. } = call.sizes;
         Gradients {
             q: rows(k),
@@ -238,7 +241,8 @@ impl Gradients {
             read: rows(states),
             write: rows(states),
             erase: rows(states),
-            state: vec![0f32; call.heads() * call.state_len()],
+            // SAFETY: as above.
+            state: unsafe { unwritten(call.heads() * call.state_len()) },
         }
     }
 
