@@ -48,6 +48,7 @@ pub mod memory_gates;
 pub mod memory_scan;
 pub mod native;
 pub mod newton_schulz;
+pub mod parts;
 pub mod rms_norm;
 pub mod rotary;
 pub mod rounding;

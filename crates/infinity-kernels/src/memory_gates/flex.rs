@@ -100,7 +100,7 @@ leveled!(
     ) = backward_loop
 );
 
-/// All gates `[3 or 4, B, T, H, S]`: log decay, read, write, and erase with delta writes.
+/// All gates, `[B, T, H, S]` each, in one vector: log decay, read, write, and erase with delta writes.
 pub(crate) fn forward(
     rule: GateRule,
     z: Primitive,
@@ -139,8 +139,8 @@ pub(crate) fn forward(
             };
             forward_tokens(level, &shared, z, out);
         });
-    let shape = Shape::from([parts, b, t, rule.n_heads, rule.n_states]);
-    tensor(out, shape, dtype)
+    let len = Shape::from([out.len()]);
+    tensor(out, len, dtype)
 }
 
 /// Gradients of projections, `A_log` and biases.

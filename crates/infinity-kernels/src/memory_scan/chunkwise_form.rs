@@ -3,8 +3,9 @@
 
 use super::backend::{MemoryScanBackend, ScanTensors};
 use super::{Dims, MemoryScanInputs, MemoryScanOutput};
+use crate::parts::Packed;
 use burn::backend::{Dispatch, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{Shape, Tensor};
 
 /// Runs `chunk` positions at a time from `state` `[B, H, S, K, V]`. The chunk size changes speed
 /// and rounding, not the function.
@@ -41,10 +42,10 @@ fn dispatched(
         state: state.into_dispatch(),
     };
     let both = Tensor::<1>::from_dispatch(run(tensors, delta));
-    let at = b * t * h * v;
-    let end = at + b * h * s * k * v;
+    let shapes = [Shape::from([b, t, h, v]), Shape::from([b, h, s, k, v])];
+    let packed = Packed::new(both, shapes);
     MemoryScanOutput {
-        o: both.clone().slice([0..at]).reshape([b, t, h, v]),
-        state: both.slice([at..end]).reshape([b, h, s, k, v]),
+        o: packed.part(0),
+        state: packed.part(1),
     }
 }
