@@ -14,6 +14,8 @@ pub(crate) mod l2norm;
 pub(crate) mod product;
 #[cfg(feature = "flex")]
 pub(crate) mod simd;
+#[cfg(feature = "flex")]
+pub(crate) mod transpose;
 pub(crate) mod unit_lower;
 #[cfg(feature = "flex")]
 pub(crate) mod unwritten;

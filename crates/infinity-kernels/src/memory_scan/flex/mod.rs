@@ -25,7 +25,6 @@ mod rows;
 mod rowwise;
 mod solve;
 mod step;
-mod transpose;
 
 use super::backend::ScanTensors;
 use crate::math::flex_values::{Primitive, single, slice, tensor};
