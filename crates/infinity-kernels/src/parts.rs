@@ -2,8 +2,8 @@
 //!
 //! A node of the autodiff graph has one output, so such an operator packs its results into one
 //! vector. Cut apart by slices, every result's gradient would become a vector of zeros with a part
-//! filled in, and those would be added. Here the gradients wait until all are there and are put
-//! together once.
+//! filled in, and those would be added. Here the gradients wait until all are there, for the
+//! operator's own node to take or for one that puts them together once.
 
 use burn::backend::autodiff::{
     Autodiff,
@@ -28,6 +28,15 @@ pub struct Parts {
 }
 
 impl Parts {
+    fn new(shapes: impl IntoIterator<Item = Shape>) -> Self {
+        let shapes: Arc<[Shape]> = shapes.into_iter().collect();
+        let waiting = shapes.iter().map(|_| None).collect();
+        Parts {
+            shapes,
+            waiting: Arc::new(Mutex::new(waiting)),
+        }
+    }
+
     /// Where part `i` lies.
     fn range(&self, i: usize) -> Range<usize> {
         let from: usize = self.shapes[..i].iter().map(Shape::num_elements).sum();
@@ -39,21 +48,20 @@ impl Parts {
         waiting[i] = Some(Box::new(grad));
     }
 
-    /// All gradients in one vector, zeros for the results that nobody used. `like` says of what
-    /// type and where.
-    fn together<B: Backend>(&self, like: &FloatTensor<B>) -> FloatTensor<B> {
+    /// The gradient of every part, zeros for the results that nobody used. `like` says of what type
+    /// and where.
+    pub(crate) fn gradients<B: Backend>(&self, like: &FloatTensor<B>) -> Vec<FloatTensor<B>> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let grads = self.shapes.iter().zip(waiting.iter_mut());
-        let flat = grads.map(|(shape, grad)| {
-            let len = Shape::from([shape.num_elements()]);
+        let each = grads.map(|(shape, grad)| {
             let grad = grad.take().map(|grad| grad.downcast::<FloatTensor<B>>());
             match grad {
-                Some(Ok(grad)) => B::float_reshape(*grad, len),
+                Some(Ok(grad)) => *grad,
                 Some(Err(_)) => unreachable!("one graph, one backend"),
-                None => B::float_zeros(len, &like.device(), like.dtype().into()),
+                None => B::float_zeros(shape.clone(), &like.device(), like.dtype().into()),
             }
         });
-        B::float_cat(flat.collect(), 0)
+        each.collect()
     }
 }
 
@@ -66,15 +74,20 @@ pub(crate) struct Packed {
 impl Packed {
     /// `vector` holds results of `shapes`, one behind the other.
     pub(crate) fn new(vector: Tensor<1>, shapes: impl IntoIterator<Item = Shape>) -> Self {
-        let shapes: Arc<[Shape]> = shapes.into_iter().collect();
-        let waiting = shapes.iter().map(|_| None).collect();
-        let parts = Parts {
-            shapes,
-            waiting: Arc::new(Mutex::new(waiting)),
-        };
-        let vector = Dispatch::gathered(vector.into_dispatch(), parts.clone());
+        Packed::of(shapes, |parts| {
+            Dispatch::gathered(vector.into_dispatch(), parts)
+        })
+    }
+
+    /// What `run` returns holds results of `shapes`, one behind the other; its node of the graph, if
+    /// it has one, gets nothing but a sign and asks the parts for the gradients.
+    pub(crate) fn of(
+        shapes: impl IntoIterator<Item = Shape>,
+        run: impl FnOnce(Parts) -> FloatTensor<Dispatch>,
+    ) -> Self {
+        let parts = Parts::new(shapes);
         Packed {
-            vector: Tensor::from_dispatch(vector),
+            vector: Tensor::from_dispatch(run(parts.clone())),
             parts,
         }
     }
@@ -121,8 +134,18 @@ impl PartsBackend for burn::backend::NdArray {}
 #[cfg(feature = "cube")]
 impl PartsBackend for burn_cubecl::CubeBackend {}
 
-/// Puts the gradient of a part with those that wait. What it hands to [`Gather`] says only that
-/// there is something to put together.
+/// Tensors flat, one behind the other.
+pub(crate) fn packed<B: Backend>(
+    tensors: impl IntoIterator<Item = FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let flat = |x: FloatTensor<B>| {
+        let len = x.shape().num_elements();
+        B::float_reshape(x, Shape::from([len]))
+    };
+    B::float_cat(tensors.into_iter().map(flat).collect(), 0)
+}
+
+/// Puts the gradient of a part with those that wait. What it hands on is only a sign that they do.
 #[derive(Debug)]
 struct Part;
 
@@ -162,7 +185,7 @@ impl<B: Backend> Backward<B, 1> for Gather {
         let sign = grads.consume::<B>(&ops.node);
         let [parent] = ops.parents;
         if let Some(parent) = parent {
-            grads.register::<B>(parent.id, ops.state.together::<B>(&sign));
+            grads.register::<B>(parent.id, packed::<B>(ops.state.gradients::<B>(&sign)));
         }
     }
 }
