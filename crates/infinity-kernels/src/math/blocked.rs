@@ -7,6 +7,7 @@
 
 use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::math::simd::{LANES, Level};
+use crate::math::transpose::transpose;
 use crate::math::unwritten::unwritten;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -123,14 +124,22 @@ impl Factors<'_> {
             }
             return;
         }
-        if width < LANES {
-            packed.fill(0.0);
+        if row == 1 {
+            let columns = &data[first * col + depth.start..];
+            transpose(
+                self.level,
+                [width, depth.len()],
+                columns,
+                col,
+                packed,
+                LANES,
+            );
+            return;
         }
-        for j in 0..width {
-            let column = data[(first + j) * col..].iter().step_by(row);
-            let to = packed[j..].iter_mut().step_by(LANES);
-            for (to, from) in to.zip(column.skip(depth.start)) {
-                *to = *from;
+        for (p, packed) in depth.zip(packed.as_chunks_mut::<LANES>().0) {
+            packed.fill(0.0);
+            for (j, to) in packed[..width].iter_mut().enumerate() {
+                *to = data[p * row + (first + j) * col];
             }
         }
     }
