@@ -34,10 +34,20 @@
 //! - [`linear`](mod@linear): a projection, with a way of its own for decoding.
 //! - [`rms_norm`](mod@rms_norm): root-mean-square norm, alone and with an output gate.
 //! - [`newton_schulz`](mod@newton_schulz): Muon's orthogonalisation.
+//! - [`in_pool`]: whole steps among the threads that the CPU's kernels share.
+//! - [`parts`]: several results of one operator.
 //! - [`native`]: how most operators reach a device's own kernels.
 //! - [`form`]: which form of an operator runs, decided in one place.
 //! - [`machine`]: what this machine can do, for benches.
 //! - [`testing`]: cases, tolerances and the one comparison used by every test.
+
+#![cfg_attr(
+    feature = "ndarray",
+    allow(
+        deprecated,
+        reason = "Burn's NdArray stays supported for those who have it"
+    )
+)]
 
 pub mod feature_map;
 pub mod form;

@@ -74,7 +74,6 @@ impl NativeOp {
 }
 
 /// Backends that may have native kernels.
-#[allow(deprecated)] // NdArray stays supported for those who have it.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
@@ -172,7 +171,6 @@ impl NativeBackend for burn::backend::Flex {
 }
 
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)] // As above.
 impl NativeBackend for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]

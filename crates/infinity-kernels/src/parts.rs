@@ -100,7 +100,6 @@ impl Packed {
 }
 
 /// Backends on which a vector is cut apart: all of them.
-#[allow(deprecated)] // NdArray stays supported for those who have it.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
@@ -128,7 +127,6 @@ pub trait PartsBackend: Backend {
 impl PartsBackend for burn::backend::Flex {}
 
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)] // As above.
 impl PartsBackend for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]

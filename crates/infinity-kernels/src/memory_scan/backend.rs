@@ -35,7 +35,6 @@ pub struct ScanTensors<B: Backend> {
 }
 
 /// Backends that can run `memory_scan`.
-#[allow(deprecated)] // NdArray stays supported for those who have it.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
@@ -157,7 +156,6 @@ impl MemoryScanBackend for burn::backend::Flex {
 }
 
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)] // As above.
 impl MemoryScanBackend for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]

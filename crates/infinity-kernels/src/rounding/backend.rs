@@ -13,7 +13,6 @@ use burn::backend::autodiff::{
 use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
 
 /// Backends with native rounding to a half format.
-#[allow(deprecated)] // NdArray stays supported for those who have it.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
@@ -42,7 +41,6 @@ impl RoundingBackend for burn::backend::Flex {
 }
 
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)] // As above.
 impl RoundingBackend for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]
