@@ -115,7 +115,34 @@ fn values_without_silu(y: &[f64]) -> Vec<f64> {
     y.iter().map(|y| y * 2.0).collect()
 }
 
+/// A parameter `[C, 1, K]` as a layer has it, and a step of an optimiser: operations that a device
+/// may fuse with the turning of the gradient.
+fn a_step_of_the_taps_keeps_their_order(device: &Device) {
+    let (t, channels, kernel) = (7, 12, 4);
+    let mut random = Random(12);
+    let x = random.values(t * channels, -1.0, 1.0);
+    let weight = random.values(channels * kernel, -1.0, 1.0);
+    let stepped = |device: &Device| {
+        let device = device.clone().autodiff();
+        let x = tensor(&x, [1, t, channels], DType::F32, &device);
+        let taps = tensor(&weight, [channels, 1, kernel], DType::F32, &device).require_grad();
+        let tail = Tensor::zeros([1, channels, kernel - 1], &device);
+        let used = taps.clone().reshape([channels, kernel]);
+        let grads = short_conv(x, used, tail).0.square().sum().backward();
+        let grad = taps.grad(&grads).expect("a gradient");
+        values(taps.inner() - grad.clone() / (grad.square().sqrt() + 1e-3) * 0.1)
+    };
+    let (here, on_flex) = (stepped(device), stepped(&Device::flex()));
+    let near = Tol {
+        rms_ratio: 1e-5,
+        worst_over_rms: 100.0,
+        floor: 0.0,
+    };
+    assert_close("a step", "taps", &here, &on_flex, near);
+}
+
 on_every_device!(
+    a_step_of_the_taps_keeps_their_order,
     matches_the_reference_and_can_be_cut_anywhere,
     with_silu_it_matches_the_tensor_form_gradients_too,
 );

@@ -32,8 +32,10 @@ pub fn short_conv(x: Tensor<3>, weight: Tensor<2>, tail: Tensor<3>) -> (Tensor<3
         return (x * weight.reshape([1, 1, channels]), tail);
     }
     let padded = Tensor::cat(vec![tail.swap_dims(1, 2), x.clone()], 1);
-    let rows = weight.transpose();
-    let tap = |j: usize, x: Tensor<3>| x * rows.clone().slice([j..j + 1]).unsqueeze::<3>();
+    // Not a row of the transposed weight: a reshape of its gradient, which is a transpose too, gets
+    // the values mixed up by Burn's fusion (0.22.1, wgpu).
+    let column = |j: usize| weight.clone().slice([0..channels, j..j + 1]);
+    let tap = |j: usize, x: Tensor<3>| x * column(j).reshape([1, 1, channels]);
     let mut y = tap(before, x);
     for j in 0..before {
         y = y + tap(j, padded.clone().slice([0..b, j..j + t]));
