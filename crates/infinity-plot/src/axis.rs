@@ -115,42 +115,6 @@ impl Axis {
         }
     }
 
-    /// Evenly from `from` to `to` on the page, around `values`, with ticks 1, 2 or 5 times a power
-    /// of ten apart, three to seven of them.
-    pub fn even(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
-        let (least, most) = values.fold(
-            (f64::INFINITY, f64::NEG_INFINITY),
-            |(least, most), value| (least.min(value), most.max(value)),
-        );
-        let range = (most - least).max(most.abs() * 1e-6).max(1e-9);
-        let power = 10f64.powf((range / 3.0).log10().floor());
-        let step = [5.0, 2.0, 1.0]
-            .map(|m| m * power)
-            .into_iter()
-            .find(|step| range / step >= 3.0)
-            .unwrap_or(power);
-        let first = (least / step).floor();
-        // One value alone on a tick would have no axis.
-        let last = (most / step).ceil().max(first + 1.0);
-        let decimals = (-step.log10().floor()).max(0.0) as usize;
-        let ticks = (0..=(last - first) as usize).map(|i| {
-            let value = (first + i as f64) * step;
-            let label = match decimals {
-                0 => grouped(value),
-                _ => format!("{value:.decimals$}"),
-            };
-            (value, label)
-        });
-        Axis {
-            low: first * step,
-            high: last * step,
-            from,
-            to,
-            log: false,
-            ticks: ticks.collect(),
-        }
-    }
-
     /// The ends of the axis.
     pub fn ends(&self) -> (f64, f64) {
         (self.low, self.high)
@@ -241,27 +205,6 @@ mod tests {
         assert_eq!(labels, ["0.2", "0.5", "1", "2", "5", "10"]);
         assert_eq!((axis.at(0.2), axis.at(10.0)), (100.0, 0.0));
         assert!(axis.at(0.3) > axis.at(7.0), "up the page");
-    }
-
-    #[test]
-    fn even_ticks_enclose_the_values_and_are_round() {
-        let labels = |values: [f64; 2]| -> Vec<String> {
-            let axis = Axis::even(values.into_iter(), 0.0, 100.0);
-            assert_eq!(
-                (axis.at(axis.ends().0), axis.at(axis.ends().1)),
-                (0.0, 100.0)
-            );
-            assert!(axis.ends().0 <= values[0] && values[1] <= axis.ends().1);
-            axis.ticks.into_iter().map(|tick| tick.1).collect()
-        };
-        let grouped = ["0", "200,000", "400,000", "600,000", "800,000", "1,000,000"];
-        assert_eq!(labels([0.0, 1e6]), grouped);
-        assert_eq!(
-            labels([-1.2, 0.9]),
-            ["-1.5", "-1.0", "-0.5", "0.0", "0.5", "1.0"]
-        );
-        assert_eq!(labels([3.1, 3.48]), ["3.1", "3.2", "3.3", "3.4", "3.5"]);
-        assert!(labels([2.0, 2.0]).len() >= 2, "one value has an axis too");
     }
 
     #[test]

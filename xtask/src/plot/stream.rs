@@ -99,8 +99,8 @@ fn picture(models: &[Model]) -> String {
     let excesses = excesses.chain([0.0, 1.5 * LIMIT]);
     let bottom = PANEL_TOP + PANEL_HEIGHT;
     let ups = [
-        Axis::even(losses, bottom, PANEL_TOP),
-        Axis::even(excesses, bottom, PANEL_TOP),
+        Axis::linear(losses, [bottom, PANEL_TOP], false, true),
+        Axis::linear(excesses, [bottom, PANEL_TOP], false, true),
     ];
     let context = grouped(models[0].context);
     let titles = [
@@ -110,7 +110,12 @@ fn picture(models: &[Model]) -> String {
     let longest = models.iter().map(|model| model.tokens).fold(0.0, f64::max);
     for (panel, (up, title)) in ups.iter().zip(&titles).enumerate() {
         let left = PANELS[panel];
-        let across = Axis::even([0.0, longest].into_iter(), left, left + PANEL_WIDTH);
+        let across = Axis::linear(
+            [longest].into_iter(),
+            [left, left + PANEL_WIDTH],
+            true,
+            false,
+        );
         frame(&mut svg, left, [title, "tokens read"], [&across, up]);
         if panel == 1 {
             let y = up.at(LIMIT);
