@@ -50,7 +50,6 @@ impl Fit<'_> {
         } = self.ranks.learn(&model, work, carried);
         let max_norm = config.training.max_grad_norm;
         let (grads, grad_norm) = clip_scaled(&model, grads, loss_scale, max_norm);
-        drop(model);
         let loss = loss_sum / n_tokens.max(1) as f64;
         let finite = loss.is_finite() && grad_norm.is_finite();
         let overflow = self.rescale(state, finite)?;
