@@ -1,8 +1,9 @@
 //! The devices of a run, in the order of their ranks.
 
-use crate::config::{DeviceList, DistributedConfig, DistributedStrategy};
+use crate::config::{DeviceList, DistributedConfig, DistributedStrategy, GradientCheckpointing};
 use crate::error::TrainError;
 use burn::tensor::Device;
+use infinity_model::{Formats, Precision, PrecisionError};
 
 /// The main device, which holds the model and the optimizer, and those that compute beside it.
 #[derive(Clone, Debug)]
@@ -36,6 +37,27 @@ impl Devices {
     /// The devices, rank by rank.
     pub fn iter(&self) -> impl Iterator<Item = &Device> {
         std::iter::once(&self.main).chain(&self.others)
+    }
+
+    /// Checks that every device can compute in `precision`.
+    ///
+    /// # Errors
+    /// The first that cannot hold the parameters.
+    pub(crate) fn check(&self, precision: Precision) -> Result<(), PrecisionError> {
+        let mut all = self.iter();
+        all.try_for_each(|device| Formats::new(precision, device).check(device))
+    }
+
+    /// The devices with autodiff, and with what they recompute by themselves.
+    pub(crate) fn with_autodiff(&self, recomputed: GradientCheckpointing) -> Vec<Device> {
+        let with_autodiff = self.iter().map(|device| {
+            let device = device.clone().autodiff();
+            match recomputed {
+                GradientCheckpointing::Ops => device.gradient_checkpointing(),
+                _ => device,
+            }
+        });
+        with_autodiff.collect()
     }
 
     /// Writes into `config` how many there are where it leaves that to be found out.

@@ -1,7 +1,7 @@
 //! A whole run: data, model, optimizer, loop, and the model directory at the end.
 
 use crate::checkpoint::{CheckpointStore, TrainerState};
-use crate::config::{GradientCheckpointing, Progress, RunConfig};
+use crate::config::{Progress, RunConfig};
 use crate::data::{BatchSource, EvalSource, PreparedData, TrainSource, prepare};
 use crate::devices::Devices;
 use crate::error::TrainError;
@@ -15,7 +15,6 @@ use crate::run_dir::RunDir;
 use crate::step::{Recompute, Trainee, drops};
 use crate::strategy::{Carried, Loop, Outcome, Rehearsed, Run, StepLoop};
 use crate::unused::{Always, NoLoader};
-use burn::tensor::Device;
 use burn::train::logger::InMemoryMetricLogger;
 use burn::train::metric::{IterationSpeedMetric, LearningRateMetric};
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
@@ -102,9 +101,7 @@ fn set_up(
     config.validate()?;
     devices.settle(&mut config.distributed)?;
     supported(&config)?;
-    for device in devices.iter() {
-        Formats::new(config.run.precision, device).check(device)?;
-    }
+    devices.check(config.run.precision)?;
     let formats = Formats::new(config.run.precision, devices.main());
     control
         .reporter
@@ -167,7 +164,6 @@ fn set_up(
         }
         _ => None,
     };
-    let with_autodiff = devices.iter().map(|device| autodiff(device, &config));
     let run = Run {
         stream: stream.map(Carried::from),
         saved: resumed_at,
@@ -177,7 +173,7 @@ fn set_up(
         outcome: Ok(Outcome::default()),
     };
     let fixed = Arc::new(Loop {
-        devices: with_autodiff.collect(),
+        devices: devices.with_autodiff(config.training.gradient_checkpointing),
         config,
         total_steps,
         training_tokens: prepared.train.len(),
@@ -206,15 +202,6 @@ fn run_directory(
     });
     directory.describe(config, &control.config_text, &facts)?;
     Ok(directory)
-}
-
-/// `device` with autodiff, and with what it recomputes by itself.
-fn autodiff(device: &Device, config: &RunConfig) -> Device {
-    let device = device.clone().autodiff();
-    match config.training.gradient_checkpointing {
-        GradientCheckpointing::Ops => device.gradient_checkpointing(),
-        _ => device,
-    }
 }
 
 /// Runs the loop inside burn-train's learner.

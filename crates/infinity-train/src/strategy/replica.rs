@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 /// What a replica is asked to do.
 enum Task {
     /// Copy these weights; a step begins.
-    Begin(Trainee),
+    Begin(Box<Trainee>),
     /// Add the gradient of a micro-batch.
     Learn(LmBatch),
     /// Hand the gradient over, on this device.
@@ -54,7 +54,7 @@ impl Replica {
 
     /// Starts a step with the weights of `trainee`.
     pub(super) fn begin(&self, trainee: Trainee) {
-        self.send(Task::Begin(trainee));
+        self.send(Task::Begin(Box::new(trainee)));
     }
 
     /// Starts a micro-batch, whose output is [`learned`](Self::learned).
