@@ -48,6 +48,8 @@ pub mod memory_gates;
 pub mod memory_scan;
 pub mod native;
 pub mod newton_schulz;
+pub mod parts;
+mod pool;
 pub mod rms_norm;
 pub mod rotary;
 pub mod rounding;
@@ -58,3 +60,4 @@ pub mod testing;
 
 pub use form::{Form, FormError};
 pub use memory_scan::{MemoryScanInputs, MemoryScanOutput, memory_scan};
+pub use pool::in_pool;

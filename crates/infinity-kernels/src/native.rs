@@ -40,7 +40,9 @@ pub enum NativeOp {
     MemoryGates(GateRule),
     /// Newton–Schulz iteration of one matrix; no gradient.
     NewtonSchulz,
-    /// Projection of few rows by a weight; no gradient.
+    /// Projection by a weight.
+    Linear,
+    /// The same for few rows; no gradient.
     FewRows,
 }
 
@@ -49,7 +51,7 @@ impl NativeOp {
     fn arity(self) -> usize {
         match self {
             NativeOp::NewtonSchulz => 1,
-            NativeOp::Swiglu | NativeOp::RmsNorm { .. } | NativeOp::FewRows => 2,
+            NativeOp::Swiglu | NativeOp::RmsNorm { .. } | NativeOp::Linear | NativeOp::FewRows => 2,
             _ => 3,
         }
     }
@@ -126,7 +128,8 @@ impl NativeBackend for burn::backend::Flex {
             NativeOp::UnitRotary(rule) => rotary::flex::forward(rule, a, b, c),
             NativeOp::MemoryGates(rule) => memory_gates::flex::forward(rule, a, b, c),
             NativeOp::NewtonSchulz => newton_schulz::flex::forward(a),
-            NativeOp::FewRows => linear::flex::forward(a, b),
+            NativeOp::Linear => linear::flex::forward(a, b),
+            NativeOp::FewRows => linear::few_rows::forward(a, b),
         }
     }
 
@@ -137,8 +140,12 @@ impl NativeBackend for burn::backend::Flex {
         c: FloatTensor<Self>,
         d_y: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        use crate::{memory_gates, rms_norm, rotary, short_conv, swiglu};
+        use crate::{linear, memory_gates, rms_norm, rotary, short_conv, swiglu};
         match op {
+            NativeOp::Linear => {
+                let (d_a, d_b) = linear::flex::backward(a, b, d_y);
+                (d_a, d_b, c)
+            }
             NativeOp::Swiglu => {
                 let (d_a, d_b) = swiglu::flex::backward(a, b, d_y);
                 (d_a, d_b, c)

@@ -1,4 +1,4 @@
-//! The projection of few rows against its reference, weights stored both ways.
+//! The projection against its reference, weights stored both ways, gradients too.
 
 mod devices;
 
@@ -49,6 +49,73 @@ fn matches_the_reference_however_the_weight_is_stored(device: &Device) {
     }
 }
 
+/// Rows enough for the products of training, widths that fill no block.
+fn gradients_match_the_reference_however_the_weight_is_stored(device: &Device) {
+    let device = device.clone().autodiff();
+    for [b, t, width, out] in [[1, 65, 1, 3], [2, 40, 33, 17], [3, 100, 20, 130]] {
+        let rows = b * t;
+        let mut random = Random(4);
+        let mut draw = |len| random.values(len, -1.0, 1.0);
+        let (x, weight, d_y) = (draw(rows * width), draw(width * out), draw(rows * out));
+        let size = [rows, width, out];
+        let expected = reference::forward(size, &x, &weight);
+        let (d_x, d_weight) = reference::backward(size, &x, &weight, &d_y);
+        let stored: Vec<f64> = (0..width * out)
+            .map(|at| weight[at % width * out + at / width])
+            .collect();
+        for by_columns in [false, true] {
+            let x = tensor(&x, [b, t, width], DType::F32, &device).require_grad();
+            let weight = match by_columns {
+                false => tensor(&weight, [width, out], DType::F32, &device).require_grad(),
+                true => tensor(&stored, [out, width], DType::F32, &device).require_grad(),
+            };
+            let used = match by_columns {
+                false => weight.clone(),
+                true => weight.clone().transpose(),
+            };
+            let y = linear(x.clone(), used);
+            let loss = (y.clone() * tensor(&d_y, [b, t, out], DType::F32, &device)).sum();
+            let grads = loss.backward();
+            let of_weight = weight.grad(&grads).expect("a gradient");
+            let of_weight = match by_columns {
+                false => of_weight,
+                true => of_weight.transpose(),
+            };
+            let name = format!("[{b}, {t}, {width}, {out}] {by_columns}");
+            let of_x = values(x.grad(&grads).expect("a gradient"));
+            assert_close(&name, "y", &values(y.inner()), &expected, TOL);
+            assert_close(&name, "d_x", &of_x, &d_x, TOL);
+            assert_close(&name, "d_weight", &values(of_weight), &d_weight, TOL);
+        }
+    }
+}
+
+#[test]
+fn the_reference_gradient_matches_finite_differences() {
+    let size = [2, 3, 2];
+    let (x, weight) = (
+        Random(5).values(6, -1.0, 1.0),
+        Random(6).values(6, -1.0, 1.0),
+    );
+    let d_y = [0.5, -1.0, 2.0, 0.25];
+    let loss = |x: &[f64], weight: &[f64]| -> f64 {
+        let y = reference::forward(size, x, weight);
+        y.iter().zip(d_y).map(|(y, d)| y * d).sum()
+    };
+    let moved = |values: &[f64], at: usize, by: f64| {
+        let mut values = values.to_vec();
+        values[at] += by;
+        values
+    };
+    let (d_x, d_weight) = reference::backward(size, &x, &weight, &d_y);
+    for at in 0..6 {
+        let slope = loss(&moved(&x, at, 1e-5), &weight) - loss(&moved(&x, at, -1e-5), &weight);
+        assert!((slope / 2e-5 - d_x[at]).abs() < 1e-9, "x {at}");
+        let slope = loss(&x, &moved(&weight, at, 1e-5)) - loss(&x, &moved(&weight, at, -1e-5));
+        assert!((slope / 2e-5 - d_weight[at]).abs() < 1e-9, "weight {at}");
+    }
+}
+
 fn a_row_that_is_not_finite_stays_alone_and_a_lost_weight_is_caught(device: &Device) {
     let x = tensor(&[1.0, f64::NAN, 2.0, 3.0], [1, 2, 2], DType::F32, device);
     let weight = tensor(&[1.0, 2.0, 3.0, 4.0], [2, 2], DType::F32, device);
@@ -62,5 +129,6 @@ fn a_row_that_is_not_finite_stays_alone_and_a_lost_weight_is_caught(device: &Dev
 
 on_every_device!(
     matches_the_reference_however_the_weight_is_stored,
+    gradients_match_the_reference_however_the_weight_is_stored,
     a_row_that_is_not_finite_stays_alone_and_a_lost_weight_is_caught
 );

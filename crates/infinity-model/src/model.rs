@@ -10,9 +10,9 @@ use crate::state::ModelState;
 use burn::module::Module;
 use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
 use burn::tensor::{Device, Int, Tensor, assert_shape};
-use infinity_kernels::Form;
 use infinity_kernels::form::FormError;
 use infinity_kernels::linear::linear;
+use infinity_kernels::{Form, in_pool};
 
 /// Tokens read at once by [`InfinityModel::prefill`]: enough for whole matrix products, few enough
 /// that a prompt of any length is read in constant memory.
@@ -228,6 +228,10 @@ impl InfinityModel {
     ///
     /// If there are no tokens, or as [`forward`](Self::forward).
     pub fn prefill(&self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<2>, ModelState) {
+        in_pool(&self.device(), || self.read(tokens, state))
+    }
+
+    fn read(&self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<2>, ModelState) {
         let [b, t] = tokens.dims();
         assert!(t > 0, "a prompt of at least one token");
         let (mut state, mut last) = (state, None);
@@ -253,7 +257,8 @@ impl InfinityModel {
     ) -> (Tensor<2>, ModelState) {
         let [b] = tokens.dims();
         assert_shape!(tokens, [b]);
-        let (logits, state) = self.forward(tokens.reshape([b, 1]), state);
+        let tokens = tokens.reshape([b, 1]);
+        let (logits, state) = in_pool(&self.device(), || self.forward(tokens, state));
         (logits.reshape([b, self.config.vocab_size]), state)
     }
 }

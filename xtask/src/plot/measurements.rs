@@ -1,8 +1,9 @@
-//! What the plot needs of the JSON file that `cargo xtask bench length` writes.
+//! What the plot needs of the JSON files that `cargo xtask bench length` and `bench kernels` write.
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
+use super::kernels;
 use infinity_plot::axis::grouped;
 
 /// Lines to draw and words to put below them.
@@ -10,8 +11,10 @@ use infinity_plot::axis::grouped;
 pub(super) struct Measurements {
     /// Microseconds a token, by length.
     pub(super) time: Vec<Series>,
-    /// Gigabytes, by length. Without lines where the system did not tell.
+    /// Peak memory by length, in what its title says. Without lines where the system did not tell.
     pub(super) memory: Vec<Series>,
+    /// What stands above the two.
+    pub(super) titles: [&'static str; 2],
     /// Machine and model, and what was left out.
     pub(super) notes: Vec<String>,
 }
@@ -32,6 +35,9 @@ impl Measurements {
     /// If it is no JSON, if a field is missing (the message names it), or without measurements.
     pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
         let file: Value = serde_json::from_str(text).context("not JSON")?;
+        if file["bench"] == "kernels" {
+            return kernels::measurements(&file);
+        }
         let training = list(&file, "training")?;
         ensure!(
             !training.is_empty(),
@@ -46,6 +52,10 @@ impl Measurements {
         Ok(Measurements {
             time: series(training, "us_per_token", 1.0)?,
             memory,
+            titles: [
+                "Training: time per token (µs)",
+                "Training: peak memory (GB)",
+            ],
             notes: notes(&file)?,
         })
     }
@@ -107,19 +117,19 @@ fn field<'a>(value: &'a Value, name: &str) -> anyhow::Result<&'a Value> {
         .with_context(|| format!("`{name}` is missing"))
 }
 
-fn list<'a>(value: &'a Value, name: &str) -> anyhow::Result<&'a Vec<Value>> {
+pub(super) fn list<'a>(value: &'a Value, name: &str) -> anyhow::Result<&'a Vec<Value>> {
     field(value, name)?
         .as_array()
         .with_context(|| format!("`{name}` is not a list"))
 }
 
-fn number(value: &Value, name: &str) -> anyhow::Result<f64> {
+pub(super) fn number(value: &Value, name: &str) -> anyhow::Result<f64> {
     field(value, name)?
         .as_f64()
         .with_context(|| format!("`{name}` is not a number"))
 }
 
-fn word<'a>(value: &'a Value, name: &str) -> anyhow::Result<&'a str> {
+pub(super) fn word<'a>(value: &'a Value, name: &str) -> anyhow::Result<&'a str> {
     field(value, name)?
         .as_str()
         .with_context(|| format!("`{name}` is not text"))

@@ -2,8 +2,9 @@
 //!
 //! The file of `cargo xtask bench length` becomes two panels that share the lengths: time a token
 //! and peak memory, both axes logarithmic, so that linear cost is a level line in the first and
-//! slopes can be compared. The files of `infinity eval --stream --json` are drawn by [`stream`].
+//! slopes can be compared; that of `cargo xtask bench kernels` the same for `memory_scan` and attention. The files of `infinity eval --stream --json` are drawn by [`stream`].
 
+mod kernels;
 mod measurements;
 mod stream;
 
@@ -15,7 +16,7 @@ use infinity_plot::axis::Axis;
 use infinity_plot::svg::{Anchor, Stroke, Svg};
 use measurements::{Measurements, Series};
 
-const USAGE: &str = "usage: cargo xtask plot <length.json> <out.svg>
+const USAGE: &str = "usage: cargo xtask plot <length.json or kernels.json> <out.svg>
        cargo xtask plot stream <out.svg> <name>=<stream.json> ...";
 
 const WIDTH: f64 = 900.0;
@@ -31,7 +32,12 @@ const NAME_WIDTH: f64 = 90.0;
 /// Colours with a contrast of at least 4 on white and on GitHub's dark page: a picture in a README
 /// cannot know on which of them it is shown. Lines differ in shape too.
 const TEXT: &str = "#72787f";
-const LINES: [(&str, &str); 2] = [("infinity", "#2f75e0"), ("softmax", "#c4620b")];
+const LINES: [(&str, &str); 4] = [
+    ("infinity", "#2f75e0"),
+    ("softmax", "#c4620b"),
+    (kernels::FUSED, "#2f75e0"),
+    (kernels::CHUNKWISE, THIRD),
+];
 const THIRD: &str = "#8a63d2";
 
 /// Draws the file that `args` names first into the one it names second.
@@ -59,8 +65,8 @@ fn picture(measurements: &Measurements) -> String {
         "Time per token and peak memory against sequence length",
     );
     let panels = [
-        ("Training: time per token (µs)", &measurements.time),
-        ("Training: peak memory (GB)", &measurements.memory),
+        (measurements.titles[0], &measurements.time),
+        (measurements.titles[1], &measurements.memory),
     ];
     for (left, (title, series)) in PANELS.into_iter().zip(panels) {
         panel(&mut svg, left, title, series);
@@ -122,7 +128,7 @@ fn draw(svg: &mut Svg, line: &Series, places: &[[f64; 2]], edge: f64) {
     svg.polyline(places, &Stroke::solid(colour, 2.5));
     for place in places {
         match line.name.as_str() {
-            "infinity" => svg.circle(*place, 5.0, colour),
+            "infinity" | kernels::FUSED => svg.circle(*place, 5.0, colour),
             _ => svg.square(*place, colour),
         }
     }

@@ -25,6 +25,7 @@ pub(crate) enum Operator {
     RmsNorm,
     GatedRmsNorm,
     Swiglu,
+    Linear,
 }
 
 /// How it is computed.
@@ -52,7 +53,7 @@ pub(crate) struct Case {
 }
 
 impl Operator {
-    pub(crate) const ALL: [Operator; 8] = [
+    pub(crate) const ALL: [Operator; 9] = [
         Operator::MemoryScan,
         Operator::SoftmaxAttention,
         Operator::ShortConvSilu,
@@ -61,6 +62,7 @@ impl Operator {
         Operator::RmsNorm,
         Operator::GatedRmsNorm,
         Operator::Swiglu,
+        Operator::Linear,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -73,6 +75,7 @@ impl Operator {
             Operator::RmsNorm => "rms_norm",
             Operator::GatedRmsNorm => "gated_rms_norm",
             Operator::Swiglu => "swiglu",
+            Operator::Linear => "linear",
         }
     }
 
@@ -129,6 +132,7 @@ impl Case {
         let per_head = match self.operator {
             Operator::MemoryScan => 7.0 * t * s * width * width,
             Operator::SoftmaxAttention => 2.0 * t * t * width,
+            Operator::Linear => 2.0 * t * width * width * HEADS as f64,
             _ => 0.0,
         };
         per_head * HEADS as f64
@@ -142,7 +146,10 @@ impl Case {
             Operator::MemoryScan => 4.0 * width + 4.0 * states,
             Operator::SoftmaxAttention => 4.0 * width,
             Operator::MemoryGates => 7.0 * states + 2.0,
-            Operator::ShortConvSilu | Operator::UnitRotary | Operator::RmsNorm => 2.0 * width,
+            Operator::ShortConvSilu
+            | Operator::UnitRotary
+            | Operator::RmsNorm
+            | Operator::Linear => 2.0 * width,
             Operator::GatedRmsNorm | Operator::Swiglu => 3.0 * width,
         };
         4.0 * per_token_and_head * (self.tokens * HEADS) as f64
@@ -151,7 +158,8 @@ impl Case {
     /// Bytes that forward and backward hold at most, a guess on the safe side.
     pub(crate) fn guessed_peak_bytes(&self) -> f64 {
         match (self.operator, self.way) {
-            (Operator::SoftmaxAttention, Way::Tensors) => {
+            // Both ways hold the scores, several times.
+            (Operator::SoftmaxAttention, _) => {
                 24.0 * (HEADS * self.tokens * self.tokens) as f64 + 20.0 * self.bytes()
             }
             (Operator::MemoryScan, Way::Form(Form::Fused)) => 8.0 * self.bytes(),

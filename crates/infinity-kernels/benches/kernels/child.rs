@@ -2,7 +2,7 @@
 
 use crate::Outcome;
 use crate::case::{Case, Operator};
-use crate::{attention, rows, scan};
+use crate::{attention, counted, rows, scan};
 use burn::tensor::{Device, Distribution, Tensor};
 use infinity_kernels::testing::Tol;
 use serde_json::{Value, json};
@@ -48,17 +48,16 @@ pub(crate) fn measure(case: &Case, device: &Device) -> Outcome<Value> {
     };
     contestant.check();
     device.sync()?;
-    // Writing 5 makes the peak start again from here; where that is not allowed, the check counts.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
-    let resting = status("VmRSS").unwrap_or(0);
+    let resting = counted::restart();
     let forward_s = fewest_seconds(device, || contestant.forward())?;
-    let forward_peak = peak_above(resting);
+    let forward_peak = counted::most_above(resting);
+    let resting = counted::restart();
     let both_s = fewest_seconds(device, || contestant.both())?;
     Ok(json!({
         "forward_s": forward_s,
         "both_s": both_s,
         "forward_peak_bytes": forward_peak,
-        "both_peak_bytes": peak_above(resting),
+        "both_peak_bytes": counted::most_above(resting),
     }))
 }
 
@@ -78,19 +77,6 @@ fn fewest_seconds(device: &Device, run: impl Fn() -> Vec<Tensor<1>>) -> Outcome<
         calls += 1;
     }
     Ok(fewest)
-}
-
-/// Most resident bytes so far, above `resting`.
-fn peak_above(resting: u64) -> u64 {
-    status("VmHWM").unwrap_or(0).saturating_sub(resting)
-}
-
-/// A line of the system's account of this process, in bytes.
-fn status(key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|line| line.starts_with(key))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// Random values in `[low, high)`.

@@ -15,6 +15,7 @@
 mod attention;
 mod case;
 mod child;
+mod counted;
 mod device;
 mod report;
 mod rows;
@@ -25,7 +26,7 @@ use report::Report;
 use std::path::PathBuf;
 
 #[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static GLOBAL: counted::Counted = counted::Counted;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 

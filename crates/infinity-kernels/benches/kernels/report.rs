@@ -124,7 +124,7 @@ impl Report {
         let mut text = format!(
             "# Kernels\n\n`cargo xtask bench kernels`, {}: {} on {}. Read bandwidth {:.1} GB/s, f32 matmul peak {:.1} \
              GFLOP/s, the better of before and after.\n\nOne row of the batch, {HEADS} heads, f32. Every row was checked \
-             before it was timed. Memory is the most that the process held above its inputs. *Of the roof* is the time \
+             before it was timed. Memory is the most that was allocated on the host above the inputs: results, gradients and whatever lies between. *Of the roof* is the time \
              that arithmetic (`memory_scan` counted in its recurrent form) or inputs and outputs would take at those \
              peaks, whichever is longer, over the time taken.\n\n{HEADER}",
             self.date,

@@ -2,8 +2,9 @@
 
 use crate::case::{Case, HEADS, Operator, Way};
 use crate::child::{CHECKED_TOKENS, Contestant, TOL, random};
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor, activation, module};
 use infinity_kernels::feature_map::{FeatureMap, l2_normalize};
+use infinity_kernels::linear::linear;
 use infinity_kernels::memory_gates::{self, DecayRule, GateInputs, GateRule, memory_gates};
 use infinity_kernels::rms_norm::{self, gated_rms_norm};
 use infinity_kernels::rotary::{Rotary, RotaryDims};
@@ -44,6 +45,7 @@ impl Rows {
             Operator::RmsNorm => (&[all], &[all]),
             Operator::GatedRmsNorm => (&[all, all], &[width]),
             Operator::Swiglu => (&[all, all], &[]),
+            Operator::Linear => (&[all], &[all * all]),
             Operator::MemoryScan | Operator::SoftmaxAttention => unreachable!("not row by row"),
         };
         let range = [-2.0, 2.0];
@@ -137,6 +139,14 @@ impl Rows {
                 let y = match native {
                     true => swiglu(three(0), three(1)),
                     false => activation::silu(three(0)) * three(1),
+                };
+                vec![y.flatten(0, 2)]
+            }
+            Operator::Linear => {
+                let weight = parameters[0].clone().reshape([all, all]);
+                let y = match native {
+                    true => linear(three(0), weight),
+                    false => module::linear(three(0), weight, None),
                 };
                 vec![y.flatten(0, 2)]
             }

@@ -11,7 +11,11 @@ pub(crate) fn single(x: Primitive) -> Primitive {
         DType::F32 => x,
         _ => Flex::float_cast(x, FloatDType::F32),
     };
-    x.to_contiguous()
+    // A slice of something larger is as good as a tensor of its own.
+    match x.as_slice::<f32>() {
+        Some(_) => x,
+        None => x.to_contiguous(),
+    }
 }
 
 pub(crate) fn slice(x: &Primitive) -> &[f32] {

@@ -1,6 +1,8 @@
 //! Mathematics shared by the operators, one idea a file.
 
 pub(crate) mod array;
+#[cfg(feature = "flex")]
+pub(crate) mod blocked;
 pub(crate) mod chunks;
 pub(crate) mod decay;
 #[cfg(feature = "flex")]
@@ -12,4 +14,8 @@ pub(crate) mod l2norm;
 pub(crate) mod product;
 #[cfg(feature = "flex")]
 pub(crate) mod simd;
+#[cfg(feature = "flex")]
+pub(crate) mod transpose;
 pub(crate) mod unit_lower;
+#[cfg(feature = "flex")]
+pub(crate) mod unwritten;

@@ -8,6 +8,7 @@ mod token;
 use super::GateRule;
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::simd::{Level, leveled};
+use crate::math::unwritten::unwritten;
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 use rayon::prelude::*;
@@ -99,7 +100,7 @@ leveled!(
     ) = backward_loop
 );
 
-/// All gates `[3 or 4, B, T, H, S]`: log decay, read, write, and erase with delta writes.
+/// All gates, `[B, T, H, S]` each, in one vector: log decay, read, write, and erase with delta writes.
 pub(crate) fn forward(
     rule: GateRule,
     z: Primitive,
@@ -112,7 +113,8 @@ pub(crate) fn forward(
     let shared = Shared::new(rule, slice(&a_log), slice(&bias));
     let one = b * t * shared.per_state();
     let parts = 3 + usize::from(rule.delta);
-    let mut out = vec![0f32; parts * one];
+    // SAFETY: the pieces cover all of it, and `forward_tokens` writes every gate of a token.
+    let mut out = unsafe { unwritten(parts * one) };
     let (log_decay, rest) = out.split_at_mut(one);
     let (read, rest) = rest.split_at_mut(one);
     let (write, erase) = rest.split_at_mut(one);
@@ -137,8 +139,8 @@ pub(crate) fn forward(
             };
             forward_tokens(level, &shared, z, out);
         });
-    let shape = Shape::from([parts, b, t, rule.n_heads, rule.n_states]);
-    tensor(out, shape, dtype)
+    let len = Shape::from([out.len()]);
+    tensor(out, len, dtype)
 }
 
 /// Gradients of projections, `A_log` and biases.
@@ -158,7 +160,8 @@ pub(crate) fn backward(
     let d_y = slice(&d_y);
     let pieces = (b * t).div_ceil(TOKENS);
     let (a_len, bias_len) = (a_log_shape.num_elements(), bias_shape.num_elements());
-    let mut d_z = vec![0f32; b * t * width];
+    // SAFETY: the pieces cover all of it, and each is filled before anything else.
+    let mut d_z = unsafe { unwritten(b * t * width) };
     let mut d_a = vec![0f32; pieces * a_len];
     let mut d_bias = vec![0f32; pieces * bias_len];
     let level = Level::detect();
@@ -168,6 +171,7 @@ pub(crate) fn backward(
         .zip(slice(&z).par_chunks(TOKENS * width))
         .enumerate()
         .for_each(|(i, (((d_z, a_log), bias), z))| {
+            d_z.fill(0.0);
             let at = i * TOKENS * shared.per_state();
             let len = z.len() / width * shared.per_state();
             let part = |part: usize| &d_y[part * one + at..][..len];

@@ -18,7 +18,8 @@ mod sections;
 
 use crate::form::has_kernel;
 use crate::native::NativeOp;
-use burn::tensor::{Tensor, TensorData, activation, assert_shape};
+use crate::parts::Packed;
+use burn::tensor::{Shape, Tensor, TensorData, activation, assert_shape};
 use sections::Sections;
 
 /// How the states forget.
@@ -108,14 +109,15 @@ pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
         return on_tensors(rule, inputs);
     }
     let [b, t, _] = inputs.projections.dims();
-    let packed: Tensor<5> =
+    let all: Tensor<1> =
         NativeOp::MemoryGates(rule).run(inputs.projections, inputs.a_log, inputs.bias);
-    let part = |i: usize| packed.clone().slice([i..i + 1]).reshape([b, t, h, s]);
+    let parts = 3 + usize::from(rule.delta);
+    let packed = Packed::new(all, vec![Shape::from([b, t, h, s]); parts]);
     GateValues {
-        log_decay: part(0),
-        read: part(1),
-        write: part(2),
-        erase: rule.delta.then(|| part(3)),
+        log_decay: packed.part(0),
+        read: packed.part(1),
+        write: packed.part(2),
+        erase: rule.delta.then(|| packed.part(3)),
     }
 }
 

@@ -1,22 +1,22 @@
 //! One node of the autodiff graph for a whole `memory_scan`, with the backward written by hand.
 
-use super::backend::{MemoryScanBackend, ScanTensors, packed, unpacked};
+use super::backend::{MemoryScanBackend, ScanTensors};
 use super::chunkwise::{self, Saved};
+use crate::parts::{Parts, packed};
 use burn::backend::autodiff::{
     Autodiff, NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, NodeGuard, Ops, OpsKind},
 };
-use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
-use burn::tensor::Shape;
+use burn::backend::{Backend, tensor::FloatTensor};
 
 /// Backward of the chunk form. Its state is what forward saved and the shapes of both outputs.
 #[derive(Debug)]
 struct ChunkwiseBackward;
 
 impl<B: Backend> Backward<B, 8> for ChunkwiseBackward {
-    type State = (Saved<B>, Shape, Shape);
+    type State = (Saved<B>, Parts);
 
     fn backward(
         self,
@@ -24,9 +24,8 @@ impl<B: Backend> Backward<B, 8> for ChunkwiseBackward {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let (saved, o, state) = ops.state;
-        let incoming = grads.consume::<B>(&ops.node);
-        let (d_o, d_state) = unpacked::<B>(incoming, o, state);
+        let (saved, parts) = ops.state;
+        let [d_o, d_state] = incoming::<B>(grads.consume::<B>(&ops.node), &parts);
         let d = chunkwise::backward(saved, d_o, d_state);
         let of_parents = [
             Some(d.q),
@@ -49,7 +48,7 @@ impl<B: Backend> Backward<B, 8> for ChunkwiseBackward {
 struct FusedBackward;
 
 impl<B: MemoryScanBackend> Backward<B, 8> for FusedBackward {
-    type State = (ScanTensors<B>, FloatTensor<B>, usize, bool);
+    type State = (ScanTensors<B>, FloatTensor<B>, usize, bool, Parts);
 
     fn backward(
         self,
@@ -57,9 +56,9 @@ impl<B: MemoryScanBackend> Backward<B, 8> for FusedBackward {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let (x, saved, chunk, delta) = ops.state;
-        let incoming = grads.consume::<B>(&ops.node);
-        let d = B::memory_scan_fused_backward(x, saved, incoming, chunk, delta);
+        let (x, saved, chunk, delta, parts) = ops.state;
+        let [d_o, d_state] = incoming::<B>(grads.consume::<B>(&ops.node), &parts);
+        let d = B::memory_scan_fused_backward(x, saved, d_o, d_state, chunk, delta);
         let of_parents = [
             Some(d.q),
             Some(d.k),
@@ -73,6 +72,12 @@ impl<B: MemoryScanBackend> Backward<B, 8> for FusedBackward {
         let ids = ops.parents.map(|parent| parent.map(|parent| parent.id));
         register::<B>(grads, ids, of_parents);
     }
+}
+
+/// Gradients of outputs and final state, of which `sign` says that there are some.
+fn incoming<B: Backend>(sign: FloatTensor<B>, parts: &Parts) -> [FloatTensor<B>; 2] {
+    let both = parts.gradients::<B>(&sign).try_into();
+    both.unwrap_or_else(|_| unreachable!("memory_scan has two results"))
 }
 
 /// Hands every parent that is tracked its gradient.
@@ -117,7 +122,12 @@ fn inner<B: Backend, C: CheckpointStrategy>(x: &ScanTensors<Autodiff<B, C>>) -> 
 }
 
 impl<B: MemoryScanBackend, C: CheckpointStrategy> MemoryScanBackend for Autodiff<B, C> {
-    fn memory_scan_chunkwise(x: ScanTensors<Self>, chunk: usize, delta: bool) -> FloatTensor<Self> {
+    fn memory_scan_chunkwise(
+        x: ScanTensors<Self>,
+        chunk: usize,
+        delta: bool,
+        parts: Parts,
+    ) -> FloatTensor<Self> {
         let (nodes, inner) = (nodes(&x), inner(&x));
         match ChunkwiseBackward
             .prepare::<C>(nodes)
@@ -126,21 +136,29 @@ impl<B: MemoryScanBackend, C: CheckpointStrategy> MemoryScanBackend for Autodiff
         {
             OpsKind::Tracked(node) => {
                 let (o, state, saved) = chunkwise::forward::<B>(inner, chunk, delta);
-                let shapes = (o.shape(), state.shape());
-                node.finish((saved, shapes.0, shapes.1), packed::<B>(o, state))
+                node.finish((saved, parts), packed::<B>([o, state]))
             }
-            OpsKind::UnTracked(node) => node.finish(B::memory_scan_chunkwise(inner, chunk, delta)),
+            OpsKind::UnTracked(node) => {
+                node.finish(B::memory_scan_chunkwise(inner, chunk, delta, parts))
+            }
         }
     }
 
-    fn memory_scan_fused(x: ScanTensors<Self>, chunk: usize, delta: bool) -> FloatTensor<Self> {
+    fn memory_scan_fused(
+        x: ScanTensors<Self>,
+        chunk: usize,
+        delta: bool,
+        parts: Parts,
+    ) -> FloatTensor<Self> {
         let (nodes, inner) = (nodes(&x), inner(&x));
         match FusedBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(node) => {
                 let (both, saved) = B::memory_scan_fused_saving(inner.clone(), chunk, delta);
-                node.finish((inner, saved, chunk, delta), both)
+                node.finish((inner, saved, chunk, delta, parts), both)
             }
-            OpsKind::UnTracked(node) => node.finish(B::memory_scan_fused(inner, chunk, delta)),
+            OpsKind::UnTracked(node) => {
+                node.finish(B::memory_scan_fused(inner, chunk, delta, parts))
+            }
         }
     }
 }

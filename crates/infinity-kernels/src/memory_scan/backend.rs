@@ -9,14 +9,12 @@ use super::chunkwise;
 use super::cube;
 #[cfg(feature = "flex")]
 use super::flex;
+use crate::parts::{Parts, packed};
 #[cfg(feature = "cube")]
 use burn::backend::fusion::custom::TensorSpec;
-use burn::backend::{
-    Backend, ExtensionType, TensorMetadata, backend_extension, tensor::FloatTensor,
-};
+use burn::backend::{Backend, ExtensionType, backend_extension, tensor::FloatTensor};
 #[cfg(feature = "cube")]
-use burn::tensor::DType;
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
 
 /// The operator's tensors below autodiff; shapes as in [`MemoryScanInputs`](super::MemoryScanInputs).
 ///
@@ -47,15 +45,18 @@ pub struct ScanTensors<B: Backend> {
 )]
 pub trait MemoryScanBackend: Backend {
     /// The chunk form with `chunk` positions a chunk. Returns outputs and final state in one
-    /// vector (`packed`), because a node of the autodiff graph has one output.
+    /// vector, because a node of the autodiff graph has one output; `parts` knows where they lie in
+    /// it, and with autodiff collects their gradients.
     #[fusion(default)]
+    #[allow(unused_variables)]
     fn memory_scan_chunkwise(
         #[extension_type] x: ScanTensors<Self>,
         chunk: usize,
         delta: bool,
+        parts: Parts,
     ) -> FloatTensor<Self> {
         let (o, state, _) = chunkwise::forward::<Self>(x, chunk, delta);
-        packed::<Self>(o, state)
+        packed::<Self>([o, state])
     }
 
     /// The fused form: what [`memory_scan_chunkwise`](Self::memory_scan_chunkwise) returns, from a
@@ -65,12 +66,13 @@ pub trait MemoryScanBackend: Backend {
     /// # Panics
     ///
     /// Where no such kernel exists; [`Form::check`](crate::Form::check) says so beforehand.
-    #[fusion(meta = both_spec)]
+    #[fusion(meta = |x, _, _, _| both_spec(x))]
     #[allow(unused_variables)]
     fn memory_scan_fused(
         #[extension_type] x: ScanTensors<Self>,
         chunk: usize,
         delta: bool,
+        parts: Parts,
     ) -> FloatTensor<Self> {
         unreachable!("{NOT_FUSED}")
     }
@@ -78,7 +80,7 @@ pub trait MemoryScanBackend: Backend {
     /// The fused form for training: also returns what
     /// [`memory_scan_fused_backward`](Self::memory_scan_fused_backward) computes the rest from, in
     /// a layout that only it reads: the states at the chunk borders, and what else a kernel keeps.
-    #[fusion(meta = |x, chunk, delta| (both_spec(x, chunk, delta), saved_spec(x, *chunk)))]
+    #[fusion(meta = |x, chunk, _| (both_spec(x), saved_spec(x, *chunk)))]
     #[allow(unused_variables)]
     fn memory_scan_fused_saving(
         #[extension_type] x: ScanTensors<Self>,
@@ -88,14 +90,15 @@ pub trait MemoryScanBackend: Backend {
         unreachable!("{NOT_FUSED}")
     }
 
-    /// Gradients of all inputs, given the inputs, what was saved and the gradient of what the
-    /// fused form returned. In additive mode that of `erase` is zero.
-    #[fusion(meta = |x, _, _, _, _| x.clone())]
+    /// Gradients of all inputs, given the inputs, what was saved and the gradients of outputs and
+    /// final state. In additive mode that of `erase` is zero.
+    #[fusion(meta = |x, _, _, _, _, _| x.clone())]
     #[allow(unused_variables)]
     fn memory_scan_fused_backward(
         #[extension_type] x: ScanTensors<Self>,
         saved: FloatTensor<Self>,
-        d_both: FloatTensor<Self>,
+        d_o: FloatTensor<Self>,
+        d_state: FloatTensor<Self>,
         chunk: usize,
         delta: bool,
     ) -> ScanTensors<Self> {
@@ -109,7 +112,7 @@ const NOT_FUSED: &str =
 
 /// Outputs and final state in one vector, in the type of the state.
 #[cfg(feature = "cube")]
-fn both_spec(x: &ScanTensorsMetadata, _chunk: &usize, _delta: &bool) -> TensorSpec {
+fn both_spec(x: &ScanTensorsMetadata) -> TensorSpec {
     let len = x.v.shape.num_elements() + x.state.shape.num_elements();
     TensorSpec::new(Shape::from([len]), x.state.dtype)
 }
@@ -122,30 +125,14 @@ fn saved_spec(x: &ScanTensorsMetadata, chunk: usize) -> TensorSpec {
     TensorSpec::new(Shape::from([len]), DType::F32)
 }
 
-/// `o` and `state`, flat, one behind the other.
-pub(super) fn packed<B: Backend>(o: FloatTensor<B>, state: FloatTensor<B>) -> FloatTensor<B> {
-    let flat = |x: FloatTensor<B>| {
-        let len = x.shape().num_elements();
-        B::float_reshape(x, Shape::from(vec![len]))
-    };
-    B::float_cat(vec![flat(o), flat(state)], 0)
-}
-
-/// The way back from [`packed`].
-pub(super) fn unpacked<B: Backend>(
-    both: FloatTensor<B>,
-    o: Shape,
-    state: Shape,
-) -> (FloatTensor<B>, FloatTensor<B>) {
-    let (at, end) = (o.num_elements(), o.num_elements() + state.num_elements());
-    let first = B::float_slice(both.clone(), &[(0..at).into()]);
-    let second = B::float_slice(both, &[(at..end).into()]);
-    (B::float_reshape(first, o), B::float_reshape(second, state))
-}
-
 #[cfg(feature = "flex")]
 impl MemoryScanBackend for burn::backend::Flex {
-    fn memory_scan_fused(x: ScanTensors<Self>, _chunk: usize, delta: bool) -> FloatTensor<Self> {
+    fn memory_scan_fused(
+        x: ScanTensors<Self>,
+        _chunk: usize,
+        delta: bool,
+        _parts: Parts,
+    ) -> FloatTensor<Self> {
         flex::forward(x, delta)
     }
 
@@ -160,11 +147,12 @@ impl MemoryScanBackend for burn::backend::Flex {
     fn memory_scan_fused_backward(
         x: ScanTensors<Self>,
         saved: FloatTensor<Self>,
-        d_both: FloatTensor<Self>,
+        d_o: FloatTensor<Self>,
+        d_state: FloatTensor<Self>,
         _chunk: usize,
         delta: bool,
     ) -> ScanTensors<Self> {
-        flex::backward(x, saved, d_both, delta)
+        flex::backward(x, saved, [d_o, d_state], delta)
     }
 }
 
@@ -174,7 +162,12 @@ impl MemoryScanBackend for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]
 impl MemoryScanBackend for burn_cubecl::CubeBackend {
-    fn memory_scan_fused(x: ScanTensors<Self>, chunk: usize, delta: bool) -> FloatTensor<Self> {
+    fn memory_scan_fused(
+        x: ScanTensors<Self>,
+        chunk: usize,
+        delta: bool,
+        _parts: Parts,
+    ) -> FloatTensor<Self> {
         cube::forward(x, chunk, delta)
     }
 
@@ -189,10 +182,12 @@ impl MemoryScanBackend for burn_cubecl::CubeBackend {
     fn memory_scan_fused_backward(
         x: ScanTensors<Self>,
         saved: FloatTensor<Self>,
-        d_both: FloatTensor<Self>,
+        d_o: FloatTensor<Self>,
+        d_state: FloatTensor<Self>,
         chunk: usize,
         delta: bool,
     ) -> ScanTensors<Self> {
+        let d_both = packed::<Self>([d_o, d_state]);
         cube::backward(x, saved, d_both, chunk, delta)
     }
 }

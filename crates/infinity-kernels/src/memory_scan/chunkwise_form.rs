@@ -3,29 +3,30 @@
 
 use super::backend::{MemoryScanBackend, ScanTensors};
 use super::{Dims, MemoryScanInputs, MemoryScanOutput};
+use crate::parts::{Packed, Parts};
 use burn::backend::{Dispatch, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{Shape, Tensor};
 
 /// Runs `chunk` positions at a time from `state` `[B, H, S, K, V]`. The chunk size changes speed
 /// and rounding, not the function.
 pub fn forward(x: MemoryScanInputs, state: Tensor<5>, chunk: usize) -> MemoryScanOutput {
-    dispatched(x, state, |x, delta| {
-        Dispatch::memory_scan_chunkwise(x, chunk, delta)
+    dispatched(x, state, |x, delta, parts| {
+        Dispatch::memory_scan_chunkwise(x, chunk, delta, parts)
     })
 }
 
 /// Runs the backend's own kernel from state `[B, H, S, K, V]`, in chunks of what the device asked
 /// for.
 pub(super) fn fused(x: MemoryScanInputs, state: Tensor<5>, chunk: usize) -> MemoryScanOutput {
-    dispatched(x, state, |x, delta| {
-        Dispatch::memory_scan_fused(x, chunk, delta)
+    dispatched(x, state, |x, delta, parts| {
+        Dispatch::memory_scan_fused(x, chunk, delta, parts)
     })
 }
 
 fn dispatched(
     x: MemoryScanInputs,
     state: Tensor<5>,
-    run: impl FnOnce(ScanTensors<Dispatch>, bool) -> FloatTensor<Dispatch>,
+    run: impl FnOnce(ScanTensors<Dispatch>, bool, Parts) -> FloatTensor<Dispatch>,
 ) -> MemoryScanOutput {
     let Dims { b, t, h, s, k, v } = x.dims();
     let delta = x.erase.is_some();
@@ -40,11 +41,10 @@ fn dispatched(
         erase: erase.into_dispatch(),
         state: state.into_dispatch(),
     };
-    let both = Tensor::<1>::from_dispatch(run(tensors, delta));
-    let at = b * t * h * v;
-    let end = at + b * h * s * k * v;
+    let shapes = [Shape::from([b, t, h, v]), Shape::from([b, h, s, k, v])];
+    let packed = Packed::of(shapes, |parts| run(tensors, delta, parts));
     MemoryScanOutput {
-        o: both.clone().slice([0..at]).reshape([b, t, h, v]),
-        state: both.slice([at..end]).reshape([b, h, s, k, v]),
+        o: packed.part(0),
+        state: packed.part(1),
     }
 }

@@ -4,6 +4,7 @@ use super::{COEFFICIENTS, SMALLEST_NORM, STEPS};
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::math::simd::{Level, padded};
+use crate::math::transpose::transpose;
 use burn::backend::TensorMetadata;
 use rayon::prelude::*;
 
@@ -11,7 +12,6 @@ use rayon::prelude::*;
 const BLOCK: usize = 16;
 
 /// A matrix whose rows are filled up to whole lanes with zeros.
-#[derive(Clone)]
 struct Matrix {
     data: Vec<f32>,
     rows: usize,
@@ -46,20 +46,22 @@ impl Matrix {
     }
 
     /// Becomes the transpose of `x`.
-    fn transpose_of(&mut self, x: &Matrix) {
+    fn transpose_of(&mut self, level: Level, x: &Matrix) {
         let stride = self.stride;
         self.blocks(|first, rows| {
-            for i in 0..x.rows {
-                let from = &x.data[i * x.stride + first..];
-                for (to, from) in rows.chunks_exact_mut(stride).zip(from) {
-                    to[i] = *from;
-                }
-            }
+            let size = [x.rows, rows.len() / stride];
+            transpose(level, size, &x.data[first..], x.stride, rows, stride);
         });
     }
 
-    /// On and below the diagonal, becomes `left · right`, which is symmetric.
-    fn lower_product(&mut self, level: Level, left: &Matrix, right: &Matrix) {
+    /// On and below the diagonal, becomes `keep + factor · left · right`, which is symmetric.
+    fn lower_product(
+        &mut self,
+        level: Level,
+        [left, right]: [&Matrix; 2],
+        factor: f32,
+        keep: Option<(f32, &Matrix)>,
+    ) {
         let stride = self.stride;
         self.blocks(|first, out| {
             let rows = out.len() / stride;
@@ -68,27 +70,32 @@ impl Matrix {
                 left: Left::rows(&left.data[first * left.stride..], left.stride),
                 right: right.right(),
                 part: Part::Whole,
-                keep: Keep::Nothing,
-                scale: None,
+                keep: keep.map_or(Keep::Nothing, |(keep, other)| {
+                    Keep::Other(keep, &other.data[first * stride..])
+                }),
+                scale: Some(&[factor; BLOCK]),
             };
             multiply(level, &product, out, stride);
         });
     }
 
-    /// Becomes the whole of the symmetric matrix `of(i, j)`, which is asked below the diagonal only.
-    fn mirrored(&mut self, of: impl Fn(usize, usize) -> f32 + Sync) {
+    /// Becomes the whole of the symmetric matrix of which `lower` has what is on and below the
+    /// diagonal.
+    fn mirrored(&mut self, level: Level, lower: &Matrix) {
         let (stride, columns) = (self.stride, self.columns);
         self.blocks(|first, rows| {
-            for (i, row) in rows.chunks_exact_mut(stride).enumerate() {
-                let i = first + i;
-                for (j, value) in row[..columns].iter_mut().enumerate() {
-                    *value = if j <= i { of(i, j) } else { of(j, i) };
-                }
+            let height = rows.len() / stride;
+            let from = &lower.data[first * stride + first..];
+            let size = [columns - first, height];
+            transpose(level, size, from, stride, &mut rows[first..], stride);
+            let below = lower.data[first * stride..].chunks_exact(stride);
+            for (i, (row, below)) in rows.chunks_exact_mut(stride).zip(below).enumerate() {
+                row[..=first + i].copy_from_slice(&below[..=first + i]);
             }
         });
     }
 
-    /// `self = keep · self + left · right`.
+    /// `self = keep · right + left · right`.
     fn add_product(&mut self, level: Level, keep: f32, left: &Matrix, right: &Matrix) {
         let stride = self.stride;
         self.blocks(|first, out| {
@@ -97,7 +104,7 @@ impl Matrix {
                 left: Left::rows(&left.data[first * left.stride..], left.stride),
                 right: right.right(),
                 part: Part::Whole,
-                keep: Keep::Times(keep),
+                keep: Keep::Other(keep, &right.data[first * stride..]),
                 scale: None,
             };
             multiply(level, &product, out, stride);
@@ -133,17 +140,13 @@ fn iterate(mut x: Matrix) -> Matrix {
     let (rows, columns) = (x.rows, x.columns);
     let mut x_t = Matrix::zeros(columns, rows);
     let [mut lower, mut gram, mut both] = [0; 3].map(|_| Matrix::zeros(rows, rows));
-    let mut next = x.clone();
+    let mut next = Matrix::zeros(rows, columns);
     for _ in 0..STEPS {
-        x_t.transpose_of(&x);
-        lower.lower_product(level, &x, &x_t);
-        gram.mirrored(|i, j| lower.data[i * lower.stride + j]);
-        lower.lower_product(level, &gram, &gram);
-        both.mirrored(|i, j| {
-            let at = i * lower.stride + j;
-            b * gram.data[at] + c * lower.data[at]
-        });
-        next.data.copy_from_slice(&x.data);
+        x_t.transpose_of(level, &x);
+        lower.lower_product(level, [&x, &x_t], 1.0, None);
+        gram.mirrored(level, &lower);
+        lower.lower_product(level, [&gram, &gram], c, Some((b, &gram)));
+        both.mirrored(level, &lower);
         next.add_product(level, a, &both, &x);
         std::mem::swap(&mut x, &mut next);
     }

@@ -6,6 +6,7 @@
 use crate::math::exp::exp;
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::simd::{Level, dot, leveled, multiply_add};
+use crate::math::unwritten::unwritten;
 use burn::backend::TensorMetadata;
 use rayon::prelude::*;
 
@@ -109,7 +110,9 @@ pub(crate) fn forward(
     let (shape, dtype) = (x.shape(), x.dtype());
     let (x, weight, gate) = (single(x), single(weight), gate.map(single));
     let (x, weight, gate) = (slice(&x), slice(&weight), gate.as_ref().map(slice));
-    let (mut y, piece) = (vec![0f32; x.len()], piece(weight.len()));
+    let piece = piece(weight.len());
+    // SAFETY: the pieces cover all of it, and `forward_rows` writes a row before it reads it.
+    let mut y = unsafe { unwritten(x.len()) };
     let level = Level::detect();
     y.par_chunks_mut(piece).enumerate().for_each(|(i, y)| {
         let at = i * piece..i * piece + y.len();
@@ -138,8 +141,10 @@ pub(crate) fn backward(
     let (x, weight, d_y) = (slice(&x), slice(&weight), slice(&d_y));
     let gate = gate.as_ref().map(slice);
     let (width, piece) = (weight.len(), piece(weight.len()));
-    let mut d_x = vec![0f32; x.len()];
-    let mut d_gate = vec![0f32; gate.map_or(0, <[f32]>::len)];
+    // SAFETY: as in `forward`.
+    let mut d_x = unsafe { unwritten(x.len()) };
+    // SAFETY: there are values only where there is a gate, and then `backward_rows` writes all.
+    let mut d_gate = unsafe { unwritten(gate.map_or(0, <[f32]>::len)) };
     let mut partial = vec![0f32; x.len().div_ceil(piece) * width];
     let level = Level::detect();
     let gates: Vec<Option<&mut [f32]>> = match gate {

@@ -10,6 +10,7 @@ use crate::feature_map::L2_EPS;
 use crate::math::exp::exp;
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::simd::{Level, dot, leveled, multiply_add};
+use crate::math::unwritten::unwritten;
 use burn::backend::TensorMetadata;
 use rayon::prelude::*;
 
@@ -143,7 +144,8 @@ fn pieces(
 pub(crate) fn forward(rule: UnitRotary, x: Primitive, cos: Primitive, sin: Primitive) -> Primitive {
     let (shape, dtype) = (x.shape(), x.dtype());
     let [x, cos, sin] = [x, cos, sin].map(single);
-    let mut y = vec![0f32; shape.num_elements()];
+    // SAFETY: the pieces cover all of it, and `forward_tokens` writes a row before it reads it.
+    let mut y = unsafe { unwritten(shape.num_elements()) };
     let level = Level::detect();
     pieces(rule, [&x, &cos, &sin], &mut y, |tokens, _, y| {
         forward_tokens(level, tokens, y);
@@ -162,7 +164,8 @@ pub(crate) fn backward(
     let (shape, dtype) = (x.shape(), x.dtype());
     let [x, cos, sin, d_y] = [x, cos, sin, d_y].map(single);
     let d_y = slice(&d_y);
-    let mut d_x = vec![0f32; shape.num_elements()];
+    // SAFETY: as in `forward`.
+    let mut d_x = unsafe { unwritten(shape.num_elements()) };
     let level = Level::detect();
     pieces(rule, [&x, &cos, &sin], &mut d_x, |tokens, at, d_x| {
         backward_tokens(level, tokens, &d_y[at..at + d_x.len()], d_x);

@@ -13,6 +13,7 @@
 use crate::math::exp::exp;
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::simd::{Level, leveled, multiply_add};
+use crate::math::unwritten::unwritten;
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use rayon::prelude::*;
@@ -176,7 +177,8 @@ leveled!(fn backward_row(row: Row<'_>, d_y: &[f32], grads: &mut RowGrads<'_>) = 
 pub(crate) fn forward(x: Primitive, weight: Primitive, tail: Primitive) -> Primitive {
     let call = Call::new(x, weight, tail);
     let (row_len, _) = call.row_len();
-    let mut y = vec![0f32; call.b * row_len];
+    // SAFETY: the rows cover all of it, and `forward_row` writes a token before it reads it.
+    let mut y = unsafe { unwritten(call.b * row_len) };
     let level = Level::detect();
     y.par_chunks_exact_mut(row_len.max(1))
         .enumerate()
@@ -201,7 +203,8 @@ pub(crate) fn backward(
     let d_y = single(d_y);
     let d_y = slice(&d_y);
     let taps_len = kernel * channels;
-    let mut d_x = vec![0f32; call.b * row_len];
+    // SAFETY: the rows cover all of it, and each is filled before it is added to.
+    let mut d_x = unsafe { unwritten(call.b * row_len) };
     let mut d_before = vec![0f32; call.b * before_len];
     let mut d_taps = vec![0f32; call.b * taps_len];
     let level = Level::detect();
@@ -211,6 +214,7 @@ pub(crate) fn backward(
         .enumerate()
         .for_each(|(b, ((x, before), taps))| {
             let d_y = &d_y[b * row_len..][..row_len];
+            x.fill(0.0);
             backward_row(level, call.row(b), d_y, &mut RowGrads { x, before, taps });
         });
     let mut sum = vec![0f32; taps_len];

@@ -7,6 +7,7 @@
 use crate::math::exp::exp;
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::simd::{Level, leveled, multiply_add};
+use crate::math::unwritten::unwritten;
 use burn::backend::TensorMetadata;
 use rayon::prelude::*;
 
@@ -50,7 +51,8 @@ leveled!(
 pub(crate) fn forward(gate: Primitive, up: Primitive) -> Primitive {
     let (shape, dtype) = (gate.shape(), gate.dtype());
     let (gate, up) = (single(gate), single(up));
-    let mut y = vec![0f32; shape.num_elements()];
+    // SAFETY: the pieces cover all of it, and every value of a piece is written.
+    let mut y = unsafe { unwritten(shape.num_elements()) };
     let level = Level::detect();
     y.par_chunks_mut(PIECE)
         .zip(slice(&gate).par_chunks(PIECE))
@@ -63,8 +65,9 @@ pub(crate) fn forward(gate: Primitive, up: Primitive) -> Primitive {
 pub(crate) fn backward(gate: Primitive, up: Primitive, d_y: Primitive) -> (Primitive, Primitive) {
     let (shape, dtype) = (gate.shape(), gate.dtype());
     let (gate, up, d_y) = (single(gate), single(up), single(d_y));
-    let mut d_gate = vec![0f32; shape.num_elements()];
-    let mut d_up = vec![0f32; shape.num_elements()];
+    let len = shape.num_elements();
+    // SAFETY: as in `forward`.
+    let (mut d_gate, mut d_up) = unsafe { (unwritten(len), unwritten(len)) };
     let level = Level::detect();
     let inputs = slice(&gate)
         .par_chunks(PIECE)

@@ -20,10 +20,12 @@ use crate::data::HostBatch;
 use crate::loss::evaluation_loss;
 use crate::metrics::LmOutput;
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
 pub(crate) use draws::drops;
+use infinity_kernels::in_pool;
 use infinity_model::{InfinityModel, ModelState};
 pub use segments::default_segment;
 
@@ -160,13 +162,13 @@ impl TrainStep for Trainee {
     type Output = LmOutput;
 
     fn step(&self, batch: LmBatch) -> TrainOutput<LmOutput> {
-        let learned = match self.recompute {
+        let learned = in_pool(&self.model.device(), || match self.recompute {
             Recompute::Blocks => blocks::learn(self, &batch),
             Recompute::Segments(len) if len < batch.host.len => {
                 segments::learn(self, &batch, len.max(1))
             }
             Recompute::Segments(_) | Recompute::Nothing => whole::learn(self, &batch),
-        };
+        });
         let output = LmOutput {
             loss_sum: learned.loss_sum,
             n_tokens: batch.host.valid,
@@ -178,6 +180,15 @@ impl TrainStep for Trainee {
             item: output,
         }
     }
+
+    fn optimize(
+        self,
+        optim: &mut ModuleOptimizer,
+        rates: ModuleLearningRate,
+        grads: GradientsParams,
+    ) -> Self {
+        in_pool(&self.model.device(), || optim.step(rates, self, grads))
+    }
 }
 
 impl InferenceStep for Trainee {
@@ -185,6 +196,12 @@ impl InferenceStep for Trainee {
     type Output = LmOutput;
 
     fn step(&self, batch: LmBatch) -> LmOutput {
+        in_pool(&self.model.device(), || self.evaluate(batch))
+    }
+}
+
+impl Trainee {
+    fn evaluate(&self, batch: LmBatch) -> LmOutput {
         let device = self.model.device();
         let start = batch.start(&self.model);
         let (hidden, state) = self

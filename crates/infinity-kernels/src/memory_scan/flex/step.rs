@@ -56,18 +56,13 @@ impl Steps {
         o: &mut RowsMut<'_>,
         last: &mut [f32],
     ) {
+        last.copy_from_slice(state);
         for t in 0..self.sizes.t {
             self.weigh(x, t);
-            let before = if t == 0 { state } else { &*last };
             let sums = Sums {
                 out: [&mut self.recalled, &mut self.read],
             };
-            sum_rows(
-                self.level,
-                before,
-                [&self.rows.recall, &self.rows.read],
-                sums,
-            );
+            sum_rows(self.level, last, [&self.rows.recall, &self.rows.read], sums);
             // What this token wrote is read with it: Σ_s r_s u_s (q · k) d.
             let dot: f32 = x.q.row(t).iter().zip(x.k.row(t)).map(|(q, k)| q * k).sum();
             let gates = x.read.row(t).iter().zip(x.write.row(t));
@@ -82,9 +77,6 @@ impl Steps {
                 *o = read + own * *error;
             }
             let (decay, write) = (&self.rows.decay, &self.rows.write);
-            if t == 0 {
-                last.copy_from_slice(state);
-            }
             update(self.level, decay, write, errors, last);
         }
     }

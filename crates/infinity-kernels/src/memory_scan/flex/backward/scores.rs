@@ -3,10 +3,10 @@
 use super::super::chunk::Chunk;
 use super::super::masks::{MaskGrads, mask_grads};
 use super::super::solve::solve_transposed;
-use super::super::transpose::transpose;
 use super::Backward;
 use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::math::simd::padded;
+use crate::math::transpose::transpose;
 
 impl Backward {
     /// `dX = (I + L)⁻ᵀ (Aᵀ dO + Σ_s diag(u e^(b_C − b)) K dH_s)`.

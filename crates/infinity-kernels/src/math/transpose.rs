@@ -12,7 +12,7 @@ type Block = [[f32; SIDE]; SIDE];
 
 /// `to[j, i] = from[i, j]` for `size` rows and columns of `from`; rows of `to` are filled up with
 /// zeros to whole lanes.
-pub(super) fn transpose(
+pub(crate) fn transpose(
     level: Level,
     size: [usize; 2],
     from: &[f32],
@@ -76,7 +76,7 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn transpose(
+    pub(crate) fn transpose(
         size: [usize; 2],
         from: &[f32],
         from_stride: usize,

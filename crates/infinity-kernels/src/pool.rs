@@ -1,0 +1,36 @@
+//! Work among the threads that share it.
+//!
+//! A kernel on the CPU shares its work with rayon's threads. Called from outside of them, every one of
+//! the hundreds of kernels of a step wakes a thread and goes to sleep until that is done, and the
+//! caller's core idles meanwhile. Called from one of them it begins at once.
+
+use burn::tensor::Device;
+
+/// Runs `work` on one of the threads that the kernels of `device` share, where there are such:
+/// something for a whole step, not for one operator. A panic goes through to the caller.
+///
+/// `work` must not wait for another thread that computes: with one thread in the pool, that one
+/// would wait for it.
+pub fn in_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
+    #[cfg(feature = "flex")]
+    if crate::form::has_kernel(device) {
+        return rayon::scope(|_| work());
+    }
+    let _ = device;
+    work()
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_runs_among_the_threads_and_its_panic_comes_out() {
+        let device = Device::flex();
+        assert!(in_pool(&device, rayon::current_thread_index).is_some());
+        let nested = in_pool(&device, || in_pool(&device, || 2) + 1);
+        assert_eq!(nested, 3);
+        let caught = std::panic::catch_unwind(|| in_pool(&Device::flex(), || panic!("out")));
+        assert!(caught.is_err());
+    }
+}
