@@ -13,6 +13,7 @@ mod invocation;
 mod model_dir;
 mod output;
 mod panics;
+mod ranks;
 mod reporter;
 mod terminal;
 

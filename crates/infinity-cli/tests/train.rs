@@ -127,6 +127,60 @@ fn a_dry_run_says_and_writes_nothing() {
 }
 
 #[test]
+fn a_run_on_two_devices_says_so_and_goes_on_with_one() {
+    let dir = with_texts();
+    let line = format!(
+        "train --train-file train.txt -o run {TINY} --lr-scheduler-type constant --set \
+         training.per_device_train_batch_size"
+    );
+    let two = format!("{line}=1 --max-steps 2 --strategy multi --devices flex,flex");
+    let told = |line: &str, words: &[&str]| {
+        let out = infinity(dir.path(), line).exits(0).out;
+        for word in words {
+            assert!(out.contains(word), "no {word:?} in\n{out}");
+        }
+    };
+    let announced = ["devices   2 × flex (CPU", "1 rows × 2 devices × 32 tokens"];
+    told(&format!("{two} --dry-run"), &announced);
+    told(&format!("{two} --dry-run"), &["ms a step", "tok/s"]);
+    told(&two, &announced);
+    let on = format!("{line}=2 --max-steps 4 --resume");
+    told(
+        &on,
+        &["device    flex", "going on after step 2", "step 00004/4"],
+    );
+}
+
+#[test]
+fn devices_that_cannot_be_are_named() {
+    let dir = with_texts();
+    for (flags, words) in [
+        (
+            "--strategy multi --devices 3",
+            &["distributed.devices", "3", "has 1 here"][..],
+        ),
+        (
+            "--strategy multi --devices flex,gpu",
+            &["distributed.devices", "`gpu`"],
+        ),
+        (
+            "--devices 2",
+            &["distributed.devices", "distributed.strategy"],
+        ),
+        (
+            "--strategy ddp",
+            &["distributed.strategy", "CUDA", "\"multi\""],
+        ),
+    ] {
+        let line = format!("train --train-file train.txt -o run --device flex {flags} {TINY}");
+        let failed = infinity(dir.path(), &line).exits(2);
+        for word in words {
+            assert!(failed.err.contains(word), "no {word:?} in {}", failed.err);
+        }
+    }
+}
+
+#[test]
 fn progress_for_programs_is_json() {
     let dir = with_texts();
     let line = format!("train --train-file train.txt -o run --max-steps 2 --progress json {TINY}");

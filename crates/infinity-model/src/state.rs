@@ -56,6 +56,37 @@ impl LayerState {
         self.map(&mut Compact)
     }
 
+    /// As [`ModelState::cat`].
+    fn cat(parts: Vec<Self>) -> Self {
+        let (mut memories, mut all_tails) = (Vec::new(), Vec::new());
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for part in parts {
+            match part {
+                LayerState::Infinity { memory, tails } => {
+                    memories.push(memory);
+                    all_tails.resize_with(tails.len(), Vec::new);
+                    for (rows, tail) in all_tails.iter_mut().zip(tails) {
+                        rows.push(tail);
+                    }
+                }
+                LayerState::Softmax { cache } => {
+                    let (k, v) = cache.unzip();
+                    keys.extend(k);
+                    values.extend(v);
+                }
+            }
+        }
+        if !memories.is_empty() {
+            return LayerState::Infinity {
+                memory: Tensor::cat(memories, 0),
+                tails: all_tails.into_iter().map(|t| Tensor::cat(t, 0)).collect(),
+            };
+        }
+        LayerState::Softmax {
+            cache: (!keys.is_empty()).then(|| (Tensor::cat(keys, 0), Tensor::cat(values, 0))),
+        }
+    }
+
     /// The sum over all numbers of the products with `other`'s; `None` where there is none.
     fn inner_product(&self, other: &Self) -> Option<Tensor<1>> {
         match (self, other) {
@@ -246,6 +277,27 @@ impl ModelState {
         ModelState {
             position: position.collect(),
             layers: state.layers,
+        }
+    }
+
+    /// The rows of all parts, one part after the other, as one state. The parts are on one device.
+    ///
+    /// # Panics
+    ///
+    /// Without any part, or if they are not states of one model.
+    pub fn cat(parts: Vec<Self>) -> Self {
+        let position = parts.iter().flat_map(|part| &part.position);
+        let position = position.copied().collect();
+        let mut layers: Vec<Vec<LayerState>> = Vec::new();
+        for part in parts {
+            layers.resize_with(part.layers.len(), Vec::new);
+            for (rows, layer) in layers.iter_mut().zip(part.layers) {
+                rows.push(layer);
+            }
+        }
+        ModelState {
+            layers: layers.into_iter().map(LayerState::cat).collect(),
+            position,
         }
     }
 

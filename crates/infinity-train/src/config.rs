@@ -11,6 +11,7 @@
 //! [`ConfigLayers`] collects the layers, [`ConfigLayers::resolve`] merges, checks and returns a
 //! [`LoadedConfig`]. The library prints nothing: warnings are returned.
 
+mod distributed;
 mod error;
 mod layers;
 mod legacy;
@@ -26,12 +27,13 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::data::{DataConfig, TokenizerConfig};
 use crate::step::default_segment;
+pub use distributed::{DeviceList, DistributedConfig, DistributedStrategy};
 pub use error::ConfigError;
 pub use layers::{ConfigLayers, LoadedConfig};
 pub use sections::{
-    CheckpointConfig, DistributedConfig, DistributedStrategy, EvalConfig, GradientCheckpointing,
-    LoggingConfig, LossScaling, LossWatchdog, LrSchedulerConfig, LrSchedulerType, OptimizerConfig,
-    OptimizerName, Precision, Progress, RunSection, TrainingConfig,
+    CheckpointConfig, EvalConfig, GradientCheckpointing, LoggingConfig, LossScaling, LossWatchdog,
+    LrSchedulerConfig, LrSchedulerType, OptimizerConfig, OptimizerName, Precision, Progress,
+    RunSection, TrainingConfig,
 };
 
 /// The layout of the configuration that this version reads.
@@ -123,11 +125,16 @@ impl RunConfig {
         }
     }
 
+    /// Rows of one micro-batch, on all devices together.
+    pub fn rows(&self) -> usize {
+        let rows = self.training.per_device_train_batch_size;
+        rows.saturating_mul(self.distributed.ranks())
+    }
+
     /// Tokens that one optimizer step learns from.
     pub fn tokens_per_step(&self) -> u64 {
-        (self.training.per_device_train_batch_size
-            * self.training.gradient_accumulation_steps
-            * self.data.training_window()) as u64
+        (self.rows() * self.training.gradient_accumulation_steps * self.data.training_window())
+            as u64
     }
 
     /// Tokens of a segment where the backward pass recomputes along the sequence.

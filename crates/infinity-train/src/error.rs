@@ -54,6 +54,14 @@ pub enum TrainError {
         /// What to do instead.
         instead: &'static str,
     },
+    /// A run got another number of devices than it is configured for.
+    #[error("`distributed.devices` asks for {asked} devices, and the run was given {given}")]
+    Devices {
+        /// In the configuration.
+        asked: usize,
+        /// Handed over.
+        given: usize,
+    },
     /// Loss or gradient stopped being finite, or stayed too high.
     #[error("the run diverged at step {step}: {reason}")]
     Diverged {

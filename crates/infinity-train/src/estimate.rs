@@ -1,9 +1,9 @@
 //! What a run will take, before it runs: some of its steps are taken for their cost alone.
 
 use crate::config::RunConfig;
+use crate::devices::Devices;
 use crate::error::TrainError;
 use crate::train::{Rehearsal, TrainControl, rehearse};
-use burn::tensor::Device;
 use infinity_model::ModelConfig;
 use infinity_model::count::ParameterCount;
 
@@ -31,14 +31,14 @@ pub struct Estimate {
     pub memory_bytes: u64,
 }
 
-/// Builds the model of `config` on `device` and takes some steps of the run for their cost: about
+/// Builds the model of `config` on `devices` and takes some steps of the run for their cost: about
 /// ten seconds, and at least five steps. Nothing is written but the token files of the text.
 ///
 /// # Errors
 /// Those of [`train`](crate::train()) that come before or during a step.
 pub fn estimate(
     config: RunConfig,
-    device: Device,
+    devices: impl Into<Devices>,
     control: TrainControl,
 ) -> Result<Estimate, TrainError> {
     let limit = config.training.max_seconds as f64;
@@ -48,7 +48,7 @@ pub fn estimate(
         training_tokens,
         eval_batches,
         cost,
-    } = rehearse(config, device, control)?;
+    } = rehearse(config, &devices.into(), control)?;
     let times = |every: u64| match every {
         0 => 1,
         _ => total_steps.div_ceil(every),

@@ -5,13 +5,14 @@
 //! - [`config`]: [`RunConfig`](config::RunConfig), one TOML file a run.
 //! - [`data`]: text to token files to batches that are pure functions of their number.
 //! - [`step`], [`loss`], [`loss_scale`], [`optimizer`], [`schedule`]: one step of learning.
-//! - [`train`](mod@train): a whole run; [`estimate`](mod@estimate): what it will take; [`eval`]:
+//! - [`train`](mod@train): a whole run; [`devices`]: on one device or several; [`estimate`](mod@estimate): what it will take; [`eval`]:
 //!   the loss over a split; [`stream_eval`]: along one text.
 //! - [`checkpoint`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself.
 
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod devices;
 pub mod error;
 pub mod estimate;
 pub mod eval;
@@ -34,6 +35,7 @@ pub mod train;
 mod unused;
 
 pub use config::RunConfig;
+pub use devices::Devices;
 pub use error::{CheckpointError, TrainError};
 pub use estimate::{Estimate, estimate};
 pub use eval::{EvalReport, evaluate};

@@ -1,10 +1,11 @@
 //! Going on with a run: from which checkpoint, and whether it is still the same run.
 
 use crate::checkpoint::{CheckpointStore, TrainerState};
-use crate::config::{LrSchedulerType, RunConfig};
+use crate::config::{DistributedConfig, LrSchedulerType, RunConfig};
 use crate::data::PreparedMeta;
 use crate::error::{CheckpointError, TrainError};
 use crate::metrics::Reporter;
+use serde::Deserialize;
 use std::path::PathBuf;
 
 /// Where a run goes on.
@@ -44,6 +45,8 @@ pub(crate) fn resume_state(
     Ok(Some(state))
 }
 
+/// Rows of one device.
+const ROWS_KEY: &str = "per_device_train_batch_size";
 /// Keys of `[run]` that decide it too.
 const FIXED_RUN_KEYS: [&str; 2] = ["seed", "precision"];
 /// Sections whose settings decide what the next step computes.
@@ -56,8 +59,10 @@ const FIXED_SECTIONS: [&str; 6] = [
     "lr_scheduler",
 ];
 /// Keys in them that may change: how long, how fast, how it is watched.
-const FREE_KEYS: [&str; 14] = [
+const FREE_KEYS: [&str; 15] = [
     "vocab_size",
+    // Compared by the rows of all devices together.
+    ROWS_KEY,
     "max_seconds",
     "num_workers",
     "cache_dir",
@@ -107,6 +112,9 @@ fn unchanged(was: &str, config: &RunConfig) -> Result<(), CheckpointError> {
             ));
         }
     }
+    if let Some(changed) = other_rows(&was, config) {
+        return Err(changed);
+    }
     let shown = |value: Option<toml::Value>| value.map_or("unset".to_owned(), |v| v.to_string());
     match pairs.into_iter().find(|(_, was, now)| was != now) {
         Some((key, was, now)) => Err(CheckpointError::Changed {
@@ -116,6 +124,26 @@ fn unchanged(was: &str, config: &RunConfig) -> Result<(), CheckpointError> {
         }),
         None => Ok(()),
     }
+}
+
+/// Other rows in a batch than in the run `was`: they may only be spread over another number of
+/// devices.
+fn other_rows(was: &toml::Table, config: &RunConfig) -> Option<CheckpointError> {
+    let section = |name: &str| was.get(name)?.as_table();
+    let distributed = section("distributed").cloned().unwrap_or_default();
+    // A checkpoint without the section is one of a single device.
+    let ranks = DistributedConfig::deserialize(distributed).map_or(1, |was| was.ranks());
+    let rows = section("training")?.get(ROWS_KEY)?.as_integer()? as usize;
+    let shown = |rows: usize, ranks| match ranks {
+        1 => rows.to_string(),
+        _ => format!("{rows} on each of {ranks} devices"),
+    };
+    let now = config.training.per_device_train_batch_size;
+    (rows.saturating_mul(ranks) != config.rows()).then(|| CheckpointError::Changed {
+        key: format!("training.{ROWS_KEY}"),
+        was: shown(rows, ranks),
+        now: shown(now, config.distributed.ranks()),
+    })
 }
 
 /// Refuses to go on with another text or tokenizer under the same name.

@@ -1,8 +1,9 @@
 //! A whole run: data, model, optimizer, loop, and the model directory at the end.
 
 use crate::checkpoint::{CheckpointStore, TrainerState};
-use crate::config::{GradientCheckpointing, Progress, RunConfig};
+use crate::config::{Progress, RunConfig};
 use crate::data::{BatchSource, EvalSource, PreparedData, TrainSource, prepare};
+use crate::devices::Devices;
 use crate::error::TrainError;
 use crate::eval::EvalReport;
 use crate::loss_scale::LossScale;
@@ -11,10 +12,9 @@ use crate::optimizer::{learning_rates, optimizer};
 use crate::renderer::Quiet;
 use crate::resume::{Resume, resume_state, same_text};
 use crate::run_dir::RunDir;
-use crate::step::{Recompute, Trainee};
-use crate::strategy::{Loop, Outcome, Rehearsed, Run, StepLoop};
+use crate::step::{Recompute, Trainee, drops};
+use crate::strategy::{Carried, Loop, Outcome, Rehearsed, Run, StepLoop};
 use crate::unused::{Always, NoLoader};
-use burn::tensor::Device;
 use burn::train::logger::InMemoryMetricLogger;
 use burn::train::metric::{IterationSpeedMetric, LearningRateMetric};
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
@@ -48,18 +48,18 @@ pub struct TrainReport {
     pub eval: Option<EvalReport>,
 }
 
-/// Trains as `config` says, on `device`.
+/// Trains as `config` says, on `devices`: one, or as many as its `[distributed]` asks for.
 ///
 /// # Errors
 /// Everything that [`TrainError`] lists. What was written before stays: checkpoints are complete
 /// or absent.
 pub fn train(
     config: RunConfig,
-    device: Device,
+    devices: impl Into<Devices>,
     control: TrainControl,
 ) -> Result<TrainReport, TrainError> {
-    let (fixed, resumed_at) = set_up(config, &device, control, false)?;
-    let model = launch(&fixed, &device, resumed_at);
+    let (fixed, resumed_at) = set_up(config, &devices.into(), control, false)?;
+    let model = launch(&fixed, resumed_at);
     finish(&fixed, &model)
 }
 
@@ -75,11 +75,11 @@ pub(crate) struct Rehearsal {
 /// Takes some steps of a run for their cost alone.
 pub(crate) fn rehearse(
     config: RunConfig,
-    device: Device,
+    devices: &Devices,
     control: TrainControl,
 ) -> Result<Rehearsal, TrainError> {
-    let (fixed, _) = set_up(config, &device, control, true)?;
-    drop(launch(&fixed, &device, None));
+    let (fixed, _) = set_up(config, devices, control, true)?;
+    drop(launch(&fixed, None));
     let mut run = fixed.run.lock().expect("the loop has ended");
     let outcome = std::mem::replace(&mut run.outcome, Ok(Outcome::default()))?;
     Ok(Rehearsal {
@@ -94,17 +94,23 @@ pub(crate) fn rehearse(
 /// Everything of a run but its model; also the step it goes on after.
 fn set_up(
     mut config: RunConfig,
-    device: &Device,
+    devices: &Devices,
     mut control: TrainControl,
     rehearses: bool,
 ) -> Result<(Arc<Loop>, Option<u64>), TrainError> {
     config.validate()?;
+    devices.settle(&mut config.distributed)?;
     supported(&config)?;
-    let formats = Formats::new(config.run.precision, device);
-    formats.check(device)?;
+    devices.check(config.run.precision)?;
+    let formats = Formats::new(config.run.precision, devices.main());
     control
         .reporter
         .message(&format!("precision {}", formats.describe()));
+    if devices.ranks() > 1 && drops(&config.model) {
+        control
+            .reporter
+            .message("dropout   devices take turns: all draw from the process's one generator");
+    }
     let checkpoints = CheckpointStore::new(config.output_dir().join("checkpoints"));
     let state = resume_state(
         &config,
@@ -122,7 +128,7 @@ fn set_up(
     let train = TrainSource::new(
         prepared.train.clone(),
         &config.data,
-        config.training.per_device_train_batch_size,
+        config.rows(),
         config.run.seed,
     )?;
     if let Some(warning) = train.warning() {
@@ -153,11 +159,13 @@ fn set_up(
         ..TrainerState::default()
     };
     let stream = match resumed_at {
-        Some(step) if config.data.stateful => checkpoints.stream(step, &device.clone().inner())?,
+        Some(step) if config.data.stateful => {
+            checkpoints.stream(step, &devices.main().clone().inner())?
+        }
         _ => None,
     };
     let run = Run {
-        stream,
+        stream: stream.map(Carried::from),
         saved: resumed_at,
         state: state.unwrap_or(fresh),
         reporter: control.reporter,
@@ -165,6 +173,7 @@ fn set_up(
         outcome: Ok(Outcome::default()),
     };
     let fixed = Arc::new(Loop {
+        devices: devices.with_autodiff(config.training.gradient_checkpointing),
         config,
         total_steps,
         training_tokens: prepared.train.len(),
@@ -196,13 +205,10 @@ fn run_directory(
 }
 
 /// Runs the loop inside burn-train's learner.
-fn launch(fixed: &Arc<Loop>, device: &Device, resumed_at: Option<u64>) -> InfinityModel {
+fn launch(fixed: &Arc<Loop>, resumed_at: Option<u64>) -> InfinityModel {
     let config = &fixed.config;
-    let mut device = device.clone().autodiff();
-    if config.training.gradient_checkpointing == GradientCheckpointing::Ops {
-        device = device.gradient_checkpointing();
-    }
-    let model = config.model.init_seeded(config.run.seed, &device);
+    let device = &fixed.devices[0];
+    let model = config.model.init_seeded(config.run.seed, device);
     let model = model
         .with_precision(config.run.precision)
         .expect("checked before the run");

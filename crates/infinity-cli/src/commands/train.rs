@@ -15,7 +15,7 @@ use super::eval::{self, EvalArgs};
 use super::eval_stream::StreamArgs;
 use super::layering::ConfigFlags;
 use crate::args::Global;
-use crate::device::{self, Chosen};
+use crate::ranks::Ranks;
 use crate::{failure, interrupt, invocation, model_dir, output, reporter, terminal};
 
 /// A run: its configuration, and where it starts.
@@ -45,10 +45,9 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     if !args.dry_run {
         check_output(&directory, config.run.overwrite, resume.is_some())?;
     }
-    let chosen = device::open(&config.run.device)?;
-    config.run.device.clone_from(&chosen.name);
+    let ranks = Ranks::open(&mut config)?;
     if args.dry_run {
-        return describe_only(config, source, &chosen);
+        return describe_only(config, source, &ranks);
     }
     config.logging.progress = shown(config.logging.progress, global.quiet)?;
     let progress = config.logging.progress;
@@ -56,7 +55,7 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
         terminal::remember();
     }
     let mut reporter = reporter::to_stdout(progress, global.quiet);
-    announcement(&config, &chosen)
+    announcement(&config, &ranks)
         .iter()
         .for_each(|line| reporter.message(line));
     let control = TrainControl {
@@ -70,7 +69,7 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
         config_text: source,
     };
     let prompt = config.eval.sample_prompts.first().cloned();
-    let report = train(config, chosen.device, control)?;
+    let report = train(config, ranks.devices(), control)?;
     if report.interrupted {
         output::note(&format!(
             "stopped at step {}; go on with the same command and --resume",
@@ -170,12 +169,16 @@ fn check_output(directory: &Path, overwrite: bool, resume: bool) -> anyhow::Resu
 }
 
 /// What is known before the data is read.
-fn announcement(config: &RunConfig, chosen: &Chosen) -> [String; 3] {
+fn announcement(config: &RunConfig, ranks: &Ranks) -> [String; 3] {
     let t = &config.training;
+    let devices = match config.distributed.ranks() {
+        1 => String::new(),
+        several => format!(" × {several} devices"),
+    };
     [
-        format!("device    {}", chosen.describe()),
+        ranks.describe(),
         format!(
-            "batch     {} rows × {} tokens × {} accumulated = {} tokens a step",
+            "batch     {} rows{devices} × {} tokens × {} accumulated = {} tokens a step",
             t.per_device_train_batch_size,
             config.data.training_window(),
             t.gradient_accumulation_steps,
@@ -186,12 +189,13 @@ fn announcement(config: &RunConfig, chosen: &Chosen) -> [String; 3] {
 }
 
 /// `--dry-run`: takes some steps for their cost, and says what the run would be.
-fn describe_only(config: RunConfig, source: String, chosen: &Chosen) -> anyhow::Result<u8> {
-    for line in announcement(&config, chosen) {
+fn describe_only(config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Result<u8> {
+    for line in announcement(&config, ranks) {
         output::line(&line)?;
     }
-    let formats = Formats::new(config.run.precision, &chosen.device);
-    formats.check(&chosen.device)?;
+    let main = &ranks.main().device;
+    let formats = Formats::new(config.run.precision, main);
+    formats.check(main)?;
     output::line(&format!("precision {}", formats.describe()))?;
     output::note("measuring some steps, about ten seconds …");
     let window = config.data.training_window();
@@ -209,7 +213,7 @@ fn describe_only(config: RunConfig, source: String, chosen: &Chosen) -> anyhow::
         },
         ..config
     };
-    let estimate = estimate(config, chosen.device.clone(), control)?;
+    let estimate = estimate(config, ranks.devices(), control)?;
     if interrupt.load(Ordering::Relaxed) {
         return Ok(failure::INTERRUPTED);
     }

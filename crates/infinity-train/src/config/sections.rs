@@ -49,7 +49,7 @@ pub struct TrainingConfig {
     pub max_tokens: u64,
     /// Seconds of training after which the run ends with what it has, whatever the step; 0: no limit.
     pub max_seconds: u64,
-    /// Rows of one micro-batch.
+    /// Rows of one micro-batch on one device.
     pub per_device_train_batch_size: usize,
     /// Rows of one validation batch.
     pub per_device_eval_batch_size: usize,
@@ -363,35 +363,6 @@ pub enum Progress {
     Json,
     /// Nothing.
     None,
-}
-
-/// `[distributed]`: more than one device.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DistributedConfig {
-    /// How work is shared.
-    pub strategy: DistributedStrategy,
-    /// Devices that take part; `auto` is `run.device` alone.
-    pub devices: String,
-}
-
-impl Default for DistributedConfig {
-    fn default() -> Self {
-        Self {
-            strategy: DistributedStrategy::Single,
-            devices: "auto".to_owned(),
-        }
-    }
-}
-
-/// How devices share the work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DistributedStrategy {
-    /// One device.
-    Single,
-    /// Data parallel.
-    Ddp,
 }
 
 #[cfg(test)]

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use super::{
-    ConfigError, DistributedStrategy, GradientCheckpointing, LrSchedulerType, ModelConfig,
-    RunConfig, SCHEMA,
-};
+use super::{ConfigError, GradientCheckpointing, LrSchedulerType, ModelConfig, RunConfig, SCHEMA};
 use crate::data::DataError;
 use crate::loss_scale::FLOOR;
 use infinity_model::config::Mixer;
@@ -35,7 +32,7 @@ impl RunConfig {
         self.validate_optimizer()?;
         self.validate_schedule()?;
         self.validate_eval()?;
-        self.validate_not_yet()
+        self.validate_distributed()
     }
 
     fn validate_model(&self) -> Result<(), ConfigError> {
@@ -87,7 +84,7 @@ impl RunConfig {
                 "one optimizer step alone learns from {} tokens (batch {} × accumulation {} × \
                  window {})",
                 self.tokens_per_step(),
-                t.per_device_train_batch_size,
+                self.rows(),
                 t.gradient_accumulation_steps,
                 self.data.training_window()
             );
@@ -229,23 +226,6 @@ impl RunConfig {
         }
         Ok(())
     }
-
-    /// Keys that are read and whose other values do not work yet: refused, never ignored.
-    fn validate_not_yet(&self) -> Result<(), ConfigError> {
-        if self.distributed.strategy != DistributedStrategy::Single {
-            let limit = "only \"single\" works in this version";
-            return refuse("distributed.strategy", "\"ddp\"", limit);
-        }
-        if self.distributed.devices != "auto" {
-            let limit = "only \"auto\" works in this version; run.device chooses the device";
-            return refuse(
-                "distributed.devices",
-                Quoted(&self.distributed.devices),
-                limit,
-            );
-        }
-        Ok(())
-    }
 }
 
 impl ConfigError {
@@ -278,19 +258,7 @@ impl ConfigError {
     }
 }
 
-/// A word as it stands in the file.
-struct Quoted<T>(T);
-
-impl<T: serde::Serialize> Display for Quoted<&T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match toml::Value::try_from(self.0) {
-            Ok(value) => write!(f, "{value}"),
-            Err(_) => f.write_str("?"),
-        }
-    }
-}
-
-fn refuse<T>(
+pub(super) fn refuse<T>(
     key: &'static str,
     value: impl Display,
     limit: impl Into<String>,
@@ -390,11 +358,6 @@ mod tests {
                 &["training.checkpoint_segment=512"],
                 "training.checkpoint_segment",
                 "\"segments\"",
-            ),
-            (
-                &["distributed.strategy=ddp"],
-                "distributed.strategy",
-                "\"single\"",
             ),
             (
                 &["data.stateful=true", "model.mixer=softmax"],

@@ -31,6 +31,24 @@ impl HostBatch {
         rows.flat_map(|row| &row[from..to]).copied().collect()
     }
 
+    /// The rows from `from` to `to` as a batch of their own. Its `carry` still names rows of the
+    /// whole previous batch.
+    ///
+    /// # Panics
+    /// If there are not so many rows.
+    pub fn part(&self, from: usize, to: usize) -> Self {
+        let ids = |all: &[i32]| all[from * self.len..to * self.len].to_vec();
+        let targets = ids(&self.targets);
+        HostBatch {
+            inputs: ids(&self.inputs),
+            valid: targets.iter().filter(|id| **id != IGNORE_INDEX).count(),
+            targets,
+            rows: to - from,
+            len: self.len,
+            carry: self.carry[from..to].to_vec(),
+        }
+    }
+
     /// The batch, if every id in it is one of a vocabulary of `size`: a damaged token file can hold
     /// anything.
     ///
@@ -137,5 +155,12 @@ mod tests {
             (batch.carry.as_slice(), batch.valid),
             ([Some(0), None, Some(1)].as_slice(), 6)
         );
+        let part = batch.part(1, 3);
+        assert_eq!((part.rows, part.len, part.valid), (2, 4, 2));
+        assert_eq!(
+            (&part.inputs[..], &part.targets[..], &part.carry[..]),
+            (&batch.inputs[4..], &batch.targets[4..], &batch.carry[1..])
+        );
+        assert_eq!(batch.part(0, 3), batch);
     }
 }

@@ -112,7 +112,7 @@ impl TrainSource {
         }
         if tokens > self.len as u64 && matches!(self.packing, PackingPlan::Contiguous) {
             return super::config::bad(
-                "training.per_device_train_batch_size",
+                "training.per_device_train_batch_size × devices",
                 self.rows,
                 &format!(
                     "`data.packing = \"contiguous\"` gives every row its own part of the training split, and {tokens} tokens are fewer than {} windows of {}; use fewer rows, shorter windows, or `data.packing = \"random\"`",

@@ -5,7 +5,7 @@
 //! ways through a step do so, hence they drop the same numbers where they cut the batch alike.
 
 use burn::tensor::{Device, Distribution, Tensor};
-use infinity_model::InfinityModel;
+use infinity_model::{InfinityModel, ModelConfig};
 
 /// The seeds of one step.
 pub(super) struct Draws {
@@ -21,7 +21,7 @@ impl Draws {
         if let Some(seed) = seed {
             device.seed(seed);
         }
-        let seed = drops(model).then(|| seed.unwrap_or_else(|| drawn(&device)));
+        let seed = drops(model.config()).then(|| seed.unwrap_or_else(|| drawn(&device)));
         Draws { device, seed }
     }
 
@@ -36,9 +36,8 @@ impl Draws {
     }
 }
 
-/// Whether a training step of `model` drops anything.
-pub(super) fn drops(model: &InfinityModel) -> bool {
-    let config = model.config();
+/// Whether a training step of a model of this configuration drops anything.
+pub(crate) fn drops(config: &ModelConfig) -> bool {
     config.hidden_dropout_prob > 0.0 || config.attention_probs_dropout_prob > 0.0
 }
 

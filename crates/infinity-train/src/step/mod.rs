@@ -24,6 +24,7 @@ use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
+pub(crate) use draws::drops;
 use infinity_kernels::in_pool;
 use infinity_model::{InfinityModel, ModelState};
 pub use segments::default_segment;
@@ -122,15 +123,20 @@ impl Trainee {
     }
 }
 
-/// The model without gradients, for a pass whose graph nobody needs.
-fn untracked(model: &InfinityModel) -> InfinityModel {
+/// Initialises every parameter that is not yet.
+pub(crate) fn initialise<M: Module>(module: &M) {
     struct Initialise;
     impl ModuleVisitor for Initialise {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             param.val();
         }
     }
-    if !draws::drops(model) {
+    module.visit(&mut Initialise);
+}
+
+/// The model without gradients, for a pass whose graph nobody needs.
+fn untracked(model: &InfinityModel) -> InfinityModel {
+    if !drops(model.config()) {
         return model.valid();
     }
     // Without autodiff dropout would not drop. With it, each operation leaves a node behind until
@@ -138,7 +144,7 @@ fn untracked(model: &InfinityModel) -> InfinityModel {
     //
     // A parameter that is not initialised yet shares that future with its clones, and `no_grad` on
     // one of them would switch off the gradient of all.
-    model.visit(&mut Initialise);
+    initialise(model);
     model.clone().no_grad()
 }
 

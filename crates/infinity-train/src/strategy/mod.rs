@@ -5,8 +5,11 @@
 //! groups, metric store, checkpoint threads and dashboard stay Burn's. What the
 //! dashboard calls an epoch is the stretch up to a validation.
 
+mod carried;
 mod ends;
+mod ranks;
 mod rehearsal;
+mod replica;
 mod step;
 mod validation;
 
@@ -18,21 +21,26 @@ use crate::eval::EvalReport;
 use crate::metrics::{Reporter, StepMetrics, resident_bytes};
 use crate::run_dir::RunDir;
 use crate::step::Trainee;
+use burn::tensor::Device;
 use burn::train::{
     Learner, SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader,
     TrainingComponents, ValidLoader,
 };
-use infinity_model::{ModelState, Tokenizer};
+use infinity_model::Tokenizer;
+use ranks::Ranks;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use step::StepResult;
 
+pub(crate) use carried::Carried;
 pub(crate) use rehearsal::Rehearsed;
 
 /// Everything the loop needs besides what burn-train hands it.
 pub(crate) struct Loop {
     pub(crate) config: RunConfig,
+    /// The devices of the run by rank, with autodiff.
+    pub(crate) devices: Vec<Device>,
     pub(crate) total_steps: u64,
     /// Tokens of the training text.
     pub(crate) training_tokens: u64,
@@ -51,7 +59,7 @@ pub(crate) struct Loop {
 pub(crate) struct Run {
     pub(crate) state: TrainerState,
     /// What the model remembers of the last batch, where windows follow each other.
-    pub(crate) stream: Option<ModelState>,
+    pub(crate) stream: Option<Carried>,
     /// The step of the last complete checkpoint of this session, or of the one it went on from.
     pub(crate) saved: Option<u64>,
     pub(crate) reporter: Box<dyn Reporter + Send>,
@@ -84,6 +92,7 @@ impl SupervisedLearningStrategy<Trainee> for StepLoop {
             fixed: &self.0,
             components,
             learner,
+            ranks: Ranks::start(&self.0.devices),
             clock: Clock::new(&run.state),
             batches: None,
         };
@@ -106,6 +115,7 @@ struct Fit<'a> {
     fixed: &'a Loop,
     components: TrainingComponents<Trainee>,
     learner: Learner<Trainee>,
+    ranks: Ranks,
     clock: Clock,
     /// Made ahead by `data.num_workers` threads, from the first step of this session on.
     batches: Option<Workers<HostBatch>>,
@@ -248,7 +258,9 @@ impl Fit<'_> {
             run.reporter
                 .message(&format!("{path} has been removed while the run goes on"));
         }
-        checkpoints.begin(run.state.clone(), run.stream.as_ref())?;
+        let main = self.fixed.devices[0].clone().inner();
+        let stream = run.stream.as_ref().map(|stream| stream.whole(&main));
+        checkpoints.begin(run.state.clone(), stream.as_ref())?;
         checkpointer.checkpoint(&self.learner, step as usize, &self.components.event_store);
         checkpoints.finish(step)?;
         run.saved = Some(step);

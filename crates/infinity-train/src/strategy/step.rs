@@ -1,16 +1,15 @@
 //! One optimizer step over all its micro-batches, and what is made of a step that went wrong.
 
+use super::carried::Carried;
+use super::ranks::{Learned, Work};
 use super::{Fit, Loop, Run};
 use crate::checkpoint::TrainerState;
 use crate::error::TrainError;
 use crate::loss_scale::LossScale;
 use crate::metrics::LmOutput;
 use crate::optimizer::clip_scaled;
-use crate::step::LmBatch;
 use burn::data::dataloader::Progress;
-use burn::optim::GradientsAccumulator;
 use burn::train::{EventProcessorTraining, LearnerEvent, TrainingItem};
-use infinity_model::ModelState;
 
 /// What one optimizer step gave.
 pub(super) struct StepResult {
@@ -27,7 +26,7 @@ impl Fit<'_> {
     pub(super) fn step(
         &mut self,
         state: &mut TrainerState,
-        carried: &mut Option<ModelState>,
+        carried: &mut Option<Carried>,
     ) -> Result<StepResult, TrainError> {
         let Loop { config, .. } = self.fixed;
         let n = config.training.gradient_accumulation_steps as u64;
@@ -37,37 +36,21 @@ impl Fit<'_> {
         let loss_scale = state.loss_scale.map_or(1.0, |scale| scale.scale);
         let targets: usize = hosts.iter().map(|host| host.valid).sum();
         let tokens: usize = hosts.iter().map(|host| host.rows * host.len).sum();
-        let mut accumulator = GradientsAccumulator::new();
-        let mut total = LmOutput {
-            loss_sum: 0.0,
-            n_tokens: 0,
-            grad_norm: None,
-            state: None,
+        let work = Work {
+            hosts,
+            scale: loss_scale / targets.max(1) as f64,
+            seed: config.run.seed.wrapping_add(state.micro_step),
+            stateful: config.data.stateful,
         };
-        let mut single = None;
-        for (i, host) in hosts.into_iter().enumerate() {
-            let seed = config.run.seed.wrapping_add(state.micro_step + i as u64);
-            let batch = LmBatch {
-                state: carried.take().filter(|state| state.batch() == host.rows),
-                scale: loss_scale / targets.max(1) as f64,
-                seed: Some(seed),
-                host,
-            };
-            let output = self.learner.train_step(batch);
-            total.loss_sum += output.item.loss_sum;
-            total.n_tokens += output.item.n_tokens;
-            if config.data.stateful {
-                *carried = output.item.state;
-            }
-            match n {
-                1 => single = Some(output.grads),
-                _ => accumulator.accumulate(&self.learner.model(), output.grads),
-            }
-        }
-        let grads = single.unwrap_or_else(|| accumulator.grads());
-        let (model, max_norm) = (self.learner.model(), config.training.max_grad_norm);
+        let model = self.learner.model();
+        let Learned {
+            loss_sum,
+            n_tokens,
+            grads,
+        } = self.ranks.learn(&model, work, carried);
+        let max_norm = config.training.max_grad_norm;
         let (grads, grad_norm) = clip_scaled(&model, grads, loss_scale, max_norm);
-        let loss = total.loss_sum / total.n_tokens.max(1) as f64;
+        let loss = loss_sum / n_tokens.max(1) as f64;
         let finite = loss.is_finite() && grad_norm.is_finite();
         let overflow = self.rescale(state, finite)?;
         // The schedule goes on with the step, whether or not it was taken.
@@ -86,8 +69,13 @@ impl Fit<'_> {
         state.tokens += tokens as u64;
         self.clock.tokens += tokens as u64;
         self.clock.steps += 1;
-        total.grad_norm = Some(grad_norm);
-        self.tell(total, state.step);
+        let output = LmOutput {
+            loss_sum,
+            n_tokens,
+            grad_norm: Some(grad_norm),
+            state: None,
+        };
+        self.tell(output, state.step);
         let learning_rate = self.learner.lr_current().base();
         Ok(StepResult {
             loss,

@@ -6,10 +6,10 @@ use infinity_model::ModelConfig;
 use infinity_model::burn::module::{Module, ModuleVisitor, Param};
 use infinity_model::burn::optim::GradientsParams;
 use infinity_model::burn::tensor::{Device, Tensor};
-use infinity_train::config::{LrSchedulerType, RunConfig};
+use infinity_train::config::{DeviceList, DistributedStrategy, LrSchedulerType, RunConfig};
 use infinity_train::data::Packing;
 use infinity_train::metrics::{EvalMetrics, Reporter, StepMetrics};
-use infinity_train::{Resume, TrainControl, TrainError, TrainReport, train};
+use infinity_train::{Devices, Resume, TrainControl, TrainError, TrainReport, train};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -131,21 +131,21 @@ pub fn run_with(
     stop_at: Option<u64>,
     hook: Option<Hook>,
 ) -> (Result<TrainReport, TrainError>, Heard) {
-    hooked_on(Device::flex(), config, resume, stop_at, hook)
+    hooked_on(Device::flex().into(), config, resume, stop_at, hook)
 }
 
-/// Runs `config` on `device`, up to `stop_at` if that is given.
+/// Runs `config` on `devices`, up to `stop_at` if that is given.
 pub fn run_on(
-    device: Device,
+    devices: impl Into<Devices>,
     config: &RunConfig,
     resume: Option<Resume>,
     stop_at: Option<u64>,
 ) -> (Result<TrainReport, TrainError>, Heard) {
-    hooked_on(device, config, resume, stop_at, None)
+    hooked_on(devices.into(), config, resume, stop_at, None)
 }
 
 fn hooked_on(
-    device: Device,
+    devices: Devices,
     config: &RunConfig,
     resume: Option<Resume>,
     stop_at: Option<u64>,
@@ -168,13 +168,23 @@ fn hooked_on(
     static DROPS: RwLock<()> = RwLock::new(());
     let report = if config.model.hidden_dropout_prob > 0.0 {
         let _alone = DROPS.write();
-        train(config.clone(), device, control)
+        train(config.clone(), devices, control)
     } else {
         let _together = DROPS.read();
-        train(config.clone(), device, control)
+        train(config.clone(), devices, control)
     };
     let heard = heard.lock().unwrap().clone();
     (report, heard)
+}
+
+/// `config` on the processor `ranks` times, with as many rows in all, and its devices.
+pub fn on_ranks(config: &RunConfig, ranks: usize) -> (RunConfig, Devices) {
+    let mut config = config.clone();
+    config.training.per_device_train_batch_size /= ranks;
+    config.distributed.strategy = DistributedStrategy::Multi;
+    config.distributed.devices = DeviceList::Count(ranks);
+    let others = vec![Device::flex(); ranks - 1];
+    (config, Devices::new(Device::flex(), others))
 }
 
 /// The lines of `metrics.jsonl` without what depends on the clock.

@@ -7,6 +7,7 @@ mod evaluation;
 mod groups;
 mod initial_state;
 mod precision;
+mod ranks;
 mod stream;
 
 use common::{ByPath, config, gradients, metrics, parameters, run};
