@@ -232,7 +232,8 @@ fn every_form_matches_the_reference_in_f32(device: &Device) {
     let mut worst = (0f64, 0f64);
     for case in CASES {
         let probe = Probe::seeded(case, 42);
-        for (_, form) in FORMS {
+        for (name, form) in FORMS {
+            println!("{}, {name}", case.name);
             let answer = run(device, &probe, DType::F32, form);
             let errors = check(&probe, &answer, FORWARD_F32, BACKWARD_F32);
             worst = (worst.0.max(errors.0), worst.1.max(errors.1));

@@ -1,7 +1,7 @@
 //! Backward of the chunk form: the loop that carries the states, reversed, then the gradients of all
 //! chunks at once.
 
-use super::{Gates, Saved, Scores, join_gate};
+use super::{Gates, Saved, Scores, join_gate, turned};
 use crate::math::{array::Array, decay};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
@@ -146,11 +146,7 @@ fn dots<B: Backend>(rows: &Array<B>, stacked: &Array<B>) -> Array<B> {
     let [.., sk] = stacked.dims::<3>();
     let products =
         stacked.clone().reshape(&[x, c, sk / k, k]) * rows.clone().reshape(&[x, c, 1, k]);
-    products
-        .sum(3)
-        .reshape(&[x, c, sk / k])
-        .permute(&[0, 2, 1])
-        .reshape(&[x, sk / k, c])
+    turned(products.sum(3).reshape(&[x, c, sk / k]))
 }
 
 fn gate_grads<B: Backend>(
@@ -230,7 +226,10 @@ fn query_key_grads<B: Backend>(
     let unstack = |weights: Array<B>, stacked: Array<B>| {
         let [x, s, c] = weights.dims();
         let [.., sk] = stacked.dims::<3>();
-        let weights = weights.permute(&[0, 2, 1]).reshape(&[x, c, s, 1]);
+        if s == 1 {
+            return turned(weights) * stacked;
+        }
+        let weights = turned(weights).reshape(&[x, c, s, 1]);
         let sum = (stacked.reshape(&[x, c, s, sk / s]) * weights).sum(2);
         sum.reshape(&[x, c, sk / s])
     };

@@ -80,15 +80,21 @@ struct Correct<B: Backend> {
 
 /// `[B, T, H, S]` → `[X, S, C]`.
 fn split_gate<B: Backend>(cut: &Chunking, gate: FloatTensor<B>) -> Array<B> {
-    let gate = cut.split(Array::<B>(gate));
-    let [x, c, s] = gate.dims();
-    gate.permute(&[0, 2, 1]).reshape(&[x, s, c])
+    turned(cut.split(Array::<B>(gate)))
 }
 
 /// `[X, S, C]` → `[B, T, H, S]`.
 fn join_gate<B: Backend>(cut: &Chunking, gate: Array<B>) -> FloatTensor<B> {
-    let [x, s, c] = gate.dims();
-    cut.join(gate.permute(&[0, 2, 1]).reshape(&[x, c, s])).0
+    cut.join(turned(gate)).0
+}
+
+/// `[X, A, B]` → `[X, B, A]`. Where one of them is 1 the values keep their order, and nothing moves.
+fn turned<B: Backend>(gate: Array<B>) -> Array<B> {
+    let [x, a, b] = gate.dims();
+    match a == 1 || b == 1 {
+        true => gate.reshape(&[x, b, a]),
+        false => gate.permute(&[0, 2, 1]).reshape(&[x, b, a]),
+    }
 }
 
 /// Rows scaled once for each state and stacked: weights `[X, S, C]`, rows `[X, C, K]` →
@@ -96,7 +102,10 @@ fn join_gate<B: Backend>(cut: &Chunking, gate: Array<B>) -> FloatTensor<B> {
 fn stack<B: Backend>(weights: Array<B>, rows: &Array<B>) -> Array<B> {
     let [x, s, c] = weights.dims();
     let [.., k] = rows.dims::<3>();
-    let weights = weights.permute(&[0, 2, 1]).reshape(&[x, c, s, 1]);
+    if s == 1 {
+        return turned(weights) * rows.clone();
+    }
+    let weights = turned(weights).reshape(&[x, c, s, 1]);
     (weights * rows.clone().reshape(&[x, c, 1, k])).reshape(&[x, c, s * k])
 }
 
@@ -104,7 +113,10 @@ fn stack<B: Backend>(weights: Array<B>, rows: &Array<B>) -> Array<B> {
 fn mix<B: Backend>(weights: &Array<B>, within: &Array<B>) -> Array<B> {
     let [x, s, c] = weights.dims();
     let weighted = weights.clone().reshape(&[x, s, c, 1]) * within.clone();
-    weighted.sum(1).reshape(&[x, c, c])
+    match s {
+        1 => weighted.reshape(&[x, c, c]),
+        _ => weighted.sum(1).reshape(&[x, c, c]),
+    }
 }
 
 impl<B: Backend> Gates<B> {
