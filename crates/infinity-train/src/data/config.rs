@@ -5,6 +5,9 @@ use super::initial_state::InitialState;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// Threads beyond which nothing gets faster, and the system may refuse the next one.
+const MANY_WORKERS: usize = 256;
+
 /// Where the text is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -120,6 +123,10 @@ impl DataConfig {
             if value == 0 {
                 return bad(key, value, "must be at least 1");
             }
+        }
+        if self.num_workers > MANY_WORKERS {
+            let limit = format!("must be at most {MANY_WORKERS}");
+            return bad("data.num_workers", self.num_workers, &limit);
         }
         if self.text_column.is_empty() {
             return bad("data.text_column", "\"\"", "must name a column");

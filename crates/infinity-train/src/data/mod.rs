@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! files, or sources of dependencies   source, cargo_sources: documents in a fixed order
-//!   → tokens in mapped files          tokenize, token_file, prepare: once, kept in a cache
+//!   → tokens in files of their own    tokenize, token_file, prepare: once, kept in a cache
 //!   → batches                         loader, eval_source: pure functions of a number
 //! ```
 //!
