@@ -22,13 +22,16 @@ use infinity_model::count::ParameterCount;
 use infinity_model::{Formats, GenerationConfig, InfinityModel, ModelConfig, save_pretrained};
 use serde_json::json;
 use std::io::IsTerminal;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// How a run is watched and stopped.
 pub struct TrainControl {
     /// Set from outside, it ends the run after the present step, with a checkpoint.
     pub interrupt: Arc<AtomicBool>,
+    /// Set by the run when it begins to look at `interrupt`. What comes before, reading and
+    /// tokenizing text, has nothing to save, and may be ended from outside.
+    pub heeded: Arc<AtomicBool>,
     /// Hears what happens.
     pub reporter: Box<dyn Reporter + Send>,
     /// Go on from a checkpoint.
@@ -156,6 +159,7 @@ fn set_up(
         Some(step) if config.data.stateful => checkpoints.stream(step, &device.clone().inner())?,
         _ => None,
     };
+    control.heeded.store(true, Ordering::SeqCst);
     let run = Run {
         stream,
         saved: resumed_at,

@@ -59,12 +59,14 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     announcement(&config, &chosen)
         .iter()
         .for_each(|line| reporter.message(line));
+    let interrupt = interrupt::listen(match progress {
+        // The dashboard has the screen.
+        Progress::Tui => "",
+        _ => "stopping after this step; Ctrl-C again ends at once",
+    })?;
     let control = TrainControl {
-        interrupt: interrupt::flag(match progress {
-            // The dashboard has the screen.
-            Progress::Tui => "",
-            _ => "stopping after this step; Ctrl-C again ends at once",
-        })?,
+        interrupt: interrupt.asked,
+        heeded: interrupt.heeded,
         reporter,
         resume,
         config_text: source,
@@ -195,9 +197,11 @@ fn describe_only(config: RunConfig, source: String, chosen: &Chosen) -> anyhow::
     output::line(&format!("precision {}", formats.describe()))?;
     output::note("measuring some steps, about ten seconds …");
     let window = config.data.training_window();
-    let interrupt = interrupt::flag("stopping after this step")?;
+    let interrupt = interrupt::listen("stopping after this step")?;
+    let asked = Arc::clone(&interrupt.asked);
     let control = TrainControl {
-        interrupt: Arc::clone(&interrupt),
+        interrupt: interrupt.asked,
+        heeded: interrupt.heeded,
         reporter: reporter::silent(),
         resume: None,
         config_text: source,
@@ -210,7 +214,7 @@ fn describe_only(config: RunConfig, source: String, chosen: &Chosen) -> anyhow::
         ..config
     };
     let estimate = estimate(config, chosen.device.clone(), control)?;
-    if interrupt.load(Ordering::Relaxed) {
+    if asked.load(Ordering::Relaxed) {
         return Ok(failure::INTERRUPTED);
     }
     for line in estimated(&estimate, window) {
