@@ -134,7 +134,7 @@ fn set_up(
     let valid = validation(&config, &prepared)?;
     let directory = match rehearses {
         true => RunDir::nowhere(&config),
-        false => run_directory(&config, &control, &prepared, state.as_ref())?,
+        false => run_directory(&config, &mut control, &prepared, state.as_ref())?,
     };
 
     let accumulated = config.training.gradient_accumulation_steps as u64;
@@ -147,6 +147,11 @@ fn set_up(
         ParameterCount::of(&config.model).total()
     ));
     let resumed_at = state.as_ref().map(|state| state.step);
+    if let Some(step) = resumed_at.filter(|step| *step > total_steps) {
+        control.reporter.message(&format!(
+            "the run is at step {step}, past the {total_steps} that it is to have: nothing is left to train"
+        ));
+    }
     let fresh = TrainerState {
         config: config.to_toml(),
         text: prepared.meta.source.hash.clone(),
@@ -186,11 +191,16 @@ fn set_up(
 /// The run's directory, with what was asked for in it.
 fn run_directory(
     config: &RunConfig,
-    control: &TrainControl,
+    control: &mut TrainControl,
     prepared: &PreparedData,
     state: Option<&TrainerState>,
 ) -> Result<RunDir, TrainError> {
-    let directory = RunDir::open(config, state.map(|state| state.step))?;
+    let mut directory = RunDir::open(config, state.map(|state| state.step))?;
+    if let Some(state) = state
+        && let Err(error) = directory.checkpoints().settle_best(state.best(config))
+    {
+        control.reporter.message(&error.to_string());
+    }
     let facts = json!({
         "parameters": ParameterCount::of(&config.model).total(),
         "data": prepared.meta,

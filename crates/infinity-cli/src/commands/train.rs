@@ -9,6 +9,7 @@ use clap::Args;
 use infinity_model::Formats;
 use infinity_model::count::{state_bytes, training_flops_per_token};
 use infinity_train::config::{LoadedConfig, LoggingConfig, Progress, RunConfig};
+use infinity_train::run_dir::is_used;
 use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
 
 use super::eval::{self, EvalArgs};
@@ -154,9 +155,7 @@ fn check_output(directory: &Path, overwrite: bool, resume: bool) -> anyhow::Resu
             "the output directory {shown} is a file"
         )));
     }
-    let used = directory
-        .read_dir()
-        .is_ok_and(|mut entries| entries.next().is_some());
+    let used = is_used(directory);
     if resume && !used {
         return Err(failure::usage(format!(
             "nothing to resume: there is no run in the output directory {shown}"

@@ -23,7 +23,7 @@ impl Part {
         // A full disk can show as an error or as a panic on the way down.
         let saved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| record.save(path)));
         let saved = match saved {
-            Ok(saved) => saved.map_err(|error| error.to_string()),
+            Ok(saved) => saved.map_err(|error| without_layers(&error.to_string())),
             Err(_) => Err("the writer panicked".to_owned()),
         };
         self.store.part_done(step as u64, saved);
@@ -32,6 +32,15 @@ impl Part {
     fn restore_part<R: Checkpoint>(&self, step: usize) -> Result<R, CheckpointerError> {
         R::load(self.file(self.store.path(step as u64)))
     }
+}
+
+/// What the system said, without the layers it came through, each of which names itself.
+fn without_layers(message: &str) -> String {
+    let mut rest = message;
+    for layer in ["Record error: `", "Record I/O error: ", "I/O error: "] {
+        rest = rest.strip_prefix(layer).unwrap_or(rest);
+    }
+    rest.trim_end_matches('`').to_owned()
 }
 
 macro_rules! part_of {
