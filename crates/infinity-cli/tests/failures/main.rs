@@ -136,7 +136,10 @@ fn a_full_disk_ends_the_run_with_an_error_and_keeps_what_was_saved() {
     // 120 blocks are 60 KiB. Without the trap the system would end the program instead.
     let limited = format!("trap '' XFSZ; ulimit -f 120; exec '{PROGRAM}' {more}");
     let full = shell(dir.path(), &limited).exits(1);
-    full.says(&["cannot write the checkpoint", "step-00000004"]);
+    full.says(&[
+        "cannot write the checkpoint",
+        "step-00000004: File too large",
+    ]);
     assert_eq!(
         checkpoints(dir.path()),
         ["best", "step-00000002"],

@@ -13,6 +13,7 @@ mod cargo_error;
 mod cargo_sources;
 mod checked_reader;
 mod config;
+mod csv_quotes;
 mod document_plan;
 mod error;
 mod eval_source;
