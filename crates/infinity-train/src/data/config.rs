@@ -156,6 +156,17 @@ impl DataConfig {
         }
     }
 
+    /// What makes a validation split longer.
+    pub(super) fn more_validation(&self) -> &'static str {
+        if !self.validation_file.as_os_str().is_empty() {
+            "a longer `data.validation_file`"
+        } else if !self.validation_crates.is_empty() {
+            "more `data.validation_crates`"
+        } else {
+            "more text, a larger `data.val_fraction`"
+        }
+    }
+
     fn validate_files(&self) -> Result<(), DataError> {
         if self.train_file.as_os_str().is_empty() {
             let hint = "name a .txt, .jsonl or .csv file or a directory of them (--train-file)";

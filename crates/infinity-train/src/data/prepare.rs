@@ -325,13 +325,7 @@ fn check_lengths(data: &DataConfig, prepared: &PreparedData) -> Result<(), DataE
     if held_out <= window as u64 && (wanted || held_out > 0) {
         return Err(DataError::SplitTooShort {
             split: "validation",
-            more: match data.validation_file.as_os_str().is_empty() {
-                true if data.validation_crates.is_empty() => {
-                    "more text, a larger `data.val_fraction`"
-                }
-                true => "more `data.validation_crates`",
-                false => "a longer `data.validation_file`",
-            },
+            more: data.more_validation(),
             tokens: held_out,
             window,
         });
