@@ -68,6 +68,7 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
             TrainError::Checkpoint(checkpoint) => matches!(
                 checkpoint,
                 CheckpointError::None { .. }
+                    | CheckpointError::NoStep { .. }
                     | CheckpointError::Elsewhere { .. }
                     | CheckpointError::Changed { .. }
             ),

@@ -7,10 +7,7 @@ use std::io::{self, IsTerminal, Write};
 /// # Errors
 /// The writer's, a closed pipe among them; `main` ends the program quietly on that one.
 pub(crate) fn line(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.write_all(b"\n")?;
-    out.flush()
+    piece(&format!("{text}\n"))
 }
 
 /// Writes a piece of text to standard output and shows it at once.
@@ -19,8 +16,12 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
 /// As [`line`].
 pub(crate) fn piece(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    // The kind stays: a closed pipe is no failure.
+    written.map_err(|error| {
+        let reason = format!("cannot write to standard output: {error}");
+        io::Error::new(error.kind(), reason)
+    })
 }
 
 /// Writes one line to standard error; nobody can be told when that fails.

@@ -15,12 +15,14 @@ fn files_that_are_missing_empty_binary_or_not_utf8() {
     fs::write(path("binary.txt"), b"ab\0cd").unwrap();
     fs::write(path("latin1.txt"), b"caf\xe9 au lait").unwrap();
     fs::write(path("table.csv"), "name,words\na,b\n").unwrap();
+    fs::write(path("cut.csv"), "name,text\na,\"b\nc,d\n").unwrap();
     for (file, words) in [
         ("missing.txt", &["missing.txt", "data.train_file"][..]),
         ("empty.txt", &["empty.txt", "no text"]),
         ("binary.txt", &["binary.txt", "byte 2"]),
         ("latin1.txt", &["latin1.txt", "byte 3", "UTF-8"]),
         ("table.csv", &["table.csv", "`text`", "name, words"]),
+        ("cut.csv", &["cut.csv", "line 2", "never ends"]),
     ] {
         let made = infinity(
             dir.path(),

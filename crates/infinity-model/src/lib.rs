@@ -25,7 +25,8 @@
 //! - [`gate_summary`]: what its gates do with a text.
 //! - [`precision`](mod@precision): which number format every kind of operation computes in.
 //! - [`tokenizer`], [`sampler`], [`generate`](mod@generate): from text to text.
-//! - [`pretrained`]: model directories as the ecosystem reads them.
+//! - [`pretrained`]: model directories as the ecosystem reads them; [`partial`]: directories in the
+//!   making.
 //!
 //! The crate picks no backend: an app enables one of Burn's, or one of this crate's features of
 //! the same name.
@@ -40,6 +41,7 @@ pub mod generate;
 mod init;
 pub mod mixer;
 pub mod model;
+pub mod partial;
 pub mod precision;
 pub mod pretrained;
 pub mod sampler;

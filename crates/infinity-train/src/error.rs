@@ -44,6 +44,18 @@ pub enum TrainError {
         /// The directory.
         path: PathBuf,
     },
+    /// Somebody else writes there.
+    #[error("another process is training in {path}; wait for it, or name another directory")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A model makes nothing that is a number.
+    #[error("the model's loss is {loss}: its weights are damaged, or it diverged")]
+    NotFinite {
+        /// NaN or +∞.
+        loss: f64,
+    },
     /// A key asks for something this version does not do.
     #[error("`{key} = {value}` is not there yet: {instead}")]
     Unsupported {
@@ -97,6 +109,16 @@ pub enum CheckpointError {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// There are others.
+    #[error("there is no checkpoint of step {step} in {directory}; there are those of {}", listed(.steps))]
+    NoStep {
+        /// The step that was named.
+        step: u64,
+        /// Where it was looked for.
+        directory: PathBuf,
+        /// Those that are there.
+        steps: Vec<u64>,
+    },
     /// It is not one of the run that goes on.
     #[error("{path} is no checkpoint of this run, whose checkpoints are in {directory}")]
     Elsewhere {
@@ -131,6 +153,16 @@ pub enum CheckpointError {
         /// In this run.
         now: String,
     },
+    /// The note of the best checkpoint does not name it.
+    #[error("cannot write the note {path}: {reason}; {meant}")]
+    Note {
+        /// The note.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+        /// What it should say.
+        meant: String,
+    },
     /// It cannot be written.
     #[error("cannot write the checkpoint {path}: {reason}")]
     Write {
@@ -139,4 +171,16 @@ pub enum CheckpointError {
         /// Why.
         reason: String,
     },
+}
+
+/// The last steps of many.
+fn listed(steps: &[u64]) -> String {
+    const SHOWN: usize = 10;
+    let earlier = steps.len().saturating_sub(SHOWN);
+    let last: Vec<String> = steps[earlier..].iter().map(u64::to_string).collect();
+    let last = last.join(", ");
+    match earlier {
+        0 => format!("the steps {last}"),
+        _ => format!("{earlier} earlier steps and {last}"),
+    }
 }

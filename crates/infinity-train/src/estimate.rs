@@ -1,9 +1,11 @@
 //! What a run will take, before it runs: some of its steps are taken for their cost alone.
 
 use crate::config::RunConfig;
+use crate::data::EvalSource;
 use crate::devices::Devices;
 use crate::error::TrainError;
-use crate::train::{Rehearsal, TrainControl, rehearse};
+use crate::strategy::Outcome;
+use crate::train::{TrainControl, launch, set_up};
 use infinity_model::ModelConfig;
 use infinity_model::count::ParameterCount;
 
@@ -42,13 +44,15 @@ pub fn estimate(
     control: TrainControl,
 ) -> Result<Estimate, TrainError> {
     let limit = config.training.max_seconds as f64;
-    let Rehearsal {
-        config,
-        total_steps,
-        training_tokens,
-        eval_batches,
-        cost,
-    } = rehearse(config, &devices.into(), control)?;
+    let (fixed, _) = set_up(config, &devices.into(), control, true)?;
+    drop(launch(&fixed, None));
+    let outcome = {
+        let mut run = fixed.run.lock().expect("the loop has ended");
+        std::mem::replace(&mut run.outcome, Ok(Outcome::default()))?
+    };
+    let cost = outcome.rehearsed.unwrap_or_default();
+    let (config, total_steps) = (fixed.config.clone(), fixed.total_steps);
+    let eval_batches = fixed.valid.as_ref().map_or(0, EvalSource::batches);
     let times = |every: u64| match every {
         0 => 1,
         _ => total_steps.div_ceil(every),
@@ -66,7 +70,7 @@ pub fn estimate(
         parameters: ParameterCount::of(&config.model).total(),
         total_steps,
         tokens_per_step: config.tokens_per_step(),
-        training_tokens,
+        training_tokens: fixed.training_tokens,
         step_s: cost.step_s,
         eval_s,
         run_s: steps_s + evals * eval_s + samples * cost.sample_s,

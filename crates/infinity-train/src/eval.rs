@@ -30,17 +30,27 @@ pub struct EvalReport {
 /// window where the source says so. `loss_chunk` as in `training.loss_chunk`.
 ///
 /// # Errors
-/// If there is no target.
+/// If the text cannot be read, or the loss is not finite.
 pub fn evaluate(
     model: &InfinityModel,
     source: &EvalSource,
     loss_chunk: usize,
 ) -> Result<EvalReport, TrainError> {
     let trainee = Trainee::new(model.clone().valid(), loss_chunk);
-    evaluate_with(&trainee, source, &mut |_, _| true)
+    let report = evaluate_with(&trainee, source, &mut |_, _| true)?;
+    finite(report.loss)?;
+    Ok(report)
 }
 
-/// [`evaluate`], handing every batch's output and number to `each`, which returns false to stop.
+/// Refuses the loss of a model that makes nothing that is a number.
+pub(crate) fn finite(loss: f64) -> Result<(), TrainError> {
+    match loss.is_finite() {
+        true => Ok(()),
+        false => Err(TrainError::NotFinite { loss }),
+    }
+}
+
+/// [`evaluate`] of whatever the loss is, handing every batch's output and number to `each`, which returns false to stop.
 pub(crate) fn evaluate_with(
     trainee: &Trainee,
     source: &EvalSource,
@@ -52,7 +62,7 @@ pub(crate) fn evaluate_with(
     for (number, host) in source.iter().enumerate() {
         let batch = LmBatch {
             state: state.take(),
-            ..LmBatch::alone(host)
+            ..LmBatch::alone(host?)
         };
         let mut output = InferenceStep::step(trainee, batch);
         sum += output.loss_sum;

@@ -3,6 +3,7 @@
 //! ```text
 //! config.toml  config.effective.toml  run.json  metrics.jsonl  tensorboard/events.out.tfevents.…
 //! checkpoints/step-00000500/…  samples/step-00000500.txt  final/{model.safetensors,config.json,…}
+//! .lock                        held by the process that trains here
 //! ```
 
 use crate::checkpoint::CheckpointStore;
@@ -10,12 +11,13 @@ use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::tensorboard::EventFile;
 use serde_json::{Value, json};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 const METRICS: &str = "metrics.jsonl";
 const TENSORBOARD: &str = "tensorboard";
+const LOCK: &str = ".lock";
 
 /// Paths and open files of one run.
 #[derive(Debug)]
@@ -25,6 +27,10 @@ pub struct RunDir {
     writes: bool,
     metrics: Option<File>,
     events: Option<EventFile>,
+    /// What [`RunDir::describe`] wrote: names and texts.
+    described: Vec<(&'static str, String)>,
+    /// Nobody else trains here as long as it is open.
+    lock: Option<File>,
 }
 
 impl RunDir {
@@ -32,25 +38,27 @@ impl RunDir {
     /// step goes on there.
     ///
     /// # Errors
-    /// If it is in use and neither resumed nor to be overwritten, or cannot be written.
+    /// If another process trains there, it is in use and neither resumed nor to be overwritten, or
+    /// cannot be written.
     pub fn open(config: &RunConfig, resume_at: Option<u64>) -> Result<Self, TrainError> {
-        let root = config.output_dir();
-        let used = root
-            .read_dir()
-            .is_ok_and(|mut entries| entries.next().is_some());
-        if used && resume_at.is_none() {
-            if !config.run.overwrite {
-                return Err(TrainError::OutputExists { path: root });
-            }
-            clear(&root).map_err(|source| write_error(&root, source))?;
-        }
-        fs::create_dir_all(&root).map_err(|source| write_error(&root, source))?;
         let mut run = RunDir {
-            root,
             writes: true,
-            metrics: None,
-            events: None,
+            ..Self::nowhere(config)
         };
+        let root = &run.root;
+        let failed = |source| write_error(root, source);
+        let starts_anew = resume_at.is_none() && is_used(root);
+        if starts_anew && !config.run.overwrite {
+            return Err(TrainError::OutputExists { path: root.clone() });
+        }
+        if starts_anew {
+            is_run(root).map_err(failed)?;
+        }
+        fs::create_dir_all(root).map_err(failed)?;
+        run.lock = Some(lock(root)?);
+        if starts_anew {
+            clear(root).map_err(failed)?;
+        }
         if config.logging.jsonl {
             run.metrics = Some(run.open_metrics(resume_at)?);
         }
@@ -69,6 +77,8 @@ impl RunDir {
             writes: false,
             metrics: None,
             events: None,
+            described: Vec::new(),
+            lock: None,
         }
     }
 
@@ -92,7 +102,7 @@ impl RunDir {
     /// # Errors
     /// If a file cannot be written.
     pub fn describe(
-        &self,
+        &mut self,
         config: &RunConfig,
         config_text: &str,
         facts: &Value,
@@ -104,9 +114,13 @@ impl RunDir {
             "device": config.run.device,
             "facts": facts,
         });
-        self.write("config.toml", config_text)?;
-        self.write("config.effective.toml", &config.to_toml())?;
-        self.write("run.json", &format!("{run:#}\n"))
+        self.described = vec![
+            ("config.toml", config_text.to_owned()),
+            ("config.effective.toml", config.to_toml()),
+            ("run.json", format!("{run:#}\n")),
+        ];
+        let mut files = self.described.iter();
+        files.try_for_each(|(name, text)| self.write(name, text))
     }
 
     /// Adds a line to `metrics.jsonl`, and its numbers to TensorBoard's events.
@@ -136,27 +150,49 @@ impl RunDir {
     }
 
     /// Makes sure that what was logged outlives the machine as the checkpoint of the same step
-    /// does. Says so when the log has been removed meanwhile: it begins anew.
+    /// does. What has been removed meanwhile is made again, with a notice of each: descriptions as
+    /// they were, logs from here on.
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub fn sync(&mut self) -> Result<Option<String>, TrainError> {
-        let Some(file) = &self.metrics else {
-            return Ok(None);
+    /// If it cannot be written, or another process trains in the directory that was removed.
+    pub fn sync(&mut self) -> Result<Vec<String>, TrainError> {
+        let root = &self.root;
+        let mut notices = Vec::new();
+        let mut gone = |path: &Path, now: &str| {
+            let shown = path.display();
+            notices.push(format!(
+                "{shown} has been removed while the run goes on; it {now}"
+            ));
         };
-        let path = self.root.join(METRICS);
-        let failed = |source| write_error(&path, source);
-        if path.exists() {
-            file.sync_data().map_err(failed)?;
-            return Ok(None);
+        fs::create_dir_all(root).map_err(|source| write_error(root, source))?;
+        if !root.join(LOCK).exists() {
+            self.lock = Some(lock(root)?);
         }
-        fs::create_dir_all(&self.root).map_err(failed)?;
-        let new = OpenOptions::new().append(true).create(true).open(&path);
-        self.metrics = Some(new.map_err(failed)?);
-        Ok(Some(format!(
-            "{} has been removed while the run goes on; it begins anew",
-            path.display()
-        )))
+        for (name, text) in &self.described {
+            let path = root.join(name);
+            if !path.exists() {
+                self.write(name, text)?;
+                gone(&path, "is written again");
+            }
+        }
+        if let Some(file) = &self.metrics {
+            let path = root.join(METRICS);
+            let failed = |source| write_error(&path, source);
+            if path.exists() {
+                file.sync_data().map_err(failed)?;
+            } else {
+                let new = OpenOptions::new().append(true).create(true).open(&path);
+                self.metrics = Some(new.map_err(failed)?);
+                gone(&path, "begins anew");
+            }
+        }
+        if self.events.as_ref().is_some_and(|events| !events.exists()) {
+            let directory = root.join(TENSORBOARD);
+            let events = EventFile::create(&directory, None);
+            self.events = Some(events.map_err(|source| write_error(&directory, source))?);
+            gone(&directory, "begins anew");
+        }
+        Ok(notices)
     }
 
     /// Writes a sample of step `step`.
@@ -209,21 +245,42 @@ fn is_before(line: &str, step: u64) -> bool {
         .is_some_and(|at| at <= step)
 }
 
-/// Empties a directory that holds a run, and refuses one that does not look like a run's.
-fn clear(root: &Path) -> io::Result<()> {
-    let entries: Vec<_> = fs::read_dir(root)?.collect::<Result<_, _>>()?;
-    let is_run = entries.iter().any(|entry| {
-        let name = entry.file_name();
-        name == "config.effective.toml" || name == "metrics.jsonl" || name == "checkpoints"
-    });
-    if !is_run {
-        return Err(io::Error::other(
-            "it is not empty and holds no run; only a run's directory is overwritten",
-        ));
+/// Whether there is anything in a run directory but its lock.
+pub fn is_used(root: &Path) -> bool {
+    let mut entries = root.read_dir().into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_name() != LOCK)
+}
+
+/// Takes the lock of a run directory. The system frees it when the process ends, however it does.
+fn lock(root: &Path) -> Result<File, TrainError> {
+    let path = root.join(LOCK);
+    let opened = OpenOptions::new().append(true).create(true).open(&path);
+    let file = opened.map_err(|source| write_error(&path, source))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(TrainError::InUse { path: root.into() }),
+        // Some network disks know no locks; training on them is better than not training.
+        Err(TryLockError::Error(_)) | Ok(()) => Ok(file),
     }
-    for entry in entries {
+}
+
+/// Refuses a directory that does not look like a run's.
+fn is_run(root: &Path) -> io::Result<()> {
+    let files = ["config.effective.toml", METRICS, "checkpoints"];
+    match files.iter().any(|name| root.join(name).exists()) {
+        true => Ok(()),
+        false => Err(io::Error::other(
+            "it is not empty and holds no run; only a run's directory is overwritten",
+        )),
+    }
+}
+
+/// Empties a directory, but for its lock.
+fn clear(root: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
         match entry.file_type()?.is_dir() {
             true => fs::remove_dir_all(entry.path())?,
+            false if entry.file_name() == LOCK => {}
             false => fs::remove_file(entry.path())?,
         }
     }

@@ -15,6 +15,7 @@
 
 use crate::data::{DataError, TokenStore};
 use crate::error::TrainError;
+use crate::eval::finite;
 use crate::loss::token_losses;
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -89,7 +90,8 @@ pub struct StreamReport {
 /// Measures `model` along `text`, telling `progress` the tokens read so far and in all.
 ///
 /// # Errors
-/// If an option is 0 that must not be, or the text is too short for it, naming the limit.
+/// If an option is 0 that must not be, or the text is too short for it, naming the limit; if the
+/// text cannot be read, or a loss is not finite.
 pub fn evaluate_stream(
     model: &InfinityModel,
     text: &TokenStore,
@@ -105,9 +107,11 @@ pub fn evaluate_stream(
         total: plan.work(options),
         progress,
     };
-    let stream = reader.stream(text, plan.tokens);
+    let stream = reader.stream(text, plan.tokens)?;
     let spans = plan.all_spans();
-    let limited = reader.limited(text, &spans);
+    let limited = reader.limited(text, &spans)?;
+    let all = stream.iter().map(|loss| f64::from(*loss));
+    all.chain(limited.iter().copied()).try_for_each(finite)?;
     let mut limited = spans.into_iter().zip(limited);
     let bins = plan.bins.iter().map(|bin| {
         let compared: Vec<(f64, f64)> = limited
@@ -214,34 +218,34 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// The loss of every token with all tokens before it behind it; 0 for the first.
-    fn stream(&mut self, text: &TokenStore, tokens: u64) -> Vec<f32> {
+    fn stream(&mut self, text: &TokenStore, tokens: u64) -> Result<Vec<f32>, DataError> {
         let mut losses = Vec::with_capacity(tokens as usize);
         losses.push(0.0);
         let mut state = self.model.initial_state(1);
         let mut from = 0;
         while from < tokens - 1 {
             let to = tokens.min(from + 1 + self.options.window as u64);
-            let read = text.tokens(from..to);
+            let read = text.tokens(from..to)?;
             let (inputs, targets) = (&read[..read.len() - 1], &read[1..]);
             let (found, next) = self.read(inputs, 1, state, Some(targets));
             losses.extend(found);
             state = next;
             from = to - 1;
         }
-        losses
+        Ok(losses)
     }
 
     /// The summed loss of every span with the context before it behind it.
-    fn limited(&mut self, text: &TokenStore, spans: &[u64]) -> Vec<f64> {
+    fn limited(&mut self, text: &TokenStore, spans: &[u64]) -> Result<Vec<f64>, DataError> {
         let mut sums = Vec::with_capacity(spans.len());
         for spans in spans.chunks(self.options.rows) {
-            sums.extend(self.limited_rows(text, spans));
+            sums.extend(self.limited_rows(text, spans)?);
         }
-        sums
+        Ok(sums)
     }
 
     /// The spans of one batch, one a row: contexts without losses, then the spans.
-    fn limited_rows(&mut self, text: &TokenStore, spans: &[u64]) -> Vec<f64> {
+    fn limited_rows(&mut self, text: &TokenStore, spans: &[u64]) -> Result<Vec<f64>, DataError> {
         let StreamOptions {
             context,
             span,
@@ -251,7 +255,7 @@ impl Reader<'_> {
         let rows: Vec<Vec<i32>> = spans
             .iter()
             .map(|at| text.tokens(at - context as u64..at + span as u64))
-            .collect();
+            .collect::<Result<_, _>>()?;
         let column = |places: Range<usize>| -> Vec<i32> {
             let parts = rows.iter().map(|row| &row[places.clone()]);
             parts.flatten().copied().collect()
@@ -269,7 +273,7 @@ impl Reader<'_> {
                 *sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
             }
         }
-        sums
+        Ok(sums)
     }
 
     /// One call of the model: the losses of `targets` where there are any, and the next state.

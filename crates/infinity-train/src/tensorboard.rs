@@ -11,7 +11,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What every event file says first.
@@ -23,6 +23,7 @@ const START: u64 = 1;
 #[derive(Debug)]
 pub(crate) struct EventFile {
     file: File,
+    path: PathBuf,
 }
 
 impl EventFile {
@@ -53,7 +54,8 @@ impl EventFile {
                 made => break made?,
             }
         };
-        let mut events = EventFile { file };
+        let path = named(n);
+        let mut events = EventFile { file, path };
         events.write(&event(0, |event| event.bytes(3, VERSION.as_bytes())))?;
         if let Some(step) = resume_at {
             let mut session = Message::default();
@@ -61,6 +63,11 @@ impl EventFile {
             events.write(&event(step + 1, |event| event.bytes(7, &session.0)))?;
         }
         Ok(events)
+    }
+
+    /// Whether the file is still there.
+    pub(crate) fn exists(&self) -> bool {
+        self.path.exists()
     }
 
     /// Adds numbers of `step`, each with its tag.

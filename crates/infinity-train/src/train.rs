@@ -13,7 +13,7 @@ use crate::renderer::Quiet;
 use crate::resume::{Resume, resume_state, same_text};
 use crate::run_dir::RunDir;
 use crate::step::{Recompute, Trainee, drops};
-use crate::strategy::{Carried, Loop, Outcome, Rehearsed, Run, StepLoop};
+use crate::strategy::{Carried, Loop, Outcome, Run, StepLoop};
 use crate::unused::{Always, NoLoader};
 use burn::train::logger::InMemoryMetricLogger;
 use burn::train::metric::{IterationSpeedMetric, LearningRateMetric};
@@ -22,13 +22,16 @@ use infinity_model::count::ParameterCount;
 use infinity_model::{Formats, GenerationConfig, InfinityModel, ModelConfig, save_pretrained};
 use serde_json::json;
 use std::io::IsTerminal;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// How a run is watched and stopped.
 pub struct TrainControl {
     /// Set from outside, it ends the run after the present step, with a checkpoint.
     pub interrupt: Arc<AtomicBool>,
+    /// Set by the run when it begins to look at `interrupt`. What comes before, reading and
+    /// tokenizing text, has nothing to save, and may be ended from outside.
+    pub heeded: Arc<AtomicBool>,
     /// Hears what happens.
     pub reporter: Box<dyn Reporter + Send>,
     /// Go on from a checkpoint.
@@ -63,36 +66,8 @@ pub fn train(
     finish(&fixed, &model)
 }
 
-/// A run whose cost was measured.
-pub(crate) struct Rehearsal {
-    pub(crate) config: RunConfig,
-    pub(crate) total_steps: u64,
-    pub(crate) training_tokens: u64,
-    pub(crate) eval_batches: u64,
-    pub(crate) cost: Rehearsed,
-}
-
-/// Takes some steps of a run for their cost alone.
-pub(crate) fn rehearse(
-    config: RunConfig,
-    devices: &Devices,
-    control: TrainControl,
-) -> Result<Rehearsal, TrainError> {
-    let (fixed, _) = set_up(config, devices, control, true)?;
-    drop(launch(&fixed, None));
-    let mut run = fixed.run.lock().expect("the loop has ended");
-    let outcome = std::mem::replace(&mut run.outcome, Ok(Outcome::default()))?;
-    Ok(Rehearsal {
-        config: fixed.config.clone(),
-        total_steps: fixed.total_steps,
-        training_tokens: fixed.training_tokens,
-        eval_batches: fixed.valid.as_ref().map_or(0, EvalSource::batches),
-        cost: outcome.rehearsed.unwrap_or_default(),
-    })
-}
-
 /// Everything of a run but its model; also the step it goes on after.
-fn set_up(
+pub(crate) fn set_up(
     mut config: RunConfig,
     devices: &Devices,
     mut control: TrainControl,
@@ -137,7 +112,7 @@ fn set_up(
     let valid = validation(&config, &prepared)?;
     let directory = match rehearses {
         true => RunDir::nowhere(&config),
-        false => run_directory(&config, &control, &prepared, state.as_ref())?,
+        false => run_directory(&config, &mut control, &prepared, state.as_ref())?,
     };
 
     let accumulated = config.training.gradient_accumulation_steps as u64;
@@ -150,6 +125,11 @@ fn set_up(
         ParameterCount::of(&config.model).total()
     ));
     let resumed_at = state.as_ref().map(|state| state.step);
+    if let Some(step) = resumed_at.filter(|step| *step > total_steps) {
+        control.reporter.message(&format!(
+            "the run is at step {step}, past the {total_steps} that it is to have: nothing is left to train"
+        ));
+    }
     let fresh = TrainerState {
         config: config.to_toml(),
         text: prepared.meta.source.hash.clone(),
@@ -164,6 +144,7 @@ fn set_up(
         }
         _ => None,
     };
+    control.heeded.store(true, Ordering::SeqCst);
     let run = Run {
         stream: stream.map(Carried::from),
         saved: resumed_at,
@@ -191,11 +172,16 @@ fn set_up(
 /// The run's directory, with what was asked for in it.
 fn run_directory(
     config: &RunConfig,
-    control: &TrainControl,
+    control: &mut TrainControl,
     prepared: &PreparedData,
     state: Option<&TrainerState>,
 ) -> Result<RunDir, TrainError> {
-    let directory = RunDir::open(config, state.map(|state| state.step))?;
+    let mut directory = RunDir::open(config, state.map(|state| state.step))?;
+    if let Some(state) = state
+        && let Err(error) = directory.checkpoints().settle_best(state.best(config))
+    {
+        control.reporter.message(&error.to_string());
+    }
     let facts = json!({
         "parameters": ParameterCount::of(&config.model).total(),
         "data": prepared.meta,
@@ -205,7 +191,7 @@ fn run_directory(
 }
 
 /// Runs the loop inside burn-train's learner.
-fn launch(fixed: &Arc<Loop>, resumed_at: Option<u64>) -> InfinityModel {
+pub(crate) fn launch(fixed: &Arc<Loop>, resumed_at: Option<u64>) -> InfinityModel {
     let config = &fixed.config;
     let device = &fixed.devices[0];
     let model = config.model.init_seeded(config.run.seed, device);

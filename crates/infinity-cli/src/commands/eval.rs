@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::eval_stream;
 use crate::args::Global;
-use crate::{device, failure, model_dir, output, reporter};
+use crate::{device, failure, interrupt, model_dir, output, reporter};
 
 /// Which model, on what, in which windows.
 #[derive(Debug, Args)]
@@ -55,6 +55,7 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let directory = model_dir::find(&args.model)?;
     let config = config(&args, &directory)?;
+    interrupt::ends()?;
     let chosen = device::open(&device::wanted(global))?;
     let Pretrained { model, .. } = from_pretrained(&directory, &chosen.device)?;
     let precision = args.precision.unwrap_or(config.run.precision);
@@ -149,6 +150,11 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
         return Err(failure::usage(
             "no text to measure on: this model lies in no run directory; give --file PATH",
         ));
+    }
+    if let Some(file) = args.file.as_ref().filter(|file| !Path::new(file).exists()) {
+        return Err(failure::usage(format!(
+            "cannot read the text to measure on: there is no file or directory {file}"
+        )));
     }
     let mut notify = |event: DataEvent| {
         if global.verbose > 0 {

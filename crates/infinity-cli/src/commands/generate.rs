@@ -71,7 +71,9 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
         )
     })?;
     let config = args.sampling.over(generation, global.seed)?;
-    let stop = interrupt::flag("")?;
+    let interrupt = interrupt::listen("")?;
+    interrupt.heeded.store(true, Ordering::SeqCst);
+    let stop = interrupt.asked;
     let mut seed = config.seed;
     for number in 0..args.num_samples {
         let config = GenerationConfig {

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::layering::tokenizer;
 use crate::args::Global;
-use crate::{failure, output};
+use crate::{failure, interrupt, output};
 
 /// What to read, with which tokenizer, and where to put it.
 #[derive(Debug, Args)]
@@ -49,6 +49,7 @@ pub(crate) struct TokenizeArgs {
 /// Tokenizes and says what became of the text.
 pub(crate) fn run(args: TokenizeArgs, global: &Global) -> anyhow::Result<u8> {
     let config = config(&args)?;
+    interrupt::ends()?;
     let quiet = global.quiet || args.json;
     let mut notify = |event: DataEvent| {
         // The last event repeats what is printed below.

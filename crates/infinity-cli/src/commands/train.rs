@@ -9,6 +9,7 @@ use clap::Args;
 use infinity_model::Formats;
 use infinity_model::count::{state_bytes, training_flops_per_token};
 use infinity_train::config::{LoadedConfig, LoggingConfig, Progress, RunConfig};
+use infinity_train::run_dir::is_used;
 use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
 
 use super::eval::{self, EvalArgs};
@@ -58,12 +59,14 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     announcement(&config, &ranks)
         .iter()
         .for_each(|line| reporter.message(line));
+    let interrupt = interrupt::listen(match progress {
+        // The dashboard has the screen.
+        Progress::Tui => "",
+        _ => "stopping after this step; Ctrl-C again ends at once",
+    })?;
     let control = TrainControl {
-        interrupt: interrupt::flag(match progress {
-            // The dashboard has the screen.
-            Progress::Tui => "",
-            _ => "stopping after this step; Ctrl-C again ends at once",
-        })?,
+        interrupt: interrupt.asked,
+        heeded: interrupt.heeded,
         reporter,
         resume,
         config_text: source,
@@ -151,9 +154,7 @@ fn check_output(directory: &Path, overwrite: bool, resume: bool) -> anyhow::Resu
             "the output directory {shown} is a file"
         )));
     }
-    let used = directory
-        .read_dir()
-        .is_ok_and(|mut entries| entries.next().is_some());
+    let used = is_used(directory);
     if resume && !used {
         return Err(failure::usage(format!(
             "nothing to resume: there is no run in the output directory {shown}"
@@ -199,9 +200,11 @@ fn describe_only(config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Re
     output::line(&format!("precision {}", formats.describe()))?;
     output::note("measuring some steps, about ten seconds …");
     let window = config.data.training_window();
-    let interrupt = interrupt::flag("stopping after this step")?;
+    let interrupt = interrupt::listen("stopping after this step")?;
+    let asked = Arc::clone(&interrupt.asked);
     let control = TrainControl {
-        interrupt: Arc::clone(&interrupt),
+        interrupt: interrupt.asked,
+        heeded: interrupt.heeded,
         reporter: reporter::silent(),
         resume: None,
         config_text: source,
@@ -214,7 +217,7 @@ fn describe_only(config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Re
         ..config
     };
     let estimate = estimate(config, ranks.devices(), control)?;
-    if interrupt.load(Ordering::Relaxed) {
+    if asked.load(Ordering::Relaxed) {
         return Ok(failure::INTERRUPTED);
     }
     for line in estimated(&estimate, window) {

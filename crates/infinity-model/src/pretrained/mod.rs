@@ -24,6 +24,7 @@ use crate::config::ModelConfig;
 use crate::error::PretrainedError;
 use crate::generate::GenerationConfig;
 use crate::model::InfinityModel;
+use crate::partial::PartialDirectory;
 use crate::tokenizer::Tokenizer;
 use crate::whole_file;
 
@@ -78,13 +79,13 @@ pub fn save_pretrained(
     check_vocabulary(dir, config, tokenizer)?;
 
     let staging = Staging::create(dir)?;
-    staging.write(CONFIG, &config.to_json())?;
-    staging.write(GENERATION, &generation.to_json())?;
+    staging.text(CONFIG, &config.to_json())?;
+    staging.text(GENERATION, &generation.to_json())?;
     if let Some(tokenizer) = tokenizer {
-        staging.write(TOKENIZER, &tokenizer.to_json()?)?;
-        staging.write(TOKENIZER_CONFIG, &tokenizer_config(tokenizer))?;
+        staging.text(TOKENIZER, &tokenizer.to_json()?)?;
+        staging.text(TOKENIZER_CONFIG, &tokenizer_config(tokenizer))?;
     }
-    weights::save(&staging.path.join(WEIGHTS), model)?;
+    staging.write(WEIGHTS, |path| weights::save(path, model))?;
     staging.publish()
 }
 
@@ -181,58 +182,58 @@ fn tokenizer_config(tokenizer: &Tokenizer) -> String {
 
 /// A directory being written, under a temporary name; removed if it is not published.
 struct Staging {
-    path: PathBuf,
+    partial: PartialDirectory,
     target: PathBuf,
 }
 
 impl Staging {
     fn create(target: &Path) -> Result<Self, PretrainedError> {
         // Inside an existing directory, so that files only change their name in the end.
-        let path = match target.is_dir() {
-            true => whole_file::temporary_beside(&target.join("model")),
-            false => whole_file::temporary_beside(target),
+        let partial = match target.is_dir() {
+            true => PartialDirectory::create(&target.join("model")),
+            false => PartialDirectory::create(target),
         };
-        fs::create_dir_all(&path).map_err(|source| PretrainedError::Write {
-            path: target.into(),
-            source,
-        })?;
         Ok(Self {
-            path,
+            partial: partial.map_err(|source| write_error(target, source))?,
             target: target.into(),
         })
     }
 
-    fn write(&self, name: &str, text: &str) -> Result<(), PretrainedError> {
-        let path = self.path.join(name);
-        whole_file::write(&path, text.as_bytes()).map_err(|source| PretrainedError::Write {
-            path: self.target.join(name),
-            source,
-        })
+    /// A file on its way to the target. Errors name where it was to go.
+    fn write(
+        &self,
+        name: &str,
+        write: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<(), PretrainedError> {
+        write(&self.partial.path().join(name))
+            .map_err(|source| write_error(&self.target.join(name), source))
+    }
+
+    fn text(&self, name: &str, text: &str) -> Result<(), PretrainedError> {
+        self.write(name, |path| whole_file::write(path, text.as_bytes()))
     }
 
     fn publish(self) -> Result<(), PretrainedError> {
-        let failed = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| PretrainedError::Write { path, source }
-        };
-        if !self.target.is_dir() {
-            return fs::rename(&self.path, &self.target).map_err(failed(&self.target));
+        let Self { partial, target } = self;
+        if !target.is_dir() {
+            return (partial.rename_to(&target)).map_err(|source| write_error(&target, source));
         }
         for name in [TOKENIZER, TOKENIZER_CONFIG, GENERATION, CONFIG, WEIGHTS] {
-            let (staged, target) = (self.path.join(name), self.target.join(name));
-            if staged.exists() {
-                fs::rename(&staged, &target).map_err(failed(&target))?;
-            } else if target.exists() {
-                fs::remove_file(&target).map_err(failed(&target))?;
-            }
+            let (staged, path) = (partial.path().join(name), target.join(name));
+            let replaced = match (staged.exists(), path.exists()) {
+                (true, _) => fs::rename(&staged, &path),
+                (false, true) => fs::remove_file(&path),
+                (false, false) => Ok(()),
+            };
+            replaced.map_err(|source| write_error(&path, source))?;
         }
         Ok(())
     }
 }
 
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // Nothing is there any more after a rename; what is left of a failure is only litter.
-        let _ = fs::remove_dir_all(&self.path);
+fn write_error(path: &Path, source: io::Error) -> PretrainedError {
+    PretrainedError::Write {
+        path: path.into(),
+        source,
     }
 }

@@ -3,7 +3,7 @@
 //! A file is compared with the list of [`crate::count::weights()`] before any of it reaches a model:
 //! every tensor there, in its shape, and no other.
 
-use std::{collections::BTreeMap, fs::File, path::Path};
+use std::{collections::BTreeMap, fs::File, io, path::Path};
 
 use burn::prelude::*;
 use burn::store::{
@@ -18,20 +18,15 @@ use crate::error::PretrainedError;
 use crate::model::InfinityModel;
 
 /// Writes the weights; the file must not exist yet.
-pub(super) fn save(path: &Path, model: &InfinityModel) -> Result<(), PretrainedError> {
+pub(super) fn save(path: &Path, model: &InfinityModel) -> io::Result<()> {
     let mut store = SafetensorsStore::from_file(path)
         .clear_metadata()
         .metadata("format", "pt")
         .with_to_adapter(BurnToPyTorchAdapter)
         .skip_enum_variants(true);
-    model
-        .save_into(&mut store)
-        .map_err(|error| damaged(path, error))?;
-    let written = File::open(path).and_then(|file| file.sync_all());
-    written.map_err(|source| PretrainedError::Write {
-        path: path.into(),
-        source,
-    })
+    // The store says what went wrong in words of its own layers around the system's.
+    (model.save_into(&mut store)).map_err(|error| io::Error::other(error.to_string()))?;
+    File::open(path)?.sync_all()
 }
 
 /// Builds the model of `config` with the weights of the file.

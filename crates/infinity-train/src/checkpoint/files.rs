@@ -15,6 +15,17 @@ pub(super) struct Mark {
 }
 
 impl Mark {
+    /// How a file shows that it is not the one that was `written`.
+    pub(super) fn differs_from(&self, written: &Self) -> String {
+        match self.bytes == written.bytes {
+            true => "its fingerprint is not that of what was written".to_owned(),
+            false => format!(
+                "it has {} bytes and was written with {}",
+                self.bytes, written.bytes
+            ),
+        }
+    }
+
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let (mut file, mut fingerprint) = (File::open(path)?, Fingerprint::default());
         let (mut buffer, mut bytes) = (vec![0; 1 << 20], 0);

@@ -10,11 +10,13 @@
 //! and fingerprint of every file, and the directory gets its name. A run that dies on the way
 //! leaves a `.tmp-` directory that nobody reads and the next checkpoint removes.
 
+mod best;
 mod files;
 mod part;
 
 pub use part::Part;
 
+use crate::config::RunConfig;
 use crate::error::CheckpointError;
 use crate::loss_scale::LossScale;
 use crate::stream_state::{self, STREAM};
@@ -30,7 +32,6 @@ use std::sync::{Arc, Condvar, Mutex};
 
 const COMPLETE: &str = "COMPLETE";
 const STATE: &str = "trainer_state.json";
-const BEST: &str = "best";
 const PREFIX: &str = "step-";
 const TEMPORARY: &str = ".tmp-";
 /// Parts that Burn's learner saves.
@@ -70,6 +71,14 @@ pub struct TrainerState {
     /// Fingerprint of the tokenizer; empty in the state of a run that did not note it.
     #[serde(default)]
     pub tokenizer: String,
+}
+
+impl TrainerState {
+    /// The step whose checkpoint is kept as the best, if one is.
+    pub(crate) fn best(&self, config: &RunConfig) -> Option<u64> {
+        let kept = config.checkpoint.keep_best && self.best_loss.is_some();
+        kept.then_some(self.best_step)
+    }
 }
 
 /// The checkpoints of one run.
@@ -292,7 +301,16 @@ impl CheckpointStore {
         let directory = self.path(step);
         let marker = directory.join(COMPLETE);
         if !directory.is_dir() {
-            return Err(CheckpointError::None { path: directory });
+            return Err(match self.steps() {
+                steps if steps.is_empty() => CheckpointError::None {
+                    path: self.directory.clone(),
+                },
+                steps => CheckpointError::NoStep {
+                    step,
+                    directory: self.directory.clone(),
+                    steps,
+                },
+            });
         }
         if !marker.is_file() {
             return Err(CheckpointError::Incomplete { path: directory });
@@ -313,11 +331,7 @@ impl CheckpointStore {
             let path = directory.join(name);
             let found = Mark::of(&path).map_err(|error| damaged(&path, error.to_string()))?;
             if found != mark {
-                let reason = format!(
-                    "{} bytes that are not the {} written",
-                    found.bytes, mark.bytes
-                );
-                return Err(damaged(&path, reason));
+                return Err(damaged(&path, found.differs_from(&mark)));
             }
         }
         let path = directory.join(STATE);
@@ -344,44 +358,18 @@ impl CheckpointStore {
             .map_err(|reason| CheckpointError::Damaged { path, reason })
     }
 
-    /// Names the best checkpoint, for people and for [`prune`](Self::prune).
-    ///
-    /// # Errors
-    /// If the note cannot be written.
-    pub fn mark_best(&self, step: u64) -> Result<(), CheckpointError> {
-        let (temporary, path) = (self.directory.join(".tmp-best"), self.directory.join(BEST));
-        write_synced(&temporary, format!("{PREFIX}{step:08}\n").as_bytes())
-            .and_then(|()| fs::rename(&temporary, &path))
-            .and_then(|()| sync_directory(&self.directory))
-            .map_err(|error| write_error(&path, error))
-    }
-
-    /// The step that is named the best.
-    pub fn best(&self) -> Option<u64> {
-        let note = fs::read_to_string(self.directory.join(BEST)).ok()?;
-        note.trim().strip_prefix(PREFIX)?.parse().ok()
-    }
-
-    /// Makes the note name the checkpoint of `best`, or goes without one where that is not there.
-    fn settle_best(&self, best: Option<u64>) {
-        let there = best.filter(|step| self.path(*step).join(COMPLETE).is_file());
-        // Only a note for people; what cannot be written now is tried again next time.
-        let _ = match there {
-            _ if there == self.best() => Ok(()),
-            Some(step) => self.mark_best(step),
-            None => match fs::remove_file(self.directory.join(BEST)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(write_error(&self.directory.join(BEST), error))
-                }
-                _ => Ok(()),
-            },
-        };
-    }
-
     /// Removes all checkpoints up to `step`, which was written last, but the newest `keep_last`
     /// (0 keeps all) and the one at `best`; and all after it: a run that went back to an older
     /// checkpoint makes them again. The note of the best then names one that is there.
-    pub fn prune(&self, step: u64, keep_last: usize, best: Option<u64>) {
+    ///
+    /// # Errors
+    /// If the note cannot be written; there is none then.
+    pub fn prune(
+        &self,
+        step: u64,
+        keep_last: usize,
+        best: Option<u64>,
+    ) -> Result<(), CheckpointError> {
         let steps = self.steps();
         let (before, after) = steps.split_at(steps.partition_point(|at| *at <= step));
         let surplus = match keep_last {
@@ -389,7 +377,7 @@ impl CheckpointStore {
             _ => before.len().saturating_sub(keep_last),
         };
         // Before anything goes: a run that is killed here must not leave a note of what is gone.
-        self.settle_best(best);
+        let settled = self.settle_best(best);
         let old = before[..surplus].iter().filter(|at| best != Some(**at));
         for step in old.chain(after) {
             // Half of a checkpoint must not have its name. What cannot be removed is only in the
@@ -397,5 +385,6 @@ impl CheckpointStore {
             let (path, temporary) = (self.path(*step), self.temporary(*step));
             let _ = fs::rename(&path, &temporary).and_then(|()| remove_if_there(&temporary));
         }
+        settled
     }
 }

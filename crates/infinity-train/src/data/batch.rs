@@ -101,7 +101,15 @@ impl<'a> BatchBuilder<'a> {
     ///
     /// Fewer targets than `len` leave the rest of the row padded: the last input is repeated, so
     /// that padding is a token every model knows, and its target is ignored.
-    pub(super) fn row(&mut self, start: u64, targets: usize, carry: Option<usize>) {
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) fn row(
+        &mut self,
+        start: u64,
+        targets: usize,
+        carry: Option<usize>,
+    ) -> Result<(), DataError> {
         debug_assert!(
             targets <= self.batch.len,
             "{targets} targets in a row of {}",
@@ -109,7 +117,7 @@ impl<'a> BatchBuilder<'a> {
         );
         self.window.clear();
         if targets > 0 {
-            self.store.read(start, targets + 1, &mut self.window);
+            self.store.read(start, targets + 1, &mut self.window)?;
         }
         let padding = self.batch.len - targets;
         let inputs = &self.window[..targets];
@@ -126,6 +134,7 @@ impl<'a> BatchBuilder<'a> {
             .extend(std::iter::repeat_n(IGNORE_INDEX, padding));
         self.batch.carry.push(carry);
         self.batch.valid += targets;
+        Ok(())
     }
 
     pub(super) fn finish(self) -> HostBatch {
@@ -142,9 +151,9 @@ mod tests {
     fn targets_are_inputs_shifted_by_one_and_padding_is_ignored() {
         let store = TokenStore::from_documents(&[vec![10, 11, 12, 13, 14, 15]]);
         let mut builder = BatchBuilder::new(&store, 3, 4);
-        builder.row(1, 4, Some(0));
-        builder.row(3, 2, None);
-        builder.row(0, 0, Some(1));
+        builder.row(1, 4, Some(0)).unwrap();
+        builder.row(3, 2, None).unwrap();
+        builder.row(0, 0, Some(1)).unwrap();
         let batch = builder.finish();
         assert_eq!(batch.inputs, [11, 12, 13, 14, 13, 14, 14, 14, 0, 0, 0, 0]);
         assert_eq!(

@@ -5,6 +5,9 @@ use super::initial_state::InitialState;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// Threads beyond which nothing gets faster, and the system may refuse the next one.
+const MANY_WORKERS: usize = 256;
+
 /// Where the text is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -121,6 +124,10 @@ impl DataConfig {
                 return bad(key, value, "must be at least 1");
             }
         }
+        if self.num_workers > MANY_WORKERS {
+            let limit = format!("must be at most {MANY_WORKERS}");
+            return bad("data.num_workers", self.num_workers, &limit);
+        }
         if self.text_column.is_empty() {
             return bad("data.text_column", "\"\"", "must name a column");
         }
@@ -146,6 +153,17 @@ impl DataConfig {
         match self.source {
             DataSource::Files => self.validate_files(),
             DataSource::CargoRegistry => self.validate_crates(),
+        }
+    }
+
+    /// What makes a validation split longer.
+    pub(super) fn more_validation(&self) -> &'static str {
+        if !self.validation_file.as_os_str().is_empty() {
+            "a longer `data.validation_file`"
+        } else if !self.validation_crates.is_empty() {
+            "more `data.validation_crates`"
+        } else {
+            "more text, a larger `data.val_fraction`"
         }
     }
 

@@ -4,8 +4,10 @@
 //! targets. That line of windows is dealt to the rows in equal parts, so every row reads its part
 //! from front to back and a long document stays in its row, window after window.
 
+use super::error::DataError;
 use super::permutation::{Permutation, mix};
 use super::store::TokenStore;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Part of one document.
@@ -22,7 +24,8 @@ pub(super) struct Window {
 /// The plans of all epochs; the last one used is kept.
 #[derive(Clone, Debug)]
 pub(super) struct DocumentPlans {
-    store: TokenStore,
+    /// Where documents begin, and where the last one ends.
+    borders: Arc<[u64]>,
     rows: u64,
     len: u64,
     seed: u64,
@@ -39,19 +42,27 @@ struct Plan {
 }
 
 impl DocumentPlans {
-    pub(super) fn new(store: TokenStore, rows: usize, len: usize, seed: u64) -> Self {
+    pub(super) fn new(
+        store: &TokenStore,
+        rows: usize,
+        len: usize,
+        seed: u64,
+    ) -> Result<Self, DataError> {
         let (rows, len) = (rows as u64, len as u64);
-        let windows = (0..store.documents())
-            .map(|document| windows_in(&store, document, len))
+        // In memory, because an epoch asks for them in a random order.
+        let borders: Arc<[u64]> = store.borders()?.into();
+        let documents = borders.windows(2);
+        let windows = documents
+            .map(|borders| windows_in(borders[0]..borders[1], len))
             .sum();
-        Self {
-            store,
+        Ok(Self {
+            borders,
             rows,
             len,
             seed,
             windows,
             current: Arc::default(),
-        }
+        })
     }
 
     /// Windows of an epoch.
@@ -83,7 +94,7 @@ impl DocumentPlans {
             .windows_before
             .partition_point(|before| *before <= index)
             - 1;
-        let range = self.store.document(plan.documents[place]);
+        let range = self.document(plan.documents[place]);
         let part = index - plan.windows_before[place];
         let start = range.start + part * self.len;
         let targets = (range.end - 1 - start).min(self.len) as usize;
@@ -92,6 +103,10 @@ impl DocumentPlans {
             targets,
             continues: follows_in_row && part > 0,
         }
+    }
+
+    fn document(&self, index: u64) -> Range<u64> {
+        self.borders[index as usize]..self.borders[index as usize + 1]
     }
 
     fn plan(&self, epoch: u64) -> Plan {
@@ -104,11 +119,11 @@ impl DocumentPlans {
     }
 
     fn make(&self, epoch: u64) -> Plan {
-        let count = self.store.documents();
+        let count = self.borders.len() as u64 - 1;
         let order = Permutation::new(count, mix(&[self.seed, epoch]));
         let (mut documents, mut windows_before, mut windows) = (Vec::new(), Vec::new(), 0);
         for document in (0..count).map(|place| order.at(place)) {
-            let own = windows_in(&self.store, document, self.len);
+            let own = windows_in(self.document(document), self.len);
             if own > 0 {
                 documents.push(document);
                 windows_before.push(windows);
@@ -124,8 +139,7 @@ impl DocumentPlans {
 }
 
 /// Windows that predict every token of a document but its first.
-fn windows_in(store: &TokenStore, document: u64, len: u64) -> u64 {
-    let range = store.document(document);
+fn windows_in(range: Range<u64>, len: u64) -> u64 {
     (range.end - range.start).saturating_sub(1).div_ceil(len)
 }
 
@@ -141,12 +155,13 @@ mod tests {
             .map(|length| (0..*length).collect())
             .collect();
         let store = TokenStore::from_documents(&documents);
-        let plans = DocumentPlans::new(store.clone(), 3, 8, 11);
+        let plans = DocumentPlans::new(&store, 3, 8, 11).unwrap();
         for epoch in 0..3 {
             let mut seen = vec![0; store.len() as usize];
             for step in 0..plans.steps() {
                 for window in plans.windows_of(epoch * plans.steps() + step) {
-                    let tokens = store.tokens(window.start..window.start + window.targets as u64);
+                    let end = window.start + window.targets as u64;
+                    let tokens = store.tokens(window.start..end).unwrap();
                     assert!(
                         tokens.windows(2).all(|pair| pair[1] == pair[0] + 1),
                         "{tokens:?}"
@@ -156,9 +171,7 @@ mod tests {
                         .for_each(|place| seen[place as usize] += 1);
                 }
             }
-            let firsts: Vec<u64> = (0..store.documents())
-                .map(|document| store.document(document).start)
-                .collect();
+            let firsts = store.borders().unwrap();
             for (place, count) in seen.iter().enumerate() {
                 let want = i32::from(!firsts.contains(&(place as u64)));
                 assert_eq!(*count, want, "epoch {epoch}, position {place}");
@@ -169,7 +182,7 @@ mod tests {
     #[test]
     fn a_long_document_continues_in_its_row() {
         let store = TokenStore::from_documents(&[(0..100).collect(), (0..4).collect()]);
-        let plans = DocumentPlans::new(store, 2, 8, 5);
+        let plans = DocumentPlans::new(&store, 2, 8, 5).unwrap();
         let mut carried = 0;
         let mut ends: Vec<Option<u64>> = vec![None; 2];
         for step in 0..plans.steps() {

@@ -151,10 +151,12 @@ pub enum DataError {
         path: PathBuf,
     },
     /// Fewer tokens than one window needs.
-    #[error("the {split} split has {tokens} tokens, but a row of {window} (`data.max_seq_length`, times `data.tbptt_chunks` in training) needs {}; give more text, a larger `data.val_fraction`, or shorter windows", window + 1)]
+    #[error("the {split} split has {tokens} tokens, but a row of {window} (`data.max_seq_length`, times `data.tbptt_chunks` in training) needs {}; give {more}, or shorter windows", window + 1)]
     SplitTooShort {
         /// `training` or `validation`.
         split: &'static str,
+        /// What makes it longer.
+        more: &'static str,
         /// Tokens there are.
         tokens: u64,
         /// Length of a window.
@@ -175,6 +177,18 @@ pub enum DataError {
     Worker {
         /// What it said last.
         reason: String,
+    },
+    /// The system gives no more threads.
+    #[error(
+        "cannot start thread {number} of the `data.num_workers = {count}` that prepare batches: {source}"
+    )]
+    NoThread {
+        /// Which, from 1.
+        number: usize,
+        /// How many were asked for.
+        count: usize,
+        /// The system's reason.
+        source: std::io::Error,
     },
     /// A batch number past the end of an evaluation.
     #[error("batch {step} does not exist: there are {batches}")]

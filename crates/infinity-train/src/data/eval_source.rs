@@ -30,6 +30,7 @@ impl EvalSource {
         if tokens <= len as u64 {
             return Err(DataError::SplitTooShort {
                 split: "validation",
+                more: "more text",
                 tokens,
                 window: len,
             });
@@ -85,8 +86,8 @@ impl EvalSource {
         self.store.target_bytes() as f64 * self.targets() as f64 / (self.store.len() - 1) as f64
     }
 
-    /// All batches in order.
-    pub fn iter(&self) -> impl Iterator<Item = HostBatch> + '_ {
+    /// All batches in order, or why one cannot be read.
+    pub fn iter(&self) -> impl Iterator<Item = Result<HostBatch, DataError>> + '_ {
         (0..self.batches).map(|step| self.make(step))
     }
 
@@ -104,14 +105,14 @@ impl EvalSource {
             .div_ceil(self.rows)
     }
 
-    fn make(&self, step: u64) -> HostBatch {
+    fn make(&self, step: u64) -> Result<HostBatch, DataError> {
         let mut builder = BatchBuilder::new(&self.store, self.rows as usize, self.len as usize);
         for row in 0..self.rows {
             let (start, targets) = self.window(row, step);
             let carried = self.carry && step > 0;
-            builder.row(start, targets, carried.then_some(row as usize));
+            builder.row(start, targets, carried.then_some(row as usize))?;
         }
-        builder.finish()
+        Ok(builder.finish())
     }
 }
 
@@ -123,7 +124,7 @@ impl BatchSource for EvalSource {
                 batches: self.batches,
             });
         }
-        Ok(self.make(step))
+        self.make(step)
     }
 
     fn steps_per_epoch(&self) -> u64 {
@@ -144,7 +145,7 @@ mod tests {
     /// How often each position was a target.
     fn coverage(source: &EvalSource, tokens: usize) -> Vec<u32> {
         let mut seen = vec![0; tokens];
-        for batch in source.iter() {
+        for batch in source.iter().map(Result::unwrap) {
             for (input, target) in batch.inputs.iter().zip(&batch.targets) {
                 if *target != IGNORE_INDEX {
                     assert_eq!(*target, input + 1);
@@ -168,7 +169,7 @@ mod tests {
                         want,
                         "{tokens} tokens, {rows} rows"
                     );
-                    let valid: usize = source.iter().map(|batch| batch.valid).sum();
+                    let valid: usize = source.iter().map(|batch| batch.unwrap().valid).sum();
                     assert_eq!(
                         (valid as u32, source.targets()),
                         (tokens - 1, u64::from(tokens) - 1)
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn carried_rows_are_streams() {
         let source = EvalSource::new(counting(200), 3, 8, true).unwrap();
-        let batches: Vec<HostBatch> = source.iter().collect();
+        let batches: Vec<HostBatch> = source.iter().map(Result::unwrap).collect();
         assert!(batches[0].carry.iter().all(Option::is_none));
         for pair in batches.windows(2) {
             for row in 0..source.rows() {
@@ -208,7 +209,7 @@ mod tests {
             EvalSource::new(counting(200), 3, 8, false)
                 .unwrap()
                 .iter()
-                .all(|batch| batch.carry.iter().all(Option::is_none))
+                .all(|batch| batch.unwrap().carry.iter().all(Option::is_none))
         );
     }
 

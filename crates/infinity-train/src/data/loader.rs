@@ -45,7 +45,7 @@ impl TrainSource {
     /// Batches of `rows` windows from `store`, as `[data]` describes them; `seed` names their order.
     ///
     /// # Errors
-    /// The store is too short for one window in every row.
+    /// The store is too short for one window in every row, or cannot be read.
     pub fn new(
         store: TokenStore,
         config: &DataConfig,
@@ -58,7 +58,7 @@ impl TrainSource {
             Packing::Shuffled => PackingPlan::Shuffled,
             Packing::Contiguous => PackingPlan::Contiguous,
             Packing::Documents => {
-                PackingPlan::Documents(DocumentPlans::new(store.clone(), rows, len, seed))
+                PackingPlan::Documents(DocumentPlans::new(&store, rows, len, seed)?)
             }
         };
         let source = Self {
@@ -122,6 +122,7 @@ impl TrainSource {
         }
         Err(DataError::SplitTooShort {
             split: "training",
+            more: "more text",
             tokens,
             window: self.len,
         })
@@ -188,19 +189,21 @@ impl BatchSource for TrainSource {
         let mut builder = BatchBuilder::new(&self.store, self.rows, self.len);
         match &self.packing {
             PackingPlan::Random => {
-                (0..self.rows)
-                    .for_each(|row| builder.row(self.random_start(step, row), self.len, None));
+                for row in 0..self.rows {
+                    builder.row(self.random_start(step, row), self.len, None)?;
+                }
             }
             PackingPlan::Shuffled => {
-                (0..self.rows)
-                    .for_each(|row| builder.row(self.shuffled_start(step, row), self.len, None));
+                for row in 0..self.rows {
+                    builder.row(self.shuffled_start(step, row), self.len, None)?;
+                }
             }
             PackingPlan::Contiguous => {
                 let continues = self.stateful && !step.is_multiple_of(self.steps_per_epoch());
                 let rows: Vec<usize> = (0..self.rows).collect();
                 for &row in &rows {
                     let carry = continues.then(|| self.initial_row(step, row, &rows));
-                    builder.row(self.contiguous_start(step, row), self.len, carry.flatten());
+                    builder.row(self.contiguous_start(step, row), self.len, carry.flatten())?;
                 }
             }
             PackingPlan::Documents(plans) => {
@@ -208,7 +211,7 @@ impl BatchSource for TrainSource {
                 for (row, window) in plans.windows_of(step).enumerate() {
                     let continues = self.stateful && window.continues;
                     let carry = continues.then(|| self.initial_row(step, row, &whole));
-                    builder.row(window.start, window.targets, carry.flatten());
+                    builder.row(window.start, window.targets, carry.flatten())?;
                 }
             }
         }

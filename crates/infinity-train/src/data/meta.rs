@@ -5,8 +5,8 @@ use super::error::DataError;
 use super::source::SourceFile;
 use super::store::SplitMeta;
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 /// Name of the description inside a prepared directory.
 pub(super) const META_FILE: &str = "meta.json";
@@ -54,15 +54,18 @@ impl PreparedMeta {
     /// Reads the description in `directory`.
     pub(super) fn read(directory: &Path) -> Result<Self, DataError> {
         let path = directory.join(META_FILE);
-        let text = fs::read(&path).map_err(|source| DataError::Read {
-            path: path.clone(),
-            source,
-        })?;
         let damaged = |reason: String| DataError::Damaged {
             path: path.clone(),
             reason,
             directory: directory.to_path_buf(),
         };
+        let text = fs::read(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => damaged("it is missing".to_owned()),
+            _ => DataError::Read {
+                path: path.clone(),
+                source,
+            },
+        })?;
         let value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
         let version = value

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! files, or sources of dependencies   source, cargo_sources: documents in a fixed order
-//!   → tokens in mapped files          tokenize, token_file, prepare: once, kept in a cache
+//!   → tokens in files of their own    tokenize, token_file, prepare: once, kept in a cache
 //!   → batches                         loader, eval_source: pure functions of a number
 //! ```
 //!
@@ -13,6 +13,7 @@ mod cargo_error;
 mod cargo_sources;
 mod checked_reader;
 mod config;
+mod csv_quotes;
 mod document_plan;
 mod error;
 mod eval_source;

@@ -325,6 +325,7 @@ fn check_lengths(data: &DataConfig, prepared: &PreparedData) -> Result<(), DataE
     if held_out <= window as u64 && (wanted || held_out > 0) {
         return Err(DataError::SplitTooShort {
             split: "validation",
+            more: data.more_validation(),
             tokens: held_out,
             window,
         });
@@ -333,6 +334,7 @@ fn check_lengths(data: &DataConfig, prepared: &PreparedData) -> Result<(), DataE
     if tokens <= window as u64 && data.packing != Packing::Documents {
         return Err(DataError::SplitTooShort {
             split: "training",
+            more: "more text",
             tokens,
             window,
         });

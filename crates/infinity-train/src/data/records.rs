@@ -1,6 +1,7 @@
 //! One open file as a stream of fragments: plain text, CSV, or JSON (in `json_rows`).
 
 use super::checked_reader::{CheckedReader, read_error};
+use super::csv_quotes::{OpenQuote, Quotes};
 use super::error::DataError;
 use super::json_rows::{JsonArray, JsonLines, open_json};
 use super::source::{Format, Fragment, SourceFile};
@@ -59,7 +60,7 @@ impl Records {
             Self::Text(blocks) => blocks.reader.fingerprint(),
             Self::Lines(lines) => lines.fingerprint(),
             Self::Array(array) => array.fingerprint(),
-            Self::Csv(rows) => rows.reader.get_ref().fingerprint(),
+            Self::Csv(rows) => rows.reader.get_ref().inner().fingerprint(),
         }
     }
 }
@@ -141,7 +142,7 @@ fn line_end(bytes: &[u8]) -> usize {
 
 /// Rows below a line of column names.
 pub(super) struct CsvRows {
-    reader: csv::Reader<Checked>,
+    reader: csv::Reader<Quotes<Checked>>,
     path: PathBuf,
     index: usize,
     row: csv::StringRecord,
@@ -151,7 +152,7 @@ impl CsvRows {
     fn new(reader: Checked, path: PathBuf, column: &str) -> Result<Self, DataError> {
         let mut reader = csv::ReaderBuilder::new()
             .buffer_capacity(BLOCK_BYTES)
-            .from_reader(reader);
+            .from_reader(Quotes::new(reader));
         let headers = reader.headers().map_err(|error| csv_error(&path, error))?;
         let names: Vec<&str> = headers
             .iter()
@@ -193,7 +194,17 @@ impl CsvRows {
 fn csv_error(path: &Path, error: csv::Error) -> DataError {
     let line = error.position().map_or(0, csv::Position::line);
     match error.into_kind() {
-        csv::ErrorKind::Io(source) => read_error(path, source),
+        csv::ErrorKind::Io(source) => {
+            let inner = source.get_ref();
+            match inner.and_then(|inner| inner.downcast_ref::<OpenQuote>()) {
+                Some(OpenQuote { line }) => DataError::BadRow {
+                    path: path.to_path_buf(),
+                    line: *line,
+                    reason: "a quoted field begins here and never ends".to_owned(),
+                },
+                None => read_error(path, source),
+            }
+        }
         csv::ErrorKind::UnequalLengths {
             expected_len, len, ..
         } => {

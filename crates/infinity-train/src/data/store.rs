@@ -1,4 +1,4 @@
-//! One split of the data as tokens: mapped from a prepared directory, or given by a program.
+//! One split of the data as tokens: in the files of a prepared directory, or given by a program.
 
 use super::error::DataError;
 use super::token_file::{FileStamp, NumberFile};
@@ -34,7 +34,7 @@ pub struct TokenStore {
 
 #[derive(Clone, Debug)]
 enum Numbers {
-    Mapped {
+    Files {
         tokens: Arc<NumberFile>,
         documents: Arc<NumberFile>,
     },
@@ -45,12 +45,12 @@ enum Numbers {
 }
 
 impl TokenStore {
-    /// Maps the files of `split` in `directory`.
+    /// Opens the files of `split` in `directory`.
     pub fn open(directory: &Path, split: &SplitMeta) -> Result<Self, DataError> {
         let tokens = Arc::new(NumberFile::open(directory, &split.tokens)?);
         let documents = Arc::new(NumberFile::open(directory, &split.documents)?);
         Ok(Self {
-            numbers: Numbers::Mapped { tokens, documents },
+            numbers: Numbers::Files { tokens, documents },
             text_bytes: split.text_bytes,
             text_chars: split.text_chars,
             first_token_bytes: split.first_token_bytes,
@@ -82,7 +82,7 @@ impl TokenStore {
     /// Number of tokens, end-of-text tokens included.
     pub fn len(&self) -> u64 {
         match &self.numbers {
-            Numbers::Mapped { tokens, .. } => tokens.len(),
+            Numbers::Files { tokens, .. } => tokens.len(),
             Numbers::Memory { tokens, .. } => tokens.len() as u64,
         }
     }
@@ -93,42 +93,55 @@ impl TokenStore {
     }
 
     /// Appends `count` token ids from `start` on to `out`; the range must lie inside the store.
-    pub fn read(&self, start: u64, count: usize, out: &mut Vec<i32>) {
+    ///
+    /// # Errors
+    /// The file cannot be read, or is shorter than it was.
+    pub fn read(&self, start: u64, count: usize, out: &mut Vec<i32>) -> Result<(), DataError> {
         match &self.numbers {
-            Numbers::Mapped { tokens, .. } => tokens.read(start, count, out),
+            Numbers::Files { tokens, .. } => tokens.read(start, count, out),
             Numbers::Memory { tokens, .. } => {
-                out.extend_from_slice(&tokens[start as usize..start as usize + count])
+                out.extend_from_slice(&tokens[start as usize..start as usize + count]);
+                Ok(())
             }
         }
     }
 
     /// The token ids of `range`.
-    pub fn tokens(&self, range: Range<u64>) -> Vec<i32> {
-        let mut out = Vec::new();
-        self.read(range.start, (range.end - range.start) as usize, &mut out);
-        out
+    ///
+    /// # Errors
+    /// As [`TokenStore::read`].
+    pub fn tokens(&self, range: Range<u64>) -> Result<Vec<i32>, DataError> {
+        let count = (range.end - range.start) as usize;
+        let mut out = Vec::with_capacity(count);
+        self.read(range.start, count, &mut out)?;
+        Ok(out)
     }
 
     /// Number of documents.
     pub fn documents(&self) -> u64 {
         match &self.numbers {
-            Numbers::Mapped { documents, .. } => documents.len(),
+            Numbers::Files { documents, .. } => documents.len(),
             Numbers::Memory { documents, .. } => documents.len() as u64,
         }
     }
 
-    /// Where the tokens of document `index` lie, its end-of-text token included.
-    pub fn document(&self, index: u64) -> Range<u64> {
-        let start = |index: u64| match &self.numbers {
-            Numbers::Mapped { documents, .. } => documents.get(index),
-            Numbers::Memory { documents, .. } => documents[index as usize],
+    /// Where documents begin, and after them where the last one ends: document `i` lies between
+    /// border `i` and border `i + 1`, with the end-of-text token after it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds something else.
+    pub fn borders(&self) -> Result<Vec<u64>, DataError> {
+        let mut borders = match &self.numbers {
+            Numbers::Files { documents, .. } => documents.all()?,
+            Numbers::Memory { documents, .. } => documents.to_vec(),
         };
-        let end = if index + 1 < self.documents() {
-            start(index + 1)
-        } else {
-            self.len()
-        };
-        start(index)..end
+        borders.push(self.len());
+        match &self.numbers {
+            Numbers::Files { documents, .. } if !borders.is_sorted() => {
+                Err(documents.damaged("documents begin before those in front of them".to_owned()))
+            }
+            _ => Ok(borders),
+        }
     }
 
     /// UTF-8 bytes of the text, without end-of-text tokens.
@@ -155,9 +168,8 @@ mod tests {
     fn documents_partition_the_tokens() {
         let store = TokenStore::from_documents(&[vec![1, 2, 9], vec![3, 9], vec![4]]);
         assert_eq!((store.len(), store.documents()), (6, 3));
-        let ranges: Vec<_> = (0..3).map(|i| store.document(i)).collect();
-        assert_eq!(ranges, [0..3, 3..5, 5..6]);
-        assert_eq!(store.tokens(2..5), [9, 3, 9]);
+        assert_eq!(store.borders().unwrap(), [0, 3, 5, 6]);
+        assert_eq!(store.tokens(2..5).unwrap(), [9, 3, 9]);
         assert_eq!(store.target_bytes(), 5);
         assert!(TokenStore::from_documents(&[]).is_empty());
     }

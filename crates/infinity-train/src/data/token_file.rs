@@ -1,4 +1,7 @@
-//! Files of integers: written once, front to back, then mapped into memory.
+//! Files of integers: written once, front to back, then read at any place.
+//!
+//! They are read by position, not mapped into memory: a mapped file that somebody cuts short ends
+//! the whole program by a signal, and this way it is an error with the file's name.
 //!
 //! Little-endian, no header; length, width and checksum stand in the `meta.json` beside them, and
 //! are compared when a file is opened. The checksum covers the whole of a file up to 16 MiB and
@@ -6,7 +9,7 @@
 
 use super::error::DataError;
 use super::fingerprint::Fingerprint;
-use memmap2::Mmap;
+use super::meta::META_FILE;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -14,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 const BLOCK: u64 = 64 << 10;
 const BLOCKS: u64 = 256;
+/// Bytes that one read takes at most; a multiple of every width.
+const PIECE: u64 = 64 << 10;
 
 /// How many bytes a number takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,117 +143,173 @@ impl NumberWriter {
     }
 }
 
-/// A file of numbers, mapped into memory.
+/// A file of numbers, open for reading.
 #[derive(Debug)]
 pub struct NumberFile {
-    /// Absent for a file without numbers: an empty range cannot be mapped everywhere.
-    map: Option<Mmap>,
+    file: File,
+    path: PathBuf,
     width: Width,
+    count: u64,
 }
 
 impl NumberFile {
-    /// Maps the file that `stamp` describes.
+    /// Opens the file that `stamp` describes.
     ///
     /// # Errors
     /// The file is missing, or is not as long as the stamp says, or its checksum differs.
     pub fn open(directory: &Path, stamp: &FileStamp) -> Result<Self, DataError> {
         let path = directory.join(&stamp.file);
-        let damaged = |reason| DataError::Damaged {
-            path: path.clone(),
-            reason,
-            directory: directory.to_path_buf(),
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => damaged(&path, "it is missing".to_owned()),
+            _ => read_error(&path, source),
         };
-        let read = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => damaged("it is missing".to_owned()),
-            _ => DataError::Read {
-                path: path.clone(),
-                source,
-            },
+        let file = File::open(&path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let Some(wanted) = stamp.count.checked_mul(stamp.dtype.bytes()) else {
+            let reason = format!("{META_FILE} gives it {} numbers", stamp.count);
+            return Err(damaged(&path, reason));
         };
-        let file = File::open(&path).map_err(read)?;
-        let (length, wanted) = (
-            file.metadata().map_err(read)?.len(),
-            stamp.count * stamp.dtype.bytes(),
-        );
         if length != wanted {
-            return Err(damaged(format!(
-                "it has {length} bytes and should have {wanted}"
-            )));
+            let reason = format!("it has {length} bytes and should have {wanted}");
+            return Err(damaged(&path, reason));
         }
-        if checksum(&path).map_err(read)? != stamp.checksum {
-            return Err(damaged(
-                "its checksum is not the one in meta.json".to_owned(),
-            ));
+        if checksum(&path).map_err(failed)? != stamp.checksum {
+            let reason = format!("its checksum is not the one in {META_FILE}");
+            return Err(damaged(&path, reason));
         }
-        let map = if length == 0 {
-            None
-        } else {
-            Some(map(&file).map_err(read)?)
-        };
         Ok(Self {
-            map,
+            file,
+            path,
             width: stamp.dtype,
+            count: stamp.count,
         })
     }
 
-    /// How many numbers there are.
+    /// How many numbers there were when the file was opened.
     pub fn len(&self) -> u64 {
-        self.bytes().len() as u64 / self.width.bytes()
+        self.count
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.bytes().is_empty()
+        self.count == 0
     }
 
-    /// The number at `index`, which must be below [`NumberFile::len`].
-    pub fn get(&self, index: u64) -> u64 {
-        let width = self.width.bytes() as usize;
-        let start = index as usize * width;
-        let mut number = [0; 8];
-        number[..width].copy_from_slice(&self.bytes()[start..start + width]);
-        u64::from_le_bytes(number)
+    /// All numbers.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is shorter than it was.
+    pub fn all(&self) -> Result<Vec<u64>, DataError> {
+        let mut numbers = Vec::with_capacity(self.count as usize);
+        self.for_each_piece(0, self.count, &mut |bytes| match self.width {
+            Width::U16 => numbers.extend(decoded(bytes, u16::from_le_bytes).map(u64::from)),
+            Width::U32 => numbers.extend(decoded(bytes, u32::from_le_bytes).map(u64::from)),
+            Width::U64 => numbers.extend(decoded(bytes, u64::from_le_bytes)),
+        })?;
+        Ok(numbers)
     }
 
-    /// Appends `count` token ids from `start` on to `out`; the range must lie inside the file.
-    pub fn read(&self, start: u64, count: usize, out: &mut Vec<i32>) {
-        let width = self.width.bytes() as usize;
-        let bytes = &self.bytes()[start as usize * width..(start as usize + count) * width];
-        match self.width {
-            Width::U16 => out.extend(
-                bytes
-                    .as_chunks::<2>()
-                    .0
-                    .iter()
-                    .map(|pair| i32::from(u16::from_le_bytes(*pair))),
-            ),
-            Width::U32 => out.extend(
-                bytes
-                    .as_chunks::<4>()
-                    .0
-                    .iter()
-                    .map(|four| u32::from_le_bytes(*four) as i32),
-            ),
-            Width::U64 => out.extend(
-                bytes
-                    .as_chunks::<8>()
-                    .0
-                    .iter()
-                    .map(|eight| u64::from_le_bytes(*eight) as i32),
-            ),
+    /// Appends `count` token ids from `start` on to `out`; the range must lie below
+    /// [`NumberFile::len`].
+    ///
+    /// # Errors
+    /// The file cannot be read, or is shorter than it was.
+    pub fn read(&self, start: u64, count: usize, out: &mut Vec<i32>) -> Result<(), DataError> {
+        self.for_each_piece(start, count as u64, &mut |bytes| match self.width {
+            Width::U16 => out.extend(decoded(bytes, u16::from_le_bytes).map(i32::from)),
+            Width::U32 => out.extend(decoded(bytes, u32::from_le_bytes).map(|id| id as i32)),
+            Width::U64 => out.extend(decoded(bytes, u64::from_le_bytes).map(|id| id as i32)),
+        })
+    }
+
+    /// Hands over the bytes of `count` numbers from `start` on, whole numbers at a time.
+    fn for_each_piece(
+        &self,
+        start: u64,
+        count: u64,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), DataError> {
+        debug_assert!(start + count <= self.count, "{start} + {count}");
+        let (mut at, end) = (
+            start * self.width.bytes(),
+            (start + count) * self.width.bytes(),
+        );
+        let mut buffer = vec![0; (end - at).min(PIECE) as usize];
+        while at < end {
+            let piece = &mut buffer[..(end - at).min(PIECE) as usize];
+            read_exact_at(&self.file, piece, at).map_err(|source| match source.kind() {
+                io::ErrorKind::UnexpectedEof => self.cut_short(),
+                _ => read_error(&self.path, source),
+            })?;
+            take(piece);
+            at += piece.len() as u64;
         }
+        Ok(())
     }
 
-    fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or_default()
+    fn cut_short(&self) -> DataError {
+        let length = self.file.metadata().map_or(0, |metadata| metadata.len());
+        let opened = self.count * self.width.bytes();
+        self.damaged(format!(
+            "it has {length} bytes and had {opened} when it was opened"
+        ))
+    }
+
+    /// That its numbers cannot be what was written.
+    pub(super) fn damaged(&self, reason: String) -> DataError {
+        damaged(&self.path, reason)
     }
 }
 
-fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the mapping is read-only. Token files are written under another name and renamed when
-    // complete, and replaced by renaming too, so this program never changes a mapped file. Another
-    // program that truncates one could make reads fail; the same holds for every mapped file.
-    unsafe { Mmap::map(file) }
+/// Little-endian numbers of `N` bytes.
+fn decoded<const N: usize, T>(
+    bytes: &[u8],
+    number: impl Fn([u8; N]) -> T,
+) -> impl Iterator<Item = T> {
+    bytes
+        .as_chunks::<N>()
+        .0
+        .iter()
+        .map(move |bytes| number(*bytes))
+}
+
+/// Fills `buffer` from the place `at`, without a cursor that threads would share.
+#[cfg(unix)]
+fn read_exact_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, at)
+}
+
+/// Fills `buffer` from the place `at`; every read names its place, so threads may share the file.
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !buffer.is_empty() {
+        match file.seek_read(buffer, at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                buffer = &mut buffer[read..];
+                at += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn damaged(path: &Path, reason: String) -> DataError {
+    DataError::Damaged {
+        path: path.to_path_buf(),
+        reason,
+        directory: path.parent().unwrap_or(Path::new("")).to_path_buf(),
+    }
+}
+
+fn read_error(path: &Path, source: io::Error) -> DataError {
+    DataError::Read {
+        path: path.to_path_buf(),
+        source,
+    }
 }
 
 /// Hash of the length and of the blocks that opening a file looks at.
@@ -300,18 +361,64 @@ mod tests {
             let stamp = written(dir.path(), width, &numbers);
             let file = NumberFile::open(dir.path(), &stamp).unwrap();
             assert_eq!(file.len(), 5);
-            assert_eq!((0..5).map(|i| file.get(i)).collect::<Vec<_>>(), numbers);
+            assert_eq!(file.all().unwrap(), numbers);
             let mut ids = vec![7];
-            file.read(1, 3, &mut ids);
+            file.read(1, 3, &mut ids).unwrap();
             assert_eq!(ids, [7, 1, 258, 30_000]);
         }
+    }
+
+    #[test]
+    fn a_read_of_many_pieces_is_one_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let numbers: Vec<u64> = (0..3 * PIECE / 2 + 5).map(|n| n % 60_000).collect();
+        let stamp = written(dir.path(), Width::U16, &numbers);
+        let file = NumberFile::open(dir.path(), &stamp).unwrap();
+        assert_eq!(file.all().unwrap(), numbers);
+        let mut ids = Vec::new();
+        file.read(7, numbers.len() - 8, &mut ids).unwrap();
+        let inner = &numbers[7..numbers.len() - 1];
+        assert!(ids.iter().zip(inner).all(|(id, n)| *id as u64 == *n));
+        assert_eq!(ids.len(), inner.len());
     }
 
     #[test]
     fn a_file_without_numbers_opens() {
         let dir = tempfile::tempdir().unwrap();
         let stamp = written(dir.path(), Width::U16, &[]);
-        assert!(NumberFile::open(dir.path(), &stamp).unwrap().is_empty());
+        let file = NumberFile::open(dir.path(), &stamp).unwrap();
+        assert!(file.is_empty() && file.all().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_cut_while_it_is_open_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let stamp = written(dir.path(), Width::U16, &[1; 1000]);
+        let file = NumberFile::open(dir.path(), &stamp).unwrap();
+        let path = dir.path().join("numbers.bin");
+        let cut = File::options().write(true).open(&path).unwrap();
+        cut.set_len(1000).unwrap();
+        let mut ids = Vec::new();
+        file.read(0, 500, &mut ids).unwrap();
+        let message = file.read(400, 200, &mut ids).unwrap_err().to_string();
+        for word in ["numbers.bin", "damaged", "1000 bytes", "2000"] {
+            assert!(message.contains(word), "{message}");
+        }
+        assert!(file.all().is_err());
+    }
+
+    #[test]
+    fn a_count_that_no_file_has_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stamp = written(dir.path(), Width::U64, &[1, 2]);
+        stamp.count = u64::MAX / 2;
+        let message = NumberFile::open(dir.path(), &stamp)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("damaged") && message.contains("9223372036854775807"),
+            "{message}"
+        );
     }
 
     #[test]

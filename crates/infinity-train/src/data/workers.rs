@@ -40,8 +40,10 @@ impl<T: Send + 'static> Workers<T> {
             let thread = Builder::new()
                 .name(format!("batches-{i}"))
                 .spawn(move || work(make, (from..).step_by(count), &sender));
-            let thread = thread.map_err(|error| DataError::Worker {
-                reason: error.to_string(),
+            let thread = thread.map_err(|source| DataError::NoThread {
+                number: i + 1,
+                count,
+                source,
             })?;
             Ok(Worker {
                 batches,

@@ -12,9 +12,9 @@ use super::source::{Fragment, Sources};
 use super::store::SplitMeta;
 use super::tokenize::SplitWriter;
 use super::vocabulary::{self, Alphabet};
+use infinity_model::partial::PartialDirectory;
 use infinity_model::tokenizer::Tokenizer;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A tenth is enough to judge a small text by; of a large one, so many characters are.
 const MANY_CHARS: f64 = 1e6;
@@ -70,7 +70,11 @@ pub(super) fn build(
         }
     };
 
-    let partial = PartialDirectory::create(directory)?;
+    let failed = |source| DataError::Write {
+        path: directory.to_path_buf(),
+        source,
+    };
+    let partial = PartialDirectory::create(directory).map_err(failed)?;
     let mut progress = Progress {
         chars: 0,
         total_chars,
@@ -82,10 +86,10 @@ pub(super) fn build(
         train_chars,
         &tokenizer,
         data.append_eos,
-        &partial.path,
+        partial.path(),
         &mut progress,
     )?;
-    tokenizer.save(partial.path.join(TOKENIZER_FILE))?;
+    tokenizer.save(partial.path().join(TOKENIZER_FILE))?;
     let known = inputs.known_hashes.clone().unzip();
     let meta = PreparedMeta {
         format_version: FORMAT_VERSION,
@@ -100,8 +104,8 @@ pub(super) fn build(
         train: train_split,
         validation: validation_split,
     };
-    meta.write(&partial.path)?;
-    partial.rename_to(directory)
+    meta.write(partial.path())?;
+    partial.rename_to(directory).map_err(failed)
 }
 
 /// How many of `chars` characters are for training, the rest being validation.
@@ -275,56 +279,4 @@ impl Progress<'_> {
             });
         }
     }
-}
-
-/// A directory that disappears unless it is completed.
-struct PartialDirectory {
-    path: PathBuf,
-}
-
-impl PartialDirectory {
-    /// Creates it beside `target`, so that renaming stays on one disk.
-    fn create(target: &Path) -> Result<Self, DataError> {
-        let path = beside(target, "partial");
-        let failed = |source| DataError::Write {
-            path: path.clone(),
-            source,
-        };
-        // Left by a process of the same number that was killed.
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(failed)?;
-        }
-        fs::create_dir_all(&path).map_err(failed)?;
-        Ok(Self { path })
-    }
-
-    /// Puts the directory in the place of `target`.
-    fn rename_to(self, target: &Path) -> Result<(), DataError> {
-        let failed = |source| DataError::Write {
-            path: target.to_path_buf(),
-            source,
-        };
-        let old = beside(target, "old");
-        let replaces = target.exists();
-        if replaces {
-            fs::rename(target, &old).map_err(failed)?;
-        }
-        fs::rename(&self.path, target).map_err(failed)?;
-        if replaces {
-            fs::remove_dir_all(&old).map_err(failed)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for PartialDirectory {
-    fn drop(&mut self) {
-        // After a rename there is nothing left; after an error, the error is what matters.
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-fn beside(target: &Path, role: &str) -> PathBuf {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.{role}-{}", std::process::id()))
 }

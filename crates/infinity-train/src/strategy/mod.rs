@@ -248,7 +248,7 @@ impl Fit<'_> {
             return Ok(());
         }
         run.state.elapsed_s = self.clock.elapsed_s();
-        if let Some(notice) = run.directory.sync()? {
+        for notice in run.directory.sync()? {
             run.reporter.message(&notice);
         }
         let checkpoints = &self.fixed.checkpoints;
@@ -265,8 +265,10 @@ impl Fit<'_> {
         checkpoints.finish(step)?;
         run.saved = Some(step);
         let keep = &self.fixed.config.checkpoint;
-        let best = (keep.keep_best && run.state.best_loss.is_some()).then_some(run.state.best_step);
-        checkpoints.prune(step, keep.keep_last, best);
+        let best = run.state.best(&self.fixed.config);
+        if let Err(error) = checkpoints.prune(step, keep.keep_last, best) {
+            run.reporter.message(&error.to_string());
+        }
         Ok(())
     }
 

@@ -150,7 +150,13 @@ impl Fit<'_> {
         let lost = !result.finite || (watchdog.threshold > 0.0 && result.loss > watchdog.threshold);
         *above = if lost { *above + 1 } else { 0 };
         if *above >= watchdog.patience.max(1) && (watchdog.threshold > 0.0 || *above >= 100) {
-            let reason = format!("loss {} for {above} steps in a row", result.loss);
+            let reason = match result.finite {
+                true => format!("loss {} after {above} lost steps in a row", result.loss),
+                false => format!(
+                    "loss {}, gradient norm {}, after {above} lost steps in a row",
+                    result.loss, result.grad_norm
+                ),
+            };
             return Err(TrainError::Diverged { step, reason });
         }
         Ok(())

@@ -83,7 +83,7 @@ impl Fit<'_> {
             bits_per_byte: report.bits_per_byte,
             seconds: report.seconds,
             best,
-            gates: self.gates(&trainee),
+            gates: self.gates(&trainee)?,
         };
         run.reporter.eval(&metrics);
         run.directory.log(&metrics.to_json())?;
@@ -92,18 +92,15 @@ impl Fit<'_> {
     }
 
     /// What the gates do with the first validation batch.
-    fn gates(&self, trainee: &Trainee) -> Vec<GateSummary> {
-        let first = self
-            .fixed
-            .valid
-            .as_ref()
-            .and_then(|valid| valid.iter().next());
-        first.map_or_else(Vec::new, |host| {
-            let state = trainee.model.initial_state(host.rows);
-            let (len, device) = (host.len, trainee.model.device());
-            let tokens = LmBatch::alone(host).tokens(0, len, &device);
-            trainee.model.gate_summaries(tokens, state)
-        })
+    fn gates(&self, trainee: &Trainee) -> Result<Vec<GateSummary>, TrainError> {
+        let valid = self.fixed.valid.as_ref();
+        let Some(host) = valid.and_then(|valid| valid.iter().next()).transpose()? else {
+            return Ok(Vec::new());
+        };
+        let state = trainee.model.initial_state(host.rows);
+        let (len, device) = (host.len, trainee.model.device());
+        let tokens = LmBatch::alone(host).tokens(0, len, &device);
+        Ok(trainee.model.gate_summaries(tokens, state))
     }
 
     pub(super) fn sample(&mut self, run: &mut Run) -> Result<(), TrainError> {

@@ -160,6 +160,7 @@ fn hooked_on(
     };
     let control = TrainControl {
         interrupt,
+        heeded: Arc::default(),
         reporter: Box::new(listener),
         resume,
         config_text: config.to_toml(),

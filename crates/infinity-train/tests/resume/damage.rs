@@ -6,7 +6,7 @@ use infinity_train::checkpoint::TrainerState;
 use infinity_train::data::Packing;
 use infinity_train::{CheckpointError, Resume, TrainError};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Every kind of damage to a checkpoint: its name, the file that is named, and how it is made.
 type Damage = (&'static str, &'static str, fn(&Path));
@@ -132,12 +132,6 @@ fn a_state_is_read_as_it_was_written() {
     assert!(state.best_loss.is_some() && state.best_step == 4);
     assert!(state.config.contains("hidden_size = 16"));
     assert_ne!(state, TrainerState::default());
-    let none: PathBuf = store(&config).path(5);
-    assert!(
-        store(&config)
-            .load(5)
-            .unwrap_err()
-            .to_string()
-            .contains(&none.display().to_string())
-    );
+    let none = store(&config).load(5).unwrap_err().to_string();
+    assert!(none.contains("step 5") && none.contains("2, 4"), "{none}");
 }
