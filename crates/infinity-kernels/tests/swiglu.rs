@@ -17,7 +17,15 @@ const TOL: Tol = Tol {
     floor: 0.0,
 };
 
+/// Worst RMS ratio on software Vulkan, 2026-11-24: 5.3e-7, of one gate at −20. Vulkan lets `exp` be off
+/// by 3 + 2|x| units in the last place, 5e-6 there.
+const GPU: Tol = Tol {
+    rms_ratio: 5e-6,
+    ..TOL
+};
+
 fn matches_the_reference_gradients_too(device: &Device) {
+    let tol = if *device == Device::flex() { TOL } else { GPU };
     let device = device.clone().autodiff();
     for dims in [[1, 1, 1], [2, 7, 5], [3, 40, 300]] {
         let len = dims.iter().product();
@@ -34,20 +42,20 @@ fn matches_the_reference_gradients_too(device: &Device) {
         let grads = loss.backward();
         let expected = reference::forward(&gate, &up);
         let [d_gate, d_up] = reference::backward(&gate, &up, &d_y);
-        assert_close("swiglu", "y", &values(y.inner()), &expected, TOL);
+        assert_close("swiglu", "y", &values(y.inner()), &expected, tol);
         assert_close(
             "swiglu",
             "d_gate",
             &values(a.grad(&grads).unwrap()),
             &d_gate,
-            TOL,
+            tol,
         );
         assert_close(
             "swiglu",
             "d_up",
             &values(b.grad(&grads).unwrap()),
             &d_up,
-            TOL,
+            tol,
         );
     }
 }

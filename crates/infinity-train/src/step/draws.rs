@@ -18,10 +18,12 @@ impl Draws {
     /// Seeds for a step of `model`. Without a seed of the step's own, one is drawn.
     pub(super) fn new(model: &InfinityModel, seed: Option<u64>) -> Self {
         let device = model.device().inner();
-        if let Some(seed) = seed {
+        // The generator is the process's: what draws nothing leaves it to those that do.
+        let drops = drops(model.config());
+        if let (true, Some(seed)) = (drops, seed) {
             device.seed(seed);
         }
-        let seed = drops(model.config()).then(|| seed.unwrap_or_else(|| drawn(&device)));
+        let seed = drops.then(|| seed.unwrap_or_else(|| drawn(&device)));
         Draws { device, seed }
     }
 
