@@ -97,20 +97,42 @@ fn multiply_body<const FMA: bool, const ROWS: usize>(
 ) {
     product.check(out, stride);
     let m = product.size[0];
-    let mut i = 0;
-    while i + ROWS <= m {
-        row_block::<FMA, ROWS>(product, out, stride, i);
-        i += ROWS;
+    // Zeros of a triangle are there within the lanes around the diagonal: no block crosses them.
+    let group = match product.part {
+        Part::Whole => m,
+        _ => LANES,
+    };
+    let mut from = 0;
+    while from < m {
+        let to = m.min(from + group);
+        row_blocks::<FMA, ROWS>(product, out, stride, from..to);
+        from = to;
     }
-    match m - i {
-        0 => {}
-        1 => row_block::<FMA, 1>(product, out, stride, i),
-        2 => row_block::<FMA, 2>(product, out, stride, i),
-        3 => row_block::<FMA, 3>(product, out, stride, i),
-        4 => row_block::<FMA, 4>(product, out, stride, i),
-        5 => row_block::<FMA, 5>(product, out, stride, i),
-        6 => row_block::<FMA, 6>(product, out, stride, i),
-        _ => row_block::<FMA, 7>(product, out, stride, i),
+}
+
+/// `rows` in blocks as equal as can be: a last one of a row or two would leave most registers idle.
+#[inline(always)]
+fn row_blocks<const FMA: bool, const ROWS: usize>(
+    product: &Product<'_>,
+    out: &mut [f32],
+    stride: usize,
+    rows: std::ops::Range<usize>,
+) {
+    let mut i = rows.start;
+    for left in (1..=rows.len().div_ceil(ROWS)).rev() {
+        let block = (rows.end - i).div_ceil(left);
+        match block {
+            1 => row_block::<FMA, 1>(product, out, stride, i),
+            2 => row_block::<FMA, 2>(product, out, stride, i),
+            3 => row_block::<FMA, 3>(product, out, stride, i),
+            4 => row_block::<FMA, 4>(product, out, stride, i),
+            5 if ROWS > 4 => row_block::<FMA, 5>(product, out, stride, i),
+            6 if ROWS > 4 => row_block::<FMA, 6>(product, out, stride, i),
+            7 if ROWS > 6 => row_block::<FMA, 7>(product, out, stride, i),
+            8 if ROWS > 6 => row_block::<FMA, 8>(product, out, stride, i),
+            _ => unreachable!("blocks have 1 to ROWS rows, and ROWS is at most 8"),
+        }
+        i += block;
     }
 }
 
@@ -161,7 +183,8 @@ fn row_block<const FMA: bool, const R: usize>(
     }
 }
 
-/// Writes a tile of sums: what is kept and whether rows are scaled is asked once, not a row.
+/// Writes a tile of sums. In loops, not by `for_each`: a closure that is not inlined is compiled
+/// without the vector instructions of the function around it.
 #[inline(always)]
 fn finish<const FMA: bool, const R: usize>(
     product: &Product<'_>,
@@ -171,25 +194,21 @@ fn finish<const FMA: bool, const R: usize>(
     i: usize,
     j: usize,
 ) {
-    let at = |r: usize| (i + r) * stride + j;
-    match (product.keep, product.scale) {
-        (Keep::Nothing, None) => (0..R).for_each(|r| *lanes_mut(out, at(r)) = sums[r]),
-        (Keep::Nothing, Some(scale)) => (0..R).for_each(|r| {
-            *lanes_mut(out, at(r)) = sums[r].map(|x| scale[i + r] * x);
-        }),
-        (Keep::Times(keep), None) => (0..R).for_each(|r| {
-            let out = lanes_mut(out, at(r));
-            *out = add::<FMA>(&sums[r], keep, out);
-        }),
-        (Keep::Times(keep), Some(scale)) => (0..R).for_each(|r| {
-            let out = lanes_mut(out, at(r));
-            *out = add::<FMA>(&sums[r].map(|x| scale[i + r] * x), keep, out);
-        }),
-        (Keep::Other(keep, other), scale) => (0..R).for_each(|r| {
-            let factor = scale.map_or(1.0, |scale| scale[i + r]);
-            let sums = sums[r].map(|x| factor * x);
-            *lanes_mut(out, at(r)) = add::<FMA>(&sums, keep, lanes(other, at(r)));
-        }),
+    for (r, sums) in sums.iter().enumerate() {
+        let at = (i + r) * stride + j;
+        let mut row = *sums;
+        if let Some(scale) = product.scale {
+            let factor = scale[i + r];
+            for x in &mut row {
+                *x *= factor;
+            }
+        }
+        match product.keep {
+            Keep::Nothing => {}
+            Keep::Times(keep) => row = add::<FMA>(&row, keep, lanes(out, at)),
+            Keep::Other(keep, other) => row = add::<FMA>(&row, keep, lanes(other, at)),
+        }
+        *lanes_mut(out, at) = row;
     }
 }
 

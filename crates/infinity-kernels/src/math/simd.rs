@@ -115,7 +115,7 @@ pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
 
 /// Defines `name(level, args)`: `body` compiled for every level, the level's one called. `body` is
 /// `#[inline(always)]` and takes two constants: whether `mul_add` is one instruction, and how many
-/// rows of lanes the registers hold as accumulators.
+/// rows of lanes the registers hold as accumulators: at most eight.
 macro_rules! leveled {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:ident) => {
         $(#[$meta])*
@@ -127,7 +127,7 @@ macro_rules! leveled {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $type),*) {
-                $body::<true, 4>($($arg),*)
+                $body::<true, 6>($($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]

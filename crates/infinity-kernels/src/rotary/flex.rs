@@ -33,10 +33,16 @@ pub(crate) struct Tokens<'a> {
 fn map<const FMA: bool>(map: FeatureMap, x: &[f32], y: &mut [f32]) {
     let values = y.iter_mut().zip(x);
     match map {
-        FeatureMap::Identity => values.for_each(|(y, x)| *y = *x),
-        FeatureMap::Relu => values.for_each(|(y, x)| *y = x.max(0.0)),
+        FeatureMap::Identity => y.copy_from_slice(x),
+        FeatureMap::Relu => {
+            for (y, x) in values {
+                *y = x.max(0.0);
+            }
+        }
         FeatureMap::EluPlusOne => {
-            values.for_each(|(y, x)| *y = if *x > 0.0 { x + 1.0 } else { exp::<FMA>(*x) });
+            for (y, x) in values {
+                *y = if *x > 0.0 { x + 1.0 } else { exp::<FMA>(*x) };
+            }
         }
     }
 }
@@ -64,7 +70,9 @@ fn forward_loop<const FMA: bool, const ROWS: usize>(tokens: Tokens<'_>, y: &mut 
     for (i, y) in y.chunks_exact_mut(key_dim).enumerate() {
         map::<FMA>(rule.map, &tokens.x[i * key_dim..][..key_dim], y);
         let inverse = 1.0 / length::<FMA>(y);
-        y.iter_mut().for_each(|y| *y *= inverse);
+        for y in y.iter_mut() {
+            *y *= inverse;
+        }
         let at = i / tokens.n_heads * key_dim;
         rotate(y, &tokens.cos[at..], &tokens.sin[at..], rule.half, 1.0);
     }
@@ -96,10 +104,14 @@ fn backward_loop<const FMA: bool, const ROWS: usize>(
         match rule.map {
             FeatureMap::Identity => {}
             FeatureMap::Relu => {
-                values.for_each(|((d, x), _)| *d = if *x > 0.0 { *d } else { 0.0 });
+                for ((d, x), _) in values {
+                    *d = if *x > 0.0 { *d } else { 0.0 };
+                }
             }
             FeatureMap::EluPlusOne => {
-                values.for_each(|((d, x), phi)| *d *= if *x > 0.0 { 1.0 } else { *phi });
+                for ((d, x), phi) in values {
+                    *d *= if *x > 0.0 { 1.0 } else { *phi };
+                }
             }
         }
     }

@@ -54,7 +54,9 @@ impl<'a> Shared<'a> {
         for (from, to, len) in sections {
             if let (Some(from), Some(to)) = (from, to) {
                 let to = d_bias[to..to + len].iter_mut();
-                to.zip(&d_z[from..from + len]).for_each(|(to, d)| *to += d);
+                for (to, d) in to.zip(&d_z[from..from + len]) {
+                    *to += d;
+                }
             }
         }
     }
@@ -138,7 +140,9 @@ impl Token {
         let steps = &mut self.step_slope;
         steps.copy_from_slice(&shared.bias[bias..bias + shared.per_state()]);
         if let Some(z) = z {
-            steps.iter_mut().zip(z).for_each(|(step, z)| *step += z);
+            for (step, z) in steps.iter_mut().zip(z) {
+                *step += z;
+            }
         }
         let values = steps.iter_mut().zip(&mut self.log_decay);
         for ((step, g), rate) in values.zip(&shared.rate) {
@@ -159,14 +163,18 @@ impl Token {
         }
         for a in self.allocation.chunks_exact_mut(s) {
             let highest = a.iter().fold(f32::NEG_INFINITY, |high, a| high.max(*a));
-            a.iter_mut().for_each(|a| *a -= highest);
+            for a in a {
+                *a -= highest;
+            }
         }
         for a in &mut self.allocation {
             *a = exp::<FMA>(*a);
         }
         for a in self.allocation.chunks_exact_mut(s) {
             let inverse = 1.0 / a.iter().sum::<f32>();
-            a.iter_mut().for_each(|a| *a = (*a * inverse).sqrt());
+            for a in a {
+                *a = (*a * inverse).sqrt();
+            }
         }
     }
 

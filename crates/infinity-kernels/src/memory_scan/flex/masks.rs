@@ -198,5 +198,7 @@ leveled!(
 
 #[inline(always)]
 fn exponentials_body<const FMA: bool, const ROWS: usize>(values: &mut [f32]) {
-    values.iter_mut().for_each(|x| *x = exp::<FMA>(*x));
+    for x in values {
+        *x = exp::<FMA>(*x);
+    }
 }

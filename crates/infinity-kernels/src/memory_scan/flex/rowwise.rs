@@ -59,7 +59,9 @@ fn scatter_body<const FMA: bool, const ROWS: usize>(
         }
         if !to_rest.is_empty() {
             let rest = x_lanes[to_lanes.len()];
-            to_rest.iter_mut().zip(rest).for_each(|(to, x)| *to = x);
+            for (to, x) in to_rest.iter_mut().zip(rest) {
+                *to = x;
+            }
         }
         debug_assert!(x_rest.is_empty());
     }
