@@ -6,8 +6,9 @@
 //! ```
 //!
 //! One run checks first (operator against its `f64` reference at the configuration's sizes, and a
-//! falling loss), then measures the f32 matmul peak and the training step, peak before and after,
-//! so that a noisy machine shows.
+//! falling loss), then measures the f32 matmul peak and training steps in turns. A share is that of
+//! some steps in the peaks right before and after them; the median of the shares is what counts, so
+//! that a machine whose speed changes within a minute does not decide.
 #![allow(clippy::print_stdout, reason = "a bench shows what it measured")]
 
 use burn::optim::GradientsParams;
@@ -30,8 +31,10 @@ use std::time::Instant;
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Steps that are timed; the median is reported.
-const STEPS: usize = 30;
+/// Times that the peak is followed by steps.
+const TURNS: usize = 7;
+/// Steps of a turn; their median is its figure.
+const STEPS: usize = 6;
 const WARM_UP: usize = 5;
 /// Vocabulary where the configuration takes it from a tokenizer: the characters of Shakespeare.
 const VOCABULARY: usize = 66;
@@ -45,43 +48,57 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     check_operator(&config.model, window, form);
     println!("check: memory_scan, {form}, equals its f64 reference at these sizes");
-    let before = matmul_flops(&Device::flex());
-    let (seconds, first, last) = train_steps(&config, form)?;
+    let mut run = Run::new(&config, form)?;
+    let turns: Vec<Turn> = run.turns();
+    let [first, .., last] = run.losses[..] else {
+        unreachable!("more than one step");
+    };
     assert!(
         last < first,
         "the loss must fall on a repeated batch: {first} to {last}"
     );
     println!(
         "check: the loss falls, {first:.3} to {last:.3} in {} steps",
-        STEPS + WARM_UP
+        run.losses.len()
     );
-    let after = matmul_flops(&Device::flex());
-    let peak = before.max(after);
-
     let tokens = config.tokens_per_step() as f64;
-    let flops = training_flops_per_token(&config.model, window) as f64 * tokens / seconds;
+    let flops = training_flops_per_token(&config.model, window) as f64 * tokens;
+    let of = |figure: fn(&Turn) -> f64| median(turns.iter().map(figure).collect());
+    let seconds = of(|turn| turn.step.total());
     println!(
         "parameters             {}",
         ParameterCount::of(&config.model).total()
     );
     println!(
-        "matmul peak            {:.1} GFLOP/s (before {before:.1e}, after {after:.1e})",
-        peak / 1e9
+        "matmul peak            {:.1} GFLOP/s",
+        of(|turn| turn.peak) / 1e9
     );
     println!(
-        "step                   {:.1} ms, {tokens} tokens",
-        seconds * 1e3
+        "step                   {:.1} ms, {tokens} tokens: gradients {:.1}, clipping {:.1}, optimizer {:.1}",
+        seconds * 1e3,
+        of(|turn| turn.step.gradients) * 1e3,
+        of(|turn| turn.step.clipping) * 1e3,
+        of(|turn| turn.step.optimizer) * 1e3,
     );
     println!(
         "training               {:.0} tokens/s, {:.1} GFLOP/s",
         tokens / seconds,
-        flops / 1e9
+        flops / seconds / 1e9
     );
-    if flops > peak || before.min(after) < 0.7 * peak {
-        println!("the machine was busy: the two peaks differ, or lie below the step; run it again");
-    }
-    println!("of the peak            {:.1} %", 100.0 * flops / peak);
+    let share = |turn: &Turn| 100.0 * flops / turn.step.total() / turn.peak;
+    let shares: Vec<f64> = turns.iter().map(share).collect();
+    let each: Vec<String> = shares.iter().map(|share| format!("{share:.0}")).collect();
+    println!(
+        "of the peak            {:.1} %   (in turns {})",
+        median(shares),
+        each.join(" ")
+    );
     Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// What follows `name` on the command line.
@@ -172,30 +189,87 @@ fn batch(config: &RunConfig) -> HostBatch {
     }
 }
 
-/// Median seconds of a step, and the loss of the first and the last one.
-fn train_steps(config: &RunConfig, form: Form) -> Result<(f64, f64, f64), FormError> {
-    let device = Device::flex().autodiff();
-    let model = config.model.init_seeded(1, &device).with_form(form)?;
-    let rates = learning_rates(&config.optimizer, &config.lr_scheduler, 1000, &config.model);
-    let trainee = Trainee::new(model, config.training.loss_chunk);
-    let mut learner = Learner::new(trainee, optimizer(&config.optimizer, &config.model), rates);
-    let host = batch(config);
-    let (mut times, mut losses) = (Vec::new(), Vec::new());
-    for step in 0..WARM_UP + STEPS {
-        let start = Instant::now();
-        let output = learner.train_step(LmBatch::alone(host.clone()));
-        let (grads, _): (GradientsParams, f64) = clip(
-            &learner.model(),
-            output.grads,
-            config.training.max_grad_norm,
-        );
-        learner.lr_step();
-        learner.optimizer_step(grads);
-        if step >= WARM_UP {
-            times.push(start.elapsed().as_secs_f64());
-        }
-        losses.push(output.item.loss_sum / output.item.n_tokens as f64);
+/// Seconds of the parts of a step.
+#[derive(Clone, Copy)]
+struct StepTime {
+    gradients: f64,
+    clipping: f64,
+    optimizer: f64,
+}
+
+impl StepTime {
+    fn total(&self) -> f64 {
+        self.gradients + self.clipping + self.optimizer
     }
-    times.sort_by(f64::total_cmp);
-    Ok((times[times.len() / 2], losses[0], losses[losses.len() - 1]))
+}
+
+/// Some steps, and the matmul peak around them.
+struct Turn {
+    /// The median step.
+    step: StepTime,
+    /// Mean of the peaks before and after, FLOP/s.
+    peak: f64,
+}
+
+/// A training run on one batch.
+struct Run {
+    learner: Learner<Trainee>,
+    host: HostBatch,
+    max_norm: f64,
+    losses: Vec<f64>,
+}
+
+impl Run {
+    fn new(config: &RunConfig, form: Form) -> Result<Self, FormError> {
+        let device = Device::flex().autodiff();
+        let model = config.model.init_seeded(1, &device).with_form(form)?;
+        let rates = learning_rates(&config.optimizer, &config.lr_scheduler, 1000, &config.model);
+        let trainee = Trainee::new(model, config.training.loss_chunk);
+        Ok(Run {
+            learner: Learner::new(trainee, optimizer(&config.optimizer, &config.model), rates),
+            host: batch(config),
+            max_norm: config.training.max_grad_norm,
+            losses: Vec::new(),
+        })
+    }
+
+    fn turns(&mut self) -> Vec<Turn> {
+        (0..WARM_UP).for_each(|_| {
+            self.step();
+        });
+        let mut before = matmul_flops(&Device::flex());
+        let mut turns = Vec::with_capacity(TURNS);
+        for _ in 0..TURNS {
+            let mut steps: Vec<StepTime> = (0..STEPS).map(|_| self.step()).collect();
+            steps.sort_by(|a, b| a.total().total_cmp(&b.total()));
+            let after = matmul_flops(&Device::flex());
+            turns.push(Turn {
+                step: steps[STEPS / 2],
+                peak: (before + after) / 2.0,
+            });
+            before = after;
+        }
+        turns
+    }
+
+    fn step(&mut self) -> StepTime {
+        let start = Instant::now();
+        let output = self
+            .learner
+            .train_step(LmBatch::alone(self.host.clone()));
+        let loss = output.item.loss_sum / output.item.n_tokens as f64;
+        let gradients = start.elapsed().as_secs_f64();
+        let (grads, _): (GradientsParams, f64) =
+            clip(&self.learner.model(), output.grads, self.max_norm);
+        let clipped = start.elapsed().as_secs_f64();
+        self.learner.lr_step();
+        self.learner.optimizer_step(grads);
+        let all = start.elapsed().as_secs_f64();
+        self.losses.push(loss);
+        StepTime {
+            gradients,
+            clipping: clipped - gradients,
+            optimizer: all - clipped,
+        }
+    }
 }

@@ -17,6 +17,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::optim::{AdamW, AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Tensor};
+use infinity_kernels::in_pool;
 use infinity_model::ModelConfig;
 
 /// The two-dimensional hidden matrices: a word of their path, and their widths in and out.
@@ -107,13 +108,26 @@ pub fn learning_rates(
 
 /// The norm of all gradients together, and the gradients scaled down to `max_norm` (0: as they
 /// are). A norm that is not finite is returned with the gradients untouched.
-pub fn clip<M: Module>(model: &M, grads: GradientsParams, max_norm: f64) -> (GradientsParams, f64) {
+pub fn clip<M: Module + Sync>(model: &M, grads: GradientsParams, max_norm: f64) -> (GradientsParams, f64) {
     clip_scaled(model, grads, 1.0, max_norm)
 }
 
 /// [`clip`] for gradients that are `scale` times too large: the norm is that of the right ones,
 /// and they are divided by `scale`.
-pub fn clip_scaled<M: Module>(
+pub fn clip_scaled<M: Module + Sync>(
+    model: &M,
+    grads: GradientsParams,
+    scale: f64,
+    max_norm: f64,
+) -> (GradientsParams, f64) {
+    // Where the kernels' threads are: on a CPU each of these small operations would wake one.
+    match model.devices().first() {
+        Some(device) => in_pool(device, || clip_here(model, grads, scale, max_norm)),
+        None => (grads, 0.0),
+    }
+}
+
+fn clip_here<M: Module>(
     model: &M,
     mut grads: GradientsParams,
     scale: f64,
