@@ -254,9 +254,7 @@ impl Run {
 
     fn step(&mut self) -> StepTime {
         let start = Instant::now();
-        let output = self
-            .learner
-            .train_step(LmBatch::alone(self.host.clone()));
+        let output = self.learner.train_step(LmBatch::alone(self.host.clone()));
         let loss = output.item.loss_sum / output.item.n_tokens as f64;
         let gradients = start.elapsed().as_secs_f64();
         let (grads, _): (GradientsParams, f64) =

@@ -108,7 +108,11 @@ pub fn learning_rates(
 
 /// The norm of all gradients together, and the gradients scaled down to `max_norm` (0: as they
 /// are). A norm that is not finite is returned with the gradients untouched.
-pub fn clip<M: Module + Sync>(model: &M, grads: GradientsParams, max_norm: f64) -> (GradientsParams, f64) {
+pub fn clip<M: Module + Sync>(
+    model: &M,
+    grads: GradientsParams,
+    max_norm: f64,
+) -> (GradientsParams, f64) {
     clip_scaled(model, grads, 1.0, max_norm)
 }
 

@@ -1,9 +1,10 @@
 //! Matrix products of many rows, by all threads, in blocks that stay in cache.
 //!
 //! The right factor is cut into panels of [`LANES`] columns, each packed so that its rows follow one
-//! another; [`multiply`] does the rest. Which thread takes what depends on the machine, the order in
-//! which a value is summed up on the sizes alone: two machines with different numbers of cores get
-//! the same bits.
+//! another. [`STRIP`] rows of the left factor stay in a first-level cache while every panel passes by;
+//! [`multiply`] does the rest. Which thread takes what depends on the machine, the order in which a
+//! value is summed up on the sizes alone: two machines with different numbers of cores get the same
+//! bits.
 
 use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::math::simd::{LANES, Level};
@@ -12,11 +13,20 @@ use crate::math::unwritten::unwritten;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Length of the sums that are taken at a time: a packed panel of it is 24 KiB, within a first-level
+/// Length of the sums that are taken at a time: a packed panel of it is 16 KiB, half of a first-level
 /// cache.
-const DEPTH: usize = 384;
-/// Values of the left factor that every panel meets, 192 KiB of a second-level cache.
-const LEFT: usize = 128 * DEPTH;
+const DEPTH: usize = 256;
+/// Rows of the left factor that meet all panels before the next: at most 24 KiB with [`DEPTH`]; a
+/// multiple of all the numbers of rows that fit into registers.
+const STRIP: usize = 24;
+/// Length of the sums that a thread takes where the sums are shared.
+const SHARED_DEPTH: usize = 256;
+/// A result of more values is not summed up in several copies.
+const COPIED: usize = 1 << 17;
+/// Rows of the result that a thread takes at a time, at most.
+const ROWS: usize = 5 * STRIP;
+/// Panels that a thread takes at a time, at most.
+const PANELS: usize = 32;
 /// Pieces a thread should find, so that one that is held up does not hold up all.
 const PIECES_PER_THREAD: usize = 3;
 
@@ -37,8 +47,9 @@ pub(crate) fn product(size: [usize; 3], left: Left<'_>, right: Left<'_>) -> Vec<
         level: Level::detect(),
     };
     match k > m {
-        true => factors.by_columns(),
         false => factors.by_rows(),
+        true if k > SHARED_DEPTH && m * n <= COPIED => factors.by_sums(),
+        true => factors.by_columns(),
     }
 }
 
@@ -61,16 +72,53 @@ impl Factors<'_> {
             .par_chunks_mut(k * LANES)
             .enumerate()
             .for_each(|(panel, packed)| self.pack(panel, 0..k, packed));
-        let rows = piece(m, LEFT / DEPTH).next_multiple_of(8);
-        // SAFETY: the panels cover all columns, and `panel` writes before it adds.
+        let rows = piece(m, ROWS).next_multiple_of(STRIP);
+        // SAFETY: the strips cover all rows and the panels all columns, and `strip` writes before it
+        // adds.
         let mut out = unsafe { unwritten(m * n) };
         out.par_chunks_mut(rows * n)
             .enumerate()
             .for_each(|(i, out)| {
-                for depth in depths(k, DEPTH) {
-                    for (panel, packed) in packed.chunks_exact(k * LANES).enumerate() {
-                        let packed = &packed[depth.start * LANES..depth.end * LANES];
-                        self.panel(i * rows, panel, depth.clone(), packed, out, n);
+                let mut turned = Vec::new();
+                for depth in depths(0..k, DEPTH) {
+                    let panel = |panel: usize| {
+                        let from = panel * k * LANES;
+                        &packed[from + depth.start * LANES..from + depth.end * LANES]
+                    };
+                    for (strip, out) in out.chunks_mut(STRIP * n).enumerate() {
+                        let first = i * rows + strip * STRIP;
+                        let left =
+                            self.left_strip(first, out.len() / n, depth.clone(), &mut turned);
+                        self.strip(left, depth.clone(), (0, 0..panels), panel, out, n);
+                    }
+                }
+            });
+        out
+    }
+
+    /// Every thread takes some of the terms of every sum, into a copy of the result of its own.
+    fn by_sums(&self) -> Vec<f32> {
+        let [m, n, k] = self.size;
+        let wide = n.next_multiple_of(LANES);
+        let shares: Vec<Range<usize>> = depths(0..k, SHARED_DEPTH).collect();
+        let copies: Vec<Vec<f32>> = shares
+            .into_par_iter()
+            .map(|share| self.columns(0..wide / LANES, share))
+            .collect();
+        let (sum, others) = copies.split_first().expect("at least one share");
+        // SAFETY: every value is written before it is added to.
+        let mut out = unsafe { unwritten(m * n) };
+        out.par_chunks_mut(n * (COPIED / 32 / n).max(1))
+            .enumerate()
+            .for_each(|(i, out)| {
+                let first = i * (COPIED / 32 / n).max(1);
+                for (row, out) in out.chunks_exact_mut(n).enumerate() {
+                    let at = (first + row) * wide..(first + row) * wide + n;
+                    out.copy_from_slice(&sum[at.clone()]);
+                    for other in others {
+                        for (out, x) in out.iter_mut().zip(&other[at.clone()]) {
+                            *out += x;
+                        }
                     }
                 }
             });
@@ -82,25 +130,10 @@ impl Factors<'_> {
     fn by_columns(&self) -> Vec<f32> {
         let [m, n, k] = self.size;
         let panels = n.div_ceil(LANES);
-        let width = piece(panels, 8);
-        let depth = (LEFT / m).clamp(1, DEPTH);
+        let width = piece(panels, PANELS);
         let pieces: Vec<Vec<f32>> = (0..panels.div_ceil(width))
             .into_par_iter()
-            .map(|i| {
-                let (first, last) = (i * width, panels.min((i + 1) * width));
-                let stride = (last - first) * LANES;
-                let mut out = vec![0f32; m * stride];
-                let mut packed = [0f32; DEPTH * LANES];
-                for depth in depths(k, depth) {
-                    for panel in first..last {
-                        let packed = &mut packed[..depth.len() * LANES];
-                        self.pack(panel, depth.clone(), packed);
-                        let out = &mut out[(panel - first) * LANES..];
-                        self.whole_panel(0, depth.clone(), packed, out, stride, m);
-                    }
-                }
-                out
-            })
+            .map(|i| self.columns(i * width..panels.min((i + 1) * width), 0..k))
             .collect();
         let mut out = Vec::with_capacity(m * n);
         for row in 0..m {
@@ -111,6 +144,98 @@ impl Factors<'_> {
             }
         }
         out
+    }
+
+    /// Some panels of the result, summed over `range`: rows of as many lanes as there are panels.
+    fn columns(&self, panels: Range<usize>, range: Range<usize>) -> Vec<f32> {
+        let m = self.size[0];
+        let stride = panels.len() * LANES;
+        // SAFETY: as in `by_rows`.
+        let mut out = unsafe { unwritten(m * stride) };
+        // SAFETY: `pack` writes what is read of it.
+        let mut packed = unsafe { unwritten(stride * DEPTH.min(range.len())) };
+        let mut turned = Vec::new();
+        for depth in depths(range.clone(), DEPTH) {
+            let len = depth.len() * LANES;
+            for (panel, packed) in panels.clone().zip(packed.chunks_exact_mut(len)) {
+                self.pack(panel, depth.clone(), packed);
+            }
+            let panel = |panel: usize| &packed[(panel - panels.start) * len..][..len];
+            for (strip, out) in out.chunks_mut(STRIP * stride).enumerate() {
+                let rows = out.len() / stride;
+                let left = self.left_strip(strip * STRIP, rows, depth.clone(), &mut turned);
+                let at = (range.start, panels.clone());
+                self.strip(left, depth.clone(), at, panel, out, stride);
+            }
+        }
+        out
+    }
+
+    /// Rows of the left factor and a stretch of its columns: as they are where the stretch lies in one
+    /// piece, otherwise turned so, in `turned`. (Values of a stretch that lie a power of two apart
+    /// share a few places of a cache.)
+    fn left_strip<'a>(
+        &'a self,
+        first: usize,
+        rows: usize,
+        depth: Range<usize>,
+        turned: &'a mut Vec<f32>,
+    ) -> Left<'a> {
+        let Left { data, row, col } = self.left;
+        if col == 1 || row != 1 {
+            let data = &data[first * row + depth.start * col..];
+            return Left { data, row, col };
+        }
+        turned.clear();
+        for p in depth {
+            turned.extend_from_slice(&data[p * col + first..][..rows]);
+        }
+        Left::transposed(turned, rows)
+    }
+
+    /// Adds to `out`, or writes what is first, the product of a strip of rows with some panels.
+    /// `begin` is where the sums begin, with the panels.
+    fn strip<'a>(
+        &self,
+        left: Left<'_>,
+        depth: Range<usize>,
+        (begin, panels): (usize, Range<usize>),
+        panel: impl Fn(usize) -> &'a [f32],
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let rows = out.len() / stride;
+        let keep = match depth.start == begin {
+            true => Keep::Nothing,
+            false => Keep::Times(1.0),
+        };
+        let product = |panel| Product {
+            size: [rows, LANES, depth.len()],
+            left,
+            right: Right {
+                data: panel,
+                stride: LANES,
+            },
+            part: Part::Whole,
+            keep,
+            scale: None,
+        };
+        for (i, at) in panels.enumerate() {
+            let from = i * LANES;
+            let width = LANES.min(stride - from);
+            if width == LANES {
+                multiply(self.level, &product(panel(at)), &mut out[from..], stride);
+                continue;
+            }
+            let mut lanes = [0f32; STRIP * LANES];
+            for (lanes, out) in lanes.chunks_exact_mut(LANES).zip(out.chunks_exact(stride)) {
+                lanes[..width].copy_from_slice(&out[from..]);
+            }
+            multiply(self.level, &product(panel(at)), &mut lanes, LANES);
+            for (lanes, out) in lanes.chunks_exact(LANES).zip(out.chunks_exact_mut(stride)) {
+                out[from..].copy_from_slice(&lanes[..width]);
+            }
+        }
     }
 
     /// Rows `depth` of one panel of the right factor, columns that it does not have as zeros.
@@ -143,73 +268,14 @@ impl Factors<'_> {
             }
         }
     }
-
-    /// Adds a packed panel's part to the rows of `out` that begin with row `first`.
-    fn panel(
-        &self,
-        first: usize,
-        panel: usize,
-        depth: Range<usize>,
-        packed: &[f32],
-        out: &mut [f32],
-        stride: usize,
-    ) {
-        let (rows, from) = (out.len() / stride, panel * LANES);
-        let width = LANES.min(stride - from);
-        if width == LANES {
-            return self.whole_panel(first, depth, packed, &mut out[from..], stride, rows);
-        }
-        let begun = depth.start > 0;
-        let mut lanes = vec![0f32; rows * LANES];
-        if begun {
-            for (lanes, out) in lanes.chunks_exact_mut(LANES).zip(out.chunks_exact(stride)) {
-                lanes[..width].copy_from_slice(&out[from..]);
-            }
-        }
-        self.whole_panel(first, depth, packed, &mut lanes, LANES, rows);
-        for (lanes, out) in lanes.chunks_exact(LANES).zip(out.chunks_exact_mut(stride)) {
-            out[from..].copy_from_slice(&lanes[..width]);
-        }
-    }
-
-    /// The same for a panel whose lanes `out` has all of.
-    fn whole_panel(
-        &self,
-        first: usize,
-        depth: Range<usize>,
-        packed: &[f32],
-        out: &mut [f32],
-        stride: usize,
-        rows: usize,
-    ) {
-        let Left { data, row, col } = self.left;
-        let product = Product {
-            size: [rows, LANES, depth.len()],
-            left: Left {
-                data: &data[first * row + depth.start * col..],
-                row,
-                col,
-            },
-            right: Right {
-                data: packed,
-                stride: LANES,
-            },
-            part: Part::Whole,
-            keep: match depth.start {
-                0 => Keep::Nothing,
-                _ => Keep::Times(1.0),
-            },
-            scale: None,
-        };
-        multiply(self.level, &product, out, stride);
-    }
 }
 
-/// The sums in stretches of at most `depth`.
-fn depths(k: usize, depth: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..k)
+/// `range` in stretches of at most `depth`.
+fn depths(range: Range<usize>, depth: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range
         .step_by(depth)
-        .map(move |from| from..k.min(from + depth))
+        .map(move |from| from..end.min(from + depth))
 }
 
 /// How much of `whole` a thread takes at a time, at most `limit`.
@@ -238,6 +304,8 @@ mod tests {
             [150, 17, 150],
             [20, 130, 900],
             [700, 5, 500],
+            [50, 70, 1_300],
+            [400, 400, 900],
         ] {
             let (left, right) = (random(1, m * k), random(2, k * n));
             for stored in 0..4 {
