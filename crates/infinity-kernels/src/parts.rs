@@ -37,6 +37,11 @@ impl Parts {
         }
     }
 
+    /// How many results there are.
+    pub(crate) fn len(&self) -> usize {
+        self.shapes.len()
+    }
+
     /// Where part `i` lies.
     fn range(&self, i: usize) -> Range<usize> {
         let from: usize = self.shapes[..i].iter().map(Shape::num_elements).sum();

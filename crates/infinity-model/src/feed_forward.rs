@@ -32,9 +32,11 @@ impl FeedForward {
 
     /// `[B, T, D]` → `[B, T, D]`.
     pub fn forward(&self, x: Tensor<3>, formats: Formats) -> Tensor<3> {
-        let x = formats.products(x);
-        let gate = formats.linear(&self.gate_proj, x.clone());
-        let inner = formats.products(swiglu(gate, formats.linear(&self.up_proj, x)));
+        let [gate, up] = formats
+            .projections(&[&self.gate_proj, &self.up_proj], x)
+            .try_into()
+            .expect("two projections, two results");
+        let inner = formats.products(swiglu(gate, up));
         formats.stream(formats.linear(&self.down_proj, inner))
     }
 }

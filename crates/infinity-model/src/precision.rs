@@ -244,6 +244,39 @@ impl Formats {
         }
     }
 
+    /// [`linear`](Self::linear) by several projections without biases, for `x` in any format: in one
+    /// operation where the device has a kernel for it.
+    pub fn projections(&self, linears: &[&Linear], x: Tensor<3>) -> Vec<Tensor<3>> {
+        match self.half {
+            None => {
+                let weights = linears.iter().map(|linear| linear.weight.val());
+                projection::projections(x, weights.collect())
+            }
+            Some(_) => {
+                let x = self.products(x);
+                let one = |linear: &&Linear| self.linear(linear, x.clone());
+                linears.iter().map(one).collect()
+            }
+        }
+    }
+
+    /// The same, and `x · gates` in f32 whatever the format is.
+    pub fn projections_and(
+        &self,
+        linears: &[&Linear],
+        x: Tensor<3>,
+        gates: Tensor<2>,
+    ) -> (Vec<Tensor<3>>, Tensor<3>) {
+        if self.half.is_some() {
+            let of_gates = projection::linear(self.single(x.clone()), gates);
+            return (self.projections(linears, x), of_gates);
+        }
+        let weights = linears.iter().map(|linear| linear.weight.val());
+        let mut all = projection::projections(x, weights.chain([gates]).collect());
+        let of_gates = all.pop().expect("a result for every weight");
+        (all, of_gates)
+    }
+
     /// `x` as kernels read it: values of their format in an `f32` tensor.
     pub fn kernels<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.half {

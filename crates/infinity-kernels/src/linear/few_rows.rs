@@ -79,61 +79,111 @@ leveled!(
 
 /// `x · weight` for `x` `[B, T, D]`.
 pub(crate) fn forward(x: Primitive, weight: Primitive) -> Primitive {
-    let (dtype, [b, t, width]) = (x.dtype(), x.shape().dims());
+    let (dtype, [b, t, _]) = (x.dtype(), x.shape().dims());
     let [_, out] = weight.shape().dims::<2>();
-    let x = single(x);
-    let transposed = Flex::float_swap_dims(weight.clone(), 0, 1);
-    let y = match transposed.as_slice::<f32>() {
-        Some(weight) if width > 1 => by_outputs(slice(&x), width, weight, out),
-        _ => by_inputs(slice(&x), width, slice(&single(weight)), out),
-    };
+    let mut y = projections(&single(x), &[weight]);
+    let y = y.pop().expect("one weight, one result");
     tensor(y, Shape::from([b, t, out]), dtype)
 }
 
-/// For weights `[width, out]`.
-fn by_inputs(x: &[f32], width: usize, weight: &[f32], out: usize) -> Vec<f32> {
-    let (level, rows) = (Level::detect(), x.len() / width);
-    let piece = (PIECE / out).max(1);
-    let inputs = |from: usize, weights| Inputs {
-        x,
-        width,
-        from,
-        weights,
-        out,
+/// `x · weight` for every weight, all of them shared among the threads at once: `x` `[B, T, D]` as
+/// [`single`] gives it.
+pub(crate) fn projections(x: &Primitive, weights: &[Primitive]) -> Vec<Vec<f32>> {
+    let [_, _, width] = x.shape().dims();
+    let x = slice(x);
+    let stored: Vec<Stored> = weights
+        .iter()
+        .map(|weight| Stored::new(weight, width))
+        .collect();
+    let pieces: Vec<(&Stored, usize)> = stored
+        .iter()
+        .flat_map(|weight| (0..weight.pieces()).map(move |piece| (weight, piece)))
+        .collect();
+    let run = |(weight, piece): &(&Stored, usize)| weight.run(x, *piece);
+    let results: Vec<Vec<f32>> = match pieces.len() <= 1 {
+        true => pieces.iter().map(run).collect(),
+        false => pieces.par_iter().map(run).collect(),
     };
-    let mut partial = vec![0f32; width.div_ceil(piece) * rows * out];
-    if width <= piece {
-        add_inputs(level, inputs(0, weight), &mut partial);
-        return partial;
-    }
-    partial
-        .par_chunks_mut(rows * out)
-        .zip(weight.par_chunks(piece * out))
-        .enumerate()
-        .for_each(|(i, (y, weights))| add_inputs(level, inputs(i * piece, weights), y));
-    let (y, others) = partial.split_at_mut(rows * out);
-    for other in others.chunks_exact(rows * out) {
-        y.iter_mut().zip(other).for_each(|(y, other)| *y += other);
-    }
-    partial.truncate(rows * out);
-    partial
+    let mut results = results.into_iter();
+    let whole = |weight: &Stored| weight.together(results.by_ref().take(weight.pieces()), x);
+    stored.iter().map(whole).collect()
 }
 
-/// For weights stored `[out, width]`.
-fn by_outputs(x: &[f32], width: usize, weight: &[f32], out: usize) -> Vec<f32> {
-    let (level, rows) = (Level::detect(), x.len() / width);
-    let piece = (PIECE / width).max(1);
-    let mut y = vec![0f32; out * rows];
-    if out <= piece {
-        outputs(level, x, width, weight, &mut y);
-    } else {
-        y.par_chunks_mut(piece * rows)
-            .zip(weight.par_chunks(piece * width))
-            .for_each(|(y, weight)| outputs(level, x, width, weight, y));
+/// A weight as it is stored.
+struct Stored {
+    data: Primitive,
+    by_outputs: bool,
+    width: usize,
+    out: usize,
+    /// Inputs, or outputs, of a piece.
+    piece: usize,
+}
+
+impl Stored {
+    fn new(weight: &Primitive, width: usize) -> Self {
+        let [_, out] = weight.shape().dims::<2>();
+        let transposed = Flex::float_swap_dims(weight.clone(), 0, 1);
+        let by_outputs = width > 1 && transposed.as_slice::<f32>().is_some();
+        Stored {
+            data: match by_outputs {
+                true => transposed,
+                false => single(weight.clone()),
+            },
+            by_outputs,
+            width,
+            out,
+            piece: (PIECE / if by_outputs { width } else { out }).max(1),
+        }
     }
-    if rows == 1 {
-        return y;
+
+    fn pieces(&self) -> usize {
+        let whole = if self.by_outputs {
+            self.out
+        } else {
+            self.width
+        };
+        whole.div_ceil(self.piece)
     }
-    let of_row = |row: usize| y[row..].iter().step_by(rows).copied();
-    (0..rows).flat_map(of_row).collect()
+
+    /// Piece `i`: its outputs `[outputs, rows]`, or all outputs `[rows, out]` of its inputs.
+    fn run(&self, x: &[f32], i: usize) -> Vec<f32> {
+        let (level, rows) = (Level::detect(), x.len() / self.width);
+        let (width, out, from) = (self.width, self.out, i * self.piece);
+        let row = if self.by_outputs { width } else { out };
+        let weights = &slice(&self.data)[from * row..];
+        let weights = &weights[..weights.len().min(self.piece * row)];
+        if self.by_outputs {
+            let mut y = vec![0f32; weights.len() / width * rows];
+            outputs(level, x, width, weights, &mut y);
+            return y;
+        }
+        let mut y = vec![0f32; rows * out];
+        let inputs = Inputs {
+            x,
+            width,
+            from,
+            weights,
+            out,
+        };
+        add_inputs(level, inputs, &mut y);
+        y
+    }
+
+    /// The whole result `[rows, out]` of all pieces, in their order.
+    fn together(&self, mut pieces: impl Iterator<Item = Vec<f32>>, x: &[f32]) -> Vec<f32> {
+        let rows = x.len() / self.width;
+        if !self.by_outputs {
+            let mut y = pieces.next().unwrap_or_default();
+            for other in pieces {
+                y.iter_mut().zip(&other).for_each(|(y, other)| *y += other);
+            }
+            return y;
+        }
+        let y: Vec<f32> = pieces.flatten().collect();
+        if rows == 1 {
+            return y;
+        }
+        let of_row = |row: usize| y[row..].iter().step_by(rows).copied();
+        (0..rows).flat_map(of_row).collect()
+    }
 }

@@ -8,15 +8,15 @@ use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::Shape;
 
 /// A weight `[D, N]`, stored by rows or by columns.
-struct Weight {
+pub(super) struct Weight {
     data: Primitive,
     by_columns: bool,
     width: usize,
-    out: usize,
+    pub(super) out: usize,
 }
 
 impl Weight {
-    fn new(weight: Primitive) -> Self {
+    pub(super) fn new(weight: Primitive) -> Self {
         let [width, out] = weight.shape().dims();
         let transposed = Flex::float_swap_dims(weight.clone(), 0, 1);
         let by_columns = transposed.as_slice::<f32>().is_some();
@@ -32,14 +32,14 @@ impl Weight {
         }
     }
 
-    fn view(&self) -> Left<'_> {
+    pub(super) fn view(&self) -> Left<'_> {
         match self.by_columns {
             true => Left::transposed(slice(&self.data), self.width),
             false => Left::rows(slice(&self.data), self.out),
         }
     }
 
-    fn transposed(&self) -> Left<'_> {
+    pub(super) fn transposed(&self) -> Left<'_> {
         let Left { data, row, col } = self.view();
         Left {
             data,

@@ -35,22 +35,120 @@ const PIECES_PER_THREAD: usize = 3;
 /// # Panics
 ///
 /// If a factor is smaller than the sizes say.
-pub(crate) fn product(size: [usize; 3], left: Left<'_>, right: Left<'_>) -> Vec<f32> {
-    let [m, n, k] = size;
-    if m == 0 || n == 0 || k == 0 {
-        return vec![0.0; m * n];
+pub(crate) fn product([m, n, k]: [usize; 3], left: Left<'_>, right: Left<'_>) -> Vec<f32> {
+    let term = Term { left, right, k };
+    if is_by_rows([m, n, k]) {
+        return sum_of_products([m, n], &[term]);
     }
-    let factors = Factors {
-        size,
-        left,
-        right,
-        level: Level::detect(),
-    };
-    match k > m {
-        false => factors.by_rows(),
-        true if k > SHARED_DEPTH && m * n <= COPIED => factors.by_sums(),
-        true => factors.by_columns(),
+    let factors = Factors::new([m, n], term);
+    match k > SHARED_DEPTH && m * n <= COPIED {
+        true => factors.by_sums(),
+        false => factors.by_columns(),
     }
+}
+
+/// Whether threads share a product by rows: where its sums are no longer than it has rows.
+fn is_by_rows([m, n, k]: [usize; 3]) -> bool {
+    m == 0 || n == 0 || k <= m
+}
+
+/// [`product`] into `out`.
+///
+/// # Panics
+///
+/// If a factor or `out` is smaller than the sizes say.
+pub(crate) fn product_into(
+    [m, n, k]: [usize; 3],
+    left: Left<'_>,
+    right: Left<'_>,
+    out: &mut [f32],
+) {
+    match is_by_rows([m, n, k]) {
+        true => add_up([m, n], &[Term { left, right, k }], &mut out[..m * n]),
+        false => out[..m * n].copy_from_slice(&product([m, n, k], left, right)),
+    }
+}
+
+/// A product that is part of a sum: factors and the length of its own sums.
+#[derive(Clone, Copy)]
+pub(crate) struct Term<'a> {
+    pub(crate) left: Left<'a>,
+    pub(crate) right: Left<'a>,
+    pub(crate) k: usize,
+}
+
+/// `Σ left · right` over `terms`, `[m, n]`. Every thread takes some rows of the result; right factors
+/// are packed once for all.
+///
+/// # Panics
+///
+/// If a factor is smaller than the sizes say.
+pub(crate) fn sum_of_products([m, n]: [usize; 2], terms: &[Term<'_>]) -> Vec<f32> {
+    // SAFETY: `add_up` writes all of it.
+    let mut out = unsafe { unwritten(m * n) };
+    add_up([m, n], terms, &mut out);
+    out
+}
+
+/// Writes [`sum_of_products`] to `out`, which is read nowhere before.
+fn add_up([m, n]: [usize; 2], terms: &[Term<'_>], out: &mut [f32]) {
+    let terms: Vec<Term> = terms.iter().filter(|term| term.k > 0).copied().collect();
+    if m == 0 || n == 0 || terms.is_empty() {
+        return out.fill(0.0);
+    }
+    let panels = n.div_ceil(LANES);
+    let terms: Vec<(Factors, Vec<f32>)> = terms
+        .into_iter()
+        .map(|term| Factors::new([m, n], term))
+        .map(|factors| {
+            let k = factors.size[2];
+            // SAFETY: `pack` writes every value of a panel.
+            let mut packed = unsafe { unwritten(panels * k * LANES) };
+            packed
+                .par_chunks_mut(k * LANES)
+                .enumerate()
+                .for_each(|(panel, packed)| factors.pack(panel, 0..k, packed));
+            (factors, packed)
+        })
+        .collect();
+    let rows = piece(m, ROWS).next_multiple_of(STRIP);
+    // The strips cover all rows and the panels all columns, and `strip` writes before it adds.
+    out.par_chunks_mut(rows * n)
+        .enumerate()
+        .for_each(|(i, out)| {
+            let mut turned = Vec::new();
+            let mut first = true;
+            for (factors, packed) in &terms {
+                let k = factors.size[2];
+                for depth in depths(0..k, DEPTH) {
+                    let panel = |panel: usize| {
+                        let from = panel * k * LANES;
+                        &packed[from + depth.start * LANES..from + depth.end * LANES]
+                    };
+                    let at = Stretch {
+                        depth: depth.clone(),
+                        panels: 0..panels,
+                        first,
+                    };
+                    for (strip, out) in out.chunks_mut(STRIP * n).enumerate() {
+                        let from = i * rows + strip * STRIP;
+                        let rows = out.len() / n;
+                        let left = factors.left_strip(from, rows, depth.clone(), &mut turned);
+                        factors.strip(left, &at, panel, out, n);
+                    }
+                    first = false;
+                }
+            }
+        });
+}
+
+/// What of a product is added at a time.
+struct Stretch {
+    /// Terms of the sums.
+    depth: Range<usize>,
+    panels: Range<usize>,
+    /// Whether nothing is there yet that it is added to.
+    first: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -61,39 +159,14 @@ struct Factors<'a> {
     level: Level,
 }
 
-impl Factors<'_> {
-    /// Every thread takes some rows of the result; the right factor is packed once for all.
-    fn by_rows(&self) -> Vec<f32> {
-        let [m, n, k] = self.size;
-        let panels = n.div_ceil(LANES);
-        // SAFETY: `pack` writes every value of a panel.
-        let mut packed = unsafe { unwritten(panels * k * LANES) };
-        packed
-            .par_chunks_mut(k * LANES)
-            .enumerate()
-            .for_each(|(panel, packed)| self.pack(panel, 0..k, packed));
-        let rows = piece(m, ROWS).next_multiple_of(STRIP);
-        // SAFETY: the strips cover all rows and the panels all columns, and `strip` writes before it
-        // adds.
-        let mut out = unsafe { unwritten(m * n) };
-        out.par_chunks_mut(rows * n)
-            .enumerate()
-            .for_each(|(i, out)| {
-                let mut turned = Vec::new();
-                for depth in depths(0..k, DEPTH) {
-                    let panel = |panel: usize| {
-                        let from = panel * k * LANES;
-                        &packed[from + depth.start * LANES..from + depth.end * LANES]
-                    };
-                    for (strip, out) in out.chunks_mut(STRIP * n).enumerate() {
-                        let first = i * rows + strip * STRIP;
-                        let left =
-                            self.left_strip(first, out.len() / n, depth.clone(), &mut turned);
-                        self.strip(left, depth.clone(), (0, 0..panels), panel, out, n);
-                    }
-                }
-            });
-        out
+impl<'f> Factors<'f> {
+    fn new([m, n]: [usize; 2], Term { left, right, k }: Term<'f>) -> Self {
+        Factors {
+            size: [m, n, k],
+            left,
+            right,
+            level: Level::detect(),
+        }
     }
 
     /// Every thread takes some of the terms of every sum, into a copy of the result of its own.
@@ -161,11 +234,15 @@ impl Factors<'_> {
                 self.pack(panel, depth.clone(), packed);
             }
             let panel = |panel: usize| &packed[(panel - panels.start) * len..][..len];
+            let at = Stretch {
+                first: depth.start == range.start,
+                depth: depth.clone(),
+                panels: panels.clone(),
+            };
             for (strip, out) in out.chunks_mut(STRIP * stride).enumerate() {
                 let rows = out.len() / stride;
                 let left = self.left_strip(strip * STRIP, rows, depth.clone(), &mut turned);
-                let at = (range.start, panels.clone());
-                self.strip(left, depth.clone(), at, panel, out, stride);
+                self.strip(left, &at, panel, out, stride);
             }
         }
         out
@@ -193,24 +270,23 @@ impl Factors<'_> {
         Left::transposed(turned, rows)
     }
 
-    /// Adds to `out`, or writes what is first, the product of a strip of rows with some panels.
-    /// `begin` is where the sums begin, with the panels.
+    /// Adds to `out`, or writes where nothing is there yet, the product of a strip of rows with some
+    /// panels.
     fn strip<'a>(
         &self,
         left: Left<'_>,
-        depth: Range<usize>,
-        (begin, panels): (usize, Range<usize>),
+        at: &Stretch,
         panel: impl Fn(usize) -> &'a [f32],
         out: &mut [f32],
         stride: usize,
     ) {
         let rows = out.len() / stride;
-        let keep = match depth.start == begin {
+        let keep = match at.first {
             true => Keep::Nothing,
             false => Keep::Times(1.0),
         };
         let product = |panel| Product {
-            size: [rows, LANES, depth.len()],
+            size: [rows, LANES, at.depth.len()],
             left,
             right: Right {
                 data: panel,
@@ -220,18 +296,18 @@ impl Factors<'_> {
             keep,
             scale: None,
         };
-        for (i, at) in panels.enumerate() {
+        for (i, index) in at.panels.clone().enumerate() {
             let from = i * LANES;
             let width = LANES.min(stride - from);
             if width == LANES {
-                multiply(self.level, &product(panel(at)), &mut out[from..], stride);
+                multiply(self.level, &product(panel(index)), &mut out[from..], stride);
                 continue;
             }
             let mut lanes = [0f32; STRIP * LANES];
             for (lanes, out) in lanes.chunks_exact_mut(LANES).zip(out.chunks_exact(stride)) {
                 lanes[..width].copy_from_slice(&out[from..]);
             }
-            multiply(self.level, &product(panel(at)), &mut lanes, LANES);
+            multiply(self.level, &product(panel(index)), &mut lanes, LANES);
             for (lanes, out) in lanes.chunks_exact(LANES).zip(out.chunks_exact_mut(stride)) {
                 out[from..].copy_from_slice(&lanes[..width]);
             }
@@ -330,6 +406,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_sum_of_products_is_the_sum() {
+        let [m, n] = [70, 50];
+        let of = |k: usize| (random(k as u64, m * k), random(k as u64 + 1, k * n));
+        let factors = [130, 0, 300].map(|k| (k, of(k)));
+        let terms = factors.each_ref().map(|(k, (left, right))| Term {
+            left: Left::rows(left, *k),
+            right: Left::transposed(right, *k),
+            k: *k,
+        });
+        let got = sum_of_products([m, n], &terms);
+        let each = terms.map(|Term { left, right, k }| product([m, n, k], left, right));
+        for (at, got) in got.iter().enumerate() {
+            let want: f32 = each.iter().map(|product| product[at]).sum();
+            assert!((got - want).abs() < 1e-4, "{at}: {got} {want}");
+        }
+        let one = sum_of_products([m, n], &terms[..1]);
+        assert!(
+            got.iter()
+                .zip(&one)
+                .any(|(all, one)| (all - one).abs() > 0.1)
+        );
     }
 
     #[test]

@@ -79,20 +79,38 @@ impl Gates {
         }
     }
 
+    /// The projections whose results [`values`](Self::values) takes side by side.
+    fn projections(&self) -> impl Iterator<Item = &Linear> {
+        let first = self.decay_proj.iter().chain([&self.beta_proj]);
+        first.chain(self.biased().into_iter().flatten())
+    }
+
+    /// The projections that have biases.
+    fn biased(&self) -> [&Option<Linear>; 3] {
+        [&self.write_proj, &self.read_proj, &self.memory_gate_proj]
+    }
+
+    /// One weight `[D, N]` for all gates: alone, each is far too thin for a product.
+    pub(super) fn weight(&self) -> Tensor<2> {
+        let weights = self.projections().map(|proj| proj.weight.val());
+        Tensor::cat(weights.collect(), 1)
+    }
+
     /// All gates for the normed input `[B, T, D]`.
     pub(super) fn forward(&self, x: &Tensor<3>) -> GateValues {
+        self.values(linear(x.clone(), self.weight()))
+    }
+
+    /// All gates for the normed input times [`weight`](Self::weight), `[B, T, N]`.
+    pub(super) fn values(&self, projections: Tensor<3>) -> GateValues {
         let (h, s) = (self.rule.n_heads, self.rule.n_states);
-        let device = x.device();
-        let optional = [&self.write_proj, &self.read_proj, &self.memory_gate_proj];
-        let projections = self.decay_proj.iter().chain([&self.beta_proj]);
-        let projections = projections.chain(optional.into_iter().flatten());
-        // One product for all gates: alone, each is far too thin for one.
-        let weight = Tensor::cat(projections.map(|proj| proj.weight.val()).collect(), 1);
+        let device = projections.device();
         let dt_bias = self.dt_bias.iter().map(|bias| bias.val().reshape([h * s]));
-        let biases = optional.into_iter().flatten().flat_map(|proj| &proj.bias);
-        let biases: Vec<Tensor<1>> = dt_bias.chain(biases.map(|bias| bias.val())).collect();
+        let biases = self.biased().into_iter().flatten();
+        let biases = biases.flat_map(|proj| &proj.bias).map(|bias| bias.val());
+        let biases: Vec<Tensor<1>> = dt_bias.chain(biases).collect();
         let inputs = GateInputs {
-            projections: linear(x.clone(), weight).cast(DType::F32),
+            projections: projections.cast(DType::F32),
             a_log: match &self.A_log {
                 Some(a_log) => a_log.val(),
                 None => Tensor::zeros([h, s], &device),

@@ -59,11 +59,15 @@ struct MixerConfig {
     qk_norm: QkNorm,
 }
 
-/// Queries, keys and values `[B, T, H, ·]` after projection and convolution.
+/// What becomes of the input: queries, keys and values `[B, T, H, ·]` after projection and
+/// convolution, and all gates.
 struct Projected {
     q: Tensor<4>,
     k: Tensor<4>,
     v: Tensor<4>,
+    gates: GateValues,
+    /// `[B, T, H·V]`.
+    output_gate: Option<Tensor<3>>,
     tails: Vec<Tensor<3>>,
 }
 
@@ -133,19 +137,16 @@ impl InfinityMixer {
     ) -> (Tensor<3>, LayerState) {
         let [b, t, _] = x.dims();
         let formats = call.formats();
-        let half = formats.products(x.clone());
-        let projected = self.projected(&half, formats, tails);
-        let tails = projected.tails.clone();
+        let mut projected = self.projected(&x, formats, tails);
+        let tails = std::mem::take(&mut projected.tails);
+        let output_gate = projected.output_gate.take();
         let out = match self.config.qk_norm {
-            QkNorm::L2 => self.read_memory(&x, projected, call, memory),
-            QkNorm::Denominator => self.read_normalised(&x, projected, call, memory),
+            QkNorm::L2 => self.read_memory(projected, call, memory),
+            QkNorm::Denominator => self.read_normalised(projected, call, memory),
         };
         let (weight, eps) = (self.o_norm.gamma.val(), self.o_norm.epsilon);
-        let o = match &self.output_gate_proj {
-            Some(proj) => {
-                let gate = formats.stream(formats.linear(proj, half));
-                gated_rms_norm(formats.stream(out.o), weight, gate, eps)
-            }
+        let o = match output_gate {
+            Some(gate) => gated_rms_norm(formats.stream(out.o), weight, formats.stream(gate), eps),
             None => rms_norm(formats.stream(out.o), weight, eps),
         };
         let o = o.reshape([b, t, self.config.n_heads * self.config.value_dim]);
@@ -163,12 +164,16 @@ impl InfinityMixer {
         self.gates.forward(&x.clone().cast(DType::F32))
     }
 
-    /// Projections and convolutions.
+    /// Everything that is linear in the input `[B, T, D]`, and the convolutions.
     fn projected(&self, x: &Tensor<3>, formats: Formats, tails: Vec<Tensor<3>>) -> Projected {
+        let mut linears = vec![&self.q_proj, &self.k_proj, &self.v_proj];
+        linears.extend(&self.output_gate_proj);
+        let (all, gates) = formats.projections_and(&linears, x.clone(), self.gates.weight());
+        let mut all = all.into_iter();
         let mut tails = tails.into_iter();
         let mut next = Vec::with_capacity(3);
-        let mut project = |proj: &Linear, conv: &Option<ShortConv>| {
-            let mut y = formats.single(formats.linear(proj, x.clone()));
+        let mut convolved = |conv: &Option<ShortConv>| {
+            let mut y = formats.single(all.next().expect("a result for every projection"));
             if let Some(conv) = conv {
                 let tail = tails.next().expect("a tail for every convolution");
                 let (convolved, tail) = short_conv_silu(y, formats.kernels(conv.taps()), tail);
@@ -177,13 +182,13 @@ impl InfinityMixer {
             }
             heads(y, self.config.n_heads)
         };
-        let q = project(&self.q_proj, &self.q_conv1d);
-        let k = project(&self.k_proj, &self.k_conv1d);
-        let v = project(&self.v_proj, &self.v_conv1d);
+        let [q, k, v] = [&self.q_conv1d, &self.k_conv1d, &self.v_conv1d].map(&mut convolved);
         Projected {
             q,
             k,
             v,
+            gates: self.gates.values(gates),
+            output_gate: all.next(),
             tails: next,
         }
     }
@@ -204,29 +209,27 @@ impl InfinityMixer {
 
     fn read_memory(
         &self,
-        x: &Tensor<3>,
         projected: Projected,
         call: &Call,
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
-        let Projected { q, k, v, .. } = projected;
+        let Projected { q, k, v, gates, .. } = projected;
         let [q, k] = [q, k].map(|x| {
             let (x, map) = self.parameterised(x, call.formats);
             call.rotary.unit(x, map)
         });
-        self.scan(call, x, [q, k, v], memory)
+        self.scan(call, gates, [q, k, v], memory)
     }
 
     /// Classic kernel attention: numerator over denominator, the latter by carrying ones as
     /// values. Only the numerator is rotated, so the denominator stays positive.
     fn read_normalised(
         &self,
-        x: &Tensor<3>,
         projected: Projected,
         call: &Call,
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
-        let Projected { q, k, v, .. } = projected;
+        let Projected { q, k, v, gates, .. } = projected;
         let [q, k] = [q, k].map(|x| {
             let (x, map) = self.parameterised(x, call.formats);
             map.apply(x)
@@ -234,9 +237,9 @@ impl InfinityMixer {
         let v_dim = self.config.value_dim;
         let ones = v.clone().narrow(3, 0, 1).ones_like();
         let sums = memory.clone().narrow(4, v_dim, 1);
-        let below = self.scan(call, x, [q.clone(), k.clone(), ones], sums);
+        let below = self.scan(call, gates.clone(), [q.clone(), k.clone(), ones], sums);
         let above = [call.rotated(q), call.rotated(k), v];
-        let above = self.scan(call, x, above, memory.narrow(4, 0, v_dim));
+        let above = self.scan(call, gates, above, memory.narrow(4, 0, v_dim));
         MemoryScanOutput {
             o: above.o / below.o.abs().clamp_min(1.0),
             state: Tensor::cat(vec![above.state, below.state], 4),
@@ -246,11 +249,10 @@ impl InfinityMixer {
     fn scan(
         &self,
         call: &Call,
-        x: &Tensor<3>,
+        gates: GateValues,
         [q, k, v]: [Tensor<4>; 3],
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
-        let gates = self.gates.forward(&call.formats.single(x.clone()));
         let inputs = MemoryScanInputs {
             q: call.formats.kernels(q),
             k: call.formats.kernels(k),
