@@ -1,4 +1,5 @@
 //! How several projections of one input reach a device's kernel, and their node of the autodiff graph.
+#![allow(missing_docs, reason = "what is derived has no documentation")]
 
 use crate::parts::Parts;
 use burn::backend::autodiff::{
@@ -17,7 +18,6 @@ pub(crate) const MOST: usize = 5;
 /// tensors.
 #[derive(ExtensionType, Clone, Debug)]
 #[extension_type(fusion: cfg(feature = "cube"))]
-#[allow(missing_docs)]
 pub struct ProjectionTensors<B: Backend> {
     pub x: FloatTensor<B>,
     pub a: FloatTensor<B>,
