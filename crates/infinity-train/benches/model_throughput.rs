@@ -108,6 +108,10 @@ fn device() -> Outcome<Device> {
         None | Some("flex") => Ok(Device::flex()),
         #[cfg(feature = "wgpu")]
         Some("wgpu") => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "vulkan")]
+        Some("vulkan") => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "metal")]
+        Some("metal") => Ok(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
         #[cfg(feature = "cuda")]
         Some("cuda") => Ok(Device::cuda(0)),
         #[cfg(feature = "rocm")]

@@ -181,6 +181,10 @@ fn device() -> Device {
         None | Some("flex") => Device::flex(),
         #[cfg(feature = "wgpu")]
         Some("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "vulkan")]
+        Some("vulkan") => Device::vulkan(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "metal")]
+        Some("metal") => Device::metal(burn::tensor::DeviceKind::DefaultDevice),
         #[cfg(feature = "cuda")]
         Some("cuda") => Device::cuda(0),
         #[cfg(feature = "rocm")]
