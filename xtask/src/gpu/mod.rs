@@ -47,8 +47,9 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
     let options = Options::parse(args)?;
     match &options.place {
         Place::Pack(folder) => {
-            pack::write(folder, &options, &Programs::build(root, &options)?)?;
-            Ok(())
+            // Before minutes of building.
+            pack::is_empty(folder)?;
+            pack::write(folder, &options, &Programs::build(root, &options)?)
         }
         Place::Here => {
             let programs = Programs::build(root, &options)?;
@@ -112,7 +113,7 @@ fn may_run(step: &Step, options: &Options, tests_failed: bool) -> Result<(), Str
         return Err(format!("--only leaves out {}", step.part.name()));
     }
     if tests_failed && step.part != Part::Tests {
-        return Err("a test failed, so nothing is timed".to_owned());
+        return Err("the tests did not pass, so nothing is timed".to_owned());
     }
     step.program.clone().map(drop)
 }

@@ -12,9 +12,8 @@ use super::programs::Programs;
 /// This program, in the folder.
 const XTASK: &str = "xtask";
 
-/// Writes `folder`, which must be new or empty: an executable of another day would be run with today's.
+/// Writes `folder`, which [`is_empty`].
 pub(crate) fn write(folder: &Path, options: &Options, programs: &Programs) -> anyhow::Result<()> {
-    is_empty(folder)?;
     fs::create_dir_all(folder).with_context(|| format!("--pack {}", folder.display()))?;
     for (name, path) in &programs.executables {
         strip(path, &folder.join(name))?;
@@ -36,8 +35,8 @@ pub(crate) fn write(folder: &Path, options: &Options, programs: &Programs) -> an
     show(folder)
 }
 
-/// An error if something lies there.
-fn is_empty(folder: &Path) -> anyhow::Result<()> {
+/// An error if something lies there: an executable of another day would be run with today's.
+pub(crate) fn is_empty(folder: &Path) -> anyhow::Result<()> {
     let entries = fs::read_dir(folder).map_or(0, Iterator::count);
     ensure!(
         entries == 0,
