@@ -18,7 +18,8 @@ usage: cargo xtask <command>
   check               formatting, clippy, all tests, tidy: everything a change has to pass
   tidy                layering, size budgets, unsafe code, and the paths that the documents name
   bench <name> [...]  one measurement; `cargo xtask bench` lists them
-  gpu <device>        the kernels on a GPU: all their tests there, then the benches at a large model's sizes
+  gpu <device> [...]  the kernels on a GPU: all their tests there, times beside PyTorch's, and a table of what
+                      is met; `cargo xtask gpu` tells more, also how to do it on a machine without Cargo
   plot <json> <svg>   the file that `bench length` writes, as a picture
   plot stream <svg> <name>=<json> ...  files of `infinity eval --stream --json`, as a picture
 ";

@@ -1,10 +1,8 @@
 //! Feature maps, whose own tests run on Flex: every other device gives what Flex gives, gradients
 //! too.
 
-mod devices;
-
+use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor};
-use devices::on_every_device;
 use infinity_kernels::feature_map::{elu_plus_one, l2_normalize, learnable, relu};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 

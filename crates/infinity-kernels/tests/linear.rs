@@ -1,9 +1,7 @@
 //! The projection against its reference, weights stored both ways, gradients too.
 
-mod devices;
-
+use crate::devices::on_every_device;
 use burn::tensor::{DType, Device};
-use devices::on_every_device;
 use infinity_kernels::linear::{linear, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 

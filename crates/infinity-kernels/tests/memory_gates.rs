@@ -1,9 +1,7 @@
 //! The gates, native and on tensors, against their reference; gradients against its slopes.
 
-mod devices;
-
+use crate::devices::on_every_device;
 use burn::tensor::{DType, Device};
-use devices::on_every_device;
 use infinity_kernels::memory_gates::{
     DecayRule, GateInputs, GateRule, memory_gates, on_tensors, reference,
 };

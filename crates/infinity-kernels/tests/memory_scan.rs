@@ -1,18 +1,13 @@
 //! `memory_scan`: every form against the scalar reference, and the reference against itself.
 #![allow(clippy::print_stdout, reason = "the errors that tolerances are set by")]
 
-mod devices;
-
+use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor};
-use devices::on_every_device;
 use infinity_kernels::memory_scan::reference::{self, Dims, Values};
 use infinity_kernels::memory_scan::{chunkwise_form, recurrent};
 use infinity_kernels::testing::{Case, Probe, Random, Tol, assert_close, compare, tensor, values};
 use infinity_kernels::{Form, MemoryScanInputs, MemoryScanOutput, memory_scan};
 use proptest::prelude::*;
-
-#[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Worst RMS ratio over `CASES` on Flex, 2026-11-23: 6.1e-7.
 const FORWARD_F32: Tol = Tol {

@@ -1,9 +1,7 @@
 //! Newton–Schulz, native and on tensors, against its reference.
 
-mod devices;
-
+use crate::devices::on_every_device;
 use burn::tensor::{DType, Device};
-use devices::on_every_device;
 use infinity_kernels::newton_schulz::{newton_schulz, on_tensors, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 

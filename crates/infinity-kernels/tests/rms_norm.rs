@@ -1,14 +1,9 @@
 //! The norm, plain and gated, native and on tensors, against its reference, gradients too.
 
-mod devices;
-
+use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor, activation};
-use devices::on_every_device;
 use infinity_kernels::rms_norm::{self, gated_rms_norm, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
-
-#[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Worst RMS ratio on Flex, 2026-11-24: 3e-7.
 const TOL: Tol = Tol {

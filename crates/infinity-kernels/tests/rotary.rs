@@ -1,9 +1,7 @@
 //! The rotated unit vector, native and on tensors, against its reference, gradients too.
 
-mod devices;
-
+use crate::devices::on_every_device;
 use burn::tensor::{DType, Device};
-use devices::on_every_device;
 use infinity_kernels::feature_map::{FeatureMap, l2_normalize};
 use infinity_kernels::rotary::{Rotary, RotaryDims, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};

@@ -4,9 +4,6 @@ use burn::tensor::{DType, Device};
 use infinity_kernels::rounding::{Half, HalfSupport, reference, rounded};
 use infinity_kernels::testing::{Random, tensor, values};
 
-#[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Every exponent that `f32` has down to where both formats end, and the places where rules change.
 fn probes() -> Vec<f64> {
     let mut random = Random(5);

@@ -1,10 +1,8 @@
 //! Short convolution against its reference, whole and in parts.
 
-mod devices;
-
+use crate::devices::on_every_device;
 use burn::tensor::activation;
 use burn::tensor::{DType, Device, Tensor};
-use devices::on_every_device;
 use infinity_kernels::short_conv::{reference, short_conv, short_conv_silu};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 

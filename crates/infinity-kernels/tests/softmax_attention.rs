@@ -1,9 +1,7 @@
 //! Softmax attention against its reference, with and without a cache.
 
-mod devices;
-
+use crate::devices::on_every_device;
 use burn::tensor::{DType, Device};
-use devices::on_every_device;
 use infinity_kernels::softmax_attention::{reference, softmax_attention};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 

@@ -1,14 +1,9 @@
 //! SwiGLU's gate against its reference, gradients too.
 
-mod devices;
-
+use crate::devices::on_every_device;
 use burn::tensor::{DType, Device};
-use devices::on_every_device;
 use infinity_kernels::swiglu::{reference, swiglu};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
-
-#[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Worst RMS ratio on Flex, 2026-11-23: 5e-8.
 const TOL: Tol = Tol {

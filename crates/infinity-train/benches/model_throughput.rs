@@ -1,14 +1,16 @@
-//! Training throughput of a configuration against the machine's own matrix-product peak.
+//! Training throughput of a configuration, on the CPU against its own matrix-product peak.
 //!
 //! ```text
 //! cargo bench -p infinity-train --bench model_throughput -- --config configs/shakespeare-char.toml
 //! … -- --form chunkwise        one form of the operator instead of the fastest
+//! … --features cuda … -- --device cuda --precision f32,bf16-mixed [--json]
 //! ```
 //!
-//! One run checks first (operator against its `f64` reference at the configuration's sizes, and a
-//! falling loss), then measures the f32 matmul peak and training steps in turns. A share is that of
-//! some steps in the peaks right before and after them; the median of the shares is what counts, so
-//! that a machine whose speed changes within a minute does not decide.
+//! One run checks first (operator against its `f64` reference at the configuration's sizes, a falling
+//! loss, and losses that do not depend on the precision), then measures the f32 matmul peak of the CPU
+//! and training steps in turns. A share is that of a turn's steps in the peaks right before and after
+//! them, and the median of the shares counts, so that a machine whose speed changes within a minute does
+//! not decide. Precisions take turns, step by step. `--json` prints what was found as lines for a program too.
 #![allow(clippy::print_stdout, reason = "a bench shows what it measured")]
 
 use burn::optim::GradientsParams;
@@ -17,14 +19,15 @@ use burn::train::Learner;
 use infinity_kernels::machine::matmul_flops;
 use infinity_kernels::memory_scan::reference::Dims;
 use infinity_kernels::testing::{Case, Probe, Tol, assert_close, tensor, values};
-use infinity_kernels::{Form, FormError, MemoryScanInputs, memory_scan};
-use infinity_model::ModelConfig;
+use infinity_kernels::{Form, MemoryScanInputs, memory_scan};
 use infinity_model::config::MemoryUpdate;
 use infinity_model::count::{ParameterCount, training_flops_per_token};
+use infinity_model::{Formats, ModelConfig, Precision};
 use infinity_train::RunConfig;
 use infinity_train::data::HostBatch;
 use infinity_train::optimizer::{clip, learning_rates, optimizer};
 use infinity_train::step::{LmBatch, Trainee};
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -38,67 +41,66 @@ const STEPS: usize = 6;
 const WARM_UP: usize = 5;
 /// Vocabulary where the configuration takes it from a tokenizer: the characters of Shakespeare.
 const VOCABULARY: usize = 66;
+/// The first steps, in which a precision may change the loss by this many nats. On Tiny Shakespeare it
+/// was 4e-4 in bf16 (LOG.md); a larger model and vocabulary have room, a wrong one does not.
+const ALIKE_STEPS: usize = 10;
+const ALIKE: f64 = 0.02;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Outcome<()> {
     let config = configuration()?;
+    let device = device()?;
     let window = config.data.max_seq_length;
     let form = match argument("--form") {
         Some(name) => name.parse()?,
-        None => Form::choose(window, &Device::flex()),
+        None => Form::choose(window, &device),
     };
-    check_operator(&config.model, window, form);
+    check_operator(&config.model, window, form, &device);
     println!("check: memory_scan, {form}, equals its f64 reference at these sizes");
-    let mut run = Run::new(&config, form)?;
-    let turns: Vec<Turn> = run.turns();
-    let [first, .., last] = run.losses[..] else {
-        unreachable!("more than one step");
-    };
-    assert!(
-        last < first,
-        "the loss must fall on a repeated batch: {first} to {last}"
-    );
-    println!(
-        "check: the loss falls, {first:.3} to {last:.3} in {} steps",
-        run.losses.len()
-    );
-    let tokens = config.tokens_per_step() as f64;
-    let flops = training_flops_per_token(&config.model, window) as f64 * tokens;
-    let of = |figure: fn(&Turn) -> f64| median(turns.iter().map(figure).collect());
-    let seconds = of(|turn| turn.step.total());
+    let precisions = argument("--precision").unwrap_or_else(|| "f32".to_owned());
+    let precisions: Vec<Precision> = precisions
+        .split(',')
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+
+    let mut runs = precisions
+        .into_iter()
+        .map(|precision| Run::new(&config, form, precision, &device))
+        .collect::<Outcome<Vec<Run>>>()?;
+    let host = batch(&config);
+    let norm = config.training.max_grad_norm;
+    for _ in 0..WARM_UP {
+        for run in &mut runs {
+            run.step(&host, norm, &device)?;
+        }
+    }
+    runs.iter_mut().for_each(|run| run.times.clear());
+    // Of the CPU alone: the products that are tried are too small for a GPU.
+    let peak = || (device == Device::flex()).then(|| matmul_flops(&device));
+    let mut peaks = vec![peak()];
+    for _ in 0..TURNS {
+        for _ in 0..STEPS {
+            for run in &mut runs {
+                run.step(&host, norm, &device)?;
+            }
+        }
+        peaks.push(peak());
+    }
+    let peaks: Option<Vec<f64>> = peaks.into_iter().collect();
+
+    let single = runs[0].losses.clone();
+    for run in &runs {
+        run.check(&single)?;
+    }
     println!(
         "parameters             {}",
         ParameterCount::of(&config.model).total()
     );
-    println!(
-        "matmul peak            {:.1} GFLOP/s",
-        of(|turn| turn.peak) / 1e9
-    );
-    println!(
-        "step                   {:.1} ms, {tokens} tokens: gradients {:.1}, clipping {:.1}, optimizer {:.1}",
-        seconds * 1e3,
-        of(|turn| turn.step.gradients) * 1e3,
-        of(|turn| turn.step.clipping) * 1e3,
-        of(|turn| turn.step.optimizer) * 1e3,
-    );
-    println!(
-        "training               {:.0} tokens/s, {:.1} GFLOP/s",
-        tokens / seconds,
-        flops / seconds / 1e9
-    );
-    let share = |turn: &Turn| 100.0 * flops / turn.step.total() / turn.peak;
-    let shares: Vec<f64> = turns.iter().map(share).collect();
-    let each: Vec<String> = shares.iter().map(|share| format!("{share:.0}")).collect();
-    println!(
-        "of the peak            {:.1} %   (in turns {})",
-        median(shares),
-        each.join(" ")
-    );
+    for run in &runs {
+        run.report(&config, &device, peaks.as_deref());
+    }
     Ok(())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// What follows `name` on the command line.
@@ -106,7 +108,34 @@ fn argument(name: &str) -> Option<String> {
     std::env::args().skip_while(|arg| arg != name).nth(1)
 }
 
-fn configuration() -> Result<RunConfig, Box<dyn std::error::Error>> {
+/// A line for a program, where one reads.
+fn line(found: &Value) {
+    if std::env::args().any(|arg| arg == "--json") {
+        println!("{found}");
+    }
+}
+
+/// The device that `--device` names; Flex without it.
+fn device() -> Outcome<Device> {
+    match argument("--device").as_deref() {
+        None | Some("flex") => Ok(Device::flex()),
+        #[cfg(feature = "wgpu")]
+        Some("wgpu") => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "vulkan")]
+        Some("vulkan") => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "metal")]
+        Some("metal") => Ok(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "cuda")]
+        Some("cuda") => Ok(Device::cuda(0)),
+        #[cfg(feature = "rocm")]
+        Some("rocm") => Ok(Device::rocm(0)),
+        Some(other) => {
+            Err(format!("--device {other}: not in this build, add --features {other}").into())
+        }
+    }
+}
+
+fn configuration() -> Outcome<RunConfig> {
     let given = argument("--config").unwrap_or_else(|| "configs/shakespeare-char.toml".to_owned());
     // Cargo runs benches in the package's folder; paths are given from the workspace's.
     let mut config = RunConfig::load(&PathBuf::from("../..").join(given))?;
@@ -116,7 +145,7 @@ fn configuration() -> Result<RunConfig, Box<dyn std::error::Error>> {
     Ok(config)
 }
 
-fn check_operator(model: &ModelConfig, t: usize, form: Form) {
+fn check_operator(model: &ModelConfig, t: usize, form: Form, device: &Device) {
     let dims = Dims {
         b: 1,
         t: t.min(256),
@@ -134,10 +163,9 @@ fn check_operator(model: &ModelConfig, t: usize, form: Form) {
         },
         1,
     );
-    let device = Device::flex();
     let x = &probe.inputs;
     let four =
-        |values: &[f64], width| tensor(values, [1, dims.t, dims.h, width], DType::F32, &device);
+        |values: &[f64], width| tensor(values, [1, dims.t, dims.h, width], DType::F32, device);
     let inputs = MemoryScanInputs {
         q: four(&x.q, dims.k),
         k: four(&x.k, dims.k),
@@ -151,7 +179,7 @@ fn check_operator(model: &ModelConfig, t: usize, form: Form) {
         &x.state,
         [1, dims.h, dims.s, dims.k, dims.v],
         DType::F32,
-        &device,
+        device,
     );
     let out = memory_scan(inputs, state, form);
     let tol = Tol {
@@ -203,71 +231,120 @@ impl StepTime {
     }
 }
 
-/// Some steps, and the matmul peak around them.
-struct Turn {
-    /// The median step.
-    step: StepTime,
-    /// Mean of the peaks before and after, FLOP/s.
-    peak: f64,
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
-/// A training run on one batch.
+/// A model that learns in one precision.
 struct Run {
+    precision: Precision,
     learner: Learner<Trainee>,
-    host: HostBatch,
-    max_norm: f64,
+    /// Of the timed steps.
+    times: Vec<StepTime>,
+    /// Of all steps.
     losses: Vec<f64>,
 }
 
 impl Run {
-    fn new(config: &RunConfig, form: Form) -> Result<Self, FormError> {
-        let device = Device::flex().autodiff();
-        let model = config.model.init_seeded(1, &device).with_form(form)?;
+    fn new(config: &RunConfig, form: Form, precision: Precision, device: &Device) -> Outcome<Self> {
+        let model = config.model.init_seeded(1, &device.clone().autodiff());
+        let model = model.with_form(form)?.with_precision(precision)?;
         let rates = learning_rates(&config.optimizer, &config.lr_scheduler, 1000, &config.model);
         let trainee = Trainee::new(model, config.training.loss_chunk);
         Ok(Run {
+            precision,
             learner: Learner::new(trainee, optimizer(&config.optimizer, &config.model), rates),
-            host: batch(config),
-            max_norm: config.training.max_grad_norm,
+            times: Vec::new(),
             losses: Vec::new(),
         })
     }
 
-    fn turns(&mut self) -> Vec<Turn> {
-        (0..WARM_UP).for_each(|_| {
-            self.step();
-        });
-        let mut before = matmul_flops(&Device::flex());
-        let mut turns = Vec::with_capacity(TURNS);
-        for _ in 0..TURNS {
-            let mut steps: Vec<StepTime> = (0..STEPS).map(|_| self.step()).collect();
-            steps.sort_by(|a, b| a.total().total_cmp(&b.total()));
-            let after = matmul_flops(&Device::flex());
-            turns.push(Turn {
-                step: steps[STEPS / 2],
-                peak: (before + after) / 2.0,
-            });
-            before = after;
-        }
-        turns
-    }
-
-    fn step(&mut self) -> StepTime {
+    fn step(&mut self, host: &HostBatch, norm: f64, device: &Device) -> Outcome<()> {
+        let learner = &mut self.learner;
         let start = Instant::now();
-        let output = self.learner.train_step(LmBatch::alone(self.host.clone()));
-        let loss = output.item.loss_sum / output.item.n_tokens as f64;
+        let output = learner.train_step(LmBatch::alone(host.clone()));
         let gradients = start.elapsed().as_secs_f64();
-        let (grads, _): (GradientsParams, f64) =
-            clip(&self.learner.model(), output.grads, self.max_norm);
+        let (grads, _): (GradientsParams, f64) = clip(&learner.model(), output.grads, norm);
         let clipped = start.elapsed().as_secs_f64();
-        self.learner.lr_step();
-        self.learner.optimizer_step(grads);
-        let all = start.elapsed().as_secs_f64();
-        self.losses.push(loss);
-        StepTime {
+        learner.lr_step();
+        learner.optimizer_step(grads);
+        device.sync()?;
+        self.times.push(StepTime {
             gradients,
             clipping: clipped - gradients,
-            optimizer: all - clipped,
+            optimizer: start.elapsed().as_secs_f64() - clipped,
+        });
+        let loss = output.item.loss_sum / output.item.n_tokens as f64;
+        self.losses.push(loss);
+        Ok(())
+    }
+
+    /// The loss falls, and starts as that of the first precision does.
+    fn check(&self, single: &[f64]) -> Outcome<()> {
+        let (first, last) = (self.losses[0], self.losses[self.losses.len() - 1]);
+        let pairs = self.losses.iter().zip(single).take(ALIKE_STEPS);
+        let apart = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let numbers = self.losses.iter().all(|loss| loss.is_finite());
+        let ok = numbers && last < first && apart <= ALIKE;
+        let detail = format!(
+            "the loss goes from {first:.3} to {last:.3} in {} steps on one batch and is {apart:.1e} nats \
+             from the first precision's in the first {ALIKE_STEPS} (limit {ALIKE})",
+            self.losses.len()
+        );
+        println!("check: {}: {detail}", self.precision);
+        let what = format!("training {}", self.precision);
+        line(&json!({ "kind": "check", "what": what, "ok": ok, "detail": detail }));
+        match ok {
+            true => Ok(()),
+            false => Err(format!("{what}: check failed: {detail}").into()),
         }
+    }
+
+    fn report(&self, config: &RunConfig, device: &Device, peaks: Option<&[f64]>) {
+        let of = |part: fn(&StepTime) -> f64| 1e3 * median(self.times.iter().map(part));
+        let ms = of(StepTime::total);
+        let tokens = config.tokens_per_step() as f64;
+        let window = config.data.max_seq_length;
+        let flops = training_flops_per_token(&config.model, window) as f64 * tokens;
+        let formats = Formats::new(self.precision, device);
+        println!("precision              {}", formats.describe());
+        println!(
+            "step                   {ms:.1} ms, {tokens} tokens: gradients {:.1}, clipping {:.1}, optimizer {:.1}",
+            of(|step| step.gradients),
+            of(|step| step.clipping),
+            of(|step| step.optimizer),
+        );
+        println!(
+            "training               {:.0} tokens/s, {:.1} GFLOP/s",
+            tokens / ms * 1e3,
+            flops / ms / 1e6
+        );
+        line(&json!({
+            "kind": "time",
+            "what": format!("training {}", self.precision),
+            "pass": "step",
+            "tokens_per_step": tokens,
+            "ms": ms,
+        }));
+        let Some(peaks) = peaks else {
+            return;
+        };
+        let around = peaks.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0);
+        let turns = self.times.chunks_exact(STEPS).zip(around);
+        let shares: Vec<f64> = turns
+            .map(|(steps, peak)| 100.0 * flops / median(steps.iter().map(StepTime::total)) / peak)
+            .collect();
+        let each: Vec<String> = shares.iter().map(|share| format!("{share:.0}")).collect();
+        println!(
+            "matmul peak            {:.1} GFLOP/s",
+            median(peaks.iter().copied()) / 1e9
+        );
+        println!(
+            "of the peak            {:.1} %   (in turns {})",
+            median(shares.into_iter()),
+            each.join(" ")
+        );
     }
 }

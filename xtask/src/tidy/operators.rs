@@ -2,7 +2,8 @@
 //!
 //! An operator is a folder of the kernels' sources; `math` holds what operators share. One whose contract
 //! and formula fit into `mod.rs` has its tests there. One in more files has a scalar reference and a test
-//! of its name, and one in several forms has the derivation that they share.
+//! of its name, and one in several forms has the derivation that they share. `tests/main.rs`, the one
+//! executable of all tests, names each: a file that it leaves out would never run.
 
 use std::collections::BTreeSet;
 
@@ -16,10 +17,28 @@ const FIRST: &str = "memory_scan";
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     let mut operators = names(tree);
     operators.insert(FIRST);
-    operators
+    let mut found: Vec<Finding> = operators
         .iter()
         .flat_map(|name| operator(tree, name))
-        .collect()
+        .collect();
+    found.extend(tests_that_do_not_run(tree));
+    found
+}
+
+/// Files of tests that `tests/main.rs` does not name.
+fn tests_that_do_not_run(tree: &Tree) -> Vec<Finding> {
+    let main = tree.text(&format!("{TESTS}/main.rs")).unwrap_or_default();
+    let named = |name: &str| main.lines().any(|line| line == format!("mod {name};"));
+    let files = tree.files().iter().filter_map(|path| {
+        let name = path.strip_prefix(TESTS)?.strip_prefix('/')?;
+        let name = name.strip_suffix(".rs")?;
+        let is_run = name == "main" || name.contains('/') || named(name);
+        (!is_run).then(|| {
+            let message = format!("never runs: `mod {name};` is missing in {TESTS}/main.rs");
+            Finding::in_file(path, message)
+        })
+    });
+    files.collect()
 }
 
 fn operator(tree: &Tree, name: &str) -> Vec<Finding> {
@@ -100,6 +119,14 @@ mod tests {
             assert_eq!(found.len(), 1, "{found:?}");
             assert_eq!(found[0].path, path);
         }
+    }
+
+    #[test]
+    fn a_test_that_nothing_runs_is_found() {
+        let path = "crates/infinity-kernels/tests/new_scan.rs";
+        let found = Sandbox::new().findings_after(path, "//! Never.\n", check);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("mod new_scan;"), "{found:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::tree::Tree;
 
-const FILES: [(&str, &str); 14] = [
+const FILES: [(&str, &str); 15] = [
     (
         "README.md",
         "# Sandbox\n\n```tree\ncrates/\n  infinity-cli/  the binary\n```\n",
@@ -34,6 +34,10 @@ const FILES: [(&str, &str); 14] = [
     (
         "crates/infinity-kernels/tests/memory_scan.rs",
         "//! Forms against the reference.\n",
+    ),
+    (
+        "crates/infinity-kernels/tests/main.rs",
+        "//! All tests.\n\nmod memory_scan;\n",
     ),
     (
         "crates/infinity-model/Cargo.toml",

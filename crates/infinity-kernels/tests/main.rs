@@ -1,0 +1,22 @@
+//! Every operator against its reference, on every device of this build, in one executable.
+//!
+//! One, because Burn with a GPU's compiler in it is a hundred megabytes: it is linked once, and what
+//! is carried to a machine without Cargo is one file (`cargo xtask gpu`). An operator's tests are
+//! `cargo test -p infinity-kernels --test kernels memory_scan::`.
+
+mod devices;
+
+mod against_flex;
+mod linear;
+mod memory_gates;
+mod memory_scan;
+mod newton_schulz;
+mod rms_norm;
+mod rotary;
+mod rounding;
+mod short_conv;
+mod softmax_attention;
+mod swiglu;
+
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
