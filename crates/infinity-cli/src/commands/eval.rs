@@ -4,20 +4,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use infinity_model::{Precision, Pretrained, from_pretrained};
-use infinity_train::config::{ConfigLayers, LoadedConfig, RunConfig};
+use infinity_model::{Precision, Pretrained};
+use infinity_train::config::{LoadedConfig, RunConfig};
 use infinity_train::data::{self, DataEvent, EvalSource, TokenStore};
 use infinity_train::{EvalReport, evaluate};
 use serde_json::json;
 
 use super::eval_stream;
 use crate::args::Global;
-use crate::{device, failure, interrupt, model_dir, output, reporter};
+use crate::model_dir::{self, Found};
+use crate::{device, failure, interrupt, output, reporter};
 
 /// Which model, on what, in which windows.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// Model directory, or the directory of a finished run
+    /// Model directory, the directory of a finished run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// Text to measure on (default: what the run validated on)
@@ -53,13 +54,14 @@ pub(crate) struct EvalArgs {
 
 /// Evaluates and prints.
 pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
-    let directory = model_dir::find(&args.model)?;
-    let config = config(&args, &directory)?;
+    let found = model_dir::find(&args.model)?;
+    let config = config(&args, &found)?;
     interrupt::ends()?;
     let chosen = device::open(&device::wanted(global))?;
-    let Pretrained { model, .. } = from_pretrained(&directory, &chosen.device)?;
+    let quiet = global.quiet || args.json;
+    let Pretrained { model, .. } = found.load(&chosen.device, quiet)?;
     let precision = args.precision.unwrap_or(config.run.precision);
-    let model = model_dir::in_precision(model, precision, global.quiet || args.json)?;
+    let model = model_dir::in_precision(model, precision, quiet)?;
     let text = text(&args, &config, global)?;
     if args.stream.stream {
         let run = eval_stream::Run {
@@ -83,18 +85,8 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
 }
 
 /// The run's configuration, or the defaults with the model's window, under the flags.
-fn config(args: &EvalArgs, directory: &Path) -> anyhow::Result<RunConfig> {
-    let mut layers = ConfigLayers::new();
-    match model_dir::run_config(directory) {
-        Some(path) => layers = layers.file(&path)?,
-        None => {
-            let window = model_window(directory)?;
-            layers = layers.text(
-                "the model's config.json",
-                &format!("[data]\nmax_seq_length = {window}\n"),
-            )?;
-        }
-    }
+fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
+    let mut layers = found.layers()?;
     let stateful = args.stateful.then(|| "true".to_owned());
     for (flag, key, value) in [
         (
@@ -123,7 +115,7 @@ fn config(args: &EvalArgs, directory: &Path) -> anyhow::Result<RunConfig> {
     if let Some(file) = &args.file {
         config.data = of_one_file(&config, file, args.text_column.as_deref());
         config.tokenizer.kind = data::TokenizerKind::File;
-        config.tokenizer.path = directory.join("tokenizer.json");
+        config.tokenizer.path = found.tokenizer()?;
         config.tokenizer.train_bpe = 0;
     }
     Ok(config)
@@ -168,16 +160,6 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
     } else {
         prepared.valid
     })
-}
-
-/// The training window in a model's `config.json`.
-fn model_window(directory: &Path) -> anyhow::Result<usize> {
-    let path = directory.join("config.json");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let config = infinity_model::ModelConfig::from_json(&text)
-        .with_context(|| format!("in {}", path.display()))?;
-    Ok(config.max_position_embeddings)
 }
 
 fn print(

@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use clap::Args;
 use infinity_model::generate::{FinishReason, Generation};
-use infinity_model::{
-    GenerationConfig, Precision, Pretrained, Tokenizer, from_pretrained, generate,
-};
+use infinity_model::{GenerationConfig, Precision, Pretrained, Tokenizer, generate};
 use serde_json::{Value, json};
 
 use super::sampling::SamplingFlags;
@@ -22,7 +20,7 @@ use crate::{device, failure, interrupt, model_dir, output};
 /// What to continue, with what, and how to show it.
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// Model directory, or the directory of a finished run
+    /// Model directory, the directory of a finished run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// The prompt (default: standard input)
@@ -53,10 +51,10 @@ pub(crate) struct GenerateArgs {
 
 /// Generates and prints.
 pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
-    let directory = model_dir::find(&args.model)?;
+    let found = model_dir::find(&args.model)?;
     let prompt = read_prompt(&args)?;
     let chosen = device::open(&device::wanted(global))?;
-    let loaded = from_pretrained(&directory, &chosen.device)?;
+    let loaded = found.load(&chosen.device, global.quiet)?;
     let Pretrained {
         model,
         tokenizer,
@@ -67,7 +65,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
     let tokenizer = tokenizer.with_context(|| {
         format!(
             "{} has no tokenizer.json, which text needs",
-            directory.display()
+            args.model.display()
         )
     })?;
     let config = args.sampling.over(generation, global.seed)?;
