@@ -149,11 +149,40 @@ fn sampling_values_out_of_range() {
         ("--repetition-penalty 0", &["repetition_penalty"]),
         ("-n 3 --max-length 9", &["--max-length"]),
         ("--max-length 2", &["max_length", "2"]),
+        ("--top-k -1", &["'-1'", "--top-k", "at least 0"]),
+        ("-n -1", &["'-1'", "--max-new-tokens", "at least 0"]),
+        ("--max-length -1", &["'-1'", "--max-length", "at least 0"]),
+        (
+            "--repeat-last-n -1",
+            &["'-1'", "--repeat-last-n", "at least 0"],
+        ),
+        ("--num-samples -1", &["'-1'", "--num-samples", "at least 1"]),
+        ("--num-samples 0", &["'0'", "--num-samples", "at least 1"]),
+        ("--seed -1", &["'-1'", "--seed", "from 0 to"]),
+        ("--threads -1", &["'-1'", "--threads", "from 1 to"]),
     ] {
         infinity(dir.path(), &format!("generate model -p line {flags}"))
             .exits(2)
             .says(words);
     }
+}
+
+#[test]
+fn measuring_values_out_of_range() {
+    let dir = with_model();
+    for (flags, words) in [
+        ("--batch-size -1", &["--batch-size -1", "not negative"][..]),
+        ("--max-seq-length -1", &["--max-seq-length -1"]),
+        ("--max-eval-batches -1", &["--max-eval-batches -1"]),
+        ("--stream --bins -1", &["'-1'", "--bins", "at least 0"]),
+        ("--stream --limit-tokens -1", &["'-1'", "--limit-tokens"]),
+    ] {
+        let line = format!("eval model --file valid.txt {flags}");
+        infinity(dir.path(), &line).exits(2).says(words);
+    }
+    infinity(dir.path(), "tokenize train.txt -o t --val-fraction -1")
+        .exits(2)
+        .says(&["data.val_fraction", "-1", "at least 0"]);
 }
 
 #[test]

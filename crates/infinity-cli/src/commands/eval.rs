@@ -28,13 +28,14 @@ pub(crate) struct EvalArgs {
     #[arg(long)]
     pub(crate) stateful: bool,
     /// Tokens of a window (default: as in training)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) max_seq_length: Option<String>,
     /// Rows computed together
     #[arg(short, long, alias = "per-device-eval-batch-size", value_name = "N")]
+    #[arg(allow_negative_numbers = true)]
     pub(crate) batch_size: Option<String>,
     /// Batches to measure on; 0 = all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) max_eval_batches: Option<String>,
     /// Column or key of the text in .csv and .jsonl
     #[arg(long, value_name = "NAME", requires = "file")]

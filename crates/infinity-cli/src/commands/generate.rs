@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::sampling::SamplingFlags;
 use crate::args::Global;
+use crate::numbers::whole;
 use crate::{device, failure, interrupt, model_dir, output};
 
 /// What to continue, with what, and how to show it.
@@ -31,7 +32,7 @@ pub(crate) struct GenerateArgs {
     prompt_file: Option<PathBuf>,
     /// How many continuations to make
     #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = whole::<u64>(1..=u64::MAX), allow_negative_numbers = true)]
     num_samples: u64,
     /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
     #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
