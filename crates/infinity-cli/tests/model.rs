@@ -94,8 +94,10 @@ fn generating() {
         "{}",
         piped.out
     );
-    let from_file = infinity(dir.path(), "generate model -n 3 --greedy -f prompt.txt").exits(0);
-    assert_eq!(from_file.out, piped.out);
+    let from_file = || infinity(dir.path(), "generate model -n 3 --greedy -f prompt.txt").exits(0);
+    assert_eq!(from_file().out, piped.out);
+    fs::write(&prompt, "\u{feff}line 3\n").unwrap();
+    assert_eq!(from_file().out, piped.out, "a mark is no text");
     fs::write(&prompt, b"\xff").unwrap();
     infinity(dir.path(), "generate model -f prompt.txt")
         .exits(1)
@@ -183,6 +185,23 @@ fn measuring_values_out_of_range() {
     infinity(dir.path(), "tokenize train.txt -o t --val-fraction -1")
         .exits(2)
         .says(&["data.val_fraction", "-1", "at least 0"]);
+}
+
+/// What cannot be generated says so alone, without the prompt in front of it.
+#[test]
+fn a_refused_prompt_is_not_shown() {
+    let dir = with_model();
+    let refused = infinity(dir.path(), "generate model -p ROM --max-length 2").exits(2);
+    assert_eq!(refused.out, "");
+    refused.says(&["error: ", "max_length"]);
+    let made = infinity(
+        dir.path(),
+        "generate model -p ROM --greedy -n 1 --no-stream",
+    )
+    .exits(0);
+    let streamed = infinity(dir.path(), "generate model -p ROM --greedy -n 1").exits(0);
+    assert_eq!(streamed.out, made.out);
+    assert!(made.out.starts_with("ROM"), "{}", made.out);
 }
 
 #[test]

@@ -117,26 +117,31 @@ impl Show<'_> {
         let args = self.args;
         let streams = !args.no_stream && !args.json;
         let echo = if args.no_echo { "" } else { self.prompt };
-        if streams {
-            output::piece(echo)?;
-        }
+        // The prompt comes with the first new text: what is refused before shows nothing.
+        let mut owed = Some(echo);
         let mut broken = None;
         let mut on_text = |text: &str| {
-            if let Some(error) = streams.then(|| output::piece(text).err()).flatten() {
-                broken = Some(error);
+            if streams {
+                let shown = format!("{}{text}", owed.take().unwrap_or_default());
+                broken = output::piece(&shown).err();
             }
             match broken.is_some() || self.stop.load(Ordering::SeqCst) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
         };
-        let made = generate(model, tokenizer, self.prompt, config, &mut on_text)?;
+        let made = generate(model, tokenizer, self.prompt, config, &mut on_text);
+        if made.is_err() && owed.is_none() {
+            // The message begins a line of its own.
+            output::line("")?;
+        }
+        let made = made?;
         if let Some(error) = broken {
             return Err(error.into());
         }
         match (args.json, streams) {
             (true, _) => output::line(&as_json(self.prompt, &made).to_string())?,
-            (_, true) => output::line("")?,
+            (_, true) => output::line(owed.unwrap_or_default())?,
             (_, false) => output::line(&format!("{echo}{}", made.text))?,
         }
         Ok(made)
@@ -173,6 +178,10 @@ fn read_prompt(args: &GenerateArgs) -> anyhow::Result<String> {
         let at = error.utf8_error().valid_up_to();
         anyhow::anyhow!("the prompt in {name} is not UTF-8 text (byte {at})")
     })?;
+    // Some programs begin a file with a mark that is no part of its text, as training text is read.
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
     // Editors and `echo` end a file with a line break that nobody means as part of the prompt.
     if text.ends_with('\n') {
         text.pop();
