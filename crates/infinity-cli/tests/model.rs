@@ -169,6 +169,24 @@ fn sampling_values_out_of_range() {
     }
 }
 
+/// A text that is shorter than a window is a window.
+#[test]
+fn measuring_a_short_text() {
+    let dir = with_model();
+    fs::write(dir.path().join("short.txt"), "too short").unwrap();
+    let made = infinity(dir.path(), "eval model --file short.txt --json").exits(0);
+    let made: serde_json::Value = serde_json::from_str(&made.out).unwrap();
+    assert_eq!((&made["tokens"], &made["window"]), (&8.into(), &8.into()));
+    assert!(
+        (3.0..7.0).contains(&made["loss"].as_f64().unwrap()),
+        "{made}"
+    );
+    fs::write(dir.path().join("one.txt"), "a").unwrap();
+    let one = infinity(dir.path(), "eval model --file one.txt").exits(2);
+    assert!(!one.err.contains("data."), "{}", one.err);
+    one.says(&["the text one.txt has 1 tokens", "at least 2"]);
+}
+
 #[test]
 fn measuring_values_out_of_range() {
     let dir = with_model();

@@ -220,6 +220,17 @@ fn a_run_is_measured_on_what_it_validated_on() {
     assert_eq!(report["window"], 32);
 }
 
+#[test]
+fn a_run_without_validation_text_is_measured_on_a_file() {
+    let dir = with_texts();
+    let line = format!("train --train-file train.txt -o run --max-steps 1 --val-fraction 0 {TINY}");
+    infinity(dir.path(), &line).exits(0);
+    infinity(dir.path(), "eval run")
+        .exits(2)
+        .says(&["kept none for validation", "--file"]);
+    infinity(dir.path(), "eval run --file valid.txt").exits(0);
+}
+
 /// A model that got worse after its best checkpoint is not lost: any checkpoint can be used as the
 /// finished model can, while the run goes on too.
 #[test]

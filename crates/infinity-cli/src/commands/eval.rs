@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use infinity_model::{Precision, Pretrained};
 use infinity_train::config::{LoadedConfig, RunConfig};
-use infinity_train::data::{self, DataEvent, EvalSource, TokenStore};
+use infinity_train::data::{self, DataConfig, DataEvent, EvalSource, Packing, TokenStore};
 use infinity_train::{EvalReport, evaluate};
 use serde_json::json;
 
@@ -27,7 +27,7 @@ pub(crate) struct EvalArgs {
     /// Carry the state from one window to the next, as when reading a long text
     #[arg(long)]
     pub(crate) stateful: bool,
-    /// Tokens of a window (default: as in training)
+    /// Tokens of a window (default: as in training); a shorter text is one window
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) max_seq_length: Option<String>,
     /// Rows computed together
@@ -56,7 +56,7 @@ pub(crate) struct EvalArgs {
 /// Evaluates and prints.
 pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let found = model_dir::find(&args.model)?;
-    let config = config(&args, &found)?;
+    let mut config = config(&args, &found)?;
     interrupt::ends()?;
     let chosen = device::open(&device::wanted(global))?;
     let quiet = global.quiet || args.json;
@@ -64,6 +64,10 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let precision = args.precision.unwrap_or(config.run.precision);
     let model = model_dir::in_precision(model, precision, quiet)?;
     let text = text(&args, &config, global)?;
+    config.data.max_seq_length = config
+        .data
+        .max_seq_length
+        .min(longest_window(&args, &text)?);
     if args.stream.stream {
         let run = eval_stream::Run {
             model: &model,
@@ -123,15 +127,15 @@ fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
 }
 
 /// All of `file` as one split, which [`text`] then takes.
-fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> data::DataConfig {
-    let defaults = data::DataConfig::default();
-    data::DataConfig {
+fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> DataConfig {
+    let defaults = DataConfig::default();
+    DataConfig {
         train_file: file.into(),
         val_fraction: Some(0.0),
         text_column: column.map_or(defaults.text_column, str::to_owned),
         max_seq_length: config.data.max_seq_length,
         cache_dir: config.data.cache_dir.clone(),
-        ..data::DataConfig::default()
+        ..DataConfig::default()
     }
 }
 
@@ -154,13 +158,39 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
             output::note(&event.to_string());
         }
     };
-    let prepared = data::prepare(&config.data, &config.tokenizer, &mut notify)
+    // Training asks for windows that the text fills; measuring takes what there is.
+    let data = DataConfig {
+        max_seq_length: 1,
+        packing: Packing::Documents,
+        ..config.data.clone()
+    };
+    let prepared = data::prepare(&data, &config.tokenizer, &mut notify)
         .context("cannot read the text to measure on")?;
-    Ok(if args.file.is_some() {
-        prepared.train
-    } else {
-        prepared.valid
-    })
+    if args.file.is_some() {
+        return Ok(prepared.train);
+    }
+    if prepared.valid.is_empty() {
+        return Err(failure::usage(
+            "no text to measure on: this run kept none for validation (`data.val_fraction = 0`); \
+             give --file PATH",
+        ));
+    }
+    Ok(prepared.valid)
+}
+
+/// Tokens of the longest window that the text has: a window's last target is one token further.
+fn longest_window(args: &EvalArgs, text: &TokenStore) -> anyhow::Result<usize> {
+    let what = match &args.file {
+        Some(file) => format!("the text {file}"),
+        None => "the validation text of the run".to_owned(),
+    };
+    match text.len() {
+        0 | 1 => Err(failure::usage(format!(
+            "{what} has {} tokens, but measuring needs at least 2: one to predict, and one before it",
+            text.len()
+        ))),
+        tokens => Ok(usize::try_from(tokens - 1).unwrap_or(usize::MAX)),
+    }
 }
 
 fn print(
