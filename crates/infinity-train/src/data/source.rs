@@ -122,6 +122,27 @@ impl Sources {
         })
     }
 
+    /// The files of every path, in the order of the paths.
+    ///
+    /// # Errors
+    /// As [`Sources::resolve`], for the first path that is wrong.
+    pub fn concatenated(
+        key: &'static str,
+        paths: &[PathBuf],
+        text_column: &str,
+    ) -> Result<Self, DataError> {
+        let mut all = Self {
+            root: paths.first().cloned().unwrap_or_default(),
+            files: Vec::new(),
+            text_column: text_column.to_owned(),
+        };
+        for path in paths {
+            all.files
+                .extend(Self::resolve(key, path, text_column)?.files);
+        }
+        Ok(all)
+    }
+
     /// All text, file after file. Errors end the stream.
     pub fn fragments(&self) -> Fragments<'_> {
         Fragments {
