@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 
-use common::{command, infinity, ran, with_model};
+use common::{command, infinity, ran, with_model, with_model_of};
 
 #[test]
 fn measuring_a_model() {
@@ -166,6 +166,21 @@ fn sampling_values_out_of_range() {
         infinity(dir.path(), &format!("generate model -p line {flags}"))
             .exits(2)
             .says(words);
+    }
+}
+
+#[test]
+fn what_a_carried_softmax_state_grows_to_is_said_once() {
+    let dir = with_model_of(infinity_model::config::Mixer::Softmax);
+    let line = "eval model --file valid.txt --stateful --batch-size 1 --json";
+    let carried = infinity(dir.path(), line).exits(0);
+    let tokens = fs::metadata(dir.path().join("valid.txt")).unwrap().len() - 1;
+    assert_eq!(carried.err.matches("softmax").count(), 1, "{}", carried.err);
+    // Keys and values of width 16 in f32: 128 bytes a token in one layer.
+    let kib = (tokens.next_multiple_of(32) * 128) as f64 / 1024.0;
+    carried.says(&["warning", &format!("grows to {kib:.1} KiB"), "1 rows"]);
+    for other in ["eval model --file valid.txt", &format!("-q {line}")] {
+        assert_eq!(infinity(dir.path(), other).exits(0).err, "", "{other}");
     }
 }
 

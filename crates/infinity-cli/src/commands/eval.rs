@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use infinity_model::{Precision, Pretrained};
+use infinity_model::config::Mixer;
+use infinity_model::count::state_bytes;
+use infinity_model::{ModelConfig, Precision, Pretrained};
 use infinity_train::config::{LoadedConfig, RunConfig};
 use infinity_train::data::{self, DataConfig, DataEvent, EvalSource, Packing, TokenStore};
 use infinity_train::{EvalReport, evaluate};
@@ -84,15 +86,32 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
         config.eval.carry_state,
     )?
     .limited(config.eval.max_batches);
+    if !global.quiet {
+        warn_of_growth(model.config(), &source, config.data.max_seq_length);
+    }
     let report = evaluate(&model, &source, config.training.loss_chunk)?;
     print(&args, &config, &chosen.name, &report)?;
     Ok(failure::OK)
 }
 
+/// A softmax model's state is its cache, which has every token in it.
+fn warn_of_growth(model: &ModelConfig, source: &EvalSource, window: usize) {
+    if model.mixer != Mixer::Softmax || !source.carry() {
+        return;
+    }
+    let tokens = source.batches() * window as u64;
+    output::warning(&format!(
+        "`model.mixer = \"softmax\"` keeps every token of a carried state: its cache grows to {} \
+         over {} tokens in each of {} rows, and every further token looks at all of its row",
+        output::bytes(state_bytes(model, source.rows(), tokens)),
+        output::grouped(tokens),
+        source.rows(),
+    ));
+}
+
 /// The run's configuration, or the defaults with the model's window, under the flags.
 fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
     let mut layers = found.layers()?;
-    let stateful = args.stateful.then(|| "true".to_owned());
     for (flag, key, value) in [
         (
             "--max-seq-length",
@@ -110,13 +129,14 @@ fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
             &args.max_eval_batches,
         ),
         ("--cache-dir", "data.cache_dir", &args.cache_dir),
-        ("--stateful", "eval.carry_state", &stateful),
     ] {
         if let Some(value) = value {
             layers = layers.flag(flag, key, value)?;
         }
     }
     let LoadedConfig { mut config, .. } = layers.resolve()?;
+    // Not as a layer: a run must not carry what grows, but whoever asks to see it here may.
+    config.eval.carry_state |= args.stateful;
     if let Some(file) = &args.file {
         config.data = of_one_file(&config, file, args.text_column.as_deref());
         config.tokenizer.kind = data::TokenizerKind::File;
