@@ -43,6 +43,31 @@ fn files_that_are_missing_empty_binary_or_not_utf8() {
         .says(&["data.train_file", "--train-file"]);
 }
 
+/// Whoever runs a config that came without its text, or moved a file, is told which flag to use.
+#[test]
+fn missing_files_are_usage_and_the_flag_for_another_is_named() {
+    let dir = with_texts();
+    let config = fs::canonicalize("../../configs/shakespeare-char.toml").unwrap();
+    let config = format!("train {}", config.display());
+    for (line, words) in [
+        (&*config, &["data/tinyshakespeare.txt", "--train-file"][..]),
+        (
+            "train --train-file train.txt --validation-file none.txt",
+            &["none.txt", "--validation-file names another"],
+        ),
+        (
+            "train --train-file train.txt --tokenizer none.json",
+            &["none.json", "--tokenizer names another"],
+        ),
+        (
+            "tokenize train.txt -o t --tokenizer none.json",
+            &["none.json", "--tokenizer names another"],
+        ),
+    ] {
+        infinity(dir.path(), line).exits(2).says(words);
+    }
+}
+
 #[test]
 fn a_validation_split_shorter_than_a_window() {
     let dir = with_texts();
@@ -67,7 +92,7 @@ fn tokenize_makes_a_directory_and_never_replaces_one() {
         .says(&["tokens", "exists"]);
     let missing = infinity(dir.path(), "tokenize train.txt none.txt -o other");
     assert!(!missing.err.contains("train_file"), "{}", missing.err);
-    missing.says(&["`INPUT`", "none.txt"]);
+    missing.exits(2).says(&["`INPUT`", "none.txt"]);
     infinity(dir.path(), "tokenize train.txt -o other --val-fraction 2")
         .exits(2)
         .says(&["data.val_fraction"]);
