@@ -90,6 +90,23 @@ fn values_out_of_their_limits_are_refused() {
     infinity(dir.path(), "config check --set model.num_attention_heads=4").exits(0);
 }
 
+/// It says what it has looked at: the words, and no file or device.
+#[test]
+fn what_is_checked_and_what_is_not_is_said() {
+    let dir = directory();
+    let checked = infinity(dir.path(), "config check --train-file none.txt").exits(0);
+    for words in ["ok: keys and values", "not looked at: data files"] {
+        assert!(checked.out.contains(words), "{}", checked.out);
+    }
+    infinity(dir.path(), "config check --device foo")
+        .exits(2)
+        .says(&["unknown device `foo`", "flex"]);
+    #[cfg(not(feature = "rocm"))]
+    infinity(dir.path(), "config check --set run.device=rocm:0")
+        .exits(2)
+        .says(&["`rocm`", "--features rocm"]);
+}
+
 #[test]
 fn later_layers_win() {
     let dir = directory();
