@@ -163,6 +163,11 @@ fn flags_that_are_more_than_a_key() {
         table["model"]["use_rotary_embeddings"].as_bool(),
         Some(false)
     );
+    for (given, words) in [("bpe:abc", "whole number"), ("bpe:5", "at least 257")] {
+        infinity(dir.path(), &format!("config check --tokenizer {given}"))
+            .exits(2)
+            .says(&[&format!("--tokenizer {given}"), words]);
+    }
     assert_eq!(
         shown("--tokenizer t.json")["tokenizer"]["path"].as_str(),
         Some("t.json")
