@@ -6,6 +6,7 @@
 use clap::{Args, ColorChoice, Command, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{completions, config, devices, eval, generate, plot, tokenize, train};
+use crate::numbers::whole;
 
 /// Train, evaluate and run linear-time language models.
 #[derive(Debug, Parser)]
@@ -56,11 +57,11 @@ pub(crate) struct Global {
     pub(crate) device: Option<String>,
     /// Threads on the CPU (default: all cores)
     #[arg(long, global = true, value_name = "N", help_heading = GLOBAL)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(value_parser = whole::<u16>(1..=u64::from(u16::MAX)), allow_negative_numbers = true)]
     pub(crate) threads: Option<u16>,
     /// Seed of everything random
     #[arg(long, global = true, value_name = "N", help_heading = GLOBAL)]
-    #[arg(value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(value_parser = whole::<u64>(0..=i64::MAX as u64), allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
     /// How progress is shown: auto, plain, tui, json, none
     #[arg(long, global = true, value_name = "HOW", help_heading = GLOBAL)]

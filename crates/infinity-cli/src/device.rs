@@ -153,6 +153,17 @@ pub(crate) fn open(text: &str) -> anyhow::Result<Chosen> {
     }
 }
 
+/// Checks that `text` names a device that this build could have, without looking for it.
+///
+/// # Errors
+/// A word that is no device; a backend that is not compiled in.
+pub(crate) fn named(text: &str) -> anyhow::Result<()> {
+    match parse(text)? {
+        Wanted::Backend(backend, _) if !backend.is_compiled() => Err(not_compiled(backend)),
+        _ => Ok(()),
+    }
+}
+
 /// Reads `auto`, `cpu`, or `backend[:index]`.
 pub(crate) fn parse(text: &str) -> anyhow::Result<Wanted> {
     let lower = text.trim().to_lowercase();

@@ -83,7 +83,9 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.is::<infinity_model::PrecisionError>()
         || matches!(
             data,
-            Some(DataError::NotSet { .. } | DataError::BadValue { .. })
+            Some(
+                DataError::NotSet { .. } | DataError::BadValue { .. } | DataError::NotFound { .. }
+            )
         )
         || matches!(
             generate,

@@ -11,6 +11,7 @@ mod failure;
 mod interrupt;
 mod invocation;
 mod model_dir;
+mod numbers;
 mod output;
 mod panics;
 mod ranks;

@@ -43,6 +43,31 @@ fn files_that_are_missing_empty_binary_or_not_utf8() {
         .says(&["data.train_file", "--train-file"]);
 }
 
+/// Whoever runs a config that came without its text, or moved a file, is told which flag to use.
+#[test]
+fn missing_files_are_usage_and_the_flag_for_another_is_named() {
+    let dir = with_texts();
+    let config = fs::canonicalize("../../configs/shakespeare-char.toml").unwrap();
+    let config = format!("train {}", config.display());
+    for (line, words) in [
+        (&*config, &["data/tinyshakespeare.txt", "--train-file"][..]),
+        (
+            "train --train-file train.txt --validation-file none.txt",
+            &["none.txt", "--validation-file names another"],
+        ),
+        (
+            "train --train-file train.txt --tokenizer none.json",
+            &["none.json", "--tokenizer names another"],
+        ),
+        (
+            "tokenize train.txt -o t --tokenizer none.json",
+            &["none.json", "--tokenizer names another"],
+        ),
+    ] {
+        infinity(dir.path(), line).exits(2).says(words);
+    }
+}
+
 #[test]
 fn a_validation_split_shorter_than_a_window() {
     let dir = with_texts();
@@ -65,9 +90,9 @@ fn tokenize_makes_a_directory_and_never_replaces_one() {
     infinity(dir.path(), "tokenize train.txt -o tokens")
         .exits(1)
         .says(&["tokens", "exists"]);
-    infinity(dir.path(), "tokenize none.txt -o other")
-        .exits(1)
-        .says(&["none.txt"]);
+    let missing = infinity(dir.path(), "tokenize train.txt none.txt -o other");
+    assert!(!missing.err.contains("train_file"), "{}", missing.err);
+    missing.exits(2).says(&["`INPUT`", "none.txt"]);
     infinity(dir.path(), "tokenize train.txt -o other --val-fraction 2")
         .exits(2)
         .says(&["data.val_fraction"]);
@@ -80,6 +105,45 @@ fn tokenize_makes_a_directory_and_never_replaces_one() {
     .out;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["vocab_size"], 300);
+}
+
+#[test]
+fn several_texts_are_tokenized_in_the_order_they_are_named() {
+    let dir = with_texts();
+    let json = |line: &str| -> serde_json::Value {
+        serde_json::from_str(&infinity(dir.path(), line).exits(0).out).unwrap()
+    };
+    for (name, text) in [("b.txt", "first"), ("a.txt", "second")] {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let made = json("tokenize b.txt a.txt -o both --val-fraction 0 --json");
+    assert_eq!(made["train_tokens"], 5 + 1 + 6, "with a token between");
+    assert_eq!(made["train_documents"], 2);
+    let tokens = fs::read(dir.path().join("both/train.bin")).unwrap();
+    let ids: Vec<u16> = tokens
+        .chunks_exact(2)
+        .map(|id| u16::from_le_bytes([id[0], id[1]]))
+        .collect();
+    let first: Vec<u16> = "first".bytes().map(u16::from).collect();
+    let at = |wanted: &[u16]| ids.windows(wanted.len()).position(|found| found == wanted);
+    let second: Vec<u16> = "second".bytes().map(u16::from).collect();
+    assert!(at(&first).unwrap() < at(&second).unwrap());
+    infinity(dir.path(), "tokenize -o none")
+        .exits(2)
+        .says(&["<INPUT>"]);
+}
+
+#[test]
+fn a_text_of_which_nothing_is_left_to_learn_from_is_warned_of() {
+    let dir = with_texts();
+    fs::write(dir.path().join("short.txt"), "short").unwrap();
+    let made = infinity(
+        dir.path(),
+        "tokenize short.txt -o tokens --val-fraction 0.9",
+    )
+    .exits(0);
+    assert!(!made.out.contains("infinity train"), "{}", made.out);
+    made.says(&["warning", "tokens has 0 training tokens", "--val-fraction"]);
 }
 
 #[test]

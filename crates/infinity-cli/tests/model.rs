@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 
-use common::{command, infinity, ran, with_model};
+use common::{command, infinity, ran, with_model, with_model_of};
 
 #[test]
 fn measuring_a_model() {
@@ -94,8 +94,10 @@ fn generating() {
         "{}",
         piped.out
     );
-    let from_file = infinity(dir.path(), "generate model -n 3 --greedy -f prompt.txt").exits(0);
-    assert_eq!(from_file.out, piped.out);
+    let from_file = || infinity(dir.path(), "generate model -n 3 --greedy -f prompt.txt").exits(0);
+    assert_eq!(from_file().out, piped.out);
+    fs::write(&prompt, "\u{feff}line 3\n").unwrap();
+    assert_eq!(from_file().out, piped.out, "a mark is no text");
     fs::write(&prompt, b"\xff").unwrap();
     infinity(dir.path(), "generate model -f prompt.txt")
         .exits(1)
@@ -149,11 +151,90 @@ fn sampling_values_out_of_range() {
         ("--repetition-penalty 0", &["repetition_penalty"]),
         ("-n 3 --max-length 9", &["--max-length"]),
         ("--max-length 2", &["max_length", "2"]),
+        ("--top-k -1", &["'-1'", "--top-k", "at least 0"]),
+        ("-n -1", &["'-1'", "--max-new-tokens", "at least 0"]),
+        ("--max-length -1", &["'-1'", "--max-length", "at least 0"]),
+        (
+            "--repeat-last-n -1",
+            &["'-1'", "--repeat-last-n", "at least 0"],
+        ),
+        ("--num-samples -1", &["'-1'", "--num-samples", "at least 1"]),
+        ("--num-samples 0", &["'0'", "--num-samples", "at least 1"]),
+        ("--seed -1", &["'-1'", "--seed", "from 0 to"]),
+        ("--threads -1", &["'-1'", "--threads", "from 1 to"]),
     ] {
         infinity(dir.path(), &format!("generate model -p line {flags}"))
             .exits(2)
             .says(words);
     }
+}
+
+#[test]
+fn what_a_carried_softmax_state_grows_to_is_said_once() {
+    let dir = with_model_of(infinity_model::config::Mixer::Softmax);
+    let line = "eval model --file valid.txt --stateful --batch-size 1 --json";
+    let carried = infinity(dir.path(), line).exits(0);
+    let tokens = fs::metadata(dir.path().join("valid.txt")).unwrap().len() - 1;
+    assert_eq!(carried.err.matches("softmax").count(), 1, "{}", carried.err);
+    // Keys and values of width 16 in f32: 128 bytes a token in one layer.
+    let kib = (tokens.next_multiple_of(32) * 128) as f64 / 1024.0;
+    carried.says(&["warning", &format!("grows to {kib:.1} KiB"), "1 rows"]);
+    for other in ["eval model --file valid.txt", &format!("-q {line}")] {
+        assert_eq!(infinity(dir.path(), other).exits(0).err, "", "{other}");
+    }
+}
+
+/// A text that is shorter than a window is a window.
+#[test]
+fn measuring_a_short_text() {
+    let dir = with_model();
+    fs::write(dir.path().join("short.txt"), "too short").unwrap();
+    let made = infinity(dir.path(), "eval model --file short.txt --json").exits(0);
+    let made: serde_json::Value = serde_json::from_str(&made.out).unwrap();
+    assert_eq!((&made["tokens"], &made["window"]), (&8.into(), &8.into()));
+    assert!(
+        (3.0..7.0).contains(&made["loss"].as_f64().unwrap()),
+        "{made}"
+    );
+    fs::write(dir.path().join("one.txt"), "a").unwrap();
+    let one = infinity(dir.path(), "eval model --file one.txt").exits(2);
+    assert!(!one.err.contains("data."), "{}", one.err);
+    one.says(&["the text one.txt has 1 tokens", "at least 2"]);
+}
+
+#[test]
+fn measuring_values_out_of_range() {
+    let dir = with_model();
+    for (flags, words) in [
+        ("--batch-size -1", &["--batch-size -1", "not negative"][..]),
+        ("--max-seq-length -1", &["--max-seq-length -1"]),
+        ("--max-eval-batches -1", &["--max-eval-batches -1"]),
+        ("--stream --bins -1", &["'-1'", "--bins", "at least 0"]),
+        ("--stream --limit-tokens -1", &["'-1'", "--limit-tokens"]),
+    ] {
+        let line = format!("eval model --file valid.txt {flags}");
+        infinity(dir.path(), &line).exits(2).says(words);
+    }
+    infinity(dir.path(), "tokenize train.txt -o t --val-fraction -1")
+        .exits(2)
+        .says(&["data.val_fraction", "-1", "at least 0"]);
+}
+
+/// What cannot be generated says so alone, without the prompt in front of it.
+#[test]
+fn a_refused_prompt_is_not_shown() {
+    let dir = with_model();
+    let refused = infinity(dir.path(), "generate model -p ROM --max-length 2").exits(2);
+    assert_eq!(refused.out, "");
+    refused.says(&["error: ", "max_length"]);
+    let made = infinity(
+        dir.path(),
+        "generate model -p ROM --greedy -n 1 --no-stream",
+    )
+    .exits(0);
+    let streamed = infinity(dir.path(), "generate model -p ROM --greedy -n 1").exits(0);
+    assert_eq!(streamed.out, made.out);
+    assert!(made.out.starts_with("ROM"), "{}", made.out);
 }
 
 #[test]

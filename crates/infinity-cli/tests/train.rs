@@ -220,6 +220,75 @@ fn a_run_is_measured_on_what_it_validated_on() {
     assert_eq!(report["window"], 32);
 }
 
+#[test]
+fn a_run_without_validation_text_is_measured_on_a_file() {
+    let dir = with_texts();
+    let line = format!("train --train-file train.txt -o run --max-steps 1 --val-fraction 0 {TINY}");
+    infinity(dir.path(), &line).exits(0);
+    infinity(dir.path(), "eval run")
+        .exits(2)
+        .says(&["kept none for validation", "--file"]);
+    infinity(dir.path(), "eval run --file valid.txt").exits(0);
+}
+
+/// A model that got worse after its best checkpoint is not lost: any checkpoint can be used as the
+/// finished model can, while the run goes on too.
+#[test]
+fn checkpoints_are_models() {
+    let dir = with_texts();
+    let line = format!(
+        "train --train-file train.txt --tokenizer char -o run --max-steps 4 --save-steps 2 \
+         --eval-steps 2 {TINY}"
+    );
+    let json = |line: &str| -> serde_json::Value {
+        serde_json::from_str(&infinity(dir.path(), line).exits(0).out).unwrap()
+    };
+    infinity(dir.path(), &line).exits(0);
+    let eval = |model: &str| json(&format!("eval {model} --json"))["loss"].clone();
+    let last = eval("run");
+    assert_eq!(eval("run/checkpoints/step-00000004"), last);
+    assert_eq!(eval("run/checkpoints/step-4/"), last);
+    assert_ne!(eval("run/checkpoints/step-2"), last);
+    let best = dir.path().join("run/checkpoints/best");
+    std::fs::write(&best, "step-00000002\n").unwrap();
+    assert_eq!(eval("run/checkpoints/best"), eval("run/checkpoints/step-2"));
+    let named = "eval run/checkpoints/best --file valid.txt --json";
+    assert!(json(named)["loss"].is_f64());
+
+    let greedy = |model: &str| json(&format!("generate {model} -p line --greedy -n 6 --json"));
+    let finished = greedy("run/final");
+    // Nothing of the finished model is needed.
+    std::fs::remove_dir_all(dir.path().join("run/final")).unwrap();
+    assert_eq!(
+        greedy("run/checkpoints/step-4")["tokens"],
+        finished["tokens"]
+    );
+    let said = infinity(dir.path(), "generate run/checkpoints/best -p line -n 1").exits(0);
+    said.says(&["checkpoint of step 2 of the run in run"]);
+
+    infinity(dir.path(), "generate run -p line")
+        .exits(2)
+        .says(&["--resume", "run/checkpoints/best"]);
+    infinity(dir.path(), "generate run/checkpoints/step-3 -p line")
+        .exits(2)
+        .says(&["step 3", "2, 4"]);
+    std::fs::remove_file(&best).unwrap();
+    infinity(dir.path(), "eval run/checkpoints/best")
+        .exits(2)
+        .says(&["checkpoint.keep_best", "step-00000004"]);
+    let tokenizer = dir.path().join("run/tokenizer.json");
+    std::fs::rename(&tokenizer, dir.path().join("moved.json")).unwrap();
+    infinity(dir.path(), "generate run/checkpoints/step-4 -p line")
+        .exits(2)
+        .says(&["tokenizer.json", "--resume"]);
+    infinity(dir.path(), &format!("{line} --resume")).exits(0);
+    assert!(tokenizer.is_file());
+    infinity_model::Tokenizer::bytes().save(&tokenizer).unwrap();
+    infinity(dir.path(), "generate run/checkpoints/step-4 -p line")
+        .exits(2)
+        .says(&["not the tokenizer", "step 4"]);
+}
+
 /// Ctrl-C, or what a machine sends before it goes down, ends the run with a checkpoint, from which
 /// it goes on.
 #[test]

@@ -90,6 +90,23 @@ fn values_out_of_their_limits_are_refused() {
     infinity(dir.path(), "config check --set model.num_attention_heads=4").exits(0);
 }
 
+/// It says what it has looked at: the words, and no file or device.
+#[test]
+fn what_is_checked_and_what_is_not_is_said() {
+    let dir = directory();
+    let checked = infinity(dir.path(), "config check --train-file none.txt").exits(0);
+    for words in ["ok: keys and values", "not looked at: data files"] {
+        assert!(checked.out.contains(words), "{}", checked.out);
+    }
+    infinity(dir.path(), "config check --device foo")
+        .exits(2)
+        .says(&["unknown device `foo`", "flex"]);
+    #[cfg(not(feature = "rocm"))]
+    infinity(dir.path(), "config check --set run.device=rocm:0")
+        .exits(2)
+        .says(&["`rocm`", "--features rocm"]);
+}
+
 #[test]
 fn later_layers_win() {
     let dir = directory();
@@ -146,6 +163,11 @@ fn flags_that_are_more_than_a_key() {
         table["model"]["use_rotary_embeddings"].as_bool(),
         Some(false)
     );
+    for (given, words) in [("bpe:abc", "whole number"), ("bpe:5", "at least 257")] {
+        infinity(dir.path(), &format!("config check --tokenizer {given}"))
+            .exits(2)
+            .says(&[&format!("--tokenizer {given}"), words]);
+    }
     assert_eq!(
         shown("--tokenizer t.json")["tokenizer"]["path"].as_str(),
         Some("t.json")

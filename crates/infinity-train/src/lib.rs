@@ -7,7 +7,8 @@
 //! - [`step`], [`loss`], [`loss_scale`], [`optimizer`], [`schedule`]: one step of learning.
 //! - [`train`](mod@train): a whole run; [`devices`]: on one device or several; [`estimate`](mod@estimate): what it will take; [`eval`]:
 //!   the loss over a split; [`stream_eval`]: along one text.
-//! - [`checkpoint`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself.
+//! - [`checkpoint`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself; [`trained`]: the model of a
+//!   checkpoint, to use.
 
 pub mod checkpoint;
 pub mod config;
@@ -32,6 +33,7 @@ pub mod stream_eval;
 mod stream_state;
 mod tensorboard;
 pub mod train;
+pub mod trained;
 mod unused;
 
 pub use config::RunConfig;

@@ -1,7 +1,8 @@
 //! The directory of a run.
 //!
 //! ```text
-//! config.toml  config.effective.toml  run.json  metrics.jsonl  tensorboard/events.out.tfevents.…
+//! config.toml  config.effective.toml  run.json  tokenizer.json  metrics.jsonl
+//! tensorboard/events.out.tfevents.…
 //! checkpoints/step-00000500/…  samples/step-00000500.txt  final/{model.safetensors,config.json,…}
 //! .lock                        held by the process that trains here
 //! ```
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 const METRICS: &str = "metrics.jsonl";
 const TENSORBOARD: &str = "tensorboard";
+/// The tokenizer, in a run's directory as in a model's.
+pub const TOKENIZER: &str = "tokenizer.json";
 const LOCK: &str = ".lock";
 
 /// Paths and open files of one run.
@@ -97,7 +100,8 @@ impl RunDir {
         CheckpointStore::new(self.root.join("checkpoints"))
     }
 
-    /// Writes what was asked for (`config_text`), what it means, and where it ran.
+    /// Writes what was asked for (`config_text`), what it means, where it ran, and the text of its
+    /// `tokenizer.json`, which its checkpoints need to be used before there is a finished model.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -106,6 +110,7 @@ impl RunDir {
         config: &RunConfig,
         config_text: &str,
         facts: &Value,
+        tokenizer: String,
     ) -> Result<(), TrainError> {
         let run = json!({
             "infinity_version": env!("CARGO_PKG_VERSION"),
@@ -118,6 +123,7 @@ impl RunDir {
             ("config.toml", config_text.to_owned()),
             ("config.effective.toml", config.to_toml()),
             ("run.json", format!("{run:#}\n")),
+            (TOKENIZER, tokenizer),
         ];
         let mut files = self.described.iter();
         files.try_for_each(|(name, text)| self.write(name, text))

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
-use crate::data::{BatchSource, EvalSource, PreparedData, TrainSource, prepare};
+use crate::data::{BatchSource, DataError, EvalSource, PreparedData, TrainSource, prepare};
 use crate::devices::Devices;
 use crate::error::TrainError;
 use crate::eval::EvalReport;
@@ -186,7 +186,8 @@ fn run_directory(
         "parameters": ParameterCount::of(&config.model).total(),
         "data": prepared.meta,
     });
-    directory.describe(config, &control.config_text, &facts)?;
+    let tokenizer = prepared.tokenizer.to_json().map_err(DataError::from)?;
+    directory.describe(config, &control.config_text, &facts, tokenizer)?;
     Ok(directory)
 }
 

@@ -1,16 +1,17 @@
-//! `infinity config check|show`: is a configuration usable, and what does it amount to.
+//! `infinity config check|show`: is a configuration right in itself, and what does it amount to.
 
 use clap::{Args, Subcommand};
 use infinity_train::config::RunConfig;
 
 use super::layering::ConfigFlags;
 use crate::args::Global;
-use crate::{failure, output};
+use crate::{device, failure, output};
 
 /// What to do with a configuration.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigVerb {
-    /// Say whether a configuration can be used, and what is wrong if not
+    /// Say whether keys and values are right, and what is wrong if not; data files, devices and the
+    /// output directory are not looked at
     Check(Box<ShowArgs>),
     /// Print every key with the value a training run would use
     Show(Box<ShowArgs>),
@@ -28,7 +29,14 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
     match verb {
         ConfigVerb::Check(args) => {
             let config = args.config.load(global)?.config;
-            output::line(&format!("ok: {}", summary(&config)))?;
+            device::named(&config.run.device)?;
+            output::line(&format!(
+                "ok: keys and values are right: {}",
+                summary(&config)
+            ))?;
+            output::line(
+                "not looked at: data files, the output directory, whether the device works",
+            )?;
         }
         ConfigVerb::Show(args) => {
             let config = args.config.load(global)?.config;

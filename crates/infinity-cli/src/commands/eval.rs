@@ -4,20 +4,23 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use infinity_model::{Precision, Pretrained, from_pretrained};
-use infinity_train::config::{ConfigLayers, LoadedConfig, RunConfig};
-use infinity_train::data::{self, DataEvent, EvalSource, TokenStore};
+use infinity_model::config::Mixer;
+use infinity_model::count::state_bytes;
+use infinity_model::{ModelConfig, Precision, Pretrained};
+use infinity_train::config::{LoadedConfig, RunConfig};
+use infinity_train::data::{self, DataConfig, DataEvent, EvalSource, Packing, TokenStore};
 use infinity_train::{EvalReport, evaluate};
 use serde_json::json;
 
 use super::eval_stream;
 use crate::args::Global;
-use crate::{device, failure, interrupt, model_dir, output, reporter};
+use crate::model_dir::{self, Found};
+use crate::{device, failure, interrupt, output, reporter};
 
 /// Which model, on what, in which windows.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// Model directory, or the directory of a finished run
+    /// Model directory, the directory of a finished run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// Text to measure on (default: what the run validated on)
@@ -26,14 +29,15 @@ pub(crate) struct EvalArgs {
     /// Carry the state from one window to the next, as when reading a long text
     #[arg(long)]
     pub(crate) stateful: bool,
-    /// Tokens of a window (default: as in training)
-    #[arg(long, value_name = "N")]
+    /// Tokens of a window (default: as in training); a shorter text is one window
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) max_seq_length: Option<String>,
     /// Rows computed together
     #[arg(short, long, alias = "per-device-eval-batch-size", value_name = "N")]
+    #[arg(allow_negative_numbers = true)]
     pub(crate) batch_size: Option<String>,
     /// Batches to measure on; 0 = all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) max_eval_batches: Option<String>,
     /// Column or key of the text in .csv and .jsonl
     #[arg(long, value_name = "NAME", requires = "file")]
@@ -53,14 +57,19 @@ pub(crate) struct EvalArgs {
 
 /// Evaluates and prints.
 pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
-    let directory = model_dir::find(&args.model)?;
-    let config = config(&args, &directory)?;
+    let found = model_dir::find(&args.model)?;
+    let mut config = config(&args, &found)?;
     interrupt::ends()?;
     let chosen = device::open(&device::wanted(global))?;
-    let Pretrained { model, .. } = from_pretrained(&directory, &chosen.device)?;
+    let quiet = global.quiet || args.json;
+    let Pretrained { model, .. } = found.load(&chosen.device, quiet)?;
     let precision = args.precision.unwrap_or(config.run.precision);
-    let model = model_dir::in_precision(model, precision, global.quiet || args.json)?;
+    let model = model_dir::in_precision(model, precision, quiet)?;
     let text = text(&args, &config, global)?;
+    config.data.max_seq_length = config
+        .data
+        .max_seq_length
+        .min(longest_window(&args, &text)?);
     if args.stream.stream {
         let run = eval_stream::Run {
             model: &model,
@@ -77,25 +86,32 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
         config.eval.carry_state,
     )?
     .limited(config.eval.max_batches);
+    if !global.quiet {
+        warn_of_growth(model.config(), &source, config.data.max_seq_length);
+    }
     let report = evaluate(&model, &source, config.training.loss_chunk)?;
     print(&args, &config, &chosen.name, &report)?;
     Ok(failure::OK)
 }
 
-/// The run's configuration, or the defaults with the model's window, under the flags.
-fn config(args: &EvalArgs, directory: &Path) -> anyhow::Result<RunConfig> {
-    let mut layers = ConfigLayers::new();
-    match model_dir::run_config(directory) {
-        Some(path) => layers = layers.file(&path)?,
-        None => {
-            let window = model_window(directory)?;
-            layers = layers.text(
-                "the model's config.json",
-                &format!("[data]\nmax_seq_length = {window}\n"),
-            )?;
-        }
+/// A softmax model's state is its cache, which has every token in it.
+fn warn_of_growth(model: &ModelConfig, source: &EvalSource, window: usize) {
+    if model.mixer != Mixer::Softmax || !source.carry() {
+        return;
     }
-    let stateful = args.stateful.then(|| "true".to_owned());
+    let tokens = source.batches() * window as u64;
+    output::warning(&format!(
+        "`model.mixer = \"softmax\"` keeps every token of a carried state: its cache grows to {} \
+         over {} tokens in each of {} rows, and every further token looks at all of its row",
+        output::bytes(state_bytes(model, source.rows(), tokens)),
+        output::grouped(tokens),
+        source.rows(),
+    ));
+}
+
+/// The run's configuration, or the defaults with the model's window, under the flags.
+fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
+    let mut layers = found.layers()?;
     for (flag, key, value) in [
         (
             "--max-seq-length",
@@ -113,32 +129,33 @@ fn config(args: &EvalArgs, directory: &Path) -> anyhow::Result<RunConfig> {
             &args.max_eval_batches,
         ),
         ("--cache-dir", "data.cache_dir", &args.cache_dir),
-        ("--stateful", "eval.carry_state", &stateful),
     ] {
         if let Some(value) = value {
             layers = layers.flag(flag, key, value)?;
         }
     }
     let LoadedConfig { mut config, .. } = layers.resolve()?;
+    // Not as a layer: a run must not carry what grows, but whoever asks to see it here may.
+    config.eval.carry_state |= args.stateful;
     if let Some(file) = &args.file {
         config.data = of_one_file(&config, file, args.text_column.as_deref());
         config.tokenizer.kind = data::TokenizerKind::File;
-        config.tokenizer.path = directory.join("tokenizer.json");
+        config.tokenizer.path = found.tokenizer()?;
         config.tokenizer.train_bpe = 0;
     }
     Ok(config)
 }
 
 /// All of `file` as one split, which [`text`] then takes.
-fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> data::DataConfig {
-    let defaults = data::DataConfig::default();
-    data::DataConfig {
+fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> DataConfig {
+    let defaults = DataConfig::default();
+    DataConfig {
         train_file: file.into(),
         val_fraction: Some(0.0),
         text_column: column.map_or(defaults.text_column, str::to_owned),
         max_seq_length: config.data.max_seq_length,
         cache_dir: config.data.cache_dir.clone(),
-        ..data::DataConfig::default()
+        ..DataConfig::default()
     }
 }
 
@@ -161,23 +178,39 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
             output::note(&event.to_string());
         }
     };
-    let prepared = data::prepare(&config.data, &config.tokenizer, &mut notify)
+    // Training asks for windows that the text fills; measuring takes what there is.
+    let data = DataConfig {
+        max_seq_length: 1,
+        packing: Packing::Documents,
+        ..config.data.clone()
+    };
+    let prepared = data::prepare(&data, &config.tokenizer, &mut notify)
         .context("cannot read the text to measure on")?;
-    Ok(if args.file.is_some() {
-        prepared.train
-    } else {
-        prepared.valid
-    })
+    if args.file.is_some() {
+        return Ok(prepared.train);
+    }
+    if prepared.valid.is_empty() {
+        return Err(failure::usage(
+            "no text to measure on: this run kept none for validation (`data.val_fraction = 0`); \
+             give --file PATH",
+        ));
+    }
+    Ok(prepared.valid)
 }
 
-/// The training window in a model's `config.json`.
-fn model_window(directory: &Path) -> anyhow::Result<usize> {
-    let path = directory.join("config.json");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let config = infinity_model::ModelConfig::from_json(&text)
-        .with_context(|| format!("in {}", path.display()))?;
-    Ok(config.max_position_embeddings)
+/// Tokens of the longest window that the text has: a window's last target is one token further.
+fn longest_window(args: &EvalArgs, text: &TokenStore) -> anyhow::Result<usize> {
+    let what = match &args.file {
+        Some(file) => format!("the text {file}"),
+        None => "the validation text of the run".to_owned(),
+    };
+    match text.len() {
+        0 | 1 => Err(failure::usage(format!(
+            "{what} has {} tokens, but measuring needs at least 2: one to predict, and one before it",
+            text.len()
+        ))),
+        tokens => Ok(usize::try_from(tokens - 1).unwrap_or(usize::MAX)),
+    }
 }
 
 fn print(

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 use crate::args::Global;
+use crate::numbers::{count, whole};
 use crate::{failure, output};
 
 /// How a stream is measured.
@@ -25,18 +26,23 @@ pub(crate) struct StreamArgs {
     pub(crate) stream: bool,
     /// Bins of equal numbers of tokens
     #[arg(long, value_name = "N", default_value_t = 20, requires = "stream")]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
     bins: usize,
     /// Tokens behind the first token of a span, for the comparison
     #[arg(long, value_name = "N", default_value_t = 4096, requires = "stream")]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
     against_context: usize,
     /// Tokens of a span: the last one has N − 1 more behind it than the first
     #[arg(long, value_name = "N", default_value_t = 512, requires = "stream")]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
     span: usize,
     /// Spans compared in a bin, evenly spread; 0 = all
     #[arg(long, value_name = "N", default_value_t = 16, requires = "stream")]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
     spans_per_bin: usize,
     /// Tokens of the stream, from the start of the text; 0 = all of it
     #[arg(long, value_name = "N", requires = "stream")]
+    #[arg(value_parser = whole::<u64>(0..=u64::MAX), allow_negative_numbers = true)]
     limit_tokens: Option<u64>,
 }
 

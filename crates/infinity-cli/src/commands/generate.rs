@@ -10,19 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use clap::Args;
 use infinity_model::generate::{FinishReason, Generation};
-use infinity_model::{
-    GenerationConfig, Precision, Pretrained, Tokenizer, from_pretrained, generate,
-};
+use infinity_model::{GenerationConfig, Precision, Pretrained, Tokenizer, generate};
 use serde_json::{Value, json};
 
 use super::sampling::SamplingFlags;
 use crate::args::Global;
+use crate::numbers::whole;
 use crate::{device, failure, interrupt, model_dir, output};
 
 /// What to continue, with what, and how to show it.
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// Model directory, or the directory of a finished run
+    /// Model directory, the directory of a finished run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// The prompt (default: standard input)
@@ -33,7 +32,7 @@ pub(crate) struct GenerateArgs {
     prompt_file: Option<PathBuf>,
     /// How many continuations to make
     #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = whole::<u64>(1..=u64::MAX), allow_negative_numbers = true)]
     num_samples: u64,
     /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
     #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
@@ -53,10 +52,10 @@ pub(crate) struct GenerateArgs {
 
 /// Generates and prints.
 pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
-    let directory = model_dir::find(&args.model)?;
+    let found = model_dir::find(&args.model)?;
     let prompt = read_prompt(&args)?;
     let chosen = device::open(&device::wanted(global))?;
-    let loaded = from_pretrained(&directory, &chosen.device)?;
+    let loaded = found.load(&chosen.device, global.quiet)?;
     let Pretrained {
         model,
         tokenizer,
@@ -67,7 +66,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
     let tokenizer = tokenizer.with_context(|| {
         format!(
             "{} has no tokenizer.json, which text needs",
-            directory.display()
+            args.model.display()
         )
     })?;
     let config = args.sampling.over(generation, global.seed)?;
@@ -118,26 +117,31 @@ impl Show<'_> {
         let args = self.args;
         let streams = !args.no_stream && !args.json;
         let echo = if args.no_echo { "" } else { self.prompt };
-        if streams {
-            output::piece(echo)?;
-        }
+        // The prompt comes with the first new text: what is refused before shows nothing.
+        let mut owed = Some(echo);
         let mut broken = None;
         let mut on_text = |text: &str| {
-            if let Some(error) = streams.then(|| output::piece(text).err()).flatten() {
-                broken = Some(error);
+            if streams {
+                let shown = format!("{}{text}", owed.take().unwrap_or_default());
+                broken = output::piece(&shown).err();
             }
             match broken.is_some() || self.stop.load(Ordering::SeqCst) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
         };
-        let made = generate(model, tokenizer, self.prompt, config, &mut on_text)?;
+        let made = generate(model, tokenizer, self.prompt, config, &mut on_text);
+        if made.is_err() && owed.is_none() {
+            // The message begins a line of its own.
+            output::line("")?;
+        }
+        let made = made?;
         if let Some(error) = broken {
             return Err(error.into());
         }
         match (args.json, streams) {
             (true, _) => output::line(&as_json(self.prompt, &made).to_string())?,
-            (_, true) => output::line("")?,
+            (_, true) => output::line(owed.unwrap_or_default())?,
             (_, false) => output::line(&format!("{echo}{}", made.text))?,
         }
         Ok(made)
@@ -174,6 +178,10 @@ fn read_prompt(args: &GenerateArgs) -> anyhow::Result<String> {
         let at = error.utf8_error().valid_up_to();
         anyhow::anyhow!("the prompt in {name} is not UTF-8 text (byte {at})")
     })?;
+    // Some programs begin a file with a mark that is no part of its text, as training text is read.
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
     // Editors and `echo` end a file with a line break that nobody means as part of the prompt.
     if text.ends_with('\n') {
         text.pop();

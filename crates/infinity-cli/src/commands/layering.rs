@@ -54,7 +54,8 @@ impl ConfigFlags {
                 .training
                 .per_device_eval_batch_size;
             let batches = rows.div_ceil(batch as u64).to_string();
-            layers = layers.flag("--max-eval-samples", "eval.max_batches", &batches)?;
+            let typed = format!("--max-eval-samples {rows}");
+            layers = layers.flag_as(&typed, "eval.max_batches", &batches)?;
         }
         let loaded = layers.resolve()?;
         if !global.quiet {
@@ -146,7 +147,8 @@ fn environment(mut layers: ConfigLayers) -> Result<ConfigLayers, ConfigError> {
 
 /// `--tokenizer`: `byte`, `char`, `bpe:ENTRIES`, or a path.
 pub(crate) fn tokenizer(layers: ConfigLayers, given: &str) -> Result<ConfigLayers, ConfigError> {
-    let set = |layers: ConfigLayers, key, value| layers.flag("--tokenizer", key, value);
+    let typed = format!("--tokenizer {given}");
+    let set = |layers: ConfigLayers, key, value| layers.flag_as(&typed, key, value);
     match (given, given.strip_prefix("bpe:")) {
         (_, Some(entries)) => {
             let layers = set(layers, "tokenizer.kind", "bpe")?;

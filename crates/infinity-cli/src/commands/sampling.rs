@@ -3,6 +3,8 @@
 use clap::Args;
 use infinity_model::GenerationConfig;
 
+use crate::numbers::count;
+
 /// Flags of generation. What is not given is as the model's `generation_config.json` says.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Sampling")]
@@ -13,11 +15,13 @@ pub(crate) struct SamplingFlags {
         long,
         alias = "predict",
         value_name = "N",
-        conflicts_with = "max_length"
+        conflicts_with = "max_length",
+        value_parser = count,
+        allow_negative_numbers = true
     )]
     max_new_tokens: Option<usize>,
     /// Most tokens of prompt and new text together
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     max_length: Option<usize>,
     /// Below 1 is safer, above 1 wilder, 0 is greedy [default: 0.8]
     #[arg(
@@ -29,7 +33,7 @@ pub(crate) struct SamplingFlags {
     )]
     temperature: Option<f64>,
     /// Keep the K most likely tokens; 0 = all [default: 50]
-    #[arg(short = 'k', long, value_name = "K")]
+    #[arg(short = 'k', long, value_name = "K", value_parser = count, allow_negative_numbers = true)]
     top_k: Option<usize>,
     /// Keep the most likely tokens up to this probability; 1 = all [default: 0.95]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
@@ -46,7 +50,7 @@ pub(crate) struct SamplingFlags {
     )]
     repetition_penalty: Option<f64>,
     /// Tokens that the penalties look back on [default: 64]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     repeat_last_n: Option<usize>,
     /// Subtract from the logits of recent tokens [default: 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]

@@ -1,4 +1,4 @@
-//! `infinity tokenize INPUT -o DIR`: text to token files, once, for many runs.
+//! `infinity tokenize INPUT… -o DIR`: text to token files, once, for many runs.
 //!
 //! `infinity train` does the same by itself and keeps the result in its cache; this verb is for
 //! large texts, for learning a tokenizer, and for looking at what became of a text.
@@ -17,23 +17,28 @@ use crate::{failure, interrupt, output};
 /// What to read, with which tokenizer, and where to put it.
 #[derive(Debug, Args)]
 pub(crate) struct TokenizeArgs {
-    /// A .txt, .jsonl or .csv file, or a directory of them
-    #[arg(value_name = "INPUT")]
-    input: String,
+    /// .txt, .jsonl or .csv files, or directories of them, read in this order
+    #[arg(value_name = "INPUT", required = true)]
+    inputs: Vec<PathBuf>,
     /// Directory to make
     #[arg(short, long, value_name = "DIR")]
     output_dir: PathBuf,
-    /// Text for validation (default: the end of INPUT)
+    /// Text for validation (default: the end of all INPUTs)
     #[arg(long, value_name = "PATH", conflicts_with = "val_fraction")]
     validation_file: Option<String>,
     /// Part of the text, at its end, kept for validation
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", allow_negative_numbers = true)]
     val_fraction: Option<String>,
     /// byte (the default), char, bpe:ENTRIES, or a tokenizer.json
     #[arg(long, alias = "tokenizer-name", value_name = "KIND|PATH")]
     tokenizer: Option<String>,
     /// Learn a byte-level BPE of N entries from the text
-    #[arg(long, value_name = "N", conflicts_with = "tokenizer")]
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "tokenizer",
+        allow_negative_numbers = true
+    )]
     train_bpe: Option<String>,
     /// Column or key of the text in .csv and .jsonl
     #[arg(long, value_name = "NAME")]
@@ -58,12 +63,19 @@ pub(crate) fn run(args: TokenizeArgs, global: &Global) -> anyhow::Result<u8> {
         }
     };
     let made = tokenize_to(
+        &args.inputs,
         &config.data,
         &config.tokenizer,
         &args.output_dir,
         &mut notify,
     )?;
     let directory = args.output_dir.display();
+    if made.train.is_empty() && !global.quiet {
+        output::warning(&format!(
+            "{directory} has 0 training tokens: all of the text is kept for validation; give more \
+             text, or a smaller --val-fraction"
+        ));
+    }
     if args.json {
         output::line(
             &json!({
@@ -79,10 +91,14 @@ pub(crate) fn run(args: TokenizeArgs, global: &Global) -> anyhow::Result<u8> {
         )?;
         return Ok(failure::OK);
     }
+    let next = match made.train.is_empty() {
+        true => String::new(),
+        false => format!("\n\nTrain on it with:\n  infinity train --train-file {directory}"),
+    };
     let per_token = made.train.text_bytes() as f64 / made.train.len().max(1) as f64;
     output::line(&format!(
         "{directory}: {} training and {} validation tokens, vocabulary of {}, {per_token:.2} bytes \
-         a token\n\nTrain on it with:\n  infinity train --train-file {directory}",
+         a token{next}",
         output::grouped(made.train.len()),
         output::grouped(made.valid.len()),
         output::grouped(made.tokenizer.vocab_size() as u64),
@@ -95,7 +111,6 @@ fn config(args: &TokenizeArgs) -> anyhow::Result<RunConfig> {
     let mut layers = ConfigLayers::new();
     let append_eos = args.append_eos.then(|| "true".to_owned());
     for (flag, key, value) in [
-        ("INPUT", "data.train_file", &Some(args.input.clone())),
         (
             "--validation-file",
             "data.validation_file",

@@ -108,6 +108,12 @@ pub fn with_texts() -> TempDir {
 /// [`with_texts`] and an untrained model in `model`, which reads windows of 32 bytes.
 #[cfg(feature = "flex")]
 pub fn with_model() -> TempDir {
+    with_model_of(infinity_model::ModelConfig::default().mixer)
+}
+
+/// [`with_model`] with another mixer.
+#[cfg(feature = "flex")]
+pub fn with_model_of(mixer: infinity_model::config::Mixer) -> TempDir {
     use infinity_model::{GenerationConfig, ModelConfig, Tokenizer, save_pretrained};
     let dir = with_texts();
     let tokenizer = Tokenizer::bytes();
@@ -117,6 +123,7 @@ pub fn with_model() -> TempDir {
         num_hidden_layers: 1,
         num_attention_heads: 2,
         max_position_embeddings: 32,
+        mixer,
         ..ModelConfig::default()
     };
     let model = config.init(&burn::tensor::Device::flex());

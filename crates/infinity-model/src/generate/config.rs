@@ -15,13 +15,70 @@ const MAX_REPEAT_LAST_N: usize = 1 << 20;
 const MAX_PENALTY: f64 = 100.0;
 const MAX_TEMPERATURE: f64 = 1000.0;
 
-/// Keys that Hugging Face's tools write and that say nothing here.
-const TOLERATED_KEYS: &[&str] = &[
+/// Keys that `transformers` writes and that nothing here reads: those of its `GenerationConfig`
+/// (4.57) that have no counterpart, and what it notes about the file.
+const IGNORED_KEYS: &[&str] = &[
     "_from_model_config",
     "transformers_version",
     "bos_token_id",
     "pad_token_id",
+    "decoder_start_token_id",
     "use_cache",
+    "cache_implementation",
+    "cache_config",
+    "return_legacy_cache",
+    "prefill_chunk_size",
+    "min_length",
+    "min_new_tokens",
+    "early_stopping",
+    "max_time",
+    "num_beams",
+    "num_beam_groups",
+    "penalty_alpha",
+    "dola_layers",
+    "top_h",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "diversity_penalty",
+    "encoder_repetition_penalty",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "force_words_ids",
+    "constraints",
+    "renormalize_logits",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "remove_invalid_values",
+    "exponential_decay_length_penalty",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_decoder_ids",
+    "sequence_bias",
+    "token_healing",
+    "guidance_scale",
+    "low_memory",
+    "watermarking_config",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "output_logits",
+    "return_dict_in_generate",
+    "is_assistant",
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
+    "assistant_confidence_threshold",
+    "prompt_lookup_num_tokens",
+    "max_matching_ngram_size",
+    "assistant_early_exit",
+    "assistant_lookbehind",
+    "target_lookbehind",
+    "compile_config",
+    "disable_compile",
+    "generation_kwargs",
 ];
 
 /// Settings of generation. The order in which they act is documented in [`crate::sampler`].
@@ -198,7 +255,7 @@ impl GenerationConfig {
         };
         let object: Map<String, Value> = serde_json::from_str(text).map_err(json_error)?;
         for key in object.keys().map(String::as_str) {
-            if !Self::KEYS.contains(&key) && !TOLERATED_KEYS.contains(&key) {
+            if !Self::KEYS.contains(&key) && !IGNORED_KEYS.contains(&key) {
                 let hint = did_you_mean(key, Self::KEYS);
                 return Err(ConfigError::UnknownKey {
                     key: CHECK.key(key),
@@ -250,6 +307,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_key_is_both_read_and_ignored() {
+        for key in IGNORED_KEYS {
+            assert!(!GenerationConfig::KEYS.contains(key), "{key}");
+        }
+    }
+
+    #[test]
     fn keys_are_the_serialized_keys() {
         let value = serde_json::to_value(GenerationConfig::default()).unwrap();
         let keys: Vec<&str> = value
@@ -284,7 +348,8 @@ mod tests {
     fn the_file_of_another_tool_is_read() {
         let text = r#"{"_from_model_config": true, "bos_token_id": 1, "eos_token_id": 2,
             "max_length": 100, "temperature": 0.9, "top_k": 50, "do_sample": true,
-            "stop_strings": ["a", "b"], "transformers_version": "4.50.0"}"#;
+            "stop_strings": ["a", "b"], "transformers_version": "4.50.0", "num_beams": 1,
+            "pad_token_id": 0, "no_repeat_ngram_size": 0, "output_scores": false}"#;
         let config = GenerationConfig::from_json(text).unwrap();
         assert_eq!(
             (config.eos_token_id.as_slice(), config.temperature),

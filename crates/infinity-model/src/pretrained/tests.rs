@@ -325,3 +325,38 @@ fn every_kind_of_layer_comes_back() {
         );
     }
 }
+
+/// Whoever may read one file of a model may read all.
+#[test]
+#[cfg(unix)]
+fn all_files_have_the_permissions_of_new_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, dir, model) = saved();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    fs::write(folder.path().join("new"), "").unwrap();
+    let usual = mode(&folder.path().join("new"));
+    let all_usual = || {
+        let mut files = fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path());
+        files.all(|file| mode(&file) == usual)
+    };
+    assert!(all_usual());
+    let generation = GenerationConfig::default();
+    save_pretrained(&dir, &model, Some(&Tokenizer::bytes()), &generation).unwrap();
+    assert!(all_usual());
+    fs::set_permissions(dir.join(CONFIG), fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(!all_usual(), "the comparison must be able to fail");
+}
+
+/// A directory in the place of the file: nobody can read it, not even root.
+#[test]
+#[cfg(unix)]
+fn weights_that_the_system_does_not_give_are_not_called_damaged() {
+    let (_folder, dir, _) = saved();
+    fs::remove_file(dir.join(WEIGHTS)).unwrap();
+    fs::create_dir(dir.join(WEIGHTS)).unwrap();
+    let message = refused(&dir);
+    assert!(
+        message.starts_with("cannot read ") && message.contains(WEIGHTS),
+        "{message}"
+    );
+}

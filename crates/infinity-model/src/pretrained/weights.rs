@@ -3,7 +3,12 @@
 //! A file is compared with the list of [`crate::count::weights()`] before any of it reaches a model:
 //! every tensor there, in its shape, and no other.
 
-use std::{collections::BTreeMap, fs::File, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
 
 use burn::prelude::*;
 use burn::store::{
@@ -17,15 +22,21 @@ use crate::count;
 use crate::error::PretrainedError;
 use crate::model::InfinityModel;
 
-/// Writes the weights; the file must not exist yet.
+/// Writes the weights.
+///
+/// The store writes to a temporary file, which its owner alone may read, and renames it. A model
+/// has the permissions of any new file instead: those that the process's umask leaves.
 pub(super) fn save(path: &Path, model: &InfinityModel) -> io::Result<()> {
+    let permissions = File::create(path)?.metadata()?.permissions();
     let mut store = SafetensorsStore::from_file(path)
+        .overwrite(true)
         .clear_metadata()
         .metadata("format", "pt")
         .with_to_adapter(BurnToPyTorchAdapter)
         .skip_enum_variants(true);
     // The store says what went wrong in words of its own layers around the system's.
     (model.save_into(&mut store)).map_err(|error| io::Error::other(error.to_string()))?;
+    fs::set_permissions(path, permissions)?;
     File::open(path)?.sync_all()
 }
 
@@ -35,6 +46,12 @@ pub(super) fn load(
     config: &ModelConfig,
     device: &Device,
 ) -> Result<InfinityModel, PretrainedError> {
+    // Reading one byte tells what the system refuses from what is wrong with the file.
+    let readable = File::open(path).and_then(|mut file| file.read(&mut [0]));
+    readable.map_err(|source| PretrainedError::Read {
+        path: path.into(),
+        source,
+    })?;
     let mut store = SafetensorsStore::from_file(path)
         .with_from_adapter(PyTorchToBurnAdapter.chain(FloatCastAdapter::to(DType::F32)))
         .skip_enum_variants(true);

@@ -152,6 +152,14 @@ impl ConfigLayers {
         self.word(Rank::Flag, key, value, &format!("{flag} {value}"))
     }
 
+    /// One key from a flag whose words are more than its value; messages quote `typed`.
+    ///
+    /// # Errors
+    /// An unknown key or a value of the wrong type.
+    pub fn flag_as(self, typed: &str, key: &str, value: &str) -> Result<Self, ConfigError> {
+        self.word(Rank::Flag, key, value, typed)
+    }
+
     /// `section.key=value`, the strongest layer; the value is TOML, or text without quotes.
     ///
     /// # Errors

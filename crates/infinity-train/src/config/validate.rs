@@ -219,10 +219,20 @@ impl RunConfig {
 
     /// A stream needs a memory that does not grow with it.
     fn validate_stream(&self) -> Result<(), ConfigError> {
-        if self.data.stateful && self.model.mixer == Mixer::Softmax {
-            let limit = "`model.mixer = \"softmax\"` keeps every token, so its cache would grow \
-                         with every window of the run; leave `data.stateful` out";
-            return refuse("data.stateful", true, limit);
+        if self.model.mixer != Mixer::Softmax {
+            return Ok(());
+        }
+        for (key, carries, of) in [
+            ("data.stateful", self.data.stateful, "the run"),
+            ("eval.carry_state", self.eval.carry_state, "a validation"),
+        ] {
+            if carries {
+                let limit = format!(
+                    "`model.mixer = \"softmax\"` keeps every token, so its cache would grow with \
+                     every window of {of}; leave `{key}` out"
+                );
+                return refuse(key, true, limit);
+            }
         }
         Ok(())
     }
@@ -362,6 +372,11 @@ mod tests {
             (
                 &["data.stateful=true", "model.mixer=softmax"],
                 "data.stateful",
+                "cache would grow",
+            ),
+            (
+                &["eval.carry_state=true", "model.mixer=softmax"],
+                "eval.carry_state",
                 "cache would grow",
             ),
             (

@@ -26,7 +26,7 @@ pub enum DataError {
         reason: String,
     },
     /// The named file or directory does not exist.
-    #[error("`{key}`: there is no file or directory {path}")]
+    #[error("`{key}`: there is no file or directory {path}{}", other(.key))]
     NotFound {
         /// Key of the configuration.
         key: &'static str,
@@ -198,4 +198,14 @@ pub enum DataError {
         /// How many there are.
         batches: u64,
     },
+}
+
+/// How to name another file than the missing one, where that is a flag's.
+fn other(key: &str) -> &'static str {
+    match key {
+        "data.train_file" => "; put a text there, or name another with --train-file",
+        "data.validation_file" => "; --validation-file names another",
+        "tokenizer.path" => "; --tokenizer names another",
+        _ => "",
+    }
 }

@@ -20,6 +20,7 @@ mod eval_source;
 mod event;
 mod fingerprint;
 mod initial_state;
+mod inputs;
 mod json_rows;
 mod loader;
 mod meta;

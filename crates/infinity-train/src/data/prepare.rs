@@ -5,18 +5,17 @@
 //! directory that exists is whole. In the cache its name stands for the configuration, and its
 //! `meta.json` for the contents: when text or tokenizer changed, it is made again.
 
-use super::cargo_sources::CargoWorkspace;
 use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind};
 use super::error::DataError;
 use super::event::DataEvent;
 use super::fingerprint::{Fingerprint, fingerprint};
+use super::inputs::inputs;
 use super::meta::{META_FILE, PreparedMeta, SourceMeta, TOKENIZER_FILE};
 use super::source::Sources;
 use super::store::TokenStore;
 use super::vocabulary;
 use super::write::{Inputs, build};
 use infinity_model::tokenizer::Tokenizer;
-use std::env;
 use std::path::{Path, PathBuf};
 
 /// Both splits as tokens, and the tokenizer that made them.
@@ -61,13 +60,19 @@ pub fn prepare(
     Ok(prepared)
 }
 
-/// Makes a prepared directory at `output`, which must not exist: what `infinity tokenize` does.
+/// Makes a prepared directory at `output`, which must not exist, of `texts` one after the other,
+/// which stand for `data.train_file`: what `infinity tokenize` does.
 pub fn tokenize_to(
+    texts: &[PathBuf],
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
     output: &Path,
     notify: &mut dyn FnMut(DataEvent),
 ) -> Result<PreparedData, DataError> {
+    let data = &DataConfig {
+        train_file: texts.first().cloned().unwrap_or_default(),
+        ..data.clone()
+    };
     data.validate()?;
     let kind = tokenizer.resolve()?;
     if output.exists() {
@@ -77,7 +82,7 @@ pub fn tokenize_to(
     }
     let fixed = vocabulary::fixed(tokenizer, kind)?;
     build(
-        &inputs(data, notify)?,
+        &inputs("INPUT", texts, data, notify)?,
         tokenizer,
         kind,
         fixed,
@@ -172,7 +177,8 @@ fn cached(
     kind: TokenizerKind,
     notify: &mut dyn FnMut(DataEvent),
 ) -> Result<PreparedData, DataError> {
-    let inputs = inputs(data, notify)?;
+    let texts = std::slice::from_ref(&data.train_file);
+    let inputs = inputs("data.train_file", texts, data, notify)?;
     let fixed = vocabulary::fixed(tokenizer, kind)?;
     let directory = data.cache_dir.join(entry_name(data, tokenizer, kind));
     if directory.exists() {
@@ -186,59 +192,6 @@ fn cached(
     }
     build(&inputs, tokenizer, kind, fixed, data, &directory, notify)?;
     open_prepared(&directory)
-}
-
-/// Finds the text, without reading files of the user.
-fn inputs(data: &DataConfig, notify: &mut dyn FnMut(DataEvent)) -> Result<Inputs, DataError> {
-    if data.source == DataSource::Files {
-        let resolve = |key, path: &Path| Sources::resolve(key, path, &data.text_column);
-        let validation = (!data.validation_file.as_os_str().is_empty())
-            .then(|| resolve("data.validation_file", &data.validation_file))
-            .transpose()?;
-        return Ok(Inputs {
-            train: resolve("data.train_file", &data.train_file)?,
-            validation,
-            known_hashes: None,
-        });
-    }
-    let here = env::current_dir().map_err(|source| DataError::Read {
-        path: PathBuf::from("."),
-        source,
-    })?;
-    let workspace = CargoWorkspace::find(&here)?;
-    let mut crates = |key, names: &[String]| {
-        let found = workspace.sources(key, names)?;
-        notify(DataEvent::Crates {
-            key,
-            crates: found.crates.clone(),
-            files: found.sources.files.len(),
-            skipped: found.skipped,
-            fingerprint: found.fingerprint.clone(),
-        });
-        Ok::<_, DataError>(found)
-    };
-    let train = crates("data.train_crates", &data.train_crates)?;
-    let validation = match data.validation_crates.as_slice() {
-        [] => None,
-        names => Some(crates("data.validation_crates", names)?),
-    };
-    let mut held_out = validation.iter().flat_map(|found| &found.crates);
-    if let Some(both) = held_out.find(|name| train.crates.contains(name)) {
-        return super::config::bad(
-            "data.validation_crates",
-            both,
-            "is also in `data.train_crates`",
-        );
-    }
-    let known_hashes = Some((
-        train.fingerprint,
-        validation.as_ref().map(|found| found.fingerprint.clone()),
-    ));
-    Ok(Inputs {
-        train: train.sources,
-        validation: validation.map(|found| found.sources),
-        known_hashes,
-    })
 }
 
 /// Name in the cache: readable, and different for every configuration that gives other tokens.

@@ -78,6 +78,7 @@ pub(super) struct TextBlocks {
     path: PathBuf,
     /// Read, but not given out yet.
     pending: Vec<u8>,
+    begun: bool,
     /// Length the file had when it was opened: the last block is recognised without reading on.
     bytes: u64,
     ended: bool,
@@ -89,6 +90,7 @@ impl TextBlocks {
             reader,
             path,
             pending: Vec::new(),
+            begun: false,
             bytes,
             ended: bytes == 0,
         }
@@ -103,9 +105,16 @@ impl TextBlocks {
         portion
             .read_to_end(&mut self.pending)
             .map_err(|error| read_error(&self.path, error))?;
+        let short = portion.limit() > 0;
+        // The mark that some programs put at the start of a file is no part of its text.
+        if !std::mem::replace(&mut self.begun, true)
+            && self.pending.starts_with(BYTE_ORDER_MARK.as_bytes())
+        {
+            self.pending.drain(..BYTE_ORDER_MARK.len());
+        }
         // A short portion is the end of the file, and so is its known length, so that no empty
         // fragment follows the last one.
-        self.ended = portion.limit() > 0 || self.reader.offset() >= self.bytes;
+        self.ended = short || self.reader.offset() >= self.bytes;
         let end = if self.ended {
             self.finish()?
         } else {

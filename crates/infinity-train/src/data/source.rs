@@ -17,7 +17,7 @@ const EXPECTED: &str = ".txt, .jsonl, .json, .csv";
 /// A piece of one document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fragment {
-    /// The text, exactly as in the file.
+    /// The text, exactly as in the file, without the byte-order mark that a file may begin with.
     pub text: String,
     /// The document ends here; the next fragment begins another one.
     pub ends_document: bool,
@@ -120,6 +120,27 @@ impl Sources {
             files,
             text_column: text_column.to_owned(),
         })
+    }
+
+    /// The files of every path, in the order of the paths.
+    ///
+    /// # Errors
+    /// As [`Sources::resolve`], for the first path that is wrong.
+    pub fn concatenated(
+        key: &'static str,
+        paths: &[PathBuf],
+        text_column: &str,
+    ) -> Result<Self, DataError> {
+        let mut all = Self {
+            root: paths.first().cloned().unwrap_or_default(),
+            files: Vec::new(),
+            text_column: text_column.to_owned(),
+        };
+        for path in paths {
+            all.files
+                .extend(Self::resolve(key, path, text_column)?.files);
+        }
+        Ok(all)
     }
 
     /// All text, file after file. Errors end the stream.
@@ -394,6 +415,18 @@ mod tests {
             message.contains(".jsonl") && message.ends_with("there: 1"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let marked = write(dir.path(), "a.txt", "\u{feff}one \u{feff}two\n");
+        assert_eq!(documents(&marked, "text").unwrap(), ["one \u{feff}two\n"]);
+        let alone = write(dir.path(), "b.txt", "\u{feff}");
+        assert!(documents(&alone, "text").unwrap().is_empty());
+        let long = "line\n".repeat(300_000);
+        let long_marked = write(dir.path(), "c.txt", format!("\u{feff}{long}"));
+        assert_eq!(documents(&long_marked, "text").unwrap(), [long]);
     }
 
     #[test]

@@ -245,9 +245,19 @@ fn a_prepared_directory_is_used_as_it_is() {
     let mut corpus = Corpus::new(&[("a.txt", &verse(200))]);
     corpus.tokenizer.train_bpe = 300;
     let output = corpus.path("prepared");
-    let written = tokenize_to(&corpus.data, &corpus.tokenizer, &output, &mut |_| {}).unwrap();
+    let texts = [corpus.data.train_file.clone()];
+    let tokenize = || {
+        tokenize_to(
+            &texts,
+            &corpus.data,
+            &corpus.tokenizer,
+            &output,
+            &mut |_| {},
+        )
+    };
+    let written = tokenize().unwrap();
     assert_eq!(written.tokenizer.vocab_size(), 300);
-    let message = tokenize_to(&corpus.data, &corpus.tokenizer, &output, &mut |_| {}).unwrap_err();
+    let message = tokenize().unwrap_err();
     assert!(message.to_string().contains("already exists"), "{message}");
     assert!(is_prepared(&output) && !is_prepared(corpus.dir.path()));
 
