@@ -11,57 +11,57 @@ use crate::cargo;
 struct Bench {
     name: &'static str,
     about: &'static str,
-    command: &'static [&'static str],
+    /// Where it is, for the list and for a test that it is there.
+    package: &'static str,
+    target: &'static str,
 }
 
 const BENCHES: [Bench; 5] = [
     Bench {
         name: "model",
         about: "training tokens/s of a config, and its share of this machine's f32 matmul peak",
-        command: &[
-            "bench",
-            "-p",
-            "infinity-train",
-            "--bench",
-            "model_throughput",
-            "--",
-        ],
+        package: "infinity-train",
+        target: "model_throughput",
     },
     Bench {
         name: "decoding",
         about: "tokens generated and read, as shares of memory bandwidth and matmul peak",
-        command: &["bench", "-p", "infinity-model", "--bench", "decoding", "--"],
+        package: "infinity-model",
+        target: "decoding",
     },
     Bench {
         name: "length",
         about: "time and memory against sequence length, softmax attention beside it",
-        command: &["bench", "-p", "infinity-train", "--bench", "length", "--"],
+        package: "infinity-train",
+        target: "length",
     },
     Bench {
         name: "checkpointing",
         about: "memory and time of every way of gradient checkpointing, and a million tokens",
-        command: &[
-            "bench",
-            "-p",
-            "infinity-train",
-            "--bench",
-            "checkpointing",
-            "--",
-        ],
+        package: "infinity-train",
+        target: "checkpointing",
     },
     Bench {
         name: "kernels",
         about: "every operator, form and length: checked, then time, memory, distance from the roof",
-        command: &[
-            "bench",
-            "-p",
-            "infinity-kernels",
-            "--bench",
-            "kernels",
-            "--",
-        ],
+        package: "infinity-kernels",
+        target: "kernels",
     },
 ];
+
+impl Bench {
+    /// The bench's sources, a file or a folder, in its package.
+    #[cfg(test)]
+    fn path(&self) -> String {
+        format!("crates/{}/benches/{}", self.package, self.target)
+    }
+
+    /// Cargo's words. Of the whole workspace, as the tests are built: for one package alone Cargo would
+    /// put together other features of Burn and build it once more.
+    fn command(&self) -> [&'static str; 5] {
+        ["bench", "--workspace", "--bench", self.target, "--"]
+    }
+}
 
 /// Runs the bench that `args` names first and hands it the rest of `args`.
 pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
@@ -73,7 +73,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
         return Ok(());
     };
     let bench = find(name)?;
-    let mut command: Vec<&str> = bench.command.to_vec();
+    let mut command: Vec<&str> = bench.command().to_vec();
     command.extend(rest.iter().map(String::as_str));
     println!("cargo {}", command.join(" "));
     let status = cargo(root, &command)
@@ -93,7 +93,7 @@ fn find(name: &str) -> anyhow::Result<&'static Bench> {
 fn list() -> String {
     BENCHES
         .iter()
-        .map(|bench| format!("  {:<13} {}\n", bench.name, bench.about))
+        .map(|bench| format!("  {:<13} {} ({})\n", bench.name, bench.about, bench.package))
         .collect()
 }
 
@@ -101,22 +101,10 @@ fn list() -> String {
 mod tests {
     use super::*;
 
-    /// The word after `flag` in a command.
-    fn value(command: &[&'static str], flag: &str) -> &'static str {
-        let at = command
-            .iter()
-            .position(|word| *word == flag)
-            .expect("the flag is there");
-        command[at + 1]
-    }
-
     #[test]
     fn every_bench_exists_in_its_package() {
         for bench in &BENCHES {
-            let package = value(bench.command, "-p");
-            let target = value(bench.command, "--bench");
-            let path = format!("crates/{package}/benches/{target}");
-            let path = crate::workspace_root().join(path);
+            let path = crate::workspace_root().join(bench.path());
             let exists = path.with_extension("rs").is_file() || path.join("main.rs").is_file();
             assert!(
                 exists,
