@@ -217,7 +217,7 @@ pub(crate) fn launch(fixed: &Arc<Loop>, resumed_at: Option<u64>) -> InfinityMode
         .with_application_logger(None)
         .with_custom_checkpointers(model_part, optimizer_part, rates_part)
         .with_checkpointing_strategy(Always)
-        .num_epochs(stretches(fixed))
+        .num_epochs(fixed.stretches().count())
         .label(&config.run.name)
         .with_training_strategy(TrainingStrategy::Custom(Arc::new(StepLoop(fixed.clone()))));
     training = match config.logging.progress {
@@ -231,14 +231,6 @@ pub(crate) fn launch(fixed: &Arc<Loop>, resumed_at: Option<u64>) -> InfinityMode
         training = training.checkpoint(step as usize);
     }
     training.launch(learner).model.model
-}
-
-/// The stretches between validations, which the dashboard calls epochs.
-fn stretches(fixed: &Loop) -> usize {
-    match fixed.config.eval.every {
-        0 => 1,
-        every => fixed.total_steps.div_ceil(every) as usize,
-    }
 }
 
 /// Writes `final/` and says how it went.

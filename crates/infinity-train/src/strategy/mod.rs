@@ -11,6 +11,7 @@ mod ranks;
 mod rehearsal;
 mod replica;
 mod step;
+mod stretches;
 mod validation;
 
 use crate::checkpoint::{CheckpointStore, TrainerState};
@@ -35,6 +36,7 @@ use step::StepResult;
 
 pub(crate) use carried::Carried;
 pub(crate) use rehearsal::Rehearsed;
+pub(crate) use stretches::Stretches;
 
 /// Everything the loop needs besides what burn-train hands it.
 pub(crate) struct Loop {
@@ -53,6 +55,15 @@ pub(crate) struct Loop {
     pub(crate) rehearses: bool,
     /// The mutable part. Burn's strategies are shared; only one thread ever takes this.
     pub(crate) run: Mutex<Run>,
+}
+
+impl Loop {
+    /// The stretches between validations.
+    pub(crate) fn stretches(&self) -> Stretches {
+        let validated = self.valid.is_some();
+        let every = if validated { self.config.eval.every } else { 0 };
+        Stretches::new(every, self.total_steps)
+    }
 }
 
 /// What changes while the loop runs.
@@ -155,7 +166,7 @@ impl Fit<'_> {
         let total_steps = self.fixed.total_steps;
         let mut last_eval = None;
         let mut owed = false;
-        self.start_split(self.epoch(run.state.step + 1));
+        self.start_split(self.fixed.stretches().of(run.state.step + 1));
         let mut over = self.over_before(run);
         while run.state.step < total_steps && !over {
             if self.is_interrupted() {

@@ -8,7 +8,6 @@ use crate::error::TrainError;
 use crate::loss_scale::LossScale;
 use crate::metrics::LmOutput;
 use crate::optimizer::clip_scaled;
-use burn::data::dataloader::Progress;
 use burn::train::{EventProcessorTraining, LearnerEvent, TrainingItem};
 
 /// What one optimizer step gave.
@@ -106,11 +105,7 @@ impl Fit<'_> {
 
     /// Hands a step to burn-train's metrics.
     pub(super) fn tell(&mut self, output: LmOutput, step: u64) {
-        let progress = Progress::new(
-            step as usize,
-            self.fixed.total_steps as usize,
-            Some("steps".to_owned()),
-        );
+        let progress = self.fixed.stretches().progress(step);
         let lr = Some(self.learner.lr_current());
         let item = TrainingItem::new(output, progress, Some(step as usize), lr);
         let event = LearnerEvent::ProcessedItem(item);
