@@ -144,7 +144,11 @@ impl Fit<'_> {
         let watchdog = training.loss_watchdog;
         let lost = !result.finite || (watchdog.threshold > 0.0 && result.loss > watchdog.threshold);
         *above = if lost { *above + 1 } else { 0 };
-        if *above >= watchdog.patience.max(1) && (watchdog.threshold > 0.0 || *above >= 100) {
+        let patience = match watchdog.threshold > 0.0 {
+            true => watchdog.patience,
+            false => watchdog.non_finite_patience,
+        };
+        if *above >= patience.max(1) {
             let reason = match result.finite {
                 true => format!("loss {} after {above} lost steps in a row", result.loss),
                 false => format!(

@@ -52,6 +52,7 @@ fn the_watchdog_counts_on() {
     config.training.loss_watchdog = LossWatchdog {
         threshold: 0.001,
         patience: 6,
+        ..LossWatchdog::default()
     };
     let error = run(&config, None, None).0.unwrap_err();
     assert!(
@@ -71,6 +72,7 @@ fn the_watchdog_counts_on() {
     config.training.loss_watchdog = LossWatchdog {
         threshold: 0.001,
         patience: 2,
+        ..LossWatchdog::default()
     };
     let error = run(&config, Some(Resume::Latest), None).0.unwrap_err();
     assert!(
