@@ -45,6 +45,8 @@ pub struct TrainControl {
 pub struct TrainReport {
     /// Optimizer steps done.
     pub step: u64,
+    /// The step of its last checkpoint, if one is there: where it can go on.
+    pub saved: Option<u64>,
     /// Whether it was stopped from outside.
     pub interrupted: bool,
     /// The last validation.
@@ -248,6 +250,7 @@ fn finish(fixed: &Arc<Loop>, model: &InfinityModel) -> Result<TrainReport, Train
     }
     Ok(TrainReport {
         step: run.state.step,
+        saved: run.saved.filter(|step| fixed.checkpoints.path(*step).exists()),
         interrupted: outcome.interrupted,
         eval: outcome.eval,
     })

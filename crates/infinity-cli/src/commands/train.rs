@@ -74,10 +74,7 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     let prompt = config.eval.sample_prompts.first().cloned();
     let report = train(config, ranks.devices(), control)?;
     if report.interrupted {
-        output::note(&format!(
-            "stopped at step {}; go on with the same command and --resume",
-            report.step
-        ));
+        output::note(&stopped(&report));
         return Ok(failure::INTERRUPTED);
     }
     let prompt = prompt.as_deref().unwrap_or("Once upon a time");
@@ -92,6 +89,21 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
         _ => output::line(&result)?,
     }
     Ok(failure::OK)
+}
+
+/// What is said of a run that was stopped: how it goes on, where something of it was saved.
+fn stopped(report: &TrainReport) -> String {
+    let step = report.step;
+    match report.saved {
+        Some(saved) if saved == step => {
+            format!("stopped at step {step}; go on with the same command and --resume")
+        }
+        Some(saved) => format!(
+            "stopped at step {step}; the same command and --resume goes on after step {saved}, the \
+             last that was saved"
+        ),
+        None => format!("stopped at step {step}; nothing of it was saved"),
+    }
 }
 
 /// `--do-eval` without `--do-train`: the model that lies in the output directory.
@@ -278,4 +290,24 @@ fn result(report: &TrainReport, model: &Path, prompt: &str, quiet: bool) -> Stri
         text = format!("{text}\nmodel in {shown}\n\nGenerate with:\n  {program} generate {words}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn going_on_is_promised_only_where_something_was_saved() {
+        let said = |saved| {
+            stopped(&TrainReport {
+                step: 7,
+                saved,
+                interrupted: true,
+                eval: None,
+            })
+        };
+        assert!(said(Some(7)).ends_with("go on with the same command and --resume"));
+        assert!(said(Some(4)).contains("goes on after step 4"));
+        assert_eq!(said(None), "stopped at step 7; nothing of it was saved");
+    }
 }

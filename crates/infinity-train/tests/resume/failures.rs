@@ -58,6 +58,21 @@ fn a_checkpoint_directory_that_is_removed_is_made_again() {
     run(&config, Some(Resume::Latest), None).0.unwrap();
 }
 
+/// Where a run that is stopped goes on is what its report says.
+#[test]
+fn a_report_says_what_is_saved() {
+    for (every, on_interrupt, saved) in [(0, true, Some(3)), (2, false, Some(2)), (0, false, None)]
+    {
+        let (_directory, config) = directory(Packing::Shuffled, |config| {
+            config.checkpoint.every = every;
+            config.checkpoint.save_on_interrupt = on_interrupt;
+        });
+        let report = run(&config, None, Some(3)).0.unwrap();
+        assert!(report.interrupted);
+        assert_eq!((report.step, report.saved), (3, saved));
+    }
+}
+
 /// A checkpoint is the last thing of a step: one that is there has its sample and its log.
 #[test]
 fn what_a_killed_run_goes_on_from_has_its_sample() {
