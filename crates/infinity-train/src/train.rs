@@ -13,7 +13,7 @@ use crate::renderer::Quiet;
 use crate::resume::{Resume, resume_state, same_text};
 use crate::run_dir::RunDir;
 use crate::step::{Recompute, Trainee, drops};
-use crate::strategy::{Carried, Loop, Outcome, Run, StepLoop};
+use crate::strategy::{Carried, Loop, Outcome, Run, Saved, StepLoop};
 use crate::unused::{Always, NoLoader};
 use burn::train::logger::InMemoryMetricLogger;
 use burn::train::metric::{IterationSpeedMetric, LearningRateMetric};
@@ -149,7 +149,8 @@ pub(crate) fn set_up(
     control.heeded.store(true, Ordering::SeqCst);
     let run = Run {
         stream: stream.map(Carried::from),
-        saved: resumed_at,
+        saved: Saved::before(resumed_at, &checkpoints.steps()),
+        validated: None,
         state: state.unwrap_or(fresh),
         reporter: control.reporter,
         directory,
@@ -250,7 +251,7 @@ fn finish(fixed: &Arc<Loop>, model: &InfinityModel) -> Result<TrainReport, Train
     }
     Ok(TrainReport {
         step: run.state.step,
-        saved: run.saved.filter(|step| fixed.checkpoints.path(*step).exists()),
+        saved: (run.saved.last).filter(|step| fixed.checkpoints.path(*step).exists()),
         interrupted: outcome.interrupted,
         eval: outcome.eval,
     })

@@ -308,7 +308,8 @@ impl Default for EvalConfig {
 pub struct CheckpointConfig {
     /// Steps between two checkpoints; 0: at the end only.
     pub every: u64,
-    /// Step checkpoints kept, newest first; 0 keeps all.
+    /// Step checkpoints kept, newest first; 0 keeps all. One more is kept until a finite step, or a
+    /// validation, has shown that the newest is good.
     pub keep_last: usize,
     /// Keep the checkpoint with the lowest validation loss as well.
     pub keep_best: bool,

@@ -51,12 +51,12 @@ impl Fit<'_> {
         interrupter.fail_on_error(processor.flush());
         if !report.loss.is_finite() {
             // Steps that are not finite are left out, so it is the model itself that is not.
-            let error = TrainError::Diverged {
+            return Err(TrainError::Diverged {
                 step: run.state.step,
                 reason: format!("validation loss {}", report.loss),
-            };
-            return Err(self.with_last_good(error, run));
+            });
         }
+        run.validated = Some(run.state.step);
         let best = run.state.best_loss.is_none_or(|best| report.loss < best);
         run.state.stale_evals += 1;
         if best {

@@ -1,8 +1,8 @@
 //! Steps that are lost: what a run that loses them keeps, and where it goes on.
 
-use crate::common::run;
+use crate::common::{run, run_with};
 use crate::{directory, rewrite, store};
-use infinity_train::config::{LossWatchdog, RunConfig};
+use infinity_train::config::{LossWatchdog, Precision, RunConfig};
 use infinity_train::data::Packing;
 use infinity_train::{Resume, TrainError};
 use std::path::Path;
@@ -34,6 +34,83 @@ fn spoiled(change: impl Fn(&mut RunConfig)) -> (tempfile::TempDir, RunConfig) {
     (directory, config)
 }
 
+/// On the way to the floor of the loss scale every step overflows, and none of them is saved.
+#[test]
+fn a_run_that_only_overflows_keeps_its_good_checkpoints() {
+    let (_directory, config) = spoiled(|config| {
+        config.run.precision = Precision::F16Mixed;
+        config.training.loss_scale.initial = 64.0;
+    });
+    let (report, heard) = run(&config, Some(Resume::Latest), None);
+    let error = report.unwrap_err();
+    assert!(
+        matches!(error, TrainError::Diverged { step: 11, .. }),
+        "64, 32, … 1 and one more: {error}"
+    );
+    let error = error.to_string();
+    for words in ["bf16-mixed", "good checkpoint is that of step 3", "step 4"] {
+        assert!(error.contains(words), "no {words:?} in {error}");
+    }
+    assert_eq!(heard.steps.len(), 6);
+    assert_eq!(store(&config).steps(), [3, 4]);
+    // Nor where it is stopped on the way.
+    let report = run(&config, Some(Resume::Latest), Some(6)).0.unwrap();
+    assert_eq!((report.step, report.saved), (6, Some(4)));
+    assert_eq!(store(&config).steps(), [3, 4]);
+    // From the one that is named it goes on.
+    let report = run(&config, Some(Resume::Step(3)), None).0.unwrap();
+    assert_eq!((report.step, report.saved), (30, Some(30)));
+}
+
+/// A checkpoint that no finite step has followed is not the good one, and does not cost that one.
+#[test]
+fn the_good_checkpoint_is_one_that_a_finite_step_has_followed() {
+    let (_directory, config) = spoiled(|_| {});
+    let error = run(&config, Some(Resume::Latest), None).0.unwrap_err();
+    assert!(
+        matches!(error, TrainError::Diverged { step: 7, .. }),
+        "{error}"
+    );
+    let error = error.to_string();
+    assert!(
+        error.contains("good checkpoint is that of step 3"),
+        "{error}"
+    );
+
+    // In one session, and with one checkpoint kept: what a step has shown to be good is kept as long
+    // as there is nothing newer, and no longer.
+    let (_directory, config) = directory(Packing::Shuffled, |config| {
+        config.checkpoint.every = 2;
+        config.checkpoint.keep_last = 1;
+        config.checkpoint.keep_best = false;
+        config.eval.every = 0;
+    });
+    let (seen, steps) = std::sync::mpsc::channel();
+    let there = store(&config);
+    let hook = Box::new(move |step| seen.send((step, there.steps())).unwrap());
+    run_with(&config, None, None, Some(hook)).0.unwrap();
+    let expected: [(u64, &[u64]); 8] = [
+        (1, &[]),
+        (2, &[]),
+        (3, &[2]),
+        (4, &[2]),
+        (5, &[4]),
+        (6, &[4]),
+        (7, &[6]),
+        (8, &[6]),
+    ];
+    let seen: Vec<_> = steps.iter().collect();
+    let seen: Vec<(u64, &[u64])> = seen.iter().map(|(step, all)| (*step, &all[..])).collect();
+    assert_eq!(seen, expected);
+    assert_eq!(store(&config).steps(), [8], "validated at the end");
+    let (_directory, config) = directory(Packing::Shuffled, |config| {
+        config.checkpoint.every = 2;
+        config.checkpoint.keep_last = 1;
+    });
+    run(&config, None, Some(6)).0.unwrap();
+    assert_eq!(store(&config).steps(), [4, 6], "nothing has followed 6");
+}
+
 /// `non_finite_patience` is what ends a run without a threshold; with one, `patience` does.
 #[test]
 fn the_watchdog_says_how_many_steps_may_be_lost() {
@@ -55,4 +132,29 @@ fn the_watchdog_says_how_many_steps_may_be_lost() {
     assert_eq!(lost_at(patient(0.0, 3, 5)), 9);
     assert_eq!(lost_at(patient(100.0, 2, 5)), 6);
     assert_eq!(lost_at(watchdog), 30, "at the end of the run at last");
+}
+
+/// A scale that is too high for all steps of a run leaves nothing learned.
+#[test]
+fn a_run_of_which_every_step_overflowed_has_not_ended_well() {
+    for stale in [0, 2] {
+        let (_directory, config) = directory(Packing::Shuffled, |config| {
+            config.run.precision = Precision::F16Mixed;
+            config.training.loss_scale.initial = 2f64.powi(60);
+            config.checkpoint.every = 1;
+            config.eval.every = 1;
+            config.eval.early_stopping_patience = stale;
+        });
+        let (report, heard) = run(&config, None, None);
+        let error = report.unwrap_err();
+        assert!(matches!(error, TrainError::Diverged { .. }), "{error}");
+        let error = error.to_string();
+        assert!(
+            error.contains("every step") && error.contains("there is no checkpoint"),
+            "{error}"
+        );
+        assert!(heard.steps.iter().all(|step| step.loss.is_finite()));
+        assert!(store(&config).steps().is_empty());
+        assert!(!config.output_dir().join("final").exists());
+    }
 }
