@@ -22,6 +22,15 @@ pub enum TrainError {
     /// The data cannot be read or does not suit the configuration.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The data failed while the run went on; a checkpoint holds what was learned before.
+    #[error("{error}; the checkpoint of step {saved} is there to go on from, with --resume")]
+    DataLost {
+        /// What is wrong with the data.
+        #[source]
+        error: DataError,
+        /// The checkpoint's step.
+        saved: u64,
+    },
     /// The model directory cannot be written.
     #[error(transparent)]
     Pretrained(#[from] PretrainedError),

@@ -6,6 +6,7 @@
 
 use super::{Fit, Run};
 use crate::checkpoint::TrainerState;
+use crate::data::DataError;
 use crate::error::TrainError;
 
 /// Which checkpoints a run knows of.
@@ -117,11 +118,27 @@ impl Fit<'_> {
     /// An error that ends a run, with the checkpoint from where it can go on.
     pub(super) fn ended_by(&mut self, error: TrainError, run: &mut Run) -> TrainError {
         match error {
+            TrainError::Data(error) => self.rescue(error, run),
             TrainError::Diverged { step, reason } => TrainError::Diverged {
                 step,
                 reason: format!("{reason}; {}", self.last_good(run)),
             },
             other => other,
+        }
+    }
+
+    /// Data that cannot be read harms neither the model nor its place in the data: what was learned
+    /// is saved before the run ends.
+    fn rescue(&mut self, error: DataError, run: &mut Run) -> TrainError {
+        if run.state.step > 0
+            && run.state.lost() == 0
+            && let Err(unsaved) = self.checkpoint(run)
+        {
+            run.reporter.message(&unsaved.to_string());
+        }
+        match self.there(run.saved.last) {
+            Some(saved) => TrainError::DataLost { error, saved },
+            None => TrainError::Data(error),
         }
     }
 

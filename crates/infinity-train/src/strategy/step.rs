@@ -29,6 +29,7 @@ impl Fit<'_> {
     ) -> Result<StepResult, TrainError> {
         let Loop { config, .. } = self.fixed;
         let n = config.training.gradient_accumulation_steps as u64;
+        // All of the step's data before anything changes: a run without data can still be saved.
         let hosts = (0..n)
             .map(|_| self.next_batch(state.micro_step))
             .collect::<Result<Vec<_>, _>>()?;
