@@ -153,7 +153,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// The run is configured differently now.
-    #[error("cannot resume: `{key}` was {was} and is now {now}")]
+    #[error("cannot resume: `{key}` was {was} and is now {now}{}", .why.as_deref().unwrap_or_default())]
     Changed {
         /// Dotted key.
         key: String,
@@ -161,6 +161,8 @@ pub enum CheckpointError {
         was: String,
         /// In this run.
         now: String,
+        /// What depends on it, with the sign that sets it off, where that is not plain.
+        why: Option<String>,
     },
     /// The note of the best checkpoint does not name it.
     #[error("cannot write the note {path}: {reason}; {meant}")]

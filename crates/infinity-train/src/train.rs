@@ -135,6 +135,7 @@ pub(crate) fn set_up(
     let fresh = TrainerState {
         config: config.to_toml(),
         text: prepared.meta.source.hash.clone(),
+        train_tokens: prepared.meta.train.tokens.checksum.clone(),
         tokenizer: prepared.meta.tokenizer_hash.clone(),
         loss_scale: (config.run.precision.scales_loss())
             .then(|| LossScale::new(&config.training.loss_scale)),

@@ -70,6 +70,9 @@ pub struct TrainerState {
     /// Fingerprint of the training text; empty in the state of a run that did not note it.
     #[serde(default)]
     pub text: String,
+    /// Checksum of the training tokens; empty in the state of a run that did not note it.
+    #[serde(default)]
+    pub train_tokens: String,
     /// Fingerprint of the tokenizer; empty in the state of a run that did not note it.
     #[serde(default)]
     pub tokenizer: String,
