@@ -5,6 +5,7 @@ use crate::config::{DistributedConfig, LrSchedulerType, RunConfig};
 use crate::data::PreparedMeta;
 use crate::error::{CheckpointError, TrainError};
 use crate::metrics::Reporter;
+use crate::run_dir::saved_nothing;
 use serde::Deserialize;
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 /// Where a run goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// From the newest complete checkpoint.
+    /// From the newest complete checkpoint; anew where a run has not saved one yet.
     Latest,
     /// From the checkpoint of this step.
     Step(u64),
@@ -20,7 +21,7 @@ pub enum Resume {
     Directory(PathBuf),
 }
 
-/// The state of the checkpoint a run goes on from.
+/// The state of the checkpoint a run goes on from; none where it is to start.
 pub(crate) fn resume_state(
     config: &RunConfig,
     checkpoints: &CheckpointStore,
@@ -31,13 +32,21 @@ pub(crate) fn resume_state(
         return Ok(None);
     };
     let state = match resume {
-        Resume::Latest => {
-            let (state, damaged) = checkpoints.latest()?;
-            for error in damaged {
-                reporter.message(&format!("{error}; going back to an older one"));
+        Resume::Latest => match checkpoints.latest() {
+            Ok((state, damaged)) => {
+                for error in damaged {
+                    reporter.message(&format!("{error}; going back to an older one"));
+                }
+                state
             }
-            state
-        }
+            Err(CheckpointError::None { path, .. }) => {
+                saved_nothing(&config.output_dir())?;
+                let path = path.display();
+                reporter.message(&format!("no checkpoint in {path} yet: the run starts anew"));
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        },
         Resume::Step(step) => checkpoints.load(*step)?,
         Resume::Directory(path) => checkpoints.load(checkpoints.step_of(path)?)?,
     };

@@ -180,7 +180,10 @@ fn run_directory(
     prepared: &PreparedData,
     state: Option<&TrainerState>,
 ) -> Result<RunDir, TrainError> {
-    let mut directory = RunDir::open(config, state.map(|state| state.step))?;
+    let mut directory = match state {
+        None if control.resume == Some(Resume::Latest) => RunDir::restart(config)?,
+        state => RunDir::open(config, state.map(|state| state.step))?,
+    };
     if let Some(state) = state
         && let Err(error) = directory.checkpoints().settle_best(state.best(config))
     {

@@ -44,7 +44,7 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     let resume = resume(&args)?;
     let directory = config.output_dir();
     if !args.dry_run {
-        check_output(&directory, config.run.overwrite, resume.is_some())?;
+        check_output(&directory, config.run.overwrite, resume.as_ref())?;
     }
     let ranks = Ranks::open(&mut config)?;
     if args.dry_run {
@@ -158,8 +158,9 @@ fn resume(args: &TrainArgs) -> anyhow::Result<Option<Resume>> {
     }))
 }
 
-/// An output directory that exists is somebody's work.
-fn check_output(directory: &Path, overwrite: bool, resume: bool) -> anyhow::Result<()> {
+/// An output directory that exists is somebody's work. Only `--resume auto` may find none: it is the
+/// command of a job that is started again and again.
+fn check_output(directory: &Path, overwrite: bool, resume: Option<&Resume>) -> anyhow::Result<()> {
     let shown = directory.display();
     if directory.exists() && !directory.is_dir() {
         return Err(failure::usage(format!(
@@ -167,12 +168,12 @@ fn check_output(directory: &Path, overwrite: bool, resume: bool) -> anyhow::Resu
         )));
     }
     let used = is_used(directory);
-    if resume && !used {
+    if resume.is_some_and(|from| *from != Resume::Latest) && !used {
         return Err(failure::usage(format!(
             "nothing to resume: there is no run in the output directory {shown}"
         )));
     }
-    if used && !overwrite && !resume {
+    if used && !overwrite && resume.is_none() {
         return Err(failure::usage(format!(
             "the output directory {shown} exists and is not empty; --resume goes on with the run \
              in it, --overwrite replaces it, --output-dir names another"

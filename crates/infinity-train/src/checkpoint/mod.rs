@@ -284,9 +284,14 @@ impl CheckpointStore {
         }
         match damaged.into_iter().next() {
             Some(error) => Err(error),
-            None => Err(CheckpointError::None {
-                path: self.directory.clone(),
-            }),
+            None => Err(self.none()),
+        }
+    }
+
+    fn none(&self) -> CheckpointError {
+        CheckpointError::None {
+            path: self.directory.clone(),
+            found: None,
         }
     }
 
@@ -299,9 +304,7 @@ impl CheckpointStore {
         let marker = directory.join(COMPLETE);
         if !directory.is_dir() {
             return Err(match self.steps() {
-                steps if steps.is_empty() => CheckpointError::None {
-                    path: self.directory.clone(),
-                },
+                steps if steps.is_empty() => self.none(),
                 steps => CheckpointError::NoStep {
                     step,
                     directory: self.directory.clone(),

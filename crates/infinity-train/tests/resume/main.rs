@@ -9,6 +9,7 @@ mod failures;
 mod lost;
 mod ranks;
 mod refused;
+mod started;
 mod written;
 
 use common::{config, metrics, run};
