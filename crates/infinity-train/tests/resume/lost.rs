@@ -2,9 +2,13 @@
 
 use crate::common::{run, run_with};
 use crate::{directory, rewrite, store};
-use infinity_train::config::{LossWatchdog, Precision, RunConfig};
+use infinity_kernels::testing::values;
+use infinity_model::LayerState;
+use infinity_model::burn::tensor::Device;
+use infinity_train::config::{LossWatchdog, LrSchedulerType, Precision, RunConfig};
 use infinity_train::data::Packing;
 use infinity_train::{Resume, TrainError};
+use std::fs;
 use std::path::Path;
 
 /// Puts something that is not finite into the last parameters of a checkpoint.
@@ -13,6 +17,22 @@ fn spoil_model(checkpoint: &Path) {
         let end = bytes.len();
         for number in bytes[end - 1024..].chunks_exact_mut(4) {
             number.copy_from_slice(&f32::NAN.to_le_bytes());
+        }
+    });
+}
+
+/// And into all that a stream remembers.
+fn spoil_stream(checkpoint: &Path) {
+    rewrite(checkpoint, "stream.safetensors", |bytes| {
+        let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..header]).unwrap();
+        for tensor in tensors.as_object().unwrap().values() {
+            if tensor["dtype"] == "F32" {
+                let at = |i: usize| header + tensor["data_offsets"][i].as_u64().unwrap() as usize;
+                for number in bytes[at(0)..at(1)].chunks_exact_mut(4) {
+                    number.copy_from_slice(&f32::NAN.to_le_bytes());
+                }
+            }
         }
     });
 }
@@ -157,4 +177,73 @@ fn a_run_of_which_every_step_overflowed_has_not_ended_well() {
         assert!(store(&config).steps().is_empty());
         assert!(!config.output_dir().join("final").exists());
     }
+}
+
+/// A step from a state that is not finite is left out, and the run goes on: it costs the rows what
+/// they remembered, and nothing else.
+#[test]
+fn one_step_that_is_not_finite_changes_nothing() {
+    let began = || {
+        let (directory, mut config) = directory(Packing::Contiguous, |config| {
+            config.data.stateful = true;
+            config.lr_scheduler.kind = LrSchedulerType::ConstantWithWarmup;
+            config.checkpoint.every = 1;
+            config.training.max_steps = 4;
+        });
+        run(&config, None, None).0.unwrap();
+        let model = config.output_dir().join("final/model.safetensors");
+        let weights = fs::read(&model).unwrap();
+        config.training.max_steps = 5;
+        (directory, config, model, weights)
+    };
+    // Without anything wrong the fifth step learns.
+    let (_directory, config, model, weights) = began();
+    run(&config, Some(Resume::Latest), None).0.unwrap();
+    assert!(fs::read(&model).unwrap() != weights, "a step that learns");
+
+    let (_directory, mut config, model, weights) = began();
+    spoil_stream(&store(&config).path(4));
+    let (report, heard) = run(&config, Some(Resume::Latest), None);
+    assert_eq!(report.unwrap().step, 5);
+    assert!(!heard.steps[0].loss.is_finite());
+    assert_eq!(heard.steps[0].skipped, 1);
+    assert!(fs::read(&model).unwrap() == weights, "weights unchanged");
+    let state = store(&config).load(5).unwrap();
+    assert_eq!((state.skipped, state.lost_in_a_row), (1, 1));
+    let checkpoints = store(&config);
+    let stream = |step| checkpoints.stream(step, &Device::flex()).unwrap();
+    assert!(stream(5).is_none(), "what was not finite is forgotten");
+
+    config.training.max_steps = 7;
+    let (report, heard) = run(&config, Some(Resume::Latest), None);
+    report.unwrap();
+    for step in &heard.steps {
+        assert!(step.loss.is_finite() && step.grad_norm.is_finite());
+        assert_eq!(step.skipped, 1, "counted once");
+    }
+    let state = stream(7).expect("a stream again");
+    for layer in state.layers {
+        let LayerState::Infinity { memory, tails } = layer else {
+            panic!("a layer without memory");
+        };
+        assert!(values(memory).iter().all(|x| x.is_finite()));
+        assert!(tails.into_iter().flat_map(values).all(|x| x.is_finite()));
+    }
+    let in_two = fs::read(&model).unwrap();
+    assert!(in_two != weights, "it learns again");
+
+    // The same in one session, which saves nothing at the lost step.
+    let (_directory, mut config, model, _) = began();
+    spoil_stream(&store(&config).path(4));
+    config.training.max_steps = 7;
+    let (report, heard) = run(&config, Some(Resume::Latest), None);
+    report.unwrap();
+    let finite: Vec<bool> = heard
+        .steps
+        .iter()
+        .map(|step| step.loss.is_finite())
+        .collect();
+    assert_eq!(finite, [false, true, true]);
+    assert_eq!(store(&config).steps(), [1, 2, 3, 4, 6, 7]);
+    assert!(fs::read(&model).unwrap() == in_two, "the same run");
 }
