@@ -126,6 +126,7 @@ fn the_good_checkpoint_is_one_that_a_finite_step_has_followed() {
     let (_directory, config) = directory(Packing::Shuffled, |config| {
         config.checkpoint.every = 2;
         config.checkpoint.keep_last = 1;
+        config.checkpoint.keep_best = false;
     });
     run(&config, None, Some(6)).0.unwrap();
     assert_eq!(store(&config).steps(), [4, 6], "nothing has followed 6");
