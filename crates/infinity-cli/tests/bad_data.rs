@@ -173,9 +173,17 @@ fn an_output_directory_that_is_in_the_way() {
         .exits(2)
         .says(&["used", "--resume", "--overwrite"]);
     assert_eq!(fs::read_to_string(path("used/thesis.txt")).unwrap(), "mine");
-    infinity(dir.path(), &format!("{train} new --resume"))
+    // What goes on by itself must not begin over somebody's files.
+    infinity(dir.path(), &format!("{train} used --resume"))
         .exits(2)
-        .says(&["nothing to resume"]);
+        .says(&["no complete checkpoint", "used/thesis.txt"]);
+    assert_eq!(fs::read_to_string(path("used/thesis.txt")).unwrap(), "mine");
+    for from in ["3", "used"] {
+        infinity(dir.path(), &format!("{train} new --resume {from}"))
+            .exits(2)
+            .says(&["nothing to resume"]);
+    }
+    assert!(!path("new").exists());
     let made = infinity(dir.path(), &format!("{train} file/inside"));
     assert!([1, 2].contains(&made.code), "{}", made.code);
     made.says(&["file/inside"]);

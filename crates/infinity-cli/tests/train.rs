@@ -107,6 +107,25 @@ fn a_run_is_not_overwritten_by_accident_and_resumes() {
     none.says(&["77"]);
 }
 
+/// A job that is started again and again has one command: `--resume`, which is `--resume auto`.
+#[test]
+fn resume_without_a_step_starts_where_nothing_is_saved_and_then_goes_on() {
+    let dir = with_texts();
+    let line = format!("train --train-file train.txt -o run --max-steps 2 {TINY}");
+    for (resume, words) in [
+        ("--resume", ["the run starts anew", "step 00001/2"]),
+        (
+            "--resume auto",
+            ["going on after step 2", "model in run/final"],
+        ),
+    ] {
+        let made = infinity(dir.path(), &format!("{line} {resume}")).exits(0);
+        for words in words {
+            assert!(made.out.contains(words), "no {words:?} in {}", made.out);
+        }
+    }
+}
+
 #[test]
 fn a_dry_run_says_and_writes_nothing() {
     let dir = with_texts();

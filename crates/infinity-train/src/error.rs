@@ -4,7 +4,7 @@ use crate::config::ConfigError;
 use crate::data::DataError;
 use infinity_model::PretrainedError;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An error of training or evaluation.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,15 @@ pub enum TrainError {
     /// The data cannot be read or does not suit the configuration.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The data failed while the run went on; a checkpoint holds what was learned before.
+    #[error("{error}; the checkpoint of step {saved} is there to go on from, with --resume")]
+    DataLost {
+        /// What is wrong with the data.
+        #[source]
+        error: DataError,
+        /// The checkpoint's step.
+        saved: u64,
+    },
     /// The model directory cannot be written.
     #[error(transparent)]
     Pretrained(#[from] PretrainedError),
@@ -102,12 +111,13 @@ pub enum TrainError {
 #[non_exhaustive]
 pub enum CheckpointError {
     /// There is none to resume from.
-    #[error(
-        "no complete checkpoint in {path}; a run that has none starts anew, with `run.overwrite = true` where its directory is in use"
-    )]
+    #[error("no complete checkpoint in {path}; {}", instead(.found.as_deref()))]
     None {
         /// Where it was looked for.
         path: PathBuf,
+        /// What is in the run's directory that no run leaves which was ended before its first
+        /// checkpoint, where one was to start anew over such a run.
+        found: Option<PathBuf>,
     },
     /// There are others.
     #[error("there is no checkpoint of step {step} in {directory}; there are those of {}", listed(.steps))]
@@ -144,7 +154,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// The run is configured differently now.
-    #[error("cannot resume: `{key}` was {was} and is now {now}")]
+    #[error("cannot resume: `{key}` was {was} and is now {now}{}", .why.as_deref().unwrap_or_default())]
     Changed {
         /// Dotted key.
         key: String,
@@ -152,6 +162,8 @@ pub enum CheckpointError {
         was: String,
         /// In this run.
         now: String,
+        /// What depends on it, with the sign that sets it off, where that is not plain.
+        why: Option<String>,
     },
     /// The note of the best checkpoint does not name it.
     #[error("cannot write the note {path}: {reason}; {meant}")]
@@ -171,6 +183,19 @@ pub enum CheckpointError {
         /// Why.
         reason: String,
     },
+}
+
+/// What to do without a checkpoint.
+fn instead(found: Option<&Path>) -> String {
+    match found {
+        None => "a run that has none starts anew, with `run.overwrite = true` where its directory is in use"
+            .to_owned(),
+        Some(found) => format!(
+            "none starts anew over {}, which is not from a run that was ended before its first \
+             one: name another directory, or start without --resume and with `run.overwrite = true`",
+            found.display()
+        ),
+    }
 }
 
 /// The last steps of many.

@@ -9,13 +9,14 @@
 
 use crate::checkpoint::CheckpointStore;
 use crate::config::RunConfig;
-use crate::error::TrainError;
+use crate::error::{CheckpointError, TrainError};
 use crate::tensorboard::EventFile;
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+const EFFECTIVE: &str = "config.effective.toml";
 const METRICS: &str = "metrics.jsonl";
 const TENSORBOARD: &str = "tensorboard";
 /// The tokenizer, in a run's directory as in a model's.
@@ -44,33 +45,58 @@ impl RunDir {
     /// If another process trains there, it is in use and neither resumed nor to be overwritten, or
     /// cannot be written.
     pub fn open(config: &RunConfig, resume_at: Option<u64>) -> Result<Self, TrainError> {
+        let root = config.output_dir();
+        let failed = |source| write_error(&root, source);
+        let starts_anew = resume_at.is_none() && is_used(&root);
+        if starts_anew && !config.run.overwrite {
+            return Err(TrainError::OutputExists { path: root });
+        }
+        if starts_anew {
+            is_run(&root).map_err(failed)?;
+        }
+        let run = Self::locked(config)?;
+        if starts_anew {
+            clear(&root).map_err(failed)?;
+        }
+        run.with_logs(config, resume_at)
+    }
+
+    /// Opens the run directory of `config` for a run that begins again because the one there was
+    /// ended before its first checkpoint, or there was none.
+    ///
+    /// # Errors
+    /// If anything else is there, whatever `run.overwrite` says, or as [`open`](Self::open).
+    pub fn restart(config: &RunConfig) -> Result<Self, TrainError> {
+        let root = config.output_dir();
+        saved_nothing(&root)?;
+        let run = Self::locked(config)?;
+        // Nobody else writes there any more, who may have saved something in between.
+        saved_nothing(&root)?;
+        clear(&root).map_err(|source| write_error(&root, source))?;
+        run.with_logs(config, None)
+    }
+
+    /// The directory, made and locked.
+    fn locked(config: &RunConfig) -> Result<Self, TrainError> {
         let mut run = RunDir {
             writes: true,
             ..Self::nowhere(config)
         };
-        let root = &run.root;
-        let failed = |source| write_error(root, source);
-        let starts_anew = resume_at.is_none() && is_used(root);
-        if starts_anew && !config.run.overwrite {
-            return Err(TrainError::OutputExists { path: root.clone() });
-        }
-        if starts_anew {
-            is_run(root).map_err(failed)?;
-        }
-        fs::create_dir_all(root).map_err(failed)?;
-        run.lock = Some(lock(root)?);
-        if starts_anew {
-            clear(root).map_err(failed)?;
-        }
+        fs::create_dir_all(&run.root).map_err(|source| write_error(&run.root, source))?;
+        run.lock = Some(lock(&run.root)?);
+        Ok(run)
+    }
+
+    fn with_logs(mut self, config: &RunConfig, resume_at: Option<u64>) -> Result<Self, TrainError> {
         if config.logging.jsonl {
-            run.metrics = Some(run.open_metrics(resume_at)?);
+            self.metrics = Some(self.open_metrics(resume_at)?);
         }
         if config.logging.tensorboard {
-            let directory = run.root.join(TENSORBOARD);
+            let directory = self.root.join(TENSORBOARD);
             let events = EventFile::create(&directory, resume_at);
-            run.events = Some(events.map_err(|source| write_error(&directory, source))?);
+            self.events = Some(events.map_err(|source| write_error(&directory, source))?);
         }
-        Ok(run)
+        Ok(self)
     }
 
     /// Stands for the run directory of `config` where nothing is to be written.
@@ -121,7 +147,7 @@ impl RunDir {
         });
         self.described = vec![
             ("config.toml", config_text.to_owned()),
-            ("config.effective.toml", config.to_toml()),
+            (EFFECTIVE, config.to_toml()),
             ("run.json", format!("{run:#}\n")),
             (TOKENIZER, tokenizer),
         ];
@@ -257,6 +283,63 @@ pub fn is_used(root: &Path) -> bool {
     entries.any(|entry| entry.file_name() != LOCK)
 }
 
+/// Refuses a directory that holds anything but what a run leaves that was ended before its first
+/// checkpoint: descriptions, logs, samples, half of a checkpoint.
+pub(crate) fn saved_nothing(root: &Path) -> Result<(), CheckpointError> {
+    let refuse = |found| CheckpointError::None {
+        path: root.join("checkpoints"),
+        found: Some(found),
+    };
+    let begun = root.join(EFFECTIVE).exists();
+    let ours = |name: &str| match name.trim_end_matches(".tmp") {
+        // A file of this name alone may be what somebody wrote for the run to come.
+        "config.toml" => begun,
+        name => [EFFECTIVE, "run.json", METRICS, LOCK].contains(&name),
+    };
+    let inside = |name: &str| match name {
+        "checkpoints" => Some(".tmp-"),
+        "samples" => Some("step-"),
+        TENSORBOARD => Some("events.out.tfevents."),
+        _ => None,
+    };
+    for (name, path) in entries(root).map_err(refuse)? {
+        let Some(prefix) = inside(&name) else {
+            match ours(&name) {
+                true => continue,
+                false => return Err(refuse(path)),
+            }
+        };
+        let other = |(name, _): &(String, PathBuf)| !name.starts_with(prefix);
+        let held = entries(&path).map_err(refuse)?;
+        if let Some((_, found)) = held.into_iter().find(other) {
+            return Err(refuse(found));
+        }
+    }
+    Ok(())
+}
+
+/// Names and paths in a directory, none where there is no such directory.
+///
+/// # Errors
+/// Gives the directory back if it cannot be looked into: it may hold anything.
+fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>, PathBuf> {
+    let list = || -> io::Result<Vec<(String, PathBuf)>> {
+        let entry = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry?;
+            Ok((
+                entry.file_name().to_string_lossy().into_owned(),
+                entry.path(),
+            ))
+        };
+        fs::read_dir(directory)?.map(entry).collect()
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(_) => Err(directory.to_path_buf()),
+        Ok(entries) => Ok(entries),
+    }
+}
+
 /// Takes the lock of a run directory. The system frees it when the process ends, however it does.
 fn lock(root: &Path) -> Result<File, TrainError> {
     let path = root.join(LOCK);
@@ -271,7 +354,7 @@ fn lock(root: &Path) -> Result<File, TrainError> {
 
 /// Refuses a directory that does not look like a run's.
 fn is_run(root: &Path) -> io::Result<()> {
-    let files = ["config.effective.toml", METRICS, "checkpoints"];
+    let files = [EFFECTIVE, METRICS, "checkpoints"];
     match files.iter().any(|name| root.join(name).exists()) {
         true => Ok(()),
         false => Err(io::Error::other(

@@ -13,7 +13,7 @@ use crate::renderer::Quiet;
 use crate::resume::{Resume, resume_state, same_text};
 use crate::run_dir::RunDir;
 use crate::step::{Recompute, Trainee, drops};
-use crate::strategy::{Carried, Loop, Outcome, Run, StepLoop};
+use crate::strategy::{Carried, Loop, Outcome, Run, Saved, StepLoop};
 use crate::unused::{Always, NoLoader};
 use burn::train::logger::InMemoryMetricLogger;
 use burn::train::metric::{IterationSpeedMetric, LearningRateMetric};
@@ -45,6 +45,8 @@ pub struct TrainControl {
 pub struct TrainReport {
     /// Optimizer steps done.
     pub step: u64,
+    /// The step of its last checkpoint, if one is there: where it can go on.
+    pub saved: Option<u64>,
     /// Whether it was stopped from outside.
     pub interrupted: bool,
     /// The last validation.
@@ -133,6 +135,7 @@ pub(crate) fn set_up(
     let fresh = TrainerState {
         config: config.to_toml(),
         text: prepared.meta.source.hash.clone(),
+        train_tokens: prepared.meta.train.tokens.checksum.clone(),
         tokenizer: prepared.meta.tokenizer_hash.clone(),
         loss_scale: (config.run.precision.scales_loss())
             .then(|| LossScale::new(&config.training.loss_scale)),
@@ -147,7 +150,8 @@ pub(crate) fn set_up(
     control.heeded.store(true, Ordering::SeqCst);
     let run = Run {
         stream: stream.map(Carried::from),
-        saved: resumed_at,
+        saved: Saved::before(resumed_at, &checkpoints.steps()),
+        validated: None,
         state: state.unwrap_or(fresh),
         reporter: control.reporter,
         directory,
@@ -176,7 +180,10 @@ fn run_directory(
     prepared: &PreparedData,
     state: Option<&TrainerState>,
 ) -> Result<RunDir, TrainError> {
-    let mut directory = RunDir::open(config, state.map(|state| state.step))?;
+    let mut directory = match state {
+        None if control.resume == Some(Resume::Latest) => RunDir::restart(config)?,
+        state => RunDir::open(config, state.map(|state| state.step))?,
+    };
     if let Some(state) = state
         && let Err(error) = directory.checkpoints().settle_best(state.best(config))
     {
@@ -218,7 +225,7 @@ pub(crate) fn launch(fixed: &Arc<Loop>, resumed_at: Option<u64>) -> InfinityMode
         .with_application_logger(None)
         .with_custom_checkpointers(model_part, optimizer_part, rates_part)
         .with_checkpointing_strategy(Always)
-        .num_epochs(stretches(fixed))
+        .num_epochs(fixed.stretches().count())
         .label(&config.run.name)
         .with_training_strategy(TrainingStrategy::Custom(Arc::new(StepLoop(fixed.clone()))));
     training = match config.logging.progress {
@@ -232,14 +239,6 @@ pub(crate) fn launch(fixed: &Arc<Loop>, resumed_at: Option<u64>) -> InfinityMode
         training = training.checkpoint(step as usize);
     }
     training.launch(learner).model.model
-}
-
-/// The stretches between validations, which the dashboard calls epochs.
-fn stretches(fixed: &Loop) -> usize {
-    match fixed.config.eval.every {
-        0 => 1,
-        every => fixed.total_steps.div_ceil(every) as usize,
-    }
 }
 
 /// Writes `final/` and says how it went.
@@ -257,6 +256,7 @@ fn finish(fixed: &Arc<Loop>, model: &InfinityModel) -> Result<TrainReport, Train
     }
     Ok(TrainReport {
         step: run.state.step,
+        saved: (run.saved.last).filter(|step| fixed.checkpoints.path(*step).exists()),
         interrupted: outcome.interrupted,
         eval: outcome.eval,
     })

@@ -44,7 +44,7 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     let resume = resume(&args)?;
     let directory = config.output_dir();
     if !args.dry_run {
-        check_output(&directory, config.run.overwrite, resume.is_some())?;
+        check_output(&directory, config.run.overwrite, resume.as_ref())?;
     }
     let ranks = Ranks::open(&mut config)?;
     if args.dry_run {
@@ -74,10 +74,7 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     let prompt = config.eval.sample_prompts.first().cloned();
     let report = train(config, ranks.devices(), control)?;
     if report.interrupted {
-        output::note(&format!(
-            "stopped at step {}; go on with the same command and --resume",
-            report.step
-        ));
+        output::note(&stopped(&report));
         return Ok(failure::INTERRUPTED);
     }
     let prompt = prompt.as_deref().unwrap_or("Once upon a time");
@@ -92,6 +89,21 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
         _ => output::line(&result)?,
     }
     Ok(failure::OK)
+}
+
+/// What is said of a run that was stopped: how it goes on, where something of it was saved.
+fn stopped(report: &TrainReport) -> String {
+    let step = report.step;
+    match report.saved {
+        Some(saved) if saved == step => {
+            format!("stopped at step {step}; go on with the same command and --resume")
+        }
+        Some(saved) => format!(
+            "stopped at step {step}; the same command and --resume goes on after step {saved}, the \
+             last that was saved"
+        ),
+        None => format!("stopped at step {step}; nothing of it was saved"),
+    }
 }
 
 /// `--do-eval` without `--do-train`: the model that lies in the output directory.
@@ -146,8 +158,9 @@ fn resume(args: &TrainArgs) -> anyhow::Result<Option<Resume>> {
     }))
 }
 
-/// An output directory that exists is somebody's work.
-fn check_output(directory: &Path, overwrite: bool, resume: bool) -> anyhow::Result<()> {
+/// An output directory that exists is somebody's work. Only `--resume auto` may find none: it is the
+/// command of a job that is started again and again.
+fn check_output(directory: &Path, overwrite: bool, resume: Option<&Resume>) -> anyhow::Result<()> {
     let shown = directory.display();
     if directory.exists() && !directory.is_dir() {
         return Err(failure::usage(format!(
@@ -155,12 +168,12 @@ fn check_output(directory: &Path, overwrite: bool, resume: bool) -> anyhow::Resu
         )));
     }
     let used = is_used(directory);
-    if resume && !used {
+    if resume.is_some_and(|from| *from != Resume::Latest) && !used {
         return Err(failure::usage(format!(
             "nothing to resume: there is no run in the output directory {shown}"
         )));
     }
-    if used && !overwrite && !resume {
+    if used && !overwrite && resume.is_none() {
         return Err(failure::usage(format!(
             "the output directory {shown} exists and is not empty; --resume goes on with the run \
              in it, --overwrite replaces it, --output-dir names another"
@@ -278,4 +291,24 @@ fn result(report: &TrainReport, model: &Path, prompt: &str, quiet: bool) -> Stri
         text = format!("{text}\nmodel in {shown}\n\nGenerate with:\n  {program} generate {words}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn going_on_is_promised_only_where_something_was_saved() {
+        let said = |saved| {
+            stopped(&TrainReport {
+                step: 7,
+                saved,
+                interrupted: true,
+                eval: None,
+            })
+        };
+        assert!(said(Some(7)).ends_with("go on with the same command and --resume"));
+        assert!(said(Some(4)).contains("goes on after step 4"));
+        assert_eq!(said(None), "stopped at step 7; nothing of it was saved");
+    }
 }

@@ -1,13 +1,22 @@
 //! The note `best`: which checkpoint had the lowest validation loss.
 
 use super::files::{sync_directory, write_synced};
-use super::{COMPLETE, CheckpointStore, PREFIX};
+use super::{COMPLETE, CheckpointStore, PREFIX, TrainerState};
+use crate::config::RunConfig;
 use crate::error::CheckpointError;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
 const BEST: &str = "best";
+
+impl TrainerState {
+    /// The step whose checkpoint is kept as the best, if one is.
+    pub(crate) fn best(&self, config: &RunConfig) -> Option<u64> {
+        let kept = config.checkpoint.keep_best && self.best_loss.is_some();
+        kept.then_some(self.best_step)
+    }
+}
 
 impl CheckpointStore {
     fn note(&self) -> PathBuf {
@@ -86,7 +95,7 @@ mod tests {
         assert_eq!(store.best(), Some(2));
         let temporary = folder.path().join(".tmp-best");
         std::os::unix::fs::symlink("/dev/full", &temporary).unwrap();
-        let message = store.prune(4, 0, Some(4)).unwrap_err().to_string();
+        let message = store.prune(4, 0, Some(4), None).unwrap_err().to_string();
         for words in ["cannot write the note", "best", "No space", "step 4"] {
             assert!(message.contains(words), "{message}");
         }

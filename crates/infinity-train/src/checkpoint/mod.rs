@@ -16,7 +16,6 @@ mod part;
 
 pub use part::Part;
 
-use crate::config::RunConfig;
 use crate::error::CheckpointError;
 use crate::loss_scale::LossScale;
 use crate::stream_state::{self, STREAM};
@@ -63,22 +62,20 @@ pub struct TrainerState {
     /// Steps in a row that were lost: what the watchdog counts.
     #[serde(default)]
     pub lost_in_a_row: u64,
+    /// Steps in a row that overflowed in f16: what the loss scale is made for, and not counted above.
+    #[serde(default)]
+    pub overflows_in_a_row: u64,
     /// The configuration, as TOML: what resumption is checked against.
     pub config: String,
     /// Fingerprint of the training text; empty in the state of a run that did not note it.
     #[serde(default)]
     pub text: String,
+    /// Checksum of the training tokens; empty in the state of a run that did not note it.
+    #[serde(default)]
+    pub train_tokens: String,
     /// Fingerprint of the tokenizer; empty in the state of a run that did not note it.
     #[serde(default)]
     pub tokenizer: String,
-}
-
-impl TrainerState {
-    /// The step whose checkpoint is kept as the best, if one is.
-    pub(crate) fn best(&self, config: &RunConfig) -> Option<u64> {
-        let kept = config.checkpoint.keep_best && self.best_loss.is_some();
-        kept.then_some(self.best_step)
-    }
 }
 
 /// The checkpoints of one run.
@@ -287,9 +284,14 @@ impl CheckpointStore {
         }
         match damaged.into_iter().next() {
             Some(error) => Err(error),
-            None => Err(CheckpointError::None {
-                path: self.directory.clone(),
-            }),
+            None => Err(self.none()),
+        }
+    }
+
+    fn none(&self) -> CheckpointError {
+        CheckpointError::None {
+            path: self.directory.clone(),
+            found: None,
         }
     }
 
@@ -302,9 +304,7 @@ impl CheckpointStore {
         let marker = directory.join(COMPLETE);
         if !directory.is_dir() {
             return Err(match self.steps() {
-                steps if steps.is_empty() => CheckpointError::None {
-                    path: self.directory.clone(),
-                },
+                steps if steps.is_empty() => self.none(),
                 steps => CheckpointError::NoStep {
                     step,
                     directory: self.directory.clone(),
@@ -359,8 +359,8 @@ impl CheckpointStore {
     }
 
     /// Removes all checkpoints up to `step`, which was written last, but the newest `keep_last`
-    /// (0 keeps all) and the one at `best`; and all after it: a run that went back to an older
-    /// checkpoint makes them again. The note of the best then names one that is there.
+    /// (0 keeps all) and those at `best` and `good`; and all after it: a run that went back to an
+    /// older checkpoint makes them again. The note of the best then names one that is there.
     ///
     /// # Errors
     /// If the note cannot be written; there is none then.
@@ -369,6 +369,7 @@ impl CheckpointStore {
         step: u64,
         keep_last: usize,
         best: Option<u64>,
+        good: Option<u64>,
     ) -> Result<(), CheckpointError> {
         let steps = self.steps();
         let (before, after) = steps.split_at(steps.partition_point(|at| *at <= step));
@@ -378,7 +379,8 @@ impl CheckpointStore {
         };
         // Before anything goes: a run that is killed here must not leave a note of what is gone.
         let settled = self.settle_best(best);
-        let old = before[..surplus].iter().filter(|at| best != Some(**at));
+        let kept = |step: u64| [best, good].contains(&Some(step));
+        let old = before[..surplus].iter().filter(|at| !kept(**at));
         for step in old.chain(after) {
             // Half of a checkpoint must not have its name. What cannot be removed is only in the
             // way; it is tried again next time.

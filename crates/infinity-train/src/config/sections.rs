@@ -126,14 +126,19 @@ pub enum GradientCheckpointing {
     Segments,
 }
 
-/// Stop a run whose loss stays above `threshold` for `patience` logged steps.
+/// Stop a run whose loss stays above `threshold`, or is not finite, for `patience` steps in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossWatchdog {
-    /// Loss above which a step counts as lost; 0 switches the watchdog off.
+    /// Loss above which a step counts as lost, as one that is not finite does; 0 switches the
+    /// watchdog off, and `non_finite_patience` alone ends a run whose steps are not finite.
     pub threshold: f64,
-    /// Steps in a row that end the run.
+    /// Lost steps in a row that end the run. A run that ends on so many steps that are not finite
+    /// has diverged, with or without a threshold.
     pub patience: u64,
+    /// Steps in a row that are not finite and end the run where `threshold` is 0. Steps that overflow
+    /// in f16 are not counted: they lower the loss scale, which ends the run at its floor.
+    pub non_finite_patience: u64,
 }
 
 impl Default for LossWatchdog {
@@ -141,6 +146,7 @@ impl Default for LossWatchdog {
         Self {
             threshold: 0.0,
             patience: 3,
+            non_finite_patience: 100,
         }
     }
 }
@@ -302,7 +308,8 @@ impl Default for EvalConfig {
 pub struct CheckpointConfig {
     /// Steps between two checkpoints; 0: at the end only.
     pub every: u64,
-    /// Step checkpoints kept, newest first; 0 keeps all.
+    /// Step checkpoints kept, newest first; 0 keeps all. One more is kept until a finite step, or a
+    /// validation, has shown that the newest is good.
     pub keep_last: usize,
     /// Keep the checkpoint with the lowest validation loss as well.
     pub keep_best: bool,

@@ -135,6 +135,10 @@ impl RunConfig {
         if t.loss_watchdog.threshold > 0.0 && t.loss_watchdog.patience == 0 {
             return refuse("training.loss_watchdog.patience", 0, "must be at least 1");
         }
+        if t.loss_watchdog.non_finite_patience == 0 {
+            let key = "training.loss_watchdog.non_finite_patience";
+            return refuse(key, 0, "must be at least 1");
+        }
         Ok(())
     }
 

@@ -39,39 +39,43 @@ impl Fit<'_> {
         }
     }
 
-    /// Counts lost steps, and ends a run that is lost, saying from where it can go on.
+    /// Counts lost steps, and ends a run that is lost.
     pub(super) fn judge(
-        &mut self,
+        &self,
         result: &StepResult,
         due: &Due,
         run: &mut Run,
     ) -> Result<(), TrainError> {
-        let mut lost = run.state.lost_in_a_row;
-        let mut watched = self.watch(result, run, &mut lost);
-        run.state.lost_in_a_row = lost;
-        // A run must not end well with a model that makes nothing finite.
-        let patience = self.fixed.config.training.loss_watchdog.patience;
-        if watched.is_ok() && due.last && !result.finite && lost >= patience.max(1) {
-            watched = Err(TrainError::Diverged {
-                step: run.state.step,
-                reason: format!(
-                    "loss {}, gradient norm {}, not finite in the last {lost} steps",
-                    result.loss, result.grad_norm
-                ),
-            });
+        self.watch(result, run)?;
+        match due.last {
+            true => self.judge_end(result, run),
+            false => Ok(()),
         }
-        watched.map_err(|error| self.with_last_good(error, run))
     }
 
-    /// A run that diverged, and the checkpoint before it did.
-    pub(super) fn with_last_good(&self, error: TrainError, run: &Run) -> TrainError {
-        match (error, run.saved) {
-            (TrainError::Diverged { step, reason }, Some(saved)) => TrainError::Diverged {
-                step,
-                reason: format!("{reason}; the last checkpoint before is that of step {saved}"),
-            },
-            (error, _) => error,
+    /// A run must not end well with a model that makes nothing finite, nor with one that never
+    /// learned.
+    pub(super) fn judge_end(&self, result: &StepResult, run: &Run) -> Result<(), TrainError> {
+        if result.finite {
+            return Ok(());
         }
+        let (step, lost) = (run.state.step, run.state.lost());
+        let (loss, norm) = (result.loss, result.grad_norm);
+        let patience = self.fixed.config.training.loss_watchdog.patience;
+        // A gradient that overflows under a finite loss is a scale too high, not a model that is lost.
+        let is_model = result.overflow.is_none() || !loss.is_finite();
+        let reason = if run.state.skipped == step {
+            let scale = match result.overflow {
+                Some(scale) => format!(", loss scale now {}", scale.scale),
+                None => String::new(),
+            };
+            format!("loss {loss}, gradient norm {norm}{scale}; every step of the run was left out")
+        } else if is_model && lost >= patience.max(1) {
+            format!("loss {loss}, gradient norm {norm}, not finite in the last {lost} steps")
+        } else {
+            return Ok(());
+        };
+        Err(TrainError::Diverged { step, reason })
     }
 
     /// Whether early stopping ends the run.

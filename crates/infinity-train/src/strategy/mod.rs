@@ -10,7 +10,9 @@ mod ends;
 mod ranks;
 mod rehearsal;
 mod replica;
+mod saving;
 mod step;
+mod stretches;
 mod validation;
 
 use crate::checkpoint::{CheckpointStore, TrainerState};
@@ -35,6 +37,8 @@ use step::StepResult;
 
 pub(crate) use carried::Carried;
 pub(crate) use rehearsal::Rehearsed;
+pub(crate) use saving::Saved;
+pub(crate) use stretches::Stretches;
 
 /// Everything the loop needs besides what burn-train hands it.
 pub(crate) struct Loop {
@@ -55,13 +59,23 @@ pub(crate) struct Loop {
     pub(crate) run: Mutex<Run>,
 }
 
+impl Loop {
+    /// The stretches between validations.
+    pub(crate) fn stretches(&self) -> Stretches {
+        let validated = self.valid.is_some();
+        let every = if validated { self.config.eval.every } else { 0 };
+        Stretches::new(every, self.total_steps)
+    }
+}
+
 /// What changes while the loop runs.
 pub(crate) struct Run {
     pub(crate) state: TrainerState,
     /// What the model remembers of the last batch, where windows follow each other.
     pub(crate) stream: Option<Carried>,
-    /// The step of the last complete checkpoint of this session, or of the one it went on from.
-    pub(crate) saved: Option<u64>,
+    pub(crate) saved: Saved,
+    /// The last step whose weights a validation found finite.
+    pub(crate) validated: Option<u64>,
     pub(crate) reporter: Box<dyn Reporter + Send>,
     pub(crate) directory: RunDir,
     pub(crate) outcome: Result<Outcome, TrainError>,
@@ -98,7 +112,9 @@ impl SupervisedLearningStrategy<Trainee> for StepLoop {
         };
         let outcome = match self.0.rehearses {
             true => fit.rehearse(&mut run),
-            false => fit.steps(&mut run),
+            false => fit
+                .steps(&mut run)
+                .map_err(|error| fit.ended_by(error, &mut run)),
         };
         if let Some(error) = fit.components.interrupter.error() {
             run.outcome = Err(TrainError::Learner(error.to_string()));
@@ -155,15 +171,21 @@ impl Fit<'_> {
         let total_steps = self.fixed.total_steps;
         let mut last_eval = None;
         let mut owed = false;
-        self.start_split(self.epoch(run.state.step + 1));
+        self.start_split(self.fixed.stretches().of(run.state.step + 1));
         let mut over = self.over_before(run);
         while run.state.step < total_steps && !over {
             if self.is_interrupted() {
-                return self.interrupted(run, last_eval);
+                self.save_on_interrupt(run)?;
+                return Ok(Outcome {
+                    interrupted: true,
+                    eval: last_eval,
+                    ..Outcome::default()
+                });
             }
             let result = self.step(&mut run.state, &mut run.stream)?;
             let due = self.due(run);
             self.judge(&result, &due, run)?;
+            self.confirm(run);
             if due.report {
                 self.report(&result, run)?;
             }
@@ -175,14 +197,18 @@ impl Fit<'_> {
                 last_eval = Some(report);
             }
             let stop = self.stale(run);
+            if stop {
+                self.judge_end(&result, run)?;
+            }
             if due.sample || stop {
                 self.sample(run)?;
             }
             // After everything else of the step: what a killed run goes on from is all there.
             owed |= due.checkpoint || (best && self.fixed.config.checkpoint.keep_best);
             let ends = due.last || stop;
-            // What is saved while steps are lost may be lost itself.
-            if ends || (owed && run.state.lost_in_a_row == 0) {
+            // What is saved while steps are lost may be lost itself; at the end nothing comes after,
+            // and the last good one stays beside it.
+            if ends || (owed && run.state.lost() == 0) {
                 self.checkpoint(run)?;
                 owed = false;
             }
@@ -236,60 +262,5 @@ impl Fit<'_> {
         (self.clock.paused_s, self.clock.tokens, self.clock.steps) = (0.0, 0, 0);
         run.reporter.step(&metrics);
         run.directory.log(&metrics.to_json())
-    }
-
-    fn checkpoint(&mut self, run: &mut Run) -> Result<(), TrainError> {
-        let step = run.state.step;
-        let Some(checkpointer) = &mut self.components.checkpointer else {
-            return Ok(());
-        };
-        let saved = |step| self.fixed.checkpoints.path(step).exists();
-        if run.saved == Some(step) && saved(step) {
-            return Ok(());
-        }
-        run.state.elapsed_s = self.clock.elapsed_s();
-        for notice in run.directory.sync()? {
-            run.reporter.message(&notice);
-        }
-        let checkpoints = &self.fixed.checkpoints;
-        if let Some(gone) = run.saved.filter(|step| !saved(*step)) {
-            let path = checkpoints.path(gone);
-            let path = path.display();
-            run.reporter
-                .message(&format!("{path} has been removed while the run goes on"));
-        }
-        let main = self.fixed.devices[0].clone().inner();
-        let stream = run.stream.as_ref().map(|stream| stream.whole(&main));
-        checkpoints.begin(run.state.clone(), stream.as_ref())?;
-        checkpointer.checkpoint(&self.learner, step as usize, &self.components.event_store);
-        checkpoints.finish(step)?;
-        run.saved = Some(step);
-        let keep = &self.fixed.config.checkpoint;
-        let best = run.state.best(&self.fixed.config);
-        if let Err(error) = checkpoints.prune(step, keep.keep_last, best) {
-            run.reporter.message(&error.to_string());
-        }
-        Ok(())
-    }
-
-    fn interrupted(
-        &mut self,
-        run: &mut Run,
-        eval: Option<EvalReport>,
-    ) -> Result<Outcome, TrainError> {
-        let lost = run.state.lost_in_a_row;
-        if self.fixed.config.checkpoint.save_on_interrupt {
-            match lost {
-                0 => self.checkpoint(run)?,
-                _ => run.reporter.message(&format!(
-                    "no checkpoint is written: the last {lost} steps were lost"
-                )),
-            }
-        }
-        Ok(Outcome {
-            interrupted: true,
-            eval,
-            ..Outcome::default()
-        })
     }
 }

@@ -8,7 +8,6 @@ use crate::error::TrainError;
 use crate::loss_scale::LossScale;
 use crate::metrics::LmOutput;
 use crate::optimizer::clip_scaled;
-use burn::data::dataloader::Progress;
 use burn::train::{EventProcessorTraining, LearnerEvent, TrainingItem};
 
 /// What one optimizer step gave.
@@ -30,6 +29,7 @@ impl Fit<'_> {
     ) -> Result<StepResult, TrainError> {
         let Loop { config, .. } = self.fixed;
         let n = config.training.gradient_accumulation_steps as u64;
+        // All of the step's data before anything changes: a run without data can still be saved.
         let hosts = (0..n)
             .map(|_| self.next_batch(state.micro_step))
             .collect::<Result<Vec<_>, _>>()?;
@@ -106,11 +106,7 @@ impl Fit<'_> {
 
     /// Hands a step to burn-train's metrics.
     pub(super) fn tell(&mut self, output: LmOutput, step: u64) {
-        let progress = Progress::new(
-            step as usize,
-            self.fixed.total_steps as usize,
-            Some("steps".to_owned()),
-        );
+        let progress = self.fixed.stretches().progress(step);
         let lr = Some(self.learner.lr_current());
         let item = TrainingItem::new(output, progress, Some(step as usize), lr);
         let event = LearnerEvent::ProcessedItem(item);
@@ -119,22 +115,20 @@ impl Fit<'_> {
     }
 
     /// Stops a run that is lost.
-    pub(super) fn watch(
-        &self,
-        result: &StepResult,
-        run: &mut Run,
-        above: &mut u64,
-    ) -> Result<(), TrainError> {
+    pub(super) fn watch(&self, result: &StepResult, run: &mut Run) -> Result<(), TrainError> {
         let training = &self.fixed.config.training;
         let step = run.state.step;
         if let Some(scale) = result.overflow {
-            // Not the run's fault but the scale's; one that keeps overflowing ends at its floor.
+            // Not the run's fault but the scale's, so that the watchdog does not count it; one that keeps
+            // overflowing ends at its floor. It may be the model's all the same: nothing is saved.
+            run.state.overflows_in_a_row += 1;
             run.reporter.message(&format!(
                 "step {step} left out: overflow in f16, loss scale now {} ({} so far)",
                 scale.scale, run.state.skipped
             ));
             return Ok(());
         }
+        run.state.overflows_in_a_row = 0;
         if !result.finite {
             let (loss, norm) = (result.loss, result.grad_norm);
             if !training.skip_non_finite {
@@ -147,13 +141,19 @@ impl Fit<'_> {
             ));
         }
         let watchdog = training.loss_watchdog;
-        let lost = !result.finite || (watchdog.threshold > 0.0 && result.loss > watchdog.threshold);
-        *above = if lost { *above + 1 } else { 0 };
-        if *above >= watchdog.patience.max(1) && (watchdog.threshold > 0.0 || *above >= 100) {
+        let is_on = watchdog.threshold > 0.0;
+        let lost = !result.finite || (is_on && result.loss > watchdog.threshold);
+        let in_a_row = &mut run.state.lost_in_a_row;
+        *in_a_row = if lost { *in_a_row + 1 } else { 0 };
+        let patience = match is_on {
+            true => watchdog.patience,
+            false => watchdog.non_finite_patience,
+        };
+        if *in_a_row >= patience.max(1) {
             let reason = match result.finite {
-                true => format!("loss {} after {above} lost steps in a row", result.loss),
+                true => format!("loss {} after {in_a_row} lost steps in a row", result.loss),
                 false => format!(
-                    "loss {}, gradient norm {}, after {above} lost steps in a row",
+                    "loss {}, gradient norm {}, after {in_a_row} lost steps in a row",
                     result.loss, result.grad_norm
                 ),
             };

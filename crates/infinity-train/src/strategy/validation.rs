@@ -12,22 +12,10 @@ use infinity_model::{GateSummary, GenerationConfig, generate};
 use std::ops::ControlFlow;
 
 impl Fit<'_> {
-    /// The stretch between validations that `step` (from 1) falls into, from 1.
-    pub(super) fn epoch(&self, step: u64) -> usize {
-        let every = self.fixed.config.eval.every;
-        (step - 1)
-            .checked_div(every)
-            .map_or(1, |before| before as usize + 1)
-    }
-
     pub(super) fn start_split(&mut self, epoch: usize) {
-        let every = match self.fixed.config.eval.every {
-            0 => self.fixed.total_steps,
-            every => every,
-        };
         let event = LearnerEvent::StartSplit {
             epoch_number: epoch,
-            total_items: every as usize,
+            total_items: self.fixed.stretches().items(epoch),
         };
         let told = self.components.event_processor.process_train(event);
         self.components.interrupter.fail_on_error(told);
@@ -40,7 +28,7 @@ impl Fit<'_> {
             .valid
             .as_ref()
             .expect("asked for only with a split");
-        let epoch = self.epoch(run.state.step);
+        let epoch = self.fixed.stretches().of(run.state.step);
         let processor = &mut self.components.event_processor;
         let interrupter: &Interrupter = &self.components.interrupter;
         let batches = source.batches() as usize;
@@ -63,12 +51,12 @@ impl Fit<'_> {
         interrupter.fail_on_error(processor.flush());
         if !report.loss.is_finite() {
             // Steps that are not finite are left out, so it is the model itself that is not.
-            let error = TrainError::Diverged {
+            return Err(TrainError::Diverged {
                 step: run.state.step,
                 reason: format!("validation loss {}", report.loss),
-            };
-            return Err(self.with_last_good(error, run));
+            });
         }
+        run.validated = Some(run.state.step);
         let best = run.state.best_loss.is_none_or(|best| report.loss < best);
         run.state.stale_evals += 1;
         if best {
@@ -87,7 +75,9 @@ impl Fit<'_> {
         };
         run.reporter.eval(&metrics);
         run.directory.log(&metrics.to_json())?;
-        self.start_split(epoch + 1);
+        if run.state.step < self.fixed.total_steps {
+            self.start_split(epoch + 1);
+        }
         Ok(report)
     }
 

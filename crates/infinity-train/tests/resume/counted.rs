@@ -1,7 +1,7 @@
 //! What the loop counts goes on with the run: early stopping, the watchdog, the time.
 
 use crate::common::run;
-use crate::{directory, entries, store};
+use crate::{directory, entries, rewrite, store};
 use infinity_train::config::{LossWatchdog, RunConfig};
 use infinity_train::data::Packing;
 use infinity_train::{Resume, TrainError};
@@ -52,6 +52,7 @@ fn the_watchdog_counts_on() {
     config.training.loss_watchdog = LossWatchdog {
         threshold: 0.001,
         patience: 6,
+        ..LossWatchdog::default()
     };
     let error = run(&config, None, None).0.unwrap_err();
     assert!(
@@ -71,6 +72,7 @@ fn the_watchdog_counts_on() {
     config.training.loss_watchdog = LossWatchdog {
         threshold: 0.001,
         patience: 2,
+        ..LossWatchdog::default()
     };
     let error = run(&config, Some(Resume::Latest), None).0.unwrap_err();
     assert!(
@@ -92,16 +94,11 @@ fn time_that_is_over_stays_over() {
     let spent = store(&config).load(4).unwrap().elapsed_s;
     assert!(spent > 0.0);
     // As a checkpoint of a run that had used up its hour.
-    let state = store(&config).path(4).join("trainer_state.json");
-    let marker = store(&config).path(4).join("COMPLETE");
-    let mut read: serde_json::Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
-    read["elapsed_s"] = 3600.5.into();
-    fs::write(&state, read.to_string()).unwrap();
-    let mut marks: serde_json::Value = serde_json::from_slice(&fs::read(&marker).unwrap()).unwrap();
-    let bytes = fs::read(&state).unwrap();
-    marks["trainer_state.json"]["bytes"] = bytes.len().into();
-    marks["trainer_state.json"]["fingerprint"] = infinity_train::data::fingerprint(&bytes).into();
-    fs::write(&marker, marks.to_string()).unwrap();
+    rewrite(&store(&config).path(4), "trainer_state.json", |bytes| {
+        let mut state: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        state["elapsed_s"] = 3600.5.into();
+        *bytes = state.to_string().into_bytes();
+    });
     let (report, heard) = run(&config, Some(Resume::Latest), None);
     assert_eq!((report.unwrap().step, heard.steps.len()), (4, 0));
     assert!(heard.messages.iter().any(|text| text.contains("3600 s")));

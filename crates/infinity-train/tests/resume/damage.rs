@@ -111,7 +111,7 @@ fn with_nothing_whole_there_is_nothing_to_go_on_from() {
     );
 
     let (_directory, config) = directory(Packing::Shuffled, |_| {});
-    let error = run(&config, Some(Resume::Latest), None).0.unwrap_err();
+    let error = run(&config, Some(Resume::Step(2)), None).0.unwrap_err();
     assert!(
         matches!(error, TrainError::Checkpoint(CheckpointError::None { .. })),
         "{error}"

@@ -2,8 +2,9 @@
 
 use crate::common::{Hook, run, run_with};
 use crate::{directory, entries, result, store};
-use infinity_train::Resume;
+use infinity_train::config::RunConfig;
 use infinity_train::data::Packing;
+use infinity_train::{Resume, TrainError};
 use std::fs;
 
 /// Somebody tidies up while the run goes on: it says so, and goes on.
@@ -56,6 +57,63 @@ fn a_checkpoint_directory_that_is_removed_is_made_again() {
     );
     assert_eq!(store(&config).steps(), [6, 8]);
     run(&config, Some(Resume::Latest), None).0.unwrap();
+}
+
+/// Data that cannot be read any more costs no step that was learned before.
+#[test]
+fn a_token_file_that_is_cut_ends_the_run_with_a_checkpoint() {
+    let saves_nothing = |config: &mut RunConfig| {
+        config.training.max_steps = 40;
+        config.checkpoint.every = 0;
+        config.eval.every = 0;
+    };
+    let (whole, config) = directory(Packing::Shuffled, saves_nothing);
+    run(&config, None, None).0.unwrap();
+    let (parts, config) = directory(Packing::Shuffled, saves_nothing);
+    let cache = config.data.cache_dir.clone();
+    let hook: Hook = Box::new(move |step| {
+        if step == 3 {
+            let made = fs::read_dir(&cache).unwrap();
+            let files = made.map(|entry| entry.unwrap().path().join("train.bin"));
+            let file = files.filter(|file| file.exists()).last().unwrap();
+            let file = fs::File::options().write(true).open(file).unwrap();
+            file.set_len(64).unwrap();
+        }
+    });
+    let (report, heard) = run_with(&config, None, None, Some(hook));
+    let error = report.unwrap_err();
+    let last = heard.steps.last().unwrap().step;
+    assert!(
+        (3..12).contains(&last),
+        "some batches were made before: {last}"
+    );
+    assert!(
+        matches!(error, TrainError::DataLost { saved, .. } if saved == last),
+        "{error}"
+    );
+    let error = error.to_string();
+    for words in ["train.bin", "64", &format!("step {last}"), "--resume"] {
+        assert!(error.contains(words), "no {words:?} in {error}");
+    }
+    assert_eq!(store(&config).steps(), [last]);
+    fs::remove_dir_all(&config.data.cache_dir).unwrap();
+    run(&config, Some(Resume::Latest), None).0.unwrap();
+    assert_eq!(result(&parts), result(&whole), "as if nothing had happened");
+}
+
+/// Where a run that is stopped goes on is what its report says.
+#[test]
+fn a_report_says_what_is_saved() {
+    for (every, on_interrupt, saved) in [(0, true, Some(3)), (2, false, Some(2)), (0, false, None)]
+    {
+        let (_directory, config) = directory(Packing::Shuffled, |config| {
+            config.checkpoint.every = every;
+            config.checkpoint.save_on_interrupt = on_interrupt;
+        });
+        let report = run(&config, None, Some(3)).0.unwrap();
+        assert!(report.interrupted);
+        assert_eq!((report.step, report.saved), (3, saved));
+    }
 }
 
 /// A checkpoint is the last thing of a step: one that is there has its sample and its log.

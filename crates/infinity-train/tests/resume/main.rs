@@ -6,8 +6,10 @@ mod counted;
 mod damage;
 mod exact;
 mod failures;
+mod lost;
 mod ranks;
 mod refused;
+mod started;
 mod written;
 
 use common::{config, metrics, run};
@@ -55,6 +57,17 @@ fn edit(path: &Path, change: impl Fn(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);
     fs::write(path, bytes).unwrap();
+}
+
+/// Changes a file of a checkpoint as if it had been written so.
+fn rewrite(checkpoint: &Path, name: &str, change: impl Fn(&mut Vec<u8>)) {
+    edit(&checkpoint.join(name), change);
+    let marker = checkpoint.join("COMPLETE");
+    let mut marks: Value = serde_json::from_slice(&fs::read(&marker).unwrap()).unwrap();
+    let bytes = fs::read(checkpoint.join(name)).unwrap();
+    marks[name]["bytes"] = bytes.len().into();
+    marks[name]["fingerprint"] = infinity_train::data::fingerprint(&bytes).into();
+    fs::write(&marker, marks.to_string()).unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -77,6 +77,12 @@ fn changed_settings_are_refused_by_name() {
             "{key}: {error}"
         );
     }
+    // Of two, the one that was set is named, not the one that follows from it.
+    let mut shorter = config.clone();
+    shorter.data.max_seq_length = 8;
+    shorter.model.max_position_embeddings = 8;
+    let error = run(&shorter, Some(Resume::Latest), None).0.unwrap_err();
+    assert!(error.to_string().contains("data.max_seq_length"), "{error}");
     // How it is watched may change.
     let mut watched = config;
     watched.logging.every = 3;
@@ -104,6 +110,61 @@ fn a_run_at_a_constant_rate_can_be_made_longer() {
         result(&whole).0,
         "as if it had always been so long"
     );
+}
+
+/// The refusal of another length says what would have to be otherwise.
+#[test]
+fn another_length_is_refused_with_its_reason() {
+    let (_directory, mut config) = stopped();
+    config.training.max_steps = 16;
+    let error = run(&config, Some(Resume::Latest), None).0.unwrap_err();
+    let error = error.to_string();
+    for words in [
+        "was 8 and is now 16",
+        "lr_scheduler.type = \"cosine\"",
+        "constant",
+    ] {
+        assert!(error.contains(words), "no {words:?} in {error}");
+    }
+    config.training.max_steps = 8;
+    config.optimizer.learning_rate *= 2.0;
+    let error = run(&config, Some(Resume::Latest), None).0.unwrap_err();
+    assert!(!error.to_string().contains("constant"), "{error}");
+}
+
+/// A text is its contents, not its path.
+#[test]
+fn the_same_text_by_another_path_goes_on() {
+    let (whole, config) = directory(Packing::Shuffled, |_| {});
+    run(&config, None, None).0.unwrap();
+    let whole = result(&whole);
+    let (directory, mut config) = stopped();
+    let file = directory.path().join("./run/../text.jsonl");
+    assert_ne!(file.as_os_str(), config.data.train_file.as_os_str());
+    config.data.train_file = file;
+    run(&config, Some(Resume::Latest), Some(6)).0.unwrap();
+    config.data.train_file = directory.path().join("moved.jsonl");
+    fs::rename(directory.path().join("text.jsonl"), &config.data.train_file).unwrap();
+    assert_eq!(run(&config, Some(Resume::Latest), None).0.unwrap().step, 8);
+    assert_eq!(result(&directory), whole);
+}
+
+/// Other tokens of the same text, as a prepared directory may hold, are another run.
+#[test]
+fn other_tokens_of_the_same_text_are_refused() {
+    let (directory, mut config) = stopped();
+    let mut other = config.clone();
+    other.data.val_fraction = Some(0.3);
+    other.run.output_dir = directory.path().join("other").display().to_string();
+    other.data.cache_dir = directory.path().join("prepared");
+    run(&other, None, Some(1)).0.unwrap();
+    let made = fs::read_dir(&other.data.cache_dir).unwrap();
+    let made = made
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.join("meta.json").exists());
+    config.data.train_file = made.expect("a prepared directory");
+    let error = run(&config, Some(Resume::Latest), None).0.unwrap_err();
+    assert!(error.to_string().contains("data.train_file"), "{error}");
 }
 
 /// The same file with another text in it is not what the checkpoint learned from.

@@ -82,7 +82,19 @@ fn the_newest_and_the_best_are_kept() {
     assert!(best < 8, "{:?}", heard.evals);
     let best = format!("step-{best:08}");
     let checkpoints = config.output_dir().join("checkpoints");
-    assert_eq!(entries(&checkpoints), ["best", &best, "step-00000008"]);
+    let newest = ["best", &best, "step-00000008"];
+    let mut left = entries(&checkpoints);
+    assert!(
+        newest
+            .iter()
+            .all(|name| left.iter().any(|there| there == name)),
+        "{left:?}"
+    );
+    left.retain(|name| !newest.contains(&&**name));
+    // At such a rate the last step may be lost itself: the last good one is kept beside it then.
+    let last = heard.steps.last().unwrap();
+    let is_lost = !(last.loss.is_finite() && last.grad_norm.is_finite());
+    assert!(left.len() <= usize::from(is_lost), "{left:?}");
     assert_eq!(
         fs::read_to_string(checkpoints.join("best")).unwrap().trim(),
         best
@@ -104,6 +116,7 @@ fn going_back_keeps_what_is_written_anew() {
     config.checkpoint.keep_best = false;
     config.checkpoint.every = 1;
     run(&config, Some(Resume::Latest), Some(3)).0.unwrap();
-    assert_eq!(store(&config).steps(), [3], "not the damaged one of step 4");
+    // Not the damaged one of step 4; and the one before as long as no step has shown the new to be good.
+    assert_eq!(store(&config).steps(), [2, 3]);
     assert_eq!(store(&config).latest().unwrap().0.step, 3);
 }
