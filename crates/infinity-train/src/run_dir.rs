@@ -292,8 +292,8 @@ pub(crate) fn saved_nothing(root: &Path) -> Result<(), CheckpointError> {
     };
     let begun = root.join(EFFECTIVE).exists();
     let ours = |name: &str| match name.trim_end_matches(".tmp") {
-        // A file of this name alone may be what somebody wrote for the run to come.
-        "config.toml" => begun,
+        // A file of these names alone may be what somebody wrote for the run to come.
+        "config.toml" | TOKENIZER => begun,
         name => [EFFECTIVE, "run.json", METRICS, LOCK].contains(&name),
     };
     let inside = |name: &str| match name {
