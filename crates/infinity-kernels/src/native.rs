@@ -40,10 +40,6 @@ pub enum NativeOp {
     MemoryGates(GateRule),
     /// Newton–Schulz iteration of one matrix; no gradient.
     NewtonSchulz,
-    /// Projection by a weight.
-    Linear,
-    /// The same for few rows; no gradient.
-    FewRows,
 }
 
 impl NativeOp {
@@ -51,7 +47,7 @@ impl NativeOp {
     fn arity(self) -> usize {
         match self {
             NativeOp::NewtonSchulz => 1,
-            NativeOp::Swiglu | NativeOp::RmsNorm { .. } | NativeOp::Linear | NativeOp::FewRows => 2,
+            NativeOp::Swiglu | NativeOp::RmsNorm { .. } => 2,
             _ => 3,
         }
     }
@@ -118,7 +114,7 @@ impl NativeBackend for burn::backend::Flex {
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        use crate::{linear, memory_gates, newton_schulz, rms_norm, rotary, short_conv, swiglu};
+        use crate::{memory_gates, newton_schulz, rms_norm, rotary, short_conv, swiglu};
         match op {
             NativeOp::Swiglu => swiglu::flex::forward(a, b),
             NativeOp::ConvSilu => short_conv::flex::forward(a, b, c),
@@ -127,8 +123,6 @@ impl NativeBackend for burn::backend::Flex {
             NativeOp::UnitRotary(rule) => rotary::flex::forward(rule, a, b, c),
             NativeOp::MemoryGates(rule) => memory_gates::flex::forward(rule, a, b, c),
             NativeOp::NewtonSchulz => newton_schulz::flex::forward(a),
-            NativeOp::Linear => linear::flex::forward(a, b),
-            NativeOp::FewRows => linear::few_rows::forward(a, b),
         }
     }
 
@@ -139,12 +133,8 @@ impl NativeBackend for burn::backend::Flex {
         c: FloatTensor<Self>,
         d_y: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        use crate::{linear, memory_gates, rms_norm, rotary, short_conv, swiglu};
+        use crate::{memory_gates, rms_norm, rotary, short_conv, swiglu};
         match op {
-            NativeOp::Linear => {
-                let (d_a, d_b) = linear::flex::backward(a, b, d_y);
-                (d_a, d_b, c)
-            }
             NativeOp::Swiglu => {
                 let (d_a, d_b) = swiglu::flex::backward(a, b, d_y);
                 (d_a, d_b, c)
@@ -163,7 +153,7 @@ impl NativeBackend for burn::backend::Flex {
                 (d_a, b, c)
             }
             NativeOp::MemoryGates(rule) => memory_gates::flex::backward(rule, a, b, c, d_y),
-            NativeOp::NewtonSchulz | NativeOp::FewRows => {
+            NativeOp::NewtonSchulz => {
                 unreachable!("{op:?} is never called with autodiff")
             }
         }

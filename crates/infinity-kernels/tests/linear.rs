@@ -1,8 +1,8 @@
 //! The projection against its reference, weights stored both ways, gradients too.
 
 use crate::devices::on_every_device;
-use burn::tensor::{DType, Device};
-use infinity_kernels::linear::{linear, reference};
+use burn::tensor::{DType, Device, Tensor};
+use infinity_kernels::linear::{linear, projections, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
 /// Worst RMS ratio on Flex, 2026-11-24: 2e-7.
@@ -88,6 +88,67 @@ fn gradients_match_the_reference_however_the_weight_is_stored(device: &Device) {
     }
 }
 
+/// Several weights of one input: each result its own, the input's gradient the sum, and zeros for the
+/// weight whose result nobody uses.
+fn several_projections_are_each_and_their_gradients_add_up(device: &Device) {
+    let widths = [30, 17, 5, 64];
+    for [b, t, width] in [[1, 1, 33], [2, 3, 33], [2, 50, 33], [1, 20, 33]] {
+        let rows = b * t;
+        let mut random = Random(7);
+        let mut draw = |len| random.values(len, -1.0, 1.0);
+        let x = draw(rows * width);
+        let weights = widths.map(|out| draw(width * out));
+        let d_y = widths.map(|out| draw(rows * out));
+        let name = format!("[{b}, {t}, {width}]");
+        let three = |values: &[f64], out: usize, device: &Device| {
+            tensor::<3>(values, [b, t, out], DType::F32, device)
+        };
+        let forward = |device: &Device| {
+            let x = three(&x, width, device);
+            let two = |i: usize| tensor(&weights[i], [width, widths[i]], DType::F32, device);
+            let weights: Vec<Tensor<2>> = (0..4).map(two).collect();
+            match device.is_autodiff() {
+                false => (projections(x.clone(), weights.clone()), x, weights),
+                true => {
+                    let weights: Vec<_> = weights.into_iter().map(Tensor::require_grad).collect();
+                    let x = x.require_grad();
+                    (projections(x.clone(), weights.clone()), x, weights)
+                }
+            }
+        };
+        let (y, ..) = forward(device);
+        for (i, y) in y.into_iter().enumerate() {
+            let expected = reference::forward([rows, width, widths[i]], &x, &weights[i]);
+            assert_close(&name, &format!("y {i}"), &values(y), &expected, TOL);
+        }
+
+        let device = device.clone().autodiff();
+        let (y, leaf, leaves) = forward(&device);
+        // The last result is not used.
+        let used = y.into_iter().zip(&d_y).take(3).enumerate();
+        let loss = used
+            .map(|(i, (y, d_y))| (y * three(d_y, widths[i], &device)).sum())
+            .reduce(|a, b| a + b)
+            .expect("three results");
+        let grads = loss.backward();
+        let mut d_x = vec![0.0; rows * width];
+        for i in 0..3 {
+            let size = [rows, width, widths[i]];
+            let (of_x, of_weight) = reference::backward(size, &x, &weights[i], &d_y[i]);
+            d_x.iter_mut().zip(of_x).for_each(|(sum, d)| *sum += d);
+            let got = values(leaves[i].grad(&grads).expect("a gradient"));
+            assert_close(&name, &format!("d_weight {i}"), &got, &of_weight, TOL);
+        }
+        let got = values(leaf.grad(&grads).expect("a gradient"));
+        assert_close(&name, "d_x", &got, &d_x, TOL);
+        if let Some(grad) = leaves[3].grad(&grads) {
+            assert!(values(grad).iter().all(|d| *d == 0.0), "{name}");
+        }
+        let (alone, _) = reference::backward([rows, width, widths[0]], &x, &weights[0], &d_y[0]);
+        assert!(compare(&alone, &d_x, TOL).is_err(), "a lost term is caught");
+    }
+}
+
 #[test]
 fn the_reference_gradient_matches_finite_differences() {
     let size = [2, 3, 2];
@@ -128,5 +189,6 @@ fn a_row_that_is_not_finite_stays_alone_and_a_lost_weight_is_caught(device: &Dev
 on_every_device!(
     matches_the_reference_however_the_weight_is_stored,
     gradients_match_the_reference_however_the_weight_is_stored,
+    several_projections_are_each_and_their_gradients_add_up,
     a_row_that_is_not_finite_stays_alone_and_a_lost_weight_is_caught
 );

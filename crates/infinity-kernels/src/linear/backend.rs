@@ -1,4 +1,4 @@
-//! How several projections of one input reach a device's kernel, and their node of the autodiff graph.
+//! How projections of one input reach a device's kernel, and their node of the autodiff graph.
 #![allow(missing_docs, reason = "what is derived has no documentation")]
 
 use crate::parts::Parts;
@@ -52,7 +52,7 @@ impl<B: Backend> ProjectionTensors<B> {
     }
 }
 
-/// Backends that may have a kernel for several projections of one input.
+/// Backends that may have a kernel for projections of one input.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
@@ -83,13 +83,13 @@ pub trait ProjectionsBackend: Backend {
     }
 }
 
-const NO_KERNEL: &str = "no kernel for several projections here, and no second derivative anywhere";
+const NO_KERNEL: &str = "no kernel for projections here, and no second derivative anywhere";
 
 #[cfg(feature = "flex")]
 impl ProjectionsBackend for burn::backend::Flex {
     fn projections(x: ProjectionTensors<Self>, parts: Parts) -> FloatTensor<Self> {
         let input = x.x.clone();
-        super::several::forward(input, x.others(parts.len()))
+        super::flex::forward(input, x.others(parts.len()))
     }
 
     fn projections_backward(
@@ -98,7 +98,7 @@ impl ProjectionsBackend for burn::backend::Flex {
         parts: Parts,
     ) -> ProjectionTensors<Self> {
         let (input, n) = (x.x.clone(), parts.len());
-        let (d_x, d_weights) = super::several::backward(input, x.others(n), d_y.others(n));
+        let (d_x, d_weights) = super::flex::backward(input, x.others(n), d_y.others(n));
         ProjectionTensors::new(d_x, d_weights)
     }
 }
@@ -109,7 +109,7 @@ impl ProjectionsBackend for burn::backend::NdArray {}
 #[cfg(feature = "cube")]
 impl ProjectionsBackend for burn_cubecl::CubeBackend {}
 
-/// Backward of several projections; its state is the inputs.
+/// Backward of projections; its state is the inputs.
 #[derive(Debug)]
 struct ProjectionsBackward;
 

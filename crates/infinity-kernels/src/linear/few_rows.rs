@@ -3,10 +3,9 @@
 //! Pieces depend on the sizes alone and their sums are added in order: two runs, and two machines
 //! with different numbers of cores, add in the same order.
 
-use crate::math::flex_values::{Primitive, single, slice, tensor};
+use super::weight::Weight;
+use crate::math::flex_values::{Primitive, slice};
 use crate::math::simd::{Level, dot, leveled, multiply_add};
-use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
-use burn::tensor::Shape;
 use rayon::prelude::*;
 
 /// Weights a thread takes at a time: 256 KiB, long enough to read at full speed.
@@ -77,82 +76,51 @@ leveled!(
     fn outputs(x: &[f32], width: usize, weights: &[f32], y: &mut [f32]) = outputs_loop
 );
 
-/// `x · weight` for `x` `[B, T, D]`.
-pub(crate) fn forward(x: Primitive, weight: Primitive) -> Primitive {
-    let (dtype, [b, t, _]) = (x.dtype(), x.shape().dims());
-    let [_, out] = weight.shape().dims::<2>();
-    let mut y = projections(&single(x), &[weight]);
-    let y = y.pop().expect("one weight, one result");
-    tensor(y, Shape::from([b, t, out]), dtype)
-}
-
-/// `x · weight` for every weight, all of them shared among the threads at once: `x` `[B, T, D]` as
-/// [`single`] gives it.
+/// `x · weight` for every weight, all of them shared among the threads at once: `x` `[B, T, D]`, in
+/// one piece.
 pub(crate) fn projections(x: &Primitive, weights: &[Primitive]) -> Vec<Vec<f32>> {
-    let [_, _, width] = x.shape().dims();
     let x = slice(x);
-    let stored: Vec<Stored> = weights
-        .iter()
-        .map(|weight| Stored::new(weight, width))
-        .collect();
-    let pieces: Vec<(&Stored, usize)> = stored
+    let weights: Vec<Pieces> = weights.iter().map(Pieces::new).collect();
+    let pieces: Vec<(&Pieces, usize)> = weights
         .iter()
         .flat_map(|weight| (0..weight.pieces()).map(move |piece| (weight, piece)))
         .collect();
-    let run = |(weight, piece): &(&Stored, usize)| weight.run(x, *piece);
+    let run = |(weight, piece): &(&Pieces, usize)| weight.run(x, *piece);
     let results: Vec<Vec<f32>> = match pieces.len() <= 1 {
         true => pieces.iter().map(run).collect(),
         false => pieces.par_iter().map(run).collect(),
     };
     let mut results = results.into_iter();
-    let whole = |weight: &Stored| weight.together(results.by_ref().take(weight.pieces()), x);
-    stored.iter().map(whole).collect()
+    let whole = |weight: &Pieces| weight.together(results.by_ref().take(weight.pieces()), x);
+    weights.iter().map(whole).collect()
 }
 
-/// A weight as it is stored.
-struct Stored {
-    data: Primitive,
-    by_outputs: bool,
-    width: usize,
-    out: usize,
-    /// Inputs, or outputs, of a piece.
-    piece: usize,
+/// A weight in pieces for the threads.
+struct Pieces {
+    weight: Weight,
+    /// Outputs of a piece where the weight is stored by them, inputs otherwise.
+    each: usize,
 }
 
-impl Stored {
-    fn new(weight: &Primitive, width: usize) -> Self {
-        let [_, out] = weight.shape().dims::<2>();
-        let transposed = Flex::float_swap_dims(weight.clone(), 0, 1);
-        let by_outputs = width > 1 && transposed.as_slice::<f32>().is_some();
-        Stored {
-            data: match by_outputs {
-                true => transposed,
-                false => single(weight.clone()),
-            },
-            by_outputs,
-            width,
-            out,
-            piece: (PIECE / if by_outputs { width } else { out }).max(1),
-        }
+impl Pieces {
+    fn new(weight: &Primitive) -> Self {
+        let weight = Weight::new(weight.clone());
+        let each = (PIECE / weight.stored_row()).max(1);
+        Pieces { weight, each }
     }
 
     fn pieces(&self) -> usize {
-        let whole = if self.by_outputs {
-            self.out
-        } else {
-            self.width
-        };
-        whole.div_ceil(self.piece)
+        self.weight.stored_rows().div_ceil(self.each)
     }
 
     /// Piece `i`: its outputs `[outputs, rows]`, or all outputs `[rows, out]` of its inputs.
     fn run(&self, x: &[f32], i: usize) -> Vec<f32> {
-        let (level, rows) = (Level::detect(), x.len() / self.width);
-        let (width, out, from) = (self.width, self.out, i * self.piece);
-        let row = if self.by_outputs { width } else { out };
-        let weights = &slice(&self.data)[from * row..];
-        let weights = &weights[..weights.len().min(self.piece * row)];
-        if self.by_outputs {
+        let Weight { width, out, .. } = self.weight;
+        let (level, rows, from) = (Level::detect(), x.len() / width, i * self.each);
+        let row = self.weight.stored_row();
+        let weights = &slice(&self.weight.data)[from * row..];
+        let weights = &weights[..weights.len().min(self.each * row)];
+        if self.weight.by_columns {
             let mut y = vec![0f32; weights.len() / width * rows];
             outputs(level, x, width, weights, &mut y);
             return y;
@@ -171,8 +139,8 @@ impl Stored {
 
     /// The whole result `[rows, out]` of all pieces, in their order.
     fn together(&self, mut pieces: impl Iterator<Item = Vec<f32>>, x: &[f32]) -> Vec<f32> {
-        let rows = x.len() / self.width;
-        if !self.by_outputs {
+        let rows = x.len() / self.weight.width;
+        if !self.weight.by_columns {
             let mut y = pieces.next().unwrap_or_default();
             for other in pieces {
                 y.iter_mut().zip(&other).for_each(|(y, other)| *y += other);

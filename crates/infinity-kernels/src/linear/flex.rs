@@ -1,76 +1,70 @@
-//! A projection of many rows on the CPU, and its gradients: three products that read their factors
-//! as they are stored.
+//! Projections of one input on the CPU, and their gradients: products that read their factors as they
+//! are stored.
+//!
+//! The input's gradient is one sum over all weights, which stays in cache until it is whole, instead of
+//! as many results that are added up afterwards.
 
-use crate::math::blocked::product;
+use super::weight::Weight;
+use super::{FEW_ROWS, few_rows};
+use crate::math::blocked::{Term, product, product_into, sum_of_products};
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::product::Left;
-use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
+use crate::math::unwritten::unwritten;
+use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 
-/// A weight `[D, N]`, stored by rows or by columns.
-pub(super) struct Weight {
-    data: Primitive,
-    by_columns: bool,
-    width: usize,
-    pub(super) out: usize,
+/// `x · weight` for `x` `[B, T, D]` and every weight, one behind the other.
+pub(crate) fn forward(x: Primitive, weights: Vec<Primitive>) -> Primitive {
+    let (dtype, [b, t, _]) = (x.dtype(), x.shape().dims());
+    let x = single(x);
+    let y = match b * t <= FEW_ROWS {
+        true => few_rows::projections(&x, &weights).concat(),
+        false => many_rows(&x, weights),
+    };
+    let len = Shape::from([y.len()]);
+    tensor(y, len, dtype)
 }
 
-impl Weight {
-    pub(super) fn new(weight: Primitive) -> Self {
-        let [width, out] = weight.shape().dims();
-        let transposed = Flex::float_swap_dims(weight.clone(), 0, 1);
-        let by_columns = transposed.as_slice::<f32>().is_some();
-        let data = match by_columns {
-            true => transposed,
-            false => single(weight),
-        };
-        Weight {
-            data,
-            by_columns,
-            width,
-            out,
-        }
+fn many_rows(x: &Primitive, weights: Vec<Primitive>) -> Vec<f32> {
+    let [b, t, width] = x.shape().dims();
+    let weights: Vec<Weight> = weights.into_iter().map(Weight::new).collect();
+    let outputs: usize = weights.iter().map(|weight| weight.out).sum();
+    // SAFETY: every product writes its part, and the parts are all there is.
+    let mut y = unsafe { unwritten(b * t * outputs) };
+    let mut rest = y.as_mut_slice();
+    for weight in &weights {
+        let (out, behind) = rest.split_at_mut(b * t * weight.out);
+        let size = [b * t, weight.out, width];
+        product_into(size, Left::rows(slice(x), width), weight.view(), out);
+        rest = behind;
     }
-
-    pub(super) fn view(&self) -> Left<'_> {
-        match self.by_columns {
-            true => Left::transposed(slice(&self.data), self.width),
-            false => Left::rows(slice(&self.data), self.out),
-        }
-    }
-
-    pub(super) fn transposed(&self) -> Left<'_> {
-        let Left { data, row, col } = self.view();
-        Left {
-            data,
-            row: col,
-            col: row,
-        }
-    }
+    y
 }
 
-/// `x · weight` for `x` `[B, T, D]`.
-pub(crate) fn forward(x: Primitive, weight: Primitive) -> Primitive {
-    let (dtype, [b, t, width]) = (x.dtype(), x.shape().dims());
-    let (x, weight) = (single(x), Weight::new(weight));
-    let size = [b * t, weight.out, width];
-    let y = product(size, Left::rows(slice(&x), width), weight.view());
-    tensor(y, Shape::from([b, t, weight.out]), dtype)
-}
-
-/// Gradients of `x` and `weight`.
-pub(crate) fn backward(x: Primitive, weight: Primitive, d_y: Primitive) -> (Primitive, Primitive) {
+/// Gradients of `x` and of every weight, given those of every result.
+pub(crate) fn backward(
+    x: Primitive,
+    weights: Vec<Primitive>,
+    d_y: Vec<Primitive>,
+) -> (Primitive, Vec<Primitive>) {
     let (dtype, shape) = (x.dtype(), x.shape());
-    let (weight_dtype, weight_shape) = (weight.dtype(), weight.shape());
     let [b, t, width] = shape.dims();
-    let (x, d_y, weight) = (single(x), single(d_y), Weight::new(weight));
-    let (rows, out) = (b * t, weight.out);
-    let d_y = Left::rows(slice(&d_y), out);
-    let d_x = product([rows, width, out], d_y, weight.transposed());
-    let x = Left::transposed(slice(&x), width);
-    let d_weight = product([width, out, rows], x, d_y);
-    (
-        tensor(d_x, shape, dtype),
-        tensor(d_weight, weight_shape, weight_dtype),
-    )
+    let rows = b * t;
+    let x = single(x);
+    let d_y: Vec<Primitive> = d_y.into_iter().map(single).collect();
+    let of_weight = |(weight, d_y): (&Primitive, &Primitive)| {
+        let [_, out] = weight.shape().dims::<2>();
+        let columns = Left::transposed(slice(&x), width);
+        let d = product([width, out, rows], columns, Left::rows(slice(d_y), out));
+        tensor(d, weight.shape(), weight.dtype())
+    };
+    let d_weights = weights.iter().zip(&d_y).map(of_weight).collect();
+    let weights: Vec<Weight> = weights.into_iter().map(Weight::new).collect();
+    let terms = weights.iter().zip(&d_y).map(|(weight, d_y)| Term {
+        left: Left::rows(slice(d_y), weight.out),
+        right: weight.transposed(),
+        k: weight.out,
+    });
+    let d_x = sum_of_products([rows, width], &terms.collect::<Vec<_>>());
+    (tensor(d_x, shape, dtype), d_weights)
 }

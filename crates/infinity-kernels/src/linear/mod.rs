@@ -6,15 +6,14 @@
 
 pub mod backend;
 #[cfg(feature = "flex")]
-pub(crate) mod few_rows;
+mod few_rows;
 #[cfg(feature = "flex")]
-pub(crate) mod flex;
+mod flex;
 pub mod reference;
 #[cfg(feature = "flex")]
-mod several;
+mod weight;
 
 use crate::form::has_kernel;
-use crate::native::NativeOp;
 use crate::parts::Packed;
 use backend::{MOST, ProjectionTensors, ProjectionsBackend};
 use burn::backend::Dispatch;
@@ -27,27 +26,17 @@ const MANY_ROWS: usize = 64;
 /// Weights up to which their packed copy stays in a second-level cache: 1 MiB.
 const CACHED: usize = 1 << 18;
 
-/// What runs a projection.
-enum Way {
-    Burns,
-    FewRows,
-    ManyRows,
-}
-
-fn way(x: &Tensor<3>, weight: &Tensor<2>) -> Way {
+/// Whether the device has a kernel for this projection. A large weight with many rows is Burn's.
+fn is_native(x: &Tensor<3>, weight: &Tensor<2>) -> bool {
     let [b, t, width] = x.dims();
     let [_, out] = weight.dims();
     let (device, rows) = (x.device(), b * t);
-    let single = x.dtype() == DType::F32 && weight.dtype() == DType::F32;
     if rows == 0 || width == 0 || out == 0 || !has_kernel(&device) {
-        Way::Burns
-    } else if rows <= FEW_ROWS && !device.is_autodiff() {
-        Way::FewRows
-    } else if single && rows >= MANY_ROWS && width * out <= CACHED {
-        Way::ManyRows
-    } else {
-        Way::Burns
+        return false;
     }
+    let single = x.dtype() == DType::F32 && weight.dtype() == DType::F32;
+    let few = rows <= FEW_ROWS && !device.is_autodiff();
+    few || (single && rows >= MANY_ROWS && width * out <= CACHED)
 }
 
 /// `x · weight` for `x` `[B, T, D]` and `weight` `[D, N]`, of any strides.
@@ -57,17 +46,12 @@ fn way(x: &Tensor<3>, weight: &Tensor<2>) -> Way {
 /// If two shapes do not agree.
 #[track_caller]
 pub fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
-    let [_, _, width] = x.dims();
-    assert_shape!(weight, [width, _]);
-    match way(&x, &weight) {
-        Way::Burns => module::linear(x, weight, None),
-        Way::FewRows => NativeOp::FewRows.run(x, weight.clone(), weight),
-        Way::ManyRows => NativeOp::Linear.run(x, weight.clone(), weight),
-    }
+    let mut y = projections(x, vec![weight]);
+    y.pop().expect("one weight, one result")
 }
 
-/// `x · weight` for `x` `[B, T, D]` and each of `weights` `[D, N]`, in one operation where the device
-/// has a kernel for it.
+/// `x · weight` for `x` `[B, T, D]` and each of `weights` `[D, N]`, of any strides, in one operation
+/// where the device has a kernel for all of them.
 ///
 /// # Panics
 ///
@@ -78,9 +62,12 @@ pub fn projections(x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
     for weight in &weights {
         assert_shape!(weight, [width, _]);
     }
-    let burns = |weight| matches!(way(&x, weight), Way::Burns);
-    if weights.len() > MOST || weights.iter().any(burns) {
-        let one = |weight| linear(x.clone(), weight);
+    let native = |weight: &Tensor<2>| is_native(&x, weight);
+    if weights.len() > MOST || !weights.iter().all(native) {
+        let one = |weight: Tensor<2>| match native(&weight) {
+            true => linear(x.clone(), weight),
+            false => module::linear(x.clone(), weight, None),
+        };
         return weights.into_iter().map(one).collect();
     }
     let shapes: Vec<Shape> = weights

@@ -46,14 +46,15 @@ impl SoftmaxMixer {
     ) -> (Tensor<3>, LayerState) {
         let [b, t, _] = x.dims();
         let formats = call.formats();
-        let x = formats.products(x);
-        let project = |proj: &Linear| {
-            let y = formats.linear(proj, x.clone());
-            heads(formats.single(y), self.n_heads)
-        };
-        let q = formats.kernels(call.rotated(project(&self.q_proj)));
-        let mut k = formats.kernels(call.rotated(project(&self.k_proj)));
-        let mut v = project(&self.v_proj);
+        let [q, k, mut v]: [Tensor<4>; 3] = formats
+            .projections(&[&self.q_proj, &self.k_proj, &self.v_proj], x)
+            .into_iter()
+            .map(|y| heads(formats.single(y), self.n_heads))
+            .collect::<Vec<_>>()
+            .try_into()
+            .expect("three projections, three results");
+        let q = formats.kernels(call.rotated(q));
+        let mut k = formats.kernels(call.rotated(k));
         if let Some((keys, values)) = cache {
             k = Tensor::cat(vec![keys, k], 1);
             v = Tensor::cat(vec![values, v], 1);

@@ -1,0 +1,65 @@
+//! A weight as the CPU's kernels read it: as it is stored.
+
+use crate::math::flex_values::{Primitive, single, slice};
+use crate::math::product::Left;
+use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
+
+/// A weight `[D, N]`, stored by rows or by columns.
+pub(super) struct Weight {
+    pub(super) data: Primitive,
+    pub(super) by_columns: bool,
+    pub(super) width: usize,
+    pub(super) out: usize,
+}
+
+impl Weight {
+    pub(super) fn new(weight: Primitive) -> Self {
+        let [width, out] = weight.shape().dims();
+        let transposed = Flex::float_swap_dims(weight.clone(), 0, 1);
+        let by_columns = transposed.as_slice::<f32>().is_some();
+        let data = match by_columns {
+            true => transposed,
+            false => single(weight),
+        };
+        Weight {
+            data,
+            by_columns,
+            width,
+            out,
+        }
+    }
+
+    /// Rows that are stored one behind the other: outputs, or inputs.
+    pub(super) fn stored_rows(&self) -> usize {
+        if self.by_columns {
+            self.out
+        } else {
+            self.width
+        }
+    }
+
+    /// Values in such a row.
+    pub(super) fn stored_row(&self) -> usize {
+        if self.by_columns {
+            self.width
+        } else {
+            self.out
+        }
+    }
+
+    pub(super) fn view(&self) -> Left<'_> {
+        match self.by_columns {
+            true => Left::transposed(slice(&self.data), self.width),
+            false => Left::rows(slice(&self.data), self.out),
+        }
+    }
+
+    pub(super) fn transposed(&self) -> Left<'_> {
+        let Left { data, row, col } = self.view();
+        Left {
+            data,
+            row: col,
+            col: row,
+        }
+    }
+}
