@@ -1,5 +1,6 @@
 //! The test kit: cases, seeded inputs, and the one comparison every test uses.
 
+use crate::memory_scan::MemoryScanInputs;
 use crate::memory_scan::reference::{self, Dims, Values};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::fmt;
@@ -58,7 +59,48 @@ fn unit_rows(mut values: Vec<f64>, width: usize) -> Vec<f64> {
     values
 }
 
+/// Inputs and state as leaves of a graph.
+pub fn leaves(x: &MemoryScanInputs, state: &Tensor<5>) -> (MemoryScanInputs, Tensor<5>) {
+    let leaf = |x: &Tensor<4>| x.clone().autodiff().require_grad();
+    let inputs = MemoryScanInputs {
+        q: leaf(&x.q),
+        k: leaf(&x.k),
+        v: leaf(&x.v),
+        log_decay: leaf(&x.log_decay),
+        read: leaf(&x.read),
+        write: leaf(&x.write),
+        erase: x.erase.as_ref().map(leaf),
+    };
+    (inputs, state.clone().autodiff().require_grad())
+}
+
+/// All tensors of `x`, in the order of [`Values::named`].
+pub fn tensors(x: &MemoryScanInputs) -> impl Iterator<Item = &Tensor<4>> {
+    let always = [&x.q, &x.k, &x.v, &x.log_decay, &x.read, &x.write];
+    always.into_iter().chain(&x.erase)
+}
+
 impl Probe {
+    /// Inputs and initial state `[B, H, S, K, V]` on `device`: queries, keys and values in `rows`, the
+    /// rest in f32. Additive ones have no `erase`.
+    pub fn tensors(&self, rows: DType, device: &Device) -> (MemoryScanInputs, Tensor<5>) {
+        let Dims { b, t, h, s, k, v } = self.case.dims;
+        let x = &self.inputs;
+        let row = |x: &[f64], width| tensor(x, [b, t, h, width], rows, device);
+        let gate = |x: &[f64]| tensor(x, [b, t, h, s], DType::F32, device);
+        let inputs = MemoryScanInputs {
+            q: row(&x.q, k),
+            k: row(&x.k, k),
+            v: row(&x.v, v),
+            log_decay: gate(&x.log_decay),
+            read: gate(&x.read),
+            write: gate(&x.write),
+            erase: self.case.delta.then(|| gate(&x.erase)),
+        };
+        let state = tensor(&x.state, [b, h, s, k, v], DType::F32, device);
+        (inputs, state)
+    }
+
     /// Inputs as a layer makes them: unit keys, `‖a‖ = 1`, decays from almost none to strong.
     pub fn seeded(case: Case, seed: u64) -> Self {
         let Dims { b, t, h, s, k, v } = case.dims;

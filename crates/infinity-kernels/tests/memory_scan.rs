@@ -177,19 +177,7 @@ fn run_mixed(device: &Device, probe: &Probe, dtypes: [DType; 2], run: Run) -> An
 
 /// Outputs and state of the kernel where nothing asks for gradients.
 fn untracked(device: &Device, probe: &Probe) -> (Vec<f64>, Vec<f64>) {
-    let Dims { b, t, h, s, k, v } = probe.case.dims;
-    let x = &probe.inputs;
-    let four = |x: &[f64], width| tensor(x, [b, t, h, width], DType::F32, device);
-    let inputs = MemoryScanInputs {
-        q: four(&x.q, k),
-        k: four(&x.k, k),
-        v: four(&x.v, v),
-        log_decay: four(&x.log_decay, s),
-        read: four(&x.read, s),
-        write: four(&x.write, s),
-        erase: probe.case.delta.then(|| four(&x.erase, s)),
-    };
-    let state = tensor(&x.state, [b, h, s, k, v], DType::F32, device);
+    let (inputs, state) = probe.tensors(DType::F32, device);
     let out = fused(inputs, state);
     (values(out.o), values(out.state))
 }

@@ -18,8 +18,8 @@ use burn::tensor::{DType, Device};
 use burn::train::Learner;
 use infinity_kernels::machine::matmul_flops;
 use infinity_kernels::memory_scan::reference::Dims;
-use infinity_kernels::testing::{Case, Probe, Tol, assert_close, tensor, values};
-use infinity_kernels::{Form, MemoryScanInputs, memory_scan};
+use infinity_kernels::testing::{Case, Probe, Tol, assert_close, values};
+use infinity_kernels::{Form, memory_scan};
 use infinity_model::config::MemoryUpdate;
 use infinity_model::count::{ParameterCount, training_flops_per_token};
 use infinity_model::{Formats, ModelConfig, Precision};
@@ -163,24 +163,7 @@ fn check_operator(model: &ModelConfig, t: usize, form: Form, device: &Device) {
         },
         1,
     );
-    let x = &probe.inputs;
-    let four =
-        |values: &[f64], width| tensor(values, [1, dims.t, dims.h, width], DType::F32, device);
-    let inputs = MemoryScanInputs {
-        q: four(&x.q, dims.k),
-        k: four(&x.k, dims.k),
-        v: four(&x.v, dims.v),
-        log_decay: four(&x.log_decay, dims.s),
-        read: four(&x.read, dims.s),
-        write: four(&x.write, dims.s),
-        erase: delta.then(|| four(&x.erase, dims.s)),
-    };
-    let state = tensor(
-        &x.state,
-        [1, dims.h, dims.s, dims.k, dims.v],
-        DType::F32,
-        device,
-    );
+    let (inputs, state) = probe.tensors(DType::F32, device);
     let out = memory_scan(inputs, state, form);
     let tol = Tol {
         rms_ratio: 1e-5,

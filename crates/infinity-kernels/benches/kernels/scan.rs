@@ -59,36 +59,15 @@ impl Scan {
         state: &Tensor<5>,
         [d_o, d_state]: [Tensor<1>; 2],
     ) -> Vec<Tensor<1>> {
-        let leaf = |x: &Tensor<4>| x.clone().autodiff().require_grad();
-        let leaves = [
-            &inputs.q,
-            &inputs.k,
-            &inputs.v,
-            &inputs.log_decay,
-            &inputs.read,
-            &inputs.write,
-        ]
-        .map(leaf);
-        let erase = inputs.erase.as_ref().map(leaf);
-        let state = state.clone().autodiff().require_grad();
-        let [q, k, v, log_decay, read, write] = leaves.clone();
-        let inputs = MemoryScanInputs {
-            q,
-            k,
-            v,
-            log_decay,
-            read,
-            write,
-            erase: erase.clone(),
-        };
-        let out = memory_scan(inputs, state.clone(), self.form);
+        let (x, state) = testing::leaves(inputs, state);
+        let out = memory_scan(x.clone(), state.clone(), self.form);
         let (o, last) = (out.o.flatten::<1>(0, 3), out.state.flatten::<1>(0, 4));
         let loss = (o.clone() * Tensor::from_inner(d_o)).sum()
             + (last.clone() * Tensor::from_inner(d_state)).sum();
         let grads = loss.backward();
         let mut answers = vec![o.inner(), last.inner()];
         let grad = |x: &Tensor<4>| x.grad(&grads).expect("a gradient").flatten(0, 3);
-        answers.extend(leaves.iter().chain(&erase).map(grad));
+        answers.extend(testing::tensors(&x).map(grad));
         answers.push(state.grad(&grads).expect("a gradient").flatten(0, 4));
         answers
     }
@@ -101,26 +80,14 @@ impl Contestant for Scan {
             h: 1,
             ..self.dims
         };
-        let Dims { b, t, h, s, k, v } = dims;
         let case = testing::Case {
             name: "bench",
             dims,
             delta: true,
         };
         let probe = Probe::seeded(case, 1);
-        let x = &probe.inputs;
-        let four = |x: &[f64], width| tensor(x, [b, t, h, width], DType::F32, &self.device);
-        let inputs = MemoryScanInputs {
-            q: four(&x.q, k),
-            k: four(&x.k, k),
-            v: four(&x.v, v),
-            log_decay: four(&x.log_decay, s),
-            read: four(&x.read, s),
-            write: four(&x.write, s),
-            erase: Some(four(&x.erase, s)),
-        };
+        let (inputs, state) = probe.tensors(DType::F32, &self.device);
         let flat = |x: &[f64]| tensor(x, [x.len()], DType::F32, &self.device);
-        let state = tensor(&x.state, [b, h, s, k, v], DType::F32, &self.device);
         let answers = self.run(&inputs, &state, [flat(&probe.d_o), flat(&probe.d_state)]);
         let (out, grads) = (probe.reference(), probe.reference_grads());
         let expected = [

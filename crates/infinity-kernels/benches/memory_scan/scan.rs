@@ -3,7 +3,7 @@
 use crate::{device, dtype};
 use burn::tensor::{DType, Tensor};
 use infinity_kernels::memory_scan::reference::Dims;
-use infinity_kernels::testing::{Case, Probe, Tol, compare, tensor, values};
+use infinity_kernels::testing::{Case, Probe, Tol, compare, leaves, tensor, tensors, values};
 use infinity_kernels::{Form, MemoryScanInputs, memory_scan};
 use std::hint::black_box;
 
@@ -29,7 +29,6 @@ pub(crate) struct Scan {
 
 impl Scan {
     pub(crate) fn new(dims: Dims) -> Self {
-        let Dims { b, t, h, s, k, v } = dims;
         let probe = Probe::seeded(
             Case {
                 name: "bench",
@@ -39,23 +38,12 @@ impl Scan {
             1,
         );
         let device = device();
-        let four = |x: &[f64], width| tensor(x, [b, t, h, width], DType::F32, &device);
-        let rows = |x: &[f64], width| tensor(x, [b, t, h, width], dtype(), &device);
-        let x = &probe.inputs;
-        let inputs = MemoryScanInputs {
-            q: rows(&x.q, k),
-            k: rows(&x.k, k),
-            v: rows(&x.v, v),
-            log_decay: four(&x.log_decay, s),
-            read: four(&x.read, s),
-            write: four(&x.write, s),
-            erase: Some(four(&x.erase, s)),
-        };
-        let state = tensor(&x.state, [b, h, s, k, v], DType::F32, &device);
+        let Dims { b, t, h, v, .. } = dims;
+        let (inputs, state) = probe.tensors(dtype(), &device);
         Scan {
             inputs,
             state,
-            d_o: four(&probe.d_o, v),
+            d_o: tensor(&probe.d_o, [b, t, h, v], DType::F32, &device),
         }
     }
 
@@ -67,39 +55,22 @@ impl Scan {
     /// Forward, and the gradients of the sum of all outputs: no product with weights, which the
     /// peers, who are handed a gradient, do not pay for.
     pub(crate) fn both(&self, form: Form) {
-        let (x, state) = self.leaves();
+        let (x, state) = leaves(&self.inputs, &self.state);
         let out = memory_scan(widened(x.clone(), form), state.clone(), form);
         let grads = out.o.backward();
-        let rows = [&x.q, &x.k, &x.v, &x.log_decay, &x.read, &x.write].map(|x| x.grad(&grads));
-        black_box((rows, x.erase.map(|x| x.grad(&grads)), state.grad(&grads)));
-    }
-
-    /// Inputs and state as leaves of a graph.
-    fn leaves(&self) -> (MemoryScanInputs, Tensor<5>) {
-        let leaf = |x: &Tensor<4>| x.clone().autodiff().require_grad();
-        let x = &self.inputs;
-        let inputs = MemoryScanInputs {
-            q: leaf(&x.q),
-            k: leaf(&x.k),
-            v: leaf(&x.v),
-            log_decay: leaf(&x.log_decay),
-            read: leaf(&x.read),
-            write: leaf(&x.write),
-            erase: x.erase.as_ref().map(leaf),
-        };
-        (inputs, self.state.clone().autodiff().require_grad())
+        let rows: Vec<_> = tensors(&x).map(|x| x.grad(&grads)).collect();
+        black_box((rows, state.grad(&grads)));
     }
 
     /// Outputs, final state and all gradients.
     fn answers(&self, form: Form) -> Vec<Tensor<1>> {
-        let (x, state) = self.leaves();
+        let (x, state) = leaves(&self.inputs, &self.state);
         let out = memory_scan(widened(x.clone(), form), state.clone(), form);
         let loss = (out.o.clone() * self.d_o.clone()).sum() + out.state.clone().sum();
         let grads = loss.backward();
         let mut answers = vec![out.o.inner().flatten(0, 3), out.state.inner().flatten(0, 4)];
         let grad = |x: &Tensor<4>| x.grad(&grads).expect("a gradient").flatten(0, 3);
-        let rows = [&x.q, &x.k, &x.v, &x.log_decay, &x.read, &x.write];
-        answers.extend(rows.into_iter().chain(&x.erase).map(grad));
+        answers.extend(tensors(&x).map(grad));
         answers.push(state.grad(&grads).expect("a gradient").flatten(0, 4));
         answers
     }

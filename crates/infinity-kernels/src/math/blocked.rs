@@ -181,10 +181,11 @@ impl<'f> Factors<'f> {
         let (sum, others) = copies.split_first().expect("at least one share");
         // SAFETY: every value is written before it is added to.
         let mut out = unsafe { unwritten(m * n) };
-        out.par_chunks_mut(n * (COPIED / 32 / n).max(1))
+        let rows = (COPIED / 32 / n).max(1);
+        out.par_chunks_mut(rows * n)
             .enumerate()
             .for_each(|(i, out)| {
-                let first = i * (COPIED / 32 / n).max(1);
+                let first = i * rows;
                 for (row, out) in out.chunks_exact_mut(n).enumerate() {
                     let at = (first + row) * wide..(first + row) * wide + n;
                     out.copy_from_slice(&sum[at.clone()]);

@@ -4,8 +4,10 @@
 use crate::flags::Flags;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use infinity_kernels::memory_scan::reference::Dims;
-use infinity_kernels::testing::{Case, Probe, Random, Tol, assert_close, compare, tensor, values};
-use infinity_kernels::{Form, MemoryScanInputs, memory_scan};
+use infinity_kernels::testing::{
+    Case, Probe, Random, Tol, assert_close, compare, leaves, tensor, tensors, values,
+};
+use infinity_kernels::{Form, memory_scan};
 use infinity_model::config::{MemoryUpdate, Mixer};
 use infinity_model::{InfinityModel, ModelConfig};
 
@@ -69,33 +71,11 @@ fn operator(model: &ModelConfig, form: Form) -> f64 {
         },
         1,
     );
-    let device = Device::flex().autodiff();
-    let (x, t, h) = (&probe.inputs, dims.t, dims.h);
-    let leaf = |values: &[f64], width| {
-        tensor::<4>(values, [1, t, h, width], DType::F32, &device).require_grad()
-    };
-    let leaves = [
-        leaf(&x.q, k),
-        leaf(&x.k, k),
-        leaf(&x.v, v),
-        leaf(&x.log_decay, s),
-        leaf(&x.read, s),
-        leaf(&x.write, s),
-        leaf(&x.erase, s),
-    ];
-    let [q, key, value, log_decay, read, write, erase] = leaves.clone();
-    let erase = delta.then_some(erase);
-    let inputs = MemoryScanInputs {
-        q,
-        k: key,
-        v: value,
-        log_decay,
-        read,
-        write,
-        erase,
-    };
-    let state = tensor(&x.state, [1, h, s, k, v], DType::F32, &device);
-    let out = memory_scan(inputs, state, form);
+    let (t, h, device) = (dims.t, dims.h, Device::flex());
+    let (inputs, state) = probe.tensors(DType::F32, &device);
+    let (inputs, state) = leaves(&inputs, &state);
+    let device = device.autodiff();
+    let out = memory_scan(inputs.clone(), state, form);
     let d_o = tensor(&probe.d_o, [1, t, h, v], DType::F32, &device);
     let d_state = tensor(&probe.d_state, [1, h, s, k, v], DType::F32, &device);
     let grads = ((out.o.clone() * d_o).sum() + (out.state.clone() * d_state).sum()).backward();
@@ -114,7 +94,7 @@ fn operator(model: &ModelConfig, form: Form) -> f64 {
         FORWARD,
     ));
     let expected = probe.reference_grads();
-    for (leaf, (field, expected)) in leaves.iter().zip(expected.named()) {
+    for (leaf, (field, expected)) in tensors(&inputs).zip(expected.named()) {
         if let Some(grad) = leaf.grad(&grads) {
             worst = worst.max(assert_close(
                 &name,
