@@ -6,7 +6,7 @@
 //! value is summed up on the sizes alone: two machines with different numbers of cores get the same
 //! bits.
 
-use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::math::product::{Keep, Left, Part, Product, Right, groups_at_once, multiply};
 use crate::math::simd::{LANES, Level};
 use crate::math::transpose::transpose;
 use crate::math::unwritten::unwritten;
@@ -121,20 +121,16 @@ fn add_up([m, n]: [usize; 2], terms: &[Term<'_>], out: &mut [f32]) {
             for (factors, packed) in &terms {
                 let k = factors.size[2];
                 for depth in depths(0..k, DEPTH) {
-                    let panel = |panel: usize| {
-                        let from = panel * k * LANES;
-                        &packed[from + depth.start * LANES..from + depth.end * LANES]
-                    };
-                    let at = Stretch {
-                        depth: depth.clone(),
-                        panels: 0..panels,
-                        first,
+                    let panels = Panels {
+                        packed,
+                        rows: k,
+                        first: depth.start,
                     };
                     for (strip, out) in out.chunks_mut(STRIP * n).enumerate() {
                         let from = i * rows + strip * STRIP;
                         let rows = out.len() / n;
                         let left = factors.left_strip(from, rows, depth.clone(), &mut turned);
-                        factors.strip(left, &at, panel, out, n);
+                        factors.strip(left, panels, depth.len(), first, out, n);
                     }
                     first = false;
                 }
@@ -142,13 +138,19 @@ fn add_up([m, n]: [usize; 2], terms: &[Term<'_>], out: &mut [f32]) {
         });
 }
 
-/// What of a product is added at a time.
-struct Stretch {
-    /// Terms of the sums.
-    depth: Range<usize>,
-    panels: Range<usize>,
-    /// Whether nothing is there yet that it is added to.
-    first: bool,
+/// Panels of a right factor, `rows` rows of [`LANES`] values each, from their row `first` on.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    packed: &'a [f32],
+    rows: usize,
+    first: usize,
+}
+
+impl<'a> Panels<'a> {
+    fn from(self, panel: usize) -> Right<'a> {
+        let from = (panel * self.rows + self.first) * LANES;
+        Right::panels(&self.packed[from..], self.rows)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -234,16 +236,16 @@ impl<'f> Factors<'f> {
             for (panel, packed) in panels.clone().zip(packed.chunks_exact_mut(len)) {
                 self.pack(panel, depth.clone(), packed);
             }
-            let panel = |panel: usize| &packed[(panel - panels.start) * len..][..len];
-            let at = Stretch {
-                first: depth.start == range.start,
-                depth: depth.clone(),
-                panels: panels.clone(),
+            let packed = Panels {
+                packed: &packed,
+                rows: depth.len(),
+                first: 0,
             };
+            let first = depth.start == range.start;
             for (strip, out) in out.chunks_mut(STRIP * stride).enumerate() {
                 let rows = out.len() / stride;
                 let left = self.left_strip(strip * STRIP, rows, depth.clone(), &mut turned);
-                self.strip(left, &at, panel, out, stride);
+                self.strip(left, packed, depth.len(), first, out, stride);
             }
         }
         out
@@ -266,52 +268,57 @@ impl<'f> Factors<'f> {
         }
         turned.clear();
         for p in depth {
-            turned.extend_from_slice(&data[p * col + first..][..rows]);
+            let values = &data[p * col + first..][..rows];
+            match values.first_chunk::<STRIP>() {
+                // Of a known length: the compiler copies it without a call.
+                Some(values) => turned.extend_from_slice(values),
+                None => turned.extend_from_slice(values),
+            }
         }
         Left::transposed(turned, rows)
     }
 
-    /// Adds to `out`, or writes where nothing is there yet, the product of a strip of rows with some
-    /// panels.
-    fn strip<'a>(
+    /// Adds to `out`, rows of `stride`, or writes where nothing is there yet, the product of a strip of
+    /// rows with all panels, as far as `out` has columns.
+    fn strip(
         &self,
         left: Left<'_>,
-        at: &Stretch,
-        panel: impl Fn(usize) -> &'a [f32],
+        panels: Panels<'_>,
+        depth: usize,
+        first: bool,
         out: &mut [f32],
         stride: usize,
     ) {
         let rows = out.len() / stride;
-        let keep = match at.first {
+        let keep = match first {
             true => Keep::Nothing,
             false => Keep::Times(1.0),
         };
-        let product = |panel| Product {
-            size: [rows, LANES, at.depth.len()],
+        let product = |panel: usize, columns: usize| Product {
+            size: [rows, columns, depth],
             left,
-            right: Right {
-                data: panel,
-                stride: LANES,
-            },
+            right: panels.from(panel),
             part: Part::Whole,
             keep,
             scale: None,
         };
-        for (i, index) in at.panels.clone().enumerate() {
-            let from = i * LANES;
-            let width = LANES.min(stride - from);
-            if width == LANES {
-                multiply(self.level, &product(panel(index)), &mut out[from..], stride);
-                continue;
-            }
-            let mut lanes = [0f32; STRIP * LANES];
-            for (lanes, out) in lanes.chunks_exact_mut(LANES).zip(out.chunks_exact(stride)) {
-                lanes[..width].copy_from_slice(&out[from..]);
-            }
-            multiply(self.level, &product(panel(index)), &mut lanes, LANES);
-            for (lanes, out) in lanes.chunks_exact(LANES).zip(out.chunks_exact_mut(stride)) {
-                out[from..].copy_from_slice(&lanes[..width]);
-            }
+        let (whole, at_once) = (stride / LANES, groups_at_once(self.level));
+        for panel in (0..whole).step_by(at_once) {
+            let columns = at_once.min(whole - panel) * LANES;
+            let out = &mut out[panel * LANES..];
+            multiply(self.level, &product(panel, columns), out, stride);
+        }
+        let (from, width) = (whole * LANES, stride % LANES);
+        if width == 0 {
+            return;
+        }
+        let mut lanes = [0f32; STRIP * LANES];
+        for (lanes, out) in lanes.chunks_exact_mut(LANES).zip(out.chunks_exact(stride)) {
+            lanes[..width].copy_from_slice(&out[from..]);
+        }
+        multiply(self.level, &product(whole, LANES), &mut lanes, LANES);
+        for (lanes, out) in lanes.chunks_exact(LANES).zip(out.chunks_exact_mut(stride)) {
+            out[from..].copy_from_slice(&lanes[..width]);
         }
     }
 

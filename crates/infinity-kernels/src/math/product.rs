@@ -4,7 +4,10 @@
 //! costs nothing, and the right factor and the result have rows of whole lanes. At these sizes
 //! (16 to 128) the packing of a general matrix product costs more than it gains.
 
-use crate::math::simd::{LANES, Lanes, lanes, lanes_mut, leveled, multiply_add};
+use crate::math::simd::{Kind, LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_add};
+
+/// Rows of lanes as accumulators from which on the registers hold twice as many: those of AVX-512 do.
+const WIDE: usize = 8;
 
 /// A matrix of any strides.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +39,34 @@ impl<'a> Left<'a> {
     }
 }
 
-/// Rows of whole lanes, `stride` apart.
+/// A matrix in groups of [`LANES`] columns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Right<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) stride: usize,
+    data: &'a [f32],
+    /// From one row to the next.
+    row: usize,
+    /// From one group to the next.
+    group: usize,
+}
+
+impl<'a> Right<'a> {
+    /// Rows of `stride`.
+    pub(crate) fn rows(data: &'a [f32], stride: usize) -> Self {
+        Right {
+            data,
+            row: stride,
+            group: LANES,
+        }
+    }
+
+    /// Every group of columns on its own, `rows` rows each, one behind the other.
+    pub(crate) fn panels(data: &'a [f32], rows: usize) -> Self {
+        Right {
+            data,
+            row: LANES,
+            group: rows * LANES,
+        }
+    }
 }
 
 /// Which part of the product is not zero or not wanted. Zeros of a triangle have to be there
@@ -78,6 +104,16 @@ pub(crate) struct Product<'a> {
     pub(crate) keep: Keep<'a>,
     /// One factor for each row.
     pub(crate) scale: Option<&'a [f32]>,
+}
+
+/// Groups of columns that share the loads of the left factor: what a caller that walks through columns
+/// by itself should hand over at a time.
+pub(crate) fn groups_at_once(level: Level) -> usize {
+    match level.kind() {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => 2,
+        _ => 1,
+    }
 }
 
 leveled!(
@@ -122,14 +158,14 @@ fn row_blocks<const FMA: bool, const ROWS: usize>(
     for left in (1..=rows.len().div_ceil(ROWS)).rev() {
         let block = (rows.end - i).div_ceil(left);
         match block {
-            1 => row_block::<FMA, 1>(product, out, stride, i),
-            2 => row_block::<FMA, 2>(product, out, stride, i),
-            3 => row_block::<FMA, 3>(product, out, stride, i),
-            4 => row_block::<FMA, 4>(product, out, stride, i),
-            5 if ROWS > 4 => row_block::<FMA, 5>(product, out, stride, i),
-            6 if ROWS > 4 => row_block::<FMA, 6>(product, out, stride, i),
-            7 if ROWS > 6 => row_block::<FMA, 7>(product, out, stride, i),
-            8 if ROWS > 6 => row_block::<FMA, 8>(product, out, stride, i),
+            1 => row_block::<FMA, ROWS, 1>(product, out, stride, i),
+            2 => row_block::<FMA, ROWS, 2>(product, out, stride, i),
+            3 => row_block::<FMA, ROWS, 3>(product, out, stride, i),
+            4 => row_block::<FMA, ROWS, 4>(product, out, stride, i),
+            5 if ROWS > 4 => row_block::<FMA, ROWS, 5>(product, out, stride, i),
+            6 if ROWS > 4 => row_block::<FMA, ROWS, 6>(product, out, stride, i),
+            7 if ROWS > 6 => row_block::<FMA, ROWS, 7>(product, out, stride, i),
+            8 if ROWS > 6 => row_block::<FMA, ROWS, 8>(product, out, stride, i),
             _ => unreachable!("blocks have 1 to ROWS rows, and ROWS is at most 8"),
         }
         i += block;
@@ -152,14 +188,16 @@ impl Product<'_> {
         }
         if k > 0 {
             assert!((m - 1) * row + (k - 1) * col < data.len());
-            assert!((k - 1) * self.right.stride + n <= self.right.data.len());
+            let Right { data, row, group } = self.right;
+            assert!((k - 1) * row + (n / LANES - 1) * group + LANES <= data.len());
         }
     }
 }
 
-/// `R` rows of the result from row `i` on.
+/// `R` rows of the result from row `i` on, two groups of columns at a time where there are registers
+/// for them: every value of the left factor is loaded once for both.
 #[inline(always)]
-fn row_block<const FMA: bool, const R: usize>(
+fn row_block<const FMA: bool, const ROWS: usize, const R: usize>(
     product: &Product<'_>,
     out: &mut [f32],
     stride: usize,
@@ -175,40 +213,49 @@ fn row_block<const FMA: bool, const R: usize>(
     }
     let mut j = 0;
     while j < columns {
-        // SAFETY: `check` has seen that rows up to `m`, columns up to `n` and sums up to `k` are
-        // inside the slices; `i + R <= m`, `j + LANES <= n` and `to <= k`.
-        let sums = unsafe { tile::<FMA, R>(product, i, j, from..to) };
-        finish::<FMA, R>(product, &sums, out, stride, i, j);
-        j += LANES;
+        if ROWS >= WIDE && columns - j >= 2 * LANES {
+            // SAFETY: `check` has seen that rows up to `m`, columns up to `n` and sums up to `k` are
+            // inside the slices; `i + R <= m`, the groups end at `n` and `to <= k`.
+            let sums = unsafe { tile::<FMA, R, 2>(product, i, j, from..to) };
+            finish::<FMA, R, 2>(product, &sums, out, stride, i, j);
+            j += 2 * LANES;
+        } else {
+            // SAFETY: as above.
+            let sums = unsafe { tile::<FMA, R, 1>(product, i, j, from..to) };
+            finish::<FMA, R, 1>(product, &sums, out, stride, i, j);
+            j += LANES;
+        }
     }
 }
 
 /// Writes a tile of sums. In loops, not by `for_each`: a closure that is not inlined is compiled
 /// without the vector instructions of the function around it.
 #[inline(always)]
-fn finish<const FMA: bool, const R: usize>(
+fn finish<const FMA: bool, const R: usize, const G: usize>(
     product: &Product<'_>,
-    sums: &[Lanes; R],
+    sums: &[[Lanes; G]; R],
     out: &mut [f32],
     stride: usize,
     i: usize,
     j: usize,
 ) {
-    for (r, sums) in sums.iter().enumerate() {
-        let at = (i + r) * stride + j;
-        let mut row = *sums;
-        if let Some(scale) = product.scale {
-            let factor = scale[i + r];
-            for x in &mut row {
-                *x *= factor;
+    for (r, groups) in sums.iter().enumerate() {
+        for (g, sums) in groups.iter().enumerate() {
+            let at = (i + r) * stride + j + g * LANES;
+            let mut row = *sums;
+            if let Some(scale) = product.scale {
+                let factor = scale[i + r];
+                for x in &mut row {
+                    *x *= factor;
+                }
             }
+            match product.keep {
+                Keep::Nothing => {}
+                Keep::Times(keep) => row = add::<FMA>(&row, keep, lanes(out, at)),
+                Keep::Other(keep, other) => row = add::<FMA>(&row, keep, lanes(other, at)),
+            }
+            *lanes_mut(out, at) = row;
         }
-        match product.keep {
-            Keep::Nothing => {}
-            Keep::Times(keep) => row = add::<FMA>(&row, keep, lanes(out, at)),
-            Keep::Other(keep, other) => row = add::<FMA>(&row, keep, lanes(other, at)),
-        }
-        *lanes_mut(out, at) = row;
     }
 }
 
@@ -222,32 +269,37 @@ fn add<const FMA: bool>(sums: &Lanes, keep: f32, kept: &Lanes) -> Lanes {
     out
 }
 
-/// The sums over `range` for `R` rows from `i` and one lane of columns from `j`.
+/// The sums over `range` for `R` rows from `i` and `G` groups of columns from column `j`.
 ///
 /// # Safety
 ///
-/// Rows `i..i + R`, columns `j..j + LANES` and `range` must lie inside both factors.
+/// Rows `i..i + R`, columns `j..j + G · LANES` and `range` must lie inside both factors, and `j` must
+/// begin a group.
 #[inline(always)]
-unsafe fn tile<const FMA: bool, const R: usize>(
+unsafe fn tile<const FMA: bool, const R: usize, const G: usize>(
     product: &Product<'_>,
     i: usize,
     j: usize,
     range: std::ops::Range<usize>,
-) -> [Lanes; R] {
+) -> [[Lanes; G]; R] {
     let Left { data, row, col } = product.left;
-    let Right {
-        data: right,
-        stride,
-    } = product.right;
-    let mut sums = [[0f32; LANES]; R];
+    let right = product.right;
+    let first = j / LANES * right.group;
+    let mut sums = [[[0f32; LANES]; G]; R];
     for p in range {
-        // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
-        let lanes = unsafe { &*right.as_ptr().add(p * stride + j).cast::<Lanes>() };
+        let mut groups = [[0f32; LANES]; G];
+        for (g, group) in groups.iter_mut().enumerate() {
+            let at = p * right.row + first + g * right.group;
+            // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
+            *group = unsafe { *right.data.as_ptr().add(at).cast::<Lanes>() };
+        }
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             let value = unsafe { *data.as_ptr().add((i + r) * row + p * col) };
-            for l in 0..LANES {
-                sums[l] = multiply_add::<FMA>(value, lanes[l], sums[l]);
+            for (sums, group) in sums.iter_mut().zip(&groups) {
+                for l in 0..LANES {
+                    sums[l] = multiply_add::<FMA>(value, group[l], sums[l]);
+                }
             }
         }
     }
@@ -312,10 +364,7 @@ mod tests {
                                 row,
                                 col,
                             },
-                            right: Right {
-                                data: &right,
-                                stride: wide,
-                            },
+                            right: Right::rows(&right, wide),
                             part,
                             keep: Keep::Times(0.5),
                             scale: Some(&scale),

@@ -31,10 +31,7 @@ impl Matrix {
     }
 
     fn right(&self) -> Right<'_> {
-        Right {
-            data: &self.data,
-            stride: self.stride,
-        }
+        Right::rows(&self.data, self.stride)
     }
 
     /// Runs `block` for every block of rows, with its first row.

@@ -48,10 +48,7 @@ impl Chunk {
             let product = Product {
                 size: [self.c, self.v_wide, self.sizes.k],
                 left: Left::rows(&self.k, self.k_wide),
-                right: Right {
-                    data: &states[self.sizes.state(s)],
-                    stride: self.v_wide,
-                },
+                right: Right::rows(&states[self.sizes.state(s)], self.v_wide),
                 part: Part::Whole,
                 keep: Keep::Times(1.0),
                 scale: Some(&self.weights.recalls[s * self.stride..]),
@@ -81,10 +78,7 @@ impl Chunk {
             let product = Product {
                 size: [sizes.k, v_wide, c],
                 left: Left::transposed(&self.k, k_wide),
-                right: Right {
-                    data: rows,
-                    stride: v_wide,
-                },
+                right: Right::rows(rows, v_wide),
                 part: Part::Whole,
                 keep: match before {
                     None => Keep::Times(self.weights.whole[s]),

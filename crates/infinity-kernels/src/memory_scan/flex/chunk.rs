@@ -264,10 +264,7 @@ impl Chunk {
         let product = |rows| Product {
             size: [self.c, padded(self.c), self.sizes.k],
             left: Left::rows(rows, self.k_wide),
-            right: Right {
-                data: &self.k_columns,
-                stride: self.stride,
-            },
+            right: Right::rows(&self.k_columns, self.stride),
             part: Part::OutLower,
             keep: Keep::Nothing,
             scale: None,

@@ -67,10 +67,7 @@ impl Forward {
         let inside = Product {
             size: [c, v_wide, c],
             left: Left::rows(&self.chunk.scores.attention, stride),
-            right: Right {
-                data: &self.chunk.errors,
-                stride: v_wide,
-            },
+            right: Right::rows(&self.chunk.errors, v_wide),
             part: Part::LeftLower,
             keep: Keep::Nothing,
             scale: None,
@@ -80,10 +77,7 @@ impl Forward {
             let product = Product {
                 size: [c, v_wide, sizes.k],
                 left: Left::rows(&self.chunk.q, k_wide),
-                right: Right {
-                    data: &self.states[sizes.state(s)],
-                    stride: v_wide,
-                },
+                right: Right::rows(&self.states[sizes.state(s)], v_wide),
                 part: Part::Whole,
                 keep: Keep::Times(1.0),
                 scale: Some(&self.chunk.weights.reads[s * stride..]),

@@ -29,10 +29,7 @@ pub(super) fn solve(level: Level, system: System<'_>, x: &mut [f32]) {
         let product = Product {
             size: [to - from, width, from],
             left: Left::rows(&minus_l[from * stride..], stride),
-            right: Right {
-                data: known,
-                stride: width,
-            },
+            right: Right::rows(known, width),
             part: Part::Whole,
             keep: Keep::Times(1.0),
             scale: None,
@@ -64,10 +61,7 @@ pub(super) fn solve_transposed(level: Level, system: System<'_>, x: &mut [f32]) 
             let product = Product {
                 size: [to - from, width, c - to],
                 left: Left::transposed(&minus_l[to * stride + from..], stride),
-                right: Right {
-                    data: known,
-                    stride: width,
-                },
+                right: Right::rows(known, width),
                 part: Part::Whole,
                 keep: Keep::Times(1.0),
                 scale: None,

@@ -23,10 +23,7 @@ impl Backward {
         let inside = Product {
             size: [c, v_wide, c],
             left: Left::transposed(&self.chunk.scores.attention, stride),
-            right: Right {
-                data: &self.d_o,
-                stride: v_wide,
-            },
+            right: Right::rows(&self.d_o, v_wide),
             part: Part::LeftUpper,
             keep: Keep::Nothing,
             scale: None,
@@ -36,10 +33,7 @@ impl Backward {
             let product = Product {
                 size: [c, v_wide, sizes.k],
                 left: Left::rows(&self.chunk.k, k_wide),
-                right: Right {
-                    data: &self.d_states[sizes.state(s)],
-                    stride: v_wide,
-                },
+                right: Right::rows(&self.d_states[sizes.state(s)], v_wide),
                 part: Part::Whole,
                 keep: Keep::Times(1.0),
                 scale: Some(&self.chunk.weights.writes[s * stride..]),
@@ -112,10 +106,7 @@ impl Backward {
         let with_errors = |rows| Product {
             size: [c, padded(c), sizes.v],
             left: Left::rows(rows, v_wide),
-            right: Right {
-                data: &self.error_columns,
-                stride,
-            },
+            right: Right::rows(&self.error_columns, stride),
             part: Part::OutLower,
             keep: Keep::Nothing,
             scale: None,
@@ -177,10 +168,7 @@ impl Backward {
         let with = |left, part, rows| Product {
             size: [c, k_wide, c],
             left,
-            right: Right {
-                data: rows,
-                stride: k_wide,
-            },
+            right: Right::rows(rows, k_wide),
             part,
             keep: Keep::Times(1.0),
             scale: None,

@@ -144,10 +144,7 @@ impl Backward {
                 let product = Product {
                     size: [sizes.k, v_wide, c],
                     left: Left::transposed(left, k_wide),
-                    right: Right {
-                        data: &self.rows,
-                        stride: v_wide,
-                    },
+                    right: Right::rows(&self.rows, v_wide),
                     part: Part::Whole,
                     keep: Keep::Times(keep),
                     scale: None,
@@ -180,10 +177,7 @@ fn times_columns(chunk: &Chunk, state: &[f32], columns: &[f32], out: &mut [f32])
     let product = Product {
         size: [sizes.k, padded(c), sizes.v],
         left: Left::rows(state, v_wide),
-        right: Right {
-            data: columns,
-            stride,
-        },
+        right: Right::rows(columns, stride),
         part: Part::Whole,
         keep: Keep::Nothing,
         scale: None,
