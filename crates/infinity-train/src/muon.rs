@@ -1,10 +1,13 @@
 //! Muon with the project's own Newton–Schulz kernel: the rule of [`burn::optim::Muon`], several
 //! times as fast on the CPU.
 
+mod together;
+
 use burn::optim::momentum::{Momentum, MomentumConfig};
 use burn::optim::{LearningRate, MuonState, Optimizer};
 use burn::tensor::{Device, Tensor};
-use infinity_kernels::newton_schulz::newton_schulz;
+pub(crate) use together::together;
+use together::{Begun, of_rank};
 
 /// Momentum, orthogonalised, on matrices. Its state is Burn's.
 #[derive(Clone)]
@@ -48,16 +51,18 @@ impl Optimizer for Muon {
         let (rows, columns) = (dims[0], dims[1]);
         let before = state.map(|state| state.momentum);
         let (update, momentum) = self.momentum.transform(grad, before);
-        let update: Tensor<D> = newton_schulz(update.reshape([rows, columns])).reshape(dims);
         let scale = (rows as f64 / columns as f64).max(1.0).sqrt();
-        let tensor = match self.weight_decay {
+        let decayed = match self.weight_decay {
             0.0 => tensor,
             decay => tensor * (1.0 - lr * decay),
         };
-        (
-            tensor - update * (lr * scale),
-            Some(MuonState::new(momentum)),
-        )
+        let begun = Begun {
+            weights: decayed.reshape([rows, columns]),
+            update: update.reshape([rows, columns]),
+            rate: lr * scale,
+        };
+        let tensor = of_rank(begun.go_on());
+        (tensor, Some(MuonState::new(momentum)))
     }
 
     fn to_device<const D: usize>(mut state: MuonState<D>, device: &Device) -> MuonState<D> {

@@ -19,6 +19,7 @@ use crate::config::{GradientCheckpointing, RunConfig};
 use crate::data::HostBatch;
 use crate::loss::evaluation_loss;
 use crate::metrics::LmOutput;
+use crate::muon::together;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
@@ -187,7 +188,9 @@ impl TrainStep for Trainee {
         rates: ModuleLearningRate,
         grads: GradientsParams,
     ) -> Self {
-        in_pool(&self.model.device(), || optim.step(rates, self, grads))
+        in_pool(&self.model.device(), || {
+            together(|| optim.step(rates, self, grads))
+        })
     }
 }
 
