@@ -49,6 +49,8 @@
     )
 )]
 
+#[cfg(feature = "flex")]
+mod awake;
 pub mod feature_map;
 pub mod form;
 pub mod linear;

@@ -14,7 +14,7 @@ use burn::tensor::Device;
 pub fn in_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "flex")]
     if crate::form::has_kernel(device) {
-        return rayon::scope(|_| work());
+        return crate::awake::run(work);
     }
     let _ = device;
     work()

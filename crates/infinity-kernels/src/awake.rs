@@ -1,0 +1,148 @@
+//! Threads that stay awake while a step runs.
+//!
+//! A thread of rayon's that finds nothing to do goes to sleep within microseconds, and waking it takes
+//! the system longer than many of the hundreds of kernels of a step take to run. Here the others keep
+//! looking for work until the step is over. They give way to whoever else wants their core.
+//!
+//! Looking for work is itself a job, and whoever waits in the middle of another job may take it up: a
+//! piece of the step that began to look for work would wait for the end of the step, and the step for
+//! the piece. So these threads are a pool of their own, which one step at a time has to itself and
+//! which does nothing else, and a step begins when all of them are looking.
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::hint::spin_loop;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::thread;
+
+/// How often a thread looks in vain before it lets other programs run.
+const LOOKS: usize = 1000;
+
+/// The pool, from the first step on, with as many threads as rayon's own.
+static POOL: Mutex<Option<ThreadPool>> = Mutex::new(None);
+
+/// Runs `work` in the pool with every thread awake; where it is taken, among rayon's own threads.
+pub(crate) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    if rayon::current_thread_index().is_some() {
+        return work();
+    }
+    let mut pool = match POOL.try_lock() {
+        Ok(pool) => pool,
+        // A step that panicked left it as good as any other.
+        Err(TryLockError::Poisoned(pool)) => pool.into_inner(),
+        Err(TryLockError::WouldBlock) => return rayon::scope(|_| work()),
+    };
+    if pool.is_none() {
+        let threads = rayon::current_num_threads();
+        *pool = ThreadPoolBuilder::new().num_threads(threads).build().ok();
+    }
+    match pool.as_ref() {
+        Some(pool) => pool.install(|| during(work)),
+        // A system that gives no more threads.
+        None => rayon::scope(|_| work()),
+    }
+}
+
+/// What the threads of a step know of each other.
+#[derive(Default)]
+struct Step {
+    looking: AtomicUsize,
+    over: AtomicBool,
+}
+
+/// Ends a step when it is dropped, in a panic as well.
+struct Ends<'a>(&'a Step);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Release);
+    }
+}
+
+fn during<R>(work: impl FnOnce() -> R) -> R {
+    let step = Arc::new(Step::default());
+    let ends = Ends(&step);
+    let this = rayon::current_thread_index();
+    rayon::spawn_broadcast({
+        let step = step.clone();
+        move |context| {
+            if Some(context.index()) != this {
+                step.looking.fetch_add(1, Ordering::AcqRel);
+                step.look_for_work();
+            }
+        }
+    });
+    let others = rayon::current_num_threads() - 1;
+    let mut in_vain = 0;
+    while step.looking.load(Ordering::Acquire) < others {
+        pause(&mut in_vain);
+    }
+    let result = work();
+    drop(ends);
+    result
+}
+
+impl Step {
+    fn look_for_work(&self) {
+        let mut in_vain = 0;
+        while !self.over.load(Ordering::Acquire) {
+            match rayon::yield_now() {
+                Some(rayon::Yield::Executed) => in_vain = 0,
+                _ => pause(&mut in_vain),
+            }
+        }
+    }
+}
+
+fn pause(in_vain: &mut usize) {
+    if *in_vain < LOOKS {
+        *in_vain += 1;
+        spin_loop();
+    } else {
+        thread::yield_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rayon::prelude::*;
+
+    /// Joins within joins: what they wait for is never behind a thread that looks for work.
+    fn sum(from: u64, to: u64) -> u64 {
+        match to - from {
+            0 => 0,
+            1 => from,
+            n => {
+                let (a, b) = rayon::join(|| sum(from, from + n / 2), || sum(from + n / 2, to));
+                a + b
+            }
+        }
+    }
+
+    #[test]
+    fn steps_of_many_threads_at_a_time_all_end() {
+        let steps = |thread: u64| {
+            for step in 0..200 {
+                let n = 64 + (thread + step) % 7;
+                assert_eq!(run(|| sum(0, n)), n * (n - 1) / 2);
+                let doubled: u64 = run(|| (0..n).into_par_iter().map(|i| 2 * run(|| i)).sum());
+                assert_eq!(doubled, n * (n - 1));
+            }
+        };
+        thread::scope(|scope| {
+            for i in 0..6 {
+                scope.spawn(move || steps(i));
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_ends_the_step_and_the_next_one_runs() {
+        for _ in 0..20 {
+            let panics = || run(|| (0..99).into_par_iter().for_each(|i| assert!(i < 50)));
+            assert!(std::panic::catch_unwind(panics).is_err());
+            assert_eq!(run(|| sum(0, 10)), 45);
+        }
+    }
+}
