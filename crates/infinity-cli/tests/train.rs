@@ -149,10 +149,12 @@ fn a_dry_run_says_and_writes_nothing() {
 fn a_run_on_two_devices_says_so_and_goes_on_with_one() {
     let dir = with_texts();
     let line = format!(
-        "train --train-file train.txt -o run {TINY} --lr-scheduler-type constant --set \
+        "train --train-file train.txt {TINY} --lr-scheduler-type constant --set \
          training.per_device_train_batch_size"
     );
-    let two = format!("{line}=1 --max-steps 2 --strategy multi --devices flex,flex");
+    let two = |strategy: &str| {
+        format!("{line}=1 --max-steps 2 -o {strategy} --strategy {strategy} --devices flex,flex")
+    };
     let told = |line: &str, words: &[&str]| {
         let out = infinity(dir.path(), line).exits(0).out;
         for word in words {
@@ -160,13 +162,21 @@ fn a_run_on_two_devices_says_so_and_goes_on_with_one() {
         }
     };
     let announced = ["devices   2 × flex (CPU", "1 rows × 2 devices × 32 tokens"];
-    told(&format!("{two} --dry-run"), &announced);
-    told(&format!("{two} --dry-run"), &["ms a step", "tok/s"]);
-    told(&two, &announced);
-    let on = format!("{line}=2 --max-steps 4 --resume");
+    for strategy in ["multi", "ddp"] {
+        let two = two(strategy);
+        told(&format!("{two} --dry-run"), &announced);
+        told(&format!("{two} --dry-run"), &["ms a step", "tok/s"]);
+        told(&two, &announced);
+        let on = format!("{line}=2 -o {strategy} --max-steps 4 --resume");
+        told(
+            &on,
+            &["device    flex", "going on after step 2", "step 00004/4"],
+        );
+    }
+    let ddp = two("ddp").replace("-o ddp", "-o added");
     told(
-        &on,
-        &["device    flex", "going on after step 2", "step 00004/4"],
+        &ddp,
+        &["reduction gradients are added up on the main device"],
     );
 }
 
@@ -187,8 +197,8 @@ fn devices_that_cannot_be_are_named() {
             &["distributed.devices", "distributed.strategy"],
         ),
         (
-            "--strategy ddp",
-            &["distributed.strategy", "CUDA", "\"multi\""],
+            "--strategy ddp --devices 3",
+            &["distributed.devices", "3", "has 1 here"],
         ),
     ] {
         let line = format!("train --train-file train.txt -o run --device flex {flags} {TINY}");

@@ -5,7 +5,7 @@ use crate::error::TrainError;
 use burn::tensor::Device;
 use infinity_model::{Formats, Precision, PrecisionError};
 
-/// The main device, which holds the model and the optimizer, and those that compute beside it.
+/// The main device, whose model and optimizer are the run's, and those that compute beside it.
 #[derive(Clone, Debug)]
 pub struct Devices {
     main: Device,

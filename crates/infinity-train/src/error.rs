@@ -83,6 +83,14 @@ pub enum TrainError {
         /// Handed over.
         given: usize,
     },
+    /// The devices cannot add up what is spread over them.
+    #[error(
+        "`distributed.strategy` is \"ddp\", but NCCL does not add up between these devices: {reason}; \"multi\" needs no NCCL"
+    )]
+    Collective {
+        /// What came of a sum of ones.
+        reason: String,
+    },
     /// Loss or gradient stopped being finite, or stayed too high.
     #[error("the run diverged at step {step}: {reason}")]
     Diverged {

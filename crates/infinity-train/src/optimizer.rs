@@ -124,37 +124,71 @@ pub fn clip_scaled<M: Module + Sync>(
     scale: f64,
     max_norm: f64,
 ) -> (GradientsParams, f64) {
-    // Where the kernels' threads are: on a CPU each of these small operations would wake one.
-    match model.devices().first() {
-        Some(device) => in_pool(device, || clip_here(model, grads, scale, max_norm)),
-        None => (grads, 0.0),
-    }
+    let (grads, clip) = measure(model, grads, scale, max_norm);
+    (scaled(model, grads, clip.factor), clip.norm)
 }
 
-fn clip_here<M: Module>(
+/// What clipping does with gradients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clip {
+    /// Their norm, in the right scale.
+    pub(crate) norm: f64,
+    /// They are multiplied by this; by 1 where the norm is not finite.
+    pub(crate) factor: f64,
+}
+
+/// The first half of [`clip_scaled`]: the gradients as they are, and what is to be done with them.
+pub(crate) fn measure<M: Module + Sync>(
     model: &M,
-    mut grads: GradientsParams,
+    grads: GradientsParams,
     scale: f64,
     max_norm: f64,
-) -> (GradientsParams, f64) {
-    let mut squares = Squares {
-        grads: &grads,
-        sum: None,
-    };
-    model.visit(&mut squares);
-    let norm = squares
-        .sum
-        .map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt())
-        / scale;
-    let too_long = max_norm > 0.0 && norm > max_norm;
-    let factor = if too_long { max_norm / norm } else { 1.0 } / scale;
-    if factor != 1.0 && norm.is_finite() {
+) -> (GradientsParams, Clip) {
+    pooled(model, || {
+        let mut squares = Squares {
+            grads: &grads,
+            sum: None,
+        };
+        model.visit(&mut squares);
+        let norm = squares
+            .sum
+            .map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt())
+            / scale;
+        let too_long = max_norm > 0.0 && norm > max_norm;
+        let factor = match (norm.is_finite(), too_long) {
+            (false, _) => 1.0,
+            (true, true) => max_norm / norm / scale,
+            (true, false) => 1.0 / scale,
+        };
+        (grads, Clip { norm, factor })
+    })
+}
+
+/// The second half: the gradients times `factor`.
+pub(crate) fn scaled<M: Module + Sync>(
+    model: &M,
+    mut grads: GradientsParams,
+    factor: f64,
+) -> GradientsParams {
+    if factor == 1.0 {
+        return grads;
+    }
+    pooled(model, || {
         model.visit(&mut Scale {
             grads: &mut grads,
             factor,
         });
+        grads
+    })
+}
+
+/// Runs `work` where the kernels' threads are: on a CPU each of these small operations would wake
+/// one.
+fn pooled<M: Module, R: Send>(model: &M, work: impl FnOnce() -> R + Send) -> R {
+    match model.devices().first() {
+        Some(device) => in_pool(device, work),
+        None => work(),
     }
-    (grads, norm)
 }
 
 struct Squares<'a> {

@@ -13,7 +13,7 @@ use crate::renderer::Quiet;
 use crate::resume::{Resume, resume_state, same_text};
 use crate::run_dir::RunDir;
 use crate::step::{Recompute, Trainee, drops};
-use crate::strategy::{Carried, Loop, Outcome, Run, Saved, StepLoop};
+use crate::strategy::{Carried, Loop, Outcome, Reduction, Run, Saved, StepLoop};
 use crate::unused::{Always, NoLoader};
 use burn::train::logger::InMemoryMetricLogger;
 use burn::train::metric::{IterationSpeedMetric, LearningRateMetric};
@@ -88,6 +88,12 @@ pub(crate) fn set_up(
             .reporter
             .message("dropout   devices take turns: all draw from the process's one generator");
     }
+    let reduction = Reduction::of(&config.distributed, devices)?;
+    if let (Some(reduction), true) = (&reduction, devices.ranks() > 1) {
+        control
+            .reporter
+            .message(&format!("reduction {}", reduction.describe()));
+    }
     let checkpoints = CheckpointStore::new(config.output_dir().join("checkpoints"));
     let state = resume_state(
         &config,
@@ -159,6 +165,7 @@ pub(crate) fn set_up(
     };
     let fixed = Arc::new(Loop {
         devices: devices.with_autodiff(config.training.gradient_checkpointing),
+        reduction,
         config,
         total_steps,
         training_tokens: prepared.train.len(),

@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! [distributed]
-//! strategy = "multi"
+//! strategy = "multi"                # or "ddp"
 //! devices = "auto"                  # every device of the kind that run.device names
 //! devices = 2                       # the first two of them
 //! devices = ["cuda:0", "cuda:2"]    # these; the first is the main device
@@ -36,9 +36,9 @@ pub enum DistributedStrategy {
     /// Data parallel on any devices: gradients are averaged on the main device, which alone has an
     /// optimizer and hands out the weights.
     Multi,
-    /// Data parallel by collective operations, with an optimizer on every device. Refused: Burn 0.22
-    /// has them on CUDA alone, and its own loop around them knows epochs and whole backward passes,
-    /// not steps, streams and recomputed parts.
+    /// Data parallel with an optimizer on every device: gradients are averaged once a step, between
+    /// the devices where each is a CUDA device of its own, else on the main device, and weights are
+    /// never sent again.
     Ddp,
 }
 
@@ -70,18 +70,12 @@ impl RunConfig {
         const KEY: &str = "distributed.devices";
         let d = &self.distributed;
         match (d.strategy, &d.devices) {
-            (DistributedStrategy::Ddp, _) => refuse(
-                "distributed.strategy",
-                "\"ddp\"",
-                "Burn's collective operations exist on CUDA alone and are not wired to this loop; \
-                 \"multi\" trains on several devices, of any kind",
-            ),
             (_, DeviceList::Auto) => Ok(()),
             (DistributedStrategy::Single, list) => refuse(
                 KEY,
                 list,
-                "distributed.strategy = \"single\" runs on run.device alone; write \"multi\" for \
-                 more than one",
+                "distributed.strategy = \"single\" runs on run.device alone; write \"multi\" or \
+                 \"ddp\" for more than one",
             ),
             (_, list) if d.ranks() == 0 => refuse(KEY, list, "must be at least one device"),
             _ => Ok(()),
@@ -216,8 +210,8 @@ mod tests {
                 "is [], but must be at least one",
             ),
             (
-                &["distributed.strategy=ddp"],
-                "\"multi\" trains on several devices",
+                &["distributed.strategy=ddp", "distributed.devices=0"],
+                "is 0, but must be at least one",
             ),
             (&["distributed.strategy=both"], "distributed.strategy"),
         ] {

@@ -8,6 +8,7 @@
 mod carried;
 mod ends;
 mod ranks;
+mod reduction;
 mod rehearsal;
 mod replica;
 mod saving;
@@ -36,6 +37,7 @@ use std::time::Instant;
 use step::StepResult;
 
 pub(crate) use carried::Carried;
+pub(crate) use reduction::Reduction;
 pub(crate) use rehearsal::Rehearsed;
 pub(crate) use saving::Saved;
 pub(crate) use stretches::Stretches;
@@ -45,6 +47,9 @@ pub(crate) struct Loop {
     pub(crate) config: RunConfig,
     /// The devices of the run by rank, with autodiff.
     pub(crate) devices: Vec<Device>,
+    /// How gradients become one where every rank has an optimizer; none where the main device alone
+    /// has one.
+    pub(crate) reduction: Option<Reduction>,
     pub(crate) total_steps: u64,
     /// Tokens of the training text.
     pub(crate) training_tokens: u64,
@@ -102,11 +107,12 @@ impl SupervisedLearningStrategy<Trainee> for StepLoop {
         _starting_epoch: usize,
     ) -> (Trainee, SupervisedTrainingEventProcessor<Trainee>) {
         let mut run = self.0.run.lock().expect("one loop at a time");
+        let ranks = Ranks::start(&self.0.devices, self.0.reduction.clone(), &learner);
         let mut fit = Fit {
             fixed: &self.0,
             components,
             learner,
-            ranks: Ranks::start(&self.0.devices),
+            ranks,
             clock: Clock::new(&run.state),
             batches: None,
         };

@@ -2,12 +2,13 @@
 
 use super::carried::Carried;
 use super::ranks::{Learned, Work};
+use super::reduction::Update;
 use super::{Fit, Loop, Run};
 use crate::checkpoint::TrainerState;
 use crate::error::TrainError;
 use crate::loss_scale::LossScale;
 use crate::metrics::LmOutput;
-use crate::optimizer::clip_scaled;
+use crate::optimizer::measure;
 use burn::train::{EventProcessorTraining, LearnerEvent, TrainingItem};
 
 /// What one optimizer step gave.
@@ -49,15 +50,17 @@ impl Fit<'_> {
             grads,
         } = self.ranks.learn(&model, work, carried);
         let max_norm = config.training.max_grad_norm;
-        let (grads, grad_norm) = clip_scaled(&model, grads, loss_scale, max_norm);
+        let (grads, clip) = measure(&model, grads, loss_scale, max_norm);
+        let grad_norm = clip.norm;
         let loss = loss_sum / n_tokens.max(1) as f64;
         let finite = loss.is_finite() && grad_norm.is_finite();
         let overflow = self.rescale(state, finite)?;
-        // The schedule goes on with the step, whether or not it was taken.
-        self.learner.lr_step();
-        if finite || !(config.training.skip_non_finite || overflow.is_some()) {
-            self.learner.optimizer_step(grads);
-        } else {
+        let update = Update {
+            factor: clip.factor,
+            taken: finite || !(config.training.skip_non_finite || overflow.is_some()),
+        };
+        self.ranks.update(&mut self.learner, grads, update);
+        if !update.taken {
             state.skipped += 1;
             if overflow.is_none() || !loss.is_finite() {
                 // A state that is not finite would spoil every batch after it.

@@ -179,11 +179,17 @@ fn hooked_on(
 }
 
 /// `config` on the processor `ranks` times, with as many rows in all, and its devices.
-pub fn on_ranks(config: &RunConfig, ranks: usize) -> (RunConfig, Devices) {
+pub fn on_ranks(
+    config: &RunConfig,
+    strategy: DistributedStrategy,
+    ranks: usize,
+) -> (RunConfig, Devices) {
     let mut config = config.clone();
     config.training.per_device_train_batch_size /= ranks;
-    config.distributed.strategy = DistributedStrategy::Multi;
-    config.distributed.devices = DeviceList::Count(ranks);
+    config.distributed.strategy = strategy;
+    if strategy != DistributedStrategy::Single {
+        config.distributed.devices = DeviceList::Count(ranks);
+    }
     let others = vec![Device::flex(); ranks - 1];
     (config, Devices::new(Device::flex(), others))
 }

@@ -6,7 +6,8 @@ use infinity_kernels::testing::{Tol, assert_close, compare};
 use infinity_model::burn::tensor::Device;
 use infinity_model::from_pretrained;
 use infinity_train::Resume;
-use infinity_train::config::RunConfig;
+use infinity_train::config::DistributedStrategy::{Ddp, Multi, Single};
+use infinity_train::config::{DistributedStrategy, RunConfig};
 use infinity_train::data::Packing;
 use std::fs;
 use std::path::Path;
@@ -18,17 +19,20 @@ const WEIGHTS: Tol = Tol {
     floor: 0.0,
 };
 
-/// Eight steps on so many devices, the first four of them on `first`.
+/// How many devices, and how they share the work.
+type Ranks = (DistributedStrategy, usize);
+
+/// Eight steps on several devices, the first four of them on `first`.
 fn trained(
-    first: usize,
-    then: usize,
+    first: Ranks,
+    then: Ranks,
     packing: Packing,
     change: impl Fn(&mut RunConfig),
 ) -> Trained {
     let (directory, config) = directory(packing, change);
-    let (on_first, devices) = on_ranks(&config, first);
+    let (on_first, devices) = on_ranks(&config, first.0, first.1);
     run_on(devices, &on_first, None, Some(4)).0.unwrap();
-    let (on_then, devices) = on_ranks(&config, then);
+    let (on_then, devices) = on_ranks(&config, then.0, then.1);
     let (report, heard) = run_on(devices, &on_then, Some(Resume::Latest), None);
     assert_eq!(report.unwrap().step, 8);
     assert_eq!(heard.steps.first().map(|step| step.step), Some(5));
@@ -70,40 +74,55 @@ fn stateful(config: &mut RunConfig) {
 #[test]
 fn two_devices_go_on_exactly() {
     let packing = Packing::Contiguous;
-    let (whole, config) = directory(packing, stateful);
-    let (config, devices) = on_ranks(&config, 2);
-    run_on(devices, &config, None, None).0.unwrap();
-    let parts = trained(2, 2, packing, stateful);
-    assert!(result(&whole) == result(&parts.0), "not the same bits");
+    for strategy in [Multi, Ddp] {
+        let (whole, config) = directory(packing, stateful);
+        let (config, devices) = on_ranks(&config, strategy, 2);
+        run_on(devices, &config, None, None).0.unwrap();
+        let here = (strategy, 2);
+        let parts = trained(here, here, packing, stateful);
+        assert!(result(&whole) == result(&parts.0), "not the same bits");
+    }
 }
 
 /// What is dropped depends on seed, step and rank, in whatever order threads run.
 #[test]
 fn two_devices_that_drop_go_on_exactly() {
     let drops = |config: &mut RunConfig| config.model.hidden_dropout_prob = 0.1;
-    let (whole, config) = directory(Packing::Shuffled, drops);
-    let (config, devices) = on_ranks(&config, 2);
-    let (report, heard) = run_on(devices, &config, None, None);
-    report.unwrap();
-    let told = |words| heard.messages.iter().any(|message| message.contains(words));
-    assert!(told("devices take turns"), "{:?}", heard.messages);
-    let parts = trained(2, 2, Packing::Shuffled, drops);
-    assert!(result(&whole) == result(&parts.0), "not the same bits");
+    for strategy in [Multi, Ddp] {
+        let (whole, config) = directory(Packing::Shuffled, drops);
+        let (config, devices) = on_ranks(&config, strategy, 2);
+        let (report, heard) = run_on(devices, &config, None, None);
+        report.unwrap();
+        let told = |words| heard.messages.iter().any(|message| message.contains(words));
+        assert!(told("devices take turns"), "{:?}", heard.messages);
+        let here = (strategy, 2);
+        let parts = trained(here, here, Packing::Shuffled, drops);
+        assert!(result(&whole) == result(&parts.0), "not the same bits");
+    }
 }
 
 #[test]
-fn a_run_goes_on_with_another_number_of_devices() {
+fn a_run_goes_on_with_other_devices_and_another_strategy() {
     let (_directory, config) = directory(Packing::Contiguous, stateful);
     run(&config, None, None).0.unwrap();
     let one = Trained(_directory, config);
     let (expected, header) = (one.weights(), one.carried());
-    for (first, then) in [(2, 1), (1, 2), (4, 2)] {
+    let alone = (Single, 1);
+    for (first, then) in [
+        ((Multi, 2), alone),
+        (alone, (Multi, 2)),
+        ((Multi, 4), (Multi, 2)),
+        ((Ddp, 2), alone),
+        (alone, (Ddp, 4)),
+        ((Ddp, 4), (Multi, 2)),
+        ((Multi, 2), (Ddp, 2)),
+    ] {
         let other = trained(first, then, Packing::Contiguous, stateful);
-        let name = format!("{first}, then {then}");
+        let name = format!("{first:?}, then {then:?}");
         assert_close(&name, "weights", &other.weights(), &expected, WEIGHTS);
         assert_eq!(other.carried(), header, "{name}: another file");
     }
-    let forgets = trained(2, 1, Packing::Contiguous, |_| ());
+    let forgets = trained((Multi, 2), alone, Packing::Contiguous, |_| ());
     assert!(compare(&forgets.weights(), &expected, WEIGHTS).is_err());
 }
 
@@ -111,7 +130,7 @@ fn a_run_goes_on_with_another_number_of_devices() {
 fn another_number_of_rows_is_refused() {
     let (_directory, config) = directory(Packing::Shuffled, |_| ());
     run(&config, None, Some(4)).0.unwrap();
-    let (mut more, devices) = on_ranks(&config, 2);
+    let (mut more, devices) = on_ranks(&config, Ddp, 2);
     more.training.per_device_train_batch_size = 4;
     let error = run_on(devices, &more, Some(Resume::Latest), None).0;
     let message = error.unwrap_err().to_string();

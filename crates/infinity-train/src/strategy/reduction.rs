@@ -1,0 +1,381 @@
+//! An optimizer on every device (`distributed.strategy = "ddp"`): how gradients become one sum, and
+//! what every rank makes of it.
+//!
+//! Weights go out once, with the optimizer, when the ranks start. From then on all have the same
+//! gradient in every step, the norm and the factor of the main device, and the same rules: their
+//! weights stay the same without being sent.
+
+use super::ranks::Ranks;
+use super::replica::Replica;
+use crate::config::{DistributedConfig, DistributedStrategy};
+use crate::devices::Devices;
+use crate::error::TrainError;
+use crate::optimizer::scaled;
+use crate::step::Trainee;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::distributed::{ReduceOperation, all_reduce};
+use burn::tensor::{Device, Tensor};
+use burn::train::Learner;
+use std::any::Any;
+use std::sync::Arc;
+use std::thread;
+
+/// Called by every rank on a thread of its own with its part of a sum, in the same order; gives
+/// every rank the whole.
+pub(crate) type AllReduce = dyn Fn(Tensor<1>) -> Tensor<1> + Send + Sync;
+
+/// How the gradients of the ranks become one sum that every rank has.
+#[derive(Clone)]
+pub(crate) enum Reduction {
+    /// On the main device, in the order of the ranks, and from there to every other: the same bits
+    /// on every rank and in every run, on any devices.
+    Process,
+    /// Between the devices, without a main one.
+    Collective(Arc<AllReduce>),
+}
+
+impl Reduction {
+    /// The one between `devices`, which has been tried; none where `config` gives the main device
+    /// alone an optimizer.
+    ///
+    /// # Errors
+    /// If a collective operation does not work there.
+    pub(crate) fn of(
+        config: &DistributedConfig,
+        devices: &Devices,
+    ) -> Result<Option<Self>, TrainError> {
+        if config.strategy != DistributedStrategy::Ddp {
+            return Ok(None);
+        }
+        let reduction = Reduction::choose(devices);
+        reduction.check(devices)?;
+        Ok(Some(reduction))
+    }
+
+    /// Collective where every rank has a CUDA device of its own: Burn has it for those alone.
+    fn choose(devices: &Devices) -> Self {
+        let devices = plain(devices);
+        match devices.len() > 1 && are_distinct(&devices, &cuda_devices()) {
+            true => between(devices),
+            false => Reduction::Process,
+        }
+    }
+
+    /// Adds up a one from each of `devices`, every one on its own thread, as steps will add up
+    /// gradients.
+    ///
+    /// # Errors
+    /// If a collective operation gives another sum, or none.
+    fn check(&self, devices: &Devices) -> Result<(), TrainError> {
+        let Reduction::Collective(all_reduce) = self else {
+            return Ok(());
+        };
+        let devices = plain(devices);
+        let one = |device: &Device| all_reduce(Tensor::ones([1], device)).into_scalar::<f32>();
+        let sums: Vec<_> = thread::scope(|scope| {
+            let ranks: Vec<_> = (devices.iter())
+                .map(|device| scope.spawn(move || one(device)))
+                .collect();
+            ranks.into_iter().map(|rank| rank.join()).collect()
+        });
+        let count = devices.len();
+        let wrong = |sum: thread::Result<f32>| match sum {
+            Ok(sum) if sum == count as f32 => None,
+            Ok(sum) => Some(format!("{count} ones were added up to {sum}")),
+            Err(panic) => Some(words(&*panic)),
+        };
+        match sums.into_iter().find_map(wrong) {
+            Some(reason) => Err(TrainError::Collective { reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// For the log.
+    pub(crate) fn describe(&self) -> &'static str {
+        match self {
+            Reduction::Process => "gradients are added up on the main device",
+            Reduction::Collective(_) => "gradients are added up between the devices, by NCCL",
+        }
+    }
+}
+
+/// Burn's collective operation between `devices`.
+fn between(devices: Vec<Device>) -> Reduction {
+    Reduction::Collective(Arc::new(move |part| {
+        all_reduce(part, ReduceOperation::Sum, devices.clone()).resolve()
+    }))
+}
+
+/// The devices without autodiff, by rank.
+fn plain(devices: &Devices) -> Vec<Device> {
+    let plain = |device: &Device| device.clone().without_autodiff();
+    devices.iter().map(plain).collect()
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without words").to_owned()
+}
+
+/// Whether all `devices` are `among` these, each once.
+fn are_distinct<D: PartialEq>(devices: &[D], among: &[D]) -> bool {
+    let mut numbered = devices.iter().enumerate();
+    numbered.all(|(i, device)| among.contains(device) && !devices[..i].contains(device))
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_devices() -> Vec<Device> {
+    Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_devices() -> Vec<Device> {
+    Vec::new()
+}
+
+/// The sum of the gradients of all ranks, of which `grads` are this one's. Which parameters have a
+/// gradient depends on the configuration alone, so that all ranks call in the same order.
+pub(super) fn reduced(
+    trainee: &Trainee,
+    mut grads: GradientsParams,
+    all_reduce: &AllReduce,
+) -> GradientsParams {
+    struct Reduce<'a> {
+        grads: &'a mut GradientsParams,
+        all_reduce: &'a AllReduce,
+    }
+    impl ModuleVisitor for Reduce<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(part) = self.grads.remove::<D>(param.id) {
+                let dims = part.dims();
+                let sum = (self.all_reduce)(part.reshape([-1]));
+                self.grads.register(param.id, sum.reshape(dims));
+            }
+        }
+    }
+    trainee.visit(&mut Reduce {
+        grads: &mut grads,
+        all_reduce,
+    });
+    grads
+}
+
+/// The same gradients once more.
+fn copy(trainee: &Trainee, grads: &GradientsParams) -> GradientsParams {
+    struct Copy<'a> {
+        of: &'a GradientsParams,
+        copy: GradientsParams,
+    }
+    impl ModuleVisitor for Copy<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(grad) = self.of.get::<D>(param.id) {
+                self.copy.register(param.id, grad);
+            }
+        }
+    }
+    let mut copy = Copy {
+        of: grads,
+        copy: GradientsParams::new(),
+    };
+    trainee.visit(&mut copy);
+    copy.copy
+}
+
+/// What a rank with an optimizer does at the end of a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Update {
+    /// The gradient is multiplied by this: clipped, and brought to its right scale.
+    pub(super) factor: f64,
+    /// Whether weights change; a step that is left out moves only the schedule.
+    pub(super) taken: bool,
+}
+
+impl Update {
+    /// The end of a step for the weights, the optimizer and the schedule of `learner`.
+    pub(super) fn apply(self, learner: &mut Learner<Trainee>, grads: GradientsParams) {
+        // The schedule goes on with the step, whether or not it is taken.
+        learner.lr_step();
+        if self.taken {
+            let grads = scaled(&learner.model(), grads, self.factor);
+            learner.optimizer_step(grads);
+        }
+    }
+}
+
+impl Ranks {
+    /// Ends a step on every rank that has an optimizer. `learner` is the main device's, and `grads`
+    /// are what [`learn`](Self::learn) gave.
+    pub(super) fn update(
+        &mut self,
+        learner: &mut Learner<Trainee>,
+        grads: GradientsParams,
+        update: Update,
+    ) {
+        if let Some(reduction) = &self.reduction {
+            for replica in &self.replicas {
+                let sum = match reduction {
+                    Reduction::Process => Some(copy(&learner.model(), &grads)),
+                    Reduction::Collective(_) => None,
+                };
+                replica.update(update, sum);
+            }
+        }
+        update.apply(learner, grads);
+        if self.reduction.is_some() {
+            self.replicas.iter_mut().for_each(Replica::done);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ranks::tests::{TOL, added, hosts, learner, mean, meeting, start, work};
+    use super::*;
+    use crate::optimizer::measure;
+    use crate::step::Recompute;
+    use infinity_kernels::testing::{Tol, assert_close, compare, values};
+
+    /// Worst RMS ratio of all parameters after three steps on Flex, 2026-11-26: 1.3e-7.
+    const WEIGHTS: Tol = Tol {
+        rms_ratio: 8e-7,
+        worst_over_rms: 1e3,
+        floor: 0.0,
+    };
+    const MAX_NORM: f64 = 0.5;
+    /// A loss scale, and one under which every gradient overflows.
+    const FINE: f64 = 1024.0;
+    const TOO_HIGH: f64 = f64::INFINITY;
+
+    /// What some steps gave.
+    struct Given {
+        norms: Vec<f64>,
+        /// Of every rank that has its own.
+        weights: Vec<Vec<f64>>,
+    }
+
+    fn flat(trainee: &Trainee) -> Vec<f64> {
+        struct Flat(Vec<f64>);
+        impl ModuleVisitor for Flat {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.0.extend(values(param.val().inner()));
+            }
+        }
+        let mut flat = Flat(Vec::new());
+        trainee.visit(&mut flat);
+        flat.0
+    }
+
+    /// A step under each of `loss_scales`, left out where it is not finite.
+    fn steps(ranks: usize, reduction: Option<Reduction>, loss_scales: &[f64]) -> Given {
+        let mut learner = learner(Recompute::Nothing);
+        let mut ranks = start(ranks, reduction, &learner);
+        let (mut carried, mut norms) = (None, Vec::new());
+        for loss_scale in loss_scales {
+            let model = learner.model();
+            let work = work(hosts(), loss_scale * mean(&hosts()));
+            let learned = ranks.learn(&model, work, &mut carried);
+            let (grads, clip) = measure(&model, learned.grads, *loss_scale, MAX_NORM);
+            let update = Update {
+                factor: clip.factor,
+                taken: clip.norm.is_finite(),
+            };
+            ranks.update(&mut learner, grads, update);
+            norms.push(clip.norm);
+        }
+        let others = ranks.replicas.into_iter().filter_map(Replica::end);
+        let mut weights = vec![flat(&learner.model())];
+        weights.extend(others.map(|own| flat(&own.model())));
+        Given { norms, weights }
+    }
+
+    /// Both ways for so many ranks.
+    fn ways(ranks: usize) -> [Reduction; 2] {
+        [Reduction::Process, meeting(ranks, added)]
+    }
+
+    #[test]
+    fn all_ranks_have_the_weights_of_one() {
+        let start = steps(1, None, &[]);
+        // The third step is left out by all, and the schedule goes on.
+        let scales = [FINE, FINE, TOO_HIGH, FINE];
+        let one = steps(1, None, &scales);
+        assert!(one.weights[0] != start.weights[0], "nothing was learned");
+        for ranks in [2, 3, 4] {
+            for reduction in ways(ranks) {
+                let name = format!("{ranks} ranks, {}", reduction.describe());
+                let given = || steps(ranks, Some(reduction.clone()), &scales);
+                let Given { norms, weights } = given();
+                assert_close(&name, "norms", &norms[..2], &one.norms[..2], TOL);
+                assert!(norms[1] > MAX_NORM && !norms[2].is_finite(), "{norms:?}");
+                assert_close(&name, "weights", &weights[0], &one.weights[0], WEIGHTS);
+                assert_eq!(weights.len(), ranks, "{name}");
+                let same = weights.iter().all(|own| *own == weights[0]);
+                assert!(same, "{name}: other bits on another rank");
+                assert!(given().weights == weights, "{name}: other bits again");
+            }
+            // Weights that are sent are those that every rank makes for itself.
+            let sent = steps(ranks, None, &scales);
+            let own = steps(ranks, Some(Reduction::Process), &scales);
+            assert_eq!(sent.weights.len(), 1);
+            assert!(sent.weights[0] == own.weights[0]);
+        }
+    }
+
+    #[test]
+    fn a_step_that_is_left_out_changes_no_rank() {
+        for reduction in ways(3) {
+            let given = |scales: &[f64]| steps(3, Some(reduction.clone()), scales);
+            let (before, after) = (given(&[FINE]), given(&[FINE, TOO_HIGH]));
+            assert!(before.weights == after.weights);
+        }
+    }
+
+    #[test]
+    fn a_wrong_reduction_is_caught() {
+        let one = steps(1, None, &[FINE]);
+        type Sum = fn(Vec<Vec<f64>>) -> Vec<f64>;
+        let wrong: [Sum; 2] = [
+            |parts| added(parts[1..].to_vec()),
+            |parts| added([&parts[..], &parts[..1]].concat()),
+        ];
+        for sum in wrong {
+            let given = steps(3, Some(meeting(3, sum)), &[FINE]);
+            assert!(compare(&given.norms, &one.norms, TOL).is_err());
+            assert!(compare(&given.weights[0], &one.weights[0], WEIGHTS).is_err());
+        }
+        let alone = Reduction::Collective(Arc::new(|part| part));
+        let alone = steps(3, Some(alone), &[FINE]);
+        assert!(alone.weights[1] != alone.weights[0] && alone.weights[2] != alone.weights[1]);
+    }
+
+    #[test]
+    fn a_collective_takes_devices_that_have_one_each() {
+        assert!(are_distinct(&[2, 0], &[0, 1, 2]));
+        assert!(!are_distinct(&[2, 2], &[0, 1, 2]));
+        assert!(!are_distinct(&[2, 3], &[0, 1, 2]));
+        let twice = Devices::new(Device::flex(), vec![Device::flex()]);
+        assert!(matches!(Reduction::choose(&twice), Reduction::Process));
+    }
+
+    #[test]
+    fn a_collective_that_does_not_add_up_is_an_error() {
+        let devices = Devices::new(Device::flex(), vec![Device::flex(); 2]);
+        let checked = |reduction: Reduction| {
+            let error = reduction.check(&devices).err();
+            error.map_or(String::new(), |error| error.to_string())
+        };
+        for reduction in ways(3) {
+            assert_eq!(checked(reduction), "");
+        }
+        let alone = Reduction::Collective(Arc::new(|part| part));
+        let message = checked(alone);
+        assert!(message.contains("3 ones were added up to 1;"), "{message}");
+        // Burn has no collective operations on the processor.
+        let message = checked(between(plain(&devices)));
+        assert!(message.contains("not supported"), "{message}");
+        assert!(message.contains("\"multi\""), "{message}");
+    }
+}
