@@ -34,7 +34,7 @@
 //! - [`linear`](mod@linear): a projection, with a way of its own for decoding.
 //! - [`rms_norm`](mod@rms_norm): root-mean-square norm, alone and with an output gate.
 //! - [`newton_schulz`](mod@newton_schulz): Muon's orthogonalisation.
-//! - [`in_pool`]: whole steps among the threads that the CPU's kernels share.
+//! - [`in_pool`], [`each_in_pool`]: whole steps among the threads that the CPU's kernels share.
 //! - [`parts`]: several results of one operator.
 //! - [`native`]: how most operators reach a device's own kernels.
 //! - [`form`]: which form of an operator runs, decided in one place.
@@ -72,4 +72,4 @@ pub mod testing;
 
 pub use form::{Form, FormError};
 pub use memory_scan::{MemoryScanInputs, MemoryScanOutput, memory_scan};
-pub use pool::in_pool;
+pub use pool::{each_in_pool, in_pool};

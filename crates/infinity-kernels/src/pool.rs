@@ -20,6 +20,22 @@ pub fn in_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
     work()
 }
 
+/// `work` of every item. Threads that the kernels of `device` share, where there are such, take the
+/// items among them: for work on something small, which the threads would not share well.
+pub fn each_in_pool<T: Send, R: Send>(
+    device: &Device,
+    items: Vec<T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    #[cfg(feature = "flex")]
+    if crate::form::has_kernel(device) {
+        use rayon::prelude::*;
+        return items.into_par_iter().with_max_len(1).map(&work).collect();
+    }
+    let _ = device;
+    items.into_iter().map(work).collect()
+}
+
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
@@ -28,6 +44,8 @@ mod tests {
     fn work_runs_among_the_threads_and_its_panic_comes_out() {
         let device = Device::flex();
         assert!(in_pool(&device, rayon::current_thread_index).is_some());
+        let squares = each_in_pool(&device, (0..99).collect(), |i| i * i);
+        assert_eq!(squares, (0..99).map(|i| i * i).collect::<Vec<i32>>());
         let nested = in_pool(&device, || in_pool(&device, || 2) + 1);
         assert_eq!(nested, 3);
         let caught = std::panic::catch_unwind(|| in_pool(&Device::flex(), || panic!("out")));

@@ -52,12 +52,9 @@ impl Optimizer for Muon {
         let before = state.map(|state| state.momentum);
         let (update, momentum) = self.momentum.transform(grad, before);
         let scale = (rows as f64 / columns as f64).max(1.0).sqrt();
-        let decayed = match self.weight_decay {
-            0.0 => tensor,
-            decay => tensor * (1.0 - lr * decay),
-        };
         let begun = Begun {
-            weights: decayed.reshape([rows, columns]),
+            weights: tensor.reshape([rows, columns]),
+            decay: lr * self.weight_decay,
             update: update.reshape([rows, columns]),
             rate: lr * scale,
         };

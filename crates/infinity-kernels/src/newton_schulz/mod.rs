@@ -37,21 +37,6 @@ pub fn newton_schulz(g: Tensor<2>) -> Tensor<2> {
     on_tensors(g)
 }
 
-/// [`newton_schulz`] of every matrix. On the CPU threads share the matrices, not the rows of each:
-/// nobody waits for anybody between the products of an iteration.
-pub fn newton_schulz_each(matrices: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
-    #[cfg(feature = "flex")]
-    if matrices.iter().all(|g| has_kernel(&g.device())) {
-        use rayon::prelude::*;
-        return matrices
-            .into_par_iter()
-            .with_max_len(1)
-            .map(newton_schulz)
-            .collect();
-    }
-    matrices.into_iter().map(newton_schulz).collect()
-}
-
 /// The iteration on tensors, on any device.
 pub fn on_tensors(g: Tensor<2>) -> Tensor<2> {
     let [rows, columns] = g.dims();

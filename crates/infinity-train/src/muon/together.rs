@@ -7,19 +7,22 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
-use infinity_kernels::newton_schulz::{newton_schulz, newton_schulz_each};
+use infinity_kernels::each_in_pool;
+use infinity_kernels::newton_schulz::newton_schulz;
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::vec::IntoIter;
 
 thread_local! {
     /// What the walk of this thread has begun, in its order; `None` outside of [`together`].
-    static BEGUN: RefCell<Option<VecDeque<Begun>>> = const { RefCell::new(None) };
+    static BEGUN: RefCell<Option<Vec<Begun>>> = const { RefCell::new(None) };
 }
 
 /// A step of a matrix that lacks its orthogonal update.
 pub(super) struct Begun {
-    /// Decayed, without autodiff.
+    /// Without autodiff.
     pub(super) weights: Tensor<2>,
+    /// Part of the weights that is lost.
+    pub(super) decay: f64,
     /// Momentum, to be orthogonalised.
     pub(super) update: Tensor<2>,
     /// Factor of the orthogonal update.
@@ -30,43 +33,41 @@ impl Begun {
     /// The matrix after its step, or where [`together`] runs, what stands for it until that ends.
     pub(super) fn go_on(self) -> Tensor<2> {
         if BEGUN.with_borrow(Option::is_none) {
-            let orthogonal = newton_schulz(self.update.clone());
-            return self.end(orthogonal);
+            return self.end();
         }
         let stand_in = Tensor::empty([0, 0], &self.weights.device());
-        BEGUN.with_borrow_mut(|begun| begun.as_mut().map(|begun| begun.push_back(self)));
+        BEGUN.with_borrow_mut(|begun| begun.as_mut().map(|begun| begun.push(self)));
         stand_in
     }
 
-    /// The matrix after its step.
-    fn end(self, orthogonal: Tensor<2>) -> Tensor<2> {
-        self.weights - orthogonal * self.rate
+    fn end(self) -> Tensor<2> {
+        let weights = match self.decay {
+            0.0 => self.weights,
+            decay => self.weights * (1.0 - decay),
+        };
+        weights - newton_schulz(self.update) * self.rate
     }
 }
 
 /// `walk`, the step of an optimizer through a module, with all matrices that [`Muon`](super::Muon) has
 /// orthogonalised at a time.
 pub(crate) fn together<M: Module>(walk: impl FnOnce() -> M) -> M {
-    let outer = Outer(BEGUN.replace(Some(VecDeque::new())));
+    let outer = Outer(BEGUN.replace(Some(Vec::new())));
     let module = walk();
-    let mut begun = BEGUN.take().expect("no walk ends another's");
+    let begun = BEGUN.take().expect("no walk ends another's");
     drop(outer);
-    if begun.is_empty() {
+    let Some(first) = begun.first() else {
         return module;
-    }
-    let updates = begun.iter().map(|begun| begun.update.clone()).collect();
-    let mut ended = VecDeque::new();
-    for orthogonal in newton_schulz_each(updates) {
-        let begun = begun.pop_front().expect("an update for each");
-        ended.push_back(begun.end(orthogonal));
-    }
+    };
+    let device = first.weights.device();
+    let mut ended = each_in_pool(&device, begun, Begun::end).into_iter();
     let module = module.map(&mut Ended(&mut ended));
-    assert!(ended.is_empty(), "every matrix has its place");
+    assert!(ended.next().is_none(), "every matrix has its place");
     module
 }
 
 /// What was begun before on this thread; there again afterwards, even if the walk panics.
-struct Outer(Option<VecDeque<Begun>>);
+struct Outer(Option<Vec<Begun>>);
 
 impl Drop for Outer {
     fn drop(&mut self) {
@@ -75,7 +76,7 @@ impl Drop for Outer {
 }
 
 /// Puts matrices into their places, in order.
-struct Ended<'a>(&'a mut VecDeque<Tensor<2>>);
+struct Ended<'a>(&'a mut IntoIter<Tensor<2>>);
 
 impl ModuleMapper for Ended<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -83,7 +84,7 @@ impl ModuleMapper for Ended<'_> {
             return param;
         }
         let (id, stand_in, mapper) = param.consume();
-        let matrix = self.0.pop_front().expect("a matrix for every place");
+        let matrix = self.0.next().expect("a matrix for every place");
         let mut matrix = Tensor::from_inner(of_rank::<D>(matrix).cast(stand_in.dtype()));
         if let Some(strategy) = stand_in.gradient_checkpointing_strategy() {
             matrix = matrix.with_gradient_checkpointing_strategy(strategy);
