@@ -14,7 +14,13 @@ const TOL: Tol = Tol {
 };
 
 fn matches_the_reference_and_can_be_cut_anywhere(device: &Device) {
-    for [b, t, channels, kernel] in [[1, 1, 3, 4], [2, 9, 5, 4], [1, 2, 4, 4], [2, 6, 3, 1]] {
+    for [b, t, channels, kernel] in [
+        [1, 1, 3, 4],
+        [2, 9, 5, 4],
+        [1, 2, 4, 4],
+        [2, 6, 3, 1],
+        [2, 7, 32, 4],
+    ] {
         let mut random = Random(9);
         let x = random.values(b * t * channels, -1.0, 1.0);
         let weight = random.values(channels * kernel, -1.0, 1.0);
@@ -63,7 +69,15 @@ fn with_silu_it_matches_the_tensor_form_gradients_too(device: &Device) {
         floor: 1e-9,
     };
     let device = device.clone().autodiff();
-    for [b, t, channels, kernel] in [[1, 1, 3, 4], [2, 9, 5, 4], [3, 2, 20, 4], [2, 33, 17, 2]] {
+    for [b, t, channels, kernel] in [
+        [1, 1, 3, 4],
+        [2, 9, 5, 4],
+        [3, 2, 20, 4],
+        [2, 33, 17, 2],
+        [1, 1, 16, 4],
+        [2, 2, 16, 4],
+        [3, 41, 48, 4],
+    ] {
         let mut random = Random(11);
         let x = random.values(b * t * channels, -3.0, 3.0);
         let weight = random.values(channels * kernel, -1.0, 1.0);

@@ -6,7 +6,7 @@
 
 use super::weight::Weight;
 use super::{FEW_ROWS, few_rows};
-use crate::math::blocked::{Term, product, product_into, sum_of_products};
+use crate::math::blocked::{Columns, Term, products, products_into, sum_of_products};
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::product::Left;
 use crate::math::unwritten::unwritten;
@@ -31,13 +31,19 @@ fn many_rows(x: &Primitive, weights: Vec<Primitive>) -> Vec<f32> {
     let outputs: usize = weights.iter().map(|weight| weight.out).sum();
     // SAFETY: every product writes its part, and the parts are all there is.
     let mut y = unsafe { unwritten(b * t * outputs) };
+    let mut outs = Vec::new();
     let mut rest = y.as_mut_slice();
     for weight in &weights {
         let (out, behind) = rest.split_at_mut(b * t * weight.out);
-        let size = [b * t, weight.out, width];
-        product_into(size, Left::rows(slice(x), width), weight.view(), out);
+        outs.push(out);
         rest = behind;
     }
+    let columns = |weight| Columns {
+        data: Weight::view(weight),
+        n: weight.out,
+    };
+    let rights: Vec<Columns> = weights.iter().map(columns).collect();
+    products_into([b * t, width], Left::rows(slice(x), width), &rights, outs);
     y
 }
 
@@ -52,13 +58,17 @@ pub(crate) fn backward(
     let rows = b * t;
     let x = single(x);
     let d_y: Vec<Primitive> = d_y.into_iter().map(single).collect();
-    let of_weight = |(weight, d_y): (&Primitive, &Primitive)| {
-        let [_, out] = weight.shape().dims::<2>();
-        let columns = Left::transposed(slice(&x), width);
-        let d = product([width, out, rows], columns, Left::rows(slice(d_y), out));
-        tensor(d, weight.shape(), weight.dtype())
+    let columns = |(weight, d_y)| {
+        let [_, n] = Primitive::shape(weight).dims();
+        let data = Left::rows(slice(d_y), n);
+        Columns { data, n }
     };
-    let d_weights = weights.iter().zip(&d_y).map(of_weight).collect();
+    let rights: Vec<Columns> = weights.iter().zip(&d_y).map(columns).collect();
+    let d_weights = products([width, rows], Left::transposed(slice(&x), width), &rights);
+    let d_weights = d_weights.into_iter().zip(&weights);
+    let d_weights = d_weights
+        .map(|(d, weight)| tensor(d, weight.shape(), weight.dtype()))
+        .collect();
     let weights: Vec<Weight> = weights.into_iter().map(Weight::new).collect();
     let terms = weights.iter().zip(&d_y).map(|(weight, d_y)| Term {
         left: Left::rows(slice(d_y), weight.out),
