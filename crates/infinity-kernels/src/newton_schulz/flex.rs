@@ -3,7 +3,7 @@
 use super::{COEFFICIENTS, SMALLEST_NORM, STEPS};
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
-use crate::math::simd::{Level, padded};
+use crate::math::simd::{LANES, Level, padded};
 use crate::math::transpose::transpose;
 use burn::backend::TensorMetadata;
 use rayon::prelude::*;
@@ -109,30 +109,42 @@ impl Matrix {
     }
 }
 
+/// `‖g‖²`: as many sums side by side as the compiler has lanes for.
+fn square_of(g: &[f32]) -> f64 {
+    let (lanes, rest) = g.as_chunks::<LANES>();
+    let mut sums = [0f64; LANES];
+    for lanes in lanes {
+        for l in 0..LANES {
+            sums[l] += f64::from(lanes[l]) * f64::from(lanes[l]);
+        }
+    }
+    let rest = rest.iter().map(|g| f64::from(*g) * f64::from(*g));
+    sums.iter().sum::<f64>() + rest.sum::<f64>()
+}
+
 /// `g / ‖g‖`, on its side where it has more rows than columns.
-fn normalised(g: &[f32], [rows, columns]: [usize; 2]) -> Matrix {
-    let square: f64 = g.iter().map(|g| f64::from(*g) * f64::from(*g)).sum();
-    let factor = (1.0 / square.sqrt().max(SMALLEST_NORM)) as f32;
+fn normalised(level: Level, g: &[f32], [rows, columns]: [usize; 2]) -> Matrix {
+    let factor = (1.0 / square_of(g).sqrt().max(SMALLEST_NORM)) as f32;
     let tall = rows > columns;
     let mut x = match tall {
         true => Matrix::zeros(columns, rows),
         false => Matrix::zeros(rows, columns),
     };
-    for (i, row) in g.chunks_exact(columns.max(1)).enumerate() {
-        for (j, g) in row.iter().enumerate() {
-            let at = if tall {
-                j * x.stride + i
-            } else {
-                i * x.stride + j
-            };
-            x.data[at] = g * factor;
+    if tall {
+        transpose(level, [rows, columns], g, columns, &mut x.data, x.stride);
+        x.data.iter_mut().for_each(|x| *x *= factor);
+    } else {
+        let rows = x.data.chunks_exact_mut(x.stride);
+        for (x, g) in rows.zip(g.chunks_exact(columns)) {
+            for (x, g) in x.iter_mut().zip(g) {
+                *x = g * factor;
+            }
         }
     }
     x
 }
 
-fn iterate(mut x: Matrix) -> Matrix {
-    let level = Level::detect();
+fn iterate(level: Level, mut x: Matrix) -> Matrix {
     let [a, b, c] = COEFFICIENTS.map(|coefficient| coefficient as f32);
     let (rows, columns) = (x.rows, x.columns);
     let mut x_t = Matrix::zeros(columns, rows);
@@ -158,14 +170,20 @@ pub(crate) fn forward(g: Primitive) -> Primitive {
         return g;
     }
     let g = single(g);
+    let level = Level::detect();
     // One way into the pool for all blocks of all steps.
-    let x = rayon::scope(|_| iterate(normalised(slice(&g), [rows, columns])));
-    let mut y = Vec::with_capacity(rows * columns);
-    for i in 0..rows {
-        match rows > columns {
-            true => y.extend((0..columns).map(|j| x.data[j * x.stride + i])),
-            false => y.extend_from_slice(&x.data[i * x.stride..][..columns]),
+    let x = rayon::scope(|_| {
+        let x = iterate(level, normalised(level, slice(&g), [rows, columns]));
+        if rows <= columns {
+            return x;
         }
+        let mut upright = Matrix::zeros(rows, columns);
+        upright.transpose_of(level, &x);
+        upright
+    });
+    let mut y = Vec::with_capacity(rows * columns);
+    for row in x.data.chunks_exact(x.stride) {
+        y.extend_from_slice(&row[..columns]);
     }
     tensor(y, shape, dtype)
 }

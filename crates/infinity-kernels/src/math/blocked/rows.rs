@@ -7,7 +7,7 @@ use crate::math::unwritten::unwritten;
 use rayon::prelude::*;
 
 /// Rows of the results that a thread takes at a time, at most.
-const ROWS: usize = 5 * STRIP;
+const ROWS: usize = 3 * STRIP;
 
 /// A result: the sum of some products.
 pub(super) struct Sum<'a> {

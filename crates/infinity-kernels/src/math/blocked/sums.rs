@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Length of the sums that a thread takes where the sums are shared.
-pub(super) const SHARED_DEPTH: usize = 256;
+pub(super) const SHARED_DEPTH: usize = 192;
 /// A result of more values is not summed up in several copies.
 pub(super) const COPIED: usize = 1 << 17;
 /// Values of results that a thread adds up at a time, about.

@@ -1,3 +1,5 @@
+//! Products in blocks against three loops, and against each other.
+
 use super::*;
 use crate::testing::Random;
 
