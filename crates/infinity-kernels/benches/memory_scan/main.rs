@@ -1,7 +1,7 @@
 //! `memory_scan`: the kernel, the chunk form and Burn's softmax attention side by side.
 //!
 //! ```text
-//! cargo bench -p infinity-kernels --bench memory_scan -- [--rounds 7] [--tokens 4096] [--size state] [--only fused,attention]
+//! cargo bench -p infinity-kernels --bench memory_scan -- [--rounds 7] [--batch 1] [--tokens 4096] [--heads 2] [--size state] [--only fused,attention]
 //! cargo bench -p infinity-kernels --features cuda --bench memory_scan -- --device cuda [--dtype bf16] [--memory 64] [--json]
 //! ```
 //!
@@ -11,10 +11,13 @@
 //!
 //! Every size is checked against the chunk form first (which the tests hold to the `f64`
 //! reference), and attention against its own reference. Then the contestants take turns, so that a
-//! machine that slows down slows down all of them; medians are printed.
+//! machine that slows down slows down all of them; medians are printed, and the most that a call had
+//! allocated on the host above its inputs: results, gradients and whatever lies between.
 #![allow(clippy::print_stdout, reason = "a bench shows what it measured")]
 
 mod attention;
+#[path = "../kernels/counted.rs"]
+mod counted;
 mod race;
 mod report;
 mod scan;
@@ -31,7 +34,7 @@ const FORWARD: &str = "forward";
 const BOTH: &str = "forward + backward";
 
 #[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static GLOBAL: counted::Counted = counted::Counted;
 
 const SIZES: [(&str, Dims); 3] = [
     (
@@ -100,7 +103,9 @@ fn main() {
             continue;
         }
         let dims = Dims {
+            b: number_after("--batch").unwrap_or(dims.b),
             t: number_after("--tokens").unwrap_or(dims.t),
+            h: number_after("--heads").unwrap_or(dims.h),
             ..dims
         };
         let Dims { b, t, h, s, k, v } = dims;

@@ -1,6 +1,6 @@
 //! Contestants that take turns, and the median of each.
 
-use crate::{after, device, report};
+use crate::{after, counted, device, report};
 use infinity_kernels::memory_scan::reference::Dims;
 use std::time::Instant;
 
@@ -19,6 +19,8 @@ pub(crate) struct Contestant<'a> {
     calls: usize,
     /// Of one call.
     seconds: Vec<f64>,
+    /// The most that one call had allocated.
+    bytes: usize,
 }
 
 impl<'a> Contestant<'a> {
@@ -29,6 +31,7 @@ impl<'a> Contestant<'a> {
             run: Box::new(run),
             calls: 1,
             seconds: Vec::new(),
+            bytes: 0,
         }
     }
 
@@ -37,10 +40,13 @@ impl<'a> Contestant<'a> {
         is_wanted(self.what, self.pass)
     }
 
-    /// The first call compiles and tunes; the second says how many make a turn.
+    /// The first call compiles and tunes; the second says how many make a turn, and what each needs.
     fn warm_up(&mut self) {
         self.turn();
-        self.calls = ((TURN / self.turn()) as usize).clamp(1, CALLS);
+        let resting = counted::restart();
+        let seconds = self.turn();
+        self.bytes = counted::most_above(resting);
+        self.calls = ((TURN / seconds) as usize).clamp(1, CALLS);
     }
 
     /// Seconds of a call in this turn.
@@ -80,6 +86,6 @@ pub(crate) fn race(dims: &Dims, mut contestants: Vec<Contestant<'_>>, rounds: us
     for contestant in &contestants {
         let (seconds, first) = (contestant.median(), contestants[0].median());
         let name = (contestant.what, contestant.pass);
-        report::time(dims, name, seconds, seconds / first);
+        report::time(dims, name, seconds, seconds / first, contestant.bytes);
     }
 }

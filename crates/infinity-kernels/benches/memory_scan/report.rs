@@ -16,10 +16,16 @@ pub(crate) fn check(names: &[&str], found: &Result<f64, String>) {
     }
 }
 
-/// The time of a call, `ratio` times that of the first.
-pub(crate) fn time(dims: &Dims, (what, pass): (&str, &str), seconds: f64, ratio: f64) {
-    let (name, ms) = (format!("{what}, {pass}"), seconds * 1e3);
-    println!("  {name:40} {ms:9.3} ms {ratio:7.2} x");
+/// The time of a call, `ratio` times that of the first, and what it had allocated on the host at most.
+pub(crate) fn time(
+    dims: &Dims,
+    (what, pass): (&str, &str),
+    seconds: f64,
+    ratio: f64,
+    bytes: usize,
+) {
+    let (name, ms, mb) = (format!("{what}, {pass}"), seconds * 1e3, bytes as f64 / 1e6);
+    println!("  {name:36} {ms:9.3} ms {ratio:7.2} x {mb:9.1} MB");
     line(&json!({
         "kind": "time",
         "what": what,
@@ -31,6 +37,7 @@ pub(crate) fn time(dims: &Dims, (what, pass): (&str, &str), seconds: f64, ratio:
         "states": dims.s,
         "width": dims.k,
         "ms": ms,
+        "host_bytes": bytes,
     }));
 }
 

@@ -10,20 +10,22 @@ mod states;
 
 use super::carry::{narrow, widen};
 use super::chunk::{Chunk, HeadInputs};
-use super::rows::{Rows, RowsMut};
+use super::rows::RowsMut;
 use super::rowwise::{gather, scatter};
 
-/// Where the gradients of one head go.
+/// Where the gradients of one head go. Two places hold a gradient that comes in until the one that
+/// goes out takes it: a chunk's rows are read before they are written.
 #[derive(Debug)]
 pub(super) struct HeadGrads<'a> {
     pub(super) q: RowsMut<'a>,
     pub(super) k: RowsMut<'a>,
+    /// That of the outputs before.
     pub(super) v: RowsMut<'a>,
     pub(super) log_decay: RowsMut<'a>,
     pub(super) read: RowsMut<'a>,
     pub(super) write: RowsMut<'a>,
     pub(super) erase: RowsMut<'a>,
-    /// `[S, K, V]`.
+    /// `[S, K, V]`; that of the last state before.
     pub(super) state: &'a mut [f32],
 }
 
@@ -104,17 +106,15 @@ impl Backward {
     }
 
     /// Runs one head backward. `first` is the state `[S, K, V]` that came in, `saved` what forward
-    /// saved, `d_last` `[S, K, V]` the gradient of the last state.
+    /// saved.
     pub(super) fn run(
         &mut self,
         x: &HeadInputs<'_>,
         [first, saved]: [&[f32]; 2],
-        d_o: Rows<'_>,
-        d_last: &[f32],
         grads: &mut HeadGrads<'_>,
     ) {
         let sizes = self.chunk.sizes;
-        widen(d_last, sizes.v, &mut self.d_states, self.chunk.v_wide);
+        widen(grads.state, sizes.v, &mut self.d_states, self.chunk.v_wide);
         let mut states = std::mem::take(&mut self.states);
         let len = sizes.state_len();
         for group in (0..sizes.groups()).rev() {
@@ -124,7 +124,7 @@ impl Backward {
             for (i, n) in chunks.enumerate().rev() {
                 self.chunk.load(x, n, true);
                 self.chunk.load_errors(x, n, saved);
-                self.step(n, &states[i * len..(i + 1) * len], d_o, grads);
+                self.step(n, &states[i * len..(i + 1) * len], grads);
             }
         }
         self.states = states;
@@ -132,7 +132,7 @@ impl Backward {
     }
 
     /// Backward through chunk `n`, which is loaded, given the states before it.
-    fn step(&mut self, n: usize, states: &[f32], d_o: Rows<'_>, grads: &mut HeadGrads<'_>) {
+    fn step(&mut self, n: usize, states: &[f32], grads: &mut HeadGrads<'_>) {
         let Chunk {
             level,
             c,
@@ -140,6 +140,7 @@ impl Backward {
             sizes,
             ..
         } = self.chunk;
+        let d_o = grads.v.as_rows();
         gather(level, d_o, n * sizes.chunk, c, &mut self.d_o, v_wide);
         self.through_solve();
         self.turn_to_columns();

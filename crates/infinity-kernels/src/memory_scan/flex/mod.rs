@@ -27,7 +27,7 @@ mod solve;
 mod step;
 
 use super::backend::ScanTensors;
-use crate::math::flex_values::{Primitive, single, slice, tensor};
+use crate::math::flex_values::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
 use crate::math::simd::Level;
 use crate::math::unwritten::unwritten;
 use backward::{Backward, HeadGrads};
@@ -196,11 +196,9 @@ pub(super) fn backward(
 ) -> ScanTensors<Flex> {
     let call = Call::new(x, delta);
     let (sizes, heads) = (call.sizes, call.heads());
-    let (d_o, d_last) = (single(d_o), single(d_last));
-    let (d_o, d_last) = (slice(&d_o), slice(&d_last));
     let saved = slice(&saved);
     let len = saved.len() / heads.max(1);
-    let mut grads = Gradients::unwritten(&call);
+    let mut grads = Gradients::from_incoming(&call, [d_o, d_last]);
     let level = Level::detect();
     let scratch = || Backward::new(Chunk::new(level, sizes, true));
     grads
@@ -208,41 +206,39 @@ pub(super) fn backward(
         .into_par_iter()
         .enumerate()
         .for_each_init(scratch, |scratch, (head, mut grads)| {
-            let d_o = Rows::of_head(d_o, call.rows_of(sizes.v), head);
             let kept = [call.state_of(head), &saved[head * len..][..len]];
-            let d_last = &d_last[head * call.state_len()..][..call.state_len()];
-            scratch.run(&call.inputs(head), kept, d_o, d_last, &mut grads);
+            scratch.run(&call.inputs(head), kept, &mut grads);
         });
     grads.into_tensors(&call)
 }
 
-/// Gradients of whole tensors.
+/// Gradients of whole tensors. Those of values and of the first state are written over those of
+/// outputs and of the last state, which nobody needs any more: a seventh of the memory.
 struct Gradients {
     q: Vec<f32>,
     k: Vec<f32>,
-    v: Vec<f32>,
+    v: Primitive,
     log_decay: Vec<f32>,
     read: Vec<f32>,
     write: Vec<f32>,
     erase: Vec<f32>,
-    state: Vec<f32>,
+    state: Primitive,
 }
 
 impl Gradients {
-    fn unwritten(call: &Call) -> Self {
-        // SAFETY: every head writes all its rows, and its state.
+    fn from_incoming(call: &Call, [d_o, d_last]: [Primitive; 2]) -> Self {
+        // SAFETY: every head writes all its rows.
         let rows = |width| unsafe { unwritten(call.heads() * call.sizes.t * width) };
-        let Sizes { states, k, v, .. } = call.sizes;
+        let Sizes { states, k, .. } = call.sizes;
         Gradients {
             q: rows(k),
             k: rows(k),
-            v: rows(v),
+            v: writable(d_o),
             log_decay: rows(states),
             read: rows(states),
             write: rows(states),
             erase: rows(states),
-            // SAFETY: as above.
-            state: unsafe { unwritten(call.heads() * call.state_len()) },
+            state: writable(d_last),
         }
     }
 
@@ -251,12 +247,12 @@ impl Gradients {
         let split = |x, width| RowsMut::split(x, call.rows_of(width)).into_iter();
         let mut q = split(&mut self.q, k);
         let mut key = split(&mut self.k, k);
-        let mut value = split(&mut self.v, v);
+        let mut value = split(slice_mut(&mut self.v), v);
         let mut log_decay = split(&mut self.log_decay, states);
         let mut read = split(&mut self.read, states);
         let mut write = split(&mut self.write, states);
         let mut erase = split(&mut self.erase, states);
-        let states = self.state.chunks_exact_mut(call.state_len());
+        let states = slice_mut(&mut self.state).chunks_exact_mut(call.state_len());
         let head = |state| {
             Some(HeadGrads {
                 q: q.next()?,
@@ -277,12 +273,12 @@ impl Gradients {
         ScanTensors {
             q: tensor(self.q, &call.q),
             k: tensor(self.k, &call.k),
-            v: tensor(self.v, &call.v),
+            v: in_dtype(self.v, call.dtype),
             log_decay: tensor(self.log_decay, &call.log_decay),
             read: tensor(self.read, &call.read),
             write: tensor(self.write, &call.write),
             erase: tensor(self.erase, &call.erase),
-            state: tensor(self.state, &call.state),
+            state: in_dtype(self.state, call.dtype),
         }
     }
 }

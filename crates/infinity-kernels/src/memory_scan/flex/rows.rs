@@ -5,29 +5,37 @@ use std::marker::PhantomData;
 /// One head's rows, to read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rows<'a> {
-    data: &'a [f32],
-    first: usize,
+    /// The head's first row.
+    first: *const f32,
     step: usize,
     width: usize,
+    len: usize,
+    owner: PhantomData<&'a [f32]>,
 }
 
 impl<'a> Rows<'a> {
     /// Rows of head `head` (of `B · H`) in a tensor `[B, T, H, width]`.
     pub(super) fn of_head(data: &'a [f32], [t, h, width]: [usize; 3], head: usize) -> Self {
-        let first = (head / h * t * h + head % h) * width;
+        let (first, step) = ((head / h * t * h + head % h) * width, h * width);
+        if let Some(last) = t.checked_sub(1) {
+            assert!(first + last * step + width <= data.len());
+        }
         Rows {
-            data,
-            first,
-            step: h * width,
+            first: data[first.min(data.len())..].as_ptr(),
+            step,
             width,
+            len: t,
+            owner: PhantomData,
         }
     }
 
     /// Row `t`.
     #[inline(always)]
     pub(super) fn row(&self, t: usize) -> &'a [f32] {
-        let at = self.first + t * self.step;
-        &self.data[at..at + self.width]
+        assert!(t < self.len);
+        // SAFETY: row `t` lies inside what was given to `of_head`, or inside a head's rows of a
+        // `RowsMut`, and is borrowed for `'a`.
+        unsafe { std::slice::from_raw_parts(self.first.add(t * self.step), self.width) }
     }
 }
 
@@ -65,6 +73,17 @@ impl<'a> RowsMut<'a> {
             owner: PhantomData,
         };
         (0..batches * h).map(head).collect()
+    }
+
+    /// The rows as they are now.
+    pub(super) fn as_rows(&self) -> Rows<'_> {
+        Rows {
+            first: self.first,
+            step: self.step,
+            width: self.width,
+            len: self.len,
+            owner: PhantomData,
+        }
     }
 
     /// Row `t`.
