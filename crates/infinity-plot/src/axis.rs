@@ -2,6 +2,8 @@
 
 /// Pixels between two ticks of [`Axis::linear`], about: up the page, and across it.
 const APART: [f64; 2] = [40.0, 90.0];
+/// Pixels of a character of a label, about.
+const CHARACTER: f64 = 8.0;
 /// Ticks from which on an axis of [`Axis::values`] names powers of ten alone.
 const MANY: usize = 8;
 
@@ -18,7 +20,8 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// Logarithmic, from `from` to `to` on the page, with a tick at every length that was measured.
+    /// Logarithmic, from `from` to `to` on the page, with a tick at every length that was measured
+    /// and has room for its label; the longest always has.
     ///
     /// # Panics
     /// Without a length.
@@ -29,18 +32,24 @@ impl Axis {
         let (low, high) = (lengths[0], lengths[lengths.len() - 1]);
         // A little room, so that no marker stands on the edge.
         let room = (high / low).max(2.0).powf(0.06);
-        let ticks = lengths
-            .into_iter()
-            .map(|length| (length, grouped(length)))
-            .collect();
-        Axis {
+        let mut axis = Axis {
             low: low / room,
             high: high * room,
             from,
             to,
             log: true,
-            ticks,
+            ticks: Vec::new(),
+        };
+        let mut free = f64::INFINITY;
+        for length in lengths.into_iter().rev() {
+            let (at, label) = (axis.at(length), grouped(length));
+            let half = label.len() as f64 * CHARACTER / 2.0;
+            if at + half + CHARACTER <= free {
+                free = at - half;
+                axis.ticks.insert(0, (length, label));
+            }
         }
+        axis
     }
 
     /// Logarithmic, from `from` to `to` on the page, between the nearest of 1, 2, 5, 10, 20, …
@@ -197,6 +206,16 @@ fn short(step: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lengths_without_room_for_their_label_have_none() {
+        let lengths = || [256.0, 1_024.0, 65_536.0, 131_072.0].into_iter();
+        let named = |axis: Axis| axis.ticks.into_iter().map(|(length, _)| length).collect();
+        let wide: Vec<f64> = named(Axis::lengths(lengths(), 0.0, 2_000.0));
+        assert_eq!(wide, lengths().collect::<Vec<f64>>());
+        let narrow: Vec<f64> = named(Axis::lengths(lengths(), 0.0, 500.0));
+        assert_eq!(narrow, [256.0, 1_024.0, 131_072.0]);
+    }
 
     #[test]
     fn ticks_enclose_the_values() {
