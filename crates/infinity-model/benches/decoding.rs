@@ -1,7 +1,7 @@
 //! Generating and reading a prompt against what the machine can do.
 //!
 //! ```text
-//! cargo bench -p infinity-model --bench decoding
+//! cargo bench --workspace --bench decoding
 //! … -- --hidden 512 --layers 8 --vocab 8192
 //! ```
 //!

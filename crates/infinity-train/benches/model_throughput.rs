@@ -1,7 +1,7 @@
 //! Training throughput of a configuration, on the CPU against its own matrix-product peak.
 //!
 //! ```text
-//! cargo bench -p infinity-train --bench model_throughput -- --config configs/shakespeare-char.toml
+//! cargo bench --workspace --bench model_throughput -- --config configs/shakespeare-char.toml
 //! … -- --form chunkwise        one form of the operator instead of the fastest
 //! … --features cuda … -- --device cuda --precision f32,bf16-mixed [--json]
 //! ```

@@ -1,7 +1,7 @@
 //! `memory_scan`: the kernel, the chunk form and Burn's softmax attention side by side.
 //!
 //! ```text
-//! cargo bench -p infinity-kernels --bench memory_scan -- [--rounds 7] [--batch 1] [--tokens 4096] [--heads 2] [--size state] [--only fused,attention]
+//! cargo bench --workspace --bench memory_scan -- [--rounds 7] [--batch 1] [--tokens 4096] [--heads 2] [--size state] [--only fused,attention]
 //! cargo bench -p infinity-kernels --features cuda --bench memory_scan -- --device cuda [--dtype bf16] [--memory 64] [--json]
 //! ```
 //!

@@ -1,7 +1,7 @@
 //! What every way of gradient checkpointing costs and saves.
 //!
 //! ```text
-//! cargo bench -p infinity-train --bench checkpointing -- [--rounds 3] [--long 1048576] …
+//! cargo bench --workspace --bench checkpointing -- [--rounds 3] [--long 1048576] …
 //! ```
 //!
 //! One run checks first that every way gives the gradients of the whole graph, and stops when one

@@ -1,7 +1,7 @@
 //! Time and memory against the length of the text, softmax attention beside it.
 //!
 //! ```text
-//! cargo bench -p infinity-train --bench length -- [--rounds 3] [--lengths 1024,16384] …
+//! cargo bench --workspace --bench length -- [--rounds 3] [--lengths 1024,16384] …
 //! ```
 //!
 //! One run checks first (the operator against its `f64` reference, whole = split for the models it
