@@ -2,24 +2,31 @@
 //!
 //! A thread of rayon's that finds nothing to do goes to sleep within microseconds, and waking it takes
 //! the system longer than many of the hundreds of kernels of a step take to run. Here the others keep
-//! looking for work until the step is over. They give way to whoever else wants their core.
+//! looking for work until the step is over. After some looks in vain they let other programs run between
+//! two looks.
 //!
 //! Looking for work is itself a job, and whoever waits in the middle of another job may take it up: a
 //! piece of the step that began to look for work would wait for the end of the step, and the step for
 //! the piece. So these threads are a pool of their own, which one step at a time has to itself and
-//! which does nothing else, and a step begins when all of them are looking.
+//! which does nothing else, and nobody begins to look once the work has begun: a thread that is not
+//! there in time goes to sleep when it finds nothing, as rayon's do.
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// How often a thread looks in vain before it lets other programs run.
 const LOOKS: usize = 1000;
 
-/// The pool, from the first step on, with as many threads as rayon's own.
-static POOL: Mutex<Option<ThreadPool>> = Mutex::new(None);
+/// How long a step waits for threads to wake up before it begins without them.
+const WAIT: Duration = Duration::from_micros(100);
+
+/// The pool, from the first step on, with as many threads as rayon's own; nothing inside where the system
+/// gave no threads.
+static POOL: Mutex<Option<Option<ThreadPool>>> = Mutex::new(None);
 
 /// Runs `work` in the pool with every thread awake; where it is taken, among rayon's own threads.
 pub(crate) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
@@ -32,11 +39,11 @@ pub(crate) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
         Err(TryLockError::Poisoned(pool)) => pool.into_inner(),
         Err(TryLockError::WouldBlock) => return rayon::scope(|_| work()),
     };
-    if pool.is_none() {
+    let build = || {
         let threads = rayon::current_num_threads();
-        *pool = ThreadPoolBuilder::new().num_threads(threads).build().ok();
-    }
-    match pool.as_ref() {
+        ThreadPoolBuilder::new().num_threads(threads).build().ok()
+    };
+    match pool.get_or_insert_with(build) {
         Some(pool) => pool.install(|| during(work)),
         // A system that gives no more threads.
         None => rayon::scope(|_| work()),
@@ -46,9 +53,13 @@ pub(crate) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 /// What the threads of a step know of each other.
 #[derive(Default)]
 struct Step {
+    /// Threads that look for work, and [`BEGUN`].
     looking: AtomicUsize,
     over: AtomicBool,
 }
+
+/// Added to [`Step::looking`] when the work begins.
+const BEGUN: usize = 1 << 20;
 
 /// Ends a step when it is dropped, in a panic as well.
 struct Ends<'a>(&'a Step);
@@ -61,28 +72,39 @@ impl Drop for Ends<'_> {
 
 fn during<R>(work: impl FnOnce() -> R) -> R {
     let step = Arc::new(Step::default());
-    let ends = Ends(&step);
+    let _ends = Ends(&step);
     let this = rayon::current_thread_index();
     rayon::spawn_broadcast({
         let step = step.clone();
         move |context| {
-            if Some(context.index()) != this {
-                step.looking.fetch_add(1, Ordering::AcqRel);
+            if Some(context.index()) != this && step.is_in_time() {
                 step.look_for_work();
             }
         }
     });
-    let others = rayon::current_num_threads() - 1;
-    let mut in_vain = 0;
-    while step.looking.load(Ordering::Acquire) < others {
-        pause(&mut in_vain);
-    }
-    let result = work();
-    drop(ends);
-    result
+    step.wait_for(rayon::current_num_threads() - 1);
+    work()
 }
 
 impl Step {
+    /// Until `others` look for work, or for [`WAIT`].
+    fn wait_for(&self, others: usize) {
+        let start = Instant::now();
+        while self.looking.load(Ordering::Acquire) < others && start.elapsed() < WAIT {
+            spin_loop();
+        }
+        self.looking.fetch_or(BEGUN, Ordering::AcqRel);
+    }
+
+    /// Counts a thread, unless the work has begun.
+    fn is_in_time(&self) -> bool {
+        let before_it_begins = |looking| (looking < BEGUN).then_some(looking + 1);
+        let (set, get) = (Ordering::AcqRel, Ordering::Acquire);
+        self.looking
+            .fetch_update(set, get, before_it_begins)
+            .is_ok()
+    }
+
     fn look_for_work(&self) {
         let mut in_vain = 0;
         while !self.over.load(Ordering::Acquire) {
@@ -107,6 +129,7 @@ fn pause(in_vain: &mut usize) {
 mod tests {
     use super::*;
     use rayon::prelude::*;
+    use std::sync::mpsc::channel;
 
     /// Joins within joins: what they wait for is never behind a thread that looks for work.
     fn sum(from: u64, to: u64) -> u64 {
@@ -130,11 +153,18 @@ mod tests {
                 assert_eq!(doubled, n * (n - 1));
             }
         };
-        thread::scope(|scope| {
-            for i in 0..6 {
-                scope.spawn(move || steps(i));
-            }
-        });
+        let (done, ended) = channel();
+        for i in 0..6 {
+            let done = done.clone();
+            thread::spawn(move || {
+                steps(i);
+                done.send(()).expect("the test waits");
+            });
+        }
+        for _ in 0..6 {
+            let waited = ended.recv_timeout(Duration::from_secs(60));
+            waited.expect("every thread's steps end");
+        }
     }
 
     #[test]

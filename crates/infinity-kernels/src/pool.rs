@@ -2,15 +2,15 @@
 //!
 //! A kernel on the CPU shares its work with rayon's threads. Called from outside of them, every one of
 //! the hundreds of kernels of a step wakes a thread and goes to sleep until that is done, and the
-//! caller's core idles meanwhile. Called from one of them it begins at once.
+//! caller's core idles meanwhile. Called from one of them, while the others are awake, it begins at once.
 
 use burn::tensor::Device;
 
 /// Runs `work` on one of the threads that the kernels of `device` share, where there are such:
 /// something for a whole step, not for one operator. A panic goes through to the caller.
 ///
-/// `work` must not wait for another thread that computes: with one thread in the pool, that one
-/// would wait for it.
+/// `work` must not wait for another thread that computes: where both share the pool and it has one
+/// thread, that one would wait for it.
 pub fn in_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "flex")]
     if crate::form::has_kernel(device) {

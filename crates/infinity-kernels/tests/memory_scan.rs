@@ -246,10 +246,35 @@ fn the_kernel_matches_the_reference(device: &Device) {
     );
 }
 
-/// On Flex states are saved every 128 tokens and written again in between: lengths around that.
+#[test]
+fn no_tokens_leave_the_state_as_it_was() {
+    let case = Case {
+        name: "no tokens",
+        dims: dims(2, 0, 2, 3, 5, 4),
+        delta: true,
+    };
+    let probe = Probe::seeded(case, 1);
+    let before: Vec<f64> = probe
+        .inputs
+        .state
+        .iter()
+        .map(|x| f64::from(*x as f32))
+        .collect();
+    let (o, state) = untracked(&Device::flex(), &probe);
+    assert!(o.is_empty());
+    assert_eq!(state, before);
+    let answer = run(&Device::flex(), &probe, DType::F32, fused);
+    assert!(answer.o.is_empty());
+    assert_eq!(answer.state, before);
+    let d_state: Vec<f64> = probe.d_state.iter().map(|x| f64::from(*x as f32)).collect();
+    assert_eq!(answer.grads[7], d_state);
+}
+
+/// On Flex chunks have 32 tokens, and states are saved every 512 and written again in between:
+/// lengths around those.
 #[test]
 fn the_kernel_around_its_saved_states() {
-    for (t, delta) in [127, 128, 129, 160, 161, 256, 257, 290]
+    for (t, delta) in [127, 128, 129, 511, 512, 513, 544, 545, 1024, 1025]
         .into_iter()
         .flat_map(|t| [(t, true), (t, false)])
     {

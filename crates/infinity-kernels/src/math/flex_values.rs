@@ -32,8 +32,12 @@ pub(crate) fn writable(x: Primitive) -> Primitive {
     }
 }
 
+/// The values of what [`writable`] gave.
 pub(crate) fn slice_mut(x: &mut Primitive) -> &mut [f32] {
-    x.storage_mut()
+    let len = x.shape().num_elements();
+    let values = x.storage_mut();
+    assert_eq!(values.len(), len, "a part of something larger");
+    values
 }
 
 pub(crate) fn tensor(values: Vec<f32>, shape: Shape, dtype: DType) -> Primitive {
@@ -44,5 +48,48 @@ pub(crate) fn in_dtype(x: Primitive, dtype: DType) -> Primitive {
     match dtype {
         DType::F32 => x,
         _ => Flex::float_cast(x, dtype.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_over_is_nobody_elses() {
+        let whole = || {
+            tensor(
+                (0..12).map(|i| i as f32).collect(),
+                Shape::from([3, 4]),
+                DType::F32,
+            )
+        };
+        let place = |x: &Primitive| slice(x).as_ptr();
+
+        let own = whole();
+        let at = place(&own);
+        assert_eq!(place(&writable(own)), at, "a copy of what nobody shares");
+
+        let shared = whole();
+        for view in [
+            shared.clone(),
+            shared.narrow(0, 1, 2),
+            shared.narrow(1, 1, 2),
+            shared.transpose(0, 1),
+            Flex::float_expand(shared.narrow(0, 1, 1), Shape::from([5, 4])),
+        ] {
+            let expected = slice(&single(view.clone())).to_vec();
+            let mut written = writable(view);
+            assert_eq!(slice(&written), expected);
+            slice_mut(&mut written).fill(-1.0);
+            assert!(slice(&written).iter().all(|x| *x == -1.0));
+            assert_eq!(slice(&shared), slice(&whole()));
+        }
+        // The only tensor of its storage, and not all of it.
+        let mut part = writable(whole().narrow(0, 1, 2));
+        assert_eq!(
+            slice_mut(&mut part),
+            [4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
+        );
     }
 }

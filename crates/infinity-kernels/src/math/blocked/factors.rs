@@ -113,8 +113,10 @@ impl<'f> Factors<'f> {
             return;
         }
         let mut lanes = [0f32; STRIP * LANES];
-        for (lanes, out) in lanes.chunks_exact_mut(LANES).zip(out.chunks_exact(stride)) {
-            lanes[..width].copy_from_slice(&out[from..]);
+        if !first {
+            for (lanes, out) in lanes.chunks_exact_mut(LANES).zip(out.chunks_exact(stride)) {
+                lanes[..width].copy_from_slice(&out[from..]);
+            }
         }
         multiply(self.level, &product(whole, LANES), &mut lanes, LANES);
         for (lanes, out) in lanes.chunks_exact(LANES).zip(out.chunks_exact_mut(stride)) {

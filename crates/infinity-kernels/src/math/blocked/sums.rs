@@ -7,8 +7,10 @@ use crate::math::unwritten::unwritten;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Length of the sums that a thread takes where the sums are shared.
+/// Length of the sums that a thread takes where the sums are shared, at least.
 pub(super) const SHARED_DEPTH: usize = 192;
+/// Copies of a result, at most: longer sums are taken in longer pieces.
+const COPIES: usize = 32;
 /// A result of more values is not summed up in several copies.
 pub(super) const COPIED: usize = 1 << 17;
 /// Values of results that a thread adds up at a time, about.
@@ -26,7 +28,8 @@ pub(super) fn by_sums(products: &[Factors<'_>]) -> Vec<Vec<f32>> {
         .iter()
         .map(|product| (*product, 0..product.panels()))
         .collect();
-    let shares: Vec<Range<usize>> = depths(0..k, SHARED_DEPTH).collect();
+    let depth = k.div_ceil(COPIES).max(SHARED_DEPTH);
+    let shares: Vec<Range<usize>> = depths(0..k, depth).collect();
     let copies: Vec<Vec<f32>> = shares
         .into_par_iter()
         .map(|share| columns(&whole, share))

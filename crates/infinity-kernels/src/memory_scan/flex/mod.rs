@@ -143,6 +143,15 @@ pub(super) fn forward_saving(x: ScanTensors<Flex>, delta: bool) -> (Primitive, P
 
 fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
     let sizes = call.sizes;
+    let flat = |values: Vec<f32>, dtype| {
+        let shape = Shape::from(vec![values.len()]);
+        tensor(values, shape, dtype)
+    };
+    if sizes.t == 0 {
+        // No output, and the state as it came in.
+        let last = slice(&call.state).to_vec();
+        return (flat(last, call.dtype), flat(Vec::new(), DType::F32));
+    }
     let at = call.outputs_len();
     // SAFETY: every head writes all its rows of the outputs and its whole final state.
     let mut both = unsafe { unwritten(at + call.heads() * call.state_len()) };
@@ -171,10 +180,6 @@ fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
         // first, and the errors of every chunk. That is what `saved_len` counts.
         unsafe { kept.set_len(call.heads() * saved) };
     }
-    let flat = |values: Vec<f32>, dtype| {
-        let shape = Shape::from(vec![values.len()]);
-        tensor(values, shape, dtype)
-    };
     (flat(both, call.dtype), flat(kept, DType::F32))
 }
 
