@@ -2,8 +2,10 @@
 //! what every rank makes of it.
 //!
 //! Weights go out once, with the optimizer, when the ranks start. From then on all have the same
-//! gradient in every step, the norm and the factor of the main device, and the same rules: their
-//! weights stay the same without being sent.
+//! gradient in every step, the norm and the factor of the main device, and the same rules: on devices
+//! that compute alike their weights stay the same without being sent. Nothing compares them. A rank that
+//! fails before a sum ends the run; one that fails inside a collective one may leave the others waiting,
+//! as NCCL does.
 
 use super::ranks::Ranks;
 use super::replica::Replica;
@@ -18,12 +20,18 @@ use burn::tensor::distributed::{ReduceOperation, all_reduce};
 use burn::tensor::{Device, Tensor};
 use burn::train::Learner;
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 /// Called by every rank on a thread of its own with its part of a sum, in the same order; gives
 /// every rank the whole.
 pub(crate) type AllReduce = dyn Fn(Tensor<1>) -> Tensor<1> + Send + Sync;
+
+/// How long devices may take to find each other for the first sum.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 120 });
 
 /// How the gradients of the ranks become one sum that every rank has.
 #[derive(Clone)]
@@ -72,23 +80,31 @@ impl Reduction {
             return Ok(());
         };
         let devices = plain(devices);
-        let one = |device: &Device| all_reduce(Tensor::ones([1], device)).into_scalar::<f32>();
-        let sums: Vec<_> = thread::scope(|scope| {
-            let ranks: Vec<_> = (devices.iter())
-                .map(|device| scope.spawn(move || one(device)))
-                .collect();
-            ranks.into_iter().map(|rank| rank.join()).collect()
-        });
         let count = devices.len();
-        let wrong = |sum: thread::Result<f32>| match sum {
-            Ok(sum) if sum == count as f32 => None,
-            Ok(sum) => Some(format!("{count} ones were added up to {sum}")),
-            Err(panic) => Some(words(&*panic)),
-        };
-        match sums.into_iter().find_map(wrong) {
-            Some(reason) => Err(TrainError::Collective { reason }),
-            None => Ok(()),
+        let (answers, answered) = channel();
+        // On threads that nobody waits for: a rank that never comes to the sum keeps the others there.
+        for device in devices {
+            let (all_reduce, answers) = (all_reduce.clone(), answers.clone());
+            thread::spawn(move || {
+                let one = || all_reduce(Tensor::ones([1], &device)).into_scalar::<f32>();
+                let sum = catch_unwind(AssertUnwindSafe(one));
+                // Where somebody else has failed, nobody listens any more.
+                let _ = answers.send(sum.map_err(|panic| words(&*panic)));
+            });
         }
+        for rank in 0..count {
+            let reason = match answered.recv_timeout(PATIENCE) {
+                Ok(Ok(sum)) if sum == count as f32 => continue,
+                Ok(Ok(sum)) => format!("{count} ones were added up to {sum}"),
+                Ok(Err(words)) => words,
+                Err(_) => format!(
+                    "only {rank} of {count} devices have come to a sum of ones within {} seconds",
+                    PATIENCE.as_secs()
+                ),
+            };
+            return Err(TrainError::Collective { reason });
+        }
+        Ok(())
     }
 
     /// For the log.
@@ -237,6 +253,7 @@ mod tests {
     use crate::optimizer::measure;
     use crate::step::Recompute;
     use infinity_kernels::testing::{Tol, assert_close, compare, values};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     /// Worst RMS ratio of all parameters after three steps on Flex, 2026-11-26: 1.3e-7.
     const WEIGHTS: Tol = Tol {
@@ -373,6 +390,18 @@ mod tests {
         let alone = Reduction::Collective(Arc::new(|part| part));
         let message = checked(alone);
         assert!(message.contains("3 ones were added up to 1;"), "{message}");
+        // One that fails before it comes to the sum, where the others wait for it.
+        let first = AtomicBool::new(true);
+        let Reduction::Collective(all) = meeting(3, added) else {
+            unreachable!("ranks meet")
+        };
+        let message = checked(Reduction::Collective(Arc::new(move |part| {
+            assert!(!first.swap(false, Ordering::AcqRel), "no way to the others");
+            all(part)
+        })));
+        assert!(message.contains("no way to the others"), "{message}");
+        let message = checked(meeting(4, added));
+        assert!(message.contains("only 0 of 3 devices"), "{message}");
         // Burn has no collective operations on the processor.
         let message = checked(between(plain(&devices)));
         assert!(message.contains("not supported"), "{message}");

@@ -171,7 +171,7 @@ fn every_way_through_a_step_on_two_devices_equals_one() {
 
 /// The scale is one for all ranks: it is the step that overflows or does not.
 #[test]
-fn a_scaled_loss_on_two_devices_equals_one() {
+fn a_scaled_loss_on_several_devices_equals_one() {
     let change = |config: &mut RunConfig| config.run.precision = Precision::F16Mixed;
     let one = on_one(Packing::Shuffled, change);
     for (strategy, ranks) in [(Multi, 2), (Ddp, 3)] {

@@ -232,9 +232,9 @@ fn the_panic_of_a_rank_is_the_runs() {
     }
 }
 
-/// Another rank than the one that waits for the sum.
+/// Another rank than the main one, in a sum that does not make the main one wait.
 #[test]
-fn the_panic_of_a_rank_in_a_sum_is_the_runs() {
+fn the_panic_of_a_rank_that_nobody_waits_for_in_a_sum_is_the_runs() {
     let words = panic_of(|| {
         let main = thread::current().id();
         let reduction = Reduction::Collective(Arc::new(move |part| {
