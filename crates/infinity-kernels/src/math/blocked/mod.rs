@@ -45,11 +45,11 @@ pub(crate) fn products(
 ) -> Vec<Vec<f32>> {
     let all = |is: fn([usize; 3]) -> bool| rights.iter().all(|right| is([m, right.n, k]));
     if all(is_by_rows) {
-        // SAFETY: `products_into` writes all of it.
+        // SAFETY: `by_rows` writes all of it.
         let result = |right: &Columns| unsafe { unwritten(m * right.n) };
         let mut results: Vec<Vec<f32>> = rights.iter().map(result).collect();
         let outs = results.iter_mut().map(Vec::as_mut_slice);
-        products_into([m, k], left, rights, outs.collect());
+        by_rows([m, k], left, rights, outs.collect());
         return results;
     }
     let factors: Vec<Factors> = rights
@@ -78,13 +78,16 @@ pub(crate) fn products_into(
     rights: &[Columns<'_>],
     outs: Vec<&mut [f32]>,
 ) {
-    if rights.iter().any(|right| !is_by_rows([m, right.n, k])) {
-        let results = products([m, k], left, rights);
-        for (out, result) in outs.into_iter().zip(results) {
-            out[..result.len()].copy_from_slice(&result);
-        }
-        return;
+    if rights.iter().all(|right| is_by_rows([m, right.n, k])) {
+        return by_rows([m, k], left, rights, outs);
     }
+    for (out, result) in outs.into_iter().zip(products([m, k], left, rights)) {
+        out[..result.len()].copy_from_slice(&result);
+    }
+}
+
+/// [`products`] of which every thread takes some rows.
+fn by_rows([m, k]: [usize; 2], left: Left<'_>, rights: &[Columns<'_>], outs: Vec<&mut [f32]>) {
     let sums = rights.iter().zip(outs).map(|(right, out)| Sum {
         columns: right.n,
         terms: vec![Factors::new([m, right.n, k], left, right.data)],
