@@ -14,7 +14,7 @@
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, LazyLock, Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,28 +24,25 @@ const LOOKS: usize = 1000;
 /// How long a step waits for threads to wake up before it begins without them.
 const WAIT: Duration = Duration::from_micros(100);
 
-/// The pool, from the first step on, with as many threads as rayon's own; nothing inside where the system
-/// gave no threads.
-static POOL: Mutex<Option<Option<ThreadPool>>> = Mutex::new(None);
+/// The pool, with as many threads as rayon's own; none where the system gave no more threads.
+static POOL: LazyLock<Mutex<Option<ThreadPool>>> = LazyLock::new(|| {
+    let threads = rayon::current_num_threads();
+    Mutex::new(ThreadPoolBuilder::new().num_threads(threads).build().ok())
+});
 
 /// Runs `work` in the pool with every thread awake; where it is taken, among rayon's own threads.
 pub(crate) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     if rayon::current_thread_index().is_some() {
         return work();
     }
-    let mut pool = match POOL.try_lock() {
+    let pool = match POOL.try_lock() {
         Ok(pool) => pool,
         // A step that panicked left it as good as any other.
         Err(TryLockError::Poisoned(pool)) => pool.into_inner(),
         Err(TryLockError::WouldBlock) => return rayon::scope(|_| work()),
     };
-    let build = || {
-        let threads = rayon::current_num_threads();
-        ThreadPoolBuilder::new().num_threads(threads).build().ok()
-    };
-    match pool.get_or_insert_with(build) {
+    match pool.as_ref() {
         Some(pool) => pool.install(|| during(work)),
-        // A system that gives no more threads.
         None => rayon::scope(|_| work()),
     }
 }
