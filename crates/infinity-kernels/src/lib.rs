@@ -72,4 +72,4 @@ pub mod testing;
 
 pub use form::{Form, FormError};
 pub use memory_scan::{MemoryScanInputs, MemoryScanOutput, memory_scan};
-pub use pool::{each_in_pool, in_pool};
+pub use pool::{each_in_pool, has_pool, in_pool};

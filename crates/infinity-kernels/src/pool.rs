@@ -4,6 +4,7 @@
 //! the hundreds of kernels of a step wakes a thread and goes to sleep until that is done, and the
 //! caller's core idles meanwhile. Called from one of them, while the others are awake, it begins at once.
 
+use crate::form::has_kernel;
 use burn::tensor::Device;
 
 /// Runs `work` on one of the threads that the kernels of `device` share, where there are such:
@@ -13,11 +14,16 @@ use burn::tensor::Device;
 /// thread, that one would wait for it.
 pub fn in_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "flex")]
-    if crate::form::has_kernel(device) {
+    if has_pool(device) {
         return crate::awake::run(work);
     }
     let _ = device;
     work()
+}
+
+/// Whether the kernels of `device` share threads.
+pub fn has_pool(device: &Device) -> bool {
+    has_kernel(device)
 }
 
 /// `work` of every item. Threads that the kernels of `device` share, where there are such, take the
@@ -28,7 +34,7 @@ pub fn each_in_pool<T: Send, R: Send>(
     work: impl Fn(T) -> R + Sync,
 ) -> Vec<R> {
     #[cfg(feature = "flex")]
-    if crate::form::has_kernel(device) {
+    if has_pool(device) {
         use rayon::prelude::*;
         return items.into_par_iter().with_max_len(1).map(&work).collect();
     }

@@ -3,12 +3,13 @@
 //! Burn's optimizer walks through a module parameter by parameter, and a matrix of a small model is too
 //! small to be shared by threads. Here the walk only begins the step of a matrix, leaves an empty one in its
 //! place, and goes on; afterwards all are orthogonalised side by side and put where they belong. The
-//! numbers are those of one step after the other.
+//! numbers are those of one step after the other. A device whose kernels share no threads would gain
+//! nothing and hold all updates at a time: there every step is whole.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
-use infinity_kernels::each_in_pool;
 use infinity_kernels::newton_schulz::newton_schulz;
+use infinity_kernels::{each_in_pool, has_pool};
 use std::cell::RefCell;
 use std::vec::IntoIter;
 
@@ -35,12 +36,12 @@ pub(super) struct Begun {
 impl Begun {
     /// The matrix after its step, or where [`together`] runs, what stands for it until that ends.
     pub(super) fn go_on(self) -> Tensor<2> {
-        if BEGUN.with_borrow(Option::is_none) {
+        let device = self.weights.device();
+        if !has_pool(&device) || BEGUN.with_borrow(Option::is_none) {
             return self.end();
         }
-        let stand_in = Tensor::empty(STAND_IN, &self.weights.device());
         BEGUN.with_borrow_mut(|begun| begun.as_mut().map(|begun| begun.push(self)));
-        stand_in
+        Tensor::empty(STAND_IN, &device)
     }
 
     fn end(self) -> Tensor<2> {
