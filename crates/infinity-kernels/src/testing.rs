@@ -81,13 +81,17 @@ pub fn tensors(x: &MemoryScanInputs) -> impl Iterator<Item = &Tensor<4>> {
 }
 
 impl Probe {
-    /// Inputs and initial state `[B, H, S, K, V]` on `device`: queries, keys and values in `rows`, the
-    /// rest in f32. Additive ones have no `erase`.
-    pub fn tensors(&self, rows: DType, device: &Device) -> (MemoryScanInputs, Tensor<5>) {
+    /// Inputs and initial state `[B, H, S, K, V]` on `device`: queries, keys and values in `rows`, gates
+    /// and state in `rest`. Additive ones have no `erase`.
+    pub fn tensors(
+        &self,
+        [rows, rest]: [DType; 2],
+        device: &Device,
+    ) -> (MemoryScanInputs, Tensor<5>) {
         let Dims { b, t, h, s, k, v } = self.case.dims;
         let x = &self.inputs;
         let row = |x: &[f64], width| tensor(x, [b, t, h, width], rows, device);
-        let gate = |x: &[f64]| tensor(x, [b, t, h, s], DType::F32, device);
+        let gate = |x: &[f64]| tensor(x, [b, t, h, s], rest, device);
         let inputs = MemoryScanInputs {
             q: row(&x.q, k),
             k: row(&x.k, k),
@@ -97,7 +101,7 @@ impl Probe {
             write: gate(&x.write),
             erase: self.case.delta.then(|| gate(&x.erase)),
         };
-        let state = tensor(&x.state, [b, h, s, k, v], DType::F32, device);
+        let state = tensor(&x.state, [b, h, s, k, v], rest, device);
         (inputs, state)
     }
 

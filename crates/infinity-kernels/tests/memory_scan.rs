@@ -5,7 +5,9 @@ use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::memory_scan::reference::{self, Dims, Values};
 use infinity_kernels::memory_scan::{chunkwise_form, recurrent};
-use infinity_kernels::testing::{Case, Probe, Random, Tol, assert_close, compare, tensor, values};
+use infinity_kernels::testing::{
+    Case, Probe, Random, Tol, assert_close, compare, leaves, tensor, tensors, values,
+};
 use infinity_kernels::{Form, MemoryScanInputs, MemoryScanOutput, memory_scan};
 use proptest::prelude::*;
 
@@ -126,43 +128,21 @@ fn run(device: &Device, probe: &Probe, dtype: DType, form: Run) -> Answer {
 
 /// With queries, keys and values of one type, everything else of another.
 fn run_mixed(device: &Device, probe: &Probe, dtypes: [DType; 2], run: Run) -> Answer {
-    let [rows, dtype] = dtypes;
-    let device = device.clone().autodiff();
     let Dims { b, t, h, s, k, v } = probe.case.dims;
-    let x = &probe.inputs;
-    let leaf = |values: &[f64], width, dtype| {
-        tensor(values, [b, t, h, width], dtype, &device).require_grad()
-    };
-    let leaves = [
-        leaf(&x.q, k, rows),
-        leaf(&x.k, k, rows),
-        leaf(&x.v, v, rows),
-        leaf(&x.log_decay, s, dtype),
-        leaf(&x.read, s, dtype),
-        leaf(&x.write, s, dtype),
-        leaf(&x.erase, s, dtype),
-    ];
-    let state = tensor(&x.state, [b, h, s, k, v], dtype, &device).require_grad();
-    let [q, key, value, log_decay, read, write, erase] = leaves.clone();
-    let erase = probe.case.delta.then_some(erase);
-    let inputs = MemoryScanInputs {
-        q,
-        k: key,
-        v: value,
-        log_decay,
-        read,
-        write,
-        erase,
-    };
-    let out = run(inputs, state.clone());
+    let (inputs, state) = probe.tensors(dtypes, device);
+    let (inputs, state) = leaves(&inputs, &state);
+    let out = run(inputs.clone(), state.clone());
+    let [_, dtype] = dtypes;
+    let device = device.clone().autodiff();
     let d_o = tensor(&probe.d_o, [b, t, h, v], dtype, &device);
     let d_state = tensor(&probe.d_state, [b, h, s, k, v], dtype, &device);
     let loss = (out.o.clone() * d_o).sum() + (out.state.clone() * d_state).sum();
     let grads = loss.backward();
-    let mut all: Vec<Vec<f64>> = leaves
-        .iter()
-        .map(|leaf| leaf.grad(&grads).map(values).unwrap_or_default())
+    let mut all: Vec<Vec<f64>> = tensors(&inputs)
+        .map(|leaf| values(leaf.grad(&grads).expect("every input has a gradient")))
         .collect();
+    // That of `erase`, which additive writes have none of.
+    all.resize(7, Vec::new());
     all.push(values(
         state
             .grad(&grads)
@@ -177,7 +157,7 @@ fn run_mixed(device: &Device, probe: &Probe, dtypes: [DType; 2], run: Run) -> An
 
 /// Outputs and state of the kernel where nothing asks for gradients.
 fn untracked(device: &Device, probe: &Probe) -> (Vec<f64>, Vec<f64>) {
-    let (inputs, state) = probe.tensors(DType::F32, device);
+    let (inputs, state) = probe.tensors([DType::F32; 2], device);
     let out = fused(inputs, state);
     (values(out.o), values(out.state))
 }

@@ -163,7 +163,7 @@ fn check_operator(model: &ModelConfig, t: usize, form: Form, device: &Device) {
         },
         1,
     );
-    let (inputs, state) = probe.tensors(DType::F32, device);
+    let (inputs, state) = probe.tensors([DType::F32; 2], device);
     let out = memory_scan(inputs, state, form);
     let tol = Tol {
         rms_ratio: 1e-5,

@@ -86,7 +86,7 @@ impl Contestant for Scan {
             delta: true,
         };
         let probe = Probe::seeded(case, 1);
-        let (inputs, state) = probe.tensors(DType::F32, &self.device);
+        let (inputs, state) = probe.tensors([DType::F32; 2], &self.device);
         let flat = |x: &[f64]| tensor(x, [x.len()], DType::F32, &self.device);
         let answers = self.run(&inputs, &state, [flat(&probe.d_o), flat(&probe.d_state)]);
         let (out, grads) = (probe.reference(), probe.reference_grads());

@@ -39,7 +39,7 @@ impl Scan {
         );
         let device = device();
         let Dims { b, t, h, v, .. } = dims;
-        let (inputs, state) = probe.tensors(dtype(), &device);
+        let (inputs, state) = probe.tensors([dtype(), DType::F32], &device);
         Scan {
             inputs,
             state,

@@ -72,7 +72,7 @@ fn operator(model: &ModelConfig, form: Form) -> f64 {
         1,
     );
     let (t, h, device) = (dims.t, dims.h, Device::flex());
-    let (inputs, state) = probe.tensors(DType::F32, &device);
+    let (inputs, state) = probe.tensors([DType::F32; 2], &device);
     let (inputs, state) = leaves(&inputs, &state);
     let device = device.autodiff();
     let out = memory_scan(inputs.clone(), state, form);
