@@ -4,7 +4,7 @@
 //! costs nothing, and the right factor and the result have rows of whole lanes. At these sizes
 //! (16 to 128) the packing of a general matrix product costs more than it gains.
 
-use crate::math::simd::{Kind, LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_add};
+use crate::cpu::simd::{Kind, LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_add};
 
 /// Rows of lanes as accumulators from which on the registers hold twice as many: those of AVX-512 do.
 const WIDE: usize = 8;
@@ -309,7 +309,7 @@ unsafe fn tile<const FMA: bool, const R: usize, const G: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::math::simd::{Level, padded};
+    use crate::cpu::simd::{Level, padded};
     use crate::testing::Random;
 
     fn random(random: &mut Random, len: usize) -> Vec<f32> {

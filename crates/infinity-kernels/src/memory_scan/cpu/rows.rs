@@ -1,6 +1,7 @@
 //! One head's rows of a tensor `[B, T, H, X]`: `T` rows that lie `H · X` apart.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 /// One head's rows, to read.
 #[derive(Clone, Copy, Debug)]
@@ -39,23 +40,43 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// What a row to write consists of: values, or places that hold none yet.
+pub(super) trait Place: Copy + Send {
+    /// A place that holds `x`.
+    fn of(x: f32) -> Self;
+}
+
+impl Place for f32 {
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        x
+    }
+}
+
+impl Place for MaybeUninit<f32> {
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        MaybeUninit::new(x)
+    }
+}
+
 /// One head's rows, to write.
 #[derive(Debug)]
-pub(super) struct RowsMut<'a> {
+pub(super) struct RowsMut<'a, P = MaybeUninit<f32>> {
     /// The head's first row.
-    first: *mut f32,
+    first: *mut P,
     step: usize,
     width: usize,
     len: usize,
-    owner: PhantomData<&'a mut [f32]>,
+    owner: PhantomData<&'a mut [P]>,
 }
 
-// SAFETY: a `RowsMut` is the only way to its rows while it lives (see `split`), like `&mut [f32]`.
-unsafe impl Send for RowsMut<'_> {}
+// SAFETY: a `RowsMut` is the only way to its rows while it lives (see `split`), like `&mut [P]`.
+unsafe impl<P: Send> Send for RowsMut<'_, P> {}
 
-impl<'a> RowsMut<'a> {
+impl<'a, P: Place> RowsMut<'a, P> {
     /// The rows of every head of a tensor `[B, T, H, width]`, in the order of `B · H`.
-    pub(super) fn split(data: &'a mut [f32], [t, h, width]: [usize; 3]) -> Vec<RowsMut<'a>> {
+    pub(super) fn split(data: &'a mut [P], [t, h, width]: [usize; 3]) -> Vec<Self> {
         let row_of_batch = t * h * width;
         let batches = data.len().checked_div(row_of_batch).unwrap_or(0);
         assert_eq!(
@@ -75,6 +96,17 @@ impl<'a> RowsMut<'a> {
         (0..batches * h).map(head).collect()
     }
 
+    /// Row `t`.
+    #[inline(always)]
+    pub(super) fn row(&mut self, t: usize) -> &mut [P] {
+        assert!(t < self.len);
+        // SAFETY: row `t` of this head lies inside the slice given to `split`, which is borrowed
+        // for `'a`; rows of different heads do not overlap, and `&mut self` guards this head's.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(t * self.step), self.width) }
+    }
+}
+
+impl RowsMut<'_, f32> {
     /// The rows as they are now.
     pub(super) fn as_rows(&self) -> Rows<'_> {
         Rows {
@@ -84,15 +116,6 @@ impl<'a> RowsMut<'a> {
             len: self.len,
             owner: PhantomData,
         }
-    }
-
-    /// Row `t`.
-    #[inline(always)]
-    pub(super) fn row(&mut self, t: usize) -> &mut [f32] {
-        assert!(t < self.len);
-        // SAFETY: row `t` of this head lies inside the slice given to `split`, which is borrowed
-        // for `'a`; rows of different heads do not overlap, and `&mut self` guards this head's.
-        unsafe { std::slice::from_raw_parts_mut(self.first.add(t * self.step), self.width) }
     }
 }
 

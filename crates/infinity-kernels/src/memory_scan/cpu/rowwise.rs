@@ -1,7 +1,7 @@
 //! Small loops over the rows of a chunk: copying, scaling, sums over keys.
 
-use super::rows::{Rows, RowsMut};
-use crate::math::simd::{LANES, Level, lanes, lanes_mut, leveled, multiply_add, sum};
+use super::rows::{Place, Rows, RowsMut};
+use crate::cpu::simd::{LANES, Level, lanes, lanes_mut, leveled, multiply_add, sum};
 
 leveled!(
     /// Rows `from..from + c` of a head into scratch rows of `wide` (whole lanes), filled up with
@@ -40,27 +40,29 @@ fn gather_body<const FMA: bool, const ROWS: usize>(
 
 leveled!(
     /// The way back: scratch rows of `wide` to rows `from..from + c` of a head.
-    fn scatter(x: &[f32], wide: usize, c: usize, to: &mut RowsMut<'_>, from: usize) = scatter_body
+    fn scatter<P: Place>(x: &[f32], wide: usize, c: usize, to: &mut RowsMut<'_, P>, from: usize) = scatter_body
 );
 
 #[inline(always)]
-fn scatter_body<const FMA: bool, const ROWS: usize>(
+fn scatter_body<const FMA: bool, const ROWS: usize, P: Place>(
     x: &[f32],
     wide: usize,
     c: usize,
-    to: &mut RowsMut<'_>,
+    to: &mut RowsMut<'_, P>,
     from: usize,
 ) {
     for (i, x) in x.chunks_exact(wide).take(c).enumerate() {
         let (to_lanes, to_rest) = to.row(from + i).as_chunks_mut::<LANES>();
         let (x_lanes, x_rest) = x.as_chunks::<LANES>();
         for (to, x) in to_lanes.iter_mut().zip(x_lanes) {
-            *to = *x;
+            for l in 0..LANES {
+                to[l] = P::of(x[l]);
+            }
         }
         if !to_rest.is_empty() {
             let rest = x_lanes[to_lanes.len()];
             for (to, x) in to_rest.iter_mut().zip(rest) {
-                *to = x;
+                *to = P::of(x);
             }
         }
         debug_assert!(x_rest.is_empty());

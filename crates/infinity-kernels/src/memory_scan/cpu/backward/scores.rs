@@ -4,9 +4,9 @@ use super::super::chunk::Chunk;
 use super::super::masks::{MaskGrads, mask_grads};
 use super::super::solve::solve_transposed;
 use super::Backward;
-use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
-use crate::math::simd::padded;
-use crate::math::transpose::transpose;
+use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::simd::padded;
+use crate::cpu::transpose::transpose;
 
 impl Backward {
     /// `dX = (I + L)⁻ᵀ (Aᵀ dO + Σ_s diag(u e^(b_C − b)) K dH_s)`.

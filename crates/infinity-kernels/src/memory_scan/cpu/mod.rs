@@ -27,16 +27,16 @@ mod solve;
 mod step;
 
 use super::backend::ScanTensors;
-use crate::math::flex_values::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
-use crate::math::simd::Level;
-use crate::math::unwritten::unwritten;
+use crate::cpu::simd::Level;
+use crate::cpu::tensors::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
 use backward::{Backward, HeadGrads};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape};
 use chunk::{Chunk, HeadInputs, Sizes};
 use forward::Forward;
 use rayon::prelude::*;
-use rows::{Rows, RowsMut};
+use rows::{Place, Rows, RowsMut};
+use std::mem::MaybeUninit;
 use step::Steps;
 
 /// Positions in a chunk. Work inside a chunk grows with it, and with one state that is most of the
@@ -153,10 +153,9 @@ fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
         return (flat(last, call.dtype), flat(Vec::new(), DType::F32));
     }
     let at = call.outputs_len();
-    // SAFETY: every head writes all its rows of the outputs and its whole final state.
-    let mut both = unsafe { unwritten(at + call.heads() * call.state_len()) };
     let saved = if save { sizes.saved_len() } else { 0 };
-    let mut kept = Vec::with_capacity(call.heads() * saved);
+    let mut both = Box::new_uninit_slice(at + call.heads() * call.state_len());
+    let mut kept = Box::new_uninit_slice(call.heads() * saved);
     let (o, last) = both.split_at_mut(at);
     let level = Level::detect();
     let heads = RowsMut::split(o, call.rows_of(sizes.v))
@@ -170,17 +169,21 @@ fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
         });
     } else {
         let scratch = || Forward::new(Chunk::new(level, sizes, false));
-        let pieces = pieces_of(kept.spare_capacity_mut(), saved, call.heads());
+        let pieces = pieces_of(&mut kept, saved, call.heads());
         heads
             .zip(pieces)
             .for_each_init(scratch, |scratch, ((head, (mut o, last)), saved)| {
                 scratch.run(&call.inputs(head), call.state_of(head), &mut o, last, saved);
             });
-        // SAFETY: every head has written its whole piece: a state for each group of chunks but the
-        // first, and the errors of every chunk. That is what `saved_len` counts.
-        unsafe { kept.set_len(call.heads() * saved) };
     }
-    (flat(both, call.dtype), flat(kept, DType::F32))
+    // SAFETY: every head writes all its rows of the outputs and its whole final state, and of what is
+    // saved its whole piece: a state for each group of chunks but the first, and the errors of every
+    // chunk. That is what `saved_len` counts.
+    let (both, kept) = unsafe { (both.assume_init(), kept.assume_init()) };
+    (
+        flat(both.into_vec(), call.dtype),
+        flat(kept.into_vec(), DType::F32),
+    )
 }
 
 /// One piece of `len` values for each head; empty ones if nothing is kept.
@@ -214,26 +217,28 @@ pub(super) fn backward(
             let kept = [call.state_of(head), &saved[head * len..][..len]];
             scratch.run(&call.inputs(head), kept, &mut grads);
         });
-    grads.into_tensors(&call)
+    // SAFETY: `Backward::run` stores every chunk of its head.
+    unsafe { grads.into_tensors(&call) }
 }
 
 /// Gradients of whole tensors. Those of values and of the first state are written over those of
 /// outputs and of the last state, which nobody needs any more: a seventh of the memory.
 struct Gradients {
-    q: Vec<f32>,
-    k: Vec<f32>,
+    q: Unwritten,
+    k: Unwritten,
     v: Primitive,
-    log_decay: Vec<f32>,
-    read: Vec<f32>,
-    write: Vec<f32>,
-    erase: Vec<f32>,
+    log_decay: Unwritten,
+    read: Unwritten,
+    write: Unwritten,
+    erase: Unwritten,
     state: Primitive,
 }
 
+type Unwritten = Box<[MaybeUninit<f32>]>;
+
 impl Gradients {
     fn from_incoming(call: &Call, [d_o, d_last]: [Primitive; 2]) -> Self {
-        // SAFETY: every head writes all its rows.
-        let rows = |width| unsafe { unwritten(call.heads() * call.sizes.t * width) };
+        let rows = |width| Box::new_uninit_slice(call.heads() * call.sizes.t * width);
         let Sizes { states, k, .. } = call.sizes;
         Gradients {
             q: rows(k),
@@ -249,14 +254,17 @@ impl Gradients {
 
     fn heads(&mut self, call: &Call) -> Vec<HeadGrads<'_>> {
         let Sizes { states, k, v, .. } = call.sizes;
-        let split = |x, width| RowsMut::split(x, call.rows_of(width)).into_iter();
-        let mut q = split(&mut self.q, k);
-        let mut key = split(&mut self.k, k);
-        let mut value = split(slice_mut(&mut self.v), v);
-        let mut log_decay = split(&mut self.log_decay, states);
-        let mut read = split(&mut self.read, states);
-        let mut write = split(&mut self.write, states);
-        let mut erase = split(&mut self.erase, states);
+        fn split<P: Place>(x: &mut [P], rows: [usize; 3]) -> impl Iterator<Item = RowsMut<'_, P>> {
+            RowsMut::split(x, rows).into_iter()
+        }
+        let (keys, gates) = (call.rows_of(k), call.rows_of(states));
+        let mut q = split(&mut self.q, keys);
+        let mut key = split(&mut self.k, keys);
+        let mut value = split(slice_mut(&mut self.v), call.rows_of(v));
+        let mut log_decay = split(&mut self.log_decay, gates);
+        let mut read = split(&mut self.read, gates);
+        let mut write = split(&mut self.write, gates);
+        let mut erase = split(&mut self.erase, gates);
         let states = slice_mut(&mut self.state).chunks_exact_mut(call.state_len());
         let head = |state| {
             Some(HeadGrads {
@@ -273,8 +281,15 @@ impl Gradients {
         states.map_while(head).collect()
     }
 
-    fn into_tensors(self, call: &Call) -> ScanTensors<Flex> {
-        let tensor = |values, like: &Primitive| tensor(values, like.shape(), call.dtype);
+    /// # Safety
+    ///
+    /// Every row of [`Gradients::heads`] must be written.
+    unsafe fn into_tensors(self, call: &Call) -> ScanTensors<Flex> {
+        let tensor = |values: Unwritten, like: &Primitive| {
+            // SAFETY: the heads' rows are all there is, and the caller's promise.
+            let values = unsafe { values.assume_init() };
+            tensor(values.into_vec(), like.shape(), call.dtype)
+        };
         ScanTensors {
             q: tensor(self.q, &call.q),
             k: tensor(self.k, &call.k),

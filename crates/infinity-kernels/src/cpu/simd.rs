@@ -3,6 +3,9 @@
 //! The loops are plain Rust over arrays of [`LANES`] values. Each is compiled once per level, with
 //! that level's instructions switched on, and the compiler turns the arrays into registers.
 
+use std::env;
+use std::sync::LazyLock;
+
 /// Values side by side in the innermost loops: one AVX-512 register, two of AVX2, four of NEON.
 pub(crate) const LANES: usize = 16;
 
@@ -14,8 +17,8 @@ pub(crate) const fn padded(x: usize) -> usize {
     x.div_ceil(LANES) * LANES
 }
 
-/// The instructions of this machine. Only [`Level::detect`] and the tests make one, and only for
-/// instructions that are there: that is what the `unsafe` calls in [`leveled`] rest on.
+/// Instructions of this machine. Only [`Level::available`] makes one, and only for instructions that it
+/// found: that is what the `unsafe` calls in [`leveled`] rest on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Level(Kind);
 
@@ -31,12 +34,34 @@ pub(crate) enum Kind {
     Avx512,
 }
 
+/// The environment variable that holds kernels to a lower level than the machine's best: `avx512`, `avx2`
+/// or `baseline`, what every machine of the architecture has. For tests and for valgrind.
+const LEVEL: &str = "INFINITY_SIMD";
+
 impl Level {
-    /// The best level of this machine.
+    /// The best level of this machine that [`LEVEL`] allows, found once.
+    ///
+    /// # Panics
+    ///
+    /// If the variable holds something else.
     pub(crate) fn detect() -> Level {
-        *Level::available()
-            .last()
-            .expect("the portable level always exists")
+        static DETECTED: LazyLock<Level> =
+            LazyLock::new(|| match Level::at_most(env::var(LEVEL).ok().as_deref()) {
+                Ok(level) => level,
+                Err(error) => panic!("{error}"),
+            });
+        *DETECTED
+    }
+
+    /// The best level of this machine up to the one called `limit`.
+    fn at_most(limit: Option<&str>) -> Result<Level, String> {
+        let names = ["baseline", "avx2", "avx512"];
+        let limit = limit.unwrap_or("avx512");
+        let Some(at) = names.iter().position(|name| *name == limit) else {
+            return Err(format!("{LEVEL}={limit}: not one of {}", names.join(", ")));
+        };
+        let levels = Level::available();
+        Ok(levels[at.min(levels.len() - 1)])
     }
 
     /// Every level of this machine, the best one last.
@@ -117,25 +142,25 @@ pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
 /// `#[inline(always)]` and takes two constants: whether `mul_add` is one instruction, and how many
 /// rows of lanes the registers hold as accumulators: at most eight.
 macro_rules! leveled {
-    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:ident) => {
+    ($(#[$meta:meta])* fn $name:ident$(<$g:ident: $bound:ident>)?($($arg:ident: $type:ty),* $(,)?) = $body:ident) => {
         $(#[$meta])*
-        pub(crate) fn $name(
-            level: $crate::math::simd::Level,
+        pub(crate) fn $name$(<$g: $bound>)?(
+            level: $crate::cpu::simd::Level,
             $($arg: $type),*
         ) {
-            use $crate::math::simd::{Kind, PORTABLE_FMA};
+            use $crate::cpu::simd::{Kind, PORTABLE_FMA};
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $type),*) {
-                $body::<true, 6>($($arg),*)
+            fn avx2$(<$g: $bound>)?($($arg: $type),*) {
+                $body::<true, 6 $(, $g)?>($($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
-            fn avx512($($arg: $type),*) {
-                $body::<true, 8>($($arg),*)
+            fn avx512$(<$g: $bound>)?($($arg: $type),*) {
+                $body::<true, 8 $(, $g)?>($($arg),*)
             }
             match level.kind() {
-                Kind::Portable => $body::<PORTABLE_FMA, 4>($($arg),*),
+                Kind::Portable => $body::<PORTABLE_FMA, 4 $(, $g)?>($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a level of this kind exists only where these instructions were detected.
                 Kind::Avx2 => unsafe { avx2($($arg),*) },
@@ -147,3 +172,22 @@ macro_rules! leveled {
     };
 }
 pub(crate) use leveled;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_can_be_held_down() {
+        let levels = Level::available();
+        assert_eq!(Level::at_most(None), Ok(levels[levels.len() - 1]));
+        assert_eq!(Level::at_most(Some("baseline")), Ok(levels[0]));
+        let avx2 = levels[1.min(levels.len() - 1)];
+        assert_eq!(Level::at_most(Some("avx2")), Ok(avx2));
+        let error = Level::at_most(Some("sse")).unwrap_err();
+        assert_eq!(
+            error,
+            "INFINITY_SIMD=sse: not one of baseline, avx2, avx512"
+        );
+    }
+}

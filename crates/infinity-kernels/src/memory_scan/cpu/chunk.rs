@@ -7,9 +7,9 @@ use super::masks::{self, Extent, Gates, Scores};
 use super::rows::Rows;
 use super::rowwise::gather;
 use super::solve::System;
-use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
-use crate::math::simd::{Level, padded};
-use crate::math::transpose::transpose;
+use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::simd::{Level, padded};
+use crate::cpu::transpose::transpose;
 
 /// Sizes of a head.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 //! Written as loops over arrays, like everything else here, it becomes scalar moves: a twentieth of
 //! the kernel's time. So the exchange inside a block names its instructions where they are known.
 
-use crate::math::simd::{Kind, LANES, Level};
+use crate::cpu::simd::{Kind, LANES, Level};
 
 /// Rows and columns of a block.
 const SIDE: usize = 8;
@@ -122,7 +122,7 @@ mod avx2 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::math::simd::padded;
+    use crate::cpu::simd::padded;
 
     #[test]
     fn transposes_of_any_size() {

@@ -3,8 +3,9 @@
 
 use super::chunk::{HeadInputs, Sizes};
 use super::rows::RowsMut;
-use crate::math::exp::exp;
-use crate::math::simd::{LANES, Level, leveled, multiply_add};
+use crate::cpu::exp::exp;
+use crate::cpu::simd::{LANES, Level, leveled, multiply_add};
+use std::mem::MaybeUninit;
 
 /// Scratch of the steps of one head.
 #[derive(Clone, Debug)]
@@ -54,9 +55,9 @@ impl Steps {
         x: &HeadInputs<'_>,
         state: &[f32],
         o: &mut RowsMut<'_>,
-        last: &mut [f32],
+        last: &mut [MaybeUninit<f32>],
     ) {
-        last.copy_from_slice(state);
+        let last = last.write_copy_of_slice(state);
         for t in 0..self.sizes.t {
             self.weigh(x, t);
             let sums = Sums {
@@ -74,7 +75,7 @@ impl Steps {
                 .zip(o.row(t).iter_mut().zip(&self.read))
             {
                 *error = v - *error;
-                *o = read + own * *error;
+                o.write(read + own * *error);
             }
             let (decay, write) = (&self.rows.decay, &self.rows.write);
             update(self.level, decay, write, errors, last);

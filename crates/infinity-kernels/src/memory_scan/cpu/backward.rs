@@ -20,7 +20,7 @@ pub(super) struct HeadGrads<'a> {
     pub(super) q: RowsMut<'a>,
     pub(super) k: RowsMut<'a>,
     /// That of the outputs before.
-    pub(super) v: RowsMut<'a>,
+    pub(super) v: RowsMut<'a, f32>,
     pub(super) log_decay: RowsMut<'a>,
     pub(super) read: RowsMut<'a>,
     pub(super) write: RowsMut<'a>,
@@ -177,10 +177,10 @@ impl Backward {
                 ];
                 sum +=
                     gates.read[at] * d_read + gates.erase[at] * d_erase - gates.write[at] * d_write;
-                grads.log_decay.row(t)[s] = sum;
-                grads.read.row(t)[s] = d_read;
-                grads.write.row(t)[s] = d_write;
-                grads.erase.row(t)[s] = d_erase;
+                grads.log_decay.row(t)[s].write(sum);
+                grads.read.row(t)[s].write(d_read);
+                grads.write.row(t)[s].write(d_write);
+                grads.erase.row(t)[s].write(d_erase);
             }
         }
     }

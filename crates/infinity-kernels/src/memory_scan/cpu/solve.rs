@@ -2,8 +2,8 @@
 //!
 //! Not by a product of powers of `L`: for repeated keys those reach 1e18 and cancel.
 
-use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
-use crate::math::simd::{LANES, Level, lanes, lanes_mut, leveled, multiply_add};
+use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::simd::{LANES, Level, lanes, lanes_mut, leveled, multiply_add};
 
 /// The system: `−L` `[c, c]` with rows of `stride`, right-hand sides with rows of `width` (whole
 /// lanes).

@@ -2,10 +2,11 @@
 //! them, and what backward needs of both is kept.
 
 use super::chunk::{Chunk, HeadInputs, Sizes};
+use super::rows::Place;
 use super::rowwise::scale_rows;
 use super::solve::solve;
-use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
-use crate::math::simd::padded;
+use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::simd::padded;
 use std::mem::MaybeUninit;
 
 impl Sizes {
@@ -152,8 +153,10 @@ pub(super) fn widen(states: &[f32], v: usize, to: &mut [f32], wide: usize) {
 }
 
 /// The way back from [`widen`].
-pub(super) fn narrow(states: &[f32], wide: usize, to: &mut [f32], v: usize) {
+pub(super) fn narrow<P: Place>(states: &[f32], wide: usize, to: &mut [P], v: usize) {
     for (from, to) in states.chunks_exact(wide).zip(to.chunks_exact_mut(v)) {
-        to.copy_from_slice(&from[..v]);
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = P::of(*from);
+        }
     }
 }

@@ -66,7 +66,7 @@ pub(crate) fn minus_expm1<const FMA: bool>(y: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::{exp, log1p_of_unit, minus_expm1};
-    use crate::math::simd::{Level, leveled};
+    use crate::cpu::simd::{Level, leveled};
 
     #[inline(always)]
     fn all<const FMA: bool, const ROWS: usize>(x: &mut [f32]) {

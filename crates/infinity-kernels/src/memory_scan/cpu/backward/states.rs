@@ -3,8 +3,8 @@
 use super::super::chunk::Chunk;
 use super::super::rowwise::{Columns, dot, dot_columns, scale_rows};
 use super::Backward;
-use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
-use crate::math::simd::padded;
+use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::simd::padded;
 
 impl Backward {
     /// Through every state that came in and every gradient of a state that went out.

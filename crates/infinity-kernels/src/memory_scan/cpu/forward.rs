@@ -4,7 +4,7 @@ use super::carry::{narrow, widen};
 use super::chunk::{Chunk, HeadInputs};
 use super::rows::RowsMut;
 use super::rowwise::scatter;
-use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use std::mem::MaybeUninit;
 
 /// Scratch of forward for one thread.
@@ -32,7 +32,7 @@ impl Forward {
         x: &HeadInputs<'_>,
         state: &[f32],
         o: &mut RowsMut<'_>,
-        last: &mut [f32],
+        last: &mut [MaybeUninit<f32>],
         saved: &mut [MaybeUninit<f32>],
     ) {
         let sizes = self.chunk.sizes;

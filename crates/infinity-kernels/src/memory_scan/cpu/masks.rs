@@ -6,8 +6,8 @@
 //! N_ij   = Σ_s p_s,i u_s,j E_s,ij           what the correction at i sees of it (j < i)
 //! ```
 
-use crate::math::exp::exp;
-use crate::math::simd::{LANES, Lanes, lanes, lanes_mut, leveled, multiply_add, sum};
+use crate::cpu::exp::exp;
+use crate::cpu::simd::{LANES, Lanes, lanes, lanes_mut, leveled, multiply_add, sum};
 
 /// Gates of a chunk, one row of `stride` for each state, zero behind the last position.
 #[derive(Clone, Debug, Default)]
