@@ -19,14 +19,14 @@
 //!
 //! # Map
 //!
-//! - [`config`]: [`ModelConfig`], all that decides which network is built; [`count`]: its cost.
+//! - [`config`]: [`ModelConfig`], all that decides which network is built.
+//! - [`parameters`]: every tensor of it, and what training does with it; [`count`]: its cost.
 //! - [`model`]: [`InfinityModel`], the network; [`state`]: what it remembers between calls.
 //! - [`block`], [`mixer`]: its parts, which can be had alone; [`layer`]: what they have in common.
 //! - [`gate_summary`]: what its gates do with a text.
 //! - [`precision`](mod@precision): which number format every kind of operation computes in.
 //! - [`tokenizer`], [`sampler`], [`generate`](mod@generate): from text to text.
-//! - [`pretrained`]: model directories as the ecosystem reads them; [`partial`]: directories in the
-//!   making.
+//! - [`pretrained`]: model directories as the ecosystem reads them.
 //!
 //! The crate picks no backend: an app enables one of Burn's, or one of this crate's features of
 //! the same name.
@@ -43,13 +43,12 @@ mod init;
 pub mod layer;
 pub mod mixer;
 pub mod model;
-pub mod partial;
+pub mod parameters;
 pub mod precision;
 pub mod pretrained;
 pub mod sampler;
 pub mod state;
 pub mod tokenizer;
-mod whole_file;
 
 pub use burn;
 pub use config::ModelConfig;

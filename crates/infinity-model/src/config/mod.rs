@@ -12,8 +12,8 @@ mod validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use choices::{Decay, KernelType, MemoryUpdate, Mixer, QkNorm};
 pub(crate) use choices::did_you_mean;
+pub use choices::{Decay, KernelType, MemoryUpdate, Mixer, QkNorm};
 pub(crate) use validate::Check;
 
 /// Declares [`ModelConfig`]: the one place where a key has its name, description, default and limits.
