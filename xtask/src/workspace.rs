@@ -1,12 +1,27 @@
-//! `cargo xtask bench <name>`: one table of measurements and the Cargo command behind each.
+//! The workspace: where it lies, its Cargo, and `cargo xtask bench <name>`, one table of its measurements.
 //!
 //! The benches themselves check their results before they time anything; this only starts them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::cargo;
+/// The folder above this package, as Cargo names it when it starts this program: a build folder may be shared
+/// by several clones, and a path compiled in may be that of another one.
+pub(crate) fn root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR");
+    let package = package.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    let root = package.parent().map(Path::to_path_buf);
+    root.expect("xtask lies inside the workspace")
+}
+
+/// The Cargo that runs this program, so that nested calls use the same toolchain.
+pub(crate) fn cargo(root: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root).args(args);
+    command
+}
 
 struct Bench {
     name: &'static str,
@@ -64,7 +79,7 @@ impl Bench {
 }
 
 /// Runs the bench that `args` names first and hands it the rest of `args`.
-pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
+pub(crate) fn bench(root: &Path, args: &[String]) -> anyhow::Result<()> {
     let Some((name, rest)) = args.split_first() else {
         println!(
             "usage: cargo xtask bench <name> [arguments of the bench]\n\n{}",
@@ -104,7 +119,7 @@ mod tests {
     #[test]
     fn every_bench_exists_in_its_package() {
         for bench in &BENCHES {
-            let path = crate::workspace_root().join(bench.path());
+            let path = root().join(bench.path());
             let exists = path.with_extension("rs").is_file() || path.join("main.rs").is_file();
             assert!(
                 exists,
