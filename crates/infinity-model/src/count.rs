@@ -1,7 +1,6 @@
 //! What a configuration costs, without building the model: parameters, work and state.
 //!
-//! [`weights()`] is the list of every tensor of `model.safetensors`, with its name and its PyTorch
-//! shape; the counts are sums over it, and a loaded file is compared with it.
+//! The counts are sums over [`weights`], the list of every tensor of `model.safetensors`.
 //!
 //! Work, in floating-point operations for one token (a multiplication and an addition are two):
 //! ```text
@@ -17,11 +16,8 @@
 //! q and k share it. Norms and activations are left out, as is usual. The operator is counted in
 //! its recurrent form: a chunked form does other work for the same result.
 
-mod weights;
-
-pub use weights::{Part, Weight, weights};
-
 use crate::config::{MemoryUpdate, Mixer, ModelConfig, QkNorm};
+use crate::parameters::{Part, weights};
 
 /// Learned parameters, by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
