@@ -493,7 +493,7 @@ mod operator {
 
     #[test]
     fn what_operators_share_is_no_operator() {
-        let path = "crates/infinity-kernels/src/math/decay.rs";
+        let path = "crates/infinity-kernels/src/cpu/exp.rs";
         assert!(
             Sandbox::new()
                 .findings_after(path, "//! Decay.\n", rooms::operators)
