@@ -111,7 +111,8 @@ fn end(child: &mut Child, deadline: Instant, limit: Duration) -> Option<Result<(
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 
