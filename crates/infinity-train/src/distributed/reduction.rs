@@ -7,18 +7,15 @@
 //! fails before a sum ends the run; one that fails inside a collective one may leave the others waiting,
 //! as NCCL does.
 
-use super::ranks::Ranks;
-use super::replica::Replica;
+use super::Devices;
 use crate::config::{DistributedConfig, DistributedStrategy};
-use crate::devices::Devices;
 use crate::error::TrainError;
-use crate::optimizer::scaled;
+use crate::optimizer::{Optimizer, scaled};
 use crate::step::Trainee;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::distributed::{ReduceOperation, all_reduce};
 use burn::tensor::{Device, Tensor};
-use burn::train::Learner;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -180,7 +177,7 @@ pub(super) fn reduced(
 }
 
 /// The same gradients once more.
-fn copy(trainee: &Trainee, grads: &GradientsParams) -> GradientsParams {
+pub(super) fn copy(trainee: &Trainee, grads: &GradientsParams) -> GradientsParams {
     struct Copy<'a> {
         of: &'a GradientsParams,
         copy: GradientsParams,
@@ -202,53 +199,34 @@ fn copy(trainee: &Trainee, grads: &GradientsParams) -> GradientsParams {
 
 /// What a rank with an optimizer does at the end of a step.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Update {
+pub(crate) struct Update {
+    /// The step, counted from 0: its place in the schedule.
+    pub(crate) step: u64,
     /// The gradient is multiplied by this: clipped, and brought to its right scale.
-    pub(super) factor: f64,
-    /// Whether weights change; a step that is left out moves only the schedule.
-    pub(super) taken: bool,
+    pub(crate) factor: f64,
+    /// Whether weights change; a step that is left out changes nothing.
+    pub(crate) taken: bool,
 }
 
 impl Update {
-    /// The end of a step for the weights, the optimizer and the schedule of `learner`.
-    pub(super) fn apply(self, learner: &mut Learner<Trainee>, grads: GradientsParams) {
-        // The schedule goes on with the step, whether or not it is taken.
-        learner.lr_step();
-        if self.taken {
-            let grads = scaled(&learner.model(), grads, self.factor);
-            learner.optimizer_step(grads);
-        }
-    }
-}
-
-impl Ranks {
-    /// Ends a step on every rank that has an optimizer. `learner` is the main device's, and `grads`
-    /// are what [`learn`](Self::learn) gave.
-    pub(super) fn update(
-        &mut self,
-        learner: &mut Learner<Trainee>,
+    /// The end of a step for these weights and this optimizer.
+    pub(super) fn apply(
+        self,
+        trainee: &mut Trainee,
+        optimizer: &mut Optimizer,
         grads: GradientsParams,
-        update: Update,
     ) {
-        if let Some(reduction) = &self.reduction {
-            for replica in &self.replicas {
-                let sum = match reduction {
-                    Reduction::Process => Some(copy(&learner.model(), &grads)),
-                    Reduction::Collective(_) => None,
-                };
-                replica.update(update, sum);
-            }
-        }
-        update.apply(learner, grads);
-        if self.reduction.is_some() {
-            self.replicas.iter_mut().for_each(Replica::done);
+        if self.taken {
+            let grads = scaled(trainee, grads, self.factor);
+            *trainee = optimizer.step(trainee.clone(), grads, self.step);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::ranks::tests::{TOL, added, hosts, learner, mean, meeting, start, work};
+    use super::super::replica::Replica;
+    use super::super::tests::{TOL, added, hosts, learner, mean, meeting, start, work};
     use super::*;
     use crate::optimizer::measure;
     use crate::step::Recompute;
@@ -287,24 +265,24 @@ mod tests {
 
     /// A step under each of `loss_scales`, left out where it is not finite.
     fn steps(ranks: usize, reduction: Option<Reduction>, loss_scales: &[f64]) -> Given {
-        let mut learner = learner(Recompute::Nothing);
-        let mut ranks = start(ranks, reduction, &learner);
+        let (mut trainee, mut optimizer) = learner(Recompute::Nothing);
+        let mut ranks = start(ranks, reduction, &trainee, &optimizer);
         let (mut carried, mut norms) = (None, Vec::new());
-        for loss_scale in loss_scales {
-            let model = learner.model();
+        for (step, loss_scale) in loss_scales.iter().enumerate() {
             let work = work(hosts(), loss_scale * mean(&hosts()));
-            let learned = ranks.learn(&model, work, &mut carried);
-            let (grads, clip) = measure(&model, learned.grads, *loss_scale, MAX_NORM);
+            let learned = ranks.learn(&trainee, work, &mut carried);
+            let (grads, clip) = measure(&trainee, learned.grads, *loss_scale, MAX_NORM);
             let update = Update {
+                step: step as u64,
                 factor: clip.factor,
                 taken: clip.norm.is_finite(),
             };
-            ranks.update(&mut learner, grads, update);
+            ranks.update(&mut trainee, &mut optimizer, grads, update);
             norms.push(clip.norm);
         }
         let others = ranks.replicas.into_iter().filter_map(Replica::end);
-        let mut weights = vec![flat(&learner.model())];
-        weights.extend(others.map(|own| flat(&own.model())));
+        let mut weights = vec![flat(&trainee)];
+        weights.extend(others.map(|(own, _)| flat(&own)));
         Given { norms, weights }
     }
 

@@ -3,7 +3,6 @@
 use super::*;
 use crate::config::{LrSchedulerConfig, OptimizerConfig};
 use crate::data::IGNORE_INDEX;
-use crate::optimizer::{learning_rates, optimizer};
 use crate::step::Recompute;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
@@ -16,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Worst RMS ratio of a gradient in several sums instead of one on Flex, 2026-11-26: 1.7e-7.
-pub(in crate::strategy) const TOL: Tol = Tol {
+pub(in crate::distributed) const TOL: Tol = Tol {
     rms_ratio: 1.5e-6,
     worst_over_rms: 30.0,
     floor: 1e-9,
@@ -25,7 +24,7 @@ const LEN: usize = 20;
 const VOCABULARY: usize = 11;
 
 /// What learns, at a rate that changes from step to step.
-pub(in crate::strategy) fn learner(way: Recompute) -> Learner<Trainee> {
+pub(in crate::distributed) fn learner(way: Recompute) -> (Trainee, Optimizer) {
     let config = ModelConfig {
         vocab_size: VOCABULARY,
         hidden_size: 16,
@@ -40,8 +39,8 @@ pub(in crate::strategy) fn learner(way: Recompute) -> Learner<Trainee> {
         learning_rate: 3e-3,
         ..OptimizerConfig::default()
     };
-    let rates = learning_rates(&rules, &LrSchedulerConfig::default(), 9, &config);
-    Learner::new(trainee, optimizer(&rules, &config), rates)
+    let optimizer = Optimizer::new(&rules, &LrSchedulerConfig::default(), 9, &trainee);
+    (trainee, optimizer)
 }
 
 /// Four rows, of which the last ones are mostly padding.
@@ -67,7 +66,7 @@ fn host(seed: u64, carry: &[Option<usize>; 4]) -> HostBatch {
 
 /// Three micro-batches: rows go on with their own past, with a neighbour's, with nothing, and
 /// with that of a row of another rank.
-pub(in crate::strategy) fn hosts() -> Vec<HostBatch> {
+pub(in crate::distributed) fn hosts() -> Vec<HostBatch> {
     vec![
         host(1, &[None; 4]),
         host(2, &[Some(0), Some(1), Some(2), Some(3)]),
@@ -84,18 +83,19 @@ impl ModuleVisitor for Flat<'_> {
     }
 }
 
-/// The first `ranks` ranks of `learner`, on its device.
-pub(in crate::strategy) fn start(
+/// The first `ranks` ranks of `trainee`, on its device.
+pub(in crate::distributed) fn start(
     ranks: usize,
     reduction: Option<Reduction>,
-    learner: &Learner<Trainee>,
+    trainee: &Trainee,
+    optimizer: &Optimizer,
 ) -> Ranks {
-    let device = learner.model().model.device();
-    Ranks::start(&vec![device; ranks], reduction, learner)
+    let device = trainee.model.device();
+    Ranks::start(&vec![device; ranks], reduction, trainee, optimizer)
 }
 
 /// A step's work, with the gradient of every loss times `scale`.
-pub(in crate::strategy) fn work(hosts: Vec<HostBatch>, scale: f64) -> Work {
+pub(in crate::distributed) fn work(hosts: Vec<HostBatch>, scale: f64) -> Work {
     Work {
         hosts,
         scale,
@@ -106,7 +106,7 @@ pub(in crate::strategy) fn work(hosts: Vec<HostBatch>, scale: f64) -> Work {
 
 /// A collective operation in the process: every rank comes with its part and waits for all
 /// others, and `sum` makes one of them, which are in the same order on every rank.
-pub(in crate::strategy) fn meeting(
+pub(in crate::distributed) fn meeting(
     ranks: usize,
     sum: impl Fn(Vec<Vec<f64>>) -> Vec<f64> + Send + Sync + 'static,
 ) -> Reduction {
@@ -126,7 +126,7 @@ pub(in crate::strategy) fn meeting(
 }
 
 /// Adds up `parts`.
-pub(in crate::strategy) fn added(parts: Vec<Vec<f64>>) -> Vec<f64> {
+pub(in crate::distributed) fn added(parts: Vec<Vec<f64>>) -> Vec<f64> {
     let sum = |i: usize| parts.iter().map(|part| part[i]).sum();
     (0..parts[0].len()).map(sum).collect()
 }
@@ -139,17 +139,17 @@ fn learned(
     hosts: Vec<HostBatch>,
     scale: f64,
 ) -> (f64, Vec<f64>, Carried) {
-    let learner = learner(way);
-    let (trainee, mut carried) = (learner.model(), None);
-    let learned =
-        start(ranks, reduction, &learner).learn(&trainee, work(hosts, scale), &mut carried);
+    let (trainee, optimizer) = learner(way);
+    let mut carried = None;
+    let mut ranks = start(ranks, reduction, &trainee, &optimizer);
+    let learned = ranks.learn(&trainee, work(hosts, scale), &mut carried);
     let mut flat = Flat(&learned.grads, Vec::new());
     trainee.visit(&mut flat);
     let loss = learned.loss_sum / learned.n_tokens as f64;
     (loss, flat.1, carried.expect("a stream"))
 }
 
-pub(in crate::strategy) fn mean(hosts: &[HostBatch]) -> f64 {
+pub(in crate::distributed) fn mean(hosts: &[HostBatch]) -> f64 {
     1.0 / hosts.iter().map(|host| host.valid).sum::<usize>() as f64
 }
 

@@ -8,12 +8,9 @@
 //! constant    peak
 //! ```
 //!
-//! Burn's own cosine rises again after its end and its linear decay wants rates in (0, 1], so the
-//! shapes are here; the trait, the groups and the records are Burn's.
+//! Burn's own cosine rises again after its end and its linear decay wants rates in (0, 1].
 
 use crate::config::{LrSchedulerConfig, LrSchedulerType};
-use burn::optim::LearningRate;
-use burn::optim::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use std::f64::consts::PI;
 
 /// One learning rate over a run.
@@ -22,7 +19,6 @@ pub struct Schedule {
     config: LrSchedulerConfig,
     peak: f64,
     total_steps: u64,
-    step: u64,
 }
 
 impl Schedule {
@@ -32,7 +28,6 @@ impl Schedule {
             config: config.clone(),
             peak,
             total_steps,
-            step: 0,
         }
     }
 
@@ -64,24 +59,6 @@ impl Schedule {
             LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => 1.0,
         };
         self.peak * factor
-    }
-}
-
-impl LrScheduler for Schedule {
-    fn step(&mut self) -> LearningRate {
-        let rate = self.at(self.step);
-        self.step += 1;
-        rate
-    }
-
-    fn to_record(&self) -> LrSchedulerRecord {
-        LrSchedulerRecord::new().with_scalar("step", self.step)
-    }
-
-    fn load_record(&mut self, record: LrSchedulerRecord) {
-        if let Some(step) = record.scalar("step") {
-            self.step = step;
-        }
     }
 }
 
@@ -127,17 +104,5 @@ mod tests {
         close(schedule(LrSchedulerType::Constant).at(0), 2.0);
         close(schedule(LrSchedulerType::ConstantWithWarmup).at(4), 1.0);
         close(schedule(LrSchedulerType::ConstantWithWarmup).at(109), 2.0);
-    }
-
-    #[test]
-    fn a_record_continues_where_it_was() {
-        let mut one = schedule(LrSchedulerType::Cosine);
-        let whole: Vec<f64> = (0..50).map(|_| one.step()).collect();
-        let mut first = schedule(LrSchedulerType::Cosine);
-        let mut parts: Vec<f64> = (0..20).map(|_| first.step()).collect();
-        let mut second = schedule(LrSchedulerType::Cosine);
-        second.load_record(first.to_record());
-        parts.extend((0..30).map(|_| second.step()));
-        assert_eq!(parts, whole);
     }
 }

@@ -1,12 +1,11 @@
 //! A rank beside the main one: a thread with a copy of the model on its own device.
 
 use super::reduction::{AllReduce, Update, reduced};
-use crate::metrics::LmOutput;
-use crate::step::{LmBatch, Trainee};
+use crate::optimizer::Optimizer;
+use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
-use burn::train::{Learner, TrainStep};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,7 +14,7 @@ use std::thread::{self, JoinHandle};
 /// What a replica is asked to do.
 enum Task {
     /// Copy these weights and this optimizer, and keep them from now on.
-    Own(Box<Learner<Trainee>>),
+    Own(Box<(Trainee, Optimizer)>),
     /// A step begins: copy these weights, or take one's own.
     Begin(Option<Box<Trainee>>),
     /// Add the gradient of a micro-batch.
@@ -45,7 +44,7 @@ pub(super) struct Replica {
 }
 
 /// The weights and the optimizer that a replica ends with, if it has its own.
-type Own = Option<Learner<Trainee>>;
+type Own = Option<(Trainee, Optimizer)>;
 
 impl Replica {
     /// Starts a thread that computes on `device`, which has autodiff.
@@ -64,9 +63,9 @@ impl Replica {
         &self.device
     }
 
-    /// Gives it the weights and the optimizer of `learner` to keep.
-    pub(super) fn own(&self, learner: Learner<Trainee>) {
-        self.send(Task::Own(Box::new(learner)));
+    /// Gives it weights and their optimizer to keep.
+    pub(super) fn own(&self, trainee: Trainee, optimizer: Optimizer) {
+        self.send(Task::Own(Box::new((trainee, optimizer))));
     }
 
     /// Starts a step with the weights of `trainee`, or with its own.
@@ -182,15 +181,16 @@ struct Rank {
 impl Rank {
     fn does(&mut self, task: Task) -> Option<Answer> {
         match task {
-            Task::Own(mut learner) => {
-                learner.fork(&self.device);
-                self.own = Some(*learner);
+            Task::Own(given) => {
+                let (trainee, optimizer) = *given;
+                let optimizer = optimizer.to_device(&self.device.clone().inner());
+                self.own = Some((trainee.fork(&self.device), optimizer));
                 None
             }
             Task::Begin(weights) => {
                 let trainee = match (weights, &self.own) {
                     (Some(weights), _) => weights.fork(&self.device),
-                    (None, Some(own)) => own.model(),
+                    (None, Some((own, _))) => own.clone(),
                     (None, None) => unreachable!("a step begins with weights"),
                 };
                 self.step = Some((trainee, GradientsAccumulator::new()));
@@ -198,9 +198,9 @@ impl Rank {
             }
             Task::Learn(batch) => {
                 let (trainee, grads) = self.step.as_mut().expect("a step has begun");
-                let output = TrainStep::step(trainee, batch);
-                grads.accumulate(trainee, output.grads);
-                Some(Answer::Learned(output.item))
+                let (output, own) = trainee.learn(batch);
+                grads.accumulate(trainee, own);
+                Some(Answer::Learned(output))
             }
             Task::Finish(to) => {
                 let (trainee, grads) = self.end_step();
@@ -212,12 +212,12 @@ impl Rank {
                 Some(Answer::Done)
             }
             Task::Update(update, given) => {
-                let own = self.own.as_mut().expect("its own weights");
+                let (trainee, optimizer) = self.own.as_mut().expect("its own weights");
                 let grads = match given {
-                    Some(grads) => grads.to_device(&self.device.clone().inner(), &own.model()),
+                    Some(grads) => grads.to_device(&self.device.clone().inner(), trainee),
                     None => self.sum.take().expect("a sum that was kept"),
                 };
-                update.apply(own, grads);
+                update.apply(trainee, optimizer, grads);
                 Some(Answer::Done)
             }
         }
