@@ -7,7 +7,7 @@ use infinity_model::config::Mixer;
 use infinity_model::count::{ParameterCount, state_bytes};
 use infinity_train::config::RunConfig;
 use infinity_train::data::TokenStore;
-use infinity_train::stream_eval::StreamBin;
+use infinity_train::evaluate::StreamBin;
 use infinity_train::{StreamOptions, StreamReport, evaluate_stream};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Going on with a run: from which checkpoint, and whether it is still the same run.
 
-use crate::checkpoint::{CheckpointStore, TrainerState};
+use super::{CheckpointStore, TrainerState};
 use crate::config::{DistributedConfig, LrSchedulerType, RunConfig};
 use crate::data::PreparedMeta;
 use crate::error::{CheckpointError, TrainError};

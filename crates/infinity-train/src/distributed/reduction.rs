@@ -8,6 +8,7 @@
 //! as NCCL does.
 
 use super::Devices;
+use crate::burn_train::words;
 use crate::config::{DistributedConfig, DistributedStrategy};
 use crate::error::TrainError;
 use crate::optimizer::{Optimizer, scaled};
@@ -16,7 +17,6 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::distributed::{ReduceOperation, all_reduce};
 use burn::tensor::{Device, Tensor};
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -86,7 +86,7 @@ impl Reduction {
                 let one = || all_reduce(Tensor::ones([1], &device)).into_scalar::<f32>();
                 let sum = catch_unwind(AssertUnwindSafe(one));
                 // Where somebody else has failed, nobody listens any more.
-                let _ = answers.send(sum.map_err(|panic| words(&*panic)));
+                let _ = answers.send(sum.map_err(|panic| words(&*panic).to_owned()));
             });
         }
         for rank in 0..count {
@@ -124,13 +124,6 @@ fn between(devices: Vec<Device>) -> Reduction {
 fn plain(devices: &Devices) -> Vec<Device> {
     let plain = |device: &Device| device.clone().without_autodiff();
     devices.iter().map(plain).collect()
-}
-
-/// What a panic said.
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("a panic without words").to_owned()
 }
 
 /// Whether all `devices` are `among` these, each once.

@@ -1,11 +1,13 @@
 //! The loss over a whole split: every target once, summed in f64.
 
+mod stream;
+
+pub use stream::{Comparison, StreamBin, StreamOptions, StreamReport, evaluate_stream};
+
 use crate::data::EvalSource;
 use crate::error::TrainError;
-use crate::metrics::LmOutput;
-use crate::step::{LmBatch, Trainee};
+use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
-use burn::train::InferenceStep;
 use infinity_model::InfinityModel;
 use std::time::Instant;
 
@@ -64,7 +66,7 @@ pub(crate) fn evaluate_with(
             state: state.take(),
             ..LmBatch::alone(host?)
         };
-        let mut output = InferenceStep::step(trainee, batch);
+        let mut output = trainee.evaluate(batch);
         sum += output.loss_sum;
         tokens += output.n_tokens as u64;
         let next = output.state.take();

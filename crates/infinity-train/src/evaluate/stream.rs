@@ -13,10 +13,10 @@
 //! Both losses are of the same tokens, so that what a text is like at a place does not enter their
 //! difference.
 
+use super::finite;
 use crate::data::{DataError, TokenStore};
 use crate::error::TrainError;
-use crate::eval::finite;
-use crate::loss::token_losses;
+use crate::step::loss::token_losses;
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use infinity_model::{InfinityModel, ModelState};

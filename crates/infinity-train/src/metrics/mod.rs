@@ -1,15 +1,9 @@
-//! What a run says about itself: to a [`Reporter`], to `metrics.jsonl`, and to burn-train's metrics.
+//! What a run says about itself: to a [`Reporter`], to `metrics.jsonl`, and to TensorBoard.
 
-use burn::tensor::TensorReadError;
-use burn::train::ItemLazy;
-use burn::train::metric::state::{FormatOptions, NumericMetricState};
-use burn::train::metric::{
-    Adaptor, Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes,
-    NumericEntry, SerializedEntry,
-};
-use infinity_model::{GateSummary, ModelState, Quantiles};
+pub(crate) mod tensorboard;
+
+use infinity_model::{GateSummary, Quantiles};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// One logged optimizer step. Rates are means over the steps since the last logged one.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,123 +161,4 @@ fn proc_status(key: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(key));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
-}
-
-/// What a step gives burn-train: numbers, no logits.
-#[derive(Clone, Debug)]
-pub struct LmOutput {
-    /// Sum of the losses in nats.
-    pub loss_sum: f64,
-    /// Targets that counted.
-    pub n_tokens: usize,
-    /// Global norm of the gradient, known after the backward pass.
-    pub grad_norm: Option<f64>,
-    /// The state after the batch, outside the graph.
-    pub state: Option<ModelState>,
-}
-
-impl ItemLazy for LmOutput {
-    fn sync(self) -> Result<Self, burn::tensor::ExecutionError> {
-        Ok(self)
-    }
-}
-
-/// The numbers metrics are made of.
-#[derive(Clone, Copy, Debug)]
-pub struct LmNumbers {
-    loss: f64,
-    n_tokens: usize,
-    grad_norm: Option<f64>,
-}
-
-impl Adaptor<LmNumbers> for LmOutput {
-    fn adapt(&self) -> LmNumbers {
-        LmNumbers {
-            loss: self.loss_sum / self.n_tokens.max(1) as f64,
-            n_tokens: self.n_tokens,
-            grad_norm: self.grad_norm,
-        }
-    }
-}
-
-/// A mean over tokens of one number of [`LmOutput`], for burn-train's store, early stopping and
-/// dashboard.
-#[derive(Clone)]
-pub struct LmMetric {
-    name: Arc<String>,
-    pick: fn(&LmNumbers) -> Option<f64>,
-    state: NumericMetricState,
-}
-
-impl LmMetric {
-    fn new(name: &str, pick: fn(&LmNumbers) -> Option<f64>) -> Self {
-        LmMetric {
-            name: Arc::new(name.to_owned()),
-            pick,
-            state: NumericMetricState::default(),
-        }
-    }
-
-    /// Loss in nats a token.
-    pub fn loss() -> Self {
-        Self::new("Loss", |numbers| Some(numbers.loss))
-    }
-
-    /// Global norm of the gradient.
-    pub fn grad_norm() -> Self {
-        Self::new("GradNorm", |numbers| numbers.grad_norm)
-    }
-
-    fn format(&self) -> FormatOptions {
-        FormatOptions::new(self.name.clone()).precision(4)
-    }
-}
-
-impl Metric for LmMetric {
-    type Input = LmNumbers;
-
-    fn update(
-        &mut self,
-        numbers: &LmNumbers,
-        _metadata: &MetricMetadata,
-    ) -> Result<SerializedEntry, TensorReadError> {
-        if let Some(value) = (self.pick)(numbers) {
-            self.state.update(value, numbers.n_tokens);
-        }
-        Ok(self.state.compute_update(self.format()))
-    }
-
-    fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
-        Ok(self.state.compute_final(self.format()))
-    }
-
-    fn clear(&mut self) {
-        self.state.reset();
-    }
-
-    fn name(&self) -> MetricName {
-        self.name.clone()
-    }
-
-    fn attributes(&self) -> MetricAttributes {
-        NumericAttributes {
-            unit: None,
-            higher_is_better: false,
-        }
-        .into()
-    }
-}
-
-impl Numeric for LmMetric {
-    fn value(&self) -> Option<NumericEntry> {
-        Some(self.state.current_value())
-    }
-
-    fn running_value(&self) -> Option<NumericEntry> {
-        Some(self.state.running_value())
-    }
-
-    fn final_value(&self) -> NumericEntry {
-        self.state.final_value()
-    }
 }
