@@ -24,7 +24,8 @@
 //! - [`block`], [`mixer`], [`feed_forward`]: its parts.
 //! - [`gate_summary`]: what its gates do with a text.
 //! - [`precision`](mod@precision): which number format every kind of operation computes in.
-//! - [`tokenizer`], [`sampler`], [`generate`](mod@generate): from text to text.
+//! - [`tokenizer`], [`generation_config`], [`sampler`], [`decoder`], [`generate`](mod@generate): from
+//!   text to text.
 //! - [`pretrained`]: model directories as the ecosystem reads them; [`partial`]: directories in the
 //!   making.
 //!
@@ -34,10 +35,12 @@
 pub mod block;
 pub mod config;
 pub mod count;
+pub mod decoder;
 pub mod error;
 pub mod feed_forward;
 pub mod gate_summary;
 pub mod generate;
+pub mod generation_config;
 mod init;
 pub mod mixer;
 pub mod model;
@@ -51,9 +54,11 @@ mod whole_file;
 
 pub use burn;
 pub use config::ModelConfig;
+pub use decoder::{Decoder, FinishReason};
 pub use error::{ConfigError, GenerateError, PrecisionError, PretrainedError, TokenizerError};
 pub use gate_summary::{GateSummary, Quantiles};
-pub use generate::{Generation, GenerationConfig, generate, generate_tokens};
+pub use generate::{Context, Generation, generate, generate_from, generate_tokens};
+pub use generation_config::GenerationConfig;
 pub use model::InfinityModel;
 pub use precision::{Formats, Precision};
 pub use pretrained::{Pretrained, from_pretrained, save_pretrained};
