@@ -3,10 +3,11 @@
 //! Flags are written with hyphens. Every flag also takes its spelling with underscores, so that a
 //! command line of the original project works as it is; [`command`] adds those in one place.
 
+use std::ops::RangeInclusive;
+
 use clap::{Args, ColorChoice, Command, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{completions, config, devices, eval, generate, plot, tokenize, train};
-use crate::numbers::whole;
 
 /// Train, evaluate and run linear-time language models.
 #[derive(Debug, Parser)]
@@ -101,6 +102,26 @@ fn with_underscores(command: Command) -> Command {
         .mut_subcommands(with_underscores)
 }
 
+/// A reader of whole numbers within `limits`, for Clap: a wrong one, a negative one too, is answered
+/// with its limits. Flags that set a key of the configuration leave that to the key.
+pub(crate) fn whole<T: TryFrom<u64> + 'static>(
+    limits: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().ok().filter(|number| limits.contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok());
+        number.ok_or_else(|| match (limits.start(), limits.end()) {
+            (least, &u64::MAX) => format!("it must be a whole number of at least {least}"),
+            (least, most) => format!("it must be a whole number from {least} to {most}"),
+        })
+    }
+}
+
+/// Any number of things.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    whole(0..=u64::MAX)(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +142,19 @@ mod tests {
             let value = |name| train.get_one::<String>(name).map(String::as_str);
             assert_eq!(value("num-train-epochs"), Some("3"), "{line}");
             assert_eq!(value("learning-rate"), Some("1e-3"), "{line}");
+        }
+    }
+
+    #[test]
+    fn limits_are_said() {
+        assert_eq!(count("0"), Ok(0));
+        for wrong in ["-1", "1.5", "many", "99999999999999999999"] {
+            assert!(count(wrong).unwrap_err().contains("at least 0"), "{wrong}");
+        }
+        let threads = whole::<u16>(1..=u64::from(u16::MAX));
+        assert_eq!(threads("65535"), Ok(65535));
+        for wrong in ["0", "-1", "65536"] {
+            assert!(threads(wrong).unwrap_err().contains("from 1 to 65535"));
         }
     }
 }
