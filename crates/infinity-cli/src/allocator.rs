@@ -31,7 +31,9 @@ mod tests {
     #[test]
     fn freed_memory_is_kept_unless_the_environment_says_otherwise() {
         keep_freed_memory();
-        let set = std::env::var("MIMALLOC_PURGE_DELAY").ok().and_then(|value| value.parse().ok());
+        let set = std::env::var("MIMALLOC_PURGE_DELAY")
+            .ok()
+            .and_then(|value| value.parse().ok());
         // SAFETY: it reads one number of a static table that nothing writes any more.
         assert_eq!(unsafe { mi_option_get(PURGE_DELAY) }, set.unwrap_or(-1));
     }

@@ -1,53 +1,11 @@
-//! The command line: verbs, global flags, and the original project's spellings.
+//! What the verbs' flags share: the global ones, whole numbers, and the original project's spellings.
 //!
 //! Flags are written with hyphens. Every flag also takes its spelling with underscores, so that a
-//! command line of the original project works as it is; [`command`] adds those in one place.
+//! command line of the original project works as it is; [`with_underscores`] adds those in one place.
 
 use std::ops::RangeInclusive;
 
-use clap::{Args, ColorChoice, Command, CommandFactory, Parser, Subcommand};
-
-use crate::commands::{completions, config, devices, eval, generate, plot, tokenize, train};
-
-/// Train, evaluate and run linear-time language models.
-#[derive(Debug, Parser)]
-#[command(name = "infinity", version, about, propagate_version = true)]
-#[command(after_help = AFTER_HELP)]
-pub(crate) struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub(crate) command: Verb,
-    /// Flags of every verb.
-    #[command(flatten)]
-    pub(crate) global: Global,
-}
-
-const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 training diverged,
-130 stopped by Ctrl-C after writing a checkpoint.";
-
-/// The verbs.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
-    /// Train a model, from a TOML file, from flags, or from both
-    Train(Box<train::TrainArgs>),
-    /// Measure loss, perplexity and bits per byte of a model
-    Eval(eval::EvalArgs),
-    /// Continue a prompt
-    Generate(generate::GenerateArgs),
-    /// Draw what runs logged: loss, learning rate, gradient norm, speed, memory
-    Plot(plot::PlotArgs),
-    /// Turn text into token files once, for many runs
-    #[command(alias = "prepare")]
-    Tokenize(tokenize::TokenizeArgs),
-    /// List the devices this build can compute on
-    Devices(devices::DevicesArgs),
-    /// Check a configuration, or show what it amounts to
-    #[command(subcommand)]
-    Config(config::ConfigVerb),
-    /// Print the completion script for a shell
-    Completions(completions::CompletionsArgs),
-}
+use clap::{Args, ColorChoice, Command};
 
 /// Flags of every verb.
 #[derive(Debug, Args)]
@@ -81,12 +39,8 @@ pub(crate) struct Global {
 /// Title of the global flags in the help.
 const GLOBAL: &str = "Global options";
 
-/// The parser, with the underscore spelling of every flag as a hidden alias.
-pub(crate) fn command() -> Command {
-    with_underscores(Cli::command())
-}
-
-fn with_underscores(command: Command) -> Command {
+/// The parser with the underscore spelling of every flag as a hidden alias.
+pub(crate) fn with_underscores(command: Command) -> Command {
     command
         .mut_args(|arg| {
             let spellings: Vec<&'static str> = arg
@@ -125,25 +79,6 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_parser_is_consistent() {
-        command().debug_assert();
-    }
-
-    #[test]
-    fn both_spellings_are_the_same_flag() {
-        for line in [
-            "infinity train --train-file a.txt --num-train-epochs 3 --lr 1e-3",
-            "infinity train --train_file a.txt --num_train_epochs 3 --learning_rate 1e-3",
-        ] {
-            let matches = command().try_get_matches_from(line.split(' ')).unwrap();
-            let train = matches.subcommand_matches("train").unwrap();
-            let value = |name| train.get_one::<String>(name).map(String::as_str);
-            assert_eq!(value("num-train-epochs"), Some("3"), "{line}");
-            assert_eq!(value("learning-rate"), Some("1e-3"), "{line}");
-        }
-    }
 
     #[test]
     fn limits_are_said() {

@@ -467,10 +467,12 @@ fn number(backend: Backend) -> usize {
 
 /// The devices that `words` name, if they suit each other and `main`.
 fn listed(words: &[String], main: &str) -> anyhow::Result<Vec<Chosen>> {
-    let open = |word: &String| {
-        open(word).map_err(|error| errors::usage(format!("`{KEY}`: {error}")))
-    };
-    let chosen = words.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+    let open_listed =
+        |word: &String| open(word).map_err(|error| errors::usage(format!("`{KEY}`: {error}")));
+    let chosen = words
+        .iter()
+        .map(open_listed)
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let first = &chosen[0];
     if let Some(other) = chosen.iter().find(|one| kind(one) != kind(first)) {
         return Err(errors::usage(format!(
@@ -502,11 +504,7 @@ mod tests {
         assert_eq!(parse("flex").unwrap(), Wanted::Backend(Backend::Flex, None));
         for wrong in ["gpu", "cuda:x", "cuda:-1", "auto:1", "flex:1", ""] {
             let error = parse(wrong).unwrap_err();
-            assert_eq!(
-                errors::exit_code(&error),
-                errors::USAGE,
-                "{wrong}: {error}"
-            );
+            assert_eq!(errors::exit_code(&error), errors::USAGE, "{wrong}: {error}");
         }
     }
 

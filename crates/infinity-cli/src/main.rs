@@ -17,7 +17,8 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-use crate::args::{Cli, Global, Verb};
+use crate::args::Global;
+use crate::commands::{Cli, Verb};
 use crate::terminal::{errors, signals};
 
 /// What burn-train's dashboard panics with when someone asks it to kill the program.
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
 
 /// Reads the command line; help and mistakes are printed by Clap and end the program.
 fn parse() -> Result<Cli, ExitCode> {
-    let parsed = args::command()
+    let parsed = commands::command()
         .try_get_matches()
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     parsed.map_err(|error| {

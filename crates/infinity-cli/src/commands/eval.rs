@@ -17,8 +17,8 @@ use infinity_train::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate
 use serde_json::{Value, json};
 
 use crate::args::{Global, count, whole};
-use crate::model_dir::{self, Found};
 use crate::device;
+use crate::model_dir::{self, Found};
 use crate::terminal::{self, errors, progress, signals};
 
 /// Which model, on what, in which windows.
@@ -372,7 +372,11 @@ fn to_json(run: &Stream<'_>, options: &StreamOptions, report: &StreamReport) -> 
     })
 }
 
-fn print_stream(run: &Stream<'_>, options: &StreamOptions, report: &StreamReport) -> anyhow::Result<()> {
+fn print_stream(
+    run: &Stream<'_>,
+    options: &StreamOptions,
+    report: &StreamReport,
+) -> anyhow::Result<()> {
     let context = terminal::grouped(options.context as u64);
     terminal::line(&format!(
         "one stream of {} tokens in windows of {}, against {context} to {} tokens behind | {:.1}s \

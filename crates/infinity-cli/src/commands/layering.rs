@@ -64,7 +64,9 @@ impl ConfigFlags {
                 .iter()
                 .for_each(|warning| terminal::warning(warning));
             if self.fp16_opt_level.is_some() {
-                terminal::warning("--fp16-opt-level changes nothing: it belonged to a CUDA library");
+                terminal::warning(
+                    "--fp16-opt-level changes nothing: it belonged to a CUDA library",
+                );
             }
         }
         Ok(loaded)

@@ -284,9 +284,7 @@ fn result(report: &TrainReport, model: &Path, prompt: &str, quiet: bool) -> Stri
     }
     if model.is_dir() && !quiet {
         let shown = model.display().to_string();
-        let words = [&*shown, "-p", prompt]
-            .map(shell_word)
-            .join(" ");
+        let words = [&*shown, "-p", prompt].map(shell_word).join(" ");
         let program = program();
         text = format!("{text}\nmodel in {shown}\n\nGenerate with:\n  {program} generate {words}");
     }

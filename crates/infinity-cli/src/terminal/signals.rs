@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use infinity_model::partial;
 
 use super::{errors, note};
 
@@ -34,7 +33,7 @@ pub(crate) fn listen(told: &'static str) -> anyhow::Result<Interrupt> {
     ctrlc::set_handler(move || {
         if asked.swap(true, Ordering::SeqCst) || !heeded.load(Ordering::SeqCst) {
             // Nothing half-made stays, and nobody complains that it is gone.
-            partial::remove_unfinished();
+            infinity_files::remove_unfinished();
             take_back();
             note("stopped");
             std::process::exit(errors::INTERRUPTED.into());

@@ -26,7 +26,7 @@ use tokenizers::DecoderWrapper;
 
 pub use stream::DecodeStream;
 
-use crate::{error::TokenizerError, whole_file};
+use crate::error::TokenizerError;
 use definition::END_OF_TEXT;
 
 /// The largest part of a text's characters that a tokenizer may leave out.
@@ -187,7 +187,7 @@ impl Tokenizer {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), TokenizerError> {
         let path = path.as_ref();
         let json = self.to_json()?;
-        whole_file::write(path, json.as_bytes()).map_err(|source| TokenizerError::Write {
+        infinity_files::write(path, json.as_bytes()).map_err(|source| TokenizerError::Write {
             path: path.into(),
             source,
         })
