@@ -366,7 +366,7 @@ mod tests {
 
     /// Names that give parameters their rules: two of Muon's, one of AdamW's, and one without gradient.
     #[derive(Module, Debug)]
-    struct Some {
+    struct Four {
         q_proj: Param<Tensor<2>>,
         o_proj: Param<Tensor<2>>,
         embed: Param<Tensor<2>>,
@@ -378,10 +378,10 @@ mod tests {
         tensor(&values, dims, dtype, device)
     }
 
-    fn module(dtype: DType) -> Some {
+    fn module(dtype: DType) -> Four {
         let device = Device::flex().autodiff().gradient_checkpointing();
         let param = |seed, dims| Param::from_tensor(matrix(seed, dims, dtype, &device));
-        Some {
+        Four {
             q_proj: param(1, WIDE),
             o_proj: param(2, WIDE),
             embed: param(3, [5, 4]),
@@ -389,7 +389,7 @@ mod tests {
         }
     }
 
-    fn grads(of: &Some, step: u64) -> GradientsParams {
+    fn grads(of: &Four, step: u64) -> GradientsParams {
         let dtype = of.q_proj.val().dtype();
         let mut grads = GradientsParams::new();
         for (i, param) in [&of.q_proj, &of.o_proj, &of.embed].into_iter().enumerate() {
@@ -400,7 +400,7 @@ mod tests {
         grads
     }
 
-    fn optimizer(name: OptimizerName, module: &Some) -> Optimizer {
+    fn optimizer(name: OptimizerName, module: &Four) -> Optimizer {
         let config = OptimizerConfig {
             name,
             learning_rate: RATE,
@@ -415,7 +415,7 @@ mod tests {
         Optimizer::new(&config, &constant, 9, module)
     }
 
-    fn all(module: &Some) -> [Vec<f64>; 4] {
+    fn all(module: &Four) -> [Vec<f64>; 4] {
         [
             &module.q_proj,
             &module.o_proj,
@@ -432,7 +432,7 @@ mod tests {
         let before = all(&ours);
         let mut our_optimizer = optimizer(OptimizerName::Muon, &ours);
         let muon = MuonConfig::new()
-            .with_weight_decay(Option::Some(WeightDecayConfig::new(DECAY as f32)))
+            .with_weight_decay(Some(WeightDecayConfig::new(DECAY as f32)))
             .build();
         let adamw = AdamWConfig::new()
             .with_epsilon(1e-8)
@@ -497,10 +497,10 @@ mod tests {
             // Moments are f32 in every precision.
             for slot in of_all.slots.values() {
                 match &slot.moments {
-                    Option::Some(Moments::AdamW(state)) => {
+                    Some(Moments::AdamW(state)) => {
                         assert_eq!(state.momentum.moment_2.dtype(), DType::F32);
                     }
-                    Option::Some(Moments::Muon(velocity)) => {
+                    Some(Moments::Muon(velocity)) => {
                         assert_eq!(velocity.dtype(), DType::F32);
                     }
                     None => assert!(slot.path.contains("k_proj")),
@@ -512,7 +512,7 @@ mod tests {
     fn loaded(
         path: &Path,
         name: OptimizerName,
-        module: &Some,
+        module: &Four,
     ) -> Result<Optimizer, CheckpointError> {
         let mut optimizer = optimizer(name, module);
         optimizer.load(path).map(|()| optimizer)
@@ -542,7 +542,7 @@ mod tests {
             assert!(other.to_string().contains("no parameter"), "{other}");
         }
         let trained = module(DType::F32);
-        let reshaped = Some {
+        let reshaped = Four {
             embed: Param::initialized(trained.embed.id, trained.embed.val().transpose()),
             ..trained.clone()
         };
