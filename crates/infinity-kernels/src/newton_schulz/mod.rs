@@ -9,21 +9,12 @@
 //! for an update and needs few steps.
 
 #[cfg(feature = "flex")]
-pub(crate) mod flex;
+mod cpu;
 pub mod reference;
 
-use crate::form::has_kernel;
-use crate::native::NativeOp;
+use crate::operator::{self, Operator, cpu_kernel};
 use burn::tensor::Tensor;
-
-/// `a`, `b`, `c` of one step.
-pub const COEFFICIENTS: [f64; 3] = [3.4445, -4.775, 2.0315];
-
-/// Steps.
-pub const STEPS: usize = 5;
-
-/// Norm below which a matrix is not blown up any further.
-const SMALLEST_NORM: f64 = 1e-7;
+use reference::{COEFFICIENTS, SMALLEST_NORM, STEPS};
 
 /// Matrices with more values go the way of tensors: the native kernel wants them in its cache.
 const LARGEST_NATIVE: usize = 1 << 19;
@@ -31,10 +22,20 @@ const LARGEST_NATIVE: usize = 1 << 19;
 /// The iteration for `g` `[rows, columns]`. Not differentiable: give it a tensor without autodiff.
 pub fn newton_schulz(g: Tensor<2>) -> Tensor<2> {
     let [rows, columns] = g.dims();
-    if has_kernel(&g.device()) && rows * columns <= LARGEST_NATIVE {
-        return NativeOp::NewtonSchulz.run(g.clone(), g.clone(), g);
+    if operator::on_cpu(&g.device()) && rows * columns <= LARGEST_NATIVE {
+        return operator::run(NewtonSchulz, vec![g.into_dispatch()]).take();
     }
     on_tensors(g)
+}
+
+/// A matrix to its iteration.
+#[derive(Clone, Debug)]
+struct NewtonSchulz;
+
+impl Operator for NewtonSchulz {
+    const NAME: &'static str = "newton_schulz";
+
+    cpu_kernel!(|self, [g]| [cpu::forward(g)]);
 }
 
 /// The iteration on tensors, on any device.

@@ -1,11 +1,10 @@
 //! Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467), alone and with an output gate.
 
 #[cfg(feature = "flex")]
-pub(crate) mod flex;
+mod cpu;
 pub mod reference;
 
-use crate::form::has_kernel;
-use crate::native::NativeOp;
+use crate::operator::{self, Operator, cpu_kernel};
 use burn::tensor::{DType, Tensor, activation, assert_shape};
 
 /// `x / sqrt(mean(x²) + eps) ⊙ weight` over the last dim of `x`, `weight` `[X]`.
@@ -17,9 +16,9 @@ use burn::tensor::{DType, Tensor, activation, assert_shape};
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     let [width] = weight.dims();
     assert_shape!(x, [.., width]);
-    if has_kernel(&x.device()) {
-        let eps = eps as f32;
-        return NativeOp::RmsNorm { eps }.run(x, weight.clone(), weight);
+    if operator::on_cpu(&x.device()) {
+        let inputs = vec![x.into_dispatch(), weight.into_dispatch()];
+        return operator::run(RmsNorm { eps: eps as f32 }, inputs).take();
     }
     on_tensors(x, weight, eps)
 }
@@ -46,9 +45,28 @@ pub fn gated_rms_norm<const G: usize>(
     let dims = x.dims();
     assert_shape!(x, [.., weight.dims()[0]]);
     let gate: Tensor<4> = gate.reshape(dims);
-    if has_kernel(&x.device()) {
-        let eps = eps as f32;
-        return NativeOp::GatedRmsNorm { eps }.run(x, weight, gate);
+    if operator::on_cpu(&x.device()) {
+        let inputs = vec![
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            gate.into_dispatch(),
+        ];
+        return operator::run(RmsNorm { eps: eps as f32 }, inputs).take();
     }
     on_tensors(x, weight, eps) * activation::sigmoid(gate)
+}
+
+/// Inputs, weight and, where there is one, gate to the norm.
+#[derive(Clone, Debug)]
+struct RmsNorm {
+    eps: f32,
+}
+
+impl Operator for RmsNorm {
+    const NAME: &'static str = "rms_norm";
+
+    cpu_kernel! {
+        |self, inputs| [cpu::forward(inputs, self.eps)];
+        |self, inputs, [d_y]| cpu::backward(inputs, d_y, self.eps)
+    }
 }

@@ -8,11 +8,10 @@
 //! the next tail, so a sequence can be cut anywhere.
 
 #[cfg(feature = "flex")]
-pub(crate) mod flex;
+mod cpu;
 pub mod reference;
 
-use crate::form::has_kernel;
-use crate::native::NativeOp;
+use crate::operator::{self, Operator, cpu_kernel};
 use burn::tensor::{Tensor, activation, assert_shape};
 
 /// Convolves `x` `[B, T, channels]` with `weight` `[channels, kernel]`, continuing from `tail`
@@ -54,7 +53,7 @@ pub fn short_conv(x: Tensor<3>, weight: Tensor<2>, tail: Tensor<3>) -> (Tensor<3
 pub fn short_conv_silu(x: Tensor<3>, weight: Tensor<2>, tail: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
     let [b, t, channels] = x.dims();
     let [_, kernel] = weight.dims();
-    if kernel == 1 || t == 0 || !has_kernel(&x.device()) {
+    if kernel == 1 || t == 0 || !operator::on_cpu(&x.device()) {
         let (y, tail) = short_conv(x, weight, tail);
         return (activation::silu(y), tail);
     }
@@ -71,5 +70,23 @@ pub fn short_conv_silu(x: Tensor<3>, weight: Tensor<2>, tail: Tensor<3>) -> (Ten
         ),
         false => x.clone().slice([0..b, t - before..t]).swap_dims(1, 2),
     };
-    (NativeOp::ConvSilu.run(x, weight, tail), next)
+    let inputs = vec![
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        tail.into_dispatch(),
+    ];
+    (operator::run(ConvSilu, inputs).take(), next)
+}
+
+/// Inputs, taps and tail to `silu(conv(x))`.
+#[derive(Clone, Debug)]
+struct ConvSilu;
+
+impl Operator for ConvSilu {
+    const NAME: &'static str = "short_conv_silu";
+
+    cpu_kernel! {
+        |self, [x, weight, tail]| [cpu::forward(x, weight, tail)];
+        |self, [x, weight, tail], [d_y]| cpu::backward(x, weight, tail, d_y)
+    }
 }

@@ -1,6 +1,6 @@
 //! Rounding to half on the CPU: one pass, on the bits.
 
-use super::Half;
+use super::half::Half;
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::simd::{Level, leveled};
 use crate::math::unwritten::unwritten;

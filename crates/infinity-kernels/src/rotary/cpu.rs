@@ -5,8 +5,7 @@
 //! du = Rᵀ dy      dφ = du / n − φ (φ · du) / n³         dx = dφ ⊙ map'(x)
 //! ```
 
-use super::{FeatureMap, UnitRotary};
-use crate::feature_map::L2_EPS;
+use crate::feature_map::{FeatureMap, L2_EPS};
 use crate::math::exp::exp;
 use crate::math::flex_values::{Primitive, single, slice, tensor};
 use crate::math::simd::{Level, dot, leveled, multiply_add};
@@ -17,6 +16,9 @@ use rayon::prelude::*;
 /// Tokens a thread takes at a time.
 const TOKENS: usize = 32;
 
+/// The map, and how many pairs are turned.
+pub(super) type Rule = (FeatureMap, usize);
+
 /// Some tokens of one row of the batch: their values `[tokens, H, K]` and their tables
 /// `[tokens, K]`.
 #[derive(Clone, Copy)]
@@ -26,7 +28,7 @@ pub(crate) struct Tokens<'a> {
     sin: &'a [f32],
     n_heads: usize,
     key_dim: usize,
-    rule: UnitRotary,
+    rule: Rule,
 }
 
 #[inline(always)]
@@ -68,13 +70,13 @@ fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], half: usize, turn: f32) {
 fn forward_loop<const FMA: bool, const ROWS: usize>(tokens: Tokens<'_>, y: &mut [f32]) {
     let Tokens { key_dim, rule, .. } = tokens;
     for (i, y) in y.chunks_exact_mut(key_dim).enumerate() {
-        map::<FMA>(rule.map, &tokens.x[i * key_dim..][..key_dim], y);
+        map::<FMA>(rule.0, &tokens.x[i * key_dim..][..key_dim], y);
         let inverse = 1.0 / length::<FMA>(y);
         for y in y.iter_mut() {
             *y *= inverse;
         }
         let at = i / tokens.n_heads * key_dim;
-        rotate(y, &tokens.cos[at..], &tokens.sin[at..], rule.half, 1.0);
+        rotate(y, &tokens.cos[at..], &tokens.sin[at..], rule.1, 1.0);
     }
 }
 leveled!(fn forward_tokens(tokens: Tokens<'_>, y: &mut [f32]) = forward_loop);
@@ -92,16 +94,16 @@ fn backward_loop<const FMA: bool, const ROWS: usize>(
             &tokens.x[i * key_dim..][..key_dim],
             i / tokens.n_heads * key_dim,
         );
-        map::<FMA>(rule.map, x, &mut mapped);
+        map::<FMA>(rule.0, x, &mut mapped);
         let inverse = 1.0 / length::<FMA>(&mapped);
         d.copy_from_slice(&d_y[i * key_dim..][..key_dim]);
-        rotate(d, &tokens.cos[at..], &tokens.sin[at..], rule.half, -1.0);
+        rotate(d, &tokens.cos[at..], &tokens.sin[at..], rule.1, -1.0);
         let along = -dot::<FMA>(&mapped, d) * inverse * inverse * inverse;
         for (d, phi) in d.iter_mut().zip(&mapped) {
             *d = multiply_add::<FMA>(along, *phi, *d * inverse);
         }
         let values = d.iter_mut().zip(x).zip(&mapped);
-        match rule.map {
+        match rule.0 {
             FeatureMap::Identity => {}
             FeatureMap::Relu => {
                 for ((d, x), _) in values {
@@ -122,7 +124,7 @@ leveled!(
 
 /// Hands every piece of `out` `[B, T, H, K]` to `run` with its tokens and where it starts.
 fn pieces(
-    rule: UnitRotary,
+    rule: Rule,
     [x, cos, sin]: [&Primitive; 3],
     out: &mut [f32],
     run: impl Fn(Tokens<'_>, usize, &mut [f32]) + Sync,
@@ -153,7 +155,7 @@ fn pieces(
 }
 
 /// The rotated unit vectors.
-pub(crate) fn forward(rule: UnitRotary, x: Primitive, cos: Primitive, sin: Primitive) -> Primitive {
+pub(crate) fn forward(rule: Rule, x: Primitive, cos: Primitive, sin: Primitive) -> Primitive {
     let (shape, dtype) = (x.shape(), x.dtype());
     let [x, cos, sin] = [x, cos, sin].map(single);
     // SAFETY: the pieces cover all of it, and `forward_tokens` writes a row before it reads it.
@@ -167,7 +169,7 @@ pub(crate) fn forward(rule: UnitRotary, x: Primitive, cos: Primitive, sin: Primi
 
 /// Gradient of the inputs.
 pub(crate) fn backward(
-    rule: UnitRotary,
+    rule: Rule,
     x: Primitive,
     cos: Primitive,
     sin: Primitive,
