@@ -10,21 +10,22 @@
 //! node of its own and one for each result: those collect the gradients, which would otherwise be
 //! cut out of, and added up as, vectors as long as all results.
 
+pub(crate) use crate::cpu::pool::has_pool as on_cpu;
+#[cfg(feature = "flex")]
+use burn::backend::Flex;
 use burn::backend::autodiff::{
     Autodiff, NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
-    ops::{self, Ops, OpsKind},
+    ops::{self, Backward as _, Ops, OpsKind},
 };
-#[cfg(feature = "flex")]
-use burn::backend::{DispatchDevice, Flex};
 #[cfg(feature = "cube")]
 use burn::backend::fusion::{Fusion, FusionBackend, FusionRuntime, custom::*};
 use burn::backend::{
     Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind,
     ExtensionType, TensorMetadata, backend_extension, tensor::FloatTensor,
 };
-use burn::tensor::{DType, Device, Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 #[cfg(feature = "cube")]
 use burn_cubecl::CubeBackend;
 use std::fmt::Debug;
@@ -147,9 +148,7 @@ macro_rules! cpu_kernel {
         })?
     };
     (@let [$($name:ident),*] = $list:expr) => {
-        let Ok([$($name),*]) = <[_; _]>::try_from($list) else {
-            unreachable!("as many tensors as the operator has")
-        };
+        let [$($name),*] = crate::operator::exactly($list);
     };
     (@let $name:ident = $list:expr) => {
         let $name = $list;
@@ -157,14 +156,11 @@ macro_rules! cpu_kernel {
 }
 pub(crate) use cpu_kernel;
 
-/// Whether the kernels of the CPU run on `device`.
-pub(crate) fn on_cpu(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    if let DispatchDevice::Flex(_) = device.clone().without_autodiff().as_dispatch() {
-        return true;
-    }
-    let _ = device;
-    false
+/// The tensors of a list that has as many.
+pub(crate) fn exactly<T, const N: usize>(list: Vec<T>) -> [T; N] {
+    let len = list.len();
+    let array = <[T; N]>::try_from(list);
+    array.unwrap_or_else(|_| unreachable!("{len} tensors, not {N}"))
 }
 
 /// The results of `op`, on the device of its inputs: at least one, at most [`MOST_INPUTS`].
@@ -370,7 +366,11 @@ impl<B: Kernels, C: CheckpointStrategy> OperatorBackend for Autodiff<B, C> {
         let node = Node(op.clone(), inputs.len()).prepare::<C>(parents);
         let (node, results, incoming) = match node.compute_bound().stateful() {
             OpsKind::Tracked(node) => {
-                let kept = if O::READS_INPUTS { inputs.clone() } else { Vec::new() };
+                let kept = if O::READS_INPUTS {
+                    inputs.clone()
+                } else {
+                    Vec::new()
+                };
                 let Forward { results, saved } = B::forward(&op, inputs, true);
                 let incoming = Incoming::new(&results);
                 let state = (kept, saved, incoming.clone());
@@ -492,8 +492,7 @@ impl<B: Backend> ops::Backward<B, 1> for PartOf {
 mod tests {
     use super::*;
     use crate::testing::values;
-    use burn::backend::ops::FloatTensorOps;
-    use burn::tensor::TensorData;
+    use burn::tensor::{Device, TensorData};
 
     /// `x`, `2x` and `3x`; its gradients come from what forward saved.
     #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Every operator of infinity-kernels can be judged.
 //!
-//! An operator is a folder of the kernels' sources; `math` holds what operators share. One whose contract
+//! An operator is a folder of the kernels' sources; `cpu` holds what their kernels share. One whose contract
 //! and formula fit into `mod.rs` has its tests there. One in more files has a scalar reference and a test
 //! of its name, and one in several forms has the derivation that they share. `tests/main.rs`, the one
 //! executable of all tests, names each: a file that it leaves out would never run.
@@ -11,7 +11,7 @@ use super::{Finding, tree::Tree};
 
 const SOURCES: &str = "crates/infinity-kernels/src";
 const TESTS: &str = "crates/infinity-kernels/tests";
-const SHARED: &str = "math";
+const SHARED: &str = "cpu";
 const FIRST: &str = "memory_scan";
 
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
@@ -131,10 +131,10 @@ mod tests {
 
     #[test]
     fn what_operators_share_is_no_operator() {
-        let path = "crates/infinity-kernels/src/math/decay.rs";
+        let path = "crates/infinity-kernels/src/cpu/exp.rs";
         assert!(
             Sandbox::new()
-                .findings_after(path, "//! Decay.\n", check)
+                .findings_after(path, "//! Exp.\n", check)
                 .is_empty()
         );
     }

@@ -6,9 +6,9 @@
 
 use super::few_rows;
 use super::weight::Weight;
-use crate::math::blocked::{Columns, Term, products, sum_of_products};
-use crate::math::flex_values::{Primitive, single, slice, tensor};
-use crate::math::product::Left;
+use crate::cpu::gemm::{Columns, Term, products, sum_of_products};
+use crate::cpu::product::Left;
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 
@@ -17,7 +17,10 @@ pub(crate) fn forward(mut inputs: Vec<Primitive>, few: bool) -> Vec<Primitive> {
     let weights = inputs.split_off(1);
     let x = inputs.remove(0);
     let (dtype, [b, t, _]) = (x.dtype(), x.shape().dims());
-    let outputs: Vec<[usize; 3]> = weights.iter().map(|weight| [b, t, weight.shape().dims::<2>()[1]]).collect();
+    let outputs: Vec<[usize; 3]> = weights
+        .iter()
+        .map(|weight| [b, t, weight.shape().dims::<2>()[1]])
+        .collect();
     let x = single(x);
     let results = match few {
         true => few_rows::projections(&x, &weights),

@@ -69,7 +69,12 @@ pub fn projections(x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
     let n = weights.len();
     let weights = weights.into_iter().map(Tensor::into_dispatch);
     let inputs = std::iter::once(x.into_dispatch()).chain(weights);
-    let mut results = operator::run(Projections { few: b * t <= FEW_ROWS }, inputs.collect());
+    let mut results = operator::run(
+        Projections {
+            few: b * t <= FEW_ROWS,
+        },
+        inputs.collect(),
+    );
     (0..n).map(|_| results.take()).collect()
 }
 

@@ -5,12 +5,11 @@
 
 use super::rule::GateRule;
 use super::token::{Shared, Token};
-use crate::math::flex_values::{Primitive, single, slice, tensor};
-use crate::math::simd::{Level, leveled};
-use crate::math::unwritten::unwritten;
+use crate::cpu::results::in_pieces;
+use crate::cpu::simd::{Level, leveled};
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
-use rayon::prelude::*;
 
 /// Tokens a thread takes at a time.
 const TOKENS: usize = 64;
@@ -110,36 +109,24 @@ pub(crate) fn forward(
     let [z, a_log, bias] = [z, a_log, bias].map(single);
     let shared = Shared::new(rule, slice(&a_log), slice(&bias));
     let one = b * t * shared.per_state();
-    let results = 3 + usize::from(rule.delta);
-    // SAFETY: the pieces cover all of it, and `forward_tokens` writes every gate of a token.
-    let mut out: Vec<Vec<f32>> = (0..results).map(|_| unsafe { unwritten(one) }).collect();
-    let [log_decay, read, write, erase @ ..] = &mut out[..] else {
-        unreachable!("three or four")
-    };
     let piece = TOKENS * shared.per_state();
-    let erased: Vec<&mut [f32]> = match rule.delta {
-        true => erase[0].chunks_mut(piece).collect(),
-        false => (0..(b * t).div_ceil(TOKENS)).map(|_| &mut [][..]).collect(),
-    };
-    let level = Level::detect();
-    log_decay
-        .par_chunks_mut(piece)
-        .zip(read.par_chunks_mut(piece))
-        .zip(write.par_chunks_mut(piece))
-        .zip(erased)
-        .zip(slice(&z).par_chunks(TOKENS * width))
-        .for_each(|((((log_decay, read), write), erase), z)| {
-            let out = &mut Outputs {
-                log_decay,
-                read,
-                write,
-                erase,
-            };
-            forward_tokens(level, &shared, z, out);
-        });
+    let (z, level) = (slice(&z), Level::detect());
+    let lens = [one, one, one, if rule.delta { one } else { 0 }];
+    let gates = in_pieces(lens, [piece; 4], |i, [log_decay, read, write, erase]| {
+        let rest = &z[i * TOKENS * width..];
+        let z = &rest[..rest.len().min(TOKENS * width)];
+        let out = &mut Outputs {
+            log_decay,
+            read,
+            write,
+            erase,
+        };
+        forward_tokens(level, &shared, z, out);
+    });
     let shape = Shape::from([b, t, rule.n_heads, rule.n_states]);
     let gate = |values| tensor(values, shape.clone(), dtype);
-    out.into_iter().map(gate).collect()
+    let results = 3 + usize::from(rule.delta);
+    gates.into_iter().take(results).map(gate).collect()
 }
 
 /// Gradients of projections, `A_log` and biases, given those of the gates.
@@ -157,18 +144,12 @@ pub(crate) fn backward(
     let shared = Shared::new(rule, slice(&a_log), slice(&bias));
     let pieces = (b * t).div_ceil(TOKENS);
     let (a_len, bias_len) = (a_log_shape.num_elements(), bias_shape.num_elements());
-    // SAFETY: the pieces cover all of it, and each is filled before anything else.
-    let mut d_z = unsafe { unwritten(b * t * width) };
-    let mut d_a = vec![0f32; pieces * a_len];
-    let mut d_bias = vec![0f32; pieces * bias_len];
-    let level = Level::detect();
-    d_z.par_chunks_mut(TOKENS * width)
-        .zip(d_a.par_chunks_mut(a_len.max(1)))
-        .zip(d_bias.par_chunks_mut(bias_len.max(1)))
-        .zip(slice(&z).par_chunks(TOKENS * width))
-        .enumerate()
-        .for_each(|(i, (((d_z, a_log), bias), z))| {
-            d_z.fill(0.0);
+    let (z, level) = (slice(&z), Level::detect());
+    let [d_z, d_a, d_bias] = in_pieces(
+        [z.len(), pieces * a_len, pieces * bias_len],
+        [TOKENS * width, a_len, bias_len],
+        |i, [d_z, a_log, bias]| {
+            let z = &z[i * TOKENS * width..][..d_z.len()];
             let at = i * TOKENS * shared.per_state();
             let len = z.len() / width * shared.per_state();
             let part = |part: usize| &d[part][at..][..len];
@@ -184,7 +165,8 @@ pub(crate) fn backward(
                 bias,
             };
             backward_tokens(level, &shared, z, incoming, grads);
-        });
+        },
+    );
     [
         tensor(d_z, shape, dtype),
         tensor(summed(&d_a, a_len), a_log_shape, dtype),

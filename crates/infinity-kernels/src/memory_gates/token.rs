@@ -1,8 +1,8 @@
 //! The gates of one token and the way back through them, in loops over contiguous sections.
 
 use super::rule::{DecayRule, GateRule, Sections};
-use crate::math::exp::{exp, log1p_of_unit, minus_expm1};
-use crate::math::simd::multiply_add;
+use crate::cpu::exp::{exp, log1p_of_unit, minus_expm1};
+use crate::cpu::simd::multiply_add;
 
 /// What all tokens share.
 pub(crate) struct Shared<'a> {

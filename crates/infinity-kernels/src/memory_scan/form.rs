@@ -76,7 +76,7 @@ pub(super) fn kernel_chunk(device: &Device) -> Option<usize> {
     if let burn::backend::DispatchDevice::Cube(device) =
         device.clone().without_autodiff().as_dispatch()
     {
-        return super::cube::chunk(device);
+        return super::gpu::chunk(device);
     }
     on_cpu(device).then_some(64)
 }

@@ -2,15 +2,15 @@
 //!
 //! One operator covers linear attention and the multi-scale memory. The contract is here; the
 //! derivation is in `README.md`; `reference.rs`, `recurrent.rs` and `chunkwise/` follow the same
-//! steps (forget, correct, write, read) and can be read side by side. `flex/` is the CPU's kernel,
-//! `cube/` that of every CubeCL runtime.
+//! steps (forget, correct, write, read) and can be read side by side. `cpu/` is the CPU's kernel,
+//! `gpu/` that of every CubeCL runtime.
 
 mod chunkwise;
-#[cfg(feature = "cube")]
-mod cube;
 #[cfg(feature = "flex")]
-mod flex;
+mod cpu;
 mod form;
+#[cfg(feature = "cube")]
+mod gpu;
 mod inputs;
 pub mod recurrent;
 pub mod reference;
@@ -23,10 +23,16 @@ use crate::operator::{self, Backward, Forward, Operator};
 #[cfg(feature = "flex")]
 use burn::backend::Flex;
 use burn::backend::{Backend, tensor::FloatTensor};
-use burn::tensor::{Shape, Tensor, assert_shape};
-#[cfg(feature = "cube")]
-use {crate::operator::Layout, burn::backend::fusion::custom::TensorSpec, burn_cubecl::CubeBackend};
+use burn::tensor::{Tensor, assert_shape};
+use chunkwise::Saved;
 use inputs::ScanTensors;
+#[cfg(feature = "cube")]
+use {
+    crate::operator::Layout,
+    burn::backend::fusion::custom::TensorSpec,
+    burn::tensor::{DType, Shape},
+    burn_cubecl::CubeBackend,
+};
 
 /// Runs the operator over all `T` tokens from `state` `[B, H, S, K, V]`, in the form asked for.
 ///
@@ -97,11 +103,9 @@ impl Operator for Chunkwise {
     }
 
     fn composed_backward<B: Backend>(&self, call: Backward<B>) -> Vec<FloatTensor<B>> {
-        let Ok([d_o, d_state]) = <[_; 2]>::try_from(call.grads) else {
-            unreachable!("two results")
-        };
-        let saved = chunkwise::Saved::<B>::from_list(call.saved, &d_o, self.chunk);
-        chunkwise::backward(saved, d_o, d_state).into_list(self.delta)
+        let [d_o, d_state] = operator::exactly(call.grads);
+        let saved = Saved::<B>::from_list(call.saved, &d_o, self.chunk);
+        chunkwise::backward(saved, d_o, d_state)
     }
 }
 
@@ -114,69 +118,36 @@ struct Fused {
     delta: bool,
 }
 
-/// Outputs and final state that a kernel put one behind the other.
-fn apart<B: Backend>(
-    both: FloatTensor<B>,
-    v: &FloatTensor<B>,
-    state: &FloatTensor<B>,
-) -> Vec<FloatTensor<B>> {
-    let mut from = 0;
-    let part = |like: &FloatTensor<B>| {
-        let to = from + like.shape().num_elements();
-        let part = B::float_slice(both.clone(), &[(from..to).into()]);
-        from = to;
-        B::float_reshape(part, like.shape())
-    };
-    [v, state].map(part).into()
-}
-
 impl Operator for Fused {
     const NAME: &'static str = "memory_scan";
 
     #[cfg(feature = "flex")]
     fn cpu(&self, inputs: Vec<FloatTensor<Flex>>, save: bool) -> Forward<Flex> {
         let x = ScanTensors::from_list(inputs);
-        let (v, state) = (x.v.clone(), x.state.clone());
-        let (both, saved) = match save {
-            true => {
-                let (both, saved) = flex::forward_saving(x, self.delta);
-                (both, vec![saved])
-            }
-            false => (flex::forward(x, self.delta), Vec::new()),
-        };
+        let [o, state, saved] = cpu::forward(x, self.delta, save);
         Forward {
-            results: apart::<Flex>(both, &v, &state),
-            saved,
+            results: vec![o, state],
+            saved: vec![saved],
         }
     }
 
     #[cfg(feature = "flex")]
     fn cpu_backward(&self, call: Backward<Flex>) -> Vec<FloatTensor<Flex>> {
-        let (x, saved, grads) = fused_call(call);
-        flex::backward(x, saved, grads, self.delta).into_list(self.delta)
+        let (x, saved, grads) = apart(call);
+        cpu::backward(x, saved, grads, self.delta).into_list(self.delta)
     }
 
     #[cfg(feature = "cube")]
     fn gpu(&self, inputs: Vec<FloatTensor<CubeBackend>>, save: bool) -> Forward<CubeBackend> {
         let x = ScanTensors::from_list(inputs);
-        let (v, state) = (x.v.clone(), x.state.clone());
-        let (both, saved) = match save {
-            true => {
-                let (both, saved) = cube::forward_saving(x, self.chunk, self.delta);
-                (both, vec![saved])
-            }
-            false => (cube::forward(x, self.chunk, self.delta), Vec::new()),
-        };
-        Forward {
-            results: apart::<CubeBackend>(both, &v, &state),
-            saved,
-        }
+        let [results, saved] = gpu::forward(x, self.chunk, self.delta, save);
+        Forward { results, saved }
     }
 
     #[cfg(feature = "cube")]
     fn gpu_backward(&self, call: Backward<CubeBackend>) -> Vec<FloatTensor<CubeBackend>> {
-        let (x, saved, grads) = fused_call(call);
-        cube::backward(x, saved, grads, self.chunk, self.delta).into_list(self.delta)
+        let (x, saved, grads) = apart(call);
+        gpu::backward(x, saved, grads, self.chunk, self.delta).into_list(self.delta)
     }
 
     #[cfg(feature = "cube")]
@@ -193,4 +164,12 @@ impl Operator for Fused {
             saved: if save { vec![saved] } else { Vec::new() },
         })
     }
+}
+
+/// Inputs, what was saved, and the gradients of both results.
+#[cfg(any(feature = "flex", feature = "cube"))]
+fn apart<B: Backend>(call: Backward<B>) -> (ScanTensors<B>, FloatTensor<B>, [FloatTensor<B>; 2]) {
+    let [saved] = operator::exactly(call.saved);
+    let x = ScanTensors::from_list(call.inputs);
+    (x, saved, operator::exactly(call.grads))
 }

@@ -11,10 +11,10 @@
 #[cfg(feature = "flex")]
 mod cpu;
 pub mod reference;
+pub mod tensors;
 
 use crate::operator::{self, Operator, cpu_kernel};
 use burn::tensor::Tensor;
-use reference::{COEFFICIENTS, SMALLEST_NORM, STEPS};
 
 /// Matrices with more values go the way of tensors: the native kernel wants them in its cache.
 const LARGEST_NATIVE: usize = 1 << 19;
@@ -25,7 +25,7 @@ pub fn newton_schulz(g: Tensor<2>) -> Tensor<2> {
     if operator::on_cpu(&g.device()) && rows * columns <= LARGEST_NATIVE {
         return operator::run(NewtonSchulz, vec![g.into_dispatch()]).take();
     }
-    on_tensors(g)
+    tensors::newton_schulz(g)
 }
 
 /// A matrix to its iteration.
@@ -36,20 +36,4 @@ impl Operator for NewtonSchulz {
     const NAME: &'static str = "newton_schulz";
 
     cpu_kernel!(|self, [g]| [cpu::forward(g)]);
-}
-
-/// The iteration on tensors, on any device.
-pub fn on_tensors(g: Tensor<2>) -> Tensor<2> {
-    let [rows, columns] = g.dims();
-    let tall = rows > columns;
-    let g = if tall { g.transpose() } else { g };
-    let norm = g.clone().square().sum().sqrt().clamp_min(SMALLEST_NORM);
-    let [a, b, c] = COEFFICIENTS;
-    let mut x = g / norm.unsqueeze();
-    for _ in 0..STEPS {
-        let gram = x.clone().matmul(x.clone().transpose());
-        let square = gram.clone().matmul(gram.clone());
-        x = x.clone() * a + (gram * b + square * c).matmul(x);
-    }
-    if tall { x.transpose() } else { x }
 }

@@ -25,7 +25,12 @@ pub fn forward([rows, columns]: [usize; 2], g: &[f64]) -> Vec<f64> {
         let x = forward([columns, rows], &transposed([rows, columns], g));
         return transposed([columns, rows], &x);
     }
-    let norm = g.iter().map(|g| g * g).sum::<f64>().sqrt().max(SMALLEST_NORM);
+    let norm = g
+        .iter()
+        .map(|g| g * g)
+        .sum::<f64>()
+        .sqrt()
+        .max(SMALLEST_NORM);
     let [a, b, c] = COEFFICIENTS;
     let mut x: Vec<f64> = g.iter().map(|g| g / norm).collect();
     for _ in 0..STEPS {

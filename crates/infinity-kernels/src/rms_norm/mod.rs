@@ -3,9 +3,10 @@
 #[cfg(feature = "flex")]
 mod cpu;
 pub mod reference;
+pub mod tensors;
 
 use crate::operator::{self, Operator, cpu_kernel};
-use burn::tensor::{DType, Tensor, activation, assert_shape};
+use burn::tensor::{Tensor, activation, assert_shape};
 
 /// `x / sqrt(mean(x²) + eps) ⊙ weight` over the last dim of `x`, `weight` `[X]`.
 ///
@@ -20,14 +21,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
         let inputs = vec![x.into_dispatch(), weight.into_dispatch()];
         return operator::run(RmsNorm { eps: eps as f32 }, inputs).take();
     }
-    on_tensors(x, weight, eps)
-}
-
-/// The norm on tensors, on any device.
-pub fn on_tensors<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
-    let dtype = x.dtype();
-    let rms = (x.clone().cast(DType::F32).square().mean_dim(D - 1) + eps).sqrt();
-    x / rms.cast(dtype) * weight.unsqueeze()
+    tensors::rms_norm(x, weight, eps)
 }
 
 /// `rms_norm(x) ⊙ sigmoid(gate)`; `gate` has the shape of `x` `[B, T, H, V]`, or `[B, T, H·V]`.
@@ -53,7 +47,7 @@ pub fn gated_rms_norm<const G: usize>(
         ];
         return operator::run(RmsNorm { eps: eps as f32 }, inputs).take();
     }
-    on_tensors(x, weight, eps) * activation::sigmoid(gate)
+    tensors::rms_norm(x, weight, eps) * activation::sigmoid(gate)
 }
 
 /// Inputs, weight and, where there is one, gate to the norm.

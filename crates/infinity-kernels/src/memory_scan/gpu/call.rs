@@ -1,0 +1,273 @@
+//! A call from the host's side: its tensors made contiguous, its sizes, and its launches.
+
+use super::super::inputs::ScanTensors;
+use super::plan;
+use super::sizes::SizesLaunch;
+use super::tile::{Plan, UNITS};
+use super::{carry, gates, scores, step};
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::{TensorMetadata, tensor::FloatTensor};
+use burn::tensor::{DType, FloatDType, Shape};
+use burn_cubecl::cubecl::{ir::FloatKind, prelude::*};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+
+/// Contiguous tensors and their sizes. Queries, keys and values are of one type that kernels
+/// read, everything else is `f32`.
+pub(super) struct Call {
+    pub(super) q: CubeTensor,
+    pub(super) k: CubeTensor,
+    pub(super) v: CubeTensor,
+    pub(super) log_decay: CubeTensor,
+    pub(super) read: CubeTensor,
+    pub(super) write: CubeTensor,
+    pub(super) erase: CubeTensor,
+    pub(super) state: CubeTensor,
+    /// Types of `q`, `k` and `v` as they came in.
+    pub(super) rows: [DType; 3],
+    /// Types of the gates as they came in.
+    pub(super) gates: [DType; 4],
+    /// Type of the state as it came in, and of outputs and states that leave.
+    pub(super) carried: DType,
+    pub(super) b: usize,
+    pub(super) t: usize,
+    pub(super) h: usize,
+    pub(super) s: usize,
+    pub(super) width: [usize; 2],
+    pub(super) chunk: usize,
+    pub(super) delta: bool,
+}
+
+impl Call {
+    pub(super) fn new(x: ScanTensors<CubeBackend>, chunk: usize, delta: bool) -> Self {
+        let [b, t, h, k] = x.q.shape().dims();
+        let [.., s, _, v] = x.state.shape().dims::<5>();
+        let rows = [x.q.dtype(), x.k.dtype(), x.v.dtype()];
+        let native = match rows {
+            [q, k, v] if q == k && k == v && matches!(q, DType::F16 | DType::BF16) => q,
+            _ => DType::F32,
+        };
+        Call {
+            rows,
+            gates: [&x.log_decay, &x.read, &x.write, &x.erase].map(|x| x.dtype()),
+            carried: x.state.dtype(),
+            q: contiguous(x.q, native),
+            k: contiguous(x.k, native),
+            v: contiguous(x.v, native),
+            log_decay: contiguous(x.log_decay, DType::F32),
+            read: contiguous(x.read, DType::F32),
+            write: contiguous(x.write, DType::F32),
+            erase: contiguous(x.erase, DType::F32),
+            state: contiguous(x.state, DType::F32),
+            b,
+            t,
+            h,
+            s,
+            width: [k, v],
+            chunk,
+            delta,
+        }
+    }
+
+    pub(super) fn heads(&self) -> usize {
+        self.b * self.h
+    }
+
+    pub(super) fn chunks(&self) -> usize {
+        self.t.div_ceil(self.chunk)
+    }
+
+    pub(super) fn states_len(&self) -> usize {
+        self.heads() * self.s * self.width[0] * self.width[1]
+    }
+
+    pub(super) fn outputs_len(&self) -> usize {
+        self.heads() * self.t * self.width[1]
+    }
+
+    /// Tiles that cover the keys, and the values.
+    pub(super) fn tiles(&self) -> [usize; 2] {
+        self.width.map(|width| width.div_ceil(self.chunk))
+    }
+
+    /// Values that training saves: states at the borders, then errors.
+    pub(super) fn saved_len(&self) -> usize {
+        self.states_len() * (self.chunks() + 1) + self.outputs_len()
+    }
+
+    /// What rows hold in memory.
+    pub(super) fn element(&self) -> ElemType {
+        match self.q.dtype {
+            DType::F16 => ElemType::Float(FloatKind::F16),
+            DType::BF16 => ElemType::Float(FloatKind::BF16),
+            _ => ElemType::Float(FloatKind::F32),
+        }
+    }
+
+    /// How tiles are multiplied, and what they hold.
+    pub(super) fn plan(&self) -> (Plan, ElemType) {
+        plan(self.q.client.properties(), self.chunk, self.q.dtype)
+    }
+
+    /// What rows hold in memory and in tiles.
+    pub(super) fn elements(&self) -> [ElemType; 2] {
+        [self.element(), self.plan().1]
+    }
+
+    pub(super) fn sizes(&self) -> SizesLaunch {
+        let [k, v] = self.width;
+        SizesLaunch::new(self.t, self.h, self.s, k, v, self.heads(), self.chunks())
+    }
+
+    /// An `f32` tensor that a kernel fills.
+    pub(super) fn empty(&self, shape: impl Into<Shape>) -> CubeTensor {
+        let shape = shape.into();
+        let len = shape.num_elements();
+        assert!(
+            u32::try_from(len).is_ok(),
+            "memory_scan: a buffer of {len} values, kernels count to 2³²: fewer tokens in one call"
+        );
+        let client = self.q.client.clone();
+        // Buffers of nothing cannot be bound.
+        let handle = client.empty(len.max(1) * size_of::<f32>());
+        CubeTensor::new_contiguous(client, self.q.device.clone(), shape, handle, DType::F32)
+    }
+
+    pub(super) fn like(&self, tensor: &CubeTensor) -> CubeTensor {
+        self.empty(tensor.shape())
+    }
+
+    /// `[4, B·H, S, N·C]`.
+    pub(super) fn gates(&self) -> CubeTensor {
+        let units = self.heads() * self.s * self.chunks();
+        let out = self.empty([4 * units * self.chunk]);
+        if units > 0 {
+            gates::gates::launch(
+                &self.q.client,
+                per_unit(units),
+                CubeDim::new_1d(UNITS_IN_A_ROW),
+                self.log_decay.clone().into_buffer_arg(),
+                self.read.clone().into_buffer_arg(),
+                self.write.clone().into_buffer_arg(),
+                self.erase.clone().into_buffer_arg(),
+                out.clone().into_buffer_arg(),
+                self.sizes(),
+                self.chunk,
+            );
+        }
+        out
+    }
+
+    /// `A` and `(I + L)⁻¹`, `[2, B·H, N, C, C]`.
+    pub(super) fn scores(&self, gates: &CubeTensor) -> CubeTensor {
+        let squares = self.heads() * self.chunks();
+        let out = self.empty([2 * squares * self.chunk * self.chunk]);
+        if squares > 0 {
+            scores::scores::launch(
+                &self.q.client,
+                cubes([self.chunks(), self.heads(), 1]),
+                square_of_units(),
+                self.q.clone().into_buffer_arg(),
+                self.k.clone().into_buffer_arg(),
+                gates.clone().into_buffer_arg(),
+                out.clone().into_buffer_arg(),
+                self.sizes(),
+                self.delta,
+                self.plan().0,
+                self.elements(),
+            );
+        }
+        out
+    }
+
+    /// Outputs and final states in one vector; what training saves, if asked to.
+    pub(super) fn carry(
+        &self,
+        gates: CubeTensor,
+        scores: CubeTensor,
+        save: bool,
+    ) -> (CubeTensor, CubeTensor) {
+        let both = self.empty([self.outputs_len() + self.states_len()]);
+        let saved = match save {
+            true => self.empty([self.saved_len()]),
+            false => self.empty([self.states_len()]),
+        };
+        if self.states_len() > 0 {
+            carry::carry::launch(
+                &self.q.client,
+                cubes([self.tiles()[1], self.heads(), 1]),
+                square_of_units(),
+                self.q.clone().into_buffer_arg(),
+                self.k.clone().into_buffer_arg(),
+                self.v.clone().into_buffer_arg(),
+                gates.into_buffer_arg(),
+                scores.into_buffer_arg(),
+                self.state.clone().into_buffer_arg(),
+                saved.clone().into_buffer_arg(),
+                both.clone().into_buffer_arg(),
+                self.sizes(),
+                self.delta,
+                save,
+                self.plan().0,
+                self.elements(),
+            );
+        }
+        (self.leaving(both), saved)
+    }
+
+    /// Outputs and final states, token by token.
+    pub(super) fn steps(&self) -> CubeTensor {
+        let both = self.empty([self.outputs_len() + self.states_len()]);
+        if self.states_len() > 0 {
+            step::steps::launch(
+                &self.q.client,
+                cubes([self.width[1].div_ceil(UNITS), self.heads(), 1]),
+                square_of_units(),
+                self.q.clone().into_buffer_arg(),
+                self.k.clone().into_buffer_arg(),
+                self.v.clone().into_buffer_arg(),
+                self.log_decay.clone().into_buffer_arg(),
+                self.read.clone().into_buffer_arg(),
+                self.write.clone().into_buffer_arg(),
+                self.erase.clone().into_buffer_arg(),
+                self.state.clone().into_buffer_arg(),
+                both.clone().into_buffer_arg(),
+                self.sizes(),
+                self.delta,
+                self.element(),
+            );
+        }
+        self.leaving(both)
+    }
+
+    /// A result in the type that the state came in.
+    pub(super) fn leaving(&self, x: CubeTensor) -> CubeTensor {
+        cast(x, self.carried)
+    }
+}
+
+/// Units of a cube where each works alone.
+pub(super) const UNITS_IN_A_ROW: u32 = 64;
+
+pub(super) fn per_unit(units: usize) -> CubeCount {
+    cubes([units.div_ceil(UNITS_IN_A_ROW as usize), 1, 1])
+}
+
+pub(super) fn cubes(counts: [usize; 3]) -> CubeCount {
+    let [x, y, z] = counts.map(|count| u32::try_from(count).expect("fewer than 2³² cubes"));
+    CubeCount::Static(x, y, z)
+}
+
+pub(super) fn square_of_units() -> CubeDim {
+    CubeDim::new_2d(UNITS as u32, UNITS as u32)
+}
+
+pub(super) fn contiguous(x: FloatTensor<CubeBackend>, dtype: DType) -> CubeTensor {
+    into_contiguous(cast(x, dtype))
+}
+
+pub(super) fn cast(x: CubeTensor, dtype: DType) -> CubeTensor {
+    match x.dtype == dtype {
+        true => x,
+        false => CubeBackend::float_cast(x, FloatDType::from(dtype)),
+    }
+}
