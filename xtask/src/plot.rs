@@ -50,7 +50,8 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     };
     let text = fs::read_to_string(input).with_context(|| format!("cannot read {input}"))?;
     let measurements = Measurements::parse(&text).with_context(|| input.clone())?;
-    fs::write(output, picture(&measurements)).with_context(|| format!("cannot write {output}"))?;
+    infinity_files::write(output.as_ref(), picture(&measurements).as_bytes())
+        .with_context(|| format!("cannot write {output}"))?;
     println!("written: {output}");
     Ok(())
 }
@@ -378,7 +379,8 @@ fn stream(output: &str, named: &[String]) -> anyhow::Result<()> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
         models.push(Model::parse(name, &text).with_context(|| path.to_owned())?);
     }
-    fs::write(output, stream_picture(&models)).with_context(|| format!("cannot write {output}"))?;
+    infinity_files::write(output.as_ref(), stream_picture(&models).as_bytes())
+        .with_context(|| format!("cannot write {output}"))?;
     println!("written: {output}");
     Ok(())
 }

@@ -240,7 +240,7 @@ mod streams {
         assert!(message("{").contains("not JSON"));
         assert!(message("{}").contains("`bins`"));
         let renamed = file(8, [1.0; 4], [0.0; 4]).replace("\"loss\"", "\"lost\"");
-        assert!(message(&renamed).contains("`loss` is not a number"));
+        assert!(message(&renamed).contains("`loss` is missing"));
         assert_eq!(message(&file(8, [1.0; 4], [0.0; 4])), "");
         assert!(stream("x.svg", &["no-file".to_owned()]).is_err());
     }
