@@ -35,9 +35,6 @@
 //! - [`rms_norm`](mod@rms_norm): root-mean-square norm, alone and with an output gate.
 //! - [`newton_schulz`](mod@newton_schulz): Muon's orthogonalisation.
 //! - [`in_pool`], [`each_in_pool`]: whole steps among the threads that the CPU's kernels share.
-//! - [`parts`]: several results of one operator.
-//! - [`native`]: how most operators reach a device's own kernels.
-//! - [`form`]: which form of an operator runs, decided in one place.
 //! - [`machine`]: what this machine can do, for benches.
 //! - [`testing`]: cases, tolerances and the one comparison used by every test.
 
