@@ -72,7 +72,7 @@ struct Entry<'a> {
 }
 
 /// The colour and dashes of run `i`.
-fn stroke(i: usize, width: f64) -> Stroke<'static> {
+pub(crate) fn stroke(i: usize, width: f64) -> Stroke<'static> {
     Stroke {
         dashes: DASHES[i / COLOURS.len() % DASHES.len()],
         ..Stroke::solid(COLOURS[i % COLOURS.len()], width)

@@ -6,7 +6,7 @@
 //! - [`data`]: text to token files to batches that are pure functions of their number.
 //! - [`step`], [`loss`], [`loss_scale`], [`optimizer`], [`schedule`]: one step of learning.
 //! - [`train`](mod@train): a whole run; [`devices`]: on one device or several; [`estimate`](mod@estimate): what it will take; [`eval`]:
-//!   the loss over a split; [`stream_eval`]: along one text.
+//!   the loss over a split; [`stream_eval`]: along one text; [`task_eval`]: what a memory holds.
 //! - [`checkpoint`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself; [`trained`]: the model of a
 //!   checkpoint, to use.
 
@@ -31,6 +31,7 @@ pub mod step;
 mod strategy;
 pub mod stream_eval;
 mod stream_state;
+pub mod task_eval;
 mod tensorboard;
 pub mod train;
 pub mod trained;

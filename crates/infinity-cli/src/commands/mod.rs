@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod devices;
 pub(crate) mod eval;
 mod eval_stream;
+mod eval_task;
 mod flags;
 pub(crate) mod generate;
 mod layering;

@@ -53,16 +53,27 @@ pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
     }
     let svg = figure(&runs, across);
     for path in files(args)? {
-        let bytes = match path.extension().is_some_and(|end| end == "png") {
-            true => png::png(&svg, SCALE)?,
-            false => svg.clone().into_bytes(),
-        };
-        write(&path, &bytes)?;
+        save(&svg, &path)?;
         if !global.quiet {
             output::line(&format!("written: {}", path.display()))?;
         }
     }
     Ok(failure::OK)
+}
+
+/// Writes a picture to a file that ends in .svg or .png.
+pub(super) fn save(svg: &str, path: &Path) -> anyhow::Result<()> {
+    let bytes = match path.extension().and_then(|end| end.to_str()) {
+        Some("png") => png::png(svg, SCALE)?,
+        Some("svg") => svg.as_bytes().to_vec(),
+        _ => {
+            return Err(failure::usage(format!(
+                "{}: name a file that ends in .svg or .png",
+                path.display()
+            )));
+        }
+    };
+    write(path, &bytes)
 }
 
 /// The runs, with their paths for names where names alone do not tell them apart.

@@ -471,6 +471,11 @@ impl TaskRow {
     }
 }
 
+/// A number below `n` that `parts` name.
+pub(crate) fn draw(parts: &[u64], n: u64) -> u64 {
+    below(mix(parts), n)
+}
+
 /// Which side a row is on.
 fn held_out(inputs: &[i32]) -> bool {
     let ids = inputs.iter().map(|id| *id as u64);
