@@ -12,7 +12,7 @@ use super::source::{Fragment, Sources};
 use super::store::SplitMeta;
 use super::tokenize::SplitWriter;
 use super::vocabulary::{self, Alphabet};
-use infinity_model::partial::PartialDirectory;
+use infinity_files::PartialDirectory;
 use infinity_model::tokenizer::Tokenizer;
 use std::path::Path;
 
