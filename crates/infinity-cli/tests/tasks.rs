@@ -16,16 +16,29 @@ fn a_task_is_learned_and_measured() {
     infinity(dir.path(), RUN).exits(0);
     infinity(dir.path(), "eval run").exits(0);
     let line = "eval run --task recall --seeds 2 --task-rows 4 --context-lengths 40,1k";
-    let table = infinity(dir.path(), &format!("{line} --plot recall.svg")).exits(0).out;
-    for word in ["recall", "tokens back", "512–1,024", "KiB", "written: recall.svg"] {
+    let table = infinity(dir.path(), &format!("{line} --plot recall.svg"))
+        .exits(0)
+        .out;
+    for word in [
+        "recall",
+        "tokens back",
+        "512–1,024",
+        "KiB",
+        "written: recall.svg",
+    ] {
         assert!(table.contains(word), "{word} in\n{table}");
     }
     let picture = std::fs::read_to_string(dir.path().join("recall.svg")).unwrap();
     assert!(picture.contains("1,024 tokens"), "{picture}");
     let lines = infinity(dir.path(), &format!("{line} --json")).exits(0).out;
-    let lines: Vec<serde_json::Value> =
-        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((&lines[0]["length"], &lines[0]["task"]), (&40.into(), &"recall".into()));
+    let lines: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        (&lines[0]["length"], &lines[0]["task"]),
+        (&40.into(), &"recall".into())
+    );
     let answers: u64 = lines
         .iter()
         .filter(|line| line["length"] == 40)
@@ -41,8 +54,14 @@ fn a_task_is_learned_and_measured() {
         ("--task needle", &["no text", "--file"]),
         ("--task recall --file x.txt", &["x.txt", "recall"]),
         ("--task recall --question x", &["--question", "needle"]),
-        ("--task recall --context-lengths 20", &["data.max_seq_length", "25"]),
-        ("--task recall --context-lengths 0", &["--context-lengths", "4k"]),
+        (
+            "--task recall --context-lengths 20",
+            &["data.max_seq_length", "25"],
+        ),
+        (
+            "--task recall --context-lengths 0",
+            &["--context-lengths", "4k"],
+        ),
         ("--task recall --seeds 0", &["--seeds", "from 1"]),
         ("--task recall --stream", &["--stream"]),
         ("--task recall --stateful", &["--stateful"]),
@@ -53,7 +72,12 @@ fn a_task_is_learned_and_measured() {
         ("--task recall --plot x.gif", &["x.gif", ".svg"]),
     ] {
         let made = infinity(dir.path(), &format!("eval run {flags}"));
-        assert!([1, 2].contains(&made.code), "{flags}: {}\n{}", made.code, made.err);
+        assert!(
+            [1, 2].contains(&made.code),
+            "{flags}: {}\n{}",
+            made.code,
+            made.err
+        );
         made.says(words);
     }
 }
@@ -64,11 +88,17 @@ fn a_needle_and_positions_are_measured_on_any_text() {
     let json = |flags: &str| -> Vec<serde_json::Value> {
         let line = format!("eval model --file valid.txt --json {flags}");
         let lines = infinity(dir.path(), &line).exits(0).out;
-        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     };
     let needle = json("--task needle --context-lengths 128,8k --seeds 2");
     assert_eq!(needle.len(), 2);
-    assert_eq!((&needle[1]["length"], &needle[1]["answers"]), (&8192.into(), &2.into()));
+    assert_eq!(
+        (&needle[1]["length"], &needle[1]["answers"]),
+        (&8192.into(), &2.into())
+    );
     assert_eq!(needle[0]["state_bytes"], needle[1]["state_bytes"]);
     let positions = json("--task positions --context-lengths 1k --seeds 2 --plot p.png");
     assert_eq!(positions.last().unwrap()["to"], 1024);
@@ -76,12 +106,24 @@ fn a_needle_and_positions_are_measured_on_any_text() {
     assert!(dir.path().join("p.png").exists());
     for (flags, words) in [
         ("--task recall", &["did not learn", "data.source"][..]),
-        ("--task positions --context-lengths 1M", &["1048576", "tokens"]),
+        (
+            "--task positions --context-lengths 1M",
+            &["1048576", "tokens"],
+        ),
         ("--task needle --context-lengths 10", &["10", "tokens"]),
     ] {
-        let file = if flags.contains("recall") { "" } else { "--file valid.txt" };
+        let file = if flags.contains("recall") {
+            ""
+        } else {
+            "--file valid.txt"
+        };
         let made = infinity(dir.path(), &format!("eval model {file} {flags}"));
-        assert!([1, 2].contains(&made.code), "{flags}: {}\n{}", made.code, made.err);
+        assert!(
+            [1, 2].contains(&made.code),
+            "{flags}: {}\n{}",
+            made.code,
+            made.err
+        );
         made.says(words);
     }
 }
@@ -96,6 +138,8 @@ fn tasks_refuse_what_they_have_no_use_for() {
         ("--set data.task.pear=3", ["pear", "pairs"]),
         ("--set data.source=recal", ["data.source", "recall"]),
     ] {
-        infinity(dir.path(), &format!("{RUN} {flags}")).exits(2).says(&words);
+        infinity(dir.path(), &format!("{RUN} {flags}"))
+            .exits(2)
+            .says(&words);
     }
 }

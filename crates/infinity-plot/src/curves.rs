@@ -35,7 +35,14 @@ pub fn curves(title: &str, across: &str, zero: bool, curves: &[Curve]) -> String
     let lines: Vec<_> = curves.iter().map(shown).collect();
     let all = || lines.iter().flatten();
     if all().next().is_none() {
-        svg.text(WIDTH / 2.0, top + HEIGHT / 2.0, Anchor::Middle, TEXT, "note", "not measured");
+        svg.text(
+            WIDTH / 2.0,
+            top + HEIGHT / 2.0,
+            Anchor::Middle,
+            TEXT,
+            "note",
+            "not measured",
+        );
         return svg.finish();
     }
     let (left, right) = (LEFT, WIDTH - 40.0);
@@ -52,13 +59,29 @@ pub fn curves(title: &str, across: &str, zero: bool, curves: &[Curve]) -> String
         svg.text(x, bottom + 20.0, Anchor::Middle, TEXT, "small", label);
     }
     svg.line([left, bottom], [right, bottom], TEXT, "axis");
-    svg.text((left + right) / 2.0, bottom + 42.0, Anchor::Middle, TEXT, "small", across);
+    svg.text(
+        (left + right) / 2.0,
+        bottom + 42.0,
+        Anchor::Middle,
+        TEXT,
+        "small",
+        across,
+    );
     for (i, (curve, points)) in curves.iter().zip(&lines).enumerate() {
         let (y, stroke) = (54.0 + ROW * i as f64, stroke(i, 2.4));
         svg.polyline(&[[left, y], [left + 28.0, y]], &stroke);
-        svg.text(left + 36.0, y + 5.0, Anchor::Start, TEXT, "small", &curve.name);
-        let places: Vec<[f64; 2]> =
-            points.iter().map(|(x, y)| [x_axis.at(*x), y_axis.at(*y)]).collect();
+        svg.text(
+            left + 36.0,
+            y + 5.0,
+            Anchor::Start,
+            TEXT,
+            "small",
+            &curve.name,
+        );
+        let places: Vec<[f64; 2]> = points
+            .iter()
+            .map(|(x, y)| [x_axis.at(*x), y_axis.at(*y)])
+            .collect();
         svg.polyline(&places, &stroke);
         for at in places {
             svg.circle(at, 3.5, stroke.colour);
@@ -77,7 +100,12 @@ mod tests {
             name: name.to_owned(),
             points: vec![(128.0, y), (32.0, y), (64.0, f64::NAN)],
         };
-        let svg = curves("Accuracy", "tokens back", true, &[curve("a", 1.0), curve("b", 0.25)]);
+        let svg = curves(
+            "Accuracy",
+            "tokens back",
+            true,
+            &[curve("a", 1.0), curve("b", 0.25)],
+        );
         for word in ["Accuracy", "tokens back", ">a<", ">b<", ">128<", ">32<"] {
             assert!(svg.contains(word), "{word} in {svg}");
         }

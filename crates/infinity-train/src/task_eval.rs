@@ -134,7 +134,11 @@ impl Measured<'_> {
             .flat_map(|tally| tally.keys().map(|key| (*key, ())))
             .collect();
         let figures = keys.into_keys().map(|key| {
-            let of_seeds: Vec<Sums> = self.seeds.iter().filter_map(|t| t.get(&key).copied()).collect();
+            let of_seeds: Vec<Sums> = self
+                .seeds
+                .iter()
+                .filter_map(|t| t.get(&key).copied())
+                .collect();
             let mut all = Sums::default();
             for sums in &of_seeds {
                 all.answers += sums.answers;
@@ -211,7 +215,8 @@ impl Reader<'_> {
     /// One call: the hidden vectors of `inputs`, row after row, and the next state.
     fn read(&self, inputs: Vec<i32>, rows: usize, state: ModelState) -> (Tensor<3>, ModelState) {
         let shape = [rows, inputs.len() / rows];
-        let tokens = Tensor::<2, Int>::from_data(TensorData::new(inputs, shape), &self.model.device());
+        let tokens =
+            Tensor::<2, Int>::from_data(TensorData::new(inputs, shape), &self.model.device());
         self.model.forward_hidden(tokens, state)
     }
 
@@ -246,7 +251,9 @@ impl Reader<'_> {
             if asked.is_empty() {
                 continue;
             }
-            let places = asked.iter().map(|(i, _, answer)| (i * (to - from) + answer.at - from) as i32);
+            let places = asked
+                .iter()
+                .map(|(i, _, answer)| (i * (to - from) + answer.at - from) as i32);
             let places = TensorData::new(places.collect::<Vec<_>>(), [asked.len()]);
             let [b, t, d] = hidden.dims();
             let places = Tensor::<1, Int>::from_data(places, &hidden.device());
@@ -257,7 +264,10 @@ impl Reader<'_> {
             for (logits, (_, row, answer)) in logits.chunks(vocabulary).zip(asked) {
                 let (right, loss) = judge(logits, row.targets[answer.at]);
                 let bucket = bucket_of_distance(answer.distance as u64);
-                tally.entry((answer.kind, bucket)).or_default().add(right, loss);
+                tally
+                    .entry((answer.kind, bucket))
+                    .or_default()
+                    .add(right, loss);
             }
         }
     }
@@ -268,7 +278,10 @@ fn judge(logits: &[f32], target: i32) -> (bool, f64) {
     let of_target = f64::from(logits[target as usize]);
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
-    let others = logits.iter().enumerate().filter(|(id, _)| *id as i32 != target);
+    let others = logits
+        .iter()
+        .enumerate()
+        .filter(|(id, _)| *id as i32 != target);
     let right = others.map(|(_, x)| f64::from(*x)).all(|x| x < of_target);
     (right, sum.ln() + f64::from(most) - of_target)
 }
@@ -290,7 +303,11 @@ pub fn evaluate_rows(
         model: model.clone().valid(),
         options,
         done: 0,
-        total: options.lengths.iter().map(|length| *length as u64 * per_seed).sum(),
+        total: options
+            .lengths
+            .iter()
+            .map(|length| *length as u64 * per_seed)
+            .sum(),
         progress,
     };
     let mut figures = Vec::new();
@@ -352,11 +369,16 @@ impl Needle {
             return refuse("question", format!("{question:?}"), reason);
         };
         let values = |letters: &str| -> Option<Vec<Vec<i32>>> {
-            let pairs = letters.chars().flat_map(|a| letters.chars().map(move |b| (a, b)));
-            pairs.map(|(a, b)| encoded(&format!(" {a}{b}.\n"))).collect()
+            let pairs = letters
+                .chars()
+                .flat_map(|a| letters.chars().map(move |b| (a, b)));
+            pairs
+                .map(|(a, b)| encoded(&format!(" {a}{b}.\n")))
+                .collect()
         };
         let Some(candidates) = values("0123456789").or_else(|| values("etaoinsrhd")) else {
-            let reason = "the model's tokenizer can write neither digits nor letters behind it".to_owned();
+            let reason =
+                "the model's tokenizer can write neither digits nor letters behind it".to_owned();
             return refuse("question", format!("{question:?}"), reason);
         };
         assert_eq!(candidates.len(), CANDIDATES);
@@ -401,7 +423,11 @@ pub fn evaluate_needle(
     if text.is_empty() {
         return refuse("text", 0, "has no tokens".to_owned());
     }
-    if let Some(length) = options.lengths.iter().find(|length| **length < needle.least()) {
+    if let Some(length) = options
+        .lengths
+        .iter()
+        .find(|length| **length < needle.least())
+    {
         let limit = format!("sentence and question alone take {} tokens", needle.least());
         return refuse("context lengths", length, limit);
     }
@@ -409,7 +435,11 @@ pub fn evaluate_needle(
         model: model.clone().valid(),
         options,
         done: 0,
-        total: options.lengths.iter().map(|length| *length as u64 * options.seeds).sum(),
+        total: options
+            .lengths
+            .iter()
+            .map(|length| *length as u64 * options.seeds)
+            .sum(),
         progress,
     };
     let mut figures = Vec::new();
@@ -461,7 +491,10 @@ fn one_needle(
             let padding = std::iter::repeat_n(filler, longest - value.len());
             value.iter().copied().chain(padding).collect()
         };
-        let targets: Vec<i32> = values.iter().flat_map(|v| padded(v, IGNORE_INDEX)).collect();
+        let targets: Vec<i32> = values
+            .iter()
+            .flat_map(|v| padded(v, IGNORE_INDEX))
+            .collect();
         let inputs = values.iter().flat_map(|value| {
             let read = std::iter::once(*last).chain(padded(value, *last));
             read.take(longest).collect::<Vec<_>>()
@@ -488,15 +521,26 @@ pub fn evaluate_positions(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Figure>, TrainError> {
     check(options)?;
-    if let Some(length) = options.lengths.iter().find(|length| **length as u64 >= text.len()) {
-        let limit = format!("the text has {} tokens, and one more than it is needed", text.len());
+    if let Some(length) = options
+        .lengths
+        .iter()
+        .find(|length| **length as u64 >= text.len())
+    {
+        let limit = format!(
+            "the text has {} tokens, and one more than it is needed",
+            text.len()
+        );
         return refuse("context lengths", length, limit);
     }
     let mut reader = Reader {
         model: model.clone().valid(),
         options,
         done: 0,
-        total: options.lengths.iter().map(|length| *length as u64 * options.seeds).sum(),
+        total: options
+            .lengths
+            .iter()
+            .map(|length| *length as u64 * options.seeds)
+            .sum(),
         progress,
     };
     let mut figures = Vec::new();
@@ -557,7 +601,10 @@ mod tests {
     #[test]
     fn buckets_follow_each_other() {
         for (range, of) in [
-            (distances as fn(u32) -> Range<u64>, bucket_of_distance as fn(u64) -> u32),
+            (
+                distances as fn(u32) -> Range<u64>,
+                bucket_of_distance as fn(u64) -> u32,
+            ),
             (positions, bin_of_position),
         ] {
             let mut next = 0;
@@ -568,7 +615,10 @@ mod tests {
                 next = end;
             }
         }
-        assert_eq!([0, 1, 2, 3].map(distances), [0..32, 32..64, 64..128, 128..256]);
+        assert_eq!(
+            [0, 1, 2, 3].map(distances),
+            [0..32, 32..64, 64..128, 128..256]
+        );
     }
 
     #[test]
@@ -577,7 +627,10 @@ mod tests {
         let expected = (0f64.exp() + 2f64.exp() + 1f64.exp()).ln() - 2.0;
         assert!(right && (loss - expected).abs() < 1e-9);
         assert!(!judge(&[0.0, 2.0, 1.0], 2).0);
-        assert!(!judge(&[2.0, 2.0], 0).0, "a model that says one thing always is not right");
+        assert!(
+            !judge(&[2.0, 2.0], 0).0,
+            "a model that says one thing always is not right"
+        );
         assert!(judge(&[f32::NAN, 1.0], 1).1.is_nan());
     }
 

@@ -62,7 +62,9 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let found = model_dir::find(&args.model)?;
     let mut config = config(&args, &found)?;
     eval_task::check(&args.task, &config, args.file.as_deref())?;
-    if args.stream.stream && let Some(task) = config.data.source.task() {
+    if args.stream.stream
+        && let Some(task) = config.data.source.task()
+    {
         return Err(failure::usage(format!(
             "--stream: this model learned `data.source = \"{task}\"`, whose rows are no stream; give --file PATH"
         )));
@@ -184,7 +186,8 @@ fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> DataConf
 /// The tokens to measure on.
 fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<TokenStore> {
     let named = config.data.source.task().is_some()
-        || !config.data.train_file.as_os_str().is_empty() || !config.data.train_crates.is_empty();
+        || !config.data.train_file.as_os_str().is_empty()
+        || !config.data.train_crates.is_empty();
     if args.file.is_none() && !named {
         return Err(failure::usage(
             "no text to measure on: this model lies in no run directory; give --file PATH",

@@ -82,7 +82,10 @@ impl Named {
         match self {
             Named::Needle => "needle",
             Named::Positions => "positions",
-            made => made.source().and_then(DataSource::task).map_or("", Task::name),
+            made => made
+                .source()
+                .and_then(DataSource::task)
+                .map_or("", Task::name),
         }
     }
 }
@@ -91,9 +94,14 @@ impl Named {
 fn length(text: &str) -> Result<usize, String> {
     let (digits, unit) = match text.strip_suffix(['k', 'K']) {
         Some(digits) => (digits, 1 << 10),
-        None => text.strip_suffix('M').map_or((text, 1), |digits| (digits, 1 << 20)),
+        None => text
+            .strip_suffix('M')
+            .map_or((text, 1), |digits| (digits, 1 << 20)),
     };
-    let tokens = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit));
+    let tokens = digits
+        .parse::<usize>()
+        .ok()
+        .and_then(|n| n.checked_mul(unit));
     let tokens = tokens.filter(|tokens| *tokens > 0);
     tokens.ok_or_else(|| "it must be a number of tokens above 0, like 4096, 4k or 1M".to_owned())
 }
@@ -117,10 +125,15 @@ pub(super) fn check(args: &TaskArgs, config: &RunConfig, file: Option<&str>) -> 
     if args.question.is_some() && task != Named::Needle {
         return Err(failure::usage("--question belongs to --task needle"));
     }
-    let ends = |path: &PathBuf| path.extension().is_some_and(|end| end == "svg" || end == "png");
+    let ends = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|end| end == "svg" || end == "png")
+    };
     if let Some(path) = args.plot.as_ref().filter(|path| !ends(path)) {
         let path = path.display();
-        return Err(failure::usage(format!("--plot {path}: name a file that ends in .svg or .png")));
+        return Err(failure::usage(format!(
+            "--plot {path}: name a file that ends in .svg or .png"
+        )));
     }
     let trained = config.data.source;
     match (task.source(), file) {
@@ -155,7 +168,9 @@ pub(super) fn run(
             true => vec![window],
             false => args.context_lengths.clone(),
         },
-        seeds: args.seeds.unwrap_or(if task == Named::Needle { 20 } else { 3 }),
+        seeds: args
+            .seeds
+            .unwrap_or(if task == Named::Needle { 20 } else { 3 }),
         rows: args.task_rows,
         batch: config.training.per_device_eval_batch_size,
         window: window.max(WINDOW),
@@ -242,9 +257,14 @@ fn table(
         "length", "kind", "accuracy", "±", "loss", "state"
     ))?;
     for figure in figures {
-        let number = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
+        let number =
+            |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
         let range = &figure.range;
-        let range = format!("{}–{}", output::grouped(range.start), output::grouped(range.end));
+        let range = format!(
+            "{}–{}",
+            output::grouped(range.start),
+            output::grouped(range.end)
+        );
         output::line(&format!(
             "{:>9}  {:<8}  {range:>19}  {:>9}  {:>8}  {:>7}  {:>7.4}  {:>10}",
             output::grouped(figure.length as u64),
@@ -266,10 +286,16 @@ fn picture(task: Named, figures: &[Figure]) -> String {
         let state = output::bytes(figure.state_bytes);
         let name = match (task, figure.kind) {
             (Named::Needle, _) => "needle".to_owned(),
-            (_, Some(kind)) => format!("{kind}, {} tokens, {state}", output::grouped(figure.length as u64)),
+            (_, Some(kind)) => format!(
+                "{kind}, {} tokens, {state}",
+                output::grouped(figure.length as u64)
+            ),
             (_, None) => format!("{} tokens, {state}", output::grouped(figure.length as u64)),
         };
-        let point = (figure.range.end as f64, figure.accuracy.unwrap_or(figure.loss));
+        let point = (
+            figure.range.end as f64,
+            figure.accuracy.unwrap_or(figure.loss),
+        );
         match drawn.iter_mut().find(|curve| curve.name == name) {
             Some(curve) => curve.points.push(point),
             None => drawn.push(Curve {
@@ -284,7 +310,12 @@ fn picture(task: Named, figures: &[Figure]) -> String {
         Named::Parity => ("Accuracy", "bits so far, up to"),
         _ => ("Accuracy", "tokens back, up to"),
     };
-    curves(&format!("{title}: {}", task.name()), across, task != Named::Positions, &drawn)
+    curves(
+        &format!("{title}: {}", task.name()),
+        across,
+        task != Named::Positions,
+        &drawn,
+    )
 }
 
 #[cfg(test)]
@@ -293,7 +324,10 @@ mod tests {
 
     #[test]
     fn lengths_have_units() {
-        assert_eq!(["4096", "4k", "4K", "1M"].map(|text| length(text).unwrap()), [4096, 4096, 4096, 1 << 20]);
+        assert_eq!(
+            ["4096", "4k", "4K", "1M"].map(|text| length(text).unwrap()),
+            [4096, 4096, 4096, 1 << 20]
+        );
         for wrong in ["", "k", "0", "-1", "1.5k", "1m", "99999999999999M"] {
             assert!(length(wrong).unwrap_err().contains("4k"), "{wrong}");
         }
