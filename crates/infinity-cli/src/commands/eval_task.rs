@@ -9,15 +9,14 @@ use infinity_model::{InfinityModel, Tokenizer};
 use infinity_plot::{Curve, curves};
 use infinity_train::config::RunConfig;
 use infinity_train::data::{DataSource, Task, TokenStore};
-use infinity_train::task_eval::{
+use infinity_train::evaluate::tasks::{
     Figure, Needle, QUESTION, TaskOptions, evaluate_needle, evaluate_positions, evaluate_rows,
 };
 use serde_json::json;
 
 use super::plot;
-use crate::args::Global;
-use crate::numbers::{count, whole};
-use crate::{failure, output};
+use crate::args::{Global, count, whole};
+use crate::terminal::{self, errors};
 
 /// Which task, at which lengths.
 #[derive(Debug, Default, Args)]
@@ -123,7 +122,7 @@ const WINDOW: usize = 512;
 pub(super) fn check(args: &TaskArgs, config: &RunConfig, file: Option<&str>) -> anyhow::Result<()> {
     let Some(task) = args.task else { return Ok(()) };
     if args.question.is_some() && task != Named::Needle {
-        return Err(failure::usage("--question belongs to --task needle"));
+        return Err(errors::usage("--question belongs to --task needle"));
     }
     let ends = |path: &PathBuf| {
         path.extension()
@@ -131,21 +130,21 @@ pub(super) fn check(args: &TaskArgs, config: &RunConfig, file: Option<&str>) -> 
     };
     if let Some(path) = args.plot.as_ref().filter(|path| !ends(path)) {
         let path = path.display();
-        return Err(failure::usage(format!(
+        return Err(errors::usage(format!(
             "--plot {path}: name a file that ends in .svg or .png"
         )));
     }
     let trained = config.data.source;
     match (task.source(), file) {
-        (Some(_), Some(file)) => Err(failure::usage(format!(
+        (Some(_), Some(file)) => Err(errors::usage(format!(
             "--file {file}: --task {} makes its own rows",
             task.name()
         ))),
-        (Some(source), None) if source != trained => Err(failure::usage(format!(
+        (Some(source), None) if source != trained => Err(errors::usage(format!(
             "--task {0}: this model did not learn it; train one with `data.source = \"{0}\"`",
             task.name()
         ))),
-        (None, None) if trained.task().is_some() => Err(failure::usage(format!(
+        (None, None) if trained.task().is_some() => Err(errors::usage(format!(
             "--task {}: this model learned from no text; give --file PATH and a model that reads it",
             task.name()
         ))),
@@ -180,14 +179,14 @@ pub(super) fn run(
     let mut progress = |done: u64, total: u64| {
         if !quiet && told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
-            let (done, total) = (output::grouped(done), output::grouped(total));
-            output::note(&format!("read {done} of {total} tokens"));
+            let (done, total) = (terminal::grouped(done), terminal::grouped(total));
+            terminal::note(&format!("read {done} of {total} tokens"));
         }
     };
     let figures = match (task, &run.text) {
         (Named::Needle, Some(text)) => {
             let tokenizer = run.tokenizer.ok_or_else(|| {
-                failure::usage("--task needle: the model has no tokenizer to write the needle with")
+                errors::usage("--task needle: the model has no tokenizer to write the needle with")
             })?;
             let needle = Needle::new(tokenizer, args.question.as_deref().unwrap_or(QUESTION))?;
             evaluate_needle(run.model, text, &needle, &options, &mut progress)?
@@ -204,10 +203,10 @@ pub(super) fn run(
     if let Some(path) = &args.plot {
         plot::save(&picture(task, &figures), path)?;
         if !quiet && !as_json {
-            output::line(&format!("written: {}", path.display()))?;
+            terminal::line(&format!("written: {}", path.display()))?;
         }
     }
-    Ok(failure::OK)
+    Ok(errors::OK)
 }
 
 /// One JSON object for every figure.
@@ -226,7 +225,7 @@ fn lines(
             "standard_error": figure.standard_error, "seeds": options.seeds,
             "state_bytes": figure.state_bytes, "parameters": parameters, "device": run.device,
         });
-        output::line(&line.to_string())?;
+        terminal::line(&line.to_string())?;
     }
     Ok(())
 }
@@ -241,10 +240,10 @@ fn table(
         Named::Needle | Named::Positions => format!("{} seeds", options.seeds),
         _ => format!("{} seeds of {} rows", options.seeds, options.rows),
     };
-    output::line(&format!(
+    terminal::line(&format!(
         "{} | {of} | {} parameters on {}",
         task.name(),
-        output::grouped(ParameterCount::of(run.model.config()).total()),
+        terminal::grouped(ParameterCount::of(run.model.config()).total()),
         run.device
     ))?;
     let (places, counted) = match task {
@@ -252,7 +251,7 @@ fn table(
         Named::Needle => ("positions", "needles"),
         _ => ("tokens back", "answers"),
     };
-    output::line(&format!(
+    terminal::line(&format!(
         "{:>9}  {:<8}  {places:>19}  {counted:>9}  {:>8}  {:>7}  {:>7}  {:>10}",
         "length", "kind", "accuracy", "±", "loss", "state"
     ))?;
@@ -262,18 +261,18 @@ fn table(
         let range = &figure.range;
         let range = format!(
             "{}–{}",
-            output::grouped(range.start),
-            output::grouped(range.end)
+            terminal::grouped(range.start),
+            terminal::grouped(range.end)
         );
-        output::line(&format!(
+        terminal::line(&format!(
             "{:>9}  {:<8}  {range:>19}  {:>9}  {:>8}  {:>7}  {:>7.4}  {:>10}",
-            output::grouped(figure.length as u64),
+            terminal::grouped(figure.length as u64),
             figure.kind.unwrap_or("–"),
-            output::grouped(figure.answers),
+            terminal::grouped(figure.answers),
             number(figure.accuracy),
             number(figure.standard_error),
             figure.loss,
-            output::bytes(figure.state_bytes),
+            terminal::bytes(figure.state_bytes),
         ))?;
     }
     Ok(())
@@ -283,14 +282,17 @@ fn table(
 fn picture(task: Named, figures: &[Figure]) -> String {
     let mut drawn: Vec<Curve> = Vec::new();
     for figure in figures {
-        let state = output::bytes(figure.state_bytes);
+        let state = terminal::bytes(figure.state_bytes);
         let name = match (task, figure.kind) {
             (Named::Needle, _) => "needle".to_owned(),
             (_, Some(kind)) => format!(
                 "{kind}, {} tokens, {state}",
-                output::grouped(figure.length as u64)
+                terminal::grouped(figure.length as u64)
             ),
-            (_, None) => format!("{} tokens, {state}", output::grouped(figure.length as u64)),
+            (_, None) => format!(
+                "{} tokens, {state}",
+                terminal::grouped(figure.length as u64)
+            ),
         };
         let point = (
             figure.range.end as f64,

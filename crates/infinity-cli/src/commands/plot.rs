@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use infinity_plot::{Across, Run, figure, png};
 
 use crate::args::Global;
-use crate::{failure, output};
+use crate::terminal::{self, errors};
 
 /// Which runs, against what, and where the picture goes.
 #[derive(Debug, Args)]
@@ -49,16 +49,16 @@ pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
     let runs = read(&args.runs)?;
     if !global.quiet {
         let notes = runs.iter().flat_map(|run| &run.notes);
-        notes.for_each(|note| output::warning(note));
+        notes.for_each(|note| terminal::warning(note));
     }
     let svg = figure(&runs, across);
     for path in files(args)? {
         save(&svg, &path)?;
         if !global.quiet {
-            output::line(&format!("written: {}", path.display()))?;
+            terminal::line(&format!("written: {}", path.display()))?;
         }
     }
-    Ok(failure::OK)
+    Ok(errors::OK)
 }
 
 /// Writes a picture to a file that ends in .svg or .png.
@@ -67,7 +67,7 @@ pub(super) fn save(svg: &str, path: &Path) -> anyhow::Result<()> {
         Some("png") => png::png(svg, SCALE)?,
         Some("svg") => svg.as_bytes().to_vec(),
         _ => {
-            return Err(failure::usage(format!(
+            return Err(errors::usage(format!(
                 "{}: name a file that ends in .svg or .png",
                 path.display()
             )));
@@ -106,7 +106,7 @@ fn files(args: &PlotArgs) -> anyhow::Result<Vec<PathBuf>> {
     match output.extension().and_then(|end| end.to_str()) {
         Some("svg" | "png") => Ok(vec![output.clone()]),
         None if !output.is_dir() && output.file_name().is_some() => Ok(both(output)),
-        _ => Err(failure::usage(format!(
+        _ => Err(errors::usage(format!(
             "--output {}: name a file that ends in .svg or .png, or in neither for both",
             output.display()
         ))),

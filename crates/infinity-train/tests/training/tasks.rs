@@ -8,7 +8,7 @@ use infinity_train::config::RunConfig;
 use infinity_train::data::{
     DataConfig, DataSource, IGNORE_INDEX, Packing, Part, TaskRows, TokenStore,
 };
-use infinity_train::task_eval::{
+use infinity_train::evaluate::tasks::{
     Needle, QUESTION, TaskOptions, evaluate_needle, evaluate_positions, evaluate_rows,
 };
 use std::path::Path;
@@ -144,7 +144,7 @@ fn measured_in_pieces_is_measured_whole() {
             assert!(told.is_sorted() && told.last().is_some_and(|(done, all)| done == all));
             let answers: u64 = figures.iter().map(|figure| figure.answers).sum();
             assert_eq!(answers, n);
-            let mean = |of: &dyn Fn(&infinity_train::task_eval::Figure) -> f64| {
+            let mean = |of: &dyn Fn(&infinity_train::evaluate::tasks::Figure) -> f64| {
                 figures
                     .iter()
                     .map(|f| of(f) * f.answers as f64)
