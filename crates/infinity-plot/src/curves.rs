@@ -1,8 +1,7 @@
 //! Lines over lengths: one panel, a logarithmic axis across, a legend.
 
 use crate::axis::Axis;
-use crate::chart::TEXT;
-use crate::figure::stroke;
+use crate::figure::{TEXT, stroke};
 use crate::svg::{Anchor, Svg};
 
 const WIDTH: f64 = 760.0;
