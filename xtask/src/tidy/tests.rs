@@ -330,6 +330,21 @@ mod unsafety {
     }
 
     #[test]
+    fn a_reason_may_stand_above_a_statement_of_several_lines() {
+        let path = format!("{}src/a.rs", UNSAFE[0]);
+        let found = |above: &str| {
+            let text = format!(
+                "//! Head.\nfn a() {{\n    // SAFETY: full.\n    {above}\n        .map(|x| unsafe {{ b(x) }});\n}}\n"
+            );
+            Sandbox::new()
+                .findings_after(&path, &text, files::unsafe_code)
+                .len()
+        };
+        assert_eq!(found("let c = d\n        .iter()"), 0);
+        assert_eq!(found("let c = e();\n    let d = f"), 1);
+    }
+
+    #[test]
     fn unsafe_without_its_reason_is_found() {
         let path = format!("{}src/a.rs", UNSAFE[0]);
         let found = |text| Sandbox::new().findings_after(&path, text, files::unsafe_code);
@@ -565,6 +580,26 @@ mod document {
     }
 
     #[test]
+    fn a_public_item_that_is_not_listed_and_a_place_that_is_gone_are_found() {
+        let sandbox = Sandbox::new();
+        let map = "infinity-kernels infinity-train infinity-cli memory_scan\n### infinity-model\n`a`: `B`\n";
+        let place = "1. `crates/infinity-model/src/lib.rs` `mod a`, `mod b`: `not looked for`\n";
+        sandbox.write("ARCHITECTURE.md", &format!("{map}{place}"));
+        let code = "//! Model.\npub mod a;\npub use a::{B, x::C};\nuse a::D;\nmod e;\n";
+        let path = "crates/infinity-model/src/lib.rs";
+        let found = sandbox.findings_after(path, code, documents::check);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].ends_with("the public items of infinity-model lack `C`"),
+            "{found:?}"
+        );
+        assert!(
+            found[1].ends_with(":4: `crates/infinity-model/src/lib.rs` holds no `mod b`"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
     fn a_missing_document_is_found() {
         let sandbox = Sandbox::new();
         sandbox.remove("README.md");
@@ -617,6 +652,9 @@ mod circle {
         let b = "// crate::a::x\nfn g() {}\n#[cfg(test)]\nmod tests {\n    use crate::a::x;\n}";
         let files = [("a.rs", "use crate::b::g;"), ("b.rs", b)];
         assert!(found(&files).is_empty());
+        assert!(found(&[files[0], ("b.rs", "pub(in crate::a) fn g() {}")]).is_empty());
+        let loops = "fn g() {\n    for x in crate::a::X {}\n}";
+        assert_eq!(found(&[files[0], ("b.rs", loops)]).len(), 1);
         assert!(
             found(&[
                 files[0],

@@ -5,7 +5,8 @@ use infinity_train::config::RunConfig;
 
 use super::layering::ConfigFlags;
 use crate::args::Global;
-use crate::{device, failure, output};
+use crate::device;
+use crate::terminal::{self, errors};
 
 /// What to do with a configuration.
 #[derive(Debug, Subcommand)]
@@ -30,20 +31,20 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
         ConfigVerb::Check(args) => {
             let config = args.config.load(global)?.config;
             device::named(&config.run.device)?;
-            output::line(&format!(
+            terminal::line(&format!(
                 "ok: keys and values are right: {}",
                 summary(&config)
             ))?;
-            output::line(
+            terminal::line(
                 "not looked at: data files, the output directory, whether the device works",
             )?;
         }
         ConfigVerb::Show(args) => {
             let config = args.config.load(global)?.config;
-            output::piece(&config.to_toml())?;
+            terminal::piece(&config.to_toml())?;
         }
     }
-    Ok(failure::OK)
+    Ok(errors::OK)
 }
 
 /// One line about a configuration, for the eye to check.
@@ -56,7 +57,7 @@ fn summary(config: &RunConfig) -> String {
         model.hidden_size,
         model.num_attention_heads,
         config.data.max_seq_length,
-        output::grouped(config.tokens_per_step()),
+        terminal::grouped(config.tokens_per_step()),
         config.output_dir().display()
     )
 }

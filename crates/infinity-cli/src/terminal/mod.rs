@@ -1,0 +1,140 @@
+//! Words to the terminal: writing that survives a closed pipe, and numbers a person can read.
+
+pub(crate) mod errors;
+pub(crate) mod progress;
+pub(crate) mod signals;
+
+use std::io::{self, IsTerminal, Write};
+
+/// Whether a dashboard can be shown: it draws on standard output and reads keys.
+pub(crate) fn is_there() -> bool {
+    io::stdout().is_terminal() && io::stdin().is_terminal()
+}
+
+/// Writes one line to standard output.
+///
+/// # Errors
+/// The writer's, a closed pipe among them; `main` ends the program quietly on that one.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    piece(&format!("{text}\n"))
+}
+
+/// Writes a piece of text to standard output and shows it at once.
+///
+/// # Errors
+/// As [`line`].
+pub(crate) fn piece(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    // The kind stays: a closed pipe is no failure.
+    written.map_err(|error| {
+        let reason = format!("cannot write to standard output: {error}");
+        io::Error::new(error.kind(), reason)
+    })
+}
+
+/// Writes one line to standard error; nobody can be told when that fails.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Writes `warning: …` to standard error.
+pub(crate) fn warning(text: &str) {
+    note(&format!("{}: {text}", painted("warning", "\x1b[1;33m")));
+}
+
+/// The word `error`, in red where that is wanted.
+pub(crate) fn error_word() -> String {
+    painted("error", "\x1b[1;31m")
+}
+
+/// Whether messages are coloured; set once by `main`.
+static COLOR: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Decides about colours: as asked, or where standard error is a terminal and `NO_COLOR` unset.
+pub(crate) fn choose_color(choice: clap::ColorChoice) {
+    let on = match choice {
+        clap::ColorChoice::Always => true,
+        clap::ColorChoice::Never => false,
+        clap::ColorChoice::Auto => {
+            io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+        }
+    };
+    COLOR.store(on, std::sync::atomic::Ordering::Relaxed);
+}
+
+fn painted(word: &str, color: &str) -> String {
+    if COLOR.load(std::sync::atomic::Ordering::Relaxed) {
+        format!("{color}{word}\x1b[0m")
+    } else {
+        word.to_owned()
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes with a binary unit: `1.6 MiB`.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{n} B"),
+        _ => format!("{value:.1} {}", UNITS[unit]),
+    }
+}
+
+/// Seconds as `hh:mm:ss`.
+pub(crate) fn clock(seconds: f64) -> String {
+    if !seconds.is_finite() {
+        return "--:--:--".to_owned();
+    }
+    let s = seconds.max(0.0).round() as u64;
+    format!("{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+}
+
+/// A count with a unit word: `762,112 (0.76 M)` from a thousand on.
+pub(crate) fn count(n: u64) -> String {
+    let short = match n {
+        0..1_000 => return n.to_string(),
+        1_000..1_000_000 => format!("{:.1} k", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} M", n as f64 / 1e6),
+        _ => format!("{:.2} G", n as f64 / 1e9),
+    };
+    format!("{} ({short})", grouped(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(41_203), "41,203");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(1_677_722), "1.6 MiB");
+        assert_eq!(bytes(3_328_599_654), "3.1 GiB");
+        assert_eq!(clock(7_495.2), "02:04:55");
+        assert_eq!(clock(f64::INFINITY), "--:--:--");
+        assert_eq!(count(762_112), "762,112 (762.1 k)");
+        assert_eq!(count(1_536_000), "1,536,000 (1.54 M)");
+    }
+}

@@ -1,0 +1,117 @@
+//! Ctrl-C: the first asks the work to save and stop, the second ends the program. Before there is
+//! anything to save, the first does.
+//!
+//! burn-train's dashboard switches the terminal to raw input, in which Ctrl-C is a key like any
+//! other that it does not know. Signals are switched on again, so that Ctrl-C saves and stops as it
+//! does everywhere, and whatever happens the terminal is given back as it was.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+
+use super::{errors, note};
+
+/// What Ctrl-C (or SIGTERM) tells the work.
+pub(crate) struct Interrupt {
+    /// Set by the first.
+    pub(crate) asked: Arc<AtomicBool>,
+    /// To be set by the work once it looks at `asked`; until then, the first ends the program.
+    pub(crate) heeded: Arc<AtomicBool>,
+}
+
+/// Listens for Ctrl-C. `told`, if any, is printed when the work is asked to stop.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub(crate) fn listen(told: &'static str) -> anyhow::Result<Interrupt> {
+    let interrupt = Interrupt {
+        asked: Arc::default(),
+        heeded: Arc::default(),
+    };
+    let (asked, heeded) = (Arc::clone(&interrupt.asked), Arc::clone(&interrupt.heeded));
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::SeqCst) || !heeded.load(Ordering::SeqCst) {
+            // Nothing half-made stays, and nobody complains that it is gone.
+            infinity_files::remove_unfinished();
+            take_back();
+            note("stopped");
+            std::process::exit(errors::INTERRUPTED.into());
+        }
+        if !told.is_empty() {
+            note(told);
+        }
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(interrupt)
+}
+
+/// [`listen`], for work that never looks: Ctrl-C ends the program, and leaves nothing half-made.
+///
+/// # Errors
+/// As [`listen`].
+pub(crate) fn ends() -> anyhow::Result<()> {
+    listen("").map(drop)
+}
+
+#[cfg(unix)]
+mod modes {
+    use std::io::{self, Write};
+    use std::sync::OnceLock;
+
+    use rustix::termios::{self, LocalModes, OptionalActions, Termios};
+
+    /// The terminal's modes before a dashboard changed them.
+    static BEFORE: OnceLock<Termios> = OnceLock::new();
+    /// Shows the cursor, ends reports of the mouse, and leaves the second screen.
+    const LEAVE: &[u8] =
+        b"\x1b[?25h\x1b[?1006l\x1b[?1015l\x1b[?1003l\x1b[?1002l\x1b[?1000l\x1b[?1049l";
+
+    /// Notes the modes, to give them back.
+    pub(crate) fn remember() {
+        if let Ok(modes) = termios::tcgetattr(io::stdin()) {
+            let _ = BEFORE.set(modes);
+        }
+    }
+
+    /// Makes Ctrl-C a signal again in raw input. Cheap enough to be called often: who switches to
+    /// raw input does so on a thread of its own.
+    pub(crate) fn keep_signals() {
+        if let Ok(mut modes) = termios::tcgetattr(io::stdin())
+            && !modes.local_modes.contains(LocalModes::ISIG)
+        {
+            modes.local_modes.insert(LocalModes::ISIG);
+            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &modes);
+        }
+    }
+
+    /// Gives the terminal back as it was, if a dashboard had it and could not do so itself.
+    pub(crate) fn take_back() {
+        if BEFORE.get().is_some() {
+            let mut out = io::stdout().lock();
+            let _ = out.write_all(LEAVE).and_then(|()| out.flush());
+        }
+        restore();
+    }
+
+    /// Gives back the modes of a terminal whose screen the dashboard has left.
+    pub(crate) fn restore() {
+        if let Some(before) = BEFORE.get() {
+            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod modes {
+    /// Nothing is changed here: the dashboard itself gives the terminal back.
+    pub(crate) fn remember() {}
+    /// There are no modes to change; `q` stops a run.
+    pub(crate) fn keep_signals() {}
+    /// Nothing was changed.
+    pub(crate) fn take_back() {}
+    /// Nothing was changed.
+    pub(crate) fn restore() {}
+}
+
+pub(crate) use modes::{keep_signals, remember, restore, take_back};

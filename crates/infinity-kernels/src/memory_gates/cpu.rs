@@ -1,0 +1,462 @@
+//! The gates on the CPU: one pass forward, one pass back, tokens in pieces over the threads.
+//!
+//! Gradients of `A_log` and of the biases are summed within a piece and then over the pieces in
+//! their order: two runs give the same bits.
+
+use super::rule::{DecayRule, GateRule, Sections};
+use crate::cpu::exp::{exp, log1p_of_unit, minus_expm1};
+use crate::cpu::results::in_pieces;
+use crate::cpu::simd::{Level, leveled, multiply_add};
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
+use burn::backend::TensorMetadata;
+use burn::tensor::Shape;
+
+/// Tokens a thread takes at a time.
+const TOKENS: usize = 64;
+
+/// Results of some tokens, `[tokens, H·S]` each. Those of `erase` are empty with additive writes.
+pub(crate) struct Outputs<'a> {
+    log_decay: &'a mut [f32],
+    read: &'a mut [f32],
+    write: &'a mut [f32],
+    erase: &'a mut [f32],
+}
+
+#[inline(always)]
+fn forward_loop<const FMA: bool, const ROWS: usize>(
+    shared: &Shared<'_>,
+    z: &[f32],
+    out: &mut Outputs<'_>,
+) {
+    let mut token = Token::new(shared.rule);
+    for (i, z) in z.chunks_exact(shared.of_z.width).enumerate() {
+        token.read_projections::<FMA>(shared, z);
+        let at = i * shared.per_state()..(i + 1) * shared.per_state();
+        out.log_decay[at.clone()].copy_from_slice(&token.log_decay);
+        token.write_gates(
+            shared,
+            [&mut out.read[at.clone()], &mut out.write[at.clone()]],
+        );
+        if shared.rule.delta {
+            out.erase[at].copy_from_slice(&token.allocation);
+        }
+    }
+}
+leveled!(fn forward_tokens(shared: &Shared<'_>, z: &[f32], out: &mut Outputs<'_>) = forward_loop);
+
+/// Gradients of the results of some tokens, as [`Outputs`].
+#[derive(Clone, Copy)]
+pub(crate) struct Incoming<'a> {
+    log_decay: &'a [f32],
+    read: &'a [f32],
+    write: &'a [f32],
+    erase: &'a [f32],
+}
+
+/// Gradients of the inputs of some tokens; the last two are added to.
+pub(crate) struct Grads<'a> {
+    z: &'a mut [f32],
+    a_log: &'a mut [f32],
+    bias: &'a mut [f32],
+}
+
+#[inline(always)]
+fn backward_loop<const FMA: bool, const ROWS: usize>(
+    shared: &Shared<'_>,
+    z: &[f32],
+    d: Incoming<'_>,
+    grads: &mut Grads<'_>,
+) {
+    let mut token = Token::new(shared.rule);
+    let (width, per_state) = (shared.of_z.width, shared.per_state());
+    for (i, z) in z.chunks_exact(width).enumerate() {
+        token.read_projections::<FMA>(shared, z);
+        let at = i * per_state..(i + 1) * per_state;
+        let d_z = &mut grads.z[i * width..][..width];
+        token.back_through_writes::<FMA>(
+            shared,
+            &d.write[at.clone()],
+            if shared.rule.delta {
+                &d.erase[at.clone()]
+            } else {
+                &[]
+            },
+            d_z,
+        );
+        token.back_through_reads(shared, &d.read[at.clone()], d_z);
+        token.back_through_decay(shared, &d.log_decay[at], d_z, grads.a_log, grads.bias);
+        shared.add_to_biases(d_z, grads.bias);
+    }
+}
+leveled!(
+    fn backward_tokens(
+        shared: &Shared<'_>,
+        z: &[f32],
+        d: Incoming<'_>,
+        grads: &mut Grads<'_>,
+    ) = backward_loop
+);
+
+/// The gates, `[B, T, H, S]` each: log decay, read, write, and erase with delta writes.
+pub(crate) fn forward(
+    rule: GateRule,
+    z: Primitive,
+    a_log: Primitive,
+    bias: Primitive,
+) -> Vec<Primitive> {
+    let [b, t, width] = z.shape().dims();
+    let dtype = z.dtype();
+    let [z, a_log, bias] = [z, a_log, bias].map(single);
+    let shared = Shared::new(rule, slice(&a_log), slice(&bias));
+    let one = b * t * shared.per_state();
+    let piece = TOKENS * shared.per_state();
+    let (z, level) = (slice(&z), Level::detect());
+    let lens = [one, one, one, if rule.delta { one } else { 0 }];
+    let gates = in_pieces(lens, [piece; 4], |i, [log_decay, read, write, erase]| {
+        let rest = &z[i * TOKENS * width..];
+        let z = &rest[..rest.len().min(TOKENS * width)];
+        let out = &mut Outputs {
+            log_decay,
+            read,
+            write,
+            erase,
+        };
+        forward_tokens(level, &shared, z, out);
+    });
+    let shape = Shape::from([b, t, rule.n_heads, rule.n_states]);
+    let gate = |values| tensor(values, shape.clone(), dtype);
+    let results = 3 + usize::from(rule.delta);
+    gates.into_iter().take(results).map(gate).collect()
+}
+
+/// Gradients of projections, `A_log` and biases, given those of the gates.
+pub(crate) fn backward(
+    rule: GateRule,
+    [z, a_log, bias]: [Primitive; 3],
+    d: Vec<Primitive>,
+) -> [Primitive; 3] {
+    let (shape, dtype) = (z.shape(), z.dtype());
+    let [b, t, width] = shape.dims();
+    let (a_log_shape, bias_shape) = (a_log.shape(), bias.shape());
+    let [z, a_log, bias] = [z, a_log, bias].map(single);
+    let d: Vec<Primitive> = d.into_iter().map(single).collect();
+    let d: Vec<&[f32]> = d.iter().map(slice).collect();
+    let shared = Shared::new(rule, slice(&a_log), slice(&bias));
+    let pieces = (b * t).div_ceil(TOKENS);
+    let (a_len, bias_len) = (a_log_shape.num_elements(), bias_shape.num_elements());
+    let (z, level) = (slice(&z), Level::detect());
+    let [d_z, d_a, d_bias] = in_pieces(
+        [z.len(), pieces * a_len, pieces * bias_len],
+        [TOKENS * width, a_len, bias_len],
+        |i, [d_z, a_log, bias]| {
+            let z = &z[i * TOKENS * width..][..d_z.len()];
+            let at = i * TOKENS * shared.per_state();
+            let len = z.len() / width * shared.per_state();
+            let part = |part: usize| &d[part][at..][..len];
+            let incoming = Incoming {
+                log_decay: part(0),
+                read: part(1),
+                write: part(2),
+                erase: if rule.delta { part(3) } else { &[] },
+            };
+            let grads = &mut Grads {
+                z: d_z,
+                a_log,
+                bias,
+            };
+            backward_tokens(level, &shared, z, incoming, grads);
+        },
+    );
+    [
+        tensor(d_z, shape, dtype),
+        tensor(summed(&d_a, a_len), a_log_shape, dtype),
+        tensor(summed(&d_bias, bias_len), bias_shape, dtype),
+    ]
+}
+
+/// The sum over the pieces.
+fn summed(partial: &[f32], len: usize) -> Vec<f32> {
+    let mut sum = vec![0f32; len];
+    for partial in partial.chunks_exact(len.max(1)) {
+        sum.iter_mut().zip(partial).for_each(|(sum, d)| *sum += d);
+    }
+    sum
+}
+
+/// What all tokens share.
+pub(crate) struct Shared<'a> {
+    rule: GateRule,
+    of_z: Sections,
+    of_bias: Sections,
+    /// `exp(A_log)`, `[H·S]`.
+    rate: Vec<f32>,
+    bias: &'a [f32],
+}
+
+impl<'a> Shared<'a> {
+    fn new(rule: GateRule, a_log: &[f32], bias: &'a [f32]) -> Self {
+        Shared {
+            rule,
+            of_z: Sections::of_projections(&rule),
+            of_bias: Sections::of_biases(&rule),
+            rate: a_log.iter().map(|a| a.exp()).collect(),
+            bias,
+        }
+    }
+
+    /// `H·S`.
+    #[inline(always)]
+    fn per_state(&self) -> usize {
+        self.rule.n_heads * self.rule.n_states
+    }
+
+    /// Factor of the read weights before the memory gate.
+    fn read_scale(&self) -> f32 {
+        2.0 / (self.rule.n_states as f32).sqrt()
+    }
+
+    /// Whether an additive write is scaled to keep the memory's size.
+    fn keeps_size(&self) -> bool {
+        !self.rule.delta && self.rule.decay != DecayRule::None
+    }
+
+    /// Adds a token's gradients to those of the biases of its sections; `dt_bias` has its own way.
+    #[inline(always)]
+    fn add_to_biases(&self, d_z: &[f32], d_bias: &mut [f32]) {
+        let (z, bias) = (&self.of_z, &self.of_bias);
+        let sections = [
+            (z.write, bias.write, self.per_state()),
+            (z.read, bias.read, self.per_state()),
+            (z.memory, bias.memory, self.rule.n_heads),
+        ];
+        for (from, to, len) in sections {
+            if let (Some(from), Some(to)) = (from, to) {
+                let to = d_bias[to..to + len].iter_mut();
+                for (to, d) in to.zip(&d_z[from..from + len]) {
+                    *to += d;
+                }
+            }
+        }
+    }
+}
+
+/// Gates of one token, `[H·S]` or `[H]` each, and what their gradients need.
+struct Token {
+    /// `σ(z_g + dt_bias)`.
+    step_slope: Vec<f32>,
+    log_decay: Vec<f32>,
+    beta: Vec<f32>,
+    allocation: Vec<f32>,
+    /// `sqrt(1 − exp(2g))`, or one.
+    kept: Vec<f32>,
+    /// `σ(z_r + c_r)`.
+    open: Vec<f32>,
+    /// Factor of the memory gate: `2(1 − m)` or `2m`, or one.
+    side: Vec<f32>,
+    memory: Vec<f32>,
+    /// Gradient of the log decay on its way.
+    d_log_decay: Vec<f32>,
+}
+
+/// `y = sigmoid(x + bias)`.
+#[inline(always)]
+fn sigmoid<const FMA: bool>(x: &[f32], bias: &[f32], y: &mut [f32]) {
+    for ((y, x), bias) in y.iter_mut().zip(x).zip(bias) {
+        *y = 1.0 / (1.0 + exp::<FMA>(-(x + bias)));
+    }
+}
+
+impl Token {
+    fn new(rule: GateRule) -> Self {
+        let (h, per_state) = (rule.n_heads, rule.n_heads * rule.n_states);
+        Token {
+            step_slope: vec![0.0; per_state],
+            log_decay: vec![0.0; per_state],
+            beta: vec![0.0; h],
+            allocation: vec![1.0; per_state],
+            kept: vec![1.0; per_state],
+            open: vec![1.0; per_state],
+            side: vec![1.0; per_state],
+            memory: vec![0.0; h],
+            d_log_decay: vec![0.0; per_state],
+        }
+    }
+
+    #[inline(always)]
+    fn read_projections<const FMA: bool>(&mut self, shared: &Shared<'_>, z: &[f32]) {
+        let (of_z, of_bias) = (&shared.of_z, &shared.of_bias);
+        let (h, s) = (shared.rule.n_heads, shared.rule.n_states);
+        if let Some(at) = of_bias.decay {
+            self.decay::<FMA>(shared, of_z.decay.map(|from| &z[from..from + h * s]), at);
+        }
+        for (beta, z) in self.beta.iter_mut().zip(&z[of_z.beta..]) {
+            *beta = 1.0 / (1.0 + exp::<FMA>(-z));
+        }
+        if let (Some(at), Some(bias)) = (of_z.write, of_bias.write) {
+            self.allocate::<FMA>(&z[at..at + h * s], &shared.bias[bias..bias + h * s], s);
+        }
+        if let (Some(at), Some(bias)) = (of_z.read, of_bias.read) {
+            sigmoid::<FMA>(&z[at..at + h * s], &shared.bias[bias..], &mut self.open);
+        }
+        if let (Some(at), Some(bias)) = (of_z.memory, of_bias.memory) {
+            sigmoid::<FMA>(&z[at..at + h], &shared.bias[bias..], &mut self.memory);
+            for (side, m) in self.side.chunks_exact_mut(s).zip(&self.memory) {
+                side.fill(2.0 * m);
+                side[0] = 2.0 * (1.0 - m);
+            }
+        }
+        if shared.keeps_size() {
+            for (kept, g) in self.kept.iter_mut().zip(&self.log_decay) {
+                *kept = minus_expm1::<FMA>(2.0 * g).sqrt();
+            }
+        }
+    }
+
+    /// Log decay and the slope of its step; without `z` the steps are the biases alone.
+    #[inline(always)]
+    fn decay<const FMA: bool>(&mut self, shared: &Shared<'_>, z: Option<&[f32]>, bias: usize) {
+        let steps = &mut self.step_slope;
+        steps.copy_from_slice(&shared.bias[bias..bias + shared.per_state()]);
+        if let Some(z) = z {
+            for (step, z) in steps.iter_mut().zip(z) {
+                *step += z;
+            }
+        }
+        let values = steps.iter_mut().zip(&mut self.log_decay);
+        for ((step, g), rate) in values.zip(&shared.rate) {
+            let x = *step;
+            let small = exp::<FMA>(-x.abs());
+            let positive = if x < 0.0 { 0.0 } else { x };
+            *g = -rate * (positive + log1p_of_unit::<FMA>(small));
+            let far = 1.0 / (1.0 + small);
+            *step = if x < 0.0 { small * far } else { far };
+        }
+    }
+
+    /// `sqrt(softmax)` over the states of every head.
+    #[inline(always)]
+    fn allocate<const FMA: bool>(&mut self, z: &[f32], bias: &[f32], s: usize) {
+        for ((a, z), bias) in self.allocation.iter_mut().zip(z).zip(bias) {
+            *a = z + bias;
+        }
+        for a in self.allocation.chunks_exact_mut(s) {
+            let highest = a.iter().fold(f32::NEG_INFINITY, |high, a| high.max(*a));
+            for a in a {
+                *a -= highest;
+            }
+        }
+        for a in &mut self.allocation {
+            *a = exp::<FMA>(*a);
+        }
+        for a in self.allocation.chunks_exact_mut(s) {
+            let inverse = 1.0 / a.iter().sum::<f32>();
+            for a in a {
+                *a = (*a * inverse).sqrt();
+            }
+        }
+    }
+
+    /// Read and write weights.
+    #[inline(always)]
+    fn write_gates(&self, shared: &Shared<'_>, [read, write]: [&mut [f32]; 2]) {
+        let s = shared.rule.n_states;
+        if s > 1 {
+            let scale = shared.read_scale();
+            for ((read, open), side) in read.iter_mut().zip(&self.open).zip(&self.side) {
+                *read = scale * open * side;
+            }
+        } else {
+            read.fill(1.0);
+        }
+        for (j, write) in write.iter_mut().enumerate() {
+            *write = self.allocation[j] * self.kept[j] * self.beta[j / s];
+        }
+    }
+
+    /// From `write` and `erase` to `z_β`, `z_a`, and for additive writes to the log decay.
+    #[inline(always)]
+    fn back_through_writes<const FMA: bool>(
+        &mut self,
+        shared: &Shared<'_>,
+        d_write: &[f32],
+        d_erase: &[f32],
+        d_z: &mut [f32],
+    ) {
+        let s = shared.rule.n_states;
+        for head in 0..shared.rule.n_heads {
+            let (beta, of_head) = (self.beta[head], head * s..(head + 1) * s);
+            let (mut d_beta, mut along) = (0.0, 0.0);
+            for j in of_head.clone() {
+                let (a, kept) = (self.allocation[j], self.kept[j]);
+                d_beta = multiply_add::<FMA>(d_write[j], a * kept, d_beta);
+                let erased = d_erase.get(j).copied().unwrap_or(0.0);
+                let d_a = multiply_add::<FMA>(d_write[j], beta * kept, erased);
+                along = multiply_add::<FMA>(a, d_a, along);
+                if let Some(at) = shared.of_z.write {
+                    d_z[at + j] = 0.5 * a * d_a;
+                }
+                let slope = if kept > 0.0 {
+                    (kept * kept - 1.0) / kept
+                } else {
+                    0.0
+                };
+                self.d_log_decay[j] = match shared.keeps_size() {
+                    true => d_write[j] * a * beta * slope,
+                    false => 0.0,
+                };
+            }
+            if let Some(at) = shared.of_z.write {
+                for j in of_head {
+                    let a = self.allocation[j];
+                    d_z[at + j] -= 0.5 * a * a * along;
+                }
+            }
+            d_z[shared.of_z.beta + head] = d_beta * beta * (1.0 - beta);
+        }
+    }
+
+    /// From `read` to `z_r` and `z_m`.
+    #[inline(always)]
+    fn back_through_reads(&self, shared: &Shared<'_>, d_read: &[f32], d_z: &mut [f32]) {
+        let (Some(at), s) = (shared.of_z.read, shared.rule.n_states) else {
+            return;
+        };
+        let scale = shared.read_scale();
+        let outputs = d_z[at..].iter_mut().zip(d_read);
+        for (((d_z, d), open), side) in outputs.zip(&self.open).zip(&self.side) {
+            *d_z = d * scale * side * open * (1.0 - open);
+        }
+        if let Some(at) = shared.of_z.memory {
+            for (head, m) in self.memory.iter().enumerate() {
+                let sum: f32 = (head * s..(head + 1) * s)
+                    .map(|j| d_read[j] * self.open[j] * if j % s == 0 { -2.0 } else { 2.0 })
+                    .sum();
+                d_z[at + head] = scale * sum * m * (1.0 - m);
+            }
+        }
+    }
+
+    /// From the log decay to `z_g`, `A_log` and `dt_bias`.
+    #[inline(always)]
+    fn back_through_decay(
+        &self,
+        shared: &Shared<'_>,
+        d_log_decay: &[f32],
+        d_z: &mut [f32],
+        d_a_log: &mut [f32],
+        d_bias: &mut [f32],
+    ) {
+        let Some(bias) = shared.of_bias.decay else {
+            return;
+        };
+        for (j, d) in d_log_decay.iter().enumerate() {
+            let d = d + self.d_log_decay[j];
+            d_a_log[j] += d * self.log_decay[j];
+            let d_step = -d * shared.rate[j] * self.step_slope[j];
+            d_bias[bias + j] += d_step;
+            if let Some(at) = shared.of_z.decay {
+                d_z[at + j] = d_step;
+            }
+        }
+    }
+}
