@@ -1,7 +1,7 @@
 //! `cargo xtask`: the chores of this workspace, in one small program that builds without Burn.
 //!
 //! `check` is what CI runs, `tidy` is the part of it that lints cannot see, `bench` starts a measurement,
-//! `gpu` tests and measures the kernels on one, `plot` draws.
+//! `gpu` tests and measures the kernels on one, `valgrind` looks for unwritten memory, `plot` draws.
 #![allow(clippy::print_stdout, reason = "a command-line program")]
 
 mod check;
@@ -9,6 +9,7 @@ mod child;
 mod gpu;
 mod plot;
 mod tidy;
+mod valgrind;
 mod workspace;
 
 const USAGE: &str = "\
@@ -20,6 +21,7 @@ usage: cargo xtask <command>
   bench <name> [...]  one measurement; `cargo xtask bench` lists them
   gpu <device> [...]  the kernels on a GPU: all their tests there, times beside PyTorch's, and a table of what
                       is met; `cargo xtask gpu` tells more, also how to do it on a machine without Cargo
+  valgrind            the CPU kernels' small tests where every use of unwritten memory is reported
   plot <json> <svg>   the file that `bench length` writes, as a picture
   plot stream <svg> <name>=<json> ...  files of `infinity eval --stream --json`, as a picture
 ";
@@ -32,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         Some("tidy") => tidy::run(root),
         Some("bench") => workspace::bench(root, &args[1..]),
         Some("gpu") => gpu::run(root, &args[1..]),
+        Some("valgrind") => valgrind::run(root),
         Some("plot") => plot::run(&args[1..]),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");
