@@ -35,15 +35,6 @@ pub(crate) unsafe fn in_unwritten_pieces<const N: usize>(
     values.map(|values| unsafe { values.assume_init() }.into_vec())
 }
 
-/// [`in_pieces`] into `outs`, all of which is written.
-pub(crate) fn fill<const N: usize>(
-    outs: [&mut [MaybeUninit<f32>]; N],
-    sizes: [usize; N],
-    work: impl Fn(usize, [&mut [f32]; N]) + Sync,
-) {
-    share(outs, sizes, |i, pieces| work(i, pieces.map(zeroed)));
-}
-
 /// Hands every piece of `outs` to `work`, by all threads.
 fn share<const N: usize>(
     mut outs: [&mut [MaybeUninit<f32>]; N],
