@@ -1,10 +1,10 @@
 //! Files that are whole or not there: synced writes, and a mark to know a file again by.
 
-use crate::data::Fingerprint;
+use infinity_files::Fingerprint;
 use crate::error::CheckpointError;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 /// Size and fingerprint of a file.
@@ -26,20 +26,15 @@ impl Mark {
         }
     }
 
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
-        let (mut file, mut fingerprint) = (File::open(path)?, Fingerprint::default());
-        let (mut buffer, mut bytes) = (vec![0; 1 << 20], 0);
-        loop {
-            let read = file.read(&mut buffer)?;
-            if read == 0 {
-                return Ok(Mark {
-                    bytes,
-                    fingerprint: fingerprint.hex(),
-                });
-            }
-            bytes += read as u64;
-            fingerprint.update(&buffer[..read]);
-        }
+    /// Of a file as it is; where it is to be compared with one that was written, by that one's algorithm.
+    pub(super) fn of(path: &Path, written: Option<&Self>) -> io::Result<Self> {
+        let mut fingerprint = written.map_or_else(Fingerprint::default, |written| {
+            Fingerprint::like(&written.fingerprint)
+        });
+        Ok(Mark {
+            bytes: fingerprint.file(path)?,
+            fingerprint: fingerprint.hex(),
+        })
     }
 }
 

@@ -216,7 +216,7 @@ impl CheckpointStore {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            marks.insert(name, Mark::of(&path)?);
+            marks.insert(name, Mark::of(&path, None)?);
         }
         write_synced(
             &temporary.join(COMPLETE),
@@ -329,7 +329,7 @@ impl CheckpointStore {
         }
         for (name, mark) in marks {
             let path = directory.join(name);
-            let found = Mark::of(&path).map_err(|error| damaged(&path, error.to_string()))?;
+            let found = Mark::of(&path, Some(&mark)).map_err(|error| damaged(&path, error.to_string()))?;
             if found != mark {
                 return Err(damaged(&path, found.differs_from(&mark)));
             }

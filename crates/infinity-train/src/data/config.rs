@@ -1,15 +1,16 @@
 //! `[data]` and `[tokenizer]`: where text comes from and how it becomes tokens.
 
 use super::error::DataError;
-use super::initial_state::InitialState;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::PathBuf;
 
 /// Threads beyond which nothing gets faster, and the system may refuse the next one.
 const MANY_WORKERS: usize = 256;
 
 /// Where the text is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataSource {
     /// `train_file` and `validation_file`.
@@ -20,7 +21,7 @@ pub enum DataSource {
 }
 
 /// How windows are taken from the tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Packing {
     /// Row `b` of a batch goes on where row `b` of the batch before stopped. All documents are one
@@ -37,7 +38,7 @@ pub enum Packing {
 }
 
 /// The `[data]` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
     /// Files, or the sources of dependencies.
@@ -229,7 +230,7 @@ impl DataConfig {
 }
 
 /// What a token is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TokenizerKind {
     /// A byte of UTF-8: 256 tokens and the end of text, no training, reads everything.
@@ -259,7 +260,7 @@ impl TokenizerKind {
 }
 
 /// The `[tokenizer]` section.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenizerConfig {
     /// What a token is.
@@ -327,6 +328,67 @@ pub(super) fn bad<T>(
         value: value.to_string(),
         reason: reason.to_owned(),
     })
+}
+
+/// Shares of windows by the state that they start from. They apply where a window continues a
+/// stream; the first window of a stream always starts from the empty state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct InitialState {
+    /// From the state its row had at the end of the window before. Unset: what the others leave.
+    pub own: Option<f64>,
+    /// From the state that another row had at the end of the batch before, drawn evenly.
+    pub other: f64,
+    /// From the empty state.
+    pub zero: f64,
+}
+
+/// How far the shares may be from 1 together: three decimal fractions, rounded.
+const ROUNDING: f64 = 1e-6;
+
+impl InitialState {
+    /// Every window continues its own past.
+    pub fn is_own(&self) -> bool {
+        self.other == 0.0 && self.zero == 0.0
+    }
+
+    /// Refuses shares that are none, naming the key, the value and the limit.
+    pub(super) fn validate(&self) -> Result<(), DataError> {
+        for (key, share) in [
+            ("data.initial_state.own", self.own.unwrap_or(0.0)),
+            ("data.initial_state.other", self.other),
+            ("data.initial_state.zero", self.zero),
+        ] {
+            // The comparison is written so that NaN fails it.
+            if !(0.0..=1.0).contains(&share) {
+                return bad(key, share, "must lie between 0 and 1");
+            }
+        }
+        let sum = self.own.unwrap_or(0.0) + self.other + self.zero;
+        match self.own {
+            Some(_) if (sum - 1.0).abs() > ROUNDING => bad(
+                "data.initial_state",
+                self,
+                &format!("adds up to {sum}; own, other and zero must add up to 1"),
+            ),
+            None if sum > 1.0 + ROUNDING => bad(
+                "data.initial_state",
+                self,
+                &format!("adds up to {sum}; other and zero leave nothing below 0 for own"),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for InitialState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { own, other, zero } = self;
+        match own {
+            Some(own) => write!(f, "{{ own = {own}, other = {other}, zero = {zero} }}"),
+            None => write!(f, "{{ other = {other}, zero = {zero} }}"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -411,6 +473,40 @@ mod tests {
         ] {
             let message = resolve(text).unwrap_err().to_string();
             assert!(message.contains(word), "{text}: {message}");
+        }
+    }
+
+    fn shares(own: Option<f64>, other: f64, zero: f64) -> InitialState {
+        InitialState { own, other, zero }
+    }
+
+    #[test]
+    fn wrong_shares_are_refused_by_name() {
+        for (mixture, words) in [
+            (shares(Some(0.8), 0.1, 0.2), ["data.initial_state", "1.1"]),
+            (shares(Some(0.5), 0.0, 0.0), ["data.initial_state", "0.5"]),
+            (shares(None, 0.7, 0.7), ["data.initial_state", "1.4"]),
+            (
+                shares(None, -0.1, 0.0),
+                ["data.initial_state.other", "-0.1"],
+            ),
+            (shares(None, 0.0, 1.5), ["data.initial_state.zero", "1.5"]),
+            (
+                shares(Some(f64::NAN), 0.0, 0.0),
+                ["data.initial_state.own", "NaN"],
+            ),
+        ] {
+            let message = mixture.validate().unwrap_err().to_string();
+            for word in words {
+                assert!(message.contains(word), "{mixture}: {message}");
+            }
+        }
+        for mixture in [
+            InitialState::default(),
+            shares(Some(0.8), 0.1, 0.1),
+            shares(None, 0.3, 0.7),
+        ] {
+            mixture.validate().unwrap();
         }
     }
 }
