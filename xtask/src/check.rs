@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::{cargo, tidy};
+use crate::tidy;
+use crate::workspace::cargo;
 
 /// Quick gates first. Clippy and the tests use the release profile because the kernels are too slow without it.
 const CARGO_GATES: [(&str, &[&str]); 3] = [

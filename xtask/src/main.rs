@@ -1,16 +1,14 @@
-//! `cargo xtask`: the chores of this workspace, in one small program that does not know Burn.
+//! `cargo xtask`: the chores of this workspace, in one small program that builds without Burn.
 //!
 //! `check` is what CI runs, `tidy` is the part of it that lints cannot see, `bench` starts a measurement,
 //! `gpu` tests and measures the kernels on one, `plot` draws.
 #![allow(clippy::print_stdout, reason = "a command-line program")]
 
-mod bench;
 mod check;
 mod gpu;
 mod plot;
 mod tidy;
-
-use std::path::{Path, PathBuf};
+mod workspace;
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
@@ -26,11 +24,11 @@ usage: cargo xtask <command>
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let root = &workspace_root();
+    let root = &workspace::root();
     match args.first().map(String::as_str) {
         Some("check") => check::run(root),
         Some("tidy") => tidy::run(root),
-        Some("bench") => bench::run(root, &args[1..]),
+        Some("bench") => workspace::bench(root, &args[1..]),
         Some("gpu") => gpu::run(root, &args[1..]),
         Some("plot") => plot::run(&args[1..]),
         Some("help" | "--help" | "-h") => {
@@ -40,23 +38,4 @@ fn main() -> anyhow::Result<()> {
         Some(other) => anyhow::bail!("unknown command `{other}`\n\n{USAGE}"),
         None => anyhow::bail!("no command given\n\n{USAGE}"),
     }
-}
-
-/// The folder above this package.
-///
-/// As Cargo says when it starts this program: a build folder may be shared by several clones, and
-/// a path compiled in may be that of another one.
-fn workspace_root() -> PathBuf {
-    let package = std::env::var_os("CARGO_MANIFEST_DIR");
-    let package = package.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
-    let root = package.parent().map(Path::to_path_buf);
-    root.expect("xtask lies inside the workspace")
-}
-
-/// The Cargo that runs this program, so that nested calls use the same toolchain.
-fn cargo(root: &Path, args: &[&str]) -> std::process::Command {
-    let mut command =
-        std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root).args(args);
-    command
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use infinity_model::partial;
 
 use crate::{failure, output, terminal};
 
@@ -30,7 +29,7 @@ pub(crate) fn listen(told: &'static str) -> anyhow::Result<Interrupt> {
     ctrlc::set_handler(move || {
         if asked.swap(true, Ordering::SeqCst) || !heeded.load(Ordering::SeqCst) {
             // Nothing half-made stays, and nobody complains that it is gone.
-            partial::remove_unfinished();
+            infinity_files::remove_unfinished();
             terminal::take_back();
             output::note("stopped");
             std::process::exit(failure::INTERRUPTED.into());

@@ -1,5 +1,6 @@
 //! Which form of an operator runs, and in what pieces: decided here and nowhere else.
 
+use crate::cpu::pool::has_pool;
 use crate::memory_scan::Dims;
 #[cfg(any(feature = "flex", feature = "cube"))]
 use burn::backend::DispatchDevice;
@@ -79,7 +80,7 @@ pub(crate) fn kernel_chunk(device: &Device) -> Option<usize> {
         #[cfg(feature = "flex")]
         DispatchDevice::Flex(_) => return Some(64),
         #[cfg(feature = "cube")]
-        DispatchDevice::Cube(device) => return crate::memory_scan::cube::chunk(device),
+        DispatchDevice::Cube(device) => return crate::memory_scan::gpu::chunk(device),
         #[allow(unreachable_patterns)]
         _ => {}
     }
@@ -87,13 +88,8 @@ pub(crate) fn kernel_chunk(device: &Device) -> Option<usize> {
 }
 
 /// Whether the other operators have native kernels on `device`.
-#[allow(unused_variables)]
 pub(crate) fn has_kernel(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    if let DispatchDevice::Flex(_) = device.clone().without_autodiff().as_dispatch() {
-        return true;
-    }
-    false
+    has_pool(device)
 }
 
 impl fmt::Display for Form {

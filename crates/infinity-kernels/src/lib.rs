@@ -49,19 +49,16 @@
     )
 )]
 
-#[cfg(feature = "flex")]
-mod awake;
+mod cpu;
 pub mod feature_map;
 pub mod form;
 pub mod linear;
 pub mod machine;
-mod math;
 pub mod memory_gates;
 pub mod memory_scan;
 pub mod native;
 pub mod newton_schulz;
 pub mod parts;
-mod pool;
 pub mod rms_norm;
 pub mod rotary;
 pub mod rounding;
@@ -70,6 +67,6 @@ pub mod softmax_attention;
 pub mod swiglu;
 pub mod testing;
 
+pub use cpu::pool::{each_in_pool, has_pool, in_pool};
 pub use form::{Form, FormError};
 pub use memory_scan::{MemoryScanInputs, MemoryScanOutput, memory_scan};
-pub use pool::{each_in_pool, has_pool, in_pool};

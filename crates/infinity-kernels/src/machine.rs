@@ -145,7 +145,7 @@ pub fn matmul_flops(device: &Device) -> f64 {
 /// any cache.
 #[cfg(feature = "flex")]
 pub fn read_bandwidth() -> f64 {
-    use crate::math::simd::LANES;
+    use crate::cpu::simd::LANES;
     use rayon::prelude::*;
     const VALUES: usize = 1 << 26;
     const PIECE: usize = 1 << 16;

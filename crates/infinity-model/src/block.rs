@@ -1,15 +1,52 @@
-//! One block, pre-norm: `x ← x + mixer(norm(x))`, then `x ← x + feed_forward(norm(x))`.
+//! One block, pre-norm: `x ← x + mixer(norm(x))`, then `x ← x + feed_forward(norm(x))`. The
+//! feed-forward is SwiGLU (Shazeer 2020, arXiv:2002.05202), `W_down (silu(W_gate x) ⊙ W_up x)`.
 
-use crate::config::ModelConfig;
-use crate::feed_forward::FeedForward;
+use crate::config::{self, Decay, KernelType, MemoryUpdate, ModelConfig, QkNorm};
 use crate::init::Init;
-use crate::mixer::{Call, Mixer};
-use crate::state::LayerState;
+use crate::layer::{Layer, Pass, Stream, layer_config};
+use crate::mixer::Mixer;
+use crate::precision::{Formats, Precision};
+use crate::state::{LayerState, Stateful};
 use burn::module::Module;
-use burn::nn::{Dropout, RmsNorm};
+use burn::nn::{Dropout, Linear, RmsNorm};
 use burn::tensor::Tensor;
 use infinity_kernels::memory_gates::GateValues;
 use infinity_kernels::rms_norm::rms_norm;
+use infinity_kernels::swiglu::swiglu;
+
+layer_config! {
+    /// A [`Block`] alone, of a width and a number of heads.
+    BlockConfig => Block, needs hidden_size, num_attention_heads;
+    set {
+        num_hidden_layers: usize, head_dim: Option<usize>, value_head_dim: Option<usize>,
+        intermediate_size: Option<usize>, mixer: config::Mixer, conv_kernel_size: usize,
+        kernel_type: KernelType, qk_norm: QkNorm, use_rotary_embeddings: bool,
+        rotary_fraction: f64, rotary_embedding_base: f64, memory_update: MemoryUpdate,
+        use_multi_scale_memory: bool, num_memory_scales: usize, decay: Decay,
+        max_half_life: Option<f64>, use_gating: bool, gate_init_bias: f64, use_output_gate: bool,
+        hidden_dropout_prob: f64, attention_probs_dropout_prob: f64, initializer_range: f64,
+        layer_norm_eps: f64,
+    }
+    fixed {}
+}
+
+layer_config! {
+    /// A [`FeedForward`] alone, of a width.
+    ///
+    /// ```
+    /// # use infinity_model::prelude::*;
+    /// # use infinity_model::burn::tensor::{Device, Tensor};
+    /// let device = Device::flex();
+    /// let feed_forward = FeedForwardConfig::new(32).with_intermediate_size(Some(64)).init(&device);
+    /// let y = feed_forward.forward(Tensor::zeros([2, 5, 32], &device));
+    /// assert_eq!(y.dims(), [2, 5, 32]);
+    /// ```
+    FeedForwardConfig => FeedForward, needs hidden_size;
+    set {
+        num_hidden_layers: usize, intermediate_size: Option<usize>, initializer_range: f64,
+    }
+    fixed { num_attention_heads: 1 , head_dim: Some(1) }
+}
 
 /// One layer of the network.
 #[derive(Module, Debug)]
@@ -19,6 +56,14 @@ pub struct Block {
     post_attention_layernorm: RmsNorm,
     mlp: FeedForward,
     dropout: Dropout,
+}
+
+/// The position-wise half of a block.
+#[derive(Module, Debug)]
+pub struct FeedForward {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
 }
 
 impl Block {
@@ -32,23 +77,57 @@ impl Block {
         }
     }
 
-    /// The mixer's gates for the block's input `[B, T, D]`, if it has any.
+    /// The mixer's gates for the block's input `[B, T, D]`; softmax attention has none.
     pub(crate) fn gates(&self, x: &Tensor<3>) -> Option<GateValues> {
-        self.mixer.gates(&norm(&self.input_layernorm, x.clone()))
+        match &self.mixer {
+            Mixer::Infinity(mixer) => Some(mixer.gates(&norm(&self.input_layernorm, x.clone()))),
+            Mixer::Softmax(_) => None,
+        }
+    }
+}
+
+impl Stateful for Block {
+    fn config(&self) -> &ModelConfig {
+        self.mixer.config()
+    }
+}
+
+impl Layer for Block {
+    fn forward_in(&self, input: Stream, pass: &Pass, state: LayerState) -> (Stream, LayerState) {
+        let Stream { x } = input;
+        let normed = norm(&self.input_layernorm, x.clone());
+        let (mixed, state) = self.mixer.forward_in(normed.into(), pass, state);
+        let x = x + self.dropout.forward(mixed.x);
+        let normed = norm(&self.post_attention_layernorm, x.clone());
+        let fed = self.mlp.forward_as(normed, pass.formats);
+        ((x + self.dropout.forward(fed)).into(), state)
+    }
+}
+
+impl FeedForward {
+    pub(crate) fn new(config: &ModelConfig, init: &mut Init) -> Self {
+        let (width, inner) = (config.hidden_size, config.intermediate_size());
+        FeedForward {
+            gate_proj: init.linear(width, inner),
+            up_proj: init.linear(width, inner),
+            down_proj: init.residual_out(inner, width, config.num_hidden_layers),
+        }
     }
 
-    /// `[B, T, D]` → `[B, T, D]`, with the layer's state going in and coming out.
-    ///
-    /// # Panics
-    ///
-    /// If `state` is of another kind of mixer than the block.
-    pub fn forward(&self, x: Tensor<3>, call: &Call, state: LayerState) -> (Tensor<3>, LayerState) {
-        let normed = norm(&self.input_layernorm, x.clone());
-        let (mixed, state) = self.mixer.forward(normed, call, state);
-        let x = x + self.dropout.forward(mixed);
-        let normed = norm(&self.post_attention_layernorm, x.clone());
-        let fed = self.mlp.forward(normed, call.formats());
-        (x + self.dropout.forward(fed), state)
+    /// `[B, T, D]` → `[B, T, D]`, in f32.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let formats = Formats::new(Precision::F32, &x.device());
+        self.forward_as(x, formats)
+    }
+
+    /// [`forward`](Self::forward) in other number formats.
+    pub fn forward_as(&self, x: Tensor<3>, formats: Formats) -> Tensor<3> {
+        let [gate, up] = formats
+            .projections(&[&self.gate_proj, &self.up_proj], x)
+            .try_into()
+            .expect("two projections, two results");
+        let inner = formats.products(swiglu(gate, up));
+        formats.stream(formats.linear(&self.down_proj, inner))
     }
 }
 

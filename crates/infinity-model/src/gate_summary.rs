@@ -1,6 +1,7 @@
 //! How the gates of a trained or training model are distributed, layer by layer: what it forgets,
 //! how strongly it writes, and where it writes and reads.
 
+use crate::layer::{Layer, Stream};
 use crate::model::InfinityModel;
 use crate::state::ModelState;
 use burn::tensor::{Int, Tensor};
@@ -56,11 +57,12 @@ impl InfinityModel {
     pub fn gate_summaries(&self, tokens: Tensor<2, Int>, state: ModelState) -> Vec<GateSummary> {
         let mut found = Vec::new();
         let [_, t] = tokens.dims();
-        let call = self.call(&state.position, t);
-        let mut x = self.embed(tokens);
+        let pass = self.pass(&state.position, t);
+        let mut stream = self.embed(tokens).into();
         for (block, layer) in self.blocks().iter().zip(state.layers) {
-            found.extend(block.gates(&x).map(|gates| summary(&gates)));
-            (x, _) = block.forward(x, &call, layer);
+            let Stream { x } = &stream;
+            found.extend(block.gates(x).map(|gates| summary(&gates)));
+            (stream, _) = block.forward_in(stream, &pass, layer);
         }
         found
     }

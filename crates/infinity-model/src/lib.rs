@@ -19,35 +19,36 @@
 //!
 //! # Map
 //!
-//! - [`config`]: [`ModelConfig`], all that decides which network is built; [`count`]: its cost.
+//! - [`config`]: [`ModelConfig`], all that decides which network is built.
+//! - [`parameters`]: every tensor of it, and what training does with it; [`count`]: its cost.
 //! - [`model`]: [`InfinityModel`], the network; [`state`]: what it remembers between calls.
-//! - [`block`], [`mixer`], [`feed_forward`]: its parts.
+//! - [`block`], [`mixer`]: its parts, which can be had alone; [`layer`]: what they have in common.
 //! - [`gate_summary`]: what its gates do with a text.
 //! - [`precision`](mod@precision): which number format every kind of operation computes in.
 //! - [`tokenizer`], [`sampler`], [`generate`](mod@generate): from text to text.
-//! - [`pretrained`]: model directories as the ecosystem reads them; [`partial`]: directories in the
-//!   making.
+//! - [`pretrained`]: model directories as the ecosystem reads them.
 //!
 //! The crate picks no backend: an app enables one of Burn's, or one of this crate's features of
 //! the same name.
+
+#![forbid(unsafe_code)]
 
 pub mod block;
 pub mod config;
 pub mod count;
 pub mod error;
-pub mod feed_forward;
 pub mod gate_summary;
 pub mod generate;
 mod init;
+pub mod layer;
 pub mod mixer;
 pub mod model;
-pub mod partial;
+pub mod parameters;
 pub mod precision;
 pub mod pretrained;
 pub mod sampler;
 pub mod state;
 pub mod tokenizer;
-mod whole_file;
 
 pub use burn;
 pub use config::ModelConfig;
@@ -57,5 +58,16 @@ pub use generate::{Generation, GenerationConfig, generate, generate_tokens};
 pub use model::InfinityModel;
 pub use precision::{Formats, Precision};
 pub use pretrained::{Pretrained, from_pretrained, save_pretrained};
-pub use state::{LayerState, ModelState};
+pub use state::{LayerState, ModelState, Stateful};
 pub use tokenizer::Tokenizer;
+
+/// What an application that embeds the model or its parts needs most.
+pub mod prelude {
+    pub use crate::block::{Block, BlockConfig, FeedForward, FeedForwardConfig};
+    pub use crate::layer::Layer;
+    pub use crate::mixer::{InfinityMixer, InfinityMixerConfig, SoftmaxMixer, SoftmaxMixerConfig};
+    pub use crate::{
+        GenerationConfig, InfinityModel, LayerState, ModelConfig, ModelState, Precision, Stateful,
+        Tokenizer, from_pretrained, generate, save_pretrained,
+    };
+}

@@ -4,9 +4,9 @@ use crate::block::{Block, norm};
 use crate::config::ModelConfig;
 use crate::error::PrecisionError;
 use crate::init::Init;
-use crate::mixer::{self, Call, Mixer};
+use crate::layer::{Layer, Pass};
 use crate::precision::{Formats, Precision};
-use crate::state::ModelState;
+use crate::state::{ModelState, Stateful};
 use burn::module::Module;
 use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
 use burn::tensor::{Device, Int, Tensor, assert_shape};
@@ -117,22 +117,33 @@ impl InfinityModel {
 
     /// The state of `batch` rows that have read nothing.
     pub fn initial_state(&self, batch: usize) -> ModelState {
-        let device = self.device().inner();
-        let layers = (0..self.config.num_hidden_layers)
-            .map(|_| Mixer::initial_state(&self.config, batch, &device))
-            .collect();
-        ModelState {
-            layers,
-            position: vec![0; batch],
-        }
+        Stateful::initial_state(self, batch)
     }
 
     /// Logits `[B, T, vocab_size]` after each of `tokens` `[B, T]`, and the state after the last.
+    /// Without a state, the tokens are the first.
+    ///
+    /// ```
+    /// use infinity_model::ModelConfig;
+    /// use infinity_model::burn::tensor::{Device, Int, Tensor};
+    ///
+    /// let device = Device::flex();
+    /// let model = ModelConfig::new(11).with_hidden_size(16).with_num_hidden_layers(2).init(&device);
+    /// let tokens = Tensor::<2, Int>::from_ints([[3, 1, 4], [1, 5, 9]], &device);
+    /// let (logits, state) = model.forward(tokens.clone(), None);
+    /// assert_eq!((logits.dims(), &state.position[..]), ([2, 3, 11], &[3, 3][..]));
+    /// let (_, state) = model.forward(tokens, state);
+    /// assert_eq!(state.position, [6, 6]);
+    /// ```
     ///
     /// # Panics
     ///
     /// If `state` has another number of rows than `tokens`.
-    pub fn forward(&self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<3>, ModelState) {
+    pub fn forward(
+        &self,
+        tokens: Tensor<2, Int>,
+        state: impl Into<Option<ModelState>>,
+    ) -> (Tensor<3>, ModelState) {
         let (hidden, state) = self.forward_hidden(tokens, state);
         (self.logits(hidden), state)
     }
@@ -145,7 +156,7 @@ impl InfinityModel {
     pub fn forward_hidden(
         &self,
         tokens: Tensor<2, Int>,
-        state: ModelState,
+        state: impl Into<Option<ModelState>>,
     ) -> (Tensor<3>, ModelState) {
         self.forward_hidden_with(tokens, state, &mut |_| ())
     }
@@ -159,30 +170,34 @@ impl InfinityModel {
     pub fn forward_hidden_with(
         &self,
         tokens: Tensor<2, Int>,
-        state: ModelState,
+        state: impl Into<Option<ModelState>>,
         before: &mut dyn FnMut(usize),
     ) -> (Tensor<3>, ModelState) {
         let [b, t] = tokens.dims();
+        let state = state.into().unwrap_or_else(|| self.initial_state(b));
         assert_eq!(b, state.batch(), "one row of state for each row of tokens");
-        let call = self.call(&state.position, t);
+        let pass = self.pass(&state.position, t);
         let position = state.position_after(t);
         before(0);
-        let mut x = self.embed(tokens);
+        let mut stream = self.embed(tokens).into();
         let mut layers = Vec::with_capacity(state.layers.len());
         for (i, (block, layer)) in self.blocks().iter().zip(state.layers).enumerate() {
             before(i + 1);
-            let (y, layer) = block.forward(x, &call, layer);
-            x = y;
+            let (next, layer) = block.forward_in(stream, &pass, layer);
+            stream = next;
             layers.push(layer);
         }
-        (self.final_norm(x), ModelState { layers, position })
+        (self.final_norm(stream.x), ModelState { layers, position })
     }
 
     /// What the blocks share that read `t` tokens from `position` on.
-    pub fn call(&self, position: &[u64], t: usize) -> Call {
+    pub fn pass(&self, position: &[u64], t: usize) -> Pass {
         let device = self.device().inner();
-        let form = self.form.unwrap_or_else(|| Form::choose(t, &device));
-        mixer::call(&self.config, position, t, (form, self.formats()), &device)
+        let pass = Pass::new(&self.config, position, t, &device).with_formats(self.formats());
+        match self.form {
+            Some(form) => pass.with_form(form),
+            None => pass,
+        }
     }
 
     /// What the first block reads, `[B, T, D]`: `tokens` `[B, T]` embedded.
@@ -247,6 +262,20 @@ impl InfinityModel {
 
     /// Reads one token a row `[B]` and returns the logits after it `[B, vocab_size]`.
     ///
+    /// ```
+    /// # use infinity_model::ModelConfig;
+    /// # use infinity_model::burn::tensor::{Device, Int, Tensor};
+    /// # let device = Device::flex();
+    /// # let model = ModelConfig::new(11).with_hidden_size(16).init(&device);
+    /// let mut state = model.initial_state(1);
+    /// let mut token = Tensor::<1, Int>::from_ints([3], &device);
+    /// for _ in 0..5 {
+    ///     let (logits, next) = model.decode_step(token, state);
+    ///     (token, state) = (logits.argmax(1).reshape([1]), next);
+    /// }
+    /// assert_eq!(state.position, [5]);
+    /// ```
+    ///
     /// # Panics
     ///
     /// As [`forward`](Self::forward).
@@ -260,5 +289,15 @@ impl InfinityModel {
         let tokens = tokens.reshape([b, 1]);
         let (logits, state) = in_pool(&self.device(), || self.forward(tokens, state));
         (logits.reshape([b, self.config.vocab_size]), state)
+    }
+}
+
+impl Stateful for InfinityModel {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn num_layers(&self) -> usize {
+        self.config.num_hidden_layers
     }
 }

@@ -21,6 +21,7 @@
 //! the device multiplies them; see [`HalfSupport`] for the others.
 
 use crate::error::PrecisionError;
+use crate::parameters::ParameterRole;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Linear;
 use burn::tensor::{Device, FloatDType, Tensor};
@@ -299,7 +300,7 @@ impl Formats {
     pub(crate) fn parameters<M: Module>(&self, module: M) -> M {
         module.map(&mut Cast {
             precision: self.precision,
-            gates: 0,
+            path: Vec::new(),
         })
     }
 }
@@ -307,26 +308,22 @@ impl Formats {
 /// Puts every parameter in its format.
 struct Cast {
     precision: Precision,
-    /// How many modules of that name the present one is in.
-    gates: usize,
+    path: Vec<String>,
 }
-
-/// Name of the modules whose parameters are gates'.
-const GATES: &str = "gates";
 
 impl ModuleMapper for Cast {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.gates += usize::from(name == GATES);
+        self.path.push(name.to_owned());
     }
 
-    fn exit_module(&mut self, name: &str, _container_type: &str) {
-        self.gates -= usize::from(name == GATES);
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let operation = match self.gates {
-            0 => Operation::Parameters,
-            _ => Operation::Gates,
+        let operation = match ParameterRole::of(&self.path.join(".")) {
+            ParameterRole::Gate => Operation::Gates,
+            _ => Operation::Parameters,
         };
         let format = self.precision.format(operation);
         if FloatDType::from(param.val().dtype()) == format {

@@ -1,11 +1,31 @@
 //! What a model remembers between calls: a plain value whose size does not depend on time.
 
+use crate::config::{Mixer, ModelConfig, QkNorm};
+use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
 
-/// The state of every layer and the position of every row.
+/// A model, or a layer alone, with a [`ModelState`].
+pub trait Stateful: Module {
+    /// The configuration of its layers.
+    fn config(&self) -> &ModelConfig;
+
+    /// How many layers have a state.
+    fn num_layers(&self) -> usize {
+        1
+    }
+
+    /// The state of `batch` rows that have read nothing, on the device of the parameters.
+    fn initial_state(&self, batch: usize) -> ModelState {
+        let device = self.devices().swap_remove(0).inner();
+        ModelState::initial(self.config(), self.num_layers(), batch, &device)
+    }
+}
+
+/// The state of every layer and the position of every row; of a mixer or block alone, it has one
+/// layer.
 ///
 /// It goes into every forward and comes out again. It can be cloned, detached, moved, reset by
-/// row; dropping it forgets.
+/// row, [saved](Self::save); dropping it forgets.
 #[derive(Clone, Debug)]
 pub struct ModelState {
     /// One entry a layer, from the input on.
@@ -34,6 +54,29 @@ pub enum LayerState {
 }
 
 impl LayerState {
+    /// The state of `batch` rows before the first token.
+    fn initial(config: &ModelConfig, batch: usize, device: &Device) -> Self {
+        if config.mixer == Mixer::Softmax {
+            return LayerState::Softmax { cache: None };
+        }
+        let (h, s) = (config.num_attention_heads, config.num_states());
+        let (keys, values) = (config.key_dim_total(), config.value_dim_total());
+        let carried = match config.qk_norm {
+            QkNorm::L2 => config.value_head_dim(),
+            QkNorm::Denominator => config.value_head_dim() + 1,
+        };
+        let tails = match config.conv_kernel_size {
+            0 => Vec::new(),
+            kernel => [keys, keys, values]
+                .map(|channels| Tensor::zeros([batch, channels, kernel - 1], device))
+                .to_vec(),
+        };
+        LayerState::Infinity {
+            memory: Tensor::zeros([batch, h, s, config.head_dim(), carried], device),
+            tails,
+        }
+    }
+
     fn map(self, map: &mut impl StateMap) -> Self {
         match self {
             LayerState::Infinity { memory, tails } => LayerState::Infinity {
@@ -181,6 +224,20 @@ impl StateMap for Gather<'_> {
 }
 
 impl ModelState {
+    /// The state of `batch` rows before the first token, for `layers` layers of `config`.
+    pub(crate) fn initial(
+        config: &ModelConfig,
+        layers: usize,
+        batch: usize,
+        device: &Device,
+    ) -> Self {
+        let layer = |_| LayerState::initial(config, batch, device);
+        ModelState {
+            layers: (0..layers).map(layer).collect(),
+            position: vec![0; batch],
+        }
+    }
+
     fn apply(self, map: &mut impl StateMap) -> Self {
         let layers = self.layers.into_iter();
         ModelState {

@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use super::options::{Gpu, Options, Part};
-use crate::cargo;
+use crate::workspace::cargo;
 
 pub(crate) const KERNELS: &str = "kernels";
 pub(crate) const LEARNING: &str = "training";
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn targets_and_files_exist() {
-        let root = crate::workspace_root();
+        let root = crate::workspace::root();
         for path in [PEERS, CONFIG] {
             assert!(root.join(path).is_file(), "{path}");
         }

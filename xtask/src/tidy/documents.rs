@@ -1,13 +1,18 @@
-//! The map is alive: every path that README.md and ARCHITECTURE.md name exists, and every crate and
-//! operator has its place in ARCHITECTURE.md.
+//! The map is alive: every path that a document names exists, and every crate and operator has its place in
+//! ARCHITECTURE.md.
+//!
+//! Documents are those at the root, but for the log and the change log, which tell of what is gone, and the
+//! README of every crate.
 //!
 //! Three things count as a named path: a word that starts with one of [`TOP`], the target of a relative
 //! link, and every entry of a fenced block marked `tree`. The block after `<!-- file: path -->` must stand
 //! in that file as it is.
 
-use super::{Finding, operators, tree::Tree};
+use super::rooms::operator_names;
+use super::source::{Finding, Tree};
 
-const DOCUMENTS: [&str; 2] = ["README.md", "ARCHITECTURE.md"];
+const NEEDED: [&str; 2] = ["README.md", "ARCHITECTURE.md"];
+const OF_THE_PAST: [&str; 2] = ["LOG.md", "CHANGELOG.md"];
 const TOP: [&str; 7] = [
     "crates/",
     "configs/",
@@ -18,19 +23,20 @@ const TOP: [&str; 7] = [
     ".ci/",
 ];
 
-pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
+pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let mut found = Vec::new();
-    for name in DOCUMENTS {
-        match tree.text(name) {
-            Some(text) => found.extend(document(tree, name, &text)),
-            None => found.push(Finding::in_file(name, "missing")),
-        }
+    let crates = tree.folders_in("crates");
+    let of_crates = crates.iter().map(|name| format!("crates/{name}/README.md"));
+    let needed = NEEDED.map(str::to_owned).into_iter().chain(of_crates);
+    let missing = needed.filter(|name| !tree.has(name));
+    found.extend(missing.map(|name| Finding::in_file(&name, "missing")));
+    for name in tree.files().iter().filter(|name| is_document(name)) {
+        found.extend(document(tree, name, &tree.text(name).unwrap_or_default()));
     }
 
     let map = tree.text("ARCHITECTURE.md").unwrap_or_default();
-    let crates = tree.folders_in("crates");
     for name in crates
-        .union(&operators::names(tree))
+        .union(&operator_names(tree))
         .filter(|name| !map.contains(**name))
     {
         let message = format!("does not name `{name}`");
@@ -39,9 +45,16 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     found
 }
 
+fn is_document(path: &str) -> bool {
+    let at_the_root = path.ends_with(".md") && !path.contains('/');
+    let of_a_crate = path.starts_with("crates/") && path.ends_with("/README.md");
+    (at_the_root && !OF_THE_PAST.contains(&path)) || (of_a_crate && path.split('/').count() == 3)
+}
+
 fn document(tree: &Tree, name: &str, text: &str) -> Vec<Finding> {
     let mut found = Vec::new();
-    for (line, path) in named_paths(text) {
+    let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+    for (line, path) in named_paths(text, folder) {
         if !tree.has(&path) {
             found.push(Finding::at(name, line, format!("`{path}` does not exist")));
         }
@@ -68,7 +81,7 @@ fn document(tree: &Tree, name: &str, text: &str) -> Vec<Finding> {
 }
 
 /// Line number and path of everything in `text` that claims to exist.
-fn named_paths(text: &str) -> Vec<(usize, String)> {
+fn named_paths(text: &str, folder: &str) -> Vec<(usize, String)> {
     let mut paths = Vec::new();
     let mut entries: Option<TreeBlock> = None;
     for (i, line) in text.lines().enumerate() {
@@ -78,7 +91,11 @@ fn named_paths(text: &str) -> Vec<(usize, String)> {
         } else if let Some(block) = &mut entries {
             paths.extend(block.entry(line).map(|path| (number, path)));
         } else {
-            paths.extend(words(line).chain(links(line)).map(|path| (number, path)));
+            paths.extend(
+                words(line)
+                    .chain(links(line, folder))
+                    .map(|path| (number, path)),
+            );
         }
     }
     paths
@@ -93,13 +110,26 @@ fn words(line: &str) -> impl Iterator<Item = String> {
         .map(str::to_owned)
 }
 
-/// Targets of `[text](target)` that lie in this workspace.
-fn links(line: &str) -> impl Iterator<Item = String> {
-    line.split("](").skip(1).filter_map(|rest| {
+/// Targets of `[text](target)` that lie in this workspace, in a document of `folder`.
+fn links(line: &str, folder: &str) -> impl Iterator<Item = String> {
+    line.split("](").skip(1).filter_map(move |rest| {
         let target = rest.split([')', '#']).next()?;
         let is_local = !target.is_empty() && !target.contains("://");
-        is_local.then(|| target.trim_start_matches("./").to_owned())
+        is_local.then(|| from_the_root(folder, target))
     })
+}
+
+/// `target`, which is relative to `folder`, as a path from the workspace's root.
+fn from_the_root(folder: &str, target: &str) -> String {
+    let mut path: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in target.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => drop(path.pop()),
+            _ => path.push(part),
+        }
+    }
+    path.join("/")
 }
 
 /// Line, path and text of every block that claims to stand in a file.
@@ -138,71 +168,5 @@ impl TreeBlock {
             self.above.push((indent, path.clone()));
         }
         Some(path)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tidy::sandbox::Sandbox;
-
-    #[test]
-    fn a_path_that_is_gone_is_found() {
-        for text in [
-            "See `crates/infinity-model/src/gone.rs`.",
-            "See [the log](LOG.md).",
-            "```bash\ncargo run -- train configs/gone.toml\n```",
-            "```tree\ncrates/\n  infinity-cli/  the binary\n    src/\n      gone.rs  gone\n```",
-        ] {
-            let found = Sandbox::new().findings_after("README.md", text, check);
-            assert_eq!(found.len(), 1, "{text}: {found:?}");
-        }
-    }
-
-    #[test]
-    fn paths_that_are_there_and_placeholders_pass() {
-        let text = "`crates/infinity-model/src/lib.rs`, crates/infinity-train/. `crates/<name>/x.rs`\n\
-                    [map](./ARCHITECTURE.md#flow) [web](https://example.com/docs/x) [here](#here)\n\
-                    ```tree\ncrates/\n  infinity-cli/\n    src/\n      main.rs  entry\n  infinity-model/\n```\n";
-        let found = Sandbox::new().findings_after("README.md", text, check);
-        assert!(found.is_empty(), "{found:?}");
-    }
-
-    #[test]
-    fn a_crate_or_operator_missing_from_the_map_is_found() {
-        let map = "infinity-kernels infinity-model infinity-train infinity-cli\n";
-        let found = Sandbox::new().findings_after("ARCHITECTURE.md", map, check);
-        assert_eq!(found, ["ARCHITECTURE.md: does not name `memory_scan`"]);
-        let map = "infinity-kernels infinity-model infinity-train memory_scan\n";
-        let found = Sandbox::new().findings_after("ARCHITECTURE.md", map, check);
-        assert_eq!(found, ["ARCHITECTURE.md: does not name `infinity-cli`"]);
-    }
-
-    #[test]
-    fn a_quote_that_differs_and_a_gap_are_found() {
-        let sandbox = Sandbox::new();
-        let quote = |code: &str| {
-            format!("<!-- file: crates/infinity-cli/src/main.rs -->\n```rust\n{code}\n```\n")
-        };
-        let same = quote("fn main() {\n    println!();\n}");
-        assert!(sandbox.findings_after("README.md", &same, check).is_empty());
-        for text in [
-            quote("fn main() {\n}"),
-            quote(""),
-            "| speed | TODO |".to_owned(),
-        ] {
-            assert_eq!(
-                sandbox.findings_after("README.md", &text, check).len(),
-                1,
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_missing_document_is_found() {
-        let sandbox = Sandbox::new();
-        sandbox.remove("README.md");
-        assert_eq!(check(&sandbox.tree()).len(), 1);
     }
 }

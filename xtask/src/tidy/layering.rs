@@ -1,10 +1,9 @@
-//! The arrow `cli → train → model → kernels`, with files below all but the kernels, and who may use what, in manifests and sources.
+//! The arrow `cli → train → model → kernels`, and who may use what, in manifests and sources.
 //!
 //! Only the kernels name a compute backend. Only programs (the command line, xtask, examples) use
 //! anyhow and clap, or print.
 
-use super::source::{is_test_file, lines};
-use super::{Finding, tree::Tree};
+use super::source::{Finding, Tree, is_test_file, lines};
 
 /// The libraries and the crates of this workspace each may depend on. The command line may use all.
 const LIBRARIES: [(&str, &[&str]); 5] = [
@@ -15,11 +14,11 @@ const LIBRARIES: [(&str, &[&str]); 5] = [
         "infinity-train",
         &["infinity-files", "infinity-kernels", "infinity-model"],
     ),
-    ("infinity-plot", &[]),
+    ("infinity-plot", &["infinity-files"]),
 ];
-/// Of this workspace, what xtask may use: it builds without Burn.
+/// Crates that build without Burn, of which alone xtask may use some.
 const WITHOUT_BURN: [&str; 2] = ["infinity-files", "infinity-plot"];
-const BACKENDS: [&str; 7] = [
+pub(super) const BACKENDS: [&str; 7] = [
     "burn-flex",
     "burn-cubecl",
     "cubecl",
@@ -28,10 +27,10 @@ const BACKENDS: [&str; 7] = [
     "burn-rocm",
     "burn-ndarray",
 ];
-const FOR_PROGRAMS: [&str; 2] = ["anyhow", "clap"];
-const PRINTS: [&str; 5] = ["println!", "print!", "eprintln!", "eprint!", "dbg!"];
+pub(super) const FOR_PROGRAMS: [&str; 2] = ["anyhow", "clap"];
+pub(super) const PRINTS: [&str; 5] = ["println!", "print!", "eprintln!", "eprint!", "dbg!"];
 
-pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
+pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let manifests = tree
         .files()
         .iter()
@@ -68,8 +67,11 @@ fn forbidden(path: &str, name: &str) -> Option<String> {
         ));
     }
     let with_burn = name.starts_with("burn") || name.starts_with("infinity-");
-    if path.starts_with("xtask/") && with_burn && !WITHOUT_BURN.contains(&name) {
-        return Some(format!("`{name}`: xtask builds without Burn"));
+    let builds_without = path.starts_with("xtask/")
+        || library(path).is_some_and(|(library, _)| WITHOUT_BURN.contains(&library));
+    if builds_without && with_burn && !WITHOUT_BURN.contains(&name) {
+        let package = path.rsplit('/').nth(1).unwrap_or(path);
+        return Some(format!("`{name}`: {package} builds without Burn"));
     }
     let (library, below) = library(path)?;
     if FOR_PROGRAMS.contains(&name) {
@@ -127,103 +129,4 @@ fn source(tree: &Tree, path: &str) -> Vec<Finding> {
         }
     }
     found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tidy::sandbox::Sandbox;
-
-    fn manifest_findings(path: &str, text: &str) -> Vec<String> {
-        Sandbox::new().findings_after(path, text, check)
-    }
-
-    #[test]
-    fn an_arrow_that_points_up_is_found() {
-        for (package, dependency) in [
-            ("infinity-kernels", "infinity-model"),
-            ("infinity-model", "infinity-train"),
-            ("infinity-train", "infinity-cli"),
-        ] {
-            let path = format!("crates/{package}/Cargo.toml");
-            for table in [
-                "dependencies",
-                "dev-dependencies",
-                "target.'cfg(unix)'.dependencies",
-            ] {
-                let found = manifest_findings(&path, &format!("[{table}]\n{dependency} = \"1\"\n"));
-                assert_eq!(
-                    found.len(),
-                    1,
-                    "{package} → {dependency} in {table}: {found:?}"
-                );
-            }
-            let renamed = format!("[dependencies]\nx = {{ package = \"{dependency}\" }}\n");
-            assert_eq!(manifest_findings(&path, &renamed).len(), 1);
-        }
-    }
-
-    #[test]
-    fn a_crate_may_name_itself_for_its_tests() {
-        let text = "[dev-dependencies]\ninfinity-model = { path = \".\", features = [\"flex\"] }\n";
-        assert!(manifest_findings("crates/infinity-model/Cargo.toml", text).is_empty());
-    }
-
-    #[test]
-    fn a_backend_outside_the_kernels_is_found() {
-        for name in BACKENDS {
-            let text = format!("[dependencies]\n{name} = \"1\"\n");
-            assert_eq!(
-                manifest_findings("crates/infinity-cli/Cargo.toml", &text).len(),
-                1
-            );
-            let code = format!("//! Head.\nuse {}::Device;\n", name.replace('-', "_"));
-            let found = Sandbox::new().findings_after("examples/app/src/main.rs", &code, check);
-            assert_eq!(found.len(), 1, "{found:?}");
-            assert!(found[0].starts_with("examples/app/src/main.rs:2: "));
-        }
-    }
-
-    #[test]
-    fn crates_for_programs_are_found_in_libraries() {
-        for name in FOR_PROGRAMS {
-            let text = format!("[dependencies]\n{name}.workspace = true\n");
-            assert_eq!(
-                manifest_findings("crates/infinity-train/Cargo.toml", &text).len(),
-                1
-            );
-            assert!(manifest_findings("xtask/Cargo.toml", &text).is_empty());
-        }
-        assert_eq!(
-            manifest_findings("xtask/Cargo.toml", "[dependencies]\nburn = \"1\"\n").len(),
-            1
-        );
-    }
-
-    #[test]
-    fn printing_in_a_library_is_found() {
-        let sandbox = Sandbox::new();
-        let path = "crates/infinity-train/src/lib.rs";
-        for print in PRINTS {
-            let text = format!("//! Training.\nfn a() {{\n    {print}(\"x\");\n}}\n");
-            assert_eq!(
-                sandbox.findings_after(path, &text, check).len(),
-                1,
-                "{print}"
-            );
-            let test = format!("//! Training.\n#[cfg(test)]\nmod t {{\n    {print}(\"x\");\n}}\n");
-            assert!(
-                sandbox.findings_after(path, &test, check).is_empty(),
-                "{print}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_manifest_that_is_not_toml_is_found() {
-        assert_eq!(
-            manifest_findings("crates/infinity-cli/Cargo.toml", "[dependencies\n").len(),
-            1
-        );
-    }
 }

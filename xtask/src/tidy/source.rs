@@ -1,4 +1,127 @@
-//! Rust source seen as code: comments and the insides of literals are blanked, tests are marked.
+//! What the rules read: the files of the workspace, and Rust source seen as code, in which comments and
+//! the contents of literals are blanked and tests are marked.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
+
+/// One broken rule at one place.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    pub(crate) path: String,
+    /// From 1; 0 where the whole file is meant.
+    line: usize,
+    message: String,
+}
+
+impl Finding {
+    pub(crate) fn in_file(path: &str, message: impl Into<String>) -> Self {
+        Finding::at(path, 0, message)
+    }
+
+    pub(crate) fn at(path: &str, line: usize, message: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            line,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.path, self.message),
+            line => write!(f, "{}:{line}: {}", self.path, self.message),
+        }
+    }
+}
+
+/// What is, or would be, committed: everything but `.git`, `target` and what the root's `.gitignore` names.
+pub(crate) struct Tree {
+    root: PathBuf,
+    files: BTreeSet<String>,
+}
+
+impl Tree {
+    pub(crate) fn read(root: &Path) -> io::Result<Self> {
+        let ignored = ignored(root);
+        let mut files = BTreeSet::new();
+        let mut folders = vec![String::new()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(root.join(&folder))? {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let path = if folder.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{folder}/{name}")
+                };
+                if name == ".git" || name == "target" || ignored.contains(&path) {
+                    continue;
+                }
+                // A link is listed, not followed: what it points to is not committed.
+                if entry.file_type()?.is_dir() {
+                    folders.push(path);
+                } else {
+                    files.insert(path);
+                }
+            }
+        }
+        Ok(Self {
+            root: root.to_path_buf(),
+            files,
+        })
+    }
+
+    /// Paths relative to the root, sorted, with `/` on every platform.
+    pub(crate) fn files(&self) -> &BTreeSet<String> {
+        &self.files
+    }
+
+    /// The Rust files among them.
+    pub(crate) fn rust_files(&self) -> impl Iterator<Item = &str> {
+        self.files
+            .iter()
+            .map(String::as_str)
+            .filter(|path| path.ends_with(".rs"))
+    }
+
+    /// Is there such a file, or a folder that holds one?
+    pub(crate) fn has(&self, path: &str) -> bool {
+        let path = path.trim_end_matches('/');
+        let inside = format!("{path}/");
+        self.files.contains(path) || self.files.iter().any(|file| file.starts_with(&inside))
+    }
+
+    /// Names of the folders directly inside `folder`.
+    pub(crate) fn folders_in(&self, folder: &str) -> BTreeSet<&str> {
+        let prefix = format!("{folder}/");
+        self.files
+            .iter()
+            .filter_map(|file| file.strip_prefix(&prefix)?.split_once('/'))
+            .map(|(name, _)| name)
+            .collect()
+    }
+
+    /// The text of a file; `None` if it is not there or not UTF-8.
+    pub(crate) fn text(&self, path: &str) -> Option<String> {
+        std::fs::read_to_string(self.root.join(path)).ok()
+    }
+
+    pub(crate) fn bytes(&self, path: &str) -> u64 {
+        std::fs::symlink_metadata(self.root.join(path)).map_or(0, |meta| meta.len())
+    }
+}
+
+/// The anchored, plain lines of the root's `.gitignore` (`/runs`); this workspace uses no other form.
+fn ignored(root: &Path) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix('/'))
+        .map(|path| path.trim_end_matches('/').to_owned())
+        .collect()
+}
 
 /// One line of a Rust file.
 pub(crate) struct Line {
@@ -134,45 +257,4 @@ fn is_char_literal(text: &str) -> bool {
         (chars.next(), chars.next()),
         (Some('\\'), _) | (_, Some('\''))
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn comments_and_literals_are_not_code() {
-        let text = r##"let a = "unsafe // \" no"; // unsafe
-let b = r#"unsafe " no"#; /* unsafe /* unsafe */
-unsafe */ let c: &'a str = x; let d = '"'; let e = '\''; f("\
-unsafe")
-for r in "a" {}"##;
-        let lines = lines(text);
-        assert_eq!(lines.len(), text.lines().count());
-        assert!(lines.iter().all(|line| !line.has_word("unsafe")));
-        let code: Vec<&str> = lines.iter().map(|line| line.code.trim()).collect();
-        assert_eq!(code[0], "let a = \"\";");
-        assert_eq!(
-            code[2],
-            "let c: &'a str = x; let d = \"\"; let e = \"\"; f(\"\""
-        );
-        assert_eq!(code[4], "for r in \"\" {}");
-    }
-
-    #[test]
-    fn whole_words_only() {
-        let line = &lines("unsafe_op(); my_unsafe; unsafe { x }")[0];
-        assert!(line.has_word("unsafe") && line.has_word("x"));
-        assert!(!lines("unsafe_op(); my_unsafe;")[0].has_word("unsafe"));
-    }
-
-    #[test]
-    fn tests_are_marked_to_their_end() {
-        let text = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\nfn c() {}\n#[cfg(test)]\nmod d;\nfn e() {}\n";
-        let marks: Vec<bool> = lines(text).iter().map(|line| line.is_test).collect();
-        assert_eq!(
-            marks,
-            [false, true, true, true, true, false, true, true, false]
-        );
-    }
 }

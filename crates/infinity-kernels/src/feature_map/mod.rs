@@ -6,7 +6,6 @@
 //! | relu | max(x, 0) | Kasai et al., arXiv:2103.13076 |
 //! | learnable | elu(x W_h + b_h) + 1, one `K × K` matrix a head | Zhang et al., arXiv:2402.04347 |
 
-use crate::math::l2norm;
 use burn::tensor::{Tensor, activation, assert_shape};
 
 /// Length below which [`l2_normalize`] lets a vector shrink to zero.
@@ -64,7 +63,8 @@ pub fn learnable(x: Tensor<4>, weight: Tensor<3>, bias: Tensor<2>) -> Tensor<4> 
 
 /// `x / sqrt(Σ x² + eps²)` over the last dim of `[B, T, H, K]`, `eps` = [`L2_EPS`].
 pub fn l2_normalize(x: Tensor<4>) -> Tensor<4> {
-    l2norm::l2_normalize(x, L2_EPS)
+    let norm = (x.clone().square().sum_dim(3) + L2_EPS * L2_EPS).sqrt();
+    x / norm
 }
 
 #[cfg(test)]

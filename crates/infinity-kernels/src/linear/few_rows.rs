@@ -4,8 +4,8 @@
 //! with different numbers of cores, add in the same order.
 
 use super::weight::Weight;
-use crate::math::flex_values::{Primitive, slice};
-use crate::math::simd::{Level, dot, leveled, multiply_add};
+use crate::cpu::simd::{Level, dot, leveled, multiply_add};
+use crate::cpu::tensors::{Primitive, slice};
 use rayon::prelude::*;
 
 /// Weights a thread takes at a time: 256 KiB, long enough to read at full speed.

@@ -6,10 +6,9 @@
 
 use super::weight::Weight;
 use super::{FEW_ROWS, few_rows};
-use crate::math::blocked::{Columns, Term, products, products_into, sum_of_products};
-use crate::math::flex_values::{Primitive, single, slice, tensor};
-use crate::math::product::Left;
-use crate::math::unwritten::unwritten;
+use crate::cpu::gemm::{Columns, Term, joined_products, products, sum_of_products};
+use crate::cpu::product::Left;
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 
@@ -28,23 +27,12 @@ pub(crate) fn forward(x: Primitive, weights: Vec<Primitive>) -> Primitive {
 fn many_rows(x: &Primitive, weights: Vec<Primitive>) -> Vec<f32> {
     let [b, t, width] = x.shape().dims();
     let weights: Vec<Weight> = weights.into_iter().map(Weight::new).collect();
-    let outputs: usize = weights.iter().map(|weight| weight.out).sum();
-    // SAFETY: every product writes its part, and the parts are all there is.
-    let mut y = unsafe { unwritten(b * t * outputs) };
-    let mut outs = Vec::new();
-    let mut rest = y.as_mut_slice();
-    for weight in &weights {
-        let (out, behind) = rest.split_at_mut(b * t * weight.out);
-        outs.push(out);
-        rest = behind;
-    }
     let columns = |weight| Columns {
         data: Weight::view(weight),
         n: weight.out,
     };
     let rights: Vec<Columns> = weights.iter().map(columns).collect();
-    products_into([b * t, width], Left::rows(slice(x), width), &rights, outs);
-    y
+    joined_products([b * t, width], Left::rows(slice(x), width), &rights)
 }
 
 /// Gradients of `x` and of every weight, given those of every result.

@@ -1,7 +1,7 @@
 //! A weight as the CPU's kernels read it: as it is stored.
 
-use crate::math::flex_values::{Primitive, single, slice};
-use crate::math::product::Left;
+use crate::cpu::product::Left;
+use crate::cpu::tensors::{Primitive, single, slice};
 use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
 
 /// A weight `[D, N]`, stored by rows or by columns.

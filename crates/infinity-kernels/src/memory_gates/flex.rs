@@ -6,12 +6,11 @@
 mod token;
 
 use super::GateRule;
-use crate::math::flex_values::{Primitive, single, slice, tensor};
-use crate::math::simd::{Level, leveled};
-use crate::math::unwritten::unwritten;
+use crate::cpu::results::{fill, in_pieces};
+use crate::cpu::simd::{Level, leveled};
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
-use rayon::prelude::*;
 use token::{Shared, Token};
 
 /// Tokens a thread takes at a time.
@@ -113,32 +112,26 @@ pub(crate) fn forward(
     let shared = Shared::new(rule, slice(&a_log), slice(&bias));
     let one = b * t * shared.per_state();
     let parts = 3 + usize::from(rule.delta);
-    // SAFETY: the pieces cover all of it, and `forward_tokens` writes every gate of a token.
-    let mut out = unsafe { unwritten(parts * one) };
+    let mut out = Box::new_uninit_slice(parts * one);
     let (log_decay, rest) = out.split_at_mut(one);
     let (read, rest) = rest.split_at_mut(one);
     let (write, erase) = rest.split_at_mut(one);
     let piece = TOKENS * shared.per_state();
-    let erased: Vec<&mut [f32]> = match rule.delta {
-        true => erase.chunks_mut(piece).collect(),
-        false => (0..(b * t).div_ceil(TOKENS)).map(|_| &mut [][..]).collect(),
-    };
-    let level = Level::detect();
-    log_decay
-        .par_chunks_mut(piece)
-        .zip(read.par_chunks_mut(piece))
-        .zip(write.par_chunks_mut(piece))
-        .zip(erased)
-        .zip(slice(&z).par_chunks(TOKENS * width))
-        .for_each(|((((log_decay, read), write), erase), z)| {
-            let out = &mut Outputs {
-                log_decay,
-                read,
-                write,
-                erase,
-            };
-            forward_tokens(level, &shared, z, out);
-        });
+    let (z, level) = (slice(&z), Level::detect());
+    let results = [log_decay, read, write, erase];
+    fill(results, [piece; 4], |i, [log_decay, read, write, erase]| {
+        let rest = &z[i * TOKENS * width..];
+        let z = &rest[..rest.len().min(TOKENS * width)];
+        let out = &mut Outputs {
+            log_decay,
+            read,
+            write,
+            erase,
+        };
+        forward_tokens(level, &shared, z, out);
+    });
+    // SAFETY: `fill` writes all of the four results, and they are all there is.
+    let out = unsafe { out.assume_init() }.into_vec();
     let len = Shape::from([out.len()]);
     tensor(out, len, dtype)
 }
@@ -160,18 +153,12 @@ pub(crate) fn backward(
     let d_y = slice(&d_y);
     let pieces = (b * t).div_ceil(TOKENS);
     let (a_len, bias_len) = (a_log_shape.num_elements(), bias_shape.num_elements());
-    // SAFETY: the pieces cover all of it, and each is filled before anything else.
-    let mut d_z = unsafe { unwritten(b * t * width) };
-    let mut d_a = vec![0f32; pieces * a_len];
-    let mut d_bias = vec![0f32; pieces * bias_len];
-    let level = Level::detect();
-    d_z.par_chunks_mut(TOKENS * width)
-        .zip(d_a.par_chunks_mut(a_len.max(1)))
-        .zip(d_bias.par_chunks_mut(bias_len.max(1)))
-        .zip(slice(&z).par_chunks(TOKENS * width))
-        .enumerate()
-        .for_each(|(i, (((d_z, a_log), bias), z))| {
-            d_z.fill(0.0);
+    let (z, level) = (slice(&z), Level::detect());
+    let [d_z, d_a, d_bias] = in_pieces(
+        [z.len(), pieces * a_len, pieces * bias_len],
+        [TOKENS * width, a_len, bias_len],
+        |i, [d_z, a_log, bias]| {
+            let z = &z[i * TOKENS * width..][..d_z.len()];
             let at = i * TOKENS * shared.per_state();
             let len = z.len() / width * shared.per_state();
             let part = |part: usize| &d_y[part * one + at..][..len];
@@ -187,7 +174,8 @@ pub(crate) fn backward(
                 bias,
             };
             backward_tokens(level, &shared, z, incoming, grads);
-        });
+        },
+    );
     (
         tensor(d_z, shape, dtype),
         tensor(summed(&d_a, a_len), a_log_shape, dtype),

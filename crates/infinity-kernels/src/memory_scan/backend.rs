@@ -5,10 +5,10 @@
 //! default: it exists where a backend brings a kernel, which `Form::check` knows.
 
 use super::chunkwise;
-#[cfg(feature = "cube")]
-use super::cube;
 #[cfg(feature = "flex")]
-use super::flex;
+use super::cpu;
+#[cfg(feature = "cube")]
+use super::gpu;
 use crate::parts::{Parts, packed};
 #[cfg(feature = "cube")]
 use burn::backend::fusion::custom::TensorSpec;
@@ -116,7 +116,7 @@ fn both_spec(x: &ScanTensorsMetadata) -> TensorSpec {
     TensorSpec::new(Shape::from([len]), x.state.dtype)
 }
 
-/// What the kernel of `cube/` saves.
+/// What the kernel of `gpu/` saves.
 #[cfg(feature = "cube")]
 fn saved_spec(x: &ScanTensorsMetadata, chunk: usize) -> TensorSpec {
     let chunks = x.q.shape[1].div_ceil(chunk);
@@ -132,7 +132,7 @@ impl MemoryScanBackend for burn::backend::Flex {
         delta: bool,
         _parts: Parts,
     ) -> FloatTensor<Self> {
-        flex::forward(x, delta)
+        cpu::forward(x, delta)
     }
 
     fn memory_scan_fused_saving(
@@ -140,7 +140,7 @@ impl MemoryScanBackend for burn::backend::Flex {
         _chunk: usize,
         delta: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        flex::forward_saving(x, delta)
+        cpu::forward_saving(x, delta)
     }
 
     fn memory_scan_fused_backward(
@@ -151,7 +151,7 @@ impl MemoryScanBackend for burn::backend::Flex {
         _chunk: usize,
         delta: bool,
     ) -> ScanTensors<Self> {
-        flex::backward(x, saved, [d_o, d_state], delta)
+        cpu::backward(x, saved, [d_o, d_state], delta)
     }
 }
 
@@ -166,7 +166,7 @@ impl MemoryScanBackend for burn_cubecl::CubeBackend {
         delta: bool,
         _parts: Parts,
     ) -> FloatTensor<Self> {
-        cube::forward(x, chunk, delta)
+        gpu::forward(x, chunk, delta)
     }
 
     fn memory_scan_fused_saving(
@@ -174,7 +174,7 @@ impl MemoryScanBackend for burn_cubecl::CubeBackend {
         chunk: usize,
         delta: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        cube::forward_saving(x, chunk, delta)
+        gpu::forward_saving(x, chunk, delta)
     }
 
     fn memory_scan_fused_backward(
@@ -186,6 +186,6 @@ impl MemoryScanBackend for burn_cubecl::CubeBackend {
         delta: bool,
     ) -> ScanTensors<Self> {
         let d_both = packed::<Self>([d_o, d_state]);
-        cube::backward(x, saved, d_both, chunk, delta)
+        gpu::backward(x, saved, d_both, chunk, delta)
     }
 }

@@ -2,17 +2,17 @@
 //!
 //! One operator covers linear attention and the multi-scale memory. The contract is here; the
 //! derivation is in `README.md`; `reference.rs`, `recurrent.rs` and `chunkwise/` follow the same
-//! steps (forget, correct, write, read) and can be read side by side. `flex/` is the CPU's kernel,
-//! `cube/` that of every CubeCL runtime.
+//! steps (forget, correct, write, read) and can be read side by side. `cpu/` is the CPU's kernel,
+//! `gpu/` that of every CubeCL runtime.
 
 mod autodiff;
 mod backend;
 mod chunkwise;
 pub mod chunkwise_form;
-#[cfg(feature = "cube")]
-pub(crate) mod cube;
 #[cfg(feature = "flex")]
-mod flex;
+mod cpu;
+#[cfg(feature = "cube")]
+pub(crate) mod gpu;
 pub mod recurrent;
 pub mod reference;
 

@@ -1,10 +1,10 @@
 //! The iteration on the CPU: rows in blocks over the threads, symmetric products by their lower half.
 
 use super::{COEFFICIENTS, SMALLEST_NORM, STEPS};
-use crate::math::flex_values::{Primitive, single, slice, tensor};
-use crate::math::product::{Keep, Left, Part, Product, Right, multiply};
-use crate::math::simd::{LANES, Level, padded};
-use crate::math::transpose::transpose;
+use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::simd::{LANES, Level, padded};
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
+use crate::cpu::transpose::transpose;
 use burn::backend::TensorMetadata;
 use rayon::prelude::*;
 

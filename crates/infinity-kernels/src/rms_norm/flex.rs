@@ -3,12 +3,11 @@
 //! The weight's gradient is summed within a piece and then over the pieces in their order, and a
 //! piece has the same rows whatever the number of threads: two runs give the same bits.
 
-use crate::math::exp::exp;
-use crate::math::flex_values::{Primitive, single, slice, tensor};
-use crate::math::simd::{Level, dot, leveled, multiply_add};
-use crate::math::unwritten::unwritten;
+use crate::cpu::exp::exp;
+use crate::cpu::results::in_pieces;
+use crate::cpu::simd::{Level, dot, leveled, multiply_add};
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
-use rayon::prelude::*;
 
 /// Values a thread takes at a time.
 const PIECE: usize = 8_192;
@@ -111,10 +110,8 @@ pub(crate) fn forward(
     let (x, weight, gate) = (single(x), single(weight), gate.map(single));
     let (x, weight, gate) = (slice(&x), slice(&weight), gate.as_ref().map(slice));
     let piece = piece(weight.len());
-    // SAFETY: the pieces cover all of it, and `forward_rows` writes a row before it reads it.
-    let mut y = unsafe { unwritten(x.len()) };
     let level = Level::detect();
-    y.par_chunks_mut(piece).enumerate().for_each(|(i, y)| {
+    let [y] = in_pieces([x.len()], [piece], |i, [y]| {
         let at = i * piece..i * piece + y.len();
         let rows = Rows {
             x: &x[at.clone()],
@@ -141,21 +138,13 @@ pub(crate) fn backward(
     let (x, weight, d_y) = (slice(&x), slice(&weight), slice(&d_y));
     let gate = gate.as_ref().map(slice);
     let (width, piece) = (weight.len(), piece(weight.len()));
-    // SAFETY: as in `forward`.
-    let mut d_x = unsafe { unwritten(x.len()) };
-    // SAFETY: there are values only where there is a gate, and then `backward_rows` writes all.
-    let mut d_gate = unsafe { unwritten(gate.map_or(0, <[f32]>::len)) };
-    let mut partial = vec![0f32; x.len().div_ceil(piece) * width];
     let level = Level::detect();
-    let gates: Vec<Option<&mut [f32]>> = match gate {
-        Some(_) => d_gate.chunks_mut(piece).map(Some).collect(),
-        None => (0..x.len().div_ceil(piece)).map(|_| None).collect(),
-    };
-    d_x.par_chunks_mut(piece)
-        .zip(gates)
-        .zip(partial.par_chunks_mut(width.max(1)))
-        .enumerate()
-        .for_each(|(i, ((d_x, d_gate), d_weight))| {
+    let d_gates = gate.map_or(0, <[f32]>::len);
+    let partial = x.len().div_ceil(piece) * width;
+    let [d_x, d_gate, partial] = in_pieces(
+        [x.len(), d_gates, partial],
+        [piece, piece, width],
+        |i, [d_x, d_gate, d_weight]| {
             let at = i * piece..i * piece + d_x.len();
             let rows = Rows {
                 x: &x[at.clone()],
@@ -165,11 +154,12 @@ pub(crate) fn backward(
             };
             let grads = &mut RowGrads {
                 x: d_x,
-                gate: d_gate,
+                gate: gate.map(|_| d_gate),
                 weight: d_weight,
             };
             backward_rows(level, rows, &d_y[at], grads);
-        });
+        },
+    );
     let mut d_weight = vec![0f32; width];
     for partial in partial.chunks_exact(width.max(1)) {
         d_weight

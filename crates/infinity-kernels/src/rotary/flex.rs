@@ -6,13 +6,14 @@
 //! ```
 
 use super::{FeatureMap, UnitRotary};
+use crate::cpu::exp::exp;
+use crate::cpu::results::zeroed;
+use crate::cpu::simd::{Level, dot, leveled, multiply_add};
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use crate::feature_map::L2_EPS;
-use crate::math::exp::exp;
-use crate::math::flex_values::{Primitive, single, slice, tensor};
-use crate::math::simd::{Level, dot, leveled, multiply_add};
-use crate::math::unwritten::unwritten;
 use burn::backend::TensorMetadata;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Tokens a thread takes at a time.
 const TOKENS: usize = 32;
@@ -120,16 +121,17 @@ leveled!(
     fn backward_tokens(tokens: Tokens<'_>, d_y: &[f32], d_x: &mut [f32]) = backward_loop
 );
 
-/// Hands every piece of `out` `[B, T, H, K]` to `run` with its tokens and where it starts.
-fn pieces(
+/// Values like `x` `[B, T, H, K]`, of which `run` computes some tokens' at a time: it gets the tokens,
+/// where they start, and their values to write, zeros so far.
+fn in_pieces(
     rule: UnitRotary,
     [x, cos, sin]: [&Primitive; 3],
-    out: &mut [f32],
     run: impl Fn(Tokens<'_>, usize, &mut [f32]) + Sync,
-) {
+) -> Vec<f32> {
     let [_, t, n_heads, key_dim] = x.shape().dims();
     let [table_rows, ..] = cos.shape().dims::<4>();
     let (x, cos, sin) = (slice(x), slice(cos), slice(sin));
+    let mut out: Box<[MaybeUninit<f32>]> = Box::new_uninit_slice(x.len());
     let row = t * n_heads * key_dim;
     let piece = TOKENS * n_heads * key_dim;
     out.par_chunks_mut(row.max(1))
@@ -147,19 +149,19 @@ fn pieces(
                     key_dim,
                     rule,
                 };
-                run(tokens, at, out);
+                run(tokens, at, zeroed(out));
             });
         });
+    // SAFETY: the pieces cover all rows and the rows all values, and each piece was filled.
+    unsafe { out.assume_init() }.into_vec()
 }
 
 /// The rotated unit vectors.
 pub(crate) fn forward(rule: UnitRotary, x: Primitive, cos: Primitive, sin: Primitive) -> Primitive {
     let (shape, dtype) = (x.shape(), x.dtype());
     let [x, cos, sin] = [x, cos, sin].map(single);
-    // SAFETY: the pieces cover all of it, and `forward_tokens` writes a row before it reads it.
-    let mut y = unsafe { unwritten(shape.num_elements()) };
     let level = Level::detect();
-    pieces(rule, [&x, &cos, &sin], &mut y, |tokens, _, y| {
+    let y = in_pieces(rule, [&x, &cos, &sin], |tokens, _, y| {
         forward_tokens(level, tokens, y);
     });
     tensor(y, shape, dtype)
@@ -176,10 +178,8 @@ pub(crate) fn backward(
     let (shape, dtype) = (x.shape(), x.dtype());
     let [x, cos, sin, d_y] = [x, cos, sin, d_y].map(single);
     let d_y = slice(&d_y);
-    // SAFETY: as in `forward`.
-    let mut d_x = unsafe { unwritten(shape.num_elements()) };
     let level = Level::detect();
-    pieces(rule, [&x, &cos, &sin], &mut d_x, |tokens, at, d_x| {
+    let d_x = in_pieces(rule, [&x, &cos, &sin], |tokens, at, d_x| {
         backward_tokens(level, tokens, &d_y[at..at + d_x.len()], d_x);
     });
     tensor(d_x, shape, dtype)

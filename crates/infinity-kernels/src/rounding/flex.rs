@@ -1,12 +1,11 @@
 //! Rounding to half on the CPU: one pass, on the bits.
 
 use super::Half;
-use crate::math::flex_values::{Primitive, single, slice, tensor};
-use crate::math::simd::{Level, leveled};
-use crate::math::unwritten::unwritten;
+use crate::cpu::results::in_pieces;
+use crate::cpu::simd::{Level, leveled};
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
-use rayon::prelude::*;
 
 /// Values a thread takes at a time: enough to be worth handing over, little enough for its cache.
 const PIECE: usize = 16_384;
@@ -67,15 +66,14 @@ leveled!(fn f16_piece(x: &[f32], y: &mut [f32]) = f16_loop);
 pub(super) fn rounded(x: Primitive, half: Half) -> Primitive {
     let shape = x.shape();
     let x = single(x);
-    // SAFETY: the pieces cover all of it, and every value of a piece is written.
-    let mut y = unsafe { unwritten(shape.num_elements()) };
+    let x = slice(&x);
     let level = Level::detect();
     let piece = match half {
         Half::Bf16 => bf16_piece,
         Half::F16 => f16_piece,
     };
-    y.par_chunks_mut(PIECE)
-        .zip(slice(&x).par_chunks(PIECE))
-        .for_each(|(y, x)| piece(level, x, y));
+    let [y] = in_pieces([x.len()], [PIECE], |i, [y]| {
+        piece(level, &x[i * PIECE..][..y.len()], y);
+    });
     tensor(y, shape, DType::F32)
 }

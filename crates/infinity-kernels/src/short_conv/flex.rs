@@ -10,13 +10,12 @@
 //! threads, and their weight gradients are summed in the order of the rows: two runs give the same
 //! bits.
 
-use crate::math::exp::exp;
-use crate::math::flex_values::{Primitive, single, slice, tensor};
-use crate::math::simd::{Level, leveled, multiply_add};
-use crate::math::unwritten::unwritten;
+use crate::cpu::exp::exp;
+use crate::cpu::results::in_pieces;
+use crate::cpu::simd::{Level, leveled, multiply_add};
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
-use rayon::prelude::*;
 
 /// A call's tensors as slices, channels innermost everywhere.
 struct Call {
@@ -177,12 +176,10 @@ leveled!(fn backward_row(row: Row<'_>, d_y: &[f32], grads: &mut RowGrads<'_>) = 
 pub(crate) fn forward(x: Primitive, weight: Primitive, tail: Primitive) -> Primitive {
     let call = Call::new(x, weight, tail);
     let (row_len, _) = call.row_len();
-    // SAFETY: the rows cover all of it, and `forward_row` writes a token before it reads it.
-    let mut y = unsafe { unwritten(call.b * row_len) };
     let level = Level::detect();
-    y.par_chunks_exact_mut(row_len.max(1))
-        .enumerate()
-        .for_each(|(b, y)| forward_row(level, call.row(b), y));
+    let [y] = in_pieces([call.b * row_len], [row_len], |b, [y]| {
+        forward_row(level, call.row(b), y);
+    });
     tensor(
         y,
         Shape::from([call.b, call.t, call.sizes.channels]),
@@ -203,20 +200,15 @@ pub(crate) fn backward(
     let d_y = single(d_y);
     let d_y = slice(&d_y);
     let taps_len = kernel * channels;
-    // SAFETY: the rows cover all of it, and each is filled before it is added to.
-    let mut d_x = unsafe { unwritten(call.b * row_len) };
-    let mut d_before = vec![0f32; call.b * before_len];
-    let mut d_taps = vec![0f32; call.b * taps_len];
     let level = Level::detect();
-    d_x.par_chunks_exact_mut(row_len.max(1))
-        .zip(d_before.par_chunks_exact_mut(before_len.max(1)))
-        .zip(d_taps.par_chunks_exact_mut(taps_len))
-        .enumerate()
-        .for_each(|(b, ((x, before), taps))| {
+    let [d_x, d_before, d_taps] = in_pieces(
+        [row_len, before_len, taps_len].map(|len| call.b * len),
+        [row_len, before_len, taps_len],
+        |b, [x, before, taps]| {
             let d_y = &d_y[b * row_len..][..row_len];
-            x.fill(0.0);
             backward_row(level, call.row(b), d_y, &mut RowGrads { x, before, taps });
-        });
+        },
+    );
     let mut sum = vec![0f32; taps_len];
     for row in d_taps.chunks_exact(taps_len) {
         sum.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);

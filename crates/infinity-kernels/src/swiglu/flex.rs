@@ -4,12 +4,11 @@
 //! y = a σ(a) b      da = dy · b · σ(a) (1 + a (1 − σ(a)))      db = dy · a σ(a)
 //! ```
 
-use crate::math::exp::exp;
-use crate::math::flex_values::{Primitive, single, slice, tensor};
-use crate::math::simd::{Level, leveled, multiply_add};
-use crate::math::unwritten::unwritten;
+use crate::cpu::exp::exp;
+use crate::cpu::results::in_pieces;
+use crate::cpu::simd::{Level, leveled, multiply_add};
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
-use rayon::prelude::*;
 
 /// Values a thread takes at a time: enough to be worth handing over, little enough for its cache.
 const PIECE: usize = 16_384;
@@ -51,13 +50,12 @@ leveled!(
 pub(crate) fn forward(gate: Primitive, up: Primitive) -> Primitive {
     let (shape, dtype) = (gate.shape(), gate.dtype());
     let (gate, up) = (single(gate), single(up));
-    // SAFETY: the pieces cover all of it, and every value of a piece is written.
-    let mut y = unsafe { unwritten(shape.num_elements()) };
+    let (gate, up) = (slice(&gate), slice(&up));
     let level = Level::detect();
-    y.par_chunks_mut(PIECE)
-        .zip(slice(&gate).par_chunks(PIECE))
-        .zip(slice(&up).par_chunks(PIECE))
-        .for_each(|((y, gate), up)| forward_piece(level, gate, up, y));
+    let [y] = in_pieces([gate.len()], [PIECE], |i, [y]| {
+        let at = i * PIECE..i * PIECE + y.len();
+        forward_piece(level, &gate[at.clone()], &up[at], y);
+    });
     tensor(y, shape, dtype)
 }
 
@@ -65,25 +63,16 @@ pub(crate) fn forward(gate: Primitive, up: Primitive) -> Primitive {
 pub(crate) fn backward(gate: Primitive, up: Primitive, d_y: Primitive) -> (Primitive, Primitive) {
     let (shape, dtype) = (gate.shape(), gate.dtype());
     let (gate, up, d_y) = (single(gate), single(up), single(d_y));
-    let len = shape.num_elements();
-    // SAFETY: as in `forward`.
-    let (mut d_gate, mut d_up) = unsafe { (unwritten(len), unwritten(len)) };
+    let (gate, up, d_y) = (slice(&gate), slice(&up), slice(&d_y));
     let level = Level::detect();
-    let inputs = slice(&gate)
-        .par_chunks(PIECE)
-        .zip(slice(&up).par_chunks(PIECE))
-        .zip(slice(&d_y).par_chunks(PIECE));
-    d_gate
-        .par_chunks_mut(PIECE)
-        .zip(d_up.par_chunks_mut(PIECE))
-        .zip(inputs)
-        .for_each(|((d_gate, d_up), ((gate, up), d_y))| {
-            let grads = &mut Grads {
-                gate: d_gate,
-                up: d_up,
-            };
-            backward_piece(level, gate, up, d_y, grads);
-        });
+    let [d_gate, d_up] = in_pieces([gate.len(); 2], [PIECE; 2], |i, [d_gate, d_up]| {
+        let at = i * PIECE..i * PIECE + d_gate.len();
+        let grads = &mut Grads {
+            gate: d_gate,
+            up: d_up,
+        };
+        backward_piece(level, &gate[at.clone()], &up[at.clone()], &d_y[at], grads);
+    });
     (
         tensor(d_gate, shape.clone(), dtype),
         tensor(d_up, shape, dtype),

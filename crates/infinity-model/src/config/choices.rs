@@ -1,10 +1,11 @@
-//! The settings that are a word out of a list, spelled the same in TOML, JSON and flags.
+//! The settings that are a word out of a list, spelled the same in TOML, JSON and flags, and what a
+//! misspelled word was probably meant to be.
 
 use std::{fmt, str::FromStr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::suggest::{did_you_mean, quoted_list};
 use crate::error::ConfigError;
 
 /// An enum of lower-case words: `Display` and `FromStr` say what serde says.
@@ -14,7 +15,7 @@ macro_rules! choice {
         { $( $(#[$variant_doc:meta])* $variant:ident = $word:literal ),+ $(,)? }
     ) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
         pub enum $name {
             $( $(#[$variant_doc])* #[serde(rename = $word)] $variant, )+
         }
@@ -127,6 +128,21 @@ choice! {
     }
 }
 
+/// `; did you mean "…"?`, or nothing when no known word is near.
+pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
+    let near = infinity_files::nearest(word, known.iter().copied());
+    near.map_or(String::new(), |near| format!("; did you mean \"{near}\"?"))
+}
+
+/// The words in quotes, separated by commas.
+fn quoted_list(words: &[&str]) -> String {
+    words
+        .iter()
+        .map(|word| format!("\"{word}\""))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,5 +168,19 @@ mod tests {
             "model.memory_update = \"aditive\" is not known: it must be one of \
              \"delta\", \"additive\"; did you mean \"additive\"?"
         );
+    }
+
+    #[test]
+    fn suggests_the_nearest_and_nothing_far() {
+        let known = ["hidden_size", "num_hidden_layers", "vocab_size"];
+        assert_eq!(
+            did_you_mean("hiden_size", &known),
+            "; did you mean \"hidden_size\"?"
+        );
+        assert_eq!(
+            did_you_mean("num_layers", &known),
+            "; did you mean \"num_hidden_layers\"?"
+        );
+        assert_eq!(did_you_mean("zzz", &known), "");
     }
 }

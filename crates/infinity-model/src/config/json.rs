@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{ModelConfig, suggest::did_you_mean};
+use super::{Mixer, ModelConfig, did_you_mean};
 use crate::error::ConfigError;
 
 const MODEL_TYPE: &str = "infinityformer";
@@ -51,8 +51,12 @@ impl ModelConfig {
             check_key(key)?;
         }
         // From the text again, because only so does the message have a line and a column.
-        let config: Self =
+        let mut config: Self =
             serde_json::from_str(text).map_err(|error| json_error(error.to_string()))?;
+        // Files of earlier versions may have it beside a mixer in which it never did anything.
+        if config.mixer == Mixer::Infinity && config.attention_probs_dropout_prob < 1.0 {
+            config.attention_probs_dropout_prob = config.attention_probs_dropout_prob.min(0.0);
+        }
         config.validate()?;
         Ok(config)
     }
@@ -92,7 +96,7 @@ fn check_key(key: &str) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{KernelType, Mixer};
+    use crate::config::KernelType;
 
     #[test]
     fn writing_and_reading_gives_the_same_model() {
@@ -138,5 +142,19 @@ mod tests {
         }
         let error = ModelConfig::from_json(r#"{"vocab_size": 0}"#).unwrap_err();
         assert!(matches!(error, ConfigError::TooSmall { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_old_file_with_a_dropout_that_did_nothing_is_read_without_it() {
+        let text = r#"{"vocab_size": 9, "attention_probs_dropout_prob": 0.1}"#;
+        let read = ModelConfig::from_json(text).unwrap();
+        assert_eq!(read, ModelConfig::new(9));
+        let text = text.replace('}', r#", "mixer": "softmax"}"#);
+        let read = ModelConfig::from_json(&text).unwrap();
+        assert_eq!(read.attention_probs_dropout_prob, 0.1);
+        for wrong in ["1.0", "-0.1"] {
+            let text = format!(r#"{{"vocab_size": 9, "attention_probs_dropout_prob": {wrong}}}"#);
+            assert!(ModelConfig::from_json(&text).is_err(), "{wrong}");
+        }
     }
 }

@@ -2,167 +2,155 @@
 //!
 //! The same keys stand in a run's TOML and in a model directory's `config.json`. They are Hugging
 //! Face's and the original project's words, so a configuration reads like others do.
-//! [`ModelConfig`] takes any subset of the keys and ignores others: whoever reads a file decides
-//! how strict to be, with [`ModelConfig::KEYS`].
+//! [`ModelConfig`] takes any subset of the keys and ignores others: the reader of a file decides how
+//! strict to be, with [`ModelConfig::KEYS`] or the schema.
 
 mod choices;
 mod json;
-mod presets;
-pub(crate) mod suggest;
 mod validate;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use choices::did_you_mean;
 pub use choices::{Decay, KernelType, MemoryUpdate, Mixer, QkNorm};
-pub use presets::PRESETS;
 pub(crate) use validate::Check;
 
-/// The shape of a model and the rules of its layers.
-///
-/// Sizes that are `Option` follow from others when they are not given; read them through the
-/// methods of the same name ([`head_dim`](Self::head_dim) and so on).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ModelConfig {
+/// Declares [`ModelConfig`]: the one place where a key has its name, description, default and limits.
+/// Serde, the JSON schema, the setters and the checks follow from it.
+macro_rules! model_config {
+    ($(
+        $(#[doc = $doc:literal])+
+        $key:ident: $type:ty = $default:expr $(, $low:literal..=$high:literal)?;
+    )+) => {
+        /// The shape of a model and the rules of its layers.
+        ///
+        /// Sizes that are `Option` follow from others when they are not given; read them through
+        /// the methods of the same name ([`head_dim`](Self::head_dim) and so on).
+        ///
+        /// ```
+        /// use infinity_model::ModelConfig;
+        ///
+        /// let config = ModelConfig::new(257).with_hidden_size(64).with_num_hidden_layers(2);
+        /// assert_eq!((config.head_dim(), config.num_states()), (8, 4));
+        /// assert_eq!(config.validate(), Ok(()));
+        /// ```
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(default)]
+        pub struct ModelConfig {
+            $(
+                $(#[doc = $doc])+
+                $(#[schemars(range(min = $low, max = $high))])?
+                pub $key: $type,
+            )+
+        }
+
+        impl Default for ModelConfig {
+            fn default() -> Self {
+                Self { $($key: $default,)+ }
+            }
+        }
+
+        impl ModelConfig {
+            /// Every key, in the order of the documentation.
+            pub const KEYS: &'static [&'static str] = &[$(stringify!($key)),+];
+
+            pastey::paste! {$(
+                #[doc = "Sets [`" $key "`](Self::" $key ")."]
+                pub fn [<with_ $key>](mut self, $key: $type) -> Self {
+                    self.$key = $key;
+                    self
+                }
+            )+}
+
+            /// Compares every key that has limits with them.
+            fn check_limits(&self) -> Result<(), crate::error::ConfigError> {
+                $($(
+                    validate::CHECK.limits(stringify!($key), &self.$key, $low as f64, $high as f64)?;
+                )?)+
+                Ok(())
+            }
+        }
+    };
+}
+
+model_config! {
     /// How many tokens there are. 0 in a run's file means: as many as the tokenizer has.
-    pub vocab_size: usize,
+    vocab_size: usize = 0;
     /// Width D of the residual stream.
-    pub hidden_size: usize,
+    hidden_size: usize = 256, 1..=131_072;
     /// Number of blocks.
-    pub num_hidden_layers: usize,
+    num_hidden_layers: usize = 6, 1..=1024;
     /// Number of heads H.
-    pub num_attention_heads: usize,
+    num_attention_heads: usize = 8, 1..=1024;
     /// Key dimension K of a head; `hidden_size / num_attention_heads` if not given.
-    pub head_dim: Option<usize>,
+    head_dim: Option<usize> = None, 1..=1024;
     /// Value dimension V of a head; `head_dim` if not given.
-    pub value_head_dim: Option<usize>,
+    value_head_dim: Option<usize> = None, 1..=1024;
     /// Width of the feed-forward; 8/3 of `hidden_size`, rounded up to a multiple of 64, if not given.
-    pub intermediate_size: Option<usize>,
+    intermediate_size: Option<usize> = None, 1..=1_048_576;
     /// What mixes positions.
-    pub mixer: Mixer,
+    mixer: Mixer = Mixer::Infinity;
     /// Length of the causal convolution on q, k and v; 0 is none.
-    pub conv_kernel_size: usize,
+    conv_kernel_size: usize = 4, 0..=64;
     /// Feature map on q and k.
-    pub kernel_type: KernelType,
+    kernel_type: KernelType = KernelType::Elu;
     /// Normalisation of q and k.
-    pub qk_norm: QkNorm,
+    qk_norm: QkNorm = QkNorm::L2;
     /// Whether positions are rotated into q and k.
-    pub use_rotary_embeddings: bool,
-    /// Which part of `head_dim` is rotated, 0 to 1.
-    pub rotary_fraction: f64,
+    use_rotary_embeddings: bool = true;
+    /// Which part of `head_dim` is rotated.
+    rotary_fraction: f64 = 0.5, 0.0..=1.0;
     /// Base of the rotary frequencies.
-    pub rotary_embedding_base: f64,
+    rotary_embedding_base: f64 = 10_000.0, 1.0..=1e12;
     /// What a token does to the memory.
-    pub memory_update: MemoryUpdate,
+    memory_update: MemoryUpdate = MemoryUpdate::Delta;
     /// Whether memory states stand beside the context state.
-    pub use_multi_scale_memory: bool,
+    use_multi_scale_memory: bool = true;
     /// How many memory states stand beside the context state.
-    pub num_memory_scales: usize,
+    num_memory_scales: usize = 3;
     /// How the memory forgets.
-    pub decay: Decay,
+    decay: Decay = Decay::Adaptive;
     /// Half-life at the start, in tokens, of the slowest state; 16 × `max_position_embeddings` if
     /// not given.
-    pub max_half_life: Option<f64>,
+    max_half_life: Option<f64> = None, 4.0..=1e12;
     /// Whether a gate weighs the memory against the context.
-    pub use_gating: bool,
+    use_gating: bool = true;
     /// Where that gate starts: above 0 prefers the memory, below 0 the context.
-    pub gate_init_bias: f64,
+    gate_init_bias: f64 = 0.0, -15.0..=15.0;
     /// Whether a head's output is gated by its input.
-    pub use_output_gate: bool,
+    use_output_gate: bool = true;
     /// Dropout after the embedding and after each sublayer.
-    pub hidden_dropout_prob: f64,
-    /// Dropout on the mixer's output (on the attention weights with the softmax mixer).
-    pub attention_probs_dropout_prob: f64,
+    hidden_dropout_prob: f64 = 0.0;
+    /// Dropout on the attention weights of the softmax mixer; the infinity mixer has none to drop.
+    attention_probs_dropout_prob: f64 = 0.0;
     /// Length of a training window. No limit at inference.
-    pub max_position_embeddings: usize,
+    max_position_embeddings: usize = 2048, 1..=1_073_741_824;
     /// Standard deviation that weights start with.
-    pub initializer_range: f64,
+    initializer_range: f64 = 0.02;
     /// Epsilon of every RMS norm.
-    pub layer_norm_eps: f64,
+    layer_norm_eps: f64 = 1e-5;
     /// Whether the output projection is the embedding, transposed.
-    pub tie_word_embeddings: bool,
+    tie_word_embeddings: bool = true;
     /// Token that opens a text.
-    pub bos_token_id: Option<u32>,
+    bos_token_id: Option<u32> = None;
     /// Token that ends a text.
-    pub eos_token_id: Option<u32>,
+    eos_token_id: Option<u32> = None;
     /// Token that fills a batch.
-    pub pad_token_id: Option<u32>,
+    pad_token_id: Option<u32> = None;
 }
 
-impl Default for ModelConfig {
-    fn default() -> Self {
-        Self {
-            vocab_size: 0,
-            hidden_size: 256,
-            num_hidden_layers: 6,
-            num_attention_heads: 8,
-            head_dim: None,
-            value_head_dim: None,
-            intermediate_size: None,
-            mixer: Mixer::Infinity,
-            conv_kernel_size: 4,
-            kernel_type: KernelType::Elu,
-            qk_norm: QkNorm::L2,
-            use_rotary_embeddings: true,
-            rotary_fraction: 0.5,
-            rotary_embedding_base: 10_000.0,
-            memory_update: MemoryUpdate::Delta,
-            use_multi_scale_memory: true,
-            num_memory_scales: 3,
-            decay: Decay::Adaptive,
-            max_half_life: None,
-            use_gating: true,
-            gate_init_bias: 0.0,
-            use_output_gate: true,
-            hidden_dropout_prob: 0.0,
-            attention_probs_dropout_prob: 0.0,
-            max_position_embeddings: 2048,
-            initializer_range: 0.02,
-            layer_norm_eps: 1e-5,
-            tie_word_embeddings: true,
-            bos_token_id: None,
-            eos_token_id: None,
-            pad_token_id: None,
-        }
-    }
-}
+/// The names that [`ModelConfig::preset`] knows.
+pub const PRESETS: &[&str] = &[
+    "infinity",
+    "gated-deltanet",
+    "retnet",
+    "linear-transformer",
+    "mamba2",
+    "softmax",
+];
 
 impl ModelConfig {
-    /// Every key, in the order of the documentation.
-    pub const KEYS: &'static [&'static str] = &[
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "head_dim",
-        "value_head_dim",
-        "intermediate_size",
-        "mixer",
-        "conv_kernel_size",
-        "kernel_type",
-        "qk_norm",
-        "use_rotary_embeddings",
-        "rotary_fraction",
-        "rotary_embedding_base",
-        "memory_update",
-        "use_multi_scale_memory",
-        "num_memory_scales",
-        "decay",
-        "max_half_life",
-        "use_gating",
-        "gate_init_bias",
-        "use_output_gate",
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "max_position_embeddings",
-        "initializer_range",
-        "layer_norm_eps",
-        "tie_word_embeddings",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-    ];
-
     /// Keys of the original project that mean nothing here, each with the reason.
     pub const LEGACY_KEYS: &'static [(&'static str, &'static str)] = &[
         (
@@ -179,6 +167,62 @@ impl ModelConfig {
         ),
     ];
 
+    /// The default model for a vocabulary of `vocab_size` tokens.
+    pub fn new(vocab_size: usize) -> Self {
+        Self {
+            vocab_size,
+            ..Self::default()
+        }
+    }
+
+    /// The settings of a known layer, or `None` if the name is not one of [`PRESETS`].
+    ///
+    /// A preset fixes the rules of the mixer and leaves sizes at their defaults. The layers are the
+    /// published recurrences inside this project's block (SwiGLU, RMS norms), not copies of the
+    /// published networks: Mamba-2 and RetNet, for example, use unnormalised keys.
+    pub fn preset(name: &str) -> Option<Self> {
+        let one_state = Self {
+            use_multi_scale_memory: false,
+            use_gating: false,
+            kernel_type: KernelType::Identity,
+            use_rotary_embeddings: false,
+            ..Self::default()
+        };
+        Some(match name {
+            "infinity" => Self::default(),
+            "gated-deltanet" => one_state,
+            "retnet" => Self {
+                memory_update: MemoryUpdate::Additive,
+                decay: Decay::Fixed,
+                use_rotary_embeddings: true,
+                rotary_fraction: 1.0,
+                conv_kernel_size: 0,
+                ..one_state
+            },
+            "linear-transformer" => Self {
+                memory_update: MemoryUpdate::Additive,
+                decay: Decay::None,
+                qk_norm: QkNorm::Denominator,
+                kernel_type: KernelType::Elu,
+                conv_kernel_size: 0,
+                use_output_gate: false,
+                ..one_state
+            },
+            "mamba2" => Self {
+                memory_update: MemoryUpdate::Additive,
+                ..one_state
+            },
+            "softmax" => Self {
+                mixer: Mixer::Softmax,
+                use_rotary_embeddings: true,
+                rotary_fraction: 1.0,
+                conv_kernel_size: 0,
+                use_output_gate: false,
+                ..one_state
+            },
+            _ => return None,
+        })
+    }
     /// Key dimension K of a head.
     pub fn head_dim(&self) -> usize {
         self.head_dim
@@ -266,6 +310,16 @@ mod tests {
         for (legacy, _) in ModelConfig::LEGACY_KEYS {
             assert!(!ModelConfig::KEYS.contains(legacy));
         }
+        // The schema tells the same keys, each with its description and its default.
+        let schema = serde_json::to_value(schemars::schema_for!(ModelConfig)).unwrap();
+        let properties = schema["properties"].as_object().unwrap();
+        assert_eq!(properties.len(), keys.len());
+        for key in keys {
+            let property = &properties[key];
+            assert!(property["description"].is_string(), "{key}");
+            assert_eq!(property["default"], json[key], "{key}");
+        }
+        assert_eq!(properties["conv_kernel_size"]["maximum"], 64);
     }
 
     #[test]
@@ -319,5 +373,26 @@ mod tests {
                 "K = {head_dim}, fraction = {fraction}"
             );
         }
+    }
+
+    #[test]
+    fn every_preset_is_valid_and_different() {
+        let mut seen = Vec::new();
+        for name in PRESETS {
+            let config = ModelConfig::preset(name).expect(name);
+            assert_eq!(config.validate_without_vocab(), Ok(()), "{name}");
+            assert!(!seen.contains(&config), "{name} is another preset again");
+            seen.push(config);
+        }
+        assert_eq!(ModelConfig::preset("gated_deltanet"), None);
+    }
+
+    #[test]
+    fn gated_deltanet_is_one_delta_state_with_adaptive_decay() {
+        let config = ModelConfig::preset("gated-deltanet").unwrap();
+        assert_eq!(config.num_states(), 1);
+        assert_eq!(config.memory_update, MemoryUpdate::Delta);
+        assert_eq!(config.decay, Decay::Adaptive);
+        assert!(!config.has_memory_gate());
     }
 }

@@ -2,8 +2,32 @@
 
 use std::fmt::Display;
 
-use super::{MemoryUpdate, ModelConfig, QkNorm};
+use super::{MemoryUpdate, Mixer, ModelConfig, QkNorm};
 use crate::error::ConfigError;
+
+/// A setting that may have limits.
+pub(super) trait Number {
+    /// The number, if one is given.
+    fn number(&self) -> Option<f64>;
+}
+
+impl Number for usize {
+    fn number(&self) -> Option<f64> {
+        Some(*self as f64)
+    }
+}
+
+impl Number for f64 {
+    fn number(&self) -> Option<f64> {
+        Some(*self)
+    }
+}
+
+impl<T: Number> Number for Option<T> {
+    fn number(&self) -> Option<f64> {
+        self.as_ref().and_then(T::number)
+    }
+}
 
 /// Checks of single values under one section's name.
 pub(crate) struct Check(pub(crate) &'static str);
@@ -40,6 +64,18 @@ impl Check {
     ) -> Result<(), ConfigError> {
         self.finite(name, value)?;
         self.range(name, value, low, high)
+    }
+
+    /// A finite number with `low ≤ value ≤ high`, or none.
+    pub(super) fn limits(
+        &self,
+        name: &str,
+        value: &impl Number,
+        low: f64,
+        high: f64,
+    ) -> Result<(), ConfigError> {
+        let given = value.number();
+        given.map_or(Ok(()), |value| self.number(name, value, low, high))
     }
 
     /// A finite number with `0 < value ≤ high`.
@@ -87,23 +123,11 @@ impl Check {
     }
 }
 
-const CHECK: Check = Check("model");
+pub(super) const CHECK: Check = Check("model");
 
 /// Token ids travel as i32.
 const MAX_VOCAB_SIZE: usize = i32::MAX as usize;
-const MAX_HIDDEN_SIZE: usize = 1 << 17;
-const MAX_LAYERS: usize = 1024;
-const MAX_HEADS: usize = 1024;
-const MAX_HEAD_DIM: usize = 1024;
-const MAX_INTERMEDIATE_SIZE: usize = 1 << 20;
-const MAX_CONV_KERNEL_SIZE: usize = 64;
 const MAX_MEMORY_SCALES: usize = 31;
-const MAX_TRAINING_WINDOW: usize = 1 << 30;
-/// The fastest state starts with a half-life of 4 tokens; the slowest cannot be faster.
-const MIN_MAX_HALF_LIFE: f64 = 4.0;
-const MAX_MAX_HALF_LIFE: f64 = 1e12;
-/// Beyond this a sigmoid is 0 or 1 in f32 and its gate could never move.
-const MAX_GATE_BIAS: f64 = 15.0;
 
 impl ModelConfig {
     /// Finds the first problem, if there is one.
@@ -122,7 +146,6 @@ impl ModelConfig {
     /// # Errors
     /// [`ConfigError`], as `validate` does.
     pub fn validate_without_vocab(&self) -> Result<(), ConfigError> {
-        self.validate_sizes()?;
         self.validate_numbers()?;
         self.validate_combinations()
     }
@@ -142,15 +165,9 @@ impl ModelConfig {
         Ok(())
     }
 
-    fn validate_sizes(&self) -> Result<(), ConfigError> {
-        CHECK.range("hidden_size", self.hidden_size, 1, MAX_HIDDEN_SIZE)?;
-        CHECK.range("num_hidden_layers", self.num_hidden_layers, 1, MAX_LAYERS)?;
-        CHECK.range(
-            "num_attention_heads",
-            self.num_attention_heads,
-            1,
-            MAX_HEADS,
-        )?;
+    fn validate_numbers(&self) -> Result<(), ConfigError> {
+        // Sizes that follow from others have the same limits as those that are given.
+        self.resolved().check_limits()?;
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(ConfigError::NotDivisible {
                 key: CHECK.key("hidden_size"),
@@ -160,68 +177,31 @@ impl ModelConfig {
                 instead: CHECK.key("head_dim"),
             });
         }
-        CHECK.range("head_dim", self.head_dim(), 1, MAX_HEAD_DIM)?;
-        CHECK.range("value_head_dim", self.value_head_dim(), 1, MAX_HEAD_DIM)?;
-        CHECK.range(
-            "intermediate_size",
-            self.intermediate_size(),
-            1,
-            MAX_INTERMEDIATE_SIZE,
-        )?;
-        CHECK.range(
-            "conv_kernel_size",
-            self.conv_kernel_size,
-            0,
-            MAX_CONV_KERNEL_SIZE,
-        )?;
         if self.use_multi_scale_memory {
-            CHECK.range(
-                "num_memory_scales",
-                self.num_memory_scales,
-                1,
-                MAX_MEMORY_SCALES,
-            )?;
+            let scales = self.num_memory_scales;
+            CHECK.range("num_memory_scales", scales, 1, MAX_MEMORY_SCALES)?;
         }
-        CHECK.range(
-            "max_position_embeddings",
-            self.max_position_embeddings,
-            1,
-            MAX_TRAINING_WINDOW,
-        )
-    }
-
-    fn validate_numbers(&self) -> Result<(), ConfigError> {
-        CHECK.number("rotary_fraction", self.rotary_fraction, 0.0, 1.0)?;
-        CHECK.number(
-            "rotary_embedding_base",
-            self.rotary_embedding_base,
-            1.0,
-            1e12,
-        )?;
-        if let Some(half_life) = self.max_half_life {
-            CHECK.number(
-                "max_half_life",
-                half_life,
-                MIN_MAX_HALF_LIFE,
-                MAX_MAX_HALF_LIFE,
-            )?;
-        }
-        CHECK.number(
-            "gate_init_bias",
-            self.gate_init_bias,
-            -MAX_GATE_BIAS,
-            MAX_GATE_BIAS,
-        )?;
-        CHECK.probability_below_one("hidden_dropout_prob", self.hidden_dropout_prob)?;
-        CHECK.probability_below_one(
-            "attention_probs_dropout_prob",
-            self.attention_probs_dropout_prob,
-        )?;
+        let (hidden, attention) = (self.hidden_dropout_prob, self.attention_probs_dropout_prob);
+        CHECK.probability_below_one("hidden_dropout_prob", hidden)?;
+        CHECK.probability_below_one("attention_probs_dropout_prob", attention)?;
         CHECK.positive("initializer_range", self.initializer_range, 1.0)?;
         CHECK.positive("layer_norm_eps", self.layer_norm_eps, 0.1)
     }
 
     fn validate_combinations(&self) -> Result<(), ConfigError> {
+        if self.mixer == Mixer::Infinity && self.attention_probs_dropout_prob > 0.0 {
+            let (name, value) = (
+                "attention_probs_dropout_prob",
+                self.attention_probs_dropout_prob,
+            );
+            return Err(ConfigError::Conflict {
+                setting: format!("{} = {value}", CHECK.key(name)),
+                other: format!("{} = \"{}\"", CHECK.key("mixer"), self.mixer),
+                why: "the infinity mixer has no attention weights to drop; use \
+                      model.hidden_dropout_prob"
+                    .into(),
+            });
+        }
         if self.qk_norm != QkNorm::Denominator {
             return Ok(());
         }
@@ -358,5 +338,21 @@ mod tests {
             ..good()
         };
         assert_eq!(config.validate(), Ok(()));
+    }
+
+    #[test]
+    fn dropout_that_the_mixer_does_not_have_is_refused() {
+        let text = message(|c| c.attention_probs_dropout_prob = 0.1);
+        assert!(
+            text.contains("model.attention_probs_dropout_prob = 0.1")
+                && text.contains("model.mixer = \"infinity\""),
+            "{text}"
+        );
+        let softmax = ModelConfig {
+            mixer: Mixer::Softmax,
+            attention_probs_dropout_prob: 0.1,
+            ..good()
+        };
+        assert_eq!(softmax.validate(), Ok(()));
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::config::{Check, suggest::did_you_mean};
+use crate::config::{Check, did_you_mean};
 use crate::error::ConfigError;
 
 const CHECK: Check = Check("generation");

@@ -1,22 +1,48 @@
 //! The InfinityFormer mixer: short convolution, feature map, norm, rotation, gates, memory scan,
 //! output gate.
 
-use super::gates::Gates;
-use super::{Call, heads};
-use crate::config::{KernelType, ModelConfig, QkNorm};
+// `A_log` is Mamba's name, and the name in weight files.
+#![allow(non_snake_case)]
+
+use crate::config::{Decay, KernelType, MemoryUpdate, ModelConfig, QkNorm};
 use crate::init::Init;
+use crate::layer::{Layer, Pass, Stream, heads, layer_config};
 use crate::precision::Formats;
-use crate::state::LayerState;
+use crate::state::{LayerState, Stateful};
 use burn::module::{Module, Param};
 use burn::nn::{Linear, RmsNorm};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use infinity_kernels::feature_map::{self, FeatureMap};
-use infinity_kernels::memory_gates::GateValues;
+use infinity_kernels::linear::linear;
+use infinity_kernels::memory_gates::{DecayRule, GateInputs, GateRule, GateValues, memory_gates};
 use infinity_kernels::rms_norm::{gated_rms_norm, rms_norm};
 use infinity_kernels::short_conv::short_conv_silu;
 use infinity_kernels::{MemoryScanInputs, MemoryScanOutput, memory_scan};
 
-/// Everything between a block's norm and its residual.
+layer_config! {
+    /// An [`InfinityMixer`] alone, of a width and a number of heads.
+    ///
+    /// ```
+    /// # use infinity_model::prelude::*;
+    /// # use infinity_model::burn::tensor::{Device, Tensor};
+    /// let device = Device::flex();
+    /// let mixer = InfinityMixerConfig::new(64, 4).with_use_multi_scale_memory(false).init(&device);
+    /// let (y, state) = mixer.forward(Tensor::zeros([2, 10, 64], &device), None);
+    /// assert_eq!((y.dims(), state.position), ([2, 10, 64], vec![10, 10]));
+    /// ```
+    InfinityMixerConfig => InfinityMixer, needs hidden_size, num_attention_heads;
+    set {
+        num_hidden_layers: usize, head_dim: Option<usize>, value_head_dim: Option<usize>,
+        conv_kernel_size: usize, kernel_type: KernelType, qk_norm: QkNorm,
+        use_rotary_embeddings: bool, rotary_fraction: f64, rotary_embedding_base: f64,
+        memory_update: MemoryUpdate, use_multi_scale_memory: bool, num_memory_scales: usize,
+        decay: Decay, max_half_life: Option<f64>, use_gating: bool, gate_init_bias: f64,
+        use_output_gate: bool, initializer_range: f64, layer_norm_eps: f64,
+    }
+    fixed {}
+}
+
+/// Everything between a block's norm and its residual: linear time, constant state.
 #[derive(Module, Debug)]
 pub struct InfinityMixer {
     q_proj: Linear,
@@ -31,7 +57,7 @@ pub struct InfinityMixer {
     o_norm: RmsNorm,
     o_proj: Linear,
     #[module(skip)]
-    config: MixerConfig,
+    config: ModelConfig,
 }
 
 /// Taps of a depthwise convolution.
@@ -50,15 +76,6 @@ pub struct LearnableMap {
     bias: Param<Tensor<2>>,
 }
 
-/// The choices a forward pass looks at.
-#[derive(Clone, Debug)]
-struct MixerConfig {
-    n_heads: usize,
-    value_dim: usize,
-    kernel_type: KernelType,
-    qk_norm: QkNorm,
-}
-
 /// What becomes of the input: queries, keys and values `[B, T, H, ·]` after projection and
 /// convolution, and all gates.
 struct Projected {
@@ -69,26 +86,6 @@ struct Projected {
     /// `[B, T, H·V]`.
     output_gate: Option<Tensor<3>>,
     tails: Vec<Tensor<3>>,
-}
-
-/// Zero memory and zero tails on `device`.
-pub(super) fn initial_state(config: &ModelConfig, batch: usize, device: &Device) -> LayerState {
-    let (h, s) = (config.num_attention_heads, config.num_states());
-    let (keys, values) = (config.key_dim_total(), config.value_dim_total());
-    let carried = match config.qk_norm {
-        QkNorm::L2 => config.value_head_dim(),
-        QkNorm::Denominator => config.value_head_dim() + 1,
-    };
-    let tails = match config.conv_kernel_size {
-        0 => Vec::new(),
-        kernel => [keys, keys, values]
-            .map(|channels| Tensor::zeros([batch, channels, kernel - 1], device))
-            .to_vec(),
-    };
-    LayerState::Infinity {
-        memory: Tensor::zeros([batch, h, s, config.head_dim(), carried], device),
-        tails,
-    }
 }
 
 impl InfinityMixer {
@@ -118,49 +115,12 @@ impl InfinityMixer {
             output_gate_proj: config.use_output_gate.then(|| init.linear(width, values)),
             o_norm: init.norm(config.value_head_dim(), config.layer_norm_eps),
             o_proj: init.residual_out(values, width, config.num_hidden_layers),
-            config: MixerConfig {
-                n_heads: h,
-                value_dim: config.value_head_dim(),
-                kernel_type: config.kernel_type,
-                qk_norm: config.qk_norm,
-            },
+            config: config.clone(),
         }
     }
 
-    /// `[B, T, D]` → `[B, T, D]`, reading and writing `memory` `[B, H, S, K, V]`.
-    pub(super) fn forward(
-        &self,
-        x: Tensor<3>,
-        call: &Call,
-        memory: Tensor<5>,
-        tails: Vec<Tensor<3>>,
-    ) -> (Tensor<3>, LayerState) {
-        let [b, t, _] = x.dims();
-        let formats = call.formats();
-        let mut projected = self.projected(&x, formats, tails);
-        let tails = std::mem::take(&mut projected.tails);
-        let output_gate = projected.output_gate.take();
-        let out = match self.config.qk_norm {
-            QkNorm::L2 => self.read_memory(projected, call, memory),
-            QkNorm::Denominator => self.read_normalised(projected, call, memory),
-        };
-        let (weight, eps) = (self.o_norm.gamma.val(), self.o_norm.epsilon);
-        let o = match output_gate {
-            Some(gate) => gated_rms_norm(formats.stream(out.o), weight, formats.stream(gate), eps),
-            None => rms_norm(formats.stream(out.o), weight, eps),
-        };
-        let o = o.reshape([b, t, self.config.n_heads * self.config.value_dim]);
-        (
-            formats.stream(formats.linear(&self.o_proj, formats.products(o))),
-            LayerState::Infinity {
-                memory: out.state,
-                tails,
-            },
-        )
-    }
-
     /// All gates for the normed input `[B, T, D]`.
-    pub(super) fn gates(&self, x: &Tensor<3>) -> GateValues {
+    pub(crate) fn gates(&self, x: &Tensor<3>) -> GateValues {
         self.gates.forward(&x.clone().cast(DType::F32))
     }
 
@@ -180,7 +140,7 @@ impl InfinityMixer {
                 next.push(tail);
                 y = convolved;
             }
-            heads(y, self.config.n_heads)
+            heads(y, self.config.num_attention_heads)
         };
         let [q, k, v] = [&self.q_conv1d, &self.k_conv1d, &self.v_conv1d].map(&mut convolved);
         Projected {
@@ -210,15 +170,15 @@ impl InfinityMixer {
     fn read_memory(
         &self,
         projected: Projected,
-        call: &Call,
+        pass: &Pass,
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
         let Projected { q, k, v, gates, .. } = projected;
         let [q, k] = [q, k].map(|x| {
-            let (x, map) = self.parameterised(x, call.formats);
-            call.rotary.unit(x, map)
+            let (x, map) = self.parameterised(x, pass.formats);
+            pass.rotary.unit(x, map)
         });
-        self.scan(call, gates, [q, k, v], memory)
+        self.scan(pass, gates, [q, k, v], memory)
     }
 
     /// Classic kernel attention: numerator over denominator, the latter by carrying ones as
@@ -226,20 +186,20 @@ impl InfinityMixer {
     fn read_normalised(
         &self,
         projected: Projected,
-        call: &Call,
+        pass: &Pass,
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
         let Projected { q, k, v, gates, .. } = projected;
         let [q, k] = [q, k].map(|x| {
-            let (x, map) = self.parameterised(x, call.formats);
+            let (x, map) = self.parameterised(x, pass.formats);
             map.apply(x)
         });
-        let v_dim = self.config.value_dim;
+        let v_dim = self.config.value_head_dim();
         let ones = v.clone().narrow(3, 0, 1).ones_like();
         let sums = memory.clone().narrow(4, v_dim, 1);
-        let below = self.scan(call, gates.clone(), [q.clone(), k.clone(), ones], sums);
-        let above = [call.rotated(q), call.rotated(k), v];
-        let above = self.scan(call, gates, above, memory.narrow(4, 0, v_dim));
+        let below = self.scan(pass, gates.clone(), [q.clone(), k.clone(), ones], sums);
+        let above = [pass.rotary.apply(q), pass.rotary.apply(k), v];
+        let above = self.scan(pass, gates, above, memory.narrow(4, 0, v_dim));
         MemoryScanOutput {
             o: above.o / below.o.abs().clamp_min(1.0),
             state: Tensor::cat(vec![above.state, below.state], 4),
@@ -248,21 +208,54 @@ impl InfinityMixer {
 
     fn scan(
         &self,
-        call: &Call,
+        pass: &Pass,
         gates: GateValues,
         [q, k, v]: [Tensor<4>; 3],
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
         let inputs = MemoryScanInputs {
-            q: call.formats.kernels(q),
-            k: call.formats.kernels(k),
-            v: call.formats.kernels(v),
+            q: pass.formats.kernels(q),
+            k: pass.formats.kernels(k),
+            v: pass.formats.kernels(v),
             log_decay: gates.log_decay,
             read: gates.read,
             write: gates.write,
             erase: gates.erase,
         };
-        memory_scan(inputs, memory, call.form)
+        memory_scan(inputs, memory, pass.form)
+    }
+}
+
+impl Stateful for InfinityMixer {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+}
+
+impl Layer for InfinityMixer {
+    fn forward_in(&self, input: Stream, pass: &Pass, state: LayerState) -> (Stream, LayerState) {
+        let LayerState::Infinity { memory, tails } = state else {
+            panic!("the state belongs to another kind of mixer");
+        };
+        let Stream { x } = input;
+        let [b, t, _] = x.dims();
+        let formats = pass.formats;
+        let mut projected = self.projected(&x, formats, tails);
+        let tails = std::mem::take(&mut projected.tails);
+        let output_gate = projected.output_gate.take();
+        let out = match self.config.qk_norm {
+            QkNorm::L2 => self.read_memory(projected, pass, memory),
+            QkNorm::Denominator => self.read_normalised(projected, pass, memory),
+        };
+        let (weight, eps) = (self.o_norm.gamma.val(), self.o_norm.epsilon);
+        let o = match output_gate {
+            Some(gate) => gated_rms_norm(formats.stream(out.o), weight, formats.stream(gate), eps),
+            None => rms_norm(formats.stream(out.o), weight, eps),
+        };
+        let o = o.reshape([b, t, self.config.value_dim_total()]);
+        let y = formats.stream(formats.linear(&self.o_proj, formats.products(o)));
+        let memory = out.state;
+        (y.into(), LayerState::Infinity { memory, tails })
     }
 }
 
@@ -289,5 +282,134 @@ impl LearnableMap {
             weight: init.values(eye, [n_heads, key_dim, key_dim]),
             bias: init.values(vec![0.0; n_heads * key_dim], [n_heads, key_dim]),
         }
+    }
+}
+
+/// The gates of the memory: all linear in the normed input and kept in f32. What a configuration
+/// does not use is not there; what becomes of the projections is [`memory_gates`]'s.
+#[derive(Module, Debug)]
+pub struct Gates {
+    decay_proj: Option<Linear>,
+    A_log: Option<Param<Tensor<2>>>,
+    dt_bias: Option<Param<Tensor<2>>>,
+    beta_proj: Linear,
+    write_proj: Option<Linear>,
+    read_proj: Option<Linear>,
+    memory_gate_proj: Option<Linear>,
+    #[module(skip)]
+    rule: GateRule,
+}
+
+/// Half-lives in tokens, log-spaced from 4 to the longest over states and then heads, `[H, S]`.
+fn half_lives(n_heads: usize, n_states: usize, longest: f64) -> Vec<f64> {
+    let steps = (n_heads * n_states - 1).max(1) as f64;
+    let exponent = |rank: usize| 2.0 + (longest.log2() - 2.0) * rank as f64 / steps;
+    (0..n_heads)
+        .flat_map(|head| (0..n_states).map(move |state| state * n_heads + head))
+        .map(|rank| exponent(rank).exp2())
+        .collect()
+}
+
+impl Gates {
+    fn new(config: &ModelConfig, init: &mut Init) -> Self {
+        let (h, s, width) = (
+            config.num_attention_heads,
+            config.num_states(),
+            config.hidden_size,
+        );
+        let starts: Vec<f32> = half_lives(h, s, config.max_half_life())
+            .into_iter()
+            .map(|half_life| (std::f64::consts::LN_2 / half_life).exp_m1().ln() as f32)
+            .collect();
+        let learned = config.decay == Decay::Adaptive;
+        let per_state = |values: Vec<f32>| {
+            let param: Param<Tensor<2>> = init.values(values, [h, s]);
+            param.set_require_grad(learned)
+        };
+        let decays = config.decay != Decay::None;
+        let dt_bias = decays.then(|| per_state(starts));
+        let a_log = decays.then(|| per_state(vec![0.0; h * s]));
+        Gates {
+            decay_proj: learned.then(|| init.linear(width, h * s)),
+            A_log: a_log,
+            dt_bias,
+            beta_proj: init.linear(width, h),
+            write_proj: (s > 1).then(|| init.linear_with_bias(width, h * s, 0.0)),
+            read_proj: (s > 1).then(|| init.linear_with_bias(width, h * s, 0.0)),
+            memory_gate_proj: config
+                .has_memory_gate()
+                .then(|| init.linear_with_bias(width, h, config.gate_init_bias)),
+            rule: GateRule {
+                n_heads: h,
+                n_states: s,
+                delta: config.memory_update == MemoryUpdate::Delta,
+                decay: match config.decay {
+                    Decay::None => DecayRule::None,
+                    Decay::Fixed => DecayRule::Fixed,
+                    Decay::Adaptive => DecayRule::Adaptive,
+                },
+                memory_gate: config.has_memory_gate(),
+            },
+        }
+    }
+
+    /// The projections whose results [`values`](Self::values) takes side by side.
+    fn projections(&self) -> impl Iterator<Item = &Linear> {
+        let first = self.decay_proj.iter().chain([&self.beta_proj]);
+        first.chain(self.biased().into_iter().flatten())
+    }
+
+    /// The projections that have biases.
+    fn biased(&self) -> [&Option<Linear>; 3] {
+        [&self.write_proj, &self.read_proj, &self.memory_gate_proj]
+    }
+
+    /// One weight `[D, N]` for all gates: alone, each is far too thin for a product.
+    fn weight(&self) -> Tensor<2> {
+        let weights = self.projections().map(|proj| proj.weight.val());
+        Tensor::cat(weights.collect(), 1)
+    }
+
+    /// All gates for the normed input `[B, T, D]`.
+    fn forward(&self, x: &Tensor<3>) -> GateValues {
+        self.values(linear(x.clone(), self.weight()))
+    }
+
+    /// All gates for the normed input times [`weight`](Self::weight), `[B, T, N]`.
+    fn values(&self, projections: Tensor<3>) -> GateValues {
+        let (h, s) = (self.rule.n_heads, self.rule.n_states);
+        let device = projections.device();
+        let dt_bias = self.dt_bias.iter().map(|bias| bias.val().reshape([h * s]));
+        let biases = self.biased().into_iter().flatten();
+        let biases = biases.flat_map(|proj| &proj.bias).map(|bias| bias.val());
+        let biases: Vec<Tensor<1>> = dt_bias.chain(biases).collect();
+        let inputs = GateInputs {
+            projections: projections.cast(DType::F32),
+            a_log: match &self.A_log {
+                Some(a_log) => a_log.val(),
+                None => Tensor::zeros([h, s], &device),
+            },
+            bias: match biases.is_empty() {
+                false => Tensor::cat(biases, 0),
+                true => Tensor::zeros([1], &device),
+            },
+        };
+        memory_gates(self.rule, inputs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_lives_are_log_spaced_states_first() {
+        let lives = half_lives(2, 3, 128.0);
+        // Rank s·H + i: head 0 has ranks 0, 2, 4 and head 1 ranks 1, 3, 5 of 0..=5.
+        let expected = [4.0, 16.0, 64.0, 8.0, 32.0, 128.0];
+        for (life, expected) in lives.iter().zip(expected) {
+            assert!((life - expected).abs() < 1e-9, "{lives:?}");
+        }
+        assert_eq!(half_lives(1, 1, 64.0), [4.0]);
     }
 }

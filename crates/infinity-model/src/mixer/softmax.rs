@@ -1,15 +1,26 @@
 //! Causal softmax attention with rotary positions: the baseline in the same block.
 
-use super::{Call, heads};
-use crate::config::ModelConfig;
+use crate::config::{Mixer, ModelConfig};
 use crate::init::Init;
-use crate::state::LayerState;
+use crate::layer::{Layer, Pass, Stream, heads, layer_config};
+use crate::state::{LayerState, Stateful};
 use burn::module::Module;
 use burn::nn::{Dropout, Linear};
 use burn::tensor::Tensor;
 use infinity_kernels::softmax_attention::softmax_attention;
 
-/// Projections around softmax attention.
+layer_config! {
+    /// A [`SoftmaxMixer`] alone, of a width and a number of heads.
+    SoftmaxMixerConfig => SoftmaxMixer, needs hidden_size, num_attention_heads;
+    set {
+        num_hidden_layers: usize, head_dim: Option<usize>, value_head_dim: Option<usize>,
+        use_rotary_embeddings: bool, rotary_fraction: f64, rotary_embedding_base: f64,
+        attention_probs_dropout_prob: f64, initializer_range: f64,
+    }
+    fixed { mixer: Mixer::Softmax }
+}
+
+/// Projections around softmax attention: quadratic time, a state that grows.
 #[derive(Module, Debug)]
 pub struct SoftmaxMixer {
     q_proj: Linear,
@@ -17,7 +28,8 @@ pub struct SoftmaxMixer {
     v_proj: Linear,
     o_proj: Linear,
     dropout: Dropout,
-    n_heads: usize,
+    #[module(skip)]
+    config: ModelConfig,
 }
 
 impl SoftmaxMixer {
@@ -33,41 +45,43 @@ impl SoftmaxMixer {
             v_proj: init.linear(width, values),
             o_proj: init.residual_out(values, width, config.num_hidden_layers),
             dropout: init.dropout(config.attention_probs_dropout_prob),
-            n_heads: config.num_attention_heads,
+            config: config.clone(),
         }
     }
+}
 
-    /// `[B, T, D]` → `[B, T, D]`; the cache grows by `T`.
-    pub(super) fn forward(
-        &self,
-        x: Tensor<3>,
-        call: &Call,
-        cache: Option<(Tensor<4>, Tensor<4>)>,
-    ) -> (Tensor<3>, LayerState) {
-        let [b, t, _] = x.dims();
-        let formats = call.formats();
+impl Stateful for SoftmaxMixer {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+}
+
+impl Layer for SoftmaxMixer {
+    fn forward_in(&self, input: Stream, pass: &Pass, state: LayerState) -> (Stream, LayerState) {
+        let LayerState::Softmax { cache } = state else {
+            panic!("the state belongs to another kind of mixer");
+        };
+        let Stream { x } = input;
+        let ([b, t, _], n_heads) = (x.dims(), self.config.num_attention_heads);
+        let formats = pass.formats;
         let [q, k, mut v]: [Tensor<4>; 3] = formats
             .projections(&[&self.q_proj, &self.k_proj, &self.v_proj], x)
             .into_iter()
-            .map(|y| heads(formats.single(y), self.n_heads))
+            .map(|y| heads(formats.single(y), n_heads))
             .collect::<Vec<_>>()
             .try_into()
             .expect("three projections, three results");
-        let q = formats.kernels(call.rotated(q));
-        let mut k = formats.kernels(call.rotated(k));
+        let q = formats.kernels(pass.rotary.apply(q));
+        let mut k = formats.kernels(pass.rotary.apply(k));
         if let Some((keys, values)) = cache {
             k = Tensor::cat(vec![keys, k], 1);
             v = Tensor::cat(vec![values, v], 1);
         }
         let drop = |weights| self.dropout.forward(weights);
         let o = softmax_attention(q, k.clone(), v.clone(), drop);
-        let [.., v_dim] = v.dims();
-        let o = formats.products(o.reshape([b, t, self.n_heads * v_dim]));
-        (
-            formats.stream(formats.linear(&self.o_proj, o)),
-            LayerState::Softmax {
-                cache: Some((k, v)),
-            },
-        )
+        let o = formats.products(o.reshape([b, t, self.config.value_dim_total()]));
+        let y = formats.stream(formats.linear(&self.o_proj, o));
+        let cache = Some((k, v));
+        (y.into(), LayerState::Softmax { cache })
     }
 }

@@ -18,15 +18,14 @@ use std::{
 };
 
 use burn::prelude::*;
+use infinity_files::PartialDirectory;
 use serde_json::json;
 
 use crate::config::ModelConfig;
 use crate::error::PretrainedError;
 use crate::generate::GenerationConfig;
 use crate::model::InfinityModel;
-use crate::partial::PartialDirectory;
 use crate::tokenizer::Tokenizer;
-use crate::whole_file;
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -210,7 +209,7 @@ impl Staging {
     }
 
     fn text(&self, name: &str, text: &str) -> Result<(), PretrainedError> {
-        self.write(name, |path| whole_file::write(path, text.as_bytes()))
+        self.write(name, |path| infinity_files::write(path, text.as_bytes()))
     }
 
     fn publish(self) -> Result<(), PretrainedError> {

@@ -125,7 +125,7 @@ fn the_file_is_what_python_expects() {
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let mut expected: Vec<(String, Vec<usize>)> = crate::count::weights(model.config())
+    let mut expected: Vec<(String, Vec<usize>)> = crate::parameters::weights(model.config())
         .into_iter()
         .map(|weight| (weight.name, weight.shape))
         .collect();
@@ -313,8 +313,8 @@ fn every_kind_of_layer_comes_back() {
     for config in configs {
         let folder = tempfile::tempdir().unwrap();
         let model = config.init(&Device::flex());
-        let weights = crate::count::weights(&config);
-        let counted: usize = weights.iter().map(crate::count::Weight::len).sum();
+        let weights = crate::parameters::weights(&config);
+        let counted: usize = weights.iter().map(crate::parameters::Weight::len).sum();
         assert_eq!(counted, model.num_params(), "{config:?}");
         save_pretrained(folder.path(), &model, None, &GenerationConfig::default()).unwrap();
         let loaded = load(folder.path()).unwrap();

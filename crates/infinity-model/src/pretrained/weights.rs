@@ -1,6 +1,6 @@
 //! `model.safetensors`: PyTorch's names and layout, checked against the configuration.
 //!
-//! A file is compared with the list of [`crate::count::weights()`] before any of it reaches a model:
+//! A file is compared with the list of [`crate::parameters::weights()`] before any of it reaches a model:
 //! every tensor there, in its shape, and no other.
 
 use std::{
@@ -18,9 +18,9 @@ use burn::store::{
 use burn::tensor::DType;
 
 use crate::config::ModelConfig;
-use crate::count;
 use crate::error::PretrainedError;
 use crate::model::InfinityModel;
+use crate::parameters;
 
 /// Writes the weights.
 ///
@@ -87,7 +87,7 @@ fn check(
     let mut unexpected: BTreeMap<&str, ()> =
         tensors.keys().map(|name| (name.as_str(), ())).collect();
     let mut problems = Problems::default();
-    for weight in count::weights(config) {
+    for weight in parameters::weights(config) {
         unexpected.remove(weight.name.as_str());
         let Some(tensor) = tensors.get(&weight.name) else {
             problems.missing.push(weight.name);

@@ -26,7 +26,7 @@ use serde_json::Value;
 
 pub use decode_stream::DecodeStream;
 
-use crate::{error::TokenizerError, whole_file};
+use crate::error::TokenizerError;
 use definitions::END_OF_TEXT;
 
 /// What other models call the token that ends a text, the most usual first.
@@ -162,7 +162,7 @@ impl Tokenizer {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), TokenizerError> {
         let path = path.as_ref();
         let json = self.to_json()?;
-        whole_file::write(path, json.as_bytes()).map_err(|source| TokenizerError::Write {
+        infinity_files::write(path, json.as_bytes()).map_err(|source| TokenizerError::Write {
             path: path.into(),
             source,
         })

@@ -1,7 +1,7 @@
 //! Files that are whole or not there: synced writes, and a mark to know a file again by.
 
-use infinity_files::Fingerprint;
 use crate::error::CheckpointError;
+use infinity_files::Fingerprint;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;

@@ -329,7 +329,8 @@ impl CheckpointStore {
         }
         for (name, mark) in marks {
             let path = directory.join(name);
-            let found = Mark::of(&path, Some(&mark)).map_err(|error| damaged(&path, error.to_string()))?;
+            let found =
+                Mark::of(&path, Some(&mark)).map_err(|error| damaged(&path, error.to_string()))?;
             if found != mark {
                 return Err(damaged(&path, found.differs_from(&mark)));
             }

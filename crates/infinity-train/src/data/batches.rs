@@ -597,400 +597,400 @@ fn work<T>(
 
 #[cfg(test)]
 mod tests {
-mod batch {
-    use super::super::*;
+    mod batch {
+        use super::super::*;
 
-    #[test]
-    fn targets_are_inputs_shifted_by_one_and_padding_is_ignored() {
-        let store = TokenStore::from_documents(&[vec![10, 11, 12, 13, 14, 15]]);
-        let mut builder = BatchBuilder::new(&store, 3, 4);
-        builder.row(1, 4, Some(0)).unwrap();
-        builder.row(3, 2, None).unwrap();
-        builder.row(0, 0, Some(1)).unwrap();
-        let batch = builder.finish();
-        assert_eq!(batch.inputs, [11, 12, 13, 14, 13, 14, 14, 14, 0, 0, 0, 0]);
-        assert_eq!(
-            batch.targets,
-            [12, 13, 14, 15, 14, 15, -100, -100, -100, -100, -100, -100]
-        );
-        assert_eq!(
-            (batch.carry.as_slice(), batch.valid),
-            ([Some(0), None, Some(1)].as_slice(), 6)
-        );
-        let part = batch.part(1, 3);
-        assert_eq!((part.rows, part.len, part.valid), (2, 4, 2));
-        assert_eq!(
-            (&part.inputs[..], &part.targets[..], &part.carry[..]),
-            (&batch.inputs[4..], &batch.targets[4..], &batch.carry[1..])
-        );
-        assert_eq!(batch.part(0, 3), batch);
-    }
-}
-
-mod loader {
-    use super::super::*;
-
-    /// A store whose tokens are their own positions.
-    fn counting(tokens: u32) -> TokenStore {
-        TokenStore::from_documents(&[(0..tokens).collect()])
+        #[test]
+        fn targets_are_inputs_shifted_by_one_and_padding_is_ignored() {
+            let store = TokenStore::from_documents(&[vec![10, 11, 12, 13, 14, 15]]);
+            let mut builder = BatchBuilder::new(&store, 3, 4);
+            builder.row(1, 4, Some(0)).unwrap();
+            builder.row(3, 2, None).unwrap();
+            builder.row(0, 0, Some(1)).unwrap();
+            let batch = builder.finish();
+            assert_eq!(batch.inputs, [11, 12, 13, 14, 13, 14, 14, 14, 0, 0, 0, 0]);
+            assert_eq!(
+                batch.targets,
+                [12, 13, 14, 15, 14, 15, -100, -100, -100, -100, -100, -100]
+            );
+            assert_eq!(
+                (batch.carry.as_slice(), batch.valid),
+                ([Some(0), None, Some(1)].as_slice(), 6)
+            );
+            let part = batch.part(1, 3);
+            assert_eq!((part.rows, part.len, part.valid), (2, 4, 2));
+            assert_eq!(
+                (&part.inputs[..], &part.targets[..], &part.carry[..]),
+                (&batch.inputs[4..], &batch.targets[4..], &batch.carry[1..])
+            );
+            assert_eq!(batch.part(0, 3), batch);
+        }
     }
 
-    fn source(
-        store: TokenStore,
-        packing: Packing,
-        stateful: bool,
-        rows: usize,
-        len: usize,
-    ) -> TrainSource {
-        let config = DataConfig {
-            packing,
-            stateful,
-            max_seq_length: len,
-            ..DataConfig::default()
-        };
-        TrainSource::new(store, &config, rows, 7).unwrap()
-    }
+    mod loader {
+        use super::super::*;
 
-    fn starts(batch: &HostBatch) -> Vec<i32> {
-        batch.inputs.iter().step_by(batch.len).copied().collect()
-    }
+        /// A store whose tokens are their own positions.
+        fn counting(tokens: u32) -> TokenStore {
+            TokenStore::from_documents(&[(0..tokens).collect()])
+        }
 
-    #[test]
-    fn batches_are_pure_and_shifted_by_one() {
-        let documents: Vec<Vec<u32>> = (1..40).map(|i| (0..i * 3).collect()).collect();
-        for packing in [
-            Packing::Random,
-            Packing::Shuffled,
-            Packing::Contiguous,
-            Packing::Documents,
-        ] {
-            let source = source(TokenStore::from_documents(&documents), packing, false, 3, 8);
-            let forward: Vec<HostBatch> =
-                (0..200).map(|step| source.batch(step).unwrap()).collect();
-            for step in (0..200).rev() {
-                assert_eq!(
-                    source.batch(step).unwrap(),
-                    forward[step as usize],
-                    "{packing:?}, step {step}"
-                );
+        fn source(
+            store: TokenStore,
+            packing: Packing,
+            stateful: bool,
+            rows: usize,
+            len: usize,
+        ) -> TrainSource {
+            let config = DataConfig {
+                packing,
+                stateful,
+                max_seq_length: len,
+                ..DataConfig::default()
+            };
+            TrainSource::new(store, &config, rows, 7).unwrap()
+        }
+
+        fn starts(batch: &HostBatch) -> Vec<i32> {
+            batch.inputs.iter().step_by(batch.len).copied().collect()
+        }
+
+        #[test]
+        fn batches_are_pure_and_shifted_by_one() {
+            let documents: Vec<Vec<u32>> = (1..40).map(|i| (0..i * 3).collect()).collect();
+            for packing in [
+                Packing::Random,
+                Packing::Shuffled,
+                Packing::Contiguous,
+                Packing::Documents,
+            ] {
+                let source = source(TokenStore::from_documents(&documents), packing, false, 3, 8);
+                let forward: Vec<HostBatch> =
+                    (0..200).map(|step| source.batch(step).unwrap()).collect();
+                for step in (0..200).rev() {
+                    assert_eq!(
+                        source.batch(step).unwrap(),
+                        forward[step as usize],
+                        "{packing:?}, step {step}"
+                    );
+                }
+                for batch in &forward {
+                    assert_eq!(
+                        (batch.inputs.len(), batch.targets.len(), batch.carry.len()),
+                        (24, 24, 3)
+                    );
+                    assert_eq!(
+                        batch.valid,
+                        batch
+                            .targets
+                            .iter()
+                            .filter(|id| **id != IGNORE_INDEX)
+                            .count()
+                    );
+                    assert!(
+                        batch.carry.iter().all(Option::is_none),
+                        "nothing is carried unless stateful"
+                    );
+                }
             }
-            for batch in &forward {
-                assert_eq!(
-                    (batch.inputs.len(), batch.targets.len(), batch.carry.len()),
-                    (24, 24, 3)
-                );
-                assert_eq!(
-                    batch.valid,
-                    batch
-                        .targets
-                        .iter()
-                        .filter(|id| **id != IGNORE_INDEX)
-                        .count()
+            for packing in [Packing::Random, Packing::Shuffled, Packing::Contiguous] {
+                let batch = source(counting(1000), packing, false, 3, 8)
+                    .batch(5)
+                    .unwrap();
+                let shifted: Vec<i32> = batch.inputs.iter().map(|id| id + 1).collect();
+                assert_eq!(batch.targets, shifted, "{packing:?}");
+            }
+        }
+
+        #[test]
+        fn random_starts_reach_every_place() {
+            let source = source(counting(20), Packing::Random, false, 4, 8);
+            let mut seen: Vec<i32> = (0..500)
+                .flat_map(|step| starts(&source.batch(step).unwrap()))
+                .collect();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen, (0..12).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_shuffled_epoch_repeats_no_token() {
+            let (rows, len) = (4, 8);
+            let source = source(counting(8 * 64 + 5), Packing::Shuffled, false, rows, len);
+            let steps = source.steps_per_epoch();
+            assert_eq!(steps, 16);
+            let epoch = |epoch: u64| {
+                (0..steps)
+                    .flat_map(|step| source.batch(epoch * steps + step).unwrap().inputs)
+                    .collect::<Vec<_>>()
+            };
+            let mut first = epoch(0);
+            let second = epoch(1);
+            assert_ne!(first, second);
+            first.sort_unstable();
+            let from = first[0];
+            assert_eq!(first, (from..from + 8 * 64).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn contiguous_rows_go_on_where_they_stopped() {
+            let (rows, len) = (3, 8);
+            let source = source(
+                counting(3 * 8 * 5 + 9),
+                Packing::Contiguous,
+                true,
+                rows,
+                len,
+            );
+            let steps = source.steps_per_epoch();
+            assert_eq!(steps, 5);
+            for step in 0..3 * steps {
+                let (now, next) = (source.batch(step).unwrap(), source.batch(step + 1).unwrap());
+                let last: Vec<i32> = starts(&now)
+                    .iter()
+                    .map(|start| start + len as i32)
+                    .collect();
+                if next.carry[0].is_some() {
+                    assert_eq!(last, starts(&next), "step {step}");
+                }
+                let continues = (step + 1) % steps != 0;
+                let own: Vec<Option<usize>> =
+                    (0..rows).map(|row| continues.then_some(row)).collect();
+                assert_eq!(next.carry, own);
+            }
+        }
+
+        #[test]
+        fn few_streams_are_warned_of() {
+            let warning = |packing, rows| source(counting(5000), packing, false, rows, 8).warning();
+            let told = warning(Packing::Contiguous, 3).unwrap();
+            assert!(
+                told.contains("3 rows") && told.contains("shuffled"),
+                "{told}"
+            );
+            assert_eq!(warning(Packing::Contiguous, FEW_STREAMS), None);
+            assert_eq!(warning(Packing::Shuffled, 3), None);
+        }
+
+        #[test]
+        fn too_little_text_names_both_numbers() {
+            let config = |packing| DataConfig {
+                packing,
+                max_seq_length: 8,
+                ..DataConfig::default()
+            };
+            let refused = |tokens, packing, rows| {
+                TrainSource::new(counting(tokens), &config(packing), rows, 0)
+                    .unwrap_err()
+                    .to_string()
+            };
+            for packing in [Packing::Random, Packing::Shuffled, Packing::Contiguous] {
+                let message = refused(8, packing, 1);
+                assert!(
+                    message.contains("8 tokens") && message.contains("needs 9"),
+                    "{message}"
                 );
                 assert!(
-                    batch.carry.iter().all(Option::is_none),
-                    "nothing is carried unless stateful"
+                    TrainSource::new(counting(9), &config(packing), 1, 0)
+                        .unwrap()
+                        .batch(3)
+                        .is_ok()
                 );
             }
+            assert!(refused(30, Packing::Contiguous, 4).contains("per_device_train_batch_size"));
+            assert!(refused(1, Packing::Documents, 4).contains("training split has 1 tokens"));
         }
-        for packing in [Packing::Random, Packing::Shuffled, Packing::Contiguous] {
-            let batch = source(counting(1000), packing, false, 3, 8)
+
+        #[test]
+        fn a_shift_of_two_would_be_caught() {
+            let batch = source(counting(1000), Packing::Random, false, 3, 8)
                 .batch(5)
                 .unwrap();
+            let broken: Vec<i32> = batch.targets.iter().map(|id| id + 1).collect();
             let shifted: Vec<i32> = batch.inputs.iter().map(|id| id + 1).collect();
-            assert_eq!(batch.targets, shifted, "{packing:?}");
+            assert_ne!(broken, shifted);
         }
     }
 
-    #[test]
-    fn random_starts_reach_every_place() {
-        let source = source(counting(20), Packing::Random, false, 4, 8);
-        let mut seen: Vec<i32> = (0..500)
-            .flat_map(|step| starts(&source.batch(step).unwrap()))
-            .collect();
-        seen.sort_unstable();
-        seen.dedup();
-        assert_eq!(seen, (0..12).collect::<Vec<_>>());
-    }
+    mod eval_source {
+        use super::super::*;
 
-    #[test]
-    fn a_shuffled_epoch_repeats_no_token() {
-        let (rows, len) = (4, 8);
-        let source = source(counting(8 * 64 + 5), Packing::Shuffled, false, rows, len);
-        let steps = source.steps_per_epoch();
-        assert_eq!(steps, 16);
-        let epoch = |epoch: u64| {
-            (0..steps)
-                .flat_map(|step| source.batch(epoch * steps + step).unwrap().inputs)
-                .collect::<Vec<_>>()
-        };
-        let mut first = epoch(0);
-        let second = epoch(1);
-        assert_ne!(first, second);
-        first.sort_unstable();
-        let from = first[0];
-        assert_eq!(first, (from..from + 8 * 64).collect::<Vec<_>>());
-    }
+        /// A store whose tokens are their own positions.
+        fn counting(tokens: u32) -> TokenStore {
+            TokenStore::from_documents(&[(0..tokens).collect()])
+        }
 
-    #[test]
-    fn contiguous_rows_go_on_where_they_stopped() {
-        let (rows, len) = (3, 8);
-        let source = source(
-            counting(3 * 8 * 5 + 9),
-            Packing::Contiguous,
-            true,
-            rows,
-            len,
-        );
-        let steps = source.steps_per_epoch();
-        assert_eq!(steps, 5);
-        for step in 0..3 * steps {
-            let (now, next) = (source.batch(step).unwrap(), source.batch(step + 1).unwrap());
-            let last: Vec<i32> = starts(&now)
-                .iter()
-                .map(|start| start + len as i32)
-                .collect();
-            if next.carry[0].is_some() {
-                assert_eq!(last, starts(&next), "step {step}");
+        /// How often each position was a target.
+        fn coverage(source: &EvalSource, tokens: usize) -> Vec<u32> {
+            let mut seen = vec![0; tokens];
+            for batch in source.iter().map(Result::unwrap) {
+                for (input, target) in batch.inputs.iter().zip(&batch.targets) {
+                    if *target != IGNORE_INDEX {
+                        assert_eq!(*target, input + 1);
+                        seen[*target as usize] += 1;
+                    }
+                }
             }
-            let continues = (step + 1) % steps != 0;
-            let own: Vec<Option<usize>> = (0..rows).map(|row| continues.then_some(row)).collect();
-            assert_eq!(next.carry, own);
+            seen
         }
-    }
 
-    #[test]
-    fn few_streams_are_warned_of() {
-        let warning = |packing, rows| source(counting(5000), packing, false, rows, 8).warning();
-        let told = warning(Packing::Contiguous, 3).unwrap();
-        assert!(
-            told.contains("3 rows") && told.contains("shuffled"),
-            "{told}"
-        );
-        assert_eq!(warning(Packing::Contiguous, FEW_STREAMS), None);
-        assert_eq!(warning(Packing::Shuffled, 3), None);
-    }
+        #[test]
+        fn every_target_counts_exactly_once() {
+            for tokens in [9u32, 10, 16, 17, 18, 63, 64, 65, 100, 257] {
+                for rows in [1, 2, 3, 8, 50] {
+                    for carry in [false, true] {
+                        let source = EvalSource::new(counting(tokens), rows, 8, carry).unwrap();
+                        let mut want = vec![1; tokens as usize];
+                        want[0] = 0;
+                        assert_eq!(
+                            coverage(&source, tokens as usize),
+                            want,
+                            "{tokens} tokens, {rows} rows"
+                        );
+                        let valid: usize = source.iter().map(|batch| batch.unwrap().valid).sum();
+                        assert_eq!(
+                            (valid as u32, source.targets()),
+                            (tokens - 1, u64::from(tokens) - 1)
+                        );
+                        assert!(source.rows() <= rows);
+                        assert!((source.target_bytes() - f64::from(tokens - 1)).abs() < 1e-9);
+                    }
+                }
+            }
+        }
 
-    #[test]
-    fn too_little_text_names_both_numbers() {
-        let config = |packing| DataConfig {
-            packing,
-            max_seq_length: 8,
-            ..DataConfig::default()
-        };
-        let refused = |tokens, packing, rows| {
-            TrainSource::new(counting(tokens), &config(packing), rows, 0)
+        #[test]
+        fn a_lost_window_would_be_caught() {
+            let source = EvalSource::new(counting(100), 3, 8, false).unwrap();
+            let cut = source.clone().limited(source.batches() - 1);
+            assert!(coverage(&cut, 100).iter().skip(1).any(|count| *count == 0));
+            assert!(cut.targets() < 99 && cut.target_bytes() < 99.0);
+        }
+
+        #[test]
+        fn carried_rows_are_streams() {
+            let source = EvalSource::new(counting(200), 3, 8, true).unwrap();
+            let batches: Vec<HostBatch> = source.iter().map(Result::unwrap).collect();
+            assert!(batches[0].carry.iter().all(Option::is_none));
+            for pair in batches.windows(2) {
+                for row in 0..source.rows() {
+                    let last = pair[0].inputs[row * 8 + 7];
+                    let starts_with_data = pair[1].targets[row * 8] != IGNORE_INDEX;
+                    assert_eq!(pair[1].carry[row], Some(row));
+                    assert!(
+                        !starts_with_data || pair[1].inputs[row * 8] == last + 1,
+                        "row {row}"
+                    );
+                }
+            }
+            assert!(
+                EvalSource::new(counting(200), 3, 8, false)
+                    .unwrap()
+                    .iter()
+                    .all(|batch| batch.unwrap().carry.iter().all(Option::is_none))
+            );
+        }
+
+        #[test]
+        fn limits_and_mistakes() {
+            let source = EvalSource::new(counting(200), 3, 8, true).unwrap();
+            let all = source.batches();
+            assert_eq!(
+                (
+                    source.clone().limited(0).batches(),
+                    source.clone().limited(2).batches()
+                ),
+                (all, 2)
+            );
+            assert_eq!(
+                source.clone().limited(2).batch(1).unwrap(),
+                source.batch(1).unwrap()
+            );
+            assert!(
+                source
+                    .batch(all)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("does not exist")
+            );
+            let message = EvalSource::new(counting(8), 3, 8, true)
                 .unwrap_err()
-                .to_string()
-        };
-        for packing in [Packing::Random, Packing::Shuffled, Packing::Contiguous] {
-            let message = refused(8, packing, 1);
+                .to_string();
             assert!(
                 message.contains("8 tokens") && message.contains("needs 9"),
                 "{message}"
             );
-            assert!(
-                TrainSource::new(counting(9), &config(packing), 1, 0)
-                    .unwrap()
-                    .batch(3)
-                    .is_ok()
-            );
         }
-        assert!(refused(30, Packing::Contiguous, 4).contains("per_device_train_batch_size"));
-        assert!(refused(1, Packing::Documents, 4).contains("training split has 1 tokens"));
     }
 
-    #[test]
-    fn a_shift_of_two_would_be_caught() {
-        let batch = source(counting(1000), Packing::Random, false, 3, 8)
-            .batch(5)
-            .unwrap();
-        let broken: Vec<i32> = batch.targets.iter().map(|id| id + 1).collect();
-        let shifted: Vec<i32> = batch.inputs.iter().map(|id| id + 1).collect();
-        assert_ne!(broken, shifted);
-    }
-}
+    mod workers {
+        use super::super::*;
 
-mod eval_source {
-    use super::super::*;
-
-    /// A store whose tokens are their own positions.
-    fn counting(tokens: u32) -> TokenStore {
-        TokenStore::from_documents(&[(0..tokens).collect()])
-    }
-
-    /// How often each position was a target.
-    fn coverage(source: &EvalSource, tokens: usize) -> Vec<u32> {
-        let mut seen = vec![0; tokens];
-        for batch in source.iter().map(Result::unwrap) {
-            for (input, target) in batch.inputs.iter().zip(&batch.targets) {
-                if *target != IGNORE_INDEX {
-                    assert_eq!(*target, input + 1);
-                    seen[*target as usize] += 1;
+        /// Numbers, of which one cannot be made and one kills its thread.
+        fn numbers(fails_at: u64, dies_at: u64) -> impl Fn(u64) -> Made<u64> + Clone {
+            move |step| {
+                assert!(step != dies_at, "the disk of batch {step} is gone");
+                if step == fails_at {
+                    return Err(DataError::NoSuchBatch { step, batches: 0 });
                 }
+                Ok(step)
             }
         }
-        seen
-    }
 
-    #[test]
-    fn every_target_counts_exactly_once() {
-        for tokens in [9u32, 10, 16, 17, 18, 63, 64, 65, 100, 257] {
-            for rows in [1, 2, 3, 8, 50] {
-                for carry in [false, true] {
-                    let source = EvalSource::new(counting(tokens), rows, 8, carry).unwrap();
-                    let mut want = vec![1; tokens as usize];
-                    want[0] = 0;
-                    assert_eq!(
-                        coverage(&source, tokens as usize),
-                        want,
-                        "{tokens} tokens, {rows} rows"
-                    );
-                    let valid: usize = source.iter().map(|batch| batch.unwrap().valid).sum();
-                    assert_eq!(
-                        (valid as u32, source.targets()),
-                        (tokens - 1, u64::from(tokens) - 1)
-                    );
-                    assert!(source.rows() <= rows);
-                    assert!((source.target_bytes() - f64::from(tokens - 1)).abs() < 1e-9);
-                }
-            }
+        const NEVER: u64 = u64::MAX;
+
+        fn take(workers: &mut Workers<u64>, n: usize) -> Vec<u64> {
+            (0..n).map(|_| workers.take().unwrap()).collect()
         }
-    }
 
-    #[test]
-    fn a_lost_window_would_be_caught() {
-        let source = EvalSource::new(counting(100), 3, 8, false).unwrap();
-        let cut = source.clone().limited(source.batches() - 1);
-        assert!(coverage(&cut, 100).iter().skip(1).any(|count| *count == 0));
-        assert!(cut.targets() < 99 && cut.target_bytes() < 99.0);
-    }
-
-    #[test]
-    fn carried_rows_are_streams() {
-        let source = EvalSource::new(counting(200), 3, 8, true).unwrap();
-        let batches: Vec<HostBatch> = source.iter().map(Result::unwrap).collect();
-        assert!(batches[0].carry.iter().all(Option::is_none));
-        for pair in batches.windows(2) {
-            for row in 0..source.rows() {
-                let last = pair[0].inputs[row * 8 + 7];
-                let starts_with_data = pair[1].targets[row * 8] != IGNORE_INDEX;
-                assert_eq!(pair[1].carry[row], Some(row));
-                assert!(
-                    !starts_with_data || pair[1].inputs[row * 8] == last + 1,
-                    "row {row}"
+        #[test]
+        fn any_number_of_threads_gives_the_same_batches() {
+            for count in [1, 2, 5] {
+                let mut workers = Workers::start(numbers(NEVER, NEVER), 7, count).unwrap();
+                assert_eq!(
+                    take(&mut workers, 20),
+                    (7..27).collect::<Vec<_>>(),
+                    "{count}"
                 );
             }
         }
-        assert!(
-            EvalSource::new(counting(200), 3, 8, false)
-                .unwrap()
-                .iter()
-                .all(|batch| batch.unwrap().carry.iter().all(Option::is_none))
-        );
-    }
 
-    #[test]
-    fn limits_and_mistakes() {
-        let source = EvalSource::new(counting(200), 3, 8, true).unwrap();
-        let all = source.batches();
-        assert_eq!(
-            (
-                source.clone().limited(0).batches(),
-                source.clone().limited(2).batches()
-            ),
-            (all, 2)
-        );
-        assert_eq!(
-            source.clone().limited(2).batch(1).unwrap(),
-            source.batch(1).unwrap()
-        );
-        assert!(
-            source
-                .batch(all)
-                .unwrap_err()
-                .to_string()
-                .contains("does not exist")
-        );
-        let message = EvalSource::new(counting(8), 3, 8, true)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("8 tokens") && message.contains("needs 9"),
-            "{message}"
-        );
-    }
-}
-
-mod workers {
-    use super::super::*;
-
-    /// Numbers, of which one cannot be made and one kills its thread.
-    fn numbers(fails_at: u64, dies_at: u64) -> impl Fn(u64) -> Made<u64> + Clone {
-        move |step| {
-            assert!(step != dies_at, "the disk of batch {step} is gone");
-            if step == fails_at {
-                return Err(DataError::NoSuchBatch { step, batches: 0 });
-            }
-            Ok(step)
+        #[test]
+        fn an_id_that_no_token_has_is_an_error() {
+            use crate::data::{BatchSource, DataConfig, Packing, TokenStore, TrainSource};
+            let store = TokenStore::from_documents(&[vec![1, 2, 300, 4, 5, 6, 7, 8, 9]]);
+            let config = DataConfig {
+                max_seq_length: 8,
+                packing: Packing::Shuffled,
+                ..DataConfig::default()
+            };
+            let source = TrainSource::new(store, &config, 1, 0).unwrap();
+            let make = |size: usize| source.batch(0).and_then(|batch| batch.within(size));
+            make(301).unwrap();
+            let error = make(300).unwrap_err().to_string();
+            assert!(
+                error.contains("300") && error.contains("data.cache_dir"),
+                "{error}"
+            );
         }
-    }
 
-    const NEVER: u64 = u64::MAX;
+        #[test]
+        fn an_error_arrives_with_its_batch_and_a_dead_thread_is_said() {
+            let mut workers = Workers::start(numbers(4, NEVER), 0, 2).unwrap();
+            take(&mut workers, 4);
+            let error = workers.take().unwrap_err();
+            assert!(
+                matches!(error, DataError::NoSuchBatch { step: 4, .. }),
+                "{error}"
+            );
 
-    fn take(workers: &mut Workers<u64>, n: usize) -> Vec<u64> {
-        (0..n).map(|_| workers.take().unwrap()).collect()
-    }
-
-    #[test]
-    fn any_number_of_threads_gives_the_same_batches() {
-        for count in [1, 2, 5] {
-            let mut workers = Workers::start(numbers(NEVER, NEVER), 7, count).unwrap();
-            assert_eq!(
-                take(&mut workers, 20),
-                (7..27).collect::<Vec<_>>(),
-                "{count}"
+            let mut workers = Workers::start(numbers(NEVER, 3), 0, 2).unwrap();
+            take(&mut workers, 3);
+            let error = workers.take().unwrap_err().to_string();
+            assert!(
+                error.contains("data.num_workers") && error.contains("batch 3"),
+                "{error}"
             );
         }
     }
-
-    #[test]
-    fn an_id_that_no_token_has_is_an_error() {
-        use crate::data::{BatchSource, DataConfig, Packing, TokenStore, TrainSource};
-        let store = TokenStore::from_documents(&[vec![1, 2, 300, 4, 5, 6, 7, 8, 9]]);
-        let config = DataConfig {
-            max_seq_length: 8,
-            packing: Packing::Shuffled,
-            ..DataConfig::default()
-        };
-        let source = TrainSource::new(store, &config, 1, 0).unwrap();
-        let make = |size: usize| source.batch(0).and_then(|batch| batch.within(size));
-        make(301).unwrap();
-        let error = make(300).unwrap_err().to_string();
-        assert!(
-            error.contains("300") && error.contains("data.cache_dir"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn an_error_arrives_with_its_batch_and_a_dead_thread_is_said() {
-        let mut workers = Workers::start(numbers(4, NEVER), 0, 2).unwrap();
-        take(&mut workers, 4);
-        let error = workers.take().unwrap_err();
-        assert!(
-            matches!(error, DataError::NoSuchBatch { step: 4, .. }),
-            "{error}"
-        );
-
-        let mut workers = Workers::start(numbers(NEVER, 3), 0, 2).unwrap();
-        take(&mut workers, 3);
-        let error = workers.take().unwrap_err().to_string();
-        assert!(
-            error.contains("data.num_workers") && error.contains("batch 3"),
-            "{error}"
-        );
-    }
-}
-
 }

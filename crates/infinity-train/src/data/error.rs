@@ -65,13 +65,18 @@ pub enum DataError {
         offset: u64,
     },
     /// UTF-16.
-    #[error("{path} is UTF-16, not UTF-8; convert it first, for example with `iconv -f UTF-16 -t UTF-8`")]
+    #[error(
+        "{path} is UTF-16, not UTF-8; convert it first, for example with `iconv -f UTF-16 -t UTF-8`"
+    )]
     Utf16 {
         /// The file.
         path: PathBuf,
     },
     /// An archive or a compressed file, by its ending.
-    #[error("{path}: .{ending} files are not read; unpack it to {}", super::formats::EXPECTED)]
+    #[error(
+        "{path}: .{ending} files are not read; unpack it to {}",
+        super::formats::EXPECTED
+    )]
     Packed {
         /// The file.
         path: PathBuf,
@@ -79,7 +84,9 @@ pub enum DataError {
         ending: String,
     },
     /// A pipe, socket or device.
-    #[error("`{key}`: {path} is {kind}, which cannot be read twice, and text is read more than once; write it to a file first")]
+    #[error(
+        "`{key}`: {path} is {kind}, which cannot be read twice, and text is read more than once; write it to a file first"
+    )]
     NotAFile {
         /// Key of the configuration.
         key: &'static str,
@@ -461,9 +468,15 @@ impl fmt::Display for DataEvent {
                 write!(f, "read {documents} documents, {chars} characters")
             }
             Self::Skipped { directories } => {
-                let names: Vec<_> = directories.iter().map(|d| d.display().to_string()).collect();
+                let names: Vec<_> = directories
+                    .iter()
+                    .map(|d| d.display().to_string())
+                    .collect();
                 let names = names.join(", ");
-                write!(f, "not read, because runs, models and token files are no text: {names}")
+                write!(
+                    f,
+                    "not read, because runs, models and token files are no text: {names}"
+                )
             }
             Self::LongWords { count, limit } => write!(
                 f,
@@ -496,4 +509,3 @@ impl fmt::Display for DataEvent {
         }
     }
 }
-

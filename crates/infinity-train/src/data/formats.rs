@@ -176,7 +176,10 @@ fn is_utf16(file: &mut File) -> io::Result<bool> {
     file.rewind()?;
     Ok(matches!(
         head[..],
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=0x7f, 0, 1..=0x7f] | [1..=0x7f, 0, 1..=0x7f, 0]
+        [0xff, 0xfe, ..]
+            | [0xfe, 0xff, ..]
+            | [0, 1..=0x7f, 0, 1..=0x7f]
+            | [1..=0x7f, 0, 1..=0x7f, 0]
     ))
 }
 
@@ -266,12 +269,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    fn new(
-        reader: Checked,
-        path: PathBuf,
-        column: &str,
-        delimiter: u8,
-    ) -> Result<Self, DataError> {
+    fn new(reader: Checked, path: PathBuf, column: &str, delimiter: u8) -> Result<Self, DataError> {
         let mut reader = csv::ReaderBuilder::new()
             .buffer_capacity(BLOCK_BYTES)
             .delimiter(delimiter)
@@ -669,115 +667,114 @@ fn read_error(path: &Path, source: io::Error) -> DataError {
 
 #[cfg(test)]
 mod tests {
-mod checked_reader {
-    use super::super::*;
+    mod checked_reader {
+        use super::super::*;
 
-    /// Gives out its bytes in portions of `step`.
-    struct Portions<'a>(&'a [u8], usize);
+        /// Gives out its bytes in portions of `step`.
+        struct Portions<'a>(&'a [u8], usize);
 
-    impl Read for Portions<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let count = self.1.min(self.0.len()).min(buffer.len());
-            buffer[..count].copy_from_slice(&self.0[..count]);
-            self.0 = &self.0[count..];
-            Ok(count)
+        impl Read for Portions<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let count = self.1.min(self.0.len()).min(buffer.len());
+                buffer[..count].copy_from_slice(&self.0[..count]);
+                self.0 = &self.0[count..];
+                Ok(count)
+            }
         }
-    }
 
-    fn read(bytes: &[u8], step: usize) -> Result<String, DataError> {
-        let mut text = Vec::new();
-        match CheckedReader::new(Portions(bytes, step), None).read_to_end(&mut text) {
-            Ok(_) => Ok(String::from_utf8(text).expect("checked")),
-            Err(error) => Err(read_error(Path::new("x"), error)),
+        fn read(bytes: &[u8], step: usize) -> Result<String, DataError> {
+            let mut text = Vec::new();
+            match CheckedReader::new(Portions(bytes, step), None).read_to_end(&mut text) {
+                Ok(_) => Ok(String::from_utf8(text).expect("checked")),
+                Err(error) => Err(read_error(Path::new("x"), error)),
+            }
         }
-    }
 
-    #[test]
-    fn text_passes_whole_in_portions_of_any_size() {
-        let text = "aß水🦀 end";
-        for step in 1..=text.len() {
+        #[test]
+        fn text_passes_whole_in_portions_of_any_size() {
+            let text = "aß水🦀 end";
+            for step in 1..=text.len() {
+                assert_eq!(
+                    read(text.as_bytes(), step).unwrap(),
+                    text,
+                    "portions of {step}"
+                );
+            }
+        }
+
+        #[test]
+        fn the_first_bad_byte_is_named_wherever_the_portions_end() {
+            for step in 1..=8 {
+                let latin1 = [b'a', 0xc3, 0x9f, b'b', 0xe9, b' ', b'c'];
+                assert!(
+                    matches!(
+                        read(&latin1, step),
+                        Err(DataError::NotUtf8 {
+                            offset: 4,
+                            byte: 0xe9,
+                            ..
+                        })
+                    ),
+                    "portions of {step}: {:?}",
+                    read(&latin1, step)
+                );
+                let cut_off = [b'a', 0xf0, 0x9f];
+                assert!(matches!(
+                    read(&cut_off, step),
+                    Err(DataError::NotUtf8 { offset: 1, .. })
+                ));
+                let zero = [b'a', 0xc3, 0x9f, 0, 0xff];
+                assert!(matches!(
+                    read(&zero, step),
+                    Err(DataError::Binary { offset: 3, .. })
+                ));
+            }
+        }
+
+        #[test]
+        fn the_fingerprint_is_that_of_the_whole_file() {
+            let text = "some text ß".as_bytes();
+            let mut reader = CheckedReader::new(Portions(text, 3), Some(Fingerprint::default()));
+            reader.read_to_end(&mut Vec::new()).unwrap();
             assert_eq!(
-                read(text.as_bytes(), step).unwrap(),
-                text,
-                "portions of {step}"
+                reader.fingerprint(),
+                Some(infinity_files::fingerprint(text))
             );
+            assert_eq!(reader.offset, text.len() as u64);
         }
     }
 
-    #[test]
-    fn the_first_bad_byte_is_named_wherever_the_portions_end() {
-        for step in 1..=8 {
-            let latin1 = [b'a', 0xc3, 0x9f, b'b', 0xe9, b' ', b'c'];
-            assert!(
-                matches!(
-                    read(&latin1, step),
-                    Err(DataError::NotUtf8 {
-                        offset: 4,
-                        byte: 0xe9,
-                        ..
-                    })
-                ),
-                "portions of {step}: {:?}",
-                read(&latin1, step)
-            );
-            let cut_off = [b'a', 0xf0, 0x9f];
-            assert!(matches!(
-                read(&cut_off, step),
-                Err(DataError::NotUtf8 { offset: 1, .. })
-            ));
-            let zero = [b'a', 0xc3, 0x9f, 0, 0xff];
-            assert!(matches!(
-                read(&zero, step),
-                Err(DataError::Binary { offset: 3, .. })
-            ));
+    mod csv_quotes {
+        use super::super::*;
+
+        fn end(text: &str) -> Result<String, String> {
+            let mut read = String::new();
+            let ended = Quotes::new(text.as_bytes(), b',').read_to_string(&mut read);
+            ended.map(|_| read).map_err(|error| error.to_string())
+        }
+
+        #[test]
+        fn only_a_field_that_never_ends_is_refused() {
+            for text in [
+                "",
+                "a,b\n1,2",
+                "a,b\n\"1\",\"x \"\"y\"\", z\n2\"\r\n",
+                "\u{feff}\"a,\",b\n1,2\n",
+                "inch,12\"\n5\" and 6\",\"\"",
+            ] {
+                assert_eq!(end(text).as_deref(), Ok(text));
+            }
+            for (text, line) in [
+                ("a,b\n1,\"2\n3,4\n", 2),
+                ("\"a", 1),
+                ("\u{feff}\"a", 1),
+                ("a\n\"b\"\n\"\"\"\n", 3),
+            ] {
+                assert!(
+                    end(text).unwrap_err().contains(&format!("line {line} ")),
+                    "{text}"
+                );
+            }
         }
     }
-
-    #[test]
-    fn the_fingerprint_is_that_of_the_whole_file() {
-        let text = "some text ß".as_bytes();
-        let mut reader = CheckedReader::new(Portions(text, 3), Some(Fingerprint::default()));
-        reader.read_to_end(&mut Vec::new()).unwrap();
-        assert_eq!(
-            reader.fingerprint(),
-            Some(infinity_files::fingerprint(text))
-        );
-        assert_eq!(reader.offset, text.len() as u64);
-    }
-}
-
-mod csv_quotes {
-    use super::super::*;
-
-    fn end(text: &str) -> Result<String, String> {
-        let mut read = String::new();
-        let ended = Quotes::new(text.as_bytes(), b',').read_to_string(&mut read);
-        ended.map(|_| read).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn only_a_field_that_never_ends_is_refused() {
-        for text in [
-            "",
-            "a,b\n1,2",
-            "a,b\n\"1\",\"x \"\"y\"\", z\n2\"\r\n",
-            "\u{feff}\"a,\",b\n1,2\n",
-            "inch,12\"\n5\" and 6\",\"\"",
-        ] {
-            assert_eq!(end(text).as_deref(), Ok(text));
-        }
-        for (text, line) in [
-            ("a,b\n1,\"2\n3,4\n", 2),
-            ("\"a", 1),
-            ("\u{feff}\"a", 1),
-            ("a\n\"b\"\n\"\"\"\n", 3),
-        ] {
-            assert!(
-                end(text).unwrap_err().contains(&format!("line {line} ")),
-                "{text}"
-            );
-        }
-    }
-}
-
 }

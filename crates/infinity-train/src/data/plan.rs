@@ -238,183 +238,181 @@ impl InitialState {
 
 #[cfg(test)]
 mod tests {
-mod permutation {
-    use super::super::*;
+    mod permutation {
+        use super::super::*;
 
-    #[test]
-    fn every_number_stands_exactly_once() {
-        for n in [1, 2, 3, 7, 64, 65, 1000, 4097] {
-            for key in 0..3 {
-                let order = Permutation::new(n, key);
-                let mut seen: Vec<u64> = (0..n).map(|place| order.at(place)).collect();
-                seen.sort_unstable();
-                assert_eq!(seen, (0..n).collect::<Vec<_>>(), "n = {n}, key = {key}");
+        #[test]
+        fn every_number_stands_exactly_once() {
+            for n in [1, 2, 3, 7, 64, 65, 1000, 4097] {
+                for key in 0..3 {
+                    let order = Permutation::new(n, key);
+                    let mut seen: Vec<u64> = (0..n).map(|place| order.at(place)).collect();
+                    seen.sort_unstable();
+                    assert_eq!(seen, (0..n).collect::<Vec<_>>(), "n = {n}, key = {key}");
+                }
             }
+        }
+
+        #[test]
+        fn keys_give_different_orders_and_the_order_is_not_sorted() {
+            let order = |key| {
+                let order = Permutation::new(1000, key);
+                (0..1000).map(|place| order.at(place)).collect::<Vec<_>>()
+            };
+            assert_ne!(order(0), order(1));
+            assert_eq!(order(5), order(5));
+            let rising = order(3).windows(2).filter(|pair| pair[0] < pair[1]).count();
+            assert!(
+                (420..580).contains(&rising),
+                "{rising} of 999 neighbours rise"
+            );
+        }
+
+        #[test]
+        fn below_reaches_both_ends_evenly() {
+            let mut counts = [0usize; 10];
+            (0..10_000).for_each(|i| counts[below(mix(&[i]), 10) as usize] += 1);
+            assert!(
+                counts.iter().all(|count| (850..1150).contains(count)),
+                "{counts:?}"
+            );
         }
     }
 
-    #[test]
-    fn keys_give_different_orders_and_the_order_is_not_sorted() {
-        let order = |key| {
-            let order = Permutation::new(1000, key);
-            (0..1000).map(|place| order.at(place)).collect::<Vec<_>>()
-        };
-        assert_ne!(order(0), order(1));
-        assert_eq!(order(5), order(5));
-        let rising = order(3).windows(2).filter(|pair| pair[0] < pair[1]).count();
-        assert!(
-            (420..580).contains(&rising),
-            "{rising} of 999 neighbours rise"
-        );
-    }
+    mod document_plan {
+        use super::super::*;
 
-    #[test]
-    fn below_reaches_both_ends_evenly() {
-        let mut counts = [0usize; 10];
-        (0..10_000).for_each(|i| counts[below(mix(&[i]), 10) as usize] += 1);
-        assert!(
-            counts.iter().all(|count| (850..1150).contains(count)),
-            "{counts:?}"
-        );
-    }
-}
+        #[test]
+        fn an_epoch_predicts_every_token_once_and_never_crosses_documents() {
+            let lengths = [1u32, 2, 5, 9, 17, 40, 3, 8];
+            let documents: Vec<Vec<u32>> = lengths
+                .iter()
+                .map(|length| (0..*length).collect())
+                .collect();
+            let store = TokenStore::from_documents(&documents);
+            let plans = DocumentPlans::new(&store, 3, 8, 11).unwrap();
+            for epoch in 0..3 {
+                let mut seen = vec![0; store.len() as usize];
+                for step in 0..plans.steps() {
+                    for window in plans.windows_of(epoch * plans.steps() + step) {
+                        let end = window.start + window.targets as u64;
+                        let tokens = store.tokens(window.start..end).unwrap();
+                        assert!(
+                            tokens.windows(2).all(|pair| pair[1] == pair[0] + 1),
+                            "{tokens:?}"
+                        );
+                        let first = window.start + 1;
+                        (first..first + window.targets as u64)
+                            .for_each(|place| seen[place as usize] += 1);
+                    }
+                }
+                let firsts = store.borders().unwrap();
+                for (place, count) in seen.iter().enumerate() {
+                    let want = i32::from(!firsts.contains(&(place as u64)));
+                    assert_eq!(*count, want, "epoch {epoch}, position {place}");
+                }
+            }
+        }
 
-mod document_plan {
-    use super::super::*;
-
-    #[test]
-    fn an_epoch_predicts_every_token_once_and_never_crosses_documents() {
-        let lengths = [1u32, 2, 5, 9, 17, 40, 3, 8];
-        let documents: Vec<Vec<u32>> = lengths
-            .iter()
-            .map(|length| (0..*length).collect())
-            .collect();
-        let store = TokenStore::from_documents(&documents);
-        let plans = DocumentPlans::new(&store, 3, 8, 11).unwrap();
-        for epoch in 0..3 {
-            let mut seen = vec![0; store.len() as usize];
+        #[test]
+        fn a_long_document_continues_in_its_row() {
+            let store = TokenStore::from_documents(&[(0..100).collect(), (0..4).collect()]);
+            let plans = DocumentPlans::new(&store, 2, 8, 5).unwrap();
+            let mut carried = 0;
+            let mut ends: Vec<Option<u64>> = vec![None; 2];
             for step in 0..plans.steps() {
-                for window in plans.windows_of(epoch * plans.steps() + step) {
-                    let end = window.start + window.targets as u64;
-                    let tokens = store.tokens(window.start..end).unwrap();
-                    assert!(
-                        tokens.windows(2).all(|pair| pair[1] == pair[0] + 1),
-                        "{tokens:?}"
-                    );
-                    let first = window.start + 1;
-                    (first..first + window.targets as u64)
-                        .for_each(|place| seen[place as usize] += 1);
+                for (row, window) in plans.windows_of(step).enumerate() {
+                    if window.continues {
+                        carried += 1;
+                        assert_eq!(Some(window.start), ends[row], "step {step}, row {row}");
+                    }
+                    ends[row] = Some(window.start + window.targets as u64);
                 }
             }
-            let firsts = store.borders().unwrap();
-            for (place, count) in seen.iter().enumerate() {
-                let want = i32::from(!firsts.contains(&(place as u64)));
-                assert_eq!(*count, want, "epoch {epoch}, position {place}");
-            }
+            assert!(carried >= 10, "{carried}");
         }
     }
 
-    #[test]
-    fn a_long_document_continues_in_its_row() {
-        let store = TokenStore::from_documents(&[(0..100).collect(), (0..4).collect()]);
-        let plans = DocumentPlans::new(&store, 2, 8, 5).unwrap();
-        let mut carried = 0;
-        let mut ends: Vec<Option<u64>> = vec![None; 2];
-        for step in 0..plans.steps() {
-            for (row, window) in plans.windows_of(step).enumerate() {
-                if window.continues {
-                    carried += 1;
-                    assert_eq!(Some(window.start), ends[row], "step {step}, row {row}");
-                }
-                ends[row] = Some(window.start + window.targets as u64);
-            }
+    mod initial_state {
+
+        use super::super::*;
+
+        const ROWS: [usize; 5] = [0, 1, 2, 3, 4];
+
+        fn shares(own: Option<f64>, other: f64, zero: f64) -> InitialState {
+            InitialState { own, other, zero }
         }
-        assert!(carried >= 10, "{carried}");
-    }
-}
 
-
-mod initial_state {
-
-    use super::super::*;
-
-    const ROWS: [usize; 5] = [0, 1, 2, 3, 4];
-
-    fn shares(own: Option<f64>, other: f64, zero: f64) -> InitialState {
-        InitialState { own, other, zero }
-    }
-
-    /// Windows that started from the own, another's and the empty state, and how often each other
-    /// row was taken by row 2.
-    fn counts(mixture: InitialState, seed: u64) -> ([f64; 3], [usize; 5]) {
-        let (mut counts, mut taken) = ([0.0; 3], [0; 5]);
-        for step in 0..4000 {
-            for row in ROWS {
-                match mixture.draw(seed, step, row, &ROWS) {
-                    None => counts[2] += 1.0,
-                    Some(from) if from == row => counts[0] += 1.0,
-                    Some(from) => {
-                        counts[1] += 1.0;
-                        taken[from] += usize::from(row == 2);
+        /// Windows that started from the own, another's and the empty state, and how often each other
+        /// row was taken by row 2.
+        fn counts(mixture: InitialState, seed: u64) -> ([f64; 3], [usize; 5]) {
+            let (mut counts, mut taken) = ([0.0; 3], [0; 5]);
+            for step in 0..4000 {
+                for row in ROWS {
+                    match mixture.draw(seed, step, row, &ROWS) {
+                        None => counts[2] += 1.0,
+                        Some(from) if from == row => counts[0] += 1.0,
+                        Some(from) => {
+                            counts[1] += 1.0;
+                            taken[from] += usize::from(row == 2);
+                        }
                     }
                 }
             }
+            (counts.map(|count| count / 20_000.0), taken)
         }
-        (counts.map(|count| count / 20_000.0), taken)
-    }
 
-    /// Five standard deviations of a share of 20,000 draws are at most 0.018.
-    fn near(found: [f64; 3], expected: [f64; 3]) -> bool {
-        let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
-        off.fold(0.0, f64::max) < 0.018
-    }
-
-    #[test]
-    fn shares_are_what_was_asked_for() {
-        for (mixture, expected) in [
-            (InitialState::default(), [1.0, 0.0, 0.0]),
-            (shares(Some(0.8), 0.15, 0.05), [0.8, 0.15, 0.05]),
-            (shares(None, 0.5, 0.25), [0.25, 0.5, 0.25]),
-            (shares(Some(0.0), 0.0, 1.0), [0.0, 0.0, 1.0]),
-            (shares(Some(0.0), 1.0, 0.0), [0.0, 1.0, 0.0]),
-        ] {
-            let (found, _) = counts(mixture, 3);
-            assert!(near(found, expected), "{mixture}: {found:?}");
+        /// Five standard deviations of a share of 20,000 draws are at most 0.018.
+        fn near(found: [f64; 3], expected: [f64; 3]) -> bool {
+            let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+            off.fold(0.0, f64::max) < 0.018
         }
-        let (found, _) = counts(shares(None, 0.5, 0.25), 3);
-        assert!(!near(found, [0.25, 0.53, 0.22]), "another mixture is seen");
-    }
 
-    #[test]
-    fn other_rows_are_taken_evenly_and_only_where_they_may_be() {
-        let (_, taken) = counts(shares(None, 1.0, 0.0), 8);
-        assert_eq!(taken[2], 0);
-        for row in [0, 1, 3, 4] {
-            assert!((850..1150).contains(&taken[row]), "{taken:?}");
+        #[test]
+        fn shares_are_what_was_asked_for() {
+            for (mixture, expected) in [
+                (InitialState::default(), [1.0, 0.0, 0.0]),
+                (shares(Some(0.8), 0.15, 0.05), [0.8, 0.15, 0.05]),
+                (shares(None, 0.5, 0.25), [0.25, 0.5, 0.25]),
+                (shares(Some(0.0), 0.0, 1.0), [0.0, 0.0, 1.0]),
+                (shares(Some(0.0), 1.0, 0.0), [0.0, 1.0, 0.0]),
+            ] {
+                let (found, _) = counts(mixture, 3);
+                assert!(near(found, expected), "{mixture}: {found:?}");
+            }
+            let (found, _) = counts(shares(None, 0.5, 0.25), 3);
+            assert!(!near(found, [0.25, 0.53, 0.22]), "another mixture is seen");
         }
-        let other = shares(None, 1.0, 0.0);
-        for step in 0..50 {
-            assert_eq!(other.draw(1, step, 2, &[4]), Some(4));
-            assert_eq!(other.draw(1, step, 2, &[2]), Some(2), "no other row");
-            assert_eq!(other.draw(1, step, 2, &[]), Some(2), "no row at all");
+
+        #[test]
+        fn other_rows_are_taken_evenly_and_only_where_they_may_be() {
+            let (_, taken) = counts(shares(None, 1.0, 0.0), 8);
+            assert_eq!(taken[2], 0);
+            for row in [0, 1, 3, 4] {
+                assert!((850..1150).contains(&taken[row]), "{taken:?}");
+            }
+            let other = shares(None, 1.0, 0.0);
+            for step in 0..50 {
+                assert_eq!(other.draw(1, step, 2, &[4]), Some(4));
+                assert_eq!(other.draw(1, step, 2, &[2]), Some(2), "no other row");
+                assert_eq!(other.draw(1, step, 2, &[]), Some(2), "no row at all");
+            }
+        }
+
+        #[test]
+        fn draws_depend_on_seed_step_and_row_alone() {
+            let mixture = shares(None, 0.3, 0.3);
+            let all = |seed| -> Vec<Option<usize>> {
+                (0..200)
+                    .flat_map(|step| ROWS.map(|row| mixture.draw(seed, step, row, &ROWS)))
+                    .collect()
+            };
+            let forward = all(5);
+            for (place, drawn) in forward.iter().enumerate().rev() {
+                let (step, row) = (place as u64 / 5, place % 5);
+                assert_eq!(mixture.draw(5, step, row, &ROWS), *drawn);
+            }
+            assert_ne!(forward, all(6));
         }
     }
-
-    #[test]
-    fn draws_depend_on_seed_step_and_row_alone() {
-        let mixture = shares(None, 0.3, 0.3);
-        let all = |seed| -> Vec<Option<usize>> {
-            (0..200)
-                .flat_map(|step| ROWS.map(|row| mixture.draw(seed, step, row, &ROWS)))
-                .collect()
-        };
-        let forward = all(5);
-        for (place, drawn) in forward.iter().enumerate().rev() {
-            let (step, row) = (place as u64 / 5, place % 5);
-            assert_eq!(mixture.draw(5, step, row, &ROWS), *drawn);
-        }
-        assert_ne!(forward, all(6));
-    }
-
-}
 }

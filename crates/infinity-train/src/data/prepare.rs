@@ -630,4 +630,3 @@ fn inputs(
         known_hashes,
     })
 }
-

@@ -4,8 +4,8 @@
 //! stream everywhere. The stream comes in fragments of bounded size.
 
 use super::error::DataError;
-use infinity_files::Fingerprint;
 use super::formats::{EXPECTED, Format, Fragment, Records, SourceFile};
+use infinity_files::Fingerprint;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,7 @@
 use super::config::TokenizerKind;
 use super::error::DataError;
 use super::formats::SourceFile;
-use infinity_files::Fingerprint;
+use infinity_files::{Fingerprint, faults};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -122,7 +122,8 @@ impl NumberWriter {
             .and_then(|()| self.out.flush())
             .and_then(|()| self.out.get_ref().sync_all())
             .map_err(|source| self.error(source))?;
-        let checksum = checksum(&self.path, Fingerprint::default()).map_err(|source| self.error(source))?;
+        let checksum =
+            checksum(&self.path, Fingerprint::default()).map_err(|source| self.error(source))?;
         let file = self
             .path
             .file_name()
@@ -530,7 +531,7 @@ impl PreparedMeta {
             .and_then(serde_json::Value::as_u64);
         if version != Some(u64::from(FORMAT_VERSION)) {
             let found = version.map_or("none".to_owned(), |version| version.to_string());
-            return Err(DataError::damaged(format!(
+            return Err(damaged(format!(
                 "format version {found}, this program reads {FORMAT_VERSION}"
             )));
         }
@@ -548,157 +549,156 @@ impl PreparedMeta {
 
 #[cfg(test)]
 mod tests {
-mod token_file {
-    use super::super::*;
-    use std::fs;
+    mod token_file {
+        use super::super::*;
+        use std::fs;
 
-    fn written(directory: &Path, width: Width, numbers: &[u64]) -> FileStamp {
-        let mut writer = NumberWriter::create(directory, "numbers.bin", width).unwrap();
-        numbers
-            .iter()
-            .for_each(|number| writer.push(*number).unwrap());
-        writer.finish().unwrap()
-    }
+        fn written(directory: &Path, width: Width, numbers: &[u64]) -> FileStamp {
+            let mut writer = NumberWriter::create(directory, "numbers.bin", width).unwrap();
+            numbers
+                .iter()
+                .for_each(|number| writer.push(*number).unwrap());
+            writer.finish().unwrap()
+        }
 
-    #[test]
-    fn every_width_gives_its_numbers_back() {
-        for (width, largest) in [
-            (Width::U16, u64::from(u16::MAX)),
-            (Width::U32, u64::from(u32::MAX)),
-            (Width::U64, u64::MAX),
-        ] {
+        #[test]
+        fn every_width_gives_its_numbers_back() {
+            for (width, largest) in [
+                (Width::U16, u64::from(u16::MAX)),
+                (Width::U32, u64::from(u32::MAX)),
+                (Width::U64, u64::MAX),
+            ] {
+                let dir = tempfile::tempdir().unwrap();
+                let numbers = [0, 1, 258, 30_000, largest];
+                let stamp = written(dir.path(), width, &numbers);
+                let file = NumberFile::open(dir.path(), &stamp).unwrap();
+                assert_eq!(file.len(), 5);
+                assert_eq!(file.all().unwrap(), numbers);
+                let mut ids = vec![7];
+                file.read(1, 3, &mut ids).unwrap();
+                assert_eq!(ids, [7, 1, 258, 30_000]);
+            }
+        }
+
+        #[test]
+        fn a_read_of_many_pieces_is_one_row() {
             let dir = tempfile::tempdir().unwrap();
-            let numbers = [0, 1, 258, 30_000, largest];
-            let stamp = written(dir.path(), width, &numbers);
+            let numbers: Vec<u64> = (0..3 * PIECE / 2 + 5).map(|n| n % 60_000).collect();
+            let stamp = written(dir.path(), Width::U16, &numbers);
             let file = NumberFile::open(dir.path(), &stamp).unwrap();
-            assert_eq!(file.len(), 5);
             assert_eq!(file.all().unwrap(), numbers);
-            let mut ids = vec![7];
-            file.read(1, 3, &mut ids).unwrap();
-            assert_eq!(ids, [7, 1, 258, 30_000]);
+            let mut ids = Vec::new();
+            file.read(7, numbers.len() - 8, &mut ids).unwrap();
+            let inner = &numbers[7..numbers.len() - 1];
+            assert!(ids.iter().zip(inner).all(|(id, n)| *id as u64 == *n));
+            assert_eq!(ids.len(), inner.len());
         }
-    }
 
-    #[test]
-    fn a_read_of_many_pieces_is_one_row() {
-        let dir = tempfile::tempdir().unwrap();
-        let numbers: Vec<u64> = (0..3 * PIECE / 2 + 5).map(|n| n % 60_000).collect();
-        let stamp = written(dir.path(), Width::U16, &numbers);
-        let file = NumberFile::open(dir.path(), &stamp).unwrap();
-        assert_eq!(file.all().unwrap(), numbers);
-        let mut ids = Vec::new();
-        file.read(7, numbers.len() - 8, &mut ids).unwrap();
-        let inner = &numbers[7..numbers.len() - 1];
-        assert!(ids.iter().zip(inner).all(|(id, n)| *id as u64 == *n));
-        assert_eq!(ids.len(), inner.len());
-    }
-
-    #[test]
-    fn a_file_without_numbers_opens() {
-        let dir = tempfile::tempdir().unwrap();
-        let stamp = written(dir.path(), Width::U16, &[]);
-        let file = NumberFile::open(dir.path(), &stamp).unwrap();
-        assert!(file.is_empty() && file.all().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_file_that_is_cut_while_it_is_open_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let stamp = written(dir.path(), Width::U16, &[1; 1000]);
-        let file = NumberFile::open(dir.path(), &stamp).unwrap();
-        let path = dir.path().join("numbers.bin");
-        let cut = File::options().write(true).open(&path).unwrap();
-        cut.set_len(1000).unwrap();
-        let mut ids = Vec::new();
-        file.read(0, 500, &mut ids).unwrap();
-        let message = file.read(400, 200, &mut ids).unwrap_err().to_string();
-        for word in ["numbers.bin", "damaged", "1000 bytes", "2000"] {
-            assert!(message.contains(word), "{message}");
+        #[test]
+        fn a_file_without_numbers_opens() {
+            let dir = tempfile::tempdir().unwrap();
+            let stamp = written(dir.path(), Width::U16, &[]);
+            let file = NumberFile::open(dir.path(), &stamp).unwrap();
+            assert!(file.is_empty() && file.all().unwrap().is_empty());
         }
-        assert!(file.all().is_err());
-    }
 
-    #[test]
-    fn a_count_that_no_file_has_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut stamp = written(dir.path(), Width::U64, &[1, 2]);
-        stamp.count = u64::MAX / 2;
-        let message = NumberFile::open(dir.path(), &stamp)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("damaged") && message.contains("9223372036854775807"),
-            "{message}"
-        );
-    }
+        #[test]
+        fn a_file_that_is_cut_while_it_is_open_is_an_error() {
+            let dir = tempfile::tempdir().unwrap();
+            let stamp = written(dir.path(), Width::U16, &[1; 1000]);
+            let file = NumberFile::open(dir.path(), &stamp).unwrap();
+            let path = dir.path().join("numbers.bin");
+            let cut = File::options().write(true).open(&path).unwrap();
+            cut.set_len(1000).unwrap();
+            let mut ids = Vec::new();
+            file.read(0, 500, &mut ids).unwrap();
+            let message = file.read(400, 200, &mut ids).unwrap_err().to_string();
+            for word in ["numbers.bin", "damaged", "1000 bytes", "2000"] {
+                assert!(message.contains(word), "{message}");
+            }
+            assert!(file.all().is_err());
+        }
 
-    #[test]
-    fn a_file_that_changed_is_not_opened() {
-        let dir = tempfile::tempdir().unwrap();
-        let numbers: Vec<u64> = (0..50_000).collect();
-        let stamp = written(dir.path(), Width::U16, &numbers);
-        let path = dir.path().join("numbers.bin");
-        let good = fs::read(&path).unwrap();
-        let refused = |bytes: &[u8]| {
-            fs::write(&path, bytes).unwrap();
-            NumberFile::open(dir.path(), &stamp)
+        #[test]
+        fn a_count_that_no_file_has_is_an_error() {
+            let dir = tempfile::tempdir().unwrap();
+            let mut stamp = written(dir.path(), Width::U64, &[1, 2]);
+            stamp.count = u64::MAX / 2;
+            let message = NumberFile::open(dir.path(), &stamp)
                 .unwrap_err()
-                .to_string()
-        };
-        let short = refused(&good[..good.len() - 2]);
-        assert!(
-            short.contains("99998 bytes") && short.contains("numbers.bin"),
-            "{short}"
-        );
-        for place in [0, good.len() / 2, good.len() - 1] {
-            let mut bytes = good.clone();
-            bytes[place] ^= 1;
-            assert!(refused(&bytes).contains("checksum"), "byte {place}");
+                .to_string();
+            assert!(
+                message.contains("damaged") && message.contains("9223372036854775807"),
+                "{message}"
+            );
         }
-        fs::remove_file(&path).unwrap();
-        let message = NumberFile::open(dir.path(), &stamp)
-            .unwrap_err()
-            .to_string();
-        assert!(message.contains("missing"), "{message}");
-        fs::write(&path, &good).unwrap();
-        assert!(NumberFile::open(dir.path(), &stamp).is_ok());
-    }
 
-    #[test]
-    fn a_large_file_is_sampled_at_both_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("large");
-        let length = (BLOCK * BLOCKS * 2 + 5) as usize;
-        let mut bytes = vec![1u8; length];
-        let mut sum = |place: Option<usize>| {
-            if let Some(place) = place {
+        #[test]
+        fn a_file_that_changed_is_not_opened() {
+            let dir = tempfile::tempdir().unwrap();
+            let numbers: Vec<u64> = (0..50_000).collect();
+            let stamp = written(dir.path(), Width::U16, &numbers);
+            let path = dir.path().join("numbers.bin");
+            let good = fs::read(&path).unwrap();
+            let refused = |bytes: &[u8]| {
+                fs::write(&path, bytes).unwrap();
+                NumberFile::open(dir.path(), &stamp)
+                    .unwrap_err()
+                    .to_string()
+            };
+            let short = refused(&good[..good.len() - 2]);
+            assert!(
+                short.contains("99998 bytes") && short.contains("numbers.bin"),
+                "{short}"
+            );
+            for place in [0, good.len() / 2, good.len() - 1] {
+                let mut bytes = good.clone();
                 bytes[place] ^= 1;
+                assert!(refused(&bytes).contains("checksum"), "byte {place}");
             }
-            fs::write(&path, &bytes).unwrap();
-            if let Some(place) = place {
-                bytes[place] ^= 1;
-            }
-            checksum(&path).unwrap()
-        };
-        let good = sum(None);
-        assert_ne!(good, sum(Some(0)));
-        assert_ne!(good, sum(Some(length - 1)));
-        assert_eq!(good, sum(None));
+            fs::remove_file(&path).unwrap();
+            let message = NumberFile::open(dir.path(), &stamp)
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains("missing"), "{message}");
+            fs::write(&path, &good).unwrap();
+            assert!(NumberFile::open(dir.path(), &stamp).is_ok());
+        }
+
+        #[test]
+        fn a_large_file_is_sampled_at_both_ends() {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("large");
+            let length = (BLOCK * BLOCKS * 2 + 5) as usize;
+            let mut bytes = vec![1u8; length];
+            let mut sum = |place: Option<usize>| {
+                if let Some(place) = place {
+                    bytes[place] ^= 1;
+                }
+                fs::write(&path, &bytes).unwrap();
+                if let Some(place) = place {
+                    bytes[place] ^= 1;
+                }
+                checksum(&path).unwrap()
+            };
+            let good = sum(None);
+            assert_ne!(good, sum(Some(0)));
+            assert_ne!(good, sum(Some(length - 1)));
+            assert_eq!(good, sum(None));
+        }
     }
-}
 
-mod store {
-    use super::super::*;
+    mod store {
+        use super::super::*;
 
-    #[test]
-    fn documents_partition_the_tokens() {
-        let store = TokenStore::from_documents(&[vec![1, 2, 9], vec![3, 9], vec![4]]);
-        assert_eq!((store.len(), store.documents()), (6, 3));
-        assert_eq!(store.borders().unwrap(), [0, 3, 5, 6]);
-        assert_eq!(store.tokens(2..5).unwrap(), [9, 3, 9]);
-        assert_eq!(store.target_bytes(), 5);
-        assert!(TokenStore::from_documents(&[]).is_empty());
+        #[test]
+        fn documents_partition_the_tokens() {
+            let store = TokenStore::from_documents(&[vec![1, 2, 9], vec![3, 9], vec![4]]);
+            assert_eq!((store.len(), store.documents()), (6, 3));
+            assert_eq!(store.borders().unwrap(), [0, 3, 5, 6]);
+            assert_eq!(store.tokens(2..5).unwrap(), [9, 3, 9]);
+            assert_eq!(store.target_bytes(), 5);
+            assert!(TokenStore::from_documents(&[]).is_empty());
+        }
     }
-}
-
 }

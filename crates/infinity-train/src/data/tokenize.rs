@@ -411,222 +411,223 @@ fn pieces(text: &str, cut: &AtomicU64) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-mod tokenize {
-    use super::super::*;
-    use crate::data::store::TokenStore;
+    mod tokenize {
+        use super::super::*;
+        use crate::data::store::TokenStore;
 
-    fn split(
-        tokenizer: &Tokenizer,
-        fragments: &[(&str, bool)],
-        append_eos: bool,
-    ) -> (TokenStore, SplitMeta) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = SplitWriter::create(dir.path(), "train", tokenizer).unwrap();
-        for (text, ends_document) in fragments {
+        fn split(
+            tokenizer: &Tokenizer,
+            fragments: &[(&str, bool)],
+            append_eos: bool,
+        ) -> (TokenStore, SplitMeta) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut writer = SplitWriter::create(dir.path(), "train", tokenizer).unwrap();
+            for (text, ends_document) in fragments {
+                writer
+                    .push(Fragment {
+                        text: (*text).to_owned(),
+                        ends_document: *ends_document,
+                    })
+                    .unwrap();
+            }
+            let meta = writer.finish(append_eos).unwrap();
+            (TokenStore::open(dir.path(), &meta).unwrap(), meta)
+        }
+
+        fn ids(store: &TokenStore) -> Vec<u32> {
+            store
+                .tokens(0..store.len())
+                .unwrap()
+                .into_iter()
+                .map(|id| id as u32)
+                .collect()
+        }
+
+        fn long_text() -> String {
+            (0..12_000)
+                .map(|i| format!("Line {i}: the cat's  number, 水 is {}.\n\n", i * 7))
+                .collect()
+        }
+
+        #[test]
+        fn documents_are_separated_and_found_again() {
+            let fragments = [("ab", true), ("c", false), ("d", true), ("ß", true)];
+            let (store, meta) = split(&Tokenizer::bytes(), &fragments, false);
+            assert_eq!(ids(&store), [97, 98, 256, 99, 100, 256, 0xc3, 0x9f]);
+            assert_eq!(store.borders().unwrap(), [0, 3, 6, 8]);
+            assert_eq!(
+                (meta.text_bytes, meta.text_chars, store.target_bytes()),
+                (6, 5, 5)
+            );
+            let (store, _) = split(&Tokenizer::bytes(), &fragments, true);
+            assert_eq!(ids(&store), [97, 98, 256, 99, 100, 256, 0xc3, 0x9f, 256]);
+            let (cut, _) = split(&Tokenizer::bytes(), &fragments[..2], true);
+            assert_eq!(
+                ids(&cut),
+                [97, 98, 256, 99],
+                "a document that is cut has not ended"
+            );
+        }
+
+        #[test]
+        fn pieces_give_the_ids_of_the_whole() {
+            let text = long_text();
+            let half = text.floor_char_boundary(text.len() / 2);
+            let bpe =
+                train_bpe(text.lines().take(500).map(|line| Ok(line.to_owned())), 500).unwrap();
+            for tokenizer in [Tokenizer::bytes(), Tokenizer::chars(text.chars()), bpe] {
+                let (store, meta) = split(
+                    &tokenizer,
+                    &[(&text[..half], false), (&text[half..], true)],
+                    false,
+                );
+                assert_eq!(
+                    ids(&store),
+                    tokenizer.encode(&text).unwrap(),
+                    "{tokenizer:?}"
+                );
+                assert_eq!(meta.text_chars, text.chars().count() as u64);
+            }
+        }
+
+        #[test]
+        fn a_cut_inside_a_word_is_noticed_and_a_tokenizer_without_safe_cuts_gets_whole_documents() {
+            let text = long_text();
+            let bpe =
+                train_bpe(text.lines().take(500).map(|line| Ok(line.to_owned())), 500).unwrap();
+            let inside = text.find("number").unwrap() + 3;
+            assert!(!leaves_ids(&bpe, &text, inside).unwrap());
+            // A space before every text changes what follows a cut.
+            let prefixed = bpe
+                .to_json()
+                .unwrap()
+                .replace("\"add_prefix_space\": false", "\"add_prefix_space\": true");
+            let prefixed = Tokenizer::from_json(&prefixed).unwrap();
+            let unspaced = text.replace(' ', "_").replace("\n\n", "\n");
+            assert_eq!(safe_cut(&prefixed, &unspaced).unwrap(), None);
+            let (store, _) = split(&prefixed, &[(&unspaced, true)], false);
+            assert_eq!(ids(&store), prefixed.encode(&unspaced).unwrap());
+        }
+
+        #[test]
+        fn an_unknown_character_is_placed_in_its_document() {
+            let text = format!("{}z", "ab".repeat(200_000));
+            let dir = tempfile::tempdir().unwrap();
+            let tokenizer = Tokenizer::chars("ab".chars());
+            let mut writer = SplitWriter::create(dir.path(), "train", &tokenizer).unwrap();
             writer
                 .push(Fragment {
-                    text: (*text).to_owned(),
-                    ends_document: *ends_document,
+                    text,
+                    ends_document: true,
                 })
                 .unwrap();
-        }
-        let meta = writer.finish(append_eos).unwrap();
-        (TokenStore::open(dir.path(), &meta).unwrap(), meta)
-    }
-
-    fn ids(store: &TokenStore) -> Vec<u32> {
-        store
-            .tokens(0..store.len())
-            .unwrap()
-            .into_iter()
-            .map(|id| id as u32)
-            .collect()
-    }
-
-    fn long_text() -> String {
-        (0..12_000)
-            .map(|i| format!("Line {i}: the cat's  number, 水 is {}.\n\n", i * 7))
-            .collect()
-    }
-
-    #[test]
-    fn documents_are_separated_and_found_again() {
-        let fragments = [("ab", true), ("c", false), ("d", true), ("ß", true)];
-        let (store, meta) = split(&Tokenizer::bytes(), &fragments, false);
-        assert_eq!(ids(&store), [97, 98, 256, 99, 100, 256, 0xc3, 0x9f]);
-        assert_eq!(store.borders().unwrap(), [0, 3, 6, 8]);
-        assert_eq!(
-            (meta.text_bytes, meta.text_chars, store.target_bytes()),
-            (6, 5, 5)
-        );
-        let (store, _) = split(&Tokenizer::bytes(), &fragments, true);
-        assert_eq!(ids(&store), [97, 98, 256, 99, 100, 256, 0xc3, 0x9f, 256]);
-        let (cut, _) = split(&Tokenizer::bytes(), &fragments[..2], true);
-        assert_eq!(
-            ids(&cut),
-            [97, 98, 256, 99],
-            "a document that is cut has not ended"
-        );
-    }
-
-    #[test]
-    fn pieces_give_the_ids_of_the_whole() {
-        let text = long_text();
-        let half = text.floor_char_boundary(text.len() / 2);
-        let bpe = train_bpe(text.lines().take(500).map(|line| Ok(line.to_owned())), 500).unwrap();
-        for tokenizer in [Tokenizer::bytes(), Tokenizer::chars(text.chars()), bpe] {
-            let (store, meta) = split(
-                &tokenizer,
-                &[(&text[..half], false), (&text[half..], true)],
-                false,
+            let error = writer.finish(false).unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    DataError::Tokenizer(TokenizerError::UnknownChar {
+                        character: 'z',
+                        position: 400_000,
+                        ..
+                    })
+                ),
+                "{error}"
             );
-            assert_eq!(
-                ids(&store),
-                tokenizer.encode(&text).unwrap(),
-                "{tokenizer:?}"
-            );
-            assert_eq!(meta.text_chars, text.chars().count() as u64);
         }
     }
 
-    #[test]
-    fn a_cut_inside_a_word_is_noticed_and_a_tokenizer_without_safe_cuts_gets_whole_documents() {
-        let text = long_text();
-        let bpe = train_bpe(text.lines().take(500).map(|line| Ok(line.to_owned())), 500).unwrap();
-        let inside = text.find("number").unwrap() + 3;
-        assert!(!leaves_ids(&bpe, &text, inside).unwrap());
-        // A space before every text changes what follows a cut.
-        let prefixed = bpe
-            .to_json()
-            .unwrap()
-            .replace("\"add_prefix_space\": false", "\"add_prefix_space\": true");
-        let prefixed = Tokenizer::from_json(&prefixed).unwrap();
-        let unspaced = text.replace(' ', "_").replace("\n\n", "\n");
-        assert_eq!(safe_cut(&prefixed, &unspaced).unwrap(), None);
-        let (store, _) = split(&prefixed, &[(&unspaced, true)], false);
-        assert_eq!(ids(&store), prefixed.encode(&unspaced).unwrap());
-    }
+    mod vocabulary {
+        use super::super::*;
+        use std::path::Path;
 
-    #[test]
-    fn an_unknown_character_is_placed_in_its_document() {
-        let text = format!("{}z", "ab".repeat(200_000));
-        let dir = tempfile::tempdir().unwrap();
-        let tokenizer = Tokenizer::chars("ab".chars());
-        let mut writer = SplitWriter::create(dir.path(), "train", &tokenizer).unwrap();
-        writer
-            .push(Fragment {
-                text,
-                ends_document: true,
-            })
-            .unwrap();
-        let error = writer.finish(false).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                DataError::Tokenizer(TokenizerError::UnknownChar {
-                    character: 'z',
-                    position: 400_000,
-                    ..
+        fn text() -> String {
+            (0..400)
+                .map(|i| {
+                    format!(
+                        "the cat number {i} sat on the mat, über allen 水 {}\n",
+                        i * i
+                    )
                 })
-            ),
-            "{error}"
-        );
-    }
-}
+                .collect()
+        }
 
-mod vocabulary {
-    use super::super::*;
-    use std::path::Path;
+        fn trained(text: &str, entries: usize) -> Tokenizer {
+            train_bpe(text.lines().map(|line| Ok(format!("{line}\n"))), entries).unwrap()
+        }
 
-    fn text() -> String {
-        (0..400)
-            .map(|i| {
-                format!(
-                    "the cat number {i} sat on the mat, über allen 水 {}\n",
-                    i * i
-                )
-            })
-            .collect()
-    }
+        #[test]
+        fn a_trained_bpe_is_deterministic_and_loses_nothing() {
+            let tokenizer = trained(&text(), 400);
+            assert_eq!(tokenizer.vocab_size(), 400);
+            assert!(tokenizer.eos_id().is_some());
+            for _ in 0..3 {
+                assert_eq!(
+                    trained(&text(), 400).to_json().unwrap(),
+                    tokenizer.to_json().unwrap()
+                );
+            }
+            for sample in [text().as_str(), "  unseen\r\n\tÆ 🦀 words  ", ""] {
+                let ids = tokenizer.encode(sample).unwrap();
+                assert_eq!(tokenizer.decode(&ids).unwrap(), sample);
+                assert!(ids.len() <= sample.len());
+            }
+            assert!(tokenizer.encode(&text()).unwrap().len() < text().len() / 2);
+        }
 
-    fn trained(text: &str, entries: usize) -> Tokenizer {
-        train_bpe(text.lines().map(|line| Ok(format!("{line}\n"))), entries).unwrap()
-    }
-
-    #[test]
-    fn a_trained_bpe_is_deterministic_and_loses_nothing() {
-        let tokenizer = trained(&text(), 400);
-        assert_eq!(tokenizer.vocab_size(), 400);
-        assert!(tokenizer.eos_id().is_some());
-        for _ in 0..3 {
-            assert_eq!(
+        #[test]
+        fn other_text_gives_another_bpe() {
+            let other = text().replace("cat", "dog");
+            assert_ne!(
                 trained(&text(), 400).to_json().unwrap(),
-                tokenizer.to_json().unwrap()
+                trained(&other, 400).to_json().unwrap()
             );
         }
-        for sample in [text().as_str(), "  unseen\r\n\tÆ 🦀 words  ", ""] {
-            let ids = tokenizer.encode(sample).unwrap();
-            assert_eq!(tokenizer.decode(&ids).unwrap(), sample);
-            assert!(ids.len() <= sample.len());
+
+        #[test]
+        fn an_error_in_the_text_ends_the_training() {
+            let texts = [
+                Ok("good".to_owned()),
+                Err(DataError::Empty {
+                    path: "bad.txt".into(),
+                }),
+            ];
+            let message = train_bpe(texts.into_iter(), 300).unwrap_err().to_string();
+            assert!(message.contains("bad.txt"), "{message}");
         }
-        assert!(tokenizer.encode(&text()).unwrap().len() < text().len() / 2);
-    }
 
-    #[test]
-    fn other_text_gives_another_bpe() {
-        let other = text().replace("cat", "dog");
-        assert_ne!(
-            trained(&text(), 400).to_json().unwrap(),
-            trained(&other, 400).to_json().unwrap()
-        );
-    }
+        #[test]
+        fn the_alphabet_holds_what_was_read() {
+            let mut alphabet = Alphabet::default();
+            alphabet.extend("bab");
+            alphabet.extend("水\u{10ffff}\0");
+            assert_eq!(
+                alphabet.characters().collect::<String>(),
+                "\0ab水\u{10ffff}"
+            );
+            assert_eq!(alphabet.tokenizer().encode("水ab").unwrap(), [3, 1, 2]);
+        }
 
-    #[test]
-    fn an_error_in_the_text_ends_the_training() {
-        let texts = [
-            Ok("good".to_owned()),
-            Err(DataError::Empty {
-                path: "bad.txt".into(),
-            }),
-        ];
-        let message = train_bpe(texts.into_iter(), 300).unwrap_err().to_string();
-        assert!(message.contains("bad.txt"), "{message}");
+        #[test]
+        fn a_missing_tokenizer_file_names_its_key() {
+            let config = TokenizerConfig {
+                path: "no/such.json".into(),
+                ..TokenizerConfig::default()
+            };
+            let message = fixed(&config, TokenizerKind::File).unwrap_err().to_string();
+            assert!(
+                message.contains("tokenizer.path") && message.contains("such.json"),
+                "{message}"
+            );
+            let dir = tempfile::tempdir().unwrap();
+            Tokenizer::bytes()
+                .save(dir.path().join("tokenizer.json"))
+                .unwrap();
+            let config = TokenizerConfig {
+                path: dir.path().into(),
+                ..TokenizerConfig::default()
+            };
+            assert!(fixed(&config, TokenizerKind::File).unwrap().is_some());
+            assert!(tokenizer_path(&config).ends_with(Path::new("tokenizer.json")));
+        }
     }
-
-    #[test]
-    fn the_alphabet_holds_what_was_read() {
-        let mut alphabet = Alphabet::default();
-        alphabet.extend("bab");
-        alphabet.extend("水\u{10ffff}\0");
-        assert_eq!(
-            alphabet.characters().collect::<String>(),
-            "\0ab水\u{10ffff}"
-        );
-        assert_eq!(alphabet.tokenizer().encode("水ab").unwrap(), [3, 1, 2]);
-    }
-
-    #[test]
-    fn a_missing_tokenizer_file_names_its_key() {
-        let config = TokenizerConfig {
-            path: "no/such.json".into(),
-            ..TokenizerConfig::default()
-        };
-        let message = fixed(&config, TokenizerKind::File).unwrap_err().to_string();
-        assert!(
-            message.contains("tokenizer.path") && message.contains("such.json"),
-            "{message}"
-        );
-        let dir = tempfile::tempdir().unwrap();
-        Tokenizer::bytes()
-            .save(dir.path().join("tokenizer.json"))
-            .unwrap();
-        let config = TokenizerConfig {
-            path: dir.path().into(),
-            ..TokenizerConfig::default()
-        };
-        assert!(fixed(&config, TokenizerKind::File).unwrap().is_some());
-        assert!(tokenizer_path(&config).ends_with(Path::new("tokenizer.json")));
-    }
-}
-
 }

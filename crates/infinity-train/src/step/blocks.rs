@@ -13,7 +13,7 @@ use crate::loss::training_loss;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Int, Tensor};
 use infinity_model::block::Block;
-use infinity_model::mixer::Call;
+use infinity_model::layer::{Layer, Pass as Shared};
 use infinity_model::{LayerState, ModelState};
 
 /// What a block reads, outside any graph.
@@ -26,7 +26,7 @@ struct Input {
 struct Pass<'a> {
     trainee: &'a Trainee,
     batch: &'a LmBatch,
-    call: Call,
+    shared: Shared,
     draws: Draws,
     grads: GradientsAccumulator<Trainee>,
 }
@@ -38,7 +38,7 @@ pub(super) fn learn(trainee: &Trainee, batch: &LmBatch) -> Learned {
     let mut pass = Pass {
         trainee,
         batch,
-        call: model.call(&start.position, len),
+        shared: model.pass(&start.position, len),
         draws: Draws::new(model, batch.seed),
         grads: GradientsAccumulator::new(),
     };
@@ -74,8 +74,9 @@ impl Pass<'_> {
                 state: state.clone(),
             });
             self.draws.before(0, i + 1);
-            let (y, after) = block.forward(Tensor::from_inner(x), &self.call, state);
-            x = y.inner();
+            let input = Tensor::from_inner(x).into();
+            let (output, after) = block.forward_in(input, &self.shared, state);
+            x = output.x.inner();
             layers.push(after.detach().compact());
         }
         (inputs, x, layers)
@@ -101,8 +102,8 @@ impl Pass<'_> {
     fn block(&mut self, i: usize, block: &Block, input: Input, d_y: Tensor<3>) -> Tensor<3> {
         let x = Tensor::from_inner(input.x).require_grad();
         self.draws.before(0, i + 1);
-        let (y, _) = block.forward(x.clone(), &self.call, input.state);
-        let gradients = (y * d_y).sum().backward();
+        let (output, _) = block.forward_in(x.clone().into(), &self.shared, input.state);
+        let gradients = (output.x * d_y).sum().backward();
         self.learned(gradients, x)
     }
 

@@ -2,8 +2,8 @@
 
 use super::super::sections::Sections;
 use super::super::{DecayRule, GateRule};
-use crate::math::exp::{exp, log1p_of_unit, minus_expm1};
-use crate::math::simd::multiply_add;
+use crate::cpu::exp::{exp, log1p_of_unit, minus_expm1};
+use crate::cpu::simd::multiply_add;
 
 /// What all tokens share.
 pub(crate) struct Shared<'a> {

@@ -2,7 +2,7 @@
 //! chunks at once.
 
 use super::{Gates, Saved, Scores, join_gate, turned};
-use crate::math::{array::Array, decay};
+use super::{array::Array, decay};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
 /// Gradients of every input; `erase` has none in additive mode.

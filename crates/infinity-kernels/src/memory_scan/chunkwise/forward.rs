@@ -3,7 +3,7 @@
 
 use super::super::backend::ScanTensors;
 use super::{Correct, Gates, Saved, Scores, mix, stack};
-use crate::math::{array::Array, chunks::Chunking};
+use super::{array::Array, chunks::Chunking};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
 /// Outputs `[B, T, H, V]`, the final state `[B, H, S, K, V]` and what backward needs.

@@ -7,15 +7,20 @@
 //! Everything is chunk-major: `X = N·B·H` blocks of `C` positions. Gates are `[X, S, C]`, stacked
 //! keys and queries `[X, C, S·K]`, states `[X, S·K, V]`.
 
+mod array;
 mod backward;
+mod chunks;
+mod decay;
 mod forward;
+mod unit_lower;
 
 pub(super) use backward::backward;
 pub(super) use forward::forward;
 
 use super::backend::ScanTensors;
-use crate::math::{array::Array, chunks::Chunking, decay, unit_lower};
+use array::Array;
 use burn::backend::{Backend, tensor::FloatTensor};
+use chunks::Chunking;
 
 /// What the forward pass computes and the backward pass reads again.
 #[derive(Clone, Debug)]

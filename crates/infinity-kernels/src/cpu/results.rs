@@ -1,0 +1,84 @@
+//! Results that threads compute piece by piece, in memory that nobody has written before.
+//!
+//! Zeroing a result ahead of its kernel would be a pass over memory, by one thread. So memory stays
+//! `MaybeUninit` until the thread that computes a piece fills it, and finds it in its cache. Kernels that
+//! write every value once anyway take `MaybeUninit` themselves; `cargo xtask valgrind` checks that they do.
+
+use rayon::prelude::*;
+use std::array::from_fn;
+use std::mem::{MaybeUninit, take};
+
+/// Vectors of `lens` values. `work(i, pieces)` computes the `i`-th piece of each, of `sizes` values (the
+/// last one of what is left), which it finds filled with zeros; threads share the pieces.
+pub(crate) fn in_pieces<const N: usize>(
+    lens: [usize; N],
+    sizes: [usize; N],
+    work: impl Fn(usize, [&mut [f32]; N]) + Sync,
+) -> [Vec<f32>; N] {
+    let mut values = lens.map(Box::new_uninit_slice);
+    fill(values.each_mut().map(|values| &mut values[..]), sizes, work);
+    // SAFETY: `fill` writes all that it is given.
+    values.map(|values| unsafe { values.assume_init() }.into_vec())
+}
+
+/// [`in_pieces`] into `outs`, all of which is written.
+pub(crate) fn fill<const N: usize>(
+    mut outs: [&mut [MaybeUninit<f32>]; N],
+    sizes: [usize; N],
+    work: impl Fn(usize, [&mut [f32]; N]) + Sync,
+) {
+    let sizes = sizes.map(|size| size.max(1));
+    let count = (0..N).map(|n| outs[n].len().div_ceil(sizes[n])).max();
+    let mut piece = |n: usize| {
+        let out = take(&mut outs[n]);
+        let (piece, rest) = out.split_at_mut(sizes[n].min(out.len()));
+        outs[n] = rest;
+        piece
+    };
+    let pieces: Vec<[_; N]> = (0..count.unwrap_or(0))
+        .map(|_| from_fn(&mut piece))
+        .collect();
+    pieces.into_par_iter().enumerate().for_each(|(i, pieces)| {
+        work(i, pieces.map(zeroed));
+    });
+}
+
+/// `values`, filled with zeros.
+pub(crate) fn zeroed(values: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    values.fill(MaybeUninit::new(0.0));
+    // SAFETY: all of them were just written.
+    unsafe { values.assume_init_mut() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_every_vector() {
+        let [a, none, b] = in_pieces([10, 0, 4], [3, 5, 1], |i, [a, none, b]| {
+            assert!(none.is_empty());
+            assert!(a.iter().chain(&*b).all(|x| *x == 0.0));
+            a.fill(i as f32 + 1.0);
+            b.fill(-1.0);
+        });
+        assert_eq!(a, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 4.0]);
+        assert_eq!((none.len(), b), (0, vec![-1.0; 4]));
+        let [longer, shorter] = in_pieces([7, 2], [1, 1], |_, [a, _]| a.fill(1.0));
+        assert_eq!((longer, shorter), (vec![1.0; 7], vec![0.0; 2]));
+    }
+
+    /// Reads a value that nobody wrote, on purpose: `cargo xtask valgrind` must report it, or its other
+    /// answers mean nothing. It is no test of its own.
+    #[test]
+    #[ignore = "an error on purpose, for `cargo xtask valgrind`"]
+    fn a_value_left_unwritten_is_caught() {
+        let mut values = Box::<[f32]>::new_uninit_slice(3);
+        values[..2].write_copy_of_slice(&[1.0; 2]);
+        let values = std::hint::black_box(values);
+        // SAFETY: none; that is what has to be caught.
+        let values = unsafe { values.assume_init() };
+        let sum: f32 = values.iter().sum();
+        assert!(std::hint::black_box(sum > 2.5) || sum <= 2.5 || sum.is_nan());
+    }
+}

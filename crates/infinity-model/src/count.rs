@@ -1,0 +1,211 @@
+//! What a configuration costs, without building the model: parameters, work and state.
+//!
+//! The counts are sums over [`weights`], the list of every tensor of `model.safetensors`.
+//!
+//! Work, in floating-point operations for one token (a multiplication and an addition are two):
+//! ```text
+//! forward  = 2 · matmul weights + L · operator + L · convolution
+//! training = 3 · forward                                  backward costs two forwards
+//! operator, infinity, delta     7 · H·S·K·V      forget 1, recall 2, write 2, read 2
+//! operator, infinity, additive  5 · H·S·K·V      forget 1, write 2, read 2
+//! operator, softmax             window · H·(K+V) scores and sum over half the window on average
+//! convolution                   2 · conv_kernel_size · channels
+//! ```
+//! Matmul weights are the projections, the feed-forward, the output projection (the embedding
+//! again when tied; looking up a row costs nothing), and the learnable feature map twice, because
+//! q and k share it. Norms and activations are left out, as is usual. The operator is counted in
+//! its recurrent form: a chunked form does other work for the same result.
+
+use crate::config::{MemoryUpdate, Mixer, ModelConfig, QkNorm};
+use crate::parameters::{Part, weights};
+
+/// Learned parameters, by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParameterCount {
+    /// Token embedding and, if untied, the output projection.
+    pub embedding: u64,
+    /// Query, key, value and output projections, and the learnable feature map.
+    pub mixer_projections: u64,
+    /// Short convolutions.
+    pub convolution: u64,
+    /// Decay, write, read, memory and output gates.
+    pub gates: u64,
+    /// Feed-forward.
+    pub feed_forward: u64,
+    /// RMS norms.
+    pub norms: u64,
+}
+
+impl ParameterCount {
+    /// Counts a configuration's parameters.
+    pub fn of(config: &ModelConfig) -> Self {
+        let mut count = Self::default();
+        for weight in weights(config).iter().filter(|weight| weight.learned) {
+            let part = match weight.part {
+                Part::Embedding => &mut count.embedding,
+                Part::MixerProjections => &mut count.mixer_projections,
+                Part::Convolution => &mut count.convolution,
+                Part::Gates => &mut count.gates,
+                Part::FeedForward => &mut count.feed_forward,
+                Part::Norms => &mut count.norms,
+            };
+            *part += weight.len() as u64;
+        }
+        count
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.embedding
+            + self.mixer_projections
+            + self.convolution
+            + self.gates
+            + self.feed_forward
+            + self.norms
+    }
+}
+
+/// Floating-point operations to read one token, in the middle of training windows of `window`
+/// tokens (which matters to the softmax mixer alone). The formula is at the top of this file.
+pub fn forward_flops_per_token(config: &ModelConfig, window: usize) -> u64 {
+    let layers = config.num_hidden_layers as u64;
+    let mut matmul = 0;
+    for weight in weights(config) {
+        let uses = if weight.name.ends_with("feature_map.weight") {
+            2
+        } else if weight.name.ends_with("_proj.weight") || weight.name == "lm_head.weight" {
+            1
+        } else {
+            0
+        };
+        matmul += uses * weight.len() as u64;
+    }
+    if config.tie_word_embeddings {
+        matmul += config.vocab_size as u64 * config.hidden_size as u64;
+    }
+    2 * matmul + layers * (operator_flops(config, window) + convolution_flops(config))
+}
+
+/// Floating-point operations to train on one token: a forward pass and a backward pass of twice
+/// its cost.
+pub fn training_flops_per_token(config: &ModelConfig, window: usize) -> u64 {
+    3 * forward_flops_per_token(config, window)
+}
+
+fn operator_flops(config: &ModelConfig, window: usize) -> u64 {
+    let (keys, values) = (
+        config.key_dim_total() as u64,
+        config.value_dim_total() as u64,
+    );
+    match config.mixer {
+        Mixer::Softmax => window as u64 * (keys + values),
+        Mixer::Infinity => {
+            let per_element = match config.memory_update {
+                MemoryUpdate::Delta => 7,
+                MemoryUpdate::Additive => 5,
+            };
+            per_element * memory_elements(config)
+        }
+    }
+}
+
+fn convolution_flops(config: &ModelConfig) -> u64 {
+    match config.mixer {
+        Mixer::Softmax => 0,
+        Mixer::Infinity => 2 * config.conv_kernel_size as u64 * convolved_channels(config),
+    }
+}
+
+/// Numbers in one layer's memory `[H, S, K, V]`; the denominator is one more value column.
+fn memory_elements(config: &ModelConfig) -> u64 {
+    let value_columns =
+        config.value_head_dim() + usize::from(config.qk_norm == QkNorm::Denominator);
+    (config.num_attention_heads * config.num_states() * config.head_dim() * value_columns) as u64
+}
+
+fn convolved_channels(config: &ModelConfig) -> u64 {
+    (2 * config.key_dim_total() + config.value_dim_total()) as u64
+}
+
+/// Bytes of the state of `batch` texts after `position` tokens each.
+///
+/// The infinity mixer's state has one size whatever the position; the softmax mixer keeps every
+/// key and value it has seen. Everything is f32, and a position is a u64.
+pub fn state_bytes(config: &ModelConfig, batch: usize, position: u64) -> u64 {
+    const F32: u64 = 4;
+    const POSITION: u64 = 8;
+    let per_layer = match config.mixer {
+        Mixer::Infinity => {
+            let tail = config.conv_kernel_size.saturating_sub(1) as u64;
+            memory_elements(config) + tail * convolved_channels(config)
+        }
+        Mixer::Softmax => position * (config.key_dim_total() + config.value_dim_total()) as u64,
+    };
+    batch as u64 * (config.num_hidden_layers as u64 * per_layer * F32 + POSITION)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// D = 8, H = 2, K = 4, V = 4, S = 4, feed-forward 64, one layer, 10 tokens.
+    fn tiny() -> ModelConfig {
+        ModelConfig {
+            vocab_size: 10,
+            hidden_size: 8,
+            num_hidden_layers: 1,
+            num_attention_heads: 2,
+            ..ModelConfig::default()
+        }
+    }
+
+    #[test]
+    fn counted_by_hand() {
+        let count = ParameterCount::of(&tiny());
+        assert_eq!(count.embedding, 10 * 8);
+        assert_eq!(count.mixer_projections, 4 * 8 * 8);
+        assert_eq!(count.convolution, 3 * 8 * 4);
+        // decay 8·8 + A_log 8 + dt_bias 8, beta 2·8, write and read 2·(8·8 + 8),
+        // memory gate 2·8 + 2, output gate 8·8
+        assert_eq!(count.gates, 80 + 16 + 144 + 18 + 64);
+        assert_eq!(count.feed_forward, 3 * 8 * 64);
+        assert_eq!(count.norms, 3 * 8 + 4);
+        assert_eq!(count.total(), 80 + 256 + 96 + 322 + 1536 + 28);
+    }
+
+    #[test]
+    fn work_is_six_times_the_matmul_weights_and_the_operator() {
+        let config = tiny();
+        let matmul = 80 + 256 + 64 + 16 + 128 + 16 + 64 + 1536;
+        let operator = 7 * 2 * 4 * 4 * 4;
+        let convolution = 2 * 4 * 24;
+        let expected = 6 * matmul + 3 * (operator + convolution);
+        assert_eq!(training_flops_per_token(&config, 100), expected);
+        assert_eq!(training_flops_per_token(&config, 1_000_000), expected);
+
+        let softmax = ModelConfig {
+            mixer: Mixer::Softmax,
+            ..config
+        };
+        let at_100 = training_flops_per_token(&softmax, 100);
+        assert_eq!(at_100, 6 * (80 + 256 + 1536) + 3 * 100 * 16);
+        assert!(training_flops_per_token(&softmax, 200) > at_100);
+    }
+
+    #[test]
+    fn the_state_has_one_size() {
+        let config = tiny();
+        let expected = (2 * 4 * 4 * 4 + 3 * 24) * 4 + 8;
+        assert_eq!(state_bytes(&config, 1, 10), expected);
+        assert_eq!(state_bytes(&config, 1, 1_000_000), expected);
+        assert_eq!(state_bytes(&config, 3, 10), 3 * expected);
+        let softmax = ModelConfig {
+            mixer: Mixer::Softmax,
+            ..config
+        };
+        assert_eq!(
+            state_bytes(&softmax, 1, 100) - state_bytes(&softmax, 1, 0),
+            100 * 16 * 4
+        );
+    }
+}

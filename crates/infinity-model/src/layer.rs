@@ -1,0 +1,205 @@
+//! What every layer is to its neighbours: a stream and a state in, a stream and a state out.
+//!
+//! A layer alone, inside any Burn model, is called with [`forward`](Layer::forward) and
+//! [`step`](Layer::step). Several layers that read the same tokens share what depends on the
+//! positions alone: a model makes one [`Pass`] and hands it to [`forward_in`](Layer::forward_in) of
+//! each.
+
+use crate::config::ModelConfig;
+use crate::precision::{Formats, Precision};
+use crate::state::{LayerState, ModelState, Stateful};
+use burn::tensor::{Device, Distribution, Tensor};
+use infinity_kernels::rotary::{Rotary, RotaryDims};
+use infinity_kernels::{Form, in_pool};
+
+/// What flows from layer to layer.
+///
+/// ```
+/// # use infinity_model::burn::tensor::{Device, Tensor};
+/// # use infinity_model::layer::Stream;
+/// let stream = Stream::from(Tensor::<3>::zeros([2, 5, 16], &Device::flex()));
+/// assert_eq!(stream.x.dims(), [2, 5, 16]);
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stream {
+    /// The residual stream, or what a layer makes of it, `[B, T, D]`.
+    pub x: Tensor<3>,
+}
+
+impl From<Tensor<3>> for Stream {
+    fn from(x: Tensor<3>) -> Self {
+        Stream { x }
+    }
+}
+
+/// What the layers of one forward pass share: rotary tables of the positions that are read, the
+/// form of `memory_scan`, and the number formats.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    pub(crate) rotary: Rotary,
+    pub(crate) form: Form,
+    pub(crate) formats: Formats,
+}
+
+impl Pass {
+    /// A pass of layers of `config` that reads `t` tokens of every row from `position` on, in f32
+    /// and the fastest form that `device` has.
+    ///
+    /// # Panics
+    ///
+    /// If there are no rows.
+    pub fn new(config: &ModelConfig, position: &[u64], t: usize, device: &Device) -> Self {
+        let dims = RotaryDims {
+            key_dim: config.head_dim(),
+            rotated: config.rotary_dim(),
+            base: config.rotary_embedding_base,
+        };
+        Pass {
+            rotary: Rotary::new(position, t, dims, device),
+            form: Form::choose(t, device),
+            formats: Formats::new(Precision::F32, device),
+        }
+    }
+
+    /// The same pass in one form of `memory_scan`.
+    pub fn with_form(self, form: Form) -> Self {
+        Pass { form, ..self }
+    }
+
+    /// The same pass in other number formats. The layers' parameters have the formats that these
+    /// need, as in [`InfinityModel::with_precision`](crate::InfinityModel::with_precision).
+    pub fn with_formats(self, formats: Formats) -> Self {
+        Pass { formats, ..self }
+    }
+}
+
+/// A layer with a state: a mixer, or a whole block.
+///
+/// ```
+/// use infinity_model::burn::tensor::{Device, Distribution, Tensor};
+/// use infinity_model::prelude::*;
+///
+/// let device = Device::flex();
+/// let mixer = InfinityMixerConfig::new(32, 2).with_num_memory_scales(2).init(&device);
+/// let x = Tensor::<3>::random([1, 7, 32], Distribution::Default, &device);
+/// let (y, state) = mixer.forward(x, None);
+/// assert_eq!((y.dims(), &state.position[..]), ([1, 7, 32], &[7][..]));
+/// let (y, state) = mixer.step(Tensor::zeros([1, 32], &device), state);
+/// assert_eq!((y.dims(), &state.position[..]), ([1, 32], &[8][..]));
+/// ```
+pub trait Layer: Stateful + Sync {
+    /// Reads `input` in a `pass` that it shares with other layers, and goes on from `state`.
+    ///
+    /// # Panics
+    ///
+    /// If `state` is of another kind of layer, or `pass` of other sizes.
+    fn forward_in(&self, input: Stream, pass: &Pass, state: LayerState) -> (Stream, LayerState);
+
+    /// `[B, T, D]` → `[B, T, D]`: reads `x` after what `state` has read, or from the start.
+    ///
+    /// # Panics
+    ///
+    /// If `state` has another number of rows than `x`, or is of another kind of layer.
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        state: impl Into<Option<ModelState>>,
+    ) -> (Tensor<3>, ModelState) {
+        let [b, t, _] = x.dims();
+        let device = x.device().inner();
+        let fresh = || ModelState::initial(self.config(), self.num_layers(), b, &device);
+        let state = state.into().unwrap_or_else(fresh);
+        assert_eq!(b, state.batch(), "one row of state for each row of x");
+        let position = state.position_after(t);
+        let pass = Pass::new(self.config(), &state.position, t, &device);
+        let [layer] = <[LayerState; 1]>::try_from(state.layers).expect("the state of one layer");
+        let (y, layer) = self.forward_in(x.into(), &pass, layer);
+        let layers = vec![layer];
+        (y.x, ModelState { layers, position })
+    }
+
+    /// `[B, D]` → `[B, D]`: [`forward`](Self::forward) for one token a row.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    fn step(&self, x: Tensor<2>, state: impl Into<Option<ModelState>>) -> (Tensor<2>, ModelState) {
+        let ([b, d], state) = (x.dims(), state.into());
+        let device = x.device();
+        let (y, state) = in_pool(&device, || self.forward(x.reshape([b, 1, d]), state));
+        (y.reshape([b, d]), state)
+    }
+}
+
+/// `[B, T, H·X]` → `[B, T, H, X]`.
+pub(crate) fn heads(x: Tensor<3>, n_heads: usize) -> Tensor<4> {
+    let [b, t, width] = x.dims();
+    x.reshape([b, t, n_heads, width / n_heads])
+}
+
+/// A seed out of the generator of `device`: what [`Device::seed`] decides.
+pub(crate) fn drawn_seed(device: &Device) -> u64 {
+    let all = Distribution::Uniform(0.0, f64::from(1 << 24));
+    let drawn = Tensor::<1>::random([1], all, &device.clone().inner());
+    drawn.into_scalar::<f32>() as u64
+}
+
+/// Declares the configuration of a part that can be had alone: what it needs, and the settings of
+/// [`ModelConfig`] that mean something to it, with their names and defaults.
+macro_rules! layer_config {
+    (
+        $(#[doc = $doc:literal])+
+        $name:ident => $layer:ty, needs $($needed:ident),+;
+        set { $($key:ident: $type:ty),* $(,)? }
+        fixed { $($fixed:ident: $value:expr),* $(,)? }
+    ) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name($crate::config::ModelConfig);
+
+        impl $name {
+            #[doc = "The default one; the arguments are [`ModelConfig`](crate::ModelConfig)'s keys."]
+            pub fn new($($needed: usize),+) -> Self {
+                // Alone, it is the only layer that writes to its stream.
+                $name($crate::config::ModelConfig {
+                    num_hidden_layers: 1,
+                    $($needed,)+
+                    $($fixed: $value,)*
+                    ..Default::default()
+                })
+            }
+
+            pastey::paste! {$(
+                #[doc = "Sets [`" $key "`](crate::ModelConfig#structfield." $key ")."]
+                pub fn [<with_ $key>](self, $key: $type) -> Self {
+                    $name($crate::config::ModelConfig { $key, ..self.0 })
+                }
+            )*}
+
+            /// A layer with fresh parameters on `device`, drawn from the device's generator. For
+            /// training, `device` has autodiff.
+            ///
+            /// # Panics
+            ///
+            /// If a setting is out of range; the message names it.
+            pub fn init(&self, device: &burn::tensor::Device) -> $layer {
+                self.init_seeded($crate::layer::drawn_seed(device), device)
+            }
+
+            /// A layer with fresh parameters drawn from `seed`: the same ones on every backend.
+            ///
+            /// # Panics
+            ///
+            /// As [`init`](Self::init).
+            pub fn init_seeded(&self, seed: u64, device: &burn::tensor::Device) -> $layer {
+                if let Err(error) = self.0.validate_without_vocab() {
+                    panic!("{error}");
+                }
+                let mut init = $crate::init::Init::new(seed, self.0.initializer_range, device);
+                <$layer>::new(&self.0, &mut init)
+            }
+        }
+    };
+}
+pub(crate) use layer_config;

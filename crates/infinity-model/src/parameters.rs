@@ -1,0 +1,336 @@
+//! Every tensor of a model: its name and shape in the weight file, what it is for, and what training
+//! does with it. All of it follows from the configuration and from [`NAMES`].
+
+use crate::config::{Decay, KernelType, Mixer, ModelConfig};
+
+/// What a parameter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Token embedding, and the output projection when it is not the embedding.
+    Embedding,
+    /// Query, key, value and output projections, and the learnable feature map.
+    MixerProjections,
+    /// Short convolutions.
+    Convolution,
+    /// Decay, write, read, memory and output gates.
+    Gates,
+    /// Feed-forward.
+    FeedForward,
+    /// RMS norms.
+    Norms,
+}
+
+/// How training treats a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ParameterRole {
+    /// A hidden matrix, `[in, out]` in Burn: what Muon is for.
+    Matrix,
+    /// A gate of the memory: in f32 in every precision, with a learning rate of its own.
+    Gate,
+    /// A short convolution or a learnable feature map.
+    Kernel,
+    /// Embedding, output projection, norms, and what is not this model's.
+    Other,
+}
+
+/// Every module that holds parameters, by a segment of its path. The first that fits counts.
+const NAMES: [(&str, Part, ParameterRole); 19] = [
+    ("gates", Part::Gates, ParameterRole::Gate),
+    ("output_gate_proj", Part::Gates, ParameterRole::Matrix),
+    ("q_proj", Part::MixerProjections, ParameterRole::Matrix),
+    ("k_proj", Part::MixerProjections, ParameterRole::Matrix),
+    ("v_proj", Part::MixerProjections, ParameterRole::Matrix),
+    ("o_proj", Part::MixerProjections, ParameterRole::Matrix),
+    ("q_conv1d", Part::Convolution, ParameterRole::Kernel),
+    ("k_conv1d", Part::Convolution, ParameterRole::Kernel),
+    ("v_conv1d", Part::Convolution, ParameterRole::Kernel),
+    ("feature_map", Part::MixerProjections, ParameterRole::Kernel),
+    ("gate_proj", Part::FeedForward, ParameterRole::Matrix),
+    ("up_proj", Part::FeedForward, ParameterRole::Matrix),
+    ("down_proj", Part::FeedForward, ParameterRole::Matrix),
+    ("embed_tokens", Part::Embedding, ParameterRole::Other),
+    ("lm_head", Part::Embedding, ParameterRole::Other),
+    ("input_layernorm", Part::Norms, ParameterRole::Other),
+    (
+        "post_attention_layernorm",
+        Part::Norms,
+        ParameterRole::Other,
+    ),
+    ("o_norm", Part::Norms, ParameterRole::Other),
+    ("norm", Part::Norms, ParameterRole::Other),
+];
+
+fn named(path: &str) -> Option<(Part, ParameterRole)> {
+    let is = |name: &str| path.split('.').any(|segment| segment == name);
+    let found = NAMES.into_iter().find(|(name, ..)| is(name));
+    found.map(|(_, part, role)| (part, role))
+}
+
+impl ParameterRole {
+    /// The role of the parameter at `path`: its name in a weight file, or the names that a
+    /// `ModuleVisitor` passes, joined by dots.
+    ///
+    /// ```
+    /// use infinity_model::parameters::ParameterRole;
+    ///
+    /// let path = "model.layers.0.mixer.gates.beta_proj.weight";
+    /// assert_eq!(ParameterRole::of(path), ParameterRole::Gate);
+    /// ```
+    pub fn of(path: &str) -> Self {
+        named(path).map_or(ParameterRole::Other, |(_, role)| role)
+    }
+
+    /// Whether a weight decay may apply to it, if the configuration does not exclude it: what decays
+    /// in a gate, a convolution or a feature map is its meaning.
+    pub fn may_decay(self) -> bool {
+        matches!(self, ParameterRole::Matrix | ParameterRole::Other)
+    }
+}
+
+/// One tensor of the model's weight file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weight {
+    /// Its name in `model.safetensors`.
+    pub name: String,
+    /// Its shape in PyTorch's layout: a projection is `[out, in]`.
+    pub shape: Vec<usize>,
+    /// What it is for.
+    pub part: Part,
+    /// How training treats it.
+    pub role: ParameterRole,
+    /// Whether training changes it; `false` for the start values of a fixed decay.
+    pub learned: bool,
+}
+
+impl Weight {
+    /// How many numbers it has.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has none, which no valid configuration gives.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Every tensor of a model's weight file, in the order of the network.
+pub fn weights(config: &ModelConfig) -> Vec<Weight> {
+    let mut list = Vec::new();
+    let (vocab, d, inner) = (
+        config.vocab_size,
+        config.hidden_size,
+        config.intermediate_size(),
+    );
+    add(&mut list, "model.embed_tokens.weight", &[vocab, d]);
+    for layer in 0..config.num_hidden_layers {
+        let mut add = |name: &str, shape: &[usize]| {
+            add(&mut list, &format!("model.layers.{layer}.{name}"), shape);
+        };
+        add("input_layernorm.weight", &[d]);
+        mixer(config, &mut |name, shape| {
+            add(&format!("mixer.{name}"), shape)
+        });
+        add("post_attention_layernorm.weight", &[d]);
+        add("mlp.gate_proj.weight", &[inner, d]);
+        add("mlp.up_proj.weight", &[inner, d]);
+        add("mlp.down_proj.weight", &[d, inner]);
+    }
+    add(&mut list, "model.norm.weight", &[d]);
+    if !config.tie_word_embeddings {
+        add(&mut list, "lm_head.weight", &[vocab, d]);
+    }
+    for weight in &mut list {
+        let constant = ["A_log", "dt_bias"]
+            .iter()
+            .any(|end| weight.name.ends_with(end));
+        weight.learned = !(constant && config.decay == Decay::Fixed);
+    }
+    list
+}
+
+fn add(list: &mut Vec<Weight>, name: &str, shape: &[usize]) {
+    let (part, role) = named(name).expect("every module of the model is in the table");
+    list.push(Weight {
+        name: name.to_owned(),
+        shape: shape.to_vec(),
+        part,
+        role,
+        learned: true,
+    });
+}
+
+fn mixer(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
+    let (d, h, k) = (
+        config.hidden_size,
+        config.num_attention_heads,
+        config.head_dim(),
+    );
+    let (keys, values) = (config.key_dim_total(), config.value_dim_total());
+    add("q_proj.weight", &[keys, d]);
+    add("k_proj.weight", &[keys, d]);
+    add("v_proj.weight", &[values, d]);
+    add("o_proj.weight", &[d, values]);
+    if config.mixer == Mixer::Softmax {
+        return;
+    }
+    let kernel = config.conv_kernel_size;
+    if kernel > 0 {
+        add("q_conv1d.weight", &[keys, 1, kernel]);
+        add("k_conv1d.weight", &[keys, 1, kernel]);
+        add("v_conv1d.weight", &[values, 1, kernel]);
+    }
+    if config.kernel_type == KernelType::Learnable {
+        add("feature_map.weight", &[h, k, k]);
+        add("feature_map.bias", &[h, k]);
+    }
+    gates(config, add);
+    if config.use_output_gate {
+        add("output_gate_proj.weight", &[values, d]);
+    }
+    add("o_norm.weight", &[config.value_head_dim()]);
+}
+
+fn gates(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
+    let (d, h, s) = (
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_states(),
+    );
+    if config.decay == Decay::Adaptive {
+        add("gates.decay_proj.weight", &[h * s, d]);
+    }
+    if config.decay != Decay::None {
+        add("gates.A_log", &[h, s]);
+        add("gates.dt_bias", &[h, s]);
+    }
+    add("gates.beta_proj.weight", &[h, d]);
+    if s > 1 {
+        add("gates.write_proj.weight", &[h * s, d]);
+        add("gates.write_proj.bias", &[h * s]);
+        add("gates.read_proj.weight", &[h * s, d]);
+        add("gates.read_proj.bias", &[h * s]);
+    }
+    if config.has_memory_gate() {
+        add("gates.memory_gate_proj.weight", &[h, d]);
+        add("gates.memory_gate_proj.bias", &[h]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::count::ParameterCount;
+
+    /// D = 8, H = 2, K = 4, V = 4, S = 4, feed-forward 64, one layer, 10 tokens.
+    fn tiny() -> ModelConfig {
+        ModelConfig {
+            vocab_size: 10,
+            hidden_size: 8,
+            num_hidden_layers: 1,
+            num_attention_heads: 2,
+            ..ModelConfig::default()
+        }
+    }
+
+    #[test]
+    fn roles_follow_from_paths_in_files_and_in_modules() {
+        for (path, role) in [
+            ("model.embed_tokens.weight", ParameterRole::Other),
+            (
+                "layers.0.mixer.Infinity.gates.memory_gate_proj.weight",
+                ParameterRole::Gate,
+            ),
+            ("layers.0.mixer.gates.A_log", ParameterRole::Gate),
+            (
+                "layers.1.mixer.output_gate_proj.weight",
+                ParameterRole::Matrix,
+            ),
+            ("layers.1.mlp.gate_proj.weight", ParameterRole::Matrix),
+            ("layers.1.mixer.q_conv1d.weight", ParameterRole::Kernel),
+            ("layers.1.mixer.feature_map.bias", ParameterRole::Kernel),
+            ("layers.1.mixer.o_norm.gamma", ParameterRole::Other),
+            ("somebody.elses.weight", ParameterRole::Other),
+        ] {
+            assert_eq!(ParameterRole::of(path), role, "{path}");
+        }
+        assert!(!ParameterRole::Gate.may_decay() && ParameterRole::Matrix.may_decay());
+    }
+
+    #[test]
+    fn settings_add_and_remove_weights() {
+        let names = |config: &ModelConfig| -> Vec<String> {
+            weights(config)
+                .into_iter()
+                .map(|weight| weight.name)
+                .collect()
+        };
+        let has = |config: &ModelConfig, end: &str| names(config).iter().any(|n| n.ends_with(end));
+        let base = tiny();
+        assert!(!has(&base, "lm_head.weight") && !has(&base, "feature_map.weight"));
+
+        let other = ModelConfig {
+            tie_word_embeddings: false,
+            kernel_type: KernelType::Learnable,
+            decay: Decay::None,
+            conv_kernel_size: 0,
+            use_output_gate: false,
+            ..base.clone()
+        };
+        assert!(has(&other, "lm_head.weight") && has(&other, "feature_map.bias"));
+        for gone in [
+            "decay_proj.weight",
+            "A_log",
+            "dt_bias",
+            "conv1d.weight",
+            "output_gate_proj.weight",
+        ] {
+            assert!(has(&base, gone) && !has(&other, gone), "{gone}");
+        }
+
+        let one_state = ModelConfig {
+            use_multi_scale_memory: false,
+            ..base.clone()
+        };
+        for gone in [
+            "write_proj.bias",
+            "read_proj.weight",
+            "memory_gate_proj.bias",
+        ] {
+            assert!(has(&base, gone) && !has(&one_state, gone), "{gone}");
+        }
+        let softmax = ModelConfig {
+            mixer: Mixer::Softmax,
+            ..base
+        };
+        assert_eq!(
+            names(&softmax)
+                .iter()
+                .filter(|n| n.contains(".mixer."))
+                .count(),
+            4
+        );
+    }
+
+    #[test]
+    fn a_fixed_decay_is_stored_and_not_learned() {
+        let fixed = ModelConfig {
+            decay: Decay::Fixed,
+            ..tiny()
+        };
+        let not_learned: Vec<String> = weights(&fixed)
+            .into_iter()
+            .filter(|w| !w.learned)
+            .map(|w| w.name)
+            .collect();
+        assert_eq!(
+            not_learned,
+            [
+                "model.layers.0.mixer.gates.A_log",
+                "model.layers.0.mixer.gates.dt_bias"
+            ]
+        );
+        let adaptive = ParameterCount::of(&tiny()).gates;
+        assert_eq!(ParameterCount::of(&fixed).gates, adaptive - 64 - 16);
+    }
+}

@@ -1,0 +1,142 @@
+//! Rules about one file at a time: a head, a size, no machine's paths, and where `unsafe` may stand.
+
+use super::source::{Finding, Tree, is_test_file, lines};
+
+/// Lines of a Rust file that are code: not blank, no comment, no test.
+const CODE_LINES: usize = 600;
+const ARCHITECTURE_LINES: usize = 300;
+const BYTES: u64 = 300 * 1000;
+
+/// `unsafe` may stand here: in the kernels, and in the one file that sets the allocator's options.
+pub(super) const UNSAFE: [&str; 2] = [
+    "crates/infinity-kernels/",
+    "crates/infinity-cli/src/allocator.rs",
+];
+
+/// Spelled in halves, so that this file keeps its own rule.
+pub(super) const MACHINE_PATHS: [&str; 5] = [
+    concat!("/ro", "ot/"),
+    concat!("/wo", "rk/"),
+    concat!("/ho", "me/"),
+    concat!("/Use", "rs/"),
+    concat!("C:\\Use", "rs"),
+];
+pub(super) const PACKAGE_HOSTS: [&str; 6] = [
+    concat!("crates", ".io"),
+    concat!("pypi", ".org"),
+    concat!("files.python", "hosted"),
+    concat!("npmjs", ".org"),
+    concat!("npmjs", ".com"),
+    concat!("debian", ".org"),
+];
+/// Written by Cargo, or for it, with the name of its registry.
+const NAMES_A_REGISTRY: [&str; 2] = ["Cargo.lock", "deny.toml"];
+
+/// Every Rust file opens with `//!`: a reader learns what it is before how it works.
+pub(super) fn heads(tree: &Tree) -> Vec<Finding> {
+    let has_head = |path: &&str| {
+        let text = tree.text(path).unwrap_or_default();
+        text.lines().next().is_some_and(|line| {
+            line.strip_prefix("//! ")
+                .is_some_and(|words| !words.is_empty())
+        })
+    };
+    tree.rust_files()
+        .filter(|path| !has_head(path))
+        .map(|path| Finding::in_file(path, "does not open with `//!` and what the file is"))
+        .collect()
+}
+
+/// Sizes. A Rust file with a line `//! Size: <reason>` in its head may be longer.
+pub(super) fn budgets(tree: &Tree) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for path in tree.rust_files().filter(|path| !is_test_file(path)) {
+        let text = tree.text(path).unwrap_or_default();
+        let code = lines(&text);
+        let code = code.iter().filter(|l| !l.is_test).map(|l| l.code.trim());
+        let code = code.filter(|code| !code.is_empty()).count();
+        if code > CODE_LINES && !gives_a_reason(&text) {
+            let message = format!(
+                "{code} lines of code; the budget is {CODE_LINES}: split it, or say why in its head after `Size:`"
+            );
+            found.push(Finding::in_file(path, message));
+        }
+    }
+    let map = tree.text("ARCHITECTURE.md").unwrap_or_default();
+    let map = map.lines().count();
+    if map > ARCHITECTURE_LINES {
+        let message = format!("{map} lines; a map has at most {ARCHITECTURE_LINES}");
+        found.push(Finding::in_file("ARCHITECTURE.md", message));
+    }
+    for path in tree.files() {
+        let bytes = tree.bytes(path);
+        if bytes > BYTES {
+            let message = format!("{bytes} bytes; at most {BYTES} are committed");
+            found.push(Finding::in_file(path, message));
+        }
+    }
+    found
+}
+
+/// Is there a `//! Size: <reason>` in the head?
+fn gives_a_reason(text: &str) -> bool {
+    text.lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .filter_map(|line| line.trim().strip_prefix("Size:"))
+        .any(|reason| !reason.trim().is_empty())
+}
+
+/// No text names one person's machine or a package host: both are wrong on the next machine.
+pub(super) fn hygiene(tree: &Tree) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for path in tree.files() {
+        // A file that is not text has no lines to look at.
+        let text = tree.text(path).unwrap_or_default();
+        for (i, line) in text.lines().enumerate() {
+            if let Some(what) = MACHINE_PATHS.iter().find(|what| starts_a_path(line, what)) {
+                found.push(Finding::at(path, i + 1, format!("machine path `{what}`")));
+            }
+            let host = PACKAGE_HOSTS.iter().find(|what| line.contains(**what));
+            if let Some(what) = host.filter(|_| !NAMES_A_REGISTRY.contains(&path.as_str())) {
+                found.push(Finding::at(path, i + 1, format!("package host `{what}`")));
+            }
+        }
+    }
+    found
+}
+
+/// `what` at the start of a path, not in the middle of an address or a longer path.
+fn starts_a_path(line: &str, what: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || "./_-~}*".contains(c);
+    line.match_indices(what)
+        .any(|(at, _)| !line[..at].ends_with(is_part))
+}
+
+/// `unsafe` stands only in its places, and each use says why it is sound.
+pub(super) fn unsafe_code(tree: &Tree) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for path in tree.rust_files() {
+        let text = tree.text(path).unwrap_or_default();
+        let raw: Vec<&str> = text.lines().collect();
+        let allowed = UNSAFE.iter().any(|place| path.starts_with(place));
+        for line in lines(&text).iter().filter(|line| line.has_word("unsafe")) {
+            let message = match allowed {
+                false => format!("`unsafe` outside {}", UNSAFE.join(" and ")),
+                true if says_why(&raw, line.number - 1) => continue,
+                true => "`unsafe` without a `SAFETY:` comment above it".to_owned(),
+            };
+            found.push(Finding::at(path, line.number, message));
+        }
+    }
+    found
+}
+
+/// Is there a `SAFETY` note on the line, or in the comments and attributes directly above it?
+fn says_why(raw: &[&str], at: usize) -> bool {
+    let is_note = |line: &str| line.contains("SAFETY:") || line.contains("# Safety");
+    let above = raw[..at].iter().rev().map(|line| line.trim_start());
+    is_note(raw[at])
+        || above
+            .take_while(|line| line.starts_with("//") || line.starts_with("#["))
+            .any(is_note)
+}
