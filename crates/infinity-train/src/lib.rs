@@ -27,6 +27,7 @@ mod renderer;
 pub mod resume;
 pub mod run_dir;
 pub mod schedule;
+mod section;
 pub mod step;
 mod strategy;
 pub mod stream_eval;

@@ -1,6 +1,7 @@
 //! `[data]` and `[tokenizer]`: where text comes from and how it becomes tokens.
 
 use super::error::DataError;
+use crate::section::section;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -37,64 +38,42 @@ pub enum Packing {
     Documents,
 }
 
-/// The `[data]` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct DataConfig {
-    /// Files, or the sources of dependencies.
-    pub source: DataSource,
-    /// A .txt, .jsonl, .json or .csv file, a directory of them, or a directory that `infinity tokenize` wrote.
-    pub train_file: PathBuf,
-    /// The same for validation; empty: the end of the training text.
-    pub validation_file: PathBuf,
-    /// Key or column that holds the text in .jsonl, .json and .csv.
-    pub text_column: String,
-    /// Part of the characters, from the end of the text, that is kept for validation when
-    /// `validation_file` is empty. Unset: a tenth, but no more than a million characters or 0.5 %,
-    /// whichever is more.
-    pub val_fraction: Option<f64>,
-    /// Put the end-of-text token after the last document too, not only between documents.
-    pub append_eos: bool,
-    /// Crates to learn from (`name` or `name@version`), for `source = "cargo-registry"`.
-    pub train_crates: Vec<String>,
-    /// Crates held out for validation, for `source = "cargo-registry"`.
-    pub validation_crates: Vec<String>,
-    /// Tokens in a window. Windows are for training; a trained model has no such limit.
-    pub max_seq_length: usize,
-    /// How windows are taken.
-    pub packing: Packing,
-    /// Carry the model's memory from a window to the one that follows it.
-    pub stateful: bool,
-    /// Which state a window starts from when `stateful`: its own past, another stream's, or none.
-    pub initial_state: InitialState,
-    /// Windows to propagate gradients through when `stateful`: so many follow each other in every
-    /// row of a batch.
-    pub tbptt_chunks: usize,
-    /// Threads that prepare batches ahead of their step. Changes speed, never the data.
-    pub num_workers: usize,
-    /// Where token files are kept between runs.
-    pub cache_dir: PathBuf,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self {
-            source: DataSource::Files,
-            train_file: PathBuf::new(),
-            validation_file: PathBuf::new(),
-            text_column: "text".to_owned(),
-            val_fraction: None,
-            append_eos: false,
-            train_crates: Vec::new(),
-            validation_crates: Vec::new(),
-            max_seq_length: 1024,
-            packing: Packing::Contiguous,
-            stateful: false,
-            initial_state: InitialState::default(),
-            tbptt_chunks: 1,
-            num_workers: 1,
-            cache_dir: PathBuf::from(".infinity-cache"),
-        }
+section! {
+    /// The `[data]` section.
+    DataConfig {
+        /// Files, or the sources of dependencies.
+        source: DataSource = DataSource::Files;
+        /// A .txt, .jsonl, .ndjson, .json, .csv or .tsv file, a directory of them, or a directory that `infinity tokenize` wrote.
+        train_file: PathBuf = PathBuf::new();
+        /// The same for validation; empty: the end of the training text.
+        validation_file: PathBuf = PathBuf::new();
+        /// Key or column that holds the text in .jsonl, .json, .csv and .tsv.
+        text_column: String = "text".to_owned();
+        /// Part of the characters, from the end of the text, that is kept for validation when
+        /// `validation_file` is empty. Unset: a tenth, but no more than a million characters or 0.5 %,
+        /// whichever is more.
+        val_fraction: Option<f64> = None;
+        /// Put the end-of-text token after the last document too, not only between documents.
+        append_eos: bool = false;
+        /// Crates to learn from (`name` or `name@version`), for `source = "cargo-registry"`.
+        train_crates: Vec<String> = Vec::new();
+        /// Crates held out for validation, for `source = "cargo-registry"`.
+        validation_crates: Vec<String> = Vec::new();
+        /// Tokens in a window. Windows are for training; a trained model has no such limit.
+        max_seq_length: usize = 1024;
+        /// How windows are taken.
+        packing: Packing = Packing::Contiguous;
+        /// Carry the model's memory from a window to the one that follows it.
+        stateful: bool = false;
+        /// Which state a window starts from when `stateful`: its own past, another stream's, or none.
+        initial_state: InitialState = InitialState::default();
+        /// Windows to propagate gradients through when `stateful`: so many follow each other in every
+        /// row of a batch.
+        tbptt_chunks: usize = 1;
+        /// Threads that prepare batches ahead of their step. Changes speed, never the data.
+        num_workers: usize = 1;
+        /// Where token files are kept between runs.
+        cache_dir: PathBuf = PathBuf::from(".infinity-cache");
     }
 }
 
@@ -259,16 +238,16 @@ impl TokenizerKind {
     }
 }
 
-/// The `[tokenizer]` section.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct TokenizerConfig {
-    /// What a token is.
-    pub kind: TokenizerKind,
-    /// `tokenizer.json`, or a directory that holds one, for `kind = "file"`.
-    pub path: PathBuf,
-    /// Entries of the BPE to learn; 0: none. Set with the default `kind`, it means `kind = "bpe"`.
-    pub train_bpe: usize,
+section! {
+    /// The `[tokenizer]` section.
+    TokenizerConfig {
+        /// What a token is.
+        kind: TokenizerKind = TokenizerKind::default();
+        /// `tokenizer.json`, or a directory that holds one, for `kind = "file"`.
+        path: PathBuf = PathBuf::new();
+        /// Entries of the BPE to learn; 0: none. Set with the default `kind`, it means `kind = "bpe"`.
+        train_bpe: usize = 0;
+    }
 }
 
 /// The 256 byte symbols and the end of text.
@@ -330,17 +309,18 @@ pub(super) fn bad<T>(
     })
 }
 
-/// Shares of windows by the state that they start from. They apply where a window continues a
-/// stream; the first window of a stream always starts from the empty state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct InitialState {
-    /// From the state its row had at the end of the window before. Unset: what the others leave.
-    pub own: Option<f64>,
-    /// From the state that another row had at the end of the batch before, drawn evenly.
-    pub other: f64,
-    /// From the empty state.
-    pub zero: f64,
+section! {
+    /// Shares of windows by the state that they start from. They apply where a window continues a
+    /// stream; the first window of a stream always starts from the empty state.
+    #[derive(Copy)]
+    InitialState {
+        /// From the state its row had at the end of the window before. Unset: what the others leave.
+        own: Option<f64> = None;
+        /// From the state that another row had at the end of the batch before, drawn evenly.
+        other: f64 = 0.0;
+        /// From the empty state.
+        zero: f64 = 0.0;
+    }
 }
 
 /// How far the shares may be from 1 together: three decimal fractions, rounded.

@@ -679,7 +679,7 @@ mod tests {
                 if let Some(place) = place {
                     bytes[place] ^= 1;
                 }
-                checksum(&path).unwrap()
+                checksum(&path, Fingerprint::default()).unwrap()
             };
             let good = sum(None);
             assert_ne!(good, sum(Some(0)));
