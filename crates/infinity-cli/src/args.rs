@@ -1,52 +1,11 @@
-//! The command line: verbs, global flags, and the original project's spellings.
+//! What the verbs' flags share: the global ones, whole numbers, and the original project's spellings.
 //!
 //! Flags are written with hyphens. Every flag also takes its spelling with underscores, so that a
-//! command line of the original project works as it is; [`command`] adds those in one place.
+//! command line of the original project works as it is; [`with_underscores`] adds those in one place.
 
-use clap::{Args, ColorChoice, Command, CommandFactory, Parser, Subcommand};
+use std::ops::RangeInclusive;
 
-use crate::commands::{completions, config, devices, eval, generate, plot, tokenize, train};
-use crate::numbers::whole;
-
-/// Train, evaluate and run linear-time language models.
-#[derive(Debug, Parser)]
-#[command(name = "infinity", version, about, propagate_version = true)]
-#[command(after_help = AFTER_HELP)]
-pub(crate) struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub(crate) command: Verb,
-    /// Flags of every verb.
-    #[command(flatten)]
-    pub(crate) global: Global,
-}
-
-const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 training diverged,
-130 stopped by Ctrl-C after writing a checkpoint.";
-
-/// The verbs.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
-    /// Train a model, from a TOML file, from flags, or from both
-    Train(Box<train::TrainArgs>),
-    /// Measure loss, perplexity and bits per byte of a model
-    Eval(eval::EvalArgs),
-    /// Continue a prompt
-    Generate(generate::GenerateArgs),
-    /// Draw what runs logged: loss, learning rate, gradient norm, speed, memory
-    Plot(plot::PlotArgs),
-    /// Turn text into token files once, for many runs
-    #[command(alias = "prepare")]
-    Tokenize(tokenize::TokenizeArgs),
-    /// List the devices this build can compute on
-    Devices(devices::DevicesArgs),
-    /// Check a configuration, or show what it amounts to
-    #[command(subcommand)]
-    Config(config::ConfigVerb),
-    /// Print the completion script for a shell
-    Completions(completions::CompletionsArgs),
-}
+use clap::{Args, ColorChoice, Command};
 
 /// Flags of every verb.
 #[derive(Debug, Args)]
@@ -80,12 +39,8 @@ pub(crate) struct Global {
 /// Title of the global flags in the help.
 const GLOBAL: &str = "Global options";
 
-/// The parser, with the underscore spelling of every flag as a hidden alias.
-pub(crate) fn command() -> Command {
-    with_underscores(Cli::command())
-}
-
-fn with_underscores(command: Command) -> Command {
+/// The parser with the underscore spelling of every flag as a hidden alias.
+pub(crate) fn with_underscores(command: Command) -> Command {
     command
         .mut_args(|arg| {
             let spellings: Vec<&'static str> = arg
@@ -101,26 +56,40 @@ fn with_underscores(command: Command) -> Command {
         .mut_subcommands(with_underscores)
 }
 
+/// A reader of whole numbers within `limits`, for Clap: a wrong one, a negative one too, is answered
+/// with its limits. Flags that set a key of the configuration leave that to the key.
+pub(crate) fn whole<T: TryFrom<u64> + 'static>(
+    limits: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().ok().filter(|number| limits.contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok());
+        number.ok_or_else(|| match (limits.start(), limits.end()) {
+            (least, &u64::MAX) => format!("it must be a whole number of at least {least}"),
+            (least, most) => format!("it must be a whole number from {least} to {most}"),
+        })
+    }
+}
+
+/// Any number of things.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    whole(0..=u64::MAX)(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_parser_is_consistent() {
-        command().debug_assert();
-    }
-
-    #[test]
-    fn both_spellings_are_the_same_flag() {
-        for line in [
-            "infinity train --train-file a.txt --num-train-epochs 3 --lr 1e-3",
-            "infinity train --train_file a.txt --num_train_epochs 3 --learning_rate 1e-3",
-        ] {
-            let matches = command().try_get_matches_from(line.split(' ')).unwrap();
-            let train = matches.subcommand_matches("train").unwrap();
-            let value = |name| train.get_one::<String>(name).map(String::as_str);
-            assert_eq!(value("num-train-epochs"), Some("3"), "{line}");
-            assert_eq!(value("learning-rate"), Some("1e-3"), "{line}");
+    fn limits_are_said() {
+        assert_eq!(count("0"), Ok(0));
+        for wrong in ["-1", "1.5", "many", "99999999999999999999"] {
+            assert!(count(wrong).unwrap_err().contains("at least 0"), "{wrong}");
+        }
+        let threads = whole::<u16>(1..=u64::from(u16::MAX));
+        assert_eq!(threads("65535"), Ok(65535));
+        for wrong in ["0", "-1", "65536"] {
+            assert!(threads(wrong).unwrap_err().contains("from 1 to 65535"));
         }
     }
 }

@@ -1,13 +1,15 @@
-//! `--device`: words to a device that is compiled in, present, and works.
+//! `--device` and `distributed.devices`: words to devices that are compiled in, present, and work.
 //!
 //! Backends are chosen when the program is built (Cargo features) and a device when it runs.
 //! Asking for one that this build lacks, or this machine, is an error that says what there is;
 //! only `auto` chooses by itself, and every verb prints what it chose.
 
 use burn::tensor::{Device, Tensor};
+use infinity_train::Devices;
+use infinity_train::config::{DeviceList, DistributedStrategy, RunConfig};
 
 use crate::args::Global;
-use crate::{failure, panics};
+use crate::terminal::errors;
 
 /// A way to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +78,7 @@ impl Backend {
         if !self.is_compiled() {
             return Err("not compiled in".to_owned());
         }
-        panics::caught(|| enumerate(self))
+        errors::caught(|| enumerate(self))
     }
 }
 
@@ -171,7 +173,7 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Wanted> {
         None => (&*lower, None),
         Some((name, index)) => {
             let index = index.parse().map_err(|_| {
-                failure::usage(format!(
+                errors::usage(format!(
                     "device `{text}`: `{index}` is not the number of a device, as in `{name}:0`"
                 ))
             })?;
@@ -187,11 +189,11 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Wanted> {
         .into_iter()
         .find(|backend| backend.name() == name)
     {
-        Some(backend) if backend.is_cpu() && index.is_some_and(|i| i > 0) => Err(failure::usage(
+        Some(backend) if backend.is_cpu() && index.is_some_and(|i| i > 0) => Err(errors::usage(
             format!("device `{text}`: `{name}` is the processor, of which there is one"),
         )),
         Some(backend) => Ok(Wanted::Backend(backend, index)),
-        None => Err(failure::usage(format!(
+        None => Err(errors::usage(format!(
             "unknown device `{text}`; there are: auto, cpu, {}, the GPU ones with an optional \
              number, as in cuda:0",
             Backend::ALL.map(Backend::name).join(", ")
@@ -225,7 +227,7 @@ fn automatic() -> anyhow::Result<Chosen> {
             return Ok(chosen);
         }
     }
-    Err(failure::usage(format!(
+    Err(errors::usage(format!(
         "no device of this build works here; compiled in: {}. Build with the CPU backend: \
          cargo build --release --features flex",
         compiled()
@@ -250,11 +252,11 @@ fn open_backend(backend: Backend, index: Option<usize>) -> anyhow::Result<Chosen
     };
     let device = match index {
         None => {
-            panics::caught(|| default_device(backend)).map_err(|why| not_working(name, &why))?
+            errors::caught(|| default_device(backend)).map_err(|why| not_working(name, &why))?
         }
         Some(index) => devices.get(index).cloned().ok_or_else(|| {
             let highest = devices.len().saturating_sub(1);
-            failure::usage(format!(
+            errors::usage(format!(
                 "device `{label}` is not there: the highest number is {name}:{highest}"
             ))
         })?,
@@ -268,7 +270,7 @@ fn open_backend(backend: Backend, index: Option<usize>) -> anyhow::Result<Chosen
 
 fn not_compiled(backend: Backend) -> anyhow::Error {
     let name = backend.name();
-    failure::usage(format!(
+    errors::usage(format!(
         "device `{name}` is not compiled into this program, which has: {}. \
          To add it: cargo build --release -p infinity-cli --features {name}",
         compiled()
@@ -276,7 +278,7 @@ fn not_compiled(backend: Backend) -> anyhow::Error {
 }
 
 fn not_working(name: &str, why: &str) -> anyhow::Error {
-    failure::usage(format!(
+    errors::usage(format!(
         "device `{name}` is compiled in but cannot be used here: {why}. \
          `infinity devices` lists what can"
     ))
@@ -284,7 +286,7 @@ fn not_working(name: &str, why: &str) -> anyhow::Error {
 
 /// Computes something small and reads it back, which is when drivers complain.
 pub(crate) fn works(device: &Device) -> Result<(), String> {
-    let sum = panics::caught(|| {
+    let sum = errors::caught(|| {
         let numbers = Tensor::<1>::from_floats([1.0, 2.0, 4.0], device);
         numbers.sum().into_data().iter::<f32>().next()
     })?;
@@ -364,9 +366,132 @@ fn default_device(backend: Backend) -> Device {
     }
 }
 
+const KEY: &str = "distributed.devices";
+
+/// The devices of a run by rank; the first is the main device.
+#[derive(Clone, Debug)]
+pub(crate) struct Ranks(Vec<Chosen>);
+
+impl Ranks {
+    /// Opens what `config` asks for and writes into it what that came to.
+    ///
+    /// # Errors
+    /// As [`device::open`]; more devices than there are; devices of different kinds; a list that
+    /// does not begin with the main device.
+    pub(crate) fn open(config: &mut RunConfig) -> anyhow::Result<Self> {
+        let d = &mut config.distributed;
+        let chosen = match (d.strategy, &d.devices) {
+            (DistributedStrategy::Single, _) => vec![open(&config.run.device)?],
+            (_, DeviceList::Auto) => of_one_kind(&config.run.device, None)?,
+            (_, DeviceList::Count(count)) => of_one_kind(&config.run.device, Some(*count))?,
+            (_, DeviceList::Words(words)) => listed(words, &config.run.device)?,
+        };
+        config.run.device.clone_from(&chosen[0].name);
+        if d.strategy != DistributedStrategy::Single {
+            let names = chosen.iter().map(|one| one.name.clone());
+            d.devices = DeviceList::Words(names.collect());
+        }
+        Ok(Ranks(chosen))
+    }
+
+    /// The device of rank 0.
+    pub(crate) fn main(&self) -> &Chosen {
+        &self.0[0]
+    }
+
+    /// For training.
+    pub(crate) fn devices(&self) -> Devices {
+        let others = self.0[1..].iter().map(|one| one.device.clone());
+        Devices::new(self.main().device.clone(), others.collect())
+    }
+
+    /// For the log: what computes.
+    pub(crate) fn describe(&self) -> String {
+        let (ranks, main) = (self.0.len(), self.main());
+        let names: Vec<&str> = self.0.iter().map(|one| &*one.name).collect();
+        match ranks {
+            1 => format!("device    {}", main.describe()),
+            _ if names.iter().all(|name| *name == main.name) => {
+                format!("devices   {ranks} × {}", main.describe())
+            }
+            _ => format!("devices   {ranks} × {} ({})", kind(main), names.join(", ")),
+        }
+    }
+}
+
+/// The name of a device's backend.
+fn kind(chosen: &Chosen) -> &str {
+    chosen.name.split(':').next().unwrap_or(&chosen.name)
+}
+
+/// The device that `main` names and others of its backend, `count` together or all there are.
+fn of_one_kind(main: &str, count: Option<usize>) -> anyhow::Result<Vec<Chosen>> {
+    let first = open(main)?;
+    let name = kind(&first);
+    let backend = match parse(name)? {
+        Wanted::Backend(backend, _) => backend,
+        Wanted::Auto | Wanted::Cpu => unreachable!("an open device is called by its backend"),
+    };
+    let there = if backend.is_cpu() { 1 } else { number(backend) };
+    let count = count.unwrap_or(there);
+    if count > there {
+        let hint = match backend.is_cpu() {
+            true => format!(
+                "; the processor is one device, which a list may name several times, as in \
+                 [\"{name}\", \"{name}\"]"
+            ),
+            false => String::new(),
+        };
+        return Err(errors::usage(format!(
+            "`{KEY}` is {count}, but `{name}` has {there} here{hint}"
+        )));
+    }
+    if count == 1 {
+        return Ok(vec![first]);
+    }
+    let own: usize = match first.name.split_once(':') {
+        Some((_, number)) => number.parse().unwrap_or(0),
+        None => 0,
+    };
+    let numbers = std::iter::once(own).chain((0..there).filter(|number| *number != own));
+    numbers
+        .take(count)
+        .map(|number| open(&format!("{name}:{number}")))
+        .collect()
+}
+
+/// How many devices a backend has that works.
+fn number(backend: Backend) -> usize {
+    backend.devices().map_or(1, |devices| devices.len())
+}
+
+/// The devices that `words` name, if they suit each other and `main`.
+fn listed(words: &[String], main: &str) -> anyhow::Result<Vec<Chosen>> {
+    let open_listed =
+        |word: &String| open(word).map_err(|error| errors::usage(format!("`{KEY}`: {error}")));
+    let chosen = words
+        .iter()
+        .map(open_listed)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let first = &chosen[0];
+    if let Some(other) = chosen.iter().find(|one| kind(one) != kind(first)) {
+        return Err(errors::usage(format!(
+            "`{KEY}` is {words:?}, but `{}` and `{}` are of different kinds: one run is on one",
+            first.name, other.name
+        )));
+    }
+    if parse(main)? != Wanted::Auto && open(main)?.device != first.device {
+        return Err(errors::usage(format!(
+            "`{KEY}` is {words:?}, but its first is the main device, and run.device is `{main}`"
+        )));
+    }
+    Ok(chosen)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use infinity_train::config::DistributedConfig;
 
     #[test]
     fn words_for_devices() {
@@ -379,11 +504,7 @@ mod tests {
         assert_eq!(parse("flex").unwrap(), Wanted::Backend(Backend::Flex, None));
         for wrong in ["gpu", "cuda:x", "cuda:-1", "auto:1", "flex:1", ""] {
             let error = parse(wrong).unwrap_err();
-            assert_eq!(
-                failure::exit_code(&error),
-                failure::USAGE,
-                "{wrong}: {error}"
-            );
+            assert_eq!(errors::exit_code(&error), errors::USAGE, "{wrong}: {error}");
         }
     }
 
@@ -400,5 +521,60 @@ mod tests {
         let error = open("rocm:0").unwrap_err().to_string();
         assert!(error.contains("--features rocm"), "{error}");
         assert!(error.contains(&compiled()), "{error}");
+    }
+
+    #[cfg(feature = "flex")]
+    fn opened(device: &str, devices: DeviceList) -> Result<(Ranks, RunConfig), String> {
+        let mut config = RunConfig {
+            distributed: DistributedConfig {
+                strategy: DistributedStrategy::Multi,
+                devices,
+            },
+            ..RunConfig::default()
+        };
+        config.run.device = device.to_owned();
+        let ranks = Ranks::open(&mut config).map_err(|error| error.to_string())?;
+        Ok((ranks, config))
+    }
+
+    #[cfg(feature = "flex")]
+    fn words(words: &[&str]) -> DeviceList {
+        DeviceList::Words(words.iter().map(|word| (*word).to_owned()).collect())
+    }
+
+    #[test]
+    #[cfg(feature = "flex")]
+    fn the_processor_may_be_named_twice() {
+        let (ranks, config) = opened("auto", words(&["flex", "cpu"])).unwrap();
+        assert_eq!(ranks.devices().ranks(), 2);
+        assert!(ranks.describe().starts_with("devices   2 × flex (CPU"));
+        assert_eq!(config.distributed.devices, words(&["flex", "flex"]));
+        assert_eq!(config.run.device, "flex");
+        let (ranks, config) = opened("flex", DeviceList::Auto).unwrap();
+        assert!(ranks.describe().starts_with("device    flex"));
+        assert_eq!(config.distributed.ranks(), 1);
+    }
+
+    #[test]
+    #[cfg(feature = "flex")]
+    fn what_is_not_there_is_named() {
+        let refused = |device, list| opened(device, list).unwrap_err();
+        let message = refused("flex", DeviceList::Count(2));
+        assert!(message.contains("is 2, but `flex` has 1 here") && message.contains("[\"flex\""));
+        let message = refused("auto", words(&["flex", "gpu"]));
+        assert!(
+            message.contains("distributed.devices") && message.contains("`gpu`"),
+            "{message}"
+        );
+        let absent = Backend::ALL
+            .into_iter()
+            .find(|b| !b.is_compiled() && !b.is_cpu());
+        if let Some(absent) = absent {
+            let message = refused("auto", words(&["flex", absent.name()]));
+            assert!(
+                message.contains(&format!("--features {}", absent.name())),
+                "{message}"
+            );
+        }
     }
 }

@@ -2,76 +2,69 @@
 //!
 //! Words to calls and back. Everything that computes lives in the libraries; this program reads
 //! the command line ([`args`]), picks the device ([`device`]), calls, and prints. Errors are
-//! printed once, here, and decide the exit code ([`failure`]).
+//! printed once, here, and decide the exit code ([`errors`]).
 
+#![deny(unsafe_code)]
+
+mod allocator;
 mod args;
 mod commands;
 mod device;
-mod failure;
-mod interrupt;
-mod invocation;
 mod model_dir;
-mod numbers;
-mod output;
-mod panics;
-mod ranks;
-mod reporter;
 mod terminal;
 
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-use crate::args::{Cli, Global, Verb};
-
-/// Training allocates and frees the same large tensors every step; an allocator that keeps them
-/// saves the kernel from clearing their pages anew each time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use crate::args::Global;
+use crate::commands::{Cli, Verb};
+use crate::terminal::{errors, signals};
 
 /// What burn-train's dashboard panics with when someone asks it to kill the program.
 const KILLED: &str = "Killing training from user input";
 
 fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     let cli = match parse() {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    panics::install(cli.global.verbose >= 2);
-    output::choose_color(cli.global.color);
-    let outcome = panics::caught(|| run(cli));
+    errors::note_panics(cli.global.verbose >= 2);
+    terminal::choose_color(cli.global.color);
+    let outcome = errors::caught(|| run(cli));
     match outcome {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => {
-            let code = failure::exit_code(&error);
-            if code != failure::OK {
-                output::note(&format!(
+            let code = errors::exit_code(&error);
+            if code != errors::OK {
+                terminal::note(&format!(
                     "{}: {}",
-                    output::error_word(),
-                    failure::message(&error)
+                    terminal::error_word(),
+                    errors::message(&error)
                 ));
             }
             ExitCode::from(code)
         }
         Err(panic) => {
-            terminal::restore();
+            signals::restore();
             if panic.starts_with(KILLED) {
-                output::note("killed on the dashboard, without a checkpoint of its last step");
-                return ExitCode::from(failure::FAILED);
+                terminal::note("killed on the dashboard, without a checkpoint of its last step");
+                return ExitCode::from(errors::FAILED);
             }
-            output::note(&format!(
+            terminal::note(&format!(
                 "{}: a part of the program gave up: {panic}\n  this should have been a better \
                  message; run again with -vv to see where it comes from",
-                output::error_word()
+                terminal::error_word()
             ));
-            ExitCode::from(failure::FAILED)
+            ExitCode::from(errors::FAILED)
         }
     }
 }
 
 /// Reads the command line; help and mistakes are printed by Clap and end the program.
 fn parse() -> Result<Cli, ExitCode> {
-    let parsed = args::command()
+    let parsed = commands::command()
         .try_get_matches()
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     parsed.map_err(|error| {

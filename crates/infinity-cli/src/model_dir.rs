@@ -15,7 +15,7 @@ use infinity_train::config::ConfigLayers;
 use infinity_train::run_dir::TOKENIZER;
 use infinity_train::trained::model_of;
 
-use crate::{failure, output};
+use crate::terminal::{self, errors};
 
 /// What makes a directory a model directory.
 const MARKER: &str = "config.json";
@@ -60,12 +60,12 @@ pub(crate) fn find(given: &Path) -> anyhow::Result<Found> {
 fn directory(given: &Path) -> anyhow::Result<PathBuf> {
     let shown = given.display();
     if !given.exists() {
-        return Err(failure::usage(format!(
+        return Err(errors::usage(format!(
             "there is no model directory {shown}"
         )));
     }
     if !given.is_dir() {
-        return Err(failure::usage(format!(
+        return Err(errors::usage(format!(
             "{shown} is a file; a model is a directory with {MARKER} and model.safetensors"
         )));
     }
@@ -80,7 +80,7 @@ fn directory(given: &Path) -> anyhow::Result<PathBuf> {
             ),
             false => String::new(),
         };
-        failure::usage(format!(
+        errors::usage(format!(
             "{shown} is not a model directory: neither {MARKER} nor {FINAL}/{MARKER} is there{hint}"
         ))
     })
@@ -125,7 +125,7 @@ fn no_best(given: &Path, store: &CheckpointStore) -> anyhow::Error {
         Some(step) => format!("the newest is {}", store.path(*step).display()),
         None => "none is complete yet".to_owned(),
     };
-    failure::usage(format!(
+    errors::usage(format!(
         "there is no {}: no checkpoint is known to be the best, which takes validations \
          (`eval.do_eval`) and `checkpoint.keep_best`; {newest}",
         given.display()
@@ -147,7 +147,7 @@ impl Found {
         let model = model_of(store, state, device)?;
         if !quiet {
             let (step, run) = (state.step, run.display());
-            output::note(&format!("checkpoint of step {step} of the run in {run}"));
+            terminal::note(&format!("checkpoint of step {step} of the run in {run}"));
         }
         Ok(Pretrained {
             config: model.config().clone(),
@@ -173,7 +173,7 @@ impl Found {
         let run = &checkpoint.run;
         let mut places = [run.join(TOKENIZER), run.join(FINAL).join(TOKENIZER)].into_iter();
         let path = places.find(|path| path.is_file()).ok_or_else(|| {
-            failure::usage(format!(
+            errors::usage(format!(
                 "the run in {} has no {TOKENIZER}, which text needs: earlier versions wrote it at \
                  the end of a run only; its `train` command with --resume writes it",
                 run.display()
@@ -181,7 +181,7 @@ impl Found {
         })?;
         let (expected, found) = (&checkpoint.state.tokenizer, Tokenizer::from_file(&path)?);
         if !expected.is_empty() && !Fingerprint::matches(expected, found.to_json()?) {
-            return Err(failure::usage(format!(
+            return Err(errors::usage(format!(
                 "{} is not the tokenizer that the checkpoint of step {} was trained with",
                 path.display(),
                 checkpoint.state.step
@@ -227,7 +227,7 @@ pub(crate) fn in_precision(
 ) -> anyhow::Result<InfinityModel> {
     let model = model.with_precision(precision)?;
     if let Some(remark) = model.formats().remark().filter(|_| !quiet) {
-        output::note(&format!("precision {remark}"));
+        terminal::note(&format!("precision {remark}"));
     }
     Ok(model)
 }

@@ -166,6 +166,20 @@ pub enum TokenizerError {
         /// How many tokens the tokenizer has.
         vocab_size: usize,
     },
+    /// A tokenizer would leave out too much of a text.
+    #[error(
+        "the tokenizer has no token for {characters} of the {of} characters of the text (the first \
+         is {first:?}, U+{:04X}) and would leave them out: take a tokenizer with these characters, \
+         with bytes for unknown ones, or with an unknown token", *first as u32
+    )]
+    Dropped {
+        /// How many characters it has no token for.
+        characters: u64,
+        /// Characters of the text.
+        of: u64,
+        /// The first of them.
+        first: char,
+    },
     /// A token id beyond the vocabulary.
     #[error("token id {id} is not in the tokenizer's vocabulary of {vocab_size} tokens")]
     UnknownId {

@@ -25,7 +25,8 @@
 //! - [`block`], [`mixer`]: its parts, which can be had alone; [`layer`]: what they have in common.
 //! - [`gate_summary`]: what its gates do with a text.
 //! - [`precision`](mod@precision): which number format every kind of operation computes in.
-//! - [`tokenizer`], [`sampler`], [`generate`](mod@generate): from text to text.
+//! - [`tokenizer`], [`generation_config`], [`sampler`], [`decoder`], [`generate`](mod@generate): from
+//!   text to text.
 //! - [`pretrained`]: model directories as the ecosystem reads them.
 //!
 //! The crate picks no backend: an app enables one of Burn's, or one of this crate's features of
@@ -36,9 +37,11 @@
 pub mod block;
 pub mod config;
 pub mod count;
+pub mod decoder;
 pub mod error;
 pub mod gate_summary;
 pub mod generate;
+pub mod generation_config;
 mod init;
 pub mod layer;
 pub mod mixer;
@@ -52,9 +55,11 @@ pub mod tokenizer;
 
 pub use burn;
 pub use config::ModelConfig;
+pub use decoder::{Decoder, FinishReason};
 pub use error::{ConfigError, GenerateError, PrecisionError, PretrainedError, TokenizerError};
 pub use gate_summary::{GateSummary, Quantiles};
-pub use generate::{Generation, GenerationConfig, generate, generate_tokens};
+pub use generate::{Context, Generation, generate, generate_from, generate_tokens};
+pub use generation_config::GenerationConfig;
 pub use model::InfinityModel;
 pub use precision::{Formats, Precision};
 pub use pretrained::{Pretrained, from_pretrained, save_pretrained};

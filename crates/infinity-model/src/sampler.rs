@@ -16,16 +16,27 @@
 use std::collections::{HashMap, VecDeque};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::{Deserialize, Serialize};
 
 use crate::error::GenerateError;
-use crate::generate::GenerationConfig;
+use crate::generation_config::GenerationConfig;
 
 /// Draws tokens, one after the other.
 #[derive(Debug)]
 pub struct Sampler {
     config: GenerationConfig,
     rng: StdRng,
+    draws: Draws,
     recent: Recent,
+}
+
+/// Which random numbers were drawn: enough to go on with those that follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draws {
+    /// The seed.
+    pub seed: u64,
+    /// How many were drawn.
+    pub count: u64,
 }
 
 /// A token that may be drawn, and its weight: a logit, later a probability up to a factor.
@@ -65,14 +76,29 @@ impl Recent {
 impl Sampler {
     /// A sampler for a valid configuration; `seed` decides every draw, whatever `config.seed` is.
     pub fn new(config: &GenerationConfig, seed: u64) -> Self {
+        Self::after(config, Draws { seed, count: 0 })
+    }
+
+    /// A sampler that goes on after `draws`.
+    pub fn after(config: &GenerationConfig, draws: Draws) -> Self {
+        let mut rng = StdRng::seed_from_u64(draws.seed);
+        for _ in 0..draws.count {
+            let _: f64 = rng.random();
+        }
         Self {
             config: config.clone(),
-            rng: StdRng::seed_from_u64(seed),
+            rng,
+            draws,
             recent: Recent {
                 capacity: config.repeat_last_n,
                 ..Recent::default()
             },
         }
+    }
+
+    /// What was drawn so far.
+    pub fn draws(&self) -> Draws {
+        self.draws
     }
 
     /// Tells the sampler about a token of the prompt or of the new text, for the penalties.
@@ -88,6 +114,7 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, GenerateError> {
         let candidates = self.candidates(logits)?;
         let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
+        self.draws.count += 1;
         let mut left = self.rng.random::<f64>() * total;
         for candidate in &candidates {
             left -= candidate.weight;
@@ -414,6 +441,11 @@ mod tests {
         };
         assert_eq!(draw(42), draw(42));
         assert_ne!(draw(42), draw(43));
+        let mut first = Sampler::new(&plain(), 42);
+        let mut drawn: Vec<u32> = (0..20).map(|_| first.sample(&logits()).unwrap()).collect();
+        let mut second = Sampler::after(&plain(), first.draws());
+        drawn.extend((20..64).map(|_| second.sample(&logits()).unwrap()));
+        assert_eq!(drawn, draw(42), "as if it had not been interrupted");
     }
 
     #[test]

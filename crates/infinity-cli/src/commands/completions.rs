@@ -3,7 +3,7 @@
 use clap::Args;
 use clap_complete::Shell;
 
-use crate::{args, failure, output};
+use crate::terminal::{self, errors};
 
 /// Which shell.
 #[derive(Debug, Args)]
@@ -16,7 +16,7 @@ pub(crate) struct CompletionsArgs {
 pub(crate) fn run(args: &CompletionsArgs) -> anyhow::Result<u8> {
     // Into memory first: Clap panics when the pipe it writes to is closed.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut args::command(), "infinity", &mut script);
-    output::piece(&String::from_utf8_lossy(&script))?;
-    Ok(failure::OK)
+    clap_complete::generate(args.shell, &mut super::command(), "infinity", &mut script);
+    terminal::piece(&String::from_utf8_lossy(&script))?;
+    Ok(errors::OK)
 }

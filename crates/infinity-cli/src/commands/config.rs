@@ -1,11 +1,13 @@
-//! `infinity config check|show`: is a configuration right in itself, and what does it amount to.
+//! `infinity config check|show|schema|reference`: is a configuration right, what does it amount to, and
+//! what can stand in one.
 
 use clap::{Args, Subcommand};
-use infinity_train::config::RunConfig;
+use infinity_train::config::{RunConfig, reference, schema};
 
 use super::layering::ConfigFlags;
 use crate::args::Global;
-use crate::{device, failure, output};
+use crate::device;
+use crate::terminal::{self, errors};
 
 /// What to do with a configuration.
 #[derive(Debug, Subcommand)]
@@ -15,6 +17,10 @@ pub(crate) enum ConfigVerb {
     Check(Box<ShowArgs>),
     /// Print every key with the value a training run would use
     Show(Box<ShowArgs>),
+    /// Print the JSON Schema of a configuration file, for editors
+    Schema,
+    /// Print the reference page: every key with its type, default and meaning
+    Reference,
 }
 
 /// The same files and flags that `infinity train` takes.
@@ -30,20 +36,22 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
         ConfigVerb::Check(args) => {
             let config = args.config.load(global)?.config;
             device::named(&config.run.device)?;
-            output::line(&format!(
+            terminal::line(&format!(
                 "ok: keys and values are right: {}",
                 summary(&config)
             ))?;
-            output::line(
+            terminal::line(
                 "not looked at: data files, the output directory, whether the device works",
             )?;
         }
         ConfigVerb::Show(args) => {
             let config = args.config.load(global)?.config;
-            output::piece(&config.to_toml())?;
+            terminal::piece(&config.to_toml())?;
         }
+        ConfigVerb::Schema => terminal::piece(&format!("{:#}\n", schema()))?,
+        ConfigVerb::Reference => terminal::piece(&reference())?,
     }
-    Ok(failure::OK)
+    Ok(errors::OK)
 }
 
 /// One line about a configuration, for the eye to check.
@@ -56,7 +64,7 @@ fn summary(config: &RunConfig) -> String {
         model.hidden_size,
         model.num_attention_heads,
         config.data.max_seq_length,
-        output::grouped(config.tokens_per_step()),
+        terminal::grouped(config.tokens_per_step()),
         config.output_dir().display()
     )
 }

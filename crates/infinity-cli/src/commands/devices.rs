@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::device::{self, Backend};
-use crate::{failure, output, panics};
+use crate::terminal::{self, errors};
 
 /// How to print.
 #[derive(Debug, Args)]
@@ -38,17 +38,17 @@ pub(crate) fn run(args: &DevicesArgs) -> anyhow::Result<u8> {
     if args.json {
         let backends: Vec<Value> = found.iter().map(as_json).collect();
         let all = json!({ "auto": auto, "backends": backends });
-        output::line(&serde_json::to_string_pretty(&all)?)?;
-        return Ok(failure::OK);
+        terminal::line(&serde_json::to_string_pretty(&all)?)?;
+        return Ok(errors::OK);
     }
     for one in &found {
-        output::line(&as_text(one))?;
+        terminal::line(&as_text(one))?;
     }
     match auto {
-        Some(name) => output::line(&format!("\n--device auto is {name}"))?,
-        None => output::line("\n--device auto finds nothing that works")?,
+        Some(name) => terminal::line(&format!("\n--device auto is {name}"))?,
+        None => terminal::line("\n--device auto finds nothing that works")?,
     }
-    Ok(failure::OK)
+    Ok(errors::OK)
 }
 
 fn look(backend: Backend) -> Found {
@@ -71,7 +71,7 @@ fn look(backend: Backend) -> Found {
 }
 
 fn formats(device: &Device) -> Vec<&'static str> {
-    let supports = |dtype| panics::caught(|| device.supports_dtype(dtype)).unwrap_or(false);
+    let supports = |dtype| errors::caught(|| device.supports_dtype(dtype)).unwrap_or(false);
     FORMATS
         .iter()
         .filter(|(dtype, _)| supports(*dtype))

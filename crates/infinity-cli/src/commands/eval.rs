@@ -1,21 +1,25 @@
-//! `infinity eval MODEL`: loss, perplexity and bits per byte of a model on a text.
+//! `infinity eval MODEL`: loss, perplexity and bits per byte of a model on a text; with `--stream`
+//! the loss along one long text, bin by bin, with all of it behind every token and with a limited
+//! context behind the same tokens.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
 use infinity_model::config::Mixer;
-use infinity_model::count::state_bytes;
-use infinity_model::{ModelConfig, Precision, Pretrained};
+use infinity_model::count::{ParameterCount, state_bytes};
+use infinity_model::{InfinityModel, ModelConfig, Precision, Pretrained};
 use infinity_train::config::{LoadedConfig, RunConfig};
 use infinity_train::data::{self, DataConfig, DataEvent, EvalSource, Packing, TokenStore};
-use infinity_train::{EvalReport, evaluate};
-use serde_json::json;
+use infinity_train::stream_eval::StreamBin;
+use infinity_train::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate_stream};
+use serde_json::{Value, json};
 
-use super::eval_stream;
-use crate::args::Global;
+use crate::args::{Global, count, whole};
+use crate::device;
 use crate::model_dir::{self, Found};
-use crate::{device, failure, interrupt, output, reporter};
+use crate::terminal::{self, errors, progress, signals};
 
 /// Which model, on what, in which windows.
 #[derive(Debug, Args)]
@@ -52,14 +56,14 @@ pub(crate) struct EvalArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) stream: eval_stream::StreamArgs,
+    pub(crate) stream: StreamArgs,
 }
 
 /// Evaluates and prints.
 pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let found = model_dir::find(&args.model)?;
     let mut config = config(&args, &found)?;
-    interrupt::ends()?;
+    signals::ends()?;
     let chosen = device::open(&device::wanted(global))?;
     let quiet = global.quiet || args.json;
     let Pretrained { model, .. } = found.load(&chosen.device, quiet)?;
@@ -71,13 +75,13 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
         .max_seq_length
         .min(longest_window(&args, &text)?);
     if args.stream.stream {
-        let run = eval_stream::Run {
+        let run = Stream {
             model: &model,
             text: &text,
             config: &config,
             device: &chosen.name,
         };
-        return eval_stream::run(&args.stream, args.json, global, &run);
+        return run_stream(&args.stream, args.json, global, &run);
     }
     let source = EvalSource::new(
         text,
@@ -91,7 +95,7 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     }
     let report = evaluate(&model, &source, config.training.loss_chunk)?;
     print(&args, &config, &chosen.name, &report)?;
-    Ok(failure::OK)
+    Ok(errors::OK)
 }
 
 /// A softmax model's state is its cache, which has every token in it.
@@ -100,11 +104,11 @@ fn warn_of_growth(model: &ModelConfig, source: &EvalSource, window: usize) {
         return;
     }
     let tokens = source.batches() * window as u64;
-    output::warning(&format!(
+    terminal::warning(&format!(
         "`model.mixer = \"softmax\"` keeps every token of a carried state: its cache grows to {} \
          over {} tokens in each of {} rows, and every further token looks at all of its row",
-        output::bytes(state_bytes(model, source.rows(), tokens)),
-        output::grouped(tokens),
+        terminal::bytes(state_bytes(model, source.rows(), tokens)),
+        terminal::grouped(tokens),
         source.rows(),
     ));
 }
@@ -164,18 +168,18 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
     let named =
         !config.data.train_file.as_os_str().is_empty() || !config.data.train_crates.is_empty();
     if args.file.is_none() && !named {
-        return Err(failure::usage(
+        return Err(errors::usage(
             "no text to measure on: this model lies in no run directory; give --file PATH",
         ));
     }
     if let Some(file) = args.file.as_ref().filter(|file| !Path::new(file).exists()) {
-        return Err(failure::usage(format!(
+        return Err(errors::usage(format!(
             "cannot read the text to measure on: there is no file or directory {file}"
         )));
     }
     let mut notify = |event: DataEvent| {
         if global.verbose > 0 {
-            output::note(&event.to_string());
+            terminal::note(&event.to_string());
         }
     };
     // Training asks for windows that the text fills; measuring takes what there is.
@@ -190,7 +194,7 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
         return Ok(prepared.train);
     }
     if prepared.valid.is_empty() {
-        return Err(failure::usage(
+        return Err(errors::usage(
             "no text to measure on: this run kept none for validation (`data.val_fraction = 0`); \
              give --file PATH",
         ));
@@ -205,7 +209,7 @@ fn longest_window(args: &EvalArgs, text: &TokenStore) -> anyhow::Result<usize> {
         None => "the validation text of the run".to_owned(),
     };
     match text.len() {
-        0 | 1 => Err(failure::usage(format!(
+        0 | 1 => Err(errors::usage(format!(
             "{what} has {} tokens, but measuring needs at least 2: one to predict, and one before it",
             text.len()
         ))),
@@ -222,7 +226,7 @@ fn print(
     let window = config.data.max_seq_length;
     let stateful = config.eval.carry_state;
     if args.json {
-        output::line(
+        terminal::line(
             &json!({
                 "loss": report.loss, "perplexity": report.perplexity,
                 "bits_per_byte": report.bits_per_byte, "tokens": report.tokens,
@@ -238,14 +242,177 @@ fn print(
     } else {
         "each on its own"
     };
-    output::line(&format!(
+    terminal::line(&format!(
         "loss {:.4} | ppl {} | bpb {:.4} | {} tokens in windows of {window}, {carried} | \
          {:.1}s on {device}",
         report.loss,
-        reporter::perplexity(report.perplexity),
+        progress::perplexity(report.perplexity),
         report.bits_per_byte,
-        output::grouped(report.tokens),
+        terminal::grouped(report.tokens),
         report.seconds,
     ))?;
     Ok(())
+}
+
+/// How a stream is measured.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "One long stream")]
+pub(crate) struct StreamArgs {
+    /// Measure along the text by bins of positions: with all of it behind every token, and with
+    /// the tokens of --against-context alone
+    #[arg(long, conflicts_with_all = ["stateful", "max_eval_batches"])]
+    pub(crate) stream: bool,
+    /// Bins of equal numbers of tokens
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "stream")]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
+    bins: usize,
+    /// Tokens behind the first token of a span, for the comparison
+    #[arg(long, value_name = "N", default_value_t = 4096, requires = "stream")]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
+    against_context: usize,
+    /// Tokens of a span: the last one has N − 1 more behind it than the first
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "stream")]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
+    span: usize,
+    /// Spans compared in a bin, evenly spread; 0 = all
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "stream")]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
+    spans_per_bin: usize,
+    /// Tokens of the stream, from the start of the text; 0 = all of it
+    #[arg(long, value_name = "N", requires = "stream")]
+    #[arg(value_parser = whole::<u64>(0..=u64::MAX), allow_negative_numbers = true)]
+    limit_tokens: Option<u64>,
+}
+
+/// What is measured.
+struct Stream<'a> {
+    model: &'a InfinityModel,
+    text: &'a TokenStore,
+    config: &'a RunConfig,
+    device: &'a str,
+}
+
+/// Tokens that a model which keeps all of them reads without being told to.
+const KEPT_TOKENS: u64 = 1 << 16;
+
+/// Measures and prints.
+fn run_stream(
+    args: &StreamArgs,
+    as_json: bool,
+    global: &Global,
+    run: &Stream<'_>,
+) -> anyhow::Result<u8> {
+    refuse_what_grows(args, run)?;
+    let options = StreamOptions {
+        tokens: args.limit_tokens.unwrap_or(0),
+        bins: args.bins,
+        context: args.against_context,
+        span: args.span,
+        spans_per_bin: args.spans_per_bin,
+        window: run.config.data.max_seq_length,
+        rows: run.config.training.per_device_eval_batch_size,
+        loss_chunk: run.config.training.loss_chunk,
+    };
+    let mut told = Instant::now();
+    let quiet = global.quiet;
+    let report = evaluate_stream(run.model, run.text, &options, &mut |done, total| {
+        if !quiet && told.elapsed() > Duration::from_secs(10) {
+            told = Instant::now();
+            terminal::note(&format!(
+                "read {} of {} tokens",
+                terminal::grouped(done),
+                terminal::grouped(total)
+            ));
+        }
+    })?;
+    if as_json {
+        terminal::line(&to_json(run, &options, &report).to_string())?;
+    } else {
+        print_stream(run, &options, &report)?;
+    }
+    Ok(errors::OK)
+}
+
+/// A softmax model's cache grows by every token, and so does the time of the next one.
+fn refuse_what_grows(args: &StreamArgs, run: &Stream<'_>) -> anyhow::Result<()> {
+    let (model, tokens) = (run.model.config(), run.text.len());
+    if model.mixer != Mixer::Softmax || args.limit_tokens.is_some() || tokens <= KEPT_TOKENS {
+        return Ok(());
+    }
+    Err(errors::usage(format!(
+        "`model.mixer = \"softmax\"` keeps every token: after {} of them its cache has {}, and every \
+         further token looks at all of it; say with --limit-tokens how far to read",
+        terminal::grouped(tokens),
+        terminal::bytes(state_bytes(model, 1, tokens)),
+    )))
+}
+
+fn to_json(run: &Stream<'_>, options: &StreamOptions, report: &StreamReport) -> Value {
+    let model = run.model.config();
+    let bins = report.bins.iter().map(|bin| {
+        let compared = bin.compared.map(|compared| {
+            json!({
+                "tokens": compared.tokens, "stream": compared.stream,
+                "limited": compared.limited, "excess": compared.excess(),
+                "standard_error": compared.standard_error,
+            })
+        });
+        json!({
+            "from": bin.positions.start, "to": bin.positions.end, "loss": bin.loss,
+            "compared": compared,
+        })
+    });
+    json!({
+        "tokens": report.tokens, "context": options.context, "span": options.span,
+        "window": options.window, "mixer": model.mixer,
+        "parameters": ParameterCount::of(model).total(),
+        "state_bytes": state_bytes(model, 1, report.tokens),
+        "device": run.device, "seconds": report.seconds,
+        "bins": bins.collect::<Vec<_>>(),
+    })
+}
+
+fn print_stream(
+    run: &Stream<'_>,
+    options: &StreamOptions,
+    report: &StreamReport,
+) -> anyhow::Result<()> {
+    let context = terminal::grouped(options.context as u64);
+    terminal::line(&format!(
+        "one stream of {} tokens in windows of {}, against {context} to {} tokens behind | {:.1}s \
+         on {}",
+        terminal::grouped(report.tokens),
+        options.window,
+        terminal::grouped((options.context + options.span - 1) as u64),
+        report.seconds,
+        run.device,
+    ))?;
+    terminal::line(&format!(
+        "{:>23}  {:>8}  {:>9}  {:>8}  {:>8}  {:>17}",
+        "positions", "loss", "compared", "stream", context, "stream / limited"
+    ))?;
+    for bin in &report.bins {
+        terminal::line(&row(bin))?;
+    }
+    Ok(())
+}
+
+fn row(bin: &StreamBin) -> String {
+    let positions = format!(
+        "{}..{}",
+        terminal::grouped(bin.positions.start),
+        terminal::grouped(bin.positions.end)
+    );
+    let start = format!("{positions:>23}  {:>8.4}", bin.loss);
+    match bin.compared {
+        None => format!("{start}  {:>9}", 0),
+        Some(compared) => format!(
+            "{start}  {:>9}  {:>8.4}  {:>8.4}  {:>+7.2} % ± {:.2} %",
+            terminal::grouped(compared.tokens),
+            compared.stream,
+            compared.limited,
+            100.0 * compared.excess(),
+            100.0 * compared.standard_error / compared.limited,
+        ),
+    }
 }

@@ -8,7 +8,7 @@ use infinity_train::config::{ConfigError, ConfigLayers, LoadedConfig};
 
 use super::flags::{EVAL_SAMPLES, Given, TOKENIZER};
 use crate::args::Global;
-use crate::{failure, output};
+use crate::terminal::{self, errors};
 
 /// Where the configuration comes from.
 #[derive(Debug, Args)]
@@ -62,9 +62,11 @@ impl ConfigFlags {
             loaded
                 .warnings
                 .iter()
-                .for_each(|warning| output::warning(warning));
+                .for_each(|warning| terminal::warning(warning));
             if self.fp16_opt_level.is_some() {
-                output::warning("--fp16-opt-level changes nothing: it belonged to a CUDA library");
+                terminal::warning(
+                    "--fp16-opt-level changes nothing: it belonged to a CUDA library",
+                );
             }
         }
         Ok(loaded)
@@ -107,7 +109,7 @@ impl ConfigFlags {
             return Ok(None);
         };
         let rows = rows.parse().map_err(|_| {
-            failure::usage(format!(
+            errors::usage(format!(
                 "--max-eval-samples {rows}: expected a number of rows"
             ))
         })?;

@@ -1,14 +1,85 @@
-//! One file a verb: its flags, and what it does.
+//! The command line: one file a verb, with its flags and what it does.
 
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod devices;
 pub(crate) mod eval;
-mod eval_stream;
 mod flags;
 pub(crate) mod generate;
 mod layering;
 pub(crate) mod plot;
-mod sampling;
 pub(crate) mod tokenize;
 pub(crate) mod train;
+
+use clap::{Command, CommandFactory, Parser, Subcommand};
+
+use crate::args::{self, Global};
+
+/// Train, evaluate and run linear-time language models.
+#[derive(Debug, Parser)]
+#[command(name = "infinity", version, about, propagate_version = true)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Verb,
+    /// Flags of every verb.
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 training diverged,
+130 stopped by Ctrl-C after writing a checkpoint.";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Train a model, from a TOML file, from flags, or from both
+    Train(Box<train::TrainArgs>),
+    /// Measure loss, perplexity and bits per byte of a model
+    Eval(eval::EvalArgs),
+    /// Continue a prompt
+    Generate(generate::GenerateArgs),
+    /// Draw what runs logged: loss, learning rate, gradient norm, speed, memory
+    Plot(plot::PlotArgs),
+    /// Turn text into token files once, for many runs
+    #[command(alias = "prepare")]
+    Tokenize(tokenize::TokenizeArgs),
+    /// List the devices this build can compute on
+    Devices(devices::DevicesArgs),
+    /// Check a configuration, or show what it amounts to
+    #[command(subcommand)]
+    Config(config::ConfigVerb),
+    /// Print the completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// The parser, with the underscore spelling of every flag as a hidden alias.
+pub(crate) fn command() -> Command {
+    args::with_underscores(Cli::command())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parser_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn both_spellings_are_the_same_flag() {
+        for line in [
+            "infinity train --train-file a.txt --num-train-epochs 3 --lr 1e-3",
+            "infinity train --train_file a.txt --num_train_epochs 3 --learning_rate 1e-3",
+        ] {
+            let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+            let train = matches.subcommand_matches("train").unwrap();
+            let value = |name| train.get_one::<String>(name).map(String::as_str);
+            assert_eq!(value("num-train-epochs"), Some("3"), "{line}");
+            assert_eq!(value("learning-rate"), Some("1e-3"), "{line}");
+        }
+    }
+}

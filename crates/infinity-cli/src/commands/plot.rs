@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use infinity_plot::{Across, Run, figure, png};
 
 use crate::args::Global;
-use crate::{failure, output};
+use crate::terminal::{self, errors};
 
 /// Which runs, against what, and where the picture goes.
 #[derive(Debug, Args)]
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
     let runs = read(&args.runs)?;
     if !global.quiet {
         let notes = runs.iter().flat_map(|run| &run.notes);
-        notes.for_each(|note| output::warning(note));
+        notes.for_each(|note| terminal::warning(note));
     }
     let svg = figure(&runs, across);
     for path in files(args)? {
@@ -59,10 +59,10 @@ pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
         };
         write(&path, &bytes)?;
         if !global.quiet {
-            output::line(&format!("written: {}", path.display()))?;
+            terminal::line(&format!("written: {}", path.display()))?;
         }
     }
-    Ok(failure::OK)
+    Ok(errors::OK)
 }
 
 /// The runs, with their paths for names where names alone do not tell them apart.
@@ -95,7 +95,7 @@ fn files(args: &PlotArgs) -> anyhow::Result<Vec<PathBuf>> {
     match output.extension().and_then(|end| end.to_str()) {
         Some("svg" | "png") => Ok(vec![output.clone()]),
         None if !output.is_dir() && output.file_name().is_some() => Ok(both(output)),
-        _ => Err(failure::usage(format!(
+        _ => Err(errors::usage(format!(
             "--output {}: name a file that ends in .svg or .png, or in neither for both",
             output.display()
         ))),

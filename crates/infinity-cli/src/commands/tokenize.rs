@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::layering::tokenizer;
 use crate::args::Global;
-use crate::{failure, interrupt, output};
+use crate::terminal::{self, errors, signals};
 
 /// What to read, with which tokenizer, and where to put it.
 #[derive(Debug, Args)]
@@ -54,12 +54,12 @@ pub(crate) struct TokenizeArgs {
 /// Tokenizes and says what became of the text.
 pub(crate) fn run(args: TokenizeArgs, global: &Global) -> anyhow::Result<u8> {
     let config = config(&args)?;
-    interrupt::ends()?;
+    signals::ends()?;
     let quiet = global.quiet || args.json;
     let mut notify = |event: DataEvent| {
         // The last event repeats what is printed below.
         if !quiet && !matches!(event, DataEvent::Ready { .. }) {
-            output::note(&event.to_string());
+            terminal::note(&event.to_string());
         }
     };
     let made = tokenize_to(
@@ -71,13 +71,13 @@ pub(crate) fn run(args: TokenizeArgs, global: &Global) -> anyhow::Result<u8> {
     )?;
     let directory = args.output_dir.display();
     if made.train.is_empty() && !global.quiet {
-        output::warning(&format!(
+        terminal::warning(&format!(
             "{directory} has 0 training tokens: all of the text is kept for validation; give more \
              text, or a smaller --val-fraction"
         ));
     }
     if args.json {
-        output::line(
+        terminal::line(
             &json!({
                 "directory": directory.to_string(),
                 "vocab_size": made.tokenizer.vocab_size(),
@@ -89,21 +89,21 @@ pub(crate) fn run(args: TokenizeArgs, global: &Global) -> anyhow::Result<u8> {
             })
             .to_string(),
         )?;
-        return Ok(failure::OK);
+        return Ok(errors::OK);
     }
     let next = match made.train.is_empty() {
         true => String::new(),
         false => format!("\n\nTrain on it with:\n  infinity train --train-file {directory}"),
     };
     let per_token = made.train.text_bytes() as f64 / made.train.len().max(1) as f64;
-    output::line(&format!(
+    terminal::line(&format!(
         "{directory}: {} training and {} validation tokens, vocabulary of {}, {per_token:.2} bytes \
          a token{next}",
-        output::grouped(made.train.len()),
-        output::grouped(made.valid.len()),
-        output::grouped(made.tokenizer.vocab_size() as u64),
+        terminal::grouped(made.train.len()),
+        terminal::grouped(made.valid.len()),
+        terminal::grouped(made.tokenizer.vocab_size() as u64),
     ))?;
-    Ok(failure::OK)
+    Ok(errors::OK)
 }
 
 /// The sections `[data]` and `[tokenizer]` that the flags amount to, checked like any other.

@@ -1,6 +1,6 @@
 //! `infinity train [CONFIG]`: layer the configuration, say what will happen, train, say what came.
 
-use std::path::{Path, PathBuf};
+use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,12 +12,12 @@ use infinity_train::config::{LoadedConfig, LoggingConfig, Progress, RunConfig};
 use infinity_train::run_dir::is_used;
 use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
 
-use super::eval::{self, EvalArgs};
-use super::eval_stream::StreamArgs;
+use super::eval::{self, EvalArgs, StreamArgs};
 use super::layering::ConfigFlags;
 use crate::args::Global;
-use crate::ranks::Ranks;
-use crate::{failure, interrupt, invocation, model_dir, output, reporter, terminal};
+use crate::device::Ranks;
+use crate::model_dir;
+use crate::terminal::{self, errors, progress, signals};
 
 /// A run: its configuration, and where it starts.
 #[derive(Debug, Args)]
@@ -53,13 +53,13 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     config.logging.progress = shown(config.logging.progress, global.quiet)?;
     let progress = config.logging.progress;
     if progress == Progress::Tui {
-        terminal::remember();
+        signals::remember();
     }
-    let mut reporter = reporter::to_stdout(progress, global.quiet);
+    let mut reporter = progress::to_stdout(progress, global.quiet);
     announcement(&config, &ranks)
         .iter()
         .for_each(|line| reporter.message(line));
-    let interrupt = interrupt::listen(match progress {
+    let interrupt = signals::listen(match progress {
         // The dashboard has the screen.
         Progress::Tui => "",
         _ => "stopping after this step; Ctrl-C again ends at once",
@@ -74,8 +74,8 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     let prompt = config.eval.sample_prompts.first().cloned();
     let report = train(config, ranks.devices(), control)?;
     if report.interrupted {
-        output::note(&stopped(&report));
-        return Ok(failure::INTERRUPTED);
+        terminal::note(&stopped(&report));
+        return Ok(errors::INTERRUPTED);
     }
     let prompt = prompt.as_deref().unwrap_or("Once upon a time");
     let result = result(
@@ -85,10 +85,10 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
         global.quiet,
     );
     match progress {
-        Progress::Json => reporter::to_stdout(progress, false).message(&result),
-        _ => output::line(&result)?,
+        Progress::Json => progress::to_stdout(progress, false).message(&result),
+        _ => terminal::line(&result)?,
     }
-    Ok(failure::OK)
+    Ok(errors::OK)
 }
 
 /// What is said of a run that was stopped: how it goes on, where something of it was saved.
@@ -130,7 +130,7 @@ fn shown(progress: Progress, quiet: bool) -> anyhow::Result<Progress> {
     match progress {
         Progress::Auto => Ok(Progress::Plain),
         Progress::Tui if quiet => Ok(Progress::None),
-        Progress::Tui if !terminal::is_there() => Err(failure::usage(
+        Progress::Tui if !terminal::is_there() => Err(errors::usage(
             "--progress tui: a dashboard needs a terminal; use plain, json or none",
         )),
         other => Ok(other),
@@ -148,7 +148,7 @@ fn resume(args: &TrainArgs) -> anyhow::Result<Option<Resume>> {
         Err(_) => {
             let path = PathBuf::from(given);
             if !path.is_dir() {
-                return Err(failure::usage(format!(
+                return Err(errors::usage(format!(
                     "--resume {given}: there is no such directory; give `auto`, a step, or a \
                      checkpoint directory"
                 )));
@@ -163,18 +163,18 @@ fn resume(args: &TrainArgs) -> anyhow::Result<Option<Resume>> {
 fn check_output(directory: &Path, overwrite: bool, resume: Option<&Resume>) -> anyhow::Result<()> {
     let shown = directory.display();
     if directory.exists() && !directory.is_dir() {
-        return Err(failure::usage(format!(
+        return Err(errors::usage(format!(
             "the output directory {shown} is a file"
         )));
     }
     let used = is_used(directory);
     if resume.is_some_and(|from| *from != Resume::Latest) && !used {
-        return Err(failure::usage(format!(
+        return Err(errors::usage(format!(
             "nothing to resume: there is no run in the output directory {shown}"
         )));
     }
     if used && !overwrite && resume.is_none() {
-        return Err(failure::usage(format!(
+        return Err(errors::usage(format!(
             "the output directory {shown} exists and is not empty; --resume goes on with the run \
              in it, --overwrite replaces it, --output-dir names another"
         )));
@@ -196,7 +196,7 @@ fn announcement(config: &RunConfig, ranks: &Ranks) -> [String; 3] {
             t.per_device_train_batch_size,
             config.data.training_window(),
             t.gradient_accumulation_steps,
-            output::grouped(config.tokens_per_step()),
+            terminal::grouped(config.tokens_per_step()),
         ),
         format!("run       {}", config.output_dir().display()),
     ]
@@ -205,20 +205,20 @@ fn announcement(config: &RunConfig, ranks: &Ranks) -> [String; 3] {
 /// `--dry-run`: takes some steps for their cost, and says what the run would be.
 fn describe_only(config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Result<u8> {
     for line in announcement(&config, ranks) {
-        output::line(&line)?;
+        terminal::line(&line)?;
     }
     let main = &ranks.main().device;
     let formats = Formats::new(config.run.precision, main);
     formats.check(main)?;
-    output::line(&format!("precision {}", formats.describe()))?;
-    output::note("measuring some steps, about ten seconds …");
+    terminal::line(&format!("precision {}", formats.describe()))?;
+    terminal::note("measuring some steps, about ten seconds …");
     let window = config.data.training_window();
-    let interrupt = interrupt::listen("stopping after this step")?;
+    let interrupt = signals::listen("stopping after this step")?;
     let asked = Arc::clone(&interrupt.asked);
     let control = TrainControl {
         interrupt: interrupt.asked,
         heeded: interrupt.heeded,
-        reporter: reporter::silent(),
+        reporter: progress::silent(),
         resume: None,
         config_text: source,
     };
@@ -231,12 +231,12 @@ fn describe_only(config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Re
     };
     let estimate = estimate(config, ranks.devices(), control)?;
     if asked.load(Ordering::Relaxed) {
-        return Ok(failure::INTERRUPTED);
+        return Ok(errors::INTERRUPTED);
     }
     for line in estimated(&estimate, window) {
-        output::line(&line)?;
+        terminal::line(&line)?;
     }
-    Ok(failure::OK)
+    Ok(errors::OK)
 }
 
 /// An estimate in lines.
@@ -244,27 +244,27 @@ fn estimated(e: &Estimate, window: usize) -> [String; 6] {
     let tokens = e.total_steps * e.tokens_per_step;
     let memory = match e.memory_bytes {
         0 => "not measured here".to_owned(),
-        peak => format!("{} of this process at its peak", output::bytes(peak)),
+        peak => format!("{} of this process at its peak", terminal::bytes(peak)),
     };
     [
-        format!("model     {} parameters", output::count(e.parameters)),
+        format!("model     {} parameters", terminal::count(e.parameters)),
         format!(
             "length    {} steps, {} tokens of {} in the training text",
-            output::grouped(e.total_steps),
-            output::grouped(tokens),
-            output::grouped(e.training_tokens),
+            terminal::grouped(e.total_steps),
+            terminal::grouped(tokens),
+            terminal::grouped(e.training_tokens),
         ),
         format!(
             "work      {} FLOP a token, {} of state a row",
-            output::grouped(training_flops_per_token(&e.model, window)),
-            output::bytes(state_bytes(&e.model, 1, window as u64)),
+            terminal::grouped(training_flops_per_token(&e.model, window)),
+            terminal::bytes(state_bytes(&e.model, 1, window as u64)),
         ),
         format!("memory    about {memory}"),
         format!(
             "time      about {}: {:.0} ms a step, {} tok/s, {:.1} s a validation",
-            output::clock(e.run_s),
+            terminal::clock(e.run_s),
             e.step_s * 1e3,
-            output::grouped((e.tokens_per_step as f64 / e.step_s).round() as u64),
+            terminal::grouped((e.tokens_per_step as f64 / e.step_s).round() as u64),
             e.eval_s,
         ),
         "dry run: nothing was trained".to_owned(),
@@ -273,24 +273,80 @@ fn estimated(e: &Estimate, window: usize) -> [String; 6] {
 
 /// What came of a run: the last validation, where the model is, and how to use it.
 fn result(report: &TrainReport, model: &Path, prompt: &str, quiet: bool) -> String {
-    let mut text = format!("finished {} steps", output::grouped(report.step));
+    let mut text = format!("finished {} steps", terminal::grouped(report.step));
     if let Some(eval) = &report.eval {
         text = format!(
             "validation loss {:.4} | perplexity {} | bits per byte {:.4}",
             eval.loss,
-            reporter::perplexity(eval.perplexity),
+            progress::perplexity(eval.perplexity),
             eval.bits_per_byte
         );
     }
     if model.is_dir() && !quiet {
         let shown = model.display().to_string();
-        let words = [&*shown, "-p", prompt]
-            .map(invocation::shell_word)
-            .join(" ");
-        let program = invocation::program();
+        let words = [&*shown, "-p", prompt].map(shell_word).join(" ");
+        let program = program();
         text = format!("{text}\nmodel in {shown}\n\nGenerate with:\n  {program} generate {words}");
     }
     text
+}
+
+/// Features besides the default that this build has: a command that Cargo runs must name them too.
+const FEATURES: [(&str, bool); 6] = [
+    ("ndarray", cfg!(feature = "ndarray")),
+    ("wgpu", cfg!(feature = "wgpu")),
+    ("vulkan", cfg!(feature = "vulkan")),
+    ("metal", cfg!(feature = "metal")),
+    ("cuda", cfg!(feature = "cuda")),
+    ("rocm", cfg!(feature = "rocm")),
+];
+
+/// What stands for `infinity` at the start of a command line: `cargo run --release --` under Cargo,
+/// the path where one was typed, else the name.
+fn program() -> String {
+    let variable = |name: &str| std::env::var(name).ok();
+    let by_cargo = variable("CARGO").is_some()
+        && variable("CARGO_PKG_NAME").as_deref() == Some(env!("CARGO_PKG_NAME"));
+    let typed = std::env::args_os().next().unwrap_or_default();
+    started(by_cargo, &typed.to_string_lossy())
+}
+
+fn started(by_cargo: bool, typed: &str) -> String {
+    if by_cargo {
+        return by_cargo_run();
+    }
+    // A name without a path was found on the PATH, and will be again.
+    match typed.contains(['/', MAIN_SEPARATOR]) {
+        true => shell_word(typed),
+        false => env!("CARGO_BIN_NAME").to_owned(),
+    }
+}
+
+fn by_cargo_run() -> String {
+    let features: Vec<&str> = FEATURES
+        .iter()
+        .filter(|(_, built)| *built)
+        .map(|(name, _)| *name)
+        .collect();
+    let profile = if cfg!(debug_assertions) {
+        ""
+    } else {
+        " --release"
+    };
+    let features = match features[..] {
+        [] => String::new(),
+        _ => format!(" --features {}", features.join(",")),
+    };
+    format!("cargo run{profile}{features} --")
+}
+
+/// `word` as a POSIX shell takes it literally.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]
@@ -310,5 +366,28 @@ mod tests {
         assert!(said(Some(7)).ends_with("go on with the same command and --resume"));
         assert!(said(Some(4)).contains("goes on after step 4"));
         assert_eq!(said(None), "stopped at step 7; nothing of it was saved");
+    }
+
+    #[test]
+    fn words_for_the_shell() {
+        assert_eq!(shell_word("runs/a-1/final"), "runs/a-1/final");
+        assert_eq!(shell_word("fn main() {\n"), "'fn main() {\n'");
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+        assert_eq!(shell_word(""), "''");
+    }
+
+    #[test]
+    fn commands_start_as_this_one_did() {
+        assert_eq!(started(false, "infinity"), "infinity");
+        assert_eq!(started(false, ""), "infinity");
+        assert_eq!(
+            started(false, "./my builds/infinity"),
+            "'./my builds/infinity'"
+        );
+        let by_cargo = started(true, "target/release/infinity");
+        assert!(
+            by_cargo.starts_with("cargo run") && by_cargo.ends_with(" --"),
+            "{by_cargo}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Generation with a real, untrained model.
 
 use super::*;
+use crate::config::ModelConfig;
 use crate::count;
 
 /// Untied and with large weights, so that what it says depends on all that it has read.
@@ -85,19 +86,13 @@ fn ids_and_text_are_the_same_generation() {
 fn a_text_goes_on_from_its_state() {
     let (model, tokenizer) = (model(), Tokenizer::bytes());
     let config = settings(8).greedy();
-    let (first, state) = generate_from(
-        &model,
-        &tokenizer,
-        "Once",
-        model.initial_state(1),
-        &config,
-        &mut on_text,
-    )
-    .unwrap();
-    assert_eq!(state.position, [12]);
-    let (second, state) =
-        generate_from(&model, &tokenizer, " upon", state, &config, &mut on_text).unwrap();
-    assert_eq!((state.position[0], second.position), (25, 25));
+    let start = Context::new(&model);
+    let (first, context) =
+        generate_from(&model, &tokenizer, "Once", start, &config, &mut on_text).unwrap();
+    assert_eq!(context.state.position, [12]);
+    let (second, context) =
+        generate_from(&model, &tokenizer, " upon", context, &config, &mut on_text).unwrap();
+    assert_eq!((context.position(), second.position), (25, 25));
 
     // The whole text read at once goes on in the same way.
     let mut whole = tokenizer.encode("Once").unwrap();
@@ -125,6 +120,65 @@ fn an_empty_prompt_begins_a_text() {
     assert_eq!(made.tokens, from_separator.tokens);
     let none = generate_tokens(&model, &[], &settings(8), &mut on_token);
     assert!(matches!(none, Err(GenerateError::EmptyPrompt)));
+}
+
+/// Going on with an empty prompt is as if nothing had happened, for any draws and in any place.
+#[test]
+fn a_text_that_was_left_goes_on_with_the_same_bits() {
+    let (model, tokenizer) = (model(), Tokenizer::bytes());
+    for config in [settings(12).greedy(), settings(12)] {
+        let whole = run(&model, "Once", &config);
+        for parts in [[1, 11], [5, 7], [11, 1]] {
+            let (mut context, mut tokens) = (Context::new(&model), Vec::new());
+            for (new, prompt) in parts.into_iter().zip(["Once", ""]) {
+                let config = GenerationConfig {
+                    max_new_tokens: Some(new),
+                    // The seed is the context's.
+                    seed: config.seed.filter(|_| !prompt.is_empty()),
+                    ..config.clone()
+                };
+                let (made, after) =
+                    generate_from(&model, &tokenizer, prompt, context, &config, &mut on_text)
+                        .unwrap();
+                tokens.extend(made.tokens);
+                context = after;
+            }
+            assert_eq!(tokens, whole.tokens);
+            assert_eq!(context.position(), whole.position);
+        }
+    }
+}
+
+/// A caller can end it while the prompt is read, and what was read is not lost.
+#[test]
+fn a_long_prompt_is_left_between_pieces() {
+    let (model, tokenizer) = (model(), Tokenizer::bytes());
+    let mut calls = 0;
+    let mut on_text = |text: &str| {
+        calls += 1;
+        assert_eq!(text, "");
+        match calls {
+            2 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    };
+    let (start, prompt) = (Context::new(&model), "word ".repeat(500));
+    let (made, context) = generate_from(
+        &model,
+        &tokenizer,
+        &prompt,
+        start,
+        &settings(8),
+        &mut on_text,
+    )
+    .unwrap();
+    assert_eq!(
+        (made.finish, made.tokens.len()),
+        (FinishReason::Interrupted, 0)
+    );
+    assert_eq!((made.prompt_tokens, made.prompt_left), (2500, 2500 - 1024));
+    assert_eq!((context.position(), made.position), (1024, 1024));
+    assert_eq!(context.logits.len(), 257);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use serde_json::json;
 
 use crate::config::ModelConfig;
 use crate::error::PretrainedError;
-use crate::generate::GenerationConfig;
+use crate::generation_config::GenerationConfig;
 use crate::model::InfinityModel;
 use crate::tokenizer::Tokenizer;
 

@@ -8,26 +8,29 @@
 //! is only these characters, so every text comes back as it was; tokenizers from a file recognise
 //! their special tokens in the text, because prompts are written that way.
 
-mod byte_level;
-mod decode_stream;
-mod definitions;
-mod load;
+mod definition;
+mod stream;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    panic::AssertUnwindSafe,
     path::Path,
     sync::Arc,
 };
 
 use serde_json::Value;
+use tokenizers::DecoderWrapper;
 
-pub use decode_stream::DecodeStream;
+pub use stream::DecodeStream;
 
 use crate::error::TokenizerError;
-use definitions::END_OF_TEXT;
+use definition::END_OF_TEXT;
+
+/// The largest part of a text's characters that a tokenizer may leave out.
+pub const MAX_DROPPED: f64 = 0.01;
 
 /// What other models call the token that ends a text, the most usual first.
 const END_OF_TEXT_NAMES: &[&str] = &[
@@ -62,40 +65,61 @@ impl fmt::Display for TokenizerKind {
     }
 }
 
-/// A tokenizer. Cloning it copies a pointer.
+/// A tokenizer. Cloning it copies pointers.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
     kind: Kind,
+    /// The bytes of each token, where the text of tokens is their bytes, one after the other.
+    spellings: Option<Arc<[Box<[u8]>]>>,
     vocab_size: usize,
     eos_id: Option<u32>,
+    drops: bool,
 }
 
 #[derive(Clone)]
 enum Kind {
     Bytes,
-    Chars(Arc<Chars>),
-    Other,
+    Chars(Arc<HashMap<char, u32>>),
+    File,
 }
 
-/// Characters by id, and ids by character.
-struct Chars {
-    by_id: Vec<char>,
-    ids: HashMap<char, u32>,
+/// Characters that a tokenizer has no token for and leaves out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// How many are left out.
+    pub characters: u64,
+    /// Characters of the whole text; 0 for a tokenizer that leaves none out.
+    pub of: u64,
+    /// The first of them.
+    pub first: Option<char>,
 }
 
-impl Chars {
-    fn new(by_id: Vec<char>) -> Self {
-        let ids = by_id
-            .iter()
-            .enumerate()
-            .map(|(id, &character)| (character, id as u32))
-            .collect();
-        Self { by_id, ids }
+impl Dropped {
+    /// The counts of this text and another.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            characters: self.characters + other.characters,
+            of: self.of + other.of,
+            first: self.first.or(other.first),
+        }
     }
 
-    fn get(&self, id: u32) -> Option<char> {
-        self.by_id.get(id as usize).copied()
+    /// Refuses a text of which more than [`MAX_DROPPED`] is left out.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Dropped`], with the counts and the first of the characters.
+    pub fn check(&self) -> Result<(), TokenizerError> {
+        match self.first {
+            Some(first) if self.characters as f64 > MAX_DROPPED * self.of as f64 => {
+                Err(TokenizerError::Dropped {
+                    characters: self.characters,
+                    of: self.of,
+                    first,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -112,7 +136,7 @@ impl fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// The byte tokenizer: ids 0 to 255 are the bytes of the text, 256 is `<|endoftext|>`.
     pub fn bytes() -> Self {
-        Self::built_in(&definitions::bytes(), Kind::Bytes)
+        Self::built_in(&definition::bytes_definition(), Kind::Bytes)
     }
 
     /// A character tokenizer: the distinct characters of `text`, sorted, have the ids from 0, and
@@ -121,10 +145,9 @@ impl Tokenizer {
         // A set first: the text may be a whole book, its alphabet is small.
         let distinct: BTreeSet<char> = text.collect();
         let characters: Vec<char> = distinct.into_iter().collect();
-        Self::built_in(
-            &definitions::chars(&characters),
-            Kind::Chars(Arc::new(Chars::new(characters))),
-        )
+        let ids = characters.iter().copied().zip(0..).collect();
+        let definition = definition::chars_definition(&characters);
+        Self::built_in(&definition, Kind::Chars(Arc::new(ids)))
     }
 
     fn built_in(definition: &Value, kind: Kind) -> Self {
@@ -140,6 +163,8 @@ impl Tokenizer {
         let eos = END_OF_TEXT_NAMES.iter().find(special);
         let eos_id = eos.and_then(|name| inner.token_to_id(name));
         Self {
+            spellings: spellings(&inner, &kind, vocab_size),
+            drops: matches!(kind, Kind::File) && definition::drops(&inner),
             inner: Arc::new(inner),
             kind,
             vocab_size,
@@ -176,22 +201,19 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         match &self.kind {
             Kind::Bytes => Ok(text.bytes().map(u32::from).collect()),
-            Kind::Chars(chars) => {
+            Kind::Chars(ids) => {
                 let id = |(position, character)| {
-                    chars
-                        .ids
-                        .get(&character)
-                        .copied()
-                        .ok_or(TokenizerError::UnknownChar {
-                            character,
-                            position,
-                            vocab_size: self.vocab_size,
-                        })
+                    let known = ids.get(&character).copied();
+                    known.ok_or(TokenizerError::UnknownChar {
+                        character,
+                        position,
+                        vocab_size: self.vocab_size,
+                    })
                 };
                 text.chars().enumerate().map(id).collect()
             }
-            Kind::Other => {
-                let encoding = self.inner.encode_fast(text, false).map_err(failed)?;
+            Kind::File => {
+                let encoding = guarded(|| self.inner.encode_fast(text, false))?;
                 Ok(encoding.get_ids().to_vec())
             }
         }
@@ -202,17 +224,12 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode), for the first text that fails.
     pub fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, TokenizerError> {
-        if !matches!(self.kind, Kind::Other) {
+        if !matches!(self.kind, Kind::File) {
             return texts.iter().map(|text| self.encode(text)).collect();
         }
-        let encodings = self
-            .inner
-            .encode_batch_fast(texts.to_vec(), false)
-            .map_err(failed)?;
-        Ok(encodings
-            .iter()
-            .map(|encoding| encoding.get_ids().to_vec())
-            .collect())
+        let encodings = guarded(|| self.inner.encode_batch_fast(texts.to_vec(), false))?;
+        let ids = encodings.iter().map(|encoding| encoding.get_ids().to_vec());
+        Ok(ids.collect())
     }
 
     /// The text of tokens; special tokens are left out, and bytes that are no UTF-8 become U+FFFD.
@@ -221,19 +238,25 @@ impl Tokenizer {
     /// [`TokenizerError::UnknownId`].
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         ids.iter().try_for_each(|&id| self.check_id(id))?;
-        match &self.kind {
-            Kind::Bytes => {
-                let bytes: Vec<u8> = ids.iter().filter_map(|&id| u8::try_from(id).ok()).collect();
+        match &self.spellings {
+            Some(spellings) => {
+                let bytes = ids.iter().flat_map(|&id| &*spellings[id as usize]);
+                let bytes: Vec<u8> = bytes.copied().collect();
                 Ok(String::from_utf8_lossy(&bytes).into_owned())
             }
-            Kind::Chars(chars) => Ok(ids.iter().filter_map(|&id| chars.get(id)).collect()),
-            Kind::Other => self.inner.decode(ids, true).map_err(failed),
+            // Some decoders panic without a token.
+            None if ids.iter().all(|&id| self.is_silent(id)) => Ok(String::new()),
+            None => guarded(|| self.inner.decode(ids, true)),
         }
     }
 
-    /// Starts decoding tokens one at a time.
-    pub fn decode_stream(&self) -> DecodeStream {
-        DecodeStream::new(self.clone())
+    /// Starts decoding tokens one at a time, as the continuation of `before`: what it gives is what
+    /// its tokens add to the text of these.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_stream(&self, before: &[u32]) -> Result<DecodeStream, TokenizerError> {
+        DecodeStream::after(self.clone(), before)
     }
 
     /// One more than the largest id: the rows that an embedding needs.
@@ -251,7 +274,7 @@ impl Tokenizer {
         match self.kind {
             Kind::Bytes => TokenizerKind::Byte,
             Kind::Chars(_) => TokenizerKind::Char,
-            Kind::Other => TokenizerKind::File,
+            Kind::File => TokenizerKind::File,
         }
     }
 
@@ -260,8 +283,15 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    fn is_special(&self, token: &str) -> bool {
-        self.inner.get_added_vocabulary().is_special_token(token)
+    /// Whether decoding leaves the token out and a prompt can spell it.
+    pub fn is_special(&self, id: u32) -> bool {
+        let token = self.token(id);
+        token.is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
+    }
+
+    /// Whether decoding leaves the token out.
+    fn is_silent(&self, id: u32) -> bool {
+        self.token(id).is_none() || self.is_special(id)
     }
 
     fn check_id(&self, id: u32) -> Result<(), TokenizerError> {
@@ -275,18 +305,48 @@ impl Tokenizer {
     }
 }
 
-fn failed(error: impl fmt::Display) -> TokenizerError {
-    TokenizerError::Failed {
-        reason: error.to_string(),
+/// The bytes of each token, if decoding only joins them.
+fn spellings(
+    inner: &tokenizers::Tokenizer,
+    kind: &Kind,
+    vocab_size: usize,
+) -> Option<Arc<[Box<[u8]>]>> {
+    let by_alphabet = match kind {
+        Kind::Chars(_) => false,
+        Kind::Bytes => true,
+        Kind::File if matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) => true,
+        Kind::File => return None,
+    };
+    let bytes: HashMap<char, u8> = definition::alphabet().into_iter().zip(0..=255).collect();
+    let added = inner.get_added_vocabulary();
+    let spelling = |id: u32| -> Vec<u8> {
+        let Some(token) = inner.id_to_token(id) else {
+            return Vec::new();
+        };
+        if added.is_special_token(&token) {
+            return Vec::new();
+        }
+        // An added token is its own text, though its characters may also stand for bytes; one that
+        // is the name of a byte is that byte.
+        let is_added = added.get_added_tokens_decoder().contains_key(&id);
+        let of_alphabet = by_alphabet && (!is_added || token.chars().count() == 1);
+        let spelled = of_alphabet.then(|| token.chars().map(|c| bytes.get(&c).copied()).collect());
+        spelled.flatten().unwrap_or_else(|| token.into_bytes())
+    };
+    let all = (0..vocab_size as u32).map(|id| spelling(id).into_boxed_slice());
+    Some(all.collect())
+}
+
+/// Calls the `tokenizers` crate, parts of which panic on definitions that they accepted before.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
+    match std::panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(outcome) => outcome.map_err(failed),
+        Err(_) => Err(failed("one of its parts gave up")),
     }
 }
 
-impl fmt::Debug for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bytes => "Bytes",
-            Self::Chars(_) => "Chars",
-            Self::Other => "Other",
-        })
+fn failed(error: impl fmt::Display) -> TokenizerError {
+    TokenizerError::Failed {
+        reason: error.to_string(),
     }
 }

@@ -12,7 +12,7 @@ const TEXT: &str =
 
 /// GPT-2's scheme in small: byte-level BPE with merges and a regex.
 fn small_bpe() -> Tokenizer {
-    let mut definition = definitions::bytes();
+    let mut definition = definition::bytes_definition();
     let vocab = definition["model"]["vocab"].as_object_mut().unwrap();
     for (id, token) in ["th", "the", "Ġthe"].into_iter().enumerate() {
         vocab.insert(token.into(), json!(256 + id));
@@ -60,9 +60,113 @@ fn small_sentencepiece() -> Tokenizer {
     Tokenizer::from_json(&definition.to_string()).unwrap()
 }
 
+/// A tokenizer whose words are `pieces` (special ones in angle brackets) and whose text is made by
+/// `decoder`.
+fn of_pieces(pieces: &[&str], decoder: Value) -> Tokenizer {
+    let ids = pieces.iter().enumerate();
+    let vocab: serde_json::Map<String, Value> = ids
+        .clone()
+        .map(|(id, piece)| ((*piece).into(), json!(id)))
+        .collect();
+    let special = ids.filter(|(_, piece)| piece.starts_with('<') && !piece.starts_with("<0x"));
+    let added = special.map(|(id, piece)| {
+        json!({ "id": id, "content": piece, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true })
+    });
+    let definition = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": added.collect::<Vec<_>>(), "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null,
+        "decoder": decoder,
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" },
+    });
+    Tokenizer::from_json(&definition.to_string()).unwrap()
+}
+
+/// One tokenizer for each way in which tokens become text.
+fn every_kind() -> Vec<(&'static str, Tokenizer)> {
+    let metaspace = |scheme: &str| json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true });
+    let marked = [
+        "<unk>", "<s>", "▁", "▁the", "▁cat", "▁▁", "s", "at", ".", "\u{FFFD}", "é",
+    ];
+    let words = [
+        "<unk>",
+        "the",
+        "##cat",
+        "cat",
+        "##s",
+        ".",
+        ",",
+        "n't",
+        "'",
+        "##\u{FFFD}",
+        "do not",
+    ];
+    let wordpiece =
+        |cleanup: bool| json!({ "type": "WordPiece", "prefix": "##", "cleanup": cleanup });
+    let ended = ["<unk>", "th", "e</w>", "cat</w>", "s", ".</w>", "</w>"];
+    let bytes: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let fallback: Vec<&str> = marked
+        .into_iter()
+        .chain(bytes.iter().map(String::as_str))
+        .collect();
+    let alphabet: Vec<String> = definition::alphabet().iter().map(char::to_string).collect();
+    let alphabet: Vec<&str> = ["<unk>", "Ġthe"]
+        .into_iter()
+        .chain(alphabet.iter().map(String::as_str))
+        .collect();
+    let byte_level = json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false,
+    });
+    let sequence = |parts: Value| json!({ "type": "Sequence", "decoders": parts });
+    let replace = json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " });
+    let (fuse, bytes) = (json!({ "type": "Fuse" }), json!({ "type": "ByteFallback" }));
+    let strip =
+        |start, stop| json!({ "type": "Strip", "content": " ", "start": start, "stop": stop });
+    vec![
+        ("bytes", Tokenizer::bytes()),
+        ("chars", Tokenizer::chars("the catsé中👩\u{FFFD}".chars())),
+        ("byte-level BPE", small_bpe()),
+        (
+            "byte level among others",
+            of_pieces(&alphabet, sequence(json!([byte_level, fuse]))),
+        ),
+        ("SentencePiece BPE", small_sentencepiece()),
+        ("metaspace, always", of_pieces(&marked, metaspace("always"))),
+        ("metaspace, first", of_pieces(&marked, metaspace("first"))),
+        ("metaspace, never", of_pieces(&marked, metaspace("never"))),
+        ("wordpiece", of_pieces(&words, wordpiece(true))),
+        ("wordpiece as it is", of_pieces(&words, wordpiece(false))),
+        (
+            "ends of words",
+            of_pieces(&ended, json!({ "type": "BPEDecoder", "suffix": "</w>" })),
+        ),
+        (
+            "llama",
+            of_pieces(
+                &fallback,
+                sequence(json!([replace, bytes, fuse, strip(1, 0)])),
+            ),
+        ),
+        (
+            "gemma",
+            of_pieces(&fallback, sequence(json!([replace, bytes, fuse]))),
+        ),
+        (
+            "stripped at the end",
+            of_pieces(&marked, sequence(json!([replace, fuse, strip(0, 1)]))),
+        ),
+        ("no decoder", of_pieces(&marked, Value::Null)),
+    ]
+}
+
 /// The text of a stream, and its pieces.
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> (String, Vec<String>) {
-    let mut stream = tokenizer.decode_stream();
+    streamed_after(tokenizer, &[], ids)
+}
+
+fn streamed_after(tokenizer: &Tokenizer, before: &[u32], ids: &[u32]) -> (String, Vec<String>) {
+    let mut stream = tokenizer.decode_stream(before).unwrap();
     let mut pieces: Vec<String> = Vec::new();
     for &id in ids {
         pieces.extend(stream.push(id).unwrap());
@@ -230,6 +334,116 @@ fn bytes_that_are_no_text_become_replacement_characters_at_once() {
 }
 
 #[test]
+fn the_space_after_a_prompt_is_kept() {
+    let spaced = |(name, tokenizer): (&str, Tokenizer)| {
+        let (prompt, next) = match name {
+            "SentencePiece BPE" => (265, 265),
+            "byte-level BPE" => (257, 258),
+            "wordpiece" | "wordpiece as it is" => (1, 3),
+            "llama" | "gemma" => (3, 4),
+            _ if name.starts_with("metaspace") => (3, 4),
+            _ => return false,
+        };
+        let (text, _) = streamed_after(&tokenizer, &[prompt], &[next]);
+        assert!(text.starts_with(' ') && text.len() > 3, "{name}: {text:?}");
+        true
+    };
+    assert_eq!(
+        every_kind()
+            .into_iter()
+            .filter(|kind| spaced(kind.clone()))
+            .count(),
+        9
+    );
+}
+
+#[test]
+fn an_added_token_is_its_own_text() {
+    let mut definition: Value = serde_json::from_str(&small_bpe().to_json().unwrap()).unwrap();
+    let added = definition["added_tokens"].as_array_mut().unwrap();
+    for (id, content) in [(260, "café"), (261, "«é»"), (262, "中"), (263, "  ")] {
+        let mut token = added[0].clone();
+        (token["id"], token["content"]) = (json!(id), json!(content));
+        token["special"] = json!(false);
+        added.push(token);
+    }
+    let tokenizer = Tokenizer::from_json(&definition.to_string()).unwrap();
+    for text in ["é", "café", "«é»", "中", "  ", "the café", "thé«é»中the  "] {
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        assert_eq!(streamed(&tokenizer, &ids).0, text);
+    }
+    assert_eq!(tokenizer.encode("café").unwrap(), [260]);
+}
+
+#[test]
+fn characters_without_a_token_are_counted() {
+    let refuses = |tokenizer: &Tokenizer, text: &str| {
+        let dropped = tokenizer.dropped(text).unwrap();
+        (
+            dropped.characters,
+            dropped.check().err().map(|error| error.to_string()),
+        )
+    };
+    let bpe = |change: &dyn Fn(&mut Value)| {
+        let mut definition = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "pre_tokenizer": { "type": "WhitespaceSplit" },
+            "post_processor": null, "decoder": null,
+            "model": { "type": "BPE", "dropout": null, "unk_token": null,
+                "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
+                "byte_fallback": false, "ignore_merges": false,
+                "vocab": { "a": 0, "b": 1, "c": 2, "<unk>": 3, "b</w>": 4 }, "merges": [] },
+        });
+        change(&mut definition["model"]);
+        Tokenizer::from_json(&definition.to_string()).unwrap()
+    };
+    let silent = bpe(&|_| ());
+    assert_eq!(
+        refuses(&silent, "a bc\n"),
+        (0, None),
+        "spaces are the pre-tokenizer's"
+    );
+    let (count, error) = refuses(&silent, "abxacé x");
+    let error = error.unwrap();
+    assert_eq!(count, 3);
+    assert!(
+        error.contains("3 of the 8 characters") && error.contains("'x', U+0078"),
+        "{error}"
+    );
+    let mostly = format!("{}x", "abc ".repeat(100));
+    assert_eq!(
+        refuses(&silent, &mostly),
+        (1, None),
+        "a part that is let pass"
+    );
+    let known = bpe(&|model| model["unk_token"] = json!("<unk>"));
+    assert_eq!(refuses(&known, "abxac"), (0, None));
+    let ended = bpe(&|model| model["end_of_word_suffix"] = json!("</w>"));
+    assert_eq!(refuses(&ended, "ab aab aa").0, 1, "no `a` ends a word");
+    // What cannot leave anything out does not even count.
+    for tokenizer in [Tokenizer::bytes(), small_bpe(), small_sentencepiece()] {
+        assert_eq!(tokenizer.dropped(TEXT).unwrap(), Dropped::default());
+    }
+    let sum = silent
+        .dropped("x")
+        .unwrap()
+        .and(silent.dropped("aé").unwrap());
+    assert_eq!((sum.characters, sum.of, sum.first), (2, 3, Some('x')));
+}
+
+#[test]
+fn merges_are_not_left_out_at_random() {
+    let mut definition: Value = serde_json::from_str(&small_bpe().to_json().unwrap()).unwrap();
+    definition["model"]["dropout"] = json!(0.9);
+    let text = format!("\u{feff}{definition}");
+    let tokenizer = Tokenizer::from_json(&text).expect("a mark is no JSON and no mistake");
+    let expected = [257, 258].repeat(50);
+    assert_eq!(tokenizer.encode(&"the the".repeat(50)).unwrap(), expected);
+    assert_eq!(tokenizer.to_json().unwrap(), small_bpe().to_json().unwrap());
+}
+
+#[test]
 fn files_that_are_no_tokenizers_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
@@ -286,6 +500,29 @@ proptest! {
             let ids = tokenizer.encode(&text).unwrap();
             prop_assert_eq!(tokenizer.decode(&ids).unwrap(), text.clone());
             prop_assert_eq!(streamed(&tokenizer, &ids).0, text.clone());
+        }
+    }
+
+    /// Of every kind: prompt and stream are together what all tokens decode to, and each step costs
+    /// the same.
+    #[test]
+    fn a_prompt_and_its_stream_are_the_decoding_of_all_tokens(
+        draws in proptest::collection::vec(any::<u32>(), 0..96),
+        at in 0..96usize,
+    ) {
+        for (name, tokenizer) in every_kind() {
+            let n = tokenizer.vocab_size() as u32;
+            let ids: Vec<u32> = draws.iter().map(|draw| draw % n).collect();
+            let (before, after) = ids.split_at(at.min(ids.len()));
+            let all = tokenizer.decode(&ids).unwrap();
+            prop_assert_eq!(&streamed(&tokenizer, &ids).0, &all, "{}", name);
+            // A prompt is text: it does not end within a character.
+            let prompt = tokenizer.decode(before).unwrap();
+            let (text, _) = streamed_after(&tokenizer, before, after);
+            let ends_whole = !prompt.ends_with(char::REPLACEMENT_CHARACTER);
+            if ends_whole && all.starts_with(&prompt) {
+                prop_assert_eq!(prompt + &text, all, "{} {:?} {:?}", name, before, after);
+            }
         }
     }
 

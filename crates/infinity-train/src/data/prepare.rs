@@ -544,7 +544,18 @@ fn write_splits(
         progress.add(&fragment.text);
         validation.push(fragment)?;
     }
-    Ok((train.finish(append_eos)?, validation.finish(append_eos)?))
+    let (train, dropped) = train.finish(append_eos)?;
+    let (validation, also_dropped) = validation.finish(append_eos)?;
+    let dropped = dropped.and(also_dropped);
+    dropped.check()?;
+    if let Some(first) = dropped.first {
+        (progress.notify)(DataEvent::Missing {
+            missing: dropped.characters,
+            chars: dropped.of,
+            first,
+        });
+    }
+    Ok((train, validation))
 }
 
 /// Tells about the progress every few million characters.

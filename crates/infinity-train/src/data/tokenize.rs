@@ -10,7 +10,7 @@ use super::error::DataError;
 use super::formats::Fragment;
 use super::store::{NumberWriter, SplitMeta, Width};
 use infinity_model::TokenizerError;
-use infinity_model::tokenizer::{Tokenizer, TokenizerKind as Made};
+use infinity_model::tokenizer::{Dropped, Tokenizer, TokenizerKind as Made};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -46,6 +46,8 @@ pub(super) struct SplitWriter<'a> {
     text_bytes: u64,
     text_chars: u64,
     first_token_bytes: u64,
+    /// Characters that the tokenizer has no token for.
+    dropped: Dropped,
 }
 
 /// A part of one document.
@@ -81,6 +83,7 @@ impl<'a> SplitWriter<'a> {
             text_bytes: 0,
             text_chars: 0,
             first_token_bytes: 0,
+            dropped: Dropped::default(),
         })
     }
 
@@ -142,12 +145,16 @@ impl<'a> SplitWriter<'a> {
         let pieces = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let encode = |piece: &Piece| {
-            self.tokenizer
-                .encode(&piece.text)
-                .map_err(|error| placed(error, piece))
+            let ids = self.tokenizer.encode(&piece.text);
+            let ids = ids.map_err(|error| placed(error, piece))?;
+            Ok((ids, self.tokenizer.dropped(&piece.text)?))
         };
-        let encoded: Vec<Vec<u32>> = pieces.par_iter().map(encode).collect::<Result<_, _>>()?;
-        for (piece, ids) in pieces.iter().zip(&encoded) {
+        let encoded: Vec<(Vec<u32>, Dropped)> = pieces
+            .par_iter()
+            .map(encode)
+            .collect::<Result<_, TokenizerError>>()?;
+        for (piece, (ids, dropped)) in pieces.iter().zip(&encoded) {
+            self.dropped = self.dropped.and(*dropped);
             if piece.begins_document {
                 if self.documents.count() > 0 {
                     self.separate()?;
@@ -172,21 +179,22 @@ impl<'a> SplitWriter<'a> {
     }
 
     /// Encodes what is left and closes the files; `append_eos` ends the last document too, unless
-    /// the split was cut inside it.
-    pub(super) fn finish(mut self, append_eos: bool) -> Result<SplitMeta, DataError> {
+    /// the split was cut inside it. The second value counts characters without a token.
+    pub(super) fn finish(mut self, append_eos: bool) -> Result<(SplitMeta, Dropped), DataError> {
         let cut_inside = self.in_document || !self.open.is_empty();
         self.end_document()?;
         self.flush()?;
         if append_eos && !cut_inside && self.documents.count() > 0 {
             self.separate()?;
         }
-        Ok(SplitMeta {
+        let meta = SplitMeta {
             tokens: self.tokens.finish()?,
             documents: self.documents.finish()?,
             text_bytes: self.text_bytes,
             text_chars: self.text_chars,
             first_token_bytes: self.first_token_bytes,
-        })
+        };
+        Ok((meta, self.dropped))
     }
 }
 
@@ -430,7 +438,7 @@ mod tests {
                     })
                     .unwrap();
             }
-            let meta = writer.finish(append_eos).unwrap();
+            let (meta, _) = writer.finish(append_eos).unwrap();
             (TokenStore::open(dir.path(), &meta).unwrap(), meta)
         }
 

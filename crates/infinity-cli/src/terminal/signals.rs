@@ -1,15 +1,57 @@
-//! The terminal under burn-train's dashboard: Ctrl-C goes on to be a signal, and whatever happens
-//! the terminal is given back as it was.
+//! Ctrl-C: the first asks the work to save and stop, the second ends the program. Before there is
+//! anything to save, the first does.
 //!
-//! The dashboard switches the terminal to raw input, in which Ctrl-C is a key like any other that
-//! it does not know. Signals are switched on again, so that Ctrl-C saves and stops as it does
-//! everywhere.
+//! burn-train's dashboard switches the terminal to raw input, in which Ctrl-C is a key like any
+//! other that it does not know. Signals are switched on again, so that Ctrl-C saves and stops as it
+//! does everywhere, and whatever happens the terminal is given back as it was.
 
-use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether a dashboard can be shown: it draws on standard output and reads keys.
-pub(crate) fn is_there() -> bool {
-    io::stdout().is_terminal() && io::stdin().is_terminal()
+use anyhow::Context;
+
+use super::{errors, note};
+
+/// What Ctrl-C (or SIGTERM) tells the work.
+pub(crate) struct Interrupt {
+    /// Set by the first.
+    pub(crate) asked: Arc<AtomicBool>,
+    /// To be set by the work once it looks at `asked`; until then, the first ends the program.
+    pub(crate) heeded: Arc<AtomicBool>,
+}
+
+/// Listens for Ctrl-C. `told`, if any, is printed when the work is asked to stop.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub(crate) fn listen(told: &'static str) -> anyhow::Result<Interrupt> {
+    let interrupt = Interrupt {
+        asked: Arc::default(),
+        heeded: Arc::default(),
+    };
+    let (asked, heeded) = (Arc::clone(&interrupt.asked), Arc::clone(&interrupt.heeded));
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::SeqCst) || !heeded.load(Ordering::SeqCst) {
+            // Nothing half-made stays, and nobody complains that it is gone.
+            infinity_files::remove_unfinished();
+            take_back();
+            note("stopped");
+            std::process::exit(errors::INTERRUPTED.into());
+        }
+        if !told.is_empty() {
+            note(told);
+        }
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(interrupt)
+}
+
+/// [`listen`], for work that never looks: Ctrl-C ends the program, and leaves nothing half-made.
+///
+/// # Errors
+/// As [`listen`].
+pub(crate) fn ends() -> anyhow::Result<()> {
+    listen("").map(drop)
 }
 
 #[cfg(unix)]

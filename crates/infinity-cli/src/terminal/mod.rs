@@ -1,6 +1,15 @@
 //! Words to the terminal: writing that survives a closed pipe, and numbers a person can read.
 
+pub(crate) mod errors;
+pub(crate) mod progress;
+pub(crate) mod signals;
+
 use std::io::{self, IsTerminal, Write};
+
+/// Whether a dashboard can be shown: it draws on standard output and reads keys.
+pub(crate) fn is_there() -> bool {
+    io::stdout().is_terminal() && io::stdin().is_terminal()
+}
 
 /// Writes one line to standard output.
 ///

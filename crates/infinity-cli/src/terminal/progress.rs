@@ -7,8 +7,7 @@ use infinity_train::config::Progress;
 use infinity_train::metrics::{EvalMetrics, Reporter, StepMetrics};
 use serde_json::{Value, json};
 
-use crate::output::{bytes, clock, grouped};
-use crate::terminal;
+use super::{bytes, clock, grouped, signals};
 
 /// Takes a finished line. Writing is the caller's, so that a test can look at the lines.
 type Sink = Box<dyn FnMut(&str) + Send>;
@@ -17,7 +16,7 @@ type Sink = Box<dyn FnMut(&str) + Send>;
 /// dashboard, which has the screen to itself, lines wait until it is gone.
 pub(crate) fn to_stdout(progress: Progress, quiet: bool) -> Box<dyn Reporter + Send> {
     // A reader that went away must not end a run that still writes its own files.
-    let sink: Sink = Box::new(|line| drop(crate::output::line(line)));
+    let sink: Sink = Box::new(|line| drop(super::line(line)));
     match progress {
         _ if quiet => Box::new(SilentReporter),
         Progress::None => Box::new(SilentReporter),
@@ -60,7 +59,7 @@ impl LateReporter {
 
 impl Reporter for LateReporter {
     fn step(&mut self, m: &StepMetrics) {
-        terminal::keep_signals();
+        signals::keep_signals();
         self.last_step = Some(step_line(m));
     }
 

@@ -1,4 +1,5 @@
-//! How text is generated: `generation_config.json`, with Hugging Face's names.
+//! How text is generated: `generation_config.json`, with Hugging Face's names, read as its other
+//! readers do.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -17,67 +18,23 @@ const MAX_TEMPERATURE: f64 = 1000.0;
 
 /// Keys that `transformers` writes and that nothing here reads: those of its `GenerationConfig`
 /// (4.57) that have no counterpart, and what it notes about the file.
+#[rustfmt::skip]
 const IGNORED_KEYS: &[&str] = &[
-    "_from_model_config",
-    "transformers_version",
-    "bos_token_id",
-    "pad_token_id",
-    "decoder_start_token_id",
-    "use_cache",
-    "cache_implementation",
-    "cache_config",
-    "return_legacy_cache",
-    "prefill_chunk_size",
-    "min_length",
-    "min_new_tokens",
-    "early_stopping",
-    "max_time",
-    "num_beams",
-    "num_beam_groups",
-    "penalty_alpha",
-    "dola_layers",
-    "top_h",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "diversity_penalty",
-    "encoder_repetition_penalty",
-    "length_penalty",
-    "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size",
-    "bad_words_ids",
-    "force_words_ids",
-    "constraints",
-    "renormalize_logits",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "remove_invalid_values",
-    "exponential_decay_length_penalty",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "forced_decoder_ids",
-    "sequence_bias",
-    "token_healing",
-    "guidance_scale",
-    "low_memory",
-    "watermarking_config",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_scores",
-    "output_logits",
-    "return_dict_in_generate",
-    "is_assistant",
-    "num_assistant_tokens",
-    "num_assistant_tokens_schedule",
-    "assistant_confidence_threshold",
-    "prompt_lookup_num_tokens",
-    "max_matching_ngram_size",
-    "assistant_early_exit",
-    "assistant_lookbehind",
-    "target_lookbehind",
-    "compile_config",
-    "disable_compile",
+    "_from_model_config", "transformers_version", "bos_token_id", "pad_token_id",
+    "decoder_start_token_id", "use_cache", "cache_implementation", "cache_config",
+    "return_legacy_cache", "prefill_chunk_size", "min_length", "min_new_tokens", "early_stopping",
+    "max_time", "num_beams", "num_beam_groups", "penalty_alpha", "dola_layers", "top_h",
+    "typical_p", "epsilon_cutoff", "eta_cutoff", "diversity_penalty",
+    "encoder_repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "bad_words_ids", "force_words_ids", "constraints",
+    "renormalize_logits", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
+    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
+    "forced_decoder_ids", "sequence_bias", "token_healing", "guidance_scale", "low_memory",
+    "watermarking_config", "num_return_sequences", "output_attentions", "output_hidden_states",
+    "output_scores", "output_logits", "return_dict_in_generate", "is_assistant",
+    "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
+    "prompt_lookup_num_tokens", "max_matching_ngram_size", "assistant_early_exit",
+    "assistant_lookbehind", "target_lookbehind", "compile_config", "disable_compile",
     "generation_kwargs",
 ];
 
@@ -143,22 +100,11 @@ impl Default for GenerationConfig {
 
 impl GenerationConfig {
     /// Every key of `generation_config.json`.
+#[rustfmt::skip]
     pub const KEYS: &'static [&'static str] = &[
-        "max_new_tokens",
-        "max_length",
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "repetition_penalty",
-        "repeat_last_n",
-        "presence_penalty",
-        "frequency_penalty",
-        "seed",
-        "stop_strings",
-        "eos_token_id",
-        "ignore_eos",
+        "max_new_tokens", "max_length", "do_sample", "temperature", "top_k", "top_p", "min_p",
+        "repetition_penalty", "repeat_last_n", "presence_penalty", "frequency_penalty", "seed",
+        "stop_strings", "eos_token_id", "ignore_eos",
     ];
 
     /// The same settings, always taking the most likely token.
@@ -245,7 +191,9 @@ impl GenerationConfig {
         format!("{value:#}\n")
     }
 
-    /// Reads the text of a `generation_config.json` and checks it.
+    /// Reads the text of a `generation_config.json` and checks it. As in other readers, `null` is a
+    /// setting that is not given, a negative end token is none, a negative `top_k` keeps all, and
+    /// `max_new_tokens` goes before `max_length`.
     ///
     /// # Errors
     /// Not a JSON object, an unknown key, or anything that [`validate`](Self::validate) finds.
@@ -253,7 +201,9 @@ impl GenerationConfig {
         let json_error = |error: serde_json::Error| ConfigError::Json {
             reason: error.to_string(),
         };
-        let object: Map<String, Value> = serde_json::from_str(text).map_err(json_error)?;
+        // Some programs begin a file with a mark that is no part of its text.
+        let text = text.trim_start_matches('\u{feff}');
+        let mut object: Map<String, Value> = serde_json::from_str(text).map_err(json_error)?;
         for key in object.keys().map(String::as_str) {
             if !Self::KEYS.contains(&key) && !IGNORED_KEYS.contains(&key) {
                 let hint = did_you_mean(key, Self::KEYS);
@@ -263,7 +213,20 @@ impl GenerationConfig {
                 });
             }
         }
-        let config: Self = serde_json::from_str(text).map_err(json_error)?;
+        object.retain(|_, value| !value.is_null());
+        let is_negative = |value: &Value| value.as_i64().is_some_and(|number| number < 0);
+        match object.get_mut("eos_token_id") {
+            Some(Value::Array(ids)) => ids.retain(|id| !is_negative(id)),
+            Some(id) if is_negative(id) => *id = Value::Array(Vec::new()),
+            _ => {}
+        }
+        if let Some(all) = object.get_mut("top_k").filter(|k| is_negative(k)) {
+            *all = 0.into();
+        }
+        let mut config: Self = serde_json::from_value(object.into()).map_err(json_error)?;
+        if config.max_new_tokens.is_some() {
+            config.max_length = None;
+        }
         config.validate()?;
         Ok(config)
     }
@@ -362,6 +325,31 @@ mod tests {
             error.to_string().contains("did you mean \"temperature\"?"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn null_and_minus_one_and_a_mark_are_read_as_elsewhere() {
+        let read = |text: &str| GenerationConfig::from_json(text).unwrap();
+        let default = GenerationConfig::default();
+        let nulls: Map<String, Value> = GenerationConfig::KEYS
+            .iter()
+            .map(|key| ((*key).to_owned(), Value::Null))
+            .collect();
+        assert_eq!(read(&Value::from(nulls).to_string()), default);
+        assert_eq!(read(r#"{"eos_token_id": -1}"#), default);
+        assert_eq!(read(r#"{"eos_token_id": [-1]}"#), default);
+        assert_eq!(read(r#"{"eos_token_id": [-1, 7]}"#).eos_token_id, [7]);
+        assert_eq!(read(r#"{"top_k": -1}"#).top_k, 0);
+        assert_eq!(read("\u{feff}{\"top_k\": 7}").top_k, 7);
+        let both = read(r#"{"max_length": 20, "max_new_tokens": 5}"#);
+        assert_eq!((both.max_new_tokens, both.max_length), (Some(5), None));
+        for wrong in [
+            r#"{"temperature": -1}"#,
+            r#"{"max_length": -1}"#,
+            r#"{"eos_token_id": 0.5}"#,
+        ] {
+            assert!(GenerationConfig::from_json(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
