@@ -10,10 +10,10 @@ use infinity_model::{
     GenerationConfig, InfinityModel, ModelConfig, Precision, Pretrained, Tokenizer, from_pretrained,
 };
 use infinity_train::TrainError;
+use infinity_train::checkpoint::model_of;
 use infinity_train::checkpoint::{CheckpointStore, TrainerState};
 use infinity_train::config::ConfigLayers;
 use infinity_train::run_dir::TOKENIZER;
-use infinity_train::trained::model_of;
 
 use crate::terminal::{self, errors};
 

@@ -15,7 +15,6 @@
 
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device};
-use burn::train::Learner;
 use infinity_kernels::machine::matmul_flops;
 use infinity_kernels::memory_scan::reference::Dims;
 use infinity_kernels::testing::{Case, Probe, Tol, assert_close, values};
@@ -25,7 +24,7 @@ use infinity_model::count::{ParameterCount, training_flops_per_token};
 use infinity_model::{Formats, ModelConfig, Precision};
 use infinity_train::RunConfig;
 use infinity_train::data::HostBatch;
-use infinity_train::optimizer::{clip, learning_rates, optimizer};
+use infinity_train::optimizer::{Optimizer, clip};
 use infinity_train::step::{LmBatch, Trainee};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -223,7 +222,8 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 /// A model that learns in one precision.
 struct Run {
     precision: Precision,
-    learner: Learner<Trainee>,
+    trainee: Trainee,
+    optimizer: Optimizer,
     /// Of the timed steps.
     times: Vec<StepTime>,
     /// Of all steps.
@@ -234,32 +234,32 @@ impl Run {
     fn new(config: &RunConfig, form: Form, precision: Precision, device: &Device) -> Outcome<Self> {
         let model = config.model.init_seeded(1, &device.clone().autodiff());
         let model = model.with_form(form)?.with_precision(precision)?;
-        let rates = learning_rates(&config.optimizer, &config.lr_scheduler, 1000, &config.model);
         let trainee = Trainee::new(model, config.training.loss_chunk);
+        let (rules, rates) = (&config.optimizer, &config.lr_scheduler);
         Ok(Run {
             precision,
-            learner: Learner::new(trainee, optimizer(&config.optimizer, &config.model), rates),
+            optimizer: Optimizer::new(rules, rates, 1000, &trainee),
+            trainee,
             times: Vec::new(),
             losses: Vec::new(),
         })
     }
 
     fn step(&mut self, host: &HostBatch, norm: f64, device: &Device) -> Outcome<()> {
-        let learner = &mut self.learner;
         let start = Instant::now();
-        let output = learner.train_step(LmBatch::alone(host.clone()));
+        let (output, grads) = self.trainee.learn(LmBatch::alone(host.clone()));
         let gradients = start.elapsed().as_secs_f64();
-        let (grads, _): (GradientsParams, f64) = clip(&learner.model(), output.grads, norm);
+        let (grads, _): (GradientsParams, f64) = clip(&self.trainee, grads, norm);
         let clipped = start.elapsed().as_secs_f64();
-        learner.lr_step();
-        learner.optimizer_step(grads);
+        let step = self.losses.len() as u64;
+        self.trainee = self.optimizer.step(self.trainee.clone(), grads, step);
         device.sync()?;
         self.times.push(StepTime {
             gradients,
             clipping: clipped - gradients,
             optimizer: start.elapsed().as_secs_f64() - clipped,
         });
-        let loss = output.item.loss_sum / output.item.n_tokens as f64;
+        let loss = output.loss_sum / output.n_tokens as f64;
         self.losses.push(loss);
         Ok(())
     }

@@ -53,6 +53,14 @@ pub enum TrainError {
         /// The directory.
         path: PathBuf,
     },
+    /// No run is written there.
+    #[error("no run is written into {path}: {reason}")]
+    OutputRefused {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Somebody else writes there.
     #[error("another process is training in {path}; wait for it, or name another directory")]
     InUse {
@@ -109,6 +117,9 @@ pub enum TrainError {
         /// The tokenizer's size.
         tokens: usize,
     },
+    /// Somebody killed the run on burn-train's dashboard.
+    #[error("killed on the dashboard, without a checkpoint of its last step")]
+    Killed,
     /// burn-train stopped the run.
     #[error("{0}")]
     Learner(String),

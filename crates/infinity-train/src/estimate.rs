@@ -1,13 +1,17 @@
 //! What a run will take, before it runs: some of its steps are taken for their cost alone.
 
+use crate::burn_train::Shell;
 use crate::config::RunConfig;
 use crate::data::EvalSource;
-use crate::devices::Devices;
+use crate::distributed::Devices;
 use crate::error::TrainError;
-use crate::strategy::Outcome;
-use crate::train::{TrainControl, launch, set_up};
+use crate::evaluate::evaluate_with;
+use crate::metrics::{forget_peak, peak_resident_bytes};
+use crate::train::{Run, TrainControl};
+use burn::module::Module;
 use infinity_model::ModelConfig;
 use infinity_model::count::ParameterCount;
+use std::time::{Duration, Instant};
 
 /// What a run is and what it takes.
 #[derive(Clone, Debug)]
@@ -44,15 +48,17 @@ pub fn estimate(
     control: TrainControl,
 ) -> Result<Estimate, TrainError> {
     let limit = config.training.max_seconds as f64;
-    let (fixed, _) = set_up(config, &devices.into(), control, true)?;
-    drop(launch(&fixed, None));
-    let outcome = {
-        let mut run = fixed.run.lock().expect("the loop has ended");
-        std::mem::replace(&mut run.outcome, Ok(Outcome::default()))?
-    };
-    let cost = outcome.rehearsed.unwrap_or_default();
-    let (config, total_steps) = (fixed.config.clone(), fixed.total_steps);
-    let eval_batches = fixed.valid.as_ref().map_or(0, EvalSource::batches);
+    let run = Run::prepare(config, &devices.into(), control, true)?;
+    let (run, cost) = run.in_learner(Run::rehearse)?;
+    let cost = cost?;
+    let Run {
+        config,
+        total_steps,
+        valid,
+        training_tokens,
+        ..
+    } = run;
+    let eval_batches = valid.as_ref().map_or(0, EvalSource::batches);
     let times = |every: u64| match every {
         0 => 1,
         _ => total_steps.div_ceil(every),
@@ -70,11 +76,82 @@ pub fn estimate(
         parameters: ParameterCount::of(&config.model).total(),
         total_steps,
         tokens_per_step: config.tokens_per_step(),
-        training_tokens: fixed.training_tokens,
+        training_tokens,
         step_s: cost.step_s,
         eval_s,
         run_s: steps_s + evals * eval_s + samples * cost.sample_s,
         memory_bytes: cost.peak_bytes,
         model: config.model,
     })
+}
+
+/// Steps that are measured at least, after one that warms up.
+const STEPS: usize = 4;
+/// And as many more as fit into this time.
+const TIME: Duration = Duration::from_secs(10);
+/// Validation batches that are measured.
+const EVAL_BATCHES: u64 = 3;
+
+/// What was measured.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    /// Seconds of a step.
+    step_s: f64,
+    /// Seconds of a validation batch.
+    eval_batch_s: f64,
+    /// Seconds of the samples of one moment.
+    sample_s: f64,
+    /// Largest resident memory of the process in bytes.
+    peak_bytes: u64,
+}
+
+impl Run {
+    /// Takes steps as the run would, as many as it takes to know what they cost, a piece of a validation
+    /// and a sample; nothing is written.
+    fn rehearse(&mut self, shell: &mut Shell) -> Result<Cost, TrainError> {
+        // The peak of tokenising a text is not the run's.
+        forget_peak();
+        self.step(shell)?;
+        let (began, mut steps) = (Instant::now(), 0);
+        while steps < STEPS || began.elapsed() < TIME {
+            if self.is_asked_to_stop(shell) || self.state.step >= self.total_steps {
+                break;
+            }
+            self.step(shell)?;
+            steps += 1;
+        }
+        // A run of one step has nothing but its first.
+        let step_s = match steps {
+            0 => self.clock.started.elapsed().as_secs_f64(),
+            _ => began.elapsed().as_secs_f64() / steps as f64,
+        };
+        let eval_batch_s = self.rehearse_validation()?;
+        let began = Instant::now();
+        self.sample(shell)?;
+        Ok(Cost {
+            step_s,
+            eval_batch_s,
+            sample_s: began.elapsed().as_secs_f64(),
+            peak_bytes: peak_resident_bytes(),
+        })
+    }
+
+    /// Seconds of a validation batch, the first one apart; 0 without a validation.
+    fn rehearse_validation(&self) -> Result<f64, TrainError> {
+        let Some(source) = &self.valid else {
+            return Ok(0.0);
+        };
+        let trainee = self.trainee.valid();
+        let mut ends = Vec::new();
+        let began = Instant::now();
+        evaluate_with(&trainee, source, &mut |_, number| {
+            ends.push(began.elapsed().as_secs_f64());
+            number < EVAL_BATCHES
+        })?;
+        Ok(match ends[..] {
+            [first, .., last] => (last - first) / (ends.len() - 1) as f64,
+            [only] => only,
+            [] => 0.0,
+        })
+    }
 }

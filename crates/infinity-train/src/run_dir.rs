@@ -1,102 +1,145 @@
 //! The directory of a run.
 //!
 //! ```text
-//! config.toml  config.effective.toml  run.json  tokenizer.json  metrics.jsonl
+//! run.json  config.toml  config.effective.toml  tokenizer.json  metrics.jsonl
 //! tensorboard/events.out.tfevents.…
 //! checkpoints/step-00000500/…  samples/step-00000500.txt  final/{model.safetensors,config.json,…}
 //! .lock                        held by the process that trains here
 //! ```
+//!
+//! `run.json` is what makes a directory a run: none without it is overwritten, and then only files
+//! that this program wrote are removed.
 
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{BEST, PREFIX, is_part};
 use crate::config::RunConfig;
 use crate::error::{CheckpointError, TrainError};
-use crate::tensorboard::EventFile;
-use serde_json::{Value, json};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use crate::metrics::tensorboard::EventFile;
+use infinity_files::Lock;
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+const RUN: &str = "run.json";
+const CONFIG: &str = "config.toml";
 const EFFECTIVE: &str = "config.effective.toml";
 const METRICS: &str = "metrics.jsonl";
 const TENSORBOARD: &str = "tensorboard";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
+const SAMPLES: &str = "samples";
+const FINAL: &str = "final";
 /// The tokenizer, in a run's directory as in a model's.
 pub const TOKENIZER: &str = "tokenizer.json";
 const LOCK: &str = ".lock";
 
+/// How a run comes to its directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Opens {
+    /// A new run, over an old one where `run.overwrite` says so.
+    Anew,
+    /// Begins again because the one there was ended before its first checkpoint, or there was none.
+    Again,
+    /// Goes on after this step, whose validation may be done again.
+    After {
+        /// The step.
+        step: u64,
+        /// Whether it is to be validated again.
+        revalidates: bool,
+    },
+}
+
+/// What a run is, as text for its directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Described {
+    /// `run.json`: versions, seed, device, data.
+    pub(crate) run: Value,
+    /// The configuration as it was written.
+    pub(crate) config_text: String,
+    /// `tokenizer.json`, which checkpoints need to be used before there is a finished model.
+    pub(crate) tokenizer: String,
+}
+
 /// Paths and open files of one run.
 #[derive(Debug)]
-pub struct RunDir {
+pub(crate) struct RunDir {
     root: PathBuf,
     /// Whether anything is written at all.
     writes: bool,
     metrics: Option<File>,
     events: Option<EventFile>,
-    /// What [`RunDir::describe`] wrote: names and texts.
+    /// Names and texts of the descriptions.
     described: Vec<(&'static str, String)>,
-    /// Nobody else trains here as long as it is open.
-    lock: Option<File>,
+    /// Nobody else trains here as long as it is held.
+    lock: Option<Lock>,
 }
 
 impl RunDir {
-    /// Opens the run directory of `config`: a new one, or the old one when `resume_at` says which
-    /// step goes on there.
+    /// Opens the run directory of `config`, with what a person should know of it in `notices`.
     ///
     /// # Errors
-    /// If another process trains there, it is in use and neither resumed nor to be overwritten, or
-    /// cannot be written.
-    pub fn open(config: &RunConfig, resume_at: Option<u64>) -> Result<Self, TrainError> {
+    /// If another process trains there, it holds anything that this run must not replace, or it cannot
+    /// be written.
+    pub(crate) fn open(
+        config: &RunConfig,
+        opens: Opens,
+        described: Described,
+        notices: &mut Vec<String>,
+    ) -> Result<Self, TrainError> {
         let root = config.output_dir();
-        let failed = |source| write_error(&root, source);
-        let starts_anew = resume_at.is_none() && is_used(&root);
-        if starts_anew && !config.run.overwrite {
-            return Err(TrainError::OutputExists { path: root });
+        let replaces = matches!(opens, Opens::Anew) && is_used(&root);
+        match opens {
+            Opens::Anew if replaces && !config.run.overwrite => {
+                return Err(TrainError::OutputExists { path: root });
+            }
+            Opens::Anew => {
+                refuse_place(&root, config)?;
+                if replaces {
+                    refuse_foreign(&root)?;
+                }
+            }
+            Opens::Again => saved_nothing(&root)?,
+            Opens::After { .. } => {}
         }
-        if starts_anew {
-            is_run(&root).map_err(failed)?;
-        }
-        let run = Self::locked(config)?;
-        if starts_anew {
-            clear(&root).map_err(failed)?;
-        }
-        run.with_logs(config, resume_at)
-    }
-
-    /// Opens the run directory of `config` for a run that begins again because the one there was
-    /// ended before its first checkpoint, or there was none.
-    ///
-    /// # Errors
-    /// If anything else is there, whatever `run.overwrite` says, or as [`open`](Self::open).
-    pub fn restart(config: &RunConfig) -> Result<Self, TrainError> {
-        let root = config.output_dir();
-        saved_nothing(&root)?;
-        let run = Self::locked(config)?;
-        // Nobody else writes there any more, who may have saved something in between.
-        saved_nothing(&root)?;
-        clear(&root).map_err(|source| write_error(&root, source))?;
-        run.with_logs(config, None)
-    }
-
-    /// The directory, made and locked.
-    fn locked(config: &RunConfig) -> Result<Self, TrainError> {
         let mut run = RunDir {
             writes: true,
             ..Self::nowhere(config)
         };
-        fs::create_dir_all(&run.root).map_err(|source| write_error(&run.root, source))?;
-        run.lock = Some(lock(&run.root)?);
-        Ok(run)
-    }
-
-    fn with_logs(mut self, config: &RunConfig, resume_at: Option<u64>) -> Result<Self, TrainError> {
+        fs::create_dir_all(&root).map_err(|source| write_error(&root, source))?;
+        run.lock = Some(lock(&root)?);
+        match opens {
+            Opens::Again => {
+                // Nobody else writes there any more, who may have saved something in between.
+                saved_nothing(&root)?;
+                clear(&root, notices).map_err(|source| write_error(&root, source))?;
+            }
+            Opens::Anew if replaces => {
+                clear(&root, notices).map_err(|source| write_error(&root, source))?;
+            }
+            _ => {}
+        }
+        run.described = vec![
+            (RUN, format!("{:#}\n", described.run)),
+            (CONFIG, described.config_text),
+            (EFFECTIVE, config.to_toml()),
+            (TOKENIZER, described.tokenizer),
+        ];
+        for (name, text) in &run.described {
+            run.write(name, text)?;
+        }
         if config.logging.jsonl {
-            self.metrics = Some(self.open_metrics(resume_at)?);
+            run.metrics = Some(run.open_metrics(opens, notices)?);
         }
         if config.logging.tensorboard {
-            let directory = self.root.join(TENSORBOARD);
-            let events = EventFile::create(&directory, resume_at);
-            self.events = Some(events.map_err(|source| write_error(&directory, source))?);
+            let directory = root.join(TENSORBOARD);
+            let after = match opens {
+                Opens::After { step, .. } => Some(step),
+                _ => None,
+            };
+            let events = EventFile::create(&directory, after);
+            run.events = Some(events.map_err(|source| write_error(&directory, source))?);
         }
-        Ok(self)
+        Ok(run)
     }
 
     /// Stands for the run directory of `config` where nothing is to be written.
@@ -111,55 +154,37 @@ impl RunDir {
         }
     }
 
-    /// The directory.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Where the finished model goes.
-    pub fn final_model(&self) -> PathBuf {
-        self.root.join("final")
+    pub(crate) fn final_model(&self) -> PathBuf {
+        self.root.join(FINAL)
     }
 
-    /// The run's checkpoints.
-    pub fn checkpoints(&self) -> CheckpointStore {
-        CheckpointStore::new(self.root.join("checkpoints"))
-    }
-
-    /// Writes what was asked for (`config_text`), what it means, where it ran, and the text of its
-    /// `tokenizer.json`, which its checkpoints need to be used before there is a finished model.
+    /// Moves a finished model aside, of which the run that goes on is no longer: it keeps the number of
+    /// the step it was made at. Gives its new place, if there was one.
     ///
     /// # Errors
-    /// If a file cannot be written.
-    pub fn describe(
-        &mut self,
-        config: &RunConfig,
-        config_text: &str,
-        facts: &Value,
-        tokenizer: String,
-    ) -> Result<(), TrainError> {
-        let run = json!({
-            "infinity_version": env!("CARGO_PKG_VERSION"),
-            "burn_version": "0.22.1",
-            "seed": config.run.seed,
-            "device": config.run.device,
-            "facts": facts,
+    /// If it cannot be renamed.
+    pub(crate) fn retire_final(&self, step: u64) -> Result<Option<PathBuf>, TrainError> {
+        let path = self.final_model();
+        if !self.writes || path.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        let mut names = (1..).map(|n| match n {
+            1 => self.root.join(format!("{FINAL}-step-{step:08}")),
+            n => self.root.join(format!("{FINAL}-step-{step:08}-{n}")),
         });
-        self.described = vec![
-            ("config.toml", config_text.to_owned()),
-            (EFFECTIVE, config.to_toml()),
-            ("run.json", format!("{run:#}\n")),
-            (TOKENIZER, tokenizer),
-        ];
-        let mut files = self.described.iter();
-        files.try_for_each(|(name, text)| self.write(name, text))
+        let free = names.find(|name| name.symlink_metadata().is_err());
+        let to = free.expect("names do not end");
+        let moved = fs::rename(&path, &to);
+        moved.map_err(|source| write_error(&path, source))?;
+        Ok(Some(to))
     }
 
     /// Adds a line to `metrics.jsonl`, and its numbers to TensorBoard's events.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn log(&mut self, line: &Value) -> Result<(), TrainError> {
+    pub(crate) fn log(&mut self, line: &Value) -> Result<(), TrainError> {
         if let Some(file) = &mut self.metrics {
             let path = self.root.join(METRICS);
             // One write: a run that is killed leaves at most one torn line, the last.
@@ -187,7 +212,7 @@ impl RunDir {
     ///
     /// # Errors
     /// If it cannot be written, or another process trains in the directory that was removed.
-    pub fn sync(&mut self) -> Result<Vec<String>, TrainError> {
+    pub(crate) fn sync(&mut self) -> Result<Vec<String>, TrainError> {
         let root = &self.root;
         let mut notices = Vec::new();
         let mut gone = |path: &Path, now: &str| {
@@ -231,50 +256,69 @@ impl RunDir {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn sample(&self, step: u64, text: &str) -> Result<(), TrainError> {
+    pub(crate) fn sample(&self, step: u64, text: &str) -> Result<(), TrainError> {
         if !self.writes {
             return Ok(());
         }
-        let directory = self.root.join("samples");
+        let directory = self.root.join(SAMPLES);
         fs::create_dir_all(&directory).map_err(|source| write_error(&directory, source))?;
-        self.write(&format!("samples/step-{step:08}.txt"), text)
+        self.write(&format!("{SAMPLES}/step-{step:08}.txt"), text)
     }
 
-    /// Beside its place first: what is there is whole.
     fn write(&self, name: &str, text: &str) -> Result<(), TrainError> {
         let path = self.root.join(name);
-        let temporary = path.with_added_extension("tmp");
-        let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path));
-        written.map_err(|source| {
-            let _ = fs::remove_file(&temporary);
-            TrainError::Write { path, source }
-        })
+        let written = infinity_files::write(&path, text.as_bytes());
+        written.map_err(|source| TrainError::Write { path, source })
     }
 
-    /// `metrics.jsonl`, without the lines after the step that goes on: those steps run again.
-    fn open_metrics(&self, resume_at: Option<u64>) -> Result<File, TrainError> {
+    /// `metrics.jsonl`, without the lines after the step that goes on: those steps run again. A file
+    /// that cannot be read, or holds anything but such lines, is kept beside it.
+    fn open_metrics(&self, opens: Opens, notices: &mut Vec<String>) -> Result<File, TrainError> {
         let path = self.root.join(METRICS);
-        let kept: String = match resume_at {
-            // A torn end can be half a character, which must not cost the lines before it.
-            Some(step) => String::from_utf8_lossy(&fs::read(&path).unwrap_or_default())
-                .lines()
-                .filter(|line| is_before(line, step))
-                .flat_map(|line| [line, "\n"])
-                .collect(),
-            None => String::new(),
-        };
+        let mut kept = String::new();
+        if let Opens::After { step, revalidates } = opens {
+            let mut aside = None;
+            match fs::read(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => aside = Some(format!("cannot be read ({error})")),
+                Ok(bytes) => {
+                    // A torn end can be half a character, which must not cost the lines before it.
+                    let text = String::from_utf8_lossy(&bytes);
+                    let torn = !text.ends_with('\n');
+                    let mut lines = text.lines().peekable();
+                    while let Some(line) = lines.next() {
+                        match step_of(line) {
+                            Some((at, eval)) => {
+                                if at < step || at == step && !(eval && revalidates) {
+                                    kept.extend([line, "\n"]);
+                                }
+                            }
+                            // Half a line is no line, and was never more.
+                            None if torn && lines.peek().is_none() => {}
+                            None => aside = Some("has lines that are no metrics".to_owned()),
+                        }
+                    }
+                }
+            }
+            if let Some(why) = aside {
+                let names = (1..).map(|n| self.root.join(format!("{METRICS}.kept-{n}")));
+                let mut free = names.filter(|name| name.symlink_metadata().is_err());
+                let beside = free.next().expect("names do not end");
+                fs::rename(&path, &beside).map_err(|source| write_error(&path, source))?;
+                let (path, beside) = (path.display(), beside.display());
+                notices.push(format!("{path} {why}: it is kept as {beside}"));
+            }
+        }
         self.write(METRICS, &kept)?;
         let opened = OpenOptions::new().append(true).open(&path);
         opened.map_err(|source| TrainError::Write { path, source })
     }
 }
 
-/// Whether a metrics line belongs to a step up to `step`. Half a line is no line.
-fn is_before(line: &str, step: u64) -> bool {
-    let parsed: Option<Value> = serde_json::from_str(line).ok();
-    parsed
-        .and_then(|line| line["step"].as_u64())
-        .is_some_and(|at| at <= step)
+/// The step of a metrics line, and whether it is a validation's.
+fn step_of(line: &str) -> Option<(u64, bool)> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    Some((line["step"].as_u64()?, line.get("eval/loss").is_some()))
 }
 
 /// Whether there is anything in a run directory but its lock.
@@ -283,97 +327,171 @@ pub fn is_used(root: &Path) -> bool {
     entries.any(|entry| entry.file_name() != LOCK)
 }
 
+/// Refuses a place that is somebody's working directory or holds the text to learn from.
+fn refuse_place(root: &Path, config: &RunConfig) -> Result<(), TrainError> {
+    let refuse = |reason: String| {
+        Err(TrainError::OutputRefused {
+            path: root.to_path_buf(),
+            reason,
+        })
+    };
+    let Ok(real) = root.canonicalize() else {
+        return Ok(());
+    };
+    let holds = |path: &Path| {
+        path.canonicalize()
+            .is_ok_and(|path| path.starts_with(&real))
+    };
+    if std::env::current_dir().is_ok_and(|here| holds(&here)) {
+        return refuse("it is, or holds, the directory this program was started in".to_owned());
+    }
+    let texts = [&config.data.train_file, &config.data.validation_file];
+    match texts
+        .into_iter()
+        .find(|text| !text.as_os_str().is_empty() && holds(text))
+    {
+        Some(text) => refuse(format!("it holds the text {}", text.display())),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a directory that no run of this program has described.
+fn refuse_foreign(root: &Path) -> Result<(), TrainError> {
+    let described = fs::read(root.join(RUN)).ok();
+    let run: Option<Value> = described.and_then(|text| serde_json::from_slice(&text).ok());
+    match run.is_some_and(|run| run.get("infinity_version").is_some()) {
+        true => Ok(()),
+        false => Err(TrainError::OutputRefused {
+            path: root.to_path_buf(),
+            reason: format!(
+                "it is not empty and holds no {RUN} of this program; only a run's directory is \
+                 overwritten"
+            ),
+        }),
+    }
+}
+
+/// Whether this program writes a file of this path in a run's directory.
+fn is_written(path: &Path) -> bool {
+    let parts: Vec<&str> = path.iter().filter_map(OsStr::to_str).collect();
+    if parts.len() != path.iter().count() {
+        return false;
+    }
+    // What a writer that was killed leaves beside the name: see infinity-files.
+    let unfinished = |part: &str| part.starts_with('.') && part.contains(".partial-");
+    if parts.iter().any(|part| unfinished(part)) {
+        return true;
+    }
+    match parts[..] {
+        [name] => {
+            let name = name.strip_suffix(".tmp").unwrap_or(name);
+            [RUN, CONFIG, EFFECTIVE, TOKENIZER, METRICS].contains(&name)
+        }
+        [TENSORBOARD, name] => name.starts_with("events.out.tfevents."),
+        [SAMPLES, name] => name.starts_with("step-"),
+        [CHECKPOINTS, name] => [BEST, ".tmp-best"].contains(&name),
+        [CHECKPOINTS, folder, name] => {
+            let folder = folder.strip_prefix(".tmp-").unwrap_or(folder);
+            folder.starts_with(PREFIX) && is_part(name)
+        }
+        [folder, name] => {
+            (folder == FINAL || folder.starts_with("final-step-"))
+                && (name.starts_with("model") && name.contains(".safetensors")
+                    || MODEL_FILES.contains(&name))
+        }
+        _ => false,
+    }
+}
+
+/// What a model directory holds besides weights.
+const MODEL_FILES: [&str; 4] = [
+    "config.json",
+    "generation_config.json",
+    TOKENIZER,
+    "tokenizer_config.json",
+];
+
 /// Refuses a directory that holds anything but what a run leaves that was ended before its first
 /// checkpoint: descriptions, logs, samples, half of a checkpoint.
 pub(crate) fn saved_nothing(root: &Path) -> Result<(), CheckpointError> {
     let refuse = |found| CheckpointError::None {
-        path: root.join("checkpoints"),
+        path: root.join(CHECKPOINTS),
         found: Some(found),
     };
-    let begun = root.join(EFFECTIVE).exists();
-    let ours = |name: &str| match name.trim_end_matches(".tmp") {
+    let begun = [RUN, EFFECTIVE].iter().any(|name| root.join(name).exists());
+    let mut all = Vec::new();
+    walk(root, Path::new(""), &mut all).map_err(refuse)?;
+    let leftover = |path: &Path| match path.iter().filter_map(OsStr::to_str).collect::<Vec<_>>()[..]
+    {
+        [LOCK] => true,
         // A file of these names alone may be what somebody wrote for the run to come.
-        "config.toml" | TOKENIZER => begun,
-        name => [EFFECTIVE, "run.json", METRICS, LOCK].contains(&name),
+        [CONFIG | TOKENIZER] => begun,
+        [CHECKPOINTS, folder, ..] => folder.starts_with('.') && is_written(path),
+        [folder, _] if folder.starts_with(FINAL) => false,
+        _ => is_written(path),
     };
-    let inside = |name: &str| match name {
-        "checkpoints" => Some(".tmp-"),
-        "samples" => Some("step-"),
-        TENSORBOARD => Some("events.out.tfevents."),
-        _ => None,
-    };
-    for (name, path) in entries(root).map_err(refuse)? {
-        let Some(prefix) = inside(&name) else {
-            match ours(&name) {
-                true => continue,
-                false => return Err(refuse(path)),
-            }
-        };
-        let other = |(name, _): &(String, PathBuf)| !name.starts_with(prefix);
-        let held = entries(&path).map_err(refuse)?;
-        if let Some((_, found)) = held.into_iter().find(other) {
-            return Err(refuse(found));
-        }
+    match all.into_iter().find(|path| !leftover(path)) {
+        Some(path) => Err(refuse(root.join(path))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-/// Names and paths in a directory, none where there is no such directory.
+/// Adds the paths of all files below `root` that are in `folder` or below it, relative to `root`; none
+/// where there is no such directory. Links are not followed.
 ///
 /// # Errors
-/// Gives the directory back if it cannot be looked into: it may hold anything.
-fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>, PathBuf> {
-    let list = || -> io::Result<Vec<(String, PathBuf)>> {
-        let entry = |entry: io::Result<fs::DirEntry>| {
-            let entry = entry?;
-            Ok((
-                entry.file_name().to_string_lossy().into_owned(),
-                entry.path(),
-            ))
-        };
-        fs::read_dir(directory)?.map(entry).collect()
+/// Gives the directory back that cannot be looked into: it may hold anything.
+fn walk(root: &Path, folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), PathBuf> {
+    let entries = match fs::read_dir(root.join(folder)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(_) => return Err(root.join(folder)),
+        Ok(entries) => entries,
     };
-    match list() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(_) => Err(directory.to_path_buf()),
-        Ok(entries) => Ok(entries),
-    }
-}
-
-/// Takes the lock of a run directory. The system frees it when the process ends, however it does.
-fn lock(root: &Path) -> Result<File, TrainError> {
-    let path = root.join(LOCK);
-    let opened = OpenOptions::new().append(true).create(true).open(&path);
-    let file = opened.map_err(|source| write_error(&path, source))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(TrainError::InUse { path: root.into() }),
-        // Some network disks know no locks; training on them is better than not training.
-        Err(TryLockError::Error(_)) | Ok(()) => Ok(file),
-    }
-}
-
-/// Refuses a directory that does not look like a run's.
-fn is_run(root: &Path) -> io::Result<()> {
-    let files = [EFFECTIVE, METRICS, "checkpoints"];
-    match files.iter().any(|name| root.join(name).exists()) {
-        true => Ok(()),
-        false => Err(io::Error::other(
-            "it is not empty and holds no run; only a run's directory is overwritten",
-        )),
-    }
-}
-
-/// Empties a directory, but for its lock.
-fn clear(root: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
-            false if entry.file_name() == LOCK => {}
-            false => fs::remove_file(entry.path())?,
+    for entry in entries {
+        let entry = entry.map_err(|_| root.join(folder))?;
+        let path = folder.join(entry.file_name());
+        match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => walk(root, &path, found)?,
+            false => found.push(path),
         }
     }
     Ok(())
+}
+
+/// Removes what runs have written in a directory, `run.json` last: one that is killed on the way can be
+/// overwritten again. What is left of others is told.
+fn clear(root: &Path, notices: &mut Vec<String>) -> io::Result<()> {
+    let mut all = Vec::new();
+    let unreadable = |path: PathBuf| io::Error::other(format!("{} cannot be read", path.display()));
+    walk(root, Path::new(""), &mut all).map_err(unreadable)?;
+    all.retain(|path| path != Path::new(LOCK));
+    all.sort_by_key(|path| path == Path::new(RUN));
+    let (ours, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|path| is_written(path));
+    for path in &ours {
+        fs::remove_file(root.join(path))?;
+        let folders = path
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| !folder.as_os_str().is_empty());
+        for folder in folders {
+            // One that still holds something stays.
+            let _ = fs::remove_dir(root.join(folder));
+        }
+    }
+    for path in others {
+        let path = root.join(path);
+        notices.push(format!("{} is not from a run and stays", path.display()));
+    }
+    Ok(())
+}
+
+/// Takes the lock of a run directory.
+fn lock(root: &Path) -> Result<Lock, TrainError> {
+    let path = root.join(LOCK);
+    match Lock::take(&path).map_err(|source| write_error(&path, source))? {
+        Some(lock) => Ok(lock),
+        None => Err(TrainError::InUse { path: root.into() }),
+    }
 }
 
 fn write_error(path: &Path, source: io::Error) -> TrainError {

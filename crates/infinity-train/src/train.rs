@@ -1,29 +1,37 @@
-//! A whole run: data, model, optimizer, loop, and the model directory at the end.
+//! A run, top to bottom: [`prepare`](Run::prepare), then a loop of step, evaluation, checkpoint and
+//! stop ([`steps`](Run::steps)), then the model directory ([`finish`](Run::finish)).
+//!
+//! A checkpoint holds the weights after its step's update, and their loss is first seen by the step
+//! after it, or by a validation. So the last good checkpoint is the last one after which a step was
+//! seen that was not lost. It is what an error names, and it is kept until there is a newer one.
 
+use crate::burn_train::{Shell, Shown, Stretches, within_learner};
+use crate::checkpoint::resume::{Resume, resume_state, same_text};
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
-use crate::data::{BatchSource, DataError, EvalSource, PreparedData, TrainSource, prepare};
-use crate::devices::Devices;
+use crate::data::{
+    BatchSource, DataError, EvalSource, HostBatch, PreparedData, TrainSource, Workers, prepare,
+};
+use crate::distributed::{Carried, Devices, Learned, Ranks, Reduction, Update, Work};
 use crate::error::TrainError;
-use crate::eval::EvalReport;
-use crate::loss_scale::LossScale;
-use crate::metrics::{LmMetric, Reporter};
-use crate::optimizer::{learning_rates, optimizer};
-use crate::renderer::Quiet;
-use crate::resume::{Resume, resume_state, same_text};
-use crate::run_dir::RunDir;
-use crate::step::{Recompute, Trainee, drops};
-use crate::strategy::{Carried, Loop, Outcome, Reduction, Run, Saved, StepLoop};
-use crate::unused::{Always, NoLoader};
-use burn::train::logger::InMemoryMetricLogger;
-use burn::train::metric::{IterationSpeedMetric, LearningRateMetric};
-use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
+use crate::evaluate::{EvalReport, evaluate_with};
+use crate::metrics::{EvalMetrics, Reporter, StepMetrics, resident_bytes};
+use crate::optimizer::{Optimizer, measure};
+use crate::run_dir::{CHECKPOINTS, Described, Opens, RunDir};
+use crate::step::loss_scale::LossScale;
+use crate::step::{LmBatch, LmOutput, Recompute, Trainee, drops};
+use burn::module::Module;
+use burn::tensor::Device;
 use infinity_model::count::ParameterCount;
-use infinity_model::{Formats, GenerationConfig, InfinityModel, ModelConfig, save_pretrained};
+use infinity_model::{
+    Formats, GateSummary, GenerationConfig, ModelConfig, Tokenizer, generate, save_pretrained,
+};
 use serde_json::json;
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// How a run is watched and stopped.
 pub struct TrainControl {
@@ -63,122 +71,870 @@ pub fn train(
     devices: impl Into<Devices>,
     control: TrainControl,
 ) -> Result<TrainReport, TrainError> {
-    let (fixed, resumed_at) = set_up(config, &devices.into(), control, false)?;
-    let model = launch(&fixed, resumed_at);
-    finish(&fixed, &model)
+    let run = Run::prepare(config, &devices.into(), control, false)?;
+    let (run, ended) = run.in_learner(|run, shell| {
+        let ended = run.steps(shell);
+        ended.map_err(|error| run.ended_by(error))
+    })?;
+    run.finish(ended?)
 }
 
-/// Everything of a run but its model; also the step it goes on after.
-pub(crate) fn set_up(
-    mut config: RunConfig,
-    devices: &Devices,
-    mut control: TrainControl,
+/// A run: what it is, and how far it has come.
+pub(crate) struct Run {
+    pub(crate) config: RunConfig,
+    /// The devices by rank, with autodiff.
+    devices: Vec<Device>,
+    pub(crate) total_steps: u64,
+    /// Micro-batches of a run that is measured in epochs: its last step takes what is left.
+    micro_batches: Option<u64>,
+    /// Tokens of the training text.
+    pub(crate) training_tokens: u64,
+    train: TrainSource,
+    pub(crate) valid: Option<EvalSource>,
+    tokenizer: Tokenizer,
+    interrupt: Arc<AtomicBool>,
+    checkpoints: CheckpointStore,
+    directory: RunDir,
+    reporter: Box<dyn Reporter + Send>,
+    /// Whether it only measures some steps and writes nothing.
     rehearses: bool,
-) -> Result<(Arc<Loop>, Option<u64>), TrainError> {
-    config.validate()?;
-    devices.settle(&mut config.distributed)?;
-    supported(&config)?;
-    devices.check(config.run.precision)?;
-    let formats = Formats::new(config.run.precision, devices.main());
-    control
-        .reporter
-        .message(&format!("precision {}", formats.describe()));
-    if devices.ranks() > 1 && drops(&config.model) {
-        control
-            .reporter
-            .message("dropout   devices take turns: all draw from the process's one generator");
-    }
-    let reduction = Reduction::of(&config.distributed, devices)?;
-    if let (Some(reduction), true) = (&reduction, devices.ranks() > 1) {
-        control
-            .reporter
-            .message(&format!("reduction {}", reduction.describe()));
-    }
-    let checkpoints = CheckpointStore::new(config.output_dir().join("checkpoints"));
-    let state = resume_state(
-        &config,
-        &checkpoints,
-        control.resume.as_ref(),
-        &mut *control.reporter,
-    )?;
-    let prepared = prepare(&config.data, &config.tokenizer, &mut |event| {
-        control.reporter.message(&event.to_string());
-    })?;
-    if let Some(state) = &state {
-        same_text(state, &prepared.meta)?;
-    }
-    config.model = model_config(&config, &prepared)?;
-    let train = TrainSource::new(
-        prepared.train.clone(),
-        &config.data,
-        config.rows(),
-        config.run.seed,
-    )?;
-    if let Some(warning) = train.warning() {
-        control.reporter.message(&warning);
-    }
-    let valid = validation(&config, &prepared)?;
-    let directory = match rehearses {
-        true => RunDir::nowhere(&config),
-        false => run_directory(&config, &mut control, &prepared, state.as_ref())?,
-    };
 
-    let accumulated = config.training.gradient_accumulation_steps as u64;
-    let steps_per_epoch = train.steps_per_epoch().div_ceil(accumulated);
-    let total_steps = config
-        .training
-        .total_steps(config.tokens_per_step(), steps_per_epoch);
-    control.reporter.message(&format!(
-        "model     {} parameters, {total_steps} steps",
-        ParameterCount::of(&config.model).total()
-    ));
-    let resumed_at = state.as_ref().map(|state| state.step);
-    if let Some(step) = resumed_at.filter(|step| *step > total_steps) {
-        control.reporter.message(&format!(
-            "the run is at step {step}, past the {total_steps} that it is to have: nothing is left to train"
-        ));
-    }
-    let fresh = TrainerState {
-        config: config.to_toml(),
-        text: prepared.meta.source.hash.clone(),
-        train_tokens: prepared.meta.train.tokens.checksum.clone(),
-        validation_tokens: prepared.meta.validation.tokens.checksum.clone(),
-        tokenizer: prepared.meta.tokenizer_hash.clone(),
-        loss_scale: (config.run.precision.scales_loss())
-            .then(|| LossScale::new(&config.training.loss_scale)),
-        ..TrainerState::default()
-    };
-    let stream = match resumed_at {
-        Some(step) if config.data.stateful => {
-            checkpoints.stream(step, &devices.main().clone().inner())?
+    pub(crate) trainee: Trainee,
+    optimizer: Optimizer,
+    ranks: Ranks,
+    pub(crate) state: TrainerState,
+    /// What the model remembers of the last batch, where windows follow each other.
+    stream: Option<Carried>,
+    saved: Saved,
+    /// The last step whose weights a validation found finite.
+    validated: Option<u64>,
+    /// Whether the last step was finite.
+    finite: bool,
+    /// Whether a checkpoint is due that has not been written while steps were lost.
+    owes_checkpoint: bool,
+    pub(crate) clock: Clock,
+    /// Made ahead by `data.num_workers` threads, from the first step of this session on.
+    batches: Option<Workers<HostBatch>>,
+}
+
+/// How the loop ended.
+#[derive(Clone, Debug, Default)]
+struct Ended {
+    interrupted: bool,
+    eval: Option<EvalReport>,
+}
+
+/// What one optimizer step gave.
+pub(crate) struct StepResult {
+    loss: f64,
+    grad_norm: f64,
+    learning_rate: f64,
+    finite: bool,
+    /// The scale after a step that was left out because it was too high.
+    overflow: Option<LossScale>,
+}
+
+/// What falls on a step besides itself.
+struct Due {
+    report: bool,
+    eval: bool,
+    sample: bool,
+    checkpoint: bool,
+    /// The run ends with it.
+    last: bool,
+}
+
+impl Run {
+    /// Everything up to the first step: data, model, optimizer, and the directory unless the run
+    /// `rehearses`.
+    pub(crate) fn prepare(
+        mut config: RunConfig,
+        devices: &Devices,
+        mut control: TrainControl,
+        rehearses: bool,
+    ) -> Result<Self, TrainError> {
+        config.validate()?;
+        devices.settle(&mut config.distributed)?;
+        supported(&config)?;
+        devices.check(config.run.precision)?;
+        let formats = Formats::new(config.run.precision, devices.main());
+        let reporter = &mut control.reporter;
+        reporter.message(&format!("precision {}", formats.describe()));
+        if devices.ranks() > 1 && drops(&config.model) {
+            reporter
+                .message("dropout   devices take turns: all draw from the process's one generator");
         }
-        _ => None,
-    };
-    control.heeded.store(true, Ordering::SeqCst);
-    let run = Run {
-        stream: stream.map(Carried::from),
-        saved: Saved::before(resumed_at, &checkpoints.steps()),
-        validated: None,
-        state: state.unwrap_or(fresh),
-        reporter: control.reporter,
-        directory,
-        outcome: Ok(Outcome::default()),
-    };
-    let fixed = Arc::new(Loop {
-        devices: devices.with_autodiff(config.training.gradient_checkpointing),
-        reduction,
-        config,
-        total_steps,
-        training_tokens: prepared.train.len(),
-        rehearses,
-        train,
-        valid,
-        tokenizer: prepared.tokenizer,
-        interrupt: control.interrupt,
-        checkpoints,
-        run: Mutex::new(run),
-    });
-    Ok((fixed, resumed_at))
+        let reduction = Reduction::of(&config.distributed, devices)?;
+        if let (Some(reduction), true) = (&reduction, devices.ranks() > 1) {
+            reporter.message(&format!("reduction {}", reduction.describe()));
+        }
+
+        let checkpoints = CheckpointStore::new(config.output_dir().join(CHECKPOINTS));
+        let resume = control.resume.as_ref();
+        let resumed = resume_state(&config, &checkpoints, resume, &mut **reporter)?;
+        let prepared = prepare(&config.data, &config.tokenizer, &mut |event| {
+            reporter.message(&event.to_string());
+        })?;
+        if let Some(state) = &resumed {
+            same_text(state, &prepared.meta)?;
+        }
+        config.model = model_config(&config, &prepared)?;
+        let train = TrainSource::new(
+            prepared.train.clone(),
+            &config.data,
+            config.rows(),
+            config.run.seed,
+        )?;
+        if let Some(warning) = train.warning() {
+            reporter.message(&warning);
+        }
+        let valid = validation(&config, &prepared)?;
+
+        let (total_steps, micro_batches) = length(&config, &train, resumed.as_ref());
+        let directory = match rehearses {
+            true => RunDir::nowhere(&config),
+            false => run_directory(&config, &mut control, &prepared, resumed.as_ref())?,
+        };
+        let reporter = &mut control.reporter;
+        reporter.message(&format!(
+            "model     {} parameters, {total_steps} steps",
+            ParameterCount::of(&config.model).total()
+        ));
+        let resumed_at = resumed.as_ref().map(|state| state.step);
+        match resumed_at {
+            Some(step) if step > total_steps => reporter.message(&format!(
+                "the run is at step {step}, past the {total_steps} that it is to have: nothing is left to train"
+            )),
+            Some(step) if step < total_steps => {
+                let made_at = checkpoints.steps().last().copied().unwrap_or(step);
+                if let Some(old) = directory.retire_final(made_at)? {
+                    let old = old.display();
+                    reporter.message(&format!("the finished model of before is now {old}"));
+                }
+            }
+            _ => {}
+        }
+
+        let ranks = devices.with_autodiff(config.training.gradient_checkpointing);
+        let model = config.model.init_seeded(config.run.seed, &ranks[0]);
+        let model = model.with_precision(config.run.precision)?;
+        let mut trainee =
+            Trainee::new(model, config.training.loss_chunk).recomputing(Recompute::of(&config));
+        let mut stream = None;
+        if let Some(step) = resumed_at {
+            trainee = checkpoints.weights(step, trainee, |record| record)?;
+            if config.data.stateful {
+                stream = checkpoints.stream(step, &devices.main().clone().inner())?;
+            }
+        }
+        let rates = &config.lr_scheduler;
+        let mut optimizer = Optimizer::new(&config.optimizer, rates, total_steps, &trainee);
+        if let Some(step) = resumed_at {
+            optimizer.load(&checkpoints.optimizer(step))?;
+        }
+        let state = TrainerState {
+            total_steps,
+            ..resumed.unwrap_or_else(|| TrainerState {
+                config: config.to_toml(),
+                text: prepared.meta.source.hash.clone(),
+                train_tokens: prepared.meta.train.tokens.checksum.clone(),
+                validation_tokens: prepared.meta.validation.tokens.checksum.clone(),
+                tokenizer: prepared.meta.tokenizer_hash.clone(),
+                loss_scale: (config.run.precision.scales_loss())
+                    .then(|| LossScale::new(&config.training.loss_scale)),
+                ..TrainerState::default()
+            })
+        };
+        control.heeded.store(true, Ordering::SeqCst);
+        Ok(Run {
+            ranks: Ranks::start(&ranks, reduction, &trainee, &optimizer),
+            devices: ranks,
+            saved: Saved::before(resumed_at, &checkpoints.steps()),
+            clock: Clock::new(&state),
+            total_steps,
+            micro_batches,
+            training_tokens: prepared.train.len(),
+            train,
+            valid,
+            tokenizer: prepared.tokenizer,
+            interrupt: control.interrupt,
+            checkpoints,
+            directory,
+            reporter: control.reporter,
+            rehearses,
+            trainee,
+            optimizer,
+            state,
+            stream: stream.map(Carried::from),
+            validated: None,
+            finite: true,
+            owes_checkpoint: false,
+            batches: None,
+            config,
+        })
+    }
+
+    /// Runs `body` inside burn-train's learner.
+    pub(crate) fn in_learner<T: Send + 'static>(
+        mut self,
+        body: impl FnOnce(&mut Run, &mut Shell) -> T + Send + 'static,
+    ) -> Result<(Run, T), TrainError> {
+        let every = self.valid.as_ref().map_or(0, |_| self.config.eval.every);
+        let shown = Shown {
+            root: self.config.output_dir(),
+            name: self.config.run.name.clone(),
+            dashboard: self.config.logging.progress == Progress::Tui && !self.rehearses,
+            stretches: Stretches::new(every, self.total_steps),
+            step: self.state.step,
+        };
+        within_learner(shown, self.trainee.clone(), move |shell| {
+            let given = body(&mut self, shell);
+            (self.trainee.clone(), (self, given))
+        })
+    }
+
+    /// The loop.
+    fn steps(&mut self, shell: &mut Shell) -> Result<Ended, TrainError> {
+        let mut ended = Ended::default();
+        shell.begin_training(self.state.step);
+        // A validation that was broken off comes before the next step.
+        let mut revalidates = self.state.validation_owed;
+        if !revalidates && self.state.step > 0 && (self.is_stale() || self.is_out_of_time()) {
+            self.say_why_over();
+            return Ok(ended);
+        }
+        loop {
+            if !revalidates && self.state.step >= self.total_steps {
+                return Ok(ended);
+            }
+            if self.is_asked_to_stop(shell) {
+                self.save_on_interrupt()?;
+                ended.interrupted = true;
+                return Ok(ended);
+            }
+
+            let result = match std::mem::take(&mut revalidates) {
+                true => None,
+                false => Some(self.step(shell)?),
+            };
+            let due = self.due();
+            if let Some(result) = &result {
+                self.watch(result)?;
+                if due.last {
+                    self.judge_end(result)?;
+                }
+                self.confirm();
+                if due.report {
+                    self.report(result)?;
+                }
+            }
+
+            let paused = Instant::now();
+            let mut best = false;
+            if due.eval {
+                let Some(report) = self.validate(shell)? else {
+                    self.state.validation_owed = true;
+                    self.save_on_interrupt()?;
+                    ended.interrupted = true;
+                    return Ok(ended);
+                };
+                best = self.state.best_step == self.state.step;
+                ended.eval = Some(report);
+            }
+            let stops = self.is_stale();
+            if let (true, Some(result)) = (stops, &result) {
+                self.judge_end(result)?;
+            }
+            if due.sample || stops {
+                self.sample(shell)?;
+            }
+
+            // After everything else of the step: what a killed run goes on from is all there.
+            self.owes_checkpoint |= due.checkpoint || (best && self.config.checkpoint.keep_best);
+            let ends = due.last || stops;
+            // What is saved while steps are lost may be lost itself; at the end nothing comes after,
+            // and the last good one stays beside it.
+            if ends || (self.owes_checkpoint && self.is_sound()) {
+                self.checkpoint()?;
+                self.owes_checkpoint = false;
+            }
+            self.clock.paused_s += paused.elapsed().as_secs_f64();
+
+            shell.check()?;
+            if ends {
+                self.say_why_over();
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// What falls on the step that was just taken.
+    fn due(&self) -> Due {
+        let (config, step) = (&self.config, self.state.step);
+        let due = |every: u64| every > 0 && step.is_multiple_of(every);
+        let end = step == self.total_steps;
+        let last = end || self.is_out_of_time();
+        Due {
+            report: due(config.logging.every) || end || step == 1,
+            eval: self.valid.is_some() && (due(config.eval.every) || last),
+            sample: due(config.eval.sample_every) || last,
+            checkpoint: due(config.checkpoint.every),
+            last,
+        }
+    }
+
+    /// One optimizer step over all its micro-batches.
+    pub(crate) fn step(&mut self, shell: &mut Shell) -> Result<StepResult, TrainError> {
+        let accumulated = self.config.training.gradient_accumulation_steps as u64;
+        let left = self
+            .micro_batches
+            .map(|all| all.saturating_sub(self.state.micro_step));
+        let n = left.map_or(accumulated, |left| accumulated.min(left.max(1)));
+        // All of the step's data before anything changes: a run without data can still be saved.
+        let hosts = (0..n)
+            .map(|_| self.next_batch())
+            .collect::<Result<Vec<_>, _>>()?;
+        let loss_scale = self.state.loss_scale.map_or(1.0, |scale| scale.scale);
+        let targets: usize = hosts.iter().map(|host| host.valid).sum();
+        let tokens: usize = hosts.iter().map(|host| host.rows * host.len).sum();
+        let work = Work {
+            hosts,
+            scale: loss_scale / targets.max(1) as f64,
+            seed: self.config.run.seed.wrapping_add(self.state.micro_step),
+            stateful: self.config.data.stateful,
+        };
+        let learned = self.ranks.learn(&self.trainee, work, &mut self.stream);
+        let Learned {
+            loss_sum,
+            n_tokens,
+            grads,
+        } = learned;
+        let max_norm = self.config.training.max_grad_norm;
+        let (grads, clip) = measure(&self.trainee, grads, loss_scale, max_norm);
+        let grad_norm = clip.norm;
+        let loss = loss_sum / n_tokens.max(1) as f64;
+        let finite = loss.is_finite() && grad_norm.is_finite();
+        let overflow = self.rescale(finite)?;
+        let update = Update {
+            step: self.state.step,
+            factor: clip.factor,
+            taken: finite || !(self.config.training.skip_non_finite || overflow.is_some()),
+        };
+        let learning_rate = self.optimizer.learning_rate(self.state.step);
+        self.ranks
+            .update(&mut self.trainee, &mut self.optimizer, grads, update);
+        if !update.taken {
+            self.state.skipped += 1;
+            if overflow.is_none() || !loss.is_finite() {
+                // A state that is not finite would spoil every batch after it.
+                self.stream = None;
+            }
+        }
+        self.finite = finite;
+        self.state.step += 1;
+        self.state.micro_step += n;
+        self.state.tokens += tokens as u64;
+        self.clock.tokens += tokens as u64;
+        self.clock.steps += 1;
+        let output = LmOutput {
+            loss_sum,
+            n_tokens,
+            grad_norm: Some(grad_norm),
+            state: None,
+        };
+        shell.step(output, self.state.step, learning_rate);
+        Ok(StepResult {
+            loss,
+            grad_norm,
+            learning_rate,
+            finite,
+            overflow,
+        })
+    }
+
+    /// The next batch of the session, whose first is the one the run has come to.
+    fn next_batch(&mut self) -> Result<HostBatch, TrainError> {
+        let batches = match &mut self.batches {
+            Some(batches) => batches,
+            none => {
+                let source = self.train.clone();
+                let vocabulary = self.config.model.vocab_size;
+                let make = move |n| source.batch(n)?.within(vocabulary);
+                let (first, count) = (self.state.micro_step, self.config.data.num_workers);
+                none.insert(Workers::start(make, first, count)?)
+            }
+        };
+        Ok(batches.take()?)
+    }
+
+    /// Fits the loss scale to a step, where there is one; the new one if the step overflowed.
+    fn rescale(&mut self, finite: bool) -> Result<Option<LossScale>, TrainError> {
+        let Some(scale) = &mut self.state.loss_scale else {
+            return Ok(None);
+        };
+        let updated = scale.update(finite, &self.config.training.loss_scale);
+        updated.map_err(|error| TrainError::Diverged {
+            step: self.state.step + 1,
+            reason: error.to_string(),
+        })?;
+        Ok((!finite).then_some(*scale))
+    }
+
+    /// Stops a run that is lost.
+    fn watch(&mut self, result: &StepResult) -> Result<(), TrainError> {
+        let training = &self.config.training;
+        let step = self.state.step;
+        if let Some(scale) = result.overflow {
+            // Not the run's fault but the scale's, so that the watchdog does not count it; one that keeps
+            // overflowing ends at its floor. It may be the model's all the same: nothing is saved.
+            self.state.overflows_in_a_row += 1;
+            self.reporter.message(&format!(
+                "step {step} left out: overflow in f16, loss scale now {} ({} so far)",
+                scale.scale, self.state.skipped
+            ));
+            return Ok(());
+        }
+        self.state.overflows_in_a_row = 0;
+        if !result.finite {
+            let (loss, norm) = (result.loss, result.grad_norm);
+            if !training.skip_non_finite {
+                let reason = format!("loss {loss}, gradient norm {norm}");
+                return Err(TrainError::Diverged { step, reason });
+            }
+            self.reporter.message(&format!(
+                "step {step} left out: loss {loss}, gradient norm {norm} ({} so far)",
+                self.state.skipped
+            ));
+        }
+        let watchdog = training.loss_watchdog;
+        let is_on = watchdog.threshold > 0.0;
+        let lost = !result.finite || (is_on && result.loss > watchdog.threshold);
+        let in_a_row = &mut self.state.lost_in_a_row;
+        *in_a_row = if lost { *in_a_row + 1 } else { 0 };
+        let patience = match is_on {
+            true => watchdog.patience,
+            false => watchdog.non_finite_patience,
+        };
+        if *in_a_row >= patience.max(1) {
+            let reason = match result.finite {
+                true => format!("loss {} after {in_a_row} lost steps in a row", result.loss),
+                false => format!(
+                    "loss {}, gradient norm {}, after {in_a_row} lost steps in a row",
+                    result.loss, result.grad_norm
+                ),
+            };
+            return Err(TrainError::Diverged { step, reason });
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, result: &StepResult) -> Result<(), TrainError> {
+        let seconds = (self.clock.logged.elapsed().as_secs_f64() - self.clock.paused_s).max(1e-9);
+        let step_s = seconds / self.clock.steps.max(1) as f64;
+        self.state.elapsed_s = self.clock.elapsed_s();
+        let metrics = StepMetrics {
+            step: self.state.step,
+            total_steps: self.total_steps,
+            loss: result.loss,
+            learning_rate: result.learning_rate,
+            grad_norm: result.grad_norm,
+            tokens: self.state.tokens,
+            tokens_per_s: self.clock.tokens as f64 / seconds,
+            step_ms: step_s * 1e3,
+            memory_bytes: resident_bytes(),
+            elapsed_s: self.state.elapsed_s,
+            eta_s: step_s * (self.total_steps - self.state.step) as f64,
+            skipped: self.state.skipped,
+            loss_scale: self.state.loss_scale.map(|scale| scale.scale),
+        };
+        self.clock.logged = Instant::now();
+        (self.clock.paused_s, self.clock.tokens, self.clock.steps) = (0.0, 0, 0);
+        self.reporter.step(&metrics);
+        self.directory.log(&metrics.to_json())
+    }
+
+    /// Validates, and counts what early stopping looks at; nothing where somebody asks for an end
+    /// meanwhile.
+    fn validate(&mut self, shell: &mut Shell) -> Result<Option<EvalReport>, TrainError> {
+        let step = self.state.step;
+        let source = self.valid.as_ref().expect("due only with a split");
+        let batches = source.batches();
+        shell.begin_validation(step, batches as usize);
+        let trainee = self.trainee.valid();
+        let mut done = 0;
+        let report = evaluate_with(&trainee, source, &mut |output, number| {
+            shell.validated(output, number as usize, batches as usize);
+            done = number;
+            !self.is_asked_to_stop(shell)
+        })?;
+        if done < batches {
+            return Ok(None);
+        }
+        shell.end_validation(step);
+        if !report.loss.is_finite() {
+            // Steps that are not finite are left out, so it is the model itself that is not.
+            return Err(TrainError::Diverged {
+                step,
+                reason: format!("validation loss {}", report.loss),
+            });
+        }
+        let gates = self.gates(&trainee)?;
+        self.validated = Some(step);
+        self.saved.is_old |= std::mem::take(&mut self.state.validation_owed);
+        let best = self.state.best_loss.is_none_or(|best| report.loss < best);
+        self.state.stale_evals += 1;
+        if best {
+            self.state.best_loss = Some(report.loss);
+            self.state.best_step = step;
+            self.state.stale_evals = 0;
+        }
+        let metrics = EvalMetrics {
+            step,
+            loss: report.loss,
+            perplexity: report.perplexity,
+            bits_per_byte: report.bits_per_byte,
+            seconds: report.seconds,
+            best,
+            gates,
+        };
+        self.reporter.eval(&metrics);
+        self.directory.log(&metrics.to_json())?;
+        if step < self.total_steps {
+            shell.begin_training(step);
+        }
+        Ok(Some(report))
+    }
+
+    /// What the gates do with the first validation batch.
+    fn gates(&self, trainee: &Trainee) -> Result<Vec<GateSummary>, TrainError> {
+        let Some(host) = (self.valid.as_ref())
+            .and_then(|valid| valid.iter().next())
+            .transpose()?
+        else {
+            return Ok(Vec::new());
+        };
+        let state = trainee.model.initial_state(host.rows);
+        let (len, device) = (host.len, trainee.model.device());
+        let tokens = LmBatch::alone(host).tokens(0, len, &device);
+        Ok(trainee.model.gate_summaries(tokens, state))
+    }
+
+    /// Lets the model go on with every prompt, unless somebody asks for an end meanwhile.
+    pub(crate) fn sample(&mut self, shell: &Shell) -> Result<(), TrainError> {
+        let eval = &self.config.eval;
+        if eval.sample_prompts.is_empty() || eval.sample_tokens == 0 {
+            return Ok(());
+        }
+        let model = self.trainee.valid().model;
+        let config = GenerationConfig {
+            max_new_tokens: Some(eval.sample_tokens),
+            seed: Some(self.config.run.seed),
+            ..GenerationConfig::default()
+        };
+        let interrupt = Arc::clone(&self.interrupt);
+        let stops = || interrupt.load(Ordering::Relaxed) || shell.asked_to_stop();
+        let mut all = String::new();
+        for prompt in &eval.sample_prompts {
+            let quiet = &mut |_: &str| match stops() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            match generate(&model, &self.tokenizer, prompt, &config, quiet) {
+                _ if stops() => return Ok(()),
+                Ok(generation) => {
+                    self.reporter.sample(prompt, &generation.text);
+                    all.push_str(&format!("{prompt}{}\n\n", generation.text));
+                }
+                Err(error) => {
+                    let text = format!("no sample for {prompt:?}: {error}");
+                    self.reporter.message(&text);
+                }
+            }
+        }
+        self.directory.sample(self.state.step, &all)
+    }
+
+    /// Saves the run as it is.
+    fn checkpoint(&mut self) -> Result<(), TrainError> {
+        let step = self.state.step;
+        let is_there = |step| self.checkpoints.path(step).exists();
+        if self.saved.last == Some(step) && is_there(step) && !self.saved.is_old {
+            return Ok(());
+        }
+        if let Some(gone) = self.saved.last.filter(|step| !is_there(*step)) {
+            let path = self.checkpoints.path(gone);
+            let path = path.display();
+            self.reporter
+                .message(&format!("{path} has been removed while the run goes on"));
+        }
+        self.state.elapsed_s = self.clock.elapsed_s();
+        for notice in self.directory.sync()? {
+            self.reporter.message(&notice);
+        }
+        let main = self.devices[0].clone().inner();
+        let stream = self.stream.as_ref().map(|stream| stream.whole(&main));
+        self.checkpoints
+            .write(&self.state, stream.as_ref(), &self.trainee, &self.optimizer)?;
+        self.saved.last = Some(step);
+        self.saved.is_old = false;
+        // A validation of these weights has seen their loss already.
+        if self.validated == Some(step) && self.is_sound() {
+            self.saved.good = Some(step);
+        }
+        self.saved.spare = self.saved.good != Some(step);
+        self.prune(step);
+        Ok(())
+    }
+
+    /// Whether the weights are known to be no lost ones: the last step was not lost, or it was left out
+    /// and a validation has found the weights that stayed finite.
+    fn is_sound(&self) -> bool {
+        let left_out = !self.finite && self.config.training.skip_non_finite;
+        self.state.lost() == 0 || (left_out && self.validated == Some(self.state.step))
+    }
+
+    /// Notes that the last checkpoint is good where a step after it was not lost.
+    fn confirm(&mut self) {
+        let Some(last) = self.saved.last.filter(|_| self.state.lost() == 0) else {
+            return;
+        };
+        self.saved.good = Some(last);
+        if std::mem::take(&mut self.saved.spare) {
+            self.prune(last);
+        }
+    }
+
+    fn prune(&mut self, step: u64) {
+        let keep_last = self.config.checkpoint.keep_last;
+        let best = self.state.best(&self.config);
+        let pruned = self
+            .checkpoints
+            .prune(step, keep_last, best, self.saved.good);
+        if let Err(error) = pruned {
+            self.reporter.message(&error.to_string());
+        }
+    }
+
+    /// Whether someone asked for an end: by a signal, or on burn-train's dashboard.
+    pub(crate) fn is_asked_to_stop(&self, shell: &Shell) -> bool {
+        self.interrupt.load(Ordering::Relaxed) || shell.asked_to_stop()
+    }
+
+    /// Saves what a run that is asked to stop has learned, unless its last step was lost.
+    fn save_on_interrupt(&mut self) -> Result<(), TrainError> {
+        if !self.config.checkpoint.save_on_interrupt {
+            return Ok(());
+        }
+        if self.is_sound() {
+            return self.checkpoint();
+        }
+        let lost = self.state.lost();
+        self.reporter.message(&format!(
+            "no checkpoint is written: the last {lost} steps were lost"
+        ));
+        Ok(())
+    }
+
+    /// Whether early stopping ends the run.
+    fn is_stale(&self) -> bool {
+        let patience = self.config.eval.early_stopping_patience;
+        patience > 0 && self.state.stale_evals >= patience
+    }
+
+    /// Whether `training.max_seconds` are over.
+    fn is_out_of_time(&self) -> bool {
+        let limit = self.config.training.max_seconds;
+        limit > 0 && self.clock.elapsed_s() >= limit as f64
+    }
+
+    /// Says why the run ends before its last step, if it does.
+    fn say_why_over(&mut self) {
+        let (step, limit) = (self.state.step, self.config.training.max_seconds);
+        if self.is_stale() {
+            self.reporter
+                .message("stopped early: the validation loss no longer falls");
+        } else if step < self.total_steps {
+            self.reporter
+                .message(&format!("stopped after {limit} s, at step {step}"));
+        }
+    }
+
+    /// A run must not end well with a model that makes nothing finite, nor with one that never
+    /// learned.
+    fn judge_end(&self, result: &StepResult) -> Result<(), TrainError> {
+        if result.finite {
+            return Ok(());
+        }
+        let (step, lost) = (self.state.step, self.state.lost());
+        let (loss, norm) = (result.loss, result.grad_norm);
+        let patience = self.config.training.loss_watchdog.patience;
+        // A gradient that overflows under a finite loss is a scale too high, not a model that is lost.
+        let is_model = result.overflow.is_none() || !loss.is_finite();
+        let reason = if self.state.skipped == step {
+            let scale = match result.overflow {
+                Some(scale) => format!(", loss scale now {}", scale.scale),
+                None => String::new(),
+            };
+            format!("loss {loss}, gradient norm {norm}{scale}; every step of the run was left out")
+        } else if is_model && lost >= patience.max(1) {
+            format!("loss {loss}, gradient norm {norm}, not finite in the last {lost} steps")
+        } else {
+            return Ok(());
+        };
+        Err(TrainError::Diverged { step, reason })
+    }
+
+    /// An error that ends a run, with the checkpoint from where it can go on.
+    fn ended_by(&mut self, error: TrainError) -> TrainError {
+        match error {
+            TrainError::Data(error) => self.rescue(error),
+            TrainError::Diverged { step, reason } => TrainError::Diverged {
+                step,
+                reason: format!("{reason}; {}", self.last_good()),
+            },
+            other => other,
+        }
+    }
+
+    /// Data that cannot be read harms neither the model nor its place in the data: what was learned
+    /// is saved before the run ends.
+    fn rescue(&mut self, error: DataError) -> TrainError {
+        if self.state.step > 0
+            && self.state.lost() == 0
+            && let Err(unsaved) = self.checkpoint()
+        {
+            self.reporter.message(&unsaved.to_string());
+        }
+        match self.there(self.saved.last) {
+            Some(saved) => TrainError::DataLost { error, saved },
+            None => TrainError::Data(error),
+        }
+    }
+
+    /// In words, the checkpoint from which a run that diverged can go on.
+    fn last_good(&self) -> String {
+        match (self.there(self.saved.good), self.there(self.saved.last)) {
+            (Some(good), Some(last)) if good < last => format!(
+                "the last good checkpoint is that of step {good} (--resume {good}); after that of \
+                 step {last} every step was lost"
+            ),
+            (Some(good), _) => format!("the last good checkpoint is that of step {good}"),
+            (None, Some(last)) => format!(
+                "the only checkpoint is that of step {last}, after which every step was lost"
+            ),
+            (None, None) => "there is no checkpoint".to_owned(),
+        }
+    }
+
+    fn there(&self, step: Option<u64>) -> Option<u64> {
+        step.filter(|step| self.checkpoints.path(*step).exists())
+    }
+
+    /// Writes `final/` and says how it went.
+    fn finish(self, ended: Ended) -> Result<TrainReport, TrainError> {
+        if self.config.checkpoint.export_safetensors && !ended.interrupted {
+            let generation = GenerationConfig {
+                eos_token_id: self.tokenizer.eos_id().into_iter().collect(),
+                ..GenerationConfig::default()
+            };
+            let (path, model) = (self.directory.final_model(), self.trainee.valid().model);
+            save_pretrained(&path, &model, Some(&self.tokenizer), &generation)?;
+        }
+        Ok(TrainReport {
+            step: self.state.step,
+            saved: self.there(self.saved.last),
+            interrupted: ended.interrupted,
+            eval: ended.eval,
+        })
+    }
+}
+
+/// Which checkpoints a run knows of.
+#[derive(Clone, Copy, Debug)]
+struct Saved {
+    /// The step of the last complete one of this session, or of the one it went on from.
+    last: Option<u64>,
+    /// The last good one's.
+    good: Option<u64>,
+    /// Whether one more is on the disk than was asked for, because it is the good one.
+    spare: bool,
+    /// Whether the last one's state is older than the run's, though its step is not: a validation that
+    /// was broken off has been done since.
+    is_old: bool,
+}
+
+impl Saved {
+    /// Those of a run that goes on after step `last`; the checkpoints of all `steps` are there. One
+    /// before the last was followed by the steps up to the last, of which that one was not lost.
+    fn before(last: Option<u64>, steps: &[u64]) -> Self {
+        let earlier = |last| steps.iter().copied().filter(move |step| *step < last).max();
+        Saved {
+            last,
+            good: last.and_then(earlier),
+            spare: false,
+            is_old: false,
+        }
+    }
+}
+
+impl TrainerState {
+    /// Steps in a row up to this one after which nothing is saved: the model may be lost already.
+    fn lost(&self) -> u64 {
+        self.lost_in_a_row + self.overflows_in_a_row
+    }
+}
+
+/// Time and tokens since the last logged step.
+pub(crate) struct Clock {
+    pub(crate) started: Instant,
+    before_s: f64,
+    /// Time that was not training (validation, samples, checkpoints) since `logged`.
+    paused_s: f64,
+    logged: Instant,
+    tokens: u64,
+    steps: u64,
+}
+
+impl Clock {
+    fn new(state: &TrainerState) -> Self {
+        let now = Instant::now();
+        Clock {
+            started: now,
+            before_s: state.elapsed_s,
+            paused_s: 0.0,
+            logged: now,
+            tokens: 0,
+            steps: 0,
+        }
+    }
+
+    fn elapsed_s(&self) -> f64 {
+        self.before_s + self.started.elapsed().as_secs_f64()
+    }
+}
+
+/// Optimizer steps of a run, and its micro-batches where it is measured in epochs.
+///
+/// A run of an earlier version rounded every epoch up to whole steps; one that is resumed keeps its length,
+/// on which its rates depend.
+fn length(
+    config: &RunConfig,
+    train: &TrainSource,
+    resumed: Option<&TrainerState>,
+) -> (u64, Option<u64>) {
+    let training = &config.training;
+    let accumulated = training.gradient_accumulation_steps as u64;
+    if training.max_steps > 0 || training.max_tokens > 0 {
+        return (training.total_steps(config.tokens_per_step(), 1), None);
+    }
+    if resumed.is_some_and(|state| state.total_steps == 0) {
+        let steps_per_epoch = train.steps_per_epoch().div_ceil(accumulated);
+        let steps = training.total_steps(config.tokens_per_step(), steps_per_epoch);
+        return (steps, None);
+    }
+    let micro_batches = training.num_train_epochs * train.steps_per_epoch() as f64;
+    let micro_batches = (micro_batches.ceil() as u64).max(1);
+    (micro_batches.div_ceil(accumulated), Some(micro_batches))
 }
 
 /// The run's directory, with what was asked for in it.
@@ -186,88 +942,41 @@ fn run_directory(
     config: &RunConfig,
     control: &mut TrainControl,
     prepared: &PreparedData,
-    state: Option<&TrainerState>,
+    resumed: Option<&TrainerState>,
 ) -> Result<RunDir, TrainError> {
-    let mut directory = match state {
-        None if control.resume == Some(Resume::Latest) => RunDir::restart(config)?,
-        state => RunDir::open(config, state.map(|state| state.step))?,
+    let opens = match resumed {
+        Some(state) => Opens::After {
+            step: state.step,
+            revalidates: state.validation_owed,
+        },
+        None if control.resume == Some(Resume::Latest) => Opens::Again,
+        None => Opens::Anew,
     };
-    if let Some(state) = state
-        && let Err(error) = directory.checkpoints().settle_best(state.best(config))
-    {
-        control.reporter.message(&error.to_string());
+    let described = Described {
+        run: json!({
+            "infinity_version": env!("CARGO_PKG_VERSION"),
+            "burn_version": "0.22.1",
+            "seed": config.run.seed,
+            "device": config.run.device,
+            "facts": {
+                "parameters": ParameterCount::of(&config.model).total(),
+                "data": prepared.meta,
+            },
+        }),
+        config_text: control.config_text.clone(),
+        tokenizer: prepared.tokenizer.to_json().map_err(DataError::from)?,
+    };
+    let mut notices = Vec::new();
+    let directory = RunDir::open(config, opens, described, &mut notices)?;
+    if let Some(state) = resumed {
+        let checkpoints = CheckpointStore::new(config.output_dir().join(CHECKPOINTS));
+        let settled = checkpoints.settle_best(state.best(config));
+        notices.extend(settled.err().map(|error| error.to_string()));
     }
-    let facts = json!({
-        "parameters": ParameterCount::of(&config.model).total(),
-        "data": prepared.meta,
-    });
-    let tokenizer = prepared.tokenizer.to_json().map_err(DataError::from)?;
-    directory.describe(config, &control.config_text, &facts, tokenizer)?;
+    for notice in notices {
+        control.reporter.message(&notice);
+    }
     Ok(directory)
-}
-
-/// Runs the loop inside burn-train's learner.
-pub(crate) fn launch(fixed: &Arc<Loop>, resumed_at: Option<u64>) -> InfinityModel {
-    let config = &fixed.config;
-    let device = &fixed.devices[0];
-    let model = config.model.init_seeded(config.run.seed, device);
-    let model = model
-        .with_precision(config.run.precision)
-        .expect("checked before the run");
-    let rates = learning_rates(
-        &config.optimizer,
-        &config.lr_scheduler,
-        fixed.total_steps,
-        &config.model,
-    );
-    let trainee = Trainee::new(model, config.training.loss_chunk);
-    let trainee = trainee.recomputing(Recompute::of(config));
-    let learner = Learner::new(trainee, optimizer(&config.optimizer, &config.model), rates);
-    let root = config.output_dir();
-    let [model_part, optimizer_part, rates_part] = fixed.checkpoints.parts();
-    let mut training = SupervisedTraining::new(&root, Arc::new(NoLoader), Arc::new(NoLoader))
-        .metric_train_numeric(LmMetric::loss())
-        .metric_valid_numeric(LmMetric::loss())
-        .metric_train_numeric(LmMetric::grad_norm())
-        .with_metric_logger(InMemoryMetricLogger::default())
-        .with_application_logger(None)
-        .with_custom_checkpointers(model_part, optimizer_part, rates_part)
-        .with_checkpointing_strategy(Always)
-        .num_epochs(fixed.stretches().count())
-        .label(&config.run.name)
-        .with_training_strategy(TrainingStrategy::Custom(Arc::new(StepLoop(fixed.clone()))));
-    training = match config.logging.progress {
-        // burn-train's dashboard is what it shows on a terminal when it is told nothing else.
-        Progress::Tui if !fixed.rehearses => training
-            .metric_train_numeric(LearningRateMetric::new())
-            .metric_train_numeric(IterationSpeedMetric::new()),
-        _ => training.renderer(Box::new(Quiet)),
-    };
-    if let Some(step) = resumed_at {
-        training = training.checkpoint(step as usize);
-    }
-    training.launch(learner).model.model
-}
-
-/// Writes `final/` and says how it went.
-fn finish(fixed: &Arc<Loop>, model: &InfinityModel) -> Result<TrainReport, TrainError> {
-    let mut run = fixed.run.lock().expect("the loop has ended");
-    let outcome = std::mem::replace(&mut run.outcome, Ok(Outcome::default()))?;
-    if fixed.config.checkpoint.export_safetensors && !outcome.interrupted {
-        let eos = fixed.tokenizer.eos_id().into_iter().collect();
-        let generation = GenerationConfig {
-            eos_token_id: eos,
-            ..GenerationConfig::default()
-        };
-        let path = run.directory.final_model();
-        save_pretrained(&path, model, Some(&fixed.tokenizer), &generation)?;
-    }
-    Ok(TrainReport {
-        step: run.state.step,
-        saved: (run.saved.last).filter(|step| fixed.checkpoints.path(*step).exists()),
-        interrupted: outcome.interrupted,
-        eval: outcome.eval,
-    })
 }
 
 /// Refuses what this version cannot do, before anything is made.
@@ -326,4 +1035,18 @@ fn validation(
         config.eval.carry_state,
     )?;
     Ok(Some(source.limited(config.eval.max_batches)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checkpoint_before_the_one_gone_on_from_is_good() {
+        for (last, good) in [(6, Some(4)), (4, Some(2)), (2, None)] {
+            let saved = Saved::before(Some(last), &[2, 4, 6]);
+            assert_eq!((saved.last, saved.good), (Some(last), good));
+        }
+        assert_eq!(Saved::before(None, &[2]).good, None);
+    }
 }

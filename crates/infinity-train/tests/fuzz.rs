@@ -21,10 +21,46 @@ use rand::{Rng, RngExt, SeedableRng};
 
 /// Pieces that parsers are likely to be wrong about.
 const PIECES: [&str; 40] = [
-    "-1", "0", "1", "18446744073709551616", "9223372036854775807", "-9223372036854775808", "1e999",
-    "-0.0", "nan", "inf", "1e-400", "4294967296", "\"\"", "null", "true", "[]", "{}", "[[", "]]", "{{",
-    "}", "\"", "'''", "\\u0000", "\\ud800", "\u{feff}", "\u{fffd}", "ß", "🦀", "\r\n", "\n\n", ",", "=",
-    ".", "[a.b.c]", "[[x]]", "# ", "\t", "1979-05-27T07:32:00Z", "_",
+    "-1",
+    "0",
+    "1",
+    "18446744073709551616",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "1e999",
+    "-0.0",
+    "nan",
+    "inf",
+    "1e-400",
+    "4294967296",
+    "\"\"",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "[[",
+    "]]",
+    "{{",
+    "}",
+    "\"",
+    "'''",
+    "\\u0000",
+    "\\ud800",
+    "\u{feff}",
+    "\u{fffd}",
+    "ß",
+    "🦀",
+    "\r\n",
+    "\n\n",
+    ",",
+    "=",
+    ".",
+    "[a.b.c]",
+    "[[x]]",
+    "# ",
+    "\t",
+    "1979-05-27T07:32:00Z",
+    "_",
 ];
 
 /// A damaged copy of one of `seeds`.
@@ -78,15 +114,25 @@ fn targets(folder: &Path) -> Vec<Target> {
         .collect();
     tomls.push(infinity_train::RunConfig::default().to_toml().into_bytes());
     let mut all: Vec<Target> = vec![
-        ("configuration", 250, tomls, with_text(|text| {
-            let layers = ConfigLayers::new().text("fuzz", text);
-            drop(layers.and_then(ConfigLayers::resolve));
-        })),
+        (
+            "configuration",
+            250,
+            tomls,
+            with_text(|text| {
+                let layers = ConfigLayers::new().text("fuzz", text);
+                drop(layers.and_then(ConfigLayers::resolve));
+            }),
+        ),
         (
             "assignment",
             100,
-            texts(&["training.max_steps=5", "data.initial_state={own=0.8,other=0.2}",
-                "distributed.devices=[\"a\"]", "model.head_dim = 3", "eval.sample_prompts=[\"x\"]"]),
+            texts(&[
+                "training.max_steps=5",
+                "data.initial_state={own=0.8,other=0.2}",
+                "distributed.devices=[\"a\"]",
+                "model.head_dim = 3",
+                "eval.sample_prompts=[\"x\"]",
+            ]),
             with_text(|text| {
                 let layers = ConfigLayers::new().set(text);
                 drop(layers.and_then(ConfigLayers::resolve));
@@ -105,59 +151,97 @@ fn targets(folder: &Path) -> Vec<Target> {
         num_attention_heads: 2,
         ..ModelConfig::default()
     };
-    all.push(("config.json", 150, texts(&[&config.to_json(), "{\"vocab_size\": 9}"]), with_text(|text| {
-        drop(ModelConfig::from_json(text));
-    })));
+    all.push((
+        "config.json",
+        150,
+        texts(&[&config.to_json(), "{\"vocab_size\": 9}"]),
+        with_text(|text| {
+            drop(ModelConfig::from_json(text));
+        }),
+    ));
     let generation = GenerationConfig::default().to_json();
-    all.push(("generation_config.json", 150, texts(&[&generation]), with_text(|text| {
-        drop(GenerationConfig::from_json(text));
-    })));
+    all.push((
+        "generation_config.json",
+        150,
+        texts(&[&generation]),
+        with_text(|text| {
+            drop(GenerationConfig::from_json(text));
+        }),
+    ));
 
-    let corpus: Vec<String> = (0..40).map(|i| format!("the cat {i} sat on the mat, ß 水\n")).collect();
+    let corpus: Vec<String> = (0..40)
+        .map(|i| format!("the cat {i} sat on the mat, ß 水\n"))
+        .collect();
     let bpe = train_bpe(corpus.iter().map(|line| Ok(line.clone())), 280).unwrap();
     let tokenizers = [Tokenizer::bytes(), Tokenizer::chars("the cat".chars()), bpe];
     let jsons: Vec<String> = tokenizers.iter().map(|t| t.to_json().unwrap()).collect();
     let jsons: Vec<&str> = jsons.iter().map(String::as_str).collect();
-    all.push(("tokenizer.json", 20, texts(&jsons), with_text(|text| {
-        let Ok(tokenizer) = Tokenizer::from_json(text) else { return };
-        drop(tokenizer.encode("the cat 水"));
-        drop(tokenizer.decode(&[0, 1, 5, u32::MAX]));
-    })));
+    all.push((
+        "tokenizer.json",
+        20,
+        texts(&jsons),
+        with_text(|text| {
+            let Ok(tokenizer) = Tokenizer::from_json(text) else {
+                return;
+            };
+            drop(tokenizer.encode("the cat 水"));
+            drop(tokenizer.decode(&[0, 1, 5, u32::MAX]));
+        }),
+    ));
 
     let rows = [
-        ("a.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b ß\", \"n\": [1]}\n"),
-        ("a.json", "[{\"text\": \"a\"}, {\"text\": \"b\"}]\n{\n\"text\": \"c\"}"),
+        (
+            "a.jsonl",
+            "{\"text\": \"a\"}\n{\"text\": \"b ß\", \"n\": [1]}\n",
+        ),
+        (
+            "a.json",
+            "[{\"text\": \"a\"}, {\"text\": \"b\"}]\n{\n\"text\": \"c\"}",
+        ),
         ("a.csv", "\u{feff}id,text\n1,\"a \"\"b\"\"\nc\"\n2,d\n"),
         ("a.tsv", "id\ttext\n1\ta\n"),
         ("a.txt", "\u{feff}ein Vers, 水\n"),
     ];
     for (name, text) in rows {
         let path = folder.join(name);
-        all.push((name, 50, texts(&[text]), Box::new(move |bytes| {
-            fs::write(&path, bytes).unwrap();
-            let sources = Sources::resolve("data.train_file", &path, "text");
-            drop(sources.map(|sources| sources.fragments().count()));
-        })));
+        all.push((
+            name,
+            50,
+            texts(&[text]),
+            Box::new(move |bytes| {
+                fs::write(&path, bytes).unwrap();
+                let sources = Sources::resolve("data.train_file", &path, "text");
+                drop(sources.map(|sources| sources.fragments().count()));
+            }),
+        ));
     }
 
     let (text, prepared) = (folder.join("corpus.txt"), folder.join("prepared"));
     fs::write(&text, corpus.concat()).unwrap();
-    let data = DataConfig { max_seq_length: 4, ..DataConfig::default() };
+    let data = DataConfig {
+        max_seq_length: 4,
+        ..DataConfig::default()
+    };
     let kind = TokenizerConfig::default();
     tokenize_to(&[text], &data, &kind, &prepared, &mut |_| {}).unwrap();
     for name in ["meta.json", "train.bin", "val.documents.bin"] {
         let path = prepared.join(name);
         let good = fs::read(&path).unwrap();
         let (directory, seed) = (prepared.clone(), vec![good.clone()]);
-        all.push((name, 20, seed, Box::new(move |bytes| {
-            fs::write(&path, bytes).unwrap();
-            let opened = open_prepared(&directory);
-            fs::write(&path, &good).unwrap();
-            if let Ok(data) = opened {
-                drop(data.train.borders());
-                drop(data.train.tokens(0..data.train.len().min(1 << 20)));
-            }
-        })));
+        all.push((
+            name,
+            20,
+            seed,
+            Box::new(move |bytes| {
+                fs::write(&path, bytes).unwrap();
+                let opened = open_prepared(&directory);
+                fs::write(&path, &good).unwrap();
+                if let Ok(data) = opened {
+                    drop(data.train.borders());
+                    drop(data.train.tokens(0..data.train.len().min(1 << 20)));
+                }
+            }),
+        ));
     }
 
     let model = config.init(&device);
@@ -165,16 +249,25 @@ fn targets(folder: &Path) -> Vec<Target> {
     save_pretrained(&saved, &model, None, &GenerationConfig::default()).unwrap();
     let path = saved.join("model.safetensors");
     let good = fs::read(&path).unwrap();
-    all.push(("model.safetensors", 5, vec![good], Box::new(move |bytes| {
-        fs::write(&path, bytes).unwrap();
-        drop(from_pretrained(&saved, &device));
-    })));
+    all.push((
+        "model.safetensors",
+        5,
+        vec![good],
+        Box::new(move |bytes| {
+            fs::write(&path, bytes).unwrap();
+            drop(from_pretrained(&saved, &device));
+        }),
+    ));
     all
 }
 
 #[test]
 fn damaged_input_is_an_error_and_never_a_panic() {
-    let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let variable = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse().ok())
+    };
     let inputs: u64 = variable("INFINITY_FUZZ").unwrap_or(4000);
     let seed: u64 = variable("INFINITY_FUZZ_SEED").unwrap_or(1);
     let folder = tempfile::tempdir().unwrap();
@@ -192,7 +285,10 @@ fn damaged_input_is_an_error_and_never_a_panic() {
             slowest = slowest.max(at.elapsed());
         }
         total += count;
-        println!("{name}: {count} inputs in {:?}, the slowest {slowest:?}", begun.elapsed());
+        println!(
+            "{name}: {count} inputs in {:?}, the slowest {slowest:?}",
+            begun.elapsed()
+        );
     }
     println!("{total} inputs, {} panics", failures.len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));

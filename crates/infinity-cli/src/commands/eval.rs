@@ -12,7 +12,7 @@ use infinity_model::count::{ParameterCount, state_bytes};
 use infinity_model::{InfinityModel, ModelConfig, Precision, Pretrained};
 use infinity_train::config::{LoadedConfig, RunConfig};
 use infinity_train::data::{self, DataConfig, DataEvent, EvalSource, Packing, TokenStore};
-use infinity_train::stream_eval::StreamBin;
+use infinity_train::evaluate::StreamBin;
 use infinity_train::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate_stream};
 use serde_json::{Value, json};
 

@@ -3,13 +3,12 @@
 use crate::Outcome;
 use crate::flags::Flags;
 use burn::tensor::Device;
-use burn::train::Learner;
 use infinity_kernels::testing::Random;
 use infinity_model::ModelConfig;
 use infinity_train::RunConfig;
 use infinity_train::data::HostBatch;
 use infinity_train::metrics::{peak_resident_bytes, resident_bytes};
-use infinity_train::optimizer::{clip, learning_rates, optimizer};
+use infinity_train::optimizer::{Optimizer, clip};
 use infinity_train::step::{LmBatch, Recompute, Trainee, default_segment};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -150,15 +149,16 @@ fn steps(
     count: usize,
 ) -> Outcome<Measured> {
     let config = RunConfig::default();
-    let rates = learning_rates(&config.optimizer, &config.lr_scheduler, 1000, model);
-    let trainee = way.trainee(model, length);
-    let mut learner = Learner::new(trainee, optimizer(&config.optimizer, model), rates);
+    let (rules, rates) = (&config.optimizer, &config.lr_scheduler);
+    let mut trainee = way.trainee(model, length);
+    let mut optimizer = Optimizer::new(rules, rates, 1000, &trainee);
+    let mut number = 0;
     let mut step = |batch: HostBatch| -> Outcome<()> {
-        let output = learner.train_step(LmBatch::alone(batch));
-        let (grads, norm) = clip(&learner.model(), output.grads, 1.0);
-        learner.lr_step();
-        learner.optimizer_step(grads);
-        let loss = output.item.loss_sum;
+        let (output, grads) = trainee.learn(LmBatch::alone(batch));
+        let (grads, norm) = clip(&trainee, grads, 1.0);
+        trainee = optimizer.step(trainee.clone(), grads, number);
+        number += 1;
+        let loss = output.loss_sum;
         match loss.is_finite() && norm.is_finite() {
             true => Ok(()),
             false => Err(format!("loss {loss}, gradient norm {norm}").into()),

@@ -7,12 +7,11 @@ use crate::machine::available_bytes;
 use crate::report::{gigabytes, grouped};
 use crate::{Outcome, median};
 use burn::tensor::Device;
-use burn::train::Learner;
 use infinity_model::config::Mixer;
 use infinity_train::RunConfig;
 use infinity_train::data::HostBatch;
 use infinity_train::metrics::peak_resident_bytes;
-use infinity_train::optimizer::{clip, learning_rates, optimizer};
+use infinity_train::optimizer::{Optimizer, clip};
 use infinity_train::step::{LmBatch, Trainee};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -56,25 +55,20 @@ pub(crate) fn measure(flags: &Flags, mixer: Mixer, length: usize) -> Outcome<Mea
         ..RunConfig::default()
     };
     let model = config.model.init_seeded(1, &Device::flex().autodiff());
-    let rates = learning_rates(&config.optimizer, &config.lr_scheduler, 1000, &config.model);
-    let trainee = Trainee::new(model, config.training.loss_chunk);
-    let mut learner = Learner::new(trainee, optimizer(&config.optimizer, &config.model), rates);
+    let mut trainee = Trainee::new(model, config.training.loss_chunk);
+    let (rules, rates) = (&config.optimizer, &config.lr_scheduler);
+    let mut optimizer = Optimizer::new(rules, rates, 1000, &trainee);
     let host = batch(flags, length);
     let mut step_s = Vec::with_capacity(flags.steps);
     for step in 0..=flags.steps {
         let start = Instant::now();
-        let output = learner.train_step(LmBatch::alone(host.clone()));
-        let (grads, norm) = clip(
-            &learner.model(),
-            output.grads,
-            config.training.max_grad_norm,
-        );
-        learner.lr_step();
-        learner.optimizer_step(grads);
+        let (output, grads) = trainee.learn(LmBatch::alone(host.clone()));
+        let (grads, norm) = clip(&trainee, grads, config.training.max_grad_norm);
+        trainee = optimizer.step(trainee, grads, step as u64);
         if step > 0 {
             step_s.push(start.elapsed().as_secs_f64());
         }
-        let loss = output.item.loss_sum;
+        let loss = output.loss_sum;
         if !loss.is_finite() || !norm.is_finite() {
             return Err(format!("step {step}: loss {loss}, gradient norm {norm}").into());
         }

@@ -1,40 +1,50 @@
 //! Checkpoints: one directory a step, complete or not there.
 //!
 //! ```text
-//! checkpoints/step-00000500/{model,optim,scheduler}.bpk  trainer_state.json  COMPLETE
+//! checkpoints/step-00000500/{model,optim}.bpk  trainer_state.json  COMPLETE
 //!                           stream.safetensors, where a state is carried between windows
+//!             best          names the one with the lowest validation loss
 //! ```
 //!
-//! Burn's learner saves its three parts on three threads. They write into a directory of another
-//! name; when the last part is there, everything is synced, `COMPLETE` is written with the size
-//! and fingerprint of every file, and the directory gets its name. A run that dies on the way
-//! leaves a `.tmp-` directory that nobody reads and the next checkpoint removes.
+//! A checkpoint is written under another name. When everything is there, `COMPLETE` is written with
+//! the size and fingerprint of every file, and the directory gets its name. A run that dies on the
+//! way leaves a directory that nobody reads and the next checkpoint removes.
 
-mod best;
-mod files;
-mod part;
+pub(crate) mod resume;
+mod stream;
 
-pub use part::Part;
-
-use crate::error::CheckpointError;
-use crate::loss_scale::LossScale;
-use crate::stream_state::{self, STREAM};
+use crate::config::RunConfig;
+use crate::error::{CheckpointError, TrainError};
+use crate::optimizer::Optimizer;
+use crate::step::Trainee;
+use crate::step::loss_scale::LossScale;
+use burn::module::Module;
+use burn::store::ModuleRecord;
 use burn::tensor::Device;
-use files::{Mark, remove_if_there, sync_directory, write_error, write_synced};
-use infinity_model::ModelState;
+use infinity_files::{Fingerprint, PartialDirectory, faults, remove_directory};
+use infinity_model::{InfinityModel, ModelState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use stream::STREAM;
 
 const COMPLETE: &str = "COMPLETE";
 const STATE: &str = "trainer_state.json";
-const PREFIX: &str = "step-";
-const TEMPORARY: &str = ".tmp-";
-/// Parts that Burn's learner saves.
-const PARTS: [&str; 3] = ["model", "optim", "scheduler"];
+const MODEL: &str = "model.bpk";
+const OPTIMIZER: &str = "optim.bpk";
+pub(crate) const BEST: &str = "best";
+pub(crate) const PREFIX: &str = "step-";
+/// What versions before 0.2 began the name of a checkpoint in the making with.
+const OLD_TEMPORARY: &str = ".tmp-";
+
+/// Whether a file of this name is part of a checkpoint, of this version or an earlier one.
+pub(crate) fn is_part(name: &str) -> bool {
+    [COMPLETE, STATE, MODEL, OPTIMIZER, STREAM, "scheduler.bpk"].contains(&name)
+        // Burn's writer, when it is killed.
+        || name.ends_with(".tmp")
+}
 
 /// What a run knows besides parameters, moments and schedule.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -65,6 +75,12 @@ pub struct TrainerState {
     /// Steps in a row that overflowed in f16: what the loss scale is made for, and not counted above.
     #[serde(default)]
     pub overflows_in_a_row: u64,
+    /// Whether the validation that falls on this step was broken off, and is to be done again.
+    #[serde(default)]
+    pub validation_owed: bool,
+    /// Optimizer steps of the whole run; 0 in the state of a run that did not note them.
+    #[serde(default)]
+    pub total_steps: u64,
     /// The configuration, as TOML: what resumption is checked against.
     pub config: String,
     /// Fingerprint of the training text; empty in the state of a run that did not note it.
@@ -81,29 +97,52 @@ pub struct TrainerState {
     pub tokenizer: String,
 }
 
+impl TrainerState {
+    /// The step whose checkpoint is kept as the best, if one is.
+    pub(crate) fn best(&self, config: &RunConfig) -> Option<u64> {
+        let kept = config.checkpoint.keep_best && self.best_loss.is_some();
+        kept.then_some(self.best_step)
+    }
+}
+
+/// Size and fingerprint of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Mark {
+    bytes: u64,
+    fingerprint: String,
+}
+
+impl Mark {
+    /// The mark of a file, by the algorithm that made `hash`.
+    fn of(path: &Path, mut hash: Fingerprint) -> io::Result<Self> {
+        Ok(Mark {
+            bytes: hash.file(path)?,
+            fingerprint: hash.hex(),
+        })
+    }
+
+    /// How a file shows that it is not the one that was `written`.
+    fn differs_from(&self, written: &Self) -> String {
+        match self.bytes == written.bytes {
+            true => "its fingerprint is not that of what was written".to_owned(),
+            false => format!(
+                "it has {} bytes and was written with {}",
+                self.bytes, written.bytes
+            ),
+        }
+    }
+}
+
 /// The checkpoints of one run.
 #[derive(Clone, Debug)]
 pub struct CheckpointStore {
     directory: PathBuf,
-    pending: Arc<(Mutex<Pending>, Condvar)>,
-}
-
-/// The checkpoint being written.
-#[derive(Debug, Default)]
-struct Pending {
-    state: Option<TrainerState>,
-    parts: usize,
-    failure: Option<String>,
-    outcome: Option<Result<(), String>>,
 }
 
 impl CheckpointStore {
     /// The checkpoints in `directory`, which need not exist yet.
     pub fn new(directory: PathBuf) -> Self {
-        CheckpointStore {
-            directory,
-            pending: Arc::default(),
-        }
+        CheckpointStore { directory }
     }
 
     /// The directory of a step's checkpoint.
@@ -111,125 +150,91 @@ impl CheckpointStore {
         self.directory.join(format!("{PREFIX}{step:08}"))
     }
 
-    fn temporary(&self, step: u64) -> PathBuf {
-        self.directory.join(format!("{TEMPORARY}{PREFIX}{step:08}"))
-    }
-
-    /// The parts for Burn's learner: model, optimizer, scheduler.
-    pub fn parts(&self) -> [Part; 3] {
-        PARTS.map(|name| Part {
-            store: self.clone(),
-            name,
-        })
-    }
-
-    /// Announces a checkpoint; the learner's parts follow. `stream` is the state that the next
-    /// batch goes on from, if any.
+    /// Writes the checkpoint of `state`'s step, in the place of one that may be there. `stream` is
+    /// the state that the next batch goes on from, if any.
     ///
     /// # Errors
-    /// If its directory or the stream's file cannot be made.
-    pub fn begin(
+    /// If it cannot be written; what was there is there still.
+    pub(crate) fn write(
         &self,
-        state: TrainerState,
+        state: &TrainerState,
         stream: Option<&ModelState>,
+        trainee: &Trainee,
+        optimizer: &Optimizer,
     ) -> Result<(), CheckpointError> {
-        let temporary = self.temporary(state.step);
-        self.remove_unfinished();
-        let made = remove_if_there(&temporary).and_then(|()| fs::create_dir_all(&temporary));
-        made.map_err(|error| write_error(&temporary, error))?;
-        if let Some(stream) = stream {
-            let path = temporary.join(STREAM);
-            stream_state::save(&path, stream).map_err(|error| {
-                let _ = remove_if_there(&temporary);
-                write_error(&path, error)
-            })?;
+        let target = self.path(state.step);
+        let failed = |error: io::Error| write_error(&target, error);
+        fs::create_dir_all(&self.directory).map_err(failed)?;
+        self.remove_old_unfinished();
+        let partial = PartialDirectory::create(&target).map_err(failed)?;
+        let folder = partial.path();
+
+        let path = folder.join(MODEL);
+        faults::point(&path).map_err(failed)?;
+        let saved = trainee.clone().into_record().save(&path);
+        saved.map_err(|error| write_error(&target, error))?;
+        let path = folder.join(OPTIMIZER);
+        faults::point(&path).map_err(failed)?;
+        optimizer.save(&path)?;
+        if let Some(state) = stream {
+            stream::save(&folder.join(STREAM), state).map_err(failed)?;
         }
-        *self.pending.0.lock().expect("no writer panicked") = Pending {
-            state: Some(state),
-            ..Pending::default()
-        };
-        Ok(())
+        let text = serde_json::to_vec_pretty(state).map_err(io::Error::from);
+        text.and_then(|text| infinity_files::write(&folder.join(STATE), &text))
+            .map_err(failed)?;
+
+        self.mark(folder).map_err(failed)?;
+        partial.rename_to(&target).map_err(failed)
     }
 
-    /// Removes what runs that died on the way have left.
-    fn remove_unfinished(&self) {
-        let unfinished = format!("{TEMPORARY}{PREFIX}");
-        let entries = fs::read_dir(&self.directory).into_iter().flatten();
-        for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&unfinished) {
+    /// Writes `COMPLETE`, with the mark of every other file in `folder`.
+    fn mark(&self, folder: &Path) -> io::Result<()> {
+        let mut marks = BTreeMap::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            marks.insert(name, Mark::of(&entry.path(), Fingerprint::default())?);
+        }
+        infinity_files::write(&folder.join(COMPLETE), &serde_json::to_vec_pretty(&marks)?)
+    }
+
+    /// Removes what runs of earlier versions that died on the way have left.
+    fn remove_old_unfinished(&self) {
+        for entry in fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with(OLD_TEMPORARY) {
                 // It is in nobody's way but the disk's.
-                let _ = remove_if_there(&entry.path());
+                let _ = fs::remove_dir_all(entry.path());
             }
         }
     }
 
-    /// Waits for the announced checkpoint.
+    /// `trainee` with the weights of a step's checkpoint, on its own device.
     ///
     /// # Errors
-    /// If a part could not be written.
-    pub fn finish(&self, step: u64) -> Result<(), CheckpointError> {
-        let (lock, ready) = &*self.pending;
-        let mut pending = lock.lock().expect("no writer panicked");
-        let outcome = loop {
-            match pending.outcome.take() {
-                Some(outcome) => break outcome,
-                None => pending = ready.wait(pending).expect("no writer panicked"),
-            }
-        };
-        drop(pending);
-        outcome.map_err(|reason| {
-            let _ = remove_if_there(&self.temporary(step));
-            CheckpointError::Write {
-                path: self.path(step),
-                reason,
-            }
+    /// If they cannot be read, or are of another model.
+    pub(crate) fn weights(
+        &self,
+        step: u64,
+        trainee: Trainee,
+        convert: impl FnOnce(ModuleRecord) -> ModuleRecord,
+    ) -> Result<Trainee, CheckpointError> {
+        let path = self.path(step).join(MODEL);
+        let loaded = ModuleRecord::load(&path).map(convert);
+        let loaded = loaded.and_then(|record| trainee.try_load_record(record));
+        loaded.map_err(|error| CheckpointError::Damaged {
+            path,
+            reason: error.to_string(),
         })
     }
 
-    /// Notes that a part was saved; the last one completes the checkpoint.
-    fn part_done(&self, step: u64, saved: Result<(), String>) {
-        let (lock, ready) = &*self.pending;
-        let mut pending = lock.lock().expect("no writer panicked");
-        pending.parts += 1;
-        if let Err(reason) = saved {
-            pending.failure.get_or_insert(reason);
-        }
-        // Not before the last part, so that nobody writes any more when a failure is cleaned up.
-        if pending.parts == PARTS.len() {
-            let state = pending.state.take().expect("announced by begin");
-            debug_assert_eq!(state.step, step);
-            pending.outcome = Some(match pending.failure.take() {
-                Some(reason) => Err(reason),
-                None => self.complete(&state).map_err(|error| error.to_string()),
-            });
-            ready.notify_all();
-        }
-    }
-
-    /// Writes the state and the marker, syncs everything, gives the directory its name.
-    fn complete(&self, state: &TrainerState) -> io::Result<()> {
-        let temporary = self.temporary(state.step);
-        write_synced(&temporary.join(STATE), &serde_json::to_vec_pretty(state)?)?;
-        let mut marks = BTreeMap::new();
-        for entry in fs::read_dir(&temporary)? {
-            let path = entry?.path();
-            File::open(&path)?.sync_all()?;
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            marks.insert(name, Mark::of(&path, None)?);
-        }
-        write_synced(
-            &temporary.join(COMPLETE),
-            &serde_json::to_vec_pretty(&marks)?,
-        )?;
-        sync_directory(&temporary)?;
-        let path = self.path(state.step);
-        remove_if_there(&path)?;
-        fs::rename(&temporary, &path)?;
-        sync_directory(&self.directory)
+    /// Where a step's optimizer state is.
+    pub(crate) fn optimizer(&self, step: u64) -> PathBuf {
+        self.path(step).join(OPTIMIZER)
     }
 
     /// The step of a checkpoint directory of this run.
@@ -325,15 +330,14 @@ impl CheckpointStore {
         let text = fs::read(&marker).map_err(|error| damaged(&marker, error.to_string()))?;
         let marks: BTreeMap<String, Mark> =
             serde_json::from_slice(&text).map_err(|error| damaged(&marker, error.to_string()))?;
-        let needed = PARTS.map(|part| format!("{part}.bpk"));
-        let needed = needed.iter().map(String::as_str).chain([STATE]);
+        let needed = [MODEL, OPTIMIZER, STATE];
         if let Some(name) = needed.into_iter().find(|name| !marks.contains_key(*name)) {
             return Err(damaged(&marker, format!("it does not list {name}")));
         }
         for (name, mark) in marks {
             let path = directory.join(name);
-            let found =
-                Mark::of(&path, Some(&mark)).map_err(|error| damaged(&path, error.to_string()))?;
+            let found = Mark::of(&path, Fingerprint::like(&mark.fingerprint));
+            let found = found.map_err(|error| damaged(&path, error.to_string()))?;
             if found != mark {
                 return Err(damaged(&path, found.differs_from(&mark)));
             }
@@ -356,7 +360,7 @@ impl CheckpointStore {
         if !path.is_file() {
             return Ok(None);
         }
-        let state = stream_state::load(&path, device);
+        let state = stream::load(&path, device);
         state
             .map(Some)
             .map_err(|reason| CheckpointError::Damaged { path, reason })
@@ -388,9 +392,121 @@ impl CheckpointStore {
         for step in old.chain(after) {
             // Half of a checkpoint must not have its name. What cannot be removed is only in the
             // way; it is tried again next time.
-            let (path, temporary) = (self.path(*step), self.temporary(*step));
-            let _ = fs::rename(&path, &temporary).and_then(|()| remove_if_there(&temporary));
+            let _ = remove_directory(&self.path(*step));
         }
         settled
+    }
+
+    fn note(&self) -> PathBuf {
+        self.directory.join(BEST)
+    }
+
+    /// Names the best checkpoint, for people and for [`prune`](Self::prune).
+    ///
+    /// # Errors
+    /// If the note cannot be written; there is none then, because an old one would name another.
+    pub fn mark_best(&self, step: u64) -> Result<(), CheckpointError> {
+        let written =
+            infinity_files::write(&self.note(), format!("{PREFIX}{step:08}\n").as_bytes());
+        written.map_err(|error| {
+            let _ = fs::remove_file(self.note());
+            let meant = format!("the best checkpoint is that of step {step}");
+            self.note_error(error, meant)
+        })
+    }
+
+    /// The step that is named the best.
+    pub fn best(&self) -> Option<u64> {
+        let note = fs::read_to_string(self.note()).ok()?;
+        note.trim().strip_prefix(PREFIX)?.parse().ok()
+    }
+
+    /// Makes the note name the checkpoint of `best`, or goes without one where that is not there.
+    ///
+    /// # Errors
+    /// As [`mark_best`](Self::mark_best).
+    pub(crate) fn settle_best(&self, best: Option<u64>) -> Result<(), CheckpointError> {
+        match best.filter(|step| self.path(*step).join(COMPLETE).is_file()) {
+            there if there == self.best() => Ok(()),
+            Some(step) => self.mark_best(step),
+            None => match fs::remove_file(self.note()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(self.note_error(error, "no checkpoint is the best".to_owned()))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn note_error(&self, error: io::Error, meant: String) -> CheckpointError {
+        CheckpointError::Note {
+            path: self.note(),
+            reason: error.to_string(),
+            meant,
+        }
+    }
+}
+
+fn write_error(path: &Path, error: impl std::fmt::Display) -> CheckpointError {
+    CheckpointError::Write {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    }
+}
+
+/// The model of the checkpoint that `state` was loaded from, on `device`, to use and not to train.
+/// Weights in half precision become f32. The state holds the configuration of its run, with the
+/// vocabulary filled in; the tokenizer stands once in the run's directory.
+///
+/// # Errors
+/// The configuration in `state` cannot be used by this version, or its weights cannot be read.
+pub fn model_of(
+    store: &CheckpointStore,
+    state: &TrainerState,
+    device: &Device,
+) -> Result<InfinityModel, TrainError> {
+    let config = RunConfig::from_toml(&state.config)?;
+    let trainee = Trainee::new(config.model.init(device), config.training.loss_chunk);
+    let trainee = store.weights(state.step, trainee, ModuleRecord::cast_to_module_dtype)?;
+    Ok(trainee.model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use infinity_files::faults::{Fault, inject};
+
+    /// A store with checkpoints of these steps, as far as the note is concerned.
+    fn store(steps: &[u64]) -> (tempfile::TempDir, CheckpointStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::new(folder.path().to_path_buf());
+        for step in steps {
+            fs::create_dir(store.path(*step)).unwrap();
+            fs::write(store.path(*step).join(COMPLETE), "").unwrap();
+        }
+        (folder, store)
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_written_names_no_other_checkpoint() {
+        let (folder, store) = store(&[2, 4]);
+        store.settle_best(Some(2)).unwrap();
+        assert_eq!(store.best(), Some(2));
+        let full = inject(folder.path(), 0, Fault::Error(io::ErrorKind::StorageFull));
+        let message = store.prune(4, 0, Some(4), None).unwrap_err().to_string();
+        assert!(full.happened());
+        drop(full);
+        let full = io::Error::from(io::ErrorKind::StorageFull).to_string();
+        for words in ["cannot write the note", "best", &full, "step 4"] {
+            assert!(message.contains(words), "{message}");
+        }
+        assert_eq!(store.best(), None);
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            2,
+            "nothing is left"
+        );
+        store.settle_best(Some(4)).unwrap();
+        assert_eq!(store.best(), Some(4));
     }
 }

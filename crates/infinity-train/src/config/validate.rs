@@ -8,7 +8,7 @@ use super::{
     ModelConfig, RunConfig, SCHEMA,
 };
 use crate::data::DataError;
-use crate::loss_scale::FLOOR;
+use crate::step::loss_scale::FLOOR;
 use infinity_model::config::Mixer;
 
 /// Stands in for a vocabulary that is still to be read from the tokenizer.

@@ -7,9 +7,8 @@
 //!
 //! The embedding comes last. If the head is tied to it, its gradient is the sum of both.
 
-use super::draws::Draws;
-use super::{Learned, LmBatch, Trainee, untracked};
-use crate::loss::training_loss;
+use super::loss::training_loss;
+use super::{Draws, Learned, LmBatch, Trainee, untracked};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Int, Tensor};
 use infinity_model::block::Block;

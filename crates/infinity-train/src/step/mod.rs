@@ -5,30 +5,25 @@
 //!
 //! | file | keeps |
 //! |---|---|
-//! | `whole.rs` | everything |
+//! | here | everything |
 //! | `blocks.rs` | what every block reads |
 //! | `segments.rs` | the state at every border between segments of the sequence |
-//! | `draws.rs` | (what is random falls the same way each time) |
 
 mod blocks;
-mod draws;
+pub mod loss;
+pub mod loss_scale;
 mod segments;
-mod whole;
+
+pub use segments::default_segment;
 
 use crate::config::{GradientCheckpointing, RunConfig};
 use crate::data::HostBatch;
-use crate::loss::evaluation_loss;
-use crate::metrics::LmOutput;
-use crate::muon::together;
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn::train::{InferenceStep, TrainOutput, TrainStep};
-pub(crate) use draws::drops;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use infinity_kernels::in_pool;
-use infinity_model::{InfinityModel, ModelState};
-pub use segments::default_segment;
+use infinity_model::{InfinityModel, ModelConfig, ModelState};
+use loss::{evaluation_loss, training_loss};
 
 /// A batch on its way through the model.
 #[derive(Clone, Debug)]
@@ -96,7 +91,7 @@ impl Recompute {
     }
 }
 
-/// The model as burn-train's learner sees it.
+/// A model that learns, with its way through a step.
 #[derive(Module, Debug)]
 pub struct Trainee {
     /// The model that learns.
@@ -158,17 +153,28 @@ struct Learned {
     state: ModelState,
 }
 
-impl TrainStep for Trainee {
-    type Input = LmBatch;
-    type Output = LmOutput;
+/// What a batch gives besides gradients: numbers, no logits.
+#[derive(Clone, Debug)]
+pub struct LmOutput {
+    /// Sum of the losses in nats.
+    pub loss_sum: f64,
+    /// Targets that counted.
+    pub n_tokens: usize,
+    /// Global norm of the gradient, known after the backward pass.
+    pub grad_norm: Option<f64>,
+    /// The state after the batch, outside the graph.
+    pub state: Option<ModelState>,
+}
 
-    fn step(&self, batch: LmBatch) -> TrainOutput<LmOutput> {
+impl Trainee {
+    /// The numbers and the gradients of a training batch.
+    pub fn learn(&self, batch: LmBatch) -> (LmOutput, GradientsParams) {
         let learned = in_pool(&self.model.device(), || match self.recompute {
             Recompute::Blocks => blocks::learn(self, &batch),
             Recompute::Segments(len) if len < batch.host.len => {
                 segments::learn(self, &batch, len.max(1))
             }
-            Recompute::Segments(_) | Recompute::Nothing => whole::learn(self, &batch),
+            Recompute::Segments(_) | Recompute::Nothing => self.learn_whole(&batch),
         });
         let output = LmOutput {
             loss_sum: learned.loss_sum,
@@ -176,48 +182,98 @@ impl TrainStep for Trainee {
             grad_norm: None,
             state: Some(learned.state.detach().compact()),
         };
-        TrainOutput {
-            grads: learned.grads,
-            item: output,
+        (output, learned.grads)
+    }
+
+    /// The whole batch in one graph: nothing is computed twice.
+    fn learn_whole(&self, batch: &LmBatch) -> Learned {
+        let (model, host) = (&self.model, &batch.host);
+        let draws = Draws::new(model, batch.seed);
+        let (hidden, state) = model.forward_hidden_with(
+            batch.tokens(0, host.len, &model.device().inner()),
+            batch.start(model),
+            &mut |part| draws.before(0, part),
+        );
+        let loss = training_loss(
+            hidden,
+            model.output_weight(),
+            &host.targets,
+            batch.scale,
+            self.loss_chunk,
+            model.formats(),
+        );
+        let mut gradients = loss.surrogate.backward();
+        Learned {
+            loss_sum: loss.sum,
+            grads: GradientsParams::from_module(&mut gradients, self),
+            state,
         }
     }
 
-    fn optimize(
-        self,
-        optim: &mut ModuleOptimizer,
-        rates: ModuleLearningRate,
-        grads: GradientsParams,
-    ) -> Self {
+    /// The numbers of a batch, without gradients.
+    pub(crate) fn evaluate(&self, batch: LmBatch) -> LmOutput {
         in_pool(&self.model.device(), || {
-            together(|| optim.step(rates, self, grads))
+            let model = &self.model;
+            let tokens = batch.tokens(0, batch.host.len, &model.device());
+            let (hidden, state) = model.forward_hidden(tokens, batch.start(model));
+            let (weight, formats) = (model.output_weight(), model.formats());
+            LmOutput {
+                loss_sum: evaluation_loss(
+                    hidden,
+                    weight,
+                    &batch.host.targets,
+                    self.loss_chunk,
+                    formats,
+                ),
+                n_tokens: batch.host.valid,
+                grad_norm: None,
+                state: Some(state),
+            }
         })
     }
 }
 
-impl InferenceStep for Trainee {
-    type Input = LmBatch;
-    type Output = LmOutput;
+/// The seeds of one step, so that what is random falls the same way each time it is computed.
+///
+/// Dropout draws from the device's generator. A step that computes a part twice seeds it before
+/// that part both times, with a seed that depends on the step, the segment and the part alone. All
+/// ways through a step do so, hence they drop the same numbers where they cut the batch alike.
+struct Draws {
+    device: Device,
+    /// `None` where nothing is drawn.
+    seed: Option<u64>,
+}
 
-    fn step(&self, batch: LmBatch) -> LmOutput {
-        in_pool(&self.model.device(), || self.evaluate(batch))
+impl Draws {
+    /// Seeds for a step of `model`. Without a seed of the step's own, one is drawn.
+    fn new(model: &InfinityModel, seed: Option<u64>) -> Self {
+        let device = model.device().inner();
+        // The generator is the process's: what draws nothing leaves it to those that do.
+        let drops = drops(model.config());
+        if let (true, Some(seed)) = (drops, seed) {
+            device.seed(seed);
+        }
+        let seed = drops.then(|| seed.unwrap_or_else(|| drawn(&device)));
+        Draws { device, seed }
+    }
+
+    /// Before a part of a segment: 0 is the embedding, `i + 1` is block `i`.
+    fn before(&self, segment: usize, part: usize) {
+        if let Some(seed) = self.seed {
+            let place = (segment as u64) << 16 | (part as u64 + 1);
+            // Neighbouring steps have neighbouring seeds: an odd factor keeps places apart.
+            self.device
+                .seed(seed.wrapping_add(place.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        }
     }
 }
 
-impl Trainee {
-    fn evaluate(&self, batch: LmBatch) -> LmOutput {
-        let device = self.model.device();
-        let start = batch.start(&self.model);
-        let (hidden, state) = self
-            .model
-            .forward_hidden(batch.tokens(0, batch.host.len, &device), start);
-        let weight = self.model.output_weight();
-        let (targets, formats) = (&batch.host.targets, self.model.formats());
-        let loss_sum = evaluation_loss(hidden, weight, targets, self.loss_chunk, formats);
-        LmOutput {
-            loss_sum,
-            n_tokens: batch.host.valid,
-            grad_norm: None,
-            state: Some(state),
-        }
-    }
+/// Whether a training step of a model of this configuration drops anything.
+pub(crate) fn drops(config: &ModelConfig) -> bool {
+    config.hidden_dropout_prob > 0.0 || config.attention_probs_dropout_prob > 0.0
+}
+
+fn drawn(device: &Device) -> u64 {
+    let any = Tensor::<1>::random([1], Distribution::Uniform(0.0, f64::from(1 << 24)), device);
+    any.into_scalar::<f32>() as u64
 }

@@ -12,9 +12,8 @@
 //! whole gradient, truncated nowhere, with the activations of one segment and `T / segment` states
 //! in memory: for a segment of about √T tokens both grow with √T.
 
-use super::draws::Draws;
-use super::{Learned, LmBatch, Trainee, untracked};
-use crate::loss::training_loss;
+use super::loss::training_loss;
+use super::{Draws, Learned, LmBatch, Trainee, untracked};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 use infinity_model::{InfinityModel, ModelState};

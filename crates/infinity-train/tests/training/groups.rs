@@ -7,10 +7,9 @@ use infinity_model::ModelConfig;
 use infinity_model::burn::module::{Module, ModuleVisitor, Param};
 use infinity_model::burn::optim::GradientsParams;
 use infinity_model::burn::tensor::{DType, Device, Tensor};
-use infinity_model::burn::train::Learner;
 use infinity_model::config::{KernelType, Mixer};
 use infinity_train::config::{LrSchedulerConfig, LrSchedulerType, OptimizerConfig, OptimizerName};
-use infinity_train::optimizer::{learning_rates, optimizer};
+use infinity_train::optimizer::Optimizer;
 use infinity_train::step::Trainee;
 
 /// Rates far apart, so that a parameter tells which one it got.
@@ -80,17 +79,14 @@ fn gradients(trainee: &Trainee, seed: Option<u64>) -> (GradientsParams, ByPath) 
 
 /// Parameters before and after one step with these gradients.
 fn step(trainee: &Trainee, config: &OptimizerConfig, grads: GradientsParams) -> (ByPath, ByPath) {
-    let model = trainee.model.config();
     let constant = LrSchedulerConfig {
         kind: LrSchedulerType::Constant,
         ..Default::default()
     };
-    let rates = learning_rates(config, &constant, 10, model);
-    let mut learner = Learner::new(trainee.clone(), optimizer(config, model), rates);
-    let before = parameters(&learner.model());
-    learner.lr_step();
-    learner.optimizer_step(grads);
-    (before, parameters(&learner.model()))
+    let mut optimizer = Optimizer::new(config, &constant, 10, trainee);
+    let before = parameters(trainee);
+    let after = optimizer.step(trainee.clone(), grads, 0);
+    (before, parameters(&after))
 }
 
 /// What a parameter is, by its path.

@@ -1,0 +1,76 @@
+//! Projections of one input on the CPU, and their gradients: products that read their factors as they
+//! are stored.
+//!
+//! The input's gradient is one sum over all weights, which stays in cache until it is whole, instead of
+//! as many results that are added up afterwards.
+
+use super::few_rows;
+use super::weight::Weight;
+use crate::cpu::gemm::{Columns, Term, products, sum_of_products};
+use crate::cpu::product::Left;
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
+use burn::backend::TensorMetadata;
+use burn::tensor::Shape;
+
+/// `x · weight` for `x` `[B, T, D]`, the first of the inputs, and every weight behind it.
+pub(crate) fn forward(mut inputs: Vec<Primitive>, few: bool) -> Vec<Primitive> {
+    let weights = inputs.split_off(1);
+    let x = inputs.remove(0);
+    let (dtype, [b, t, _]) = (x.dtype(), x.shape().dims());
+    let outputs: Vec<[usize; 3]> = weights
+        .iter()
+        .map(|weight| [b, t, weight.shape().dims::<2>()[1]])
+        .collect();
+    let x = single(x);
+    let results = match few {
+        true => few_rows::projections(&x, &weights),
+        false => many_rows(&x, weights),
+    };
+    let results = results.into_iter().zip(outputs);
+    results
+        .map(|(y, shape)| tensor(y, Shape::from(shape), dtype))
+        .collect()
+}
+
+fn many_rows(x: &Primitive, weights: Vec<Primitive>) -> Vec<Vec<f32>> {
+    let [b, t, width] = x.shape().dims();
+    let weights: Vec<Weight> = weights.into_iter().map(Weight::new).collect();
+    let columns = |weight| Columns {
+        data: Weight::view(weight),
+        n: weight.out,
+    };
+    let rights: Vec<Columns> = weights.iter().map(columns).collect();
+    products([b * t, width], Left::rows(slice(x), width), &rights)
+}
+
+/// Gradients of the inputs of [`forward`], given those of every result.
+pub(crate) fn backward(mut inputs: Vec<Primitive>, d_y: Vec<Primitive>) -> Vec<Primitive> {
+    let weights = inputs.split_off(1);
+    let x = inputs.remove(0);
+    let (dtype, shape) = (x.dtype(), x.shape());
+    let [b, t, width] = shape.dims();
+    let rows = b * t;
+    let x = single(x);
+    let d_y: Vec<Primitive> = d_y.into_iter().map(single).collect();
+    let columns = |(weight, d_y)| {
+        let [_, n] = Primitive::shape(weight).dims();
+        let data = Left::rows(slice(d_y), n);
+        Columns { data, n }
+    };
+    let rights: Vec<Columns> = weights.iter().zip(&d_y).map(columns).collect();
+    let d_weights = products([width, rows], Left::transposed(slice(&x), width), &rights);
+    let like = |weight: &Primitive| (weight.shape(), weight.dtype());
+    let likes: Vec<_> = weights.iter().map(like).collect();
+    let weights: Vec<Weight> = weights.into_iter().map(Weight::new).collect();
+    let terms = weights.iter().zip(&d_y).map(|(weight, d_y)| Term {
+        left: Left::rows(slice(d_y), weight.out),
+        right: weight.transposed(),
+        k: weight.out,
+    });
+    let d_x = sum_of_products([rows, width], &terms.collect::<Vec<_>>());
+    let d_weights = d_weights.into_iter().zip(likes);
+    let d_weights = d_weights.map(|(d, (shape, dtype))| tensor(d, shape, dtype));
+    std::iter::once(tensor(d_x, shape, dtype))
+        .chain(d_weights)
+        .collect()
+}

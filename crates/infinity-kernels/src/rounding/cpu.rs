@@ -1,0 +1,79 @@
+//! Rounding to half on the CPU: one pass, on the bits.
+
+use super::half::Half;
+use crate::cpu::results::in_pieces;
+use crate::cpu::simd::{Level, leveled};
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
+use burn::backend::TensorMetadata;
+use burn::tensor::DType;
+
+/// Values a thread takes at a time: enough to be worth handing over, little enough for its cache.
+const PIECE: usize = 16_384;
+/// The smallest normal f16.
+const F16_NORMAL: f32 = 6.103_515_6e-5;
+/// The first power of two that f16 does not have.
+const F16_OVERFLOW: f32 = 65_536.0;
+
+/// `x` without its last `DROPPED` bits, to the nearest, ties to even.
+#[inline(always)]
+fn shortened<const DROPPED: u32>(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let even = (bits >> DROPPED) & 1;
+    let half = (1 << (DROPPED - 1)) - 1;
+    f32::from_bits(bits.wrapping_add(half + even) & !((1 << DROPPED) - 1))
+}
+
+#[inline(always)]
+fn to_bf16(x: f32) -> f32 {
+    if x.is_nan() { x } else { shortened::<16>(x) }
+}
+
+#[inline(always)]
+fn to_f16(x: f32) -> f32 {
+    let size = x.abs();
+    // In [1/2, 1) the unit of f32 is that of the subnormal f16.
+    let subnormal = (size + 0.75) - 0.75;
+    let rounded = if size < F16_NORMAL {
+        subnormal
+    } else {
+        shortened::<13>(size)
+    };
+    let rounded = if rounded >= F16_OVERFLOW {
+        f32::INFINITY
+    } else {
+        rounded
+    };
+    if x.is_nan() { x } else { rounded.copysign(x) }
+}
+
+#[inline(always)]
+fn bf16_loop<const FMA: bool, const ROWS: usize>(x: &[f32], y: &mut [f32]) {
+    for (x, y) in x.iter().zip(y) {
+        *y = to_bf16(*x);
+    }
+}
+leveled!(fn bf16_piece(x: &[f32], y: &mut [f32]) = bf16_loop);
+
+#[inline(always)]
+fn f16_loop<const FMA: bool, const ROWS: usize>(x: &[f32], y: &mut [f32]) {
+    for (x, y) in x.iter().zip(y) {
+        *y = to_f16(*x);
+    }
+}
+leveled!(fn f16_piece(x: &[f32], y: &mut [f32]) = f16_loop);
+
+/// Each value as `half` has it.
+pub(super) fn rounded(x: Primitive, half: Half) -> Primitive {
+    let shape = x.shape();
+    let x = single(x);
+    let x = slice(&x);
+    let level = Level::detect();
+    let piece = match half {
+        Half::Bf16 => bf16_piece,
+        Half::F16 => f16_piece,
+    };
+    let [y] = in_pieces([x.len()], [PIECE], |i, [y]| {
+        piece(level, &x[i * PIECE..][..y.len()], y);
+    });
+    tensor(y, shape, DType::F32)
+}

@@ -1,0 +1,481 @@
+//! Everything that adapts this crate to burn-train, and nothing else does.
+//!
+//! Burn's own loop counts epochs and takes a data loader to its end; the loop of `train.rs` counts
+//! optimizer steps, so that validations, checkpoints and Ctrl-C fall on steps. It runs inside burn-train's
+//! learner as a strategy of its own ([`within_learner`]) and tells it what happens through a [`Shell`]:
+//! metric store, dashboard and its keys are Burn's. Weights, optimizer and checkpoints are not: the
+//! learner's optimizer and loaders are stand-ins. What the dashboard calls an epoch is the stretch up to a
+//! validation ([`Stretches`]).
+
+use crate::error::TrainError;
+use crate::step::{LmBatch, LmOutput, Trainee};
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::optim::lr_scheduler::constant::ConstantLr;
+use burn::optim::{AdamWConfig, ModuleOptimizer};
+use burn::tensor::{Device, ExecutionError, TensorReadError};
+use burn::train::logger::{EvaluationProgressLogger, InMemoryMetricLogger, TrainingProgressLogger};
+use burn::train::metric::state::{FormatOptions, NumericMetricState};
+use burn::train::metric::{
+    Adaptor, IterationSpeedMetric, LearningRateMetric, Metric, MetricAttributes, MetricDefinition,
+    MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry, SerializedEntry,
+};
+use burn::train::renderer::{
+    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation,
+    MetricsRendererTraining,
+};
+use burn::train::{
+    EventProcessorError, EventProcessorTraining, InferenceStep, ItemLazy, Learner, LearnerEvent,
+    LearnerSummary, SupervisedLearningStrategy, SupervisedTraining,
+    SupervisedTrainingEventProcessor, TrainLoader, TrainOutput, TrainStep, TrainingComponents,
+    TrainingItem, TrainingStrategy, ValidLoader,
+};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How a run presents itself to burn-train.
+pub(crate) struct Shown {
+    pub(crate) root: PathBuf,
+    pub(crate) name: String,
+    /// Whether burn-train's dashboard is shown, which is what it does on a terminal when it is told
+    /// nothing else.
+    pub(crate) dashboard: bool,
+    pub(crate) stretches: Stretches,
+    /// Steps done before.
+    pub(crate) step: u64,
+}
+
+/// Runs `body`, a training loop, inside burn-train's learner. `body` returns the trained model and
+/// whatever else is to come out.
+///
+/// # Errors
+/// If the run is killed from the dashboard. A panic goes through.
+pub(crate) fn within_learner<T: Send + 'static>(
+    shown: Shown,
+    trainee: Trainee,
+    body: impl FnOnce(&mut Shell) -> (Trainee, T) + Send + 'static,
+) -> Result<T, TrainError> {
+    let (stretches, dashboard) = (shown.stretches, shown.dashboard);
+    let strategy = Arc::new(Strategy {
+        stretches,
+        body: Mutex::new(Some(body)),
+        out: Mutex::new(None),
+    });
+    let unused = ModuleOptimizer::from(AdamWConfig::new().build());
+    let learner = Learner::new(trainee, unused, ConstantLr::from(0.0));
+    let mut training = SupervisedTraining::new(&shown.root, Arc::new(NoLoader), Arc::new(NoLoader))
+        .metric_train_numeric(LmMetric::loss())
+        .metric_valid_numeric(LmMetric::loss())
+        .metric_train_numeric(LmMetric::grad_norm())
+        .with_metric_logger(InMemoryMetricLogger::default())
+        .with_application_logger(None)
+        .num_epochs(stretches.count())
+        .label(&shown.name)
+        .with_training_strategy(TrainingStrategy::Custom(strategy.clone()));
+    training = match dashboard {
+        true => training
+            .metric_train_numeric(LearningRateMetric::new())
+            .metric_train_numeric(IterationSpeedMetric::new()),
+        false => training.renderer(Box::new(Quiet)),
+    };
+    if shown.step > 0 {
+        training = training.checkpoint(stretches.of(shown.step + 1) - 1);
+    }
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| training.launch(learner))) {
+        // The dashboard knows no other way to say that somebody asked it to kill the program.
+        match dashboard && words(&*panic).starts_with("Killing training") {
+            true => return Err(TrainError::Killed),
+            false => resume_unwind(panic),
+        }
+    }
+    let mut out = strategy.out.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(out
+        .take()
+        .expect("a strategy that has ended gave something"))
+}
+
+/// What a panic said.
+pub(crate) fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words")
+}
+
+/// A loop that burn-train calls.
+struct Strategy<F, T> {
+    stretches: Stretches,
+    body: Mutex<Option<F>>,
+    out: Mutex<Option<T>>,
+}
+
+impl<T, F: FnOnce(&mut Shell) -> (Trainee, T)> SupervisedLearningStrategy<Trainee>
+    for Strategy<F, T>
+{
+    fn fit(
+        &self,
+        components: TrainingComponents<Trainee>,
+        learner: Learner<Trainee>,
+        _train: TrainLoader<Trainee>,
+        _valid: ValidLoader<Trainee>,
+        _starting_epoch: usize,
+    ) -> (Trainee, SupervisedTrainingEventProcessor<Trainee>) {
+        // It would keep the weights of the start beside those that learn.
+        drop(learner);
+        let body = self
+            .body
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let mut shell = Shell {
+            components,
+            stretches: self.stretches,
+        };
+        let (trainee, out) = body.expect("called once")(&mut shell);
+        *self.out.lock().unwrap_or_else(PoisonError::into_inner) = Some(out);
+        (trainee, shell.components.event_processor)
+    }
+}
+
+/// burn-train, seen from the loop: it is told what happens, and may ask for an end.
+pub(crate) struct Shell {
+    components: TrainingComponents<Trainee>,
+    stretches: Stretches,
+}
+
+impl Shell {
+    /// A stretch of training begins, after so many steps.
+    pub(crate) fn begin_training(&mut self, step: u64) {
+        let epoch_number = self.stretches.of(step + 1);
+        let total_items = self.stretches.items(epoch_number);
+        self.train(LearnerEvent::StartSplit {
+            epoch_number,
+            total_items,
+        });
+    }
+
+    /// Step number `step`, counted from 1, was taken at this rate.
+    pub(crate) fn step(&mut self, output: LmOutput, step: u64, rate: f64) {
+        let progress = self.stretches.progress(step);
+        let item = TrainingItem::new(output, progress, Some(step as usize), Some(rate.into()));
+        self.train(LearnerEvent::ProcessedItem(item));
+    }
+
+    /// The validation after `step` begins.
+    pub(crate) fn begin_validation(&mut self, step: u64, batches: usize) {
+        let epoch_number = self.stretches.of(step);
+        self.train(LearnerEvent::EndSplit(epoch_number));
+        let told = self
+            .components
+            .event_processor
+            .process_valid(LearnerEvent::StartSplit {
+                epoch_number,
+                total_items: batches,
+            });
+        self.note(told);
+    }
+
+    /// Batch `number` of `batches` of a validation, counted from 1.
+    pub(crate) fn validated(&mut self, output: LmOutput, number: usize, batches: usize) {
+        let progress = Progress::new(number, batches, Some("batches".to_owned()));
+        let item = TrainingItem::new(output, progress, Some(number), None);
+        let event = LearnerEvent::ProcessedItem(item);
+        let told = self.components.event_processor.process_valid(event);
+        self.note(told);
+    }
+
+    /// The validation after `step` has ended.
+    pub(crate) fn end_validation(&mut self, step: u64) {
+        let epoch = self.stretches.of(step);
+        let event = LearnerEvent::EndSplit(epoch);
+        let told = self.components.event_processor.process_valid(event);
+        self.note(told);
+        self.train(LearnerEvent::EndEpoch(epoch));
+        let told = self.components.event_processor.flush();
+        self.note(told);
+    }
+
+    /// Whether somebody asked for an end on the dashboard.
+    pub(crate) fn asked_to_stop(&self) -> bool {
+        let interrupter = &self.components.interrupter;
+        interrupter.should_stop() && interrupter.error().is_none()
+    }
+
+    /// # Errors
+    /// What burn-train met since it started.
+    pub(crate) fn check(&self) -> Result<(), TrainError> {
+        match self.components.interrupter.error() {
+            Some(error) => Err(TrainError::Learner(error.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn train(&mut self, event: LearnerEvent<LmOutput>) {
+        let told = self.components.event_processor.process_train(event);
+        self.note(told);
+    }
+
+    fn note(&self, told: Result<(), EventProcessorError>) {
+        self.components.interrupter.fail_on_error(told);
+    }
+}
+
+/// How a run is cut into stretches. Steps and stretches are counted from 1.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretches {
+    every: u64,
+    total: u64,
+}
+
+impl Stretches {
+    /// Those of a run of `total` steps that validates after each `every`; 0 is not before its end.
+    pub(crate) fn new(every: u64, total: u64) -> Self {
+        let every = if every == 0 { total.max(1) } else { every };
+        Stretches { every, total }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(self) -> usize {
+        self.total.div_ceil(self.every) as usize
+    }
+
+    /// The stretch that `step` falls into.
+    pub(crate) fn of(self, step: u64) -> usize {
+        (step.saturating_sub(1) / self.every) as usize + 1
+    }
+
+    /// Steps of a stretch: the last one is what is left. At least 1, since the dashboard divides by
+    /// it, also where a run that is over opens one more.
+    pub(crate) fn items(self, number: usize) -> usize {
+        let before = (number as u64 - 1).saturating_mul(self.every);
+        self.every.min(self.total.saturating_sub(before)).max(1) as usize
+    }
+
+    /// The place of `step` in its stretch.
+    pub(crate) fn progress(self, step: u64) -> Progress {
+        let place = step.saturating_sub(1) % self.every + 1;
+        let items = self.items(self.of(step));
+        Progress::new(place as usize, items, Some("steps".to_owned()))
+    }
+}
+
+impl TrainStep for Trainee {
+    type Input = LmBatch;
+    type Output = LmOutput;
+
+    fn step(&self, batch: LmBatch) -> TrainOutput<LmOutput> {
+        let (item, grads) = self.learn(batch);
+        TrainOutput { grads, item }
+    }
+}
+
+impl InferenceStep for Trainee {
+    type Input = LmBatch;
+    type Output = LmOutput;
+
+    fn step(&self, batch: LmBatch) -> LmOutput {
+        self.evaluate(batch)
+    }
+}
+
+impl ItemLazy for LmOutput {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        Ok(self)
+    }
+}
+
+/// The numbers metrics are made of.
+#[derive(Clone, Copy, Debug)]
+struct LmNumbers {
+    loss: f64,
+    n_tokens: usize,
+    grad_norm: Option<f64>,
+}
+
+impl Adaptor<LmNumbers> for LmOutput {
+    fn adapt(&self) -> LmNumbers {
+        LmNumbers {
+            loss: self.loss_sum / self.n_tokens.max(1) as f64,
+            n_tokens: self.n_tokens,
+            grad_norm: self.grad_norm,
+        }
+    }
+}
+
+/// A mean over tokens of one number of [`LmOutput`], for burn-train's store, early stopping and
+/// dashboard.
+#[derive(Clone)]
+struct LmMetric {
+    name: Arc<String>,
+    pick: fn(&LmNumbers) -> Option<f64>,
+    state: NumericMetricState,
+}
+
+impl LmMetric {
+    fn new(name: &str, pick: fn(&LmNumbers) -> Option<f64>) -> Self {
+        LmMetric {
+            name: Arc::new(name.to_owned()),
+            pick,
+            state: NumericMetricState::default(),
+        }
+    }
+
+    /// Loss in nats a token.
+    fn loss() -> Self {
+        Self::new("Loss", |numbers| Some(numbers.loss))
+    }
+
+    /// Global norm of the gradient.
+    fn grad_norm() -> Self {
+        Self::new("GradNorm", |numbers| numbers.grad_norm)
+    }
+
+    fn format(&self) -> FormatOptions {
+        FormatOptions::new(self.name.clone()).precision(4)
+    }
+}
+
+impl Metric for LmMetric {
+    type Input = LmNumbers;
+
+    fn update(
+        &mut self,
+        numbers: &LmNumbers,
+        _metadata: &MetricMetadata,
+    ) -> Result<SerializedEntry, TensorReadError> {
+        if let Some(value) = (self.pick)(numbers) {
+            self.state.update(value, numbers.n_tokens);
+        }
+        Ok(self.state.compute_update(self.format()))
+    }
+
+    fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
+        Ok(self.state.compute_final(self.format()))
+    }
+
+    fn clear(&mut self) {
+        self.state.reset();
+    }
+
+    fn name(&self) -> MetricName {
+        self.name.clone()
+    }
+
+    fn attributes(&self) -> MetricAttributes {
+        NumericAttributes {
+            unit: None,
+            higher_is_better: false,
+        }
+        .into()
+    }
+}
+
+impl Numeric for LmMetric {
+    fn value(&self) -> Option<NumericEntry> {
+        Some(self.state.current_value())
+    }
+
+    fn running_value(&self) -> Option<NumericEntry> {
+        Some(self.state.running_value())
+    }
+
+    fn final_value(&self) -> NumericEntry {
+        self.state.final_value()
+    }
+}
+
+/// burn-train wants loaders; the loop takes batches by number instead.
+pub(crate) struct NoLoader;
+
+impl DataLoader<LmBatch> for NoLoader {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<LmBatch> + 'a> {
+        unreachable!("the step loop takes batches by number")
+    }
+
+    fn num_items(&self) -> usize {
+        0
+    }
+
+    fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<LmBatch>> {
+        Arc::new(NoLoader)
+    }
+
+    fn slice(&self, _start: usize, _end: usize) -> Arc<dyn DataLoader<LmBatch>> {
+        Arc::new(NoLoader)
+    }
+}
+
+/// A renderer that shows nothing: lines come from the [`Reporter`](crate::metrics::Reporter). burn-train's
+/// own renderer for pipes prints progress without metrics on every batch.
+struct Quiet;
+
+type End = Result<(), Box<dyn core::error::Error>>;
+
+impl MetricsRendererTraining for Quiet {
+    fn update_train(&mut self, _: MetricState) {}
+    fn update_valid(&mut self, _: MetricState) {}
+    fn on_train_end(&mut self, _: Option<LearnerSummary>) -> End {
+        Ok(())
+    }
+}
+
+impl MetricsRendererEvaluation for Quiet {
+    fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
+    fn on_test_end(&mut self, _: Option<LearnerSummary>) -> End {
+        Ok(())
+    }
+}
+
+impl TrainingProgressLogger for Quiet {
+    fn start(&mut self, _: usize, _: usize, _: Option<usize>, _: Option<&str>) {}
+    fn update_epoch(&mut self, _: usize) {}
+    fn start_split(&mut self, _: &str, _: usize) {}
+    fn update_split(&mut self, _: usize) {}
+    fn end_split(&mut self) {}
+    fn end(&mut self) {}
+    fn log_event_training(&mut self, _: String) {}
+}
+
+impl EvaluationProgressLogger for Quiet {
+    fn start_global_progress(&mut self, _: usize) {}
+    fn start_test(&mut self, _: &str, _: usize) {}
+    fn update_test_progress(&mut self, _: usize) {}
+    fn end_test(&mut self) {}
+    fn end_global_progress(&mut self) {}
+    fn log_event_evaluation(&mut self, _: String) {}
+}
+
+impl MetricsRenderer for Quiet {
+    fn manual_close(&mut self) {}
+    fn register_metric(&mut self, _: MetricDefinition) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_has_a_place_within_its_stretch() {
+        for (every, total) in [(50, 600), (50, 620), (7, 7), (9, 4), (1, 3), (0, 5)] {
+            let stretches = Stretches::new(every, total);
+            let mut expected = (1, 0);
+            for step in 1..=total {
+                let (number, progress) = (stretches.of(step), stretches.progress(step));
+                // The next place in this stretch, or the first of the next one.
+                expected = match number == expected.0 {
+                    true => (number, expected.1 + 1),
+                    false => (expected.0 + 1, 1),
+                };
+                let found = (number, progress.items_processed);
+                assert_eq!(found, expected, "step {step} of {total}, every {every}");
+                assert_eq!(progress.items_total, stretches.items(number));
+                let ends = every > 0 && step % every == 0 || step == total;
+                assert_eq!(progress.is_completed(), ends, "step {step} of {total}");
+            }
+            assert_eq!(expected.0, stretches.count());
+            let all: usize = (1..=stretches.count()).map(|n| stretches.items(n)).sum();
+            assert_eq!(all as u64, total);
+        }
+        assert_eq!(Stretches::new(50, 100).items(3), 1, "never a division by 0");
+    }
+}

@@ -1,0 +1,90 @@
+//! What a model remembers between the windows of a stream, as a file of a checkpoint: a state file
+//! without the fingerprint of a model, which lies beside it.
+
+use burn::tensor::Device;
+use infinity_model::ModelState;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Name of the file in a checkpoint. It is not there where no state was carried.
+pub(crate) const STREAM: &str = "stream.safetensors";
+
+/// Writes `state` to `path`.
+///
+/// # Errors
+/// If it cannot be written, or has numbers of another format than f32.
+pub(crate) fn save(path: &Path, state: &ModelState) -> io::Result<()> {
+    let bytes = state.to_bytes(None).map_err(io::Error::other)?;
+    fs::write(path, bytes)
+}
+
+/// Reads the state in `path` onto `device`.
+///
+/// # Errors
+/// Says why the file is not a state.
+pub(crate) fn load(path: &Path, device: &Device) -> Result<ModelState, String> {
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    ModelState::from_bytes(&bytes, device).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Tensor, TensorData};
+    use infinity_model::config::Mixer;
+    use infinity_model::{LayerState, ModelConfig};
+
+    fn used_state(mixer: Mixer) -> (ModelConfig, ModelState) {
+        let config = ModelConfig {
+            vocab_size: 5,
+            hidden_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            mixer,
+            ..ModelConfig::default()
+        };
+        let model = config.init(&Device::flex());
+        let tokens = TensorData::new(vec![0, 1, 2, 3, 4, 0], [2, 3]);
+        let tokens = Tensor::from_data(tokens, &Device::flex());
+        let (_, mut state) = model.forward(tokens, model.initial_state(2));
+        state.position = vec![3, u64::MAX - 7];
+        (config, state)
+    }
+
+    /// Both states as text: every number, every shape.
+    fn shown(state: &ModelState) -> String {
+        let layers = state.layers.iter().map(|layer| match layer {
+            LayerState::Infinity { memory, tails } => {
+                let tails: Vec<_> = tails.iter().map(|tail| tail.to_data()).collect();
+                format!("{:?} {tails:?}", memory.to_data())
+            }
+            LayerState::Softmax { cache } => {
+                format!(
+                    "{:?}",
+                    cache.as_ref().map(|(k, v)| (k.to_data(), v.to_data()))
+                )
+            }
+        });
+        format!("{:?} {:?}", state.position, layers.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_state_comes_back_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(STREAM);
+        for mixer in [Mixer::Infinity, Mixer::Softmax] {
+            let (config, state) = used_state(mixer);
+            save(&path, &state).unwrap();
+            let loaded = load(&path, &Device::flex()).unwrap();
+            assert_eq!(shown(&loaded), shown(&state));
+            let fresh = config.init(&Device::flex()).initial_state(2);
+            assert_ne!(shown(&fresh), shown(&state));
+            save(&path, &fresh).unwrap();
+            assert_eq!(shown(&load(&path, &Device::flex()).unwrap()), shown(&fresh));
+        }
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        assert!(load(&path, &Device::flex()).is_err());
+    }
+}

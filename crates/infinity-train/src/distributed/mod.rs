@@ -1,0 +1,369 @@
+//! The devices of a run, and a step that they share: every rank learns from its own rows of every
+//! micro-batch.
+//!
+//! ```text
+//! gradient = Σ over ranks, Σ over micro-batches  ∂(Σ losses of the rank's rows) / targets of the step
+//! ```
+//!
+//! It is a mean over the targets of the whole step, not a mean of the ranks' means, so that padding
+//! that falls on one rank alone weighs nothing; it is added up in the order of the ranks, so that a
+//! run gives the same bits again.
+//!
+//! Rank 0 is the main device and computes on the loop's own thread. Every other rank is a thread
+//! (`replica.rs`) that keeps its gradient through the step's micro-batches and gives it to the sum at
+//! the end. Its weights are the main device's, sent at the start of every step, or its own, with an
+//! optimizer of its own (`reduction.rs`).
+
+mod reduction;
+mod replica;
+
+pub(crate) use reduction::{Reduction, Update};
+
+use crate::config::{DeviceList, DistributedConfig, DistributedStrategy, GradientCheckpointing};
+use crate::data::HostBatch;
+use crate::error::TrainError;
+use crate::optimizer::Optimizer;
+use crate::step::{LmBatch, LmOutput, Trainee, drops, initialise};
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::Device;
+use infinity_model::{Formats, ModelState, Precision, PrecisionError};
+use reduction::{copy, reduced};
+use replica::Replica;
+use std::ops::Range;
+
+/// The main device, whose model and optimizer are the run's, and those that compute beside it.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    main: Device,
+    others: Vec<Device>,
+}
+
+impl From<Device> for Devices {
+    fn from(main: Device) -> Self {
+        Devices::new(main, Vec::new())
+    }
+}
+
+impl Devices {
+    /// `main` is rank 0, `others` are the ranks after it. A device that occurs twice is two ranks.
+    pub fn new(main: Device, others: Vec<Device>) -> Self {
+        Devices { main, others }
+    }
+
+    /// The device of rank 0.
+    pub fn main(&self) -> &Device {
+        &self.main
+    }
+
+    /// How many ranks there are.
+    pub fn ranks(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// The devices, rank by rank.
+    pub fn iter(&self) -> impl Iterator<Item = &Device> {
+        std::iter::once(&self.main).chain(&self.others)
+    }
+
+    /// Checks that every device can compute in `precision`.
+    ///
+    /// # Errors
+    /// The first that cannot hold the parameters.
+    pub(crate) fn check(&self, precision: Precision) -> Result<(), PrecisionError> {
+        let mut all = self.iter();
+        all.try_for_each(|device| Formats::new(precision, device).check(device))
+    }
+
+    /// The devices with autodiff, and with what they recompute by themselves.
+    pub(crate) fn with_autodiff(&self, recomputed: GradientCheckpointing) -> Vec<Device> {
+        let with_autodiff = self.iter().map(|device| {
+            let device = device.clone().autodiff();
+            match recomputed {
+                GradientCheckpointing::Ops => device.gradient_checkpointing(),
+                _ => device,
+            }
+        });
+        with_autodiff.collect()
+    }
+
+    /// Writes into `config` how many there are where it leaves that to be found out.
+    ///
+    /// # Errors
+    /// If it asks for another number of devices.
+    pub(crate) fn settle(&self, config: &mut DistributedConfig) -> Result<(), TrainError> {
+        let several = config.strategy != DistributedStrategy::Single;
+        if several && config.devices == DeviceList::Auto {
+            config.devices = DeviceList::Count(self.ranks());
+        }
+        match config.ranks() == self.ranks() {
+            true => Ok(()),
+            false => Err(TrainError::Devices {
+                asked: config.ranks(),
+                given: self.ranks(),
+            }),
+        }
+    }
+}
+
+/// The states of a batch's rows in order, in as many parts as there were ranks, each on the device
+/// that computed it. A state from a checkpoint is one part.
+#[derive(Clone, Debug)]
+pub(crate) struct Carried(Vec<ModelState>);
+
+impl From<ModelState> for Carried {
+    fn from(whole: ModelState) -> Self {
+        Carried(vec![whole])
+    }
+}
+
+impl FromIterator<ModelState> for Carried {
+    fn from_iter<I: IntoIterator<Item = ModelState>>(parts: I) -> Self {
+        Carried(parts.into_iter().collect())
+    }
+}
+
+impl Carried {
+    /// Rows of all parts.
+    fn rows(&self) -> usize {
+        self.0.iter().map(ModelState::batch).sum()
+    }
+
+    /// All rows as one state on `device`, which has no autodiff.
+    pub(crate) fn whole(&self, device: &Device) -> ModelState {
+        match &self.0[..] {
+            [whole] => whole.clone().to_device(device),
+            parts => {
+                let moved = parts.iter().map(|part| part.clone().to_device(device));
+                ModelState::cat(moved.collect())
+            }
+        }
+    }
+
+    /// The state that the rows `own` of the next batch start from, on `device`, and in `carry` which
+    /// of its rows each of them takes; before the call, `carry` names rows of the whole batch.
+    ///
+    /// Rows that go on with their own past stay where they are. All are fetched where one starts from
+    /// a row that another device has, and where the parts are not this many ranks'.
+    fn start(
+        &self,
+        ranks: usize,
+        own: Range<usize>,
+        carry: &mut [Option<usize>],
+        device: &Device,
+    ) -> ModelState {
+        let mut first = 0;
+        for part in &self.0 {
+            let rows = first..first + part.batch();
+            if self.0.len() == ranks && rows == own && within(carry, &own) {
+                for row in carry.iter_mut().flatten() {
+                    *row -= first;
+                }
+                return part.clone();
+            }
+            first = rows.end;
+        }
+        self.whole(device)
+    }
+}
+
+fn within(carry: &[Option<usize>], rows: &Range<usize>) -> bool {
+    carry.iter().flatten().all(|row| rows.contains(row))
+}
+
+/// Keeps the seeds of ranks apart, as steps and places in a step have neighbouring ones.
+const SEEDS_APART: u64 = 0xD1B5_4A32_D192_ED03;
+
+/// The micro-batches of one optimizer step.
+pub(crate) struct Work {
+    pub(crate) hosts: Vec<HostBatch>,
+    /// Factor on the gradient of a loss: the loss scale over the targets of the step.
+    pub(crate) scale: f64,
+    /// Seed of the first micro-batch; the next ones count on from it.
+    pub(crate) seed: u64,
+    /// Whether a micro-batch starts from what the one before leaves behind.
+    pub(crate) stateful: bool,
+}
+
+/// What all ranks together learned in a step, on the main device. Where every rank has an optimizer,
+/// each has the gradient, or gets it in [`Ranks::update`].
+pub(crate) struct Learned {
+    pub(crate) loss_sum: f64,
+    pub(crate) n_tokens: usize,
+    pub(crate) grads: GradientsParams,
+}
+
+/// The devices of a run at work.
+pub(crate) struct Ranks {
+    main: Device,
+    replicas: Vec<Replica>,
+    /// None where the main device alone has an optimizer.
+    reduction: Option<Reduction>,
+}
+
+impl Ranks {
+    /// Starts a thread for every device after the first. The devices have autodiff. With a
+    /// `reduction` every rank goes on with the weights and the optimizer given.
+    pub(crate) fn start(
+        devices: &[Device],
+        reduction: Option<Reduction>,
+        trainee: &Trainee,
+        optimizer: &Optimizer,
+    ) -> Self {
+        let (main, others) = devices.split_first().expect("a main device");
+        let replicas: Vec<Replica> = others.iter().cloned().map(Replica::start).collect();
+        if reduction.is_some() && !replicas.is_empty() {
+            initialise(trainee);
+            for replica in &replicas {
+                replica.own(trainee.clone(), optimizer.clone());
+            }
+        }
+        Ranks {
+            main: main.clone(),
+            replicas,
+            reduction,
+        }
+    }
+
+    fn count(&self) -> usize {
+        1 + self.replicas.len()
+    }
+
+    /// Loss and gradient of a step of `trainee`, which is on the main device. `carried` is what the
+    /// step before left behind and becomes what this one does.
+    pub(crate) fn learn(
+        &mut self,
+        trainee: &Trainee,
+        work: Work,
+        carried: &mut Option<Carried>,
+    ) -> Learned {
+        if !self.replicas.is_empty() {
+            // What clones share before it is initialised is initialised by whichever comes first.
+            initialise(trainee);
+        }
+        for replica in &self.replicas {
+            replica.begin(self.reduction.is_none().then(|| trainee.clone()));
+        }
+        let (mut loss_sum, mut n_tokens) = (0.0, 0);
+        let mut grads = GradientsAccumulator::new();
+        for (i, host) in work.hosts.into_iter().enumerate() {
+            let seed = work.seed.wrapping_add(i as u64);
+            let batches = self.share(host, carried.take(), work.scale, seed);
+            let (outputs, own) = self.micro_step(trainee, batches);
+            grads.accumulate(trainee, own);
+            loss_sum += outputs.iter().map(|output| output.loss_sum).sum::<f64>();
+            n_tokens += outputs.iter().map(|output| output.n_tokens).sum::<usize>();
+            if work.stateful {
+                *carried = outputs.into_iter().map(|output| output.state).collect();
+            }
+        }
+        Learned {
+            loss_sum,
+            n_tokens,
+            grads: self.sum(trainee, grads),
+        }
+    }
+
+    /// The gradient of all ranks, of which `grads` are rank 0's.
+    fn sum(
+        &mut self,
+        trainee: &Trainee,
+        mut grads: GradientsAccumulator<Trainee>,
+    ) -> GradientsParams {
+        if let Some(Reduction::Collective(all_reduce)) = &self.reduction {
+            // All have learned: no rank is waited for in a sum that it never comes to.
+            for replica in &self.replicas {
+                replica.reduce(all_reduce.clone());
+            }
+            let sum = reduced(trainee, grads.grads(), &**all_reduce);
+            self.replicas.iter_mut().for_each(Replica::done);
+            return sum;
+        }
+        let main = self.main.clone().inner();
+        for replica in &mut self.replicas {
+            grads.accumulate(trainee, replica.finish(&main));
+        }
+        grads.grads()
+    }
+
+    /// A micro-batch in parts, one a rank: rank `r` of `R` has the rows `B·r/R` to `B·(r + 1)/R`.
+    fn share(
+        &self,
+        host: HostBatch,
+        carried: Option<Carried>,
+        scale: f64,
+        seed: u64,
+    ) -> Vec<LmBatch> {
+        let carried = carried.filter(|carried| carried.rows() == host.rows);
+        let (ranks, rows) = (self.count(), host.rows);
+        let devices = std::iter::once(&self.main).chain(self.replicas.iter().map(Replica::device));
+        let part = |(rank, device): (usize, &Device)| {
+            let own = rows * rank / ranks..rows * (rank + 1) / ranks;
+            let mut host = host.part(own.start, own.end);
+            let device = device.clone().inner();
+            let state = carried
+                .as_ref()
+                .map(|carried| carried.start(ranks, own, &mut host.carry, &device));
+            LmBatch {
+                host,
+                state,
+                scale,
+                seed: Some(seed.wrapping_add((rank as u64).wrapping_mul(SEEDS_APART))),
+            }
+        };
+        devices.enumerate().map(part).collect()
+    }
+
+    /// Outputs of all ranks in order, and the gradient of rank 0.
+    fn micro_step(
+        &mut self,
+        trainee: &Trainee,
+        batches: Vec<LmBatch>,
+    ) -> (Vec<LmOutput>, GradientsParams) {
+        let mut batches = batches.into_iter();
+        let first = batches.next().expect("a part for rank 0");
+        // A process has one random generator, which every rank seeds: where it is used, they take
+        // turns.
+        let in_turn = drops(trainee.model.config());
+        if !in_turn {
+            for (replica, batch) in self.replicas.iter().zip(batches.by_ref()) {
+                replica.learn(batch);
+            }
+        }
+        let (output, own) = trainee.learn(first);
+        let mut outputs = vec![output];
+        for replica in &mut self.replicas {
+            if in_turn {
+                replica.learn(batches.next().expect("a part for every rank"));
+            }
+            outputs.push(replica.learned());
+        }
+        (outputs, own)
+    }
+
+    /// Ends a step on every rank that has an optimizer. `trainee` and `optimizer` are the main device's,
+    /// and `grads` are what [`learn`](Self::learn) gave.
+    pub(crate) fn update(
+        &mut self,
+        trainee: &mut Trainee,
+        optimizer: &mut Optimizer,
+        grads: GradientsParams,
+        update: Update,
+    ) {
+        if let Some(reduction) = &self.reduction {
+            for replica in &self.replicas {
+                let sum = match reduction {
+                    Reduction::Process => Some(copy(trainee, &grads)),
+                    Reduction::Collective(_) => None,
+                };
+                replica.update(update, sum);
+            }
+        }
+        update.apply(trainee, optimizer, grads);
+        if self.reduction.is_some() {
+            self.replicas.iter_mut().for_each(Replica::done);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

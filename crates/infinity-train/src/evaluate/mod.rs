@@ -1,0 +1,88 @@
+//! The loss over a whole split: every target once, summed in f64.
+
+mod stream;
+
+pub use stream::{Comparison, StreamBin, StreamOptions, StreamReport, evaluate_stream};
+
+use crate::data::EvalSource;
+use crate::error::TrainError;
+use crate::step::{LmBatch, LmOutput, Trainee};
+use burn::module::Module;
+use infinity_model::InfinityModel;
+use std::time::Instant;
+
+/// What a model makes of a text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalReport {
+    /// Mean loss in nats a token.
+    pub loss: f64,
+    /// `exp(loss)`.
+    pub perplexity: f64,
+    /// Loss in bits for each byte of the text that the targets stand for.
+    pub bits_per_byte: f64,
+    /// Targets.
+    pub tokens: u64,
+    /// Bytes of text they stand for.
+    pub bytes: u64,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// Measures `model` on every target of `source`, in windows; the state is carried from window to
+/// window where the source says so. `loss_chunk` as in `training.loss_chunk`.
+///
+/// # Errors
+/// If the text cannot be read, or the loss is not finite.
+pub fn evaluate(
+    model: &InfinityModel,
+    source: &EvalSource,
+    loss_chunk: usize,
+) -> Result<EvalReport, TrainError> {
+    let trainee = Trainee::new(model.clone().valid(), loss_chunk);
+    let report = evaluate_with(&trainee, source, &mut |_, _| true)?;
+    finite(report.loss)?;
+    Ok(report)
+}
+
+/// Refuses the loss of a model that makes nothing that is a number.
+pub(crate) fn finite(loss: f64) -> Result<(), TrainError> {
+    match loss.is_finite() {
+        true => Ok(()),
+        false => Err(TrainError::NotFinite { loss }),
+    }
+}
+
+/// [`evaluate`] of whatever the loss is, handing every batch's output and number to `each`, which returns false to stop.
+pub(crate) fn evaluate_with(
+    trainee: &Trainee,
+    source: &EvalSource,
+    each: &mut dyn FnMut(LmOutput, u64) -> bool,
+) -> Result<EvalReport, TrainError> {
+    let start = Instant::now();
+    let (mut sum, mut tokens) = (0.0, 0u64);
+    let mut state = None;
+    for (number, host) in source.iter().enumerate() {
+        let batch = LmBatch {
+            state: state.take(),
+            ..LmBatch::alone(host?)
+        };
+        let mut output = trainee.evaluate(batch);
+        sum += output.loss_sum;
+        tokens += output.n_tokens as u64;
+        let next = output.state.take();
+        state = if source.carry() { next } else { None };
+        if !each(output, number as u64 + 1) {
+            break;
+        }
+    }
+    let bytes = source.target_bytes();
+    let loss = sum / tokens.max(1) as f64;
+    Ok(EvalReport {
+        loss,
+        perplexity: loss.exp(),
+        bits_per_byte: sum / std::f64::consts::LN_2 / bytes.max(1.0),
+        tokens,
+        bytes: bytes.round() as u64,
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}

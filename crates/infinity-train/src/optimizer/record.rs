@@ -1,0 +1,137 @@
+//! The optimizer's file in a checkpoint: `optim.bpk`, laid out as Burn's `OptimizerRecord` is, so that
+//! either reads what the other wrote.
+//!
+//! ```text
+//! tensors   {parameter id}.momentum.{moment_1, moment_2}   AdamW, in the parameter's shape, f32
+//!           {parameter id}.momentum.velocity               Muon
+//! scalars   {parameter id}.momentum.time                   AdamW's steps
+//! metadata  {parameter id} = path of the parameter
+//! ```
+//!
+//! It is read as plain numbers and put on each parameter's own device. (Burn's reader makes tensors on the
+//! process's default device first, which may be one that this machine does not have.)
+
+use super::{Moments, Optimizer, Slot};
+use crate::error::CheckpointError;
+use burn::optim::{AdamWState, AdaptiveMomentumState};
+use burn::tensor::{DType, Tensor, TensorData};
+use burn_pack::{Reader, Writer};
+use std::collections::HashMap;
+use std::path::Path;
+
+fn name(id: u64, leaf: &str) -> String {
+    format!("{id}.momentum.{leaf}")
+}
+
+impl Optimizer {
+    /// Writes the moments of all parameters to `path`, one tensor in memory at a time.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn save(&self, path: &Path) -> Result<(), CheckpointError> {
+        let mut slots: Vec<_> = self.slots.iter().collect();
+        slots.sort_by(|(_, a), (_, b)| a.path.cmp(&b.path));
+        let (mut tensors, mut times) = (Vec::new(), Vec::new());
+        for (id, slot) in &slots {
+            let id = id.val();
+            match &slot.moments {
+                Some(Moments::AdamW(AdamWState { momentum })) => {
+                    tensors.push(entry(id, "moment_1", slot, &momentum.moment_1));
+                    tensors.push(entry(id, "moment_2", slot, &momentum.moment_2));
+                    times.push((name(id, "time"), momentum.time));
+                }
+                Some(Moments::Muon(velocity)) => {
+                    tensors.push(entry(id, "velocity", slot, velocity));
+                }
+                None => {}
+            }
+        }
+        let mut writer = Writer::new(tensors);
+        for (name, time) in times {
+            writer = writer.with_scalar(&name, time.into());
+        }
+        for (id, slot) in slots {
+            writer = writer.with_metadata(&id.val().to_string(), &slot.path);
+        }
+        let written = writer.write_to_file_in_place(path);
+        written.map_err(|error| CheckpointError::Write {
+            path: path.to_path_buf(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Takes over the moments in `path`. Those of a parameter that has none there begin anew, as they do
+    /// for one that never had a gradient.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or belongs to other parameters than the module's.
+    pub(crate) fn load(&mut self, path: &Path) -> Result<(), CheckpointError> {
+        self.read(path).map_err(|reason| CheckpointError::Damaged {
+            path: path.to_path_buf(),
+            reason,
+        })
+    }
+
+    fn read(&mut self, path: &Path) -> Result<(), String> {
+        let reader = Reader::from_file_exact(path).map_err(|error| error.to_string())?;
+        let times = reader.scalars().clone();
+        let mut tensors = HashMap::new();
+        for tensor in reader.into_tensors().map_err(|error| error.to_string())? {
+            let parts = tensor.into_parts().map_err(|error| error.to_string())?;
+            let (name, dtype, shape, _, bytes) = parts;
+            tensors.insert(name, TensorData::from_bytes(bytes, shape, dtype));
+        }
+        for (id, slot) in &mut self.slots {
+            let id = id.val();
+            let mut take = |leaf| match tensors.remove(&name(id, leaf)) {
+                Some(data) if data.shape()[..] != slot.dims[..] || data.dtype() != DType::F32 => {
+                    Err(format!(
+                        "the {leaf} of {} is {:?} {:?}, not {:?} in f32",
+                        slot.path,
+                        data.shape(),
+                        data.dtype(),
+                        slot.dims
+                    ))
+                }
+                found => Ok(found),
+            };
+            let device = (&slot.device, DType::F32);
+            slot.moments = match slot.rule.muon {
+                true => take("velocity")?
+                    .map(|velocity| Moments::Muon(Tensor::from_data(velocity, device))),
+                false => {
+                    let [first, second] = [take("moment_1")?, take("moment_2")?];
+                    let time = times.get(&name(id, "time")).copied();
+                    let time = time.and_then(|time| usize::try_from(time).ok());
+                    first.zip(second).zip(time).map(|((first, second), time)| {
+                        let row = |data: TensorData| {
+                            let numbers = data.num_elements();
+                            let (bytes, _, dtype) = data.into_parts();
+                            let data = TensorData::from_bytes(bytes, [numbers], dtype);
+                            Tensor::<1>::from_data(data, device)
+                        };
+                        let momentum = AdaptiveMomentumState::new(time, row(first), row(second));
+                        Moments::AdamW(AdamWState::new(momentum))
+                    })
+                }
+            };
+        }
+        match tensors.into_keys().next() {
+            Some(name) => Err(format!("{name} is of no parameter of the model")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A tensor of the file, fetched from its device when it is written.
+fn entry<const D: usize>(
+    id: u64,
+    leaf: &str,
+    slot: &Slot,
+    tensor: &Tensor<D>,
+) -> burn_pack::Tensor {
+    let (shape, tensor) = (slot.dims.clone(), tensor.clone());
+    let bytes = tensor.shape().num_elements() * size_of::<f32>();
+    let fetch = move || Ok(tensor.to_data().into_parts().0);
+    burn_pack::Tensor::deferred(name(id, leaf), DType::F32, shape, Some(id), bytes, fetch)
+}

@@ -1,0 +1,146 @@
+//! A program with a time limit, whose output is shown as it comes.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// How often the clock is looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How long output is waited for that a program's own children still hold open.
+const AFTER: Duration = Duration::from_secs(1);
+
+/// What a program printed, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Lines of its standard output; they were printed as they came.
+    pub(crate) lines: Vec<String>,
+    /// What went wrong, if something did.
+    pub(crate) outcome: Result<(), String>,
+}
+
+impl Ended {
+    /// Of a program that was not started.
+    pub(crate) fn without(why: &str) -> Self {
+        Ended {
+            lines: Vec::new(),
+            outcome: Err(why.to_owned()),
+        }
+    }
+}
+
+/// Runs `command`, shows what it prints and kills it after `limit`.
+pub(crate) fn run(command: &mut Command, limit: Duration) -> Ended {
+    run_with(command, limit, |_| {})
+}
+
+/// The same; `each` takes every line as it comes.
+pub(crate) fn run_with(
+    command: &mut Command,
+    limit: Duration,
+    mut each: impl FnMut(&str),
+) -> Ended {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child = match command.stdout(Stdio::piped()).spawn() {
+        Ok(child) => child,
+        Err(error) => return Ended::without(&format!("cannot start {program}: {error}")),
+    };
+    let printed = listen(&mut child);
+    let deadline = Instant::now() + limit;
+    let mut lines = Vec::new();
+    let mut ended: Option<Instant> = None;
+    let mut outcome = Ok(());
+    loop {
+        let mut quiet = true;
+        match printed.recv_timeout(TICK) {
+            Ok(line) => {
+                println!("{line}");
+                each(&line);
+                lines.push(line);
+                quiet = false;
+            }
+            Err(RecvTimeoutError::Disconnected) if ended.is_some() => break,
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        match ended {
+            None => {
+                if let Some(how) = end(&mut child, deadline, limit) {
+                    ended = Some(Instant::now());
+                    outcome = how;
+                }
+            }
+            Some(at) if quiet && at.elapsed() > AFTER => break,
+            Some(_) => {}
+        }
+    }
+    Ended { lines, outcome }
+}
+
+/// The lines that a program prints, as they come.
+fn listen(child: &mut Child) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    if let Some(stdout) = child.stdout.take() {
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).split(b'\n') {
+                let Ok(line) = line else { return };
+                let line = String::from_utf8_lossy(&line).into_owned();
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    receiver
+}
+
+/// How the program ended, if it did; after the deadline it does.
+fn end(child: &mut Child, deadline: Instant, limit: Duration) -> Option<Result<(), String>> {
+    match child.try_wait() {
+        Err(error) => Some(Err(format!("was lost: {error}"))),
+        Ok(Some(status)) if status.success() => Some(Ok(())),
+        Ok(Some(status)) => Some(Err(format!("ended with {status}"))),
+        Ok(None) if Instant::now() < deadline => None,
+        Ok(None) => {
+            // It may end by itself in between; then there is nothing to kill.
+            let _ = child.kill();
+            let _ = child.wait();
+            let seconds = limit.as_secs_f64();
+            Some(Err(format!("was stopped after {seconds:.0} s")))
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, limit: Duration) -> Ended {
+        run(Command::new("sh").args(["-c", script]), limit)
+    }
+
+    #[test]
+    fn lines_and_failures_are_reported() {
+        let ended = shell("echo one; echo two; exit 3", Duration::from_secs(20));
+        assert_eq!(ended.lines, ["one", "two"]);
+        let why = ended.outcome.unwrap_err();
+        assert!(why.contains('3'), "{why}");
+        assert!(shell("true", Duration::from_secs(20)).outcome.is_ok());
+    }
+
+    #[test]
+    fn what_takes_too_long_is_stopped_and_keeps_its_lines() {
+        let start = Instant::now();
+        let ended = shell("echo one; sleep 30", Duration::from_millis(300));
+        assert_eq!(ended.lines, ["one"]);
+        assert!(ended.outcome.unwrap_err().contains("was stopped"));
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let ended = run(&mut Command::new("no-such-python"), Duration::from_secs(1));
+        assert!(ended.outcome.unwrap_err().contains("no-such-python"));
+    }
+}
