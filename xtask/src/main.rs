@@ -18,7 +18,7 @@ usage: cargo xtask <command>
                       Vulkan: everything a change has to pass, as CI runs it
   tidy                layering, import circles, sizes, unsafe code, and the paths that documents name
   bench <name> [...]  one measurement; `cargo xtask bench` lists them
-  kills [N]           N random kills of a small run, each resumed: none lost, none with other bits  [1000]
+  kills               1,000 random kills of a small run, each resumed: none lost, none with other bits
   fuzz [N]            N broken texts, JSON, TOML, tokenizer and model files: no panic  [1000000]
   valgrind [FILTER]   the native kernels' tests under valgrind: no value used that nobody wrote
   gpu <device> [...]  the kernels on a GPU: all their tests there, times beside PyTorch's, and a table of what

@@ -65,7 +65,7 @@ impl Svg {
         }
     }
 
-    /// A straight line of a class of [`STYLE`]: `grid` or `axis`.
+    /// A straight line of a class of `STYLE`: `grid` or `axis`.
     pub fn line(&mut self, [x1, y1]: [f64; 2], [x2, y2]: [f64; 2], colour: &str, class: &str) {
         self.push(format_args!(
             "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" \
@@ -123,7 +123,7 @@ impl Svg {
         ));
     }
 
-    /// Words of a class of [`STYLE`] (`title`, `name`, `note`, `small`, or another for plain ones).
+    /// Words of a class of `STYLE` (`title`, `name`, `note`, `small`, or another for plain ones).
     pub fn text(&mut self, x: f64, y: f64, anchor: Anchor, colour: &str, class: &str, words: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",

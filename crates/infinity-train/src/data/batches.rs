@@ -9,6 +9,7 @@
 //!             start = shift(seed, e) + T · order(seed, e)[i mod W]
 //! contiguous  row r reads its own L/R tokens from front to back, then again
 //! documents   windows start at documents' starts, long documents take several; a new order an epoch
+//! (a task)    row step·R + r of the task, new ones for ever
 //! ```
 //!
 //! An evaluation takes every token as a target exactly once. `L` tokens have `L − 1` targets (nothing
@@ -25,6 +26,7 @@ use super::config::{DataConfig, InitialState, Packing, bad};
 use super::error::DataError;
 use super::plan::{DocumentPlans, Permutation, below, mix};
 use super::store::TokenStore;
+use super::task::TaskRows;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
@@ -189,6 +191,7 @@ enum PackingPlan {
     Shuffled,
     Contiguous,
     Documents(DocumentPlans),
+    Rows(TaskRows),
 }
 
 impl TrainSource {
@@ -203,11 +206,12 @@ impl TrainSource {
         seed: u64,
     ) -> Result<Self, DataError> {
         let len = config.training_window();
-        let packing = match config.packing {
-            Packing::Random => PackingPlan::Random,
-            Packing::Shuffled => PackingPlan::Shuffled,
-            Packing::Contiguous => PackingPlan::Contiguous,
-            Packing::Documents => {
+        let packing = match (store.rows(), config.packing) {
+            (Some(task), _) => PackingPlan::Rows(task.with_seed(seed)),
+            (None, Packing::Random) => PackingPlan::Random,
+            (None, Packing::Shuffled) => PackingPlan::Shuffled,
+            (None, Packing::Contiguous) => PackingPlan::Contiguous,
+            (None, Packing::Documents) => {
                 PackingPlan::Documents(DocumentPlans::new(&store, rows, len, seed)?)
             }
         };
@@ -256,6 +260,7 @@ impl TrainSource {
             PackingPlan::Documents(ref plans) => plans.windows() > 0,
             PackingPlan::Contiguous => self.stream() >= self.len as u64,
             PackingPlan::Random | PackingPlan::Shuffled => tokens > self.len as u64,
+            PackingPlan::Rows(_) => true,
         };
         if enough {
             return Ok(());
@@ -338,6 +343,9 @@ impl BatchSource for TrainSource {
     fn batch(&self, step: u64) -> Result<HostBatch, DataError> {
         let mut builder = BatchBuilder::new(&self.store, self.rows, self.len);
         match &self.packing {
+            PackingPlan::Rows(task) => {
+                return Ok(task.batch(step * self.rows as u64, self.rows));
+            }
             PackingPlan::Random => {
                 for row in 0..self.rows {
                     builder.row(self.random_start(step, row), self.len, None)?;
@@ -375,6 +383,7 @@ impl BatchSource for TrainSource {
             PackingPlan::Random | PackingPlan::Shuffled => self.grid().div_ceil(rows),
             PackingPlan::Contiguous => self.stream() / len,
             PackingPlan::Documents(plans) => plans.steps(),
+            PackingPlan::Rows(task) => task.rows().div_ceil(rows),
         }
         .max(1)
     }
@@ -396,6 +405,9 @@ impl EvalSource {
     /// # Errors
     /// The split is shorter than one window.
     pub fn new(store: TokenStore, rows: usize, len: usize, carry: bool) -> Result<Self, DataError> {
+        if let Some(task) = store.rows() {
+            return Self::of_task(store.clone(), task.rows(), rows, carry);
+        }
         let tokens = store.len();
         if tokens <= len as u64 {
             return Err(DataError::SplitTooShort {
@@ -416,6 +428,22 @@ impl EvalSource {
             len,
             carry,
             batches,
+        })
+    }
+
+    /// All rows of a task, `rows` at a time; none goes on where another ends.
+    fn of_task(store: TokenStore, all: u64, rows: usize, carry: bool) -> Result<Self, DataError> {
+        if carry {
+            let reason = "rows of a task do not follow each other";
+            return bad("eval.carry_state", carry, reason);
+        }
+        let rows = all.min(rows.max(1) as u64);
+        Ok(Self {
+            len: store.len() / all,
+            store,
+            rows,
+            carry,
+            batches: all.div_ceil(rows),
         })
     }
 
@@ -444,6 +472,10 @@ impl EvalSource {
 
     /// Targets that count, in all batches together.
     pub fn targets(&self) -> u64 {
+        if self.store.rows().is_some() {
+            let batches = self.iter().flatten();
+            return batches.map(|batch| batch.valid as u64).sum();
+        }
         (0..self.rows)
             .flat_map(|row| (0..self.batches).map(move |step| (row, step)))
             .map(|(row, step)| self.window(row, step).1 as u64)
@@ -453,6 +485,10 @@ impl EvalSource {
     /// UTF-8 bytes that these targets stand for: exact when all batches are read, in proportion to
     /// the targets when [`EvalSource::limited`] cut some off.
     pub fn target_bytes(&self) -> f64 {
+        if self.store.rows().is_some() {
+            // An answer counts as one.
+            return self.targets() as f64;
+        }
         self.store.target_bytes() as f64 * self.targets() as f64 / (self.store.len() - 1) as f64
     }
 
@@ -476,6 +512,11 @@ impl EvalSource {
     }
 
     fn make(&self, step: u64) -> Result<HostBatch, DataError> {
+        if let Some(task) = self.store.rows() {
+            let first = step * self.rows;
+            let rows = self.rows.min(task.rows() - first);
+            return Ok(task.batch(first, rows as usize));
+        }
         let mut builder = BatchBuilder::new(&self.store, self.rows as usize, self.len as usize);
         for row in 0..self.rows {
             let (start, targets) = self.window(row, step);

@@ -1,6 +1,7 @@
 //! `[data]` and `[tokenizer]`: where text comes from and how it becomes tokens.
 
 use super::error::DataError;
+use super::task::{self, TaskConfig};
 use crate::section::section;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,9 +17,18 @@ const MANY_WORKERS: usize = 256;
 pub enum DataSource {
     /// `train_file` and `validation_file`.
     #[default]
+    #[serde(alias = "text")]
     Files,
     /// The Rust sources of this workspace's locked dependencies: `train_crates`, `validation_crates`.
     CargoRegistry,
+    /// No text: keys with values, and queries for them (MQAR).
+    Recall,
+    /// No text: keys written once and keys overwritten all the time.
+    Sticky,
+    /// No text: bits, and the parity of all so far.
+    Parity,
+    /// No text: symbols, to be said again.
+    Copy,
 }
 
 /// How windows are taken from the tokens.
@@ -41,8 +51,10 @@ pub enum Packing {
 section! {
     /// The `[data]` section.
     DataConfig {
-        /// Files, or the sources of dependencies.
+        /// Files, the sources of dependencies, or a task that makes its own rows.
         source: DataSource = DataSource::Files;
+        /// Sizes of a task.
+        task: TaskConfig = TaskConfig::default();
         /// A .txt, .jsonl, .ndjson, .json, .csv or .tsv file, a directory of them, or a directory that `infinity tokenize` wrote.
         train_file: PathBuf = PathBuf::new();
         /// The same for validation; empty: the end of the training text.
@@ -133,6 +145,9 @@ impl DataConfig {
         match self.source {
             DataSource::Files => self.validate_files(),
             DataSource::CargoRegistry => self.validate_crates(),
+            DataSource::Recall | DataSource::Sticky | DataSource::Parity | DataSource::Copy => {
+                task::validate(self)
+            }
         }
     }
 

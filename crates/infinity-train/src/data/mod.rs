@@ -17,6 +17,7 @@ mod plan;
 mod prepare;
 mod sources;
 mod store;
+mod task;
 #[cfg(test)]
 mod tests;
 mod tokenize;
@@ -31,4 +32,6 @@ pub use sources::{Fragments, Sources};
 pub use store::{
     FileStamp, NumberFile, NumberWriter, PreparedMeta, SourceMeta, SplitMeta, TokenStore, Width,
 };
+pub(crate) use task::draw;
+pub use task::{Answer, Kind, Part, Task, TaskConfig, TaskRow, TaskRows};
 pub use tokenize::train_bpe;

@@ -16,6 +16,7 @@ use super::sources::Sources;
 use super::store::{
     FORMAT_VERSION, META_FILE, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE, TokenStore,
 };
+use super::task;
 use super::tokenize::{self, Alphabet, SplitWriter};
 use infinity_files::{Fingerprint, PartialDirectory, fingerprint};
 use infinity_model::tokenizer::Tokenizer;
@@ -48,6 +49,9 @@ pub fn prepare(
     notify: &mut dyn FnMut(DataEvent),
 ) -> Result<PreparedData, DataError> {
     data.validate()?;
+    if data.source.task().is_some() {
+        return task::prepare(data, tokenizer);
+    }
     let kind = tokenizer.resolve()?;
     let prepared = if is_prepared(&data.train_file) && data.source == DataSource::Files {
         given(data, tokenizer, kind)?
@@ -221,7 +225,7 @@ fn entry_name(data: &DataConfig, tokenizer: &TokenizerConfig, kind: TokenizerKin
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned(),
-        DataSource::CargoRegistry => "crates".to_owned(),
+        source => source.task().map_or("crates", task::Task::name).to_owned(),
     };
     let stem: String = stem
         .chars()
