@@ -1,6 +1,6 @@
 //! Steps that are lost: what a run that loses them keeps, and where it goes on.
 
-use crate::common::{run, run_with};
+use crate::common::{Hook, run, run_with};
 use crate::{directory, rewrite, store};
 use infinity_kernels::testing::values;
 use infinity_model::LayerState;
@@ -247,4 +247,28 @@ fn one_step_that_is_not_finite_changes_nothing() {
     assert_eq!(finite, [false, true, true]);
     assert_eq!(store(&config).steps(), [1, 2, 3, 4, 6, 7]);
     assert!(fs::read(&model).unwrap() == in_two, "the same run");
+}
+
+/// The best validation may fall on a step that was left out: the weights it saw are saved all the same.
+#[test]
+fn the_best_of_a_step_that_was_left_out_is_kept() {
+    let (_directory, config) = directory(Packing::Contiguous, |config| {
+        config.data.stateful = true;
+        config.lr_scheduler.kind = LrSchedulerType::ConstantWithWarmup;
+        config.checkpoint.every = 0;
+        config.eval.every = 5;
+    });
+    run(&config, None, Some(4)).0.unwrap();
+    spoil_stream(&store(&config).path(4));
+    let checkpoints = store(&config);
+    let hook: Hook = Box::new(move |step| {
+        if step == 6 {
+            assert_eq!(checkpoints.best(), Some(5));
+            assert_eq!(checkpoints.load(5).unwrap().skipped, 1);
+        }
+    });
+    let (report, heard) = run_with(&config, Some(Resume::Latest), None, Some(hook));
+    report.unwrap();
+    assert!(!heard.steps[0].loss.is_finite());
+    assert!(heard.evals[0].best && heard.evals[0].step == 5);
 }
