@@ -3,8 +3,8 @@
 use crate::common::{Hook, run, run_with};
 use crate::{directory, rewrite, store};
 use infinity_kernels::testing::values;
-use infinity_model::LayerState;
 use infinity_model::burn::tensor::Device;
+use infinity_model::{LayerState, ModelState};
 use infinity_train::config::{LossWatchdog, LrSchedulerType, Precision, RunConfig};
 use infinity_train::data::Packing;
 use infinity_train::{Resume, TrainError};
@@ -23,17 +23,20 @@ fn spoil_model(checkpoint: &Path) {
 
 /// And into all that a stream remembers.
 fn spoil_stream(checkpoint: &Path) {
-    rewrite(checkpoint, "stream.safetensors", |bytes| {
-        let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..header]).unwrap();
-        for tensor in tensors.as_object().unwrap().values() {
-            if tensor["dtype"] == "F32" {
-                let at = |i: usize| header + tensor["data_offsets"][i].as_u64().unwrap() as usize;
-                for number in bytes[at(0)..at(1)].chunks_exact_mut(4) {
-                    number.copy_from_slice(&f32::NAN.to_le_bytes());
-                }
-            }
+    let bytes = fs::read(checkpoint.join("stream.safetensors")).unwrap();
+    let mut state = ModelState::from_bytes(&bytes, &Device::flex()).unwrap();
+    for layer in &mut state.layers {
+        let LayerState::Infinity { memory, tails } = layer else {
+            panic!("a layer without memory");
+        };
+        *memory = memory.clone() * f32::NAN;
+        for tail in tails {
+            *tail = tail.clone() * f32::NAN;
         }
+    }
+    let spoiled = state.to_bytes(None).unwrap();
+    rewrite(checkpoint, "stream.safetensors", |bytes| {
+        *bytes = spoiled.clone()
     });
 }
 

@@ -193,7 +193,7 @@ fn metrics_that_cannot_be_read_are_kept() {
 #[test]
 fn a_run_that_goes_on_has_no_finished_model() {
     let (_directory, config) = directory(Packing::Shuffled, |config| {
-        config.lr_scheduler.kind = LrSchedulerType::Constant;
+        config.lr_scheduler.kind = LrSchedulerType::ConstantWithWarmup;
         config.training.max_steps = 4;
     });
     run(&config, None, None).0.unwrap();
@@ -216,12 +216,7 @@ fn a_run_that_goes_on_has_no_finished_model() {
 /// Only a run is overwritten, and of it only what a run writes.
 #[test]
 fn what_somebody_else_put_there_stays() {
-    let mine = [
-        "notes.txt",
-        "checkpoints/my.bin",
-        "checkpoints/step-00000002/mine",
-        "final/mine",
-    ];
+    let mine = ["notes.txt", "checkpoints/my.bin", "final/mine"];
     let (_directory, mut config) = directory(Packing::Shuffled, |config| {
         config.run.overwrite = true;
         config.logging.tensorboard = true;
@@ -249,6 +244,12 @@ fn what_somebody_else_put_there_stays() {
     // A run with somebody's files in it.
     run(&config, None, None).0.unwrap();
     put(&config);
+    let in_the_way = store(&config).path(2).join("mine");
+    fs::write(&in_the_way, "mine").unwrap();
+    let error = run(&config, None, None).0.unwrap_err();
+    assert!(error.to_string().contains("step-00000002/mine"), "{error}");
+    assert_eq!(store(&config).steps(), [2, 4, 6, 8], "nothing is removed");
+    fs::remove_file(in_the_way).unwrap();
     config.training.max_steps = 4;
     let (report, heard) = run(&config, None, None);
     assert_eq!(report.unwrap().step, 4);
