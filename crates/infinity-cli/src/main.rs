@@ -16,13 +16,11 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
+use infinity_train::TrainError;
 
 use crate::args::Global;
 use crate::commands::{Cli, Verb};
 use crate::terminal::{errors, signals};
-
-/// What burn-train's dashboard panics with when someone asks it to kill the program.
-const KILLED: &str = "Killing training from user input";
 
 fn main() -> ExitCode {
     allocator::keep_freed_memory();
@@ -36,6 +34,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => {
+            if let Some(TrainError::Killed) = error.downcast_ref() {
+                signals::restore();
+            }
             let code = errors::exit_code(&error);
             if code != errors::OK {
                 terminal::note(&format!(
@@ -48,10 +49,6 @@ fn main() -> ExitCode {
         }
         Err(panic) => {
             signals::restore();
-            if panic.starts_with(KILLED) {
-                terminal::note("killed on the dashboard, without a checkpoint of its last step");
-                return ExitCode::from(errors::FAILED);
-            }
             terminal::note(&format!(
                 "{}: a part of the program gave up: {panic}\n  this should have been a better \
                  message; run again with -vv to see where it comes from",

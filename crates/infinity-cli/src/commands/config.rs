@@ -1,7 +1,8 @@
-//! `infinity config check|show`: is a configuration right in itself, and what does it amount to.
+//! `infinity config check|show|schema|reference`: is a configuration right, what does it amount to, and
+//! what can stand in one.
 
 use clap::{Args, Subcommand};
-use infinity_train::config::RunConfig;
+use infinity_train::config::{RunConfig, reference, schema};
 
 use super::layering::ConfigFlags;
 use crate::args::Global;
@@ -16,6 +17,10 @@ pub(crate) enum ConfigVerb {
     Check(Box<ShowArgs>),
     /// Print every key with the value a training run would use
     Show(Box<ShowArgs>),
+    /// Print the JSON Schema of a configuration file, for editors
+    Schema,
+    /// Print the reference page: every key with its type, default and meaning
+    Reference,
 }
 
 /// The same files and flags that `infinity train` takes.
@@ -43,6 +48,8 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
             let config = args.config.load(global)?.config;
             terminal::piece(&config.to_toml())?;
         }
+        ConfigVerb::Schema => terminal::piece(&format!("{:#}\n", schema()))?,
+        ConfigVerb::Reference => terminal::piece(&reference())?,
     }
     Ok(errors::OK)
 }

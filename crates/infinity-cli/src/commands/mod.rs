@@ -4,6 +4,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod devices;
 pub(crate) mod eval;
+mod eval_task;
 mod flags;
 pub(crate) mod generate;
 mod layering;
