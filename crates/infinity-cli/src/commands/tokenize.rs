@@ -27,7 +27,7 @@ pub(crate) struct TokenizeArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "val_fraction")]
     validation_file: Option<String>,
     /// Part of the text, at its end, kept for validation
-    #[arg(long, value_name = "FRACTION", allow_negative_numbers = true)]
+    #[arg(long, value_name = "FRACTION")]
     val_fraction: Option<String>,
     /// byte (the default), char, bpe:ENTRIES, or a tokenizer.json
     #[arg(long, alias = "tokenizer-name", value_name = "KIND|PATH")]
@@ -36,8 +36,7 @@ pub(crate) struct TokenizeArgs {
     #[arg(
         long,
         value_name = "N",
-        conflicts_with = "tokenizer",
-        allow_negative_numbers = true
+        conflicts_with = "tokenizer"
     )]
     train_bpe: Option<String>,
     /// Column or key of the text in .csv and .jsonl
