@@ -1,76 +1,281 @@
-//! `cargo xtask check`: every gate in turn, then a summary. A failing gate does not hide the next one.
+//! `cargo xtask check`: every gate of this repository in turn. Its steps are listed here and nowhere else:
+//! `.ci/run` and the hosted workflow call it. A step that fails does not hide the next one.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, bail, ensure};
+
+use crate::child;
 use crate::tidy;
 use crate::workspace::cargo;
 
-/// Quick gates first. Clippy and the tests use the release profile because the kernels are too slow without it.
-const CARGO_GATES: [(&str, &[&str]); 3] = [
-    ("fmt", &["fmt", "--all", "--check"]),
+/// More than any step takes.
+const LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
+const PACKAGES: &str = "mesa-vulkan-drivers libvulkan1";
+
+/// What a step does.
+enum Run {
+    Tidy,
+    Cargo(&'static str),
+    /// The block after `<!-- ci:test -->` in README.md: read, not repeated, so that the two cannot differ.
+    Readme,
+    /// `cargo` with these words if `cargo deny` is installed.
+    Deny(&'static str),
+    /// The same on a Vulkan driver, which may run on the processor.
+    Vulkan(&'static str),
+}
+
+/// Quick steps first. Clippy and tests use the release profile, as numerics without optimisation take minutes.
+///
+/// One source serves every CubeCL runtime, so what passes on software Vulkan is the GPU kernels' arithmetic on all
+/// of them. Of those tests only the ones that name the device run there; the rest ran on the CPU before.
+const STEPS: [(&str, Run); 7] = [
+    ("fmt", Run::Cargo("fmt --all --check")),
+    ("tidy", Run::Tidy),
+    ("deny", Run::Deny("deny check licenses bans sources")),
     (
         "clippy",
-        &[
-            "clippy",
-            "--locked",
-            "--workspace",
-            "--all-targets",
-            "--release",
-            "--",
-            "-D",
-            "warnings",
-        ],
+        Run::Cargo("clippy --locked --workspace --all-targets --release -- -D warnings"),
     ),
-    ("test", &["test", "--locked", "--release", "--workspace"]),
+    (
+        "doc",
+        Run::Cargo("doc --locked --workspace --no-deps --release"),
+    ),
+    ("test", Run::Readme),
+    (
+        "wgpu",
+        Run::Vulkan(
+            "test --locked --release -p infinity-kernels --features wgpu --tests -- wgpu::",
+        ),
+    ),
 ];
 
-/// Runs all gates; the error names those that failed.
-pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
-    let mut results = vec![timed("tidy", "cargo xtask tidy", || tidy::run(root))];
-    for (name, args) in CARGO_GATES {
-        let shown = format!("cargo {}", args.join(" "));
-        results.push(timed(name, &shown, || {
-            let status = cargo(root, args).status()?;
-            anyhow::ensure!(status.success(), "{status}");
-            Ok(())
-        }));
-    }
+/// How a step ended.
+enum Outcome {
+    Passed,
+    Failed,
+    /// Not run, and why.
+    Skipped(String),
+}
 
-    println!("\nsummary");
-    for gate in &results {
-        let verdict = if gate.passed { "ok" } else { "FAILED" };
-        println!(
-            "  {:<7} {verdict:<7} {:>7.1} s",
-            gate.name,
-            gate.elapsed.as_secs_f64()
-        );
+/// Tests of all `test result:` lines.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Tests {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+}
+
+/// Runs all steps and ends with a line that counts all tests; an error if a step failed or no test ran.
+/// With `--install`, a missing Vulkan driver is installed with apt-get where there is one.
+pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
+    let install = match args {
+        [] => false,
+        [flag] if flag == "--install" => true,
+        _ => bail!("check: {args:?}: only --install is known"),
+    };
+    let mut tests = Tests::default();
+    let mut summary = String::from("\nsummary\n");
+    let mut failed = Vec::new();
+    for (name, step) in &STEPS {
+        let start = Instant::now();
+        let outcome = perform(root, name, step, install, &mut tests).unwrap_or_else(|error| {
+            println!("{name}: {error:#}");
+            Outcome::Failed
+        });
+        let verdict = match outcome {
+            Outcome::Passed => "ok".to_owned(),
+            Outcome::Failed => {
+                failed.push(*name);
+                "FAILED".to_owned()
+            }
+            Outcome::Skipped(why) => format!("SKIPPED: {why}"),
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        summary += &format!("  {name:<7} {seconds:>7.1} s  {verdict}\n");
     }
-    let failed: Vec<&str> = results
-        .iter()
-        .filter(|g| !g.passed)
-        .map(|g| g.name)
-        .collect();
-    anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    print!("{summary}");
+    if tests.passed == 0 {
+        failed.push("no test ran");
+    }
+    println!(
+        "\n{} passed, {} failed, {} skipped",
+        tests.passed, tests.failed, tests.skipped
+    );
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
-struct Gate {
-    name: &'static str,
-    passed: bool,
-    elapsed: Duration,
+fn perform(
+    root: &Path,
+    name: &str,
+    step: &Run,
+    install: bool,
+    tests: &mut Tests,
+) -> anyhow::Result<Outcome> {
+    let mut start = |line: &str| start(root, name, line, tests);
+    match step {
+        Run::Tidy => {
+            println!("\n── {name}");
+            tidy::run(root)?;
+        }
+        Run::Cargo(line) => start(line)?,
+        Run::Readme => {
+            let readme = std::fs::read_to_string(root.join("README.md")).context("README.md")?;
+            for line in test_commands(&readme)? {
+                start(line)?;
+            }
+        }
+        Run::Deny(line) => {
+            let found = cargo(root, &["deny", "--version"]).output();
+            if !found.is_ok_and(|output| output.status.success()) {
+                let why = "`cargo deny` is not installed (cargo install cargo-deny --locked)";
+                return Ok(Outcome::Skipped(why.to_owned()));
+            }
+            start(line)?;
+        }
+        Run::Vulkan(line) => {
+            if !has_vulkan() && install {
+                install_vulkan();
+            }
+            if !has_vulkan() {
+                let why = format!(
+                    "no Vulkan driver on this machine: THE KERNELS FOR GPUS WERE NOT TESTED (apt-get install {PACKAGES})"
+                );
+                eprintln!("\n!! {why}");
+                return Ok(Outcome::Skipped(why));
+            }
+            start(line)?;
+        }
+    }
+    Ok(Outcome::Passed)
 }
 
-fn timed(name: &'static str, shown: &str, gate: impl FnOnce() -> anyhow::Result<()>) -> Gate {
-    println!("\n── {name}: {shown}");
-    let start = Instant::now();
-    let outcome = gate();
-    if let Err(error) = &outcome {
-        println!("{name}: {error:#}");
+/// Runs Cargo with the words of `line`, shows what it says and counts its tests.
+fn start(root: &Path, name: &str, line: &str, tests: &mut Tests) -> anyhow::Result<()> {
+    println!("\n── {name}: cargo {line}");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let mut command = cargo(root, &words);
+    if name == "doc" {
+        command.env("RUSTDOCFLAGS", "-D warnings");
     }
-    Gate {
-        name,
-        passed: outcome.is_ok(),
-        elapsed: start.elapsed(),
+    let ended = child::run(&mut command, LIMIT);
+    tests.count(&ended.lines);
+    ended.outcome.map_err(anyhow::Error::msg)
+}
+
+/// The words behind `cargo` of every line of the README's test command.
+fn test_commands(readme: &str) -> anyhow::Result<Vec<&str>> {
+    let mut lines = readme
+        .lines()
+        .skip_while(|line| *line != "<!-- ci:test -->");
+    let block = lines.by_ref().skip(2);
+    let block = block.take_while(|line| !line.starts_with("```"));
+    let commands = block.map(|line| {
+        let words = line.strip_prefix("cargo ");
+        words.with_context(|| format!("README.md: `{line}` is no call of cargo"))
+    });
+    let commands = commands.collect::<anyhow::Result<Vec<_>>>()?;
+    ensure!(
+        !commands.is_empty(),
+        "README.md has no block after <!-- ci:test -->"
+    );
+    Ok(commands)
+}
+
+impl Tests {
+    /// Adds what every `test result: ok. 12 passed; 0 failed; 1 ignored; …` says.
+    pub(crate) fn count(&mut self, lines: &[String]) {
+        for counts in lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("test result: "))
+        {
+            let words: Vec<&str> = counts.split_whitespace().collect();
+            let before = |word: &str| -> u64 {
+                let at = words
+                    .iter()
+                    .position(|one| one.trim_end_matches(';') == word);
+                let number = at.and_then(|at| words.get(at.checked_sub(1)?));
+                number.and_then(|number| number.parse().ok()).unwrap_or(0)
+            };
+            self.passed += before("passed");
+            self.failed += before("failed");
+            self.skipped += before("ignored");
+        }
+    }
+}
+
+/// Whether the loader of Vulkan and a driver are there.
+fn has_vulkan() -> bool {
+    if !cfg!(target_os = "linux") {
+        return false;
+    }
+    let listed = Command::new("ldconfig").arg("-p").output();
+    let loader = listed
+        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("libvulkan.so.1"));
+    let drivers = std::fs::read_dir("/usr/share/vulkan/icd.d");
+    loader && drivers.is_ok_and(|mut files| files.next().is_some())
+}
+
+/// Tries to; whether it worked shows afterwards.
+fn install_vulkan() {
+    println!("\n── installing software Vulkan: {PACKAGES}");
+    for line in [
+        "update -qq".to_owned(),
+        format!("install -qq -y {PACKAGES}"),
+    ] {
+        let mut command = Command::new("apt-get");
+        command.args(line.split_whitespace());
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        if let Err(why) = child::run(&mut command, LIMIT).outcome {
+            eprintln!("apt-get {line}: {why}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_of_this_workspace_names_a_test_command() {
+        let readme = std::fs::read_to_string(crate::workspace::root().join("README.md")).unwrap();
+        assert_eq!(
+            test_commands(&readme).unwrap(),
+            ["test --release --workspace"]
+        );
+    }
+
+    #[test]
+    fn a_readme_without_the_command_or_with_another_program_is_an_error() {
+        assert!(test_commands("# A\n```bash\ncargo test\n```\n").is_err());
+        let other = "<!-- ci:test -->\n```bash\nmake\n```\n";
+        assert!(
+            test_commands(other)
+                .unwrap_err()
+                .to_string()
+                .contains("`make`")
+        );
+        let two = "<!-- ci:test -->\n```bash\ncargo test\ncargo bench\n```\ncargo no\n";
+        assert_eq!(test_commands(two).unwrap(), ["test", "bench"]);
+    }
+
+    #[test]
+    fn tests_of_all_executables_are_added_up() {
+        let lines = [
+            "running 3 tests",
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 9 filtered out; finished in 1.0s",
+            "test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
+        ];
+        let mut tests = Tests::default();
+        tests.count(&lines.map(str::to_owned));
+        let expected = Tests {
+            passed: 22,
+            failed: 2,
+            skipped: 1,
+        };
+        assert_eq!(tests, expected);
     }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a command-line program")]
 
 mod check;
+mod child;
 mod gpu;
 mod plot;
 mod tidy;
@@ -13,7 +14,8 @@ mod workspace;
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
-  check               formatting, clippy, all tests, tidy: everything a change has to pass
+  check               formatting, tidy, licences, clippy, documentation, all tests, the GPU kernels on software
+                      Vulkan: everything a change has to pass, as CI runs it
   tidy                layering, size budgets, unsafe code, and the paths that the documents name
   bench <name> [...]  one measurement; `cargo xtask bench` lists them
   gpu <device> [...]  the kernels on a GPU: all their tests there, times beside PyTorch's, and a table of what
@@ -26,7 +28,7 @@ fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let root = &workspace::root();
     match args.first().map(String::as_str) {
-        Some("check") => check::run(root),
+        Some("check") => check::run(root, &args[1..]),
         Some("tidy") => tidy::run(root),
         Some("bench") => workspace::bench(root, &args[1..]),
         Some("gpu") => gpu::run(root, &args[1..]),

@@ -1,42 +1,34 @@
-//! `cargo xtask gpu <device>`: everything there is to show on a GPU, in one command that ends with a
-//! table.
+//! `cargo xtask gpu <device>`: everything there is to show on a GPU, in one command that ends with a table.
 //!
 //! | file | |
 //! |---|---|
-//! | `options.rs` | what was asked for |
-//! | `programs.rs`, `pack.rs` | what Cargo builds, and how it gets to a machine without Cargo |
-//! | `steps.rs`, `child.rs` | which programs run, with what limits |
-//! | `findings.rs` | what they say |
-//! | `criteria.rs`, `table.rs` | what that comes to |
-//! | `peers.py` | PyTorch's attention and flash-linear-attention's gated delta rule |
+//! | `plan.rs` | what was asked for, what Cargo builds, how it is carried, and the steps in order of worth |
+//! | `findings.rs` | what programs say, every criterion, and the table |
+//! | `peers.py` | PyTorch's attention and GPT, flash-linear-attention's gated delta rule and model |
 //!
-//! First every test of the kernels and a short training run on that device, then times. A bench checks
-//! before it times, nothing is timed if a test fails, and what was not measured is not met.
+//! Benches check before they time. If `memory_scan`'s own tests fail on the device, it alone is not timed; every
+//! finding is written when it comes, and what was not measured is not met.
 
-mod child;
-mod criteria;
 mod findings;
-mod options;
-mod pack;
-mod programs;
-mod steps;
-mod table;
+mod plan;
 
-use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serde_json::json;
 
-use child::Ended;
-use findings::{Findings, Tests};
-use options::{Options, Part, Place, USAGE};
-use programs::Programs;
-use steps::Step;
+use crate::check;
+use findings::Findings;
+use plan::{Options, Place, Programs, Step, USAGE};
 
-/// Less than this is no time to start something in.
-const TOO_LATE: Duration = Duration::from_secs(5);
+/// Compiled kernels and what was tuned stay in `CACHE` from one call to the next.
+const CUBECL: &str =
+    "[compilation]\ncache = true\n[environment]\npath = { directory = \"CACHE\" }\n";
+/// Writes a line a launch.
+const COUNTED: &str = "[profiling.logger]\nlevel = \"minimal\"\nfile = \"launches.log\"\n";
 
 /// Does what `args` ask for.
 pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
@@ -48,152 +40,186 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
     match &options.place {
         Place::Pack(folder) => {
             // Before minutes of building.
-            pack::is_empty(folder)?;
-            pack::write(folder, &options, &Programs::build(root, &options)?)
+            plan::is_empty(folder)?;
+            Programs::build(root, &options)?.pack(folder, &options)
         }
-        Place::Here => {
-            let programs = Programs::build(root, &options)?;
-            measure(&options, &programs, root.join("target/gpu"))
-        }
+        Place::Here => measure(
+            &options,
+            &Programs::build(root, &options)?,
+            root.join("target/gpu"),
+        ),
         Place::Unpacked(folder) => {
-            let programs = Programs::unpacked(folder)?;
-            let out = programs.folder.join("out");
-            measure(&options, &programs, out)
+            measure(&options, &Programs::unpacked(folder)?, folder.join("out"))
         }
     }
 }
 
 /// Runs every step that was asked for and judges what they say.
 fn measure(options: &Options, programs: &Programs, out: PathBuf) -> anyhow::Result<()> {
-    let out = options.out.clone().unwrap_or(out);
+    let out = std::path::absolute(options.out.clone().unwrap_or(out))?;
+    let mut notes = Notes::new(&out)?;
     let deadline = options.seconds.map(|seconds| Instant::now() + seconds);
-    let mut found = Findings::default();
-    let mut said = String::new();
-    let mut tests_failed = false;
-    for step in steps::steps(options, programs) {
-        let mut outcome = may_run(&step, options, tests_failed);
-        if outcome.is_ok() {
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let ended = start(&step, options, programs, left);
-            let findings = ended.lines.iter().filter(|line| line.starts_with('{'));
-            findings.for_each(|line| said += &format!("{line}\n"));
-            outcome = take(&mut found, &step, ended);
-            tests_failed |= step.part == Part::Tests && outcome.is_err();
-        }
+    for step in plan::steps(options, programs) {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let outcome = may_run(&step, options, &notes.found, left).and_then(|()| {
+            println!("\n{}", step.shown());
+            let limit = Duration::from_secs(step.limit);
+            take(
+                &mut notes,
+                &step,
+                &out,
+                left.map_or(limit, |left| left.min(limit)),
+            )
+        });
         if let Err(why) = outcome {
             if options.parts.contains(&step.part) {
-                println!("{}: {why}", step.part.name());
+                println!("{}: {why}", step.part);
             }
             for what in &step.whats {
-                found.explain(what, step.tokens, &why);
+                let line = notes.found.explain(what, step.tokens, &why);
+                notes.write(&line);
             }
         }
     }
-    let rows = criteria::rows(&found);
-    found.settings.insert(0, subject(options));
-    let table = table::table(&rows, &found.settings);
+    let rows = findings::rows(&notes.found);
+    let subject = format!(
+        "memory_scan on {} in {}: B 1, {} tokens, 32 heads, K = V = 128, S = 1 unless a row says otherwise",
+        options.gpu,
+        options.dtype,
+        findings::TOKENS
+    );
+    let settings: Vec<&str> = std::iter::once(&*subject)
+        .chain(notes.found.settings())
+        .collect();
+    let table = findings::table(&rows, &settings);
     println!("\n{table}");
-    write(&out, &said, &table)?;
-    table::verdict(&rows)
+    let context = || format!("--out {}", out.display());
+    fs::write(out.join("table.txt"), table).with_context(context)?;
+    println!("written: findings.jsonl and table.txt in {}", out.display());
+    findings::verdict(&rows)
 }
 
-/// What the rows are about.
-fn subject(options: &Options) -> String {
-    format!(
-        "memory_scan on {} in {}: B 1, {} tokens, 32 heads, K = V = 128, S = 1 unless a row says otherwise",
-        options.gpu.name,
-        options.gpu.dtype,
-        criteria::TOKENS
-    )
+/// What was found, in memory and on disk.
+struct Notes {
+    found: Findings,
+    file: fs::File,
+}
+
+impl Notes {
+    fn new(out: &Path) -> anyhow::Result<Self> {
+        let context = || format!("--out {}", out.display());
+        fs::create_dir_all(out.join("counted")).with_context(context)?;
+        let cache = out.join("cache").display().to_string().replace('\\', "/");
+        let settings = CUBECL.replace("CACHE", &cache);
+        fs::write(out.join("cubecl.toml"), &settings).with_context(context)?;
+        fs::write(out.join("counted/cubecl.toml"), settings + COUNTED).with_context(context)?;
+        let file = fs::File::create(out.join("findings.jsonl")).with_context(context)?;
+        Ok(Notes {
+            found: Findings::default(),
+            file,
+        })
+    }
+
+    fn write(&mut self, line: &str) {
+        if let Err(error) = writeln!(self.file, "{line}") {
+            eprintln!("findings.jsonl: {error}");
+        }
+    }
 }
 
 /// Why a step does not run, if it does not.
-fn may_run(step: &Step, options: &Options, tests_failed: bool) -> Result<(), String> {
+fn may_run(
+    step: &Step,
+    options: &Options,
+    found: &Findings,
+    left: Option<Duration>,
+) -> Result<(), String> {
     if !options.parts.contains(&step.part) {
-        return Err(format!("--only leaves out {}", step.part.name()));
+        return Err(format!("--only leaves out {}", step.part));
     }
-    if tests_failed && step.part != Part::Tests {
-        return Err("the tests did not pass, so nothing is timed".to_owned());
+    let failed = found
+        .tests(findings::SCAN_TESTS)
+        .is_ok_and(|(_, failed)| failed > 0);
+    if failed && step.part == "scan" {
+        return Err("memory_scan's tests did not pass, so it is not timed".to_owned());
+    }
+    if left.is_some_and(|left| left < Duration::from_secs(step.needs)) {
+        return Err(format!(
+            "no time was left of --seconds: {} needed",
+            step.needs
+        ));
     }
     step.program.clone().map(drop)
 }
 
-/// Runs a step within its limit and the time that is left.
-fn start(step: &Step, options: &Options, programs: &Programs, left: Option<Duration>) -> Ended {
-    let limit = left.map_or(step.limit, |left| left.min(step.limit));
-    let program = match &step.program {
-        Ok(program) if limit >= TOO_LATE => program,
-        Ok(_) => return Ended::without("no time was left of --seconds"),
-        Err(why) => return Ended::without(why),
+/// Runs a step, keeps its findings as they come, and says what went wrong.
+fn take(notes: &mut Notes, step: &Step, out: &Path, limit: Duration) -> Result<(), String> {
+    let folder = if step.counts {
+        out.join("counted")
+    } else {
+        out.to_path_buf()
     };
-    println!("\n{}", step.shown());
-    let mut command = Command::new(program);
-    command.args(&step.args).current_dir(&programs.folder);
-    if let (Part::Peers, Some(fla)) = (step.part, &options.fla) {
-        command.env("PYTHONPATH", with_path(fla, std::env::var_os("PYTHONPATH")));
-    }
-    child::run(&mut command, limit)
-}
-
-/// PYTHONPATH with `folder` first.
-fn with_path(folder: &Path, before: Option<OsString>) -> OsString {
-    // The program runs in another folder.
-    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
-    let before = before.unwrap_or_default();
-    let others = std::env::split_paths(&before).filter(|path| !path.as_os_str().is_empty());
-    let all = std::iter::once(folder.clone()).chain(others);
-    std::env::join_paths(all).unwrap_or_else(|_| folder.into())
-}
-
-/// What a step's lines and its end come to.
-fn take(found: &mut Findings, step: &Step, ended: Ended) -> Result<(), String> {
+    let log = folder.join("launches.log");
+    // That of an earlier call; there may be none.
+    let _ = fs::remove_file(&log);
+    let mut broken = None;
+    let ended = step.run(&folder, limit, |line| {
+        if step.counts {
+            return;
+        }
+        match notes.found.read(line, step.label) {
+            Ok(Some(line)) => notes.write(&line),
+            Ok(None) => {}
+            Err(error) => broken = broken.take().or(Some(format!("{error:#}"))),
+        }
+    });
     let name = step.shown();
     let outcome = ended.outcome.map_err(|why| format!("`{name}` {why}"));
-    let (Part::Tests, [what]) = (step.part, &step.whats[..]) else {
-        let read = ended.lines.iter().try_for_each(|line| found.read(line));
-        return outcome.and(read.map_err(|error| format!("`{name}`: {error:#}")));
-    };
-    let mut tests = counted(&ended.lines);
-    if tests.passed == 0 && tests.failed == 0 {
-        return outcome.and(Err(format!("`{name}` ran no test")));
-    }
-    // A test that ends the whole program is counted by nobody.
-    if outcome.is_err() {
-        tests.failed = tests.failed.max(1);
-    }
-    found.tested(what, tests);
-    outcome
-}
-
-/// How many tests passed and failed, as their executable says, and the distance that one prints.
-fn counted(lines: &[String]) -> Tests {
-    let mut tests = Tests::default();
-    for line in lines {
-        if let Some(counts) = line.strip_prefix("test result: ") {
-            let before = |word: &str| -> u64 {
-                let words: Vec<&str> = counts.split_whitespace().collect();
-                let at = words.iter().position(|one| one.starts_with(word));
-                let number = at.and_then(|at| words.get(at.checked_sub(1)?));
-                number.and_then(|number| number.parse().ok()).unwrap_or(0)
-            };
-            tests.passed += before("passed");
-            tests.failed += before("failed");
-        } else if line.ends_with(" nats apart") {
-            let figure = line.rsplit("... ").next().unwrap_or(line);
-            tests.figure = Some(figure.to_owned());
+    let mut add = |lines: &[serde_json::Value]| {
+        for line in lines.iter().map(ToString::to_string) {
+            // They are made here, complete.
+            if let Ok(Some(line)) = notes.found.read(&line, "") {
+                notes.write(&line);
+            }
         }
+    };
+    if step.part == "tests" {
+        let mut tests = check::Tests::default();
+        tests.count(&ended.lines);
+        if tests.passed == 0 && tests.failed == 0 {
+            return outcome.and(Err(format!("`{name}` ran no test")));
+        }
+        // A test that ends the whole program is counted by nobody.
+        if outcome.is_err() {
+            tests.failed = tests.failed.max(1);
+        }
+        let (passed, failed) = (tests.passed, tests.failed);
+        add(&[
+            json!({ "kind": "tests", "what": step.whats[0], "passed": passed, "failed": failed }),
+        ]);
     }
-    tests
+    if step.counts {
+        outcome?;
+        let launches =
+            fs::read_to_string(&log).map_err(|error| format!("launches.log: {error}"))?;
+        let steps = steps_of(&ended.lines)
+            .ok_or_else(|| format!("`{name}` does not say how many steps it made"))?;
+        let each = launches.lines().count() as f64 / steps;
+        add(&[
+            json!({ "kind": "check", "what": step.whats[0], "ok": each > 0.0, "detail": "every launch is a line" }),
+            json!({ "kind": "time", "what": step.whats[0], "pass": "step", "ms": each }),
+        ]);
+        return Ok(());
+    }
+    outcome.and(broken.map_or(Ok(()), |error| Err(format!("`{name}`: {error}"))))
 }
 
-/// Keeps what was found.
-fn write(out: &Path, findings: &str, table: &str) -> anyhow::Result<()> {
-    let context = || format!("--out {}", out.display());
-    std::fs::create_dir_all(out).with_context(context)?;
-    std::fs::write(out.join("findings.jsonl"), findings).with_context(context)?;
-    std::fs::write(out.join("table.txt"), table).with_context(context)?;
-    println!("written: findings.jsonl and table.txt in {}", out.display());
-    Ok(())
+/// How many training steps a bench made, as its findings say.
+fn steps_of(lines: &[String]) -> Option<f64> {
+    let found = lines
+        .iter()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    found.filter_map(|found| found["steps"].as_f64()).next()
 }
 
 #[cfg(test)]

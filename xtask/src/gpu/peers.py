@@ -1,15 +1,15 @@
-"""What memory_scan is measured against: PyTorch's softmax attention and flash-linear-attention's
-gated delta rule, forward and forward with backward.
+"""What is measured beside ours on the same card: PyTorch's softmax attention and a compiled GPT, flash-linear-
+attention's gated delta rule and GatedDeltaNet.
 
-    python3 peers.py [--device cuda] [--dtype bf16] [--lengths 4096,8192,16384,32768] [--rounds 7]
-    python3 peers.py --device cpu --dtype f32 --quick      # the script itself, without a GPU
+    python3 peers.py attention|fla|gpt|gdn [--device cuda] [--dtype bf16] [--lengths 4096,8192] [--rounds 7]
+    python3 peers.py attention --device cpu --dtype f32 --quick      # the script itself, without a GPU
 
 flash-linear-attention (`fla`) is found where Python finds modules: PYTHONPATH names its checkout.
 Prints one JSON object a line: what was checked, the median times in ms, and why something is missing,
-which is no error. Each peer is compared with a naive f32 form first, outputs and gradients, and the
-comparison has to see a wrong answer, too. Then all take turns; a turn is several calls between two
-events, after others that compile and tune. What a call reads at these sizes is more than a cache
-holds, so nothing is flushed between calls.
+which is no error. An operator is compared with a naive f32 form first, outputs and gradients, and the
+comparison has to see a wrong answer, too; a model has to learn. Then all passes take turns; a turn is several
+calls between two events, after others that compile and tune. What a call reads at these sizes is more than a
+cache holds, so nothing is flushed between calls.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import statistics
 import time
 
 FORWARD, BOTH = "forward", "forward + backward"
-ATTENTION, FLA = "PyTorch attention", "FLA"
+ATTENTION, FLA, GPT, GDN = "PyTorch attention", "FLA", "GPT", "GatedDeltaNet"
 # Root mean square error over the root mean square of the right values, by type.
 LIMITS = {"f32": 1e-4, "bf16": 2e-2}
 # Tokens and heads of a check; ragged for every block size.
@@ -172,106 +172,166 @@ class Contestant:
         self.calls = min(max(int(TURN / self.turn()), 1), CALLS)
 
 
-def measure(torch, peers, draw, tokens, flags):
-    """All that run at this length take turns."""
-    contestants = []
-    for peer in peers:
-        try:
-            inputs = peer.inputs(draw, tokens, flags.heads, flags.width)
-            with torch.no_grad():
-                o = peer.run(*inputs)
-            d_o = draw(list(o.shape)).to(o.dtype)
-            mine = [Contestant(torch, peer, name, inputs, d_o) for name in (FORWARD, BOTH)]
-            for contestant in mine:
-                contestant.warm_up()
-            contestants.extend(mine)
-        except Exception as error:  # Out of memory, say: others may still fit.
-            say("missing", what=peer.name, tokens=tokens, why=first_line(error))
+def measure(torch, peer, draw, tokens, flags):
+    """Both passes take turns at this length."""
+    try:
+        inputs = peer.inputs(draw, tokens, flags.heads, flags.width)
+        with torch.no_grad():
+            o = peer.run(*inputs)
+        d_o = draw(list(o.shape)).to(o.dtype)
+        contestants = [Contestant(torch, peer, name, inputs, d_o) for name in (FORWARD, BOTH)]
+        for contestant in contestants:
+            contestant.warm_up()
+    except Exception as error:  # Out of memory, say: shorter ones were measured.
+        say("missing", what=peer.name, tokens=tokens, why=first_line(error))
+        return
     for round_ in range(flags.rounds + 1):
         for contestant in contestants:
             ms = contestant.turn()
             if round_ > 0:
                 contestant.times.append(ms)
     for contestant in contestants:
-        say(
-            "time",
-            what=contestant.peer.name,
-            **{"pass": contestant.name},
-            dtype=flags.dtype,
-            batch=1,
-            heads=flags.heads,
-            tokens=tokens,
-            states=1,
-            width=flags.width,
-            ms=statistics.median(contestant.times),
-            fastest_ms=min(contestant.times),
-            slowest_ms=max(contestant.times),
-        )
+        times, sizes = contestant.times, {"tokens": tokens, "states": 1, "width": flags.width}
+        found = {"what": peer.name, "pass": contestant.name, "dtype": flags.dtype, **sizes}
+        say("time", **found, ms=statistics.median(times), fastest_ms=min(times), slowest_ms=max(times))
+
+
+def gpt(torch, layers, width, heads, tokens, vocabulary):
+    """A plain GPT; gives a function from tokens and targets to the loss, and its parameters."""
+    nn, functional = torch.nn, torch.nn.functional
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.n1, self.n2 = nn.RMSNorm(width), nn.RMSNorm(width)
+            self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+            self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+
+        def forward(self, x):
+            split = [*x.shape[:2], heads, width // heads]
+            q, k, v = (y.view(split).transpose(1, 2) for y in self.qkv(self.n1(x)).chunk(3, -1))
+            y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(y.transpose(1, 2).reshape(x.shape))
+            return x + self.down(functional.gelu(self.up(self.n2(x))))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tok, self.pos = nn.Embedding(vocabulary, width), nn.Embedding(tokens, width)
+            self.blocks, self.norm = nn.Sequential(*(Block() for _ in range(layers))), nn.RMSNorm(width)
+
+        def forward(self, x, y):
+            h = self.norm(self.blocks(self.tok(x) + self.pos.weight[: x.shape[1]]))
+            return functional.cross_entropy((h @ self.tok.weight.T).view(-1, vocabulary).float(), y.view(-1))
+
+    model = Model().cuda()
+    return torch.compile(model), list(model.parameters())
+
+
+def gated_delta_net(torch, layers, width, heads, tokens, vocabulary):
+    """flash-linear-attention's model of that size."""
+    from fla.models import GatedDeltaNetConfig, GatedDeltaNetForCausalLM
+
+    config = GatedDeltaNetConfig(
+        hidden_size=width,
+        num_heads=heads,
+        head_dim=width // heads,
+        expand_v=1,
+        num_hidden_layers=layers,
+        vocab_size=vocabulary,
+        tie_word_embeddings=True,
+    )
+    model = GatedDeltaNetForCausalLM(config).cuda()
+    return (lambda x, y: model(input_ids=x, labels=y).loss), list(model.parameters())
+
+
+def train(torch, name, make, flags):
+    """Steps in bf16 on one batch with AdamW; the median of twelve."""
+    torch.set_float32_matmul_precision("high")
+    torch.manual_seed(1)
+    run, parameters = make(torch, *flags.model)
+    optimizer = torch.optim.AdamW(parameters, lr=6e-4, betas=(0.9, 0.95), fused=True)
+    vocabulary = flags.model[-1]
+    x = torch.randint(0, vocabulary, (flags.batch, flags.model[3]), device="cuda")
+    losses, times = [], []
+    for _ in range(16):
+        start = time.perf_counter()
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = run(x, x.roll(-1, 1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())  # Waits for the device.
+        times.append(time.perf_counter() - start)
+    detail = f"the loss goes from {losses[0]:.3f} to {losses[-1]:.3f}, the first step took {times[0]:.1f} s"
+    say("check", what=name, ok=losses[-1] < losses[0], detail=detail)
+    tokens = flags.batch * flags.model[3]
+    ms = 1e3 * statistics.median(times[4:])
+    size = sum(parameter.numel() for parameter in parameters)
+    say("time", what=name, **{"pass": "step"}, tokens_per_step=tokens, parameters=size, ms=ms)
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("peer", choices=list(PEERS))
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--dtype", default="bf16", choices=list(LIMITS))
-    parser.add_argument("--lengths", default="4096,8192,16384,32768", help="for attention")
-    parser.add_argument("--scan-lengths", default="8192", help="for the gated delta rule")
+    parser.add_argument("--lengths", default="8192")
     parser.add_argument("--heads", type=int, default=32)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--model", default="12,1024,8,1024,8192", help="layers, width, heads, tokens, vocabulary")
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--quick", action="store_true", help="tiny sizes: to try the script")
     flags = parser.parse_args()
     if flags.quick:
-        flags.lengths, flags.scan_lengths = "64,96", "64"
-        flags.heads, flags.width, flags.rounds = 2, 16, 2
+        flags.lengths, flags.heads, flags.width, flags.rounds = "64,96", 2, 16, 2
     if flags.rounds < 1:
         parser.error("--rounds is at least 1")
-    flags.lengths, flags.scan_lengths = (
-        [int(length) for length in text.split(",")] for text in (flags.lengths, flags.scan_lengths)
-    )
+    flags.lengths = [int(length) for length in flags.lengths.split(",")]
+    flags.model = [int(size) for size in flags.model.split(",")]
     return flags
+
+
+# By the word on the command line: a name, and an operator or a model.
+PEERS = {
+    "attention": (ATTENTION, Attention),
+    "fla": (FLA, GatedDeltaRule),
+    "gpt": (GPT, gpt),
+    "gdn": (GDN, gated_delta_net),
+}
 
 
 def main():
     flags = arguments()
+    name, make = PEERS[flags.peer]
     try:
         import torch
-    except ImportError as error:
-        why = f"Python finds no torch: {first_line(error)}"
-        say("missing", what=ATTENTION, why=why)
-        say("missing", what=FLA, why=why)
-        return
-    if flags.device == "cuda" and not torch.cuda.is_available():
-        why = f"torch {torch.__version__} sees no CUDA device"
-        say("missing", what=ATTENTION, why=why)
-        say("missing", what=FLA, why=why)
+
+        if flags.device == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError(f"torch {torch.__version__} sees no CUDA device")
+    except (ImportError, RuntimeError) as error:
+        say("missing", what=name, why=f"Python finds no torch with a device: {first_line(error)}")
         return
     where = torch.cuda.get_device_name() if flags.device == "cuda" else "cpu"
-    say("setting", text=f"torch {torch.__version__} on {where}")
-
+    say("setting", text=f"{name}: torch {torch.__version__} on {where}")
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[flags.dtype]
     generator = torch.Generator(flags.device).manual_seed(1)
 
     def draw(shape):
         return torch.randn(shape, generator=generator, device=flags.device).to(dtype)
 
-    peers = {}
-    for kind in (Attention, GatedDeltaRule):
-        try:
-            peer = kind(torch)
-            if check(torch, peer, draw, flags.width, flags.dtype):
-                peers[peer.name] = peer
-        except Exception as error:  # A module that is not there, a compiler that fails: said, not hidden.
-            say("missing", what=kind.name, why=first_line(error))
-    if FLA in peers:
-        import fla
-
-        say("setting", text=f"flash-linear-attention {getattr(fla, '__version__', 'unknown')}")
-    for tokens in sorted({*flags.lengths, *flags.scan_lengths}):
-        wanted = [
-            peers.get(ATTENTION) if tokens in flags.lengths else None,
-            peers.get(FLA) if tokens in flags.scan_lengths else None,
-        ]
-        measure(torch, [peer for peer in wanted if peer], draw, tokens, flags)
+    try:
+        if not isinstance(make, type):
+            train(torch, name, make, flags)
+            return
+        peer = make(torch)
+        right = check(torch, peer, draw, flags.width, flags.dtype)
+        for tokens in flags.lengths if right else []:
+            measure(torch, peer, draw, tokens, flags)
+    except Exception as error:  # A module that is not there, a compiler that fails: said, not hidden.
+        say("missing", what=name, why=first_line(error))
 
 
 if __name__ == "__main__":

@@ -1,172 +1,367 @@
-//! The whole command over programs of a few lines of shell.
+//! The whole command over programs of a few lines of shell, and the words that it is given.
 
+use super::findings::{BURN, FLA, FUSED, LEARNING, SCAN_TESTS, TENSORS, TORCH};
 use super::*;
-use criteria::{FLA, KERNELS, LEARNING, Verdict};
 
-fn lines(text: &str) -> Vec<String> {
-    text.lines().map(str::to_owned).collect()
+const TIME: &str = r#"{"kind":"time","what":"FLA","pass":"forward","tokens":8192,"states":1,"width":128,"ms":0.5}"#;
+const RIGHT: &str = r#"{"kind":"check","what":"FLA","ok":true,"detail":"1e-3"}"#;
+const WRONG: &str = r#"{"kind":"check","what":"FLA","ok":false,"detail":"rms 0.3"}"#;
+
+fn options(line: &str) -> anyhow::Result<Options> {
+    let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    Options::parse(&args)
+}
+
+fn found(lines: &[&str]) -> Findings {
+    let mut found = Findings::default();
+    for line in lines {
+        found.read(line, "").unwrap();
+    }
+    found
+}
+
+/// FLA's time.
+fn fla(found: &Findings) -> Result<f64, String> {
+    found.time(FLA, "forward", Some([8192, 1, 128]))
 }
 
 #[test]
-fn tests_are_counted_and_their_figure_kept() {
-    let tests = counted(&lines(
-        "running 3 tests\n\
-         test devices::cuda_gives_the_losses_of_flex ... 3.1e-5 nats apart\n\
-         ok\n\
-         test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 9 filtered out; finished in 1.0s\n\
-         test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
-    ));
-    let expected = Tests {
-        passed: 13,
-        failed: 2,
-        figure: Some("3.1e-5 nats apart".to_owned()),
+fn a_time_counts_if_it_was_checked_and_is_right() {
+    assert_eq!(
+        fla(&found(&["  FLA 0.5 ms", "{ no JSON", RIGHT, TIME])),
+        Ok(0.5)
+    );
+    assert!(fla(&found(&[TIME])).unwrap_err().contains("not checked"));
+    let why = fla(&found(&[RIGHT, WRONG, TIME])).unwrap_err();
+    assert!(why.contains("rms 0.3"), "{why}");
+    assert!(fla(&found(&[RIGHT, &TIME.replace("0.5", "0")])).is_err());
+}
+
+#[test]
+fn the_most_precise_reason_is_given_and_of_those_the_first() {
+    let mut found = found(&[RIGHT]);
+    assert!(
+        fla(&found)
+            .unwrap_err()
+            .contains("nothing was said about FLA")
+    );
+    found.explain(FLA, None, "Python finds no torch");
+    found.explain(FLA, None, "ended with 1");
+    found.explain(FLA, Some(16_384), "too long");
+    assert_eq!(fla(&found).unwrap_err(), "Python finds no torch");
+    found.explain(FLA, Some(8192), "out of memory");
+    assert_eq!(fla(&found).unwrap_err(), "out of memory");
+}
+
+#[test]
+fn a_finding_with_a_hole_is_an_error_that_shows_it() {
+    for line in [
+        r#"{"kind":"time","what":"FLA","pass":"forward"}"#,
+        r#"{"kind":"time","what":"FLA","pass":"forward","tokens":1,"ms":1.0}"#,
+        r#"{"kind":"tmie"}"#,
+        r#"{"what":"FLA"}"#,
+    ] {
+        let error = Findings::default().read(line, "").unwrap_err().to_string();
+        assert!(error.contains(line), "{error}");
+    }
+}
+
+/// Times that meet every criterion, one of them made `factor` times as long.
+fn fast(slower: &str, factor: f64) -> Findings {
+    let mut found = Findings::default();
+    let mut add = |what: &str, pass: &str, size: Option<[u64; 3]>, ms: f64| {
+        let ms = if what == slower { ms * factor } else { ms };
+        let mut time = json!({ "kind": "time", "what": what, "pass": pass, "ms": ms });
+        if let Some([tokens, states, width]) = size {
+            time["tokens"] = tokens.into();
+            time["states"] = states.into();
+            time["width"] = width.into();
+        }
+        let check = json!({ "kind": "check", "what": what, "ok": true, "detail": "" });
+        for line in [time, check] {
+            found.read(&line.to_string(), "").unwrap();
+        }
     };
-    assert_eq!(tests, expected);
-}
-
-/// A folder as `--pack` writes one, with scripts for executables.
-#[cfg(unix)]
-struct Fake(tempfile::TempDir);
-
-#[cfg(unix)]
-impl Fake {
-    fn new(programs: &[(&str, &str)]) -> Self {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().expect("a folder");
-        for (name, script) in programs {
-            let path = folder.path().join(name);
-            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
-            let mode = std::fs::Permissions::from_mode(0o755);
-            std::fs::set_permissions(&path, mode).expect("executable");
+    for pass in ["forward", "forward + backward"] {
+        for (width, states) in [(64, 1), (64, 4), (128, 4)] {
+            add(
+                FUSED,
+                pass,
+                Some([8192, states, width]),
+                0.7 + 0.3 * states as f64,
+            );
         }
-        Fake(folder)
+        for tokens in findings::LENGTHS {
+            let (length, size) = (tokens as f64 / 8192.0, Some([tokens, 1, 128]));
+            add(FUSED, pass, size, length);
+            add(BURN, pass, size, 9.0 * length * length);
+            add(TORCH, pass, size, 3.0 * length * length);
+        }
+        add(TENSORS, pass, Some([8192, 1, 128]), 6.0);
+        add(FLA, pass, Some([8192, 1, 128]), 0.6);
     }
+    for config in [findings::LARGE, findings::SMALL] {
+        add(&format!("{config}: training f32"), "step", None, 200.0);
+        add(
+            &format!("{config}: training bf16-mixed"),
+            "step",
+            None,
+            100.0,
+        );
+    }
+    found
+}
 
-    /// The error of the command, and the table that it wrote.
-    fn run(&self, flags: &str) -> (String, String) {
-        let folder = self.0.path().display();
-        let python = self.0.path().join("python").display().to_string();
-        let line = format!("cuda --unpacked {folder} --python {python} {flags}");
-        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let error = run(Path::new("."), &args).expect_err("not everything is met");
-        let table = std::fs::read_to_string(self.0.path().join("out/table.txt"));
-        (error.to_string(), table.unwrap_or_default())
+fn count(found: &Findings, met: Option<bool>) -> usize {
+    findings::rows(found)
+        .iter()
+        .filter(|row| row.met == met)
+        .count()
+}
+
+#[test]
+fn every_limit_is_broken_by_its_own_time() {
+    assert_eq!(count(&fast("", 1.0), Some(false)), 0);
+    assert_eq!(count(&fast("", 1.0), Some(true)), 2 + 2 + 14 + 4 + 1 + 4);
+    // Every factor just breaks one kind of criterion.
+    for (slower, factor, rows) in [
+        (TENSORS, 0.8, 2),
+        (BURN, 1.0 / 9.0, 4),
+        (TORCH, 0.5, 2),
+        (FLA, 0.8, 2),
+        ("novels-large: training f32", 0.85, 1),
+        ("novels-large: training bf16-mixed", 1.2, 1),
+    ] {
+        assert_eq!(count(&fast(slower, factor), Some(false)), rows, "{slower}");
     }
 }
 
-#[cfg(unix)]
-const PASSES: &str = "echo 'test result: ok. 2 passed; 0 failed'";
-
-/// A row of the table.
-#[cfg(unix)]
-fn row<'a>(table: &'a str, name: &str) -> &'a str {
-    let found = table.lines().find(|line| line.starts_with(name));
-    found.unwrap_or_else(|| panic!("no row {name}:\n{table}"))
-}
-
-#[cfg(unix)]
 #[test]
-fn findings_become_verdicts() {
-    let scan = r#"echo '{"kind":"check","what":"fused","ok":true,"detail":"1e-3"}'
-echo '{"kind":"time","what":"fused","pass":"forward","tokens":8192,"states":1,"width":128,"ms":1.0}'"#;
-    let python = r#"echo '{"kind":"setting","text":"torch 2 on a card"}'
-echo '{"kind":"check","what":"FLA","ok":true,"detail":"1e-3"}'
-echo '{"kind":"time","what":"FLA","pass":"forward","tokens":8192,"states":1,"width":128,"ms":0.4}'
-echo '{"kind":"missing","what":"PyTorch attention","why":"no kernel for this card"}'"#;
-    let fake = Fake::new(&[
-        ("kernels", PASSES),
-        ("training", PASSES),
-        ("memory_scan", scan),
-        ("python", python),
-    ]);
-    let (error, table) = fake.run("");
-    assert!(error.contains("of 25 criteria are not met"), "{error}");
-    assert!(table.contains("\ntorch 2 on a card\n"), "{table}");
-    assert!(row(&table, KERNELS).contains("met"), "{table}");
-    let slow = row(&table, "forward: time over FLA");
-    assert!(
-        slow.contains("NOT MET") && slow.contains("2.50 x"),
-        "{slow}"
+fn words_are_read_and_a_mistake_is_answered_with_the_way_out() {
+    let read = options("cuda --pack p --only peers,scan --python py --seconds 60").unwrap();
+    assert_eq!((read.dtype, read.place), ("bf16", Place::Pack("p".into())));
+    assert_eq!(
+        (read.parts, read.seconds),
+        (vec!["scan", "peers"], Some(Duration::from_secs(60)))
     );
-    let missing = row(&table, "forward, T 8192: faster than PyTorch");
-    assert!(missing.contains("no kernel for this card"), "{missing}");
-    let training = row(&table, "training");
+    for (line, said) in [
+        ("", "usage: cargo xtask gpu"),
+        ("cdua", "cuda, rocm, metal, vulkan, wgpu"),
+        ("cuda --python", "--python has no value"),
+        ("cuda --pyton x", "--pyton"),
+        ("cuda --only scan,pears", "`pears`"),
+        ("cuda --fla no/such", "--fla no/such: no such folder"),
+        (
+            "cuda --rounds 0",
+            "--rounds 0: a whole number of at least 1",
+        ),
+        ("cuda --seconds soon", "--seconds soon"),
+        (
+            "cuda --pack a --unpacked b",
+            "--unpacked b: one of --pack and --unpacked, once",
+        ),
+    ] {
+        let error = options(line).unwrap_err().to_string();
+        assert!(error.contains(said), "{line}: {error}");
+    }
+}
+
+#[test]
+fn one_command_builds_what_was_asked_for_and_no_more() {
+    let line = plan::command(&options("cuda --only tests,scan").unwrap())
+        .unwrap()
+        .join(" ");
+    assert!(line.contains("infinity-kernels/cuda,infinity-model/cuda,infinity-train/cuda"));
     assert!(
-        training.contains("`model_throughput` is not in this pack"),
-        "{training}"
+        line.ends_with("--test kernels --test training --bench memory_scan"),
+        "{line}"
     );
-    let findings = std::fs::read_to_string(fake.0.path().join("out/findings.jsonl")).unwrap();
-    assert!(findings.contains(r#""what":"FLA""#) && !findings.contains("test result"));
-}
-
-#[cfg(unix)]
-#[test]
-fn nothing_is_timed_if_a_test_fails() {
-    let fails = "echo 'test result: FAILED. 2 passed; 1 failed'; exit 101";
-    let fake = Fake::new(&[
-        ("kernels", fails),
-        ("training", PASSES),
-        ("memory_scan", "touch ran"),
-    ]);
-    let (_, table) = fake.run("");
-    assert!(row(&table, KERNELS).contains("NOT MET"), "{table}");
-    assert!(row(&table, LEARNING).contains("  met"), "{table}");
-    assert!(
-        table.contains("the tests did not pass, so nothing is timed"),
-        "{table}"
+    assert_eq!(plan::command(&options("cuda --only peers").unwrap()), None);
+    let line = r#"{"reason":"compiler-artifact","target":{"kind":["bench"],"name":"memory_scan"},"executable":"/t/memory_scan-1"}"#;
+    assert_eq!(
+        plan::artifact(line),
+        Some(("memory_scan", "/t/memory_scan-1".into()))
     );
-    assert!(!fake.0.path().join("ran").exists());
-}
-
-#[cfg(unix)]
-#[test]
-fn a_program_that_breaks_off_is_named_where_its_times_are_missing() {
-    let scan = r#"case "$*" in *16384*) exit 9;; esac"#;
-    let fake = Fake::new(&[("memory_scan", scan)]);
-    let (_, table) = fake.run("--only scan");
-    let broken = row(&table, "forward, T 16384: faster than Burn");
-    assert!(
-        broken.contains("memory_scan") && broken.contains('9'),
-        "{broken}"
-    );
-    assert!(row(&table, KERNELS).contains("--only leaves out tests"));
-}
-
-#[cfg(unix)]
-#[test]
-fn tests_that_match_nothing_and_time_that_is_up_are_seen() {
-    let none = "echo 'test result: ok. 0 passed; 0 failed; 40 filtered out'";
-    let fake = Fake::new(&[("kernels", none), ("training", PASSES)]);
-    let (_, table) = fake.run("--only tests");
-    let kernels = row(&table, KERNELS);
-    assert!(kernels.contains("ran no test"), "{kernels}");
-    assert!(kernels.contains("not measured"), "{kernels}");
-    let (_, table) = fake.run("--only tests --seconds 1");
-    assert!(table.contains("no time was left of --seconds"), "{table}");
-}
-
-#[cfg(unix)]
-#[test]
-fn a_checkout_comes_first_on_pythons_path() {
-    let path = with_path(Path::new("/fla"), Some("/a:/b".into()));
-    assert_eq!(path, "/fla:/a:/b");
-    assert_eq!(with_path(Path::new("/fla"), None), "/fla");
+    for other in [
+        &*line.replace("bench", "test"),
+        &line.replace("\"/t/memory_scan-1\"", "null"),
+        "warning",
+    ] {
+        assert_eq!(plan::artifact(other), None);
+    }
 }
 
 #[test]
-fn only_what_was_asked_for_may_run() {
-    let args = ["cuda", "--only", "scan"].map(str::to_owned);
-    let options = Options::parse(&args).unwrap();
+fn every_row_is_measured_by_some_step() {
     let folder = tempfile::tempdir().unwrap();
-    let steps = steps::steps(&options, &Programs::unpacked(folder.path()).unwrap());
-    for step in steps {
-        let why = may_run(&step, &options, false).unwrap_err();
-        match step.part {
-            Part::Scan => assert!(why.contains("not in this pack"), "{why}"),
-            _ => assert!(why.contains("--only leaves out"), "{why}"),
+    let steps = plan::steps(
+        &options("cuda").unwrap(),
+        &Programs::unpacked(folder.path()).unwrap(),
+    );
+    let mut found = Findings::default();
+    for step in &steps {
+        step.whats
+            .iter()
+            .for_each(|what| drop(found.explain(what, step.tokens, "a reason")));
+    }
+    for row in findings::rows(&found) {
+        assert_eq!((row.met, &*row.figure), (None, "a reason"), "{}", row.name);
+    }
+}
+
+#[cfg(unix)]
+mod programs {
+    use super::*;
+
+    const PASSES: &str = "echo 'test result: ok. 2 passed; 0 failed'";
+
+    /// A folder as `--pack` writes one, with scripts for executables.
+    struct Fake(tempfile::TempDir);
+
+    impl Fake {
+        fn new(programs: &[(&str, &str)]) -> Self {
+            use std::os::unix::fs::PermissionsExt;
+            let folder = tempfile::tempdir().expect("a folder");
+            fs::write(folder.path().join("peers.py"), "").expect("written");
+            for (name, script) in programs {
+                let path = folder.path().join(name);
+                fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+                let mode = fs::Permissions::from_mode(0o755);
+                fs::set_permissions(&path, mode).expect("executable");
+            }
+            Fake(folder)
+        }
+
+        /// The table and the findings that the command wrote; not everything is met.
+        fn run(&self, flags: &str) -> (String, String) {
+            let folder = self.0.path().display();
+            let line = format!("cuda --unpacked {folder} --python {folder}/python {flags}");
+            let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let error = run(Path::new("."), &args).expect_err("not everything is met");
+            assert!(
+                error.to_string().contains("criteria are not met"),
+                "{error}"
+            );
+            let read = |name| fs::read_to_string(self.0.path().join("out").join(name));
+            (read("table.txt").unwrap(), read("findings.jsonl").unwrap())
         }
     }
-    let rows = criteria::rows(&Findings::default());
-    assert!(rows.iter().all(|row| row.verdict == Verdict::NotMeasured));
-    assert!(rows.iter().any(|row| row.name.contains(FLA)));
+
+    /// A row of the table.
+    fn row<'a>(table: &'a str, name: &str) -> &'a str {
+        let found = table.lines().find(|line| line.starts_with(name));
+        found.unwrap_or_else(|| panic!("no row {name}:\n{table}"))
+    }
+
+    #[test]
+    fn findings_become_verdicts() {
+        let scan = format!(
+            "echo '{}'\necho '{}'",
+            RIGHT.replace(FLA, FUSED),
+            TIME.replace(FLA, FUSED)
+        );
+        let python = format!(
+            r#"case "$*" in *fla*) echo '{RIGHT}'; echo '{}';;
+*attention*) echo '{{"kind":"missing","what":"PyTorch attention","why":"no kernel for this card"}}';; esac"#,
+            TIME.replace("0.5", "0.2")
+        );
+        let fake = Fake::new(&[
+            ("kernels", PASSES),
+            ("training", PASSES),
+            ("memory_scan", &scan),
+            ("python", &python),
+        ]);
+        let (table, findings) = fake.run("");
+        assert!(row(&table, SCAN_TESTS).contains("met"), "{table}");
+        let slow = row(&table, "forward: time over FLA");
+        assert!(
+            slow.contains("NOT MET") && slow.contains("2.50 x"),
+            "{slow}"
+        );
+        let missing = row(&table, "forward, T 8192: faster than PyTorch");
+        assert!(missing.contains("no kernel for this card"), "{missing}");
+        assert!(row(&table, "novels-large").contains("`model_throughput` is not in this pack"));
+        assert!(findings.contains(r#""what":"FLA""#) && findings.contains(r#""kind":"tests""#));
+    }
+
+    #[test]
+    fn only_the_fused_kernels_own_tests_keep_it_from_being_timed() {
+        let fails = |filter: &str| {
+            format!(
+                r#"case "$*" in {filter}) echo 'test result: FAILED. 2 passed; 1 failed'; exit 101;; *) {PASSES};; esac"#
+            )
+        };
+        let scan = r#"touch ran; case "$*" in *16384*) exit 9;; esac"#;
+        let fake = Fake::new(&[
+            ("kernels", &fails("memory_scan*")),
+            ("training", PASSES),
+            ("memory_scan", scan),
+        ]);
+        let (table, _) = fake.run("");
+        assert!(row(&table, SCAN_TESTS).contains("NOT MET"), "{table}");
+        assert!(row(&table, LEARNING).contains("  met"), "{table}");
+        assert!(
+            table.contains("memory_scan's tests did not pass, so it is not timed"),
+            "{table}"
+        );
+        assert!(!fake.0.path().join("out/ran").exists());
+        let fake = Fake::new(&[("kernels", &fails("cuda*")), ("memory_scan", scan)]);
+        let (table, _) = fake.run("");
+        assert!(fake.0.path().join("out/ran").exists());
+        let broken = row(&table, "forward, T 16384: faster than Burn");
+        assert!(
+            broken.contains("memory_scan") && broken.contains('9'),
+            "{broken}"
+        );
+    }
+
+    #[test]
+    fn tests_that_match_nothing_and_time_that_is_up_are_seen() {
+        let fake = Fake::new(&[(
+            "kernels",
+            "echo 'test result: ok. 0 passed; 0 failed; 40 filtered out'",
+        )]);
+        let (table, _) = fake.run("--only tests");
+        let kernels = row(&table, SCAN_TESTS);
+        assert!(
+            kernels.contains("not measured") && kernels.contains("ran no test"),
+            "{kernels}"
+        );
+        assert!(row(&table, "forward: time over FLA").contains("--only leaves out"));
+        let (table, _) = fake.run("--only tests --seconds 1");
+        assert!(table.contains("no time was left of --seconds"), "{table}");
+    }
+
+    #[test]
+    fn launches_are_lines_by_step() {
+        let bench = r#"for i in 1 2 3 4 5 6; do echo kernel >> launches.log; done; echo '{"kind":"time","what":"x","pass":"step","ms":1.0,"steps":2}'"#;
+        let fake = Fake::new(&[("model_throughput", bench)]);
+        fs::write(fake.0.path().join("shakespeare-char.toml"), "").unwrap();
+        let (table, _) = fake.run("--only training");
+        let launches = row(&table, "shakespeare-char: launches");
+        assert!(launches.contains("3.00 kernels"), "{launches}");
+    }
+
+    #[test]
+    fn a_pack_is_new_and_its_script_hands_its_arguments_on() {
+        let fake = Fake::new(&[("xtask", "echo \"$@\"")]);
+        let error = plan::is_empty(fake.0.path()).unwrap_err().to_string();
+        assert!(error.contains("not empty"), "{error}");
+        assert!(plan::is_empty(&fake.0.path().join("new")).is_ok());
+        let path = fake.0.path().join("run.sh");
+        fs::write(
+            &path,
+            plan::script(&options("cuda --only scan,peers").unwrap()),
+        )
+        .unwrap();
+        let mut command = std::process::Command::new("bash");
+        let output = command
+            .arg(&path)
+            .args(["--python", "a b"])
+            .output()
+            .unwrap();
+        let line = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(line.starts_with("gpu cuda --unpacked "), "{line}");
+        assert!(line.contains("--only scan,peers --python a b\n"), "{line}");
+    }
 }

@@ -131,12 +131,15 @@ pub(super) fn unsafe_code(tree: &Tree) -> Vec<Finding> {
     found
 }
 
-/// Is there a `SAFETY` note on the line, or in the comments and attributes directly above it?
+/// Is there a `SAFETY` note on the line, or in the comments and attributes above its statement?
 fn says_why(raw: &[&str], at: usize) -> bool {
     let is_note = |line: &str| line.contains("SAFETY:") || line.contains("# Safety");
-    let above = raw[..at].iter().rev().map(|line| line.trim_start());
+    let is_comment = |line: &str| line.starts_with("//") || line.starts_with("#[");
+    let ends = |line: &str| line.is_empty() || line.ends_with([';', '{', '}', ',']);
+    let above = raw[..at].iter().rev().map(|line| line.trim());
     is_note(raw[at])
         || above
-            .take_while(|line| line.starts_with("//") || line.starts_with("#["))
+            .skip_while(|line| !is_comment(line) && !ends(line))
+            .take_while(|line| is_comment(line))
             .any(is_note)
 }

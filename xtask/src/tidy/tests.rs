@@ -330,6 +330,21 @@ mod unsafety {
     }
 
     #[test]
+    fn a_reason_may_stand_above_a_statement_of_several_lines() {
+        let path = format!("{}src/a.rs", UNSAFE[0]);
+        let found = |above: &str| {
+            let text = format!(
+                "//! Head.\nfn a() {{\n    // SAFETY: full.\n    {above}\n        .map(|x| unsafe {{ b(x) }});\n}}\n"
+            );
+            Sandbox::new()
+                .findings_after(&path, &text, files::unsafe_code)
+                .len()
+        };
+        assert_eq!(found("let c = d\n        .iter()"), 0);
+        assert_eq!(found("let c = e();\n    let d = f"), 1);
+    }
+
+    #[test]
     fn unsafe_without_its_reason_is_found() {
         let path = format!("{}src/a.rs", UNSAFE[0]);
         let found = |text| Sandbox::new().findings_after(&path, text, files::unsafe_code);

@@ -1,4 +1,4 @@
-//! A program that runs for so long at most, shown as it goes.
+//! A program with a time limit, whose output is shown as it comes.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -29,8 +29,17 @@ impl Ended {
     }
 }
 
-/// Runs `command`, and kills it after `limit`.
+/// Runs `command`, shows what it prints and kills it after `limit`.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> Ended {
+    run_with(command, limit, |_| {})
+}
+
+/// The same; `each` takes every line as it comes.
+pub(crate) fn run_with(
+    command: &mut Command,
+    limit: Duration,
+    mut each: impl FnMut(&str),
+) -> Ended {
     let program = command.get_program().to_string_lossy().into_owned();
     let mut child = match command.stdout(Stdio::piped()).spawn() {
         Ok(child) => child,
@@ -42,10 +51,13 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Ended {
     let mut ended: Option<Instant> = None;
     let mut outcome = Ok(());
     loop {
+        let mut quiet = true;
         match printed.recv_timeout(TICK) {
             Ok(line) => {
                 println!("{line}");
+                each(&line);
                 lines.push(line);
+                quiet = false;
             }
             Err(RecvTimeoutError::Disconnected) if ended.is_some() => break,
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
@@ -58,7 +70,7 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Ended {
                     outcome = how;
                 }
             }
-            Some(at) if at.elapsed() > AFTER => break,
+            Some(at) if quiet && at.elapsed() > AFTER => break,
             Some(_) => {}
         }
     }
@@ -99,7 +111,8 @@ fn end(child: &mut Child, deadline: Instant, limit: Duration) -> Option<Result<(
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 
