@@ -77,7 +77,10 @@ fn newer(run: &Path, finished: &Path) -> Option<Checkpoint> {
     let store = CheckpointStore::new(run.join(CHECKPOINTS));
     let path = store.path(*store.steps().last()?).join(STATE);
     let newest: TrainerState = serde_json::from_str(&read(&path).ok()?).ok()?;
-    let steps = RunConfig::from_toml(&newest.config).ok()?.training.max_steps;
+    let steps = RunConfig::from_toml(&newest.config)
+        .ok()?
+        .training
+        .max_steps;
     let written = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
     let is_newer = match steps {
         // How many steps there were to be is only known with the data: the clock has to say it.
@@ -197,7 +200,9 @@ impl Found {
             let than = older.as_ref().map_or_else(String::new, |older| {
                 format!(", which is newer than {}", older.display())
             });
-            terminal::note(&format!("checkpoint of step {step} of the run in {run}{than}"));
+            terminal::note(&format!(
+                "checkpoint of step {step} of the run in {run}{than}"
+            ));
         }
         // Settings of generation may have been changed by hand beside the finished model.
         let generation = match older.as_ref().map(|older| older.join(GENERATION)) {
@@ -306,7 +311,8 @@ fn read(path: &Path) -> anyhow::Result<String> {
 /// The training window in a model's `config.json`.
 fn window(directory: &Path) -> anyhow::Result<usize> {
     let path = directory.join(MARKER);
-    let config = ModelConfig::from_json(&read(&path)?).with_context(|| format!("in {}", path.display()))?;
+    let config =
+        ModelConfig::from_json(&read(&path)?).with_context(|| format!("in {}", path.display()))?;
     Ok(config.max_position_embeddings)
 }
 

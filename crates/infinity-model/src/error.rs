@@ -243,6 +243,74 @@ pub enum GenerateError {
     },
 }
 
+/// A state file cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
+pub struct StateError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: StateProblem,
+}
+
+/// What can be wrong with a saved state.
+#[derive(Debug, thiserror::Error)]
+pub enum StateProblem {
+    /// The system does not give it.
+    #[error("cannot be read: {0}")]
+    Read(std::io::Error),
+    /// The system does not take it.
+    #[error("cannot be written: {0}")]
+    Write(std::io::Error),
+    /// Its end is not there, or it was never a safetensors file.
+    #[error("cut short, or no state file at all")]
+    Cut,
+    /// Its checksum is not that of its contents.
+    #[error("changed since it was written: its checksum does not fit")]
+    Changed,
+    /// Something else is in it.
+    #[error("not a state: {0}")]
+    NotAState(String),
+    /// A later program wrote it.
+    #[error("a state of format version {0}; this program reads version 1")]
+    Version(String),
+    /// It belongs to other weights or other settings.
+    #[error("the state of another model ({found}); this one is {expected}")]
+    OtherModel {
+        /// Fingerprint of its model, or `none`.
+        found: String,
+        /// Fingerprint of the given one.
+        expected: String,
+    },
+    /// Its text was made of other tokens.
+    #[error("the state of a text in the tokens of another tokenizer")]
+    OtherTokenizer,
+    /// It has more or fewer layers than the model.
+    #[error("a state of {found} layers, for a model of {expected}")]
+    Layers {
+        /// Layers in the file.
+        found: usize,
+        /// Layers of the model.
+        expected: usize,
+    },
+    /// A layer's tensors have other sizes than the model's.
+    #[error("layer {layer} has {found} instead of {expected}")]
+    Shape {
+        /// Its number, from the input on.
+        layer: usize,
+        /// Sizes in the file.
+        found: String,
+        /// Sizes of the model.
+        expected: String,
+    },
+    /// A tensor of another number format than f32.
+    #[error("{0} holds {1} instead of F32")]
+    Format(String, String),
+    /// A number that is NaN or infinite.
+    #[error("{0} holds a number that is not finite")]
+    NotFinite(String),
+}
+
 /// A model directory cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PretrainedError {

@@ -21,7 +21,8 @@
 //!
 //! - [`config`]: [`ModelConfig`], all that decides which network is built.
 //! - [`parameters`]: every tensor of it, and what training does with it; [`count`]: its cost.
-//! - [`model`]: [`InfinityModel`], the network; [`state`]: what it remembers between calls.
+//! - [`model`]: [`InfinityModel`], the network; [`state`]: what it remembers between calls;
+//!   [`state_file`]: the same as a file.
 //! - [`block`], [`mixer`]: its parts, which can be had alone; [`layer`]: what they have in common.
 //! - [`gate_summary`]: what its gates do with a text.
 //! - [`precision`](mod@precision): which number format every kind of operation computes in.
@@ -51,12 +52,16 @@ pub mod precision;
 pub mod pretrained;
 pub mod sampler;
 pub mod state;
+pub mod state_file;
 pub mod tokenizer;
 
 pub use burn;
 pub use config::ModelConfig;
 pub use decoder::{Decoder, FinishReason};
-pub use error::{ConfigError, GenerateError, PrecisionError, PretrainedError, TokenizerError};
+pub use error::{
+    ConfigError, GenerateError, PrecisionError, PretrainedError, StateError, StateProblem,
+    TokenizerError,
+};
 pub use gate_summary::{GateSummary, Quantiles};
 pub use generate::{Context, Generation, generate, generate_from, generate_tokens};
 pub use generation_config::GenerationConfig;

@@ -434,19 +434,45 @@ mod tests {
             temperature: 0.0,
             ..GenerationConfig::default()
         };
-        for line in ["--temperature 1.5", "--top-k 5", "--top-p 0.9", "--min-p 0.1", "--do-sample"] {
+        for line in [
+            "--temperature 1.5",
+            "--top-k 5",
+            "--top-p 0.9",
+            "--min-p 0.1",
+            "--do-sample",
+        ] {
             for base in [&greedy, &cold] {
                 let (config, unused) = over(base.clone(), line).unwrap();
-                assert!(!config.is_greedy() && unused.is_empty(), "{line}: {config:?}");
+                assert!(
+                    !config.is_greedy() && unused.is_empty(),
+                    "{line}: {config:?}"
+                );
             }
         }
-        assert_eq!(over(cold.clone(), "--temperature 1.5").unwrap().0.temperature, 1.5);
-        for line in ["", "--repetition-penalty 1.1", "--temperature 0", "--greedy"] {
+        assert_eq!(
+            over(cold.clone(), "--temperature 1.5")
+                .unwrap()
+                .0
+                .temperature,
+            1.5
+        );
+        for line in [
+            "",
+            "--repetition-penalty 1.1",
+            "--temperature 0",
+            "--greedy",
+        ] {
             assert!(over(greedy.clone(), line).unwrap().0.is_greedy(), "{line}");
         }
         for (line, words) in [
-            ("--greedy --top-p 0.5", "--top-p does nothing beside --greedy"),
-            ("--do-sample false -t 2", "--temperature does nothing beside --do-sample false"),
+            (
+                "--greedy --top-p 0.5",
+                "--top-p does nothing beside --greedy",
+            ),
+            (
+                "--do-sample false -t 2",
+                "--temperature does nothing beside --do-sample false",
+            ),
             ("-t 0 -k 5", "--top-k does nothing beside --temperature 0"),
         ] {
             let (config, unused) = over(GenerationConfig::default(), line).unwrap();

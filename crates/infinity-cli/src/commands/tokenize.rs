@@ -33,11 +33,7 @@ pub(crate) struct TokenizeArgs {
     #[arg(long, alias = "tokenizer-name", value_name = "KIND|PATH")]
     tokenizer: Option<String>,
     /// Learn a byte-level BPE of N entries from the text
-    #[arg(
-        long,
-        value_name = "N",
-        conflicts_with = "tokenizer"
-    )]
+    #[arg(long, value_name = "N", conflicts_with = "tokenizer")]
     train_bpe: Option<String>,
     /// Column or key of the text in .csv and .jsonl
     #[arg(long, value_name = "NAME")]

@@ -1,0 +1,631 @@
+//! A state as a file: one safetensors file, exact, that knows which model it belongs to.
+//!
+//! ```text
+//! position                        [B] u64, tokens that every row has read
+//! layers.0.memory                 [B, H, S, K, V]
+//! layers.0.tails.0 … .2           [B, channels, kernel − 1]
+//! layers.0.keys, layers.0.values  [B, T, H, ·], for the softmax mixer
+//! logits                          [1, vocab_size] after the last token, where a text goes on
+//! ```
+//!
+//! The header's metadata hold the format's `version`, the number of `layers`, the fingerprint of the
+//! `model`, and a `checksum` of everything else. Files of training checkpoints from before version 1
+//! have `layers` alone.
+
+use crate::config::ModelConfig;
+use crate::error::{StateError, StateProblem};
+use crate::state::{LayerState, ModelState, Stateful};
+use burn::module::{ModuleVisitor, Param};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use infinity_files::Fingerprint;
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+const VERSION: &str = "1";
+/// More layers than a configuration may have; a damaged number of them must not be believed.
+const MAX_LAYERS: usize = 1 << 16;
+
+const LOGITS: &str = "logits";
+
+pub(crate) type Metadata = BTreeMap<String, String>;
+
+impl ModelState {
+    /// Writes the state to `path`, for `model` to go on from. The file is there whole or not at all.
+    ///
+    /// ```
+    /// use infinity_model::burn::tensor::{Device, Int, Tensor};
+    /// use infinity_model::{ModelConfig, ModelState};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("state.safetensors");
+    /// let model = ModelConfig::new(11).with_hidden_size(16).init(&Device::flex());
+    /// let (_, state) = model.forward(Tensor::<2, Int>::from_ints([[3, 1, 4]], &model.device()), None);
+    /// state.save(&path, &model)?;
+    /// let state = ModelState::load(&path, &model)?;
+    /// assert_eq!(state.position, [3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If it has numbers of another format than f32, or if the file cannot be written.
+    pub fn save(&self, path: &Path, model: &impl Stateful) -> Result<(), StateError> {
+        self.save_with(path, model, &Extra::default())
+    }
+
+    /// [`save`](Self::save) with what goes on from the state.
+    pub(crate) fn save_with(
+        &self,
+        path: &Path,
+        model: &impl Stateful,
+        extra: &Extra,
+    ) -> Result<(), StateError> {
+        let error = |problem| StateError {
+            path: path.into(),
+            problem,
+        };
+        let bytes = self.to_bytes_with(Some(&fingerprint(model)), extra);
+        infinity_files::write(path, &bytes.map_err(error)?)
+            .map_err(|source| error(StateProblem::Write(source)))
+    }
+
+    /// Reads a state of `model` onto its device.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]: the file cannot be read, is cut or changed, belongs to another model, or
+    /// holds numbers that are not finite.
+    pub fn load(path: &Path, model: &impl Stateful) -> Result<Self, StateError> {
+        Self::load_with(path, model).map(|(state, _)| state)
+    }
+
+    /// [`load`](Self::load) with what goes on from the state.
+    pub(crate) fn load_with(
+        path: &Path,
+        model: &impl Stateful,
+    ) -> Result<(Self, Extra), StateError> {
+        let read = || {
+            let bytes = fs::read(path).map_err(StateProblem::Read)?;
+            let device = model.devices().swap_remove(0).inner();
+            let read = Saved::read(&bytes, &device)?;
+            read.check(model)?;
+            Ok((read.state, read.extra))
+        };
+        read().map_err(|problem| StateError {
+            path: path.into(),
+            problem,
+        })
+    }
+
+    /// The bytes of a state file, for the model of that [`fingerprint`] or for one that is known
+    /// otherwise.
+    ///
+    /// # Errors
+    ///
+    /// If the state has numbers of another format than f32.
+    pub fn to_bytes(&self, model: Option<&str>) -> Result<Vec<u8>, StateProblem> {
+        self.to_bytes_with(model, &Extra::default())
+    }
+
+    fn to_bytes_with(&self, model: Option<&str>, extra: &Extra) -> Result<Vec<u8>, StateProblem> {
+        let mut tensors: Vec<(String, TensorData)> = Vec::new();
+        if !extra.logits.is_empty() {
+            let logits = TensorData::new(extra.logits.clone(), [1, extra.logits.len()]);
+            tensors.push((LOGITS.to_owned(), logits));
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let mut add = |name: &str, data| tensors.push((format!("layers.{i}.{name}"), data));
+            match layer {
+                LayerState::Infinity { memory, tails } => {
+                    add("memory", memory.to_data());
+                    for (j, tail) in tails.iter().enumerate() {
+                        add(&format!("tails.{j}"), tail.to_data());
+                    }
+                }
+                LayerState::Softmax { cache } => {
+                    if let Some((keys, values)) = cache {
+                        add("keys", keys.to_data());
+                        add("values", values.to_data());
+                    }
+                }
+            }
+        }
+        let position: Vec<u8> = (self.position.iter().copied())
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        let damaged = |error: SafeTensorError| StateProblem::NotAState(error.to_string());
+        let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).map_err(damaged);
+        let mut views = BTreeMap::new();
+        views.insert(
+            "position".to_owned(),
+            view(Dtype::U64, vec![self.batch()], &position)?,
+        );
+        for (name, data) in &tensors {
+            if data.dtype() != DType::F32 {
+                let dtype = format!("{:?}", data.dtype());
+                return Err(StateProblem::Format(name.clone(), dtype));
+            }
+            let shape = data.shape().to_vec();
+            views.insert(name.clone(), view(Dtype::F32, shape, data.as_bytes())?);
+        }
+        let mut metadata = Metadata::from([
+            ("version".to_owned(), VERSION.to_owned()),
+            ("layers".to_owned(), self.layers.len().to_string()),
+        ]);
+        metadata.extend(extra.notes.clone());
+        metadata.extend(model.map(|model| ("model".to_owned(), model.to_owned())));
+        let sum = checksum(&metadata, &views);
+        metadata.insert("checksum".to_owned(), sum);
+        let header: HashMap<String, String> = metadata.into_iter().collect();
+        safetensors::serialize(views, Some(header)).map_err(damaged)
+    }
+
+    /// The state in the bytes of a state file, on `device`, whatever model it belongs to and however
+    /// large its numbers are.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are no whole and unchanged state.
+    pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<Self, StateProblem> {
+        Ok(Saved::read(bytes, device)?.state)
+    }
+}
+
+/// What identifies `model`: a hash of its weights and of those settings that decide what it computes.
+/// Dropout, starting values and special tokens are none of them, nor are device and precision.
+pub fn fingerprint(model: &impl Stateful) -> String {
+    struct Weights(Vec<String>, Fingerprint);
+    impl ModuleVisitor for Weights {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let data = param.val().inner().into_data();
+            self.1.field(self.0.join(".")).field(data.as_bytes());
+        }
+    }
+    let mut hash = Fingerprint::default();
+    for (key, value) in computing_settings(model.config()) {
+        hash.field(key).field(value);
+    }
+    let mut weights = Weights(Vec::new(), hash);
+    model.visit(&mut weights);
+    weights.1.hex()
+}
+
+/// The keys that decide what a model computes and are not at their defaults, which never change.
+fn computing_settings(config: &ModelConfig) -> Vec<(String, String)> {
+    let default = ModelConfig::default();
+    let computing = ModelConfig {
+        hidden_dropout_prob: default.hidden_dropout_prob,
+        attention_probs_dropout_prob: default.attention_probs_dropout_prob,
+        max_position_embeddings: default.max_position_embeddings,
+        max_half_life: None,
+        gate_init_bias: default.gate_init_bias,
+        initializer_range: default.initializer_range,
+        bos_token_id: None,
+        eos_token_id: None,
+        pad_token_id: None,
+        ..config.resolved()
+    };
+    let [all, default] = [computing, default].map(|config| {
+        let object = serde_json::to_value(config).ok();
+        object.and_then(|object| object.as_object().cloned())
+    });
+    let (all, default) = (all.unwrap_or_default(), default.unwrap_or_default());
+    let changed = all.iter().filter(|(key, value)| default[*key] != **value);
+    changed
+        .map(|(key, value)| (key.clone(), value.to_string()))
+        .collect()
+}
+
+/// A hash of all metadata and tensors but itself, in the order of their names.
+fn checksum(metadata: &Metadata, tensors: &BTreeMap<String, TensorView<'_>>) -> String {
+    let mut hash = Fingerprint::default();
+    for (key, value) in metadata.iter().filter(|(key, _)| *key != "checksum") {
+        hash.field(key).field(value);
+    }
+    for (name, view) in tensors {
+        let kind = format!("{:?} {:?}", view.dtype(), view.shape());
+        hash.field(name).field(kind).field(view.data());
+    }
+    hash.hex()
+}
+
+/// What a text goes on with from its state, and which text that is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extra {
+    /// Logits after the last token; empty where they are not kept.
+    pub(crate) logits: Vec<f32>,
+    /// Further entries of the header.
+    pub(crate) notes: Metadata,
+}
+
+/// A state file that is whole and unchanged.
+struct Saved {
+    state: ModelState,
+    extra: Extra,
+    /// Fingerprint of its model; old files and checkpoints have none.
+    model: Option<String>,
+    /// The first tensor that holds a number that is not finite.
+    not_finite: Option<String>,
+}
+
+impl Saved {
+    fn read(bytes: &[u8], device: &Device) -> Result<Self, StateProblem> {
+        let not_a_state = |reason: &str| StateProblem::NotAState(reason.to_owned());
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
+        let metadata: Metadata = (header.metadata().clone().unwrap_or_default())
+            .into_iter()
+            .collect();
+        let file = SafeTensors::deserialize(bytes).map_err(unreadable)?;
+        let tensors: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().collect();
+        match metadata.get("version").map(String::as_str) {
+            None if metadata.contains_key("checksum") => {
+                return Err(not_a_state("no version in its header"));
+            }
+            None => {}
+            Some(VERSION) => {
+                if metadata.get("checksum") != Some(&checksum(&metadata, &tensors)) {
+                    return Err(StateProblem::Changed);
+                }
+            }
+            Some(other) => return Err(StateProblem::Version(other.to_owned())),
+        }
+        let layers = metadata.get("layers").and_then(|n| n.parse().ok());
+        let layers: usize = layers
+            .filter(|n| (1..=MAX_LAYERS).contains(n))
+            .ok_or_else(|| not_a_state("no number of layers in its header"))?;
+        let position = tensors
+            .get("position")
+            .filter(|view| view.dtype() == Dtype::U64 && view.shape().len() == 1)
+            .filter(|view| view.shape()[0] > 0)
+            .ok_or_else(|| not_a_state("no positions of rows in it"))?;
+        let rows = position.data().chunks_exact(8);
+        let position: Vec<u64> = rows
+            .map(|row| u64::from_le_bytes(row.try_into().expect("eight bytes")))
+            .collect();
+        let reader = Reader {
+            tensors: &tensors,
+            rows: position.len(),
+            device,
+        };
+        let layers: Result<Vec<_>, _> = (0..layers).map(|i| reader.layer(i)).collect();
+        let not_finite = tensors.iter().find(|(_, view)| {
+            let numbers = view.data().chunks_exact(4);
+            let mut numbers =
+                numbers.map(|x| f32::from_le_bytes(x.try_into().expect("four bytes")));
+            view.dtype() == Dtype::F32 && !numbers.all(f32::is_finite)
+        });
+        Ok(Saved {
+            state: ModelState {
+                layers: layers?,
+                position,
+            },
+            model: metadata.get("model").cloned(),
+            not_finite: not_finite.map(|(name, _)| name.clone()),
+            extra: Extra {
+                logits: reader.tensor::<2>(LOGITS)?.map_or_else(Vec::new, |logits| {
+                    logits.into_data().iter::<f32>().collect()
+                }),
+                notes: metadata,
+            },
+        })
+    }
+
+    /// Whether `model` can go on from it.
+    fn check(&self, model: &impl Stateful) -> Result<(), StateProblem> {
+        let expected = fingerprint(model);
+        let found = self.model.clone().unwrap_or_else(|| "none".to_owned());
+        if found != expected {
+            return Err(StateProblem::OtherModel { found, expected });
+        }
+        let fresh = model.initial_state(self.state.batch());
+        if fresh.layers.len() != self.state.layers.len() {
+            return Err(StateProblem::Layers {
+                found: self.state.layers.len(),
+                expected: fresh.layers.len(),
+            });
+        }
+        for (layer, (found, fresh)) in self.state.layers.iter().zip(&fresh.layers).enumerate() {
+            let (found, expected) = (shape(found, model.config()), shape(fresh, model.config()));
+            if found != expected {
+                return Err(StateProblem::Shape {
+                    layer,
+                    found,
+                    expected,
+                });
+            }
+        }
+        match &self.not_finite {
+            Some(name) => Err(StateProblem::NotFinite(name.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The sizes of a layer's state as text, but for the length of a cache.
+fn shape(layer: &LayerState, config: &ModelConfig) -> String {
+    match layer {
+        LayerState::Infinity { memory, tails } => {
+            let tails: Vec<_> = tails.iter().map(|tail| tail.dims()).collect();
+            format!("memory {:?}, tails {tails:?}", memory.dims())
+        }
+        LayerState::Softmax { cache } => {
+            let (h, k, v) = (
+                config.num_attention_heads,
+                config.head_dim(),
+                config.value_head_dim(),
+            );
+            let found = cache.as_ref().map(|(keys, values)| {
+                let ([_, t, h, k], [_, others, heads, v]) = (keys.dims(), values.dims());
+                let one_length = t == others && h == heads;
+                (one_length, h, k, v)
+            });
+            let (_, h, k, v) = match found {
+                Some((false, ..)) => return "keys and values of different lengths".to_owned(),
+                found => found.unwrap_or((true, h, k, v)),
+            };
+            format!("keys [.., {h}, {k}], values [.., {h}, {v}]")
+        }
+    }
+}
+
+/// What a file says that cannot be taken apart.
+fn unreadable(error: SafeTensorError) -> StateProblem {
+    match error {
+        SafeTensorError::HeaderTooSmall
+        | SafeTensorError::HeaderTooLarge
+        | SafeTensorError::InvalidHeaderLength
+        | SafeTensorError::MetadataIncompleteBuffer => StateProblem::Cut,
+        other => StateProblem::NotAState(other.to_string()),
+    }
+}
+
+/// The tensors of an open file, and where they go.
+struct Reader<'a> {
+    tensors: &'a BTreeMap<String, TensorView<'a>>,
+    rows: usize,
+    device: &'a Device,
+}
+
+impl Reader<'_> {
+    fn layer(&self, i: usize) -> Result<LayerState, StateProblem> {
+        if let Some(memory) = self.tensor(&format!("layers.{i}.memory"))? {
+            let mut tails = Vec::new();
+            while let Some(tail) = self.tensor(&format!("layers.{i}.tails.{}", tails.len()))? {
+                tails.push(tail);
+            }
+            return Ok(LayerState::Infinity { memory, tails });
+        }
+        let keys = self.tensor(&format!("layers.{i}.keys"))?;
+        let values = self.tensor(&format!("layers.{i}.values"))?;
+        let cache = keys.zip(values);
+        Ok(LayerState::Softmax { cache })
+    }
+
+    /// The tensor of that name, if there is one.
+    fn tensor<const D: usize>(&self, name: &str) -> Result<Option<Tensor<D>>, StateProblem> {
+        let Some(found) = self.tensors.get(name) else {
+            return Ok(None);
+        };
+        if found.dtype() != Dtype::F32 {
+            let dtype = format!("{:?}", found.dtype());
+            return Err(StateProblem::Format(name.to_owned(), dtype));
+        }
+        let shape = found.shape().to_vec();
+        if shape.len() != D || shape[0] != self.rows {
+            let reason = format!(
+                "{name} is {shape:?}: not {D} dimensions and {} rows",
+                self.rows
+            );
+            return Err(StateProblem::NotAState(reason));
+        }
+        let data = TensorData::from_bytes_vec(found.data().to_vec(), shape, DType::F32);
+        Ok(Some(Tensor::from_data(data, (self.device, DType::F32))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Mixer;
+    use crate::layer::Layer;
+    use crate::mixer::InfinityMixerConfig;
+    use crate::model::InfinityModel;
+    use burn::tensor::{Distribution, Int};
+
+    fn model(mixer: Mixer, seed: u64) -> InfinityModel {
+        let config = ModelConfig {
+            hidden_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            mixer,
+            ..ModelConfig::new(5)
+        };
+        config.init_seeded(seed, &Device::flex())
+    }
+
+    fn tokens(ids: [[i32; 3]; 2]) -> Tensor<2, Int> {
+        Tensor::from_ints(ids, &Device::flex())
+    }
+
+    /// A model with a state after three tokens of two rows.
+    fn used(mixer: Mixer) -> (InfinityModel, ModelState) {
+        let model = model(mixer, 0);
+        let (_, mut state) = model.forward(tokens([[0, 1, 2], [3, 4, 0]]), None);
+        state.position = vec![3, u64::MAX - 7];
+        (model, state)
+    }
+
+    /// Every tensor with its bytes. The order of the metadata in a header is any.
+    fn tensors_of(state: &ModelState) -> Vec<(String, Vec<u8>)> {
+        let bytes = state.to_bytes(None).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file
+            .iter()
+            .map(|(name, view)| (name.to_owned(), view.data().to_vec()));
+        let sorted: BTreeMap<_, _> = tensors.collect();
+        sorted.into_iter().collect()
+    }
+
+    fn refused(bytes: &[u8], model: &impl Stateful) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.state");
+        fs::write(&path, bytes).unwrap();
+        let error = ModelState::load(&path, model).expect_err("wrong on purpose");
+        let message = error.to_string();
+        assert!(message.contains("a.state: "), "{message}");
+        message
+    }
+
+    #[test]
+    fn a_loaded_state_goes_on_with_the_same_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.state");
+        for mixer in [Mixer::Infinity, Mixer::Softmax] {
+            let (model, state) = used(mixer);
+            state.save(&path, &model).unwrap();
+            // Another value of the same model: fresh, then given the same weights.
+            let again = self::model(mixer, 0);
+            let loaded = ModelState::load(&path, &again).unwrap();
+            assert_eq!(loaded.position, state.position);
+            let next = tokens([[1, 1, 2], [0, 2, 4]]);
+            let (expected, after) = model.forward(next.clone(), state.clone());
+            let (logits, loaded_after) = again.forward(next.clone(), loaded.clone());
+            assert_eq!(logits.to_data(), expected.to_data());
+            let same = |a: &ModelState, b: &ModelState| tensors_of(a) == tensors_of(b);
+            assert!(same(&loaded, &state) && same(&loaded_after, &after));
+            let fresh = model.initial_state(2);
+            assert!(!same(&fresh, &state), "the comparison can fail");
+            assert_ne!(model.forward(next, fresh).0.to_data(), expected.to_data());
+            // Saved over itself, and a fresh one, whose cache is not there yet.
+            model.initial_state(1).save(&path, &model).unwrap();
+            assert_eq!(ModelState::load(&path, &model).unwrap().position, [0]);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_mixer_alone_has_a_file_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.state");
+        let device = Device::flex();
+        let mixer = InfinityMixerConfig::new(8, 2).init(&device);
+        let x = Tensor::<3>::random([2, 5, 8], Distribution::Default, &device);
+        let (_, state) = mixer.forward(x.clone(), None);
+        state.save(&path, &mixer).unwrap();
+        let loaded = ModelState::load(&path, &mixer).unwrap();
+        let (y, _) = mixer.forward(x.clone(), loaded);
+        assert_eq!(y.to_data(), mixer.forward(x, state).0.to_data());
+        let other = InfinityMixerConfig::new(8, 2).init(&device);
+        let message = refused(&fs::read(&path).unwrap(), &other);
+        assert!(message.contains("another model"), "{message}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let (model, state) = used(Mixer::Infinity);
+        let name = fingerprint(&model);
+        let whole = state.to_bytes(Some(&name)).unwrap();
+        for length in [0, 4, 40, whole.len() / 2, whole.len() - 1] {
+            let message = refused(&whole[..length], &model);
+            assert!(message.contains("cut short"), "{length}: {message}");
+        }
+        let mut changed = whole.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        assert!(refused(&changed, &model).contains("changed"));
+        let message = refused(&whole, &self::model(Mixer::Infinity, 1));
+        assert!(message.contains("another model"), "{message}");
+        let message = refused(&state.to_bytes(None).unwrap(), &model);
+        assert!(message.contains("another model (none)"), "{message}");
+        assert!(refused(b"not a state, just a text of some length", &model).contains("cut short"));
+
+        let mut lost = state.clone();
+        if let LayerState::Infinity { memory, .. } = &mut lost.layers[1] {
+            *memory = memory.clone() * f32::NAN;
+        }
+        let bytes = lost.to_bytes(Some(&name)).unwrap();
+        let message = refused(&bytes, &model);
+        assert!(
+            message.contains("layers.1.memory") && message.contains("finite"),
+            "{message}"
+        );
+        // A checkpoint may hold such a row: it is reset where its next text begins.
+        assert!(ModelState::from_bytes(&bytes, &Device::flex()).is_ok());
+
+        let mut narrow = state.clone();
+        if let LayerState::Infinity { memory, .. } = &mut narrow.layers[0] {
+            *memory = memory.clone().narrow(4, 0, 3);
+        }
+        let message = refused(&narrow.to_bytes(Some(&name)).unwrap(), &model);
+        assert!(message.contains("[2, 2, 4, 4, 3]"), "{message}");
+        let mut short = state.clone();
+        short.layers.pop();
+        let message = refused(&short.to_bytes(Some(&name)).unwrap(), &model);
+        assert!(message.contains("1 layers"), "{message}");
+        let mut fewer = state;
+        fewer.position.pop();
+        let message = refused(&fewer.to_bytes(Some(&name)).unwrap(), &model);
+        assert!(message.contains("1 rows"), "{message}");
+        let missing = ModelState::load(Path::new("no/such.state"), &model).unwrap_err();
+        assert!(missing.to_string().contains("cannot be read"), "{missing}");
+    }
+
+    #[test]
+    fn the_fingerprint_is_that_of_what_is_computed() {
+        let (model, _) = used(Mixer::Infinity);
+        let name = fingerprint(&model);
+        let changed = |config: ModelConfig| fingerprint(&config.init(&Device::flex()));
+        let config = model.config();
+        assert_eq!(changed(config.clone().with_eos_token_id(Some(1))), name);
+        assert_eq!(changed(config.clone().with_hidden_dropout_prob(0.1)), name);
+        assert_eq!(changed(config.resolved()), name);
+        assert_ne!(changed(config.clone().with_rotary_fraction(1.0)), name);
+        assert_ne!(fingerprint(&self::model(Mixer::Infinity, 1)), name);
+        let training = config.init(&Device::flex().autodiff());
+        assert_eq!(fingerprint(&training), name);
+    }
+
+    /// Before version 1 there was neither a version nor a checksum.
+    #[test]
+    fn the_state_of_an_old_checkpoint_is_read() {
+        let (_, state) = used(Mixer::Softmax);
+        let bytes = state.to_bytes(None).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let header = HashMap::from([("layers".to_owned(), "2".to_owned())]);
+        let old = safetensors::serialize(file.tensors(), Some(header)).unwrap();
+        let read = ModelState::from_bytes(&old, &Device::flex()).unwrap();
+        assert!(tensors_of(&read) == tensors_of(&state));
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused_and_never_panic() {
+        let (model, state) = used(Mixer::Infinity);
+        let whole = state.to_bytes(Some(&fingerprint(&model))).unwrap();
+        let device = Device::flex();
+        let mut seed = 1u64;
+        for _ in 0..2000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let mut bytes = whole.clone();
+            // Half of the changes fall into the header.
+            let range = if seed >> 40 & 1 == 0 {
+                600
+            } else {
+                whole.len()
+            };
+            let at = (seed >> 33) as usize % range;
+            let old = bytes[at];
+            bytes[at] = (seed >> 20) as u8;
+            let spaces = old.is_ascii_whitespace() && bytes[at].is_ascii_whitespace();
+            let read = ModelState::from_bytes(&bytes, &device);
+            assert!(read.is_err() || bytes[at] == old || spaces, "byte {at}");
+        }
+    }
+}
