@@ -51,14 +51,12 @@
 
 mod cpu;
 pub mod feature_map;
-pub mod form;
 pub mod linear;
 pub mod machine;
 pub mod memory_gates;
 pub mod memory_scan;
-pub mod native;
 pub mod newton_schulz;
-pub mod parts;
+mod operator;
 pub mod rms_norm;
 pub mod rotary;
 pub mod rounding;
@@ -68,5 +66,4 @@ pub mod swiglu;
 pub mod testing;
 
 pub use cpu::pool::{each_in_pool, has_pool, in_pool};
-pub use form::{Form, FormError};
-pub use memory_scan::{MemoryScanInputs, MemoryScanOutput, memory_scan};
+pub use memory_scan::{Form, FormError, MemoryScanInputs, MemoryScanOutput, memory_scan};

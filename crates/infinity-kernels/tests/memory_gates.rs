@@ -3,7 +3,7 @@
 use crate::devices::on_every_device;
 use burn::tensor::{DType, Device};
 use infinity_kernels::memory_gates::{
-    DecayRule, GateInputs, GateRule, memory_gates, on_tensors, reference,
+    DecayRule, GateInputs, GateRule, memory_gates, reference, tensors,
 };
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
@@ -125,7 +125,7 @@ impl Probe {
         let gates = if native {
             memory_gates(self.rule, inputs)
         } else {
-            on_tensors(self.rule, inputs)
+            tensors::memory_gates(self.rule, inputs)
         };
         assert_eq!(gates.erase.is_some(), delta);
         let mut parts = vec![gates.log_decay, gates.read, gates.write];

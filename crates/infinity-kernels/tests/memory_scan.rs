@@ -4,7 +4,7 @@
 use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::memory_scan::reference::{self, Dims, Values};
-use infinity_kernels::memory_scan::{chunkwise_form, recurrent};
+use infinity_kernels::memory_scan::{chunkwise, recurrent};
 use infinity_kernels::testing::{
     Case, Probe, Random, Tol, assert_close, compare, leaves, tensor, tensors, values,
 };
@@ -111,7 +111,7 @@ struct Answer {
 type Run = fn(MemoryScanInputs, Tensor<5>) -> MemoryScanOutput;
 
 fn chunk_of<const C: usize>(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
-    chunkwise_form::forward(x, state, C)
+    chunkwise(x, state, C)
 }
 
 fn token_by_token(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {

@@ -2,7 +2,7 @@
 
 use crate::devices::on_every_device;
 use burn::tensor::{DType, Device};
-use infinity_kernels::newton_schulz::{newton_schulz, on_tensors, reference};
+use infinity_kernels::newton_schulz::{newton_schulz, reference, tensors};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
 /// The iteration multiplies a small singular value by up to 3.44⁵ = 485, and its rounding with it.
@@ -28,7 +28,7 @@ fn matches_the_reference(device: &Device) {
         let x = tensor(&g, [rows, columns], DType::F32, device);
         for (name, actual) in [
             ("native", newton_schulz(x.clone())),
-            ("tensors", on_tensors(x)),
+            ("tensors", tensors::newton_schulz(x)),
         ] {
             let name = format!("{name} [{rows}, {columns}]");
             assert_close(&name, "x", &values(actual), &expected, TOL);

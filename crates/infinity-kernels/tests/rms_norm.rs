@@ -31,9 +31,10 @@ fn run(device: &Device, dims: [usize; 4], gated: bool, native: bool) -> [Vec<f64
         (true, true) => gated_rms_norm(x.clone(), weight.clone(), gate.clone(), EPS),
         (false, true) => rms_norm::rms_norm(x.clone(), weight.clone(), EPS),
         (true, false) => {
-            rms_norm::on_tensors(x.clone(), weight.clone(), EPS) * activation::sigmoid(gate.clone())
+            rms_norm::tensors::rms_norm(x.clone(), weight.clone(), EPS)
+                * activation::sigmoid(gate.clone())
         }
-        (false, false) => rms_norm::on_tensors(x.clone(), weight.clone(), EPS),
+        (false, false) => rms_norm::tensors::rms_norm(x.clone(), weight.clone(), EPS),
     };
     let grads = (y.clone() * tensor(&d_y, dims, DType::F32, &device))
         .sum()

@@ -10,7 +10,7 @@ use crate::state::{ModelState, Stateful};
 use burn::module::Module;
 use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
 use burn::tensor::{Device, Int, Tensor, assert_shape};
-use infinity_kernels::form::FormError;
+use infinity_kernels::FormError;
 use infinity_kernels::linear::linear;
 use infinity_kernels::{Form, in_pool};
 

@@ -104,7 +104,7 @@ impl Rows {
                 let rule = gate_rule(self.states);
                 let gates = match native {
                     true => memory_gates(rule, inputs),
-                    false => memory_gates::on_tensors(rule, inputs),
+                    false => memory_gates::tensors::memory_gates(rule, inputs),
                 };
                 let all = [
                     Some(gates.log_decay),
@@ -121,7 +121,7 @@ impl Rows {
                 let (x, weight) = (rows[0].clone(), parameters[0].clone());
                 let y = match native {
                     true => rms_norm::rms_norm(x, weight, EPS),
-                    false => rms_norm::on_tensors(x, weight, EPS),
+                    false => rms_norm::tensors::rms_norm(x, weight, EPS),
                 };
                 vec![y.flatten(0, 1)]
             }
@@ -130,7 +130,8 @@ impl Rows {
                 let y = match native {
                     true => gated_rms_norm(four(0), weight, four(1), EPS),
                     false => {
-                        rms_norm::on_tensors(four(0), weight, EPS) * activation::sigmoid(four(1))
+                        rms_norm::tensors::rms_norm(four(0), weight, EPS)
+                            * activation::sigmoid(four(1))
                     }
                 };
                 vec![y.flatten(0, 3)]

@@ -81,31 +81,6 @@ pub(crate) fn products(
         .collect()
 }
 
-/// [`products`] in one vector, one behind the other.
-///
-/// # Panics
-///
-/// If a factor is smaller than the sizes say.
-pub(crate) fn joined_products(
-    [m, k]: [usize; 2],
-    left: Left<'_>,
-    rights: &[Columns<'_>],
-) -> Vec<f32> {
-    if !rights.iter().all(|right| is_by_rows([m, right.n, k])) {
-        return products([m, k], left, rights).concat();
-    }
-    let columns: usize = rights.iter().map(|right| right.n).sum();
-    let mut all = Box::new_uninit_slice(m * columns);
-    let mut rest = &mut all[..];
-    let outs = rights.iter().map(|right| {
-        let out = rest.split_off_mut(..m * right.n);
-        out.expect("as much as all columns have")
-    });
-    by_rows([m, k], left, rights, outs.collect());
-    // SAFETY: `by_rows` writes all of every result, and they are all there is.
-    unsafe { all.assume_init() }.into_vec()
-}
-
 /// Writes [`products`] to all of `outs`. Every thread takes some rows.
 fn by_rows(
     [m, k]: [usize; 2],

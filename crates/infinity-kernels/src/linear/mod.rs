@@ -4,20 +4,16 @@
 //! all cores, each weight touched once for all rows. With many rows and a weight that stays in cache,
 //! the native products read their factors as they are stored, both ways.
 
-pub mod backend;
+#[cfg(feature = "flex")]
+mod cpu;
 #[cfg(feature = "flex")]
 mod few_rows;
-#[cfg(feature = "flex")]
-mod flex;
 pub mod reference;
 #[cfg(feature = "flex")]
 mod weight;
 
-use crate::form::has_kernel;
-use crate::parts::Packed;
-use backend::{MOST, ProjectionTensors, ProjectionsBackend};
-use burn::backend::Dispatch;
-use burn::tensor::{DType, Shape, Tensor, assert_shape, module};
+use crate::operator::{self, MOST_INPUTS, Operator, cpu_kernel};
+use burn::tensor::{DType, Tensor, assert_shape, module};
 
 /// Rows up to which reading the weights is all that counts.
 const FEW_ROWS: usize = 8;
@@ -31,7 +27,7 @@ fn is_native(x: &Tensor<3>, weight: &Tensor<2>) -> bool {
     let [b, t, width] = x.dims();
     let [_, out] = weight.dims();
     let (device, rows) = (x.device(), b * t);
-    if rows == 0 || width == 0 || out == 0 || !has_kernel(&device) {
+    if rows == 0 || width == 0 || out == 0 || !operator::on_cpu(&device) {
         return false;
     }
     let single = x.dtype() == DType::F32 && weight.dtype() == DType::F32;
@@ -63,20 +59,37 @@ pub fn projections(x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
         assert_shape!(weight, [width, _]);
     }
     let native = |weight: &Tensor<2>| is_native(&x, weight);
-    if weights.len() > MOST || !weights.iter().all(native) {
+    if weights.len() >= MOST_INPUTS || !weights.iter().all(native) {
         let one = |weight: Tensor<2>| match native(&weight) {
             true => linear(x.clone(), weight),
             false => module::linear(x.clone(), weight, None),
         };
         return weights.into_iter().map(one).collect();
     }
-    let shapes: Vec<Shape> = weights
-        .iter()
-        .map(|weight| Shape::from([b, t, weight.dims()[1]]))
-        .collect();
-    let n = shapes.len();
-    let weights = weights.into_iter().map(Tensor::into_dispatch).collect();
-    let tensors = ProjectionTensors::<Dispatch>::new(x.into_dispatch(), weights);
-    let packed = Packed::of(shapes, |parts| Dispatch::projections(tensors, parts));
-    (0..n).map(|i| packed.part(i)).collect()
+    let n = weights.len();
+    let weights = weights.into_iter().map(Tensor::into_dispatch);
+    let inputs = std::iter::once(x.into_dispatch()).chain(weights);
+    let mut results = operator::run(
+        Projections {
+            few: b * t <= FEW_ROWS,
+        },
+        inputs.collect(),
+    );
+    (0..n).map(|_| results.take()).collect()
+}
+
+/// Inputs and weights to the projection by every weight.
+#[derive(Clone, Debug)]
+struct Projections {
+    /// Few enough rows for the kernel that reads the weights once.
+    few: bool,
+}
+
+impl Operator for Projections {
+    const NAME: &'static str = "projections";
+
+    cpu_kernel! {
+        |self, inputs| cpu::forward(inputs, self.few);
+        |self, inputs, grads| cpu::backward(inputs, grads)
+    }
 }

@@ -12,79 +12,18 @@
 //! State 0 is the context, read with `2(1 − m) r`; states 1.. are the memory, read with `2m r`.
 
 #[cfg(feature = "flex")]
-pub(crate) mod flex;
+mod cpu;
 pub mod reference;
-mod sections;
+mod rule;
+pub mod tensors;
+#[cfg(feature = "flex")]
+mod token;
 
-use crate::form::has_kernel;
-use crate::native::NativeOp;
-use crate::parts::Packed;
-use burn::tensor::{Shape, Tensor, TensorData, activation, assert_shape};
-use sections::Sections;
+pub use rule::{DecayRule, GateRule};
+pub use tensors::{GateInputs, GateValues};
 
-/// How the states forget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DecayRule {
-    /// Not at all.
-    None,
-    /// At rates that do not depend on the token.
-    Fixed,
-    /// At rates that the token decides.
-    Adaptive,
-}
-
-/// Sizes and switches of the gates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GateRule {
-    /// Heads, `H`.
-    pub n_heads: usize,
-    /// States of a head, `S`.
-    pub n_states: usize,
-    /// Delta or additive writes.
-    pub delta: bool,
-    /// How the states forget.
-    pub decay: DecayRule,
-    /// Whether one gate a head weighs context against memory; needs two states.
-    pub memory_gate: bool,
-}
-
-impl GateRule {
-    /// Width of the projections: `[z_g H·S | z_β H | z_a H·S | z_r H·S | z_m H]`, where `z_g` is
-    /// there for adaptive decay, `z_a` and `z_r` for several states, `z_m` for the memory gate.
-    pub fn width(&self) -> usize {
-        Sections::of_projections(self).width
-    }
-
-    /// Width of the biases: `[dt_bias H·S | c_a H·S | c_r H·S | c_m H]`, `dt_bias` there unless
-    /// nothing decays, the others as in [`width`](Self::width).
-    pub fn bias_width(&self) -> usize {
-        Sections::of_biases(self).width
-    }
-}
-
-/// What [`memory_gates`] takes.
-#[derive(Clone, Debug)]
-pub struct GateInputs {
-    /// `[B, T, width]`, in `f32`.
-    pub projections: Tensor<3>,
-    /// `[H, S]`; not read where nothing decays.
-    pub a_log: Tensor<2>,
-    /// `[bias_width]`; not read where that is 0.
-    pub bias: Tensor<1>,
-}
-
-/// What `memory_scan` is given, `[B, T, H, S]` each.
-#[derive(Clone, Debug)]
-pub struct GateValues {
-    /// Log decay, at most 0.
-    pub log_decay: Tensor<4>,
-    /// Weight of every state in the output.
-    pub read: Tensor<4>,
-    /// Weight of every state in a write.
-    pub write: Tensor<4>,
-    /// Weight of every state in what a write corrects; with delta writes only.
-    pub erase: Option<Tensor<4>>,
-}
+use crate::operator::{self, Operator, cpu_kernel};
+use burn::tensor::assert_shape;
 
 /// The gates of every token.
 ///
@@ -105,121 +44,37 @@ pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
     if rule.bias_width() > 0 {
         assert_shape!(inputs.bias, [rule.bias_width()]);
     }
-    if !has_kernel(&inputs.projections.device()) {
-        return on_tensors(rule, inputs);
+    if !operator::on_cpu(&inputs.projections.device()) {
+        return tensors::memory_gates(rule, inputs);
     }
-    let [b, t, _] = inputs.projections.dims();
-    let all: Tensor<1> =
-        NativeOp::MemoryGates(rule).run(inputs.projections, inputs.a_log, inputs.bias);
-    let parts = 3 + usize::from(rule.delta);
-    let packed = Packed::new(all, vec![Shape::from([b, t, h, s]); parts]);
+    let GateInputs {
+        projections,
+        a_log,
+        bias,
+    } = inputs;
+    let inputs = vec![
+        projections.into_dispatch(),
+        a_log.into_dispatch(),
+        bias.into_dispatch(),
+    ];
+    let mut gates = operator::run(Gates(rule), inputs);
     GateValues {
-        log_decay: packed.part(0),
-        read: packed.part(1),
-        write: packed.part(2),
-        erase: rule.delta.then(|| packed.part(3)),
+        log_decay: gates.take(),
+        read: gates.take(),
+        write: gates.take(),
+        erase: rule.delta.then(|| gates.take()),
     }
 }
 
-/// The same on tensors, on any device.
-pub fn on_tensors(rule: GateRule, inputs: GateInputs) -> GateValues {
-    let gates = OnTensors {
-        rule,
-        of_z: Sections::of_projections(&rule),
-        of_bias: Sections::of_biases(&rule),
-        inputs,
-    };
-    let log_decay = gates.log_decay();
-    let beta = activation::sigmoid(gates.per_head(gates.of_z.beta));
-    let allocation = match gates.of_z.write {
-        Some(at) => {
-            let z = gates.per_state(at, gates.of_bias.write);
-            (activation::log_softmax(z, 3) * 0.5).exp()
-        }
-        None => beta.ones_like(),
-    };
-    let written = allocation.clone() * beta.clone();
-    // 1 − exp(2g) is −tanh(g) (exp(2g) + 1), which keeps its digits for slow decays.
-    let keeps_size = !rule.delta && rule.decay != DecayRule::None;
-    let write = match keeps_size {
-        true => {
-            let g = log_decay.clone();
-            written * (g.clone().tanh().neg() * ((g * 2.0).exp() + 1.0)).sqrt()
-        }
-        false => written,
-    };
-    GateValues {
-        log_decay,
-        read: gates.read().unwrap_or_else(|| beta.ones_like()),
-        write,
-        erase: rule.delta.then_some(allocation),
-    }
-}
+/// Projections, `A_log` and biases to log decay, read, write and, with delta writes, erase.
+#[derive(Clone, Debug)]
+struct Gates(GateRule);
 
-/// Projections and biases with the places in them.
-struct OnTensors {
-    rule: GateRule,
-    of_z: Sections,
-    of_bias: Sections,
-    inputs: GateInputs,
-}
+impl Operator for Gates {
+    const NAME: &'static str = "memory_gates";
 
-impl OnTensors {
-    fn per_head(&self, at: usize) -> Tensor<4> {
-        let [b, t, _] = self.inputs.projections.dims();
-        let h = self.rule.n_heads;
-        let z = self.inputs.projections.clone().narrow(2, at, h);
-        z.reshape([b, t, h, 1])
-    }
-
-    fn per_state(&self, at: usize, bias: Option<usize>) -> Tensor<4> {
-        let [b, t, _] = self.inputs.projections.dims();
-        let (h, s) = (self.rule.n_heads, self.rule.n_states);
-        let z = self.inputs.projections.clone().narrow(2, at, h * s);
-        let bias = bias.expect("a bias for every section per state");
-        z.reshape([b, t, h, s]) + self.bias(bias, h * s).reshape([1, 1, h, s])
-    }
-
-    fn bias(&self, at: usize, width: usize) -> Tensor<1> {
-        self.inputs.bias.clone().narrow(0, at, width)
-    }
-
-    fn log_decay(&self) -> Tensor<4> {
-        let (h, s) = (self.rule.n_heads, self.rule.n_states);
-        let [b, t, _] = self.inputs.projections.dims();
-        let Some(dt_bias) = self.of_bias.decay else {
-            return Tensor::zeros([b, t, h, s], &self.inputs.projections.device());
-        };
-        let steps = match self.of_z.decay {
-            Some(at) => self.per_state(at, Some(dt_bias)),
-            None => {
-                let steps = self.bias(dt_bias, h * s).reshape([1, 1, h, s]);
-                steps.expand([b, t, h, s])
-            }
-        };
-        // softplus(x) = max(x, 0) + ln(1 + exp(−|x|)), which overflows nowhere.
-        let softplus = activation::relu(steps.clone()) + steps.abs().neg().exp().log1p();
-        let rate = self.inputs.a_log.clone().exp().neg();
-        softplus * rate.reshape([1, 1, h, s])
-    }
-
-    /// Read weights, the memory-or-context gate included; `None` with one state.
-    fn read(&self) -> Option<Tensor<4>> {
-        let (h, s) = (self.rule.n_heads, self.rule.n_states);
-        let z = self.per_state(self.of_z.read?, self.of_bias.read);
-        let read = activation::sigmoid(z) * (2.0 * (s as f64).powf(-0.5));
-        let (Some(at), Some(bias)) = (self.of_z.memory, self.of_bias.memory) else {
-            return Some(read);
-        };
-        let m = self.per_head(at) + self.bias(bias, h).reshape([1, 1, h, 1]);
-        let m = activation::sigmoid(m);
-        // 2(1 − m) on state 0 and 2m on the others, as offset + slope · m.
-        let row = |first: f32, others: f32| {
-            let values = (0..s)
-                .map(|state| if state == 0 { first } else { others })
-                .collect();
-            Tensor::<4>::from_data(TensorData::new(values, [1, 1, 1, s]), &m.device())
-        };
-        Some(read * (m.clone() * row(-2.0, 2.0) + row(2.0, 0.0)))
+    cpu_kernel! {
+        |self, [z, a_log, bias]| cpu::forward(self.0, z, a_log, bias);
+        |self, [z, a_log, bias], d| cpu::backward(self.0, [z, a_log, bias], d)
     }
 }

@@ -1,7 +1,7 @@
 //! Ground truth for the gates of one token: scalar `f64`, no Burn. Its gradients are checked by
 //! finite differences in the tests.
 
-use super::{DecayRule, GateRule};
+use super::rule::{DecayRule, GateRule};
 
 /// Gates of one token, `[H, S]` each.
 #[derive(Clone, Debug, PartialEq)]

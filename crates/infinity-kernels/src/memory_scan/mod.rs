@@ -5,76 +5,34 @@
 //! steps (forget, correct, write, read) and can be read side by side. `cpu/` is the CPU's kernel,
 //! `gpu/` that of every CubeCL runtime.
 
-mod autodiff;
-mod backend;
 mod chunkwise;
-pub mod chunkwise_form;
 #[cfg(feature = "flex")]
 mod cpu;
+mod form;
 #[cfg(feature = "cube")]
-pub(crate) mod gpu;
+mod gpu;
+mod inputs;
 pub mod recurrent;
 pub mod reference;
 
-pub use backend::{MemoryScanBackend, ScanTensors};
+pub use form::{Form, FormError};
+pub use inputs::{MemoryScanInputs, MemoryScanOutput};
 pub use reference::Dims;
 
-use crate::form::{self, Form};
+use crate::operator::{self, Backward, Forward, Operator};
+#[cfg(feature = "flex")]
+use burn::backend::Flex;
+use burn::backend::{Backend, tensor::FloatTensor};
 use burn::tensor::{Tensor, assert_shape};
-
-/// What a layer feeds the operator.
-///
-/// Named fields, because the gates have one type and shape: as arguments they could be swapped
-/// without anyone noticing.
-#[derive(Clone, Debug)]
-pub struct MemoryScanInputs {
-    /// Queries `[B, T, H, K]`.
-    pub q: Tensor<4>,
-    /// Keys `[B, T, H, K]`; of unit length in delta mode, which is what keeps it stable.
-    pub k: Tensor<4>,
-    /// Values `[B, T, H, V]`.
-    pub v: Tensor<4>,
-    /// Log decay `[B, T, H, S]`, at most 0.
-    pub log_decay: Tensor<4>,
-    /// Read weights `[B, T, H, S]`.
-    pub read: Tensor<4>,
-    /// Write weights `[B, T, H, S]`.
-    pub write: Tensor<4>,
-    /// Erase weights `[B, T, H, S]` of the delta rule; `None` writes additively.
-    pub erase: Option<Tensor<4>>,
-}
-
-/// What the operator returns.
-#[derive(Clone, Debug)]
-pub struct MemoryScanOutput {
-    /// Outputs `[B, T, H, V]`.
-    pub o: Tensor<4>,
-    /// The state after the last token `[B, H, S, K, V]`.
-    pub state: Tensor<5>,
-}
-
-impl MemoryScanInputs {
-    /// The sizes, after every shape was checked.
-    ///
-    /// # Panics
-    ///
-    /// If two shapes do not agree.
-    #[track_caller]
-    pub fn dims(&self) -> Dims {
-        let [b, t, h, k] = self.q.dims();
-        let v = self.v.dims()[3];
-        let s = self.log_decay.dims()[3];
-        assert_shape!(self.k, [b, t, h, k]);
-        assert_shape!(self.v, [b, t, h, v]);
-        assert_shape!(self.log_decay, [b, t, h, s]);
-        assert_shape!(self.read, [b, t, h, s]);
-        assert_shape!(self.write, [b, t, h, s]);
-        if let Some(erase) = &self.erase {
-            assert_shape!(erase, [b, t, h, s]);
-        }
-        Dims { b, t, h, s, k, v }
-    }
-}
+use chunkwise::Saved;
+use inputs::ScanTensors;
+#[cfg(feature = "cube")]
+use {
+    crate::operator::Layout,
+    burn::backend::fusion::custom::TensorSpec,
+    burn::tensor::{DType, Shape},
+    burn_cubecl::CubeBackend,
+};
 
 /// Runs the operator over all `T` tokens from `state` `[B, H, S, K, V]`, in the form asked for.
 ///
@@ -95,10 +53,123 @@ pub fn memory_scan(inputs: MemoryScanInputs, state: Tensor<5>, form: Form) -> Me
     }
     match form {
         Form::Recurrent => recurrent::forward(&inputs, state),
-        Form::Chunkwise => chunkwise_form::forward(inputs, state, form::chunk_size(&dims)),
+        Form::Chunkwise => chunkwise(inputs, state, form::chunk_size(&dims)),
         Form::Fused => {
+            let delta = inputs.erase.is_some();
             let chunk = form::kernel_chunk(&device).expect("checked above");
-            chunkwise_form::fused(inputs, state, chunk)
+            dispatched(Fused { chunk, delta }, inputs, state, delta)
         }
     }
+}
+
+/// The chunk form, `chunk` positions at a time: that changes speed and rounding, not the function.
+pub fn chunkwise(inputs: MemoryScanInputs, state: Tensor<5>, chunk: usize) -> MemoryScanOutput {
+    let delta = inputs.erase.is_some();
+    dispatched(Chunkwise { chunk, delta }, inputs, state, delta)
+}
+
+fn dispatched<O: Operator>(
+    op: O,
+    inputs: MemoryScanInputs,
+    state: Tensor<5>,
+    delta: bool,
+) -> MemoryScanOutput {
+    let inputs = ScanTensors::new(inputs, state).into_list(delta);
+    let mut results = operator::run(op, inputs);
+    MemoryScanOutput {
+        o: results.take(),
+        state: results.take(),
+    }
+}
+
+/// Inputs and state to outputs and state, chunk by chunk on any backend's primitives.
+#[derive(Clone, Debug)]
+struct Chunkwise {
+    chunk: usize,
+    delta: bool,
+}
+
+impl Operator for Chunkwise {
+    const NAME: &'static str = "memory_scan_chunkwise";
+    const READS_INPUTS: bool = false;
+
+    fn composed<B: Backend>(&self, inputs: Vec<FloatTensor<B>>, save: bool) -> Forward<B> {
+        let inputs = ScanTensors::<B>::from_list(inputs);
+        let (o, state, saved) = chunkwise::forward(inputs, self.chunk, self.delta);
+        Forward {
+            results: vec![o, state],
+            saved: if save { saved.into_list() } else { Vec::new() },
+        }
+    }
+
+    fn composed_backward<B: Backend>(&self, call: Backward<B>) -> Vec<FloatTensor<B>> {
+        let [d_o, d_state] = operator::exactly(call.grads);
+        let saved = Saved::<B>::from_list(call.saved, &d_o, self.chunk);
+        chunkwise::backward(saved, d_o, d_state)
+    }
+}
+
+/// The same by a device's own kernel.
+#[derive(Clone, Debug)]
+struct Fused {
+    /// What the device asked for; the CPU's kernel cuts as it likes.
+    #[cfg_attr(not(feature = "cube"), allow(dead_code))]
+    chunk: usize,
+    delta: bool,
+}
+
+impl Operator for Fused {
+    const NAME: &'static str = "memory_scan";
+
+    #[cfg(feature = "flex")]
+    fn cpu(&self, inputs: Vec<FloatTensor<Flex>>, save: bool) -> Forward<Flex> {
+        let x = ScanTensors::from_list(inputs);
+        let [o, state, saved] = cpu::forward(x, self.delta, save);
+        Forward {
+            results: vec![o, state],
+            saved: vec![saved],
+        }
+    }
+
+    #[cfg(feature = "flex")]
+    fn cpu_backward(&self, call: Backward<Flex>) -> Vec<FloatTensor<Flex>> {
+        let (x, saved, grads) = apart(call);
+        cpu::backward(x, saved, grads, self.delta).into_list(self.delta)
+    }
+
+    #[cfg(feature = "cube")]
+    fn gpu(&self, inputs: Vec<FloatTensor<CubeBackend>>, save: bool) -> Forward<CubeBackend> {
+        let x = ScanTensors::from_list(inputs);
+        let [results, saved] = gpu::forward(x, self.chunk, self.delta, save);
+        Forward { results, saved }
+    }
+
+    #[cfg(feature = "cube")]
+    fn gpu_backward(&self, call: Backward<CubeBackend>) -> Vec<FloatTensor<CubeBackend>> {
+        let (x, saved, grads) = apart(call);
+        gpu::backward(x, saved, grads, self.chunk, self.delta).into_list(self.delta)
+    }
+
+    #[cfg(feature = "cube")]
+    fn layout(&self, inputs: &[TensorSpec], save: bool) -> Option<Layout> {
+        let [q, _, v, .., state] = &inputs[..7] else {
+            unreachable!("seven tensors or eight")
+        };
+        let outputs = TensorSpec::new(v.shape.clone(), state.dtype);
+        let chunks = q.shape[1].div_ceil(self.chunk);
+        let len = v.shape.num_elements() + state.shape.num_elements() * (chunks + 1);
+        let saved = TensorSpec::new(Shape::from([len]), DType::F32);
+        Some(Layout {
+            results: vec![outputs, state.clone()],
+            saved: if save { vec![saved] } else { Vec::new() },
+        })
+    }
+}
+
+/// Inputs, what was saved, and the gradients of both results.
+#[cfg(any(feature = "flex", feature = "cube"))]
+fn apart<B: Backend>(call: Backward<B>) -> (ScanTensors<B>, FloatTensor<B>, [FloatTensor<B>; 2]) {
+    let [saved] = operator::exactly(call.saved);
+    let x = ScanTensors::from_list(call.inputs);
+    (x, saved, operator::exactly(call.grads))
 }

@@ -9,21 +9,12 @@
 //! for an update and needs few steps.
 
 #[cfg(feature = "flex")]
-pub(crate) mod flex;
+mod cpu;
 pub mod reference;
+pub mod tensors;
 
-use crate::form::has_kernel;
-use crate::native::NativeOp;
+use crate::operator::{self, Operator, cpu_kernel};
 use burn::tensor::Tensor;
-
-/// `a`, `b`, `c` of one step.
-pub const COEFFICIENTS: [f64; 3] = [3.4445, -4.775, 2.0315];
-
-/// Steps.
-pub const STEPS: usize = 5;
-
-/// Norm below which a matrix is not blown up any further.
-const SMALLEST_NORM: f64 = 1e-7;
 
 /// Matrices with more values go the way of tensors: the native kernel wants them in its cache.
 const LARGEST_NATIVE: usize = 1 << 19;
@@ -31,24 +22,18 @@ const LARGEST_NATIVE: usize = 1 << 19;
 /// The iteration for `g` `[rows, columns]`. Not differentiable: give it a tensor without autodiff.
 pub fn newton_schulz(g: Tensor<2>) -> Tensor<2> {
     let [rows, columns] = g.dims();
-    if has_kernel(&g.device()) && rows * columns <= LARGEST_NATIVE {
-        return NativeOp::NewtonSchulz.run(g.clone(), g.clone(), g);
+    if operator::on_cpu(&g.device()) && rows * columns <= LARGEST_NATIVE {
+        return operator::run(NewtonSchulz, vec![g.into_dispatch()]).take();
     }
-    on_tensors(g)
+    tensors::newton_schulz(g)
 }
 
-/// The iteration on tensors, on any device.
-pub fn on_tensors(g: Tensor<2>) -> Tensor<2> {
-    let [rows, columns] = g.dims();
-    let tall = rows > columns;
-    let g = if tall { g.transpose() } else { g };
-    let norm = g.clone().square().sum().sqrt().clamp_min(SMALLEST_NORM);
-    let [a, b, c] = COEFFICIENTS;
-    let mut x = g / norm.unsqueeze();
-    for _ in 0..STEPS {
-        let gram = x.clone().matmul(x.clone().transpose());
-        let square = gram.clone().matmul(gram.clone());
-        x = x.clone() * a + (gram * b + square * c).matmul(x);
-    }
-    if tall { x.transpose() } else { x }
+/// A matrix to its iteration.
+#[derive(Clone, Debug)]
+struct NewtonSchulz;
+
+impl Operator for NewtonSchulz {
+    const NAME: &'static str = "newton_schulz";
+
+    cpu_kernel!(|self, [g]| [cpu::forward(g)]);
 }

@@ -1,6 +1,13 @@
 //! Ground truth for the iteration: scalar `f64`, no Burn.
 
-use super::{COEFFICIENTS, STEPS};
+/// `a`, `b`, `c` of one step.
+pub const COEFFICIENTS: [f64; 3] = [3.4445, -4.775, 2.0315];
+
+/// Steps.
+pub const STEPS: usize = 5;
+
+/// Norm below which a matrix is not blown up any further.
+pub const SMALLEST_NORM: f64 = 1e-7;
 
 /// `left · right` for `[m, k]` and `[k, n]`.
 fn product([m, k, n]: [usize; 3], left: &[f64], right: &[f64]) -> Vec<f64> {
@@ -18,7 +25,12 @@ pub fn forward([rows, columns]: [usize; 2], g: &[f64]) -> Vec<f64> {
         let x = forward([columns, rows], &transposed([rows, columns], g));
         return transposed([columns, rows], &x);
     }
-    let norm = g.iter().map(|g| g * g).sum::<f64>().sqrt().max(1e-7);
+    let norm = g
+        .iter()
+        .map(|g| g * g)
+        .sum::<f64>()
+        .sqrt()
+        .max(SMALLEST_NORM);
     let [a, b, c] = COEFFICIENTS;
     let mut x: Vec<f64> = g.iter().map(|g| g / norm).collect();
     for _ in 0..STEPS {

@@ -1,12 +1,12 @@
 //! Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467), alone and with an output gate.
 
 #[cfg(feature = "flex")]
-pub(crate) mod flex;
+mod cpu;
 pub mod reference;
+pub mod tensors;
 
-use crate::form::has_kernel;
-use crate::native::NativeOp;
-use burn::tensor::{DType, Tensor, activation, assert_shape};
+use crate::operator::{self, Operator, cpu_kernel};
+use burn::tensor::{Tensor, activation, assert_shape};
 
 /// `x / sqrt(mean(x²) + eps) ⊙ weight` over the last dim of `x`, `weight` `[X]`.
 ///
@@ -17,18 +17,11 @@ use burn::tensor::{DType, Tensor, activation, assert_shape};
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     let [width] = weight.dims();
     assert_shape!(x, [.., width]);
-    if has_kernel(&x.device()) {
-        let eps = eps as f32;
-        return NativeOp::RmsNorm { eps }.run(x, weight.clone(), weight);
+    if operator::on_cpu(&x.device()) {
+        let inputs = vec![x.into_dispatch(), weight.into_dispatch()];
+        return operator::run(RmsNorm { eps: eps as f32 }, inputs).take();
     }
-    on_tensors(x, weight, eps)
-}
-
-/// The norm on tensors, on any device.
-pub fn on_tensors<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
-    let dtype = x.dtype();
-    let rms = (x.clone().cast(DType::F32).square().mean_dim(D - 1) + eps).sqrt();
-    x / rms.cast(dtype) * weight.unsqueeze()
+    tensors::rms_norm(x, weight, eps)
 }
 
 /// `rms_norm(x) ⊙ sigmoid(gate)`; `gate` has the shape of `x` `[B, T, H, V]`, or `[B, T, H·V]`.
@@ -46,9 +39,28 @@ pub fn gated_rms_norm<const G: usize>(
     let dims = x.dims();
     assert_shape!(x, [.., weight.dims()[0]]);
     let gate: Tensor<4> = gate.reshape(dims);
-    if has_kernel(&x.device()) {
-        let eps = eps as f32;
-        return NativeOp::GatedRmsNorm { eps }.run(x, weight, gate);
+    if operator::on_cpu(&x.device()) {
+        let inputs = vec![
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            gate.into_dispatch(),
+        ];
+        return operator::run(RmsNorm { eps: eps as f32 }, inputs).take();
     }
-    on_tensors(x, weight, eps) * activation::sigmoid(gate)
+    tensors::rms_norm(x, weight, eps) * activation::sigmoid(gate)
+}
+
+/// Inputs, weight and, where there is one, gate to the norm.
+#[derive(Clone, Debug)]
+struct RmsNorm {
+    eps: f32,
+}
+
+impl Operator for RmsNorm {
+    const NAME: &'static str = "rms_norm";
+
+    cpu_kernel! {
+        |self, inputs| [cpu::forward(inputs, self.eps)];
+        |self, inputs, [d_y]| cpu::backward(inputs, d_y, self.eps)
+    }
 }

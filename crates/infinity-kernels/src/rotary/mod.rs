@@ -8,23 +8,13 @@
 //! drops whole turns exactly, and the error at position 1e12 stays below 2e-7 rad.
 
 #[cfg(feature = "flex")]
-pub(crate) mod flex;
+mod cpu;
 pub mod reference;
 
 use crate::feature_map::{FeatureMap, l2_normalize};
-use crate::form::has_kernel;
-use crate::native::NativeOp;
+use crate::operator::{self, Operator, cpu_kernel};
 use burn::tensor::{Device, Tensor, TensorData, assert_shape};
 use std::f64::consts::TAU;
-
-/// What the native kernel of [`Rotary::unit`] knows besides its tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnitRotary {
-    /// What comes first.
-    pub map: FeatureMap,
-    /// Pairs that are turned.
-    pub half: usize,
-}
 
 /// Cosines and sines for one call of a model: `T` positions of every row.
 ///
@@ -136,14 +126,31 @@ impl Rotary {
     /// As [`apply`](Self::apply).
     #[track_caller]
     pub fn unit(&self, x: Tensor<4>, map: FeatureMap) -> Tensor<4> {
-        if !has_kernel(&x.device()) {
+        if !operator::on_cpu(&x.device()) {
             return self.apply(l2_normalize(map.apply(x)));
         }
         let [_, t, _, key_dim] = self.cos.dims();
         assert_shape!(x, [_, t, _, key_dim]);
         let half = self.half;
-        let op = NativeOp::UnitRotary(UnitRotary { map, half });
-        op.run(x, self.cos.clone(), self.sin.clone())
+        let [cos, sin] = [&self.cos, &self.sin].map(|table| table.clone().into_dispatch());
+        operator::run(Unit { map, half }, vec![x.into_dispatch(), cos, sin]).take()
+    }
+}
+
+/// Vectors, cosines and sines to rotated unit vectors.
+#[derive(Clone, Debug)]
+struct Unit {
+    map: FeatureMap,
+    half: usize,
+}
+
+impl Operator for Unit {
+    const NAME: &'static str = "rotary_unit";
+    const CONSTANTS: usize = 2;
+
+    cpu_kernel! {
+        |self, [x, cos, sin]| [cpu::forward((self.map, self.half), x, cos, sin)];
+        |self, [x, cos, sin], [d_y]| [cpu::backward((self.map, self.half), x, cos, sin, d_y)]
     }
 }
 

@@ -1,7 +1,6 @@
 //! Ground truth for the rotated unit vector: scalar `f64`, no Burn.
 
-use super::FeatureMap;
-use crate::feature_map::L2_EPS;
+use crate::feature_map::{FeatureMap, L2_EPS};
 
 /// Feature map of one value.
 fn map(map: FeatureMap, x: f64) -> f64 {

@@ -1,6 +1,6 @@
 //! Ground truth for rounding to half: scalar `f64` by the definition of the formats, no Burn.
 
-use super::Half;
+use super::half::Half;
 
 /// `x` as `half` has it.
 pub fn rounded(x: f64, half: Half) -> f64 {

@@ -1,11 +1,10 @@
 //! The gate of a SwiGLU feed-forward, `silu(gate) ⊙ up` (Shazeer 2020, arXiv:2002.05202).
 
 #[cfg(feature = "flex")]
-pub(crate) mod flex;
+mod cpu;
 pub mod reference;
 
-use crate::form::has_kernel;
-use crate::native::NativeOp;
+use crate::operator::{self, Operator, cpu_kernel};
 use burn::tensor::{Tensor, activation, assert_shape};
 
 /// `silu(gate) ⊙ up` for `gate` and `up` `[B, T, I]`: one pass where the device has a native
@@ -18,8 +17,21 @@ use burn::tensor::{Tensor, activation, assert_shape};
 pub fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     let [b, t, width] = gate.dims();
     assert_shape!(up, [b, t, width]);
-    if !has_kernel(&gate.device()) {
+    if !operator::on_cpu(&gate.device()) {
         return activation::silu(gate) * up;
     }
-    NativeOp::Swiglu.run(gate, up.clone(), up)
+    operator::run(Swiglu, vec![gate.into_dispatch(), up.into_dispatch()]).take()
+}
+
+/// `gate` and `up` to their product.
+#[derive(Clone, Debug)]
+struct Swiglu;
+
+impl Operator for Swiglu {
+    const NAME: &'static str = "swiglu";
+
+    cpu_kernel! {
+        |self, [gate, up]| [cpu::forward(gate, up)];
+        |self, [gate, up], [d_y]| cpu::backward(gate, up, d_y)
+    }
 }

@@ -27,25 +27,8 @@ use burn::optim::{AdamW, AdamWConfig, AdamWState, GradientsParams, Optimizer as 
 use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::newton_schulz::newton_schulz;
 use infinity_kernels::{each_in_pool, has_pool};
+use infinity_model::parameters::ParameterRole;
 use std::collections::HashMap;
-
-/// Words in the paths of the two-dimensional hidden matrices.
-const HIDDEN_MATRICES: [&str; 8] = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "output_gate_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
-
-/// Word in the path of every gate.
-const GATES: &str = ".gates.";
-
-/// Words in the paths of parameters that are never decayed, whatever the configuration says.
-const NEVER_DECAYED: [&str; 3] = [GATES, "conv1d", "feature_map"];
 
 /// How one parameter is updated.
 #[derive(Clone, Debug)]
@@ -224,9 +207,9 @@ fn rule(
         .decay_exclude
         .iter()
         .any(|word| path.contains(&**word));
-    let matrix = HIDDEN_MATRICES.iter().any(|word| path.contains(word));
-    let muon = matrix && config.name == OptimizerName::Muon;
-    let peak = match path.contains(GATES) {
+    let role = ParameterRole::of(path);
+    let muon = role == ParameterRole::Matrix && config.name == OptimizerName::Muon;
+    let peak = match role == ParameterRole::Gate {
         true => config.learning_rate * config.gate_learning_rate_multiplier,
         false if muon => config.muon_learning_rate * (dims[1] as f64 / dims[0] as f64).sqrt(),
         false => config.learning_rate,
@@ -234,7 +217,7 @@ fn rule(
     Rule {
         muon,
         rate: rate(peak),
-        decays: !excluded && (muon || !NEVER_DECAYED.iter().any(|word| path.contains(word))),
+        decays: !excluded && role.may_decay(),
     }
 }
 

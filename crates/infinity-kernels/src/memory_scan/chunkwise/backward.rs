@@ -5,25 +5,13 @@ use super::{Gates, Saved, Scores, join_gate, turned};
 use super::{array::Array, decay};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
-/// Gradients of every input; `erase` has none in additive mode.
-pub(in crate::memory_scan) struct Grads<B: Backend> {
-    pub(in crate::memory_scan) q: FloatTensor<B>,
-    pub(in crate::memory_scan) k: FloatTensor<B>,
-    pub(in crate::memory_scan) v: FloatTensor<B>,
-    pub(in crate::memory_scan) log_decay: FloatTensor<B>,
-    pub(in crate::memory_scan) read: FloatTensor<B>,
-    pub(in crate::memory_scan) write: FloatTensor<B>,
-    pub(in crate::memory_scan) erase: Option<FloatTensor<B>>,
-    pub(in crate::memory_scan) state: FloatTensor<B>,
-}
-
-/// Gradients of `⟨d_o, o⟩ + ⟨d_state, state⟩`, given `d_o` `[B, T, H, V]` and `d_state`
+/// Gradients of every input, in the order of [`ScanTensors::into_list`], of `⟨d_o, o⟩ + ⟨d_state, state⟩`, given `d_o` `[B, T, H, V]` and `d_state`
 /// `[B, H, S, K, V]`.
 pub(in crate::memory_scan) fn backward<B: Backend>(
     saved: Saved<B>,
     d_o: FloatTensor<B>,
     d_state: FloatTensor<B>,
-) -> Grads<B> {
+) -> Vec<FloatTensor<B>> {
     let cut = saved.cut;
     let state_dims: [usize; 5] = d_state.shape().dims();
     let [_, sk, v_dim] = saved.states.dims();
@@ -41,16 +29,19 @@ pub(in crate::memory_scan) fn backward<B: Backend>(
     let masks = mask_grads(&saved, &d_o, &back.d_v);
     let gates = gate_grads(&saved, &masks, [&y, &z], recalled.as_ref(), &back.d_ends);
     let (d_q, d_k) = query_key_grads(&saved, &masks, [y, z], recalled);
-    Grads {
-        q: cut.join(d_q).0,
-        k: cut.join(d_k).0,
-        v: cut.join(back.d_v).0,
-        log_decay: join_gate(&cut, gates.log_decay),
-        read: join_gate(&cut, gates.read),
-        write: join_gate(&cut, gates.write),
-        erase: gates.erase.map(|erase| join_gate(&cut, erase)),
-        state: back.d_initial.reshape(&state_dims).0,
-    }
+    let [log_decay, read, write] =
+        [gates.log_decay, gates.read, gates.write].map(|gate| join_gate(&cut, gate));
+    let mut grads = vec![
+        cut.join(d_q).0,
+        cut.join(d_k).0,
+        cut.join(back.d_v).0,
+        log_decay,
+        read,
+        write,
+        back.d_initial.reshape(&state_dims).0,
+    ];
+    grads.extend(gates.erase.map(|erase| join_gate(&cut, erase)));
+    grads
 }
 
 /// What the reversed loop over chunks gives.

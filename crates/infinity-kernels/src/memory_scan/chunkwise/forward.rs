@@ -1,7 +1,7 @@
 //! Forward of the chunk form: masks and scores of all chunks at once, then the loop that carries the
 //! states.
 
-use super::super::backend::ScanTensors;
+use super::super::inputs::ScanTensors;
 use super::{Correct, Gates, Saved, Scores, mix, stack};
 use super::{array::Array, chunks::Chunking};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};

@@ -17,13 +17,12 @@ mod unit_lower;
 pub(super) use backward::backward;
 pub(super) use forward::forward;
 
-use super::backend::ScanTensors;
+use super::inputs::ScanTensors;
 use array::Array;
-use burn::backend::{Backend, tensor::FloatTensor};
+use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use chunks::Chunking;
 
 /// What the forward pass computes and the backward pass reads again.
-#[derive(Clone, Debug)]
 pub(super) struct Saved<B: Backend> {
     cut: Chunking,
     q: Array<B>,
@@ -38,7 +37,6 @@ pub(super) struct Saved<B: Backend> {
 }
 
 /// The gates of every chunk and the decays that follow from them.
-#[derive(Clone, Debug)]
 struct Gates<B: Backend> {
     read: Array<B>,
     write: Array<B>,
@@ -55,7 +53,6 @@ struct Gates<B: Backend> {
 }
 
 /// Score matrices inside a chunk `[X, C, C]` and the stacked queries and keys.
-#[derive(Clone, Debug)]
 struct Scores<B: Backend> {
     /// `P = Q Kᵀ`.
     products: Array<B>,
@@ -70,7 +67,6 @@ struct Scores<B: Backend> {
 }
 
 /// What the delta rule adds.
-#[derive(Clone, Debug)]
 struct Correct<B: Backend> {
     erase: Array<B>,
     /// `K Kᵀ`.
@@ -81,6 +77,85 @@ struct Correct<B: Backend> {
     solve: Array<B>,
     /// `[p_s e^{b_s} k]`.
     recalls: Array<B>,
+}
+
+impl<B: Backend> Saved<B> {
+    /// As a list; what the delta rule adds stands last.
+    pub(super) fn into_list(self) -> Vec<FloatTensor<B>> {
+        let (gates, scores) = (self.gates, self.scores);
+        let mut list = vec![
+            self.q,
+            self.k,
+            self.errors,
+            self.states,
+            gates.read,
+            gates.write,
+            gates.from_start,
+            gates.to_end,
+            gates.whole,
+            gates.written,
+            gates.within,
+            scores.products,
+            scores.read_mask,
+            scores.attention,
+            scores.reads,
+            scores.writes,
+        ];
+        if let Some(correct) = self.correct {
+            list.extend([
+                correct.erase,
+                correct.key_products,
+                correct.erase_mask,
+                correct.solve,
+                correct.recalls,
+            ]);
+        }
+        list.into_iter().map(|array| array.0).collect()
+    }
+
+    /// The way back, given the gradient of the outputs `[B, T, H, V]` for its sizes.
+    pub(super) fn from_list(list: Vec<FloatTensor<B>>, d_o: &FloatTensor<B>, chunk: usize) -> Self {
+        let [b, t, h, _] = d_o.shape().dims();
+        let mut list = list.into_iter().map(Array::<B>);
+        let mut next = || list.next().expect("as many as `into_list` put there");
+        let [q, k, errors, states] = [(); 4].map(|()| next());
+        let gates = Gates {
+            read: next(),
+            write: next(),
+            from_start: next(),
+            to_end: next(),
+            whole: next(),
+            written: next(),
+            within: next(),
+        };
+        let scores = Scores {
+            products: next(),
+            read_mask: next(),
+            attention: next(),
+            reads: next(),
+            writes: next(),
+        };
+        let correct = list.next().map(|erase| {
+            let mut next = || list.next().expect("as many as `into_list` put there");
+            Correct {
+                erase,
+                key_products: next(),
+                erase_mask: next(),
+                solve: next(),
+                recalls: next(),
+            }
+        });
+        Saved {
+            cut: Chunking::new(b, t, h, chunk),
+            q,
+            k,
+            gates,
+            scores,
+            correct,
+            errors,
+            states,
+        }
+    }
 }
 
 /// `[B, T, H, S]` → `[X, S, C]`.

@@ -26,7 +26,7 @@ mod rowwise;
 mod solve;
 mod step;
 
-use super::backend::ScanTensors;
+use super::inputs::ScanTensors;
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
 use backward::{Backward, HeadGrads};
@@ -125,40 +125,31 @@ impl Call {
     fn state_len(&self) -> usize {
         self.sizes.states * self.sizes.k * self.sizes.v
     }
-
-    fn outputs_len(&self) -> usize {
-        self.b * self.sizes.t * self.h * self.sizes.v
-    }
 }
 
-/// Outputs and final state in one vector.
-pub(super) fn forward(x: ScanTensors<Flex>, delta: bool) -> Primitive {
-    run_forward(Call::new(x, delta), false).0
-}
-
-/// Outputs and final state in one vector, and what backward needs besides the inputs in another.
-pub(super) fn forward_saving(x: ScanTensors<Flex>, delta: bool) -> (Primitive, Primitive) {
-    run_forward(Call::new(x, delta), true)
-}
-
-fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
+/// Outputs, the final state, and, if asked for, what backward needs besides the inputs.
+pub(super) fn forward(x: ScanTensors<Flex>, delta: bool, save: bool) -> [Primitive; 3] {
+    let call = Call::new(x, delta);
     let sizes = call.sizes;
-    let flat = |values: Vec<f32>, dtype| {
-        let shape = Shape::from(vec![values.len()]);
-        tensor(values, shape, dtype)
+    let results = |o, last, kept: Vec<f32>| {
+        let outputs = Shape::from([call.b, sizes.t, call.h, sizes.v]);
+        let kept_shape = Shape::from([kept.len()]);
+        [
+            tensor(o, outputs, call.dtype),
+            tensor(last, call.state.shape(), call.dtype),
+            tensor(kept, kept_shape, DType::F32),
+        ]
     };
     if sizes.t == 0 {
         // No output, and the state as it came in.
-        let last = slice(&call.state).to_vec();
-        return (flat(last, call.dtype), flat(Vec::new(), DType::F32));
+        return results(Vec::new(), slice(&call.state).to_vec(), Vec::new());
     }
-    let at = call.outputs_len();
     let saved = if save { sizes.saved_len() } else { 0 };
-    let mut both = Box::new_uninit_slice(at + call.heads() * call.state_len());
+    let mut o = Box::new_uninit_slice(call.heads() * sizes.t * sizes.v);
+    let mut last = Box::new_uninit_slice(call.heads() * call.state_len());
     let mut kept = Box::new_uninit_slice(call.heads() * saved);
-    let (o, last) = both.split_at_mut(at);
     let level = Level::detect();
-    let heads = RowsMut::split(o, call.rows_of(sizes.v))
+    let heads = RowsMut::split(&mut o, call.rows_of(sizes.v))
         .into_par_iter()
         .zip(last.par_chunks_exact_mut(call.state_len()))
         .enumerate();
@@ -179,11 +170,8 @@ fn run_forward(call: Call, save: bool) -> (Primitive, Primitive) {
     // SAFETY: every head writes all its rows of the outputs and its whole final state, and of what is
     // saved its whole piece: a state for each group of chunks but the first, and the errors of every
     // chunk. That is what `saved_len` counts.
-    let (both, kept) = unsafe { (both.assume_init(), kept.assume_init()) };
-    (
-        flat(both.into_vec(), call.dtype),
-        flat(kept.into_vec(), DType::F32),
-    )
+    let (o, last, kept) = unsafe { (o.assume_init(), last.assume_init(), kept.assume_init()) };
+    results(o.into_vec(), last.into_vec(), kept.into_vec())
 }
 
 /// One piece of `len` values for each head; empty ones if nothing is kept.

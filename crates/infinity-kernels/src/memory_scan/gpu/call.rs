@@ -1,6 +1,6 @@
 //! A call from the host's side: its tensors made contiguous, its sizes, and its launches.
 
-use super::super::backend::ScanTensors;
+use super::super::inputs::ScanTensors;
 use super::plan;
 use super::sizes::SizesLaunch;
 use super::tile::{Plan, UNITS};

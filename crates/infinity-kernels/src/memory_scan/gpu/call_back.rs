@@ -1,6 +1,6 @@
 //! The launches of backward.
 
-use super::super::backend::ScanTensors;
+use super::super::inputs::ScanTensors;
 use super::call::{Call, UNITS_IN_A_ROW, cast, contiguous, cubes, per_unit, square_of_units};
 use super::{carry_back, finish, inside, through};
 use burn::tensor::DType;

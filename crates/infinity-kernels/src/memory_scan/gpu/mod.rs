@@ -32,8 +32,9 @@ mod step;
 mod through;
 mod tile;
 
-use super::backend::ScanTensors;
-use burn::tensor::DType;
+use super::inputs::ScanTensors;
+use burn::backend::{TensorMetadata, ops::FloatTensorOps};
+use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl::ir::{DeviceProperties, ElemType, FloatKind};
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
 use call::Call;
@@ -104,37 +105,50 @@ fn plan(properties: &DeviceProperties, side: usize, dtype: DType) -> (Plan, Elem
     (Plan { side, matrix }, ElemType::Float(kind))
 }
 
-/// Outputs and final state in one vector.
-pub(super) fn forward(x: ScanTensors<CubeBackend>, chunk: usize, delta: bool) -> CubeTensor {
+/// Outputs and final state; for training also the states at the chunk borders and the errors.
+pub(super) fn forward(
+    x: ScanTensors<CubeBackend>,
+    chunk: usize,
+    delta: bool,
+    save: bool,
+) -> [Vec<CubeTensor>; 2] {
+    let shapes = [x.v.shape(), x.state.shape()];
     let call = Call::new(x, chunk, delta);
-    if (1..=STEPS_UP_TO).contains(&call.t) {
-        return call.steps();
+    if !save && (1..=STEPS_UP_TO).contains(&call.t) {
+        return [apart(call.steps(), shapes), Vec::new()];
     }
     let gates = call.gates();
     let scores = call.scores(&gates);
-    call.carry(gates, scores, false).0
+    let (both, saved) = call.carry(gates, scores, save);
+    let saved = if save { vec![saved] } else { Vec::new() };
+    [apart(both, shapes), saved]
 }
 
-/// Outputs and final state in one vector; states at the chunk borders and errors in another.
-pub(super) fn forward_saving(
-    x: ScanTensors<CubeBackend>,
-    chunk: usize,
-    delta: bool,
-) -> (CubeTensor, CubeTensor) {
-    let call = Call::new(x, chunk, delta);
-    let gates = call.gates();
-    let scores = call.scores(&gates);
-    call.carry(gates, scores, true)
+/// Tensors that a kernel wrote one behind the other.
+fn apart(both: CubeTensor, shapes: [Shape; 2]) -> Vec<CubeTensor> {
+    let mut from = 0;
+    let part = |shape: Shape| {
+        let to = from + shape.num_elements();
+        let part = CubeBackend::float_slice(both.clone(), &[(from..to).into()]);
+        from = to;
+        CubeBackend::float_reshape(part, shape)
+    };
+    shapes.map(part).into()
 }
 
-/// Gradients of every input, given what `forward_saving` saved and the gradient of its first
-/// result. In additive mode the one of `erase` is zero.
+/// Gradients of every input, given what `forward` saved and the gradients of its results. In additive
+/// mode the one of `erase` is zero.
 pub(super) fn backward(
     x: ScanTensors<CubeBackend>,
     saved: CubeTensor,
-    d_both: CubeTensor,
+    grads: [CubeTensor; 2],
     chunk: usize,
     delta: bool,
 ) -> ScanTensors<CubeBackend> {
+    let flat = |x: CubeTensor| {
+        let len = x.shape().num_elements();
+        CubeBackend::float_reshape(x, Shape::from([len]))
+    };
+    let d_both = CubeBackend::float_cat(grads.map(flat).into(), 0);
     Call::new(x, chunk, delta).backward(saved, d_both)
 }

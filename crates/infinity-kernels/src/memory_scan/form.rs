@@ -1,14 +1,12 @@
-//! Which form of an operator runs, and in what pieces: decided here and nowhere else.
+//! Which form of `memory_scan` runs, and in what pieces: decided here and nowhere else.
 
-use crate::cpu::pool::has_pool;
-use crate::memory_scan::Dims;
-#[cfg(any(feature = "flex", feature = "cube"))]
-use burn::backend::DispatchDevice;
+use super::reference::Dims;
+use crate::operator::on_cpu;
 use burn::tensor::Device;
 use std::fmt;
 use std::str::FromStr;
 
-/// The forms an operator has. All compute the same function.
+/// The forms that `memory_scan` has. All compute the same function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// Token by token on Burn tensors: decoding.
@@ -70,26 +68,17 @@ impl Form {
     }
 }
 
-/// Positions in a chunk of the native `memory_scan` on `device`; `None` where it has none.
+/// Positions in a chunk of the kernel on `device`; `None` where it has none.
 ///
-/// Flex cuts as it likes; a CubeCL runtime by what shared memory the device has.
-#[allow(unused_variables)]
-pub(crate) fn kernel_chunk(device: &Device) -> Option<usize> {
-    #[cfg(any(feature = "flex", feature = "cube"))]
-    match device.clone().without_autodiff().as_dispatch() {
-        #[cfg(feature = "flex")]
-        DispatchDevice::Flex(_) => return Some(64),
-        #[cfg(feature = "cube")]
-        DispatchDevice::Cube(device) => return crate::memory_scan::gpu::chunk(device),
-        #[allow(unreachable_patterns)]
-        _ => {}
+/// The CPU's cuts as it likes; that of a CubeCL runtime by what shared memory the device has.
+pub(super) fn kernel_chunk(device: &Device) -> Option<usize> {
+    #[cfg(feature = "cube")]
+    if let burn::backend::DispatchDevice::Cube(device) =
+        device.clone().without_autodiff().as_dispatch()
+    {
+        return super::gpu::chunk(device);
     }
-    None
-}
-
-/// Whether the other operators have native kernels on `device`.
-pub(crate) fn has_kernel(device: &Device) -> bool {
-    has_pool(device)
+    on_cpu(device).then_some(64)
 }
 
 impl fmt::Display for Form {
@@ -121,7 +110,7 @@ impl FromStr for Form {
 ///
 /// Work inside a chunk grows with `C` and with `S` (the masks), the loop over chunks shrinks with
 /// it. Measured on a 2-core CPU, see `LOG.md`.
-pub(crate) fn chunk_size(dims: &Dims) -> usize {
+pub(super) fn chunk_size(dims: &Dims) -> usize {
     if dims.s > 1 { 32 } else { 64 }
 }
 

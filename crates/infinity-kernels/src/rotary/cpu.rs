@@ -5,18 +5,20 @@
 //! du = Rᵀ dy      dφ = du / n − φ (φ · du) / n³         dx = dφ ⊙ map'(x)
 //! ```
 
-use super::{FeatureMap, UnitRotary};
 use crate::cpu::exp::exp;
 use crate::cpu::results::zeroed;
 use crate::cpu::simd::{Level, dot, leveled, multiply_add};
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
-use crate::feature_map::L2_EPS;
+use crate::feature_map::{FeatureMap, L2_EPS};
 use burn::backend::TensorMetadata;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
 /// Tokens a thread takes at a time.
 const TOKENS: usize = 32;
+
+/// The map, and how many pairs are turned.
+pub(super) type Rule = (FeatureMap, usize);
 
 /// Some tokens of one row of the batch: their values `[tokens, H, K]` and their tables
 /// `[tokens, K]`.
@@ -27,7 +29,7 @@ pub(crate) struct Tokens<'a> {
     sin: &'a [f32],
     n_heads: usize,
     key_dim: usize,
-    rule: UnitRotary,
+    rule: Rule,
 }
 
 #[inline(always)]
@@ -69,13 +71,13 @@ fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], half: usize, turn: f32) {
 fn forward_loop<const FMA: bool, const ROWS: usize>(tokens: Tokens<'_>, y: &mut [f32]) {
     let Tokens { key_dim, rule, .. } = tokens;
     for (i, y) in y.chunks_exact_mut(key_dim).enumerate() {
-        map::<FMA>(rule.map, &tokens.x[i * key_dim..][..key_dim], y);
+        map::<FMA>(rule.0, &tokens.x[i * key_dim..][..key_dim], y);
         let inverse = 1.0 / length::<FMA>(y);
         for y in y.iter_mut() {
             *y *= inverse;
         }
         let at = i / tokens.n_heads * key_dim;
-        rotate(y, &tokens.cos[at..], &tokens.sin[at..], rule.half, 1.0);
+        rotate(y, &tokens.cos[at..], &tokens.sin[at..], rule.1, 1.0);
     }
 }
 leveled!(fn forward_tokens(tokens: Tokens<'_>, y: &mut [f32]) = forward_loop);
@@ -93,16 +95,16 @@ fn backward_loop<const FMA: bool, const ROWS: usize>(
             &tokens.x[i * key_dim..][..key_dim],
             i / tokens.n_heads * key_dim,
         );
-        map::<FMA>(rule.map, x, &mut mapped);
+        map::<FMA>(rule.0, x, &mut mapped);
         let inverse = 1.0 / length::<FMA>(&mapped);
         d.copy_from_slice(&d_y[i * key_dim..][..key_dim]);
-        rotate(d, &tokens.cos[at..], &tokens.sin[at..], rule.half, -1.0);
+        rotate(d, &tokens.cos[at..], &tokens.sin[at..], rule.1, -1.0);
         let along = -dot::<FMA>(&mapped, d) * inverse * inverse * inverse;
         for (d, phi) in d.iter_mut().zip(&mapped) {
             *d = multiply_add::<FMA>(along, *phi, *d * inverse);
         }
         let values = d.iter_mut().zip(x).zip(&mapped);
-        match rule.map {
+        match rule.0 {
             FeatureMap::Identity => {}
             FeatureMap::Relu => {
                 for ((d, x), _) in values {
@@ -124,7 +126,7 @@ leveled!(
 /// Values like `x` `[B, T, H, K]`, of which `run` computes some tokens' at a time: it gets the tokens,
 /// where they start, and their values to write, zeros so far.
 fn in_pieces(
-    rule: UnitRotary,
+    rule: Rule,
     [x, cos, sin]: [&Primitive; 3],
     run: impl Fn(Tokens<'_>, usize, &mut [f32]) + Sync,
 ) -> Vec<f32> {
@@ -157,7 +159,7 @@ fn in_pieces(
 }
 
 /// The rotated unit vectors.
-pub(crate) fn forward(rule: UnitRotary, x: Primitive, cos: Primitive, sin: Primitive) -> Primitive {
+pub(crate) fn forward(rule: Rule, x: Primitive, cos: Primitive, sin: Primitive) -> Primitive {
     let (shape, dtype) = (x.shape(), x.dtype());
     let [x, cos, sin] = [x, cos, sin].map(single);
     let level = Level::detect();
@@ -169,7 +171,7 @@ pub(crate) fn forward(rule: UnitRotary, x: Primitive, cos: Primitive, sin: Primi
 
 /// Gradient of the inputs.
 pub(crate) fn backward(
-    rule: UnitRotary,
+    rule: Rule,
     x: Primitive,
     cos: Primitive,
     sin: Primitive,

@@ -1,6 +1,6 @@
 //! The iteration on the CPU: rows in blocks over the threads, symmetric products by their lower half.
 
-use super::{COEFFICIENTS, SMALLEST_NORM, STEPS};
+use super::reference::{COEFFICIENTS, SMALLEST_NORM, STEPS};
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::simd::{LANES, Level, padded};
 use crate::cpu::tensors::{Primitive, single, slice, tensor};

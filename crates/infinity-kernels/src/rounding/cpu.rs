@@ -1,6 +1,6 @@
 //! Rounding to half on the CPU: one pass, on the bits.
 
-use super::Half;
+use super::half::Half;
 use crate::cpu::results::in_pieces;
 use crate::cpu::simd::{Level, leveled};
 use crate::cpu::tensors::{Primitive, single, slice, tensor};

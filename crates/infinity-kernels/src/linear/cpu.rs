@@ -4,27 +4,35 @@
 //! The input's gradient is one sum over all weights, which stays in cache until it is whole, instead of
 //! as many results that are added up afterwards.
 
+use super::few_rows;
 use super::weight::Weight;
-use super::{FEW_ROWS, few_rows};
-use crate::cpu::gemm::{Columns, Term, joined_products, products, sum_of_products};
+use crate::cpu::gemm::{Columns, Term, products, sum_of_products};
 use crate::cpu::product::Left;
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 
-/// `x · weight` for `x` `[B, T, D]` and every weight, one behind the other.
-pub(crate) fn forward(x: Primitive, weights: Vec<Primitive>) -> Primitive {
+/// `x · weight` for `x` `[B, T, D]`, the first of the inputs, and every weight behind it.
+pub(crate) fn forward(mut inputs: Vec<Primitive>, few: bool) -> Vec<Primitive> {
+    let weights = inputs.split_off(1);
+    let x = inputs.remove(0);
     let (dtype, [b, t, _]) = (x.dtype(), x.shape().dims());
+    let outputs: Vec<[usize; 3]> = weights
+        .iter()
+        .map(|weight| [b, t, weight.shape().dims::<2>()[1]])
+        .collect();
     let x = single(x);
-    let y = match b * t <= FEW_ROWS {
-        true => few_rows::projections(&x, &weights).concat(),
+    let results = match few {
+        true => few_rows::projections(&x, &weights),
         false => many_rows(&x, weights),
     };
-    let len = Shape::from([y.len()]);
-    tensor(y, len, dtype)
+    let results = results.into_iter().zip(outputs);
+    results
+        .map(|(y, shape)| tensor(y, Shape::from(shape), dtype))
+        .collect()
 }
 
-fn many_rows(x: &Primitive, weights: Vec<Primitive>) -> Vec<f32> {
+fn many_rows(x: &Primitive, weights: Vec<Primitive>) -> Vec<Vec<f32>> {
     let [b, t, width] = x.shape().dims();
     let weights: Vec<Weight> = weights.into_iter().map(Weight::new).collect();
     let columns = |weight| Columns {
@@ -32,15 +40,13 @@ fn many_rows(x: &Primitive, weights: Vec<Primitive>) -> Vec<f32> {
         n: weight.out,
     };
     let rights: Vec<Columns> = weights.iter().map(columns).collect();
-    joined_products([b * t, width], Left::rows(slice(x), width), &rights)
+    products([b * t, width], Left::rows(slice(x), width), &rights)
 }
 
-/// Gradients of `x` and of every weight, given those of every result.
-pub(crate) fn backward(
-    x: Primitive,
-    weights: Vec<Primitive>,
-    d_y: Vec<Primitive>,
-) -> (Primitive, Vec<Primitive>) {
+/// Gradients of the inputs of [`forward`], given those of every result.
+pub(crate) fn backward(mut inputs: Vec<Primitive>, d_y: Vec<Primitive>) -> Vec<Primitive> {
+    let weights = inputs.split_off(1);
+    let x = inputs.remove(0);
     let (dtype, shape) = (x.dtype(), x.shape());
     let [b, t, width] = shape.dims();
     let rows = b * t;
@@ -53,10 +59,8 @@ pub(crate) fn backward(
     };
     let rights: Vec<Columns> = weights.iter().zip(&d_y).map(columns).collect();
     let d_weights = products([width, rows], Left::transposed(slice(&x), width), &rights);
-    let d_weights = d_weights.into_iter().zip(&weights);
-    let d_weights = d_weights
-        .map(|(d, weight)| tensor(d, weight.shape(), weight.dtype()))
-        .collect();
+    let like = |weight: &Primitive| (weight.shape(), weight.dtype());
+    let likes: Vec<_> = weights.iter().map(like).collect();
     let weights: Vec<Weight> = weights.into_iter().map(Weight::new).collect();
     let terms = weights.iter().zip(&d_y).map(|(weight, d_y)| Term {
         left: Left::rows(slice(d_y), weight.out),
@@ -64,5 +68,9 @@ pub(crate) fn backward(
         k: weight.out,
     });
     let d_x = sum_of_products([rows, width], &terms.collect::<Vec<_>>());
-    (tensor(d_x, shape, dtype), d_weights)
+    let d_weights = d_weights.into_iter().zip(likes);
+    let d_weights = d_weights.map(|(d, (shape, dtype))| tensor(d, shape, dtype));
+    std::iter::once(tensor(d_x, shape, dtype))
+        .chain(d_weights)
+        .collect()
 }

@@ -193,7 +193,7 @@ pub(crate) fn backward(
     weight: Primitive,
     tail: Primitive,
     d_y: Primitive,
-) -> (Primitive, Primitive, Primitive) {
+) -> [Primitive; 3] {
     let call = Call::new(x, weight, tail);
     let Sizes { channels, kernel } = call.sizes;
     let (row_len, before_len) = call.row_len();
@@ -213,7 +213,7 @@ pub(crate) fn backward(
     for row in d_taps.chunks_exact(taps_len) {
         sum.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
     }
-    (
+    [
         tensor(d_x, Shape::from([call.b, call.t, channels]), call.dtype),
         tensor(
             swapped(&sum, kernel, channels),
@@ -225,5 +225,5 @@ pub(crate) fn backward(
             Shape::from([call.b, channels, kernel - 1]),
             call.dtype,
         ),
-    )
+    ]
 }

@@ -99,13 +99,16 @@ fn piece(width: usize) -> usize {
     (PIECE / width.max(1)).max(1) * width.max(1)
 }
 
+/// Inputs, weight and gate, if there is one.
+fn named(inputs: Vec<Primitive>) -> (Primitive, Primitive, Option<Primitive>) {
+    let mut inputs = inputs.into_iter();
+    let mut next = || inputs.next().expect("two or three inputs");
+    (next(), next(), inputs.next())
+}
+
 /// `rms_norm(x)`, gated where there is a gate.
-pub(crate) fn forward(
-    x: Primitive,
-    weight: Primitive,
-    gate: Option<Primitive>,
-    eps: f32,
-) -> Primitive {
+pub(crate) fn forward(inputs: Vec<Primitive>, eps: f32) -> Primitive {
+    let (x, weight, gate) = named(inputs);
     let (shape, dtype) = (x.shape(), x.dtype());
     let (x, weight, gate) = (single(x), single(weight), gate.map(single));
     let (x, weight, gate) = (slice(&x), slice(&weight), gate.as_ref().map(slice));
@@ -125,13 +128,8 @@ pub(crate) fn forward(
 }
 
 /// Gradients of inputs, weight and gate.
-pub(crate) fn backward(
-    x: Primitive,
-    weight: Primitive,
-    gate: Option<Primitive>,
-    d_y: Primitive,
-    eps: f32,
-) -> (Primitive, Primitive, Option<Primitive>) {
+pub(crate) fn backward(inputs: Vec<Primitive>, d_y: Primitive, eps: f32) -> Vec<Primitive> {
+    let (x, weight, gate) = named(inputs);
     let (shape, dtype) = (x.shape(), x.dtype());
     let (weight_shape, weight_dtype) = (weight.shape(), weight.dtype());
     let (x, weight, d_y, gate) = (single(x), single(weight), single(d_y), gate.map(single));
@@ -167,9 +165,10 @@ pub(crate) fn backward(
             .zip(partial)
             .for_each(|(sum, d)| *sum += d);
     }
-    (
+    let mut grads = vec![
         tensor(d_x, shape.clone(), dtype),
         tensor(d_weight, weight_shape, weight_dtype),
-        gate.map(|_| tensor(d_gate, shape, dtype)),
-    )
+    ];
+    grads.extend(gate.map(|_| tensor(d_gate, shape, dtype)));
+    grads
 }

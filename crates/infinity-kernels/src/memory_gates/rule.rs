@@ -1,6 +1,45 @@
-//! Where each gate's values stand in the vector of projections and in that of the biases.
+//! Sizes and switches of the gates, and where each gate's values stand in the vector of projections and in
+//! that of the biases.
 
-use super::{DecayRule, GateRule};
+/// How the states forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecayRule {
+    /// Not at all.
+    None,
+    /// At rates that do not depend on the token.
+    Fixed,
+    /// At rates that the token decides.
+    Adaptive,
+}
+
+/// Sizes and switches of the gates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GateRule {
+    /// Heads, `H`.
+    pub n_heads: usize,
+    /// States of a head, `S`.
+    pub n_states: usize,
+    /// Delta or additive writes.
+    pub delta: bool,
+    /// How the states forget.
+    pub decay: DecayRule,
+    /// Whether one gate a head weighs context against memory; needs two states.
+    pub memory_gate: bool,
+}
+
+impl GateRule {
+    /// Width of the projections: `[z_g H·S | z_β H | z_a H·S | z_r H·S | z_m H]`, where `z_g` is
+    /// there for adaptive decay, `z_a` and `z_r` for several states, `z_m` for the memory gate.
+    pub fn width(&self) -> usize {
+        Sections::of_projections(self).width
+    }
+
+    /// Width of the biases: `[dt_bias H·S | c_a H·S | c_r H·S | c_m H]`, `dt_bias` there unless
+    /// nothing decays, the others as in [`width`](Self::width).
+    pub fn bias_width(&self) -> usize {
+        Sections::of_biases(self).width
+    }
+}
 
 /// Offsets of the sections that are there.
 #[derive(Clone, Copy, Debug)]

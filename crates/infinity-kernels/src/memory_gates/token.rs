@@ -1,7 +1,6 @@
 //! The gates of one token and the way back through them, in loops over contiguous sections.
 
-use super::super::sections::Sections;
-use super::super::{DecayRule, GateRule};
+use super::rule::{DecayRule, GateRule, Sections};
 use crate::cpu::exp::{exp, log1p_of_unit, minus_expm1};
 use crate::cpu::simd::multiply_add;
 

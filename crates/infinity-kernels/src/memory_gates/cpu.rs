@@ -3,15 +3,13 @@
 //! Gradients of `A_log` and of the biases are summed within a piece and then over the pieces in
 //! their order: two runs give the same bits.
 
-mod token;
-
-use super::GateRule;
-use crate::cpu::results::{fill, in_pieces};
+use super::rule::GateRule;
+use super::token::{Shared, Token};
+use crate::cpu::results::in_pieces;
 use crate::cpu::simd::{Level, leveled};
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
-use token::{Shared, Token};
 
 /// Tokens a thread takes at a time.
 const TOKENS: usize = 64;
@@ -99,27 +97,22 @@ leveled!(
     ) = backward_loop
 );
 
-/// All gates, `[B, T, H, S]` each, in one vector: log decay, read, write, and erase with delta writes.
+/// The gates, `[B, T, H, S]` each: log decay, read, write, and erase with delta writes.
 pub(crate) fn forward(
     rule: GateRule,
     z: Primitive,
     a_log: Primitive,
     bias: Primitive,
-) -> Primitive {
+) -> Vec<Primitive> {
     let [b, t, width] = z.shape().dims();
     let dtype = z.dtype();
     let [z, a_log, bias] = [z, a_log, bias].map(single);
     let shared = Shared::new(rule, slice(&a_log), slice(&bias));
     let one = b * t * shared.per_state();
-    let parts = 3 + usize::from(rule.delta);
-    let mut out = Box::new_uninit_slice(parts * one);
-    let (log_decay, rest) = out.split_at_mut(one);
-    let (read, rest) = rest.split_at_mut(one);
-    let (write, erase) = rest.split_at_mut(one);
     let piece = TOKENS * shared.per_state();
     let (z, level) = (slice(&z), Level::detect());
-    let results = [log_decay, read, write, erase];
-    fill(results, [piece; 4], |i, [log_decay, read, write, erase]| {
+    let lens = [one, one, one, if rule.delta { one } else { 0 }];
+    let gates = in_pieces(lens, [piece; 4], |i, [log_decay, read, write, erase]| {
         let rest = &z[i * TOKENS * width..];
         let z = &rest[..rest.len().min(TOKENS * width)];
         let out = &mut Outputs {
@@ -130,27 +123,25 @@ pub(crate) fn forward(
         };
         forward_tokens(level, &shared, z, out);
     });
-    // SAFETY: `fill` writes all of the four results, and they are all there is.
-    let out = unsafe { out.assume_init() }.into_vec();
-    let len = Shape::from([out.len()]);
-    tensor(out, len, dtype)
+    let shape = Shape::from([b, t, rule.n_heads, rule.n_states]);
+    let gate = |values| tensor(values, shape.clone(), dtype);
+    let results = 3 + usize::from(rule.delta);
+    gates.into_iter().take(results).map(gate).collect()
 }
 
-/// Gradients of projections, `A_log` and biases.
+/// Gradients of projections, `A_log` and biases, given those of the gates.
 pub(crate) fn backward(
     rule: GateRule,
-    z: Primitive,
-    a_log: Primitive,
-    bias: Primitive,
-    d_y: Primitive,
-) -> (Primitive, Primitive, Primitive) {
+    [z, a_log, bias]: [Primitive; 3],
+    d: Vec<Primitive>,
+) -> [Primitive; 3] {
     let (shape, dtype) = (z.shape(), z.dtype());
     let [b, t, width] = shape.dims();
     let (a_log_shape, bias_shape) = (a_log.shape(), bias.shape());
-    let [z, a_log, bias, d_y] = [z, a_log, bias, d_y].map(single);
+    let [z, a_log, bias] = [z, a_log, bias].map(single);
+    let d: Vec<Primitive> = d.into_iter().map(single).collect();
+    let d: Vec<&[f32]> = d.iter().map(slice).collect();
     let shared = Shared::new(rule, slice(&a_log), slice(&bias));
-    let one = b * t * shared.per_state();
-    let d_y = slice(&d_y);
     let pieces = (b * t).div_ceil(TOKENS);
     let (a_len, bias_len) = (a_log_shape.num_elements(), bias_shape.num_elements());
     let (z, level) = (slice(&z), Level::detect());
@@ -161,7 +152,7 @@ pub(crate) fn backward(
             let z = &z[i * TOKENS * width..][..d_z.len()];
             let at = i * TOKENS * shared.per_state();
             let len = z.len() / width * shared.per_state();
-            let part = |part: usize| &d_y[part * one + at..][..len];
+            let part = |part: usize| &d[part][at..][..len];
             let incoming = Incoming {
                 log_decay: part(0),
                 read: part(1),
@@ -176,11 +167,11 @@ pub(crate) fn backward(
             backward_tokens(level, &shared, z, incoming, grads);
         },
     );
-    (
+    [
         tensor(d_z, shape, dtype),
         tensor(summed(&d_a, a_len), a_log_shape, dtype),
         tensor(summed(&d_bias, bias_len), bias_shape, dtype),
-    )
+    ]
 }
 
 /// The sum over the pieces.

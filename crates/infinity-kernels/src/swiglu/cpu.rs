@@ -60,7 +60,7 @@ pub(crate) fn forward(gate: Primitive, up: Primitive) -> Primitive {
 }
 
 /// Gradients of `gate` and `up`.
-pub(crate) fn backward(gate: Primitive, up: Primitive, d_y: Primitive) -> (Primitive, Primitive) {
+pub(crate) fn backward(gate: Primitive, up: Primitive, d_y: Primitive) -> [Primitive; 2] {
     let (shape, dtype) = (gate.shape(), gate.dtype());
     let (gate, up, d_y) = (single(gate), single(up), single(d_y));
     let (gate, up, d_y) = (slice(&gate), slice(&up), slice(&d_y));
@@ -73,8 +73,8 @@ pub(crate) fn backward(gate: Primitive, up: Primitive, d_y: Primitive) -> (Primi
         };
         backward_piece(level, &gate[at.clone()], &up[at.clone()], &d_y[at], grads);
     });
-    (
+    [
         tensor(d_gate, shape.clone(), dtype),
         tensor(d_up, shape, dtype),
-    )
+    ]
 }
