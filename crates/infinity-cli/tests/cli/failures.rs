@@ -512,7 +512,11 @@ fn a_signal_while_a_prompt_is_read_ends_it_and_keeps_the_state() {
         let began = Instant::now();
         run.signal(signal);
         let ended = run.ended().exits(130);
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            began.elapsed()
+        );
         assert_eq!(ended.out.trim(), "");
         if ended.err.contains("interrupted") {
             ended.says(&[" of 11000000 tokens", "decode: 0 tokens"]);
@@ -542,7 +546,11 @@ fn the_newest_model_of_a_resumed_run_is_taken_and_named() {
     run.signal("TERM");
     run.ended().exits(130);
     let newer = infinity(dir.path(), "generate run -p line --greedy").exits(0);
-    newer.says(&["checkpoint of step ", "which is newer than run/final", "decode: 7 tokens"]);
+    newer.says(&[
+        "checkpoint of step ",
+        "which is newer than run/final",
+        "decode: 7 tokens",
+    ]);
     infinity(dir.path(), "eval run --file valid.txt")
         .exits(0)
         .says(&["which is newer than run/final"]);

@@ -96,7 +96,11 @@ fn generating() {
     fs::write(&prompt, "\u{feff}line 3\n").unwrap();
     assert_eq!(from_file().out, piped.out, "a mark is no text");
     fs::write(&prompt, "line 3\r\n").unwrap();
-    assert_eq!(from_file().out, piped.out, "nor is either half of a line break");
+    assert_eq!(
+        from_file().out,
+        piped.out,
+        "nor is either half of a line break"
+    );
     fs::write(&prompt, b"\xff").unwrap();
     infinity(dir.path(), "generate model -f prompt.txt")
         .exits(1)
@@ -114,7 +118,10 @@ fn a_flag_beats_generation_config_json_which_is_read_as_elsewhere() {
     fs::write(&file, r#"{"do_sample": false}"#).unwrap();
     assert!(said("").contains("greedy"));
     for flag in ["--temperature 1.5", "--top-k 9", "--do-sample"] {
-        assert!(said(flag).contains("seed 5") && !said(flag).contains("warning"), "{flag}");
+        assert!(
+            said(flag).contains("seed 5") && !said(flag).contains("warning"),
+            "{flag}"
+        );
     }
     let both = said("--greedy --top-p 0.5");
     assert!(both.contains("greedy ·") && both.contains("--top-p does nothing beside --greedy"));
@@ -135,7 +142,9 @@ fn a_text_is_left_and_gone_on_with() {
     };
     let whole = tokens("-p line --seed 3 -n 20 --ignore-eos");
     let mut parts = tokens("-p line --seed 3 -n 8 --ignore-eos --state-out a.state");
-    parts.extend(tokens("--state-in a.state -n 5 --ignore-eos --state-out b.state"));
+    parts.extend(tokens(
+        "--state-in a.state -n 5 --ignore-eos --state-out b.state",
+    ));
     parts.extend(tokens("--state-in b.state -n 7 --ignore-eos"));
     assert_eq!(parts, whole);
     let more = infinity(dir.path(), "generate model --state-in b.state -p ine -n 1").exits(0);
