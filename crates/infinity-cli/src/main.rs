@@ -74,11 +74,12 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Train(args) => commands::train::run(*args, &global),
         Verb::Eval(args) => commands::eval::run(args, &global),
         Verb::Generate(args) => commands::generate::run(args, &global),
+        Verb::State(verb) => commands::state::run(&verb, &global),
         Verb::Plot(args) => commands::plot::run(&args, &global),
         Verb::Tokenize(args) => commands::tokenize::run(args, &global),
         Verb::Devices(args) => commands::devices::run(&args),
         Verb::Config(verb) => commands::config::run(verb, &global),
-        Verb::Completions(args) => commands::completions::run(&args),
+        Verb::Completions(args) => commands::completions(&args),
     }
 }
 

@@ -61,38 +61,57 @@ pub(crate) fn find(given: &Path) -> anyhow::Result<Found> {
     if let Some(checkpoint) = checkpoint(given)? {
         return Ok(Found::Checkpoint(Box::new(checkpoint)));
     }
-    let found = directory(given)?;
-    match newer(given, &found) {
-        Some(checkpoint) => Ok(Found::Checkpoint(Box::new(checkpoint))),
-        None => Ok(Found::Directory(found)),
+    match (directory(given), retired(given)) {
+        (Ok(found), _) => Ok(match newer(given, &found) {
+            Some(checkpoint) => Found::Checkpoint(Box::new(checkpoint)),
+            None => Found::Directory(found),
+        }),
+        (Err(error), old) => match old.and_then(|old| newest(given, &old)) {
+            Some(checkpoint) => Ok(Found::Checkpoint(Box::new(checkpoint))),
+            None => Err(error),
+        },
     }
 }
 
-/// The newest checkpoint of the run directory `run`, if it is newer than the run's finished model:
-/// the run was resumed with more steps, and did not finish again.
+/// The model that the run in `run` had finished before it went on.
+fn retired(run: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(run).ok()?.flatten();
+    let before = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name();
+        let is_old = |name: &str| name.starts_with(FINAL) && name.contains("-step-");
+        name.to_str().is_some_and(is_old) && entry.path().join(MARKER).is_file()
+    };
+    entries.filter(before).map(|entry| entry.path()).max()
+}
+
+/// The newest checkpoint of `run`, if it is newer than the finished model beside it: the run was
+/// resumed with more steps by a program that leaves that model where it is, and did not finish again.
 fn newer(run: &Path, finished: &Path) -> Option<Checkpoint> {
     if finished == run {
         return None;
     }
     let store = CheckpointStore::new(run.join(CHECKPOINTS));
     let path = store.path(*store.steps().last()?).join(STATE);
-    let newest: TrainerState = serde_json::from_str(&read(&path).ok()?).ok()?;
-    let steps = RunConfig::from_toml(&newest.config)
-        .ok()?
-        .training
-        .max_steps;
+    let newest_state: TrainerState = serde_json::from_str(&read(&path).ok()?).ok()?;
+    let steps = RunConfig::from_toml(&newest_state.config).ok()?;
     let written = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
-    let is_newer = match steps {
+    let is_newer = match steps.training.max_steps {
         // How many steps there were to be is only known with the data: the clock has to say it.
         0 => written(&path) > written(&finished.join(MARKER)),
-        steps => newest.step < steps,
+        steps => newest_state.step < steps,
     };
-    let (state, _) = is_newer.then(|| store.latest().ok())??;
+    is_newer.then(|| newest(run, finished)).flatten()
+}
+
+/// The newest complete checkpoint of `run`, with the model that it is newer than.
+fn newest(run: &Path, older: &Path) -> Option<Checkpoint> {
+    let store = CheckpointStore::new(run.join(CHECKPOINTS));
+    let (state, _) = store.latest().ok()?;
     Some(Checkpoint {
         run: run.to_owned(),
         store,
         state,
-        older: Some(finished.to_owned()),
+        older: Some(older.to_owned()),
     })
 }
 

@@ -174,6 +174,19 @@ impl ModelState {
     }
 }
 
+/// What the header of a state file says beside its tensors: the format, the model, the text's last
+/// tokens.
+///
+/// # Errors
+///
+/// If the bytes are no state file.
+pub fn notes(bytes: &[u8]) -> Result<Vec<(String, String)>, StateProblem> {
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
+    let mut notes: Vec<_> = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    notes.sort();
+    Ok(notes)
+}
+
 /// What identifies `model`: a hash of its weights and of those settings that decide what it computes.
 /// Dropout, starting values and special tokens are none of them, nor are device and precision.
 pub fn fingerprint(model: &impl Stateful) -> String {

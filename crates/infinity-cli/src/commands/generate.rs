@@ -164,6 +164,8 @@ impl Show<'_> {
         }
         match (args.json, streams) {
             (true, _) => terminal::line(&as_json(self.prompt, &made).to_string())?,
+            // Nothing continues a prompt that was not read to its end.
+            (_, true) if made.prompt_left > 0 => {}
             (_, true) => terminal::line(owed.unwrap_or_default())?,
             (_, false) => terminal::line(&format!("{echo}{}", made.text))?,
         }

@@ -10,7 +10,7 @@ use infinity_train::config::{ConfigLayers, RunConfig};
 use infinity_train::data::{DataEvent, tokenize_to};
 use serde_json::json;
 
-use super::layering::tokenizer;
+use super::config::tokenizer;
 use crate::args::Global;
 use crate::terminal::{self, errors, signals};
 
