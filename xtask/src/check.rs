@@ -41,7 +41,7 @@ const STEPS: [(&str, Run); 7] = [
     ),
     (
         "doc",
-        Run::Cargo("doc --locked --workspace --no-deps --release"),
+        Run::Cargo("doc --locked --workspace --lib --no-deps --release"),
     ),
     ("test", Run::Readme),
     (

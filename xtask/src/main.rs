@@ -1,7 +1,7 @@
 //! `cargo xtask`: the chores of this workspace, in one small program that builds without Burn.
 //!
-//! `check` is what CI runs, `tidy` is the part of it that lints cannot see, `bench` starts a measurement,
-//! `gpu` tests and measures the kernels on one, `plot` draws.
+//! `check` is what CI runs, `tidy` the part of it that lints cannot see, `bench` a measurement; `kills`, `fuzz` and
+//! `valgrind` run tests for longer or closer than CI does; `gpu` tests and measures the kernels on one, `plot` draws.
 #![allow(clippy::print_stdout, reason = "a command-line program")]
 
 mod check;
@@ -16,8 +16,11 @@ usage: cargo xtask <command>
 
   check               formatting, tidy, licences, clippy, documentation, all tests, the GPU kernels on software
                       Vulkan: everything a change has to pass, as CI runs it
-  tidy                layering, size budgets, unsafe code, and the paths that the documents name
+  tidy                layering, import circles, sizes, unsafe code, and the paths that documents name
   bench <name> [...]  one measurement; `cargo xtask bench` lists them
+  kills               1,000 random kills of a small run, each resumed: none lost, none with other bits
+  fuzz [N]            N broken texts, JSON, TOML, tokenizer and model files: no panic  [1000000]
+  valgrind [FILTER]   the native kernels' tests under valgrind: no value used that nobody wrote
   gpu <device> [...]  the kernels on a GPU: all their tests there, times beside PyTorch's, and a table of what
                       is met; `cargo xtask gpu` tells more, also how to do it on a machine without Cargo
   plot <json> <svg>   the file that `bench length` writes, as a picture
@@ -31,6 +34,8 @@ fn main() -> anyhow::Result<()> {
         Some("check") => check::run(root, &args[1..]),
         Some("tidy") => tidy::run(root),
         Some("bench") => workspace::bench(root, &args[1..]),
+        Some(command @ ("kills" | "fuzz")) => workspace::long(root, command, &args[1..]),
+        Some("valgrind") => workspace::valgrind(root, &args[1..]),
         Some("gpu") => gpu::run(root, &args[1..]),
         Some("plot") => plot::run(&args[1..]),
         Some("help" | "--help" | "-h") => {

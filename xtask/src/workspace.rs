@@ -1,9 +1,10 @@
-//! The workspace: where it lies, its Cargo, and `cargo xtask bench <name>`, one table of its measurements.
+//! The workspace: where it lies, its Cargo, and what is started there: `cargo xtask bench <name>`, one table of
+//! measurements, and the tests that run for long or under valgrind.
 //!
 //! The benches themselves check their results before they time anything; this only starts them.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
@@ -112,6 +113,112 @@ fn list() -> String {
         .collect()
 }
 
+/// Tests that run for long when they are asked to: the command, Cargo's words, and the variable that holds how many
+/// inputs there are, with the usual number.
+const LONG: [(&str, &str, Option<(&str, u64)>); 2] = [
+    (
+        "kills",
+        "test --release --workspace --test resume a_thousand_kills -- --ignored --nocapture",
+        None,
+    ),
+    (
+        "fuzz",
+        "test --release --workspace --test fuzz -- --nocapture",
+        Some(("INFINITY_FUZZ", 1_000_000)),
+    ),
+];
+
+/// `cargo xtask kills` and `fuzz [N]`: what CI does with small numbers, with large ones.
+pub(crate) fn long(root: &Path, command: &str, args: &[String]) -> anyhow::Result<()> {
+    let found = LONG.iter().find(|(name, ..)| *name == command);
+    let (_, line, variable) = found.context("a command of LONG")?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let mut call = cargo(root, &words);
+    match (args, variable) {
+        ([], None) => {}
+        ([] | [_], Some((variable, usual))) => {
+            let number = args.first().map_or(Ok(*usual), |number| number.parse());
+            let number = number.with_context(|| format!("{command} {args:?}: one whole number"))?;
+            call.env(variable, number.to_string());
+        }
+        _ => bail!("{command} {args:?}: too many words"),
+    }
+    println!("cargo {line}");
+    let status = call.status().context("cannot start cargo")?;
+    ensure!(status.success(), "{command}: {status}");
+    Ok(())
+}
+
+/// Code with which valgrind ends a program in which it found an error.
+const FOUND: i32 = 99;
+
+/// `cargo xtask valgrind [FILTER...]`: the kernels' tests under valgrind, which must find no use of memory that nobody
+/// wrote, and must find the one that a test makes on purpose. Up to AVX2: valgrind knows no AVX-512.
+pub(crate) fn valgrind(root: &Path, filters: &[String]) -> anyhow::Result<()> {
+    let line = "test --release --workspace --lib --test kernels --no-run --message-format json-render-diagnostics";
+    let built = executables(root, &line.split_whitespace().collect::<Vec<_>>())?;
+    let find = |name: &str| {
+        let found = built.iter().find(|(target, ..)| target == name);
+        found
+            .map(|(.., path)| path)
+            .with_context(|| format!("cargo built no tests of {name}"))
+    };
+    let (library, kernels) = (find("infinity_kernels")?, find("kernels")?);
+    let run = |path: &Path, words: &[&str]| {
+        let mut command = Command::new("valgrind");
+        command.arg(format!("--error-exitcode={FOUND}"));
+        command
+            .args(["--quiet", "--leak-check=no"])
+            .arg(path)
+            .args(words);
+        command
+            .env("INFINITY_SIMD", "avx2")
+            .env("RAYON_NUM_THREADS", "2");
+        println!("\n── valgrind {} {}", path.display(), words.join(" "));
+        let status = command.status().context("cannot start valgrind")?;
+        anyhow::Ok(status.code())
+    };
+    let caught = run(library, &["a_value_left_unwritten_is_caught", "--ignored"])?;
+    ensure!(
+        caught == Some(FOUND),
+        "valgrind does not see a value that nobody wrote: {caught:?}"
+    );
+    let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+    for path in [library, kernels] {
+        let ended = run(path, &filters)?;
+        ensure!(ended == Some(0), "{} ended with {ended:?}", path.display());
+    }
+    println!("\nvalgrind: nothing found but what was put there on purpose");
+    Ok(())
+}
+
+/// Builds with the Cargo words given and returns every executable: name and kind of its target, and its path.
+pub(crate) fn executables(
+    root: &Path,
+    words: &[&str],
+) -> anyhow::Result<Vec<(String, String, PathBuf)>> {
+    println!("cargo {}", words.join(" "));
+    let mut command = cargo(root, words);
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.context("cannot start cargo")?;
+    let status = output.status;
+    ensure!(status.success(), "cargo {}: {status}", words.join(" "));
+    let messages = String::from_utf8_lossy(&output.stdout);
+    Ok(messages.lines().filter_map(executable).collect())
+}
+
+/// The executable that a line of Cargo's messages tells of.
+fn executable(line: &str) -> Option<(String, String, PathBuf)> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let path = message["executable"].as_str()?;
+    let (name, kind) = (&message["target"]["name"], &message["target"]["kind"][0]);
+    Some((
+        name.as_str()?.to_owned(),
+        kind.as_str()?.to_owned(),
+        path.into(),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,5 +243,28 @@ mod tests {
         for bench in &BENCHES {
             assert!(error.contains(bench.about), "{error}");
         }
+    }
+
+    #[test]
+    fn executables_are_found_among_cargos_messages() {
+        let line = r#"{"reason":"compiler-artifact","target":{"kind":["bench"],"name":"memory_scan"},"executable":"/t/memory_scan-1"}"#;
+        let expected = (
+            "memory_scan".to_owned(),
+            "bench".to_owned(),
+            "/t/memory_scan-1".into(),
+        );
+        assert_eq!(executable(line), Some(expected));
+        for other in [
+            &*line.replace("\"/t/memory_scan-1\"", "null"),
+            "warning: unused",
+        ] {
+            assert_eq!(executable(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_named() {
+        let error = long(Path::new("."), "fuzz", &["many".to_owned()]).unwrap_err();
+        assert!(error.to_string().contains("many"), "{error}");
     }
 }

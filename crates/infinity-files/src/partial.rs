@@ -34,7 +34,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Writes a file as [`write`] does, by a function that is given the open file and its path.
+/// Writes a file as [`write()`] does, by a function that is given the open file and its path.
 ///
 /// # Errors
 /// The function's, or if the file cannot be written; what was there is there still.

@@ -35,11 +35,12 @@
 //! - [`rms_norm`](mod@rms_norm): root-mean-square norm, alone and with an output gate.
 //! - [`newton_schulz`](mod@newton_schulz): Muon's orthogonalisation.
 //! - [`in_pool`], [`each_in_pool`]: whole steps among the threads that the CPU's kernels share.
-//! - [`parts`]: several results of one operator.
-//! - [`native`]: how most operators reach a device's own kernels.
-//! - [`form`]: which form of an operator runs, decided in one place.
-//! - [`machine`]: what this machine can do, for benches.
-//! - [`testing`]: cases, tolerances and the one comparison used by every test.
+//! - `testing` and `machine`, with the feature `testing`: cases, tolerances, the one comparison that every
+//!   test uses, and what this machine can do at best, for benches.
+//!
+//! An operator's folder holds `mod.rs` (the public function: inputs, shapes, errors), `reference.rs` (scalar
+//! `f64`, gradients by hand), `tensors.rs` (any device) and `cpu.rs` or `cpu/`, `gpu/` (native kernels).
+//! `operator.rs` takes tensors to those kernels, and gradients back.
 
 #![cfg_attr(
     feature = "ndarray",
@@ -52,6 +53,7 @@
 mod cpu;
 pub mod feature_map;
 pub mod linear;
+#[cfg(feature = "testing")]
 pub mod machine;
 pub mod memory_gates;
 pub mod memory_scan;
@@ -63,6 +65,7 @@ pub mod rounding;
 pub mod short_conv;
 pub mod softmax_attention;
 pub mod swiglu;
+#[cfg(feature = "testing")]
 pub mod testing;
 
 pub use cpu::pool::{each_in_pool, has_pool, in_pool};

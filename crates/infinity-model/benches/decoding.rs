@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --workspace --bench decoding
 //! … -- --hidden 512 --layers 8 --vocab 8192
+//! … --features cuda … -- --device cuda [--json]     times alone
 //! ```
 //!
 //! One run checks first (token by token gives the logits of the whole prompt), then measures the
@@ -31,6 +32,12 @@ const TOL: Tol = Tol {
     floor: 0.0,
 };
 
+/// Products of a GPU may round their factors (TF32).
+const TOL_ON_GPU: Tol = Tol {
+    rms_ratio: 1e-2,
+    ..TOL
+};
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let number = |name: &str, or: usize| argument(name).map_or(Ok(or), |value| value.parse());
     let config = ModelConfig {
@@ -41,9 +48,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..ModelConfig::default()
     };
     config.validate()?;
-    let model = config.init(&Device::flex());
-    check(&model);
+    let device = device()?;
+    let model = config.init(&device);
+    let on_cpu = device == Device::flex();
+    check(&model, if on_cpu { TOL } else { TOL_ON_GPU });
     println!("check: token by token gives the logits of the whole");
+    if !on_cpu {
+        let ms = 1e3 * decoding(&model);
+        println!("decoding     {ms:.2} ms a token");
+        if std::env::args().any(|arg| arg == "--json") {
+            // As `cargo xtask gpu` reads it.
+            println!(
+                r#"{{"kind":"check","what":"decoding","ok":true,"detail":"token by token gives the whole's logits"}}"#
+            );
+            println!(r#"{{"kind":"time","what":"decoding","pass":"token","ms":{ms}}}"#);
+        }
+        return Ok(());
+    }
 
     let parameters = ParameterCount::of(&config).total();
     let state = state_bytes(&config, 1, PROMPT as u64);
@@ -83,6 +104,25 @@ fn argument(name: &str) -> Option<String> {
     std::env::args().skip_while(|arg| arg != name).nth(1)
 }
 
+fn device() -> Result<Device, String> {
+    match argument("--device").as_deref() {
+        None | Some("flex") => Ok(Device::flex()),
+        #[cfg(feature = "wgpu")]
+        Some("wgpu") => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "vulkan")]
+        Some("vulkan") => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "metal")]
+        Some("metal") => Ok(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "cuda")]
+        Some("cuda") => Ok(Device::cuda(0)),
+        #[cfg(feature = "rocm")]
+        Some("rocm") => Ok(Device::rocm(0)),
+        Some(other) => Err(format!(
+            "--device {other}: not in this build, add --features {other}"
+        )),
+    }
+}
+
 fn tokens(model: &InfinityModel, len: usize) -> Tensor<2, Int> {
     let ids: Vec<i32> = Random(3)
         .values(len, 0.0, model.config().vocab_size as f64)
@@ -92,7 +132,7 @@ fn tokens(model: &InfinityModel, len: usize) -> Tensor<2, Int> {
     Tensor::from_data(TensorData::new(ids, [1, len]), &model.device())
 }
 
-fn check(model: &InfinityModel) {
+fn check(model: &InfinityModel, tol: Tol) {
     let len = 20;
     let prompt = tokens(model, len);
     let (whole, _) = model.forward(prompt.clone(), model.initial_state(1));
@@ -101,7 +141,7 @@ fn check(model: &InfinityModel) {
         let (logits, next) = model.decode_step(prompt.clone().narrow(1, t, 1).reshape([1]), state);
         state = next;
         let expected = values(whole.clone().narrow(1, t, 1));
-        assert_close("decoding", "logits", &values(logits), &expected, TOL);
+        assert_close("decoding", "logits", &values(logits), &expected, tol);
     }
 }
 

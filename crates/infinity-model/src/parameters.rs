@@ -1,5 +1,5 @@
 //! Every tensor of a model: its name and shape in the weight file, what it is for, and what training
-//! does with it. All of it follows from the configuration and from [`NAMES`].
+//! does with it. All of it follows from the configuration and from `NAMES`.
 
 use crate::config::{Decay, KernelType, Mixer, ModelConfig};
 

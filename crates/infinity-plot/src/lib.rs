@@ -1,19 +1,24 @@
-//! Plots of training runs and benchmarks, as SVG and PNG. Knows no Burn.
+//! Training runs and benchmarks as pictures, SVG and PNG. Does not depend on Burn.
 //!
-//! - [`svg`]: as much of SVG as a plot needs; [`axis`]: where a value stands, and the ticks.
-//! - [`chart`]: one panel of lines. [`runs`]: a run's `metrics.jsonl`. [`figure`]: runs in one
-//!   picture.
-//! - [`png`] (feature `png`): any of these pictures in pixels, with a font of its own.
+//! ```
+//! use infinity_plot::{Across, Run, figure};
+//!
+//! let run = Run::parse("first", "{\"step\":1,\"train/loss\":4.0}\n{\"step\":2,\"train/loss\":3.0}\n");
+//! let svg = figure(&[run], Across::Step);
+//! assert!(svg.contains("<polyline"));
+//! ```
+//!
+//! [`svg`] is as much of SVG as a plot needs and, with the feature `png`, draws it in pixels; [`axis`] maps values to
+//! places. [`Run`] reads a run's `metrics.jsonl`; [`figure()`] draws runs in one picture.
+
+#![forbid(unsafe_code)]
 
 pub mod axis;
-pub mod chart;
-mod error;
-pub mod figure;
-#[cfg(feature = "png")]
-pub mod png;
-pub mod runs;
+mod figure;
+mod runs;
 pub mod svg;
 
-pub use error::PlotError;
 pub use figure::{Across, figure};
-pub use runs::Run;
+pub use runs::{PlotError, Run};
+#[cfg(feature = "png")]
+pub use svg::png;

@@ -1,8 +1,8 @@
 //! What a run logged: `metrics.jsonl`, line by line, also of a run that was killed or still runs.
 
-use crate::PlotError;
 use serde_json::Value;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The file in a run directory.
@@ -131,6 +131,39 @@ fn name(directory: &Path) -> String {
     let real = directory.canonicalize().unwrap_or(directory.to_path_buf());
     let name = real.file_name().map(|name| name.to_string_lossy());
     name.map_or_else(|| "run".to_owned(), |name| name.into_owned())
+}
+
+/// An error of reading metrics or drawing them.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlotError {
+    /// There is nothing to read.
+    #[error(
+        "there is no {file} in {directory}: it is no run directory, or its run had `logging.jsonl = false`"
+    )]
+    NoMetrics {
+        /// The directory that was named.
+        directory: PathBuf,
+        /// The file that is missing in it.
+        file: &'static str,
+    },
+    /// Nothing was logged.
+    #[error("{path} has no complete line: the run has logged nothing yet")]
+    Empty {
+        /// The metrics file.
+        path: PathBuf,
+    },
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The metrics file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The picture cannot be turned into pixels.
+    #[error("cannot draw the picture: {0}")]
+    Raster(String),
 }
 
 #[cfg(test)]

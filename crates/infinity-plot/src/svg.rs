@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+#[cfg(feature = "png")]
+pub use pixels::png;
+
 /// The look of every class. No colours: the page may be light or dark.
 const STYLE: &str = "\
 text{font-family:-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;font-size:15px}\
@@ -62,7 +65,7 @@ impl Svg {
         }
     }
 
-    /// A straight line of a class of [`STYLE`]: `grid` or `axis`.
+    /// A straight line of a class of `STYLE`: `grid` or `axis`.
     pub fn line(&mut self, [x1, y1]: [f64; 2], [x2, y2]: [f64; 2], colour: &str, class: &str) {
         self.push(format_args!(
             "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" \
@@ -120,7 +123,7 @@ impl Svg {
         ));
     }
 
-    /// Words of a class of [`STYLE`] (`title`, `name`, `note`, `small`, or another for plain ones).
+    /// Words of a class of `STYLE` (`title`, `name`, `note`, `small`, or another for plain ones).
     pub fn text(&mut self, x: f64, y: f64, anchor: Anchor, colour: &str, class: &str, words: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",
@@ -150,4 +153,87 @@ fn escaped(words: &str) -> String {
         .replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
+}
+
+/// A picture in pixels: the same SVG, drawn with a font that comes along, on white.
+#[cfg(feature = "png")]
+mod pixels {
+    use crate::PlotError;
+    use resvg::tiny_skia::{Color, Pixmap, Transform};
+    use resvg::usvg::{Options, Tree, fontdb};
+    use std::sync::Arc;
+
+    /// DejaVu Sans, cut down to what labels need; its licence lies beside it.
+    const FONTS: [&[u8]; 2] = [
+        include_bytes!("../font/DejaVuSans.ttf"),
+        include_bytes!("../font/DejaVuSans-Bold.ttf"),
+    ];
+    const FAMILY: &str = "DejaVu Sans";
+
+    /// Draws `svg` on white, `scale` pixels for each of its units, as the bytes of a PNG file.
+    ///
+    /// # Errors
+    /// If `svg` is not one, or the picture would not fit into memory.
+    pub fn png(svg: &str, scale: f32) -> Result<Vec<u8>, PlotError> {
+        let raster = |what: &dyn std::fmt::Display| PlotError::Raster(what.to_string());
+        let tree = Tree::from_str(svg, &options()).map_err(|error| raster(&error))?;
+        let size = tree.size().to_int_size().scale_by(scale);
+        let size = size.ok_or_else(|| raster(&"it has no size"))?;
+        let pixels = Pixmap::new(size.width(), size.height());
+        let mut pixels = pixels.ok_or_else(|| raster(&"it is too large"))?;
+        pixels.fill(Color::WHITE);
+        resvg::render(
+            &tree,
+            Transform::from_scale(scale, scale),
+            &mut pixels.as_mut(),
+        );
+        pixels.encode_png().map_err(|error| raster(&error))
+    }
+
+    /// Fonts of our own only: the same picture everywhere, also where none is installed.
+    fn options() -> Options<'static> {
+        let mut fonts = fontdb::Database::new();
+        for font in FONTS {
+            fonts.load_font_data(font.to_vec());
+        }
+        fonts.set_sans_serif_family(FAMILY);
+        Options {
+            font_family: FAMILY.to_owned(),
+            fontdb: Arc::new(fonts),
+            ..Options::default()
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+        use crate::svg::{Anchor, Svg};
+
+        /// The share of pixels that are not white.
+        fn inked(png: &[u8]) -> f64 {
+            let pixels = Pixmap::decode_png(png).unwrap();
+            let all = pixels.pixels();
+            let dark = all.iter().filter(|pixel| pixel.red() < 200).count();
+            dark as f64 / all.len() as f64
+        }
+
+        #[test]
+        fn letters_leave_ink_without_installed_fonts() {
+            let picture = |words: &str| {
+                let mut svg = Svg::new(200.0, 40.0, "words");
+                svg.text(10.0, 25.0, Anchor::Start, "#000000", "name", words);
+                png(&svg.finish(), 2.0).unwrap()
+            };
+            let (words, none) = (picture("train 0.5 µs"), picture(""));
+            assert_eq!(inked(&none), 0.0);
+            assert!(inked(&words) > 0.02, "{}", inked(&words));
+            let size = Pixmap::decode_png(&words).unwrap();
+            assert_eq!((size.width(), size.height()), (400, 80));
+        }
+
+        #[test]
+        fn what_is_no_picture_is_an_error() {
+            assert!(matches!(png("<svg", 1.0), Err(PlotError::Raster(_))));
+        }
+    }
 }

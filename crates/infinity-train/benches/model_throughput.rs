@@ -309,6 +309,7 @@ impl Run {
             "what": format!("training {}", self.precision),
             "pass": "step",
             "tokens_per_step": tokens,
+            "steps": self.losses.len(),
             "ms": ms,
         }));
         let Some(peaks) = peaks else {

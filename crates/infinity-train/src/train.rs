@@ -1,5 +1,5 @@
-//! A run, top to bottom: [`prepare`](Run::prepare), then a loop of step, evaluation, checkpoint and
-//! stop ([`steps`](Run::steps)), then the model directory ([`finish`](Run::finish)).
+//! A run, top to bottom: `prepare`, then a loop of step, evaluation, checkpoint and
+//! stop (`steps`), then the model directory (`finish`).
 //!
 //! A checkpoint holds the weights after its step's update, and their loss is first seen by the step
 //! after it, or by a validation. So the last good checkpoint is the last one after which a step was

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use serde_json::Value;
 
 use super::findings::{self, LARGE, LENGTHS, PRECISIONS, SMALL, TOKENS};
 use crate::child;
-use crate::workspace::cargo;
+use crate::workspace;
 
 pub(crate) const USAGE: &str = "\
 usage: cargo xtask gpu <device> [flags]
@@ -169,21 +168,11 @@ impl Programs {
     pub(crate) fn build(root: &Path, options: &Options) -> anyhow::Result<Self> {
         let mut all: BTreeMap<_, _> = FILES.map(|file| (name_of(file), root.join(file))).into();
         if let Some(words) = command(options) {
-            println!("cargo {}", words.join(" "));
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let mut command = cargo(root, &words);
-            command.stderr(Stdio::inherit()).stdout(Stdio::piped());
-            let output = command.output().context("cannot start cargo")?;
-            ensure!(
-                output.status.success(),
-                "cargo {}: {}",
-                words.join(" "),
-                output.status
-            );
             all.extend(
-                String::from_utf8_lossy(&output.stdout)
-                    .lines()
-                    .filter_map(artifact),
+                workspace::executables(root, &words)?
+                    .into_iter()
+                    .filter_map(ours),
             );
             for (_, _, name) in TARGETS {
                 let wanted = words.contains(&name);
@@ -319,15 +308,15 @@ pub(crate) fn command(options: &Options) -> Option<Vec<String>> {
     Some(words.map(str::to_owned).collect())
 }
 
-/// The executable that a line of Cargo's messages tells of, if it is one of ours.
-pub(crate) fn artifact(line: &str) -> Option<(&'static str, PathBuf)> {
-    let message: Value = serde_json::from_str(line).ok()?;
-    let executable = message["executable"].as_str()?;
-    let (name, kind) = (&message["target"]["name"], &message["target"]["kind"][0]);
-    let is_ours =
-        |(_, flag, target): &&(_, &str, _)| name == target && kind == flag.trim_start_matches('-');
-    let ours = TARGETS.iter().find(is_ours);
-    ours.map(|(_, _, target)| (*target, PathBuf::from(executable)))
+/// An executable by the name of ours that it is, if it is one.
+fn ours((name, kind, path): (String, String, PathBuf)) -> Option<(&'static str, PathBuf)> {
+    let is_it = |(_, flag, target): &&(_, &str, &str)| {
+        *target == name && flag.trim_start_matches('-') == kind
+    };
+    TARGETS
+        .iter()
+        .find(is_it)
+        .map(|(.., target)| (*target, path))
 }
 
 /// A program to run, and whose figures are missing if it fails.

@@ -6,9 +6,10 @@
 //!
 //! Three things count as a named path: a word that starts with one of [`TOP`], the target of a relative
 //! link, and every entry of a fenced block marked `tree`. The block after `<!-- file: path -->` must stand
-//! in that file as it is.
+//! in that file as it is. ARCHITECTURE.md's list of public items names all that a library's root hands out, and
+//! a numbered line there that opens with a Rust file, a place of a walk, names only what that file holds.
 
-use super::rooms::operator_names;
+use super::rooms::{operator_names, public_names};
 use super::source::{Finding, Tree};
 
 const NEEDED: [&str; 2] = ["README.md", "ARCHITECTURE.md"];
@@ -35,6 +36,28 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     }
 
     let map = tree.text("ARCHITECTURE.md").unwrap_or_default();
+    for library in crates
+        .iter()
+        .filter(|name| !map.is_empty() && tree.has(&format!("crates/{name}/src/lib.rs")))
+    {
+        let section = map.split("### ").find(|part| part.starts_with(library));
+        let section = section.unwrap_or_default();
+        let listed: Vec<&str> = section
+            .split(|c: char| !c.is_alphanumeric() && c != '_')
+            .collect();
+        for name in public_names(tree, library)
+            .iter()
+            .filter(|name| !listed.contains(&name.as_str()))
+        {
+            let message = format!("the public items of {library} lack `{name}`");
+            found.push(Finding::in_file("ARCHITECTURE.md", message));
+        }
+    }
+    found.extend(
+        map.lines()
+            .enumerate()
+            .flat_map(|(i, line)| place(tree, i + 1, line)),
+    );
     for name in crates
         .union(&operator_names(tree))
         .filter(|name| !map.contains(**name))
@@ -43,6 +66,29 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         found.push(Finding::in_file("ARCHITECTURE.md", message));
     }
     found
+}
+
+/// What a place of a walk, `1. `file.rs` `item`, `other`: words`, names and its file does not hold.
+fn place(tree: &Tree, number: usize, line: &str) -> Vec<Finding> {
+    let mut quoted = line.split('`').skip(1).step_by(2);
+    let is_place = line.starts_with(|c: char| c.is_ascii_digit());
+    let file = quoted
+        .next()
+        .filter(|file| is_place && file.ends_with(".rs"));
+    let Some(text) = file.and_then(|file| tree.text(file)) else {
+        return Vec::new();
+    };
+    let names = line
+        .split(": ")
+        .next()
+        .unwrap_or(line)
+        .split('`')
+        .skip(3)
+        .step_by(2);
+    let lost = names.filter(|name| !text.contains(name));
+    let message = |name| format!("`{}` holds no `{name}`", file.unwrap_or_default());
+    lost.map(|name| Finding::at("ARCHITECTURE.md", number, message(name)))
+        .collect()
 }
 
 fn is_document(path: &str) -> bool {

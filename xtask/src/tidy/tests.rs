@@ -580,6 +580,26 @@ mod document {
     }
 
     #[test]
+    fn a_public_item_that_is_not_listed_and_a_place_that_is_gone_are_found() {
+        let sandbox = Sandbox::new();
+        let map = "infinity-kernels infinity-train infinity-cli memory_scan\n### infinity-model\n`a`: `B`\n";
+        let place = "1. `crates/infinity-model/src/lib.rs` `mod a`, `mod b`: `not looked for`\n";
+        sandbox.write("ARCHITECTURE.md", &format!("{map}{place}"));
+        let code = "//! Model.\npub mod a;\npub use a::{B, x::C};\nuse a::D;\nmod e;\n";
+        let path = "crates/infinity-model/src/lib.rs";
+        let found = sandbox.findings_after(path, code, documents::check);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].ends_with("the public items of infinity-model lack `C`"),
+            "{found:?}"
+        );
+        assert!(
+            found[1].ends_with(":4: `crates/infinity-model/src/lib.rs` holds no `mod b`"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
     fn a_missing_document_is_found() {
         let sandbox = Sandbox::new();
         sandbox.remove("README.md");

@@ -1,11 +1,10 @@
 //! `infinity plot RUN…`: what runs logged, as a picture in SVG and PNG.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use infinity_plot::{Across, Run, figure, png};
+use infinity_plot::{Across, Run, figure};
 
 use crate::args::Global;
 use crate::terminal::{self, errors};
@@ -36,9 +35,6 @@ enum X {
     Time,
 }
 
-/// Pixels of a PNG for each unit of the picture.
-const SCALE: f32 = 2.0;
-
 /// Reads, draws, writes.
 pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
     let across = match args.x {
@@ -54,10 +50,11 @@ pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
     let svg = figure(&runs, across);
     for path in files(args)? {
         let bytes = match path.extension().is_some_and(|end| end == "png") {
-            true => png::png(&svg, SCALE)?,
+            true => png(&svg)?,
             false => svg.clone().into_bytes(),
         };
-        write(&path, &bytes)?;
+        infinity_files::write(&path, &bytes)
+            .with_context(|| format!("cannot write {}", path.display()))?;
         if !global.quiet {
             terminal::line(&format!("written: {}", path.display()))?;
         }
@@ -102,11 +99,15 @@ fn files(args: &PlotArgs) -> anyhow::Result<Vec<PathBuf>> {
     }
 }
 
-/// Beside its place first, so that a picture that a page shows is never half one.
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let temporary = path.with_added_extension("tmp");
-    fs::write(&temporary, bytes)
-        .and_then(|()| fs::rename(&temporary, path))
-        .inspect_err(|_| drop(fs::remove_file(&temporary)))
-        .with_context(|| format!("cannot write {}", path.display()))
+/// The picture in pixels.
+#[cfg(feature = "png")]
+fn png(svg: &str) -> anyhow::Result<Vec<u8>> {
+    /// Pixels for each unit of the picture.
+    const SCALE: f32 = 2.0;
+    Ok(infinity_plot::png(svg, SCALE)?)
+}
+
+#[cfg(not(feature = "png"))]
+fn png(_: &str) -> anyhow::Result<Vec<u8>> {
+    anyhow::bail!("this build draws no PNG: name an .svg file, or build with `--features png`")
 }

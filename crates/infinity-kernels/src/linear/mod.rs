@@ -6,11 +6,7 @@
 
 #[cfg(feature = "flex")]
 mod cpu;
-#[cfg(feature = "flex")]
-mod few_rows;
 pub mod reference;
-#[cfg(feature = "flex")]
-mod weight;
 
 use crate::operator::{self, MOST_INPUTS, Operator, cpu_kernel};
 use burn::tensor::{DType, Tensor, assert_shape, module};

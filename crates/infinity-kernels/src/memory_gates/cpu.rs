@@ -3,10 +3,10 @@
 //! Gradients of `A_log` and of the biases are summed within a piece and then over the pieces in
 //! their order: two runs give the same bits.
 
-use super::rule::GateRule;
-use super::token::{Shared, Token};
+use super::rule::{DecayRule, GateRule, Sections};
+use crate::cpu::exp::{exp, log1p_of_unit, minus_expm1};
 use crate::cpu::results::in_pieces;
-use crate::cpu::simd::{Level, leveled};
+use crate::cpu::simd::{Level, leveled, multiply_add};
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
@@ -181,4 +181,282 @@ fn summed(partial: &[f32], len: usize) -> Vec<f32> {
         sum.iter_mut().zip(partial).for_each(|(sum, d)| *sum += d);
     }
     sum
+}
+
+/// What all tokens share.
+pub(crate) struct Shared<'a> {
+    rule: GateRule,
+    of_z: Sections,
+    of_bias: Sections,
+    /// `exp(A_log)`, `[H·S]`.
+    rate: Vec<f32>,
+    bias: &'a [f32],
+}
+
+impl<'a> Shared<'a> {
+    fn new(rule: GateRule, a_log: &[f32], bias: &'a [f32]) -> Self {
+        Shared {
+            rule,
+            of_z: Sections::of_projections(&rule),
+            of_bias: Sections::of_biases(&rule),
+            rate: a_log.iter().map(|a| a.exp()).collect(),
+            bias,
+        }
+    }
+
+    /// `H·S`.
+    #[inline(always)]
+    fn per_state(&self) -> usize {
+        self.rule.n_heads * self.rule.n_states
+    }
+
+    /// Factor of the read weights before the memory gate.
+    fn read_scale(&self) -> f32 {
+        2.0 / (self.rule.n_states as f32).sqrt()
+    }
+
+    /// Whether an additive write is scaled to keep the memory's size.
+    fn keeps_size(&self) -> bool {
+        !self.rule.delta && self.rule.decay != DecayRule::None
+    }
+
+    /// Adds a token's gradients to those of the biases of its sections; `dt_bias` has its own way.
+    #[inline(always)]
+    fn add_to_biases(&self, d_z: &[f32], d_bias: &mut [f32]) {
+        let (z, bias) = (&self.of_z, &self.of_bias);
+        let sections = [
+            (z.write, bias.write, self.per_state()),
+            (z.read, bias.read, self.per_state()),
+            (z.memory, bias.memory, self.rule.n_heads),
+        ];
+        for (from, to, len) in sections {
+            if let (Some(from), Some(to)) = (from, to) {
+                let to = d_bias[to..to + len].iter_mut();
+                for (to, d) in to.zip(&d_z[from..from + len]) {
+                    *to += d;
+                }
+            }
+        }
+    }
+}
+
+/// Gates of one token, `[H·S]` or `[H]` each, and what their gradients need.
+struct Token {
+    /// `σ(z_g + dt_bias)`.
+    step_slope: Vec<f32>,
+    log_decay: Vec<f32>,
+    beta: Vec<f32>,
+    allocation: Vec<f32>,
+    /// `sqrt(1 − exp(2g))`, or one.
+    kept: Vec<f32>,
+    /// `σ(z_r + c_r)`.
+    open: Vec<f32>,
+    /// Factor of the memory gate: `2(1 − m)` or `2m`, or one.
+    side: Vec<f32>,
+    memory: Vec<f32>,
+    /// Gradient of the log decay on its way.
+    d_log_decay: Vec<f32>,
+}
+
+/// `y = sigmoid(x + bias)`.
+#[inline(always)]
+fn sigmoid<const FMA: bool>(x: &[f32], bias: &[f32], y: &mut [f32]) {
+    for ((y, x), bias) in y.iter_mut().zip(x).zip(bias) {
+        *y = 1.0 / (1.0 + exp::<FMA>(-(x + bias)));
+    }
+}
+
+impl Token {
+    fn new(rule: GateRule) -> Self {
+        let (h, per_state) = (rule.n_heads, rule.n_heads * rule.n_states);
+        Token {
+            step_slope: vec![0.0; per_state],
+            log_decay: vec![0.0; per_state],
+            beta: vec![0.0; h],
+            allocation: vec![1.0; per_state],
+            kept: vec![1.0; per_state],
+            open: vec![1.0; per_state],
+            side: vec![1.0; per_state],
+            memory: vec![0.0; h],
+            d_log_decay: vec![0.0; per_state],
+        }
+    }
+
+    #[inline(always)]
+    fn read_projections<const FMA: bool>(&mut self, shared: &Shared<'_>, z: &[f32]) {
+        let (of_z, of_bias) = (&shared.of_z, &shared.of_bias);
+        let (h, s) = (shared.rule.n_heads, shared.rule.n_states);
+        if let Some(at) = of_bias.decay {
+            self.decay::<FMA>(shared, of_z.decay.map(|from| &z[from..from + h * s]), at);
+        }
+        for (beta, z) in self.beta.iter_mut().zip(&z[of_z.beta..]) {
+            *beta = 1.0 / (1.0 + exp::<FMA>(-z));
+        }
+        if let (Some(at), Some(bias)) = (of_z.write, of_bias.write) {
+            self.allocate::<FMA>(&z[at..at + h * s], &shared.bias[bias..bias + h * s], s);
+        }
+        if let (Some(at), Some(bias)) = (of_z.read, of_bias.read) {
+            sigmoid::<FMA>(&z[at..at + h * s], &shared.bias[bias..], &mut self.open);
+        }
+        if let (Some(at), Some(bias)) = (of_z.memory, of_bias.memory) {
+            sigmoid::<FMA>(&z[at..at + h], &shared.bias[bias..], &mut self.memory);
+            for (side, m) in self.side.chunks_exact_mut(s).zip(&self.memory) {
+                side.fill(2.0 * m);
+                side[0] = 2.0 * (1.0 - m);
+            }
+        }
+        if shared.keeps_size() {
+            for (kept, g) in self.kept.iter_mut().zip(&self.log_decay) {
+                *kept = minus_expm1::<FMA>(2.0 * g).sqrt();
+            }
+        }
+    }
+
+    /// Log decay and the slope of its step; without `z` the steps are the biases alone.
+    #[inline(always)]
+    fn decay<const FMA: bool>(&mut self, shared: &Shared<'_>, z: Option<&[f32]>, bias: usize) {
+        let steps = &mut self.step_slope;
+        steps.copy_from_slice(&shared.bias[bias..bias + shared.per_state()]);
+        if let Some(z) = z {
+            for (step, z) in steps.iter_mut().zip(z) {
+                *step += z;
+            }
+        }
+        let values = steps.iter_mut().zip(&mut self.log_decay);
+        for ((step, g), rate) in values.zip(&shared.rate) {
+            let x = *step;
+            let small = exp::<FMA>(-x.abs());
+            let positive = if x < 0.0 { 0.0 } else { x };
+            *g = -rate * (positive + log1p_of_unit::<FMA>(small));
+            let far = 1.0 / (1.0 + small);
+            *step = if x < 0.0 { small * far } else { far };
+        }
+    }
+
+    /// `sqrt(softmax)` over the states of every head.
+    #[inline(always)]
+    fn allocate<const FMA: bool>(&mut self, z: &[f32], bias: &[f32], s: usize) {
+        for ((a, z), bias) in self.allocation.iter_mut().zip(z).zip(bias) {
+            *a = z + bias;
+        }
+        for a in self.allocation.chunks_exact_mut(s) {
+            let highest = a.iter().fold(f32::NEG_INFINITY, |high, a| high.max(*a));
+            for a in a {
+                *a -= highest;
+            }
+        }
+        for a in &mut self.allocation {
+            *a = exp::<FMA>(*a);
+        }
+        for a in self.allocation.chunks_exact_mut(s) {
+            let inverse = 1.0 / a.iter().sum::<f32>();
+            for a in a {
+                *a = (*a * inverse).sqrt();
+            }
+        }
+    }
+
+    /// Read and write weights.
+    #[inline(always)]
+    fn write_gates(&self, shared: &Shared<'_>, [read, write]: [&mut [f32]; 2]) {
+        let s = shared.rule.n_states;
+        if s > 1 {
+            let scale = shared.read_scale();
+            for ((read, open), side) in read.iter_mut().zip(&self.open).zip(&self.side) {
+                *read = scale * open * side;
+            }
+        } else {
+            read.fill(1.0);
+        }
+        for (j, write) in write.iter_mut().enumerate() {
+            *write = self.allocation[j] * self.kept[j] * self.beta[j / s];
+        }
+    }
+
+    /// From `write` and `erase` to `z_β`, `z_a`, and for additive writes to the log decay.
+    #[inline(always)]
+    fn back_through_writes<const FMA: bool>(
+        &mut self,
+        shared: &Shared<'_>,
+        d_write: &[f32],
+        d_erase: &[f32],
+        d_z: &mut [f32],
+    ) {
+        let s = shared.rule.n_states;
+        for head in 0..shared.rule.n_heads {
+            let (beta, of_head) = (self.beta[head], head * s..(head + 1) * s);
+            let (mut d_beta, mut along) = (0.0, 0.0);
+            for j in of_head.clone() {
+                let (a, kept) = (self.allocation[j], self.kept[j]);
+                d_beta = multiply_add::<FMA>(d_write[j], a * kept, d_beta);
+                let erased = d_erase.get(j).copied().unwrap_or(0.0);
+                let d_a = multiply_add::<FMA>(d_write[j], beta * kept, erased);
+                along = multiply_add::<FMA>(a, d_a, along);
+                if let Some(at) = shared.of_z.write {
+                    d_z[at + j] = 0.5 * a * d_a;
+                }
+                let slope = if kept > 0.0 {
+                    (kept * kept - 1.0) / kept
+                } else {
+                    0.0
+                };
+                self.d_log_decay[j] = match shared.keeps_size() {
+                    true => d_write[j] * a * beta * slope,
+                    false => 0.0,
+                };
+            }
+            if let Some(at) = shared.of_z.write {
+                for j in of_head {
+                    let a = self.allocation[j];
+                    d_z[at + j] -= 0.5 * a * a * along;
+                }
+            }
+            d_z[shared.of_z.beta + head] = d_beta * beta * (1.0 - beta);
+        }
+    }
+
+    /// From `read` to `z_r` and `z_m`.
+    #[inline(always)]
+    fn back_through_reads(&self, shared: &Shared<'_>, d_read: &[f32], d_z: &mut [f32]) {
+        let (Some(at), s) = (shared.of_z.read, shared.rule.n_states) else {
+            return;
+        };
+        let scale = shared.read_scale();
+        let outputs = d_z[at..].iter_mut().zip(d_read);
+        for (((d_z, d), open), side) in outputs.zip(&self.open).zip(&self.side) {
+            *d_z = d * scale * side * open * (1.0 - open);
+        }
+        if let Some(at) = shared.of_z.memory {
+            for (head, m) in self.memory.iter().enumerate() {
+                let sum: f32 = (head * s..(head + 1) * s)
+                    .map(|j| d_read[j] * self.open[j] * if j % s == 0 { -2.0 } else { 2.0 })
+                    .sum();
+                d_z[at + head] = scale * sum * m * (1.0 - m);
+            }
+        }
+    }
+
+    /// From the log decay to `z_g`, `A_log` and `dt_bias`.
+    #[inline(always)]
+    fn back_through_decay(
+        &self,
+        shared: &Shared<'_>,
+        d_log_decay: &[f32],
+        d_z: &mut [f32],
+        d_a_log: &mut [f32],
+        d_bias: &mut [f32],
+    ) {
+        let Some(bias) = shared.of_bias.decay else {
+            return;
+        };
+        for (j, d) in d_log_decay.iter().enumerate() {
+            let d = d + self.d_log_decay[j];
+            d_a_log[j] += d * self.log_decay[j];
+            let d_step = -d * shared.rate[j] * self.step_slope[j];
+            d_bias[bias + j] += d_step;
+            if let Some(at) = shared.of_z.decay {
+                d_z[at + j] = d_step;
+            }
+        }
+    }
 }

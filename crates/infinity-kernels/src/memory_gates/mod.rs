@@ -16,8 +16,6 @@ mod cpu;
 pub mod reference;
 mod rule;
 pub mod tensors;
-#[cfg(feature = "flex")]
-mod token;
 
 pub use rule::{DecayRule, GateRule};
 pub use tensors::{GateInputs, GateValues};

@@ -36,6 +36,21 @@ pub struct MemoryScanOutput {
 }
 
 impl MemoryScanInputs {
+    /// These and the state as a list, in the order of [`ScanTensors::into_list`].
+    pub(super) fn into_list(self, state: Tensor<5>) -> Vec<FloatTensor<Dispatch>> {
+        let mut list = vec![
+            self.q.into_dispatch(),
+            self.k.into_dispatch(),
+            self.v.into_dispatch(),
+            self.log_decay.into_dispatch(),
+            self.read.into_dispatch(),
+            self.write.into_dispatch(),
+            state.into_dispatch(),
+        ];
+        list.extend(self.erase.map(Tensor::into_dispatch));
+        list
+    }
+
     /// The sizes, after every shape was checked.
     ///
     /// # Panics
@@ -70,22 +85,6 @@ pub(crate) struct ScanTensors<B: Backend> {
     /// In additive mode any tensor of its shape, which is not read, or any gradient.
     pub(crate) erase: FloatTensor<B>,
     pub(crate) state: FloatTensor<B>,
-}
-
-impl ScanTensors<Dispatch> {
-    pub(super) fn new(x: MemoryScanInputs, state: Tensor<5>) -> Self {
-        let erase = x.erase.unwrap_or_else(|| x.write.clone());
-        ScanTensors {
-            q: x.q.into_dispatch(),
-            k: x.k.into_dispatch(),
-            v: x.v.into_dispatch(),
-            log_decay: x.log_decay.into_dispatch(),
-            read: x.read.into_dispatch(),
-            write: x.write.into_dispatch(),
-            erase: erase.into_dispatch(),
-            state: state.into_dispatch(),
-        }
-    }
 }
 
 impl<B: Backend> ScanTensors<B> {

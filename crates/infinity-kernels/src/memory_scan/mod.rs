@@ -57,7 +57,7 @@ pub fn memory_scan(inputs: MemoryScanInputs, state: Tensor<5>, form: Form) -> Me
         Form::Fused => {
             let delta = inputs.erase.is_some();
             let chunk = form::kernel_chunk(&device).expect("checked above");
-            dispatched(Fused { chunk, delta }, inputs, state, delta)
+            dispatched(Fused { chunk, delta }, inputs, state)
         }
     }
 }
@@ -65,17 +65,11 @@ pub fn memory_scan(inputs: MemoryScanInputs, state: Tensor<5>, form: Form) -> Me
 /// The chunk form, `chunk` positions at a time: that changes speed and rounding, not the function.
 pub fn chunkwise(inputs: MemoryScanInputs, state: Tensor<5>, chunk: usize) -> MemoryScanOutput {
     let delta = inputs.erase.is_some();
-    dispatched(Chunkwise { chunk, delta }, inputs, state, delta)
+    dispatched(Chunkwise { chunk, delta }, inputs, state)
 }
 
-fn dispatched<O: Operator>(
-    op: O,
-    inputs: MemoryScanInputs,
-    state: Tensor<5>,
-    delta: bool,
-) -> MemoryScanOutput {
-    let inputs = ScanTensors::new(inputs, state).into_list(delta);
-    let mut results = operator::run(op, inputs);
+fn dispatched<O: Operator>(op: O, x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
+    let mut results = operator::run(op, x.into_list(state));
     MemoryScanOutput {
         o: results.take(),
         state: results.take(),

@@ -1,21 +1,29 @@
-//! A backend's float tensor with the handful of operations the chunk forms need.
+//! A backend's float tensor with the handful of operations that the chunk form needs.
 //!
-//! Operators with a hand-written backward work below autodiff, on the primitives of whatever
-//! backend runs. This wrapper gives those primitives methods, so the equations stay readable.
+//! Operators with a hand-written backward work below autodiff, on the primitives of whatever backend
+//! runs. This wrapper gives those primitives methods, so the equations stay readable. Then how time is
+//! cut, chunk-major, `[B, T, H, X]` ↔ `[N·B·H, C, X]`, because the loop over chunks then takes contiguous
+//! slices; and decays inside a chunk,
+//!
+//! ```text
+//! b_i  = Σ_{l≤i} g_l                       inclusive cumulative log decay
+//! E_ij = exp(b_i − b_j) for i ≥ j, else 0  how much of a write at j is left at i
+//! ```
+//!
+//! where `g ≤ 0`, so every exponent that survives the mask is at most 0: nothing can overflow. The mask
+//! is applied to the exponent, before `exp`. The last chunk is filled up with zeros: a position with
+//! `k = v = 0`, `g = 0` and `u = 0` leaves every state as it is, so ragged lengths need no mask.
 
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{FloatDType, Shape, TensorData};
 use std::ops::{Add, Mul, Sub};
 
-/// A float tensor of backend `B`. Cloning shares the buffer.
-#[derive(Debug)]
-pub(crate) struct Array<B: Backend>(pub(crate) FloatTensor<B>);
+/// Added to an exponent that must come out as zero. Finite, because WGSL may assume no infinities.
+const MASKED: f32 = -1e30;
 
-impl<B: Backend> Clone for Array<B> {
-    fn clone(&self) -> Self {
-        Array(self.0.clone())
-    }
-}
+/// A float tensor of backend `B`. Cloning shares the buffer.
+#[derive(Clone, Debug)]
+pub(crate) struct Array<B: Backend>(pub(crate) FloatTensor<B>);
 
 impl<B: Backend> Array<B> {
     pub(crate) fn dims<const D: usize>(&self) -> [usize; D] {
@@ -111,4 +119,123 @@ impl<B: Backend> Mul for Array<B> {
     fn mul(self, rhs: Self) -> Self {
         Array(B::float_mul(self.0, rhs.0))
     }
+}
+
+/// How `T` positions of `B × H` heads are cut.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chunking {
+    pub(crate) b: usize,
+    pub(crate) t: usize,
+    pub(crate) h: usize,
+    /// Chunks.
+    pub(crate) n: usize,
+    /// Positions in a chunk.
+    pub(crate) c: usize,
+}
+
+impl Chunking {
+    pub(crate) fn new(b: usize, t: usize, h: usize, c: usize) -> Self {
+        let c = c.clamp(1, t.max(1));
+        Chunking {
+            b,
+            t,
+            h,
+            n: t.div_ceil(c),
+            c,
+        }
+    }
+
+    /// `[B, T, H, X]` → `[B, N, C, H, X]`, zeros behind the end.
+    fn padded<B: Backend>(&self, x: Array<B>) -> Array<B> {
+        let [b, t, h, width] = x.dims();
+        let missing = self.n * self.c - t;
+        let x = match missing {
+            0 => x,
+            _ => {
+                let zeros = Array::zeros(&[b, missing, h, width], &x);
+                Array::cat(vec![x, zeros], 1)
+            }
+        };
+        x.reshape(&[b, self.n, self.c, h, width])
+    }
+
+    /// `[B, T, H, X]` → `[N·B·H, C, X]`.
+    pub(crate) fn split<B: Backend>(&self, x: Array<B>) -> Array<B> {
+        let [.., width] = x.dims::<4>();
+        self.padded(x)
+            .permute(&[1, 0, 3, 2, 4])
+            .reshape(&[self.n * self.b * self.h, self.c, width])
+    }
+
+    /// `[N·B·H, C, X]` → `[B, T, H, X]`: the way back, padding dropped.
+    pub(crate) fn join<B: Backend>(&self, x: Array<B>) -> Array<B> {
+        let [.., width] = x.dims::<3>();
+        let x = x
+            .reshape(&[self.n, self.b, self.h, self.c, width])
+            .permute(&[1, 0, 3, 2, 4]);
+        let x = x.reshape(&[self.b, self.n * self.c, self.h, width]);
+        if self.n * self.c == self.t {
+            x
+        } else {
+            x.narrow(1, 0, self.t)
+        }
+    }
+
+    /// Heads in one chunk, `B · H`.
+    pub(crate) fn heads(&self) -> usize {
+        self.b * self.h
+    }
+
+    /// Chunk `i` of a chunk-major tensor, `[B·H, C, X]`.
+    pub(crate) fn at<B: Backend>(&self, x: &Array<B>, i: usize) -> Array<B> {
+        x.clone().narrow(0, i * self.heads(), self.heads())
+    }
+}
+
+/// `[1, C, C]` with one where `keep(i, j)`, else zero.
+fn triangle<B: Backend>(
+    c: usize,
+    like: &Array<B>,
+    keep: impl Fn(usize, usize) -> bool,
+) -> Array<B> {
+    let values = (0..c * c)
+        .map(|at| if keep(at / c, at % c) { 1.0 } else { 0.0 })
+        .collect();
+    Array::from_values(values, &[1, c, c], like)
+}
+
+/// Ones on and below the diagonal.
+pub(crate) fn lower<B: Backend>(c: usize, like: &Array<B>) -> Array<B> {
+    triangle(c, like, |i, j| j <= i)
+}
+
+/// Ones below the diagonal.
+pub(crate) fn strictly_lower<B: Backend>(c: usize, like: &Array<B>) -> Array<B> {
+    triangle(c, like, |i, j| j < i)
+}
+
+/// Inclusive cumulative sum over the last dim of `[X, S, C]`.
+pub(crate) fn cumulative<B: Backend>(g: Array<B>) -> Array<B> {
+    let [.., c] = g.dims::<3>();
+    let ones = triangle(c, &g, |i, j| i <= j);
+    g.matmul(ones)
+}
+
+/// Inclusive cumulative sum from the end, over the last dim of `[X, S, C]`.
+pub(crate) fn cumulative_from_end<B: Backend>(g: Array<B>) -> Array<B> {
+    let [.., c] = g.dims::<3>();
+    let ones = lower(c, &g);
+    g.matmul(ones)
+}
+
+/// `E` `[X, S, C, C]` from cumulative log decays `b` `[X, S, C]`.
+pub(crate) fn within<B: Backend>(b: &Array<B>) -> Array<B> {
+    let [x, s, c] = b.dims();
+    let values = (0..c * c)
+        .map(|at| if at % c <= at / c { 0.0 } else { MASKED })
+        .collect();
+    let mask = Array::from_values(values, &[1, 1, c, c], b);
+    let rows = b.clone().reshape(&[x, s, c, 1]);
+    let columns = b.clone().reshape(&[x, s, 1, c]);
+    ((rows - columns) + mask).exp()
 }

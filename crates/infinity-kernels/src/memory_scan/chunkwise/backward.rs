@@ -1,27 +1,27 @@
 //! Backward of the chunk form: the loop that carries the states, reversed, then the gradients of all
 //! chunks at once.
 
+use super::array::{self, Array};
 use super::{Gates, Saved, Scores, join_gate, turned};
-use super::{array::Array, decay};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
 /// Gradients of every input, in the order of [`ScanTensors::into_list`], of `⟨d_o, o⟩ + ⟨d_state, state⟩`, given `d_o` `[B, T, H, V]` and `d_state`
 /// `[B, H, S, K, V]`.
-pub(in crate::memory_scan) fn backward<B: Backend>(
+pub(crate) fn backward<B: Backend>(
     saved: Saved<B>,
     d_o: FloatTensor<B>,
     d_state: FloatTensor<B>,
 ) -> Vec<FloatTensor<B>> {
     let cut = saved.cut;
     let state_dims: [usize; 5] = d_state.shape().dims();
-    let [_, sk, v_dim] = saved.states.dims();
+    let [_, sk, v_dim] = saved.rows.states.dims();
     let d_o = cut.split(Array::<B>(d_o));
     let d_last = Array::<B>(d_state).reshape(&[cut.heads(), sk, v_dim]);
     let back = carry_back(&saved, &d_o, d_last);
-    let inner = saved.states.clone().narrow(0, 0, cut.n * cut.heads());
+    let inner = saved.rows.states.clone().narrow(0, 0, cut.n * cut.heads());
     // Y, Z and Y' of all states side by side: [X, C, S·K].
     let y = d_o.clone().matmul(inner.clone().t());
-    let z = saved.errors.clone().matmul(back.d_ends.clone().t());
+    let z = saved.rows.errors.clone().matmul(back.d_ends.clone().t());
     let recalled = saved
         .correct
         .as_ref()
@@ -107,10 +107,10 @@ fn mask_grads<B: Backend>(saved: &Saved<B>, d_o: &Array<B>, d_v: &Array<B>) -> M
         ..
     } = &saved.scores;
     let c = saved.cut.c;
-    let errors = saved.errors.clone().t();
-    let d_attention = d_o.clone().matmul(errors.clone()) * decay::lower(c, d_o);
+    let errors = saved.rows.errors.clone().t();
+    let d_attention = d_o.clone().matmul(errors.clone()) * array::lower(c, d_o);
     let erase = saved.correct.as_ref().map(|correct| {
-        let d_l = d_v.clone().matmul(errors).neg() * decay::strictly_lower(c, d_o);
+        let d_l = d_v.clone().matmul(errors).neg() * array::strictly_lower(c, d_o);
         (
             d_l.clone() * correct.key_products.clone(),
             d_l * correct.erase_mask.clone(),
@@ -162,23 +162,23 @@ fn gate_grads<B: Backend>(
     // Σ_j mask_ij E_ij u_j, for each state.
     let rows = |mask: &Array<B>| (row(mask) * written.clone()).sum(3).reshape(&[x, s, c]);
 
-    let d_read = rows(&masks.read_mask) + from_start.clone() * dots(&saved.q, y);
+    let d_read = rows(&masks.read_mask) + from_start.clone() * dots(&saved.rows.q, y);
     let mut weighted = row(&masks.read_mask) * column(read);
     let mut d_erase = None;
     if let (Some(correct), Some((d_mask, _)), Some(recalled)) =
         (&saved.correct, &masks.erase, recalled)
     {
         weighted = weighted + row(d_mask) * column(&correct.erase);
-        d_erase = Some(rows(d_mask) + from_start.clone() * dots(&saved.k, recalled));
+        d_erase = Some(rows(d_mask) + from_start.clone() * dots(&saved.rows.k, recalled));
     }
-    let d_write =
-        (weighted * within.clone()).sum(2).reshape(&[x, s, c]) + to_end.clone() * dots(&saved.k, z);
+    let d_write = (weighted * within.clone()).sum(2).reshape(&[x, s, c])
+        + to_end.clone() * dots(&saved.rows.k, z);
 
     let mut d_b = read.clone() * d_read.clone() - write.clone() * d_write.clone();
     if let (Some(correct), Some(d_erase)) = (&saved.correct, &d_erase) {
         d_b = d_b + correct.erase.clone() * d_erase.clone();
     }
-    let log_decay = decay::cumulative_from_end(d_b) + end_term(saved, d_ends, s);
+    let log_decay = array::cumulative_from_end(d_b) + end_term(saved, d_ends, s);
     GateGrads {
         log_decay,
         read: d_read,
@@ -193,6 +193,7 @@ fn end_term<B: Backend>(saved: &Saved<B>, d_ends: &Array<B>, s: usize) -> Array<
     let cut = &saved.cut;
     let [x, sk, v_dim] = d_ends.dims();
     let ends = saved
+        .rows
         .states
         .clone()
         .narrow(0, cut.heads(), cut.n * cut.heads());
@@ -224,16 +225,16 @@ fn query_key_grads<B: Backend>(
         let sum = (stacked.reshape(&[x, c, s, sk / s]) * weights).sum(2);
         sum.reshape(&[x, c, sk / s])
     };
-    let d_q = masks.products.clone().matmul(saved.k.clone())
+    let d_q = masks.products.clone().matmul(saved.rows.k.clone())
         + unstack(read.clone() * from_start.clone(), y);
-    let mut d_k = masks.products.clone().t().matmul(saved.q.clone())
+    let mut d_k = masks.products.clone().t().matmul(saved.rows.q.clone())
         + unstack(write.clone() * to_end.clone(), z);
     if let (Some(correct), Some((_, d_products)), Some(recalled)) =
         (&saved.correct, &masks.erase, recalled)
     {
         let both = d_products.clone() + d_products.clone().t();
         d_k = d_k
-            + both.matmul(saved.k.clone())
+            + both.matmul(saved.rows.k.clone())
             + unstack(correct.erase.clone() * from_start.clone(), recalled);
     }
     (d_q, d_k)

@@ -9,151 +9,128 @@
 
 mod array;
 mod backward;
-mod chunks;
-mod decay;
-mod forward;
 mod unit_lower;
 
 pub(super) use backward::backward;
-pub(super) use forward::forward;
 
 use super::inputs::ScanTensors;
-use array::Array;
+use array::{Array, Chunking};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
-use chunks::Chunking;
+
+/// A struct of arrays that can be put into a list and taken out again.
+macro_rules! arrays {
+    ($(#[$doc:meta])* struct $name:ident { $($(#[$about:meta])* $field:ident,)+ }) => {
+        $(#[$doc])*
+        struct $name<B: Backend> {
+            $($(#[$about])* $field: Array<B>,)+
+        }
+
+        impl<B: Backend> $name<B> {
+            fn put(self, list: &mut Vec<FloatTensor<B>>) {
+                list.extend([$(self.$field.0),+]);
+            }
+
+            fn take(list: &mut impl Iterator<Item = FloatTensor<B>>) -> Option<Self> {
+                Some($name { $($field: Array(list.next()?),)+ })
+            }
+        }
+    };
+}
 
 /// What the forward pass computes and the backward pass reads again.
 pub(super) struct Saved<B: Backend> {
     cut: Chunking,
-    q: Array<B>,
-    k: Array<B>,
+    rows: Rows<B>,
     gates: Gates<B>,
     scores: Scores<B>,
     correct: Option<Correct<B>>,
-    /// Prediction errors after the solve, `Dm` `[X, C, V]`.
-    errors: Array<B>,
-    /// States at all `N + 1` chunk borders `[(N+1)·B·H, S·K, V]`, the initial one first.
-    states: Array<B>,
 }
 
-/// The gates of every chunk and the decays that follow from them.
-struct Gates<B: Backend> {
-    read: Array<B>,
-    write: Array<B>,
-    /// `exp(b_i)`: what is left at `i` of the state that came in.
-    from_start: Array<B>,
-    /// `exp(b_C − b_j)`: what is left at the end of a write at `j`.
-    to_end: Array<B>,
-    /// `exp(b_C)` repeated over `K` `[X, S·K, 1]`.
-    whole: Array<B>,
-    /// `u_j · E_ij` `[X, S, C, C]`.
-    written: Array<B>,
-    /// `E` `[X, S, C, C]`.
-    within: Array<B>,
+arrays! {
+    /// Rows of every chunk, and the states between chunks.
+    struct Rows {
+        q,
+        k,
+        /// Prediction errors after the solve, `Dm` `[X, C, V]`.
+        errors,
+        /// States at all `N + 1` chunk borders `[(N+1)·B·H, S·K, V]`, the initial one first.
+        states,
+    }
 }
 
-/// Score matrices inside a chunk `[X, C, C]` and the stacked queries and keys.
-struct Scores<B: Backend> {
-    /// `P = Q Kᵀ`.
-    products: Array<B>,
-    /// `M`, the read mask.
-    read_mask: Array<B>,
-    /// `A = P . M`.
-    attention: Array<B>,
-    /// `[r_s e^{b_s} q]`.
-    reads: Array<B>,
-    /// `[u_s e^{b_C − b_s} k]`.
-    writes: Array<B>,
+arrays! {
+    /// The gates of every chunk and the decays that follow from them.
+    struct Gates {
+        read,
+        write,
+        /// `exp(b_i)`: what is left at `i` of the state that came in.
+        from_start,
+        /// `exp(b_C − b_j)`: what is left at the end of a write at `j`.
+        to_end,
+        /// `exp(b_C)` repeated over `K` `[X, S·K, 1]`.
+        whole,
+        /// `u_j · E_ij` `[X, S, C, C]`.
+        written,
+        /// `E` `[X, S, C, C]`.
+        within,
+    }
 }
 
-/// What the delta rule adds.
-struct Correct<B: Backend> {
-    erase: Array<B>,
-    /// `K Kᵀ`.
-    key_products: Array<B>,
-    /// `Nm`, the erase mask, not yet cut to below the diagonal.
-    erase_mask: Array<B>,
-    /// `(I + L)⁻¹`.
-    solve: Array<B>,
-    /// `[p_s e^{b_s} k]`.
-    recalls: Array<B>,
+arrays! {
+    /// Score matrices inside a chunk `[X, C, C]` and the stacked queries and keys.
+    struct Scores {
+        /// `P = Q Kᵀ`.
+        products,
+        /// `M`, the read mask.
+        read_mask,
+        /// `A = P . M`.
+        attention,
+        /// `[r_s e^{b_s} q]`.
+        reads,
+        /// `[u_s e^{b_C − b_s} k]`.
+        writes,
+    }
+}
+
+arrays! {
+    /// What the delta rule adds.
+    struct Correct {
+        erase,
+        /// `K Kᵀ`.
+        key_products,
+        /// `Nm`, the erase mask, not yet cut to below the diagonal.
+        erase_mask,
+        /// `(I + L)⁻¹`.
+        solve,
+        /// `[p_s e^{b_s} k]`.
+        recalls,
+    }
 }
 
 impl<B: Backend> Saved<B> {
     /// As a list; what the delta rule adds stands last.
     pub(super) fn into_list(self) -> Vec<FloatTensor<B>> {
-        let (gates, scores) = (self.gates, self.scores);
-        let mut list = vec![
-            self.q,
-            self.k,
-            self.errors,
-            self.states,
-            gates.read,
-            gates.write,
-            gates.from_start,
-            gates.to_end,
-            gates.whole,
-            gates.written,
-            gates.within,
-            scores.products,
-            scores.read_mask,
-            scores.attention,
-            scores.reads,
-            scores.writes,
-        ];
+        let mut list = Vec::new();
+        self.rows.put(&mut list);
+        self.gates.put(&mut list);
+        self.scores.put(&mut list);
         if let Some(correct) = self.correct {
-            list.extend([
-                correct.erase,
-                correct.key_products,
-                correct.erase_mask,
-                correct.solve,
-                correct.recalls,
-            ]);
+            correct.put(&mut list);
         }
-        list.into_iter().map(|array| array.0).collect()
+        list
     }
 
     /// The way back, given the gradient of the outputs `[B, T, H, V]` for its sizes.
     pub(super) fn from_list(list: Vec<FloatTensor<B>>, d_o: &FloatTensor<B>, chunk: usize) -> Self {
         let [b, t, h, _] = d_o.shape().dims();
-        let mut list = list.into_iter().map(Array::<B>);
-        let mut next = || list.next().expect("as many as `into_list` put there");
-        let [q, k, errors, states] = [(); 4].map(|()| next());
-        let gates = Gates {
-            read: next(),
-            write: next(),
-            from_start: next(),
-            to_end: next(),
-            whole: next(),
-            written: next(),
-            within: next(),
-        };
-        let scores = Scores {
-            products: next(),
-            read_mask: next(),
-            attention: next(),
-            reads: next(),
-            writes: next(),
-        };
-        let correct = list.next().map(|erase| {
-            let mut next = || list.next().expect("as many as `into_list` put there");
-            Correct {
-                erase,
-                key_products: next(),
-                erase_mask: next(),
-                solve: next(),
-                recalls: next(),
-            }
-        });
+        let list = &mut list.into_iter();
+        let all = "as many as `into_list` put there";
         Saved {
             cut: Chunking::new(b, t, h, chunk),
-            q,
-            k,
-            gates,
-            scores,
-            correct,
-            errors,
-            states,
+            rows: Rows::take(list).expect(all),
+            gates: Gates::take(list).expect(all),
+            scores: Scores::take(list).expect(all),
+            correct: Correct::take(list),
         }
     }
 }
@@ -201,10 +178,10 @@ fn mix<B: Backend>(weights: &Array<B>, within: &Array<B>) -> Array<B> {
 
 impl<B: Backend> Gates<B> {
     fn new(cut: &Chunking, x: &ScanTensors<B>, key_dim: usize) -> Self {
-        let b = decay::cumulative(split_gate::<B>(cut, x.log_decay.clone()));
+        let b = array::cumulative(split_gate::<B>(cut, x.log_decay.clone()));
         let [blocks, s, c] = b.dims();
         let last = b.clone().narrow(2, c - 1, 1);
-        let within = decay::within(&b);
+        let within = array::within(&b);
         let write = split_gate(cut, x.write.clone());
         let ones = Array::from_values(vec![1.0; key_dim], &[1, 1, key_dim], &b);
         Gates {
@@ -224,7 +201,7 @@ impl<B: Backend> Correct<B> {
         let erase = split_gate(cut, erase);
         let key_products = k.clone().matmul(k.clone().t());
         let erase_mask = mix(&erase, &gates.written);
-        let below = decay::strictly_lower(cut.c, k);
+        let below = array::strictly_lower(cut.c, k);
         let l = key_products.clone() * erase_mask.clone() * below;
         Correct {
             recalls: stack(erase.clone() * gates.from_start.clone(), k),
@@ -234,4 +211,82 @@ impl<B: Backend> Correct<B> {
             erase_mask,
         }
     }
+}
+
+/// Outputs `[B, T, H, V]`, the final state `[B, H, S, K, V]` and what backward needs.
+pub(super) fn forward<B: Backend>(
+    x: ScanTensors<B>,
+    chunk: usize,
+    delta: bool,
+) -> (FloatTensor<B>, FloatTensor<B>, Saved<B>) {
+    let [b, t, h, key_dim] = x.q.shape().dims();
+    let [.., s, _, v_dim] = x.state.shape().dims::<5>();
+    let cut = Chunking::new(b, t, h, chunk);
+    let (q, k, v) = (
+        cut.split(Array::<B>(x.q.clone())),
+        cut.split(Array::<B>(x.k.clone())),
+        cut.split(Array::<B>(x.v.clone())),
+    );
+    let gates = Gates::new(&cut, &x, key_dim);
+    let correct = delta.then(|| Correct::new(&cut, x.erase, &gates, &k));
+    let products = q.clone().matmul(k.clone().t());
+    let read_mask = mix(&gates.read, &gates.written);
+    let scores = Scores {
+        attention: products.clone() * read_mask.clone(),
+        products,
+        read_mask,
+        reads: stack(gates.read.clone() * gates.from_start.clone(), &q),
+        writes: stack(gates.write.clone() * gates.to_end.clone(), &k),
+    };
+    let initial = Array::<B>(x.state).reshape(&[cut.heads(), s * key_dim, v_dim]);
+    let (errors, states) = carry(&cut, &gates, &scores, correct.as_ref(), v, initial);
+    let inner = states.clone().narrow(0, 0, cut.n * cut.heads());
+    let o = scores.attention.clone().matmul(errors.clone()) + scores.reads.clone().matmul(inner);
+    let last = cut.at(&states, cut.n).reshape(&[b, h, s, key_dim, v_dim]);
+    let o = cut.join(o);
+    (
+        o.0,
+        last.0,
+        Saved {
+            cut,
+            rows: Rows {
+                q,
+                k,
+                errors,
+                states,
+            },
+            gates,
+            scores,
+            correct,
+        },
+    )
+}
+
+/// The loop over chunks: prediction errors of every chunk and the states at every border.
+fn carry<B: Backend>(
+    cut: &Chunking,
+    gates: &Gates<B>,
+    scores: &Scores<B>,
+    correct: Option<&Correct<B>>,
+    v: Array<B>,
+    initial: Array<B>,
+) -> (Array<B>, Array<B>) {
+    let mut state = initial;
+    let mut states = vec![state.clone()];
+    let mut errors = Vec::with_capacity(cut.n);
+    for i in 0..cut.n {
+        let v = cut.at(&v, i);
+        let error = match correct {
+            Some(correct) => {
+                let recalled = cut.at(&correct.recalls, i).matmul(state.clone());
+                cut.at(&correct.solve, i).matmul(v - recalled)
+            }
+            None => v,
+        };
+        let written = cut.at(&scores.writes, i).t().matmul(error.clone());
+        state = state * cut.at(&gates.whole, i) + written;
+        states.push(state.clone());
+        errors.push(error);
+    }
+    (Array::cat(errors, 0), Array::cat(states, 0))
 }

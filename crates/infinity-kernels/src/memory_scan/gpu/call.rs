@@ -1,7 +1,7 @@
 //! A call from the host's side: its tensors made contiguous, its sizes, and its launches.
 
 use super::super::inputs::ScanTensors;
-use super::plan;
+use super::product::plan;
 use super::sizes::SizesLaunch;
 use super::tile::{Plan, UNITS};
 use super::{carry, gates, scores, step};

@@ -34,11 +34,11 @@ mod tile;
 
 use super::inputs::ScanTensors;
 use burn::backend::{TensorMetadata, ops::FloatTensorOps};
-use burn::tensor::{DType, Shape};
-use burn_cubecl::cubecl::ir::{DeviceProperties, ElemType, FloatKind};
+use burn::tensor::Shape;
+use burn_cubecl::cubecl::ir::{DeviceProperties, FloatKind};
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
 use call::Call;
-use product::FRAGMENT;
+use product::has_matrix_units;
 use tile::{Plan, UNITS};
 
 /// Up to this many tokens steps cost less than a chunk.
@@ -79,30 +79,6 @@ const fn bytes(side: usize) -> usize {
         matrix: false,
     };
     (TILES * plan.len() + plan.spare_len()) * size_of::<f32>()
-}
-
-/// Whether planes of 16 × 16 units multiply fragments of `kind` with sums in `f32`.
-fn has_matrix_units(properties: &DeviceProperties, kind: FloatKind) -> bool {
-    let single = ElemType::Float(FloatKind::F32);
-    properties.features.matmul.cmma.iter().any(|fragment| {
-        let sizes = [fragment.m, fragment.n, fragment.k];
-        sizes == [FRAGMENT as u32; 3]
-            && fragment.a_type == ElemType::Float(kind)
-            && fragment.b_type == ElemType::Float(kind)
-            && fragment.cd_type == single
-    })
-}
-
-/// How tiles of `side` with rows of `dtype` are multiplied, and what they hold. States can leave
-/// the range of `f16`, so only `bf16` goes to matrix units.
-fn plan(properties: &DeviceProperties, side: usize, dtype: DType) -> (Plan, ElemType) {
-    let matrix = dtype == DType::BF16 && has_matrix_units(properties, FloatKind::BF16);
-    let kind = if matrix {
-        FloatKind::BF16
-    } else {
-        FloatKind::F32
-    };
-    (Plan { side, matrix }, ElemType::Float(kind))
 }
 
 /// Outputs and final state; for training also the states at the chunk borders and the errors.
