@@ -182,7 +182,12 @@ impl ModelState {
 /// If the bytes are no state file.
 pub fn notes(bytes: &[u8]) -> Result<Vec<(String, String)>, StateProblem> {
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
-    let mut notes: Vec<_> = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    let mut notes: Vec<_> = header
+        .metadata()
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
     notes.sort();
     Ok(notes)
 }

@@ -81,8 +81,15 @@ fn inspect(path: &Path, device: &Device) -> anyhow::Result<Shown> {
         terminal::bytes(bytes),
         tokens(&state),
     )];
-    lines.extend(notes.iter().map(|(key, value)| format!("{key:<14} {value}")));
-    lines.push(format!("{:>5}  {:<10} {:<24} {:>10}  by time scale", "layer", "", "shape", "RMS"));
+    lines.extend(
+        notes
+            .iter()
+            .map(|(key, value)| format!("{key:<14} {value}")),
+    );
+    lines.push(format!(
+        "{:>5}  {:<10} {:<24} {:>10}  by time scale",
+        "layer", "", "shape", "RMS"
+    ));
     let mut layers = Vec::new();
     for (i, layer) in state.layers.iter().enumerate() {
         for part in parts(layer) {
@@ -100,8 +107,10 @@ fn inspect(path: &Path, device: &Device) -> anyhow::Result<Shown> {
             }));
         }
     }
-    let notes: serde_json::Map<String, Value> =
-        notes.into_iter().map(|(key, value)| (key, value.into())).collect();
+    let notes: serde_json::Map<String, Value> = notes
+        .into_iter()
+        .map(|(key, value)| (key, value.into()))
+        .collect();
     let json = json!({
         "position": state.position, "bytes": bytes, "notes": notes, "tensors": layers,
     });
@@ -113,13 +122,18 @@ fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
     let (b, b_notes) = read(second, device)?;
     let model = |notes: &[(String, String)]| {
         let mut notes = notes.iter();
-        notes.find(|(key, _)| key == "model").map(|(_, name)| name.clone())
+        notes
+            .find(|(key, _)| key == "model")
+            .map(|(_, name)| name.clone())
     };
     let one_model = model(&a_notes) == model(&b_notes);
     let mut lines = vec![
         format!("tokens read: {} and {}", tokens(&a), tokens(&b)),
         format!("of one model: {}", if one_model { "yes" } else { "no" }),
-        format!("{:>5}  {:<10} {:>12}  {:>12}", "layer", "", "largest", "RMS / RMS"),
+        format!(
+            "{:>5}  {:<10} {:>12}  {:>12}",
+            "layer", "", "largest", "RMS / RMS"
+        ),
     ];
     if a.layers.len() != b.layers.len() || a.batch() != b.batch() {
         return Err(errors::usage(format!(
@@ -146,14 +160,25 @@ fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
             let apart: Vec<f32> = apart.collect();
             let largest = apart.iter().copied().fold(0.0, f32::max);
             let ratio = rms(&apart) / rms(&a.values).max(f64::MIN_POSITIVE);
-            equal &= a.values.iter().map(|x| x.to_bits()).eq(b.values.iter().map(|x| x.to_bits()));
-            lines.push(format!("{i:>5}  {:<10} {largest:>12.3e}  {ratio:>12.3e}", a.name));
+            equal &= a
+                .values
+                .iter()
+                .map(|x| x.to_bits())
+                .eq(b.values.iter().map(|x| x.to_bits()));
+            lines.push(format!(
+                "{i:>5}  {:<10} {largest:>12.3e}  {ratio:>12.3e}",
+                a.name
+            ));
             layers.push(json!({
                 "layer": i, "name": a.name, "largest": largest, "relative_rms": ratio,
             }));
         }
     }
-    lines.push(if equal { "equal in every bit".into() } else { "not equal".to_owned() });
+    lines.push(if equal {
+        "equal in every bit".into()
+    } else {
+        "not equal".to_owned()
+    });
     let json = json!({
         "positions": [a.position, b.position], "one_model": one_model, "equal": equal,
         "tensors": layers,
@@ -162,7 +187,11 @@ fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
 }
 
 fn tokens(state: &ModelState) -> String {
-    let read: Vec<String> = state.position.iter().map(|n| terminal::grouped(*n)).collect();
+    let read: Vec<String> = state
+        .position
+        .iter()
+        .map(|n| terminal::grouped(*n))
+        .collect();
     read.join(", ")
 }
 
@@ -199,7 +228,9 @@ fn parts(layer: &LayerState) -> Vec<Part> {
     match layer {
         LayerState::Infinity { memory, tails } => {
             let tails = tails.iter().map(|tail| Part::of("tail", tail));
-            std::iter::once(Part::of("memory", memory)).chain(tails).collect()
+            std::iter::once(Part::of("memory", memory))
+                .chain(tails)
+                .collect()
         }
         LayerState::Softmax { cache: None } => Vec::new(),
         LayerState::Softmax {

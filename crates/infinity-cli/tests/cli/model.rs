@@ -150,7 +150,13 @@ fn a_text_is_left_and_gone_on_with() {
     let more = infinity(dir.path(), "generate model --state-in b.state -p ine -n 1").exits(0);
     more.says(&["prompt: 3 tokens", "position 21"]);
     let shown = infinity(dir.path(), "state inspect a.state").exits(0).out;
-    for words in ["1 rows of 1 layers", "after 12 tokens", "recent_tokens", "memory", "RMS"] {
+    for words in [
+        "1 rows of 1 layers",
+        "after 12 tokens",
+        "recent_tokens",
+        "memory",
+        "RMS",
+    ] {
         assert!(shown.contains(words), "no {words:?} in {shown}");
     }
     let json = |line: &str| -> serde_json::Value {
@@ -159,7 +165,10 @@ fn a_text_is_left_and_gone_on_with() {
     assert_eq!(json("state inspect a.state --json")["position"][0], 12);
     assert_eq!(json("state diff a.state a.state --json")["equal"], true);
     let apart = json("state diff a.state b.state --json");
-    assert_eq!((&apart["equal"], &apart["one_model"]), (&false.into(), &true.into()));
+    assert_eq!(
+        (&apart["equal"], &apart["one_model"]),
+        (&false.into(), &true.into())
+    );
     assert!(apart["tensors"][0]["relative_rms"].as_f64().unwrap() > 0.0);
     let state = fs::read(dir.path().join("a.state")).unwrap();
     fs::write(dir.path().join("cut.state"), &state[..state.len() / 2]).unwrap();
