@@ -72,7 +72,7 @@ struct Entry<'a> {
 }
 
 /// The colour and dashes of run `i`.
-fn stroke(i: usize, width: f64) -> Stroke<'static> {
+pub(crate) fn stroke(i: usize, width: f64) -> Stroke<'static> {
     Stroke {
         dashes: DASHES[i / COLOURS.len() % DASHES.len()],
         ..Stroke::solid(COLOURS[i % COLOURS.len()], width)
@@ -226,7 +226,7 @@ fn range<'a>(points: impl Iterator<Item = &'a (f64, f64)>) -> [f64; 2] {
 }
 
 /// Of words and axes: legible on a white page and on a dark one.
-const TEXT: &str = "#72787f";
+pub(crate) const TEXT: &str = "#72787f";
 
 /// Values whose greatest is this many times their median are shown by their logarithm.
 const WIDE: f64 = 20.0;

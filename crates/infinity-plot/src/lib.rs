@@ -9,15 +9,18 @@
 //! ```
 //!
 //! [`svg`] is as much of SVG as a plot needs and, with the feature `png`, draws it in pixels; [`axis`] maps values to
-//! places. [`Run`] reads a run's `metrics.jsonl`; [`figure()`] draws runs in one picture.
+//! places. [`Run`] reads a run's `metrics.jsonl`; [`figure()`] draws runs in one picture,
+//! [`curves()`] lines over lengths.
 
 #![forbid(unsafe_code)]
 
 pub mod axis;
+mod curves;
 mod figure;
 mod runs;
 pub mod svg;
 
+pub use curves::{Curve, curves};
 pub use figure::{Across, figure};
 pub use runs::{PlotError, Run};
 #[cfg(feature = "png")]

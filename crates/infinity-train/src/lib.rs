@@ -7,7 +7,7 @@
 //! - [`train`](mod@train): a whole run, top to bottom; [`estimate`](mod@estimate): what it will take.
 //! - [`step`]: a batch to gradients; [`optimizer`]: gradients to new parameters.
 //! - [`distributed`]: a step shared by devices; `burn_train`: what adapts all this to burn-train.
-//! - [`evaluate`](mod@evaluate): the loss over a split, and along one text.
+//! - [`evaluate`](mod@evaluate): the loss over a split, along one text, and what a memory holds.
 //! - [`checkpoint`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself.
 
 #![forbid(unsafe_code)]

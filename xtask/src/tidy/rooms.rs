@@ -305,7 +305,9 @@ impl Module {
                 let public = at > 0 && matches!(tokens[at - 1], "pub" | ")");
                 self.add_uses(&[], &tokens[at + 1..end], public);
                 at = end;
-            } else if is_name(tokens[at]) && (at == 0 || !matches!(tokens[at - 1], "::" | ".")) {
+            } else if is_name(tokens[at])
+                && !matches!(tokens[..at], [.., "::" | "."] | [.., "(", "in"])
+            {
                 let mut path = vec![tokens[at].to_owned()];
                 while tokens.get(at + 1) == Some(&"::")
                     && tokens.get(at + 2).is_some_and(|next| is_name(next))

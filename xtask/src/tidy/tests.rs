@@ -652,6 +652,9 @@ mod circle {
         let b = "// crate::a::x\nfn g() {}\n#[cfg(test)]\nmod tests {\n    use crate::a::x;\n}";
         let files = [("a.rs", "use crate::b::g;"), ("b.rs", b)];
         assert!(found(&files).is_empty());
+        assert!(found(&[files[0], ("b.rs", "pub(in crate::a) fn g() {}")]).is_empty());
+        let loops = "fn g() {\n    for x in crate::a::X {}\n}";
+        assert_eq!(found(&[files[0], ("b.rs", loops)]).len(), 1);
         assert!(
             found(&[
                 files[0],

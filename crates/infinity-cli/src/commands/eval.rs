@@ -16,6 +16,7 @@ use infinity_train::evaluate::StreamBin;
 use infinity_train::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate_stream};
 use serde_json::{Value, json};
 
+use super::eval_task;
 use crate::args::{Global, count, whole};
 use crate::device;
 use crate::model_dir::{self, Found};
@@ -56,19 +57,43 @@ pub(crate) struct EvalArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) stream: StreamArgs,
+    #[command(flatten)]
+    pub(crate) task: eval_task::TaskArgs,
 }
 
 /// Evaluates and prints.
 pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let found = model_dir::find(&args.model)?;
     let mut config = config(&args, &found)?;
+    eval_task::check(&args.task, &config, args.file.as_deref())?;
+    if args.stream.stream
+        && let Some(task) = config.data.source.task()
+    {
+        return Err(errors::usage(format!(
+            "--stream: this model learned `data.source = \"{task}\"`, whose rows are no stream; give --file PATH"
+        )));
+    }
     signals::ends()?;
     let chosen = device::open(&device::wanted(global))?;
     let quiet = global.quiet || args.json;
-    let Pretrained { model, .. } = found.load(&chosen.device, quiet)?;
+    let Pretrained {
+        model, tokenizer, ..
+    } = found.load(&chosen.device, quiet)?;
     let precision = args.precision.unwrap_or(config.run.precision);
     let model = model_dir::in_precision(model, precision, quiet)?;
-    let text = text(&args, &config, global)?;
+    let made = args.task.task.is_some_and(|task| task.source().is_some());
+    let text = (!made).then(|| text(&args, &config, global)).transpose()?;
+    if args.task.task.is_some() {
+        let run = eval_task::Run {
+            model: &model,
+            tokenizer: tokenizer.as_ref(),
+            text,
+            config: &config,
+            device: &chosen.name,
+        };
+        return eval_task::run(&args.task, args.json, global, &run);
+    }
+    let text = text.expect("read where no task makes rows");
     config.data.max_seq_length = config
         .data
         .max_seq_length
@@ -164,8 +189,9 @@ fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> DataConf
 
 /// The tokens to measure on.
 fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<TokenStore> {
-    let named =
-        !config.data.train_file.as_os_str().is_empty() || !config.data.train_crates.is_empty();
+    let named = config.data.source.task().is_some()
+        || !config.data.train_file.as_os_str().is_empty()
+        || !config.data.train_crates.is_empty();
     if args.file.is_none() && !named {
         return Err(errors::usage(
             "no text to measure on: this model lies in no run directory; give --file PATH",
@@ -182,10 +208,13 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
         }
     };
     // Training asks for windows that the text fills; measuring takes what there is.
-    let data = DataConfig {
-        max_seq_length: 1,
-        packing: Packing::Documents,
-        ..config.data.clone()
+    let data = match config.data.source.task() {
+        Some(_) => config.data.clone(),
+        None => DataConfig {
+            max_seq_length: 1,
+            packing: Packing::Documents,
+            ..config.data.clone()
+        },
     };
     let prepared = data::prepare(&data, &config.tokenizer, &mut notify)
         .context("cannot read the text to measure on")?;

@@ -3,6 +3,7 @@
 pub(crate) mod config;
 pub(crate) mod devices;
 pub(crate) mod eval;
+mod eval_task;
 mod flags;
 pub(crate) mod generate;
 pub(crate) mod plot;

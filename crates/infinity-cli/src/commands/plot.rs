@@ -49,17 +49,27 @@ pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
     }
     let svg = figure(&runs, across);
     for path in files(args)? {
-        let bytes = match path.extension().is_some_and(|end| end == "png") {
-            true => png(&svg)?,
-            false => svg.clone().into_bytes(),
-        };
-        infinity_files::write(&path, &bytes)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        save(&svg, &path)?;
         if !global.quiet {
             terminal::line(&format!("written: {}", path.display()))?;
         }
     }
     Ok(errors::OK)
+}
+
+/// Writes a picture to a file that ends in .svg or .png.
+pub(super) fn save(svg: &str, path: &Path) -> anyhow::Result<()> {
+    let bytes = match path.extension().and_then(|end| end.to_str()) {
+        Some("png") => png(svg)?,
+        Some("svg") => svg.as_bytes().to_vec(),
+        _ => {
+            return Err(errors::usage(format!(
+                "{}: name a file that ends in .svg or .png",
+                path.display()
+            )));
+        }
+    };
+    infinity_files::write(path, &bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The runs, with their paths for names where names alone do not tell them apart.

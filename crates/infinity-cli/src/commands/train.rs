@@ -120,6 +120,7 @@ fn measure(config: &RunConfig, global: &Global) -> anyhow::Result<u8> {
         precision: Some(config.run.precision),
         json: false,
         stream: StreamArgs::default(),
+        task: super::eval_task::TaskArgs::default(),
     };
     eval::run(args, global).context("--do-eval without --do-train measures a trained model")
 }

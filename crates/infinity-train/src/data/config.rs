@@ -2,6 +2,7 @@
 
 use super::error::DataError;
 use super::initial_state::InitialState;
+use super::task::{self, TaskConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -14,9 +15,18 @@ const MANY_WORKERS: usize = 256;
 pub enum DataSource {
     /// `train_file` and `validation_file`.
     #[default]
+    #[serde(alias = "text")]
     Files,
     /// The Rust sources of this workspace's locked dependencies: `train_crates`, `validation_crates`.
     CargoRegistry,
+    /// No text: keys with values, and queries for them (MQAR).
+    Recall,
+    /// No text: keys written once and keys overwritten all the time.
+    Sticky,
+    /// No text: bits, and the parity of all so far.
+    Parity,
+    /// No text: symbols, to be said again.
+    Copy,
 }
 
 /// How windows are taken from the tokens.
@@ -40,8 +50,10 @@ pub enum Packing {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// Files, or the sources of dependencies.
+    /// Files, the sources of dependencies, or a task that makes its own rows.
     pub source: DataSource,
+    /// Sizes of a task.
+    pub task: TaskConfig,
     /// A .txt, .jsonl, .json or .csv file, a directory of them, or a directory that `infinity tokenize` wrote.
     pub train_file: PathBuf,
     /// The same for validation; empty: the end of the training text.
@@ -79,6 +91,7 @@ impl Default for DataConfig {
     fn default() -> Self {
         Self {
             source: DataSource::Files,
+            task: TaskConfig::default(),
             train_file: PathBuf::new(),
             validation_file: PathBuf::new(),
             text_column: "text".to_owned(),
@@ -153,6 +166,9 @@ impl DataConfig {
         match self.source {
             DataSource::Files => self.validate_files(),
             DataSource::CargoRegistry => self.validate_crates(),
+            DataSource::Recall | DataSource::Sticky | DataSource::Parity | DataSource::Copy => {
+                task::validate(self)
+            }
         }
     }
 

@@ -26,6 +26,9 @@ impl EvalSource {
     /// # Errors
     /// The split is shorter than one window.
     pub fn new(store: TokenStore, rows: usize, len: usize, carry: bool) -> Result<Self, DataError> {
+        if let Some(task) = store.rows() {
+            return Self::of_task(store.clone(), task.rows(), rows, carry);
+        }
         let tokens = store.len();
         if tokens <= len as u64 {
             return Err(DataError::SplitTooShort {
@@ -46,6 +49,22 @@ impl EvalSource {
             len,
             carry,
             batches,
+        })
+    }
+
+    /// All rows of a task, `rows` at a time; none goes on where another ends.
+    fn of_task(store: TokenStore, all: u64, rows: usize, carry: bool) -> Result<Self, DataError> {
+        if carry {
+            let reason = "rows of a task do not follow each other";
+            return super::config::bad("eval.carry_state", carry, reason);
+        }
+        let rows = all.min(rows.max(1) as u64);
+        Ok(Self {
+            len: store.len() / all,
+            store,
+            rows,
+            carry,
+            batches: all.div_ceil(rows),
         })
     }
 
@@ -74,6 +93,10 @@ impl EvalSource {
 
     /// Targets that count, in all batches together.
     pub fn targets(&self) -> u64 {
+        if self.store.rows().is_some() {
+            let batches = self.iter().flatten();
+            return batches.map(|batch| batch.valid as u64).sum();
+        }
         (0..self.rows)
             .flat_map(|row| (0..self.batches).map(move |step| (row, step)))
             .map(|(row, step)| self.window(row, step).1 as u64)
@@ -83,6 +106,10 @@ impl EvalSource {
     /// UTF-8 bytes that these targets stand for: exact when all batches are read, in proportion to
     /// the targets when [`EvalSource::limited`] cut some off.
     pub fn target_bytes(&self) -> f64 {
+        if self.store.rows().is_some() {
+            // An answer counts as one.
+            return self.targets() as f64;
+        }
         self.store.target_bytes() as f64 * self.targets() as f64 / (self.store.len() - 1) as f64
     }
 
@@ -106,6 +133,11 @@ impl EvalSource {
     }
 
     fn make(&self, step: u64) -> Result<HostBatch, DataError> {
+        if let Some(task) = self.store.rows() {
+            let first = step * self.rows;
+            let rows = self.rows.min(task.rows() - first);
+            return Ok(task.batch(first, rows as usize));
+        }
         let mut builder = BatchBuilder::new(&self.store, self.rows as usize, self.len as usize);
         for row in 0..self.rows {
             let (start, targets) = self.window(row, step);

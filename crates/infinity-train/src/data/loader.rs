@@ -8,6 +8,7 @@
 //!             start = shift(seed, e) + T · order(seed, e)[i mod W]
 //! contiguous  row r reads its own L/R tokens from front to back, then again
 //! documents   windows start at documents' starts, long documents take several; a new order an epoch
+//! (a task)    row step·R + r of the task, new ones for ever
 //! ```
 
 use super::batch::{BatchBuilder, BatchSource, HostBatch};
@@ -17,6 +18,7 @@ use super::error::DataError;
 use super::initial_state::InitialState;
 use super::permutation::{Permutation, below, mix};
 use super::store::TokenStore;
+use super::task::TaskRows;
 
 /// Streams below which a step sees too little variety.
 const FEW_STREAMS: usize = 8;
@@ -39,6 +41,7 @@ enum PackingPlan {
     Shuffled,
     Contiguous,
     Documents(DocumentPlans),
+    Rows(TaskRows),
 }
 
 impl TrainSource {
@@ -53,11 +56,12 @@ impl TrainSource {
         seed: u64,
     ) -> Result<Self, DataError> {
         let len = config.training_window();
-        let packing = match config.packing {
-            Packing::Random => PackingPlan::Random,
-            Packing::Shuffled => PackingPlan::Shuffled,
-            Packing::Contiguous => PackingPlan::Contiguous,
-            Packing::Documents => {
+        let packing = match (store.rows(), config.packing) {
+            (Some(task), _) => PackingPlan::Rows(task.with_seed(seed)),
+            (None, Packing::Random) => PackingPlan::Random,
+            (None, Packing::Shuffled) => PackingPlan::Shuffled,
+            (None, Packing::Contiguous) => PackingPlan::Contiguous,
+            (None, Packing::Documents) => {
                 PackingPlan::Documents(DocumentPlans::new(&store, rows, len, seed)?)
             }
         };
@@ -106,6 +110,7 @@ impl TrainSource {
             PackingPlan::Documents(ref plans) => plans.windows() > 0,
             PackingPlan::Contiguous => self.stream() >= self.len as u64,
             PackingPlan::Random | PackingPlan::Shuffled => tokens > self.len as u64,
+            PackingPlan::Rows(_) => true,
         };
         if enough {
             return Ok(());
@@ -188,6 +193,9 @@ impl BatchSource for TrainSource {
     fn batch(&self, step: u64) -> Result<HostBatch, DataError> {
         let mut builder = BatchBuilder::new(&self.store, self.rows, self.len);
         match &self.packing {
+            PackingPlan::Rows(task) => {
+                return Ok(task.batch(step * self.rows as u64, self.rows));
+            }
             PackingPlan::Random => {
                 for row in 0..self.rows {
                     builder.row(self.random_start(step, row), self.len, None)?;
@@ -225,6 +233,7 @@ impl BatchSource for TrainSource {
             PackingPlan::Random | PackingPlan::Shuffled => self.grid().div_ceil(rows),
             PackingPlan::Contiguous => self.stream() / len,
             PackingPlan::Documents(plans) => plans.steps(),
+            PackingPlan::Rows(task) => task.rows().div_ceil(rows),
         }
         .max(1)
     }

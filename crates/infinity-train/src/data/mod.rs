@@ -29,6 +29,7 @@ mod prepare;
 mod records;
 mod source;
 mod store;
+mod task;
 #[cfg(test)]
 mod tests;
 mod token_file;
@@ -51,6 +52,8 @@ pub use meta::{PreparedMeta, SourceMeta};
 pub use prepare::{PreparedData, is_prepared, open_prepared, prepare, tokenize_to};
 pub use source::{Format, Fragment, Fragments, SourceFile, Sources};
 pub use store::{SplitMeta, TokenStore};
+pub(crate) use task::draw;
+pub use task::{Answer, Kind, Part, Task, TaskConfig, TaskRow, TaskRows};
 pub use token_file::{FileStamp, NumberFile, NumberWriter, Width};
 pub use vocabulary::train_bpe;
 pub use workers::Workers;

@@ -13,6 +13,7 @@ use super::inputs::inputs;
 use super::meta::{META_FILE, PreparedMeta, SourceMeta, TOKENIZER_FILE};
 use super::source::Sources;
 use super::store::TokenStore;
+use super::task;
 use super::vocabulary;
 use super::write::{Inputs, build};
 use infinity_model::tokenizer::Tokenizer;
@@ -44,6 +45,9 @@ pub fn prepare(
     notify: &mut dyn FnMut(DataEvent),
 ) -> Result<PreparedData, DataError> {
     data.validate()?;
+    if data.source.task().is_some() {
+        return task::prepare(data, tokenizer);
+    }
     let kind = tokenizer.resolve()?;
     let prepared = if is_prepared(&data.train_file) && data.source == DataSource::Files {
         given(data, tokenizer, kind)?
@@ -220,7 +224,7 @@ fn entry_name(data: &DataConfig, tokenizer: &TokenizerConfig, kind: TokenizerKin
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned(),
-        DataSource::CargoRegistry => "crates".to_owned(),
+        source => source.task().map_or("crates", task::Task::name).to_owned(),
     };
     let stem: String = stem
         .chars()

@@ -1,6 +1,7 @@
 //! One split of the data as tokens: in the files of a prepared directory, or given by a program.
 
 use super::error::DataError;
+use super::task::TaskRows;
 use super::token_file::{FileStamp, NumberFile};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -42,6 +43,8 @@ enum Numbers {
         tokens: Arc<[i32]>,
         documents: Arc<[u64]>,
     },
+    /// Rows of a task, one a document.
+    Rows(Arc<TaskRows>),
 }
 
 impl TokenStore {
@@ -79,11 +82,30 @@ impl TokenStore {
         }
     }
 
+    /// The rows of a task, made when they are read.
+    pub fn of_rows(rows: TaskRows) -> Self {
+        Self {
+            numbers: Numbers::Rows(Arc::new(rows)),
+            text_bytes: 0,
+            text_chars: 0,
+            first_token_bytes: 0,
+        }
+    }
+
+    /// The task, where these are its rows: its targets are not the tokens that follow.
+    pub fn rows(&self) -> Option<&TaskRows> {
+        match &self.numbers {
+            Numbers::Rows(rows) => Some(rows),
+            Numbers::Files { .. } | Numbers::Memory { .. } => None,
+        }
+    }
+
     /// Number of tokens, end-of-text tokens included.
     pub fn len(&self) -> u64 {
         match &self.numbers {
             Numbers::Files { tokens, .. } => tokens.len(),
             Numbers::Memory { tokens, .. } => tokens.len() as u64,
+            Numbers::Rows(rows) => rows.rows() * rows.row_len() as u64,
         }
     }
 
@@ -101,6 +123,12 @@ impl TokenStore {
             Numbers::Files { tokens, .. } => tokens.read(start, count, out),
             Numbers::Memory { tokens, .. } => {
                 out.extend_from_slice(&tokens[start as usize..start as usize + count]);
+                Ok(())
+            }
+            Numbers::Rows(rows) => {
+                let len = rows.row_len() as u64;
+                let inputs = (start / len..).flat_map(|n| rows.row(n).inputs);
+                out.extend(inputs.skip((start % len) as usize).take(count));
                 Ok(())
             }
         }
@@ -122,6 +150,7 @@ impl TokenStore {
         match &self.numbers {
             Numbers::Files { documents, .. } => documents.len(),
             Numbers::Memory { documents, .. } => documents.len() as u64,
+            Numbers::Rows(rows) => rows.rows(),
         }
     }
 
@@ -134,6 +163,9 @@ impl TokenStore {
         let mut borders = match &self.numbers {
             Numbers::Files { documents, .. } => documents.all()?,
             Numbers::Memory { documents, .. } => documents.to_vec(),
+            Numbers::Rows(rows) => (0..rows.rows())
+                .map(|n| n * rows.row_len() as u64)
+                .collect(),
         };
         borders.push(self.len());
         match &self.numbers {

@@ -1,6 +1,7 @@
 //! The loss over a whole split: every target once, summed in f64.
 
 mod stream;
+pub mod tasks;
 
 pub use stream::{Comparison, StreamBin, StreamOptions, StreamReport, evaluate_stream};
 

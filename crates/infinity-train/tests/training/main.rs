@@ -9,6 +9,7 @@ mod initial_state;
 mod precision;
 mod ranks;
 mod stream;
+mod tasks;
 
 use common::{ByPath, config, gradients, metrics, parameters, run};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare};

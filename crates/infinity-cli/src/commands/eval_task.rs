@@ -1,0 +1,337 @@
+//! `infinity eval MODEL --task NAME`: what a memory holds, by distance, length or position.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use infinity_model::count::ParameterCount;
+use infinity_model::{InfinityModel, Tokenizer};
+use infinity_plot::{Curve, curves};
+use infinity_train::config::RunConfig;
+use infinity_train::data::{DataSource, Task, TokenStore};
+use infinity_train::evaluate::tasks::{
+    Figure, Needle, QUESTION, TaskOptions, evaluate_needle, evaluate_positions, evaluate_rows,
+};
+use serde_json::json;
+
+use super::plot;
+use crate::args::{Global, count, whole};
+use crate::terminal::{self, errors};
+
+/// Which task, at which lengths.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Tasks")]
+pub(crate) struct TaskArgs {
+    /// Measure what the memory holds: recall, sticky, parity and copy with a model that learned them; a
+    /// needle in a text, or the loss by position, with any
+    #[arg(long, value_name = "NAME")]
+    #[arg(conflicts_with_all = ["stream", "stateful", "max_eval_batches"])]
+    pub(crate) task: Option<Named>,
+    /// Tokens of a row or a text, each measured on its own: 1k,4k,1M (k = 1,024, M = 1,048,576) [default: the
+    /// training window]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', requires = "task")]
+    #[arg(value_parser = length, allow_negative_numbers = true)]
+    context_lengths: Vec<usize>,
+    /// Independent samples of every length [default: 3; of a needle 20]
+    #[arg(long, value_name = "N", requires = "task")]
+    #[arg(value_parser = whole::<u64>(1..=1_000_000), allow_negative_numbers = true)]
+    seeds: Option<u64>,
+    /// Rows of every sample (recall, sticky, parity, copy)
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "task")]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
+    task_rows: usize,
+    /// Sentence before the needle's value, and the question for it
+    #[arg(long, value_name = "TEXT", requires = "task")]
+    question: Option<String>,
+    /// Picture to write: .svg or .png
+    #[arg(long, value_name = "FILE", requires = "task")]
+    plot: Option<PathBuf>,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Named {
+    /// The value behind a key, of many pairs
+    Recall,
+    /// Keys written once, and keys overwritten all the time
+    Sticky,
+    /// Whether the number of ones so far is odd
+    Parity,
+    /// Everything before the mark, again
+    Copy,
+    /// A sentence hidden in a text: the right one of 100 values, by likelihood
+    Needle,
+    /// The loss on a text by position behind an empty state
+    Positions,
+}
+
+impl Named {
+    /// The data source that makes its rows; none for what is measured on a text.
+    pub(crate) fn source(self) -> Option<DataSource> {
+        match self {
+            Named::Recall => Some(DataSource::Recall),
+            Named::Sticky => Some(DataSource::Sticky),
+            Named::Parity => Some(DataSource::Parity),
+            Named::Copy => Some(DataSource::Copy),
+            Named::Needle | Named::Positions => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Named::Needle => "needle",
+            Named::Positions => "positions",
+            made => made
+                .source()
+                .and_then(DataSource::task)
+                .map_or("", Task::name),
+        }
+    }
+}
+
+/// `4096`, `4k` or `1M`.
+fn length(text: &str) -> Result<usize, String> {
+    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1 << 10),
+        None => text
+            .strip_suffix('M')
+            .map_or((text, 1), |digits| (digits, 1 << 20)),
+    };
+    let tokens = digits
+        .parse::<usize>()
+        .ok()
+        .and_then(|n| n.checked_mul(unit));
+    let tokens = tokens.filter(|tokens| *tokens > 0);
+    tokens.ok_or_else(|| "it must be a number of tokens above 0, like 4096, 4k or 1M".to_owned())
+}
+
+/// What is measured.
+pub(super) struct Run<'a> {
+    pub(super) model: &'a InfinityModel,
+    pub(super) tokenizer: Option<&'a Tokenizer>,
+    /// What a needle and positions are measured on.
+    pub(super) text: Option<TokenStore>,
+    pub(super) config: &'a RunConfig,
+    pub(super) device: &'a str,
+}
+
+/// Tokens that a call reads at least: shorter windows are slow and give the same.
+const WINDOW: usize = 512;
+
+/// Refuses what does not fit the task, before anything is read.
+pub(super) fn check(args: &TaskArgs, config: &RunConfig, file: Option<&str>) -> anyhow::Result<()> {
+    let Some(task) = args.task else { return Ok(()) };
+    if args.question.is_some() && task != Named::Needle {
+        return Err(errors::usage("--question belongs to --task needle"));
+    }
+    let ends = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|end| end == "svg" || end == "png")
+    };
+    if let Some(path) = args.plot.as_ref().filter(|path| !ends(path)) {
+        let path = path.display();
+        return Err(errors::usage(format!(
+            "--plot {path}: name a file that ends in .svg or .png"
+        )));
+    }
+    let trained = config.data.source;
+    match (task.source(), file) {
+        (Some(_), Some(file)) => Err(errors::usage(format!(
+            "--file {file}: --task {} makes its own rows",
+            task.name()
+        ))),
+        (Some(source), None) if source != trained => Err(errors::usage(format!(
+            "--task {0}: this model did not learn it; train one with `data.source = \"{0}\"`",
+            task.name()
+        ))),
+        (None, None) if trained.task().is_some() => Err(errors::usage(format!(
+            "--task {}: this model learned from no text; give --file PATH and a model that reads it",
+            task.name()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Measures, prints and draws.
+pub(super) fn run(
+    args: &TaskArgs,
+    as_json: bool,
+    global: &Global,
+    run: &Run<'_>,
+) -> anyhow::Result<u8> {
+    let task = args.task.expect("asked for only with a task");
+    let config = run.config;
+    let window = config.data.max_seq_length;
+    let options = TaskOptions {
+        lengths: match args.context_lengths.is_empty() {
+            true => vec![window],
+            false => args.context_lengths.clone(),
+        },
+        seeds: args
+            .seeds
+            .unwrap_or(if task == Named::Needle { 20 } else { 3 }),
+        rows: args.task_rows,
+        batch: config.training.per_device_eval_batch_size,
+        window: window.max(WINDOW),
+        loss_chunk: config.training.loss_chunk,
+    };
+    let (mut told, quiet) = (Instant::now(), global.quiet);
+    let mut progress = |done: u64, total: u64| {
+        if !quiet && told.elapsed() > Duration::from_secs(10) {
+            told = Instant::now();
+            let (done, total) = (terminal::grouped(done), terminal::grouped(total));
+            terminal::note(&format!("read {done} of {total} tokens"));
+        }
+    };
+    let figures = match (task, &run.text) {
+        (Named::Needle, Some(text)) => {
+            let tokenizer = run.tokenizer.ok_or_else(|| {
+                errors::usage("--task needle: the model has no tokenizer to write the needle with")
+            })?;
+            let needle = Needle::new(tokenizer, args.question.as_deref().unwrap_or(QUESTION))?;
+            evaluate_needle(run.model, text, &needle, &options, &mut progress)?
+        }
+        (Named::Positions, Some(text)) => {
+            evaluate_positions(run.model, text, &options, &mut progress)?
+        }
+        _ => evaluate_rows(run.model, &config.data, &options, &mut progress)?,
+    };
+    match as_json {
+        true => lines(task, run, &options, &figures)?,
+        false => table(task, run, &options, &figures)?,
+    }
+    if let Some(path) = &args.plot {
+        plot::save(&picture(task, &figures), path)?;
+        if !quiet && !as_json {
+            terminal::line(&format!("written: {}", path.display()))?;
+        }
+    }
+    Ok(errors::OK)
+}
+
+/// One JSON object for every figure.
+fn lines(
+    task: Named,
+    run: &Run<'_>,
+    options: &TaskOptions,
+    figures: &[Figure],
+) -> anyhow::Result<()> {
+    let parameters = ParameterCount::of(run.model.config()).total();
+    for figure in figures {
+        let line = json!({
+            "task": task.name(), "length": figure.length, "kind": figure.kind,
+            "from": figure.range.start, "to": figure.range.end, "answers": figure.answers,
+            "accuracy": figure.accuracy, "loss": figure.loss,
+            "standard_error": figure.standard_error, "seeds": options.seeds,
+            "state_bytes": figure.state_bytes, "parameters": parameters, "device": run.device,
+        });
+        terminal::line(&line.to_string())?;
+    }
+    Ok(())
+}
+
+fn table(
+    task: Named,
+    run: &Run<'_>,
+    options: &TaskOptions,
+    figures: &[Figure],
+) -> anyhow::Result<()> {
+    let of = match task {
+        Named::Needle | Named::Positions => format!("{} seeds", options.seeds),
+        _ => format!("{} seeds of {} rows", options.seeds, options.rows),
+    };
+    terminal::line(&format!(
+        "{} | {of} | {} parameters on {}",
+        task.name(),
+        terminal::grouped(ParameterCount::of(run.model.config()).total()),
+        run.device
+    ))?;
+    let (places, counted) = match task {
+        Named::Positions => ("positions", "tokens"),
+        Named::Needle => ("positions", "needles"),
+        _ => ("tokens back", "answers"),
+    };
+    terminal::line(&format!(
+        "{:>9}  {:<8}  {places:>19}  {counted:>9}  {:>8}  {:>7}  {:>7}  {:>10}",
+        "length", "kind", "accuracy", "±", "loss", "state"
+    ))?;
+    for figure in figures {
+        let number =
+            |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
+        let range = &figure.range;
+        let range = format!(
+            "{}–{}",
+            terminal::grouped(range.start),
+            terminal::grouped(range.end)
+        );
+        terminal::line(&format!(
+            "{:>9}  {:<8}  {range:>19}  {:>9}  {:>8}  {:>7}  {:>7.4}  {:>10}",
+            terminal::grouped(figure.length as u64),
+            figure.kind.unwrap_or("–"),
+            terminal::grouped(figure.answers),
+            number(figure.accuracy),
+            number(figure.standard_error),
+            figure.loss,
+            terminal::bytes(figure.state_bytes),
+        ))?;
+    }
+    Ok(())
+}
+
+/// A line for every length and kind; of a needle, one over the lengths.
+fn picture(task: Named, figures: &[Figure]) -> String {
+    let mut drawn: Vec<Curve> = Vec::new();
+    for figure in figures {
+        let state = terminal::bytes(figure.state_bytes);
+        let name = match (task, figure.kind) {
+            (Named::Needle, _) => "needle".to_owned(),
+            (_, Some(kind)) => format!(
+                "{kind}, {} tokens, {state}",
+                terminal::grouped(figure.length as u64)
+            ),
+            (_, None) => format!(
+                "{} tokens, {state}",
+                terminal::grouped(figure.length as u64)
+            ),
+        };
+        let point = (
+            figure.range.end as f64,
+            figure.accuracy.unwrap_or(figure.loss),
+        );
+        match drawn.iter_mut().find(|curve| curve.name == name) {
+            Some(curve) => curve.points.push(point),
+            None => drawn.push(Curve {
+                name,
+                points: vec![point],
+            }),
+        }
+    }
+    let (title, across) = match task {
+        Named::Needle => ("Accuracy, one of 100", "tokens of text"),
+        Named::Positions => ("Loss (nats a token)", "position, up to"),
+        Named::Parity => ("Accuracy", "bits so far, up to"),
+        _ => ("Accuracy", "tokens back, up to"),
+    };
+    curves(
+        &format!("{title}: {}", task.name()),
+        across,
+        task != Named::Positions,
+        &drawn,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_have_units() {
+        assert_eq!(
+            ["4096", "4k", "4K", "1M"].map(|text| length(text).unwrap()),
+            [4096, 4096, 4096, 1 << 20]
+        );
+        for wrong in ["", "k", "0", "-1", "1.5k", "1m", "99999999999999M"] {
+            assert!(length(wrong).unwrap_err().contains("4k"), "{wrong}");
+        }
+    }
+}
