@@ -8,6 +8,8 @@ mod failures;
 mod model;
 mod plot;
 #[cfg(feature = "flex")]
+mod tasks;
+#[cfg(feature = "flex")]
 mod train;
 mod usage;
 
