@@ -31,7 +31,10 @@ use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a validation goes on after somebody asked for an end.
+const MOMENT: Duration = Duration::from_millis(500);
 
 /// How a run is watched and stopped.
 pub struct TrainControl {
@@ -560,11 +563,12 @@ impl Run {
         let batches = source.batches();
         shell.begin_validation(step, batches as usize);
         let trainee = self.trainee.valid();
-        let mut done = 0;
+        let (began, mut done) = (Instant::now(), 0);
         let report = evaluate_with(&trainee, source, &mut |output, number| {
             shell.validated(output, number as usize, batches as usize);
             done = number;
-            !self.is_asked_to_stop(shell)
+            // One that is over in a moment need not be done again.
+            began.elapsed() < MOMENT || !self.is_asked_to_stop(shell)
         })?;
         if done < batches {
             return Ok(None);
@@ -686,9 +690,10 @@ impl Run {
     }
 
     /// Whether the weights are known to be no lost ones: the last step was not lost, or it was left out
-    /// and a validation has found the weights that stayed finite.
+    /// and a validation has found what was learned before to be finite.
     fn is_sound(&self) -> bool {
-        let left_out = !self.finite && self.config.training.skip_non_finite;
+        let learned = self.state.skipped < self.state.step;
+        let left_out = learned && !self.finite && self.config.training.skip_non_finite;
         self.state.lost() == 0 || (left_out && self.validated == Some(self.state.step))
     }
 
