@@ -16,7 +16,6 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
-use infinity_train::TrainError;
 
 use crate::args::Global;
 use crate::commands::{Cli, Verb};
@@ -36,9 +35,6 @@ fn main() -> ExitCode {
     match outcome {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => {
-            if let Some(TrainError::Killed) = error.downcast_ref() {
-                signals::restore();
-            }
             let code = errors::exit_code(&error);
             if code != errors::OK {
                 terminal::note(&format!(
