@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use burn::tensor::Device;
+use infinity_files::Fingerprint;
 use infinity_model::{
     GenerationConfig, InfinityModel, ModelConfig, Precision, Pretrained, Tokenizer, from_pretrained,
 };
@@ -12,7 +13,6 @@ use infinity_train::TrainError;
 use infinity_train::checkpoint::model_of;
 use infinity_train::checkpoint::{CheckpointStore, TrainerState};
 use infinity_train::config::{ConfigLayers, RunConfig};
-use infinity_train::data::fingerprint;
 use infinity_train::run_dir::TOKENIZER;
 
 use crate::terminal::{self, errors};
@@ -260,7 +260,7 @@ impl Found {
             ))
         })?;
         let (expected, found) = (&checkpoint.state.tokenizer, Tokenizer::from_file(&path)?);
-        if !expected.is_empty() && fingerprint(found.to_json()?) != *expected {
+        if !expected.is_empty() && !Fingerprint::matches(expected, found.to_json()?) {
             return Err(errors::usage(format!(
                 "{} is not the tokenizer that the checkpoint of step {} was trained with",
                 path.display(),

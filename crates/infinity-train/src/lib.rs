@@ -23,6 +23,7 @@ pub mod evaluate;
 pub mod metrics;
 pub mod optimizer;
 pub mod run_dir;
+mod section;
 pub mod step;
 pub mod train;
 

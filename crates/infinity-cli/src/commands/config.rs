@@ -1,4 +1,5 @@
-//! `infinity config check|show`: is a configuration right in itself, and what does it amount to.
+//! `infinity config check|show|schema|reference`: is a configuration right, what does it amount to, and
+//! what can stand in one.
 //!
 //! Files, environment and flags become one configuration here for `train` too, so that `config show`
 //! answers what a training line would do.
@@ -6,7 +7,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use infinity_train::config::{ConfigError, ConfigLayers, LoadedConfig, RunConfig};
+use infinity_train::config::{
+    ConfigError, ConfigLayers, LoadedConfig, RunConfig, reference, schema,
+};
 
 use super::flags::{EVAL_SAMPLES, Given, TOKENIZER};
 use crate::args::Global;
@@ -21,6 +24,10 @@ pub(crate) enum ConfigVerb {
     Check(Box<ShowArgs>),
     /// Print every key with the value a training run would use
     Show(Box<ShowArgs>),
+    /// Print the JSON Schema of a configuration file, for editors
+    Schema,
+    /// Print the reference page: every key with its type, default and meaning
+    Reference,
 }
 
 /// The same files and flags that `infinity train` takes.
@@ -48,6 +55,8 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
             let config = args.config.load(global)?.config;
             terminal::piece(&config.to_toml())?;
         }
+        ConfigVerb::Schema => terminal::piece(&format!("{:#}\n", schema()))?,
+        ConfigVerb::Reference => terminal::piece(&reference())?,
     }
     Ok(errors::OK)
 }

@@ -6,6 +6,7 @@ use crate::data::PreparedMeta;
 use crate::error::{CheckpointError, TrainError};
 use crate::metrics::Reporter;
 use crate::run_dir::saved_nothing;
+use infinity_files::Fingerprint;
 use serde::Deserialize;
 use std::fs;
 use std::path::PathBuf;
@@ -203,6 +204,11 @@ pub(crate) fn same_text(state: &TrainerState, meta: &PreparedMeta) -> Result<(),
             &meta.train.tokens.checksum,
         ),
         ("tokenizer", &state.tokenizer, &meta.tokenizer_hash),
+        (
+            "data.validation_file",
+            &state.validation_tokens,
+            &meta.validation.tokens.checksum,
+        ),
     ];
     let changed = pairs
         .into_iter()
@@ -212,7 +218,11 @@ pub(crate) fn same_text(state: &TrainerState, meta: &PreparedMeta) -> Result<(),
             key: key.to_owned(),
             was: format!("contents {was}"),
             now: format!("contents {now}"),
-            why: None,
+            why: (!Fingerprint::comparable(was, now)).then(|| {
+                "; an earlier version noted them, and its token files in data.cache_dir, which could \
+                 be compared, are gone"
+                    .to_owned()
+            }),
         })
     })
 }

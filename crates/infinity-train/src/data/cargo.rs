@@ -4,10 +4,10 @@
 //! Cargo keeps its sources. Only `.rs` files are read, crate after crate and path after path, so
 //! the same lock file gives the same text everywhere; a fingerprint of it is reported.
 
-use super::cargo_error::CargoError;
-use super::error::DataError;
-use super::fingerprint::Fingerprint;
-use super::source::{Format, SourceFile, Sources, walk};
+use super::error::{CargoError, DataError};
+use super::formats::{Format, SourceFile};
+use super::sources::{Sources, Walk};
+use infinity_files::Fingerprint;
 use serde::Deserialize;
 use std::env;
 use std::fs;
@@ -98,8 +98,8 @@ impl CargoWorkspace {
             let before = files.len();
             let directory = self.directory(package)?;
             hash.field(&package.name).field(&package.version);
-            walk(&directory, &mut |path| {
-                if path.extension().is_none_or(|extension| extension != "rs") {
+            Walk::new(&directory, false).visit(&mut |path| {
+                if path.extension().is_none_or(|extension| extension != "rs") || !path.is_file() {
                     return Ok(());
                 }
                 let relative = path.strip_prefix(&directory).unwrap_or(path);
@@ -124,6 +124,7 @@ impl CargoWorkspace {
         let sources = Sources {
             root: self.root.join("Cargo.lock"),
             files,
+            skipped: Vec::new(),
             text_column: String::new(),
         };
         Ok(CrateSources {
@@ -178,13 +179,8 @@ impl CargoWorkspace {
         if let Some(package) = registry().find(|package| package.name == name) {
             return format!("; it has {} {}", package.name, package.version);
         }
-        registry()
-            .map(|package| (strsim::jaro_winkler(&package.name, name), package))
-            .filter(|(similarity, _)| *similarity > 0.85)
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map_or_else(String::new, |(_, package)| {
-                format!("; did you mean `{}`?", package.name)
-            })
+        infinity_files::nearest(name, registry().map(|package| package.name.as_str()))
+            .map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
     }
 
     fn directory(&self, package: &LockedCrate) -> Result<PathBuf, CargoError> {
@@ -275,10 +271,7 @@ fn rust_file(
     relative: &Path,
     hash: &mut Fingerprint,
 ) -> Result<Option<SourceFile>, DataError> {
-    let content = fs::read(path).map_err(|source| DataError::Read {
-        path: path.to_path_buf(),
-        source,
-    })?;
+    let content = fs::read(path).map_err(DataError::read(path))?;
     if std::str::from_utf8(&content).is_err() || content.contains(&0) {
         return Ok(None);
     }

@@ -1,85 +1,13 @@
-//! Files of text, and what they hold as one stream of documents.
+//! The files that text is read from, in a fixed order, as one stream of documents.
 //!
-//! A `.txt` file is one document, a line of `.jsonl` or a row of `.csv` is one document. Directories
-//! are read recursively in the order of their names, so the same files give the same stream
-//! everywhere. The stream comes in fragments of bounded size: no file is ever in memory whole,
-//! except a `.json` file that is one array.
+//! Directories are read recursively in the order of their names, so the same files give the same
+//! stream everywhere. The stream comes in fragments of bounded size.
 
 use super::error::DataError;
-use super::records::{self, Records};
-use serde::{Deserialize, Serialize};
-use std::fs;
+use super::formats::{EXPECTED, Format, Fragment, Records, SourceFile};
+use infinity_files::Fingerprint;
+use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
-
-const EXPECTED: &str = ".txt, .jsonl, .json, .csv";
-
-/// A piece of one document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fragment {
-    /// The text, exactly as in the file, without the byte-order mark that a file may begin with.
-    pub text: String,
-    /// The document ends here; the next fragment begins another one.
-    pub ends_document: bool,
-}
-
-/// How a file is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// The whole file is one document.
-    Text,
-    /// One JSON object a line, or one array of objects.
-    Json,
-    /// Rows under a line of column names.
-    Csv,
-}
-
-impl Format {
-    fn of(path: &Path) -> Option<Self> {
-        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
-        match extension.as_str() {
-            "txt" => Some(Self::Text),
-            "json" | "jsonl" => Some(Self::Json),
-            "csv" => Some(Self::Csv),
-            _ => None,
-        }
-    }
-}
-
-/// One file, with what tells a changed file from an unchanged one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// How it is read.
-    pub format: Format,
-    /// Length in bytes.
-    pub bytes: u64,
-    /// Time of the last change in nanoseconds since 1970, 0 where the system does not say.
-    pub modified_ns: u64,
-}
-
-impl SourceFile {
-    /// Looks at the file, without reading it. A name without a known ending is taken as plain text.
-    pub fn new(path: &Path) -> Result<Self, DataError> {
-        let read = |source| DataError::Read {
-            path: path.to_path_buf(),
-            source,
-        };
-        let metadata = fs::metadata(path).map_err(read)?;
-        let modified = metadata
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Ok(Self {
-            path: path.to_path_buf(),
-            format: Format::of(path).unwrap_or(Format::Text),
-            bytes: metadata.len(),
-            modified_ns: modified.map_or(0, |since| since.as_nanos() as u64),
-        })
-    }
-}
 
 /// Files in a fixed order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +16,9 @@ pub struct Sources {
     pub root: PathBuf,
     /// The files, in reading order.
     pub files: Vec<SourceFile>,
-    /// Column or key of the text in `.json`, `.jsonl` and `.csv`.
+    /// Directories passed over because this program wrote them: runs, models, token files.
+    pub skipped: Vec<PathBuf>,
+    /// Column or key of the text in `.json`, `.jsonl`, `.csv` and `.tsv`.
     pub text_column: String,
 }
 
@@ -96,30 +26,38 @@ impl Sources {
     /// The file at `path`, or the files below it.
     ///
     /// # Errors
-    /// The path is missing or empty, or the directory holds nothing that can be read; `key` is the
-    /// configuration key the message blames.
+    /// The path is missing or empty, is no regular file, or the directory holds nothing that can be
+    /// read; `key` is the configuration key the message blames.
     pub fn resolve(key: &'static str, path: &Path, text_column: &str) -> Result<Self, DataError> {
-        if !path.exists() {
+        let Ok(metadata) = fs::metadata(path) else {
             return Err(DataError::NotFound {
                 key,
                 path: path.to_path_buf(),
             });
-        }
-        let files = if path.is_dir() {
-            directory(path)?
-        } else {
-            vec![SourceFile::new(path)?]
         };
-        if files.iter().all(|file| file.bytes == 0) {
+        let mut sources = Self {
+            root: path.to_path_buf(),
+            files: Vec::new(),
+            skipped: Vec::new(),
+            text_column: text_column.to_owned(),
+        };
+        if metadata.is_dir() {
+            sources.directory()?;
+        } else if metadata.is_file() {
+            sources.files.push(SourceFile::new(path)?);
+        } else {
+            return Err(DataError::NotAFile {
+                key,
+                path: path.to_path_buf(),
+                kind: kind(&metadata),
+            });
+        }
+        if sources.bytes() == 0 {
             return Err(DataError::Empty {
                 path: path.to_path_buf(),
             });
         }
-        Ok(Self {
-            root: path.to_path_buf(),
-            files,
-            text_column: text_column.to_owned(),
-        })
+        Ok(sources)
     }
 
     /// The files of every path, in the order of the paths.
@@ -134,11 +72,13 @@ impl Sources {
         let mut all = Self {
             root: paths.first().cloned().unwrap_or_default(),
             files: Vec::new(),
+            skipped: Vec::new(),
             text_column: text_column.to_owned(),
         };
         for path in paths {
-            all.files
-                .extend(Self::resolve(key, path, text_column)?.files);
+            let one = Self::resolve(key, path, text_column)?;
+            all.files.extend(one.files);
+            all.skipped.extend(one.skipped);
         }
         Ok(all)
     }
@@ -149,7 +89,7 @@ impl Sources {
             sources: self,
             next_file: 0,
             open: None,
-            hash: false,
+            hash: None,
             fingerprints: Vec::new(),
             failed: false,
         }
@@ -159,57 +99,137 @@ impl Sources {
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
     }
+
+    /// Finds the files below `root`. An empty one among others is no document.
+    fn directory(&mut self) -> Result<(), DataError> {
+        let mut others = 0;
+        let mut walk = Walk::new(&self.root, true);
+        walk.visit(&mut |path| {
+            match Format::of(path).filter(|_| path.is_file()) {
+                Some(_) => self.files.push(SourceFile::new(path)?),
+                None => others += 1,
+            }
+            Ok(())
+        })?;
+        self.skipped = walk.skipped;
+        self.files.retain(|file| file.bytes > 0);
+        match self.files.is_empty() {
+            true => Err(DataError::NoFiles {
+                path: self.root.clone(),
+                expected: EXPECTED,
+                others,
+                skipped: self.skipped.len(),
+            }),
+            false => Ok(()),
+        }
+    }
 }
 
-fn directory(root: &Path) -> Result<Vec<SourceFile>, DataError> {
-    let (mut files, mut skipped) = (Vec::new(), 0);
-    walk(root, &mut |path| {
-        // An empty file among others is no document; alone, it is an error of the caller.
-        match Format::of(path) {
-            Some(_) => files.push(SourceFile::new(path)?),
-            None => skipped += 1,
+/// What something that is neither file nor directory is.
+fn kind(metadata: &Metadata) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        let kind = metadata.file_type();
+        if kind.is_fifo() {
+            return "a pipe";
+        }
+        if kind.is_socket() {
+            return "a socket";
+        }
+    }
+    let _ = metadata;
+    "a device"
+}
+
+/// A walk through a directory, in the order of names. Hidden entries are passed over: they are rarely
+/// meant. Linked directories are followed where their text would not be read otherwise.
+pub(super) struct Walk {
+    root: PathBuf,
+    /// Directories read so far, without links.
+    read: Vec<PathBuf>,
+    /// Whether directories that this program wrote are passed over.
+    skips: bool,
+    skipped: Vec<PathBuf>,
+}
+
+impl Walk {
+    pub(super) fn new(root: &Path, skips: bool) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            read: Vec::new(),
+            skips,
+            skipped: Vec::new(),
+        }
+    }
+
+    /// Calls `visit` with everything that is no directory.
+    pub(super) fn visit(
+        &mut self,
+        visit: &mut dyn FnMut(&Path) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let root = self.root.clone();
+        self.directory(&root, visit)
+    }
+
+    fn directory(
+        &mut self,
+        path: &Path,
+        visit: &mut dyn FnMut(&Path) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let real = path.canonicalize().map_err(DataError::read(path))?;
+        if self.read.contains(&real) {
+            return Ok(());
+        }
+        self.read.push(real);
+        let mut entries = fs::read_dir(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(DataError::read(path))?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let path = entry.path();
+            if is_hidden(&path) {
+                continue;
+            }
+            let kind = entry.file_type().map_err(DataError::read(&path))?;
+            if !path.is_dir() {
+                visit(&path)?;
+            } else if self.skips && is_written_here(&path) {
+                self.skipped.push(path);
+            } else if !kind.is_symlink() || self.leads_elsewhere(&path) {
+                self.directory(&path, visit)?;
+            }
         }
         Ok(())
-    })?;
-    files.retain(|file| file.bytes > 0);
-    if files.is_empty() {
-        return Err(DataError::NoFiles {
-            path: root.to_path_buf(),
-            expected: EXPECTED,
-            skipped,
-        });
     }
-    Ok(files)
+
+    /// Whether a linked directory holds what the walk does not come to without it: neither one below
+    /// the root, which is read under its own name, nor one above it, which would lead in a circle.
+    fn leads_elsewhere(&self, link: &Path) -> bool {
+        let (Ok(to), Some(root)) = (link.canonicalize(), self.read.first()) else {
+            return false;
+        };
+        match to.strip_prefix(root) {
+            Ok(inside) => inside.ancestors().any(is_hidden),
+            Err(_) => !root.starts_with(&to),
+        }
+    }
 }
 
-/// Visits the files below `root` in the order of their names. Hidden entries and linked directories
-/// are passed over: the first are rarely meant, the second may lead in circles.
-pub(super) fn walk(
-    root: &Path,
-    visit: &mut dyn FnMut(&Path) -> Result<(), DataError>,
-) -> Result<(), DataError> {
-    let read = |source| DataError::Read {
-        path: root.to_path_buf(),
-        source,
-    };
-    let mut entries = fs::read_dir(root)
-        .map_err(read)?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(read)?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        if entry.file_name().to_string_lossy().starts_with('.') {
-            continue;
-        }
-        let kind = entry.file_type().map_err(read)?;
-        if kind.is_dir() {
-            walk(&path, visit)?;
-        } else if path.is_file() {
-            visit(&path)?;
-        }
-    }
-    Ok(())
+fn is_hidden(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+/// Whether a directory is a run's, a model's, or one of token files: what is in it is no text.
+fn is_written_here(path: &Path) -> bool {
+    const TOGETHER: [&[&str]; 3] = [
+        &["run.json", "config.effective.toml"],
+        &["config.json", "model.safetensors"],
+        &["meta.json", "tokenizer.json"],
+    ];
+    let there = |name: &&str| path.join(name).is_file();
+    TOGETHER.iter().any(|names| names.iter().all(there))
 }
 
 /// The text of [`Sources`], in order.
@@ -217,15 +237,15 @@ pub struct Fragments<'a> {
     sources: &'a Sources,
     next_file: usize,
     open: Option<Records>,
-    hash: bool,
+    hash: Option<Fingerprint>,
     fingerprints: Vec<String>,
     failed: bool,
 }
 
 impl Fragments<'_> {
-    /// Also takes a fingerprint of every file, for [`Fragments::fingerprints`].
-    pub fn hashing(mut self) -> Self {
-        self.hash = true;
+    /// Also takes a fingerprint of every file, for [`Fragments::fingerprints`], beginning with `hash`.
+    pub fn hashing(mut self, hash: Fingerprint) -> Self {
+        self.hash = Some(hash);
         self
     }
 
@@ -241,7 +261,11 @@ impl Fragments<'_> {
                     return Ok(None);
                 };
                 self.next_file += 1;
-                self.open = Some(records::open(file, &self.sources.text_column, self.hash)?);
+                self.open = Some(Records::open(
+                    file,
+                    &self.sources.text_column,
+                    self.hash.clone(),
+                )?);
                 continue;
             };
             if let Some(fragment) = records.next_fragment()? {
@@ -340,7 +364,7 @@ mod tests {
         assert!(
             fragments
                 .iter()
-                .all(|fragment| fragment.text.len() <= records::BLOCK_BYTES + 4)
+                .all(|fragment| fragment.text.len() <= (1 << 20) + 4)
         );
         assert!(
             fragments
