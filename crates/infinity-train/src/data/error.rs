@@ -292,7 +292,7 @@ fn other(key: &str) -> &'static str {
 pub enum CargoError {
     /// No lock file upward from the current directory.
     #[error(
-        "`data.source = \"cargo-registry\"` reads the dependencies of a Cargo workspace, but there is no Cargo.lock in {start} or above it; run this inside the workspace"
+        "`data.source = \"cargo-registry\"` reads the dependencies of a Cargo workspace, but there is no Cargo.lock in {start} or above it; run this inside the workspace, or name a text of your own with `--train-file`"
     )]
     NoWorkspace {
         /// Where the search began.
