@@ -32,7 +32,9 @@ use std::str::FromStr;
 
 /// Number formats of parameters and arithmetic. A choice of the moment, like the device: it is not
 /// part of a model's files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// Everything in 32-bit floats.

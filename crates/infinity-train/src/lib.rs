@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod optimizer;
 pub mod resume;
 pub mod run_dir;
+mod section;
 pub mod step;
 pub mod train;
 

@@ -5,6 +5,7 @@ use crate::config::{DistributedConfig, LrSchedulerType, RunConfig};
 use crate::data::PreparedMeta;
 use crate::error::{CheckpointError, TrainError};
 use crate::metrics::Reporter;
+use infinity_files::Fingerprint;
 use serde::Deserialize;
 use std::fs;
 use std::path::PathBuf;
@@ -197,6 +198,11 @@ pub(crate) fn same_text(state: &TrainerState, meta: &PreparedMeta) -> Result<(),
             &meta.train.tokens.checksum,
         ),
         ("tokenizer", &state.tokenizer, &meta.tokenizer_hash),
+        (
+            "data.validation_file",
+            &state.validation_tokens,
+            &meta.validation.tokens.checksum,
+        ),
     ];
     let changed = pairs
         .into_iter()
@@ -206,7 +212,11 @@ pub(crate) fn same_text(state: &TrainerState, meta: &PreparedMeta) -> Result<(),
             key: key.to_owned(),
             was: format!("contents {was}"),
             now: format!("contents {now}"),
-            why: None,
+            why: (!Fingerprint::comparable(was, now)).then(|| {
+                "; an earlier version noted them, and its token files in data.cache_dir, which could \
+                 be compared, are gone"
+                    .to_owned()
+            }),
         })
     })
 }

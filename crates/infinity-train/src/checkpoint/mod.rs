@@ -88,6 +88,9 @@ pub struct TrainerState {
     /// Checksum of the training tokens; empty in the state of a run that did not note it.
     #[serde(default)]
     pub train_tokens: String,
+    /// Checksum of the validation tokens; empty in the state of a run that did not note it.
+    #[serde(default)]
+    pub validation_tokens: String,
     /// Fingerprint of the tokenizer; empty in the state of a run that did not note it.
     #[serde(default)]
     pub tokenizer: String,

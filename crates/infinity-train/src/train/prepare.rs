@@ -118,6 +118,7 @@ impl Run {
                 config: config.to_toml(),
                 text: prepared.meta.source.hash.clone(),
                 train_tokens: prepared.meta.train.tokens.checksum.clone(),
+                validation_tokens: prepared.meta.validation.tokens.checksum.clone(),
                 tokenizer: prepared.meta.tokenizer_hash.clone(),
                 loss_scale: (config.run.precision.scales_loss())
                     .then(|| LossScale::new(&config.training.loss_scale)),
