@@ -4,6 +4,8 @@
 //! A checkpoint holds the weights after its step's update, and their loss is first seen by the step
 //! after it, or by a validation. So the last good checkpoint is the last one after which a step was
 //! seen that was not lost. It is what an error names, and it is kept until there is a newer one.
+//!
+//! Size: a run is read top to bottom, in one file.
 
 use crate::burn_train::{Shell, Shown, Stretches, within_learner};
 use crate::checkpoint::resume::{Resume, resume_state, same_text};
