@@ -113,7 +113,7 @@ impl Check {
         }
     }
 
-    fn too_large(&self, name: &str, value: impl Display, limit: String) -> ConfigError {
+    pub(super) fn too_large(&self, name: &str, value: impl Display, limit: String) -> ConfigError {
         ConfigError::TooLarge {
             key: self.key(name),
             value: value.to_string(),

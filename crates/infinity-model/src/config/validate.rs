@@ -1,6 +1,6 @@
 //! Which settings make a model: the first problem, named.
 
-use super::limits::{CHECK, Check};
+use super::limits::CHECK;
 use super::{MemoryUpdate, Mixer, ModelConfig, QkNorm};
 use crate::error::ConfigError;
 
