@@ -540,8 +540,8 @@ pub(super) fn prepare(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
 ) -> Result<super::PreparedData, DataError> {
-    use super::store::{SplitMeta, TokenStore};
     use super::store::{FileStamp, Width};
+    use super::store::{SplitMeta, TokenStore};
     if *tokenizer != TokenizerConfig::default() {
         let reason = "a task's tokens are its own; leave [tokenizer] out";
         return bad("tokenizer.kind", tokenizer.resolve()?.name(), reason);
