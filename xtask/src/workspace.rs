@@ -149,6 +149,16 @@ pub(crate) fn long(root: &Path, command: &str, args: &[String]) -> anyhow::Resul
     Ok(())
 }
 
+/// What runs under valgrind if nothing is named: small tests of the products and of every native kernel.
+const SMALL: [&str; 6] = [
+    "cpu::gemm",
+    "cpu::product",
+    "cpu::results",
+    "cpu::tensors",
+    "cpu::transpose",
+    "flex::",
+];
+
 /// Code with which valgrind ends a program in which it found an error.
 const FOUND: i32 = 99;
 
@@ -183,7 +193,10 @@ pub(crate) fn valgrind(root: &Path, filters: &[String]) -> anyhow::Result<()> {
         caught == Some(FOUND),
         "valgrind does not see a value that nobody wrote: {caught:?}"
     );
-    let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+    let filters: Vec<&str> = match filters {
+        [] => SMALL.to_vec(),
+        _ => filters.iter().map(String::as_str).collect(),
+    };
     for path in [library, kernels] {
         let ended = run(path, &filters)?;
         ensure!(ended == Some(0), "{} ended with {ended:?}", path.display());

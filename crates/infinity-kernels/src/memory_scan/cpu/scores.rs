@@ -1,13 +1,18 @@
-//! The score masks of a chunk and their gradients: where all `S` states meet.
+//! The score matrices of a chunk, where all `S` states meet: their masks, the masks' gradients, and the
+//! triangular solve.
 //!
 //! ```text
 //! E_s,ij = exp(b_s,i − b_s,j) for j ≤ i     decay from j to i
 //! M_ij   = Σ_s r_s,i u_s,j E_s,ij           what a read at i sees of a write at j
 //! N_ij   = Σ_s p_s,i u_s,j E_s,ij           what the correction at i sees of it (j < i)
 //! ```
+//!
+//! The solve is in place, by forward substitution on blocks of [`LANES`] rows. Not by a product of powers
+//! of `L`: for repeated keys those reach 1e18 and cancel.
 
 use crate::cpu::exp::exp;
-use crate::cpu::simd::{LANES, Lanes, lanes, lanes_mut, leveled, multiply_add, sum};
+use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::simd::{LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_add, sum};
 
 /// Gates of a chunk, one row of `stride` for each state, zero behind the last position.
 #[derive(Clone, Debug, Default)]
@@ -54,11 +59,11 @@ pub(super) struct Scores {
 
 leveled!(
     /// `attention` and `minus_l` from `products` and `keys`; with `save`, also the masks and `E`.
-    fn build(extent: Extent, gates: &Gates, scores: &mut Scores, save: bool) = build_body
+    fn mask(extent: Extent, gates: &Gates, scores: &mut Scores, save: bool) = mask_body
 );
 
 #[inline(always)]
-fn build_body<const FMA: bool, const ROWS: usize>(
+fn mask_body<const FMA: bool, const ROWS: usize>(
     x: Extent,
     gates: &Gates,
     scores: &mut Scores,
@@ -200,5 +205,129 @@ leveled!(
 fn exponentials_body<const FMA: bool, const ROWS: usize>(values: &mut [f32]) {
     for x in values {
         *x = exp::<FMA>(*x);
+    }
+}
+
+/// The system: `−L` `[c, c]` with rows of `stride`, right-hand sides with rows of `width` (whole
+/// lanes).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct System<'a> {
+    pub(super) minus_l: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) c: usize,
+    pub(super) width: usize,
+}
+
+/// `x ← (I + L)⁻¹ x`.
+pub(super) fn solve(level: Level, system: System<'_>, x: &mut [f32]) {
+    let System {
+        minus_l,
+        stride,
+        c,
+        width,
+    } = system;
+    for from in (0..c).step_by(LANES) {
+        let to = c.min(from + LANES);
+        let (known, block) = x.split_at_mut(from * width);
+        let product = Product {
+            size: [to - from, width, from],
+            left: Left::rows(&minus_l[from * stride..], stride),
+            right: Right::rows(known, width),
+            part: Part::Whole,
+            keep: Keep::Times(1.0),
+            scale: None,
+        };
+        multiply(level, &product, block, width);
+        let corner = Left::rows(&minus_l[from * stride + from..], stride);
+        substitute(
+            level,
+            corner,
+            to - from,
+            &mut block[..(to - from) * width],
+            width,
+        );
+    }
+}
+
+/// `x ← (I + L)⁻ᵀ x`.
+pub(super) fn solve_transposed(level: Level, system: System<'_>, x: &mut [f32]) {
+    let System {
+        minus_l,
+        stride,
+        c,
+        width,
+    } = system;
+    for from in (0..c).step_by(LANES).rev() {
+        let to = c.min(from + LANES);
+        let (block, known) = x[from * width..c * width].split_at_mut((to - from) * width);
+        if to < c {
+            let product = Product {
+                size: [to - from, width, c - to],
+                left: Left::transposed(&minus_l[to * stride + from..], stride),
+                right: Right::rows(known, width),
+                part: Part::Whole,
+                keep: Keep::Times(1.0),
+                scale: None,
+            };
+            multiply(level, &product, block, width);
+        }
+        let corner = Left::transposed(&minus_l[from * stride + from..], stride);
+        substitute_back(level, corner, to - from, block, width);
+    }
+}
+
+leveled!(
+    /// Rows from the first to the last: `x_i += Σ_{j<i} l_ij x_j`.
+    fn substitute(l: Left<'_>, rows: usize, x: &mut [f32], width: usize) = substitute_body
+);
+
+#[inline(always)]
+fn substitute_body<const FMA: bool, const ROWS: usize>(
+    l: Left<'_>,
+    rows: usize,
+    x: &mut [f32],
+    width: usize,
+) {
+    for i in 1..rows {
+        add_rows::<FMA>(l, i, 0..i, x, width);
+    }
+}
+
+leveled!(
+    /// Rows from the last to the first: `x_i += Σ_{j>i} l_ij x_j`.
+    fn substitute_back(l: Left<'_>, rows: usize, x: &mut [f32], width: usize) = substitute_back_body
+);
+
+#[inline(always)]
+fn substitute_back_body<const FMA: bool, const ROWS: usize>(
+    l: Left<'_>,
+    rows: usize,
+    x: &mut [f32],
+    width: usize,
+) {
+    for i in (0..rows.saturating_sub(1)).rev() {
+        add_rows::<FMA>(l, i, i + 1..rows, x, width);
+    }
+}
+
+/// `x_i += Σ_j l_ij x_j` for `j` in `range`.
+#[inline(always)]
+fn add_rows<const FMA: bool>(
+    l: Left<'_>,
+    i: usize,
+    range: std::ops::Range<usize>,
+    x: &mut [f32],
+    width: usize,
+) {
+    for at in (0..width).step_by(LANES) {
+        let mut sums = *lanes(x, i * width + at);
+        for j in range.clone() {
+            let factor = l.data[i * l.row + j * l.col];
+            let row = lanes(x, j * width + at);
+            for lane in 0..LANES {
+                sums[lane] = multiply_add::<FMA>(factor, row[lane], sums[lane]);
+            }
+        }
+        *lanes_mut(x, i * width + at) = sums;
     }
 }
