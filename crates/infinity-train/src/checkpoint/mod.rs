@@ -10,7 +10,6 @@
 //! the size and fingerprint of every file, and the directory gets its name. A run that dies on the
 //! way leaves a directory that nobody reads and the next checkpoint removes.
 
-pub(crate) mod resume;
 mod stream;
 
 use crate::config::RunConfig;
