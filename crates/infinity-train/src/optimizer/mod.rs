@@ -493,7 +493,7 @@ mod tests {
     }
 
     fn write(optimizer: &Optimizer, path: &Path) {
-        std::fs::write(path, optimizer.to_bytes().unwrap()).unwrap();
+        infinity_files::write(path, &optimizer.to_bytes().unwrap()).unwrap();
     }
 
     fn loaded(
