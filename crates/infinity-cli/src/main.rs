@@ -16,7 +16,6 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
-use infinity_train::TrainError;
 
 use crate::args::Global;
 use crate::commands::{Cli, Verb};
@@ -31,12 +30,11 @@ fn main() -> ExitCode {
     errors::note_panics(cli.global.verbose >= 2);
     terminal::choose_color(cli.global.color);
     let outcome = errors::caught(|| run(cli));
+    // A dashboard that was left by an error or a panic could not do so itself.
+    signals::restore();
     match outcome {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => {
-            if let Some(TrainError::Killed) = error.downcast_ref() {
-                signals::restore();
-            }
             let code = errors::exit_code(&error);
             if code != errors::OK {
                 terminal::note(&format!(
@@ -48,7 +46,6 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
         Err(panic) => {
-            signals::restore();
             terminal::note(&format!(
                 "{}: a part of the program gave up: {panic}\n  this should have been a better \
                  message; run again with -vv to see where it comes from",
@@ -77,11 +74,12 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Train(args) => commands::train::run(*args, &global),
         Verb::Eval(args) => commands::eval::run(args, &global),
         Verb::Generate(args) => commands::generate::run(args, &global),
+        Verb::State(verb) => commands::state::run(&verb, &global),
         Verb::Plot(args) => commands::plot::run(&args, &global),
         Verb::Tokenize(args) => commands::tokenize::run(args, &global),
         Verb::Devices(args) => commands::devices::run(&args),
         Verb::Config(verb) => commands::config::run(verb, &global),
-        Verb::Completions(args) => commands::completions::run(&args),
+        Verb::Completions(args) => commands::completions(&args),
     }
 }
 

@@ -261,6 +261,9 @@ pub enum StateProblem {
         /// Fingerprint of the given one.
         expected: String,
     },
+    /// Its text was made of other tokens.
+    #[error("the state of a text in the tokens of another tokenizer")]
+    OtherTokenizer,
     /// It has more or fewer layers than the model.
     #[error("a state of {found} layers, for a model of {expected}")]
     Layers {

@@ -1,14 +1,11 @@
 //! The whole path: train, stop, go on, measure, generate.
-#![cfg(feature = "flex")]
-
-mod common;
 
 use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{TINY, command, infinity, ran, shell, with_texts};
+use super::{TINY, command, infinity, ran, shell, with_texts};
 
 /// A finished run of two steps in `run`.
 fn trained(dir: &Path) {

@@ -1,5 +1,17 @@
-//! Running the built program in a directory of its own.
-#![allow(dead_code, unreachable_pub)]
+//! The built program, run in a directory of its own: one executable for all tests.
+
+#[cfg(feature = "flex")]
+mod data;
+#[cfg(all(feature = "flex", unix))]
+mod failures;
+#[cfg(feature = "flex")]
+mod model;
+mod plot;
+#[cfg(feature = "flex")]
+mod tasks;
+#[cfg(feature = "flex")]
+mod train;
+mod usage;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,19 +20,19 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 /// What a run of the program gave.
-pub struct Ran {
+pub(crate) struct Ran {
     /// Exit code.
-    pub code: i32,
+    pub(crate) code: i32,
     /// Standard output.
-    pub out: String,
+    pub(crate) out: String,
     /// Standard error.
-    pub err: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
     /// Panics with everything that was printed unless the exit code is `code`.
     #[track_caller]
-    pub fn exits(self, code: i32) -> Self {
+    pub(crate) fn exits(self, code: i32) -> Self {
         assert_eq!(
             self.code, code,
             "\n--- out\n{}\n--- err\n{}",
@@ -31,7 +43,7 @@ impl Ran {
 
     /// Panics unless standard error has every one of `words`.
     #[track_caller]
-    pub fn says(self, words: &[&str]) -> Self {
+    pub(crate) fn says(self, words: &[&str]) -> Self {
         for word in words {
             assert!(self.err.contains(word), "no {word:?} in:\n{}", self.err);
         }
@@ -41,7 +53,7 @@ impl Ran {
 }
 
 /// The program with the words of `line`, in `dir`, without this machine's settings.
-pub fn command(dir: &Path, line: &str) -> Command {
+pub(crate) fn command(dir: &Path, line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_infinity"));
     command
         .args(line.split_whitespace())
@@ -58,7 +70,7 @@ pub fn command(dir: &Path, line: &str) -> Command {
 }
 
 /// Runs a prepared command to its end.
-pub fn ran(mut command: Command) -> Ran {
+pub(crate) fn ran(mut command: Command) -> Ran {
     let Output {
         status,
         stdout,
@@ -72,24 +84,24 @@ pub fn ran(mut command: Command) -> Ran {
 }
 
 /// Runs `line` by the shell, in `dir`.
-pub fn shell(dir: &Path, line: &str) -> Ran {
+pub(crate) fn shell(dir: &Path, line: &str) -> Ran {
     let mut command = Command::new("sh");
     command.args(["-c", line]).current_dir(dir);
     ran(command)
 }
 
 /// Runs the program with the words of `line` in `dir`.
-pub fn infinity(dir: &Path, line: &str) -> Ran {
+pub(crate) fn infinity(dir: &Path, line: &str) -> Ran {
     ran(command(dir, line))
 }
 
 /// An empty directory that goes away with the value.
-pub fn directory() -> TempDir {
+pub(crate) fn directory() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
 /// A directory with `train.txt` and `valid.txt`, some thousand bytes of words each.
-pub fn with_texts() -> TempDir {
+pub(crate) fn with_texts() -> TempDir {
     let dir = directory();
     for (name, lines) in [("train.txt", 400), ("valid.txt", 60)] {
         let mut text = String::new();
@@ -107,13 +119,13 @@ pub fn with_texts() -> TempDir {
 
 /// [`with_texts`] and an untrained model in `model`, which reads windows of 32 bytes.
 #[cfg(feature = "flex")]
-pub fn with_model() -> TempDir {
+pub(crate) fn with_model() -> TempDir {
     with_model_of(infinity_model::ModelConfig::default().mixer)
 }
 
 /// [`with_model`] with another mixer.
 #[cfg(feature = "flex")]
-pub fn with_model_of(mixer: infinity_model::config::Mixer) -> TempDir {
+pub(crate) fn with_model_of(mixer: infinity_model::config::Mixer) -> TempDir {
     use infinity_model::{GenerationConfig, ModelConfig, Tokenizer, save_pretrained};
     let dir = with_texts();
     let tokenizer = Tokenizer::bytes();
@@ -139,7 +151,7 @@ pub fn with_model_of(mixer: infinity_model::config::Mixer) -> TempDir {
 }
 
 /// Settings of a model that trains in a moment.
-pub const TINY: &str = "--set model.hidden_size=16 --set model.num_hidden_layers=1 \
+pub(crate) const TINY: &str = "--set model.hidden_size=16 --set model.num_hidden_layers=1 \
     --set model.num_attention_heads=2 --set data.max_seq_length=32 \
     --set training.per_device_train_batch_size=2 --set training.per_device_eval_batch_size=4 \
     --set eval.max_batches=2 --set eval.sample_tokens=4 --set logging.every=1";

@@ -1,11 +1,9 @@
 //! `infinity plot`: pictures of runs, and what is said of runs that logged nothing.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{directory, infinity};
+use super::{directory, infinity};
 
 /// A run directory with metrics of some steps.
 fn logged(dir: &Path, name: &str) {

@@ -1,11 +1,8 @@
 //! Text that cannot be learned: a message that names the file, and nothing left half-written.
-#![cfg(feature = "flex")]
-
-mod common;
 
 use std::fs;
 
-use common::{TINY, directory, infinity, with_texts};
+use super::{TINY, directory, infinity, with_texts};
 
 #[test]
 fn files_that_are_missing_empty_binary_or_not_utf8() {

@@ -1,11 +1,8 @@
 //! Using a model: generating, measuring, and refusing what is damaged.
-#![cfg(feature = "flex")]
-
-mod common;
 
 use std::fs;
 
-use common::{command, infinity, ran, with_model, with_model_of};
+use super::{command, infinity, ran, with_model, with_model_of};
 
 #[test]
 fn measuring_a_model() {
@@ -98,10 +95,93 @@ fn generating() {
     assert_eq!(from_file().out, piped.out);
     fs::write(&prompt, "\u{feff}line 3\n").unwrap();
     assert_eq!(from_file().out, piped.out, "a mark is no text");
+    fs::write(&prompt, "line 3\r\n").unwrap();
+    assert_eq!(
+        from_file().out,
+        piped.out,
+        "nor is either half of a line break"
+    );
     fs::write(&prompt, b"\xff").unwrap();
     infinity(dir.path(), "generate model -f prompt.txt")
         .exits(1)
         .says(&["prompt.txt", "UTF-8"]);
+}
+
+#[test]
+fn a_flag_beats_generation_config_json_which_is_read_as_elsewhere() {
+    let dir = with_model();
+    let file = dir.path().join("model/generation_config.json");
+    let said = |flags: &str| {
+        let line = format!("generate model -p line -n 3 --seed 5 {flags}");
+        infinity(dir.path(), &line).exits(0).err
+    };
+    fs::write(&file, r#"{"do_sample": false}"#).unwrap();
+    assert!(said("").contains("greedy"));
+    for flag in ["--temperature 1.5", "--top-k 9", "--do-sample"] {
+        assert!(
+            said(flag).contains("seed 5") && !said(flag).contains("warning"),
+            "{flag}"
+        );
+    }
+    let both = said("--greedy --top-p 0.5");
+    assert!(both.contains("greedy ·") && both.contains("--top-p does nothing beside --greedy"));
+    let text = "\u{feff}{\"temperature\": null, \"eos_token_id\": -1}";
+    fs::write(&file, text).unwrap();
+    assert!(said("").contains("seed 5"));
+}
+
+/// What the model remembers is kept and gone on with, as if it had not been left.
+#[test]
+fn a_text_is_left_and_gone_on_with() {
+    let dir = with_model();
+    let tokens = |line: &str| -> Vec<u64> {
+        let made = infinity(dir.path(), &format!("generate model --json {line}")).exits(0);
+        let made: serde_json::Value = serde_json::from_str(&made.out).unwrap();
+        let tokens = made["tokens"].as_array().unwrap();
+        tokens.iter().map(|token| token.as_u64().unwrap()).collect()
+    };
+    let whole = tokens("-p line --seed 3 -n 20 --ignore-eos");
+    let mut parts = tokens("-p line --seed 3 -n 8 --ignore-eos --state-out a.state");
+    parts.extend(tokens(
+        "--state-in a.state -n 5 --ignore-eos --state-out b.state",
+    ));
+    parts.extend(tokens("--state-in b.state -n 7 --ignore-eos"));
+    assert_eq!(parts, whole);
+    let more = infinity(dir.path(), "generate model --state-in b.state -p ine -n 1").exits(0);
+    more.says(&["prompt: 3 tokens", "position 21"]);
+    let shown = infinity(dir.path(), "state inspect a.state").exits(0).out;
+    for words in [
+        "1 rows of 1 layers",
+        "after 12 tokens",
+        "recent_tokens",
+        "memory",
+        "RMS",
+    ] {
+        assert!(shown.contains(words), "no {words:?} in {shown}");
+    }
+    let json = |line: &str| -> serde_json::Value {
+        serde_json::from_str(&infinity(dir.path(), line).exits(0).out).unwrap()
+    };
+    assert_eq!(json("state inspect a.state --json")["position"][0], 12);
+    assert_eq!(json("state diff a.state a.state --json")["equal"], true);
+    let apart = json("state diff a.state b.state --json");
+    assert_eq!(
+        (&apart["equal"], &apart["one_model"]),
+        (&false.into(), &true.into())
+    );
+    assert!(apart["tensors"][0]["relative_rms"].as_f64().unwrap() > 0.0);
+    let state = fs::read(dir.path().join("a.state")).unwrap();
+    fs::write(dir.path().join("cut.state"), &state[..state.len() / 2]).unwrap();
+    for (file, words) in [("cut.state", "cut short"), ("none.state", "cannot be read")] {
+        infinity(dir.path(), &format!("generate model --state-in {file}"))
+            .exits(1)
+            .says(&[file, words]);
+    }
+    let other = with_model_of(infinity_model::config::Mixer::Softmax);
+    fs::write(other.path().join("a.state"), state).unwrap();
+    infinity(other.path(), "generate model --state-in a.state")
+        .exits(1)
+        .says(&["a.state", "another model"]);
 }
 
 #[test]

@@ -1,10 +1,8 @@
 //! Mistakes on the command line and in the configuration: exit code 2 and a message to act on.
 
-mod common;
-
 use std::fs;
 
-use common::{command, directory, infinity, ran};
+use super::{command, directory, infinity, ran};
 
 #[test]
 fn a_wrong_flag_or_verb_is_usage() {

@@ -1,9 +1,6 @@
 //! `infinity train` on tasks that make their own rows, and `infinity eval --task`.
-#![cfg(feature = "flex")]
 
-mod common;
-
-use common::{directory, infinity, with_model};
+use super::{directory, infinity, with_model};
 
 const RUN: &str = "train -o run --set data.source=recall --set data.max_seq_length=40 --set data.task.pairs=12 \
     --set data.task.validation_rows=8 --set model.hidden_size=16 --set model.num_hidden_layers=1 \
