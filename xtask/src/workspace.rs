@@ -113,9 +113,12 @@ fn list() -> String {
         .collect()
 }
 
+/// A variable that holds how many inputs there are, and the usual number.
+type Variable = Option<(&'static str, u64)>;
+
 /// Tests that run for long when they are asked to: the command, Cargo's words, and the variable that holds how many
 /// inputs there are, with the usual number.
-const LONG: [(&str, &str, Option<(&str, u64)>); 2] = [
+const LONG: [(&str, &str, Variable); 2] = [
     (
         "kills",
         "test --release --workspace --test resume a_thousand_kills -- --ignored --nocapture",
@@ -148,6 +151,16 @@ pub(crate) fn long(root: &Path, command: &str, args: &[String]) -> anyhow::Resul
     ensure!(status.success(), "{command}: {status}");
     Ok(())
 }
+
+/// What runs under valgrind if nothing is named: small tests of the products and of every native kernel.
+const SMALL: [&str; 6] = [
+    "cpu::gemm",
+    "cpu::product",
+    "cpu::results",
+    "cpu::tensors",
+    "cpu::transpose",
+    "flex::",
+];
 
 /// Code with which valgrind ends a program in which it found an error.
 const FOUND: i32 = 99;
@@ -183,7 +196,10 @@ pub(crate) fn valgrind(root: &Path, filters: &[String]) -> anyhow::Result<()> {
         caught == Some(FOUND),
         "valgrind does not see a value that nobody wrote: {caught:?}"
     );
-    let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+    let filters: Vec<&str> = match filters {
+        [] => SMALL.to_vec(),
+        _ => filters.iter().map(String::as_str).collect(),
+    };
     for path in [library, kernels] {
         let ended = run(path, &filters)?;
         ensure!(ended == Some(0), "{} ended with {ended:?}", path.display());

@@ -16,11 +16,11 @@ pub(crate) struct Global {
     pub(crate) device: Option<String>,
     /// Threads on the CPU (default: all cores)
     #[arg(long, global = true, value_name = "N", help_heading = GLOBAL)]
-    #[arg(value_parser = whole::<u16>(1..=u64::from(u16::MAX)), allow_negative_numbers = true)]
+    #[arg(value_parser = whole::<u16>(1..=u64::from(u16::MAX)))]
     pub(crate) threads: Option<u16>,
     /// Seed of everything random
     #[arg(long, global = true, value_name = "N", help_heading = GLOBAL)]
-    #[arg(value_parser = whole::<u64>(0..=i64::MAX as u64), allow_negative_numbers = true)]
+    #[arg(value_parser = whole::<u64>(0..=i64::MAX as u64))]
     pub(crate) seed: Option<u64>,
     /// How progress is shown: auto, plain, tui, json, none
     #[arg(long, global = true, value_name = "HOW", help_heading = GLOBAL)]
@@ -39,7 +39,8 @@ pub(crate) struct Global {
 /// Title of the global flags in the help.
 const GLOBAL: &str = "Global options";
 
-/// The parser with the underscore spelling of every flag as a hidden alias.
+/// The parser with the underscore spelling of every flag as a hidden alias, and with negative numbers
+/// as values.
 pub(crate) fn with_underscores(command: Command) -> Command {
     command
         .mut_args(|arg| {
@@ -51,7 +52,9 @@ pub(crate) fn with_underscores(command: Command) -> Command {
                 // Leaked once per process: Clap wants names that live as long as the program.
                 .map(|name| &*name.replace('-', "_").leak())
                 .collect();
-            arg.aliases(spellings)
+            // A negative number must reach the message that knows the limits.
+            let takes_value = arg.get_action().takes_values();
+            arg.aliases(spellings).allow_negative_numbers(takes_value)
         })
         .mut_subcommands(with_underscores)
 }

@@ -4,70 +4,82 @@
 //! Asking for one that this build lacks, or this machine, is an error that says what there is;
 //! only `auto` chooses by itself, and every verb prints what it chose.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, DeviceType, Tensor};
 use infinity_train::Devices;
 use infinity_train::config::{DeviceList, DistributedStrategy, RunConfig};
 
 use crate::args::Global;
 use crate::terminal::errors;
 
-/// A way to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Backend {
-    /// Burn's CPU backend in Rust; the default.
-    Flex,
-    /// The older CPU backend.
-    NdArray,
+/// The backends in the order in which `auto` tries them: the word for each, on the command line and as
+/// a Cargo feature, and its device when no number is given.
+macro_rules! backends {
+    ($($(#[$doc:meta])* $name:ident $word:literal $default:expr;)*) => {
+        /// A way to compute.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Backend {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Backend {
+            /// Every backend, in the order in which `auto` tries them.
+            pub(crate) const ALL: [Self; 7] = [$(Self::$name),*];
+
+            /// The word for it, on the command line and as a Cargo feature.
+            pub(crate) fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word,)*
+                }
+            }
+
+            /// Whether this build has it.
+            pub(crate) fn is_compiled(self) -> bool {
+                match self {
+                    $(Self::$name => cfg!(feature = $word),)*
+                }
+            }
+
+            fn enumerate(self) -> Vec<Device> {
+                match self {
+                    $(#[cfg(feature = $word)]
+                    Self::$name => Device::enumerate(DeviceType::$name).into_vec(),)*
+                    #[allow(unreachable_patterns)]
+                    _ => Vec::new(),
+                }
+            }
+
+            /// The device when no number is given; `None` if it is not compiled in.
+            #[allow(deprecated)] // NdArray is, and stays for comparisons.
+            fn default_device(self) -> Option<Device> {
+                match self {
+                    $(#[cfg(feature = $word)]
+                    Self::$name => Some($default),)*
+                    #[allow(unreachable_patterns)]
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+backends! {
     /// GPUs through CUDA.
-    Cuda,
+    Cuda "cuda" Device::cuda(0);
     /// GPUs through ROCm.
-    Rocm,
+    Rocm "rocm" Device::rocm(0);
     /// GPUs through Apple's Metal.
-    Metal,
+    Metal "metal" Device::metal(Default::default());
     /// GPUs through Vulkan.
-    Vulkan,
+    Vulkan "vulkan" Device::vulkan(Default::default());
     /// GPUs through whatever graphics interface there is.
-    Wgpu,
+    Wgpu "wgpu" Device::wgpu(Default::default());
+    /// Burn's CPU backend in Rust; the default.
+    Flex "flex" Device::flex();
+    /// The older CPU backend.
+    NdArray "ndarray" Device::ndarray();
 }
 
 impl Backend {
-    /// Every backend, in the order in which `auto` tries them.
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Cuda,
-        Self::Rocm,
-        Self::Metal,
-        Self::Vulkan,
-        Self::Wgpu,
-        Self::Flex,
-        Self::NdArray,
-    ];
-
-    /// The word for it, on the command line and as a Cargo feature.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Flex => "flex",
-            Self::NdArray => "ndarray",
-            Self::Cuda => "cuda",
-            Self::Rocm => "rocm",
-            Self::Metal => "metal",
-            Self::Vulkan => "vulkan",
-            Self::Wgpu => "wgpu",
-        }
-    }
-
-    /// Whether this build has it.
-    pub(crate) fn is_compiled(self) -> bool {
-        match self {
-            Self::Flex => cfg!(feature = "flex"),
-            Self::NdArray => cfg!(feature = "ndarray"),
-            Self::Cuda => cfg!(feature = "cuda"),
-            Self::Rocm => cfg!(feature = "rocm"),
-            Self::Metal => cfg!(feature = "metal"),
-            Self::Vulkan => cfg!(feature = "vulkan"),
-            Self::Wgpu => cfg!(feature = "wgpu"),
-        }
-    }
-
     /// Whether it computes on the processor that runs this program.
     pub(crate) fn is_cpu(self) -> bool {
         matches!(self, Self::Flex | Self::NdArray)
@@ -78,7 +90,7 @@ impl Backend {
         if !self.is_compiled() {
             return Err("not compiled in".to_owned());
         }
-        errors::caught(|| enumerate(self))
+        errors::caught(|| self.enumerate())
     }
 }
 
@@ -251,9 +263,9 @@ fn open_backend(backend: Backend, index: Option<usize>) -> anyhow::Result<Chosen
         _ => name.to_owned(),
     };
     let device = match index {
-        None => {
-            errors::caught(|| default_device(backend)).map_err(|why| not_working(name, &why))?
-        }
+        None => errors::caught(|| backend.default_device())
+            .map_err(|why| not_working(name, &why))?
+            .ok_or_else(|| not_compiled(backend))?,
         Some(index) => devices.get(index).cloned().ok_or_else(|| {
             let highest = devices.len().saturating_sub(1);
             errors::usage(format!(
@@ -306,64 +318,6 @@ fn has_gpu(devices: &[Device]) -> bool {
     devices
         .iter()
         .any(|device| format!("{device:?}").contains("Gpu"))
-}
-
-#[cfg_attr(
-    not(any(
-        feature = "flex",
-        feature = "ndarray",
-        feature = "wgpu",
-        feature = "vulkan",
-        feature = "metal",
-        feature = "cuda",
-        feature = "rocm"
-    )),
-    allow(unreachable_code)
-)]
-fn enumerate(backend: Backend) -> Vec<Device> {
-    use burn::tensor::DeviceType;
-    let kind: DeviceType = match backend {
-        #[cfg(feature = "flex")]
-        Backend::Flex => DeviceType::Flex,
-        #[cfg(feature = "ndarray")]
-        Backend::NdArray => DeviceType::NdArray,
-        #[cfg(feature = "cuda")]
-        Backend::Cuda => DeviceType::Cuda,
-        #[cfg(feature = "rocm")]
-        Backend::Rocm => DeviceType::Rocm,
-        #[cfg(feature = "metal")]
-        Backend::Metal => DeviceType::Metal,
-        #[cfg(feature = "vulkan")]
-        Backend::Vulkan => DeviceType::Vulkan,
-        #[cfg(feature = "wgpu")]
-        Backend::Wgpu => DeviceType::Wgpu,
-        #[allow(unreachable_patterns)]
-        other => unreachable!("{} is not compiled in", other.name()),
-    };
-    Device::enumerate(kind).into_vec()
-}
-
-/// The device of a compiled backend when no number is given.
-fn default_device(backend: Backend) -> Device {
-    match backend {
-        #[cfg(feature = "flex")]
-        Backend::Flex => Device::flex(),
-        #[cfg(feature = "ndarray")]
-        #[allow(deprecated)]
-        Backend::NdArray => Device::ndarray(),
-        #[cfg(feature = "cuda")]
-        Backend::Cuda => Device::cuda(0),
-        #[cfg(feature = "rocm")]
-        Backend::Rocm => Device::rocm(0),
-        #[cfg(feature = "metal")]
-        Backend::Metal => Device::metal(Default::default()),
-        #[cfg(feature = "vulkan")]
-        Backend::Vulkan => Device::vulkan(Default::default()),
-        #[cfg(feature = "wgpu")]
-        Backend::Wgpu => Device::wgpu(Default::default()),
-        #[allow(unreachable_patterns)]
-        other => unreachable!("{} is not compiled in", other.name()),
-    }
 }
 
 const KEY: &str = "distributed.devices";

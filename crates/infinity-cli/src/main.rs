@@ -21,9 +21,6 @@ use crate::args::Global;
 use crate::commands::{Cli, Verb};
 use crate::terminal::{errors, signals};
 
-/// What burn-train's dashboard panics with when someone asks it to kill the program.
-const KILLED: &str = "Killing training from user input";
-
 fn main() -> ExitCode {
     allocator::keep_freed_memory();
     let cli = match parse() {
@@ -33,6 +30,8 @@ fn main() -> ExitCode {
     errors::note_panics(cli.global.verbose >= 2);
     terminal::choose_color(cli.global.color);
     let outcome = errors::caught(|| run(cli));
+    // A dashboard that was left by an error or a panic could not do so itself.
+    signals::restore();
     match outcome {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => {
@@ -47,11 +46,6 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
         Err(panic) => {
-            signals::restore();
-            if panic.starts_with(KILLED) {
-                terminal::note("killed on the dashboard, without a checkpoint of its last step");
-                return ExitCode::from(errors::FAILED);
-            }
             terminal::note(&format!(
                 "{}: a part of the program gave up: {panic}\n  this should have been a better \
                  message; run again with -vv to see where it comes from",
@@ -80,11 +74,12 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Train(args) => commands::train::run(*args, &global),
         Verb::Eval(args) => commands::eval::run(args, &global),
         Verb::Generate(args) => commands::generate::run(args, &global),
+        Verb::State(verb) => commands::state::run(&verb, &global),
         Verb::Plot(args) => commands::plot::run(&args, &global),
         Verb::Tokenize(args) => commands::tokenize::run(args, &global),
         Verb::Devices(args) => commands::devices::run(&args),
         Verb::Config(verb) => commands::config::run(verb, &global),
-        Verb::Completions(args) => commands::completions::run(&args),
+        Verb::Completions(args) => commands::completions(&args),
     }
 }
 

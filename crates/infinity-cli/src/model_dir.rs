@@ -5,20 +5,26 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use burn::tensor::Device;
+use infinity_files::Fingerprint;
 use infinity_model::{
     GenerationConfig, InfinityModel, ModelConfig, Precision, Pretrained, Tokenizer, from_pretrained,
 };
 use infinity_train::TrainError;
 use infinity_train::checkpoint::model_of;
 use infinity_train::checkpoint::{CheckpointStore, TrainerState};
-use infinity_train::config::ConfigLayers;
-use infinity_train::data::fingerprint;
+use infinity_train::config::{ConfigLayers, RunConfig};
 use infinity_train::run_dir::TOKENIZER;
 
 use crate::terminal::{self, errors};
 
 /// What makes a directory a model directory.
 const MARKER: &str = "config.json";
+
+/// Settings of generation beside a finished model.
+const GENERATION: &str = "generation_config.json";
+
+/// The file of a checkpoint that says at which step it is.
+const STATE: &str = "trainer_state.json";
 
 /// Where a run puts its finished model.
 pub(crate) const FINAL: &str = "final";
@@ -42,6 +48,8 @@ pub(crate) struct Checkpoint {
     run: PathBuf,
     store: CheckpointStore,
     state: TrainerState,
+    /// The run's finished model, which is older than this checkpoint.
+    older: Option<PathBuf>,
 }
 
 /// The model meant by `given`: a model directory, a run directory, or `checkpoints/step-N` or
@@ -50,10 +58,61 @@ pub(crate) struct Checkpoint {
 /// # Errors
 /// There is no such directory, or no model in it; the message says what was looked for.
 pub(crate) fn find(given: &Path) -> anyhow::Result<Found> {
-    match checkpoint(given)? {
-        Some(checkpoint) => Ok(Found::Checkpoint(Box::new(checkpoint))),
-        None => directory(given).map(Found::Directory),
+    if let Some(checkpoint) = checkpoint(given)? {
+        return Ok(Found::Checkpoint(Box::new(checkpoint)));
     }
+    match (directory(given), retired(given)) {
+        (Ok(found), _) => Ok(match newer(given, &found) {
+            Some(checkpoint) => Found::Checkpoint(Box::new(checkpoint)),
+            None => Found::Directory(found),
+        }),
+        (Err(error), old) => match old.and_then(|old| newest(given, &old)) {
+            Some(checkpoint) => Ok(Found::Checkpoint(Box::new(checkpoint))),
+            None => Err(error),
+        },
+    }
+}
+
+/// The model that the run in `run` had finished before it went on.
+fn retired(run: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(run).ok()?.flatten();
+    let before = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name();
+        let is_old = |name: &str| name.starts_with(FINAL) && name.contains("-step-");
+        name.to_str().is_some_and(is_old) && entry.path().join(MARKER).is_file()
+    };
+    entries.filter(before).map(|entry| entry.path()).max()
+}
+
+/// The newest checkpoint of `run`, if it is newer than the finished model beside it: the run was
+/// resumed with more steps by a program that leaves that model where it is, and did not finish again.
+fn newer(run: &Path, finished: &Path) -> Option<Checkpoint> {
+    if finished == run {
+        return None;
+    }
+    let store = CheckpointStore::new(run.join(CHECKPOINTS));
+    let path = store.path(*store.steps().last()?).join(STATE);
+    let newest_state: TrainerState = serde_json::from_str(&read(&path).ok()?).ok()?;
+    let steps = RunConfig::from_toml(&newest_state.config).ok()?;
+    let written = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
+    let is_newer = match steps.training.max_steps {
+        // How many steps there were to be is only known with the data: the clock has to say it.
+        0 => written(&path) > written(&finished.join(MARKER)),
+        steps => newest_state.step < steps,
+    };
+    is_newer.then(|| newest(run, finished)).flatten()
+}
+
+/// The newest complete checkpoint of `run`, with the model that it is newer than.
+fn newest(run: &Path, older: &Path) -> Option<Checkpoint> {
+    let store = CheckpointStore::new(run.join(CHECKPOINTS));
+    let (state, _) = store.latest().ok()?;
+    Some(Checkpoint {
+        run: run.to_owned(),
+        store,
+        state,
+        older: Some(older.to_owned()),
+    })
 }
 
 /// The model directory meant by `given`: itself, or `final/` inside a run directory.
@@ -109,7 +168,12 @@ fn checkpoint(given: &Path) -> anyhow::Result<Option<Checkpoint>> {
         Some(run) => or_here(run).to_owned(),
         None => around.join(".."),
     };
-    Ok(Some(Checkpoint { run, store, state }))
+    Ok(Some(Checkpoint {
+        run,
+        store,
+        state,
+        older: None,
+    }))
 }
 
 /// A relative path of no parts is the present directory.
@@ -142,20 +206,36 @@ impl Found {
             Found::Directory(directory) => return Ok(from_pretrained(directory, device)?),
             Found::Checkpoint(checkpoint) => checkpoint,
         };
-        let Checkpoint { run, store, state } = &**checkpoint;
+        let Checkpoint {
+            run,
+            store,
+            state,
+            older,
+        } = &**checkpoint;
         let tokenizer = Tokenizer::from_file(self.tokenizer()?)?;
         let model = model_of(store, state, device)?;
         if !quiet {
             let (step, run) = (state.step, run.display());
-            terminal::note(&format!("checkpoint of step {step} of the run in {run}"));
+            let than = older.as_ref().map_or_else(String::new, |older| {
+                format!(", which is newer than {}", older.display())
+            });
+            terminal::note(&format!(
+                "checkpoint of step {step} of the run in {run}{than}"
+            ));
         }
-        Ok(Pretrained {
-            config: model.config().clone(),
-            model,
-            generation: GenerationConfig {
+        // Settings of generation may have been changed by hand beside the finished model.
+        let generation = match older.as_ref().map(|older| older.join(GENERATION)) {
+            Some(path) if path.is_file() => GenerationConfig::from_json(&read(&path)?)
+                .with_context(|| format!("in {}", path.display()))?,
+            _ => GenerationConfig {
                 eos_token_id: tokenizer.eos_id().into_iter().collect(),
                 ..GenerationConfig::default()
             },
+        };
+        Ok(Pretrained {
+            config: model.config().clone(),
+            model,
+            generation,
             tokenizer: Some(tokenizer),
         })
     }
@@ -180,7 +260,7 @@ impl Found {
             ))
         })?;
         let (expected, found) = (&checkpoint.state.tokenizer, Tokenizer::from_file(&path)?);
-        if !expected.is_empty() && fingerprint(found.to_json()?) != *expected {
+        if !expected.is_empty() && !Fingerprint::matches(expected, found.to_json()?) {
             return Err(errors::usage(format!(
                 "{} is not the tokenizer that the checkpoint of step {} was trained with",
                 path.display(),
@@ -243,12 +323,15 @@ fn effective(run: &Path) -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
 /// The training window in a model's `config.json`.
 fn window(directory: &Path) -> anyhow::Result<usize> {
     let path = directory.join(MARKER);
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let config = ModelConfig::from_json(&text).with_context(|| format!("in {}", path.display()))?;
+    let config =
+        ModelConfig::from_json(&read(&path)?).with_context(|| format!("in {}", path.display()))?;
     Ok(config.max_position_embeddings)
 }
 

@@ -16,4 +16,4 @@ pub use lock::Lock;
 pub use partial::{
     PartialDirectory, remove_directory, remove_unfinished, sync_directory, write, write_with,
 };
-pub use suggest::nearest;
+pub use suggest::{ALIKE, nearest, similarity};

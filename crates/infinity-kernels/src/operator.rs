@@ -488,7 +488,7 @@ impl<B: Backend> ops::Backward<B, 1> for PartOf {
     }
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::values;

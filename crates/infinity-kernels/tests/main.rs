@@ -2,7 +2,8 @@
 //!
 //! One, because Burn with a GPU's compiler in it is a hundred megabytes: it is linked once, and what
 //! is carried to a machine without Cargo is one file (`cargo xtask gpu`). An operator's tests are
-//! `cargo test -p infinity-kernels --test kernels memory_scan::`.
+//! `cargo test -p infinity-kernels --test kernels memory_scan::`. With the system's allocator, so that valgrind
+//! sees what a kernel leaves unwritten (`cargo xtask valgrind`).
 
 mod devices;
 
@@ -17,6 +18,3 @@ mod rounding;
 mod short_conv;
 mod softmax_attention;
 mod swiglu;
-
-#[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -4,27 +4,6 @@
 
 use std::path::PathBuf;
 
-/// A number format that cannot be computed in.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PrecisionError {
-    /// There is no precision of that name.
-    #[error("no precision `{name}`: f32, bf16-mixed, f16-mixed or bf16-true")]
-    Unknown {
-        /// What was given.
-        name: String,
-    },
-    /// The parameters would be in a format that the device does not have.
-    #[error(
-        "precision {precision} needs a device with bf16, and {device} has none: use bf16-mixed or f32"
-    )]
-    Missing {
-        /// What was asked for.
-        precision: crate::Precision,
-        /// The device, as Burn prints it.
-        device: String,
-    },
-}
-
 /// A setting that cannot be used.
 ///
 /// `key` is the whole path of the setting (`model.hidden_size`, `generation.top_p`).
@@ -282,6 +261,9 @@ pub enum StateProblem {
         /// Fingerprint of the given one.
         expected: String,
     },
+    /// Its text was made of other tokens.
+    #[error("the state of a text in the tokens of another tokenizer")]
+    OtherTokenizer,
     /// It has more or fewer layers than the model.
     #[error("a state of {found} layers, for a model of {expected}")]
     Layers {

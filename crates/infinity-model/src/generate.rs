@@ -7,20 +7,35 @@
 #[cfg(test)]
 mod tests;
 
-use std::{ops::ControlFlow, time::Instant};
+use std::{ops::ControlFlow, path::Path, time::Instant};
 
 use burn::prelude::*;
+use infinity_files::Fingerprint;
+use serde_json::json;
 
 pub use crate::decoder::{Decoder, FinishReason, Past};
 pub use crate::generation_config::{DEFAULT_MAX_NEW_TOKENS, GenerationConfig};
 
-use crate::error::GenerateError;
+use crate::error::{GenerateError, StateError, StateProblem};
 use crate::model::InfinityModel;
+use crate::sampler::Draws;
 use crate::state::ModelState;
+use crate::state_file::{Extra, Metadata};
 use crate::tokenizer::Tokenizer;
 
 /// Tokens that a context remembers by name, if penalties do not look back on more.
 const RECENT: usize = 64;
+
+/// Names in the header of a context's file.
+const RECENT_TOKENS: &str = "recent_tokens";
+const DRAWS: &str = "draws";
+const TOKENIZER: &str = "tokenizer";
+
+/// What identifies a tokenizer.
+fn hash(tokenizer: &Tokenizer) -> Option<String> {
+    let json = tokenizer.to_json().ok()?;
+    Some(Fingerprint::default().field(json).hex())
+}
 
 /// What was generated, and what it took.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +82,84 @@ impl Context {
             logits: Vec::new(),
             past: Past::default(),
         }
+    }
+
+    /// Writes it to `path`, for `model` and `tokenizer` to go on from with the same bits. The file is
+    /// that of [`ModelState::save`], with the logits, the last tokens and the draws.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save(
+        &self,
+        path: &Path,
+        model: &InfinityModel,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<(), StateError> {
+        let past = &self.past;
+        let mut notes =
+            Metadata::from([(RECENT_TOKENS.to_owned(), json!(past.recent).to_string())]);
+        notes.extend(
+            past.draws
+                .map(|draws| (DRAWS.to_owned(), json!(draws).to_string())),
+        );
+        notes.extend(
+            tokenizer
+                .and_then(hash)
+                .map(|hash| (TOKENIZER.to_owned(), hash)),
+        );
+        let extra = Extra {
+            logits: self.logits.clone(),
+            notes,
+        };
+        self.state.save_with(path, model, &extra)
+    }
+
+    /// Reads what [`save`](Self::save) wrote, or a state of one row that was saved alone.
+    ///
+    /// # Errors
+    /// As [`ModelState::load`]; also if the text's tokens are another tokenizer's.
+    pub fn load(
+        path: &Path,
+        model: &InfinityModel,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<Self, StateError> {
+        let (state, Extra { logits, notes }) = ModelState::load_with(path, model)?;
+        let error = |problem| StateError {
+            path: path.into(),
+            problem,
+        };
+        let damaged = |what: &str| error(StateProblem::NotAState(what.to_owned()));
+        let (found, own) = (notes.get(TOKENIZER), tokenizer.and_then(hash));
+        if found.zip(own).is_some_and(|(found, own)| *found != own) {
+            return Err(error(StateProblem::OtherTokenizer));
+        }
+        if state.batch() != 1 {
+            let rows = format!("it has {} rows, and a text has one", state.batch());
+            return Err(damaged(&rows));
+        }
+        let vocab_size = model.config().vocab_size;
+        if ![0, vocab_size].contains(&logits.len()) {
+            return Err(damaged("its logits are those of another vocabulary"));
+        }
+        let note = |key| notes.get(key).map_or("null", String::as_str);
+        let recent: Option<Vec<u32>> = serde_json::from_str(note(RECENT_TOKENS))
+            .map_err(|_| damaged("its last tokens cannot be read"))?;
+        let draws: Option<Draws> =
+            serde_json::from_str(note(DRAWS)).map_err(|_| damaged("its draws cannot be read"))?;
+        let position = state.position[0];
+        if draws.is_some_and(|draws| draws.count > position) {
+            return Err(damaged("it has more draws than tokens"));
+        }
+        let known = |recent: &Vec<u32>| recent.iter().all(|&id| (id as usize) < vocab_size);
+        Ok(Self {
+            past: Past {
+                recent: recent.filter(known).unwrap_or_default(),
+                draws,
+                has_logits: !logits.is_empty(),
+            },
+            state,
+            logits,
+        })
     }
 
     /// Tokens of the text.
@@ -191,7 +284,7 @@ fn continue_text(
 ) -> Result<Generation, GenerateError> {
     tokenizer.dropped(prompt)?.check()?;
     let mut ids = tokenizer.encode(prompt)?;
-    if ids.is_empty() && !context.past.has_logits {
+    if ids.is_empty() && context.position() == 0 {
         // Texts are separated by one token in training, so what follows it is a beginning.
         let known = model.config();
         let first = known.bos_token_id.or(known.eos_token_id);

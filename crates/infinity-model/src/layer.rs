@@ -203,3 +203,103 @@ macro_rules! layer_config {
     };
 }
 pub(crate) use layer_config;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::BlockConfig;
+    use crate::config::Mixer;
+    use crate::mixer::{InfinityMixerConfig, SoftmaxMixerConfig};
+    use infinity_kernels::testing::{Tol, compare, values};
+
+    const TOL: Tol = Tol {
+        rms_ratio: 1e-5,
+        worst_over_rms: 30.0,
+        floor: 1e-6,
+    };
+
+    fn noise(dims: [usize; 3], device: &Device) -> Tensor<3> {
+        device.seed(5);
+        Tensor::random(dims, Distribution::Default, device)
+    }
+
+    /// At once, in two pieces, and step by step.
+    fn check(layer: &impl Layer) {
+        let device = Device::flex();
+        let x = noise([2, 9, 16], &device);
+        let (whole, after) = layer.forward(x.clone(), None);
+        let (first, state) = layer.forward(x.clone().narrow(1, 0, 4), layer.initial_state(2));
+        let (second, _) = layer.forward(x.clone().narrow(1, 4, 5), state);
+        let pieces = Tensor::cat(vec![first, second], 1);
+        let (mut state, mut steps) = (None, Vec::new());
+        for t in 0..9 {
+            let token = x.clone().narrow(1, t, 1).reshape([2, 16]);
+            let (y, next) = layer.step(token, state);
+            state = Some(next);
+            steps.push(y.reshape([2, 1, 16]));
+        }
+        let expected = values(whole);
+        for found in [pieces, Tensor::cat(steps, 1)] {
+            compare(&values(found), &expected, TOL).unwrap();
+        }
+        assert_eq!(after.position, [9, 9]);
+        assert_eq!(state.unwrap().bytes(), after.bytes());
+        let other = values(layer.forward(x * 0.5, None).0);
+        assert!(
+            compare(&other, &expected, TOL).is_err(),
+            "other input is seen"
+        );
+    }
+
+    #[test]
+    fn alone_every_layer_goes_on_from_its_state() {
+        let device = Device::flex();
+        check(&InfinityMixerConfig::new(16, 2).init(&device));
+        check(&SoftmaxMixerConfig::new(16, 2).init(&device));
+        check(&BlockConfig::new(16, 2).init(&device));
+        check(
+            &BlockConfig::new(16, 2)
+                .with_mixer(Mixer::Softmax)
+                .init(&device),
+        );
+    }
+
+    /// Blocks alone, one after the other, compute what the model's blocks do in one pass.
+    #[test]
+    fn layers_alone_compute_what_they_do_in_a_model() {
+        let config = ModelConfig::new(11)
+            .with_hidden_size(16)
+            .with_num_attention_heads(2);
+        let model = config.init(&Device::flex());
+        let x = noise([2, 9, 16], &model.device());
+        let pass = model.pass(&[0, 0], 9);
+        let (mut stream, mut alone) = (Stream::from(x.clone()), x);
+        for (block, state) in model.blocks().iter().zip(model.initial_state(2).layers) {
+            stream = block.forward_in(stream, &pass, state).0;
+            alone = block.forward(alone, None).0;
+        }
+        assert_eq!(values(stream.x), values(alone));
+    }
+
+    #[test]
+    fn a_layer_learns_and_two_of_them_start_differently() {
+        let device = Device::flex().autodiff();
+        let config = InfinityMixerConfig::new(16, 2);
+        let mixer = config.init(&device);
+        let x = noise([1, 5, 16], &device).require_grad();
+        let (y, _) = mixer.forward(x.clone(), None);
+        let gradients = y.square().sum().backward();
+        let d_x = values(x.grad(&gradients).expect("everything depends on x"));
+        assert!(d_x.iter().any(|g| *g != 0.0));
+        let output = |mixer: crate::mixer::InfinityMixer| values(mixer.forward(x.clone(), None).0);
+        assert_ne!(output(config.init(&device)), output(config.init(&device)));
+        let seeded = || output(config.init_seeded(3, &device));
+        assert_eq!(seeded(), seeded());
+    }
+
+    #[test]
+    #[should_panic(expected = "model.hidden_size = 15 is not divisible")]
+    fn sizes_that_do_not_fit_are_named() {
+        InfinityMixerConfig::new(15, 2).init(&Device::flex());
+    }
+}

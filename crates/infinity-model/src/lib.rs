@@ -59,14 +59,13 @@ pub use burn;
 pub use config::ModelConfig;
 pub use decoder::{Decoder, FinishReason};
 pub use error::{
-    ConfigError, GenerateError, PrecisionError, PretrainedError, StateError, StateProblem,
-    TokenizerError,
+    ConfigError, GenerateError, PretrainedError, StateError, StateProblem, TokenizerError,
 };
 pub use gate_summary::{GateSummary, Quantiles};
 pub use generate::{Context, Generation, generate, generate_from, generate_tokens};
 pub use generation_config::GenerationConfig;
 pub use model::InfinityModel;
-pub use precision::{Formats, Precision};
+pub use precision::{Formats, Precision, PrecisionError};
 pub use pretrained::{Pretrained, from_pretrained, save_pretrained};
 pub use state::{LayerState, ModelState, Stateful};
 pub use tokenizer::Tokenizer;

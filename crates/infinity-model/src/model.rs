@@ -2,10 +2,9 @@
 
 use crate::block::{Block, norm};
 use crate::config::ModelConfig;
-use crate::error::PrecisionError;
 use crate::init::Init;
 use crate::layer::{Layer, Pass};
-use crate::precision::{Formats, Precision};
+use crate::precision::{Formats, Precision, PrecisionError};
 use crate::state::{ModelState, Stateful};
 use burn::module::Module;
 use burn::nn::{Dropout, Embedding, Linear, RmsNorm};

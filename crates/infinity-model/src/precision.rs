@@ -20,7 +20,6 @@
 //! what the kernel does with them is its own matter. A matrix product gets tensors in half where
 //! the device multiplies them; see [`HalfSupport`] for the others.
 
-use crate::error::PrecisionError;
 use crate::parameters::ParameterRole;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Linear;
@@ -33,7 +32,9 @@ use std::str::FromStr;
 
 /// Number formats of parameters and arithmetic. A choice of the moment, like the device: it is not
 /// part of a model's files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// Everything in 32-bit floats.
@@ -45,6 +46,27 @@ pub enum Precision {
     F16Mixed,
     /// Everything in bf16 but gates, state, loss and what the optimiser remembers.
     Bf16True,
+}
+
+/// A number format that does not exist or cannot be computed in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PrecisionError {
+    /// There is no precision of that name.
+    #[error("no precision `{name}`: f32, bf16-mixed, f16-mixed or bf16-true")]
+    Unknown {
+        /// What was given.
+        name: String,
+    },
+    /// The parameters would be in a format that the device does not have.
+    #[error(
+        "precision {precision} needs a device with bf16, and {device} has none: use bf16-mixed or f32"
+    )]
+    Missing {
+        /// What was asked for.
+        precision: Precision,
+        /// The device, as Burn prints it.
+        device: String,
+    },
 }
 
 /// What has a format of its own.

@@ -99,64 +99,29 @@ impl LayerState {
         self.map(&mut Compact)
     }
 
-    /// As [`ModelState::cat`].
-    fn cat(parts: Vec<Self>) -> Self {
-        let (mut memories, mut all_tails) = (Vec::new(), Vec::new());
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
-        for part in parts {
-            match part {
-                LayerState::Infinity { memory, tails } => {
-                    memories.push(memory);
-                    all_tails.resize_with(tails.len(), Vec::new);
-                    for (rows, tail) in all_tails.iter_mut().zip(tails) {
-                        rows.push(tail);
-                    }
-                }
-                LayerState::Softmax { cache } => {
-                    let (k, v) = cache.unzip();
-                    keys.extend(k);
-                    values.extend(v);
-                }
-            }
-        }
-        if !memories.is_empty() {
-            return LayerState::Infinity {
-                memory: Tensor::cat(memories, 0),
-                tails: all_tails.into_iter().map(|t| Tensor::cat(t, 0)).collect(),
-            };
-        }
-        LayerState::Softmax {
-            cache: (!keys.is_empty()).then(|| (Tensor::cat(keys, 0), Tensor::cat(values, 0))),
-        }
-    }
-
-    /// The sum over all numbers of the products with `other`'s; `None` where there is none.
-    fn inner_product(&self, other: &Self) -> Option<Tensor<1>> {
+    /// Every tensor made of this state's and `other`'s. An empty cache has none.
+    fn zip(self, other: Self, zip: &mut impl StateZip) -> Self {
         match (self, other) {
             (
                 LayerState::Infinity { memory, tails },
                 LayerState::Infinity {
-                    memory: others,
-                    tails: other_tails,
+                    memory: other,
+                    tails: others,
                 },
-            ) => {
-                let tails = tails.iter().zip(other_tails);
-                let tails = tails.map(|(tail, other)| (tail.clone() * other.clone()).sum());
-                let memory = (memory.clone() * others.clone()).sum();
-                Some(tails.fold(memory, Tensor::add))
+            ) => LayerState::Infinity {
+                memory: zip.zip(memory, other),
+                tails: (tails.into_iter().zip(others))
+                    .map(|(tail, other)| zip.zip(tail, other))
+                    .collect(),
+            },
+            (LayerState::Softmax { cache }, LayerState::Softmax { cache: other }) => {
+                assert_eq!(cache.is_some(), other.is_some(), "caches of one length");
+                let both = cache.zip(other);
+                let cache =
+                    both.map(|((k, v), (keys, values))| (zip.zip(k, keys), zip.zip(v, values)));
+                LayerState::Softmax { cache }
             }
-            (
-                LayerState::Softmax {
-                    cache: Some((k, v)),
-                },
-                LayerState::Softmax {
-                    cache: Some((others, other_values)),
-                },
-            ) => {
-                let keys = (k.clone() * others.clone()).sum();
-                Some(keys + (v.clone() * other_values.clone()).sum())
-            }
-            _ => None,
+            _ => panic!("states of different kinds of layers"),
         }
     }
 }
@@ -164,6 +129,34 @@ impl LayerState {
 /// One operation for tensors of every rank.
 trait StateMap {
     fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D>;
+}
+
+/// One operation for pairs of tensors of every rank.
+trait StateZip {
+    fn zip<const D: usize>(&mut self, tensor: Tensor<D>, other: Tensor<D>) -> Tensor<D>;
+}
+
+/// The rows of one tensor after those of the other.
+struct Cat;
+
+impl StateZip for Cat {
+    fn zip<const D: usize>(&mut self, tensor: Tensor<D>, other: Tensor<D>) -> Tensor<D> {
+        Tensor::cat(vec![tensor, other], 0)
+    }
+}
+
+/// The sum over all numbers of their products.
+struct InnerProduct(Option<Tensor<1>>);
+
+impl StateZip for InnerProduct {
+    fn zip<const D: usize>(&mut self, tensor: Tensor<D>, other: Tensor<D>) -> Tensor<D> {
+        let product = (tensor.clone() * other).sum();
+        self.0 = Some(match self.0.take() {
+            Some(sum) => sum + product,
+            None => product,
+        });
+        tensor
+    }
 }
 
 struct Detach;
@@ -272,9 +265,12 @@ impl ModelState {
     /// `other`. `None` if there are no numbers, as in a baseline that has read nothing.
     pub fn inner_product(&self, other: &Self) -> Option<Tensor<1>> {
         let pairs = self.layers.iter().zip(&other.layers);
-        pairs
-            .filter_map(|(layer, other)| layer.inner_product(other))
-            .reduce(Tensor::add)
+        let products = pairs.filter_map(|(layer, other)| {
+            let mut product = InnerProduct(None);
+            layer.clone().zip(other.clone(), &mut product);
+            product.0
+        });
+        products.reduce(Tensor::add)
     }
 
     /// The same values in memory of their own.
@@ -343,19 +339,13 @@ impl ModelState {
     ///
     /// Without any part, or if they are not states of one model.
     pub fn cat(parts: Vec<Self>) -> Self {
-        let position = parts.iter().flat_map(|part| &part.position);
-        let position = position.copied().collect();
-        let mut layers: Vec<Vec<LayerState>> = Vec::new();
-        for part in parts {
-            layers.resize_with(part.layers.len(), Vec::new);
-            for (rows, layer) in layers.iter_mut().zip(part.layers) {
-                rows.push(layer);
-            }
-        }
-        ModelState {
-            layers: layers.into_iter().map(LayerState::cat).collect(),
-            position,
-        }
+        let both = |first: Self, second: Self| ModelState {
+            layers: (first.layers.into_iter().zip(second.layers))
+                .map(|(layer, other)| layer.zip(other, &mut Cat))
+                .collect(),
+            position: [first.position, second.position].concat(),
+        };
+        parts.into_iter().reduce(both).expect("at least one part")
     }
 
     /// Bytes of all tensors, at their present precision.

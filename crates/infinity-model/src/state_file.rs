@@ -5,6 +5,7 @@
 //! layers.0.memory                 [B, H, S, K, V]
 //! layers.0.tails.0 … .2           [B, channels, kernel − 1]
 //! layers.0.keys, layers.0.values  [B, T, H, ·], for the softmax mixer
+//! logits                          [1, vocab_size] after the last token, where a text goes on
 //! ```
 //!
 //! The header's metadata hold the format's `version`, the number of `layers`, the fingerprint of the
@@ -27,7 +28,9 @@ const VERSION: &str = "1";
 /// More layers than a configuration may have; a damaged number of them must not be believed.
 const MAX_LAYERS: usize = 1 << 16;
 
-type Metadata = BTreeMap<String, String>;
+const LOGITS: &str = "logits";
+
+pub(crate) type Metadata = BTreeMap<String, String>;
 
 impl ModelState {
     /// Writes the state to `path`, for `model` to go on from. The file is there whole or not at all.
@@ -50,12 +53,23 @@ impl ModelState {
     ///
     /// If it has numbers of another format than f32, or if the file cannot be written.
     pub fn save(&self, path: &Path, model: &impl Stateful) -> Result<(), StateError> {
+        self.save_with(path, model, &Extra::default())
+    }
+
+    /// [`save`](Self::save) with what goes on from the state.
+    pub(crate) fn save_with(
+        &self,
+        path: &Path,
+        model: &impl Stateful,
+        extra: &Extra,
+    ) -> Result<(), StateError> {
         let error = |problem| StateError {
             path: path.into(),
             problem,
         };
-        let bytes = self.to_bytes(Some(&fingerprint(model))).map_err(error)?;
-        infinity_files::write(path, &bytes).map_err(|source| error(StateProblem::Write(source)))
+        let bytes = self.to_bytes_with(Some(&fingerprint(model)), extra);
+        infinity_files::write(path, &bytes.map_err(error)?)
+            .map_err(|source| error(StateProblem::Write(source)))
     }
 
     /// Reads a state of `model` onto its device.
@@ -65,12 +79,20 @@ impl ModelState {
     /// [`StateError`]: the file cannot be read, is cut or changed, belongs to another model, or
     /// holds numbers that are not finite.
     pub fn load(path: &Path, model: &impl Stateful) -> Result<Self, StateError> {
+        Self::load_with(path, model).map(|(state, _)| state)
+    }
+
+    /// [`load`](Self::load) with what goes on from the state.
+    pub(crate) fn load_with(
+        path: &Path,
+        model: &impl Stateful,
+    ) -> Result<(Self, Extra), StateError> {
         let read = || {
             let bytes = fs::read(path).map_err(StateProblem::Read)?;
             let device = model.devices().swap_remove(0).inner();
             let read = Saved::read(&bytes, &device)?;
             read.check(model)?;
-            Ok(read.state)
+            Ok((read.state, read.extra))
         };
         read().map_err(|problem| StateError {
             path: path.into(),
@@ -85,7 +107,15 @@ impl ModelState {
     ///
     /// If the state has numbers of another format than f32.
     pub fn to_bytes(&self, model: Option<&str>) -> Result<Vec<u8>, StateProblem> {
+        self.to_bytes_with(model, &Extra::default())
+    }
+
+    fn to_bytes_with(&self, model: Option<&str>, extra: &Extra) -> Result<Vec<u8>, StateProblem> {
         let mut tensors: Vec<(String, TensorData)> = Vec::new();
+        if !extra.logits.is_empty() {
+            let logits = TensorData::new(extra.logits.clone(), [1, extra.logits.len()]);
+            tensors.push((LOGITS.to_owned(), logits));
+        }
         for (i, layer) in self.layers.iter().enumerate() {
             let mut add = |name: &str, data| tensors.push((format!("layers.{i}.{name}"), data));
             match layer {
@@ -125,6 +155,7 @@ impl ModelState {
             ("version".to_owned(), VERSION.to_owned()),
             ("layers".to_owned(), self.layers.len().to_string()),
         ]);
+        metadata.extend(extra.notes.clone());
         metadata.extend(model.map(|model| ("model".to_owned(), model.to_owned())));
         let sum = checksum(&metadata, &views);
         metadata.insert("checksum".to_owned(), sum);
@@ -141,6 +172,24 @@ impl ModelState {
     pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<Self, StateProblem> {
         Ok(Saved::read(bytes, device)?.state)
     }
+}
+
+/// What the header of a state file says beside its tensors: the format, the model, the text's last
+/// tokens.
+///
+/// # Errors
+///
+/// If the bytes are no state file.
+pub fn notes(bytes: &[u8]) -> Result<Vec<(String, String)>, StateProblem> {
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
+    let mut notes: Vec<_> = header
+        .metadata()
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    notes.sort();
+    Ok(notes)
 }
 
 /// What identifies `model`: a hash of its weights and of those settings that decide what it computes.
@@ -207,9 +256,19 @@ fn checksum(metadata: &Metadata, tensors: &BTreeMap<String, TensorView<'_>>) -> 
     hash.hex()
 }
 
+/// What a text goes on with from its state, and which text that is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extra {
+    /// Logits after the last token; empty where they are not kept.
+    pub(crate) logits: Vec<f32>,
+    /// Further entries of the header.
+    pub(crate) notes: Metadata,
+}
+
 /// A state file that is whole and unchanged.
 struct Saved {
     state: ModelState,
+    extra: Extra,
     /// Fingerprint of its model; old files and checkpoints have none.
     model: Option<String>,
     /// The first tensor that holds a number that is not finite.
@@ -269,6 +328,12 @@ impl Saved {
             },
             model: metadata.get("model").cloned(),
             not_finite: not_finite.map(|(name, _)| name.clone()),
+            extra: Extra {
+                logits: reader.tensor::<2>(LOGITS)?.map_or_else(Vec::new, |logits| {
+                    logits.into_data().iter::<f32>().collect()
+                }),
+                notes: metadata,
+            },
         })
     }
 

@@ -460,6 +460,10 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Path
 
 /// Removes what runs have written in a directory, `run.json` last: one that is killed on the way can be
 /// overwritten again. What is left of others is told.
+///
+/// # Errors
+/// If something of others is in a checkpoint's folder, whose name the new run may need; or if a file
+/// cannot be removed.
 fn clear(root: &Path, notices: &mut Vec<String>) -> io::Result<()> {
     let mut all = Vec::new();
     let unreadable = |path: PathBuf| io::Error::other(format!("{} cannot be read", path.display()));
@@ -467,6 +471,12 @@ fn clear(root: &Path, notices: &mut Vec<String>) -> io::Result<()> {
     all.retain(|path| path != Path::new(LOCK));
     all.sort_by_key(|path| path == Path::new(RUN));
     let (ours, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|path| is_written(path));
+    let in_the_way = |path: &&PathBuf| path.starts_with(CHECKPOINTS) && path.iter().count() > 2;
+    if let Some(path) = others.iter().find(in_the_way) {
+        let path = root.join(path);
+        let reason = format!("{} is not from a run: move it away", path.display());
+        return Err(io::Error::other(reason));
+    }
     for path in &ours {
         fs::remove_file(root.join(path))?;
         let folders = path

@@ -1,9 +1,17 @@
-//! `infinity config check|show`: is a configuration right in itself, and what does it amount to.
+//! `infinity config check|show|schema|reference`: is a configuration right, what does it amount to, and
+//! what can stand in one.
+//!
+//! Files, environment and flags become one configuration here for `train` too, so that `config show`
+//! answers what a training line would do.
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use infinity_train::config::RunConfig;
+use infinity_train::config::{
+    ConfigError, ConfigLayers, LoadedConfig, RunConfig, reference, schema,
+};
 
-use super::layering::ConfigFlags;
+use super::flags::{EVAL_SAMPLES, Given, TOKENIZER};
 use crate::args::Global;
 use crate::device;
 use crate::terminal::{self, errors};
@@ -16,6 +24,10 @@ pub(crate) enum ConfigVerb {
     Check(Box<ShowArgs>),
     /// Print every key with the value a training run would use
     Show(Box<ShowArgs>),
+    /// Print the JSON Schema of a configuration file, for editors
+    Schema,
+    /// Print the reference page: every key with its type, default and meaning
+    Reference,
 }
 
 /// The same files and flags that `infinity train` takes.
@@ -43,6 +55,8 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
             let config = args.config.load(global)?.config;
             terminal::piece(&config.to_toml())?;
         }
+        ConfigVerb::Schema => terminal::piece(&format!("{:#}\n", schema()))?,
+        ConfigVerb::Reference => terminal::piece(&reference())?,
     }
     Ok(errors::OK)
 }
@@ -60,4 +74,159 @@ fn summary(config: &RunConfig) -> String {
         terminal::grouped(config.tokens_per_step()),
         config.output_dir().display()
     )
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigFlags {
+    /// Configuration file (TOML)
+    #[arg(value_name = "CONFIG")]
+    file: Option<PathBuf>,
+    /// More configuration files, each above the one before
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    config: Vec<PathBuf>,
+    /// Start [model] from a known layer: infinity, gated-deltanet, retnet, linear-transformer,
+    /// mamba2, softmax
+    #[arg(long, value_name = "NAME", help_heading = HEADING)]
+    preset: Option<String>,
+    /// Set any key, above everything else: --set model.hidden_size=128
+    #[arg(long, value_name = "SECTION.KEY=VALUE", help_heading = HEADING)]
+    set: Vec<String>,
+    #[command(flatten)]
+    given: Given,
+    /// Train (what this verb does)
+    #[arg(long, hide = true)]
+    do_train: bool,
+    /// The original's flag for a CUDA library; changes nothing
+    #[arg(long, hide = true, value_name = "LEVEL")]
+    fp16_opt_level: Option<String>,
+}
+
+const HEADING: &str = "Configuration";
+
+impl ConfigFlags {
+    /// Layers files, environment and flags, and checks the result. Warnings are printed.
+    ///
+    /// # Errors
+    /// Whatever is wrong with any of them, with the place.
+    pub(crate) fn load(&self, global: &Global) -> anyhow::Result<LoadedConfig> {
+        let mut layers = self.layers(global)?;
+        if let Some(rows) = self.eval_samples()? {
+            // Rows become batches, whose size only the merged configuration knows.
+            let batch = self
+                .layers(global)?
+                .resolve()?
+                .config
+                .training
+                .per_device_eval_batch_size;
+            let batches = rows.div_ceil(batch as u64).to_string();
+            let typed = format!("--max-eval-samples {rows}");
+            layers = layers.flag_as(&typed, "eval.max_batches", &batches)?;
+        }
+        let loaded = layers.resolve()?;
+        if !global.quiet {
+            loaded
+                .warnings
+                .iter()
+                .for_each(|warning| terminal::warning(warning));
+            if self.fp16_opt_level.is_some() {
+                terminal::warning(
+                    "--fp16-opt-level changes nothing: it belonged to a CUDA library",
+                );
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Whether the line asks, in the original project's way, to measure and not to train.
+    pub(crate) fn only_evaluates(&self) -> bool {
+        self.given.has("do-eval") && !self.do_train
+    }
+
+    fn layers(&self, global: &Global) -> anyhow::Result<ConfigLayers> {
+        let mut layers = ConfigLayers::new();
+        if let Some(name) = &self.preset {
+            layers = layers.preset(name)?;
+        }
+        for file in self.file.iter().chain(&self.config) {
+            layers = layers.file(file)?;
+        }
+        layers = global.settings(environment(layers)?)?;
+        for (flag, value) in &self.given.0 {
+            layers = match flag.key {
+                TOKENIZER => tokenizer(layers, value)?,
+                EVAL_SAMPLES => layers,
+                key => layers.flag(&flag.typed(), key, value)?,
+            };
+        }
+        for assignment in &self.set {
+            layers = layers.set(assignment)?;
+        }
+        Ok(layers)
+    }
+
+    fn eval_samples(&self) -> anyhow::Result<Option<u64>> {
+        let given = self
+            .given
+            .0
+            .iter()
+            .find(|(flag, _)| flag.key == EVAL_SAMPLES);
+        let Some((_, rows)) = given else {
+            return Ok(None);
+        };
+        let rows = rows.parse().map_err(|_| {
+            errors::usage(format!(
+                "--max-eval-samples {rows}: expected a number of rows"
+            ))
+        })?;
+        Ok(Some(rows))
+    }
+}
+
+impl Global {
+    /// The global flags that set keys.
+    fn settings(&self, mut layers: ConfigLayers) -> Result<ConfigLayers, ConfigError> {
+        let seed = self.seed.map(|seed| seed.to_string());
+        for (flag, key, value) in [
+            ("--device", "run.device", &self.device),
+            ("--seed", "run.seed", &seed),
+            ("--progress", "logging.progress", &self.progress),
+        ] {
+            if let Some(value) = value {
+                layers = layers.flag(flag, key, value)?;
+            }
+        }
+        Ok(layers)
+    }
+}
+
+/// The device variables, then `INFINITY__SECTION__KEY`, which is more exact.
+fn environment(mut layers: ConfigLayers) -> Result<ConfigLayers, ConfigError> {
+    for name in ["BURN_DEVICE", "INFINITY_DEVICE"] {
+        if let Some(value) = std::env::var(name).ok().filter(|value| !value.is_empty()) {
+            layers = layers.variable(name, "run.device", &value)?;
+        }
+    }
+    // Variables that are not UTF-8 cannot be ours.
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    layers.environment(variables)
+}
+
+/// `--tokenizer`: `byte`, `char`, `bpe:ENTRIES`, or a path.
+pub(crate) fn tokenizer(layers: ConfigLayers, given: &str) -> Result<ConfigLayers, ConfigError> {
+    let typed = format!("--tokenizer {given}");
+    let set = |layers: ConfigLayers, key, value| layers.flag_as(&typed, key, value);
+    match (given, given.strip_prefix("bpe:")) {
+        (_, Some(entries)) => {
+            let layers = set(layers, "tokenizer.kind", "bpe")?;
+            set(layers, "tokenizer.train_bpe", entries)
+        }
+        ("byte" | "char", _) => set(layers, "tokenizer.kind", given),
+        _ => set(
+            set(layers, "tokenizer.kind", "file")?,
+            "tokenizer.path",
+            given,
+        ),
+    }
 }

@@ -35,14 +35,13 @@ pub(crate) struct EvalArgs {
     #[arg(long)]
     pub(crate) stateful: bool,
     /// Tokens of a window (default: as in training); a shorter text is one window
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     pub(crate) max_seq_length: Option<String>,
     /// Rows computed together
     #[arg(short, long, alias = "per-device-eval-batch-size", value_name = "N")]
-    #[arg(allow_negative_numbers = true)]
     pub(crate) batch_size: Option<String>,
     /// Batches to measure on; 0 = all
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     pub(crate) max_eval_batches: Option<String>,
     /// Column or key of the text in .csv and .jsonl
     #[arg(long, value_name = "NAME", requires = "file")]
@@ -293,23 +292,23 @@ pub(crate) struct StreamArgs {
     pub(crate) stream: bool,
     /// Bins of equal numbers of tokens
     #[arg(long, value_name = "N", default_value_t = 20, requires = "stream")]
-    #[arg(value_parser = count, allow_negative_numbers = true)]
+    #[arg(value_parser = count)]
     bins: usize,
     /// Tokens behind the first token of a span, for the comparison
     #[arg(long, value_name = "N", default_value_t = 4096, requires = "stream")]
-    #[arg(value_parser = count, allow_negative_numbers = true)]
+    #[arg(value_parser = count)]
     against_context: usize,
     /// Tokens of a span: the last one has N − 1 more behind it than the first
     #[arg(long, value_name = "N", default_value_t = 512, requires = "stream")]
-    #[arg(value_parser = count, allow_negative_numbers = true)]
+    #[arg(value_parser = count)]
     span: usize,
     /// Spans compared in a bin, evenly spread; 0 = all
     #[arg(long, value_name = "N", default_value_t = 16, requires = "stream")]
-    #[arg(value_parser = count, allow_negative_numbers = true)]
+    #[arg(value_parser = count)]
     spans_per_bin: usize,
     /// Tokens of the stream, from the start of the text; 0 = all of it
     #[arg(long, value_name = "N", requires = "stream")]
-    #[arg(value_parser = whole::<u64>(0..=u64::MAX), allow_negative_numbers = true)]
+    #[arg(value_parser = whole::<u64>(0..=u64::MAX))]
     limit_tokens: Option<u64>,
 }
 

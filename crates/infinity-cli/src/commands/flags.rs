@@ -1,9 +1,10 @@
 //! Flags that set keys of the configuration: one table, from which parser, help and layers follow.
 //!
-//! A flag is a name for one key; its type and limits are the key's, and so are its error messages.
+//! A flag is a name for one key; its type, limits, help and error messages are the key's.
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
+use infinity_train::config::key;
 
 /// One flag. Flags of the same key override each other, the last on the line wins.
 pub(super) struct Flag {
@@ -14,8 +15,17 @@ pub(super) struct Flag {
     short: Option<char>,
     aliases: &'static [&'static str],
     takes: Takes,
-    /// Empty for flags that only exist for the original project's command lines.
-    help: &'static str,
+    help: Help,
+}
+
+/// What the help says of a flag.
+enum Help {
+    /// What the table of keys says of its key.
+    OfKey,
+    /// This.
+    Said(&'static str),
+    /// Nothing: it only exists for the original project's command lines.
+    Hidden,
 }
 
 /// What follows a flag.
@@ -28,35 +38,21 @@ enum Takes {
     Is(&'static str),
 }
 
-const fn flag(
-    name: &'static str,
-    key: &'static str,
-    value: &'static str,
-    help: &'static str,
-) -> Flag {
+const fn flag(name: &'static str, key: &'static str, value: &'static str) -> Flag {
     Flag {
         name,
         key,
         short: None,
         aliases: &[],
         takes: Takes::Value(value),
-        help,
+        help: Help::OfKey,
     }
 }
 
-const fn switch(
-    name: &'static str,
-    key: &'static str,
-    value: &'static str,
-    help: &'static str,
-) -> Flag {
+const fn switch(name: &'static str, key: &'static str, value: &'static str) -> Flag {
     Flag {
-        name,
-        key,
-        short: None,
-        aliases: &[],
         takes: Takes::Is(value),
-        help,
+        ..flag(name, key, value)
     }
 }
 
@@ -64,6 +60,20 @@ impl Flag {
     const fn short(self, short: char) -> Self {
         Self {
             short: Some(short),
+            ..self
+        }
+    }
+
+    const fn said(self, help: &'static str) -> Self {
+        Self {
+            help: Help::Said(help),
+            ..self
+        }
+    }
+
+    const fn hidden(self) -> Self {
+        Self {
+            help: Help::Hidden,
             ..self
         }
     }
@@ -87,59 +97,59 @@ pub(super) const EVAL_SAMPLES: &str = "eval.max_batches (in rows)";
 #[rustfmt::skip]
 const FLAGS: &[(&str, &[Flag])] = &[
     ("Data and output", &[
-        flag("train-file", "data.train_file", "PATH", "Text to learn: .txt, .jsonl or .csv, a directory of them, or a tokenized directory"),
-        flag("validation-file", "data.validation_file", "PATH", "Text to validate on [default: the end of the training text]"),
-        flag("output-dir", "run.output_dir", "DIR", "Directory to write into [default: runs/<run.name>]").short('o'),
-        flag("run-name", "run.name", "NAME", "Name of the run"),
-        switch("overwrite", "run.overwrite", "true", "Replace an output directory that exists").or(&["overwrite-output-dir"]),
-        flag("tokenizer", TOKENIZER, "KIND|PATH", "Tokenizer: byte, char, bpe:ENTRIES, or a tokenizer.json").or(&["tokenizer-name"]),
-        flag("text-column", "data.text_column", "NAME", "Column or key of the text in .csv and .jsonl"),
-        flag("val-fraction", "data.val_fraction", "FRACTION", "Part of the text, at its end, kept for validation"),
-        flag("packing", "data.packing", "HOW", "How windows are taken: contiguous, random, shuffled, documents"),
-        flag("max-seq-length", "data.max_seq_length", "N", "Tokens of a training window; no limit at inference").or(&["block-size"]),
-        flag("cache-dir", "data.cache_dir", "DIR", "Where tokenized text is kept"),
+        flag("train-file", "data.train_file", "PATH"),
+        flag("validation-file", "data.validation_file", "PATH"),
+        flag("output-dir", "run.output_dir", "DIR").short('o'),
+        flag("run-name", "run.name", "NAME"),
+        switch("overwrite", "run.overwrite", "true").or(&["overwrite-output-dir"]),
+        flag("tokenizer", TOKENIZER, "KIND|PATH").said("Tokenizer: byte, char, bpe:ENTRIES, or a tokenizer.json").or(&["tokenizer-name"]),
+        flag("text-column", "data.text_column", "NAME"),
+        flag("val-fraction", "data.val_fraction", "FRACTION"),
+        flag("packing", "data.packing", "HOW"),
+        flag("max-seq-length", "data.max_seq_length", "N").or(&["block-size"]),
+        flag("cache-dir", "data.cache_dir", "DIR"),
     ]),
     ("Training", &[
-        flag("max-steps", "training.max_steps", "N", "Optimizer steps; overrides the epochs").or(&["max-train-steps"]),
-        flag("max-tokens", "training.max_tokens", "N", "Training tokens; overrides the epochs"),
-        flag("num-train-epochs", "training.num_train_epochs", "N", "Passes over the training text").or(&["epochs"]),
-        flag("per-device-train-batch-size", "training.per_device_train_batch_size", "N", "Rows of a training batch on one device").short('b').or(&["batch-size"]),
-        flag("per-device-eval-batch-size", "training.per_device_eval_batch_size", "N", "Rows of a validation batch"),
-        flag("gradient-accumulation-steps", "training.gradient_accumulation_steps", "N", "Batches averaged into one step"),
-        flag("max-grad-norm", "training.max_grad_norm", "NORM", "Largest global gradient norm; 0 = off"),
-        Flag { takes: Takes::Optional("WHAT", "blocks"), ..flag("gradient-checkpointing", "training.gradient_checkpointing", "", "Recompute activations instead of keeping them: none, ops, blocks (no WHAT), segments") },
-        flag("optimizer", "optimizer.name", "NAME", "adamw or muon"),
-        flag("learning-rate", "optimizer.learning_rate", "RATE", "Peak learning rate").or(&["lr"]),
-        flag("muon-learning-rate", "optimizer.muon_learning_rate", "RATE", "Peak learning rate of Muon's matrices"),
-        flag("weight-decay", "optimizer.weight_decay", "X", "Decoupled weight decay"),
-        flag("lr-scheduler-type", "lr_scheduler.type", "TYPE", "linear, cosine, wsd, constant, constant_with_warmup"),
-        flag("warmup-steps", "lr_scheduler.warmup_steps", "N", "Steps in which the learning rate rises").or(&["num-warmup-steps"]),
-        flag("precision", "run.precision", "FORMAT", "Number formats: f32, bf16-mixed, f16-mixed (with loss scaling) or bf16-true"),
-        flag("strategy", "distributed.strategy", "HOW", "Devices: single, or data parallel with one optimizer (multi) or one on every device (ddp)"),
-        flag("devices", "distributed.devices", "N|LIST", "With multi and ddp: how many, or which, as in cuda:0,cuda:1 [default: all of the kind of --device]"),
-        switch("fp16", "run.precision", "f16-mixed", ""),
-        switch("bf16", "run.precision", "bf16-mixed", ""),
+        flag("max-steps", "training.max_steps", "N").or(&["max-train-steps"]),
+        flag("max-tokens", "training.max_tokens", "N"),
+        flag("num-train-epochs", "training.num_train_epochs", "N").or(&["epochs"]),
+        flag("per-device-train-batch-size", "training.per_device_train_batch_size", "N").short('b').or(&["batch-size"]),
+        flag("per-device-eval-batch-size", "training.per_device_eval_batch_size", "N"),
+        flag("gradient-accumulation-steps", "training.gradient_accumulation_steps", "N"),
+        flag("max-grad-norm", "training.max_grad_norm", "NORM"),
+        Flag { takes: Takes::Optional("WHAT", "blocks"), ..flag("gradient-checkpointing", "training.gradient_checkpointing", "") },
+        flag("optimizer", "optimizer.name", "NAME"),
+        flag("learning-rate", "optimizer.learning_rate", "RATE").or(&["lr"]),
+        flag("muon-learning-rate", "optimizer.muon_learning_rate", "RATE"),
+        flag("weight-decay", "optimizer.weight_decay", "X"),
+        flag("lr-scheduler-type", "lr_scheduler.type", "TYPE"),
+        flag("warmup-steps", "lr_scheduler.warmup_steps", "N").or(&["num-warmup-steps"]),
+        flag("precision", "run.precision", "FORMAT"),
+        flag("strategy", "distributed.strategy", "HOW"),
+        flag("devices", "distributed.devices", "N|LIST"),
+        switch("fp16", "run.precision", "f16-mixed").hidden(),
+        switch("bf16", "run.precision", "bf16-mixed").hidden(),
     ]),
     ("Validation, checkpoints, log", &[
-        flag("eval-steps", "eval.every", "N", "Steps between validations"),
-        flag("max-eval-batches", "eval.max_batches", "N", "Batches of a validation; 0 = the whole split"),
-        flag("max-eval-samples", EVAL_SAMPLES, "N", "Rows of a validation, rounded up to whole batches"),
-        switch("do-eval", "eval.do_eval", "true", ""),
-        flag("save-steps", "checkpoint.every", "N", "Steps between checkpoints").or(&["checkpointing-steps"]),
-        flag("save-total-limit", "checkpoint.keep_last", "N", "Step checkpoints kept"),
-        flag("logging-steps", "logging.every", "N", "Steps between progress lines"),
+        flag("eval-steps", "eval.every", "N"),
+        flag("max-eval-batches", "eval.max_batches", "N"),
+        flag("max-eval-samples", EVAL_SAMPLES, "N").said("Rows of a validation, rounded up to whole batches"),
+        switch("do-eval", "eval.do_eval", "true").hidden(),
+        flag("save-steps", "checkpoint.every", "N").or(&["checkpointing-steps"]),
+        flag("save-total-limit", "checkpoint.keep_last", "N"),
+        flag("logging-steps", "logging.every", "N"),
     ]),
     ("Model", &[
-        flag("hidden-size", "model.hidden_size", "N", "Width"),
-        flag("num-hidden-layers", "model.num_hidden_layers", "N", "Blocks"),
-        flag("num-attention-heads", "model.num_attention_heads", "N", "Heads"),
-        flag("mixer", "model.mixer", "NAME", "infinity or softmax"),
-        flag("kernel-type", "model.kernel_type", "NAME", "elu, relu, learnable, identity"),
-        flag("num-memory-scales", "model.num_memory_scales", "N", "Memory states beside the context state"),
-        switch("rotary-embeddings", "model.use_rotary_embeddings", "true", "Rotate positions into queries and keys").or(&["use-rotary-embeddings"]),
-        switch("no-rotary-embeddings", "model.use_rotary_embeddings", "false", "Do not").or(&["no-use-rotary-embeddings"]),
-        switch("multi-scale-memory", "model.use_multi_scale_memory", "true", "Keep memory states of several time scales").or(&["use-multi-scale-memory"]),
-        switch("no-multi-scale-memory", "model.use_multi_scale_memory", "false", "Keep the context state alone").or(&["no-use-multi-scale-memory"]),
+        flag("hidden-size", "model.hidden_size", "N"),
+        flag("num-hidden-layers", "model.num_hidden_layers", "N"),
+        flag("num-attention-heads", "model.num_attention_heads", "N"),
+        flag("mixer", "model.mixer", "NAME"),
+        flag("kernel-type", "model.kernel_type", "NAME"),
+        flag("num-memory-scales", "model.num_memory_scales", "N"),
+        switch("rotary-embeddings", "model.use_rotary_embeddings", "true").said("Rotate positions into queries and keys").or(&["use-rotary-embeddings"]),
+        switch("no-rotary-embeddings", "model.use_rotary_embeddings", "false").said("Do not").or(&["no-use-rotary-embeddings"]),
+        switch("multi-scale-memory", "model.use_multi_scale_memory", "true").said("Keep memory states of several time scales").or(&["use-multi-scale-memory"]),
+        switch("no-multi-scale-memory", "model.use_multi_scale_memory", "false").said("Keep the context state alone").or(&["no-use-multi-scale-memory"]),
     ]),
 ];
 
@@ -165,14 +175,32 @@ impl Given {
 }
 
 impl Flag {
+    /// What its key means, the words it allows, and its default.
+    fn help(&self) -> String {
+        let key = match self.help {
+            Help::OfKey => key(self.key).expect("a test holds every flag's key to exist"),
+            Help::Said(help) => return help.to_owned(),
+            Help::Hidden => return String::new(),
+        };
+        let mut help = key.summary();
+        let words: Vec<&str> = key.words.iter().map(|(word, _)| word.as_str()).collect();
+        if !words.is_empty() {
+            help = format!("{help}: {}", words.join(", "));
+        }
+        match key.default.trim_matches('"') {
+            "" => help,
+            default => format!("{help} [default: {default}]"),
+        }
+    }
+
     fn arg(&self, heading: &'static str) -> Arg {
         let rivals = all().filter(|other| other.key == self.key && other.name != self.name);
         let arg = Arg::new(self.name)
             .long(self.name)
             .aliases(self.aliases)
-            .help(self.help)
+            .help(self.help())
             .help_heading(heading)
-            .hide(self.help.is_empty())
+            .hide(matches!(self.help, Help::Hidden))
             .overrides_with_all(rivals.map(|other| other.name));
         let arg = match self.short {
             Some(short) => arg.short(short),

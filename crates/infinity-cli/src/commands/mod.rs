@@ -1,20 +1,21 @@
 //! The command line: one file a verb, with its flags and what it does.
 
-pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod devices;
 pub(crate) mod eval;
 mod eval_task;
 mod flags;
 pub(crate) mod generate;
-mod layering;
 pub(crate) mod plot;
+pub(crate) mod state;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 
-use clap::{Command, CommandFactory, Parser, Subcommand};
+use clap::{Args, Command, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::args::{self, Global};
+use crate::terminal::{self, errors};
 
 /// Train, evaluate and run linear-time language models.
 #[derive(Debug, Parser)]
@@ -42,6 +43,9 @@ pub(crate) enum Verb {
     Eval(eval::EvalArgs),
     /// Continue a prompt
     Generate(generate::GenerateArgs),
+    /// Look into what `generate --state-out` kept
+    #[command(subcommand)]
+    State(state::StateVerb),
     /// Draw what runs logged: loss, learning rate, gradient norm, speed, memory
     Plot(plot::PlotArgs),
     /// Turn text into token files once, for many runs
@@ -53,12 +57,28 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Config(config::ConfigVerb),
     /// Print the completion script for a shell
-    Completions(completions::CompletionsArgs),
+    Completions(CompletionsArgs),
 }
 
 /// The parser, with the underscore spelling of every flag as a hidden alias.
 pub(crate) fn command() -> Command {
     args::with_underscores(Cli::command())
+}
+
+/// Which shell.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+/// `infinity completions SHELL`: prints the script a shell needs to complete our flags.
+pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<u8> {
+    // Into memory first: Clap panics when the pipe it writes to is closed.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command(), "infinity", &mut script);
+    terminal::piece(&String::from_utf8_lossy(&script))?;
+    Ok(errors::OK)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use infinity_train::config::{ConfigLayers, RunConfig};
 use infinity_train::data::{DataEvent, tokenize_to};
 use serde_json::json;
 
-use super::layering::tokenizer;
+use super::config::tokenizer;
 use crate::args::Global;
 use crate::terminal::{self, errors, signals};
 
@@ -27,18 +27,13 @@ pub(crate) struct TokenizeArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "val_fraction")]
     validation_file: Option<String>,
     /// Part of the text, at its end, kept for validation
-    #[arg(long, value_name = "FRACTION", allow_negative_numbers = true)]
+    #[arg(long, value_name = "FRACTION")]
     val_fraction: Option<String>,
     /// byte (the default), char, bpe:ENTRIES, or a tokenizer.json
     #[arg(long, alias = "tokenizer-name", value_name = "KIND|PATH")]
     tokenizer: Option<String>,
     /// Learn a byte-level BPE of N entries from the text
-    #[arg(
-        long,
-        value_name = "N",
-        conflicts_with = "tokenizer",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "N", conflicts_with = "tokenizer")]
     train_bpe: Option<String>,
     /// Column or key of the text in .csv and .jsonl
     #[arg(long, value_name = "NAME")]

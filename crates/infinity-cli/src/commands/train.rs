@@ -12,8 +12,8 @@ use infinity_train::config::{LoadedConfig, LoggingConfig, Progress, RunConfig};
 use infinity_train::run_dir::is_used;
 use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
 
+use super::config::ConfigFlags;
 use super::eval::{self, EvalArgs, StreamArgs};
-use super::layering::ConfigFlags;
 use crate::args::Global;
 use crate::device::Ranks;
 use crate::model_dir;

@@ -67,7 +67,8 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
             | TrainError::Precision(_)
             | TrainError::Unsupported { .. }
             | TrainError::Vocabulary { .. }
-            | TrainError::OutputExists { .. } => true,
+            | TrainError::OutputExists { .. }
+            | TrainError::OutputRefused { .. } => true,
             TrainError::Data(data) => is_usage(data),
             TrainError::Checkpoint(checkpoint) => matches!(
                 checkpoint,

@@ -15,17 +15,31 @@ pub(crate) fn in_pieces<const N: usize>(
     sizes: [usize; N],
     work: impl Fn(usize, [&mut [f32]; N]) + Sync,
 ) -> [Vec<f32>; N] {
+    // SAFETY: `zeroed` writes all of a piece.
+    unsafe { in_unwritten_pieces(lens, sizes, |i, pieces| work(i, pieces.map(zeroed))) }
+}
+
+/// [`in_pieces`] for loops that write every value once, and need no zeros before.
+///
+/// # Safety
+///
+/// `work` must write all of the pieces that it gets.
+pub(crate) unsafe fn in_unwritten_pieces<const N: usize>(
+    lens: [usize; N],
+    sizes: [usize; N],
+    work: impl Fn(usize, [&mut [MaybeUninit<f32>]; N]) + Sync,
+) -> [Vec<f32>; N] {
     let mut values = lens.map(Box::new_uninit_slice);
-    fill(values.each_mut().map(|values| &mut values[..]), sizes, work);
-    // SAFETY: `fill` writes all that it is given.
+    share(values.each_mut().map(|values| &mut values[..]), sizes, work);
+    // SAFETY: the pieces are all of the values, and by the caller's promise all of each is written.
     values.map(|values| unsafe { values.assume_init() }.into_vec())
 }
 
-/// [`in_pieces`] into `outs`, all of which is written.
-pub(crate) fn fill<const N: usize>(
+/// Hands every piece of `outs` to `work`, by all threads.
+fn share<const N: usize>(
     mut outs: [&mut [MaybeUninit<f32>]; N],
     sizes: [usize; N],
-    work: impl Fn(usize, [&mut [f32]; N]) + Sync,
+    work: impl Fn(usize, [&mut [MaybeUninit<f32>]; N]) + Sync,
 ) {
     let sizes = sizes.map(|size| size.max(1));
     let count = (0..N).map(|n| outs[n].len().div_ceil(sizes[n])).max();
@@ -38,9 +52,10 @@ pub(crate) fn fill<const N: usize>(
     let pieces: Vec<[_; N]> = (0..count.unwrap_or(0))
         .map(|_| from_fn(&mut piece))
         .collect();
-    pieces.into_par_iter().enumerate().for_each(|(i, pieces)| {
-        work(i, pieces.map(zeroed));
-    });
+    pieces
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(i, pieces)| work(i, pieces));
 }
 
 /// `values`, filled with zeros.

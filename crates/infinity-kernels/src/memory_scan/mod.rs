@@ -3,7 +3,7 @@
 //! One operator covers linear attention and the multi-scale memory. The contract is here; the
 //! derivation is in `README.md`; `reference.rs`, `recurrent.rs` and `chunkwise/` follow the same
 //! steps (forget, correct, write, read) and can be read side by side. `cpu/` is the CPU's kernel,
-//! `gpu/` that of every CubeCL runtime.
+//! `gpu/` that of every CubeCL runtime, `form.rs` chooses between them.
 
 mod chunkwise;
 #[cfg(feature = "flex")]
@@ -40,8 +40,8 @@ use {
 ///
 /// # Panics
 ///
-/// If two shapes do not agree, or if `form` does not exist on the device: ask [`Form::check`] first
-/// where the form is somebody's wish.
+/// If two shapes do not agree, or if `form` does not exist on the device. Where a user chose the form, ask
+/// [`Form::check`] first.
 #[track_caller]
 pub fn memory_scan(inputs: MemoryScanInputs, state: Tensor<5>, form: Form) -> MemoryScanOutput {
     let dims = inputs.dims();

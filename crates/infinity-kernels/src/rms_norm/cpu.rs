@@ -4,10 +4,11 @@
 //! piece has the same rows whatever the number of threads: two runs give the same bits.
 
 use crate::cpu::exp::exp;
-use crate::cpu::results::in_pieces;
+use crate::cpu::results::{in_pieces, in_unwritten_pieces};
 use crate::cpu::simd::{Level, dot, leveled, multiply_add};
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
+use std::mem::MaybeUninit;
 
 /// Values a thread takes at a time.
 const PIECE: usize = 8_192;
@@ -30,22 +31,27 @@ impl Rows<'_> {
 }
 
 #[inline(always)]
-fn forward_loop<const FMA: bool, const ROWS: usize>(rows: Rows<'_>, y: &mut [f32]) {
+fn forward_loop<const FMA: bool, const ROWS: usize>(rows: Rows<'_>, y: &mut [MaybeUninit<f32>]) {
     let width = rows.weight.len();
     for (i, y) in y.chunks_exact_mut(width).enumerate() {
         let x = &rows.x[i * width..][..width];
         let r = rows.inverse::<FMA>(x);
-        for ((y, x), w) in y.iter_mut().zip(x).zip(rows.weight) {
-            *y = x * r * w;
-        }
-        if let Some(gate) = rows.gate {
-            for (y, g) in y.iter_mut().zip(&gate[i * width..][..width]) {
-                *y /= 1.0 + exp::<FMA>(-*g);
+        let values = y.iter_mut().zip(x).zip(rows.weight);
+        match rows.gate.map(|gate| &gate[i * width..][..width]) {
+            None => {
+                for ((y, x), w) in values {
+                    y.write(x * r * w);
+                }
+            }
+            Some(gate) => {
+                for (((y, x), w), g) in values.zip(gate) {
+                    y.write(x * r * w / (1.0 + exp::<FMA>(-*g)));
+                }
             }
         }
     }
 }
-leveled!(fn forward_rows(rows: Rows<'_>, y: &mut [f32]) = forward_loop);
+leveled!(fn forward_rows(rows: Rows<'_>, y: &mut [MaybeUninit<f32>]) = forward_loop);
 
 /// Gradients of some rows; that of the weight is added to.
 pub(crate) struct RowGrads<'a> {
@@ -114,7 +120,8 @@ pub(crate) fn forward(inputs: Vec<Primitive>, eps: f32) -> Primitive {
     let (x, weight, gate) = (slice(&x), slice(&weight), gate.as_ref().map(slice));
     let piece = piece(weight.len());
     let level = Level::detect();
-    let [y] = in_pieces([x.len()], [piece], |i, [y]| {
+    assert_eq!(x.len() % weight.len(), 0, "whole rows");
+    let work = |i, [y]: [&mut [MaybeUninit<f32>]; 1]| {
         let at = i * piece..i * piece + y.len();
         let rows = Rows {
             x: &x[at.clone()],
@@ -123,7 +130,9 @@ pub(crate) fn forward(inputs: Vec<Primitive>, eps: f32) -> Primitive {
             eps,
         };
         forward_rows(level, rows, y);
-    });
+    };
+    // SAFETY: pieces are whole rows, and the loop writes all of each.
+    let [y] = unsafe { in_unwritten_pieces([x.len()], [piece], work) };
     tensor(y, shape, dtype)
 }
 

@@ -1,11 +1,12 @@
 //! Rounding to half on the CPU: one pass, on the bits.
 
 use super::half::Half;
-use crate::cpu::results::in_pieces;
+use crate::cpu::results::in_unwritten_pieces;
 use crate::cpu::simd::{Level, leveled};
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
+use std::mem::MaybeUninit;
 
 /// Values a thread takes at a time: enough to be worth handing over, little enough for its cache.
 const PIECE: usize = 16_384;
@@ -47,20 +48,20 @@ fn to_f16(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn bf16_loop<const FMA: bool, const ROWS: usize>(x: &[f32], y: &mut [f32]) {
+fn bf16_loop<const FMA: bool, const ROWS: usize>(x: &[f32], y: &mut [MaybeUninit<f32>]) {
     for (x, y) in x.iter().zip(y) {
-        *y = to_bf16(*x);
+        y.write(to_bf16(*x));
     }
 }
-leveled!(fn bf16_piece(x: &[f32], y: &mut [f32]) = bf16_loop);
+leveled!(fn bf16_piece(x: &[f32], y: &mut [MaybeUninit<f32>]) = bf16_loop);
 
 #[inline(always)]
-fn f16_loop<const FMA: bool, const ROWS: usize>(x: &[f32], y: &mut [f32]) {
+fn f16_loop<const FMA: bool, const ROWS: usize>(x: &[f32], y: &mut [MaybeUninit<f32>]) {
     for (x, y) in x.iter().zip(y) {
-        *y = to_f16(*x);
+        y.write(to_f16(*x));
     }
 }
-leveled!(fn f16_piece(x: &[f32], y: &mut [f32]) = f16_loop);
+leveled!(fn f16_piece(x: &[f32], y: &mut [MaybeUninit<f32>]) = f16_loop);
 
 /// Each value as `half` has it.
 pub(super) fn rounded(x: Primitive, half: Half) -> Primitive {
@@ -72,8 +73,10 @@ pub(super) fn rounded(x: Primitive, half: Half) -> Primitive {
         Half::Bf16 => bf16_piece,
         Half::F16 => f16_piece,
     };
-    let [y] = in_pieces([x.len()], [PIECE], |i, [y]| {
+    let work = |i, [y]: [&mut [MaybeUninit<f32>]; 1]| {
         piece(level, &x[i * PIECE..][..y.len()], y);
-    });
+    };
+    // SAFETY: the input is as long as its piece of the result, and the loops write a value for each.
+    let [y] = unsafe { in_unwritten_pieces([x.len()], [PIECE], work) };
     tensor(y, shape, DType::F32)
 }

@@ -125,6 +125,8 @@ fn an_empty_prompt_begins_a_text() {
 /// Going on with an empty prompt is as if nothing had happened, for any draws and in any place.
 #[test]
 fn a_text_that_was_left_goes_on_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.state");
     let (model, tokenizer) = (model(), Tokenizer::bytes());
     for config in [settings(12).greedy(), settings(12)] {
         let whole = run(&model, "Once", &config);
@@ -141,12 +143,63 @@ fn a_text_that_was_left_goes_on_with_the_same_bits() {
                     generate_from(&model, &tokenizer, prompt, context, &config, &mut on_text)
                         .unwrap();
                 tokens.extend(made.tokens);
-                context = after;
+                // Another process would have read it from a file.
+                after.save(&path, &model, Some(&tokenizer)).unwrap();
+                context = Context::load(&path, &model, Some(&tokenizer)).unwrap();
+                assert_eq!(context.logits, after.logits);
             }
             assert_eq!(tokens, whole.tokens);
             assert_eq!(context.position(), whole.position);
         }
     }
+}
+
+#[test]
+fn a_context_of_something_else_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.state");
+    let (model, tokenizer) = (model(), Tokenizer::bytes());
+    let refused = |tokenizer: &Tokenizer| {
+        let error = Context::load(&path, &model, Some(tokenizer)).expect_err("wrong on purpose");
+        error.to_string()
+    };
+    Context::new(&model)
+        .save(&path, &model, Some(&tokenizer))
+        .unwrap();
+    let fresh = Context::load(&path, &model, Some(&tokenizer)).unwrap();
+    assert_eq!((fresh.position(), fresh.logits.len()), (0, 0));
+    let message = refused(&Tokenizer::chars("abc".chars()));
+    assert!(
+        message.contains("a.state") && message.contains("another tokenizer"),
+        "{message}"
+    );
+    let mut far = Context::new(&model);
+    far.past.draws = Some(Draws {
+        seed: 1,
+        count: u64::MAX,
+    });
+    far.save(&path, &model, None).unwrap();
+    assert!(refused(&tokenizer).contains("more draws than tokens"));
+    model.initial_state(2).save(&path, &model).unwrap();
+    assert!(refused(&tokenizer).contains("2 rows"));
+    // A state that was saved alone goes on with a prompt, and not with none.
+    let mut read = Context::new(&model);
+    read.read(&model, &[79, 110]).unwrap();
+    read.state.save(&path, &model).unwrap();
+    let alone = Context::load(&path, &model, Some(&tokenizer)).unwrap();
+    let go_on = |prompt: &str| {
+        let start = alone.clone();
+        generate_from(
+            &model,
+            &tokenizer,
+            prompt,
+            start,
+            &settings(3),
+            &mut on_text,
+        )
+    };
+    assert_eq!(go_on("ce").unwrap().0.position, 2 + 2 + 3);
+    assert!(matches!(go_on(""), Err(GenerateError::EmptyPrompt)));
 }
 
 /// A caller can end it while the prompt is read, and what was read is not lost.

@@ -1,136 +1,15 @@
-//! The `tokenizer.json` of every kind: those of the two tokenizers that need no training, and files
-//! of other programs, read with reasons for what cannot be one.
+//! The `tokenizer.json` of the two tokenizers that need no training, and checks of those of other
+//! programs.
 //!
 //! Bytes: a BPE with the 256 byte tokens and no merges. Characters: one word for each character,
 //! the text split everywhere. Both are ordinary definitions that any program with the `tokenizers`
 //! library loads.
 
-use std::{fs, path::Path};
-
 use serde_json::{Map, Value, json};
-use tokenizers::{
-    ModelWrapper, PreTokenizerWrapper,
-    tokenizer::{OffsetReferential, OffsetType, PreTokenizer},
-};
-
-use super::{Dropped, Kind, Tokenizer};
-use crate::error::TokenizerError;
+use tokenizers::{ModelWrapper, PreTokenizerWrapper};
 
 /// The token between two texts.
 pub(super) const END_OF_TEXT: &str = "<|endoftext|>";
-
-/// What some programs write at the beginning of a file, and is no part of its text.
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
-
-impl Tokenizer {
-    /// Loads a `tokenizer.json`.
-    ///
-    /// # Errors
-    /// The file cannot be read, is not JSON, or is JSON and not a tokenizer.
-    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TokenizerError> {
-        let path = path.as_ref();
-        let bytes = fs::read(path).map_err(|source| TokenizerError::Read {
-            path: path.into(),
-            source,
-        })?;
-        Self::from_json_bytes(&bytes, &path.display().to_string())
-    }
-
-    /// Loads the text of a `tokenizer.json`.
-    ///
-    /// # Errors
-    /// The text is not JSON, or is JSON and not a tokenizer.
-    pub fn from_json(text: &str) -> Result<Self, TokenizerError> {
-        Self::from_json_bytes(text.as_bytes(), "tokenizer.json")
-    }
-
-    fn from_json_bytes(bytes: &[u8], origin: &str) -> Result<Self, TokenizerError> {
-        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-        let mut definition: Value =
-            serde_json::from_slice(bytes).map_err(|error| TokenizerError::NotJson {
-                origin: origin.into(),
-                reason: error.to_string(),
-            })?;
-        let refuse = |reason: String| TokenizerError::NotATokenizer {
-            origin: origin.into(),
-            reason,
-        };
-        let Some(model) = definition.get_mut("model").and_then(Value::as_object_mut) else {
-            return Err(refuse(
-                "it has no \"model\" (a tokenizer_config.json is not enough: \
-                 give the tokenizer.json that stands beside it)"
-                    .into(),
-            ));
-        };
-        // Merges left out at random belong to the training of a tokenizer's user. The tokens of a
-        // text are kept and read again here, so they have to be the same each time.
-        if let Some(dropout) = model.get_mut("dropout") {
-            *dropout = Value::Null;
-        }
-        if definition == bytes_definition() {
-            return Ok(Self::bytes());
-        }
-        if let Some(characters) = chars_of(&definition) {
-            return Ok(Self::chars(characters.into_iter()));
-        }
-        let mut inner = parse(&definition).map_err(refuse)?;
-        check_added_tokens(&inner, &definition).map_err(refuse)?;
-        // Files made for a classifier cut or pad every text to one length. A text is a text here.
-        inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|error| refuse(error.to_string()))?;
-        Ok(Self::new(inner, Kind::File))
-    }
-
-    /// The characters of `text` that the tokenizer has no token for and leaves out without a word.
-    /// Only a BPE without a token for the unknown does so; all others cost nothing here.
-    ///
-    /// # Errors
-    /// [`TokenizerError::Failed`] if the text cannot be split into words.
-    pub fn dropped(&self, text: &str) -> Result<Dropped, TokenizerError> {
-        let mut dropped = Dropped::default();
-        let ModelWrapper::BPE(bpe) = self.inner.get_model() else {
-            return Ok(dropped);
-        };
-        if !self.drops {
-            return Ok(dropped);
-        }
-        dropped.of = text.chars().count() as u64;
-        let added = self.inner.get_added_vocabulary();
-        let mut words = added.extract_and_normalize(self.inner.get_normalizer(), text);
-        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-            pre_tokenizer
-                .pre_tokenize(&mut words)
-                .map_err(super::failed)?;
-        }
-        for (word, _, tokens) in words.get_splits(OffsetReferential::Original, OffsetType::None) {
-            if tokens.is_some() || bpe.ignore_merges && self.knows(word) {
-                continue;
-            }
-            for (at, character) in word.char_indices() {
-                let mut symbol = character.to_string();
-                if let Some(prefix) = bpe.continuing_subword_prefix.as_ref().filter(|_| at > 0) {
-                    symbol.insert_str(0, prefix);
-                }
-                let is_last = at + character.len_utf8() == word.len();
-                if let Some(suffix) = bpe.end_of_word_suffix.as_ref().filter(|_| is_last) {
-                    symbol.push_str(suffix);
-                }
-                let bytes_known = || symbol.bytes().all(|byte| self.knows(&byte_token(byte)));
-                if !self.knows(&symbol) && !(bpe.byte_fallback && bytes_known()) {
-                    dropped.characters += 1;
-                    dropped.first = dropped.first.or(Some(character));
-                }
-            }
-        }
-        Ok(dropped)
-    }
-
-    fn knows(&self, token: &str) -> bool {
-        self.inner.token_to_id(token).is_some()
-    }
-}
 
 /// Whether a tokenizer leaves out what it does not know, and does not know everything.
 pub(super) fn drops(inner: &tokenizers::Tokenizer) -> bool {
@@ -155,12 +34,12 @@ fn of_bytes(pre_tokenizer: &PreTokenizerWrapper) -> bool {
 }
 
 /// The name of a byte's token where bytes stand in for what a vocabulary lacks.
-fn byte_token(byte: u8) -> String {
+pub(super) fn byte_token(byte: u8) -> String {
     format!("<0x{byte:02X}>")
 }
 
 /// Lets the `tokenizers` crate read a definition.
-fn parse(definition: &Value) -> Result<tokenizers::Tokenizer, String> {
+pub(super) fn parse(definition: &Value) -> Result<tokenizers::Tokenizer, String> {
     let text = definition.to_string();
     // The crate panics on some malformed parts (a decoder of no known type); a user's file must
     // not take the program down.
@@ -172,7 +51,10 @@ fn parse(definition: &Value) -> Result<tokenizers::Tokenizer, String> {
 
 /// Refuses a definition whose added tokens would get other ids than it says: the crate only logs
 /// that, and a model would then read other tokens than it was trained on.
-fn check_added_tokens(inner: &tokenizers::Tokenizer, definition: &Value) -> Result<(), String> {
+pub(super) fn check_added_tokens(
+    inner: &tokenizers::Tokenizer,
+    definition: &Value,
+) -> Result<(), String> {
     let added = definition.get("added_tokens").and_then(Value::as_array);
     for token in added.into_iter().flatten() {
         let content = token.get("content").and_then(Value::as_str);
@@ -243,7 +125,7 @@ fn definition(end_of_text: usize, pre_tokenizer: Value, decoder: Value, model: V
 }
 
 /// The characters of a definition that [`chars_definition`] made, by id; `None` for any other.
-fn chars_of(definition: &Value) -> Option<Vec<char>> {
+pub(super) fn chars_of(definition: &Value) -> Option<Vec<char>> {
     let vocab = definition.pointer("/model/vocab")?.as_object()?;
     let mut characters: Vec<(u64, char)> = Vec::with_capacity(vocab.len());
     for (token, id) in vocab {

@@ -9,6 +9,7 @@
 //! their special tokens in the text, because prompts are written that way.
 
 mod definition;
+mod file;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -248,15 +249,6 @@ impl Tokenizer {
             None if ids.iter().all(|&id| self.is_silent(id)) => Ok(String::new()),
             None => guarded(|| self.inner.decode(ids, true)),
         }
-    }
-
-    /// Starts decoding tokens one at a time, as the continuation of `before`: what it gives is what
-    /// its tokens add to the text of these.
-    ///
-    /// # Errors
-    /// As [`decode`](Self::decode).
-    pub fn decode_stream(&self, before: &[u32]) -> Result<DecodeStream, TokenizerError> {
-        DecodeStream::after(self.clone(), before)
     }
 
     /// One more than the largest id: the rows that an embedding needs.

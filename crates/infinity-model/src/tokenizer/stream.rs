@@ -15,6 +15,17 @@ const CONTEXT: usize = 4;
 /// Tokens of the text before that are looked at.
 const BEFORE: usize = 64;
 
+impl Tokenizer {
+    /// Starts decoding tokens one at a time, as the continuation of `before`: what it gives is what
+    /// its tokens add to the text of these.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_stream(&self, before: &[u32]) -> Result<DecodeStream, TokenizerError> {
+        DecodeStream::after(self.clone(), before)
+    }
+}
+
 /// Turns tokens into text, one at a time.
 #[derive(Clone, Debug)]
 pub struct DecodeStream {

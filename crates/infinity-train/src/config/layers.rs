@@ -2,14 +2,18 @@
 //!
 //! Each layer is a TOML table of what it sets and nothing else; merging is a deep merge of tables.
 //! The order of the calls does not matter between kinds of layers, and matters within one kind.
+//!
+//! Files are checked one by one, before they are merged, because a merged table no longer knows which
+//! line a value came from. Keys of the original project that mean nothing here are accepted, with the
+//! reason: [`ModelConfig::LEGACY_KEYS`].
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
+use super::{ConfigError, ModelConfig, RunConfig, keys};
 use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
-
-use super::{ConfigError, ModelConfig, RunConfig, legacy, strict, suggest};
 
 /// Beginning of the environment variables that set keys: `INFINITY__TRAINING__MAX_STEPS=100`.
 const ENVIRONMENT_PREFIX: &str = "INFINITY__";
@@ -65,7 +69,7 @@ impl ConfigLayers {
         let Some(model) = ModelConfig::preset(name) else {
             return Err(ConfigError::Preset {
                 name: name.to_owned(),
-                hint: suggest::among(name, infinity_model::config::PRESETS),
+                hint: keys::among(name, infinity_model::config::PRESETS),
             });
         };
         let model = Value::try_from(model).expect("a model configuration has a TOML form");
@@ -101,7 +105,7 @@ impl ConfigLayers {
     /// # Errors
     /// As [`ConfigLayers::file`], without the reading.
     pub fn text(mut self, origin: &str, text: &str) -> Result<Self, ConfigError> {
-        let checked = strict::check(origin, text)?;
+        let checked = check(origin, text)?;
         self.warnings.extend(checked.warnings);
         if !self.source.is_empty() {
             self.source.push_str(&format!("\n# ---- {origin}\n"));
@@ -234,7 +238,7 @@ impl ConfigLayers {
         origin: &str,
     ) -> Result<Self, ConfigError> {
         strict_key(origin, key)?;
-        if let Some(reason) = legacy::reason(key) {
+        if let Some(reason) = legacy_reason(key) {
             self.warnings
                 .push(format!("{origin}: `{key}` changes nothing: {reason}"));
             return Ok(self);
@@ -263,9 +267,21 @@ impl ConfigLayers {
 
 /// Known, or a legacy key.
 fn strict_key(origin: &str, key: &str) -> Result<(), ConfigError> {
-    match legacy::reason(key) {
+    match legacy_reason(key) {
         Some(_) => Ok(()),
-        None => strict::refuse_unknown(origin, key),
+        None => refuse_unknown(origin, key),
+    }
+}
+
+/// Errors when the dotted `key` is not one that is read.
+fn refuse_unknown(origin: &str, key: &str) -> Result<(), ConfigError> {
+    match keys::unknown(key) {
+        None => Ok(()),
+        Some(hint) => Err(ConfigError::UnknownKey {
+            origin: origin.to_owned(),
+            key: key.to_owned(),
+            hint,
+        }),
     }
 }
 
@@ -273,7 +289,7 @@ fn strict_key(origin: &str, key: &str) -> Result<(), ConfigError> {
 fn check_type(key: &str, value: &Value) -> Result<(), String> {
     match RunConfig::deserialize(nested(key, value.clone())) {
         Ok(_) => Ok(()),
-        Err(error) => Err(strict::in_words(error.message())),
+        Err(error) => Err(in_words(error.message())),
     }
 }
 
@@ -295,6 +311,175 @@ fn merge(base: &mut Table, over: Table) {
             (_, value) => {
                 base.insert(key, value);
             }
+        }
+    }
+}
+
+/// A layer that parsed, has known keys only, and whose values have the right types.
+struct Checked {
+    /// The values, without legacy keys.
+    table: toml::Table,
+    /// Dotted keys that were set, each with its line.
+    keys: Vec<(String, usize)>,
+    /// What the reader should know about legacy keys.
+    warnings: Vec<String>,
+}
+
+/// Parses and checks `text`; `origin` names the file in messages.
+fn check(origin: &str, text: &str) -> Result<Checked, ConfigError> {
+    let mut root = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
+        origin: origin.to_owned(),
+        message: error.to_string(),
+    })?;
+    let line = |at: &Range<usize>| line_of(text, at.start);
+    let mut warnings = Vec::new();
+    for (key, at, reason) in take_legacy(root.get_mut()) {
+        warnings.push(format!(
+            "{origin}:{}: `{key}` changes nothing: {reason}",
+            line(&at)
+        ));
+    }
+    let mut keys = Vec::new();
+    walk(root.get_ref(), "", &mut |key, at| {
+        keys.push((key.to_owned(), line(at)));
+    });
+    for (key, line) in &keys {
+        refuse_unknown(&format!("{origin}:{line}"), key)?;
+    }
+    let spans = root.clone();
+    if let Err(error) = RunConfig::deserialize(toml::de::Deserializer::from(root)) {
+        return Err(wrong_value(origin, text, spans.get_ref(), &error));
+    }
+    let mut table: toml::Table = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+        origin: origin.to_owned(),
+        message: error.to_string(),
+    })?;
+    drop_legacy(&mut table);
+    Ok(Checked {
+        table,
+        keys,
+        warnings,
+    })
+}
+
+/// Calls `visit` with every key below `table`, dotted, tables before what is in them.
+fn walk(table: &DeTable<'_>, prefix: &str, visit: &mut dyn FnMut(&str, &Range<usize>)) {
+    for (key, value) in table {
+        let dotted = match prefix {
+            "" => key.get_ref().to_string(),
+            _ => format!("{prefix}.{}", key.get_ref()),
+        };
+        visit(&dotted, &key.span());
+        if let DeValue::Table(inner) = value.get_ref() {
+            walk(inner, &dotted, visit);
+        }
+    }
+}
+
+/// Turns serde's error into one that names the key and the line.
+fn wrong_value(
+    origin: &str,
+    text: &str,
+    root: &DeTable<'_>,
+    error: &toml::de::Error,
+) -> ConfigError {
+    let at = error.span().unwrap_or(0..0);
+    let key = key_at(root, &at).unwrap_or_else(|| "schema".to_owned());
+    ConfigError::Value {
+        origin: format!("{origin}:{}", line_of(text, at.start)),
+        key,
+        message: in_words(error.message()),
+    }
+}
+
+/// Serde's message without Rust's names for numbers.
+fn in_words(message: &str) -> String {
+    let message = message.trim_end().replace(", expected ", ", expected: ");
+    let mut words = message.split(", expected: ");
+    let found = words.next().unwrap_or_default().to_owned();
+    match words.next() {
+        None => found,
+        Some(expected) => {
+            let expected = match expected {
+                "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative",
+                "i32" | "i64" => "a whole number",
+                "f32" | "f64" => "a number",
+                "a boolean" => "true or false",
+                "a sequence" => "a list, as in [\"a\", \"b\"]",
+                "a string" => "text in quotes",
+                other => other,
+            };
+            format!("{found}, expected {expected}")
+        }
+    }
+}
+
+/// The innermost dotted key whose value (or name) lies at `at`.
+fn key_at(root: &DeTable<'_>, at: &Range<usize>) -> Option<String> {
+    fn search(table: &DeTable<'_>, prefix: &str, at: &Range<usize>, found: &mut Option<String>) {
+        for (key, value) in table {
+            let dotted = match prefix {
+                "" => key.get_ref().to_string(),
+                _ => format!("{prefix}.{}", key.get_ref()),
+            };
+            if contains(&value.span(), at) || contains(&key.span(), at) {
+                *found = Some(dotted.clone());
+            }
+            if let DeValue::Table(inner) = value.get_ref() {
+                search(inner, &dotted, at, found);
+            }
+        }
+    }
+    let mut found = None;
+    search(root, "", at, &mut found);
+    found
+}
+
+fn contains(outer: &Range<usize>, inner: &Range<usize>) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end
+}
+
+/// One-based line of the byte `at`.
+fn line_of(text: &str, at: usize) -> usize {
+    text.as_bytes()[..at.min(text.len())]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1
+}
+
+/// The section of all legacy keys.
+const LEGACY_SECTION: &str = "model";
+
+/// Why `dotted` changes nothing; `None` for every key that does something or does not exist.
+fn legacy_reason(dotted: &str) -> Option<&'static str> {
+    let key = dotted.strip_prefix(LEGACY_SECTION)?.strip_prefix('.')?;
+    let legacy = ModelConfig::LEGACY_KEYS.iter().find(|(k, _)| *k == key)?;
+    Some(legacy.1)
+}
+
+/// Removes legacy keys from a parsed file: dotted key, place, reason.
+fn take_legacy(root: &mut DeTable<'_>) -> Vec<(String, Range<usize>, &'static str)> {
+    let Some(section) = root.get_mut(LEGACY_SECTION) else {
+        return Vec::new();
+    };
+    let DeValue::Table(section) = section.get_mut() else {
+        return Vec::new();
+    };
+    ModelConfig::LEGACY_KEYS
+        .iter()
+        .filter_map(|(key, reason)| {
+            let (name, _) = section.remove_entry(*key)?;
+            Some((format!("{LEGACY_SECTION}.{key}"), name.span(), *reason))
+        })
+        .collect()
+}
+
+/// Removes legacy keys from a plain table.
+fn drop_legacy(root: &mut toml::Table) {
+    if let Some(toml::Value::Table(section)) = root.get_mut(LEGACY_SECTION) {
+        for (key, _) in ModelConfig::LEGACY_KEYS {
+            section.remove(*key);
         }
     }
 }
@@ -456,5 +641,46 @@ mod tests {
             .to_string();
         assert!(error.contains("`training.max_grad_norm` is -1"), "{error}");
         assert!(error.ends_with("(set in a.toml:4)"), "{error}");
+    }
+
+    fn message(text: &str) -> String {
+        match check("a.toml", text) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_names_file_line_key_and_suggestion() {
+        assert_eq!(
+            message("[model]\nhidden_size = 64\nnum_hiden_layers = 2\n"),
+            "a.toml:3: unknown key `model.num_hiden_layers`, did you mean `model.num_hidden_layers`?"
+        );
+        assert_eq!(
+            message("[optimiser]\n"),
+            "a.toml:1: unknown key `optimiser`, did you mean `optimizer`?"
+        );
+        assert!(message("[training.loss_watchdog]\npatient = 2\n").contains("patient"));
+        assert!(message("[run]\nzzz = 1\n").contains("the section has: name, output_dir"));
+    }
+
+    #[test]
+    fn a_wrong_type_names_line_key_and_both_types() {
+        assert_eq!(
+            message("[model]\n\nhidden_size = \"wide\"\n"),
+            "a.toml:3: `model.hidden_size`: invalid type: string \"wide\", expected a whole number \
+             that is not negative"
+        );
+        assert!(message("[model]\nhidden_size = -3\n").contains("`model.hidden_size`"));
+        let words = message("[optimizer]\nname = \"lion\"\n");
+        assert!(words.starts_with("a.toml:2: `optimizer.name`: unknown variant `lion`"));
+        assert!(words.contains("`adamw`") && words.contains("`muon`"));
+    }
+
+    #[test]
+    fn broken_toml_shows_the_place() {
+        let shown = message("[model\nhidden_size = 3");
+        assert!(shown.starts_with("a.toml is not valid TOML"), "{shown}");
+        assert!(shown.contains("line 1"), "{shown}");
     }
 }

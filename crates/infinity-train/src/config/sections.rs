@@ -1,96 +1,66 @@
 //! The sections of [`RunConfig`](super::RunConfig) that training itself owns, with their defaults.
 //!
 //! Key names are those of Hugging Face's trainer and of the original project's flags. Every
-//! struct refuses unknown keys; `super::strict` does so first, with a better message.
+//! struct refuses unknown keys; `super::layers` does so first, with a better message.
 
+use crate::section::section;
 pub use infinity_model::Precision;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use std::fmt;
 
-/// `[run]`: what the run is called, where it writes, on what it computes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RunSection {
-    /// Name of the run; the output directory is `runs/<name>` when none is given.
-    pub name: String,
-    /// Directory the run writes into. Empty: `runs/<name>`.
-    pub output_dir: String,
-    /// Seed of initialisation, data order and samples.
-    pub seed: u64,
-    /// Device to compute on: `auto`, `flex`, `cpu`, `ndarray`, `wgpu`, `cuda:0`, ….
-    pub device: String,
-    /// Number formats of parameters and arithmetic.
-    pub precision: Precision,
-    /// Replace an output directory that exists.
-    pub overwrite: bool,
-}
-
-impl Default for RunSection {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            output_dir: String::new(),
-            seed: 42,
-            device: "auto".to_owned(),
-            precision: Precision::F32,
-            overwrite: false,
-        }
+section! {
+    /// `[run]`: what the run is called, where it writes, on what it computes.
+    RunSection {
+        /// Name of the run; the output directory is `runs/<name>` when none is given.
+        name: String = String::new();
+        /// Directory the run writes into. Empty: `runs/<name>`.
+        output_dir: String = String::new();
+        /// Seed of initialisation, data order and samples.
+        seed: u64 = 42;
+        /// Device to compute on: `auto`, `flex`, `cpu`, `ndarray`, `wgpu`, `cuda:0`, ….
+        device: String = "auto".to_owned();
+        /// Number formats of parameters and arithmetic.
+        precision: Precision = Precision::F32;
+        /// Replace an output directory that exists.
+        overwrite: bool = false;
     }
 }
 
-/// `[training]`: batch sizes, length of the run, gradient handling.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrainingConfig {
-    /// Optimizer steps; 0 leaves the length to `max_tokens` or `num_train_epochs`.
-    pub max_steps: u64,
-    /// Passes over the training tokens, used when `max_steps` and `max_tokens` are 0.
-    pub num_train_epochs: f64,
-    /// Training tokens; the run ends before the step that would exceed it. 0: no limit.
-    pub max_tokens: u64,
-    /// Seconds of training after which the run ends with what it has, whatever the step; 0: no limit.
-    pub max_seconds: u64,
-    /// Rows of one micro-batch on one device.
-    pub per_device_train_batch_size: usize,
-    /// Rows of one validation batch.
-    pub per_device_eval_batch_size: usize,
-    /// Micro-batches averaged into one optimizer step.
-    pub gradient_accumulation_steps: usize,
-    /// Largest global norm of the gradient; 0 switches clipping off.
-    pub max_grad_norm: f64,
-    /// What is recomputed in the backward pass instead of being kept.
-    pub gradient_checkpointing: GradientCheckpointing,
-    /// Tokens of a segment under `gradient_checkpointing = "segments"`; 0 takes the square root of
-    /// the window, rounded up to a multiple of 64 and at least 256. With `data.tbptt_chunks` above
-    /// 1 it takes one of those windows.
-    pub checkpoint_segment: usize,
-    /// Leave out an optimizer step whose loss or gradient is not finite.
-    pub skip_non_finite: bool,
-    /// Stop when the loss stays above a threshold.
-    pub loss_watchdog: LossWatchdog,
-    /// How the loss is scaled in `f16-mixed`.
-    pub loss_scale: LossScaling,
-    /// Tokens whose logits exist at one time while the loss is computed; 0: all of the batch.
-    pub loss_chunk: usize,
-}
-
-impl Default for TrainingConfig {
-    fn default() -> Self {
-        Self {
-            max_steps: 0,
-            num_train_epochs: 3.0,
-            max_tokens: 0,
-            max_seconds: 0,
-            per_device_train_batch_size: 8,
-            per_device_eval_batch_size: 8,
-            gradient_accumulation_steps: 1,
-            max_grad_norm: 1.0,
-            gradient_checkpointing: GradientCheckpointing::None,
-            checkpoint_segment: 0,
-            skip_non_finite: true,
-            loss_watchdog: LossWatchdog::default(),
-            loss_scale: LossScaling::default(),
-            loss_chunk: 2048,
-        }
+section! {
+    /// `[training]`: batch sizes, length of the run, gradient handling.
+    TrainingConfig {
+        /// Optimizer steps; 0 leaves the length to `max_tokens` or `num_train_epochs`.
+        max_steps: u64 = 0;
+        /// Passes over the training tokens, used when `max_steps` and `max_tokens` are 0.
+        num_train_epochs: f64 = 3.0;
+        /// Training tokens; the run ends before the step that would exceed it. 0: no limit.
+        max_tokens: u64 = 0;
+        /// Seconds of training after which the run ends with what it has, whatever the step; 0: no limit.
+        max_seconds: u64 = 0;
+        /// Rows of one micro-batch on one device.
+        per_device_train_batch_size: usize = 8;
+        /// Rows of one validation batch.
+        per_device_eval_batch_size: usize = 8;
+        /// Micro-batches averaged into one optimizer step.
+        gradient_accumulation_steps: usize = 1;
+        /// Largest global norm of the gradient; 0 switches clipping off.
+        max_grad_norm: f64 = 1.0;
+        /// What is recomputed in the backward pass instead of being kept.
+        gradient_checkpointing: GradientCheckpointing = GradientCheckpointing::None;
+        /// Tokens of a segment under `gradient_checkpointing = "segments"`; 0 takes the square root of
+        /// the window, rounded up to a multiple of 64 and at least 256. With `data.tbptt_chunks` above
+        /// 1 it takes one of those windows.
+        checkpoint_segment: usize = 0;
+        /// Leave out an optimizer step whose loss or gradient is not finite.
+        skip_non_finite: bool = true;
+        /// Stop when the loss stays above a threshold.
+        loss_watchdog: LossWatchdog = LossWatchdog::default();
+        /// How the loss is scaled in `f16-mixed`.
+        loss_scale: LossScaling = LossScaling::default();
+        /// Tokens whose logits exist at one time while the loss is computed; 0: all of the batch.
+        loss_chunk: usize = 2048;
     }
 }
 
@@ -112,7 +82,7 @@ impl TrainingConfig {
 }
 
 /// What is recomputed in the backward pass instead of being kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GradientCheckpointing {
     /// Nothing: fastest, most memory.
@@ -126,95 +96,61 @@ pub enum GradientCheckpointing {
     Segments,
 }
 
-/// Stop a run whose loss stays above `threshold`, or is not finite, for `patience` steps in a row.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LossWatchdog {
-    /// Loss above which a step counts as lost, as one that is not finite does; 0 switches the
-    /// watchdog off, and `non_finite_patience` alone ends a run whose steps are not finite.
-    pub threshold: f64,
-    /// Lost steps in a row that end the run. A run that ends on so many steps that are not finite
-    /// has diverged, with or without a threshold.
-    pub patience: u64,
-    /// Steps in a row that are not finite and end the run where `threshold` is 0. Steps that overflow
-    /// in f16 are not counted: they lower the loss scale, which ends the run at its floor.
-    pub non_finite_patience: u64,
-}
-
-impl Default for LossWatchdog {
-    fn default() -> Self {
-        Self {
-            threshold: 0.0,
-            patience: 3,
-            non_finite_patience: 100,
-        }
+section! {
+    /// Stop a run whose loss stays above `threshold`, or is not finite, for `patience` steps in a row.
+    #[derive(Copy)]
+    LossWatchdog {
+        /// Loss above which a step counts as lost, as one that is not finite does; 0 switches the
+        /// watchdog off, and `non_finite_patience` alone ends a run whose steps are not finite.
+        threshold: f64 = 0.0;
+        /// Lost steps in a row that end the run. A run that ends on so many steps that are not finite
+        /// has diverged, with or without a threshold.
+        patience: u64 = 3;
+        /// Steps in a row that are not finite and end the run where `threshold` is 0. Steps that overflow
+        /// in f16 are not counted: they lower the loss scale, which ends the run at its floor.
+        non_finite_patience: u64 = 100;
     }
 }
 
-/// Dynamic loss scaling, used by `run.precision = "f16-mixed"` alone.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LossScaling {
-    /// Factor on the loss at the start of a run; a power of two scales without rounding.
-    pub initial: f64,
-    /// Steps in a row without overflow after which it doubles.
-    pub growth_interval: u64,
-}
-
-impl Default for LossScaling {
-    fn default() -> Self {
-        Self {
-            initial: 65536.0,
-            growth_interval: 2000,
-        }
+section! {
+    /// Dynamic loss scaling, used by `run.precision = "f16-mixed"` alone.
+    #[derive(Copy)]
+    LossScaling {
+        /// Factor on the loss at the start of a run; a power of two scales without rounding.
+        initial: f64 = 65536.0;
+        /// Steps in a row without overflow after which it doubles.
+        growth_interval: u64 = 2000;
     }
 }
 
-/// `[optimizer]`: the update rule and its rates.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OptimizerConfig {
-    /// The update rule.
-    pub name: OptimizerName,
-    /// Peak learning rate (of AdamW; under Muon, of everything Muon does not update).
-    pub learning_rate: f64,
-    /// Decay of AdamW's first moment.
-    pub beta1: f64,
-    /// Decay of AdamW's second moment.
-    pub beta2: f64,
-    /// AdamW's denominator offset.
-    pub eps: f64,
-    /// Decoupled weight decay, on matrices only.
-    pub weight_decay: f64,
-    /// Parameters without weight decay: words that occur in their path.
-    pub decay_exclude: Vec<String>,
-    /// Peak learning rate of Muon on the two-dimensional hidden matrices.
-    pub muon_learning_rate: f64,
-    /// Momentum of Muon.
-    pub muon_momentum: f64,
-    /// Factor on `learning_rate` for the gates (decay, write, allocation, read).
-    pub gate_learning_rate_multiplier: f64,
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        Self {
-            name: OptimizerName::Adamw,
-            learning_rate: 5e-5,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.0,
-            decay_exclude: ["norm", "bias", "embed"].map(str::to_owned).to_vec(),
-            muon_learning_rate: 0.02,
-            muon_momentum: 0.95,
-            gate_learning_rate_multiplier: 10.0,
-        }
+section! {
+    /// `[optimizer]`: the update rule and its rates.
+    OptimizerConfig {
+        /// The update rule.
+        name: OptimizerName = OptimizerName::Adamw;
+        /// Peak learning rate (of AdamW; under Muon, of everything Muon does not update).
+        learning_rate: f64 = 5e-5;
+        /// Decay of AdamW's first moment.
+        beta1: f64 = 0.9;
+        /// Decay of AdamW's second moment.
+        beta2: f64 = 0.999;
+        /// AdamW's denominator offset.
+        eps: f64 = 1e-8;
+        /// Decoupled weight decay, on matrices only.
+        weight_decay: f64 = 0.0;
+        /// Parameters without weight decay: words that occur in their path.
+        decay_exclude: Vec<String> = ["norm", "bias", "embed"].map(str::to_owned).to_vec();
+        /// Peak learning rate of Muon on the two-dimensional hidden matrices.
+        muon_learning_rate: f64 = 0.02;
+        /// Momentum of Muon.
+        muon_momentum: f64 = 0.95;
+        /// Factor on `learning_rate` for the gates (decay, write, allocation, read).
+        gate_learning_rate_multiplier: f64 = 10.0;
     }
 }
 
 /// The update rules that exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerName {
     /// Adam with decoupled weight decay, on everything.
@@ -223,34 +159,23 @@ pub enum OptimizerName {
     Muon,
 }
 
-/// `[lr_scheduler]`: the learning rate over the run, as a factor on the peak rate.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LrSchedulerConfig {
-    /// Shape after the warm-up.
-    #[serde(rename = "type")]
-    pub kind: LrSchedulerType,
-    /// Steps over which the rate rises from 0 to its peak.
-    pub warmup_steps: u64,
-    /// Rate at the end, as a fraction of the peak.
-    pub min_lr_ratio: f64,
-    /// `wsd`: the part of the run, at its end, in which the rate falls.
-    pub decay_ratio: f64,
-}
-
-impl Default for LrSchedulerConfig {
-    fn default() -> Self {
-        Self {
-            kind: LrSchedulerType::Linear,
-            warmup_steps: 0,
-            min_lr_ratio: 0.0,
-            decay_ratio: 0.2,
-        }
+section! {
+    /// `[lr_scheduler]`: the learning rate over the run, as a factor on the peak rate.
+    LrSchedulerConfig {
+        /// Shape after the warm-up.
+        #[serde(rename = "type")]
+        kind: LrSchedulerType = LrSchedulerType::Linear;
+        /// Steps over which the rate rises from 0 to its peak.
+        warmup_steps: u64 = 0;
+        /// Rate at the end, as a fraction of the peak.
+        min_lr_ratio: f64 = 0.0;
+        /// `wsd`: the part of the run, at its end, in which the rate falls.
+        decay_ratio: f64 = 0.2;
     }
 }
 
 /// Shapes of the learning rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LrSchedulerType {
     /// Falls in a straight line.
@@ -265,99 +190,61 @@ pub enum LrSchedulerType {
     ConstantWithWarmup,
 }
 
-/// `[eval]`: validation and samples.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EvalConfig {
-    /// Measure the validation loss while training and at the end.
-    pub do_eval: bool,
-    /// Steps between two validations; 0: at the end only.
-    pub every: u64,
-    /// Batches of one validation; 0: the whole split.
-    pub max_batches: u64,
-    /// Carry the model's state from one validation window to the next.
-    pub carry_state: bool,
-    /// Steps between two samples; 0: at the end only.
-    pub sample_every: u64,
-    /// Prompts that samples continue. Empty: no samples.
-    pub sample_prompts: Vec<String>,
-    /// Tokens of one sample.
-    pub sample_tokens: usize,
-    /// Validations without improvement that end the run; 0: never.
-    pub early_stopping_patience: u64,
-}
-
-impl Default for EvalConfig {
-    fn default() -> Self {
-        Self {
-            do_eval: true,
-            every: 500,
-            max_batches: 0,
-            carry_state: false,
-            sample_every: 1000,
-            sample_prompts: vec!["Once upon a time".to_owned()],
-            sample_tokens: 128,
-            early_stopping_patience: 0,
-        }
+section! {
+    /// `[eval]`: validation and samples.
+    EvalConfig {
+        /// Measure the validation loss while training and at the end.
+        do_eval: bool = true;
+        /// Steps between two validations; 0: at the end only.
+        every: u64 = 500;
+        /// Batches of one validation; 0: the whole split.
+        max_batches: u64 = 0;
+        /// Carry the model's state from one validation window to the next.
+        carry_state: bool = false;
+        /// Steps between two samples; 0: at the end only.
+        sample_every: u64 = 1000;
+        /// Prompts that samples continue. Empty: no samples.
+        sample_prompts: Vec<String> = vec!["Once upon a time".to_owned()];
+        /// Tokens of one sample.
+        sample_tokens: usize = 128;
+        /// Validations without improvement that end the run; 0: never.
+        early_stopping_patience: u64 = 0;
     }
 }
 
-/// `[checkpoint]`: what is saved and kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CheckpointConfig {
-    /// Steps between two checkpoints; 0: at the end only.
-    pub every: u64,
-    /// Step checkpoints kept, newest first; 0 keeps all. One more is kept until a finite step, or a
-    /// validation, has shown that the newest is good.
-    pub keep_last: usize,
-    /// Keep the checkpoint with the lowest validation loss as well.
-    pub keep_best: bool,
-    /// Write a checkpoint before stopping on an interrupt.
-    pub save_on_interrupt: bool,
-    /// Write `final/` with `model.safetensors`, ready to load.
-    pub export_safetensors: bool,
-}
-
-impl Default for CheckpointConfig {
-    fn default() -> Self {
-        Self {
-            every: 500,
-            keep_last: 2,
-            keep_best: true,
-            save_on_interrupt: true,
-            export_safetensors: true,
-        }
+section! {
+    /// `[checkpoint]`: what is saved and kept.
+    CheckpointConfig {
+        /// Steps between two checkpoints; 0: at the end only.
+        every: u64 = 500;
+        /// Step checkpoints kept, newest first; 0 keeps all. One more is kept until a finite step, or a
+        /// validation, has shown that the newest is good.
+        keep_last: usize = 2;
+        /// Keep the checkpoint with the lowest validation loss as well.
+        keep_best: bool = true;
+        /// Write a checkpoint before stopping on an interrupt.
+        save_on_interrupt: bool = true;
+        /// Write `final/` with `model.safetensors`, ready to load.
+        export_safetensors: bool = true;
     }
 }
 
-/// `[logging]`: what is printed and logged.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LoggingConfig {
-    /// Steps between two progress lines.
-    pub every: u64,
-    /// Write `metrics.jsonl`.
-    pub jsonl: bool,
-    /// Write TensorBoard events.
-    pub tensorboard: bool,
-    /// How progress is shown.
-    pub progress: Progress,
-}
-
-impl Default for LoggingConfig {
-    fn default() -> Self {
-        Self {
-            every: 10,
-            jsonl: true,
-            tensorboard: false,
-            progress: Progress::Auto,
-        }
+section! {
+    /// `[logging]`: what is printed and logged.
+    LoggingConfig {
+        /// Steps between two progress lines.
+        every: u64 = 10;
+        /// Write `metrics.jsonl`.
+        jsonl: bool = true;
+        /// Write TensorBoard events.
+        tensorboard: bool = false;
+        /// How progress is shown.
+        progress: Progress = Progress::Auto;
     }
 }
 
 /// How progress is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Progress {
     /// Lines: they stay in a terminal when the run is over, and suit a log file.
@@ -372,9 +259,135 @@ pub enum Progress {
     None,
 }
 
+section! {
+    /// `[distributed]`: more than one device.
+    DistributedConfig {
+        /// How work is shared.
+        strategy: DistributedStrategy = DistributedStrategy::default();
+        /// Devices that take part, in the order of their ranks; the first is the main device: "auto" (all
+        /// of the kind of `run.device`), a number of them, or a list as in ["cuda:0", "cuda:2"]. Each takes
+        /// `training.per_device_train_batch_size` rows of every micro-batch.
+        #[schemars(schema_with = "device_list")]
+        devices: DeviceList = DeviceList::Auto;
+    }
+}
+
+/// How devices share the work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DistributedStrategy {
+    /// One device.
+    #[default]
+    Single,
+    /// Data parallel on any devices: gradients are averaged on the main device, which alone has an
+    /// optimizer and hands out the weights.
+    Multi,
+    /// Data parallel with an optimizer on every device: gradients are averaged once a step, between
+    /// the devices where each is a CUDA device of its own, else on the main device, and weights are
+    /// never sent again.
+    Ddp,
+}
+
+fn device_list(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [
+        { "type": "string" },
+        { "type": "integer", "minimum": 1 },
+        { "type": "array", "items": { "type": "string" } },
+    ] })
+}
+
+/// Which devices take part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeviceList {
+    /// `run.device` alone, or with another strategy than `single` every device of its kind.
+    #[default]
+    Auto,
+    /// So many of the kind of `run.device`, from number 0 on.
+    Count(usize),
+    /// These, in words as `run.device` has them. A device may be named several times.
+    Words(Vec<String>),
+}
+
+impl DistributedConfig {
+    /// How many devices take part; 1 under `auto`, until they have been found.
+    pub fn ranks(&self) -> usize {
+        match (self.strategy, &self.devices) {
+            (DistributedStrategy::Single, _) | (_, DeviceList::Auto) => 1,
+            (_, DeviceList::Count(count)) => *count,
+            (_, DeviceList::Words(words)) => words.len(),
+        }
+    }
+}
+
+impl fmt::Display for DeviceList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceList::Auto => f.write_str("\"auto\""),
+            DeviceList::Count(count) => write!(f, "{count}"),
+            DeviceList::Words(words) => write!(f, "{words:?}"),
+        }
+    }
+}
+
+impl Serialize for DeviceList {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            DeviceList::Auto => serializer.serialize_str("auto"),
+            DeviceList::Count(count) => serializer.serialize_u64(*count as u64),
+            DeviceList::Words(words) => words.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DeviceListVisitor)
+    }
+}
+
+struct DeviceListVisitor;
+
+impl<'de> Visitor<'de> for DeviceListVisitor {
+    type Value = DeviceList;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "\"auto\", a number of devices, or a list of devices as in [\"cuda:0\", \"cuda:1\"]",
+        )
+    }
+
+    /// `auto`, or words with commas between them, which is a list on a command line.
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<DeviceList, E> {
+        if text == "auto" {
+            return Ok(DeviceList::Auto);
+        }
+        let words = text.split(',').map(|word| word.trim().to_owned());
+        Ok(DeviceList::Words(words.collect()))
+    }
+
+    fn visit_u64<E: de::Error>(self, count: u64) -> Result<DeviceList, E> {
+        Ok(DeviceList::Count(count as usize))
+    }
+
+    fn visit_i64<E: de::Error>(self, count: i64) -> Result<DeviceList, E> {
+        let positive = usize::try_from(count);
+        let count = positive.map_err(|_| E::invalid_value(de::Unexpected::Signed(count), &self))?;
+        Ok(DeviceList::Count(count))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<DeviceList, A::Error> {
+        let mut words = Vec::new();
+        while let Some(word) = list.next_element()? {
+            words.push(word);
+        }
+        Ok(DeviceList::Words(words))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{ConfigLayers, RunConfig};
 
     #[test]
     fn steps_and_tokens_cap_the_run_and_override_epochs() {
@@ -393,5 +406,80 @@ mod tests {
         assert_eq!(steps(20, 1_050, 2.5), 10);
         assert_eq!(steps(5, 1_050, 2.5), 5);
         assert_eq!(steps(0, 0, 0.001), 1);
+    }
+
+    fn read(assignments: &[&str]) -> Result<RunConfig, String> {
+        let mut layers = ConfigLayers::new();
+        for assignment in assignments {
+            layers = layers.set(assignment).map_err(|error| error.to_string())?;
+        }
+        let loaded = layers.resolve().map_err(|error| error.to_string())?;
+        Ok(loaded.config)
+    }
+
+    #[test]
+    fn a_list_is_read_from_everything_that_can_mean_one() {
+        let multi = "distributed.strategy=multi";
+        for (given, list, ranks) in [
+            ("auto", DeviceList::Auto, 1),
+            ("3", DeviceList::Count(3), 3),
+            ("cuda:1", DeviceList::Words(vec!["cuda:1".to_owned()]), 1),
+            (
+                "flex, flex",
+                DeviceList::Words(vec!["flex".to_owned(); 2]),
+                2,
+            ),
+            (
+                "[\"flex\",\"flex\"]",
+                DeviceList::Words(vec!["flex".to_owned(); 2]),
+                2,
+            ),
+        ] {
+            let config = read(&[multi, &format!("distributed.devices={given}")]).unwrap();
+            assert_eq!(config.distributed.devices, list, "{given}");
+            assert_eq!(config.distributed.ranks(), ranks, "{given}");
+            assert_eq!(RunConfig::from_toml(&config.to_toml()).unwrap(), config);
+        }
+        let config = read(&[multi, "distributed.devices=3"]).unwrap();
+        assert_eq!(
+            (config.rows(), config.tokens_per_step()),
+            (24, 3 * 8 * 1024)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_names_key_value_and_limit() {
+        let multi = "distributed.strategy=multi";
+        for (assignments, words) in [
+            (
+                &["distributed.devices=2"][..],
+                "`distributed.devices` is 2, but",
+            ),
+            (&["distributed.devices=[\"flex\"]"], "is [\"flex\"], but"),
+            (
+                &[multi, "distributed.devices=0"],
+                "is 0, but must be at least one",
+            ),
+            (
+                &[multi, "distributed.devices=[]"],
+                "is [], but must be at least one",
+            ),
+            (
+                &["distributed.strategy=ddp", "distributed.devices=0"],
+                "is 0, but must be at least one",
+            ),
+            (&["distributed.strategy=both"], "distributed.strategy"),
+        ] {
+            let message = read(assignments).unwrap_err();
+            assert!(message.contains(words), "{assignments:?}: {message}");
+        }
+        for wrong in ["-1", "true", "[2]"] {
+            let text = format!("[distributed]\nstrategy = \"multi\"\ndevices = {wrong}\n");
+            let message = RunConfig::from_toml(&text).unwrap_err().to_string();
+            assert!(
+                message.contains("text:3: `distributed.devices`"),
+                "{message}"
+            );
+        }
     }
 }

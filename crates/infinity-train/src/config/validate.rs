@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use super::{ConfigError, GradientCheckpointing, LrSchedulerType, ModelConfig, RunConfig, SCHEMA};
+use super::{
+    ConfigError, DeviceList, DistributedStrategy, GradientCheckpointing, LrSchedulerType,
+    ModelConfig, RunConfig, SCHEMA,
+};
 use crate::data::DataError;
 use crate::step::loss_scale::FLOOR;
 use infinity_model::config::Mixer;
@@ -221,6 +224,22 @@ impl RunConfig {
         Ok(())
     }
 
+    fn validate_distributed(&self) -> Result<(), ConfigError> {
+        const KEY: &str = "distributed.devices";
+        let d = &self.distributed;
+        match (d.strategy, &d.devices) {
+            (_, DeviceList::Auto) => Ok(()),
+            (DistributedStrategy::Single, list) => refuse(
+                KEY,
+                list,
+                "distributed.strategy = \"single\" runs on run.device alone; write \"multi\" or \
+                 \"ddp\" for more than one",
+            ),
+            (_, list) if d.ranks() == 0 => refuse(KEY, list, "must be at least one device"),
+            _ => Ok(()),
+        }
+    }
+
     /// A stream needs a memory that does not grow with it.
     fn validate_stream(&self) -> Result<(), ConfigError> {
         if self.model.mixer != Mixer::Softmax {
@@ -272,7 +291,7 @@ impl ConfigError {
     }
 }
 
-pub(super) fn refuse<T>(
+fn refuse<T>(
     key: &'static str,
     value: impl Display,
     limit: impl Into<String>,

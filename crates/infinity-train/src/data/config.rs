@@ -1,16 +1,18 @@
 //! `[data]` and `[tokenizer]`: where text comes from and how it becomes tokens.
 
 use super::error::DataError;
-use super::initial_state::InitialState;
 use super::task::{self, TaskConfig};
+use crate::section::section;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::PathBuf;
 
 /// Threads beyond which nothing gets faster, and the system may refuse the next one.
 const MANY_WORKERS: usize = 256;
 
 /// Where the text is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataSource {
     /// `train_file` and `validation_file`.
@@ -30,7 +32,7 @@ pub enum DataSource {
 }
 
 /// How windows are taken from the tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Packing {
     /// Row `b` of a batch goes on where row `b` of the batch before stopped. All documents are one
@@ -46,67 +48,44 @@ pub enum Packing {
     Documents,
 }
 
-/// The `[data]` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DataConfig {
-    /// Files, the sources of dependencies, or a task that makes its own rows.
-    pub source: DataSource,
-    /// Sizes of a task.
-    pub task: TaskConfig,
-    /// A .txt, .jsonl, .json or .csv file, a directory of them, or a directory that `infinity tokenize` wrote.
-    pub train_file: PathBuf,
-    /// The same for validation; empty: the end of the training text.
-    pub validation_file: PathBuf,
-    /// Key or column that holds the text in .jsonl, .json and .csv.
-    pub text_column: String,
-    /// Part of the characters, from the end of the text, that is kept for validation when
-    /// `validation_file` is empty. Unset: a tenth, but no more than a million characters or 0.5 %,
-    /// whichever is more.
-    pub val_fraction: Option<f64>,
-    /// Put the end-of-text token after the last document too, not only between documents.
-    pub append_eos: bool,
-    /// Crates to learn from (`name` or `name@version`), for `source = "cargo-registry"`.
-    pub train_crates: Vec<String>,
-    /// Crates held out for validation, for `source = "cargo-registry"`.
-    pub validation_crates: Vec<String>,
-    /// Tokens in a window. Windows are for training; a trained model has no such limit.
-    pub max_seq_length: usize,
-    /// How windows are taken.
-    pub packing: Packing,
-    /// Carry the model's memory from a window to the one that follows it.
-    pub stateful: bool,
-    /// Which state a window starts from when `stateful`: its own past, another stream's, or none.
-    pub initial_state: InitialState,
-    /// Windows to propagate gradients through when `stateful`: so many follow each other in every
-    /// row of a batch.
-    pub tbptt_chunks: usize,
-    /// Threads that prepare batches ahead of their step. Changes speed, never the data.
-    pub num_workers: usize,
-    /// Where token files are kept between runs.
-    pub cache_dir: PathBuf,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self {
-            source: DataSource::Files,
-            task: TaskConfig::default(),
-            train_file: PathBuf::new(),
-            validation_file: PathBuf::new(),
-            text_column: "text".to_owned(),
-            val_fraction: None,
-            append_eos: false,
-            train_crates: Vec::new(),
-            validation_crates: Vec::new(),
-            max_seq_length: 1024,
-            packing: Packing::Contiguous,
-            stateful: false,
-            initial_state: InitialState::default(),
-            tbptt_chunks: 1,
-            num_workers: 1,
-            cache_dir: PathBuf::from(".infinity-cache"),
-        }
+section! {
+    /// The `[data]` section.
+    DataConfig {
+        /// Files, the sources of dependencies, or a task that makes its own rows.
+        source: DataSource = DataSource::Files;
+        /// Sizes of a task.
+        task: TaskConfig = TaskConfig::default();
+        /// A .txt, .jsonl, .ndjson, .json, .csv or .tsv file, a directory of them, or a directory that `infinity tokenize` wrote.
+        train_file: PathBuf = PathBuf::new();
+        /// The same for validation; empty: the end of the training text.
+        validation_file: PathBuf = PathBuf::new();
+        /// Key or column that holds the text in .jsonl, .json, .csv and .tsv.
+        text_column: String = "text".to_owned();
+        /// Part of the characters, from the end of the text, that is kept for validation when
+        /// `validation_file` is empty. Unset: a tenth, but no more than a million characters or 0.5 %,
+        /// whichever is more.
+        val_fraction: Option<f64> = None;
+        /// Put the end-of-text token after the last document too, not only between documents.
+        append_eos: bool = false;
+        /// Crates to learn from (`name` or `name@version`), for `source = "cargo-registry"`.
+        train_crates: Vec<String> = Vec::new();
+        /// Crates held out for validation, for `source = "cargo-registry"`.
+        validation_crates: Vec<String> = Vec::new();
+        /// Tokens in a window. Windows are for training; a trained model has no such limit.
+        max_seq_length: usize = 1024;
+        /// How windows are taken.
+        packing: Packing = Packing::Contiguous;
+        /// Carry the model's memory from a window to the one that follows it.
+        stateful: bool = false;
+        /// Which state a window starts from when `stateful`: its own past, another stream's, or none.
+        initial_state: InitialState = InitialState::default();
+        /// Windows to propagate gradients through when `stateful`: so many follow each other in every
+        /// row of a batch.
+        tbptt_chunks: usize = 1;
+        /// Threads that prepare batches ahead of their step. Changes speed, never the data.
+        num_workers: usize = 1;
+        /// Where token files are kept between runs.
+        cache_dir: PathBuf = PathBuf::from(".infinity-cache");
     }
 }
 
@@ -245,7 +224,7 @@ impl DataConfig {
 }
 
 /// What a token is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TokenizerKind {
     /// A byte of UTF-8: 256 tokens and the end of text, no training, reads everything.
@@ -274,16 +253,16 @@ impl TokenizerKind {
     }
 }
 
-/// The `[tokenizer]` section.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TokenizerConfig {
-    /// What a token is.
-    pub kind: TokenizerKind,
-    /// `tokenizer.json`, or a directory that holds one, for `kind = "file"`.
-    pub path: PathBuf,
-    /// Entries of the BPE to learn; 0: none. Set with the default `kind`, it means `kind = "bpe"`.
-    pub train_bpe: usize,
+section! {
+    /// The `[tokenizer]` section.
+    TokenizerConfig {
+        /// What a token is.
+        kind: TokenizerKind = TokenizerKind::default();
+        /// `tokenizer.json`, or a directory that holds one, for `kind = "file"`.
+        path: PathBuf = PathBuf::new();
+        /// Entries of the BPE to learn; 0: none. Set with the default `kind`, it means `kind = "bpe"`.
+        train_bpe: usize = 0;
+    }
 }
 
 /// The 256 byte symbols and the end of text.
@@ -343,6 +322,68 @@ pub(super) fn bad<T>(
         value: value.to_string(),
         reason: reason.to_owned(),
     })
+}
+
+section! {
+    /// Shares of windows by the state that they start from. They apply where a window continues a
+    /// stream; the first window of a stream always starts from the empty state.
+    #[derive(Copy)]
+    InitialState {
+        /// From the state its row had at the end of the window before. Unset: what the others leave.
+        own: Option<f64> = None;
+        /// From the state that another row had at the end of the batch before, drawn evenly.
+        other: f64 = 0.0;
+        /// From the empty state.
+        zero: f64 = 0.0;
+    }
+}
+
+/// How far the shares may be from 1 together: three decimal fractions, rounded.
+const ROUNDING: f64 = 1e-6;
+
+impl InitialState {
+    /// Every window continues its own past.
+    pub fn is_own(&self) -> bool {
+        self.other == 0.0 && self.zero == 0.0
+    }
+
+    /// Refuses shares that are none, naming the key, the value and the limit.
+    pub(super) fn validate(&self) -> Result<(), DataError> {
+        for (key, share) in [
+            ("data.initial_state.own", self.own.unwrap_or(0.0)),
+            ("data.initial_state.other", self.other),
+            ("data.initial_state.zero", self.zero),
+        ] {
+            // The comparison is written so that NaN fails it.
+            if !(0.0..=1.0).contains(&share) {
+                return bad(key, share, "must lie between 0 and 1");
+            }
+        }
+        let sum = self.own.unwrap_or(0.0) + self.other + self.zero;
+        match self.own {
+            Some(_) if (sum - 1.0).abs() > ROUNDING => bad(
+                "data.initial_state",
+                self,
+                &format!("adds up to {sum}; own, other and zero must add up to 1"),
+            ),
+            None if sum > 1.0 + ROUNDING => bad(
+                "data.initial_state",
+                self,
+                &format!("adds up to {sum}; other and zero leave nothing below 0 for own"),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for InitialState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { own, other, zero } = self;
+        match own {
+            Some(own) => write!(f, "{{ own = {own}, other = {other}, zero = {zero} }}"),
+            None => write!(f, "{{ other = {other}, zero = {zero} }}"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -427,6 +468,40 @@ mod tests {
         ] {
             let message = resolve(text).unwrap_err().to_string();
             assert!(message.contains(word), "{text}: {message}");
+        }
+    }
+
+    fn shares(own: Option<f64>, other: f64, zero: f64) -> InitialState {
+        InitialState { own, other, zero }
+    }
+
+    #[test]
+    fn wrong_shares_are_refused_by_name() {
+        for (mixture, words) in [
+            (shares(Some(0.8), 0.1, 0.2), ["data.initial_state", "1.1"]),
+            (shares(Some(0.5), 0.0, 0.0), ["data.initial_state", "0.5"]),
+            (shares(None, 0.7, 0.7), ["data.initial_state", "1.4"]),
+            (
+                shares(None, -0.1, 0.0),
+                ["data.initial_state.other", "-0.1"],
+            ),
+            (shares(None, 0.0, 1.5), ["data.initial_state.zero", "1.5"]),
+            (
+                shares(Some(f64::NAN), 0.0, 0.0),
+                ["data.initial_state.own", "NaN"],
+            ),
+        ] {
+            let message = mixture.validate().unwrap_err().to_string();
+            for word in words {
+                assert!(message.contains(word), "{mixture}: {message}");
+            }
+        }
+        for mixture in [
+            InitialState::default(),
+            shares(Some(0.8), 0.1, 0.1),
+            shares(None, 0.3, 0.7),
+        ] {
+            mixture.validate().unwrap();
         }
     }
 }

@@ -1,7 +1,11 @@
-//! What can be wrong with data, said so that a person can act on it.
+//! What preparing data says: what can be wrong, so that a person can act on it, and what it is doing.
 
 use infinity_model::TokenizerError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
+
+/// Endings that are read, for messages.
+pub(super) const EXPECTED: &str = ".txt, .jsonl, .ndjson, .json, .csv, .tsv";
 
 /// A problem with the text, the tokenizer that reads it, or the token files made from it.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +43,7 @@ pub enum DataError {
         /// The file or directory.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The system could not write it (permissions, a full disk).
     #[error("cannot write {path}: {source}")]
@@ -47,7 +51,7 @@ pub enum DataError {
         /// The file or directory.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A file, or everything that was named together, holds no text.
     #[error("{path} holds no text")]
@@ -62,6 +66,34 @@ pub enum DataError {
         path: PathBuf,
         /// Position of the first zero byte.
         offset: u64,
+    },
+    /// UTF-16.
+    #[error(
+        "{path} is UTF-16, not UTF-8; convert it first, for example with `iconv -f UTF-16 -t UTF-8`"
+    )]
+    Utf16 {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An archive or a compressed file, by its ending.
+    #[error("{path}: .{ending} files are not read; unpack it to {}", EXPECTED)]
+    Packed {
+        /// The file.
+        path: PathBuf,
+        /// Its ending, in small letters.
+        ending: String,
+    },
+    /// A pipe, socket or device.
+    #[error(
+        "`{key}`: {path} is {kind}, which cannot be read twice, and text is read more than once; write it to a file first"
+    )]
+    NotAFile {
+        /// Key of the configuration.
+        key: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
     },
     /// Not UTF-8.
     #[error(
@@ -98,18 +130,20 @@ pub enum DataError {
         reason: String,
     },
     /// A directory without any file that could be read.
-    #[error("{path} holds no text files: expected {expected}; other files there: {skipped}")]
+    #[error("{path} holds no text files: expected {expected}; {}other files there: {others}", runs(.skipped))]
     NoFiles {
         /// The directory.
         path: PathBuf,
         /// Accepted file names.
         expected: &'static str,
         /// Files that were passed over.
+        others: usize,
+        /// Directories of runs, models or token files that were passed over.
         skipped: usize,
     },
     /// The dependencies' sources cannot be found through Cargo.
     #[error(transparent)]
-    Cargo(#[from] super::cargo_error::CargoError),
+    Cargo(#[from] CargoError),
     /// Reading, training or using the tokenizer failed.
     #[error("tokenizer: {0}")]
     Tokenizer(#[from] TokenizerError),
@@ -188,7 +222,7 @@ pub enum DataError {
         /// How many were asked for.
         count: usize,
         /// The system's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A batch number past the end of an evaluation.
     #[error("batch {step} does not exist: there are {batches}")]
@@ -200,6 +234,48 @@ pub enum DataError {
     },
 }
 
+impl DataError {
+    /// Makes a [`DataError::Read`] of what the system says.
+    pub(super) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self + Copy {
+        move |source| Self::Read {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+
+    /// Makes a [`DataError::Write`] of what the system says.
+    pub(super) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self + Copy {
+        move |source| Self::Write {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+
+    pub(super) fn bad_row(path: &Path, line: u64, reason: String) -> Self {
+        Self::BadRow {
+            path: path.to_path_buf(),
+            line,
+            reason,
+        }
+    }
+
+    /// A damaged file of the prepared directory `directory`.
+    pub(super) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Damaged {
+            path: path.to_path_buf(),
+            reason: reason.into(),
+            directory: path.parent().unwrap_or(Path::new("")).to_path_buf(),
+        }
+    }
+}
+
+fn runs(skipped: &usize) -> String {
+    match skipped {
+        0 => String::new(),
+        _ => format!("directories of runs, models or token files there: {skipped}, "),
+    }
+}
+
 /// How to name another file than the missing one, where that is a flag's.
 fn other(key: &str) -> &'static str {
     match key {
@@ -207,5 +283,229 @@ fn other(key: &str) -> &'static str {
         "data.validation_file" => "; --validation-file names another",
         "tokenizer.path" => "; --tokenizer names another",
         _ => "",
+    }
+}
+
+/// Why sources of dependencies cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CargoError {
+    /// No lock file upward from the current directory.
+    #[error(
+        "`data.source = \"cargo-registry\"` reads the dependencies of a Cargo workspace, but there is no Cargo.lock in {start} or above it; run this inside the workspace, or name a text of your own with `--train-file`"
+    )]
+    NoWorkspace {
+        /// Where the search began.
+        start: PathBuf,
+    },
+    /// The lock file cannot be read.
+    #[error("cannot read {path}: {reason}")]
+    BadLock {
+        /// The lock file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A crate that is not a locked dependency.
+    #[error("`{key}`: {lock} has no crate `{name}`{hint}")]
+    NotLocked {
+        /// Key of the configuration.
+        key: &'static str,
+        /// The lock file.
+        lock: PathBuf,
+        /// The crate asked for.
+        name: String,
+        /// A similar name, or nothing.
+        hint: String,
+    },
+    /// Several versions of one crate are locked.
+    #[error(
+        "`{key}`: {lock} has several versions of `{name}` ({versions}); write one of them as `{name}@{example}`"
+    )]
+    SeveralVersions {
+        /// Key of the configuration.
+        key: &'static str,
+        /// The lock file.
+        lock: PathBuf,
+        /// The crate asked for.
+        name: String,
+        /// The locked versions.
+        versions: String,
+        /// One of them.
+        example: String,
+    },
+    /// Cargo itself cannot be started.
+    #[error(
+        "cannot run `{program}`: {source}; Cargo is needed to find the sources of dependencies"
+    )]
+    NoCargo {
+        /// The program that was tried.
+        program: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The sources are not on this machine.
+    #[error(
+        "the sources of {name} {version} are not on this machine; run `cargo fetch --locked` in {root}{detail}"
+    )]
+    NotDownloaded {
+        /// The crate.
+        name: String,
+        /// Its locked version.
+        version: String,
+        /// The workspace.
+        root: PathBuf,
+        /// What Cargo said, if it said anything.
+        detail: String,
+    },
+    /// A crate without Rust sources.
+    #[error("`{key}`: the sources of {name} hold no UTF-8 .rs file")]
+    NoSources {
+        /// Key of the configuration.
+        key: &'static str,
+        /// The crate.
+        name: String,
+    },
+}
+
+/// A step of preparing data. Its `Display` is a line for a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DataEvent {
+    /// The sources of dependencies were found.
+    Crates {
+        /// Key of the configuration that named them.
+        key: &'static str,
+        /// Names with versions, in reading order.
+        crates: Vec<String>,
+        /// Rust files.
+        files: usize,
+        /// Files left out because they are not UTF-8 text.
+        skipped: usize,
+        /// Fingerprint of names and contents.
+        fingerprint: String,
+    },
+    /// Prepared data is there but no longer fits.
+    Rebuilding {
+        /// Where it is.
+        directory: PathBuf,
+        /// What changed.
+        reason: String,
+    },
+    /// The text was read through once.
+    Scanned {
+        /// Documents of training and validation together.
+        documents: u64,
+        /// Their characters.
+        chars: u64,
+    },
+    /// Directories below the text that this program wrote, which are not read.
+    Skipped {
+        /// The directories.
+        directories: Vec<PathBuf>,
+    },
+    /// Words too long to learn merges across were cut for learning.
+    LongWords {
+        /// How many.
+        count: u64,
+        /// Characters of the longest piece that is left whole.
+        limit: usize,
+    },
+    /// Characters that the tokenizer has no tokens for.
+    Missing {
+        /// How many.
+        missing: u64,
+        /// Characters of the text.
+        chars: u64,
+        /// The first of them.
+        first: char,
+    },
+    /// A BPE tokenizer is being learned.
+    TrainingTokenizer {
+        /// Entries asked for.
+        entries: usize,
+    },
+    /// Part of the text has been tokenized.
+    Tokenized {
+        /// Characters so far.
+        chars: u64,
+        /// Characters in all.
+        total_chars: u64,
+    },
+    /// Done.
+    Ready {
+        /// Tokens to learn from.
+        train_tokens: u64,
+        /// Tokens held out.
+        validation_tokens: u64,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+        /// Where the token files are.
+        directory: PathBuf,
+    },
+}
+
+impl fmt::Display for DataEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Crates {
+                key,
+                crates,
+                files,
+                skipped,
+                fingerprint,
+            } => {
+                write!(f, "{key}: {} in {files} files", crates.join(", "))?;
+                if *skipped > 0 {
+                    write!(f, ", {skipped} that are not UTF-8 left out")?;
+                }
+                write!(f, " (content {fingerprint})")
+            }
+            Self::Rebuilding { directory, reason } => {
+                write!(f, "{reason}: making {} again", directory.display())
+            }
+            Self::Scanned { documents, chars } => {
+                write!(f, "read {documents} documents, {chars} characters")
+            }
+            Self::Skipped { directories } => {
+                let names: Vec<_> = directories
+                    .iter()
+                    .map(|d| d.display().to_string())
+                    .collect();
+                let names = names.join(", ");
+                write!(
+                    f,
+                    "not read, because runs, models and token files are no text: {names}"
+                )
+            }
+            Self::LongWords { count, limit } => write!(
+                f,
+                "{count} words of more than {limit} characters are cut for learning the tokenizer"
+            ),
+            Self::Missing {
+                missing,
+                chars,
+                first,
+            } => write!(
+                f,
+                "warning: the tokenizer has no tokens for {missing} of {chars} characters, which are left out; the first is {first:?}"
+            ),
+            Self::TrainingTokenizer { entries } => {
+                write!(f, "learning a BPE tokenizer of {entries} entries")
+            }
+            Self::Tokenized { chars, total_chars } => {
+                write!(f, "tokenized {chars} of {total_chars} characters")
+            }
+            Self::Ready {
+                train_tokens,
+                validation_tokens,
+                vocab_size,
+                directory,
+            } => write!(
+                f,
+                "{train_tokens} training and {validation_tokens} validation tokens of {vocab_size} kinds in {}",
+                directory.display()
+            ),
+        }
     }
 }

@@ -4,19 +4,23 @@
 //! tokenizer and `meta.json`. It is made under another name and renamed when complete, so a
 //! directory that exists is whole. In the cache its name stands for the configuration, and its
 //! `meta.json` for the contents: when text or tokenizer changed, it is made again.
+//!
+//! The text is read twice: once to count, check and fingerprint it (and to collect its characters),
+//! once to tokenize it. Learning a BPE reads the training part a third time.
 
-use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind};
-use super::error::DataError;
-use super::event::DataEvent;
-use super::fingerprint::{Fingerprint, fingerprint};
-use super::inputs::inputs;
-use super::meta::{META_FILE, PreparedMeta, SourceMeta, TOKENIZER_FILE};
-use super::source::Sources;
-use super::store::TokenStore;
+use super::cargo::CargoWorkspace;
+use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind, bad};
+use super::error::{DataError, DataEvent};
+use super::formats::Fragment;
+use super::sources::Sources;
+use super::store::{
+    FORMAT_VERSION, META_FILE, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE, TokenStore,
+};
 use super::task;
-use super::vocabulary;
-use super::write::{Inputs, build};
+use super::tokenize::{self, Alphabet, SplitWriter};
+use infinity_files::{Fingerprint, PartialDirectory, fingerprint};
 use infinity_model::tokenizer::Tokenizer;
+use std::env;
 use std::path::{Path, PathBuf};
 
 /// Both splits as tokens, and the tokenizer that made them.
@@ -84,7 +88,7 @@ pub fn tokenize_to(
             path: output.to_path_buf(),
         });
     }
-    let fixed = vocabulary::fixed(tokenizer, kind)?;
+    let fixed = tokenize::fixed(tokenizer, kind)?;
     build(
         &inputs("INPUT", texts, data, notify)?,
         tokenizer,
@@ -113,13 +117,9 @@ pub fn open_prepared(directory: &Path) -> Result<PreparedData, DataError> {
 fn open(directory: &Path, meta: PreparedMeta) -> Result<PreparedData, DataError> {
     let path = directory.join(TOKENIZER_FILE);
     let tokenizer = Tokenizer::from_file(&path)?;
-    if fingerprint(tokenizer.to_json()?) != meta.tokenizer_hash {
-        let reason = "it is not the tokenizer in meta.json".to_owned();
-        return Err(DataError::Damaged {
-            path,
-            reason,
-            directory: directory.to_path_buf(),
-        });
+    if !Fingerprint::matches(&meta.tokenizer_hash, tokenizer.to_json()?) {
+        let reason = "it is not the tokenizer in meta.json";
+        return Err(DataError::damaged(&path, reason));
     }
     Ok(PreparedData {
         train: TokenStore::open(directory, &meta.train)?,
@@ -139,7 +139,7 @@ fn given(
     if !data.validation_file.as_os_str().is_empty() {
         let reason =
             "`data.train_file` is a prepared directory, which has its own validation split";
-        return super::config::bad(
+        return bad(
             "data.validation_file",
             data.validation_file.display(),
             reason,
@@ -159,8 +159,8 @@ fn given(
         return Ok(prepared);
     }
     if kind == TokenizerKind::File {
-        let wanted = vocabulary::from_file(tokenizer)?;
-        let same = fingerprint(wanted.to_json()?) == prepared.meta.tokenizer_hash;
+        let wanted = tokenize::from_file(tokenizer)?;
+        let same = Fingerprint::matches(&prepared.meta.tokenizer_hash, wanted.to_json()?);
         return if same {
             Ok(prepared)
         } else {
@@ -183,7 +183,7 @@ fn cached(
 ) -> Result<PreparedData, DataError> {
     let texts = std::slice::from_ref(&data.train_file);
     let inputs = inputs("data.train_file", texts, data, notify)?;
-    let fixed = vocabulary::fixed(tokenizer, kind)?;
+    let fixed = tokenize::fixed(tokenizer, kind)?;
     let directory = data.cache_dir.join(entry_name(data, tokenizer, kind));
     if directory.exists() {
         match change(&directory, &inputs, fixed.as_ref())? {
@@ -207,7 +207,8 @@ fn entry_name(data: &DataConfig, tokenizer: &TokenizerConfig, kind: TokenizerKin
             .display()
             .to_string(),
     };
-    let mut hash = Fingerprint::default();
+    // The algorithm of earlier versions, whose entries are found again.
+    let mut hash = Fingerprint::like("");
     hash.field(kind.name())
         .field(absolute(&tokenizer.path))
         .field(tokenizer.train_bpe.to_le_bytes());
@@ -242,7 +243,7 @@ fn change(
 ) -> Result<Option<String>, DataError> {
     let meta = PreparedMeta::read(directory)?;
     if let Some(tokenizer) = fixed
-        && fingerprint(tokenizer.to_json()?) != meta.tokenizer_hash
+        && !Fingerprint::matches(&meta.tokenizer_hash, tokenizer.to_json()?)
     {
         return Ok(Some("the tokenizer changed".to_owned()));
     }
@@ -272,7 +273,7 @@ fn source_changed(
     if sources.files == meta.files {
         return Ok(false);
     }
-    Ok(super::write::content_hash(sources)? != meta.hash)
+    Ok(content_hash(sources, &meta.hash)? != meta.hash)
 }
 
 fn check_lengths(data: &DataConfig, prepared: &PreparedData) -> Result<(), DataError> {
@@ -297,4 +298,350 @@ fn check_lengths(data: &DataConfig, prepared: &PreparedData) -> Result<(), DataE
         });
     }
     Ok(())
+}
+
+/// A tenth is enough to judge a small text by; of a large one, so many characters are.
+const MANY_CHARS: f64 = 1e6;
+const SMALL_FRACTION: f64 = 0.1;
+const LARGE_FRACTION: f64 = 0.005;
+
+/// The text of both splits.
+struct Inputs {
+    train: Sources,
+    /// Absent when validation is the end of the training text.
+    validation: Option<Sources>,
+    /// Fingerprints of the two, where finding them already took them.
+    known_hashes: Option<(String, Option<String>)>,
+}
+
+/// Makes the directory, under another name until it is complete. Replaces one that is there.
+fn build(
+    inputs: &Inputs,
+    config: &TokenizerConfig,
+    kind: TokenizerKind,
+    fixed: Option<Tokenizer>,
+    data: &DataConfig,
+    directory: &Path,
+    notify: &mut dyn FnMut(DataEvent),
+) -> Result<(), DataError> {
+    let mut alphabet = (kind == TokenizerKind::Char).then(Alphabet::default);
+    let train = scan(&inputs.train, alphabet.as_mut(), Fingerprint::default())?;
+    let validation = inputs
+        .validation
+        .as_ref()
+        .map(|sources| scan(sources, alphabet.as_mut(), Fingerprint::default()))
+        .transpose()?;
+    let total_chars = train.chars + validation.as_ref().map_or(0, |scan| scan.chars);
+    let documents = train.documents + validation.as_ref().map_or(0, |scan| scan.documents);
+    notify(DataEvent::Scanned {
+        documents,
+        chars: total_chars,
+    });
+
+    let train_chars = if validation.is_some() {
+        train.chars
+    } else {
+        train_chars(train.chars, data.val_fraction)
+    };
+    let tokenizer = match (fixed, &alphabet) {
+        (Some(tokenizer), _) => tokenizer,
+        (None, Some(alphabet)) => alphabet.tokenizer(),
+        (None, None) => {
+            notify(DataEvent::TrainingTokenizer {
+                entries: config.train_bpe,
+            });
+            let (tokenizer, cut) = learn(&inputs.train, train_chars, config.train_bpe)?;
+            if cut > 0 {
+                notify(DataEvent::LongWords {
+                    count: cut,
+                    limit: tokenize::LONGEST_WORD,
+                });
+            }
+            tokenizer
+        }
+    };
+
+    let failed = DataError::write(directory);
+    let partial = PartialDirectory::create(directory).map_err(failed)?;
+    let mut progress = Progress {
+        chars: 0,
+        total_chars,
+        next: 0,
+        notify,
+    };
+    let (train_split, validation_split) = write_splits(
+        inputs,
+        train_chars,
+        &tokenizer,
+        data.append_eos,
+        partial.path(),
+        &mut progress,
+    )?;
+    tokenizer.save(partial.path().join(TOKENIZER_FILE))?;
+    let known = inputs.known_hashes.clone().unzip();
+    let meta = PreparedMeta {
+        format_version: FORMAT_VERSION,
+        tokenizer_kind: kind,
+        tokenizer_hash: fingerprint(tokenizer.to_json()?),
+        vocab_size: tokenizer.vocab_size(),
+        eos_id: tokenizer.eos_id(),
+        source: train.describe(&inputs.train, known.0),
+        validation_source: validation
+            .zip(inputs.validation.as_ref())
+            .map(|(scan, sources)| scan.describe(sources, known.1.flatten())),
+        train: train_split,
+        validation: validation_split,
+    };
+    meta.write(partial.path())?;
+    partial.rename_to(directory).map_err(failed)
+}
+
+/// How many of `chars` characters are for training, the rest being validation.
+fn train_chars(chars: u64, val_fraction: Option<f64>) -> u64 {
+    let chars = chars as f64;
+    let fraction = val_fraction.unwrap_or_else(|| {
+        if chars == 0.0 {
+            0.0
+        } else {
+            (MANY_CHARS / chars).clamp(LARGE_FRACTION, SMALL_FRACTION)
+        }
+    });
+    // 1 − 0.1 is exactly 0.9, and rounding down makes this the split that nanoGPT's data scripts make.
+    ((1.0 - fraction) * chars).floor() as u64
+}
+
+/// What reading a text once says about it.
+struct Scan {
+    documents: u64,
+    chars: u64,
+    hash: String,
+}
+
+impl Scan {
+    fn describe(&self, sources: &Sources, known: Option<String>) -> SourceMeta {
+        // Files of dependencies are named by the lock file; their paths mean nothing elsewhere.
+        let files = if known.is_some() {
+            Vec::new()
+        } else {
+            sources.files.clone()
+        };
+        SourceMeta {
+            hash: known.unwrap_or_else(|| self.hash.clone()),
+            documents: self.documents,
+            files,
+        }
+    }
+}
+
+/// Reads everything once; `hash` is the empty hash to take fingerprints with.
+fn scan(
+    sources: &Sources,
+    mut alphabet: Option<&mut Alphabet>,
+    mut hash: Fingerprint,
+) -> Result<Scan, DataError> {
+    let (mut documents, mut chars) = (0, 0);
+    let mut fragments = sources.fragments().hashing(hash.clone());
+    for fragment in &mut fragments {
+        let fragment = fragment?;
+        documents += u64::from(fragment.ends_document);
+        chars += fragment.text.chars().count() as u64;
+        if let Some(alphabet) = &mut alphabet {
+            alphabet.extend(&fragment.text);
+        }
+    }
+    if chars == 0 {
+        return Err(DataError::Empty {
+            path: sources.root.clone(),
+        });
+    }
+    for fingerprint in fragments.fingerprints() {
+        hash.field(fingerprint);
+    }
+    Ok(Scan {
+        documents,
+        chars,
+        hash: hash.hex(),
+    })
+}
+
+/// Fingerprint of the contents of all files, in order, as `stored` was taken.
+fn content_hash(sources: &Sources, stored: &str) -> Result<String, DataError> {
+    Ok(scan(sources, None, Fingerprint::like(stored))?.hash)
+}
+
+/// Learns a tokenizer from the training part only: validation must stay unseen.
+fn learn(
+    sources: &Sources,
+    train_chars: u64,
+    entries: usize,
+) -> Result<(Tokenizer, u64), DataError> {
+    let mut left = train_chars;
+    let texts = sources
+        .fragments()
+        .map_while(move |fragment| match fragment {
+            Ok(_) if left == 0 => None,
+            Ok(fragment) => {
+                let (before, _, chars) = divide(fragment, left);
+                left -= chars;
+                before.map(|fragment| Ok(fragment.text))
+            }
+            Err(error) => Some(Err(error)),
+        });
+    tokenize::learn_bpe(texts, entries)
+}
+
+/// Cuts a fragment after `limit` characters: the part before, the part after, and how many
+/// characters the part before has.
+fn divide(mut fragment: Fragment, limit: u64) -> (Option<Fragment>, Option<Fragment>, u64) {
+    let cut = fragment
+        .text
+        .char_indices()
+        .nth(usize::try_from(limit).unwrap_or(usize::MAX));
+    match cut {
+        None => {
+            let chars = fragment.text.chars().count() as u64;
+            (Some(fragment), None, chars)
+        }
+        Some((0, _)) => (None, Some(fragment), 0),
+        Some((place, _)) => {
+            let after = Fragment {
+                text: fragment.text.split_off(place),
+                ends_document: fragment.ends_document,
+            };
+            fragment.ends_document = false;
+            (Some(fragment), Some(after), limit)
+        }
+    }
+}
+
+fn write_splits(
+    inputs: &Inputs,
+    train_chars: u64,
+    tokenizer: &Tokenizer,
+    append_eos: bool,
+    directory: &Path,
+    progress: &mut Progress,
+) -> Result<(SplitMeta, SplitMeta), DataError> {
+    let mut train = SplitWriter::create(directory, "train", tokenizer)?;
+    let mut validation = SplitWriter::create(directory, "val", tokenizer)?;
+    let mut left = train_chars;
+    for fragment in inputs.train.fragments() {
+        // A file that grew since it was counted must not leak into the validation of another file.
+        let limit = if inputs.validation.is_some() {
+            u64::MAX
+        } else {
+            left
+        };
+        let (before, after, chars) = divide(fragment?, limit);
+        left = left.saturating_sub(chars);
+        if let Some(fragment) = before {
+            progress.add(&fragment.text);
+            train.push(fragment)?;
+        }
+        if let Some(fragment) = after {
+            progress.add(&fragment.text);
+            validation.push(fragment)?;
+        }
+    }
+    for fragment in inputs.validation.iter().flat_map(Sources::fragments) {
+        let fragment = fragment?;
+        progress.add(&fragment.text);
+        validation.push(fragment)?;
+    }
+    let (train, dropped) = train.finish(append_eos)?;
+    let (validation, also_dropped) = validation.finish(append_eos)?;
+    let dropped = dropped.and(also_dropped);
+    dropped.check()?;
+    if let Some(first) = dropped.first {
+        (progress.notify)(DataEvent::Missing {
+            missing: dropped.characters,
+            chars: dropped.of,
+            first,
+        });
+    }
+    Ok((train, validation))
+}
+
+/// Tells about the progress every few million characters.
+struct Progress<'a> {
+    chars: u64,
+    total_chars: u64,
+    next: u64,
+    notify: &'a mut dyn FnMut(DataEvent),
+}
+
+impl Progress<'_> {
+    fn add(&mut self, text: &str) {
+        const STEP: u64 = 1 << 22;
+        self.chars += text.chars().count() as u64;
+        if self.chars >= self.next + STEP || self.chars == self.total_chars {
+            self.next = self.chars;
+            (self.notify)(DataEvent::Tokenized {
+                chars: self.chars,
+                total_chars: self.total_chars,
+            });
+        }
+    }
+}
+
+/// Finds the text, without reading files of the user; messages about `texts` blame `key`.
+fn inputs(
+    key: &'static str,
+    texts: &[PathBuf],
+    data: &DataConfig,
+    notify: &mut dyn FnMut(DataEvent),
+) -> Result<Inputs, DataError> {
+    if data.source == DataSource::Files {
+        let column = &data.text_column;
+        let validation = &data.validation_file;
+        let validation = (!validation.as_os_str().is_empty())
+            .then(|| Sources::resolve("data.validation_file", validation, column))
+            .transpose()?;
+        let train = Sources::concatenated(key, texts, column)?;
+        let all = [Some(&train), validation.as_ref()].into_iter().flatten();
+        let directories: Vec<PathBuf> = all.flat_map(|s| s.skipped.clone()).collect();
+        if !directories.is_empty() {
+            notify(DataEvent::Skipped { directories });
+        }
+        return Ok(Inputs {
+            train,
+            validation,
+            known_hashes: None,
+        });
+    }
+    let here = env::current_dir().map_err(DataError::read(Path::new(".")))?;
+    let workspace = CargoWorkspace::find(&here)?;
+    let mut crates = |key, names: &[String]| {
+        let found = workspace.sources(key, names)?;
+        notify(DataEvent::Crates {
+            key,
+            crates: found.crates.clone(),
+            files: found.sources.files.len(),
+            skipped: found.skipped,
+            fingerprint: found.fingerprint.clone(),
+        });
+        Ok::<_, DataError>(found)
+    };
+    let train = crates("data.train_crates", &data.train_crates)?;
+    let validation = match data.validation_crates.as_slice() {
+        [] => None,
+        names => Some(crates("data.validation_crates", names)?),
+    };
+    let mut held_out = validation.iter().flat_map(|found| &found.crates);
+    if let Some(both) = held_out.find(|name| train.crates.contains(name)) {
+        return bad(
+            "data.validation_crates",
+            both,
+            "is also in `data.train_crates`",
+        );
+    }
+    let known_hashes = Some((
+        train.fingerprint,
+        validation.as_ref().map(|found| found.fingerprint.clone()),
+    ));
+    Ok(Inputs {
+        train: train.sources,
+        validation: validation.map(|found| found.sources),
+        known_hashes,
+    })
 }

@@ -1,12 +1,325 @@
-//! One split of the data as tokens: in the files of a prepared directory, or given by a program.
+//! Token files: integers written once, front to back, then read at any place, and what describes them.
+//!
+//! They are read by position, not mapped into memory: a mapped file that somebody cuts short ends
+//! the whole program by a signal, and this way it is an error with the file's name.
+//!
+//! Little-endian, no header; length, width and checksum stand in the `meta.json` beside them, and
+//! are compared when a file is opened. The checksum covers the whole of a file up to 16 MiB and
+//! 256 evenly spaced blocks of a larger one, so that opening a large corpus stays quick.
 
+use super::config::TokenizerKind;
 use super::error::DataError;
+use super::formats::SourceFile;
 use super::task::TaskRows;
-use super::token_file::{FileStamp, NumberFile};
+use infinity_files::{Fingerprint, faults};
 use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+const BLOCK: u64 = 64 << 10;
+const BLOCKS: u64 = 256;
+/// Bytes that one read takes at most; a multiple of every width.
+const PIECE: u64 = 64 << 10;
+
+/// How many bytes a number takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Width {
+    /// Two bytes: token ids of vocabularies up to 65,536.
+    U16,
+    /// Four bytes: larger vocabularies.
+    U32,
+    /// Eight bytes: positions of documents.
+    U64,
+}
+
+impl Width {
+    /// The narrowest width for token ids below `vocab_size`.
+    pub fn for_vocabulary(vocab_size: usize) -> Self {
+        if vocab_size <= 1 << 16 {
+            Self::U16
+        } else {
+            Self::U32
+        }
+    }
+
+    /// Bytes of one number.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::U16 => 2,
+            Self::U32 => 4,
+            Self::U64 => 8,
+        }
+    }
+}
+
+/// What must hold of a file for it to be the one that was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStamp {
+    /// Name inside the prepared directory.
+    pub file: String,
+    /// Width of its numbers.
+    pub dtype: Width,
+    /// How many numbers it holds.
+    pub count: u64,
+    /// Checksum of its length and sampled blocks.
+    pub checksum: String,
+}
+
+/// Writes numbers to a new file.
+pub struct NumberWriter {
+    out: BufWriter<File>,
+    path: PathBuf,
+    width: Width,
+    count: u64,
+}
+
+impl NumberWriter {
+    /// Creates `directory/name`; numbers must fit `width`.
+    pub fn create(directory: &Path, name: &str, width: Width) -> Result<Self, DataError> {
+        let path = directory.join(name);
+        let file = faults::point(&path)
+            .and_then(|()| File::create_new(&path))
+            .map_err(DataError::write(&path))?;
+        Ok(Self {
+            out: BufWriter::with_capacity(1 << 18, file),
+            path,
+            width,
+            count: 0,
+        })
+    }
+
+    /// Numbers written so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Appends token ids.
+    pub fn extend(&mut self, ids: &[u32]) -> Result<(), DataError> {
+        ids.iter().try_for_each(|id| self.push(u64::from(*id)))
+    }
+
+    /// Appends one number.
+    pub fn push(&mut self, number: u64) -> Result<(), DataError> {
+        let bytes = number.to_le_bytes();
+        let (kept, cut) = bytes.split_at(self.width.bytes() as usize);
+        debug_assert!(
+            cut.iter().all(|byte| *byte == 0),
+            "{number} does not fit {:?}",
+            self.width
+        );
+        self.count += 1;
+        self.out
+            .write_all(kept)
+            .map_err(|source| self.error(source))
+    }
+
+    /// Puts everything on the disk and says what was written.
+    pub fn finish(mut self) -> Result<FileStamp, DataError> {
+        faults::point(&self.path)
+            .and_then(|()| self.out.flush())
+            .and_then(|()| self.out.get_ref().sync_all())
+            .map_err(|source| self.error(source))?;
+        let checksum =
+            checksum(&self.path, Fingerprint::default()).map_err(|source| self.error(source))?;
+        let file = self
+            .path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        Ok(FileStamp {
+            file,
+            dtype: self.width,
+            count: self.count,
+            checksum,
+        })
+    }
+
+    fn error(&self, source: io::Error) -> DataError {
+        DataError::write(&self.path)(source)
+    }
+}
+
+/// A file of numbers, open for reading.
+#[derive(Debug)]
+pub struct NumberFile {
+    file: File,
+    path: PathBuf,
+    width: Width,
+    count: u64,
+}
+
+impl NumberFile {
+    /// Opens the file that `stamp` describes.
+    ///
+    /// # Errors
+    /// The file is missing, or is not as long as the stamp says, or its checksum differs.
+    pub fn open(directory: &Path, stamp: &FileStamp) -> Result<Self, DataError> {
+        let path = directory.join(&stamp.file);
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => DataError::damaged(&path, "it is missing"),
+            _ => DataError::read(&path)(source),
+        };
+        let file = File::open(&path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let Some(wanted) = stamp.count.checked_mul(stamp.dtype.bytes()) else {
+            let reason = format!("{META_FILE} gives it {} numbers", stamp.count);
+            return Err(DataError::damaged(&path, reason));
+        };
+        if length != wanted {
+            let reason = format!("it has {length} bytes and should have {wanted}");
+            return Err(DataError::damaged(&path, reason));
+        }
+        if checksum(&path, Fingerprint::like(&stamp.checksum)).map_err(failed)? != stamp.checksum {
+            let reason = format!("its checksum is not the one in {META_FILE}");
+            return Err(DataError::damaged(&path, reason));
+        }
+        Ok(Self {
+            file,
+            path,
+            width: stamp.dtype,
+            count: stamp.count,
+        })
+    }
+
+    /// How many numbers there were when the file was opened.
+    pub fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// All numbers.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is shorter than it was.
+    pub fn all(&self) -> Result<Vec<u64>, DataError> {
+        let mut numbers = Vec::with_capacity(self.count as usize);
+        self.for_each_piece(0, self.count, &mut |bytes| match self.width {
+            Width::U16 => numbers.extend(decoded(bytes, u16::from_le_bytes).map(u64::from)),
+            Width::U32 => numbers.extend(decoded(bytes, u32::from_le_bytes).map(u64::from)),
+            Width::U64 => numbers.extend(decoded(bytes, u64::from_le_bytes)),
+        })?;
+        Ok(numbers)
+    }
+
+    /// Appends `count` token ids from `start` on to `out`; the range must lie below
+    /// [`NumberFile::len`].
+    ///
+    /// # Errors
+    /// The file cannot be read, or is shorter than it was.
+    pub fn read(&self, start: u64, count: usize, out: &mut Vec<i32>) -> Result<(), DataError> {
+        self.for_each_piece(start, count as u64, &mut |bytes| match self.width {
+            Width::U16 => out.extend(decoded(bytes, u16::from_le_bytes).map(i32::from)),
+            Width::U32 => out.extend(decoded(bytes, u32::from_le_bytes).map(|id| id as i32)),
+            Width::U64 => out.extend(decoded(bytes, u64::from_le_bytes).map(|id| id as i32)),
+        })
+    }
+
+    /// Hands over the bytes of `count` numbers from `start` on, whole numbers at a time.
+    fn for_each_piece(
+        &self,
+        start: u64,
+        count: u64,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), DataError> {
+        debug_assert!(start + count <= self.count, "{start} + {count}");
+        let (mut at, end) = (
+            start * self.width.bytes(),
+            (start + count) * self.width.bytes(),
+        );
+        let mut buffer = vec![0; (end - at).min(PIECE) as usize];
+        while at < end {
+            let piece = &mut buffer[..(end - at).min(PIECE) as usize];
+            read_exact_at(&self.file, piece, at).map_err(|source| match source.kind() {
+                io::ErrorKind::UnexpectedEof => self.cut_short(),
+                _ => DataError::read(&self.path)(source),
+            })?;
+            take(piece);
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn cut_short(&self) -> DataError {
+        let length = self.file.metadata().map_or(0, |metadata| metadata.len());
+        let opened = self.count * self.width.bytes();
+        self.damaged(format!(
+            "it has {length} bytes and had {opened} when it was opened"
+        ))
+    }
+
+    /// That its numbers cannot be what was written.
+    pub(super) fn damaged(&self, reason: String) -> DataError {
+        DataError::damaged(&self.path, reason)
+    }
+}
+
+/// Little-endian numbers of `N` bytes.
+fn decoded<const N: usize, T>(
+    bytes: &[u8],
+    number: impl Fn([u8; N]) -> T,
+) -> impl Iterator<Item = T> {
+    bytes
+        .as_chunks::<N>()
+        .0
+        .iter()
+        .map(move |bytes| number(*bytes))
+}
+
+/// Fills `buffer` from the place `at`, without a cursor that threads would share.
+#[cfg(unix)]
+fn read_exact_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, at)
+}
+
+/// Fills `buffer` from the place `at`; every read names its place, so threads may share the file.
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !buffer.is_empty() {
+        match file.seek_read(buffer, at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                buffer = &mut buffer[read..];
+                at += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Hash of the length and of the blocks that opening a file looks at.
+fn checksum(path: &Path, mut hash: Fingerprint) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    hash.field(length.to_le_bytes());
+    let blocks = length.div_ceil(BLOCK);
+    let sampled = blocks.min(BLOCKS);
+    let mut buffer = vec![0; BLOCK as usize];
+    for i in 0..sampled {
+        // First and last block are always among them.
+        let block = if sampled < 2 {
+            0
+        } else {
+            i * (blocks - 1) / (sampled - 1)
+        };
+        file.seek(SeekFrom::Start(block * BLOCK))?;
+        let bytes = (length - block * BLOCK).min(BLOCK) as usize;
+        file.read_exact(&mut buffer[..bytes])?;
+        hash.update(&buffer[..bytes]);
+    }
+    Ok(hash.hex())
+}
 
 /// What `meta.json` says of one split.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,17 +505,232 @@ impl TokenStore {
     }
 }
 
+/// Name of the description inside a prepared directory.
+pub(super) const META_FILE: &str = "meta.json";
+/// Name of the tokenizer inside a prepared directory.
+pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Changes when the files' meaning changes; other versions are made again.
+pub(super) const FORMAT_VERSION: u32 = 1;
+
+/// The text that a split was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceMeta {
+    /// Fingerprint of the contents, in reading order.
+    pub hash: String,
+    /// Documents that were read.
+    pub documents: u64,
+    /// Files, when they were read.
+    pub files: Vec<SourceFile>,
+}
+
+/// Description of a prepared directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreparedMeta {
+    /// Version of this format.
+    pub format_version: u32,
+    /// Kind of the tokenizer.
+    pub tokenizer_kind: TokenizerKind,
+    /// Fingerprint of its `tokenizer.json`.
+    pub tokenizer_hash: String,
+    /// Its number of tokens.
+    pub vocab_size: usize,
+    /// The token between documents.
+    pub eos_id: Option<u32>,
+    /// What the training split was made from.
+    pub source: SourceMeta,
+    /// What the validation split was made from, unless it is the end of the same text.
+    pub validation_source: Option<SourceMeta>,
+    /// Files of the training split.
+    pub train: SplitMeta,
+    /// Files of the validation split.
+    pub validation: SplitMeta,
+}
+
+impl PreparedMeta {
+    /// Reads the description in `directory`.
+    pub(super) fn read(directory: &Path) -> Result<Self, DataError> {
+        let path = directory.join(META_FILE);
+        let damaged = |reason: String| DataError::damaged(&path, reason);
+        let text = fs::read(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => damaged("it is missing".to_owned()),
+            _ => DataError::read(&path)(source),
+        })?;
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let version = value
+            .get("format_version")
+            .and_then(serde_json::Value::as_u64);
+        if version != Some(u64::from(FORMAT_VERSION)) {
+            let found = version.map_or("none".to_owned(), |version| version.to_string());
+            return Err(damaged(format!(
+                "format version {found}, this program reads {FORMAT_VERSION}"
+            )));
+        }
+        serde_json::from_value(value).map_err(|error| damaged(error.to_string()))
+    }
+
+    /// Writes the description into `directory`; last of all files, because it vouches for them.
+    pub(super) fn write(&self, directory: &Path) -> Result<(), DataError> {
+        let path = directory.join(META_FILE);
+        let text =
+            serde_json::to_string_pretty(self).expect("numbers and strings can be written as JSON");
+        infinity_files::write(&path, text.as_bytes()).map_err(DataError::write(&path))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    mod token_file {
+        use super::super::*;
+        use std::fs;
 
-    #[test]
-    fn documents_partition_the_tokens() {
-        let store = TokenStore::from_documents(&[vec![1, 2, 9], vec![3, 9], vec![4]]);
-        assert_eq!((store.len(), store.documents()), (6, 3));
-        assert_eq!(store.borders().unwrap(), [0, 3, 5, 6]);
-        assert_eq!(store.tokens(2..5).unwrap(), [9, 3, 9]);
-        assert_eq!(store.target_bytes(), 5);
-        assert!(TokenStore::from_documents(&[]).is_empty());
+        fn written(directory: &Path, width: Width, numbers: &[u64]) -> FileStamp {
+            let mut writer = NumberWriter::create(directory, "numbers.bin", width).unwrap();
+            numbers
+                .iter()
+                .for_each(|number| writer.push(*number).unwrap());
+            writer.finish().unwrap()
+        }
+
+        #[test]
+        fn every_width_gives_its_numbers_back() {
+            for (width, largest) in [
+                (Width::U16, u64::from(u16::MAX)),
+                (Width::U32, u64::from(u32::MAX)),
+                (Width::U64, u64::MAX),
+            ] {
+                let dir = tempfile::tempdir().unwrap();
+                let numbers = [0, 1, 258, 30_000, largest];
+                let stamp = written(dir.path(), width, &numbers);
+                let file = NumberFile::open(dir.path(), &stamp).unwrap();
+                assert_eq!(file.len(), 5);
+                assert_eq!(file.all().unwrap(), numbers);
+                let mut ids = vec![7];
+                file.read(1, 3, &mut ids).unwrap();
+                assert_eq!(ids, [7, 1, 258, 30_000]);
+            }
+        }
+
+        #[test]
+        fn a_read_of_many_pieces_is_one_row() {
+            let dir = tempfile::tempdir().unwrap();
+            let numbers: Vec<u64> = (0..3 * PIECE / 2 + 5).map(|n| n % 60_000).collect();
+            let stamp = written(dir.path(), Width::U16, &numbers);
+            let file = NumberFile::open(dir.path(), &stamp).unwrap();
+            assert_eq!(file.all().unwrap(), numbers);
+            let mut ids = Vec::new();
+            file.read(7, numbers.len() - 8, &mut ids).unwrap();
+            let inner = &numbers[7..numbers.len() - 1];
+            assert!(ids.iter().zip(inner).all(|(id, n)| *id as u64 == *n));
+            assert_eq!(ids.len(), inner.len());
+        }
+
+        #[test]
+        fn a_file_without_numbers_opens() {
+            let dir = tempfile::tempdir().unwrap();
+            let stamp = written(dir.path(), Width::U16, &[]);
+            let file = NumberFile::open(dir.path(), &stamp).unwrap();
+            assert!(file.is_empty() && file.all().unwrap().is_empty());
+        }
+
+        #[test]
+        fn a_file_that_is_cut_while_it_is_open_is_an_error() {
+            let dir = tempfile::tempdir().unwrap();
+            let stamp = written(dir.path(), Width::U16, &[1; 1000]);
+            let file = NumberFile::open(dir.path(), &stamp).unwrap();
+            let path = dir.path().join("numbers.bin");
+            let cut = File::options().write(true).open(&path).unwrap();
+            cut.set_len(1000).unwrap();
+            let mut ids = Vec::new();
+            file.read(0, 500, &mut ids).unwrap();
+            let message = file.read(400, 200, &mut ids).unwrap_err().to_string();
+            for word in ["numbers.bin", "damaged", "1000 bytes", "2000"] {
+                assert!(message.contains(word), "{message}");
+            }
+            assert!(file.all().is_err());
+        }
+
+        #[test]
+        fn a_count_that_no_file_has_is_an_error() {
+            let dir = tempfile::tempdir().unwrap();
+            let mut stamp = written(dir.path(), Width::U64, &[1, 2]);
+            stamp.count = u64::MAX / 2;
+            let message = NumberFile::open(dir.path(), &stamp)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                message.contains("damaged") && message.contains("9223372036854775807"),
+                "{message}"
+            );
+        }
+
+        #[test]
+        fn a_file_that_changed_is_not_opened() {
+            let dir = tempfile::tempdir().unwrap();
+            let numbers: Vec<u64> = (0..50_000).collect();
+            let stamp = written(dir.path(), Width::U16, &numbers);
+            let path = dir.path().join("numbers.bin");
+            let good = fs::read(&path).unwrap();
+            let refused = |bytes: &[u8]| {
+                fs::write(&path, bytes).unwrap();
+                NumberFile::open(dir.path(), &stamp)
+                    .unwrap_err()
+                    .to_string()
+            };
+            let short = refused(&good[..good.len() - 2]);
+            assert!(
+                short.contains("99998 bytes") && short.contains("numbers.bin"),
+                "{short}"
+            );
+            for place in [0, good.len() / 2, good.len() - 1] {
+                let mut bytes = good.clone();
+                bytes[place] ^= 1;
+                assert!(refused(&bytes).contains("checksum"), "byte {place}");
+            }
+            fs::remove_file(&path).unwrap();
+            let message = NumberFile::open(dir.path(), &stamp)
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains("missing"), "{message}");
+            fs::write(&path, &good).unwrap();
+            assert!(NumberFile::open(dir.path(), &stamp).is_ok());
+        }
+
+        #[test]
+        fn a_large_file_is_sampled_at_both_ends() {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("large");
+            let length = (BLOCK * BLOCKS * 2 + 5) as usize;
+            let mut bytes = vec![1u8; length];
+            let mut sum = |place: Option<usize>| {
+                if let Some(place) = place {
+                    bytes[place] ^= 1;
+                }
+                fs::write(&path, &bytes).unwrap();
+                if let Some(place) = place {
+                    bytes[place] ^= 1;
+                }
+                checksum(&path, Fingerprint::default()).unwrap()
+            };
+            let good = sum(None);
+            assert_ne!(good, sum(Some(0)));
+            assert_ne!(good, sum(Some(length - 1)));
+            assert_eq!(good, sum(None));
+        }
+    }
+
+    mod store {
+        use super::super::*;
+
+        #[test]
+        fn documents_partition_the_tokens() {
+            let store = TokenStore::from_documents(&[vec![1, 2, 9], vec![3, 9], vec![4]]);
+            assert_eq!((store.len(), store.documents()), (6, 3));
+            assert_eq!(store.borders().unwrap(), [0, 3, 5, 6]);
+            assert_eq!(store.tokens(2..5).unwrap(), [9, 3, 9]);
+            assert_eq!(store.target_bytes(), 5);
+            assert!(TokenStore::from_documents(&[]).is_empty());
+        }
     }
 }

@@ -12,11 +12,11 @@
 //! Training and held-out rows are parted by a hash of what stands in them, so that no row is ever both,
 //! whatever the seeds.
 
-use super::batch::{HostBatch, IGNORE_INDEX};
+use super::batches::{HostBatch, IGNORE_INDEX};
 use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind, bad};
 use super::error::DataError;
-use super::permutation::{below, mix};
-use serde::{Deserialize, Serialize};
+use super::plan::{below, mix};
+use crate::section::section;
 use std::fmt;
 
 /// Rows that count as one epoch. Rows of later epochs are new ones too.
@@ -63,33 +63,23 @@ impl fmt::Display for Task {
     }
 }
 
-/// `[data.task]`: sizes of a task, for `data.source` = "recall", "sticky", "parity" and "copy". A row has
-/// `data.max_seq_length` tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TaskConfig {
-    /// recall: pairs of a row, 40 if unset; sticky: keys written once, and as many volatile ones, 8 if unset.
-    pub pairs: Option<usize>,
-    /// recall: queries of a row. Unset: 48, or as many as there is room for. Where they leave room, fillers
-    /// stand between them.
-    pub queries: Option<usize>,
-    /// recall and sticky: different keys there are.
-    pub keys: usize,
-    /// Different values there are; for copy, symbols.
-    pub values: usize,
-    /// Rows that are held out for validation.
-    pub validation_rows: usize,
-}
-
-impl Default for TaskConfig {
-    fn default() -> Self {
-        Self {
-            pairs: None,
-            queries: None,
-            keys: 64,
-            values: 64,
-            validation_rows: 512,
-        }
+section! {
+    /// `[data.task]`: sizes of a task, for `data.source` = "recall", "sticky", "parity" and "copy". A row has
+    /// `data.max_seq_length` tokens.
+    #[derive(Copy)]
+    TaskConfig {
+        /// recall: pairs of a row, 40 if unset; sticky: keys written once, and as many volatile ones, 8 if
+        /// unset.
+        pairs: Option<usize> = None;
+        /// recall: queries of a row. Unset: 48, or as many as there is room for. Where they leave room,
+        /// fillers stand between them.
+        queries: Option<usize> = None;
+        /// recall and sticky: different keys there are.
+        keys: usize = 64;
+        /// Different values there are; for copy, symbols.
+        values: usize = 64;
+        /// Rows that are held out for validation.
+        validation_rows: usize = 512;
     }
 }
 
@@ -550,8 +540,8 @@ pub(super) fn prepare(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
 ) -> Result<super::PreparedData, DataError> {
+    use super::store::{FileStamp, Width};
     use super::store::{SplitMeta, TokenStore};
-    use super::token_file::{FileStamp, Width};
     if *tokenizer != TokenizerConfig::default() {
         let reason = "a task's tokens are its own; leave [tokenizer] out";
         return bad("tokenizer.kind", tokenizer.resolve()?.name(), reason);
@@ -562,7 +552,7 @@ pub(super) fn prepare(
     let visible = |c: &char| !c.is_whitespace() && !c.is_control();
     let characters = ('!'..=char::MAX).filter(visible).take(train.vocab_size());
     let tokenizer = infinity_model::Tokenizer::chars(characters);
-    let hash = super::fingerprint(train.describe());
+    let hash = infinity_files::fingerprint(train.describe());
     let split = |rows: &TaskRows| SplitMeta {
         tokens: FileStamp {
             file: String::new(),
@@ -582,9 +572,9 @@ pub(super) fn prepare(
     };
     Ok(super::PreparedData {
         meta: super::PreparedMeta {
-            format_version: super::meta::FORMAT_VERSION,
+            format_version: super::store::FORMAT_VERSION,
             tokenizer_kind: TokenizerKind::Char,
-            tokenizer_hash: super::fingerprint(tokenizer.to_json()?),
+            tokenizer_hash: infinity_files::fingerprint(tokenizer.to_json()?),
             vocab_size: tokenizer.vocab_size(),
             eos_id: tokenizer.eos_id(),
             source: super::SourceMeta {

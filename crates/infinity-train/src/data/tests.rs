@@ -385,3 +385,315 @@ fn a_wrong_split_would_be_caught() {
     let cut = (0.9 * whole.chars().count() as f64) as u64;
     assert_ne!(data.train.text_chars(), cut);
 }
+
+/// The lines that say what was done.
+fn said(events: &[DataEvent]) -> String {
+    events.iter().map(|event| format!("{event}\n")).collect()
+}
+
+/// Text of a directory with these files, as `data.train_file`.
+fn folder(files: &[(&str, &str)]) -> Corpus {
+    let mut corpus = Corpus::new(&[("unused", "x")]);
+    let texts = corpus.path("texts");
+    fs::create_dir(&texts).unwrap();
+    for (name, text) in files {
+        let path = texts.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    corpus.data.train_file = texts;
+    corpus
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_not_utf8_is_read() {
+    use std::os::unix::ffi::OsStrExt;
+    let corpus = folder(&[("a.txt", "one ")]);
+    let name = std::ffi::OsStr::from_bytes(b"b\xff.txt");
+    fs::write(corpus.data.train_file.join(name), verse(30)).unwrap();
+    let (data, events) = corpus.prepare().unwrap();
+    assert!(was_written(&events));
+    assert_eq!(data.meta.source.documents, 2);
+    assert!(
+        !was_written(&corpus.prepare().unwrap().1),
+        "the cache knows it again"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_by_name() {
+    let mut corpus = Corpus::new(&[("a.txt", &verse(30))]);
+    let pipe = corpus.path("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    if !made.is_ok_and(|made| made.success()) {
+        return;
+    }
+    corpus.data.validation_file = pipe.clone();
+    assert!(
+        corpus.refusal().contains("`data.validation_file`"),
+        "{}",
+        corpus.refusal()
+    );
+    corpus.data.validation_file = PathBuf::new();
+    corpus.data.train_file = pipe;
+    let message = corpus.refusal();
+    assert!(
+        message.contains("a pipe") && message.contains("cannot be read twice"),
+        "{message}"
+    );
+    corpus.data.train_file = PathBuf::from("/dev/null");
+    assert!(
+        corpus.refusal().contains("a device"),
+        "{}",
+        corpus.refusal()
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn links_to_directories_are_followed_but_not_in_circles() {
+    use std::os::unix::fs::symlink;
+    let corpus = folder(&[("in/b.txt", &verse(30)), (".hidden/h.txt", "hidden ")]);
+    let texts = &corpus.data.train_file;
+    let elsewhere = corpus.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("e.txt"), "elsewhere ").unwrap();
+    symlink(&elsewhere, texts.join("x-link")).unwrap();
+    symlink(texts, elsewhere.join("back")).unwrap();
+    symlink("in", texts.join("a-link-inside")).unwrap();
+    symlink(".hidden", texts.join("c-link")).unwrap();
+    symlink("..", texts.join("up")).unwrap();
+    symlink("nowhere", texts.join("broken")).unwrap();
+    let data = corpus.ready();
+    assert_eq!(data.meta.source.documents, 3, "each file once");
+    let all = text(&data.train, &data.tokenizer) + &text(&data.valid, &data.tokenizer);
+    assert_eq!(all, format!("hidden {}elsewhere ", verse(30)));
+    fs::remove_file(elsewhere.join("back")).unwrap();
+    let only = folder(&[]);
+    symlink(&elsewhere, only.data.train_file.join("link")).unwrap();
+    fs::write(elsewhere.join("e.txt"), verse(30)).unwrap();
+    assert_eq!(only.ready().meta.source.documents, 1);
+}
+
+#[test]
+fn what_this_program_wrote_below_the_text_is_no_text() {
+    let corpus = folder(&[
+        ("a.txt", &verse(30)),
+        ("run/run.json", "{}"),
+        ("run/config.effective.toml", ""),
+        ("run/samples/step-1.txt", "no"),
+        ("model/config.json", "{}"),
+        ("model/model.safetensors", ""),
+        ("tokens/meta.json", "{}"),
+        ("tokens/tokenizer.json", "{}"),
+    ]);
+    let (data, events) = corpus.prepare().unwrap();
+    assert_eq!(data.meta.source.documents, 1);
+    let said = said(&events);
+    for name in ["run", "model", "tokens"] {
+        let path = corpus.data.train_file.join(name).display().to_string();
+        assert!(said.contains(&path), "{said}");
+    }
+    fs::remove_file(corpus.data.train_file.join("a.txt")).unwrap();
+    let message = corpus.refusal();
+    assert!(
+        message.contains("directories of runs, models or token files there: 3"),
+        "{message}"
+    );
+}
+
+#[test]
+fn files_are_read_as_what_they_are_or_refused_by_name() {
+    let row = "{\n  \"text\": \"a b\"\n}";
+    for (name, content, documents) in [
+        (
+            "a.ndjson",
+            "{\"text\": \"a b\"}\n{\"text\": \"a b\"}\n".to_owned(),
+            2,
+        ),
+        ("a.tsv", "id\ttext\n1\t\"a\tb\"\n2\ta, \"b\n".to_owned(), 2),
+        ("a.json", format!("{row}\n{row}\n"), 2),
+        ("b.json", format!("[\n{row},\n{row}\n]\n"), 2),
+        ("c.json", format!("\u{feff}  [{row},{row}] [{row}]"), 3),
+        (
+            "d.json",
+            "{\"text\": \"a b\"}\n{\"text\": \"a b\"}\n".to_owned(),
+            2,
+        ),
+        ("b.jsonl", format!("[{row}]"), 1),
+    ] {
+        let mut corpus = Corpus::new(&[(name, &content)]);
+        corpus.data.max_seq_length = 1;
+        corpus.data.val_fraction = Some(0.0);
+        let data = corpus.ready();
+        assert_eq!(data.meta.source.documents, documents, "{name}");
+        let first = text(&data.train, &data.tokenizer);
+        assert!(
+            first.starts_with("a b") || first.starts_with("a\tb"),
+            "{name}: {first}"
+        );
+    }
+    let utf16 = |mark: &[u16]| -> Vec<u8> {
+        let text: Vec<u16> = "the cat".encode_utf16().collect();
+        [mark, &text]
+            .concat()
+            .iter()
+            .flat_map(|unit| unit.to_le_bytes())
+            .collect()
+    };
+    for (name, content, words) in [
+        (
+            "c.jsonl",
+            row.as_bytes().to_vec(),
+            ["line 1", "read from a .json file"],
+        ),
+        ("a.txt", utf16(&[0xfeff]), ["UTF-16", "iconv"]),
+        ("b.txt", utf16(&[]), ["UTF-16", "iconv"]),
+        ("c.csv", utf16(&[0xfffe]), ["UTF-16", "iconv"]),
+        (
+            "a.txt.gz",
+            vec![0x1f, 0x8b, 8],
+            [".gz files are not read", "unpack"],
+        ),
+        ("a.parquet", b"PAR1".to_vec(), [".parquet", "unpack"]),
+        (
+            "e.json",
+            b"{\"data\": [1]}".to_vec(),
+            ["no column `text`", "data"],
+        ),
+    ] {
+        let mut corpus = Corpus::new(&[("unused", "x")]);
+        fs::write(corpus.path(name), content).unwrap();
+        corpus.data.train_file = corpus.path(name);
+        let message = corpus.refusal();
+        for word in words {
+            assert!(message.contains(word), "{name}: {message}");
+        }
+    }
+}
+
+#[test]
+fn characters_without_a_token_are_counted_and_too_many_are_an_error() {
+    let mut corpus = Corpus::new(&[("a.txt", &format!("{}é", "abc ".repeat(300)))]);
+    let definition = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": { "type": "WhitespaceSplit" },
+        "post_processor": null, "decoder": null,
+        "model": { "type": "BPE", "dropout": 0.5, "unk_token": null,
+            "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
+            "byte_fallback": false, "vocab": { "a": 0, "b": 1, "c": 2, "ab": 3 },
+            "merges": [["a", "b"]] },
+    });
+    corpus.tokenizer.path = corpus.path("t.json");
+    fs::write(&corpus.tokenizer.path, definition.to_string()).unwrap();
+    let (data, events) = corpus.prepare().unwrap();
+    let said = said(&events);
+    assert!(
+        said.contains("no tokens for 1 of 1201 characters") && said.contains("'é'"),
+        "{said}"
+    );
+    let ids = data.train.tokens(0..data.train.len()).unwrap();
+    assert!(
+        ids.chunks(2).all(|pair| pair.starts_with(&[3])),
+        "no merge is left out at random"
+    );
+    fs::write(corpus.path("a.txt"), "abc xyz ".repeat(300)).unwrap();
+    let message = corpus.refusal();
+    assert!(message.contains("900 of the 2400 characters"), "{message}");
+}
+
+/// Words cost the square of their length while merges are learned: without the cut, minutes.
+#[test]
+fn a_text_without_spaces_is_learned_in_pieces_and_said_so() {
+    let mut bits = 1u64;
+    let dna: String = (0..400_000)
+        .map(|_| {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(b"acgt"[(bits >> 62) as usize])
+        })
+        .collect();
+    let mut corpus = Corpus::new(&[("a.txt", &dna)]);
+    corpus.tokenizer.train_bpe = 300;
+    let (data, events) = corpus.prepare().unwrap();
+    assert!(
+        said(&events).contains("1 words of more than 256 characters are cut"),
+        "{}",
+        said(&events)
+    );
+    assert!(
+        data.train.len() < 200_000,
+        "merges are learned: {} tokens",
+        data.train.len()
+    );
+    let mut words = Corpus::new(&[("a.txt", &verse(100))]);
+    words.tokenizer.train_bpe = 300;
+    assert!(!said(&words.prepare().unwrap().1).contains("are cut"));
+}
+
+/// Earlier versions took fingerprints with FNV-1a.
+#[test]
+fn token_files_of_an_earlier_version_are_still_known() {
+    let corpus = Corpus::new(&[("a.txt", &verse(30))]);
+    let data = corpus.ready();
+    let path = data.directory.join("meta.json");
+    let mut meta: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let old = |bytes: &[u8], length: bool| {
+        let mut hash = infinity_files::Fingerprint::like("");
+        if length {
+            hash.field((bytes.len() as u64).to_le_bytes());
+        }
+        hash.update(bytes);
+        hash.hex()
+    };
+    meta["tokenizer_hash"] = old(data.tokenizer.to_json().unwrap().as_bytes(), false).into();
+    let mut hash = infinity_files::Fingerprint::like("");
+    hash.field(old(verse(30).as_bytes(), false));
+    meta["source"]["hash"] = hash.hex().into();
+    for split in ["train", "validation"] {
+        for part in ["tokens", "documents"] {
+            let stamp = &mut meta[split][part];
+            let file = fs::read(data.directory.join(stamp["file"].as_str().unwrap())).unwrap();
+            stamp["checksum"] = old(&file, true).into();
+        }
+    }
+    fs::write(&path, meta.to_string()).unwrap();
+    // Written again: the contents have to be compared.
+    fs::write(corpus.path("a.txt"), verse(30)).unwrap();
+    assert!(!was_written(&corpus.prepare().unwrap().1));
+    fs::write(corpus.path("a.txt"), verse(31)).unwrap();
+    assert!(was_written(&corpus.prepare().unwrap().1));
+}
+
+/// Every failure of the disk leaves the old token files or the new ones, and nothing else in the end.
+#[test]
+fn token_files_are_whole_after_any_failure() {
+    use infinity_files::faults::{Fault, inject};
+    let full = Fault::Error(std::io::ErrorKind::StorageFull);
+    for fault in [full, Fault::Kill] {
+        for n in 0.. {
+            let corpus = Corpus::new(&[("a.txt", &verse(30))]);
+            corpus.ready();
+            fs::write(corpus.path("a.txt"), verse(31)).unwrap();
+            let plan = inject(&corpus.data.cache_dir, n, fault);
+            // Where only the clearing up fails, this is a success.
+            let _ = corpus.prepare();
+            let happened = plan.happened();
+            drop(plan);
+            let directories = || fs::read_dir(&corpus.data.cache_dir).unwrap().flatten();
+            let whole =
+                directories().find(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+            let kept = open_prepared(&whole.expect("the old or the new").path()).unwrap();
+            let all = text(&kept.train, &kept.tokenizer) + &text(&kept.valid, &kept.tokenizer);
+            assert!(all == verse(30) || all == verse(31), "{fault:?} {n}");
+            let data = corpus.ready();
+            let all = text(&data.train, &data.tokenizer) + &text(&data.valid, &data.tokenizer);
+            assert_eq!(all, verse(31), "{fault:?} {n}");
+            if !happened {
+                assert!(n > 10, "{n} changes");
+                break;
+            }
+        }
+    }
+}

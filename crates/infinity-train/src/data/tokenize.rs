@@ -1,18 +1,24 @@
-//! Text in, token files out, in bounded memory and on all cores.
+//! Text in, token files out, in bounded memory and on all cores; and the tokenizer that does it.
 //!
 //! Long documents are encoded in pieces. For bytes and characters any cut is harmless. For other
 //! tokenizers a cut is made only where encoding the two sides of it separately gives the same ids
 //! as encoding them together; a tokenizer for which no such place is found (one that adds a space
 //! in front of every text, say) gets its documents whole.
 
+use super::config::{TokenizerConfig, TokenizerKind};
 use super::error::DataError;
-use super::source::Fragment;
-use super::store::SplitMeta;
-use super::token_file::{NumberWriter, Width};
+use super::formats::Fragment;
+use super::store::{NumberWriter, SplitMeta, Width};
 use infinity_model::TokenizerError;
-use infinity_model::tokenizer::{Tokenizer, TokenizerKind};
+use infinity_model::tokenizer::{Dropped, Tokenizer, TokenizerKind as Made};
 use rayon::prelude::*;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::normalizers::NormalizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, TokenizerBuilder};
 
 /// Documents are encoded in pieces of about this many bytes.
 const PIECE_BYTES: usize = 256 << 10;
@@ -40,6 +46,8 @@ pub(super) struct SplitWriter<'a> {
     text_bytes: u64,
     text_chars: u64,
     first_token_bytes: u64,
+    /// Characters that the tokenizer has no token for.
+    dropped: Dropped,
 }
 
 /// A part of one document.
@@ -75,6 +83,7 @@ impl<'a> SplitWriter<'a> {
             text_bytes: 0,
             text_chars: 0,
             first_token_bytes: 0,
+            dropped: Dropped::default(),
         })
     }
 
@@ -136,12 +145,16 @@ impl<'a> SplitWriter<'a> {
         let pieces = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let encode = |piece: &Piece| {
-            self.tokenizer
-                .encode(&piece.text)
-                .map_err(|error| placed(error, piece))
+            let ids = self.tokenizer.encode(&piece.text);
+            let ids = ids.map_err(|error| placed(error, piece))?;
+            Ok((ids, self.tokenizer.dropped(&piece.text)?))
         };
-        let encoded: Vec<Vec<u32>> = pieces.par_iter().map(encode).collect::<Result<_, _>>()?;
-        for (piece, ids) in pieces.iter().zip(&encoded) {
+        let encoded: Vec<(Vec<u32>, Dropped)> = pieces
+            .par_iter()
+            .map(encode)
+            .collect::<Result<_, TokenizerError>>()?;
+        for (piece, (ids, dropped)) in pieces.iter().zip(&encoded) {
+            self.dropped = self.dropped.and(*dropped);
             if piece.begins_document {
                 if self.documents.count() > 0 {
                     self.separate()?;
@@ -166,21 +179,22 @@ impl<'a> SplitWriter<'a> {
     }
 
     /// Encodes what is left and closes the files; `append_eos` ends the last document too, unless
-    /// the split was cut inside it.
-    pub(super) fn finish(mut self, append_eos: bool) -> Result<SplitMeta, DataError> {
+    /// the split was cut inside it. The second value counts characters without a token.
+    pub(super) fn finish(mut self, append_eos: bool) -> Result<(SplitMeta, Dropped), DataError> {
         let cut_inside = self.in_document || !self.open.is_empty();
         self.end_document()?;
         self.flush()?;
         if append_eos && !cut_inside && self.documents.count() > 0 {
             self.separate()?;
         }
-        Ok(SplitMeta {
+        let meta = SplitMeta {
             tokens: self.tokens.finish()?,
             documents: self.documents.finish()?,
             text_bytes: self.text_bytes,
             text_chars: self.text_chars,
             first_token_bytes: self.first_token_bytes,
-        })
+        };
+        Ok((meta, self.dropped))
     }
 }
 
@@ -204,15 +218,15 @@ fn placed(error: TokenizerError, piece: &Piece) -> TokenizerError {
 /// which is off by at most two bytes, once a split.
 fn bytes_of(tokenizer: &Tokenizer, id: u32) -> Result<u64, DataError> {
     match tokenizer.kind() {
-        TokenizerKind::Byte => Ok(1),
-        TokenizerKind::Char | TokenizerKind::File => Ok(tokenizer.decode(&[id])?.len() as u64),
+        Made::Byte => Ok(1),
+        Made::Char | Made::File => Ok(tokenizer.decode(&[id])?.len() as u64),
     }
 }
 
 /// A place near `PIECE_BYTES` where cutting `text` leaves its ids as they are.
 fn safe_cut(tokenizer: &Tokenizer, text: &str) -> Result<Option<usize>, DataError> {
     let end = text.floor_char_boundary(PIECE_BYTES);
-    if tokenizer.kind() != TokenizerKind::File {
+    if tokenizer.kind() != Made::File {
         return Ok(Some(end));
     }
     // Words end there in every language that has words; what the tokenizer thinks is asked next.
@@ -242,127 +256,386 @@ fn leaves_ids(tokenizer: &Tokenizer, text: &str, cut: usize) -> Result<bool, Dat
     Ok(apart == tokenizer.encode(&text[start..end])?)
 }
 
+/// The token between documents, under the name that loaders of `tokenizer.json` recognise.
+const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// A pair seen once teaches nothing about the next text.
+const MIN_FREQUENCY: u64 = 2;
+
+/// A set of characters, one bit each.
+pub(super) struct Alphabet(Vec<u64>);
+
+impl Default for Alphabet {
+    fn default() -> Self {
+        Self(vec![0; (char::MAX as usize + 1) / 64])
+    }
+}
+
+impl Alphabet {
+    pub(super) fn extend(&mut self, text: &str) {
+        for character in text.chars() {
+            self.0[character as usize / 64] |= 1 << (character as u32 % 64);
+        }
+    }
+
+    fn characters(&self) -> impl Iterator<Item = char> + '_ {
+        let holds = |code: u32| self.0[code as usize / 64] >> (code % 64) & 1 == 1;
+        (0..=char::MAX as u32)
+            .filter(move |code| holds(*code))
+            .filter_map(char::from_u32)
+    }
+
+    /// The tokenizer whose tokens are these characters.
+    pub(super) fn tokenizer(&self) -> Tokenizer {
+        Tokenizer::chars(self.characters())
+    }
+}
+
+/// The tokenizer at `tokenizer.path`, which may be its directory.
+pub(super) fn from_file(config: &TokenizerConfig) -> Result<Tokenizer, DataError> {
+    let path = tokenizer_path(config);
+    if !path.exists() {
+        return Err(DataError::NotFound {
+            key: "tokenizer.path",
+            path,
+        });
+    }
+    Ok(Tokenizer::from_file(path)?)
+}
+
+fn tokenizer_path(config: &TokenizerConfig) -> PathBuf {
+    if config.path.is_dir() {
+        config.path.join("tokenizer.json")
+    } else {
+        config.path.clone()
+    }
+}
+
+/// Tokenizers that do not depend on the text; nothing for the ones that are learned from it.
+pub(super) fn fixed(
+    config: &TokenizerConfig,
+    kind: TokenizerKind,
+) -> Result<Option<Tokenizer>, DataError> {
+    match kind {
+        TokenizerKind::Byte => Ok(Some(Tokenizer::bytes())),
+        TokenizerKind::File => from_file(config).map(Some),
+        TokenizerKind::Char | TokenizerKind::Bpe | TokenizerKind::Hub => Ok(None),
+    }
+}
+
+/// Characters of a word that merges are learned in. Learning takes the square of a word's length, and no
+/// entry that is worth having is longer: longer words are cut, as tokenizers do that bound a word.
+pub(super) const LONGEST_WORD: usize = 256;
+
+/// Learns a byte-level BPE of `entries` tokens (GPT-2's kind: bytes, merges inside words, no unknown
+/// token) from `texts`. The same texts give the same tokenizer.
+///
+/// # Errors
+/// The first error of `texts`, or what the `tokenizers` crate refuses.
+pub fn train_bpe(
+    texts: impl Iterator<Item = Result<String, DataError>> + Send,
+    entries: usize,
+) -> Result<Tokenizer, DataError> {
+    Ok(learn_bpe(texts, entries)?.0)
+}
+
+/// [`train_bpe`], and how many words were cut because they are longer than [`LONGEST_WORD`].
+pub(super) fn learn_bpe(
+    texts: impl Iterator<Item = Result<String, DataError>> + Send,
+    entries: usize,
+) -> Result<(Tokenizer, u64), DataError> {
+    let failed = |error: tokenizers::Error| DataError::TrainTokenizer(error.to_string());
+    let mut trainer = BpeTrainerBuilder::new()
+        .show_progress(false)
+        .vocab_size(entries)
+        .min_frequency(MIN_FREQUENCY)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+        .build();
+    let bytes = ByteLevel::new(false, false, true);
+    let mut tokenizer =
+        TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel>::new()
+            .with_model(BPE::default())
+            .with_normalizer(None)
+            .with_pre_tokenizer(Some(bytes))
+            .with_decoder(Some(bytes))
+            .with_post_processor(None)
+            .build()
+            .map_err(failed)?;
+    // The trainer takes texts, not results: the first error ends them and is kept aside.
+    let (first_error, cut) = (Mutex::new(None), AtomicU64::new(0));
+    let good = texts.map_while(|text| match text {
+        Ok(text) => Some(pieces(&text, &cut)),
+        Err(error) => {
+            *first_error.lock().expect("nothing panics while holding it") = Some(error);
+            None
+        }
+    });
+    let good = good.flatten();
+    let trained = tokenizer
+        .train(&mut trainer, good)
+        .map_err(failed)
+        .map(drop);
+    match first_error
+        .into_inner()
+        .expect("nothing panics while holding it")
+    {
+        Some(error) => Err(error),
+        None => {
+            trained?;
+            let json = tokenizer.to_string(false).map_err(failed)?;
+            Ok((Tokenizer::from_json(&json)?, cut.into_inner()))
+        }
+    }
+}
+
+/// The text, cut inside words that are longer than [`LONGEST_WORD`], which are counted. A word is
+/// what [`ByteLevel`] takes for one: letters, digits, spaces or other characters in a row.
+fn pieces(text: &str, cut: &AtomicU64) -> Vec<String> {
+    let kind = |c: char| match c {
+        c if c.is_whitespace() => 0,
+        c if c.is_alphabetic() => 1,
+        c if c.is_numeric() => 2,
+        _ => 3,
+    };
+    let (mut pieces, mut start, mut length, mut last, mut counted) = (Vec::new(), 0, 0, 0, false);
+    for (place, character) in text.char_indices() {
+        let now = kind(character);
+        if now != last {
+            (length, counted) = (0, false);
+        }
+        if length == LONGEST_WORD {
+            pieces.push(text[start..place].to_owned());
+            (start, length) = (place, 0);
+            if !std::mem::replace(&mut counted, true) {
+                cut.fetch_add(1, Relaxed);
+            }
+        }
+        (last, length) = (now, length + 1);
+    }
+    pieces.push(text[start..].to_owned());
+    pieces
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::data::store::TokenStore;
-    use crate::data::vocabulary::train_bpe;
+    mod tokenize {
+        use super::super::*;
+        use crate::data::store::TokenStore;
 
-    fn split(
-        tokenizer: &Tokenizer,
-        fragments: &[(&str, bool)],
-        append_eos: bool,
-    ) -> (TokenStore, SplitMeta) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = SplitWriter::create(dir.path(), "train", tokenizer).unwrap();
-        for (text, ends_document) in fragments {
+        fn split(
+            tokenizer: &Tokenizer,
+            fragments: &[(&str, bool)],
+            append_eos: bool,
+        ) -> (TokenStore, SplitMeta) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut writer = SplitWriter::create(dir.path(), "train", tokenizer).unwrap();
+            for (text, ends_document) in fragments {
+                writer
+                    .push(Fragment {
+                        text: (*text).to_owned(),
+                        ends_document: *ends_document,
+                    })
+                    .unwrap();
+            }
+            let (meta, _) = writer.finish(append_eos).unwrap();
+            (TokenStore::open(dir.path(), &meta).unwrap(), meta)
+        }
+
+        fn ids(store: &TokenStore) -> Vec<u32> {
+            store
+                .tokens(0..store.len())
+                .unwrap()
+                .into_iter()
+                .map(|id| id as u32)
+                .collect()
+        }
+
+        fn long_text() -> String {
+            (0..12_000)
+                .map(|i| format!("Line {i}: the cat's  number, 水 is {}.\n\n", i * 7))
+                .collect()
+        }
+
+        #[test]
+        fn documents_are_separated_and_found_again() {
+            let fragments = [("ab", true), ("c", false), ("d", true), ("ß", true)];
+            let (store, meta) = split(&Tokenizer::bytes(), &fragments, false);
+            assert_eq!(ids(&store), [97, 98, 256, 99, 100, 256, 0xc3, 0x9f]);
+            assert_eq!(store.borders().unwrap(), [0, 3, 6, 8]);
+            assert_eq!(
+                (meta.text_bytes, meta.text_chars, store.target_bytes()),
+                (6, 5, 5)
+            );
+            let (store, _) = split(&Tokenizer::bytes(), &fragments, true);
+            assert_eq!(ids(&store), [97, 98, 256, 99, 100, 256, 0xc3, 0x9f, 256]);
+            let (cut, _) = split(&Tokenizer::bytes(), &fragments[..2], true);
+            assert_eq!(
+                ids(&cut),
+                [97, 98, 256, 99],
+                "a document that is cut has not ended"
+            );
+        }
+
+        #[test]
+        fn pieces_give_the_ids_of_the_whole() {
+            let text = long_text();
+            let half = text.floor_char_boundary(text.len() / 2);
+            let bpe =
+                train_bpe(text.lines().take(500).map(|line| Ok(line.to_owned())), 500).unwrap();
+            for tokenizer in [Tokenizer::bytes(), Tokenizer::chars(text.chars()), bpe] {
+                let (store, meta) = split(
+                    &tokenizer,
+                    &[(&text[..half], false), (&text[half..], true)],
+                    false,
+                );
+                assert_eq!(
+                    ids(&store),
+                    tokenizer.encode(&text).unwrap(),
+                    "{tokenizer:?}"
+                );
+                assert_eq!(meta.text_chars, text.chars().count() as u64);
+            }
+        }
+
+        #[test]
+        fn a_cut_inside_a_word_is_noticed_and_a_tokenizer_without_safe_cuts_gets_whole_documents() {
+            let text = long_text();
+            let bpe =
+                train_bpe(text.lines().take(500).map(|line| Ok(line.to_owned())), 500).unwrap();
+            let inside = text.find("number").unwrap() + 3;
+            assert!(!leaves_ids(&bpe, &text, inside).unwrap());
+            // A space before every text changes what follows a cut.
+            let prefixed = bpe
+                .to_json()
+                .unwrap()
+                .replace("\"add_prefix_space\": false", "\"add_prefix_space\": true");
+            let prefixed = Tokenizer::from_json(&prefixed).unwrap();
+            let unspaced = text.replace(' ', "_").replace("\n\n", "\n");
+            assert_eq!(safe_cut(&prefixed, &unspaced).unwrap(), None);
+            let (store, _) = split(&prefixed, &[(&unspaced, true)], false);
+            assert_eq!(ids(&store), prefixed.encode(&unspaced).unwrap());
+        }
+
+        #[test]
+        fn an_unknown_character_is_placed_in_its_document() {
+            let text = format!("{}z", "ab".repeat(200_000));
+            let dir = tempfile::tempdir().unwrap();
+            let tokenizer = Tokenizer::chars("ab".chars());
+            let mut writer = SplitWriter::create(dir.path(), "train", &tokenizer).unwrap();
             writer
                 .push(Fragment {
-                    text: (*text).to_owned(),
-                    ends_document: *ends_document,
+                    text,
+                    ends_document: true,
                 })
                 .unwrap();
-        }
-        let meta = writer.finish(append_eos).unwrap();
-        (TokenStore::open(dir.path(), &meta).unwrap(), meta)
-    }
-
-    fn ids(store: &TokenStore) -> Vec<u32> {
-        store
-            .tokens(0..store.len())
-            .unwrap()
-            .into_iter()
-            .map(|id| id as u32)
-            .collect()
-    }
-
-    fn long_text() -> String {
-        (0..12_000)
-            .map(|i| format!("Line {i}: the cat's  number, 水 is {}.\n\n", i * 7))
-            .collect()
-    }
-
-    #[test]
-    fn documents_are_separated_and_found_again() {
-        let fragments = [("ab", true), ("c", false), ("d", true), ("ß", true)];
-        let (store, meta) = split(&Tokenizer::bytes(), &fragments, false);
-        assert_eq!(ids(&store), [97, 98, 256, 99, 100, 256, 0xc3, 0x9f]);
-        assert_eq!(store.borders().unwrap(), [0, 3, 6, 8]);
-        assert_eq!(
-            (meta.text_bytes, meta.text_chars, store.target_bytes()),
-            (6, 5, 5)
-        );
-        let (store, _) = split(&Tokenizer::bytes(), &fragments, true);
-        assert_eq!(ids(&store), [97, 98, 256, 99, 100, 256, 0xc3, 0x9f, 256]);
-        let (cut, _) = split(&Tokenizer::bytes(), &fragments[..2], true);
-        assert_eq!(
-            ids(&cut),
-            [97, 98, 256, 99],
-            "a document that is cut has not ended"
-        );
-    }
-
-    #[test]
-    fn pieces_give_the_ids_of_the_whole() {
-        let text = long_text();
-        let half = text.floor_char_boundary(text.len() / 2);
-        let bpe = train_bpe(text.lines().take(500).map(|line| Ok(line.to_owned())), 500).unwrap();
-        for tokenizer in [Tokenizer::bytes(), Tokenizer::chars(text.chars()), bpe] {
-            let (store, meta) = split(
-                &tokenizer,
-                &[(&text[..half], false), (&text[half..], true)],
-                false,
+            let error = writer.finish(false).unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    DataError::Tokenizer(TokenizerError::UnknownChar {
+                        character: 'z',
+                        position: 400_000,
+                        ..
+                    })
+                ),
+                "{error}"
             );
-            assert_eq!(
-                ids(&store),
-                tokenizer.encode(&text).unwrap(),
-                "{tokenizer:?}"
-            );
-            assert_eq!(meta.text_chars, text.chars().count() as u64);
         }
     }
 
-    #[test]
-    fn a_cut_inside_a_word_is_noticed_and_a_tokenizer_without_safe_cuts_gets_whole_documents() {
-        let text = long_text();
-        let bpe = train_bpe(text.lines().take(500).map(|line| Ok(line.to_owned())), 500).unwrap();
-        let inside = text.find("number").unwrap() + 3;
-        assert!(!leaves_ids(&bpe, &text, inside).unwrap());
-        // A space before every text changes what follows a cut.
-        let prefixed = bpe
-            .to_json()
-            .unwrap()
-            .replace("\"add_prefix_space\": false", "\"add_prefix_space\": true");
-        let prefixed = Tokenizer::from_json(&prefixed).unwrap();
-        let unspaced = text.replace(' ', "_").replace("\n\n", "\n");
-        assert_eq!(safe_cut(&prefixed, &unspaced).unwrap(), None);
-        let (store, _) = split(&prefixed, &[(&unspaced, true)], false);
-        assert_eq!(ids(&store), prefixed.encode(&unspaced).unwrap());
-    }
+    mod vocabulary {
+        use super::super::*;
+        use std::path::Path;
 
-    #[test]
-    fn an_unknown_character_is_placed_in_its_document() {
-        let text = format!("{}z", "ab".repeat(200_000));
-        let dir = tempfile::tempdir().unwrap();
-        let tokenizer = Tokenizer::chars("ab".chars());
-        let mut writer = SplitWriter::create(dir.path(), "train", &tokenizer).unwrap();
-        writer
-            .push(Fragment {
-                text,
-                ends_document: true,
-            })
-            .unwrap();
-        let error = writer.finish(false).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                DataError::Tokenizer(TokenizerError::UnknownChar {
-                    character: 'z',
-                    position: 400_000,
-                    ..
+        fn text() -> String {
+            (0..400)
+                .map(|i| {
+                    format!(
+                        "the cat number {i} sat on the mat, über allen 水 {}\n",
+                        i * i
+                    )
                 })
-            ),
-            "{error}"
-        );
+                .collect()
+        }
+
+        fn trained(text: &str, entries: usize) -> Tokenizer {
+            train_bpe(text.lines().map(|line| Ok(format!("{line}\n"))), entries).unwrap()
+        }
+
+        #[test]
+        fn a_trained_bpe_is_deterministic_and_loses_nothing() {
+            let tokenizer = trained(&text(), 400);
+            assert_eq!(tokenizer.vocab_size(), 400);
+            assert!(tokenizer.eos_id().is_some());
+            for _ in 0..3 {
+                assert_eq!(
+                    trained(&text(), 400).to_json().unwrap(),
+                    tokenizer.to_json().unwrap()
+                );
+            }
+            for sample in [text().as_str(), "  unseen\r\n\tÆ 🦀 words  ", ""] {
+                let ids = tokenizer.encode(sample).unwrap();
+                assert_eq!(tokenizer.decode(&ids).unwrap(), sample);
+                assert!(ids.len() <= sample.len());
+            }
+            assert!(tokenizer.encode(&text()).unwrap().len() < text().len() / 2);
+        }
+
+        #[test]
+        fn other_text_gives_another_bpe() {
+            let other = text().replace("cat", "dog");
+            assert_ne!(
+                trained(&text(), 400).to_json().unwrap(),
+                trained(&other, 400).to_json().unwrap()
+            );
+        }
+
+        #[test]
+        fn an_error_in_the_text_ends_the_training() {
+            let texts = [
+                Ok("good".to_owned()),
+                Err(DataError::Empty {
+                    path: "bad.txt".into(),
+                }),
+            ];
+            let message = train_bpe(texts.into_iter(), 300).unwrap_err().to_string();
+            assert!(message.contains("bad.txt"), "{message}");
+        }
+
+        #[test]
+        fn the_alphabet_holds_what_was_read() {
+            let mut alphabet = Alphabet::default();
+            alphabet.extend("bab");
+            alphabet.extend("水\u{10ffff}\0");
+            assert_eq!(
+                alphabet.characters().collect::<String>(),
+                "\0ab水\u{10ffff}"
+            );
+            assert_eq!(alphabet.tokenizer().encode("水ab").unwrap(), [3, 1, 2]);
+        }
+
+        #[test]
+        fn a_missing_tokenizer_file_names_its_key() {
+            let config = TokenizerConfig {
+                path: "no/such.json".into(),
+                ..TokenizerConfig::default()
+            };
+            let message = fixed(&config, TokenizerKind::File).unwrap_err().to_string();
+            assert!(
+                message.contains("tokenizer.path") && message.contains("such.json"),
+                "{message}"
+            );
+            let dir = tempfile::tempdir().unwrap();
+            Tokenizer::bytes()
+                .save(dir.path().join("tokenizer.json"))
+                .unwrap();
+            let config = TokenizerConfig {
+                path: dir.path().into(),
+                ..TokenizerConfig::default()
+            };
+            assert!(fixed(&config, TokenizerKind::File).unwrap().is_some());
+            assert!(tokenizer_path(&config).ends_with(Path::new("tokenizer.json")));
+        }
     }
 }

@@ -14,96 +14,22 @@
 //! the end. Its weights are the main device's, sent at the start of every step, or its own, with an
 //! optimizer of its own (`reduction.rs`).
 
+mod devices;
 mod reduction;
 mod replica;
 
+pub use devices::Devices;
 pub(crate) use reduction::{Reduction, Update};
 
-use crate::config::{DeviceList, DistributedConfig, DistributedStrategy, GradientCheckpointing};
 use crate::data::HostBatch;
-use crate::error::TrainError;
 use crate::optimizer::Optimizer;
 use crate::step::{LmBatch, LmOutput, Trainee, drops, initialise};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
-use infinity_model::{Formats, ModelState, Precision, PrecisionError};
+use infinity_model::ModelState;
 use reduction::{copy, reduced};
 use replica::Replica;
 use std::ops::Range;
-
-/// The main device, whose model and optimizer are the run's, and those that compute beside it.
-#[derive(Clone, Debug)]
-pub struct Devices {
-    main: Device,
-    others: Vec<Device>,
-}
-
-impl From<Device> for Devices {
-    fn from(main: Device) -> Self {
-        Devices::new(main, Vec::new())
-    }
-}
-
-impl Devices {
-    /// `main` is rank 0, `others` are the ranks after it. A device that occurs twice is two ranks.
-    pub fn new(main: Device, others: Vec<Device>) -> Self {
-        Devices { main, others }
-    }
-
-    /// The device of rank 0.
-    pub fn main(&self) -> &Device {
-        &self.main
-    }
-
-    /// How many ranks there are.
-    pub fn ranks(&self) -> usize {
-        1 + self.others.len()
-    }
-
-    /// The devices, rank by rank.
-    pub fn iter(&self) -> impl Iterator<Item = &Device> {
-        std::iter::once(&self.main).chain(&self.others)
-    }
-
-    /// Checks that every device can compute in `precision`.
-    ///
-    /// # Errors
-    /// The first that cannot hold the parameters.
-    pub(crate) fn check(&self, precision: Precision) -> Result<(), PrecisionError> {
-        let mut all = self.iter();
-        all.try_for_each(|device| Formats::new(precision, device).check(device))
-    }
-
-    /// The devices with autodiff, and with what they recompute by themselves.
-    pub(crate) fn with_autodiff(&self, recomputed: GradientCheckpointing) -> Vec<Device> {
-        let with_autodiff = self.iter().map(|device| {
-            let device = device.clone().autodiff();
-            match recomputed {
-                GradientCheckpointing::Ops => device.gradient_checkpointing(),
-                _ => device,
-            }
-        });
-        with_autodiff.collect()
-    }
-
-    /// Writes into `config` how many there are where it leaves that to be found out.
-    ///
-    /// # Errors
-    /// If it asks for another number of devices.
-    pub(crate) fn settle(&self, config: &mut DistributedConfig) -> Result<(), TrainError> {
-        let several = config.strategy != DistributedStrategy::Single;
-        if several && config.devices == DeviceList::Auto {
-            config.devices = DeviceList::Count(self.ranks());
-        }
-        match config.ranks() == self.ranks() {
-            true => Ok(()),
-            false => Err(TrainError::Devices {
-                asked: config.ranks(),
-                given: self.ranks(),
-            }),
-        }
-    }
-}
 
 /// The states of a batch's rows in order, in as many parts as there were ranks, each on the device
 /// that computed it. A state from a checkpoint is one part.

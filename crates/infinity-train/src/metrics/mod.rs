@@ -140,9 +140,9 @@ fn numbers(gates: &GateSummary) -> Vec<(String, f64)> {
     .concat()
 }
 
-/// Resident memory of this process in bytes; 0 where `/proc` does not tell.
+/// Resident memory of this process in bytes; 0 where the system does not tell.
 pub fn resident_bytes() -> u64 {
-    proc_status("VmRSS:")
+    memory_stats::memory_stats().map_or(0, |memory| memory.physical_mem as u64)
 }
 
 /// Largest resident memory of this process so far, in bytes; 0 where `/proc` does not tell.

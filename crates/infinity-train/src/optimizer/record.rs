@@ -15,7 +15,7 @@ use super::{Moments, Optimizer, Slot};
 use crate::error::CheckpointError;
 use burn::optim::{AdamWState, AdaptiveMomentumState};
 use burn::tensor::{DType, Tensor, TensorData};
-use burn_pack::{Reader, Writer};
+use burn_pack::{Bytes, Reader, Writer};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -24,11 +24,11 @@ fn name(id: u64, leaf: &str) -> String {
 }
 
 impl Optimizer {
-    /// Writes the moments of all parameters to `path`, one tensor in memory at a time.
+    /// The moments of all parameters as the bytes of the file, fetched one tensor at a time.
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub(crate) fn save(&self, path: &Path) -> Result<(), CheckpointError> {
+    /// If they do not fit the format.
+    pub(crate) fn to_bytes(&self) -> Result<Bytes, burn_pack::Error> {
         let mut slots: Vec<_> = self.slots.iter().collect();
         slots.sort_by(|(_, a), (_, b)| a.path.cmp(&b.path));
         let (mut tensors, mut times) = (Vec::new(), Vec::new());
@@ -53,11 +53,7 @@ impl Optimizer {
         for (id, slot) in slots {
             writer = writer.with_metadata(&id.val().to_string(), &slot.path);
         }
-        let written = writer.write_to_file_in_place(path);
-        written.map_err(|error| CheckpointError::Write {
-            path: path.to_path_buf(),
-            reason: error.to_string(),
-        })
+        writer.into_bytes()
     }
 
     /// Takes over the moments in `path`. Those of a parameter that has none there begin anew, as they do

@@ -1,10 +1,10 @@
 //! Steps that are lost: what a run that loses them keeps, and where it goes on.
 
-use crate::common::{run, run_with};
+use crate::common::{Hook, run, run_with};
 use crate::{directory, rewrite, store};
 use infinity_kernels::testing::values;
-use infinity_model::LayerState;
 use infinity_model::burn::tensor::Device;
+use infinity_model::{LayerState, ModelState};
 use infinity_train::config::{LossWatchdog, LrSchedulerType, Precision, RunConfig};
 use infinity_train::data::Packing;
 use infinity_train::{Resume, TrainError};
@@ -23,17 +23,20 @@ fn spoil_model(checkpoint: &Path) {
 
 /// And into all that a stream remembers.
 fn spoil_stream(checkpoint: &Path) {
-    rewrite(checkpoint, "stream.safetensors", |bytes| {
-        let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..header]).unwrap();
-        for tensor in tensors.as_object().unwrap().values() {
-            if tensor["dtype"] == "F32" {
-                let at = |i: usize| header + tensor["data_offsets"][i].as_u64().unwrap() as usize;
-                for number in bytes[at(0)..at(1)].chunks_exact_mut(4) {
-                    number.copy_from_slice(&f32::NAN.to_le_bytes());
-                }
-            }
+    let bytes = fs::read(checkpoint.join("stream.safetensors")).unwrap();
+    let mut state = ModelState::from_bytes(&bytes, &Device::flex()).unwrap();
+    for layer in &mut state.layers {
+        let LayerState::Infinity { memory, tails } = layer else {
+            panic!("a layer without memory");
+        };
+        *memory = memory.clone() * f32::NAN;
+        for tail in tails {
+            *tail = tail.clone() * f32::NAN;
         }
+    }
+    let spoiled = state.to_bytes(None).unwrap();
+    rewrite(checkpoint, "stream.safetensors", |bytes| {
+        *bytes = spoiled.clone()
     });
 }
 
@@ -247,4 +250,28 @@ fn one_step_that_is_not_finite_changes_nothing() {
     assert_eq!(finite, [false, true, true]);
     assert_eq!(store(&config).steps(), [1, 2, 3, 4, 6, 7]);
     assert!(fs::read(&model).unwrap() == in_two, "the same run");
+}
+
+/// The best validation may fall on a step that was left out: the weights it saw are saved all the same.
+#[test]
+fn the_best_of_a_step_that_was_left_out_is_kept() {
+    let (_directory, config) = directory(Packing::Contiguous, |config| {
+        config.data.stateful = true;
+        config.lr_scheduler.kind = LrSchedulerType::ConstantWithWarmup;
+        config.checkpoint.every = 0;
+        config.eval.every = 5;
+    });
+    run(&config, None, Some(4)).0.unwrap();
+    spoil_stream(&store(&config).path(4));
+    let checkpoints = store(&config);
+    let hook: Hook = Box::new(move |step| {
+        if step == 6 {
+            assert_eq!(checkpoints.best(), Some(5));
+            assert_eq!(checkpoints.load(5).unwrap().skipped, 1);
+        }
+    });
+    let (report, heard) = run_with(&config, Some(Resume::Latest), None, Some(hook));
+    report.unwrap();
+    assert!(!heard.steps[0].loss.is_finite());
+    assert!(heard.evals[0].best && heard.evals[0].step == 5);
 }

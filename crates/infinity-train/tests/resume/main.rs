@@ -6,6 +6,7 @@ mod counted;
 mod damage;
 mod exact;
 mod failures;
+mod kills;
 mod lost;
 mod ranks;
 mod refused;
@@ -66,7 +67,7 @@ fn rewrite(checkpoint: &Path, name: &str, change: impl Fn(&mut Vec<u8>)) {
     let mut marks: Value = serde_json::from_slice(&fs::read(&marker).unwrap()).unwrap();
     let bytes = fs::read(checkpoint.join(name)).unwrap();
     marks[name]["bytes"] = bytes.len().into();
-    marks[name]["fingerprint"] = infinity_train::data::fingerprint(&bytes).into();
+    marks[name]["fingerprint"] = infinity_files::fingerprint(&bytes).into();
     fs::write(&marker, marks.to_string()).unwrap();
 }
 

@@ -59,12 +59,16 @@ impl Trained {
     }
 }
 
-/// The header of a safetensors file.
+/// The header of a safetensors file, without the checksum of its numbers.
 fn header(path: &Path) -> String {
     let bytes = fs::read(path).unwrap();
     let (len, rest) = bytes.split_at(8);
     let len = u64::from_le_bytes(len.try_into().unwrap()) as usize;
-    String::from_utf8(rest[..len].to_vec()).unwrap()
+    let mut header: serde_json::Value = serde_json::from_slice(&rest[..len]).unwrap();
+    let metadata = header["__metadata__"].as_object_mut().unwrap();
+    metadata.remove("checksum").unwrap();
+    metadata.sort_keys();
+    header.to_string()
 }
 
 fn stateful(config: &mut RunConfig) {

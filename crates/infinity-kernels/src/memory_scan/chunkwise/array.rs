@@ -80,15 +80,11 @@ impl<B: Backend> Array<B> {
     /// `len` entries of `dim` from `start`.
     pub(crate) fn narrow(self, dim: usize, start: usize, len: usize) -> Self {
         let shape = self.0.shape();
-        let slices: Vec<_> = (0..shape.num_dims())
-            .map(|d| {
-                if d == dim {
-                    (start..start + len).into()
-                } else {
-                    (0..shape[d]).into()
-                }
-            })
-            .collect();
+        let range = |d| match d == dim {
+            true => (start..start + len).into(),
+            false => (0..shape[d]).into(),
+        };
+        let slices: Vec<_> = (0..shape.num_dims()).map(range).collect();
         Array(B::float_slice(self.0, &slices))
     }
 
@@ -100,26 +96,20 @@ impl<B: Backend> Array<B> {
     }
 }
 
-impl<B: Backend> Add for Array<B> {
-    type Output = Self;
-    fn add(self, rhs: Self) -> Self {
-        Array(B::float_add(self.0, rhs.0))
-    }
-}
+macro_rules! operator {
+    ($name:ident, $method:ident, $primitive:ident) => {
+        impl<B: Backend> $name for Array<B> {
+            type Output = Self;
 
-impl<B: Backend> Sub for Array<B> {
-    type Output = Self;
-    fn sub(self, rhs: Self) -> Self {
-        Array(B::float_sub(self.0, rhs.0))
-    }
+            fn $method(self, other: Self) -> Self {
+                Array(B::$primitive(self.0, other.0))
+            }
+        }
+    };
 }
-
-impl<B: Backend> Mul for Array<B> {
-    type Output = Self;
-    fn mul(self, rhs: Self) -> Self {
-        Array(B::float_mul(self.0, rhs.0))
-    }
-}
+operator!(Add, add, float_add);
+operator!(Sub, sub, float_sub);
+operator!(Mul, mul, float_mul);
 
 /// How `T` positions of `B × H` heads are cut.
 #[derive(Clone, Copy, Debug)]

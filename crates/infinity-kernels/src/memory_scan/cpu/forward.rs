@@ -1,10 +1,11 @@
-//! Forward over the chunks of one head, on plain slices.
+//! Forward over one head: chunk by chunk, or for a few tokens (decoding) one by one. Of the latter every
+//! state element is read, updated and written once for each token, and stays in cache between the two.
 
-use super::carry::{narrow, widen};
-use super::chunk::{Chunk, HeadInputs};
-use super::rows::RowsMut;
-use super::rowwise::scatter;
+use super::chunk::{Chunk, HeadInputs, Sizes, narrow, widen};
+use super::rows::{RowsMut, scatter};
+use crate::cpu::exp::exp;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::simd::{LANES, Level, leveled, multiply_add};
 use std::mem::MaybeUninit;
 
 /// Scratch of forward for one thread.
@@ -41,14 +42,15 @@ impl Forward {
             self.chunk.save_border(n, &self.states, saved);
             self.chunk.load(x, n, false);
             self.chunk.load_values(x, n);
-            self.chunk.correct(&self.states);
+            self.chunk.solve_errors(&self.states);
             self.chunk.save_errors(n, saved);
             self.read();
             let Chunk {
                 level, c, v_wide, ..
             } = self.chunk;
             scatter(level, &self.rows, v_wide, c, o, n * sizes.chunk);
-            self.chunk.write(None, &mut self.states, &mut self.rows);
+            self.chunk
+                .update_states(None, &mut self.states, &mut self.rows);
         }
         narrow(&self.states, self.chunk.v_wide, last, sizes.v);
     }
@@ -83,6 +85,177 @@ impl Forward {
                 scale: Some(&self.chunk.weights.reads[s * stride..]),
             };
             multiply(level, &product, &mut self.rows, v_wide);
+        }
+    }
+}
+
+/// Scratch of the steps of one head.
+#[derive(Clone, Debug)]
+pub(super) struct Steps {
+    level: Level,
+    sizes: Sizes,
+    /// Weights of every row of the states `[S·K]`.
+    rows: RowWeights,
+    /// `[V]`.
+    recalled: Vec<f32>,
+    read: Vec<f32>,
+}
+
+/// One weight for each row of the states `[S·K]`.
+#[derive(Clone, Debug)]
+struct RowWeights {
+    /// `e^g`.
+    decay: Vec<f32>,
+    /// `p e^g k`.
+    recall: Vec<f32>,
+    /// `r e^g q`.
+    read: Vec<f32>,
+    /// `u k`.
+    write: Vec<f32>,
+}
+
+impl Steps {
+    pub(super) fn new(level: Level, sizes: Sizes) -> Self {
+        let rows = || vec![0.0; sizes.states * sizes.k];
+        Steps {
+            level,
+            sizes,
+            rows: RowWeights {
+                decay: rows(),
+                recall: rows(),
+                read: rows(),
+                write: rows(),
+            },
+            recalled: vec![0.0; sizes.v],
+            read: vec![0.0; sizes.v],
+        }
+    }
+
+    /// Runs one head from `state` `[S, K, V]` to `last`, writing outputs.
+    pub(super) fn run(
+        &mut self,
+        x: &HeadInputs<'_>,
+        state: &[f32],
+        o: &mut RowsMut<'_>,
+        last: &mut [MaybeUninit<f32>],
+    ) {
+        let last = last.write_copy_of_slice(state);
+        for t in 0..self.sizes.t {
+            self.weigh(x, t);
+            let sums = Sums {
+                out: [&mut self.recalled, &mut self.read],
+            };
+            sum_rows(self.level, last, [&self.rows.recall, &self.rows.read], sums);
+            // What this token wrote is read with it: Σ_s r_s u_s (q · k) d.
+            let dot: f32 = x.q.row(t).iter().zip(x.k.row(t)).map(|(q, k)| q * k).sum();
+            let gates = x.read.row(t).iter().zip(x.write.row(t));
+            let own = dot * gates.map(|(read, write)| read * write).sum::<f32>();
+            let errors = &mut self.recalled;
+            for ((error, v), (o, read)) in errors
+                .iter_mut()
+                .zip(x.v.row(t))
+                .zip(o.row(t).iter_mut().zip(&self.read))
+            {
+                *error = v - *error;
+                o.write(read + own * *error);
+            }
+            let (decay, write) = (&self.rows.decay, &self.rows.write);
+            update(self.level, decay, write, errors, last);
+        }
+    }
+
+    fn weigh(&mut self, x: &HeadInputs<'_>, t: usize) {
+        let (q, k) = (x.q.row(t), x.k.row(t));
+        for s in 0..self.sizes.states {
+            let decay = exp::<false>(x.log_decay.row(t)[s]);
+            let erase = if self.sizes.delta {
+                x.erase.row(t)[s]
+            } else {
+                0.0
+            };
+            let (read, write) = (x.read.row(t)[s], x.write.row(t)[s]);
+            for i in 0..self.sizes.k {
+                let row = s * self.sizes.k + i;
+                self.rows.decay[row] = decay;
+                self.rows.recall[row] = erase * decay * k[i];
+                self.rows.read[row] = read * decay * q[i];
+                self.rows.write[row] = write * k[i];
+            }
+        }
+    }
+}
+
+/// Where two sums over rows go, `[V]` each.
+pub(super) struct Sums<'a> {
+    out: [&'a mut [f32]; 2],
+}
+
+leveled!(
+    /// `out_n = Σ_row weights_n[row] · state[row]` for two sets of weights, in one pass.
+    fn sum_rows(state: &[f32], weights: [&[f32]; 2], sums: Sums<'_>) = sum_rows_body
+);
+
+#[inline(always)]
+fn sum_rows_body<const FMA: bool, const ROWS: usize>(
+    state: &[f32],
+    weights: [&[f32]; 2],
+    sums: Sums<'_>,
+) {
+    let [first, second] = sums.out;
+    let width = first.len();
+    let mut at = 0;
+    while at + 4 * LANES <= width {
+        sum_tile::<FMA, { 4 * LANES }>(state, weights, [&mut *first, &mut *second], at);
+        at += 4 * LANES;
+    }
+    while at + LANES <= width {
+        sum_tile::<FMA, LANES>(state, weights, [&mut *first, &mut *second], at);
+        at += LANES;
+    }
+    while at < width {
+        sum_tile::<FMA, 1>(state, weights, [&mut *first, &mut *second], at);
+        at += 1;
+    }
+}
+
+/// `N` columns from `at` on.
+#[inline(always)]
+fn sum_tile<const FMA: bool, const N: usize>(
+    state: &[f32],
+    weights: [&[f32]; 2],
+    out: [&mut [f32]; 2],
+    at: usize,
+) {
+    let mut sums = [[0f32; N]; 2];
+    let rows = state.chunks_exact(out[0].len());
+    for (row, (first, second)) in rows.zip(weights[0].iter().zip(weights[1])) {
+        let row: &[f32; N] = row[at..at + N].try_into().expect("a slice of that length");
+        for l in 0..N {
+            sums[0][l] = multiply_add::<FMA>(*first, row[l], sums[0][l]);
+            sums[1][l] = multiply_add::<FMA>(*second, row[l], sums[1][l]);
+        }
+    }
+    for (out, sums) in out.into_iter().zip(&sums) {
+        out[at..at + N].copy_from_slice(sums);
+    }
+}
+
+leveled!(
+    /// `state[row] = decay[row] · state[row] + write[row] · errors`.
+    fn update(decay: &[f32], write: &[f32], errors: &[f32], state: &mut [f32]) = update_body
+);
+
+#[inline(always)]
+fn update_body<const FMA: bool, const ROWS: usize>(
+    decay: &[f32],
+    write: &[f32],
+    errors: &[f32],
+    state: &mut [f32],
+) {
+    let rows = state.chunks_exact_mut(errors.len());
+    for (row, (decay, write)) in rows.zip(decay.iter().zip(write)) {
+        for (x, error) in row.iter_mut().zip(errors) {
+            *x = multiply_add::<FMA>(*write, *error, decay * *x);
         }
     }
 }

@@ -5,26 +5,20 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `chunk.rs` | one chunk in scratch memory: rows, gates, masks |
-//! | `carry.rs` | the states between chunks, and what is saved of them |
-//! | `forward.rs`, `backward.rs`, `backward/` | over the chunks of a head |
-//! | `step.rs` | a few tokens, one by one |
-//! | `masks.rs`, `solve.rs`, `transpose.rs`, `rowwise.rs` | the loops |
-//! | `rows.rs` | one head's rows in `[B, T, H, X]` |
+//! | `chunk.rs` | one chunk in scratch memory, and the states between chunks |
+//! | `scores.rs` | masks, their gradients, the triangular solve |
+//! | `forward.rs`, `backward.rs` | over the chunks of a head; a few tokens one by one |
+//! | `rows.rs` | one head's rows in `[B, T, H, X]`, and loops over rows |
 //!
 //! Values are `f32`, whatever the tensors hold. A head is never split over threads: below `B × H`
 //! heads as many threads are idle. Two runs give the same bits, on any number of threads; machines
 //! with other vector instructions round differently.
 
 mod backward;
-mod carry;
 mod chunk;
 mod forward;
-mod masks;
 mod rows;
-mod rowwise;
-mod solve;
-mod step;
+mod scores;
 
 use super::inputs::ScanTensors;
 use crate::cpu::simd::Level;
@@ -33,11 +27,10 @@ use backward::{Backward, HeadGrads};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape};
 use chunk::{Chunk, HeadInputs, Sizes};
-use forward::Forward;
+use forward::{Forward, Steps};
 use rayon::prelude::*;
 use rows::{Place, Rows, RowsMut};
 use std::mem::MaybeUninit;
-use step::Steps;
 
 /// Positions in a chunk. Work inside a chunk grows with it, and with one state that is most of the
 /// work. Of 16, 32 and 64 on an AVX-512 machine 32 is the fastest, with one state and with four.

@@ -1,0 +1,245 @@
+//! `infinity state inspect|diff FILE`: what a kept state holds, and how far two are apart.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use burn::tensor::{Device, Tensor};
+use clap::{Args, Subcommand};
+use infinity_model::{LayerState, ModelState, state_file};
+use serde_json::{Value, json};
+
+use crate::args::Global;
+use crate::device;
+use crate::terminal::{self, errors};
+
+/// What to do with states.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateVerb {
+    /// Show what is in a state: layers, sizes, tokens read, and how large its numbers are
+    Inspect(InspectArgs),
+    /// Show how far two states of one model are apart
+    Diff(DiffArgs),
+}
+
+/// Which state.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// File that `generate --state-out` wrote
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which states.
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The first
+    #[arg(value_name = "FILE")]
+    first: PathBuf,
+    /// The second
+    #[arg(value_name = "OTHER")]
+    second: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows one state or compares two.
+pub(crate) fn run(verb: &StateVerb, global: &Global) -> anyhow::Result<u8> {
+    let device = device::open(&device::wanted(global))?.device;
+    let (lines, json) = match verb {
+        StateVerb::Inspect(args) => (inspect(&args.file, &device)?, args.json),
+        StateVerb::Diff(args) => (diff(&args.first, &args.second, &device)?, args.json),
+    };
+    match json {
+        true => terminal::line(&lines.1.to_string())?,
+        false => terminal::line(&lines.0.join("\n"))?,
+    }
+    Ok(errors::OK)
+}
+
+/// Lines for a person, and the same for a program.
+type Shown = (Vec<String>, Value);
+
+fn read(path: &Path, device: &Device) -> anyhow::Result<(ModelState, Vec<(String, String)>)> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let place = || path.display().to_string();
+    let state = ModelState::from_bytes(&bytes, device).with_context(place)?;
+    Ok((state, state_file::notes(&bytes).with_context(place)?))
+}
+
+fn inspect(path: &Path, device: &Device) -> anyhow::Result<Shown> {
+    let (state, notes) = read(path, device)?;
+    let bytes = state.bytes() as u64;
+    let mut lines = vec![format!(
+        "{}: {} rows of {} layers, {} in all, after {} tokens",
+        path.display(),
+        state.batch(),
+        state.layers.len(),
+        terminal::bytes(bytes),
+        tokens(&state),
+    )];
+    lines.extend(
+        notes
+            .iter()
+            .map(|(key, value)| format!("{key:<14} {value}")),
+    );
+    lines.push(format!(
+        "{:>5}  {:<10} {:<24} {:>10}  by time scale",
+        "layer", "", "shape", "RMS"
+    ));
+    let mut layers = Vec::new();
+    for (i, layer) in state.layers.iter().enumerate() {
+        for part in parts(layer) {
+            let scales: Vec<String> = part.scales().iter().map(|x| format!("{x:.3e}")).collect();
+            lines.push(format!(
+                "{i:>5}  {:<10} {:<24} {:>10.3e}  {}",
+                part.name,
+                format!("{:?}", part.shape),
+                rms(&part.values),
+                scales.join(" ")
+            ));
+            layers.push(json!({
+                "layer": i, "name": part.name, "shape": part.shape, "rms": rms(&part.values),
+                "rms_by_scale": part.scales(),
+            }));
+        }
+    }
+    let notes: serde_json::Map<String, Value> = notes
+        .into_iter()
+        .map(|(key, value)| (key, value.into()))
+        .collect();
+    let json = json!({
+        "position": state.position, "bytes": bytes, "notes": notes, "tensors": layers,
+    });
+    Ok((lines, json))
+}
+
+fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
+    let (a, a_notes) = read(first, device)?;
+    let (b, b_notes) = read(second, device)?;
+    let model = |notes: &[(String, String)]| {
+        let mut notes = notes.iter();
+        notes
+            .find(|(key, _)| key == "model")
+            .map(|(_, name)| name.clone())
+    };
+    let one_model = model(&a_notes) == model(&b_notes);
+    let mut lines = vec![
+        format!("tokens read: {} and {}", tokens(&a), tokens(&b)),
+        format!("of one model: {}", if one_model { "yes" } else { "no" }),
+        format!(
+            "{:>5}  {:<10} {:>12}  {:>12}",
+            "layer", "", "largest", "RMS / RMS"
+        ),
+    ];
+    if a.layers.len() != b.layers.len() || a.batch() != b.batch() {
+        return Err(errors::usage(format!(
+            "{} has {} rows of {} layers and {} has {} rows of {}: they cannot be compared",
+            first.display(),
+            a.batch(),
+            a.layers.len(),
+            second.display(),
+            b.batch(),
+            b.layers.len()
+        )));
+    }
+    let (mut layers, mut equal) = (Vec::new(), a.position == b.position);
+    for (i, (a, b)) in a.layers.iter().zip(&b.layers).enumerate() {
+        for (a, b) in parts(a).into_iter().zip(parts(b)) {
+            if a.shape != b.shape {
+                let (name, a, b) = (a.name, &a.shape, &b.shape);
+                lines.push(format!("{i:>5}  {name:<10} {a:?} and {b:?}"));
+                layers.push(json!({ "layer": i, "name": name, "shapes": [a, b] }));
+                equal = false;
+                continue;
+            }
+            let apart = a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs());
+            let apart: Vec<f32> = apart.collect();
+            let largest = apart.iter().copied().fold(0.0, f32::max);
+            let ratio = rms(&apart) / rms(&a.values).max(f64::MIN_POSITIVE);
+            equal &= a
+                .values
+                .iter()
+                .map(|x| x.to_bits())
+                .eq(b.values.iter().map(|x| x.to_bits()));
+            lines.push(format!(
+                "{i:>5}  {:<10} {largest:>12.3e}  {ratio:>12.3e}",
+                a.name
+            ));
+            layers.push(json!({
+                "layer": i, "name": a.name, "largest": largest, "relative_rms": ratio,
+            }));
+        }
+    }
+    lines.push(if equal {
+        "equal in every bit".into()
+    } else {
+        "not equal".to_owned()
+    });
+    let json = json!({
+        "positions": [a.position, b.position], "one_model": one_model, "equal": equal,
+        "tensors": layers,
+    });
+    Ok((lines, json))
+}
+
+fn tokens(state: &ModelState) -> String {
+    let read: Vec<String> = state
+        .position
+        .iter()
+        .map(|n| terminal::grouped(*n))
+        .collect();
+    read.join(", ")
+}
+
+/// One tensor of a layer.
+struct Part {
+    name: &'static str,
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl Part {
+    fn of<const D: usize>(name: &'static str, tensor: &Tensor<D>) -> Self {
+        Self {
+            name,
+            shape: tensor.dims().to_vec(),
+            values: tensor.to_data().iter::<f32>().collect(),
+        }
+    }
+
+    /// The root mean square of each time scale of a memory `[B, H, S, K, V]`.
+    fn scales(&self) -> Vec<f64> {
+        let [_, _, scales, k, v] = self.shape[..] else {
+            return Vec::new();
+        };
+        let of = |scale: usize| {
+            let blocks = self.values.chunks(k * v).skip(scale).step_by(scales);
+            rms(&blocks.flatten().copied().collect::<Vec<f32>>())
+        };
+        (0..scales).map(of).collect()
+    }
+}
+
+fn parts(layer: &LayerState) -> Vec<Part> {
+    match layer {
+        LayerState::Infinity { memory, tails } => {
+            let tails = tails.iter().map(|tail| Part::of("tail", tail));
+            std::iter::once(Part::of("memory", memory))
+                .chain(tails)
+                .collect()
+        }
+        LayerState::Softmax { cache: None } => Vec::new(),
+        LayerState::Softmax {
+            cache: Some((keys, values)),
+        } => vec![Part::of("keys", keys), Part::of("values", values)],
+    }
+}
+
+fn rms(values: &[f32]) -> f64 {
+    let sum: f64 = values.iter().map(|x| f64::from(*x).powi(2)).sum();
+    (sum / values.len().max(1) as f64).sqrt()
+}

@@ -1,0 +1,408 @@
+//! Text that every machine which built this project already has: the sources of its dependencies.
+//!
+//! The workspace's `Cargo.lock` says which version of a crate is meant, and `cargo metadata` where
+//! Cargo keeps its sources. Only `.rs` files are read, crate after crate and path after path, so
+//! the same lock file gives the same text everywhere; a fingerprint of it is reported.
+
+use super::error::{CargoError, DataError};
+use super::formats::{Format, SourceFile};
+use super::sources::{Sources, Walk};
+use infinity_files::Fingerprint;
+use serde::Deserialize;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A locked dependency.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+struct LockedCrate {
+    name: String,
+    version: String,
+    /// Absent for the workspace's own members.
+    source: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LockFile {
+    package: Vec<LockedCrate>,
+}
+
+/// Sources of crates, ready to be read, and what was found on the way.
+#[derive(Clone, Debug)]
+pub struct CrateSources {
+    /// The `.rs` files, sorted by crate and path.
+    pub sources: Sources,
+    /// The crates, as `name version`.
+    pub crates: Vec<String>,
+    /// Files left out because they are not UTF-8 text.
+    pub skipped: usize,
+    /// Fingerprint of crate names, versions, paths and contents: the same on every machine.
+    pub fingerprint: String,
+}
+
+/// A Cargo workspace and where its dependencies' sources are.
+#[derive(Debug)]
+pub struct CargoWorkspace {
+    root: PathBuf,
+    locked: Vec<LockedCrate>,
+    /// Directories that `cargo metadata` named, or why it named none.
+    packages: Result<Vec<Package>, String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Package {
+    name: String,
+    version: String,
+    manifest_path: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+impl CargoWorkspace {
+    /// The workspace that `start` is in: the nearest directory upward that has a `Cargo.lock`.
+    pub fn find(start: &Path) -> Result<Self, CargoError> {
+        let root = start
+            .ancestors()
+            .find(|directory| directory.join("Cargo.lock").is_file())
+            .ok_or_else(|| CargoError::NoWorkspace {
+                start: start.to_path_buf(),
+            })?;
+        let path = root.join("Cargo.lock");
+        let bad = |reason: String| CargoError::BadLock {
+            path: path.clone(),
+            reason,
+        };
+        let text = fs::read_to_string(&path).map_err(|error| bad(error.to_string()))?;
+        let lock: LockFile = toml::from_str(&text).map_err(|error| bad(error.to_string()))?;
+        Ok(Self {
+            root: root.to_path_buf(),
+            locked: lock.package,
+            packages: packages(root)?,
+        })
+    }
+
+    /// Files of the crates in `names` (`name` or `name@version`); `key` is blamed in messages.
+    pub fn sources(&self, key: &'static str, names: &[String]) -> Result<CrateSources, DataError> {
+        let mut chosen = names
+            .iter()
+            .map(|name| self.locked(key, name))
+            .collect::<Result<Vec<_>, _>>()?;
+        chosen.sort();
+        chosen.dedup();
+        let (mut files, mut skipped, mut hash) = (Vec::new(), 0, Fingerprint::default());
+        for package in &chosen {
+            let before = files.len();
+            let directory = self.directory(package)?;
+            hash.field(&package.name).field(&package.version);
+            Walk::new(&directory, false).visit(&mut |path| {
+                if path.extension().is_none_or(|extension| extension != "rs") || !path.is_file() {
+                    return Ok(());
+                }
+                let relative = path.strip_prefix(&directory).unwrap_or(path);
+                match rust_file(path, relative, &mut hash)? {
+                    Some(file) => files.push(file),
+                    None => skipped += 1,
+                }
+                Ok(())
+            })?;
+            if files.len() == before {
+                return Err(CargoError::NoSources {
+                    key,
+                    name: package.name.clone(),
+                }
+                .into());
+            }
+        }
+        let crates = chosen
+            .iter()
+            .map(|package| format!("{} {}", package.name, package.version))
+            .collect();
+        let sources = Sources {
+            root: self.root.join("Cargo.lock"),
+            files,
+            skipped: Vec::new(),
+            text_column: String::new(),
+        };
+        Ok(CrateSources {
+            sources,
+            crates,
+            skipped,
+            fingerprint: hash.hex(),
+        })
+    }
+
+    fn locked(&self, key: &'static str, wanted: &str) -> Result<&LockedCrate, CargoError> {
+        let (name, version) = match wanted.split_once('@') {
+            Some((name, version)) => (name, Some(version)),
+            None => (wanted, None),
+        };
+        let candidates: Vec<&LockedCrate> = self
+            .locked
+            .iter()
+            .filter(|package| package.source.is_some() && package.name == name)
+            .filter(|package| version.is_none_or(|version| package.version == version))
+            .collect();
+        let lock = self.root.join("Cargo.lock");
+        match candidates.as_slice() {
+            [one] => Ok(one),
+            [] => Err(CargoError::NotLocked {
+                key,
+                lock,
+                name: wanted.to_owned(),
+                hint: self.hint(name),
+            }),
+            [first, ..] => Err(CargoError::SeveralVersions {
+                key,
+                lock,
+                name: name.to_owned(),
+                versions: candidates
+                    .iter()
+                    .map(|package| package.version.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                example: first.version.clone(),
+            }),
+        }
+    }
+
+    /// Names the locked version, or the most similar crate.
+    fn hint(&self, name: &str) -> String {
+        let registry = || {
+            self.locked
+                .iter()
+                .filter(|package| package.source.is_some())
+        };
+        if let Some(package) = registry().find(|package| package.name == name) {
+            return format!("; it has {} {}", package.name, package.version);
+        }
+        infinity_files::nearest(name, registry().map(|package| package.name.as_str()))
+            .map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
+    }
+
+    fn directory(&self, package: &LockedCrate) -> Result<PathBuf, CargoError> {
+        let named = match &self.packages {
+            Ok(packages) => packages
+                .iter()
+                .find(|found| found.name == package.name && found.version == package.version)
+                .and_then(|found| found.manifest_path.parent())
+                .map(Path::to_path_buf),
+            Err(_) => None,
+        };
+        let directory = named
+            .or_else(|| in_registry(package))
+            .filter(|directory| directory.is_dir());
+        directory.ok_or_else(|| CargoError::NotDownloaded {
+            name: package.name.clone(),
+            version: package.version.clone(),
+            root: self.root.clone(),
+            detail: match &self.packages {
+                Ok(_) => String::new(),
+                Err(said) => format!(" (cargo: {said})"),
+            },
+        })
+    }
+}
+
+/// What `cargo metadata` knows of the workspace, without using the network.
+///
+/// It answers only when *every* dependency of every member is there, also those that building the
+/// binary does not need; therefore its refusal is kept as text, not returned as the error.
+fn packages(root: &Path) -> Result<Result<Vec<Package>, String>, CargoError> {
+    let version = cargo(root, &["-vV"])?;
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .unwrap_or_default();
+    let mut arguments = vec!["metadata", "--format-version", "1", "--locked", "--offline"];
+    if !host.is_empty() {
+        // Dependencies of other systems are not downloaded by a build on this one.
+        arguments.extend(["--filter-platform", host]);
+    }
+    let output = cargo(root, &arguments)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Ok(Err(said
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned()));
+    }
+    Ok(serde_json::from_slice::<Metadata>(&output.stdout)
+        .map(|metadata| metadata.packages)
+        .map_err(|error| error.to_string()))
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Result<Output, CargoError> {
+    // Cargo sets this for what it runs; it is the one that built this program.
+    let program = env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
+    let output = Command::new(&program)
+        .args(arguments)
+        .current_dir(root)
+        .output();
+    output.map_err(|source| CargoError::NoCargo { program, source })
+}
+
+/// The place where Cargo unpacks a registry's crates: `$CARGO_HOME/registry/src/INDEX/NAME-VERSION`.
+fn in_registry(package: &LockedCrate) -> Option<PathBuf> {
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(env::home_dir()?.join(".cargo")))?;
+    let name = format!("{}-{}", package.name, package.version);
+    let mut indices: Vec<PathBuf> = fs::read_dir(home.join("registry/src"))
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    indices.sort();
+    indices
+        .into_iter()
+        .map(|index| index.join(&name))
+        .find(|directory| directory.is_dir())
+}
+
+/// Describes one source file and adds it to `hash`; nothing if it is not UTF-8 text, or empty.
+fn rust_file(
+    path: &Path,
+    relative: &Path,
+    hash: &mut Fingerprint,
+) -> Result<Option<SourceFile>, DataError> {
+    let content = fs::read(path).map_err(DataError::read(path))?;
+    if std::str::from_utf8(&content).is_err() || content.contains(&0) {
+        return Ok(None);
+    }
+    // One spelling of the path on every system.
+    let parts: Vec<_> = relative
+        .components()
+        .map(|part| part.as_os_str().to_string_lossy())
+        .collect();
+    hash.field(parts.join("/")).field(&content);
+    let mut file = SourceFile::new(path)?;
+    file.format = Format::Text;
+    Ok(Some(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() -> CargoWorkspace {
+        CargoWorkspace::find(&std::env::current_dir().unwrap()).unwrap()
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn dependencies_are_found_in_a_fixed_order() {
+        let workspace = here();
+        let found = workspace
+            .sources("data.train_crates", &names(&["memmap2", "csv"]))
+            .unwrap();
+        assert!(found.crates[0].starts_with("csv ") && found.crates[1].starts_with("memmap2 "));
+        let paths: Vec<&Path> = found
+            .sources
+            .files
+            .iter()
+            .map(|file| file.path.as_path())
+            .collect();
+        assert!(paths.iter().all(|path| path.extension().unwrap() == "rs"));
+        assert!(paths.iter().any(|path| path.ends_with("src/lib.rs")));
+        let again = workspace
+            .sources("data.train_crates", &names(&["csv", "memmap2", "csv"]))
+            .unwrap();
+        assert_eq!(
+            (found.sources, &found.fingerprint),
+            (again.sources, &again.fingerprint)
+        );
+        let other = workspace
+            .sources("data.train_crates", &names(&["csv"]))
+            .unwrap();
+        assert_ne!(found.fingerprint, other.fingerprint);
+    }
+
+    #[test]
+    fn the_registry_is_searched_when_cargo_metadata_refuses() {
+        let mut workspace = here();
+        let found = workspace
+            .sources("data.train_crates", &names(&["csv"]))
+            .unwrap();
+        workspace.packages = Err("failed to download".to_owned());
+        // Sources that are vendored are only known to Cargo; then there is nothing to compare.
+        if found.sources.files[0]
+            .path
+            .components()
+            .any(|part| part.as_os_str() == "registry")
+        {
+            let searched = workspace
+                .sources("data.train_crates", &names(&["csv"]))
+                .unwrap();
+            assert_eq!(found.fingerprint, searched.fingerprint);
+        }
+        workspace.locked[0] = LockedCrate {
+            name: "never-published-crate".to_owned(),
+            version: "0.0.0".to_owned(),
+            source: Some("registry+x".to_owned()),
+        };
+        let message = workspace
+            .sources("data.train_crates", &names(&["never-published-crate"]))
+            .unwrap_err();
+        let message = message.to_string();
+        assert!(
+            message.contains("cargo fetch") && message.contains("failed to download"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn crates_that_are_not_locked_are_refused_with_a_suggestion() {
+        let mut workspace = here();
+        let message = |workspace: &CargoWorkspace, name: &str| {
+            workspace
+                .sources("data.train_crates", &names(&[name]))
+                .unwrap_err()
+                .to_string()
+        };
+        let misspelt = message(&workspace, "memap2");
+        assert!(
+            misspelt.contains("memmap2") && misspelt.contains("data.train_crates"),
+            "{misspelt}"
+        );
+        assert!(message(&workspace, "csv@0.0.1").contains("it has csv 1."));
+        // The workspace's own members have no source in the lock file: they are not dependencies.
+        assert!(message(&workspace, "infinity-train").contains("has no crate"));
+        let source = Some("registry+x".to_owned());
+        workspace.locked.push(LockedCrate {
+            name: "csv".to_owned(),
+            version: "0.9.0".to_owned(),
+            source,
+        });
+        let several = message(&workspace, "csv");
+        assert!(
+            several.contains("0.9.0") && several.contains("csv@"),
+            "{several}"
+        );
+        assert!(
+            workspace
+                .sources("data.train_crates", &names(&["csv@0.9.0"]))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_place_without_a_workspace_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = CargoWorkspace::find(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("no Cargo.lock"), "{message}");
+        fs::write(dir.path().join("Cargo.lock"), "package = 3").unwrap();
+        assert!(matches!(
+            CargoWorkspace::find(dir.path()),
+            Err(CargoError::BadLock { .. })
+        ));
+    }
+}

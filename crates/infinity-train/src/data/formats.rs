@@ -1,0 +1,778 @@
+//! One file as a stream of documents: plain text, JSON, CSV or TSV.
+//!
+//! A `.txt` file is one document; a line of `.jsonl` and `.ndjson`, a row of `.csv` and `.tsv`, and a
+//! value of `.json` (an array of objects, or objects one after another) is one document each. Text
+//! comes in fragments of bounded size; only a `.json` file that is not one object a line is held whole.
+
+use super::error::DataError;
+use infinity_files::Fingerprint;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+/// Endings of files that hold text only once something else has read them.
+const PACKED: [&str; 9] = [
+    "gz", "zst", "bz2", "xz", "lz4", "zip", "tar", "parquet", "arrow",
+];
+/// Plain text is read in blocks of this many bytes.
+const BLOCK_BYTES: usize = 1 << 20;
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+/// A piece of one document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// The text, exactly as in the file, without the byte-order mark that a file may begin with.
+    pub text: String,
+    /// The document ends here; the next fragment begins another one.
+    pub ends_document: bool,
+}
+
+impl Fragment {
+    fn whole(text: String) -> Self {
+        Self {
+            text,
+            ends_document: true,
+        }
+    }
+}
+
+/// How a file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// The whole file is one document.
+    Text,
+    /// One JSON object a line, objects over several lines, or one array of objects.
+    Json,
+    /// Rows under a line of column names, with commas between fields.
+    Csv,
+    /// Rows under a line of column names, with tabs between fields.
+    Tsv,
+}
+
+impl Format {
+    /// The format that a file's ending stands for, if it is one that is read.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        match ending(path)?.as_str() {
+            "txt" => Some(Self::Text),
+            "json" | "jsonl" | "ndjson" => Some(Self::Json),
+            "csv" => Some(Self::Csv),
+            "tsv" => Some(Self::Tsv),
+            _ => None,
+        }
+    }
+}
+
+fn ending(path: &Path) -> Option<String> {
+    Some(path.extension()?.to_str()?.to_ascii_lowercase())
+}
+
+/// One file, with what tells a changed file from an unchanged one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFile {
+    /// Where it is. A name that is not UTF-8 is written down with replacement characters.
+    #[serde(serialize_with = "lossy")]
+    pub path: PathBuf,
+    /// How it is read.
+    pub format: Format,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Time of the last change in nanoseconds since 1970, 0 where the system does not say.
+    pub modified_ns: u64,
+}
+
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
+impl SourceFile {
+    /// Looks at the file, without reading it. A name without a known ending is taken as plain text.
+    ///
+    /// # Errors
+    /// If it cannot be looked at, or its ending says that it is packed.
+    pub fn new(path: &Path) -> Result<Self, DataError> {
+        let metadata = fs::metadata(path).map_err(DataError::read(path))?;
+        let modified = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        if let Some(ending) = ending(path).filter(|ending| PACKED.contains(&ending.as_str())) {
+            return Err(DataError::Packed {
+                path: path.to_path_buf(),
+                ending,
+            });
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            format: Format::of(path).unwrap_or(Format::Text),
+            bytes: metadata.len(),
+            modified_ns: modified.map_or(0, |since| since.as_nanos() as u64),
+        })
+    }
+}
+
+type Checked = CheckedReader<File>;
+
+/// An open file of any format.
+pub(super) enum Records {
+    Text(TextBlocks),
+    Lines(JsonLines),
+    Values(JsonValues),
+    Rows(Rows),
+}
+
+impl Records {
+    /// Opens `file`; `hash`, if given, goes on over its bytes.
+    pub(super) fn open(
+        file: &SourceFile,
+        text_column: &str,
+        hash: Option<Fingerprint>,
+    ) -> Result<Self, DataError> {
+        let path = file.path.clone();
+        let mut handle = File::open(&path).map_err(DataError::read(&path))?;
+        if is_utf16(&mut handle).map_err(DataError::read(&path))? {
+            return Err(DataError::Utf16 { path });
+        }
+        let reader = CheckedReader::new(handle, hash);
+        match file.format {
+            Format::Text => Ok(Self::Text(TextBlocks::new(reader, path, file.bytes))),
+            Format::Json => open_json(reader, path, text_column),
+            Format::Csv => Ok(Self::Rows(Rows::new(reader, path, text_column, b',')?)),
+            Format::Tsv => Ok(Self::Rows(Rows::new(reader, path, text_column, b'\t')?)),
+        }
+    }
+
+    /// The next fragment, or nothing at the end of the file.
+    pub(super) fn next_fragment(&mut self) -> Result<Option<Fragment>, DataError> {
+        match self {
+            Self::Text(blocks) => blocks.next_fragment(),
+            Self::Lines(lines) => lines.next_fragment(),
+            Self::Values(values) => Ok(values.texts.next().map(Fragment::whole)),
+            Self::Rows(rows) => rows.next_fragment(),
+        }
+    }
+
+    /// Fingerprint of the bytes read, if it was asked for.
+    pub(super) fn fingerprint(&self) -> Option<String> {
+        match self {
+            Self::Text(blocks) => blocks.reader.fingerprint(),
+            Self::Lines(lines) => lines.reader.get_ref().fingerprint(),
+            Self::Values(values) => values.fingerprint.clone(),
+            Self::Rows(rows) => rows.reader.get_ref().inner.fingerprint(),
+        }
+    }
+}
+
+/// Whether a file begins as UTF-16 does: with its mark, or with two characters that every second
+/// byte is zero of.
+fn is_utf16(file: &mut File) -> io::Result<bool> {
+    let mut head = Vec::new();
+    file.take(4).read_to_end(&mut head)?;
+    file.rewind()?;
+    Ok(matches!(
+        head[..],
+        [0xff, 0xfe, ..]
+            | [0xfe, 0xff, ..]
+            | [0, 1..=0x7f, 0, 1..=0x7f]
+            | [1..=0x7f, 0, 1..=0x7f, 0]
+    ))
+}
+
+/// A text file, in blocks that end after a line where there is one.
+pub(super) struct TextBlocks {
+    reader: Checked,
+    path: PathBuf,
+    /// Read, but not given out yet.
+    pending: Vec<u8>,
+    begun: bool,
+    /// Length the file had when it was opened: the last block is recognised without reading on.
+    bytes: u64,
+    ended: bool,
+}
+
+impl TextBlocks {
+    fn new(reader: Checked, path: PathBuf, bytes: u64) -> Self {
+        Self {
+            reader,
+            path,
+            pending: Vec::new(),
+            begun: false,
+            bytes,
+            ended: bytes == 0,
+        }
+    }
+
+    fn next_fragment(&mut self) -> Result<Option<Fragment>, DataError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let wanted = BLOCK_BYTES.saturating_sub(self.pending.len()) as u64;
+        let mut portion = (&mut self.reader).take(wanted);
+        portion
+            .read_to_end(&mut self.pending)
+            .map_err(|error| read_error(&self.path, error))?;
+        let short = portion.limit() > 0;
+        // The mark that some programs put at the start of a file is no part of its text.
+        if !std::mem::replace(&mut self.begun, true)
+            && self.pending.starts_with(BYTE_ORDER_MARK.as_bytes())
+        {
+            self.pending.drain(..BYTE_ORDER_MARK.len());
+        }
+        // A short portion is the end of the file, and so is its known length, so that no empty
+        // fragment follows the last one.
+        self.ended = short || self.reader.offset >= self.bytes;
+        let end = if self.ended {
+            self.finish()?
+        } else {
+            line_end(&self.pending)
+        };
+        let rest = self.pending.split_off(end);
+        let text = String::from_utf8(std::mem::replace(&mut self.pending, rest))
+            .expect("the reader checked it");
+        Ok((!text.is_empty()).then_some(Fragment {
+            text,
+            ends_document: self.ended,
+        }))
+    }
+
+    /// Reads what a file that grew has gained, so that a character cut in two at the end is noticed.
+    fn finish(&mut self) -> Result<usize, DataError> {
+        self.reader
+            .read_to_end(&mut self.pending)
+            .map_err(|error| read_error(&self.path, error))?;
+        Ok(self.pending.len())
+    }
+}
+
+/// End of the last whole line, or else of the last whole character.
+fn line_end(bytes: &[u8]) -> usize {
+    match bytes.iter().rposition(|byte| *byte == b'\n') {
+        Some(newline) => newline + 1,
+        None => match std::str::from_utf8(bytes) {
+            Ok(text) => text.len(),
+            Err(error) => error.valid_up_to(),
+        },
+    }
+}
+
+/// Rows below a line of column names.
+pub(super) struct Rows {
+    reader: csv::Reader<Quotes<Checked>>,
+    path: PathBuf,
+    index: usize,
+    row: csv::StringRecord,
+}
+
+impl Rows {
+    fn new(reader: Checked, path: PathBuf, column: &str, delimiter: u8) -> Result<Self, DataError> {
+        let mut reader = csv::ReaderBuilder::new()
+            .buffer_capacity(BLOCK_BYTES)
+            .delimiter(delimiter)
+            .from_reader(Quotes::new(reader, delimiter));
+        let headers = reader.headers().map_err(|error| csv_error(&path, error))?;
+        let names: Vec<&str> = headers
+            .iter()
+            .map(|name| name.trim_start_matches(BYTE_ORDER_MARK))
+            .collect();
+        let Some(index) = names.iter().position(|name| *name == column) else {
+            let columns = names.join(", ");
+            return Err(DataError::NoColumn {
+                path,
+                line: 1,
+                column: column.to_owned(),
+                columns,
+            });
+        };
+        Ok(Self {
+            reader,
+            path,
+            index,
+            row: csv::StringRecord::new(),
+        })
+    }
+
+    fn next_fragment(&mut self) -> Result<Option<Fragment>, DataError> {
+        while self
+            .reader
+            .read_record(&mut self.row)
+            .map_err(|error| csv_error(&self.path, error))?
+        {
+            // The reader refuses rows of another length than the header's, so the field is there.
+            let text = &self.row[self.index];
+            if !text.is_empty() {
+                return Ok(Some(Fragment::whole(text.to_owned())));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn csv_error(path: &Path, error: csv::Error) -> DataError {
+    let line = error.position().map_or(0, csv::Position::line);
+    match error.into_kind() {
+        csv::ErrorKind::Io(source) => {
+            let inner = source.get_ref();
+            match inner.and_then(|inner| inner.downcast_ref::<OpenQuote>()) {
+                Some(OpenQuote { line }) => {
+                    let reason = "a quoted field begins here and never ends".to_owned();
+                    DataError::bad_row(path, *line, reason)
+                }
+                None => read_error(path, source),
+            }
+        }
+        csv::ErrorKind::UnequalLengths {
+            expected_len, len, ..
+        } => {
+            let reason = format!("{len} fields, but the first line names {expected_len} columns");
+            DataError::bad_row(path, line, reason)
+        }
+        kind => DataError::bad_row(path, line, format!("not CSV: {kind:?}")),
+    }
+}
+
+/// A quoted field that never ends. Travels through `io::Error`, because the parser only passes that.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a quoted field begins in line {line} and never ends")]
+struct OpenQuote {
+    /// Line of the quote, counted from 1.
+    line: u64,
+}
+
+/// Where in a row the next byte stands.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    FieldStart,
+    Plain,
+    Quoted,
+    /// After a quote inside a quoted field: its end, or the first of a doubled one.
+    AfterQuote,
+}
+
+/// Passes bytes on unchanged, and fails at the end of a file that is inside a quoted field: the parser
+/// takes the end of the file for the end of such a field, so that one quote too many makes the rest of
+/// a file one row, and a file that was cut looks whole.
+struct Quotes<R> {
+    inner: R,
+    delimiter: u8,
+    place: Place,
+    offset: u64,
+    line: u64,
+    opened: u64,
+}
+
+impl<R> Quotes<R> {
+    fn new(inner: R, delimiter: u8) -> Self {
+        Self {
+            inner,
+            delimiter,
+            place: Place::FieldStart,
+            offset: 0,
+            line: 1,
+            opened: 0,
+        }
+    }
+
+    fn follow(&mut self, byte: u8) {
+        let mark = BYTE_ORDER_MARK.as_bytes().get(self.offset as usize) == Some(&byte);
+        self.offset += 1;
+        self.line += u64::from(byte == b'\n');
+        self.place = match (self.place, byte) {
+            (Place::Quoted, b'"') => Place::AfterQuote,
+            (Place::Quoted, _) => Place::Quoted,
+            (Place::AfterQuote, b'"') => Place::Quoted,
+            (_, b'\n' | b'\r') => Place::FieldStart,
+            (_, byte) if byte == self.delimiter => Place::FieldStart,
+            (Place::FieldStart, b'"') => {
+                self.opened = self.line;
+                Place::Quoted
+            }
+            // The mark that some programs put at the start of a file is no part of its first field.
+            (Place::FieldStart, _) if mark => Place::FieldStart,
+            _ => Place::Plain,
+        };
+    }
+}
+
+impl<R: Read> Read for Quotes<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        if count == 0 && !buffer.is_empty() && self.place == Place::Quoted {
+            return Err(io::Error::other(OpenQuote { line: self.opened }));
+        }
+        buffer[..count].iter().for_each(|byte| self.follow(*byte));
+        Ok(count)
+    }
+}
+
+/// One JSON object a line.
+pub(super) struct JsonLines {
+    reader: BufReader<Checked>,
+    path: PathBuf,
+    column: String,
+    line: u64,
+    buffer: String,
+}
+
+/// Values of a JSON file that cannot be cut into lines, so that all of it was read at once.
+pub(super) struct JsonValues {
+    texts: std::vec::IntoIter<String>,
+    fingerprint: Option<String>,
+}
+
+/// Opens lines if the first line is a value of its own, or too long to be seen whole; else everything.
+fn open_json(reader: Checked, path: PathBuf, column: &str) -> Result<Records, DataError> {
+    let mut reader = BufReader::with_capacity(BLOCK_BYTES, reader);
+    let head = reader
+        .fill_buf()
+        .map_err(|error| read_error(&path, error))?;
+    let start = head
+        .strip_prefix(BYTE_ORDER_MARK.as_bytes())
+        .unwrap_or(head)
+        .trim_ascii_start();
+    let line = start.iter().position(|byte| *byte == b'\n');
+    let whole = line.map(|end| serde_json::from_slice::<serde::de::IgnoredAny>(&start[..end]));
+    // An object that goes on in the next line; another mistake in a line is to be named with its line.
+    let goes_on = matches!(&whole, Some(Err(error)) if error.is_eof());
+    let lines_by_name = ending(&path).is_some_and(|ending| ending != "json");
+    if start.first() == Some(&b'[') || goes_on && !lines_by_name {
+        return Ok(Records::Values(read_values(reader, &path, column)?));
+    }
+    Ok(Records::Lines(JsonLines {
+        reader,
+        path,
+        column: column.to_owned(),
+        line: 0,
+        buffer: String::new(),
+    }))
+}
+
+impl JsonLines {
+    /// The next row that holds text.
+    fn next_fragment(&mut self) -> Result<Option<Fragment>, DataError> {
+        loop {
+            self.buffer.clear();
+            let count = self
+                .reader
+                .read_line(&mut self.buffer)
+                .map_err(|error| read_error(&self.path, error))?;
+            if count == 0 {
+                return Ok(None);
+            }
+            self.line += 1;
+            let marked = self.buffer.strip_prefix(BYTE_ORDER_MARK);
+            let line = marked.unwrap_or(&self.buffer).trim();
+            if line.is_empty() {
+                continue;
+            }
+            let row = serde_json::from_str(line).map_err(|error| {
+                let hint = match error.is_eof() {
+                    true => "; an object over several lines is read from a .json file",
+                    false => "",
+                };
+                let reason = format!("not a JSON object: {}{hint}", reason_of(&error));
+                DataError::bad_row(&self.path, self.line, reason)
+            })?;
+            let text = text_of(row, &self.path, self.line, &self.column)?;
+            if !text.is_empty() {
+                return Ok(Some(Fragment::whole(text)));
+            }
+        }
+    }
+}
+
+/// Reads arrays of objects, and objects one after another.
+fn read_values(
+    mut reader: BufReader<Checked>,
+    path: &Path,
+    column: &str,
+) -> Result<JsonValues, DataError> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Item {
+        Row(Map<String, Value>),
+        Rows(Vec<Map<String, Value>>),
+    }
+    let mut content = String::new();
+    reader
+        .read_to_string(&mut content)
+        .map_err(|error| read_error(path, error))?;
+    let content = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content);
+    let mut texts = Vec::new();
+    for item in serde_json::Deserializer::from_str(content).into_iter::<Item>() {
+        let item = item.map_err(|error| {
+            let reason = match error.is_data() {
+                true => "not an array of JSON objects".to_owned(),
+                false => format!("not an array of JSON objects: {}", reason_of(&error)),
+            };
+            DataError::bad_row(path, error.line() as u64, reason)
+        })?;
+        let rows = match item {
+            Item::Row(row) => vec![row],
+            Item::Rows(rows) => rows,
+        };
+        for row in rows {
+            texts.push(text_of(row, path, texts.len() as u64 + 1, column)?);
+        }
+    }
+    texts.retain(|text| !text.is_empty());
+    Ok(JsonValues {
+        texts: texts.into_iter(),
+        fingerprint: reader.get_ref().fingerprint(),
+    })
+}
+
+fn text_of(
+    mut row: Map<String, Value>,
+    path: &Path,
+    line: u64,
+    column: &str,
+) -> Result<String, DataError> {
+    let kind = match row.get_mut(column).map(Value::take) {
+        Some(Value::String(text)) => return Ok(text),
+        None => {
+            let columns = row.keys().cloned().collect::<Vec<_>>().join(", ");
+            return Err(DataError::NoColumn {
+                path: path.to_path_buf(),
+                line,
+                column: column.to_owned(),
+                columns,
+            });
+        }
+        Some(Value::Null) => "null",
+        Some(Value::Bool(_)) => "true or false",
+        Some(Value::Number(_)) => "a number",
+        Some(Value::Array(_)) => "an array",
+        Some(Value::Object(_)) => "an object",
+    };
+    let reason = format!("`{column}` is {kind}, not text");
+    Err(DataError::bad_row(path, line, reason))
+}
+
+/// What serde_json says without the place, which is the place in the line and not in the file.
+fn reason_of(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let end = text.rfind(" at line ").unwrap_or(text.len());
+    format!("{} at column {}", &text[..end], error.column())
+}
+
+/// Why a file is not text. Travels through `io::Error`, because the formats' parsers only pass that.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum NotText {
+    #[error("byte {offset} is zero")]
+    Zero { offset: u64 },
+    #[error("byte {offset} ({byte:#04x}) is not UTF-8")]
+    NotUtf8 { offset: u64, byte: u8 },
+}
+
+/// Passes text on unchanged and fails at the first byte that is not UTF-8 text. All formats read
+/// through it, so a picture named `.csv` fails with the same message as one named `.txt`, and the
+/// fingerprint of what was read costs no second reading.
+struct CheckedReader<R> {
+    inner: R,
+    offset: u64,
+    /// Bytes of a character whose end has not been read yet; at most three.
+    open: Vec<u8>,
+    hash: Option<Fingerprint>,
+}
+
+impl<R: Read> CheckedReader<R> {
+    fn new(inner: R, hash: Option<Fingerprint>) -> Self {
+        Self {
+            inner,
+            offset: 0,
+            open: Vec::with_capacity(4),
+            hash,
+        }
+    }
+
+    /// Fingerprint of the bytes read so far, when it is being taken.
+    fn fingerprint(&self) -> Option<String> {
+        self.hash.as_ref().map(Fingerprint::hex)
+    }
+
+    fn check(&mut self, bytes: &[u8]) -> Result<(), NotText> {
+        if let Some(place) = bytes.iter().position(|byte| *byte == 0) {
+            return Err(NotText::Zero {
+                offset: self.offset + place as u64,
+            });
+        }
+        let mut rest = bytes;
+        while !self.open.is_empty() && !rest.is_empty() {
+            self.open.push(rest[0]);
+            rest = &rest[1..];
+            match std::str::from_utf8(&self.open) {
+                Ok(_) => self.open.clear(),
+                Err(error) if error.error_len().is_none() => {}
+                Err(_) => {
+                    let end = self.offset + (bytes.len() - rest.len()) as u64;
+                    let (offset, byte) = (end - self.open.len() as u64, self.open[0]);
+                    return Err(NotText::NotUtf8 { offset, byte });
+                }
+            }
+        }
+        let Err(error) = std::str::from_utf8(rest) else {
+            return Ok(());
+        };
+        let valid = error.valid_up_to();
+        if error.error_len().is_none() {
+            self.open.extend_from_slice(&rest[valid..]);
+            return Ok(());
+        }
+        let offset = self.offset + (bytes.len() - rest.len() + valid) as u64;
+        Err(NotText::NotUtf8 {
+            offset,
+            byte: rest[valid],
+        })
+    }
+}
+
+impl<R: Read> Read for CheckedReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        if count == 0 && !self.open.is_empty() && !buffer.is_empty() {
+            let (offset, byte) = (self.offset - self.open.len() as u64, self.open[0]);
+            return Err(io::Error::other(NotText::NotUtf8 { offset, byte }));
+        }
+        let bytes = &buffer[..count];
+        self.check(bytes).map_err(io::Error::other)?;
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
+        }
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+/// Turns what a read of `path` failed with into the error a user sees.
+fn read_error(path: &Path, source: io::Error) -> DataError {
+    let inner = source.get_ref();
+    match inner.and_then(|inner| inner.downcast_ref::<NotText>()) {
+        Some(NotText::Zero { offset }) => DataError::Binary {
+            path: path.to_path_buf(),
+            offset: *offset,
+        },
+        Some(NotText::NotUtf8 { offset, byte }) => DataError::NotUtf8 {
+            path: path.to_path_buf(),
+            offset: *offset,
+            byte: *byte,
+        },
+        None => DataError::read(path)(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    mod checked_reader {
+        use super::super::*;
+
+        /// Gives out its bytes in portions of `step`.
+        struct Portions<'a>(&'a [u8], usize);
+
+        impl Read for Portions<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let count = self.1.min(self.0.len()).min(buffer.len());
+                buffer[..count].copy_from_slice(&self.0[..count]);
+                self.0 = &self.0[count..];
+                Ok(count)
+            }
+        }
+
+        fn read(bytes: &[u8], step: usize) -> Result<String, DataError> {
+            let mut text = Vec::new();
+            match CheckedReader::new(Portions(bytes, step), None).read_to_end(&mut text) {
+                Ok(_) => Ok(String::from_utf8(text).expect("checked")),
+                Err(error) => Err(read_error(Path::new("x"), error)),
+            }
+        }
+
+        #[test]
+        fn text_passes_whole_in_portions_of_any_size() {
+            let text = "aß水🦀 end";
+            for step in 1..=text.len() {
+                assert_eq!(
+                    read(text.as_bytes(), step).unwrap(),
+                    text,
+                    "portions of {step}"
+                );
+            }
+        }
+
+        #[test]
+        fn the_first_bad_byte_is_named_wherever_the_portions_end() {
+            for step in 1..=8 {
+                let latin1 = [b'a', 0xc3, 0x9f, b'b', 0xe9, b' ', b'c'];
+                assert!(
+                    matches!(
+                        read(&latin1, step),
+                        Err(DataError::NotUtf8 {
+                            offset: 4,
+                            byte: 0xe9,
+                            ..
+                        })
+                    ),
+                    "portions of {step}: {:?}",
+                    read(&latin1, step)
+                );
+                let cut_off = [b'a', 0xf0, 0x9f];
+                assert!(matches!(
+                    read(&cut_off, step),
+                    Err(DataError::NotUtf8 { offset: 1, .. })
+                ));
+                let zero = [b'a', 0xc3, 0x9f, 0, 0xff];
+                assert!(matches!(
+                    read(&zero, step),
+                    Err(DataError::Binary { offset: 3, .. })
+                ));
+            }
+        }
+
+        #[test]
+        fn the_fingerprint_is_that_of_the_whole_file() {
+            let text = "some text ß".as_bytes();
+            let mut reader = CheckedReader::new(Portions(text, 3), Some(Fingerprint::default()));
+            reader.read_to_end(&mut Vec::new()).unwrap();
+            assert_eq!(
+                reader.fingerprint(),
+                Some(infinity_files::fingerprint(text))
+            );
+            assert_eq!(reader.offset, text.len() as u64);
+        }
+    }
+
+    mod csv_quotes {
+        use super::super::*;
+
+        fn end(text: &str) -> Result<String, String> {
+            let mut read = String::new();
+            let ended = Quotes::new(text.as_bytes(), b',').read_to_string(&mut read);
+            ended.map(|_| read).map_err(|error| error.to_string())
+        }
+
+        #[test]
+        fn only_a_field_that_never_ends_is_refused() {
+            for text in [
+                "",
+                "a,b\n1,2",
+                "a,b\n\"1\",\"x \"\"y\"\", z\n2\"\r\n",
+                "\u{feff}\"a,\",b\n1,2\n",
+                "inch,12\"\n5\" and 6\",\"\"",
+            ] {
+                assert_eq!(end(text).as_deref(), Ok(text));
+            }
+            for (text, line) in [
+                ("a,b\n1,\"2\n3,4\n", 2),
+                ("\"a", 1),
+                ("\u{feff}\"a", 1),
+                ("a\n\"b\"\n\"\"\"\n", 3),
+            ] {
+                assert!(
+                    end(text).unwrap_err().contains(&format!("line {line} ")),
+                    "{text}"
+                );
+            }
+        }
+    }
+}

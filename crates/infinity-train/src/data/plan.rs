@@ -1,0 +1,418 @@
+//! Which windows a batch takes, as pure functions of seed, step and row.
+//!
+//! Random numbers and orders come without a generator's state: the answer depends on the question only.
+//! Resuming then needs no saved cursor, and any number of workers reads the same data in the same order.
+//!
+//! Where no window may hold two documents, the documents of an epoch stand in a random order, one after
+//! another, cut into windows of `T` targets. That line of windows is dealt to the rows in equal parts,
+//! so every row reads its part from front to back and a long document stays in its row.
+
+use super::config::InitialState;
+use super::error::DataError;
+use super::store::TokenStore;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Hash of a few numbers to 64 well-mixed bits (the finaliser of SplitMix64, chained).
+pub(super) fn mix(parts: &[u64]) -> u64 {
+    parts.iter().fold(0x9e37_79b9_7f4a_7c15, |hash, part| {
+        let mut z = (hash ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    })
+}
+
+/// Maps 64 random bits to `0..n` (multiply and keep the high half; the bias is below n / 2⁶⁴).
+pub(super) fn below(bits: u64, n: u64) -> u64 {
+    ((u128::from(bits) * u128::from(n)) >> 64) as u64
+}
+
+/// A random order of `0..n` that can be asked for any place of it.
+///
+/// Four Feistel rounds permute the numbers of `2 · half_bits` bits; results outside `0..n` are
+/// permuted again until they fall inside (cycle walking, fewer than four times on average).
+#[derive(Clone, Debug)]
+pub(super) struct Permutation {
+    n: u64,
+    half_bits: u32,
+    keys: [u64; 4],
+}
+
+impl Permutation {
+    /// The order named by `key` of `n` things.
+    pub(super) fn new(n: u64, key: u64) -> Self {
+        let bits = u64::BITS - n.saturating_sub(1).leading_zeros();
+        let half_bits = bits.div_ceil(2).max(1);
+        Self {
+            n,
+            half_bits,
+            keys: [0, 1, 2, 3].map(|round| mix(&[key, round])),
+        }
+    }
+
+    /// What stands at `place`, which must be below `n`.
+    pub(super) fn at(&self, place: u64) -> u64 {
+        debug_assert!(place < self.n, "place {place} of {}", self.n);
+        let mut value = place;
+        loop {
+            value = self.shuffle(value);
+            if value < self.n {
+                return value;
+            }
+        }
+    }
+
+    fn shuffle(&self, value: u64) -> u64 {
+        let mask = (1u64 << self.half_bits) - 1;
+        let (mut left, mut right) = (value >> self.half_bits, value & mask);
+        for key in self.keys {
+            (left, right) = (right, left ^ (mix(&[key, right]) & mask));
+        }
+        (left << self.half_bits) | right
+    }
+}
+
+/// Part of one document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Window {
+    /// Position of the first input in the store.
+    pub(super) start: u64,
+    /// Tokens to predict; 0 for a row that has nothing left in this epoch.
+    pub(super) targets: usize,
+    /// The window before it in this row is of the same document.
+    pub(super) continues: bool,
+}
+
+/// The plans of all epochs; the last one used is kept.
+#[derive(Clone, Debug)]
+pub(super) struct DocumentPlans {
+    /// Where documents begin, and where the last one ends.
+    borders: Arc<[u64]>,
+    rows: u64,
+    len: u64,
+    seed: u64,
+    windows: u64,
+    current: Arc<Mutex<Option<Plan>>>,
+}
+
+/// One epoch: documents in order, and how many windows stand before each. Cloning is cheap.
+#[derive(Clone, Debug)]
+struct Plan {
+    epoch: u64,
+    documents: Arc<[u64]>,
+    windows_before: Arc<[u64]>,
+}
+
+impl DocumentPlans {
+    pub(super) fn new(
+        store: &TokenStore,
+        rows: usize,
+        len: usize,
+        seed: u64,
+    ) -> Result<Self, DataError> {
+        let (rows, len) = (rows as u64, len as u64);
+        // In memory, because an epoch asks for them in a random order.
+        let borders: Arc<[u64]> = store.borders()?.into();
+        let documents = borders.windows(2);
+        let windows = documents
+            .map(|borders| windows_in(borders[0]..borders[1], len))
+            .sum();
+        Ok(Self {
+            borders,
+            rows,
+            len,
+            seed,
+            windows,
+            current: Arc::default(),
+        })
+    }
+
+    /// Windows of an epoch.
+    pub(super) fn windows(&self) -> u64 {
+        self.windows
+    }
+
+    /// Batches of an epoch.
+    pub(super) fn steps(&self) -> u64 {
+        self.windows.div_ceil(self.rows).max(1)
+    }
+
+    /// The windows of batch `step`, one a row.
+    pub(super) fn windows_of(&self, step: u64) -> impl Iterator<Item = Window> {
+        let (epoch, place) = (step / self.steps(), step % self.steps());
+        let plan = self.plan(epoch);
+        (0..self.rows).map(move |row| self.window(&plan, row * self.steps() + place, place > 0))
+    }
+
+    fn window(&self, plan: &Plan, index: u64, follows_in_row: bool) -> Window {
+        if index >= self.windows {
+            return Window {
+                start: 0,
+                targets: 0,
+                continues: false,
+            };
+        }
+        let place = plan
+            .windows_before
+            .partition_point(|before| *before <= index)
+            - 1;
+        let range = self.document(plan.documents[place]);
+        let part = index - plan.windows_before[place];
+        let start = range.start + part * self.len;
+        let targets = (range.end - 1 - start).min(self.len) as usize;
+        Window {
+            start,
+            targets,
+            continues: follows_in_row && part > 0,
+        }
+    }
+
+    fn document(&self, index: u64) -> Range<u64> {
+        self.borders[index as usize]..self.borders[index as usize + 1]
+    }
+
+    fn plan(&self, epoch: u64) -> Plan {
+        // A panic elsewhere cannot leave a plan half-made: it is stored complete.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*current {
+            Some(plan) if plan.epoch == epoch => plan.clone(),
+            _ => current.insert(self.make(epoch)).clone(),
+        }
+    }
+
+    fn make(&self, epoch: u64) -> Plan {
+        let count = self.borders.len() as u64 - 1;
+        let order = Permutation::new(count, mix(&[self.seed, epoch]));
+        let (mut documents, mut windows_before, mut windows) = (Vec::new(), Vec::new(), 0);
+        for document in (0..count).map(|place| order.at(place)) {
+            let own = windows_in(self.document(document), self.len);
+            if own > 0 {
+                documents.push(document);
+                windows_before.push(windows);
+                windows += own;
+            }
+        }
+        Plan {
+            epoch,
+            documents: documents.into(),
+            windows_before: windows_before.into(),
+        }
+    }
+}
+
+/// Windows that predict every token of a document but its first.
+fn windows_in(range: Range<u64>, len: u64) -> u64 {
+    (range.end - range.start).saturating_sub(1).div_ceil(len)
+}
+
+/// Keeps these draws apart from those of window positions, which hash the same numbers.
+const DRAW: u64 = 0x1e57_a7e0;
+
+impl InitialState {
+    /// The row whose last state `row` of batch `step` starts from, `None` for the empty state: a
+    /// pure function. `others` are the rows whose state may be taken, which may include `row`;
+    /// where no other row is among them, it is its own.
+    pub(super) fn draw(&self, seed: u64, step: u64, row: usize, others: &[usize]) -> Option<usize> {
+        if self.is_own() {
+            return Some(row);
+        }
+        let bits = |what| mix(&[seed, step, row as u64, DRAW, what]);
+        // 53 bits are a fraction in [0, 1) without rounding.
+        let fraction = (bits(0) >> 11) as f64 / (1u64 << 53) as f64;
+        if fraction < self.zero {
+            return None;
+        }
+        if fraction >= self.zero + self.other {
+            return Some(row);
+        }
+        let others: Vec<usize> = others
+            .iter()
+            .copied()
+            .filter(|other| *other != row)
+            .collect();
+        let place = below(bits(1), others.len() as u64) as usize;
+        Some(others.get(place).copied().unwrap_or(row))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    mod permutation {
+        use super::super::*;
+
+        #[test]
+        fn every_number_stands_exactly_once() {
+            for n in [1, 2, 3, 7, 64, 65, 1000, 4097] {
+                for key in 0..3 {
+                    let order = Permutation::new(n, key);
+                    let mut seen: Vec<u64> = (0..n).map(|place| order.at(place)).collect();
+                    seen.sort_unstable();
+                    assert_eq!(seen, (0..n).collect::<Vec<_>>(), "n = {n}, key = {key}");
+                }
+            }
+        }
+
+        #[test]
+        fn keys_give_different_orders_and_the_order_is_not_sorted() {
+            let order = |key| {
+                let order = Permutation::new(1000, key);
+                (0..1000).map(|place| order.at(place)).collect::<Vec<_>>()
+            };
+            assert_ne!(order(0), order(1));
+            assert_eq!(order(5), order(5));
+            let rising = order(3).windows(2).filter(|pair| pair[0] < pair[1]).count();
+            assert!(
+                (420..580).contains(&rising),
+                "{rising} of 999 neighbours rise"
+            );
+        }
+
+        #[test]
+        fn below_reaches_both_ends_evenly() {
+            let mut counts = [0usize; 10];
+            (0..10_000).for_each(|i| counts[below(mix(&[i]), 10) as usize] += 1);
+            assert!(
+                counts.iter().all(|count| (850..1150).contains(count)),
+                "{counts:?}"
+            );
+        }
+    }
+
+    mod document_plan {
+        use super::super::*;
+
+        #[test]
+        fn an_epoch_predicts_every_token_once_and_never_crosses_documents() {
+            let lengths = [1u32, 2, 5, 9, 17, 40, 3, 8];
+            let documents: Vec<Vec<u32>> = lengths
+                .iter()
+                .map(|length| (0..*length).collect())
+                .collect();
+            let store = TokenStore::from_documents(&documents);
+            let plans = DocumentPlans::new(&store, 3, 8, 11).unwrap();
+            for epoch in 0..3 {
+                let mut seen = vec![0; store.len() as usize];
+                for step in 0..plans.steps() {
+                    for window in plans.windows_of(epoch * plans.steps() + step) {
+                        let end = window.start + window.targets as u64;
+                        let tokens = store.tokens(window.start..end).unwrap();
+                        assert!(
+                            tokens.windows(2).all(|pair| pair[1] == pair[0] + 1),
+                            "{tokens:?}"
+                        );
+                        let first = window.start + 1;
+                        (first..first + window.targets as u64)
+                            .for_each(|place| seen[place as usize] += 1);
+                    }
+                }
+                let firsts = store.borders().unwrap();
+                for (place, count) in seen.iter().enumerate() {
+                    let want = i32::from(!firsts.contains(&(place as u64)));
+                    assert_eq!(*count, want, "epoch {epoch}, position {place}");
+                }
+            }
+        }
+
+        #[test]
+        fn a_long_document_continues_in_its_row() {
+            let store = TokenStore::from_documents(&[(0..100).collect(), (0..4).collect()]);
+            let plans = DocumentPlans::new(&store, 2, 8, 5).unwrap();
+            let mut carried = 0;
+            let mut ends: Vec<Option<u64>> = vec![None; 2];
+            for step in 0..plans.steps() {
+                for (row, window) in plans.windows_of(step).enumerate() {
+                    if window.continues {
+                        carried += 1;
+                        assert_eq!(Some(window.start), ends[row], "step {step}, row {row}");
+                    }
+                    ends[row] = Some(window.start + window.targets as u64);
+                }
+            }
+            assert!(carried >= 10, "{carried}");
+        }
+    }
+
+    mod initial_state {
+
+        use super::super::*;
+
+        const ROWS: [usize; 5] = [0, 1, 2, 3, 4];
+
+        fn shares(own: Option<f64>, other: f64, zero: f64) -> InitialState {
+            InitialState { own, other, zero }
+        }
+
+        /// Windows that started from the own, another's and the empty state, and how often each other
+        /// row was taken by row 2.
+        fn counts(mixture: InitialState, seed: u64) -> ([f64; 3], [usize; 5]) {
+            let (mut counts, mut taken) = ([0.0; 3], [0; 5]);
+            for step in 0..4000 {
+                for row in ROWS {
+                    match mixture.draw(seed, step, row, &ROWS) {
+                        None => counts[2] += 1.0,
+                        Some(from) if from == row => counts[0] += 1.0,
+                        Some(from) => {
+                            counts[1] += 1.0;
+                            taken[from] += usize::from(row == 2);
+                        }
+                    }
+                }
+            }
+            (counts.map(|count| count / 20_000.0), taken)
+        }
+
+        /// Five standard deviations of a share of 20,000 draws are at most 0.018.
+        fn near(found: [f64; 3], expected: [f64; 3]) -> bool {
+            let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+            off.fold(0.0, f64::max) < 0.018
+        }
+
+        #[test]
+        fn shares_are_what_was_asked_for() {
+            for (mixture, expected) in [
+                (InitialState::default(), [1.0, 0.0, 0.0]),
+                (shares(Some(0.8), 0.15, 0.05), [0.8, 0.15, 0.05]),
+                (shares(None, 0.5, 0.25), [0.25, 0.5, 0.25]),
+                (shares(Some(0.0), 0.0, 1.0), [0.0, 0.0, 1.0]),
+                (shares(Some(0.0), 1.0, 0.0), [0.0, 1.0, 0.0]),
+            ] {
+                let (found, _) = counts(mixture, 3);
+                assert!(near(found, expected), "{mixture}: {found:?}");
+            }
+            let (found, _) = counts(shares(None, 0.5, 0.25), 3);
+            assert!(!near(found, [0.25, 0.53, 0.22]), "another mixture is seen");
+        }
+
+        #[test]
+        fn other_rows_are_taken_evenly_and_only_where_they_may_be() {
+            let (_, taken) = counts(shares(None, 1.0, 0.0), 8);
+            assert_eq!(taken[2], 0);
+            for row in [0, 1, 3, 4] {
+                assert!((850..1150).contains(&taken[row]), "{taken:?}");
+            }
+            let other = shares(None, 1.0, 0.0);
+            for step in 0..50 {
+                assert_eq!(other.draw(1, step, 2, &[4]), Some(4));
+                assert_eq!(other.draw(1, step, 2, &[2]), Some(2), "no other row");
+                assert_eq!(other.draw(1, step, 2, &[]), Some(2), "no row at all");
+            }
+        }
+
+        #[test]
+        fn draws_depend_on_seed_step_and_row_alone() {
+            let mixture = shares(None, 0.3, 0.3);
+            let all = |seed| -> Vec<Option<usize>> {
+                (0..200)
+                    .flat_map(|step| ROWS.map(|row| mixture.draw(seed, step, row, &ROWS)))
+                    .collect()
+            };
+            let forward = all(5);
+            for (place, drawn) in forward.iter().enumerate().rev() {
+                let (step, row) = (place as u64 / 5, place % 5);
+                assert_eq!(mixture.draw(5, step, row, &ROWS), *drawn);
+            }
+            assert_ne!(forward, all(6));
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! The files that text is read from, in a fixed order, as one stream of documents.
+//!
+//! Directories are read recursively in the order of their names, so the same files give the same
+//! stream everywhere. The stream comes in fragments of bounded size.
+
+use super::error::{DataError, EXPECTED};
+use super::formats::{Format, Fragment, Records, SourceFile};
+use infinity_files::Fingerprint;
+use std::fs::{self, Metadata};
+use std::path::{Path, PathBuf};
+
+/// Files in a fixed order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources {
+    /// What the user named; messages about the whole name it.
+    pub root: PathBuf,
+    /// The files, in reading order.
+    pub files: Vec<SourceFile>,
+    /// Directories passed over because this program wrote them: runs, models, token files.
+    pub skipped: Vec<PathBuf>,
+    /// Column or key of the text in `.json`, `.jsonl`, `.csv` and `.tsv`.
+    pub text_column: String,
+}
+
+impl Sources {
+    /// The file at `path`, or the files below it.
+    ///
+    /// # Errors
+    /// The path is missing or empty, is no regular file, or the directory holds nothing that can be
+    /// read; `key` is the configuration key the message blames.
+    pub fn resolve(key: &'static str, path: &Path, text_column: &str) -> Result<Self, DataError> {
+        let Ok(metadata) = fs::metadata(path) else {
+            return Err(DataError::NotFound {
+                key,
+                path: path.to_path_buf(),
+            });
+        };
+        let mut sources = Self {
+            root: path.to_path_buf(),
+            files: Vec::new(),
+            skipped: Vec::new(),
+            text_column: text_column.to_owned(),
+        };
+        if metadata.is_dir() {
+            sources.directory()?;
+        } else if metadata.is_file() {
+            sources.files.push(SourceFile::new(path)?);
+        } else {
+            return Err(DataError::NotAFile {
+                key,
+                path: path.to_path_buf(),
+                kind: kind(&metadata),
+            });
+        }
+        if sources.bytes() == 0 {
+            return Err(DataError::Empty {
+                path: path.to_path_buf(),
+            });
+        }
+        Ok(sources)
+    }
+
+    /// The files of every path, in the order of the paths.
+    ///
+    /// # Errors
+    /// As [`Sources::resolve`], for the first path that is wrong.
+    pub fn concatenated(
+        key: &'static str,
+        paths: &[PathBuf],
+        text_column: &str,
+    ) -> Result<Self, DataError> {
+        let mut all = Self {
+            root: paths.first().cloned().unwrap_or_default(),
+            files: Vec::new(),
+            skipped: Vec::new(),
+            text_column: text_column.to_owned(),
+        };
+        for path in paths {
+            let one = Self::resolve(key, path, text_column)?;
+            all.files.extend(one.files);
+            all.skipped.extend(one.skipped);
+        }
+        Ok(all)
+    }
+
+    /// All text, file after file. Errors end the stream.
+    pub fn fragments(&self) -> Fragments<'_> {
+        Fragments {
+            sources: self,
+            next_file: 0,
+            open: None,
+            hash: None,
+            fingerprints: Vec::new(),
+            failed: false,
+        }
+    }
+
+    /// Bytes of all files together.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// Finds the files below `root`. An empty one among others is no document.
+    fn directory(&mut self) -> Result<(), DataError> {
+        let mut others = 0;
+        let mut walk = Walk::new(&self.root, true);
+        walk.visit(&mut |path| {
+            match Format::of(path).filter(|_| path.is_file()) {
+                Some(_) => self.files.push(SourceFile::new(path)?),
+                None => others += 1,
+            }
+            Ok(())
+        })?;
+        self.skipped = walk.skipped;
+        self.files.retain(|file| file.bytes > 0);
+        match self.files.is_empty() {
+            true => Err(DataError::NoFiles {
+                path: self.root.clone(),
+                expected: EXPECTED,
+                others,
+                skipped: self.skipped.len(),
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What something that is neither file nor directory is.
+fn kind(metadata: &Metadata) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        let kind = metadata.file_type();
+        if kind.is_fifo() {
+            return "a pipe";
+        }
+        if kind.is_socket() {
+            return "a socket";
+        }
+    }
+    let _ = metadata;
+    "a device"
+}
+
+/// A walk through a directory, in the order of names. Hidden entries are passed over: they are rarely
+/// meant. Linked directories are followed where their text would not be read otherwise.
+pub(super) struct Walk {
+    root: PathBuf,
+    /// Directories read so far, without links.
+    read: Vec<PathBuf>,
+    /// Whether directories that this program wrote are passed over.
+    skips: bool,
+    skipped: Vec<PathBuf>,
+}
+
+impl Walk {
+    pub(super) fn new(root: &Path, skips: bool) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            read: Vec::new(),
+            skips,
+            skipped: Vec::new(),
+        }
+    }
+
+    /// Calls `visit` with everything that is no directory.
+    pub(super) fn visit(
+        &mut self,
+        visit: &mut dyn FnMut(&Path) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let root = self.root.clone();
+        self.directory(&root, visit)
+    }
+
+    fn directory(
+        &mut self,
+        path: &Path,
+        visit: &mut dyn FnMut(&Path) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let real = path.canonicalize().map_err(DataError::read(path))?;
+        if self.read.contains(&real) {
+            return Ok(());
+        }
+        self.read.push(real);
+        let mut entries = fs::read_dir(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(DataError::read(path))?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let path = entry.path();
+            if is_hidden(&path) {
+                continue;
+            }
+            let kind = entry.file_type().map_err(DataError::read(&path))?;
+            if !path.is_dir() {
+                visit(&path)?;
+            } else if self.skips && is_written_here(&path) {
+                self.skipped.push(path);
+            } else if !kind.is_symlink() || self.leads_elsewhere(&path) {
+                self.directory(&path, visit)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a linked directory holds what the walk does not come to without it: neither one below
+    /// the root, which is read under its own name, nor one above it, which would lead in a circle.
+    fn leads_elsewhere(&self, link: &Path) -> bool {
+        let (Ok(to), Some(root)) = (link.canonicalize(), self.read.first()) else {
+            return false;
+        };
+        match to.strip_prefix(root) {
+            Ok(inside) => inside.ancestors().any(is_hidden),
+            Err(_) => !root.starts_with(&to),
+        }
+    }
+}
+
+fn is_hidden(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+/// Whether a directory is a run's, a model's, or one of token files: what is in it is no text.
+fn is_written_here(path: &Path) -> bool {
+    const TOGETHER: [&[&str]; 3] = [
+        &["run.json", "config.effective.toml"],
+        &["config.json", "model.safetensors"],
+        &["meta.json", "tokenizer.json"],
+    ];
+    let there = |name: &&str| path.join(name).is_file();
+    TOGETHER.iter().any(|names| names.iter().all(there))
+}
+
+/// The text of [`Sources`], in order.
+pub struct Fragments<'a> {
+    sources: &'a Sources,
+    next_file: usize,
+    open: Option<Records>,
+    hash: Option<Fingerprint>,
+    fingerprints: Vec<String>,
+    failed: bool,
+}
+
+impl Fragments<'_> {
+    /// Also takes a fingerprint of every file, for [`Fragments::fingerprints`], beginning with `hash`.
+    pub fn hashing(mut self, hash: Fingerprint) -> Self {
+        self.hash = Some(hash);
+        self
+    }
+
+    /// Fingerprints of the files that were read to their end, in order.
+    pub fn fingerprints(&self) -> &[String] {
+        &self.fingerprints
+    }
+
+    fn advance(&mut self) -> Result<Option<Fragment>, DataError> {
+        loop {
+            let Some(records) = &mut self.open else {
+                let Some(file) = self.sources.files.get(self.next_file) else {
+                    return Ok(None);
+                };
+                self.next_file += 1;
+                self.open = Some(Records::open(
+                    file,
+                    &self.sources.text_column,
+                    self.hash.clone(),
+                )?);
+                continue;
+            };
+            if let Some(fragment) = records.next_fragment()? {
+                return Ok(Some(fragment));
+            }
+            self.fingerprints.extend(records.fingerprint());
+            self.open = None;
+        }
+    }
+}
+
+impl Iterator for Fragments<'_> {
+    type Item = Result<Fragment, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.advance().transpose();
+        self.failed = matches!(next, Some(Err(_)));
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn documents(path: &Path, column: &str) -> Result<Vec<String>, DataError> {
+        let sources = Sources::resolve("data.train_file", path, column)?;
+        let (mut documents, mut open) = (Vec::new(), String::new());
+        for fragment in sources.fragments() {
+            let fragment = fragment?;
+            open.push_str(&fragment.text);
+            if fragment.ends_document {
+                documents.push(std::mem::take(&mut open));
+            }
+        }
+        assert!(open.is_empty(), "the last document was not ended");
+        Ok(documents)
+    }
+
+    fn write(dir: &Path, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn directories_are_read_recursively_in_order_of_names() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "b.txt", "second");
+        write(dir.path(), "a/z.txt", "first");
+        write(
+            dir.path(),
+            "c.jsonl",
+            "{\"text\": \"third\"}\n\n{\"text\": \"fourth ß\", \"n\": 1}\n",
+        );
+        write(dir.path(), "d.csv", "id,text\n1,\"fi\nfth\"\n2,sixth\n");
+        write(
+            dir.path(),
+            "e.json",
+            "[{\"text\": \"seventh\"}, {\"text\": \"eighth\"}]",
+        );
+        write(dir.path(), "f.txt", "");
+        write(dir.path(), ".hidden.txt", "no");
+        write(dir.path(), "picture.png", [0u8, 255]);
+        let want = [
+            "first",
+            "second",
+            "third",
+            "fourth ß",
+            "fi\nfth",
+            "sixth",
+            "seventh",
+            "eighth",
+        ];
+        assert_eq!(documents(dir.path(), "text").unwrap(), want);
+    }
+
+    #[test]
+    fn long_text_comes_whole_and_in_bounded_fragments() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines: String = (0..400_000).map(|i| format!("line {i} ß水\n")).collect();
+        let unbroken = "水".repeat(1_500_000);
+        let path = write(dir.path(), "a.txt", &lines);
+        write(dir.path(), "b.txt", &unbroken);
+        assert_eq!(
+            documents(dir.path(), "text").unwrap(),
+            [lines.clone(), unbroken]
+        );
+        let sources = Sources::resolve("k", &path, "text").unwrap();
+        let fragments: Vec<Fragment> = sources.fragments().map(Result::unwrap).collect();
+        assert!(fragments.len() > 3);
+        assert!(
+            fragments
+                .iter()
+                .all(|fragment| fragment.text.len() <= (1 << 20) + 4)
+        );
+        assert!(
+            fragments
+                .iter()
+                .all(|fragment| fragment.text.ends_with('\n'))
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |name: &str, text: &[u8], column: &str| {
+            documents(&write(dir.path(), name, text), column)
+                .unwrap_err()
+                .to_string()
+        };
+        let cases: [(&str, &[u8], &str, &[&str]); 11] = [
+            ("empty.txt", b"", "text", &["empty.txt", "no text"]),
+            ("photo.txt", b"ab\0cd", "text", &["photo.txt", "byte 2"]),
+            (
+                "latin.txt",
+                b"caf\xe9 x",
+                "text",
+                &["latin.txt", "byte 3", "0xe9"],
+            ),
+            (
+                "latin.jsonl",
+                b"{\"text\":\"a\"}\n{\"text\":\"\xe9\"}",
+                "text",
+                &["byte 22"],
+            ),
+            ("latin.csv", b"text\na\n\xe9\n", "text", &["byte 7"]),
+            (
+                "a.jsonl",
+                b"{\"text\": \"a\"}\n{\"text\": \n",
+                "text",
+                &["line 2", "EOF"],
+            ),
+            (
+                "b.jsonl",
+                b"{\"body\": \"a\", \"id\": 1}\n",
+                "text",
+                &["line 1", "`text`", "body, id"],
+            ),
+            ("c.jsonl", b"{\"text\": 5}\n", "text", &["line 1", "number"]),
+            ("d.csv", b"id,body\n1,a\n", "text", &["`text`", "id, body"]),
+            ("e.csv", b"id,text\n1,a\n2\n", "text", &["line 3", "1", "2"]),
+            (
+                "f.json",
+                b"[{\"text\": \"a\"}, 3]",
+                "text",
+                &["f.json", "object"],
+            ),
+        ];
+        for (name, text, column, words) in cases {
+            let message = error(name, text, column);
+            for word in words {
+                assert!(message.contains(word), "{name}: no `{word}` in: {message}");
+            }
+        }
+        let missing =
+            Sources::resolve("data.train_file", Path::new("no/such"), "text").unwrap_err();
+        assert!(missing.to_string().contains("data.train_file"), "{missing}");
+    }
+
+    #[test]
+    fn a_directory_without_text_says_what_was_expected() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "picture.png", [0u8, 255]);
+        let message = documents(dir.path(), "text").unwrap_err().to_string();
+        assert!(
+            message.contains(".jsonl") && message.ends_with("there: 1"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let marked = write(dir.path(), "a.txt", "\u{feff}one \u{feff}two\n");
+        assert_eq!(documents(&marked, "text").unwrap(), ["one \u{feff}two\n"]);
+        let alone = write(dir.path(), "b.txt", "\u{feff}");
+        assert!(documents(&alone, "text").unwrap().is_empty());
+        let long = "line\n".repeat(300_000);
+        let long_marked = write(dir.path(), "c.txt", format!("\u{feff}{long}"));
+        assert_eq!(documents(&long_marked, "text").unwrap(), [long]);
+    }
+
+    #[test]
+    fn another_column_can_be_the_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), "x.csv", "\u{feff}body,id\nhello,1\n");
+        assert_eq!(documents(&path, "body").unwrap(), ["hello"]);
+        let path = write(
+            dir.path(),
+            "x.jsonl",
+            "\u{feff}{\"body\":\"a\"}\r\n{\"body\":\"b\"}",
+        );
+        assert_eq!(documents(&path, "body").unwrap(), ["a", "b"]);
+    }
+}

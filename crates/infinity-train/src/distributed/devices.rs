@@ -1,0 +1,80 @@
+//! The devices of a run: the main one and those beside it.
+
+use crate::config::{DeviceList, DistributedConfig, DistributedStrategy, GradientCheckpointing};
+use crate::error::TrainError;
+use burn::tensor::Device;
+use infinity_model::{Formats, Precision, PrecisionError};
+
+/// The main device, whose model and optimizer are the run's, and those that compute beside it.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    main: Device,
+    others: Vec<Device>,
+}
+
+impl From<Device> for Devices {
+    fn from(main: Device) -> Self {
+        Devices::new(main, Vec::new())
+    }
+}
+
+impl Devices {
+    /// `main` is rank 0, `others` are the ranks after it. A device that occurs twice is two ranks.
+    pub fn new(main: Device, others: Vec<Device>) -> Self {
+        Devices { main, others }
+    }
+
+    /// The device of rank 0.
+    pub fn main(&self) -> &Device {
+        &self.main
+    }
+
+    /// How many ranks there are.
+    pub fn ranks(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// The devices, rank by rank.
+    pub fn iter(&self) -> impl Iterator<Item = &Device> {
+        std::iter::once(&self.main).chain(&self.others)
+    }
+
+    /// Checks that every device can compute in `precision`.
+    ///
+    /// # Errors
+    /// The first that cannot hold the parameters.
+    pub(crate) fn check(&self, precision: Precision) -> Result<(), PrecisionError> {
+        let mut all = self.iter();
+        all.try_for_each(|device| Formats::new(precision, device).check(device))
+    }
+
+    /// The devices with autodiff, and with what they recompute by themselves.
+    pub(crate) fn with_autodiff(&self, recomputed: GradientCheckpointing) -> Vec<Device> {
+        let with_autodiff = self.iter().map(|device| {
+            let device = device.clone().autodiff();
+            match recomputed {
+                GradientCheckpointing::Ops => device.gradient_checkpointing(),
+                _ => device,
+            }
+        });
+        with_autodiff.collect()
+    }
+
+    /// Writes into `config` how many there are where it leaves that to be found out.
+    ///
+    /// # Errors
+    /// If it asks for another number of devices.
+    pub(crate) fn settle(&self, config: &mut DistributedConfig) -> Result<(), TrainError> {
+        let several = config.strategy != DistributedStrategy::Single;
+        if several && config.devices == DeviceList::Auto {
+            config.devices = DeviceList::Count(self.ranks());
+        }
+        match config.ranks() == self.ranks() {
+            true => Ok(()),
+            false => Err(TrainError::Devices {
+                asked: config.ranks(),
+                given: self.ranks(),
+            }),
+        }
+    }
+}

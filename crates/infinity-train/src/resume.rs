@@ -1,0 +1,222 @@
+//! Going on with a run: from which checkpoint, and whether it is still the same run.
+
+use crate::checkpoint::{CheckpointStore, TrainerState};
+use crate::config::{DistributedConfig, LrSchedulerType, RunConfig};
+use crate::data::PreparedMeta;
+use crate::error::{CheckpointError, TrainError};
+use crate::metrics::Reporter;
+use infinity_files::Fingerprint;
+use serde::Deserialize;
+use std::fs;
+use std::path::PathBuf;
+
+/// Where a run goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// From the newest complete checkpoint; anew where a run has not saved one yet.
+    Latest,
+    /// From the checkpoint of this step.
+    Step(u64),
+    /// From this checkpoint directory of the run.
+    Directory(PathBuf),
+}
+
+/// The state of the checkpoint a run goes on from; none where it is to start.
+pub(crate) fn resume_state(
+    config: &RunConfig,
+    checkpoints: &CheckpointStore,
+    resume: Option<&Resume>,
+    reporter: &mut dyn Reporter,
+) -> Result<Option<TrainerState>, TrainError> {
+    let Some(resume) = resume else {
+        return Ok(None);
+    };
+    let state = match resume {
+        Resume::Latest => match checkpoints.latest() {
+            Ok((state, damaged)) => {
+                for error in damaged {
+                    reporter.message(&format!("{error}; going back to an older one"));
+                }
+                state
+            }
+            Err(CheckpointError::None { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        },
+        Resume::Step(step) => checkpoints.load(*step)?,
+        Resume::Directory(path) => checkpoints.load(checkpoints.step_of(path)?)?,
+    };
+    unchanged(&state, config)?;
+    reporter.message(&format!("going on after step {}", state.step));
+    Ok(Some(state))
+}
+
+/// Rows of one device.
+const ROWS_KEY: &str = "per_device_train_batch_size";
+/// Keys of `[run]` that decide it too.
+const FIXED_RUN_KEYS: [&str; 2] = ["seed", "precision"];
+/// Sections whose settings decide what the next step computes. The model's come last: some follow
+/// from others, such as its positions from the window, and what was set is to be named.
+const FIXED_SECTIONS: [&str; 6] = [
+    "data",
+    "training",
+    "optimizer",
+    "lr_scheduler",
+    "tokenizer",
+    "model",
+];
+/// Keys in them that may change: how long, how fast, how it is watched.
+const FREE_KEYS: [&str; 15] = [
+    "vocab_size",
+    // Compared by the rows of all devices together.
+    ROWS_KEY,
+    "max_seconds",
+    "num_workers",
+    "cache_dir",
+    "per_device_eval_batch_size",
+    "loss_chunk",
+    "gradient_checkpointing",
+    "checkpoint_segment",
+    "loss_watchdog",
+    "loss_scale",
+    "skip_non_finite",
+    "eos_token_id",
+    "bos_token_id",
+    "pad_token_id",
+];
+
+/// Keys that say how long the run is. They may change where the rate does not depend on them.
+const LENGTH_KEYS: [&str; 3] = ["max_steps", "max_tokens", "num_train_epochs"];
+
+/// Refuses to go on with settings that would make it another run.
+fn unchanged(state: &TrainerState, config: &RunConfig) -> Result<(), CheckpointError> {
+    let parse = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
+    let (was, now) = (parse(&state.config), parse(&config.to_toml()));
+    let any_length = matches!(
+        config.lr_scheduler.kind,
+        LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup
+    );
+    let of_run = |table: &toml::Table, key| table.get("run").and_then(|run| run.get(key)).cloned();
+    let pair = |key| (format!("run.{key}"), of_run(&was, key), of_run(&now, key));
+    let mut pairs: Vec<_> = FIXED_RUN_KEYS.map(pair).to_vec();
+    for section in FIXED_SECTIONS {
+        let table = |from: &toml::Table| {
+            from.get(section)
+                .and_then(toml::Value::as_table)
+                .cloned()
+                .unwrap_or_default()
+        };
+        let (was, now) = (table(&was), table(&now));
+        let fixed = |key: &&String| {
+            let key = key.as_str();
+            !(FREE_KEYS.contains(&key) || any_length && LENGTH_KEYS.contains(&key))
+        };
+        for key in now.keys().chain(was.keys()).filter(fixed) {
+            pairs.push((
+                format!("{section}.{key}"),
+                was.get(key).cloned(),
+                now.get(key).cloned(),
+            ));
+        }
+    }
+    if let Some(changed) = other_rows(&was, config) {
+        return Err(changed);
+    }
+    let shown = |value: Option<toml::Value>| value.map_or("unset".to_owned(), |v| v.to_string());
+    let differ = |(key, was, now): &(String, Option<toml::Value>, Option<toml::Value>)| {
+        was != now && !is_same_path(key, was.as_ref(), now.as_ref(), state)
+    };
+    match pairs.into_iter().find(differ) {
+        Some((key, was, now)) => Err(CheckpointError::Changed {
+            why: of_length(&key, config),
+            key,
+            was: shown(was),
+            now: shown(now),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Whether two values of `key` are paths of the same thing: of the same place or, where the
+/// checkpoint noted its contents, of anything, since [`same_text`] compares those.
+fn is_same_path(
+    key: &str,
+    was: Option<&toml::Value>,
+    now: Option<&toml::Value>,
+    state: &TrainerState,
+) -> bool {
+    let noted = match key {
+        "data.train_file" => !state.text.is_empty() && !state.train_tokens.is_empty(),
+        "tokenizer.path" => !state.tokenizer.is_empty(),
+        "data.validation_file" => false,
+        _ => return false,
+    };
+    let place = |value: Option<&toml::Value>| fs::canonicalize(value?.as_str()?).ok();
+    noted || place(was).is_some_and(|was| place(now) == Some(was))
+}
+
+/// Why a key of [`LENGTH_KEYS`] may not change.
+fn of_length(key: &str, config: &RunConfig) -> Option<String> {
+    let name = key.strip_prefix("training.")?;
+    let kind = toml::Value::try_from(config.lr_scheduler.kind).ok()?;
+    LENGTH_KEYS.contains(&name).then(|| {
+        format!(
+            "; the rates of `lr_scheduler.type = {kind}` depend on the length of the run, and only \
+             those of \"constant\" and \"constant_with_warmup\" let it change"
+        )
+    })
+}
+
+/// Other rows in a batch than in the run `was`: they may only be spread over another number of
+/// devices.
+fn other_rows(was: &toml::Table, config: &RunConfig) -> Option<CheckpointError> {
+    let section = |name: &str| was.get(name)?.as_table();
+    let distributed = section("distributed").cloned().unwrap_or_default();
+    // A checkpoint without the section is one of a single device.
+    let ranks = DistributedConfig::deserialize(distributed).map_or(1, |was| was.ranks());
+    let rows = section("training")?.get(ROWS_KEY)?.as_integer()? as usize;
+    let shown = |rows: usize, ranks| match ranks {
+        1 => rows.to_string(),
+        _ => format!("{rows} on each of {ranks} devices"),
+    };
+    let now = config.training.per_device_train_batch_size;
+    (rows.saturating_mul(ranks) != config.rows()).then(|| CheckpointError::Changed {
+        key: format!("training.{ROWS_KEY}"),
+        was: shown(rows, ranks),
+        now: shown(now, config.distributed.ranks()),
+        why: None,
+    })
+}
+
+/// Refuses to go on with another text or tokenizer under the same name.
+pub(crate) fn same_text(state: &TrainerState, meta: &PreparedMeta) -> Result<(), CheckpointError> {
+    let pairs = [
+        ("data.train_file", &state.text, &meta.source.hash),
+        // A prepared directory may hold another part of the same text.
+        (
+            "data.train_file",
+            &state.train_tokens,
+            &meta.train.tokens.checksum,
+        ),
+        ("tokenizer", &state.tokenizer, &meta.tokenizer_hash),
+        (
+            "data.validation_file",
+            &state.validation_tokens,
+            &meta.validation.tokens.checksum,
+        ),
+    ];
+    let changed = pairs
+        .into_iter()
+        .find(|(_, was, now)| !was.is_empty() && was != now);
+    changed.map_or(Ok(()), |(key, was, now)| {
+        Err(CheckpointError::Changed {
+            key: key.to_owned(),
+            was: format!("contents {was}"),
+            now: format!("contents {now}"),
+            why: (!Fingerprint::comparable(was, now)).then(|| {
+                "; an earlier version noted them, and its token files in data.cache_dir, which could \
+                 be compared, are gone"
+                    .to_owned()
+            }),
+        })
+    })
+}

@@ -1,0 +1,295 @@
+//! Damaged input of every kind is an error, never a panic: configurations, model and generation files,
+//! tokenizers, token files, texts, weights and states.
+//!
+//! A fixed seed and a few thousand inputs by default; `INFINITY_FUZZ=1000000` takes so many, and
+//! `INFINITY_FUZZ_SEED` others.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use burn::tensor::Device;
+use infinity_model::tokenizer::Tokenizer;
+use infinity_model::{GenerationConfig, ModelConfig, from_pretrained, save_pretrained};
+use infinity_train::config::ConfigLayers;
+use infinity_train::data::{
+    DataConfig, Sources, TokenizerConfig, open_prepared, tokenize_to, train_bpe,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+
+/// Pieces that parsers are likely to be wrong about.
+const PIECES: [&str; 40] = [
+    "-1",
+    "0",
+    "1",
+    "18446744073709551616",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "1e999",
+    "-0.0",
+    "nan",
+    "inf",
+    "1e-400",
+    "4294967296",
+    "\"\"",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "[[",
+    "]]",
+    "{{",
+    "}",
+    "\"",
+    "'''",
+    "\\u0000",
+    "\\ud800",
+    "\u{feff}",
+    "\u{fffd}",
+    "ß",
+    "🦀",
+    "\r\n",
+    "\n\n",
+    ",",
+    "=",
+    ".",
+    "[a.b.c]",
+    "[[x]]",
+    "# ",
+    "\t",
+    "1979-05-27T07:32:00Z",
+    "_",
+];
+
+/// A damaged copy of one of `seeds`.
+fn damaged(seeds: &[Vec<u8>], random: &mut StdRng) -> Vec<u8> {
+    let mut bytes = seeds[random.random_range(0..seeds.len())].clone();
+    for _ in 0..random.random_range(1..=4) {
+        let at = random.random_range(0..=bytes.len());
+        let end = (at + random.random_range(1..=16)).min(bytes.len());
+        match random.random_range(0..8) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.random_range(0..8),
+            1 if at < bytes.len() => bytes[at] = random.next_u32() as u8,
+            2 => drop(bytes.drain(at..end)),
+            3 => bytes.truncate(at),
+            4 => {
+                let copy = bytes[at..end].to_vec();
+                bytes.splice(at..at, copy);
+            }
+            5 => {
+                let other = &seeds[random.random_range(0..seeds.len())];
+                let from = random.random_range(0..=other.len());
+                let to = (from + 40).min(other.len());
+                bytes.splice(at..end, other[from..to].iter().copied());
+            }
+            _ => {
+                let piece = PIECES[random.random_range(0..PIECES.len())];
+                let until = if random.random_bool(0.5) { end } else { at };
+                bytes.splice(at..until, piece.bytes());
+            }
+        }
+    }
+    bytes
+}
+
+/// Reads one damaged input; what it answers does not matter.
+type Target = (&'static str, u64, Vec<Vec<u8>>, Box<dyn Fn(&[u8])>);
+
+fn with_text(act: impl Fn(&str) + 'static) -> Box<dyn Fn(&[u8])> {
+    Box::new(move |bytes| act(&String::from_utf8_lossy(bytes)))
+}
+
+fn texts(seeds: &[&str]) -> Vec<Vec<u8>> {
+    seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
+}
+
+/// The targets, each with its share of the inputs in thousandths.
+fn targets(folder: &Path) -> Vec<Target> {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let mut tomls: Vec<Vec<u8>> = fs::read_dir(configs)
+        .unwrap()
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    tomls.push(infinity_train::RunConfig::default().to_toml().into_bytes());
+    let mut all: Vec<Target> = vec![
+        (
+            "configuration",
+            250,
+            tomls,
+            with_text(|text| {
+                let layers = ConfigLayers::new().text("fuzz", text);
+                drop(layers.and_then(ConfigLayers::resolve));
+            }),
+        ),
+        (
+            "assignment",
+            100,
+            texts(&[
+                "training.max_steps=5",
+                "data.initial_state={own=0.8,other=0.2}",
+                "distributed.devices=[\"a\"]",
+                "model.head_dim = 3",
+                "eval.sample_prompts=[\"x\"]",
+            ]),
+            with_text(|text| {
+                let layers = ConfigLayers::new().set(text);
+                drop(layers.and_then(ConfigLayers::resolve));
+                let (name, value) = text.split_at(text.floor_char_boundary(text.len() / 2));
+                let variable = (format!("INFINITY__{name}"), value.to_owned());
+                drop(ConfigLayers::new().environment([variable]));
+            }),
+        ),
+    ];
+
+    let device = Device::flex();
+    let config = ModelConfig {
+        vocab_size: 257,
+        hidden_size: 16,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        ..ModelConfig::default()
+    };
+    all.push((
+        "config.json",
+        150,
+        texts(&[&config.to_json(), "{\"vocab_size\": 9}"]),
+        with_text(|text| {
+            drop(ModelConfig::from_json(text));
+        }),
+    ));
+    let generation = GenerationConfig::default().to_json();
+    all.push((
+        "generation_config.json",
+        150,
+        texts(&[&generation]),
+        with_text(|text| {
+            drop(GenerationConfig::from_json(text));
+        }),
+    ));
+
+    let corpus: Vec<String> = (0..40)
+        .map(|i| format!("the cat {i} sat on the mat, ß 水\n"))
+        .collect();
+    let bpe = train_bpe(corpus.iter().map(|line| Ok(line.clone())), 280).unwrap();
+    let tokenizers = [Tokenizer::bytes(), Tokenizer::chars("the cat".chars()), bpe];
+    let jsons: Vec<String> = tokenizers.iter().map(|t| t.to_json().unwrap()).collect();
+    let jsons: Vec<&str> = jsons.iter().map(String::as_str).collect();
+    all.push((
+        "tokenizer.json",
+        20,
+        texts(&jsons),
+        with_text(|text| {
+            let Ok(tokenizer) = Tokenizer::from_json(text) else {
+                return;
+            };
+            drop(tokenizer.encode("the cat 水"));
+            drop(tokenizer.decode(&[0, 1, 5, u32::MAX]));
+        }),
+    ));
+
+    let rows = [
+        (
+            "a.jsonl",
+            "{\"text\": \"a\"}\n{\"text\": \"b ß\", \"n\": [1]}\n",
+        ),
+        (
+            "a.json",
+            "[{\"text\": \"a\"}, {\"text\": \"b\"}]\n{\n\"text\": \"c\"}",
+        ),
+        ("a.csv", "\u{feff}id,text\n1,\"a \"\"b\"\"\nc\"\n2,d\n"),
+        ("a.tsv", "id\ttext\n1\ta\n"),
+        ("a.txt", "\u{feff}ein Vers, 水\n"),
+    ];
+    for (name, text) in rows {
+        let path = folder.join(name);
+        all.push((
+            name,
+            50,
+            texts(&[text]),
+            Box::new(move |bytes| {
+                fs::write(&path, bytes).unwrap();
+                let sources = Sources::resolve("data.train_file", &path, "text");
+                drop(sources.map(|sources| sources.fragments().count()));
+            }),
+        ));
+    }
+
+    let (text, prepared) = (folder.join("corpus.txt"), folder.join("prepared"));
+    fs::write(&text, corpus.concat()).unwrap();
+    let data = DataConfig {
+        max_seq_length: 4,
+        ..DataConfig::default()
+    };
+    let kind = TokenizerConfig::default();
+    tokenize_to(&[text], &data, &kind, &prepared, &mut |_| {}).unwrap();
+    for name in ["meta.json", "train.bin", "val.documents.bin"] {
+        let path = prepared.join(name);
+        let good = fs::read(&path).unwrap();
+        let (directory, seed) = (prepared.clone(), vec![good.clone()]);
+        all.push((
+            name,
+            20,
+            seed,
+            Box::new(move |bytes| {
+                fs::write(&path, bytes).unwrap();
+                let opened = open_prepared(&directory);
+                fs::write(&path, &good).unwrap();
+                if let Ok(data) = opened {
+                    drop(data.train.borders());
+                    drop(data.train.tokens(0..data.train.len().min(1 << 20)));
+                }
+            }),
+        ));
+    }
+
+    let model = config.init(&device);
+    let saved = folder.join("model");
+    save_pretrained(&saved, &model, None, &GenerationConfig::default()).unwrap();
+    let path = saved.join("model.safetensors");
+    let good = fs::read(&path).unwrap();
+    all.push((
+        "model.safetensors",
+        5,
+        vec![good],
+        Box::new(move |bytes| {
+            fs::write(&path, bytes).unwrap();
+            drop(from_pretrained(&saved, &device));
+        }),
+    ));
+    all
+}
+
+#[test]
+fn damaged_input_is_an_error_and_never_a_panic() {
+    let variable = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse().ok())
+    };
+    let inputs: u64 = variable("INFINITY_FUZZ").unwrap_or(4000);
+    let seed: u64 = variable("INFINITY_FUZZ_SEED").unwrap_or(1);
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = StdRng::seed_from_u64(seed);
+    let (mut total, mut failures) = (0, Vec::new());
+    for (name, share, seeds, read) in targets(folder.path()) {
+        let (begun, count) = (Instant::now(), (inputs * share).div_ceil(1000));
+        let mut slowest = Duration::ZERO;
+        for _ in 0..count {
+            let input = damaged(&seeds, &mut random);
+            let at = Instant::now();
+            if catch_unwind(AssertUnwindSafe(|| read(&input))).is_err() {
+                failures.push(format!("{name}: {:?}", String::from_utf8_lossy(&input)));
+            }
+            slowest = slowest.max(at.elapsed());
+        }
+        total += count;
+        println!(
+            "{name}: {count} inputs in {:?}, the slowest {slowest:?}",
+            begun.elapsed()
+        );
+    }
+    println!("{total} inputs, {} panics", failures.len());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
