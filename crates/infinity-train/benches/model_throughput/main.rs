@@ -124,18 +124,26 @@ fn main() -> Outcome<()> {
 }
 
 /// Ours against PyTorch's, turn by turn.
-fn compare(runs: &[Run], peer: &mut Peer, config: &RunConfig, ours_bytes: Option<f64>) -> Outcome<()> {
+fn compare(
+    runs: &[Run],
+    peer: &mut Peer,
+    config: &RunConfig,
+    ours_bytes: Option<f64>,
+) -> Outcome<()> {
     let (first, last) = (peer.losses[0], peer.losses[peer.losses.len() - 1]);
     if !(last.is_finite() && last < first) {
-        return Err(format!("PyTorch's loss goes from {first:.3} to {last:.3}: it does not learn").into());
+        return Err(
+            format!("PyTorch's loss goes from {first:.3} to {last:.3}: it does not learn").into(),
+        );
     }
     let tokens = config.tokens_per_step() as f64;
+    let product = peer.product_flops()?;
     println!(
         "PyTorch {}        GPT of {} parameters, {:.0} tokens/s, best product {:.1} GFLOP/s, loss from {first:.3} to {last:.3}",
         peer.version,
         peer.parameters,
         tokens / median(peer.times.iter().copied()),
-        peer.product_flops()? / 1e9,
+        product / 1e9,
     );
     if let Some(ours) = ours_bytes {
         println!(
@@ -145,7 +153,10 @@ fn compare(runs: &[Run], peer: &mut Peer, config: &RunConfig, ours_bytes: Option
         );
     }
     for run in runs {
-        let turns = run.times.chunks_exact(STEPS).zip(peer.times.chunks_exact(STEPS));
+        let turns = run
+            .times
+            .chunks_exact(STEPS)
+            .zip(peer.times.chunks_exact(STEPS));
         let ratios: Vec<f64> = turns
             .map(|(ours, theirs)| {
                 median(theirs.iter().copied()) / median(ours.iter().map(StepTime::total))

@@ -35,7 +35,8 @@ impl Optimizer {
         for (id, slot) in &slots {
             let id = id.val();
             match &slot.moments {
-                Some(Moments::AdamW(AdamWState { momentum })) => {
+                Some(Moments::AdamW(state)) => {
+                    let momentum = &state.momentum;
                     tensors.push(entry(id, "moment_1", slot, &momentum.moment_1));
                     tensors.push(entry(id, "moment_2", slot, &momentum.moment_2));
                     times.push((name(id, "time"), momentum.time));
