@@ -9,7 +9,7 @@ use infinity_model::{InfinityModel, ModelConfig, ModelState};
 pub(crate) const VOCABULARY: usize = 13;
 
 /// How many [`kinds`] there are.
-pub(crate) const KINDS: usize = 11;
+pub(crate) const KINDS: usize = 14;
 
 fn small() -> ModelConfig {
     ModelConfig {
@@ -89,6 +89,32 @@ pub(crate) fn kinds() -> [(&'static str, ModelConfig); KINDS] {
             "softmax",
             ModelConfig {
                 mixer: Mixer::Softmax,
+                ..small()
+            },
+        ),
+        (
+            "residuals from the first layer",
+            ModelConfig {
+                value_residual: true,
+                input_residual: true,
+                num_hidden_layers: 3,
+                ..small()
+            },
+        ),
+        (
+            "softmax, residuals from the first layer",
+            ModelConfig {
+                mixer: Mixer::Softmax,
+                value_residual: true,
+                input_residual: true,
+                num_hidden_layers: 3,
+                ..small()
+            },
+        ),
+        (
+            "writes that turn around",
+            ModelConfig {
+                allow_neg_eigval: true,
                 ..small()
             },
         ),

@@ -94,6 +94,25 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
                 ..small()
             },
         ),
+        (
+            "residuals from the first layer",
+            ModelConfig {
+                value_residual: true,
+                input_residual: true,
+                num_hidden_layers: 3,
+                ..small()
+            },
+        ),
+        (
+            "softmax, residuals from the first layer",
+            ModelConfig {
+                mixer: Mixer::Softmax,
+                value_residual: true,
+                input_residual: true,
+                num_hidden_layers: 3,
+                ..small()
+            },
+        ),
     ]
 }
 
