@@ -113,9 +113,12 @@ fn list() -> String {
         .collect()
 }
 
+/// A variable that holds how many inputs there are, and the usual number.
+type Variable = Option<(&'static str, u64)>;
+
 /// Tests that run for long when they are asked to: the command, Cargo's words, and the variable that holds how many
 /// inputs there are, with the usual number.
-const LONG: [(&str, &str, Option<(&str, u64)>); 2] = [
+const LONG: [(&str, &str, Variable); 2] = [
     (
         "kills",
         "test --release --workspace --test resume a_thousand_kills -- --ignored --nocapture",

@@ -93,11 +93,12 @@ pub fn date() -> String {
 
 /// Sizes `(m, k, n)` of the products tried for the peak, all larger than a core's cache lines and
 /// smaller than its memory.
-const PRODUCTS: [(usize, usize, usize); 4] = [
+const PRODUCTS: [(usize, usize, usize); 5] = [
     (512, 512, 512),
-    (1024, 1024, 1024),
-    (2048, 256, 1024),
-    (1536, 128, 512),
+    (3072, 384, 384),
+    (3072, 384, 1024),
+    (384, 3072, 1024),
+    (2048, 2048, 2048),
 ];
 
 /// Repetitions of each measurement; the best counts.

@@ -475,7 +475,7 @@ mod tests {
             Decoder::new(&model_config(300), Some(tokenizer), prompt, &past, config).unwrap();
         let mut pieces: Vec<String> = Vec::new();
         while decoder.finish().is_none() {
-            let logits = model.read(&decoder.wants().to_vec());
+            let logits = model.read(decoder.wants());
             let piece = decoder.take(&logits).unwrap();
             pieces.extend((!piece.is_empty()).then(|| piece.to_owned()));
             if pieces.len() >= calls {

@@ -289,11 +289,8 @@ impl Saved {
                 return Err(not_a_state("no version in its header"));
             }
             None => {}
-            Some(VERSION) => {
-                if metadata.get("checksum") != Some(&checksum(&metadata, &tensors)) {
-                    return Err(StateProblem::Changed);
-                }
-            }
+            Some(VERSION) if metadata.get("checksum") == Some(&checksum(&metadata, &tensors)) => {}
+            Some(VERSION) => return Err(StateProblem::Changed),
             Some(other) => return Err(StateProblem::Version(other.to_owned())),
         }
         let layers = metadata.get("layers").and_then(|n| n.parse().ok());

@@ -8,7 +8,7 @@
 //! - [`step`]: a batch to gradients; [`optimizer`]: gradients to new parameters.
 //! - [`distributed`]: a step shared by devices; `burn_train`: what adapts all this to burn-train.
 //! - [`evaluate`](mod@evaluate): the loss over a split, along one text, and what a memory holds.
-//! - [`checkpoint`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself.
+//! - [`checkpoint`], [`resume`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself.
 
 #![forbid(unsafe_code)]
 
@@ -22,15 +22,16 @@ pub mod estimate;
 pub mod evaluate;
 pub mod metrics;
 pub mod optimizer;
+pub mod resume;
 pub mod run_dir;
 mod section;
 pub mod step;
 pub mod train;
 
-pub use checkpoint::resume::Resume;
 pub use config::RunConfig;
 pub use distributed::Devices;
 pub use error::{CheckpointError, TrainError};
 pub use estimate::{Estimate, estimate};
 pub use evaluate::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate_stream};
+pub use resume::Resume;
 pub use train::{TrainControl, TrainReport, train};

@@ -1,33 +1,28 @@
 //! A run, top to bottom: `prepare`, then a loop of step, evaluation, checkpoint and
 //! stop (`steps`), then the model directory (`finish`).
 //!
-//! A checkpoint holds the weights after its step's update, and their loss is first seen by the step
-//! after it, or by a validation. So the last good checkpoint is the last one after which a step was
-//! seen that was not lost. It is what an error names, and it is kept until there is a newer one.
+//! Beside it: `prepare.rs` is everything before the first step, `lost.rs` what becomes of steps that are lost.
+
+mod lost;
+mod prepare;
 
 use crate::burn_train::{Shell, Shown, Stretches, within_learner};
-use crate::checkpoint::resume::{Resume, resume_state, same_text};
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
-use crate::data::{
-    BatchSource, DataError, EvalSource, HostBatch, PreparedData, TrainSource, Workers, prepare,
-};
-use crate::distributed::{Carried, Devices, Learned, Ranks, Reduction, Update, Work};
+use crate::data::{BatchSource, EvalSource, HostBatch, TrainSource, Workers};
+use crate::distributed::{Carried, Devices, Learned, Ranks, Update, Work};
 use crate::error::TrainError;
 use crate::evaluate::{EvalReport, evaluate_with};
 use crate::metrics::{EvalMetrics, Reporter, StepMetrics, resident_bytes};
 use crate::optimizer::{Optimizer, measure};
-use crate::run_dir::{CHECKPOINTS, Described, Opens, RunDir};
+use crate::resume::Resume;
+use crate::run_dir::RunDir;
 use crate::step::loss_scale::LossScale;
-use crate::step::{LmBatch, LmOutput, Recompute, Trainee, drops};
+use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
 use burn::tensor::Device;
-use infinity_model::count::ParameterCount;
-use infinity_model::{
-    Formats, GateSummary, GenerationConfig, ModelConfig, Tokenizer, generate, save_pretrained,
-};
-use serde_json::json;
-use std::io::IsTerminal;
+use infinity_model::{GateSummary, GenerationConfig, Tokenizer, generate, save_pretrained};
+use lost::Saved;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,135 +143,6 @@ struct Due {
 }
 
 impl Run {
-    /// Everything up to the first step: data, model, optimizer, and the directory unless the run
-    /// `rehearses`.
-    pub(crate) fn prepare(
-        mut config: RunConfig,
-        devices: &Devices,
-        mut control: TrainControl,
-        rehearses: bool,
-    ) -> Result<Self, TrainError> {
-        config.validate()?;
-        devices.settle(&mut config.distributed)?;
-        supported(&config)?;
-        devices.check(config.run.precision)?;
-        let formats = Formats::new(config.run.precision, devices.main());
-        let reporter = &mut control.reporter;
-        reporter.message(&format!("precision {}", formats.describe()));
-        if devices.ranks() > 1 && drops(&config.model) {
-            reporter
-                .message("dropout   devices take turns: all draw from the process's one generator");
-        }
-        let reduction = Reduction::of(&config.distributed, devices)?;
-        if let (Some(reduction), true) = (&reduction, devices.ranks() > 1) {
-            reporter.message(&format!("reduction {}", reduction.describe()));
-        }
-
-        let checkpoints = CheckpointStore::new(config.output_dir().join(CHECKPOINTS));
-        let resume = control.resume.as_ref();
-        let resumed = resume_state(&config, &checkpoints, resume, &mut **reporter)?;
-        let prepared = prepare(&config.data, &config.tokenizer, &mut |event| {
-            reporter.message(&event.to_string());
-        })?;
-        if let Some(state) = &resumed {
-            same_text(state, &prepared.meta)?;
-        }
-        config.model = model_config(&config, &prepared)?;
-        let train = TrainSource::new(
-            prepared.train.clone(),
-            &config.data,
-            config.rows(),
-            config.run.seed,
-        )?;
-        if let Some(warning) = train.warning() {
-            reporter.message(&warning);
-        }
-        let valid = validation(&config, &prepared)?;
-
-        let (total_steps, micro_batches) = length(&config, &train, resumed.as_ref());
-        let directory = match rehearses {
-            true => RunDir::nowhere(&config),
-            false => run_directory(&config, &mut control, &prepared, resumed.as_ref())?,
-        };
-        let reporter = &mut control.reporter;
-        reporter.message(&format!(
-            "model     {} parameters, {total_steps} steps",
-            ParameterCount::of(&config.model).total()
-        ));
-        let resumed_at = resumed.as_ref().map(|state| state.step);
-        match resumed_at {
-            Some(step) if step > total_steps => reporter.message(&format!(
-                "the run is at step {step}, past the {total_steps} that it is to have: nothing is left to train"
-            )),
-            Some(step) if step < total_steps => {
-                let made_at = checkpoints.steps().last().copied().unwrap_or(step);
-                if let Some(old) = directory.retire_final(made_at)? {
-                    let old = old.display();
-                    reporter.message(&format!("the finished model of before is now {old}"));
-                }
-            }
-            _ => {}
-        }
-
-        let ranks = devices.with_autodiff(config.training.gradient_checkpointing);
-        let model = config.model.init_seeded(config.run.seed, &ranks[0]);
-        let model = model.with_precision(config.run.precision)?;
-        let mut trainee =
-            Trainee::new(model, config.training.loss_chunk).recomputing(Recompute::of(&config));
-        let mut stream = None;
-        if let Some(step) = resumed_at {
-            trainee = checkpoints.weights(step, trainee, |record| record)?;
-            if config.data.stateful {
-                stream = checkpoints.stream(step, &devices.main().clone().inner())?;
-            }
-        }
-        let rates = &config.lr_scheduler;
-        let mut optimizer = Optimizer::new(&config.optimizer, rates, total_steps, &trainee);
-        if let Some(step) = resumed_at {
-            optimizer.load(&checkpoints.optimizer(step))?;
-        }
-        let state = TrainerState {
-            total_steps,
-            ..resumed.unwrap_or_else(|| TrainerState {
-                config: config.to_toml(),
-                text: prepared.meta.source.hash.clone(),
-                train_tokens: prepared.meta.train.tokens.checksum.clone(),
-                validation_tokens: prepared.meta.validation.tokens.checksum.clone(),
-                tokenizer: prepared.meta.tokenizer_hash.clone(),
-                loss_scale: (config.run.precision.scales_loss())
-                    .then(|| LossScale::new(&config.training.loss_scale)),
-                ..TrainerState::default()
-            })
-        };
-        control.heeded.store(true, Ordering::SeqCst);
-        Ok(Run {
-            ranks: Ranks::start(&ranks, reduction, &trainee, &optimizer),
-            devices: ranks,
-            saved: Saved::before(resumed_at, &checkpoints.steps()),
-            clock: Clock::new(&state),
-            total_steps,
-            micro_batches,
-            training_tokens: prepared.train.len(),
-            train,
-            valid,
-            tokenizer: prepared.tokenizer,
-            interrupt: control.interrupt,
-            checkpoints,
-            directory,
-            reporter: control.reporter,
-            rehearses,
-            trainee,
-            optimizer,
-            state,
-            stream: stream.map(Carried::from),
-            validated: None,
-            finite: true,
-            owes_checkpoint: false,
-            batches: None,
-            config,
-        })
-    }
-
     /// Runs `body` inside burn-train's learner.
     pub(crate) fn in_learner<T: Send + 'static>(
         mut self,
@@ -483,54 +349,6 @@ impl Run {
         Ok((!finite).then_some(*scale))
     }
 
-    /// Stops a run that is lost.
-    fn watch(&mut self, result: &StepResult) -> Result<(), TrainError> {
-        let training = &self.config.training;
-        let step = self.state.step;
-        if let Some(scale) = result.overflow {
-            // Not the run's fault but the scale's, so that the watchdog does not count it; one that keeps
-            // overflowing ends at its floor. It may be the model's all the same: nothing is saved.
-            self.state.overflows_in_a_row += 1;
-            self.reporter.message(&format!(
-                "step {step} left out: overflow in f16, loss scale now {} ({} so far)",
-                scale.scale, self.state.skipped
-            ));
-            return Ok(());
-        }
-        self.state.overflows_in_a_row = 0;
-        if !result.finite {
-            let (loss, norm) = (result.loss, result.grad_norm);
-            if !training.skip_non_finite {
-                let reason = format!("loss {loss}, gradient norm {norm}");
-                return Err(TrainError::Diverged { step, reason });
-            }
-            self.reporter.message(&format!(
-                "step {step} left out: loss {loss}, gradient norm {norm} ({} so far)",
-                self.state.skipped
-            ));
-        }
-        let watchdog = training.loss_watchdog;
-        let is_on = watchdog.threshold > 0.0;
-        let lost = !result.finite || (is_on && result.loss > watchdog.threshold);
-        let in_a_row = &mut self.state.lost_in_a_row;
-        *in_a_row = if lost { *in_a_row + 1 } else { 0 };
-        let patience = match is_on {
-            true => watchdog.patience,
-            false => watchdog.non_finite_patience,
-        };
-        if *in_a_row >= patience.max(1) {
-            let reason = match result.finite {
-                true => format!("loss {} after {in_a_row} lost steps in a row", result.loss),
-                false => format!(
-                    "loss {}, gradient norm {}, after {in_a_row} lost steps in a row",
-                    result.loss, result.grad_norm
-                ),
-            };
-            return Err(TrainError::Diverged { step, reason });
-        }
-        Ok(())
-    }
-
     fn report(&mut self, result: &StepResult) -> Result<(), TrainError> {
         let seconds = (self.clock.logged.elapsed().as_secs_f64() - self.clock.paused_s).max(1e-9);
         let step_s = seconds / self.clock.steps.max(1) as f64;
@@ -690,36 +508,6 @@ impl Run {
         Ok(())
     }
 
-    /// Whether the weights are known to be no lost ones: the last step was not lost, or it was left out
-    /// and a validation has found what was learned before to be finite.
-    fn is_sound(&self) -> bool {
-        let learned = self.state.skipped < self.state.step;
-        let left_out = learned && !self.finite && self.config.training.skip_non_finite;
-        self.state.lost() == 0 || (left_out && self.validated == Some(self.state.step))
-    }
-
-    /// Notes that the last checkpoint is good where a step after it was not lost.
-    fn confirm(&mut self) {
-        let Some(last) = self.saved.last.filter(|_| self.state.lost() == 0) else {
-            return;
-        };
-        self.saved.good = Some(last);
-        if std::mem::take(&mut self.saved.spare) {
-            self.prune(last);
-        }
-    }
-
-    fn prune(&mut self, step: u64) {
-        let keep_last = self.config.checkpoint.keep_last;
-        let best = self.state.best(&self.config);
-        let pruned = self
-            .checkpoints
-            .prune(step, keep_last, best, self.saved.good);
-        if let Err(error) = pruned {
-            self.reporter.message(&error.to_string());
-        }
-    }
-
     /// Whether someone asked for an end: by a signal, or on burn-train's dashboard.
     pub(crate) fn is_asked_to_stop(&self, shell: &Shell) -> bool {
         self.interrupt.load(Ordering::Relaxed) || shell.asked_to_stop()
@@ -764,77 +552,6 @@ impl Run {
         }
     }
 
-    /// A run must not end well with a model that makes nothing finite, nor with one that never
-    /// learned.
-    fn judge_end(&self, result: &StepResult) -> Result<(), TrainError> {
-        if result.finite {
-            return Ok(());
-        }
-        let (step, lost) = (self.state.step, self.state.lost());
-        let (loss, norm) = (result.loss, result.grad_norm);
-        let patience = self.config.training.loss_watchdog.patience;
-        // A gradient that overflows under a finite loss is a scale too high, not a model that is lost.
-        let is_model = result.overflow.is_none() || !loss.is_finite();
-        let reason = if self.state.skipped == step {
-            let scale = match result.overflow {
-                Some(scale) => format!(", loss scale now {}", scale.scale),
-                None => String::new(),
-            };
-            format!("loss {loss}, gradient norm {norm}{scale}; every step of the run was left out")
-        } else if is_model && lost >= patience.max(1) {
-            format!("loss {loss}, gradient norm {norm}, not finite in the last {lost} steps")
-        } else {
-            return Ok(());
-        };
-        Err(TrainError::Diverged { step, reason })
-    }
-
-    /// An error that ends a run, with the checkpoint from where it can go on.
-    fn ended_by(&mut self, error: TrainError) -> TrainError {
-        match error {
-            TrainError::Data(error) => self.rescue(error),
-            TrainError::Diverged { step, reason } => TrainError::Diverged {
-                step,
-                reason: format!("{reason}; {}", self.last_good()),
-            },
-            other => other,
-        }
-    }
-
-    /// Data that cannot be read harms neither the model nor its place in the data: what was learned
-    /// is saved before the run ends.
-    fn rescue(&mut self, error: DataError) -> TrainError {
-        if self.state.step > 0
-            && self.state.lost() == 0
-            && let Err(unsaved) = self.checkpoint()
-        {
-            self.reporter.message(&unsaved.to_string());
-        }
-        match self.there(self.saved.last) {
-            Some(saved) => TrainError::DataLost { error, saved },
-            None => TrainError::Data(error),
-        }
-    }
-
-    /// In words, the checkpoint from which a run that diverged can go on.
-    fn last_good(&self) -> String {
-        match (self.there(self.saved.good), self.there(self.saved.last)) {
-            (Some(good), Some(last)) if good < last => format!(
-                "the last good checkpoint is that of step {good} (--resume {good}); after that of \
-                 step {last} every step was lost"
-            ),
-            (Some(good), _) => format!("the last good checkpoint is that of step {good}"),
-            (None, Some(last)) => format!(
-                "the only checkpoint is that of step {last}, after which every step was lost"
-            ),
-            (None, None) => "there is no checkpoint".to_owned(),
-        }
-    }
-
-    fn there(&self, step: Option<u64>) -> Option<u64> {
-        step.filter(|step| self.checkpoints.path(*step).exists())
-    }
-
     /// Writes `final/` and says how it went.
     fn finish(self, ended: Ended) -> Result<TrainReport, TrainError> {
         if self.config.checkpoint.export_safetensors && !ended.interrupted {
@@ -851,41 +568,6 @@ impl Run {
             interrupted: ended.interrupted,
             eval: ended.eval,
         })
-    }
-}
-
-/// Which checkpoints a run knows of.
-#[derive(Clone, Copy, Debug)]
-struct Saved {
-    /// The step of the last complete one of this session, or of the one it went on from.
-    last: Option<u64>,
-    /// The last good one's.
-    good: Option<u64>,
-    /// Whether one more is on the disk than was asked for, because it is the good one.
-    spare: bool,
-    /// Whether the last one's state is older than the run's, though its step is not: a validation that
-    /// was broken off has been done since.
-    is_old: bool,
-}
-
-impl Saved {
-    /// Those of a run that goes on after step `last`; the checkpoints of all `steps` are there. One
-    /// before the last was followed by the steps up to the last, of which that one was not lost.
-    fn before(last: Option<u64>, steps: &[u64]) -> Self {
-        let earlier = |last| steps.iter().copied().filter(move |step| *step < last).max();
-        Saved {
-            last,
-            good: last.and_then(earlier),
-            spare: false,
-            is_old: false,
-        }
-    }
-}
-
-impl TrainerState {
-    /// Steps in a row up to this one after which nothing is saved: the model may be lost already.
-    fn lost(&self) -> u64 {
-        self.lost_in_a_row + self.overflows_in_a_row
     }
 }
 
@@ -915,143 +597,5 @@ impl Clock {
 
     fn elapsed_s(&self) -> f64 {
         self.before_s + self.started.elapsed().as_secs_f64()
-    }
-}
-
-/// Optimizer steps of a run, and its micro-batches where it is measured in epochs.
-///
-/// A run of an earlier version rounded every epoch up to whole steps; one that is resumed keeps its length,
-/// on which its rates depend.
-fn length(
-    config: &RunConfig,
-    train: &TrainSource,
-    resumed: Option<&TrainerState>,
-) -> (u64, Option<u64>) {
-    let training = &config.training;
-    let accumulated = training.gradient_accumulation_steps as u64;
-    if training.max_steps > 0 || training.max_tokens > 0 {
-        return (training.total_steps(config.tokens_per_step(), 1), None);
-    }
-    if resumed.is_some_and(|state| state.total_steps == 0) {
-        let steps_per_epoch = train.steps_per_epoch().div_ceil(accumulated);
-        let steps = training.total_steps(config.tokens_per_step(), steps_per_epoch);
-        return (steps, None);
-    }
-    let micro_batches = training.num_train_epochs * train.steps_per_epoch() as f64;
-    let micro_batches = (micro_batches.ceil() as u64).max(1);
-    (micro_batches.div_ceil(accumulated), Some(micro_batches))
-}
-
-/// The run's directory, with what was asked for in it.
-fn run_directory(
-    config: &RunConfig,
-    control: &mut TrainControl,
-    prepared: &PreparedData,
-    resumed: Option<&TrainerState>,
-) -> Result<RunDir, TrainError> {
-    let opens = match resumed {
-        Some(state) => Opens::After {
-            step: state.step,
-            revalidates: state.validation_owed,
-        },
-        None if control.resume == Some(Resume::Latest) => Opens::Again,
-        None => Opens::Anew,
-    };
-    let described = Described {
-        run: json!({
-            "infinity_version": env!("CARGO_PKG_VERSION"),
-            "burn_version": "0.22.1",
-            "seed": config.run.seed,
-            "device": config.run.device,
-            "facts": {
-                "parameters": ParameterCount::of(&config.model).total(),
-                "data": prepared.meta,
-            },
-        }),
-        config_text: control.config_text.clone(),
-        tokenizer: prepared.tokenizer.to_json().map_err(DataError::from)?,
-    };
-    let mut notices = Vec::new();
-    let directory = RunDir::open(config, opens, described, &mut notices)?;
-    if let Some(state) = resumed {
-        let checkpoints = CheckpointStore::new(config.output_dir().join(CHECKPOINTS));
-        let settled = checkpoints.settle_best(state.best(config));
-        notices.extend(settled.err().map(|error| error.to_string()));
-    }
-    for notice in notices {
-        control.reporter.message(&notice);
-    }
-    Ok(directory)
-}
-
-/// Refuses what this version cannot do, before anything is made.
-fn supported(config: &RunConfig) -> Result<(), TrainError> {
-    let refuse = |key, value: String, instead| {
-        Err(TrainError::Unsupported {
-            key,
-            value,
-            instead,
-        })
-    };
-    if config.logging.progress == Progress::Tui && !std::io::stdout().is_terminal() {
-        let (value, instead) = (
-            "\"tui\"".to_owned(),
-            "use \"plain\"; a dashboard needs a terminal",
-        );
-        return refuse("logging.progress", value, instead);
-    }
-    Ok(())
-}
-
-/// The model's configuration with what the tokenizer decides.
-fn model_config(config: &RunConfig, prepared: &PreparedData) -> Result<ModelConfig, TrainError> {
-    let tokens = prepared.tokenizer.vocab_size();
-    let vocab_size = match config.model.vocab_size {
-        0 => tokens,
-        given if given < tokens => {
-            return Err(TrainError::Vocabulary {
-                vocab_size: given,
-                tokens,
-            });
-        }
-        given => given,
-    };
-    let eos_token_id = config.model.eos_token_id.or(prepared.tokenizer.eos_id());
-    let model = ModelConfig {
-        vocab_size,
-        eos_token_id,
-        ..config.model.clone()
-    };
-    model.validate()?;
-    Ok(model)
-}
-
-fn validation(
-    config: &RunConfig,
-    prepared: &PreparedData,
-) -> Result<Option<EvalSource>, TrainError> {
-    if !config.eval.do_eval || prepared.valid.is_empty() {
-        return Ok(None);
-    }
-    let source = EvalSource::new(
-        prepared.valid.clone(),
-        config.training.per_device_eval_batch_size,
-        config.data.max_seq_length,
-        config.eval.carry_state,
-    )?;
-    Ok(Some(source.limited(config.eval.max_batches)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_checkpoint_before_the_one_gone_on_from_is_good() {
-        for (last, good) in [(6, Some(4)), (4, Some(2)), (2, None)] {
-            let saved = Saved::before(Some(last), &[2, 4, 6]);
-            assert_eq!((saved.last, saved.good), (Some(last), good));
-        }
-        assert_eq!(Saved::before(None, &[2]).good, None);
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! A fixed seed and a few thousand inputs by default; `INFINITY_FUZZ=1000000` takes so many, and
 //! `INFINITY_FUZZ_SEED` others.
+#![allow(clippy::print_stdout, reason = "the long form says what it tried")]
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -95,9 +96,11 @@ fn damaged(seeds: &[Vec<u8>], random: &mut StdRng) -> Vec<u8> {
 }
 
 /// Reads one damaged input; what it answers does not matter.
-type Target = (&'static str, u64, Vec<Vec<u8>>, Box<dyn Fn(&[u8])>);
+type Read = Box<dyn Fn(&[u8])>;
+/// Its name, its share of a thousand inputs, what is damaged, and what reads it.
+type Target = (&'static str, u64, Vec<Vec<u8>>, Read);
 
-fn with_text(act: impl Fn(&str) + 'static) -> Box<dyn Fn(&[u8])> {
+fn with_text(act: impl Fn(&str) + 'static) -> Read {
     Box::new(move |bytes| act(&String::from_utf8_lossy(bytes)))
 }
 

@@ -149,8 +149,8 @@ struct Sum<'a> {
     out: &'a mut [MaybeUninit<f32>],
 }
 
-/// A term whose right factor is packed.
-type Packed<'a> = (Factors<'a>, Box<[f32]>);
+/// A term and the place of its packed right factor.
+type Packed<'a, Value = f32> = (Factors<'a>, Box<[Value]>);
 
 /// Writes all of every sum, of `m` rows each.
 fn add_up(m: usize, sums: Vec<Sum<'_>>) {
@@ -182,7 +182,7 @@ fn packed<'f>(sums: &[Sum<'f>]) -> Vec<Vec<Packed<'f>>> {
         let terms = sum.terms.iter().filter(|term| term.size[2] > 0);
         terms.map(room).collect()
     };
-    let mut sums: Vec<Vec<(Factors, Box<[MaybeUninit<f32>]>)>> = sums.iter().map(terms).collect();
+    let mut sums: Vec<Vec<Packed<MaybeUninit<f32>>>> = sums.iter().map(terms).collect();
     let panels = sums.iter_mut().flatten().flat_map(|(term, packed)| {
         let term = *term;
         let panels = packed.chunks_mut(term.size[2] * LANES).enumerate();

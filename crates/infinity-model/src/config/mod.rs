@@ -7,6 +7,7 @@
 
 mod choices;
 mod json;
+mod limits;
 mod validate;
 
 use schemars::JsonSchema;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use choices::did_you_mean;
 pub use choices::{Decay, KernelType, MemoryUpdate, Mixer, QkNorm};
-pub(crate) use validate::Check;
+pub(crate) use limits::Check;
 
 /// Declares [`ModelConfig`]: the one place where a key has its name, description, default and limits.
 /// Serde, the JSON schema, the setters and the checks follow from it.
@@ -66,7 +67,7 @@ macro_rules! model_config {
             /// Compares every key that has limits with them.
             fn check_limits(&self) -> Result<(), crate::error::ConfigError> {
                 $($(
-                    validate::CHECK.limits(stringify!($key), &self.$key, $low as f64, $high as f64)?;
+                    limits::CHECK.limits(stringify!($key), &self.$key, $low as f64, $high as f64)?;
                 )?)+
                 Ok(())
             }

@@ -110,8 +110,9 @@ impl Tokenizer {
                 if let Some(suffix) = bpe.end_of_word_suffix.as_ref().filter(|_| is_last) {
                     symbol.push_str(suffix);
                 }
-                let bytes_known = || symbol.bytes().all(|byte| self.knows(&byte_token(byte)));
-                if !self.knows(&symbol) && !(bpe.byte_fallback && bytes_known()) {
+                let in_bytes = || symbol.bytes().all(|byte| self.knows(&byte_token(byte)));
+                let known = self.knows(&symbol) || (bpe.byte_fallback && in_bytes());
+                if !known {
                     dropped.characters += 1;
                     dropped.first = dropped.first.or(Some(character));
                 }

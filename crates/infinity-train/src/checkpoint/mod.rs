@@ -10,7 +10,6 @@
 //! the size and fingerprint of every file, and the directory gets its name. A run that dies on the
 //! way leaves a directory that nobody reads and the next checkpoint removes.
 
-pub(crate) mod resume;
 mod stream;
 
 use crate::config::RunConfig;
@@ -21,7 +20,7 @@ use crate::step::loss_scale::LossScale;
 use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::Device;
-use infinity_files::{Fingerprint, PartialDirectory, faults, remove_directory};
+use infinity_files::{Fingerprint, PartialDirectory, remove_directory};
 use infinity_model::{InfinityModel, ModelState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -169,13 +168,14 @@ impl CheckpointStore {
         let partial = PartialDirectory::create(&target).map_err(failed)?;
         let folder = partial.path();
 
-        let path = folder.join(MODEL);
-        faults::point(&path).map_err(failed)?;
-        let saved = trainee.clone().into_record().save(&path);
-        saved.map_err(|error| write_error(&target, error))?;
-        let path = folder.join(OPTIMIZER);
-        faults::point(&path).map_err(failed)?;
-        optimizer.save(&path)?;
+        let bytes = trainee.clone().into_record().into_bytes();
+        let bytes = bytes.map_err(|error| write_error(&target, error))?;
+        infinity_files::write(&folder.join(MODEL), &bytes).map_err(failed)?;
+        drop(bytes);
+        let bytes = optimizer.to_bytes();
+        let bytes = bytes.map_err(|error| write_error(&target, error))?;
+        infinity_files::write(&folder.join(OPTIMIZER), &bytes).map_err(failed)?;
+        drop(bytes);
         if let Some(state) = stream {
             stream::save(&folder.join(STREAM), state).map_err(failed)?;
         }

@@ -169,17 +169,12 @@ pub fn reference() -> String {
             let row = format!("| `{leaf}` | {} | {default} | {} |", key.kind, key.meaning);
             let _ = writeln!(page, "{row}");
             for (word, meaning) in &key.words {
-                let start = if allowed.contains(&format!("\n`{leaf}`:")) {
-                    ""
-                } else {
-                    "\n"
-                };
-                if start == "\n" {
-                    let _ = write!(allowed, "\n`{leaf}`:\n");
+                if !allowed.contains(&format!("\n`{leaf}`:")) {
+                    let _ = writeln!(allowed, "\n`{leaf}`:\n");
                 }
                 let _ = match meaning.as_str() {
-                    "" => write!(allowed, "{start}- `\"{word}\"`\n"),
-                    _ => write!(allowed, "{start}- `\"{word}\"`: {meaning}\n"),
+                    "" => writeln!(allowed, "- `\"{word}\"`"),
+                    _ => writeln!(allowed, "- `\"{word}\"`: {meaning}"),
                 };
             }
         }

@@ -4,6 +4,9 @@ use infinity_model::TokenizerError;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
+/// Endings that are read, for messages.
+pub(super) const EXPECTED: &str = ".txt, .jsonl, .ndjson, .json, .csv, .tsv";
+
 /// A problem with the text, the tokenizer that reads it, or the token files made from it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -73,10 +76,7 @@ pub enum DataError {
         path: PathBuf,
     },
     /// An archive or a compressed file, by its ending.
-    #[error(
-        "{path}: .{ending} files are not read; unpack it to {}",
-        super::formats::EXPECTED
-    )]
+    #[error("{path}: .{ending} files are not read; unpack it to {}", EXPECTED)]
     Packed {
         /// The file.
         path: PathBuf,

@@ -13,8 +13,6 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-/// Endings that are read, for messages.
-pub(super) const EXPECTED: &str = ".txt, .jsonl, .ndjson, .json, .csv, .tsv";
 /// Endings of files that hold text only once something else has read them.
 const PACKED: [&str; 9] = [
     "gz", "zst", "bz2", "xz", "lz4", "zip", "tar", "parquet", "arrow",

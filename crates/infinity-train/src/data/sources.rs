@@ -3,8 +3,8 @@
 //! Directories are read recursively in the order of their names, so the same files give the same
 //! stream everywhere. The stream comes in fragments of bounded size.
 
-use super::error::DataError;
-use super::formats::{EXPECTED, Format, Fragment, Records, SourceFile};
+use super::error::{DataError, EXPECTED};
+use super::formats::{Format, Fragment, Records, SourceFile};
 use infinity_files::Fingerprint;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};

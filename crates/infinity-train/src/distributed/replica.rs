@@ -183,7 +183,7 @@ impl Rank {
         match task {
             Task::Own(given) => {
                 let (trainee, optimizer) = *given;
-                let optimizer = optimizer.to_device(&self.device.clone().inner());
+                let optimizer = optimizer.on_device(&self.device.clone().inner());
                 self.own = Some((trainee.fork(&self.device), optimizer));
                 None
             }

@@ -15,7 +15,7 @@ use super::{Moments, Optimizer, Slot};
 use crate::error::CheckpointError;
 use burn::optim::{AdamWState, AdaptiveMomentumState};
 use burn::tensor::{DType, Tensor, TensorData};
-use burn_pack::{Reader, Writer};
+use burn_pack::{Bytes, Reader, Writer};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -24,18 +24,19 @@ fn name(id: u64, leaf: &str) -> String {
 }
 
 impl Optimizer {
-    /// Writes the moments of all parameters to `path`, one tensor in memory at a time.
+    /// The moments of all parameters as the bytes of the file, fetched one tensor at a time.
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub(crate) fn save(&self, path: &Path) -> Result<(), CheckpointError> {
+    /// If they do not fit the format.
+    pub(crate) fn to_bytes(&self) -> Result<Bytes, burn_pack::Error> {
         let mut slots: Vec<_> = self.slots.iter().collect();
         slots.sort_by(|(_, a), (_, b)| a.path.cmp(&b.path));
         let (mut tensors, mut times) = (Vec::new(), Vec::new());
         for (id, slot) in &slots {
             let id = id.val();
             match &slot.moments {
-                Some(Moments::AdamW(AdamWState { momentum })) => {
+                Some(Moments::AdamW(state)) => {
+                    let momentum = &state.momentum;
                     tensors.push(entry(id, "moment_1", slot, &momentum.moment_1));
                     tensors.push(entry(id, "moment_2", slot, &momentum.moment_2));
                     times.push((name(id, "time"), momentum.time));
@@ -53,11 +54,7 @@ impl Optimizer {
         for (id, slot) in slots {
             writer = writer.with_metadata(&id.val().to_string(), &slot.path);
         }
-        let written = writer.write_to_file_in_place(path);
-        written.map_err(|error| CheckpointError::Write {
-            path: path.to_path_buf(),
-            reason: error.to_string(),
-        })
+        writer.into_bytes()
     }
 
     /// Takes over the moments in `path`. Those of a parameter that has none there begin anew, as they do

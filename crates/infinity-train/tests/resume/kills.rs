@@ -116,6 +116,7 @@ fn twenty_kills_cost_nothing() {
 /// The long form, for `cargo test --release --workspace --test resume -- --ignored kills::a_thousand`.
 #[test]
 #[ignore = "minutes"]
+#[allow(clippy::print_stdout, reason = "it says what it tried")]
 fn a_thousand_kills_cost_nothing() {
     let finished = survives(1000, 2);
     println!("{finished} runs came to their end, each with the bits of one that nobody killed");

@@ -185,7 +185,7 @@ fn a_row_longer_than_any_learned_has_farther_buckets_and_no_larger_state() {
         of(128).map(|f| f.range.clone()).collect::<Vec<_>>(),
         [0..32, 32..64, 64..128]
     );
-    assert_eq!(of(1024).last().unwrap().range, 512..1024);
+    assert_eq!(of(1024).next_back().unwrap().range, 512..1024);
     assert_eq!(
         of(128).next().unwrap().state_bytes,
         of(1024).next().unwrap().state_bytes

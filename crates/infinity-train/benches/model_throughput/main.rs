@@ -3,15 +3,19 @@
 //! ```text
 //! cargo bench --workspace --bench model_throughput -- --config configs/shakespeare-char.toml
 //! … -- --form chunkwise        one form of the operator instead of the fastest
+//! … -- --python PYTHON         PyTorch's GPT of the same width beside it, step by step in turns
 //! … --features cuda … -- --device cuda --precision f32,bf16-mixed [--json]
 //! ```
 //!
 //! One run checks first (operator against its `f64` reference at the configuration's sizes, a falling
-//! loss, and losses that do not depend on the precision), then measures the f32 matmul peak of the CPU
+//! loss, and losses that do not depend on the precision), then measures the best f32 product of the CPU
 //! and training steps in turns. A share is that of a turn's steps in the peaks right before and after
 //! them, and the median of the shares counts, so that a machine whose speed changes within a minute does
-//! not decide. Precisions take turns, step by step. `--json` prints what was found as lines for a program too.
+//! not decide. Precisions take turns, step by step, and so does PyTorch: its ratio is the median over turns.
+//! `--json` prints what was found as lines for a program too.
 #![allow(clippy::print_stdout, reason = "a bench shows what it measured")]
+
+mod peer;
 
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device};
@@ -26,6 +30,7 @@ use infinity_train::RunConfig;
 use infinity_train::data::HostBatch;
 use infinity_train::optimizer::{Optimizer, clip};
 use infinity_train::step::{LmBatch, Trainee};
+use peer::Peer;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -67,14 +72,24 @@ fn main() -> Outcome<()> {
         .into_iter()
         .map(|precision| Run::new(&config, form, precision, &device))
         .collect::<Outcome<Vec<Run>>>()?;
+    let mut peer = argument("--python")
+        .map(|python| Peer::start(&PathBuf::from(python), &config))
+        .transpose()?;
     let host = batch(&config);
     let norm = config.training.max_grad_norm;
     for _ in 0..WARM_UP {
         for run in &mut runs {
             run.step(&host, norm, &device)?;
         }
+        if let Some(peer) = &mut peer {
+            peer.step()?;
+        }
     }
     runs.iter_mut().for_each(|run| run.times.clear());
+    let our_peak_bytes = memory_stats::memory_stats().map(|held| held.physical_mem as f64);
+    if let Some(peer) = &mut peer {
+        peer.times.clear();
+    }
     // Of the CPU alone: the products that are tried are too small for a GPU.
     let peak = || (device == Device::flex()).then(|| matmul_flops(&device));
     let mut peaks = vec![peak()];
@@ -82,6 +97,9 @@ fn main() -> Outcome<()> {
         for _ in 0..STEPS {
             for run in &mut runs {
                 run.step(&host, norm, &device)?;
+            }
+            if let Some(peer) = &mut peer {
+                peer.step()?;
             }
         }
         peaks.push(peak());
@@ -98,6 +116,59 @@ fn main() -> Outcome<()> {
     );
     for run in &runs {
         run.report(&config, &device, peaks.as_deref());
+    }
+    if let Some(peer) = &mut peer {
+        compare(&runs, peer, &config, our_peak_bytes)?;
+    }
+    Ok(())
+}
+
+/// Ours against PyTorch's, turn by turn.
+fn compare(
+    runs: &[Run],
+    peer: &mut Peer,
+    config: &RunConfig,
+    ours_bytes: Option<f64>,
+) -> Outcome<()> {
+    let (first, last) = (peer.losses[0], peer.losses[peer.losses.len() - 1]);
+    if !(last.is_finite() && last < first) {
+        return Err(
+            format!("PyTorch's loss goes from {first:.3} to {last:.3}: it does not learn").into(),
+        );
+    }
+    let tokens = config.tokens_per_step() as f64;
+    let product = peer.product_flops()?;
+    println!(
+        "PyTorch {}        GPT of {} parameters, {:.0} tokens/s, best product {:.1} GFLOP/s, loss from {first:.3} to {last:.3}",
+        peer.version,
+        peer.parameters,
+        tokens / median(peer.times.iter().copied()),
+        product / 1e9,
+    );
+    if let Some(ours) = ours_bytes {
+        println!(
+            "memory                 {:.0} MB against PyTorch's {:.0} MB (a whole process each)",
+            ours / 1e6,
+            peer.peak_bytes()? / 1e6,
+        );
+    }
+    for run in runs {
+        let turns = run
+            .times
+            .chunks_exact(STEPS)
+            .zip(peer.times.chunks_exact(STEPS));
+        let ratios: Vec<f64> = turns
+            .map(|(ours, theirs)| {
+                median(theirs.iter().copied()) / median(ours.iter().map(StepTime::total))
+            })
+            .collect();
+        let each: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+        println!(
+            "{} against PyTorch    {:.2} times as fast   (in turns {})",
+            run.precision,
+            median(ratios.iter().copied()),
+            each.join(" ")
+        );
     }
     Ok(())
 }

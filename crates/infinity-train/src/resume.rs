@@ -1,11 +1,10 @@
 //! Going on with a run: from which checkpoint, and whether it is still the same run.
 
-use super::{CheckpointStore, TrainerState};
+use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{DistributedConfig, LrSchedulerType, RunConfig};
 use crate::data::PreparedMeta;
 use crate::error::{CheckpointError, TrainError};
 use crate::metrics::Reporter;
-use crate::run_dir::saved_nothing;
 use infinity_files::Fingerprint;
 use serde::Deserialize;
 use std::fs;
@@ -40,12 +39,7 @@ pub(crate) fn resume_state(
                 }
                 state
             }
-            Err(CheckpointError::None { path, .. }) => {
-                saved_nothing(&config.output_dir())?;
-                let path = path.display();
-                reporter.message(&format!("no checkpoint in {path} yet: the run starts anew"));
-                return Ok(None);
-            }
+            Err(CheckpointError::None { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         },
         Resume::Step(step) => checkpoints.load(*step)?,

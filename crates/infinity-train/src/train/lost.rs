@@ -1,0 +1,210 @@
+//! Steps that are lost, and checkpoints that are good.
+//!
+//! A checkpoint holds the weights after its step's update, and their loss is first seen by the step
+//! after it, or by a validation. So the last good checkpoint is the last one after which a step was
+//! seen that was not lost. It is what an error names, and it is kept until there is a newer one.
+
+use super::{Run, StepResult};
+use crate::checkpoint::TrainerState;
+use crate::data::DataError;
+use crate::error::TrainError;
+
+/// Which checkpoints a run knows of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Saved {
+    /// The step of the last complete one of this session, or of the one it went on from.
+    pub(super) last: Option<u64>,
+    /// The last good one's.
+    pub(super) good: Option<u64>,
+    /// Whether one more is on the disk than was asked for, because it is the good one.
+    pub(super) spare: bool,
+    /// Whether the last one's state is older than the run's, though its step is not: a validation that
+    /// was broken off has been done since.
+    pub(super) is_old: bool,
+}
+
+impl Saved {
+    /// Those of a run that goes on after step `last`; the checkpoints of all `steps` are there. One
+    /// before the last was followed by the steps up to the last, of which that one was not lost.
+    pub(super) fn before(last: Option<u64>, steps: &[u64]) -> Self {
+        let earlier = |last| steps.iter().copied().filter(move |step| *step < last).max();
+        Saved {
+            last,
+            good: last.and_then(earlier),
+            spare: false,
+            is_old: false,
+        }
+    }
+}
+
+impl TrainerState {
+    /// Steps in a row up to this one after which nothing is saved: the model may be lost already.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost_in_a_row + self.overflows_in_a_row
+    }
+}
+
+impl Run {
+    /// Stops a run that is lost.
+    pub(super) fn watch(&mut self, result: &StepResult) -> Result<(), TrainError> {
+        let training = &self.config.training;
+        let step = self.state.step;
+        if let Some(scale) = result.overflow {
+            // Not the run's fault but the scale's, so that the watchdog does not count it; one that keeps
+            // overflowing ends at its floor. It may be the model's all the same: nothing is saved.
+            self.state.overflows_in_a_row += 1;
+            self.reporter.message(&format!(
+                "step {step} left out: overflow in f16, loss scale now {} ({} so far)",
+                scale.scale, self.state.skipped
+            ));
+            return Ok(());
+        }
+        self.state.overflows_in_a_row = 0;
+        if !result.finite {
+            let (loss, norm) = (result.loss, result.grad_norm);
+            if !training.skip_non_finite {
+                let reason = format!("loss {loss}, gradient norm {norm}");
+                return Err(TrainError::Diverged { step, reason });
+            }
+            self.reporter.message(&format!(
+                "step {step} left out: loss {loss}, gradient norm {norm} ({} so far)",
+                self.state.skipped
+            ));
+        }
+        let watchdog = training.loss_watchdog;
+        let is_on = watchdog.threshold > 0.0;
+        let lost = !result.finite || (is_on && result.loss > watchdog.threshold);
+        let in_a_row = &mut self.state.lost_in_a_row;
+        *in_a_row = if lost { *in_a_row + 1 } else { 0 };
+        let patience = match is_on {
+            true => watchdog.patience,
+            false => watchdog.non_finite_patience,
+        };
+        if *in_a_row >= patience.max(1) {
+            let reason = match result.finite {
+                true => format!("loss {} after {in_a_row} lost steps in a row", result.loss),
+                false => format!(
+                    "loss {}, gradient norm {}, after {in_a_row} lost steps in a row",
+                    result.loss, result.grad_norm
+                ),
+            };
+            return Err(TrainError::Diverged { step, reason });
+        }
+        Ok(())
+    }
+
+    /// A run must not end well with a model that makes nothing finite, nor with one that never
+    /// learned.
+    pub(super) fn judge_end(&self, result: &StepResult) -> Result<(), TrainError> {
+        if result.finite {
+            return Ok(());
+        }
+        let (step, lost) = (self.state.step, self.state.lost());
+        let (loss, norm) = (result.loss, result.grad_norm);
+        let patience = self.config.training.loss_watchdog.patience;
+        // A gradient that overflows under a finite loss is a scale too high, not a model that is lost.
+        let is_model = result.overflow.is_none() || !loss.is_finite();
+        let reason = if self.state.skipped == step {
+            let scale = match result.overflow {
+                Some(scale) => format!(", loss scale now {}", scale.scale),
+                None => String::new(),
+            };
+            format!("loss {loss}, gradient norm {norm}{scale}; every step of the run was left out")
+        } else if is_model && lost >= patience.max(1) {
+            format!("loss {loss}, gradient norm {norm}, not finite in the last {lost} steps")
+        } else {
+            return Ok(());
+        };
+        Err(TrainError::Diverged { step, reason })
+    }
+
+    /// Whether the weights are known to be no lost ones: the last step was not lost, or it was left out
+    /// and a validation has found what was learned before to be finite.
+    pub(super) fn is_sound(&self) -> bool {
+        let learned = self.state.skipped < self.state.step;
+        let left_out = learned && !self.finite && self.config.training.skip_non_finite;
+        self.state.lost() == 0 || (left_out && self.validated == Some(self.state.step))
+    }
+
+    /// Notes that the last checkpoint is good where a step after it was not lost.
+    pub(super) fn confirm(&mut self) {
+        let Some(last) = self.saved.last.filter(|_| self.state.lost() == 0) else {
+            return;
+        };
+        self.saved.good = Some(last);
+        if std::mem::take(&mut self.saved.spare) {
+            self.prune(last);
+        }
+    }
+
+    pub(super) fn prune(&mut self, step: u64) {
+        let keep_last = self.config.checkpoint.keep_last;
+        let best = self.state.best(&self.config);
+        let pruned = self
+            .checkpoints
+            .prune(step, keep_last, best, self.saved.good);
+        if let Err(error) = pruned {
+            self.reporter.message(&error.to_string());
+        }
+    }
+
+    /// An error that ends a run, with the checkpoint from where it can go on.
+    pub(super) fn ended_by(&mut self, error: TrainError) -> TrainError {
+        match error {
+            TrainError::Data(error) => self.rescue(error),
+            TrainError::Diverged { step, reason } => TrainError::Diverged {
+                step,
+                reason: format!("{reason}; {}", self.last_good()),
+            },
+            other => other,
+        }
+    }
+
+    /// Data that cannot be read harms neither the model nor its place in the data: what was learned
+    /// is saved before the run ends.
+    pub(super) fn rescue(&mut self, error: DataError) -> TrainError {
+        if self.state.step > 0
+            && self.state.lost() == 0
+            && let Err(unsaved) = self.checkpoint()
+        {
+            self.reporter.message(&unsaved.to_string());
+        }
+        match self.there(self.saved.last) {
+            Some(saved) => TrainError::DataLost { error, saved },
+            None => TrainError::Data(error),
+        }
+    }
+
+    /// In words, the checkpoint from which a run that diverged can go on.
+    pub(super) fn last_good(&self) -> String {
+        match (self.there(self.saved.good), self.there(self.saved.last)) {
+            (Some(good), Some(last)) if good < last => format!(
+                "the last good checkpoint is that of step {good} (--resume {good}); after that of \
+                 step {last} every step was lost"
+            ),
+            (Some(good), _) => format!("the last good checkpoint is that of step {good}"),
+            (None, Some(last)) => format!(
+                "the only checkpoint is that of step {last}, after which every step was lost"
+            ),
+            (None, None) => "there is no checkpoint".to_owned(),
+        }
+    }
+
+    pub(super) fn there(&self, step: Option<u64>) -> Option<u64> {
+        step.filter(|step| self.checkpoints.path(*step).exists())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checkpoint_before_the_one_gone_on_from_is_good() {
+        for (last, good) in [(6, Some(4)), (4, Some(2)), (2, None)] {
+            let saved = Saved::before(Some(last), &[2, 4, 6]);
+            assert_eq!((saved.last, saved.good), (Some(last), good));
+        }
+        assert_eq!(Saved::before(None, &[2]).good, None);
+    }
+}

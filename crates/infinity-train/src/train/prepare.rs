@@ -1,0 +1,280 @@
+//! Everything of a run before its first step.
+
+use super::lost::Saved;
+use super::{Clock, Run, TrainControl};
+use crate::checkpoint::{CheckpointStore, TrainerState};
+use crate::config::{Progress, RunConfig};
+use crate::data::{BatchSource, DataError, EvalSource, PreparedData, TrainSource, prepare};
+use crate::distributed::{Carried, Devices, Ranks, Reduction};
+use crate::error::TrainError;
+use crate::optimizer::Optimizer;
+use crate::resume::{Resume, resume_state, same_text};
+use crate::run_dir::{CHECKPOINTS, Described, Opens, RunDir, saved_nothing};
+use crate::step::loss_scale::LossScale;
+use crate::step::{Recompute, Trainee, drops};
+use infinity_model::count::ParameterCount;
+use infinity_model::{Formats, ModelConfig};
+use serde_json::json;
+use std::io::IsTerminal;
+use std::sync::atomic::Ordering;
+
+impl Run {
+    /// Everything up to the first step: data, model, optimizer, and the directory unless the run
+    /// `rehearses`.
+    pub(crate) fn prepare(
+        mut config: RunConfig,
+        devices: &Devices,
+        mut control: TrainControl,
+        rehearses: bool,
+    ) -> Result<Self, TrainError> {
+        config.validate()?;
+        devices.settle(&mut config.distributed)?;
+        supported(&config)?;
+        devices.check(config.run.precision)?;
+        let formats = Formats::new(config.run.precision, devices.main());
+        let reporter = &mut control.reporter;
+        reporter.message(&format!("precision {}", formats.describe()));
+        if devices.ranks() > 1 && drops(&config.model) {
+            reporter
+                .message("dropout   devices take turns: all draw from the process's one generator");
+        }
+        let reduction = Reduction::of(&config.distributed, devices)?;
+        if let (Some(reduction), true) = (&reduction, devices.ranks() > 1) {
+            reporter.message(&format!("reduction {}", reduction.describe()));
+        }
+
+        let checkpoints = CheckpointStore::new(config.output_dir().join(CHECKPOINTS));
+        let resume = control.resume.as_ref();
+        let resumed = resume_state(&config, &checkpoints, resume, &mut **reporter)?;
+        if resumed.is_none() && resume == Some(&Resume::Latest) {
+            saved_nothing(&config.output_dir())?;
+            let path = config.output_dir().join(CHECKPOINTS);
+            let path = path.display();
+            reporter.message(&format!("no checkpoint in {path} yet: the run starts anew"));
+        }
+        let prepared = prepare(&config.data, &config.tokenizer, &mut |event| {
+            reporter.message(&event.to_string());
+        })?;
+        if let Some(state) = &resumed {
+            same_text(state, &prepared.meta)?;
+        }
+        config.model = model_config(&config, &prepared)?;
+        let train = TrainSource::new(
+            prepared.train.clone(),
+            &config.data,
+            config.rows(),
+            config.run.seed,
+        )?;
+        if let Some(warning) = train.warning() {
+            reporter.message(&warning);
+        }
+        let valid = validation(&config, &prepared)?;
+
+        let (total_steps, micro_batches) = length(&config, &train, resumed.as_ref());
+        let directory = match rehearses {
+            true => RunDir::nowhere(&config),
+            false => run_directory(&config, &mut control, &prepared, resumed.as_ref())?,
+        };
+        let reporter = &mut control.reporter;
+        reporter.message(&format!(
+            "model     {} parameters, {total_steps} steps",
+            ParameterCount::of(&config.model).total()
+        ));
+        let resumed_at = resumed.as_ref().map(|state| state.step);
+        match resumed_at {
+            Some(step) if step > total_steps => reporter.message(&format!(
+                "the run is at step {step}, past the {total_steps} that it is to have: nothing is left to train"
+            )),
+            Some(step) if step < total_steps => {
+                let made_at = checkpoints.steps().last().copied().unwrap_or(step);
+                if let Some(old) = directory.retire_final(made_at)? {
+                    let old = old.display();
+                    reporter.message(&format!("the finished model of before is now {old}"));
+                }
+            }
+            _ => {}
+        }
+
+        let ranks = devices.with_autodiff(config.training.gradient_checkpointing);
+        let model = config.model.init_seeded(config.run.seed, &ranks[0]);
+        let model = model.with_precision(config.run.precision)?;
+        let mut trainee =
+            Trainee::new(model, config.training.loss_chunk).recomputing(Recompute::of(&config));
+        let mut stream = None;
+        if let Some(step) = resumed_at {
+            trainee = checkpoints.weights(step, trainee, |record| record)?;
+            if config.data.stateful {
+                stream = checkpoints.stream(step, &devices.main().clone().inner())?;
+            }
+        }
+        let rates = &config.lr_scheduler;
+        let mut optimizer = Optimizer::new(&config.optimizer, rates, total_steps, &trainee);
+        if let Some(step) = resumed_at {
+            optimizer.load(&checkpoints.optimizer(step))?;
+        }
+        let state = TrainerState {
+            total_steps,
+            ..resumed.unwrap_or_else(|| TrainerState {
+                config: config.to_toml(),
+                text: prepared.meta.source.hash.clone(),
+                train_tokens: prepared.meta.train.tokens.checksum.clone(),
+                validation_tokens: prepared.meta.validation.tokens.checksum.clone(),
+                tokenizer: prepared.meta.tokenizer_hash.clone(),
+                loss_scale: (config.run.precision.scales_loss())
+                    .then(|| LossScale::new(&config.training.loss_scale)),
+                ..TrainerState::default()
+            })
+        };
+        control.heeded.store(true, Ordering::SeqCst);
+        Ok(Run {
+            ranks: Ranks::start(&ranks, reduction, &trainee, &optimizer),
+            devices: ranks,
+            saved: Saved::before(resumed_at, &checkpoints.steps()),
+            clock: Clock::new(&state),
+            total_steps,
+            micro_batches,
+            training_tokens: prepared.train.len(),
+            train,
+            valid,
+            tokenizer: prepared.tokenizer,
+            interrupt: control.interrupt,
+            checkpoints,
+            directory,
+            reporter: control.reporter,
+            rehearses,
+            trainee,
+            optimizer,
+            state,
+            stream: stream.map(Carried::from),
+            validated: None,
+            finite: true,
+            owes_checkpoint: false,
+            batches: None,
+            config,
+        })
+    }
+}
+
+/// Optimizer steps of a run, and its micro-batches where it is measured in epochs.
+///
+/// A run of an earlier version rounded every epoch up to whole steps; one that is resumed keeps its length,
+/// on which its rates depend.
+fn length(
+    config: &RunConfig,
+    train: &TrainSource,
+    resumed: Option<&TrainerState>,
+) -> (u64, Option<u64>) {
+    let training = &config.training;
+    let accumulated = training.gradient_accumulation_steps as u64;
+    if training.max_steps > 0 || training.max_tokens > 0 {
+        return (training.total_steps(config.tokens_per_step(), 1), None);
+    }
+    if resumed.is_some_and(|state| state.total_steps == 0) {
+        let steps_per_epoch = train.steps_per_epoch().div_ceil(accumulated);
+        let steps = training.total_steps(config.tokens_per_step(), steps_per_epoch);
+        return (steps, None);
+    }
+    let micro_batches = training.num_train_epochs * train.steps_per_epoch() as f64;
+    let micro_batches = (micro_batches.ceil() as u64).max(1);
+    (micro_batches.div_ceil(accumulated), Some(micro_batches))
+}
+
+/// The run's directory, with what was asked for in it.
+fn run_directory(
+    config: &RunConfig,
+    control: &mut TrainControl,
+    prepared: &PreparedData,
+    resumed: Option<&TrainerState>,
+) -> Result<RunDir, TrainError> {
+    let opens = match resumed {
+        Some(state) => Opens::After {
+            step: state.step,
+            revalidates: state.validation_owed,
+        },
+        None if control.resume == Some(Resume::Latest) => Opens::Again,
+        None => Opens::Anew,
+    };
+    let described = Described {
+        run: json!({
+            "infinity_version": env!("CARGO_PKG_VERSION"),
+            "burn_version": "0.22.1",
+            "seed": config.run.seed,
+            "device": config.run.device,
+            "facts": {
+                "parameters": ParameterCount::of(&config.model).total(),
+                "data": prepared.meta,
+            },
+        }),
+        config_text: control.config_text.clone(),
+        tokenizer: prepared.tokenizer.to_json().map_err(DataError::from)?,
+    };
+    let mut notices = Vec::new();
+    let directory = RunDir::open(config, opens, described, &mut notices)?;
+    if let Some(state) = resumed {
+        let checkpoints = CheckpointStore::new(config.output_dir().join(CHECKPOINTS));
+        let settled = checkpoints.settle_best(state.best(config));
+        notices.extend(settled.err().map(|error| error.to_string()));
+    }
+    for notice in notices {
+        control.reporter.message(&notice);
+    }
+    Ok(directory)
+}
+
+/// Refuses what this version cannot do, before anything is made.
+fn supported(config: &RunConfig) -> Result<(), TrainError> {
+    let refuse = |key, value: String, instead| {
+        Err(TrainError::Unsupported {
+            key,
+            value,
+            instead,
+        })
+    };
+    if config.logging.progress == Progress::Tui && !std::io::stdout().is_terminal() {
+        let (value, instead) = (
+            "\"tui\"".to_owned(),
+            "use \"plain\"; a dashboard needs a terminal",
+        );
+        return refuse("logging.progress", value, instead);
+    }
+    Ok(())
+}
+
+/// The model's configuration with what the tokenizer decides.
+fn model_config(config: &RunConfig, prepared: &PreparedData) -> Result<ModelConfig, TrainError> {
+    let tokens = prepared.tokenizer.vocab_size();
+    let vocab_size = match config.model.vocab_size {
+        0 => tokens,
+        given if given < tokens => {
+            return Err(TrainError::Vocabulary {
+                vocab_size: given,
+                tokens,
+            });
+        }
+        given => given,
+    };
+    let eos_token_id = config.model.eos_token_id.or(prepared.tokenizer.eos_id());
+    let model = ModelConfig {
+        vocab_size,
+        eos_token_id,
+        ..config.model.clone()
+    };
+    model.validate()?;
+    Ok(model)
+}
+
+fn validation(
+    config: &RunConfig,
+    prepared: &PreparedData,
+) -> Result<Option<EvalSource>, TrainError> {
+    if !config.eval.do_eval || prepared.valid.is_empty() {
+        return Ok(None);
+    }
+    let source = EvalSource::new(
+        prepared.valid.clone(),
+        config.training.per_device_eval_batch_size,
+        config.data.max_seq_length,
+        config.eval.carry_state,
+    )?;
+    Ok(Some(source.limited(config.eval.max_batches)))
+}
