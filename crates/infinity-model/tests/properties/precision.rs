@@ -5,8 +5,8 @@ use crate::kinds::{Cuts, KINDS, ids, kinds, model, tokens};
 use crate::on_flex;
 use infinity_kernels::testing::{Random, Tol};
 use infinity_model::burn::module::{Module, ModuleVisitor, Param};
-use infinity_model::parameters::ParameterRole;
 use infinity_model::burn::tensor::{DType, Device, Tensor};
+use infinity_model::parameters::ParameterRole;
 use infinity_model::{InfinityModel, Precision};
 
 /// Limits of the relative errors of logits, state and gradients.
