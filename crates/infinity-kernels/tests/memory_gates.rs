@@ -29,12 +29,20 @@ fn rules() -> Vec<GateRule> {
                     n_heads: 3,
                     n_states,
                     delta,
+                    doubled: false,
                     decay,
                     memory_gate,
                 });
             }
         }
     }
+    let doubled = |rule: &GateRule| GateRule {
+        doubled: true,
+        ..*rule
+    };
+    let delta = rules.iter().filter(|rule| rule.delta).map(doubled);
+    let delta: Vec<GateRule> = delta.collect();
+    rules.extend(delta);
     rules
 }
 
@@ -198,6 +206,19 @@ fn a_forgotten_bias_is_caught() {
     for i in 0..4 {
         assert!(compare(&wrong[i], &right[i], TOL).is_err());
     }
+    let doubled = probe.rule.doubled;
+    assert!(doubled, "the last rule writes with up to 2");
+    let single = Probe {
+        rule: GateRule {
+            doubled: false,
+            ..probe.rule
+        },
+        ..Probe::new(probe.rule, [1, 4])
+    };
+    let half = single.gates(&single.z, &single.a_log, &single.bias);
+    let twice: Vec<f64> = half[2].iter().map(|write| 2.0 * write).collect();
+    assert_close("doubled", "write", &right[2], &twice, TOL);
+    assert!(compare(&half[2], &right[2], TOL).is_err());
 }
 
 on_every_device!(matches_the_reference_and_its_slopes);

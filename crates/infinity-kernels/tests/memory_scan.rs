@@ -273,6 +273,20 @@ fn the_kernel_around_its_saved_states() {
     }
 }
 
+/// Writes of up to twice what a state is off by turn it around.
+#[test]
+fn every_form_turns_states_around_like_the_reference() {
+    let device = &Device::flex();
+    for case in CASES.into_iter().chain(KERNEL_CASES) {
+        let mut probe = Probe::seeded(case, 42);
+        probe.inputs.write.iter_mut().for_each(|w| *w *= 2.0);
+        for (_, form) in FORMS.into_iter().chain([("fused", fused as Run)]) {
+            let answer = run(device, &probe, DType::F32, form);
+            check(&probe, &answer, FORWARD_F32, BACKWARD_F32);
+        }
+    }
+}
+
 #[test]
 fn every_form_matches_the_reference_in_f64() {
     let device = &Device::flex();

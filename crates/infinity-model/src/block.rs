@@ -1,9 +1,10 @@
 //! One block, pre-norm: `x ← x + mixer(norm(x))`, then `x ← x + feed_forward(norm(x))`. The
-//! feed-forward is SwiGLU (Shazeer 2020, arXiv:2002.05202), `W_down (silu(W_gate x) ⊙ W_up x)`.
+//! feed-forward is SwiGLU (Shazeer 2020, arXiv:2002.05202), `W_down (silu(W_gate x) ⊙ W_up x)`. With
+//! `input_residual` a block after the first starts with `x ← λ₁ x + λ₂ x₀`, x₀ the embedding.
 
 use crate::config::{self, Decay, KernelType, MemoryUpdate, ModelConfig, QkNorm};
 use crate::init::Init;
-use crate::layer::{Layer, Pass, Stream, layer_config};
+use crate::layer::{Layer, Pass, Residual, Stream, layer_config};
 use crate::mixer::Mixer;
 use crate::precision::{Formats, Precision};
 use crate::state::{LayerState, Stateful};
@@ -23,7 +24,7 @@ layer_config! {
         kernel_type: KernelType, qk_norm: QkNorm, use_rotary_embeddings: bool,
         rotary_fraction: f64, rotary_embedding_base: f64, memory_update: MemoryUpdate,
         use_multi_scale_memory: bool, num_memory_scales: usize, decay: Decay,
-        max_half_life: Option<f64>, use_gating: bool, gate_init_bias: f64, use_output_gate: bool,
+        max_half_life: Option<f64>, allow_neg_eigval: bool, use_gating: bool, gate_init_bias: f64, use_output_gate: bool,
         hidden_dropout_prob: f64, attention_probs_dropout_prob: f64, initializer_range: f64,
         layer_norm_eps: f64,
     }
@@ -51,6 +52,7 @@ layer_config! {
 /// One layer of the network.
 #[derive(Module, Debug)]
 pub struct Block {
+    input_residual: Option<Residual>,
     input_layernorm: RmsNorm,
     mixer: Mixer,
     post_attention_layernorm: RmsNorm,
@@ -69,6 +71,7 @@ pub struct FeedForward {
 impl Block {
     pub(crate) fn new(config: &ModelConfig, init: &mut Init) -> Self {
         Block {
+            input_residual: Residual::new(config.input_residual, init),
             input_layernorm: init.norm(config.hidden_size, config.layer_norm_eps),
             mixer: Mixer::new(config, init),
             post_attention_layernorm: init.norm(config.hidden_size, config.layer_norm_eps),
@@ -77,11 +80,26 @@ impl Block {
         }
     }
 
-    /// The mixer's gates for the block's input `[B, T, D]`; softmax attention has none.
-    pub(crate) fn gates(&self, x: &Tensor<3>) -> Option<GateValues> {
+    /// The mixer's gates for the block's input; softmax attention has none.
+    pub(crate) fn gates(&self, input: &Stream, formats: Formats) -> Option<GateValues> {
         match &self.mixer {
-            Mixer::Infinity(mixer) => Some(mixer.gates(&norm(&self.input_layernorm, x.clone()))),
+            Mixer::Infinity(mixer) => {
+                let x = self.entered(input.x.clone(), &input.input, formats);
+                Some(mixer.gates(&norm(&self.input_layernorm, x)))
+            }
             Mixer::Softmax(_) => None,
+        }
+    }
+
+    /// The residual stream as this block has it, from what the one before made of it and from what
+    /// the `first` block read.
+    fn entered(&self, x: Tensor<3>, first: &Option<Tensor<3>>, formats: Formats) -> Tensor<3> {
+        match (&self.input_residual, first) {
+            (Some(residual), Some(first)) => {
+                let first = formats.single(first.clone());
+                formats.stream(residual.add(formats.single(x), first))
+            }
+            _ => x,
         }
     }
 }
@@ -94,13 +112,24 @@ impl Stateful for Block {
 
 impl Layer for Block {
     fn forward_in(&self, input: Stream, pass: &Pass, state: LayerState) -> (Stream, LayerState) {
-        let Stream { x } = input;
-        let normed = norm(&self.input_layernorm, x.clone());
-        let (mixed, state) = self.mixer.forward_in(normed.into(), pass, state);
+        let Stream { x, input, values } = input;
+        let input = input.or_else(|| self.config().input_residual.then(|| x.clone()));
+        let x = self.entered(x, &input, pass.formats);
+        let normed = Stream {
+            x: norm(&self.input_layernorm, x.clone()),
+            input: None,
+            values,
+        };
+        let (mixed, state) = self.mixer.forward_in(normed, pass, state);
         let x = x + self.dropout.forward(mixed.x);
         let normed = norm(&self.post_attention_layernorm, x.clone());
         let fed = self.mlp.forward_as(normed, pass.formats);
-        ((x + self.dropout.forward(fed)).into(), state)
+        let output = Stream {
+            x: x + self.dropout.forward(fed),
+            input,
+            values: mixed.values,
+        };
+        (output, state)
     }
 }
 

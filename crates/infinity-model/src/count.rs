@@ -28,7 +28,7 @@ pub struct ParameterCount {
     pub mixer_projections: u64,
     /// Short convolutions.
     pub convolution: u64,
-    /// Decay, write, read, memory and output gates.
+    /// Decay, write, read, memory and output gates, and the scalars of residuals from the first layer.
     pub gates: u64,
     /// Feed-forward.
     pub feed_forward: u64,

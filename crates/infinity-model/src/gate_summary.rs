@@ -58,10 +58,10 @@ impl InfinityModel {
         let mut found = Vec::new();
         let [_, t] = tokens.dims();
         let pass = self.pass(&state.position, t);
-        let mut stream = self.embed(tokens).into();
+        let mut stream = Stream::from(self.embed(tokens));
         for (block, layer) in self.blocks().iter().zip(state.layers) {
-            let Stream { x } = &stream;
-            found.extend(block.gates(x).map(|gates| summary(&gates)));
+            let gates = block.gates(&stream, self.formats());
+            found.extend(gates.map(|gates| summary(&gates)));
             (stream, _) = block.forward_in(stream, &pass, layer);
         }
         found

@@ -10,6 +10,8 @@ use rand::{RngExt, SeedableRng};
 pub(crate) struct Init<'a> {
     rng: StdRng,
     device: &'a Device,
+    /// Which layer is being made; a layer alone is the first.
+    pub(crate) layer: usize,
     /// Standard deviation of ordinary weights.
     std: f64,
 }
@@ -19,6 +21,7 @@ impl<'a> Init<'a> {
         Init {
             rng: StdRng::seed_from_u64(seed),
             device,
+            layer: 0,
             std,
         }
     }

@@ -6,13 +6,15 @@
 //! each.
 
 use crate::config::ModelConfig;
+use crate::init::Init;
 use crate::precision::{Formats, Precision};
 use crate::state::{LayerState, ModelState, Stateful};
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Distribution, Gradients, Tensor};
 use infinity_kernels::rotary::{Rotary, RotaryDims};
 use infinity_kernels::{Form, in_pool};
 
-/// What flows from layer to layer.
+/// What flows from layer to layer. What a configuration's residuals do not need is not there.
 ///
 /// ```
 /// # use infinity_model::burn::tensor::{Device, Tensor};
@@ -25,11 +27,80 @@ use infinity_kernels::{Form, in_pool};
 pub struct Stream {
     /// The residual stream, or what a layer makes of it, `[B, T, D]`.
     pub x: Tensor<3>,
+    /// What the first block read, `[B, T, D]`: for `input_residual`, after the first block.
+    pub input: Option<Tensor<3>>,
+    /// The values of the first mixer, `[B, T, H·V]` in f32: for `value_residual`, after it.
+    pub values: Option<Tensor<3>>,
 }
 
 impl From<Tensor<3>> for Stream {
     fn from(x: Tensor<3>) -> Self {
-        Stream { x }
+        Stream {
+            x,
+            input: None,
+            values: None,
+        }
+    }
+}
+
+impl Stream {
+    /// Every tensor through `change`.
+    pub fn map(self, mut change: impl FnMut(Tensor<3>) -> Tensor<3>) -> Self {
+        Stream {
+            x: change(self.x),
+            input: self.input.map(&mut change),
+            values: self.values.map(&mut change),
+        }
+    }
+
+    /// The sum over all numbers of the products with `other`'s, `[1]`: a scalar whose gradient is
+    /// `other`. A tensor that only one of them has counts nothing.
+    pub fn inner_product(&self, other: &Self) -> Tensor<1> {
+        let rest = [(&self.input, &other.input), (&self.values, &other.values)];
+        let rest = rest.into_iter().filter_map(|pair| match pair {
+            (Some(a), Some(b)) => Some((a.clone() * b.clone()).sum()),
+            _ => None,
+        });
+        rest.fold((self.x.clone() * other.x.clone()).sum(), Tensor::add)
+    }
+
+    /// The gradients of a stream of leaves, outside any graph.
+    ///
+    /// # Panics
+    ///
+    /// If nothing depends on one of them.
+    pub fn take_gradients(&self, gradients: &mut Gradients) -> Self {
+        self.clone().map(|leaf| {
+            let gradient = leaf.grad_remove(gradients);
+            gradient.expect("everything depends on what is read")
+        })
+    }
+}
+
+/// What a layer after the first adds to its own from the first one, by two learned scalars:
+/// `λ₁ · own + λ₂ · first`.
+#[derive(Module, Debug)]
+pub struct Residual {
+    /// `[λ₁, λ₂]`.
+    scales: Param<Tensor<1>>,
+}
+
+impl Residual {
+    /// Where the scalars start: a fresh model is the one without.
+    const START: [f32; 2] = [1.0, 0.0];
+
+    /// The one of the layer that `init` is at, if the configuration has it: the first layer has
+    /// nobody before it.
+    pub(crate) fn new(wanted: bool, init: &Init) -> Option<Self> {
+        (wanted && init.layer > 0).then(|| Residual {
+            scales: init.values(Self::START.to_vec(), [2]),
+        })
+    }
+
+    /// Both in f32.
+    pub(crate) fn add<const D: usize>(&self, own: Tensor<D>, first: Tensor<D>) -> Tensor<D> {
+        let scale = |i| self.scales.val().narrow(0, i, 1).reshape([1; D]);
+        own * scale(0) + first * scale(1)
     }
 }
 

@@ -57,7 +57,10 @@ impl ModelConfig {
             embed_tokens: init.embedding(vocab_size, width),
             dropout: init.dropout(self.hidden_dropout_prob),
             layers: (0..self.num_hidden_layers)
-                .map(|_| Block::new(self, &mut init))
+                .map(|layer| {
+                    init.layer = layer;
+                    Block::new(self, &mut init)
+                })
                 .collect(),
             norm: init.norm(width, self.layer_norm_eps),
         };

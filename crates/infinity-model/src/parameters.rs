@@ -12,7 +12,7 @@ pub enum Part {
     MixerProjections,
     /// Short convolutions.
     Convolution,
-    /// Decay, write, read, memory and output gates.
+    /// Decay, write, read, memory and output gates, and the scalars of residuals from the first layer.
     Gates,
     /// Feed-forward.
     FeedForward,
@@ -25,7 +25,7 @@ pub enum Part {
 pub enum ParameterRole {
     /// A hidden matrix, `[in, out]` in Burn: what Muon is for.
     Matrix,
-    /// A gate of the memory: in f32 in every precision, with a learning rate of its own.
+    /// A gate of the memory, or a scalar of a residual from the first layer: in f32 in every precision, with a learning rate of its own.
     Gate,
     /// A short convolution or a learnable feature map.
     Kernel,
@@ -34,8 +34,10 @@ pub enum ParameterRole {
 }
 
 /// Every module that holds parameters, by a segment of its path. The first that fits counts.
-const NAMES: [(&str, Part, ParameterRole); 19] = [
+const NAMES: [(&str, Part, ParameterRole); 21] = [
     ("gates", Part::Gates, ParameterRole::Gate),
+    ("value_residual", Part::Gates, ParameterRole::Gate),
+    ("input_residual", Part::Gates, ParameterRole::Gate),
     ("output_gate_proj", Part::Gates, ParameterRole::Matrix),
     ("q_proj", Part::MixerProjections, ParameterRole::Matrix),
     ("k_proj", Part::MixerProjections, ParameterRole::Matrix),
@@ -127,10 +129,18 @@ pub fn weights(config: &ModelConfig) -> Vec<Weight> {
         let mut add = |name: &str, shape: &[usize]| {
             add(&mut list, &format!("model.layers.{layer}.{name}"), shape);
         };
+        // The first layer has no layer before it.
+        let later = layer > 0;
+        if later && config.input_residual {
+            add("input_residual.scales", &[2]);
+        }
         add("input_layernorm.weight", &[d]);
         mixer(config, &mut |name, shape| {
             add(&format!("mixer.{name}"), shape)
         });
+        if later && config.value_residual {
+            add("mixer.value_residual.scales", &[2]);
+        }
         add("post_attention_layernorm.weight", &[d]);
         add("mlp.gate_proj.weight", &[inner, d]);
         add("mlp.up_proj.weight", &[inner, d]);
@@ -250,6 +260,11 @@ mod tests {
             ("layers.1.mixer.q_conv1d.weight", ParameterRole::Kernel),
             ("layers.1.mixer.feature_map.bias", ParameterRole::Kernel),
             ("layers.1.mixer.o_norm.gamma", ParameterRole::Other),
+            ("layers.1.input_residual.scales", ParameterRole::Gate),
+            (
+                "layers.1.mixer.Infinity.value_residual.scales",
+                ParameterRole::Gate,
+            ),
             ("somebody.elses.weight", ParameterRole::Other),
         ] {
             assert_eq!(ParameterRole::of(path), role, "{path}");

@@ -90,7 +90,10 @@ const LENGTH_KEYS: [&str; 3] = ["max_steps", "max_tokens", "num_train_epochs"];
 /// Refuses to go on with settings that would make it another run.
 fn unchanged(state: &TrainerState, config: &RunConfig) -> Result<(), CheckpointError> {
     let parse = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
-    let (was, now) = (parse(&state.config), parse(&config.to_toml()));
+    // A key that an earlier version did not have meant what its default means.
+    let was = RunConfig::from_toml(&state.config).map(|was| was.to_toml());
+    let was = parse(was.as_deref().unwrap_or(&state.config));
+    let now = parse(&config.to_toml());
     let any_length = matches!(
         config.lr_scheduler.kind,
         LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup

@@ -192,6 +192,7 @@ fn gate_rule(states: usize) -> GateRule {
         n_heads: HEADS,
         n_states: states,
         delta: true,
+        doubled: false,
         decay: DecayRule::Adaptive,
         memory_gate: true,
     }

@@ -289,8 +289,9 @@ impl Token {
         if let Some(at) = of_bias.decay {
             self.decay::<FMA>(shared, of_z.decay.map(|from| &z[from..from + h * s]), at);
         }
+        let strongest = shared.rule.strongest();
         for (beta, z) in self.beta.iter_mut().zip(&z[of_z.beta..]) {
-            *beta = 1.0 / (1.0 + exp::<FMA>(-z));
+            *beta = strongest / (1.0 + exp::<FMA>(-z));
         }
         if let (Some(at), Some(bias)) = (of_z.write, of_bias.write) {
             self.allocate::<FMA>(&z[at..at + h * s], &shared.bias[bias..bias + h * s], s);
@@ -411,7 +412,8 @@ impl Token {
                     d_z[at + j] -= 0.5 * a * a * along;
                 }
             }
-            d_z[shared.of_z.beta + head] = d_beta * beta * (1.0 - beta);
+            let part = beta / shared.rule.strongest();
+            d_z[shared.of_z.beta + head] = d_beta * beta * (1.0 - part);
         }
     }
 

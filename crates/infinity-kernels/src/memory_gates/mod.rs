@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! g    = −exp(A_log) · softplus(z_g + dt_bias)          log decay
-//! beta = sigmoid(z_β)                                   write strength
+//! beta = sigmoid(z_β), or 2 sigmoid(z_β)                write strength
 //! a    = sqrt(softmax_S(z_a + c_a))                     allocation, ‖a‖₂ = 1
 //! r    = S^(−1/2) · 2 · sigmoid(z_r + c_r)              read weights
 //! m    = sigmoid(z_m + c_m)                             memory or context

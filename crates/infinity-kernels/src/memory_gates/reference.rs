@@ -45,7 +45,9 @@ pub fn forward(rule: &GateRule, z: &[f64], a_log: &[f64], bias: &[f64]) -> Gates
                 .collect()
         }
     };
-    let beta: Vec<f64> = take(&mut z, h).iter().map(|z| sigmoid(*z)).collect();
+    let strongest = f64::from(rule.strongest());
+    let of_beta = take(&mut z, h).iter();
+    let beta: Vec<f64> = of_beta.map(|z| strongest * sigmoid(*z)).collect();
     let (mut allocation, mut read) = (vec![1.0; h * s], vec![1.0; h * s]);
     if s > 1 {
         let (z_a, c_a) = (take(&mut z, h * s), take(&mut bias, h * s));

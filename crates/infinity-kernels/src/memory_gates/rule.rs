@@ -21,6 +21,9 @@ pub struct GateRule {
     pub n_states: usize,
     /// Delta or additive writes.
     pub delta: bool,
+    /// Whether the write strength reaches 2 instead of 1: beyond 1 a delta write turns what the states
+    /// say of its key around, and they still never move apart.
+    pub doubled: bool,
     /// How the states forget.
     pub decay: DecayRule,
     /// Whether one gate a head weighs context against memory; needs two states.
@@ -28,6 +31,11 @@ pub struct GateRule {
 }
 
 impl GateRule {
+    /// The largest write strength.
+    pub(super) fn strongest(&self) -> f32 {
+        if self.doubled { 2.0 } else { 1.0 }
+    }
+
     /// Width of the projections: `[z_g H·S | z_β H | z_a H·S | z_r H·S | z_m H]`, where `z_g` is
     /// there for adaptive decay, `z_a` and `z_r` for several states, `z_m` for the memory gate.
     pub fn width(&self) -> usize {

@@ -37,6 +37,10 @@ pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
     };
     let log_decay = gates.log_decay();
     let beta = activation::sigmoid(gates.per_head(gates.of_z.beta));
+    let beta = match rule.doubled {
+        true => beta * rule.strongest(),
+        false => beta,
+    };
     let allocation = match gates.of_z.write {
         Some(at) => {
             let z = gates.per_state(at, gates.of_bias.write);

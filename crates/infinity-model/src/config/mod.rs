@@ -106,6 +106,9 @@ model_config! {
     rotary_embedding_base: f64 = 10_000.0, 1.0..=1e12;
     /// What a token does to the memory.
     memory_update: MemoryUpdate = MemoryUpdate::Delta;
+    /// Whether the write strength reaches 2 instead of 1, so that a write may turn what the memory says
+    /// of its key around; delta writes only.
+    allow_neg_eigval: bool = false;
     /// Whether memory states stand beside the context state.
     use_multi_scale_memory: bool = true;
     /// How many memory states stand beside the context state.
@@ -121,6 +124,11 @@ model_config! {
     gate_init_bias: f64 = 0.0, -15.0..=15.0;
     /// Whether a head's output is gated by its input.
     use_output_gate: bool = true;
+    /// Whether layers after the first add the first layer's values to theirs, by two learned scalars.
+    value_residual: bool = false;
+    /// Whether layers after the first read the embedding beside the layer before, by two learned
+    /// scalars.
+    input_residual: bool = false;
     /// Dropout after the embedding and after each sublayer.
     hidden_dropout_prob: f64 = 0.0;
     /// Dropout on the attention weights of the softmax mixer; the infinity mixer has none to drop.
@@ -187,6 +195,9 @@ impl ModelConfig {
             use_gating: false,
             kernel_type: KernelType::Identity,
             use_rotary_embeddings: false,
+            allow_neg_eigval: false,
+            value_residual: false,
+            input_residual: false,
             ..Self::default()
         };
         Some(match name {

@@ -81,6 +81,18 @@ impl ModelConfig {
                     .into(),
             });
         }
+        if self.allow_neg_eigval && self.memory_update != MemoryUpdate::Delta {
+            return Err(ConfigError::Conflict {
+                setting: format!("{} = true", CHECK.key("allow_neg_eigval")),
+                other: format!(
+                    "{} = \"{}\"",
+                    CHECK.key("memory_update"),
+                    self.memory_update
+                ),
+                why: "only a write that corrects can turn around what is there; use \"delta\""
+                    .into(),
+            });
+        }
         if self.qk_norm != QkNorm::Denominator {
             return Ok(());
         }
@@ -207,6 +219,24 @@ mod tests {
             };
             assert_eq!(config.validate(), Ok(()));
         }
+    }
+
+    #[test]
+    fn only_delta_writes_can_turn_around() {
+        let turning = ModelConfig {
+            allow_neg_eigval: true,
+            ..good()
+        };
+        assert_eq!(turning.validate(), Ok(()));
+        let text = message(|c| {
+            c.allow_neg_eigval = true;
+            c.memory_update = MemoryUpdate::Additive;
+        });
+        assert!(
+            text.contains("model.allow_neg_eigval = true")
+                && text.contains("model.memory_update = \"additive\""),
+            "{text}"
+        );
     }
 
     #[test]

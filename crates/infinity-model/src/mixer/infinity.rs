@@ -4,9 +4,10 @@
 // `A_log` is Mamba's name, and the name in weight files.
 #![allow(non_snake_case)]
 
+use super::first_values;
 use crate::config::{Decay, KernelType, MemoryUpdate, ModelConfig, QkNorm};
 use crate::init::Init;
-use crate::layer::{Layer, Pass, Stream, heads, layer_config};
+use crate::layer::{Layer, Pass, Residual, Stream, heads, layer_config};
 use crate::precision::Formats;
 use crate::state::{LayerState, Stateful};
 use burn::module::{Module, Param};
@@ -37,7 +38,7 @@ layer_config! {
         use_rotary_embeddings: bool, rotary_fraction: f64, rotary_embedding_base: f64,
         memory_update: MemoryUpdate, use_multi_scale_memory: bool, num_memory_scales: usize,
         decay: Decay, max_half_life: Option<f64>, use_gating: bool, gate_init_bias: f64,
-        use_output_gate: bool, initializer_range: f64, layer_norm_eps: f64,
+        allow_neg_eigval: bool, use_output_gate: bool, initializer_range: f64, layer_norm_eps: f64,
     }
     fixed {}
 }
@@ -56,6 +57,7 @@ pub struct InfinityMixer {
     output_gate_proj: Option<Linear>,
     o_norm: RmsNorm,
     o_proj: Linear,
+    value_residual: Option<Residual>,
     #[module(skip)]
     config: ModelConfig,
 }
@@ -115,6 +117,7 @@ impl InfinityMixer {
             output_gate_proj: config.use_output_gate.then(|| init.linear(width, values)),
             o_norm: init.norm(config.value_head_dim(), config.layer_norm_eps),
             o_proj: init.residual_out(values, width, config.num_hidden_layers),
+            value_residual: Residual::new(config.value_residual, init),
             config: config.clone(),
         }
     }
@@ -237,12 +240,13 @@ impl Layer for InfinityMixer {
         let LayerState::Infinity { memory, tails } = state else {
             panic!("the state belongs to another kind of mixer");
         };
-        let Stream { x } = input;
+        let Stream { x, input, values } = input;
         let [b, t, _] = x.dims();
         let formats = pass.formats;
         let mut projected = self.projected(&x, formats, tails);
         let tails = std::mem::take(&mut projected.tails);
         let output_gate = projected.output_gate.take();
+        let values = first_values(&self.value_residual, &self.config, &mut projected.v, values);
         let out = match self.config.qk_norm {
             QkNorm::L2 => self.read_memory(projected, pass, memory),
             QkNorm::Denominator => self.read_normalised(projected, pass, memory),
@@ -255,7 +259,12 @@ impl Layer for InfinityMixer {
         let o = o.reshape([b, t, self.config.value_dim_total()]);
         let y = formats.stream(formats.linear(&self.o_proj, formats.products(o)));
         let memory = out.state;
-        (y.into(), LayerState::Infinity { memory, tails })
+        let output = Stream {
+            x: y,
+            input,
+            values,
+        };
+        (output, LayerState::Infinity { memory, tails })
     }
 }
 
@@ -343,6 +352,7 @@ impl Gates {
                 n_heads: h,
                 n_states: s,
                 delta: config.memory_update == MemoryUpdate::Delta,
+                doubled: config.allow_neg_eigval,
                 decay: match config.decay {
                     Decay::None => DecayRule::None,
                     Decay::Fixed => DecayRule::Fixed,

@@ -4,7 +4,7 @@ mod infinity;
 
 use crate::config::{self, ModelConfig};
 use crate::init::Init;
-use crate::layer::{Layer, Pass, Stream, heads, layer_config};
+use crate::layer::{Layer, Pass, Residual, Stream, heads, layer_config};
 use crate::state::{LayerState, Stateful};
 use burn::module::Module;
 use burn::nn::{Dropout, Linear};
@@ -49,6 +49,25 @@ impl Layer for Mixer {
     }
 }
 
+/// Adds the first layer's `values` `[B, T, H·V]` to a layer's own `v` `[B, T, H, V]`, both in f32
+/// (ResFormer, arXiv:2410.17897), and returns those that later layers add: the first layer's.
+fn first_values(
+    residual: &Option<Residual>,
+    config: &ModelConfig,
+    v: &mut Tensor<4>,
+    values: Option<Tensor<3>>,
+) -> Option<Tensor<3>> {
+    match (residual, &values) {
+        (Some(residual), Some(first)) => {
+            let first = heads(first.clone(), config.num_attention_heads);
+            *v = residual.add(v.clone(), first);
+        }
+        (None, None) if config.value_residual => return Some(v.clone().flatten(2, 3)),
+        _ => {}
+    }
+    values
+}
+
 layer_config! {
     /// A [`SoftmaxMixer`] alone, of a width and a number of heads.
     SoftmaxMixerConfig => SoftmaxMixer, needs hidden_size, num_attention_heads;
@@ -68,6 +87,7 @@ pub struct SoftmaxMixer {
     v_proj: Linear,
     o_proj: Linear,
     dropout: Dropout,
+    value_residual: Option<Residual>,
     #[module(skip)]
     config: ModelConfig,
 }
@@ -85,6 +105,7 @@ impl SoftmaxMixer {
             v_proj: init.linear(width, values),
             o_proj: init.residual_out(values, width, config.num_hidden_layers),
             dropout: init.dropout(config.attention_probs_dropout_prob),
+            value_residual: Residual::new(config.value_residual, init),
             config: config.clone(),
         }
     }
@@ -101,7 +122,7 @@ impl Layer for SoftmaxMixer {
         let LayerState::Softmax { cache } = state else {
             panic!("the state belongs to another kind of mixer");
         };
-        let Stream { x } = input;
+        let Stream { x, input, values } = input;
         let ([b, t, _], n_heads) = (x.dims(), self.config.num_attention_heads);
         let formats = pass.formats;
         let [q, k, mut v]: [Tensor<4>; 3] = formats
@@ -111,6 +132,7 @@ impl Layer for SoftmaxMixer {
             .collect::<Vec<_>>()
             .try_into()
             .expect("three projections, three results");
+        let values = first_values(&self.value_residual, &self.config, &mut v, values);
         let q = formats.kernels(pass.rotary.apply(q));
         let mut k = formats.kernels(pass.rotary.apply(k));
         if let Some((keys, values)) = cache {
@@ -122,6 +144,11 @@ impl Layer for SoftmaxMixer {
         let o = formats.products(o.reshape([b, t, self.config.value_dim_total()]));
         let y = formats.stream(formats.linear(&self.o_proj, o));
         let cache = Some((k, v));
-        (y.into(), LayerState::Softmax { cache })
+        let output = Stream {
+            x: y,
+            input,
+            values,
+        };
+        (output, LayerState::Softmax { cache })
     }
 }

@@ -310,6 +310,12 @@ fn every_kind_of_layer_comes_back() {
         use_gating: false,
         ..tiny()
     });
+    configs.push(ModelConfig {
+        value_residual: true,
+        input_residual: true,
+        allow_neg_eigval: true,
+        ..tiny()
+    });
     for config in configs {
         let folder = tempfile::tempdir().unwrap();
         let model = config.init(&Device::flex());

@@ -10,6 +10,8 @@ use infinity_model::{InfinityModel, LayerState, ModelConfig, ModelState};
 
 /// Largest growth in a piece over these streams on Flex, 2026-11-23: 7e-9 of the first distance.
 const ROUNDING: f64 = 5e-8;
+/// The same where writes turn around, which moves what is off twice as far; 2026-11-28: 5.9e-8.
+const ROUNDING_TURNING: f64 = 3e-7;
 
 /// The distance of the first layer's memories in two states. That layer reads the same from both.
 fn distance(a: &ModelState, b: &ModelState) -> f64 {
@@ -59,26 +61,43 @@ fn adversaries(seed: u64, len: usize) -> [Vec<i32>; 4] {
 
 /// 6. Two states fed the same stream never move apart in delta mode, step by step and in chunks.
 #[test]
+#[allow(clippy::print_stdout, reason = "the errors that tolerances are set by")]
 fn two_states_never_move_apart() {
     for seed in 0..3u64 {
-        for decay in [Decay::None, Decay::Adaptive] {
+        for (decay, turning) in [
+            (Decay::None, false),
+            (Decay::Adaptive, false),
+            (Decay::None, true),
+            (Decay::Adaptive, true),
+        ] {
             // Wild weights: gates at their ends, keys that all but repeat.
             let config = ModelConfig {
                 decay,
+                allow_neg_eigval: turning,
                 initializer_range: 0.5 * 3f64.powi(seed as i32),
                 ..kinds()[0].1.clone()
             };
             assert_eq!(config.memory_update, MemoryUpdate::Delta);
+            let rounding = match turning {
+                true => ROUNDING_TURNING,
+                false => ROUNDING,
+            };
+            let mut worst = f64::MIN;
             let model = config.init_seeded(seed, &Device::flex());
             for stream in adversaries(seed, 120) {
                 for piece in [1, 40] {
                     let found = distances(&model, [&stream, &stream], piece, seed);
                     let expands = expansion(&found);
-                    assert!(expands <= ROUNDING, "seed {seed}, {decay:?}: {found:?}");
+                    worst = worst.max(expands);
+                    assert!(
+                        expands <= rounding,
+                        "seed {seed}, {decay:?}, turning {turning}, expands {expands:e}: {found:?}"
+                    );
                 }
             }
             let [calm, wild, ..] = adversaries(seed, 120);
-            assert!(expansion(&distances(&model, [&calm, &wild], 1, seed)) > ROUNDING);
+            assert!(expansion(&distances(&model, [&calm, &wild], 1, seed)) > rounding);
+            println!("seed {seed}, {decay:?}, turning {turning}: {worst:.1e}");
         }
     }
 }

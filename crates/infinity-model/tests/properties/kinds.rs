@@ -1,6 +1,7 @@
 //! Small random models of every kind, read in any pieces.
 
 use infinity_kernels::testing::Random;
+use infinity_model::burn::module::{Module, ModuleMapper, Param};
 use infinity_model::burn::tensor::{Device, Int, Tensor, TensorData};
 use infinity_model::config::{Decay, KernelType, MemoryUpdate, Mixer, QkNorm};
 use infinity_model::{InfinityModel, ModelConfig, ModelState};
@@ -9,7 +10,7 @@ use infinity_model::{InfinityModel, ModelConfig, ModelState};
 pub(crate) const VOCABULARY: usize = 13;
 
 /// How many [`kinds`] there are.
-pub(crate) const KINDS: usize = 11;
+pub(crate) const KINDS: usize = 14;
 
 fn small() -> ModelConfig {
     ModelConfig {
@@ -92,6 +93,32 @@ pub(crate) fn kinds() -> [(&'static str, ModelConfig); KINDS] {
                 ..small()
             },
         ),
+        (
+            "residuals from the first layer",
+            ModelConfig {
+                value_residual: true,
+                input_residual: true,
+                num_hidden_layers: 3,
+                ..small()
+            },
+        ),
+        (
+            "softmax, residuals from the first layer",
+            ModelConfig {
+                mixer: Mixer::Softmax,
+                value_residual: true,
+                input_residual: true,
+                num_hidden_layers: 3,
+                ..small()
+            },
+        ),
+        (
+            "writes that turn around",
+            ModelConfig {
+                allow_neg_eigval: true,
+                ..small()
+            },
+        ),
     ]
 }
 
@@ -101,7 +128,59 @@ pub(crate) fn model(kind: usize, seed: u64, device: &Device) -> (&'static str, I
     config
         .validate()
         .unwrap_or_else(|error| panic!("{name}: {error}"));
-    (name, config.init_seeded(seed, device))
+    (name, mixed(config.init_seeded(seed, device)))
+}
+
+/// The model with scalars of the residuals from the first layer as training may leave them.
+fn mixed(model: InfinityModel) -> InfinityModel {
+    model.map(&mut Mixed { scales: false })
+}
+
+/// At their start the residuals from the first layer add nothing; learned, they do.
+#[test]
+fn residuals_from_the_first_layer_start_as_nothing() {
+    for (name, config) in kinds() {
+        let with = ModelConfig {
+            value_residual: true,
+            input_residual: true,
+            ..config.clone()
+        };
+        let without = ModelConfig {
+            value_residual: false,
+            input_residual: false,
+            ..config
+        };
+        let read = |model: InfinityModel| read(&model, &[3, 1, 4, 1, 5, 9, 2, 6], 2);
+        let [with, without] = [with, without].map(|config| config.init_seeded(2, &Device::flex()));
+        let expected = read(without);
+        assert_eq!(read(with.clone()), expected, "{name}");
+        assert_ne!(read(mixed(with)), expected, "{name}");
+    }
+}
+
+/// Scalars of the residuals from the first layer as training may leave them: at their start it adds
+/// nothing.
+struct Mixed {
+    scales: bool,
+}
+
+impl ModuleMapper for Mixed {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.scales = name == "scales";
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !self.scales {
+            return param;
+        }
+        param.map(|scales| {
+            let mixed = (scales.detach() * 0.7 + 0.3).detach();
+            match mixed.device().is_autodiff() {
+                true => mixed.require_grad(),
+                false => mixed,
+            }
+        })
+    }
 }
 
 /// `rows` times `len` random tokens, row after row.

@@ -6,6 +6,7 @@ use crate::on_flex;
 use infinity_kernels::testing::{Random, Tol};
 use infinity_model::burn::module::{Module, ModuleVisitor, Param};
 use infinity_model::burn::tensor::{DType, Device, Tensor};
+use infinity_model::parameters::ParameterRole;
 use infinity_model::{InfinityModel, Precision};
 
 /// Limits of the relative errors of logits, state and gradients.
@@ -153,7 +154,9 @@ fn parameters_states_and_logits_have_the_formats_of_the_table() {
             let model = exact.with_precision(precision).unwrap();
             for ((path, dtype, learns), learned) in formats(&model).into_iter().zip(learned) {
                 let expected = match precision {
-                    Precision::Bf16True if !path.contains(".gates.") => DType::BF16,
+                    Precision::Bf16True if ParameterRole::of(&path) != ParameterRole::Gate => {
+                        DType::BF16
+                    }
                     _ => DType::F32,
                 };
                 assert_eq!(

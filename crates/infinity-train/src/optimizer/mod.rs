@@ -3,7 +3,7 @@
 //! | parameters | rule | peak rate | weight decay |
 //! |---|---|---|---|
 //! | hidden matrices | Muon, or AdamW | `muon_learning_rate`, or `learning_rate` | yes |
-//! | gates | AdamW | `learning_rate` × `gate_learning_rate_multiplier` | no |
+//! | gates, scalars of residuals | AdamW | `learning_rate` × `gate_learning_rate_multiplier` | no |
 //! | embedding, norms, biases, convolutions | AdamW | `learning_rate` | no |
 //!
 //! Rules compute in f32 and keep their moments in f32, whatever the format of the parameters: in bf16 a

@@ -1,7 +1,7 @@
 //! Recomputing whole blocks.
 //!
-//! The first pass keeps what every block reads, `[B, T, D]` and a state, and nothing of what it
-//! computes. Then, from the last block to the first, a block is computed again with a graph, and
+//! The first pass keeps what every block reads, `[B, T, D]` and a state (and once what the first
+//! block leaves for all), and nothing of what it computes. Then, from the last block to the first, a block is computed again with a graph, and
 //! the gradient `d_y` of its output is taken through it as that of `⟨y, d_y⟩`. One block's
 //! activations exist at a time; the price is a second forward pass.
 //!
@@ -12,12 +12,12 @@ use super::{Draws, Learned, LmBatch, Trainee, untracked};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Int, Tensor};
 use infinity_model::block::Block;
-use infinity_model::layer::{Layer, Pass as Shared};
+use infinity_model::layer::{Layer, Pass as Shared, Stream};
 use infinity_model::{LayerState, ModelState};
 
 /// What a block reads, outside any graph.
 struct Input {
-    x: Tensor<3>,
+    stream: Stream,
     state: LayerState,
 }
 
@@ -43,12 +43,12 @@ pub(super) fn learn(trainee: &Trainee, batch: &LmBatch) -> Learned {
     };
     let tokens = batch.tokens(0, len, &model.device().inner());
     let (mut inputs, last, layers) = pass.forward(tokens.clone(), start);
-    let (loss_sum, mut d_x) = pass.head(last);
+    let (loss_sum, mut d) = pass.head(last);
     for (i, block) in model.blocks().iter().enumerate().rev() {
         let input = inputs.pop().expect("an input for every block");
-        d_x = pass.block(i, block, input, d_x);
+        d = pass.block(i, block, input, &d);
     }
-    pass.embedding(tokens, d_x);
+    pass.embedding(tokens, d.x);
     Learned {
         loss_sum,
         grads: pass.grads.grads(),
@@ -65,28 +65,28 @@ impl Pass<'_> {
     ) -> (Vec<Input>, Tensor<3>, Vec<LayerState>) {
         let model = untracked(&self.trainee.model);
         self.draws.before(0, 0);
-        let mut x = model.embed(tokens).inner();
+        let mut stream = Stream::from(model.embed(tokens).inner());
         let (mut inputs, mut layers) = (Vec::new(), Vec::new());
         for (i, (block, state)) in model.blocks().iter().zip(start.layers).enumerate() {
             inputs.push(Input {
-                x: x.clone(),
+                stream: stream.clone(),
                 state: state.clone(),
             });
             self.draws.before(0, i + 1);
-            let input = Tensor::from_inner(x).into();
+            let input = stream.map(Tensor::from_inner);
             let (output, after) = block.forward_in(input, &self.shared, state);
-            x = output.x.inner();
+            stream = output.map(Tensor::inner);
             layers.push(after.detach().compact());
         }
-        (inputs, x, layers)
+        (inputs, stream.x, layers)
     }
 
     /// The loss of what the last block returned, and its gradient.
-    fn head(&mut self, x: Tensor<3>) -> (f64, Tensor<3>) {
+    fn head(&mut self, x: Tensor<3>) -> (f64, Stream) {
         let (trainee, batch) = (self.trainee, self.batch);
-        let x = Tensor::from_inner(x).require_grad();
+        let read = leaves(x.into());
         let loss = training_loss(
-            trainee.model.final_norm(x.clone()),
+            trainee.model.final_norm(read.x.clone()),
             trainee.model.output_weight(),
             &batch.host.targets,
             batch.scale,
@@ -94,16 +94,17 @@ impl Pass<'_> {
             trainee.model.formats(),
         );
         let gradients = loss.surrogate.backward();
-        (loss.sum, self.learned(gradients, x))
+        (loss.sum, self.learned(gradients, &read))
     }
 
-    /// The gradient of what block `i` read, given that of what it returned.
-    fn block(&mut self, i: usize, block: &Block, input: Input, d_y: Tensor<3>) -> Tensor<3> {
-        let x = Tensor::from_inner(input.x).require_grad();
+    /// The gradient of what block `i` read, given that of what it returned. What the first block
+    /// leaves for all is returned as it was read: its gradients add up on the way.
+    fn block(&mut self, i: usize, block: &Block, input: Input, d: &Stream) -> Stream {
+        let read = leaves(input.stream);
         self.draws.before(0, i + 1);
-        let (output, _) = block.forward_in(x.clone().into(), &self.shared, input.state);
-        let gradients = (output.x * d_y).sum().backward();
-        self.learned(gradients, x)
+        let (output, _) = block.forward_in(read.clone(), &self.shared, input.state);
+        let gradients = output.inner_product(d).backward();
+        self.learned(gradients, &read)
     }
 
     fn embedding(&mut self, tokens: Tensor<2, Int>, d_x: Tensor<3>) {
@@ -114,11 +115,15 @@ impl Pass<'_> {
         self.grads.accumulate(self.trainee, grads);
     }
 
-    /// Adds up what the parameters get and returns what the leaf `x` gets.
-    fn learned(&mut self, mut gradients: Gradients, x: Tensor<3>) -> Tensor<3> {
+    /// Adds up what the parameters get and returns what the leaves `read` get.
+    fn learned(&mut self, mut gradients: Gradients, read: &Stream) -> Stream {
         let grads = GradientsParams::from_module(&mut gradients, self.trainee);
         self.grads.accumulate(self.trainee, grads);
-        let d_x = x.grad_remove(&mut gradients);
-        d_x.expect("everything depends on what is read")
+        read.take_gradients(&mut gradients)
     }
+}
+
+/// What is read, with a gradient of its own.
+fn leaves(read: Stream) -> Stream {
+    read.map(|x| Tensor::from_inner(x).require_grad())
 }

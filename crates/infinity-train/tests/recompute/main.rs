@@ -7,6 +7,7 @@ mod whole;
 
 use common::{ByPath, gradients};
 use infinity_kernels::testing::{Random, values};
+use infinity_model::burn::module::{Module, ModuleMapper, Param};
 use infinity_model::burn::optim::GradientsAccumulator;
 use infinity_model::burn::tensor::{Device, Int, Tensor, TensorData};
 use infinity_model::burn::train::TrainStep;
@@ -94,12 +95,58 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
                 ..small()
             },
         ),
+        (
+            "residuals from the first layer",
+            ModelConfig {
+                value_residual: true,
+                input_residual: true,
+                num_hidden_layers: 3,
+                ..small()
+            },
+        ),
+        (
+            "softmax, residuals from the first layer",
+            ModelConfig {
+                mixer: Mixer::Softmax,
+                value_residual: true,
+                input_residual: true,
+                num_hidden_layers: 3,
+                ..small()
+            },
+        ),
     ]
 }
 
 fn trainee(config: &ModelConfig, device: &Device, recompute: Recompute) -> Trainee {
     // A chunk of the loss that fits neither a row nor a segment.
-    Trainee::new(config.init_seeded(5, device), 13).recomputing(recompute)
+    let model = config.init_seeded(5, device);
+    let model = model.map(&mut Mixed { scales: false });
+    Trainee::new(model, 13).recomputing(recompute)
+}
+
+/// Scalars of the residuals from the first layer as training may leave them: at their start it adds
+/// nothing.
+struct Mixed {
+    scales: bool,
+}
+
+impl ModuleMapper for Mixed {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.scales = name == "scales";
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !self.scales {
+            return param;
+        }
+        param.map(|scales| {
+            let mixed = (scales.detach() * 0.7 + 0.3).detach();
+            match mixed.device().is_autodiff() {
+                true => mixed.require_grad(),
+                false => mixed,
+            }
+        })
+    }
 }
 
 /// Rows of random tokens, of which each ignores a few targets more than the one before.

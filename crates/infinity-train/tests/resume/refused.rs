@@ -1,7 +1,7 @@
 //! What is not the same run is not gone on with.
 
 use crate::common::run;
-use crate::{directory, result, stopped, store};
+use crate::{directory, result, rewrite, stopped, store};
 use infinity_train::config::{LrSchedulerType, Precision, RunConfig};
 use infinity_train::data::Packing;
 use infinity_train::{CheckpointError, Resume, TrainError};
@@ -192,4 +192,28 @@ fn a_run_is_not_overwritten_by_a_new_one() {
     let error = run(&config, None, None).0.unwrap_err();
     assert!(matches!(error, TrainError::OutputExists { .. }), "{error}");
     assert_eq!(store(&config).steps(), [2, 4]);
+}
+
+/// A checkpoint of a version that knew fewer keys goes on: what it lacks are defaults.
+#[test]
+fn keys_that_are_newer_than_a_checkpoint_are_their_defaults() {
+    let resumed_without = |key: &str| {
+        let (_directory, config) = stopped();
+        rewrite(&store(&config).path(4), "trainer_state.json", |bytes| {
+            let mut state: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+            let text = state["config"].as_str().unwrap();
+            let mut table: toml::Table = text.parse().unwrap();
+            let section = table["optimizer"].as_table_mut().unwrap();
+            section.remove(key).expect("a key");
+            state["config"] = table.to_string().into();
+            *bytes = state.to_string().into_bytes();
+        });
+        run(&config, Some(Resume::Step(4)), None).0
+    };
+    assert_eq!(resumed_without("muon_momentum").unwrap().step, 8);
+    let error = resumed_without("learning_rate").unwrap_err().to_string();
+    assert!(
+        error.contains("optimizer.learning_rate"),
+        "not its default: {error}"
+    );
 }
