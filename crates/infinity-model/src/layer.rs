@@ -104,6 +104,25 @@ impl Residual {
     }
 }
 
+/// Adds the first layer's `values` `[B, T, H·V]` to a layer's own `v` `[B, T, H, V]`, both in f32
+/// (ResFormer, arXiv:2410.17897), and returns those that later layers add: the first layer's.
+pub(crate) fn first_values(
+    residual: &Option<Residual>,
+    config: &ModelConfig,
+    v: &mut Tensor<4>,
+    values: Option<Tensor<3>>,
+) -> Option<Tensor<3>> {
+    match (residual, &values) {
+        (Some(residual), Some(first)) => {
+            let first = heads(first.clone(), config.num_attention_heads);
+            *v = residual.add(v.clone(), first);
+        }
+        (None, None) if config.value_residual => return Some(v.clone().flatten(2, 3)),
+        _ => {}
+    }
+    values
+}
+
 /// What the layers of one forward pass share: rotary tables of the positions that are read, the
 /// form of `memory_scan`, and the number formats.
 #[derive(Clone, Debug)]

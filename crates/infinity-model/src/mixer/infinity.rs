@@ -4,10 +4,9 @@
 // `A_log` is Mamba's name, and the name in weight files.
 #![allow(non_snake_case)]
 
-use super::first_values;
 use crate::config::{Decay, KernelType, MemoryUpdate, ModelConfig, QkNorm};
 use crate::init::Init;
-use crate::layer::{Layer, Pass, Residual, Stream, heads, layer_config};
+use crate::layer::{Layer, Pass, Residual, Stream, first_values, heads, layer_config};
 use crate::precision::Formats;
 use crate::state::{LayerState, Stateful};
 use burn::module::{Module, Param};

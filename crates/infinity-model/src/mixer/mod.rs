@@ -4,7 +4,7 @@ mod infinity;
 
 use crate::config::{self, ModelConfig};
 use crate::init::Init;
-use crate::layer::{Layer, Pass, Residual, Stream, heads, layer_config};
+use crate::layer::{Layer, Pass, Residual, Stream, first_values, heads, layer_config};
 use crate::state::{LayerState, Stateful};
 use burn::module::Module;
 use burn::nn::{Dropout, Linear};
@@ -47,25 +47,6 @@ impl Layer for Mixer {
             Mixer::Softmax(mixer) => mixer.forward_in(input, pass, state),
         }
     }
-}
-
-/// Adds the first layer's `values` `[B, T, H·V]` to a layer's own `v` `[B, T, H, V]`, both in f32
-/// (ResFormer, arXiv:2410.17897), and returns those that later layers add: the first layer's.
-fn first_values(
-    residual: &Option<Residual>,
-    config: &ModelConfig,
-    v: &mut Tensor<4>,
-    values: Option<Tensor<3>>,
-) -> Option<Tensor<3>> {
-    match (residual, &values) {
-        (Some(residual), Some(first)) => {
-            let first = heads(first.clone(), config.num_attention_heads);
-            *v = residual.add(v.clone(), first);
-        }
-        (None, None) if config.value_residual => return Some(v.clone().flatten(2, 3)),
-        _ => {}
-    }
-    values
 }
 
 layer_config! {
