@@ -1,6 +1,6 @@
 """nanoGPT-like GPT in PyTorch on the CPU, driven by `cargo xtask bench model --python PYTHON`.
 
-python peer_gpt.py LAYERS WIDTH HEADS INNER WINDOW ROWS VOCABULARY THREADS
+python gpt.py LAYERS WIDTH HEADS INNER WINDOW ROWS VOCABULARY THREADS
 
 Answers one JSON line to every line on standard input: "step" trains one step on a fixed batch, "product" times products of
 f32 matrices, "memory" says how much this process holds. The network: learned positions, pre-norm, causal
