@@ -744,6 +744,28 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_is_cut_where_its_whole_text_is_and_goes_on_after_what_is_read() {
+        let model = ModelConfig::new(300);
+        let (past, config) = (Past::default(), GenerationConfig::default());
+        let decoder = || {
+            let prompt = vec![7; 2 * PROMPT_PIECE];
+            Decoder::new(&model, None, prompt, &past, &config).unwrap()
+        };
+        let pieces = |mut decoder: Decoder| {
+            let mut pieces = Vec::new();
+            while decoder.prompt_left() > 0 {
+                pieces.push(decoder.wants().len());
+                decoder.read_on();
+            }
+            pieces
+        };
+        assert_eq!(pieces(decoder()), [512, 512]);
+        assert_eq!(pieces(decoder().aligned_to(5 * 512 + 12)), [500, 512, 12]);
+        assert_eq!(pieces(decoder().after(512)), [512]);
+        assert_eq!(pieces(decoder().aligned_to(500).after(12)), [512, 500]);
+    }
+
+    #[test]
     fn a_long_prompt_is_read_in_pieces_and_can_be_left() {
         let prompt = vec![7; 2 * PROMPT_PIECE + 1];
         let past = Past::default();

@@ -388,7 +388,7 @@ impl State {
             return;
         };
         match (pending, kept) {
-            (Pending::Row(mut row, context), Kept::Saved(saved)) => {
+            (Pending::Row(row, context), Kept::Saved(saved)) => {
                 let end = match saved {
                     Ok(record) => {
                         self.sessions.put(record, Some(context));

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use infinity_model::config::Mixer;
 use infinity_model::{FinishReason, Tokenizer, generate_tokens};
-use infinity_serve::{Engine, EngineConfig, EngineError, Event, Request};
+use infinity_serve::{Engine, EngineConfig, EngineError, Request};
 
-use crate::support::{engine, model, model_of, prompt, random, run, sampling, wait};
+use crate::support::{engine, model, model_of, prompt, random, run, sampling, until_token, wait};
 
 fn request(i: u64) -> Request {
     let mut next = random(i);
@@ -18,7 +18,7 @@ fn request(i: u64) -> Request {
         sampling: sampling(i),
         max_tokens: 1 + next(40),
         logprobs: Some(2),
-        echo: i % 5 == 0,
+        echo: i.is_multiple_of(5),
         ..Request::default()
     }
 }
@@ -133,7 +133,7 @@ fn who_goes_away_frees_the_place_and_who_waits_gets_it() {
         ..Request::default()
     };
     let mut first = engine.submit(endless()).unwrap();
-    while !matches!(first.blocking_recv(), Some(Event::Token(_))) {}
+    until_token(&mut first);
     let short = Request {
         max_tokens: 1,
         ..endless()

@@ -8,11 +8,9 @@ use std::time::Duration;
 use infinity_files::faults::{Fault, inject};
 use infinity_model::config::Mixer;
 use infinity_model::{FinishReason, Tokenizer};
-use infinity_serve::{
-    Engine, EngineConfig, EngineError, EngineHandle, Event, Request, SessionId, Start,
-};
+use infinity_serve::{Engine, EngineConfig, EngineError, EngineHandle, Request, SessionId, Start};
 
-use crate::support::{block_on, engine, model_of, prompt, run, sampling};
+use crate::support::{block_on, engine, model_of, prompt, run, sampling, until_token};
 
 fn kept_in(folder: &Path) -> EngineConfig {
     EngineConfig {
@@ -262,11 +260,7 @@ fn one_change_at_a_time_and_a_request_that_is_left_changes_nothing_unless_it_is_
             ..go_on(&id, &[4, 5], 1 << 20)
         };
         let mut events = engine.submit(request).unwrap();
-        let mut tokens = 0;
-        while tokens < 3 {
-            let event = events.blocking_recv().unwrap();
-            tokens += usize::from(matches!(event, Event::Token(_)));
-        }
+        (0..3).for_each(|_| until_token(&mut events));
         let second = append(&engine, &id, &[9], "b").unwrap_err();
         assert!(matches!(second, EngineError::SessionInUse(_)), "{second}");
         drop(events);
@@ -287,7 +281,7 @@ fn a_stop_saves_what_was_generated() {
     let engine = engine(kept_in(folder.path()));
     let id = create(&engine);
     let mut events = engine.submit(go_on(&id, &[4, 5], 1 << 20)).unwrap();
-    while !matches!(events.blocking_recv(), Some(Event::Token(_))) {}
+    until_token(&mut events);
     let reader = std::thread::spawn(move || crate::support::wait(events));
     block_on(engine.stop(Duration::from_millis(20)));
     let made = reader.join().unwrap().unwrap();

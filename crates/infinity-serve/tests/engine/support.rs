@@ -82,10 +82,20 @@ pub(crate) fn wait(mut events: Receiver<Event>) -> Result<Outcome, EngineError> 
                 return Ok(outcome);
             }
             Event::Failed(error) => return Err(error),
-            _ => {}
         }
     }
     panic!("no end of events")
+}
+
+/// Reads up to the next new token.
+pub(crate) fn until_token(events: &mut Receiver<Event>) {
+    loop {
+        match events.blocking_recv().expect("a token comes") {
+            Event::Token(_) => return,
+            Event::Failed(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
 }
 
 pub(crate) fn run(engine: &EngineHandle, request: Request) -> Result<Outcome, EngineError> {
