@@ -1,22 +1,21 @@
 //! `infinity chat MODEL`: a conversation, at a terminal or through a pipe.
 
 mod conversation;
+mod lines;
 mod template;
 mod words;
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use anyhow::Context as _;
 use clap::Args;
 use infinity_model::{FinishReason, GenerationConfig, Precision, Pretrained};
 use infinity_train::metrics::resident_bytes;
-use rustyline::error::ReadlineError;
-use rustyline::{Config, DefaultEditor};
 
 use self::conversation::{Conversation, Stats};
+use self::lines::Lines;
 use self::template::Template;
 use self::words::Said;
 use super::generate::rate;
@@ -41,10 +40,13 @@ pub(crate) struct ChatArgs {
     /// Keep the conversation here when it ends
     #[arg(long, value_name = "FILE")]
     state_out: Option<PathBuf>,
-    /// Where lines that were typed are kept [default: infinity/chat_history in the user's state folder]
+    /// Where lines that were typed at a terminal are kept [default: infinity/chat_history in the
+    /// user's state folder]
+    #[cfg(feature = "line-editor")]
     #[arg(long, value_name = "FILE", conflicts_with = "no_history")]
     history: Option<PathBuf>,
     /// Keep no lines
+    #[cfg(feature = "line-editor")]
     #[arg(long)]
     no_history: bool,
     /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
@@ -98,7 +100,7 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
         interrupt: signals::listen("")?,
         quiet: global.quiet,
     };
-    let mut lines = Lines::open(&args)?;
+    let mut lines = open_lines(&args)?;
     while let Some(line) = lines.next()? {
         match chat.answer(&line) {
             Ok(ControlFlow::Continue(())) => {}
@@ -112,6 +114,22 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
         chat.conversation.save(path)?;
     }
     Ok(errors::OK)
+}
+
+/// At a terminal with an editor and what was typed before, where this build has one.
+#[cfg(feature = "line-editor")]
+fn open_lines(args: &ChatArgs) -> anyhow::Result<Lines> {
+    let history = match (&args.history, args.no_history) {
+        (_, true) => None,
+        (Some(path), _) => Some(path.clone()),
+        _ => lines::history_file(),
+    };
+    Lines::open(history)
+}
+
+#[cfg(not(feature = "line-editor"))]
+fn open_lines(_args: &ChatArgs) -> anyhow::Result<Lines> {
+    Lines::open()
 }
 
 /// A conversation and how it goes on.
@@ -239,99 +257,4 @@ fn shown(stats: &Stats) -> String {
         stats.branches.join(", "),
         terminal::bytes(resident_bytes()),
     )
-}
-
-/// Where lines come from.
-enum Lines {
-    Terminal(Box<DefaultEditor>, Option<PathBuf>),
-    Pipe,
-}
-
-/// What stands before a line that is typed, and before one that goes on with it.
-const PROMPT: &str = "> ";
-const MORE: &str = "… ";
-
-impl Lines {
-    fn open(args: &ChatArgs) -> anyhow::Result<Self> {
-        if !io::stdin().is_terminal() {
-            return Ok(Lines::Pipe);
-        }
-        let config = Config::builder().auto_add_history(true).max_history_size(1000)?.build();
-        let mut editor = DefaultEditor::with_config(config)?;
-        let history = match (&args.history, args.no_history) {
-            (_, true) => None,
-            (Some(path), _) => Some(path.clone()),
-            _ => history_file(),
-        };
-        if let Some(path) = history.as_ref().filter(|path| path.exists())
-            && let Err(error) = editor.load_history(path)
-        {
-            terminal::warning(&format!("{}: {error}", path.display()));
-        }
-        Ok(Lines::Terminal(Box::new(editor), history))
-    }
-
-    /// The next line, or several that end with a backslash as one; nothing at the end.
-    fn next(&mut self) -> anyhow::Result<Option<String>> {
-        let mut text = String::new();
-        loop {
-            let prompt = if text.is_empty() { PROMPT } else { MORE };
-            let Some(line) = self.one(prompt)? else {
-                return Ok((!text.is_empty()).then_some(text));
-            };
-            match line.strip_suffix('\\') {
-                Some(part) => {
-                    text.push_str(part);
-                    text.push('\n');
-                }
-                None => return Ok(Some(text + &line)),
-            }
-        }
-    }
-
-    fn one(&mut self, prompt: &str) -> anyhow::Result<Option<String>> {
-        let Lines::Terminal(editor, _) = self else {
-            let mut bytes = Vec::new();
-            let read = io::stdin().lock().read_until(b'\n', &mut bytes);
-            if read.context("cannot read standard input")? == 0 {
-                return Ok(None);
-            }
-            let line = String::from_utf8(bytes).map_err(|error| {
-                let at = error.utf8_error().valid_up_to();
-                anyhow::anyhow!("a line of standard input is not UTF-8 text (byte {at})")
-            })?;
-            return Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()));
-        };
-        loop {
-            match editor.readline(prompt) {
-                Ok(line) => return Ok(Some(line)),
-                Err(ReadlineError::Eof) => return Ok(None),
-                Err(ReadlineError::Interrupted) => terminal::note("Ctrl-D or /exit ends the chat"),
-                Err(error) => return Err(error).context("cannot read from the terminal"),
-            }
-        }
-    }
-}
-
-/// Lines that were typed are kept for the next time.
-impl Drop for Lines {
-    fn drop(&mut self) {
-        if let Lines::Terminal(editor, Some(path)) = self {
-            if let Some(parent) = path.parent() {
-                let _ = std::fs::create_dir_all(parent);
-            }
-            if let Err(error) = editor.save_history(path) {
-                terminal::warning(&format!("{}: {error}", path.display()));
-            }
-        }
-    }
-}
-
-/// The history's place, where the system has one for such things.
-fn history_file() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let state = folder("XDG_STATE_HOME")
-        .or_else(|| folder("LOCALAPPDATA"))
-        .or_else(|| folder("HOME").map(|home| home.join(".local/state")));
-    Some(state?.join("infinity").join("chat_history"))
 }

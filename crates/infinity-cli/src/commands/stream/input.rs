@@ -74,20 +74,24 @@ impl Pieces {
     /// Takes the next bytes; adds the pieces that are whole with them.
     pub(super) fn push(&mut self, bytes: &[u8], out: &mut VecDeque<Item>) {
         self.open.extend_from_slice(bytes);
+        let open = std::mem::take(&mut self.open);
+        let (mut start, mut searched) = (0, self.searched);
         loop {
-            let found = self.open[self.searched..].iter().position(|byte| *byte == b'\n');
-            let (end, ends_line) = match found {
-                Some(at) => (self.searched + at + 1, true),
-                None if self.open.len() > LONG_LINE => (whole_characters(&self.open[..LONG_LINE]), false),
-                None => {
-                    self.searched = self.open.len();
-                    return;
+            let found = open[searched..].iter().position(|byte| *byte == b'\n');
+            let found = found.map(|at| searched + at + 1);
+            let (end, ends_line) = match found.filter(|end| end - start <= LONG_LINE) {
+                Some(end) => (end, true),
+                None if open.len() - start > LONG_LINE => {
+                    let part = &open[start..start + LONG_LINE];
+                    (start + whole_characters(part), false)
                 }
+                None => break,
             };
-            let line: Vec<u8> = self.open.drain(..end).collect();
-            self.searched = 0;
-            self.line(&line, ends_line, out);
+            self.line(&open[start..end], ends_line, out);
+            (start, searched) = (end, end);
         }
+        self.open = open[start..].to_vec();
+        self.searched = self.open.len();
     }
 
     /// Ends the input, or looks at what of it is there: the open line and the blank at its end are pieces.
