@@ -17,9 +17,9 @@ fn a_new_folder_trains_from_the_program_alone() {
     assert!(run.out.contains("step 00003/3") || run.out.contains("final"), "{}", run.out);
     infinity(&demo, "generate runs/tiny-char/final -p One -n 3").exits(0);
     let book = fs::read_to_string(demo.join("book.txt")).unwrap();
-    assert!(book.starts_with("Chapter 1\n"), "{book:.40}");
+    assert!(book.len() > 100_000 && book.contains("\n\n"), "{book:.40}");
     // The alphabet of so few stories is all that this model can read.
-    fs::write(demo.join("short.txt"), "One day\nOne day\n").unwrap();
+    fs::write(demo.join("short.txt"), "One day\n\nOne day\n").unwrap();
     infinity(&demo, "stream runs/tiny-char/final short.txt --state-out a.state").exits(0);
     infinity(&demo, "generate runs/tiny-char/final --state-in a.state -n 3").exits(0);
 }

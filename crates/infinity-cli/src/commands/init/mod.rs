@@ -104,8 +104,8 @@ const PRESETS: [Preset; 4] = [
 
 const CONFIG: &str = "infinity.toml";
 const BOOK: &str = "book.txt";
-/// Stories in it.
-const CHAPTERS: u64 = 400;
+/// How many there are in it.
+const STORIES: u64 = 400;
 
 /// Makes the folder, or lists the presets.
 pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
@@ -121,7 +121,7 @@ pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
     let config = directory.join(CONFIG);
     let files = [
         (config.clone(), preset.toml(seed)),
-        (directory.join(BOOK), book(seed, CHAPTERS)),
+        (directory.join(BOOK), book(seed, STORIES)),
     ];
     refuse_what_is_there(directory, &files.each_ref().map(|(path, _)| path), args.force)?;
     std::fs::create_dir_all(directory)
@@ -172,7 +172,7 @@ fn next_steps(directory: &Path, preset: &Preset) -> String {
         false => format!("  cd {shown}\n"),
     };
     format!(
-        "{shown}: {CONFIG}, a run ({}), and {BOOK}, {CHAPTERS} stories about the same people, to read\n\n\
+        "{shown}: {CONFIG}, a run ({}), and {BOOK}, {STORIES} stories about the same people, to read\n\n\
          {enter}  infinity train {CONFIG}\n\
          \x20 infinity generate runs/{name}/final -p \"One day\"\n\
          \x20 infinity stream runs/{name}/final {BOOK} --state-out book.state",
