@@ -1,17 +1,11 @@
 //! Lines that a person types, or that come through a pipe.
-//!
-//! With the feature `line-editor` a terminal has an editor and a history; without it, what the terminal
-//! itself offers.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-#[cfg(feature = "line-editor")]
+use std::io::{self, BufRead, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-#[cfg(feature = "line-editor")]
 use rustyline::{Config, DefaultEditor, error::ReadlineError};
 
-#[cfg(feature = "line-editor")]
 use crate::terminal;
 
 /// What stands before a line that is typed, and before one that goes on with it.
@@ -20,10 +14,9 @@ const MORE: &str = "… ";
 
 /// Where lines come from.
 pub(super) enum Lines {
-    /// Standard input; whether somebody sits there, who wants to see that it is their turn.
-    Plain(bool),
+    /// Standard input that is no terminal.
+    Pipe,
     /// A terminal, and where its lines are kept.
-    #[cfg(feature = "line-editor")]
     Editor(Box<DefaultEditor>, Option<PathBuf>),
 }
 
@@ -32,10 +25,9 @@ impl Lines {
     ///
     /// # Errors
     /// The terminal cannot be used.
-    #[cfg(feature = "line-editor")]
     pub(super) fn open(history: Option<PathBuf>) -> anyhow::Result<Self> {
-        if !is_terminal() {
-            return Ok(Lines::Plain(false));
+        if !io::stdin().is_terminal() {
+            return Ok(Lines::Pipe);
         }
         let config = Config::builder().auto_add_history(true).max_history_size(1000)?.build();
         let mut editor = DefaultEditor::with_config(config)?;
@@ -45,15 +37,6 @@ impl Lines {
             terminal::warning(&format!("{}: {error}", path.display()));
         }
         Ok(Lines::Editor(Box::new(editor), history))
-    }
-
-    /// Standard input.
-    ///
-    /// # Errors
-    /// None.
-    #[cfg(not(feature = "line-editor"))]
-    pub(super) fn open() -> anyhow::Result<Self> {
-        Ok(Lines::Plain(is_terminal()))
     }
 
     /// The next line, or several that end with a backslash as one; nothing at the end.
@@ -79,8 +62,7 @@ impl Lines {
 
     fn one(&mut self, prompt: &str) -> anyhow::Result<Option<String>> {
         match self {
-            Lines::Plain(prompts) => plain(prompts.then_some(prompt)),
-            #[cfg(feature = "line-editor")]
+            Lines::Pipe => piped(),
             Lines::Editor(editor, _) => loop {
                 match editor.readline(prompt) {
                     Ok(line) => return Ok(Some(line)),
@@ -93,15 +75,7 @@ impl Lines {
     }
 }
 
-fn is_terminal() -> bool {
-    io::stdin().is_terminal()
-}
-
-fn plain(prompt: Option<&str>) -> anyhow::Result<Option<String>> {
-    if let Some(prompt) = prompt {
-        let mut err = io::stderr().lock();
-        let _ = write!(err, "{prompt}").and_then(|()| err.flush());
-    }
+fn piped() -> anyhow::Result<Option<String>> {
     let mut bytes = Vec::new();
     let read = io::stdin().lock().read_until(b'\n', &mut bytes);
     if read.context("cannot read standard input")? == 0 {
@@ -115,7 +89,6 @@ fn plain(prompt: Option<&str>) -> anyhow::Result<Option<String>> {
 }
 
 /// Lines that were typed are kept for the next time.
-#[cfg(feature = "line-editor")]
 impl Drop for Lines {
     fn drop(&mut self) {
         if let Lines::Editor(editor, Some(path)) = self {
@@ -130,7 +103,6 @@ impl Drop for Lines {
 }
 
 /// The history's place, where the system has one for such things.
-#[cfg(feature = "line-editor")]
 pub(super) fn history_file() -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let state = folder("XDG_STATE_HOME")

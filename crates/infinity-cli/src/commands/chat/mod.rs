@@ -42,11 +42,9 @@ pub(crate) struct ChatArgs {
     state_out: Option<PathBuf>,
     /// Where lines that were typed at a terminal are kept [default: infinity/chat_history in the
     /// user's state folder]
-    #[cfg(feature = "line-editor")]
     #[arg(long, value_name = "FILE", conflicts_with = "no_history")]
     history: Option<PathBuf>,
     /// Keep no lines
-    #[cfg(feature = "line-editor")]
     #[arg(long)]
     no_history: bool,
     /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
@@ -100,7 +98,12 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
         interrupt: signals::listen("")?,
         quiet: global.quiet,
     };
-    let mut lines = open_lines(&args)?;
+    let history = match (&args.history, args.no_history) {
+        (_, true) => None,
+        (Some(path), _) => Some(path.clone()),
+        _ => lines::history_file(),
+    };
+    let mut lines = Lines::open(history)?;
     while let Some(line) = lines.next()? {
         match chat.answer(&line) {
             Ok(ControlFlow::Continue(())) => {}
@@ -114,22 +117,6 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
         chat.conversation.save(path)?;
     }
     Ok(errors::OK)
-}
-
-/// At a terminal with an editor and what was typed before, where this build has one.
-#[cfg(feature = "line-editor")]
-fn open_lines(args: &ChatArgs) -> anyhow::Result<Lines> {
-    let history = match (&args.history, args.no_history) {
-        (_, true) => None,
-        (Some(path), _) => Some(path.clone()),
-        _ => lines::history_file(),
-    };
-    Lines::open(history)
-}
-
-#[cfg(not(feature = "line-editor"))]
-fn open_lines(_args: &ChatArgs) -> anyhow::Result<Lines> {
-    Lines::open()
 }
 
 /// A conversation and how it goes on.
