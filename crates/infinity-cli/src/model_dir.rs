@@ -313,7 +313,9 @@ pub(crate) fn can_hold_a_state(path: &Path) -> anyhow::Result<()> {
     let parent = or_here(path.parent().unwrap_or(path));
     let shown = path.display();
     match (path.is_dir(), parent.is_dir()) {
-        (true, _) => Err(errors::usage(format!("--state-out: {shown} is a directory"))),
+        (true, _) => Err(errors::usage(format!(
+            "--state-out: {shown} is a directory"
+        ))),
         (_, false) => Err(errors::usage(format!(
             "--state-out: there is no directory {} to write {shown} in",
             parent.display()

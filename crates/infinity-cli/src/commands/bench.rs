@@ -20,14 +20,24 @@ pub(crate) struct BenchArgs {
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// Lengths of prompts to read: 512, 4k
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512,4096")]
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "512,4096"
+    )]
     #[arg(value_parser = length)]
     prompt_len: Vec<usize>,
     /// Tokens to write one after the other; 0: none
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = count)]
     gen_len: usize,
     /// Tokens that were read before: 4, 64k, 1M
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "4,65536")]
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "4,65536"
+    )]
     #[arg(value_parser = length)]
     depth: Vec<usize>,
     /// Measurements of each
@@ -69,7 +79,11 @@ struct Figure {
 impl Figure {
     /// Mean of the tokens a second, and their standard deviation.
     fn rate(&self) -> (f64, f64) {
-        let rates: Vec<f64> = self.seconds.iter().map(|s| self.tokens as f64 / s).collect();
+        let rates: Vec<f64> = self
+            .seconds
+            .iter()
+            .map(|s| self.tokens as f64 / s)
+            .collect();
         let n = rates.len() as f64;
         let mean = rates.iter().sum::<f64>() / n;
         let squares: f64 = rates.iter().map(|rate| (rate - mean).powi(2)).sum();
@@ -107,7 +121,9 @@ impl Figure {
     }
 }
 
-const COLUMNS: [&str; 7] = ["test", "tokens", "depth", "tokens/s", "ms/token", "state", "resident"];
+const COLUMNS: [&str; 7] = [
+    "test", "tokens", "depth", "tokens/s", "ms/token", "state", "resident",
+];
 
 /// Measures and prints.
 pub(crate) fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<u8> {
@@ -123,23 +139,36 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<u8> {
     let mut figures = Vec::new();
     for depth in depths {
         if !global.quiet {
-            terminal::note(&format!("reading to depth {} …", terminal::grouped(depth as u64)));
+            terminal::note(&format!(
+                "reading to depth {} …",
+                terminal::grouped(depth as u64)
+            ));
         }
         let read = context.position() as usize;
         context.read(&model, &text(&model, read, depth - read))?;
         context.past.recent.clear();
         for &tokens in &args.prompt_len {
             let prompt = text(&model, depth, tokens);
-            figures.push(measure(args, "prefill", tokens, &context, &mut |context| {
-                context.read(&model, &prompt).map(drop)
-            })?);
+            figures.push(measure(
+                args,
+                "prefill",
+                tokens,
+                &context,
+                &mut |context| context.read(&model, &prompt).map(drop),
+            )?);
         }
         if args.gen_len > 0 {
             let answer = text(&model, depth, args.gen_len);
-            figures.push(measure(args, "decode", args.gen_len, &context, &mut |context| {
-                let mut tokens = answer.iter();
-                tokens.try_for_each(|token| context.read(&model, &[*token]).map(drop))
-            })?);
+            figures.push(measure(
+                args,
+                "decode",
+                args.gen_len,
+                &context,
+                &mut |context| {
+                    let mut tokens = answer.iter();
+                    tokens.try_for_each(|token| context.read(&model, &[*token]).map(drop))
+                },
+            )?);
         }
     }
     print(args.format, &figures, &chosen.describe(), &model)?;
@@ -179,10 +208,17 @@ fn measure(
 fn text(model: &InfinityModel, from: usize, n: usize) -> Vec<u32> {
     let vocab_size = model.config().vocab_size as u64;
     let token = |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    (from..from + n).map(|i| (token(i) % vocab_size) as u32).collect()
+    (from..from + n)
+        .map(|i| (token(i) % vocab_size) as u32)
+        .collect()
 }
 
-fn print(format: Format, figures: &[Figure], device: &str, model: &InfinityModel) -> anyhow::Result<()> {
+fn print(
+    format: Format,
+    figures: &[Figure],
+    device: &str,
+    model: &InfinityModel,
+) -> anyhow::Result<()> {
     if format == Format::Json {
         let all = json!({
             "device": device, "precision": model.formats().describe(),
@@ -194,7 +230,10 @@ fn print(format: Format, figures: &[Figure], device: &str, model: &InfinityModel
     let rows: Vec<[String; 7]> = figures.iter().map(Figure::cells).collect();
     let header = COLUMNS.map(str::to_owned);
     let width = |column: usize| {
-        let cells = rows.iter().chain([&header]).map(|row| row[column].chars().count());
+        let cells = rows
+            .iter()
+            .chain([&header])
+            .map(|row| row[column].chars().count());
         cells.max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
@@ -214,7 +253,9 @@ fn print(format: Format, figures: &[Figure], device: &str, model: &InfinityModel
         terminal::line(&format!("on {device}"))?;
         return Ok(());
     }
-    let rule: Vec<&str> = (0..COLUMNS.len()).map(|i| if i == 0 { "---" } else { "---:" }).collect();
+    let rule: Vec<&str> = (0..COLUMNS.len())
+        .map(|i| if i == 0 { "---" } else { "---:" })
+        .collect();
     terminal::line(&format!("| {} |", padded(&header, " | ")))?;
     terminal::line(&format!("| {} |", rule.join(" | ")))?;
     for row in &rows {

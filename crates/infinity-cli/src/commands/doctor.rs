@@ -25,6 +25,9 @@ pub(crate) struct DoctorArgs {
     json: bool,
 }
 
+/// Words in the name of a variable whose value is nobody else's business.
+const SECRET: [&str; 4] = ["KEY", "TOKEN", "SECRET", "PASSWORD"];
+
 /// Something that was looked at.
 struct Finding {
     /// What, and on which device.
@@ -59,16 +62,30 @@ impl Finding {
 /// Looks and prints; fails if something does not work that this build has.
 pub(crate) fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<u8> {
     let mut findings = vec![
-        Finding::fact("program", format!("infinity {}, with {}", env!("CARGO_PKG_VERSION"), device::compiled())),
-        Finding::fact("system", format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH)),
+        Finding::fact(
+            "program",
+            format!(
+                "infinity {}, with {}",
+                env!("CARGO_PKG_VERSION"),
+                device::compiled()
+            ),
+        ),
+        Finding::fact(
+            "system",
+            format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH),
+        ),
         processor(),
         folder(),
     ];
     let variables: Vec<String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("INFINITY_") || name == "BURN_DEVICE")
-        // What a variable says may be a secret of another program's.
-        .map(|(name, value)| format!("{name}={}", value.chars().take(60).collect::<String>()))
+        .map(
+            |(name, value)| match SECRET.iter().any(|word| name.contains(word)) {
+                true => format!("{name}=…"),
+                false => format!("{name}={value}"),
+            },
+        )
         .collect();
     if !variables.is_empty() {
         findings.push(Finding::fact("environment", variables.join(", ")));
@@ -76,7 +93,10 @@ pub(crate) fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<u8> {
     findings.extend(Backend::ALL.into_iter().flat_map(backend));
     let wanted = device::wanted(global);
     findings.push(match device::open(&wanted) {
-        Ok(chosen) => Finding::fact(&format!("--device {wanted}"), format!("is {}", chosen.describe())),
+        Ok(chosen) => Finding::fact(
+            &format!("--device {wanted}"),
+            format!("is {}", chosen.describe()),
+        ),
         Err(error) => Finding {
             what: format!("--device {wanted}"),
             found: Err(errors::message(&error)),
@@ -84,12 +104,19 @@ pub(crate) fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<u8> {
             minor: false,
         },
     });
-    let failed = findings.iter().filter(|finding| finding.word() == "FAILED").count();
+    let failed = findings
+        .iter()
+        .filter(|finding| finding.word() == "FAILED")
+        .count();
     match args.json {
         true => terminal::line(&as_json(&findings).to_string())?,
         false => print(&findings, failed)?,
     }
-    Ok(if failed == 0 { errors::OK } else { errors::FAILED })
+    Ok(if failed == 0 {
+        errors::OK
+    } else {
+        errors::FAILED
+    })
 }
 
 fn processor() -> Finding {
@@ -98,7 +125,9 @@ fn processor() -> Finding {
     let finding = Finding::fact("processor", format!("{threads} threads, {}", vectors()));
     match threads > cores {
         true => Finding {
-            advice: Some(format!("{threads} threads share {cores} cores; --threads {cores} is faster")),
+            advice: Some(format!(
+                "{threads} threads share {cores} cores; --threads {cores} is faster"
+            )),
             ..finding
         },
         false => finding,
@@ -106,18 +135,19 @@ fn processor() -> Finding {
 }
 
 /// The widest numbers that the processor computes with at once.
+#[cfg(target_arch = "x86_64")]
 fn vectors() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::is_x86_feature_detected!("avx512f") {
-            return "AVX-512";
-        }
-        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            return "AVX2";
-        }
-        return "no AVX2: the kernels run, slowly";
+    let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+    match (std::is_x86_feature_detected!("avx512f"), avx2) {
+        (true, _) => "AVX-512",
+        (false, true) => "AVX2",
+        (false, false) => "no AVX2: the kernels run, slowly",
     }
-    #[cfg(not(target_arch = "x86_64"))]
+}
+
+/// The widest numbers that the processor computes with at once.
+#[cfg(not(target_arch = "x86_64"))]
+fn vectors() -> &'static str {
     match cfg!(target_arch = "aarch64") {
         true => "NEON",
         false => "no vector instructions that the kernels know",
@@ -152,16 +182,21 @@ fn backend(backend: Backend) -> Vec<Finding> {
         return vec![Finding {
             what: name.to_owned(),
             found: Err("not compiled in".to_owned()),
-            advice: Some(format!("cargo install --path crates/infinity-cli --features {name}")),
+            advice: Some(format!(
+                "cargo install --path crates/infinity-cli --features {name}"
+            )),
             minor: true,
         }];
     }
     let driver = || {
         Some(match backend {
-            Backend::Cuda => "is an NVIDIA driver installed, and does `nvidia-smi` list the GPU?".to_owned(),
+            Backend::Cuda => {
+                "is an NVIDIA driver installed, and does `nvidia-smi` list the GPU?".to_owned()
+            }
             Backend::Rocm => "is ROCm installed, and does `rocminfo` list the GPU?".to_owned(),
             Backend::Metal => "Metal is there on macOS only".to_owned(),
-            _ => "is a graphics driver installed? `vulkaninfo --summary` lists what Vulkan sees".to_owned(),
+            _ => "is a graphics driver installed? `vulkaninfo --summary` lists what Vulkan sees"
+                .to_owned(),
         })
     };
     match backend.devices() {
@@ -183,7 +218,9 @@ fn backend(backend: Backend) -> Vec<Finding> {
                 false => format!("{name}:{i}"),
             };
             let devices = devices.iter().enumerate();
-            devices.flat_map(|(i, device)| tried(&number(i), device)).collect()
+            devices
+                .flat_map(|(i, device)| tried(&number(i), device))
+                .collect()
         }
     }
 }
@@ -202,7 +239,10 @@ fn tried(name: &str, device: &Device) -> Vec<Finding> {
     for (what, trial) in trials {
         let began = Instant::now();
         let found = errors::caught(|| trial(device)).and_then(|found| found);
-        let took = format!("{:.0} ms with what is made ready once", 1e3 * began.elapsed().as_secs_f64());
+        let took = format!(
+            "{:.0} ms with what is made ready once",
+            1e3 * began.elapsed().as_secs_f64()
+        );
         findings.push(Finding {
             what: format!("{name}: {what}"),
             advice: found.is_err().then(|| {
@@ -227,9 +267,15 @@ fn product(device: &Device) -> Result<String, String> {
     let a: Vec<f32> = (0..N * N).map(value).collect();
     let b: Vec<f32> = (0..N * N).map(|i| value(i + 5)).collect();
     let matrix = |values: &[f32]| Tensor::<1>::from_floats(values, device).reshape([N, N]);
-    let found: Vec<f32> = matrix(&a).matmul(matrix(&b)).into_data().iter::<f32>().collect();
+    let found: Vec<f32> = matrix(&a)
+        .matmul(matrix(&b))
+        .into_data()
+        .iter::<f32>()
+        .collect();
     let exact = |i: usize| -> f32 { (0..N).map(|k| a[i / N * N + k] * b[k * N + i % N]).sum() };
-    let worst = (0..N * N).map(|i| (found[i] - exact(i)).abs()).fold(0.0, f32::max);
+    let worst = (0..N * N)
+        .map(|i| (found[i] - exact(i)).abs())
+        .fold(0.0, f32::max);
     // Written so that a NaN is wrong.
     match worst < ROUNDING {
         true => Ok("right".to_owned()),
@@ -255,10 +301,18 @@ fn scan(device: &Device) -> Result<String, String> {
     for token in &tokens {
         single.read(&model, &[*token]).map_err(said)?;
     }
-    let apart = whole.logits.iter().zip(&single.logits).map(|(a, b)| (a - b).abs());
+    let apart = whole
+        .logits
+        .iter()
+        .zip(&single.logits)
+        .map(|(a, b)| (a - b).abs());
     let worst = apart.fold(0.0, f32::max);
     let some = whole.logits.iter().any(|logit| *logit != 0.0);
-    let finite = whole.logits.iter().chain(&single.logits).all(|logit| logit.is_finite());
+    let finite = whole
+        .logits
+        .iter()
+        .chain(&single.logits)
+        .all(|logit| logit.is_finite());
     // The device has to be asked once more: what it owes may come late.
     let ids = Tensor::<1, Int>::from_ints([1, 2, 3], device);
     let three = ids.into_data().iter::<i64>().sum::<i64>();
@@ -276,7 +330,9 @@ fn training_step(device: &Device) -> Result<String, String> {
         [training]\nmax_steps = 3\nper_device_train_batch_size = 2\n
         [eval]\nsample_every = 0\nmax_batches = 1\n[logging]\nprogress = 'none'\n";
     let said = |error: &dyn std::error::Error| error.to_string();
-    let config = ConfigLayers::new().text("doctor", RUN).and_then(ConfigLayers::resolve);
+    let config = ConfigLayers::new()
+        .text("doctor", RUN)
+        .and_then(ConfigLayers::resolve);
     let config = config.map_err(|error| said(&error))?.config;
     let control = TrainControl {
         interrupt: Arc::new(AtomicBool::new(false)),
@@ -311,7 +367,11 @@ fn print(findings: &[Finding], failed: usize) -> anyhow::Result<()> {
     for finding in findings {
         let (Ok(text) | Err(text)) = &finding.found;
         let lines = text.replace('\n', "\n    ");
-        terminal::line(&format!("{:<7} {:<22} {lines}", finding.word(), finding.what))?;
+        terminal::line(&format!(
+            "{:<7} {:<22} {lines}",
+            finding.word(),
+            finding.what
+        ))?;
         if let Some(advice) = &finding.advice {
             terminal::line(&format!("{:<30} → {advice}", ""))?;
         }

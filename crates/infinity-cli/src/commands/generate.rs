@@ -74,7 +74,9 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
     } = found.load(&chosen.device, global.quiet)?;
     let model = model_dir::in_precision(model, args.precision, global.quiet)?;
     let tokenizer = model_dir::needed(tokenizer, &args.model)?;
-    let (config, unused) = args.sampling.over(args.limit.over(generation), global.seed)?;
+    let (config, unused) = args
+        .sampling
+        .over(args.limit.over(generation), global.seed)?;
     let dropped = tokenizer.dropped(&prompt)?;
     if !global.quiet {
         unused.iter().for_each(|what| terminal::warning(what));

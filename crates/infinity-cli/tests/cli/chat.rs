@@ -24,11 +24,28 @@ fn a_conversation_is_left_and_gone_on_with() {
     let first = chat(dir.path(), "hello\nhow are you\n/save a.state\n", flags).exits(0);
     first.says(&["kept in a.state"]);
     let rest = chat(dir.path(), "/load a.state\nand now\n", flags).exits(0);
-    assert!(whole.out.ends_with(&rest.out) && !rest.out.is_empty(), "{:?} {:?}", whole.out, rest.out);
-    chat(dir.path(), "hello\nhow are you\n", &format!("{flags} --state-out b.state")).exits(0);
-    let told = infinity(dir.path(), "state diff a.state b.state --json").exits(0).out;
+    assert!(
+        whole.out.ends_with(&rest.out) && !rest.out.is_empty(),
+        "{:?} {:?}",
+        whole.out,
+        rest.out
+    );
+    chat(
+        dir.path(),
+        "hello\nhow are you\n",
+        &format!("{flags} --state-out b.state"),
+    )
+    .exits(0);
+    let told = infinity(dir.path(), "state diff a.state b.state --json")
+        .exits(0)
+        .out;
     assert!(told.contains("\"equal\":true"), "{told}");
-    let rest_of_b = chat(dir.path(), "and now", &format!("{flags} --state-in b.state")).exits(0);
+    let rest_of_b = chat(
+        dir.path(),
+        "and now",
+        &format!("{flags} --state-in b.state"),
+    )
+    .exits(0);
     assert_eq!(rest_of_b.out, rest.out);
 }
 
@@ -41,11 +58,17 @@ fn what_was_said_can_be_taken_back_and_tried_again() {
                  /save c.state\n/reset\n/undo\n/save d.state\n/stats\n";
     let around = chat(dir.path(), lines, flags).exits(0);
     for state in ["b.state", "c.state", "d.state"] {
-        let told = infinity(dir.path(), &format!("state diff a.state {state} --json")).exits(0).out;
+        let told = infinity(dir.path(), &format!("state diff a.state {state} --json"))
+            .exits(0)
+            .out;
         assert!(told.contains("\"equal\":true"), "{state}: {told}");
     }
     assert!(around.out.contains("main (here), other"), "{}", around.out);
-    assert!(around.out.contains("messages            2"), "{}", around.out);
+    assert!(
+        around.out.contains("messages            2"),
+        "{}",
+        around.out
+    );
     assert!(around.out.starts_with(straight.out.lines().next().unwrap()));
 }
 
@@ -68,8 +91,12 @@ fn mistakes_are_said_and_the_conversation_goes_on() {
         "there is a main already",
     ]);
     infinity(dir.path(), "chat none").exits(2).says(&["none"]);
-    infinity(dir.path(), "chat model --state-out no/a").exits(2).says(&["no directory no"]);
-    infinity(dir.path(), "chat model --top-p 3").exits(2).says(&["top_p"]);
+    infinity(dir.path(), "chat model --state-out no/a")
+        .exits(2)
+        .says(&["no directory no"]);
+    infinity(dir.path(), "chat model --top-p 3")
+        .exits(2)
+        .says(&["top_p"]);
     fs::write(dir.path().join("odd"), b"\xff\n").unwrap();
     let mut odd = command(dir.path(), "chat model");
     odd.stdin(fs::File::open(dir.path().join("odd")).unwrap());
@@ -82,7 +109,10 @@ fn mistakes_are_said_and_the_conversation_goes_on() {
 fn ctrl_c_stops_the_answer_and_not_the_session() {
     let dir = with_model();
     let mut command = command(dir.path(), "chat model -n 100000000 --ignore-eos --seed 1");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -90,7 +120,12 @@ fn ctrl_c_stops_the_answer_and_not_the_session() {
     let mut byte = [0];
     out.read_exact(&mut byte).unwrap();
     let kill = format!("kill -INT {}", child.id());
-    let signal = || std::process::Command::new("sh").args(["-c", &kill]).status().unwrap();
+    let signal = || {
+        std::process::Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .unwrap()
+    };
     assert!(signal().success());
     writeln!(stdin, "/stats\n/exit").unwrap();
     let mut rest = Vec::new();
@@ -98,6 +133,9 @@ fn ctrl_c_stops_the_answer_and_not_the_session() {
     let rest = String::from_utf8_lossy(&rest).into_owned();
     assert!(rest.contains("messages            1"), "{rest}");
     let err = BufReader::new(child.stderr.take().unwrap());
-    assert!(err.lines().any(|line| line.unwrap().contains("stopped; what was said stays said")));
+    assert!(
+        err.lines()
+            .any(|line| line.unwrap().contains("stopped; what was said stays said"))
+    );
     assert!(child.wait().unwrap().success());
 }

@@ -11,7 +11,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_infinity");
 
 fn records(ran: &Ran) -> Vec<serde_json::Value> {
     let lines = ran.out.lines();
-    lines.map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+    lines
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect()
 }
 
 /// Reads `text` from a pipe.
@@ -23,7 +25,9 @@ fn piped(dir: &Path, text: &[u8], flags: &str) -> Ran {
 }
 
 fn equal(dir: &Path, a: &str, b: &str) -> bool {
-    let told = infinity(dir, &format!("state diff {a} {b} --json")).exits(0).out;
+    let told = infinity(dir, &format!("state diff {a} {b} --json"))
+        .exits(0)
+        .out;
     serde_json::from_str::<serde_json::Value>(&told).unwrap()["equal"] == true
 }
 
@@ -34,22 +38,36 @@ fn every_line_has_its_surprise() {
     let read = infinity(dir.path(), "stream model valid.txt").exits(0);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(read.out.lines().count(), lines.len());
-    assert!(read.out.lines().next().unwrap().ends_with(lines[0]), "{}", read.out);
+    assert!(
+        read.out.lines().next().unwrap().ends_with(lines[0]),
+        "{}",
+        read.out
+    );
     read.says(&["read: ", "bits/byte", "position 3,"]);
     let read = records(&infinity(dir.path(), "stream model valid.txt --json").exits(0));
     assert_eq!(read[2]["line"], 3);
     assert_eq!(read[2]["text"], lines[2]);
     // The same text as one stream, measured elsewhere.
-    let all = records(&infinity(dir.path(), "stream model valid.txt --emit tokens --json").exits(0));
-    let bits: f64 = all.iter().filter_map(|record| record["bits"].as_f64()).sum();
+    let all =
+        records(&infinity(dir.path(), "stream model valid.txt --emit tokens --json").exits(0));
+    let bits: f64 = all
+        .iter()
+        .filter_map(|record| record["bits"].as_f64())
+        .sum();
     let line = "eval model --file valid.txt --stateful --batch-size 1 --json";
     let measured = infinity(dir.path(), line).exits(0).out;
     let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
     let nats = measured["loss"].as_f64().unwrap() * measured["tokens"].as_f64().unwrap();
-    assert!((bits * std::f64::consts::LN_2 / nats - 1.0).abs() < 1e-3, "{bits} {nats}");
+    assert!(
+        (bits * std::f64::consts::LN_2 / nats - 1.0).abs() < 1e-3,
+        "{bits} {nats}"
+    );
 
     assert_eq!(all.len(), text.len());
-    assert_eq!((&all[0]["bits"], &all[0]["text"]), (&serde_json::Value::Null, &"l".into()));
+    assert_eq!(
+        (&all[0]["bits"], &all[0]["text"]),
+        (&serde_json::Value::Null, &"l".into())
+    );
     let none = infinity(dir.path(), "stream model valid.txt --emit none").exits(0);
     assert_eq!(none.out, "");
 }
@@ -68,12 +86,19 @@ fn a_stream_goes_on_with_the_bits_of_never_stopping() {
     run("growing.txt --emit none --state-out a.state --snapshot-every 1");
     run("growing.txt --emit none --state-out end.state");
     fs::copy(dir.path().join("a.state"), dir.path().join("end2.state")).unwrap();
-    assert!(equal(dir.path(), "end.state", "end2.state"), "snapshots change nothing");
+    assert!(
+        equal(dir.path(), "end.state", "end2.state"),
+        "snapshots change nothing"
+    );
 
     // From a pipe, in portions of any size, with every line looked at.
     let through = |size: usize, name: &str| {
         let mut command = command(dir.path(), &format!("stream model - --state-out {name}"));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut stdin = child.stdin.take().unwrap();
         for (i, portion) in text[..cut].chunks(size).enumerate() {
             stdin.write_all(portion).unwrap();
@@ -88,7 +113,10 @@ fn a_stream_goes_on_with_the_bits_of_never_stopping() {
         through(size, name);
         assert!(equal(dir.path(), "whole.state", name), "portions of {size}");
     }
-    assert!(!equal(dir.path(), "whole.state", "end.state"), "the comparison can fail");
+    assert!(
+        !equal(dir.path(), "whole.state", "end.state"),
+        "the comparison can fail"
+    );
 }
 
 /// A snapshot in the middle of a line knows how much of the line it has read.
@@ -100,15 +128,28 @@ fn ctrl_c_keeps_a_state_that_goes_on() {
     fs::write(dir.path().join("long.txt"), line.repeat(60_000)).unwrap();
     let all = "stream model long.txt --json --state-out";
     let stopped = {
-        let mut command = command(dir.path(), &format!("{all} part.state --snapshot-every 512"));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = command(
+            dir.path(),
+            &format!("{all} part.state --snapshot-every 512"),
+        );
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut text = String::new();
         for _ in 0..200 {
             out.read_line(&mut text).unwrap();
         }
         let kill = format!("kill -INT {}", child.id());
-        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        assert!(
+            std::process::Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
         std::io::Read::read_to_string(&mut out, &mut text).unwrap();
         let mut err = String::new();
         std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut err).unwrap();
@@ -121,31 +162,51 @@ fn ctrl_c_keeps_a_state_that_goes_on() {
     .exits(130);
     let before = records(&stopped);
     let position = |name: &str| {
-        let told = infinity(dir.path(), &format!("state inspect {name} --json")).exits(0).out;
-        serde_json::from_str::<serde_json::Value>(&told).unwrap()["position"][0].as_u64().unwrap()
+        let told = infinity(dir.path(), &format!("state inspect {name} --json"))
+            .exits(0)
+            .out;
+        serde_json::from_str::<serde_json::Value>(&told).unwrap()["position"][0]
+            .as_u64()
+            .unwrap()
     };
     let kept = position("part.state");
-    assert!(kept > 0 && kept.is_multiple_of(512) && kept < 60_000 * line.len() as u64, "{kept}");
+    assert!(
+        kept > 0 && kept.is_multiple_of(512) && kept < 60_000 * line.len() as u64,
+        "{kept}"
+    );
     // The rest of a shorter copy, so that the test ends soon; the file is known by what stands before.
     let shorter = (kept as usize / line.len() + 100) * line.len();
     fs::write(dir.path().join("long.txt"), &line.repeat(60_000)[..shorter]).unwrap();
     let after = infinity(dir.path(), &format!("{all} part.state --resume")).exits(0);
     assert!(after.err.contains("goes on after"), "{}", after.err);
     let after = records(&after);
-    assert_eq!(after[0]["line"], before.last().unwrap()["line"].as_u64().unwrap() + 1, "no line twice");
+    assert_eq!(
+        after[0]["line"],
+        before.last().unwrap()["line"].as_u64().unwrap() + 1,
+        "no line twice"
+    );
     let whole = records(&infinity(dir.path(), &format!("{all} whole.state")).exits(0));
     assert_eq!(whole.len(), before.len() + after.len());
     let bits = |records: &[serde_json::Value], i: usize| records[i]["bits"].as_f64().unwrap();
     for i in 0..after.len() {
         let apart = bits(&after, i) - bits(&whole, before.len() + i);
-        assert!(apart.abs() < 2e-4, "record {i}: {} {}", after[i], whole[before.len() + i]);
+        assert!(
+            apart.abs() < 2e-4,
+            "record {i}: {} {}",
+            after[i],
+            whole[before.len() + i]
+        );
     }
     assert!(equal(dir.path(), "part.state", "whole.state"));
     // Another text under the same name.
     fs::write(dir.path().join("long.txt"), "x".repeat(2 * shorter)).unwrap();
-    infinity(dir.path(), &format!("{all} part.state --resume")).exits(2).says(&["long.txt", "has changed"]);
+    infinity(dir.path(), &format!("{all} part.state --resume"))
+        .exits(2)
+        .says(&["long.txt", "has changed"]);
     fs::write(dir.path().join("long.txt"), "x").unwrap();
-    infinity(dir.path(), &format!("{all} part.state --resume")).exits(2).says(&["1 bytes", "another file"]);
+    infinity(dir.path(), &format!("{all} part.state --resume"))
+        .exits(2)
+        .says(&["1 bytes", "another file"]);
 }
 
 /// A line that comes through a pipe is shown before the next one comes, and a signal keeps the state.
@@ -154,7 +215,10 @@ fn ctrl_c_keeps_a_state_that_goes_on() {
 fn a_line_is_shown_when_it_has_come() {
     let dir = with_model();
     let mut command = command(dir.path(), "stream model - --state-out a.state");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -166,7 +230,13 @@ fn a_line_is_shown_when_it_has_come() {
     }
     let signal = |name: &str| {
         let line = format!("kill -{name} {}", child.id());
-        assert!(std::process::Command::new("sh").args(["-c", &line]).status().unwrap().success());
+        assert!(
+            std::process::Command::new("sh")
+                .args(["-c", &line])
+                .status()
+                .unwrap()
+                .success()
+        );
     };
     let state = dir.path().join("a.state");
     signal("USR1");
@@ -179,7 +249,10 @@ fn a_line_is_shown_when_it_has_come() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     drop(stdin);
     let told = infinity(dir.path(), "state inspect a.state").exits(0).out;
-    assert!(told.contains("after 21 tokens"), "all that came is kept: {told}");
+    assert!(
+        told.contains("after 21 tokens"),
+        "all that came is kept: {told}"
+    );
     let more = piped(dir.path(), b"more\n", "--state-out a.state --resume --json").exits(0);
     assert_eq!(records(&more)[0]["line"], 4);
     infinity(dir.path(), "generate model --state-in a.state -n 2").exits(0);
@@ -188,20 +261,46 @@ fn a_line_is_shown_when_it_has_come() {
 #[test]
 fn a_model_goes_on_at_the_end_and_at_markers() {
     let dir = with_model();
-    let end = infinity(dir.path(), "stream model valid.txt --emit none --generate 5 --greedy").exits(0);
-    let told = infinity(dir.path(), "stream model valid.txt --emit none --state-out a.state").exits(0);
+    let end = infinity(
+        dir.path(),
+        "stream model valid.txt --emit none --generate 5 --greedy",
+    )
+    .exits(0);
+    let told = infinity(
+        dir.path(),
+        "stream model valid.txt --emit none --state-out a.state",
+    )
+    .exits(0);
     assert_eq!(told.out, "");
-    let same = infinity(dir.path(), "generate model --state-in a.state -n 5 --greedy --no-echo").exits(0);
+    let same = infinity(
+        dir.path(),
+        "generate model --state-in a.state -n 5 --greedy --no-echo",
+    )
+    .exits(0);
     assert_eq!(end.out, same.out);
     let text = b"one\nASK\ntwo\nASK\n";
-    let asked = piped(dir.path(), text, "--json --generate 4 --marker ASK --greedy --state-out m.state");
+    let asked = piped(
+        dir.path(),
+        text,
+        "--json --generate 4 --marker ASK --greedy --state-out m.state",
+    );
     let asked = records(&asked.exits(0));
-    let kinds: Vec<bool> = asked.iter().map(|record| record.get("generated").is_some()).collect();
+    let kinds: Vec<bool> = asked
+        .iter()
+        .map(|record| record.get("generated").is_some())
+        .collect();
     assert_eq!(kinds, [false, true, false, true], "{asked:?}");
     piped(dir.path(), b"one\ntwo\n", "--emit none --state-out n.state").exits(0);
-    assert!(equal(dir.path(), "m.state", "n.state"), "neither marker nor answer is remembered");
-    infinity(dir.path(), "stream model valid.txt --marker ASK").exits(2).says(&["--generate"]);
-    infinity(dir.path(), "stream model valid.txt --generate 0").exits(2).says(&["max_new_tokens", "0"]);
+    assert!(
+        equal(dir.path(), "m.state", "n.state"),
+        "neither marker nor answer is remembered"
+    );
+    infinity(dir.path(), "stream model valid.txt --marker ASK")
+        .exits(2)
+        .says(&["--generate"]);
+    infinity(dir.path(), "stream model valid.txt --generate 0")
+        .exits(2)
+        .says(&["max_new_tokens", "0"]);
 }
 
 #[test]
@@ -211,13 +310,37 @@ fn what_cannot_be_read_or_kept_is_named() {
         ("stream none valid.txt", 2, &["none"][..]),
         ("stream model none.txt", 2, &["none.txt"]),
         ("stream model .", 2, &["is a directory"]),
-        ("stream model valid.txt --snapshot-every 5", 2, &["--state-out"]),
-        ("stream model valid.txt --snapshot-every 0 --state-out a", 2, &["at least 1"]),
+        (
+            "stream model valid.txt --snapshot-every 5",
+            2,
+            &["--state-out"],
+        ),
+        (
+            "stream model valid.txt --snapshot-every 0 --state-out a",
+            2,
+            &["at least 1"],
+        ),
         ("stream model valid.txt --resume", 2, &["--state-out"]),
-        ("stream model valid.txt --state-out no/a.state", 2, &["no directory no"]),
-        ("stream model valid.txt --state-out model", 2, &["is a directory"]),
-        ("stream model valid.txt --state-in valid.txt", 1, &["valid.txt"]),
-        ("stream model valid.txt --emit words", 2, &["lines", "tokens", "none"]),
+        (
+            "stream model valid.txt --state-out no/a.state",
+            2,
+            &["no directory no"],
+        ),
+        (
+            "stream model valid.txt --state-out model",
+            2,
+            &["is a directory"],
+        ),
+        (
+            "stream model valid.txt --state-in valid.txt",
+            1,
+            &["valid.txt"],
+        ),
+        (
+            "stream model valid.txt --emit words",
+            2,
+            &["lines", "tokens", "none"],
+        ),
     ] {
         infinity(dir.path(), line).exits(code).says(words);
     }
@@ -229,12 +352,21 @@ fn what_cannot_be_read_or_kept_is_named() {
     assert!(odd.out.contains("caf\u{fffd} and more"), "{}", odd.out);
     odd.says(&["byte 3", "U+FFFD"]);
     infinity(dir.path(), "generate model -p one -n 2 --state-out g.state").exits(0);
-    infinity(dir.path(), "stream model valid.txt --resume --state-out g.state")
-        .exits(2)
-        .says(&["g.state", "--state-in"]);
-    infinity(dir.path(), "stream model valid.txt --state-in g.state --emit none").exits(0);
+    infinity(
+        dir.path(),
+        "stream model valid.txt --resume --state-out g.state",
+    )
+    .exits(2)
+    .says(&["g.state", "--state-in"]);
+    infinity(
+        dir.path(),
+        "stream model valid.txt --state-in g.state --emit none",
+    )
+    .exits(0);
     let other = with_model_of(infinity_model::config::Mixer::Softmax);
-    infinity(other.path(), "stream model valid.txt --emit none").exits(0).says(&["softmax", "grows"]);
+    infinity(other.path(), "stream model valid.txt --emit none")
+        .exits(0)
+        .says(&["softmax", "grows"]);
 }
 
 /// A limit on the size of files stands for a full disk: the state before stays, and the stream goes on.
@@ -242,10 +374,18 @@ fn what_cannot_be_read_or_kept_is_named() {
 #[test]
 fn a_full_disk_keeps_the_state_that_is_there() {
     let dir = with_model();
-    infinity(dir.path(), "stream model valid.txt --emit none --state-out a.state").exits(0);
+    infinity(
+        dir.path(),
+        "stream model valid.txt --emit none --state-out a.state",
+    )
+    .exits(0);
     let before = fs::read(dir.path().join("a.state")).unwrap();
     let line = "stream model train.txt --emit none --state-in a.state --state-out a.state --snapshot-every 1000";
-    let full = shell(dir.path(), &format!("trap '' XFSZ; ulimit -f 2; exec '{PROGRAM}' {line}")).exits(1);
+    let full = shell(
+        dir.path(),
+        &format!("trap '' XFSZ; ulimit -f 2; exec '{PROGRAM}' {line}"),
+    )
+    .exits(1);
     full.says(&["no state was kept at position", "a.state", "File too large"]);
     assert!(fs::read(dir.path().join("a.state")).unwrap() == before);
     let names = fs::read_dir(dir.path()).unwrap().count();
@@ -260,5 +400,9 @@ fn a_closed_pipe_is_no_failure() {
     let line = format!("'{PROGRAM}' stream model train.txt --state-out a.state; echo $? >&2");
     let closed = shell(dir.path(), &format!("({line}) | head -n 1")).exits(0);
     assert_eq!(closed.out.lines().count(), 1);
-    assert!(closed.err.lines().any(|line| line == "0") && !closed.err.contains("error"), "{}", closed.err);
+    assert!(
+        closed.err.lines().any(|line| line == "0") && !closed.err.contains("error"),
+        "{}",
+        closed.err
+    );
 }

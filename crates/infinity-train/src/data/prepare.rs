@@ -13,10 +13,10 @@ use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerK
 use super::error::{DataError, DataEvent};
 use super::formats::Fragment;
 use super::sources::Sources;
-use super::stories::Stories;
 use super::store::{
     FORMAT_VERSION, META_FILE, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE, TokenStore,
 };
+use super::stories::Stories;
 use super::task::{self, Part};
 use super::tokenize::{self, Alphabet, SplitWriter};
 use infinity_files::{Fingerprint, PartialDirectory, fingerprint};
@@ -615,7 +615,8 @@ fn inputs(
         });
     }
     if data.source == DataSource::Stories {
-        let [train, valid] = [Part::Train, Part::HeldOut].map(|part| Stories::new(&data.stories, part));
+        let [train, valid] =
+            [Part::Train, Part::HeldOut].map(|part| Stories::new(&data.stories, part));
         return Ok(Inputs {
             train: Sources::of_stories(train),
             validation: Some(Sources::of_stories(valid)),

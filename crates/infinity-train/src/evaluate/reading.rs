@@ -134,13 +134,18 @@ fn pass(
     let state = context.state.clone();
     let (hidden, state, logits) = in_pool(&device, || {
         let data = TensorData::new(ids.clone(), [1, n]);
-        let (hidden, state) = model.forward_hidden(Tensor::<2, Int>::from_data(data, &device), state);
+        let (hidden, state) =
+            model.forward_hidden(Tensor::<2, Int>::from_data(data, &device), state);
         let logits = model.logits(hidden.clone().narrow(1, n - 1, 1));
         (hidden, state, logits)
     });
     let failed = |error: String| GenerateError::Device { reason: error };
-    let data = logits.try_into_data().map_err(|error| failed(error.to_string()))?;
-    let logits = data.try_into_vec_as::<f32>().map_err(|error| failed(error.to_string()))?;
+    let data = logits
+        .try_into_data()
+        .map_err(|error| failed(error.to_string()))?;
+    let logits = data
+        .try_into_vec_as::<f32>()
+        .map_err(|error| failed(error.to_string()))?;
 
     let mut losses = Vec::with_capacity(n - known);
     if known == 0 {
@@ -158,7 +163,8 @@ fn pass(
     }
     let mut past = context.past.clone();
     past.recent.extend(tokens);
-    past.recent.drain(..past.recent.len().saturating_sub(RECENT));
+    past.recent
+        .drain(..past.recent.len().saturating_sub(RECENT));
     past.has_logits = true;
     Ok((
         Context {
@@ -173,7 +179,10 @@ fn pass(
 /// The loss in nats of `token` after these logits, if there are any.
 fn loss_of(logits: &[f32], token: u32) -> Option<f32> {
     let most = logits.iter().copied().reduce(f32::max)?;
-    let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
+    let sum: f64 = logits
+        .iter()
+        .map(|logit| f64::from(logit - most).exp())
+        .sum();
     Some((sum.ln() - f64::from(logits[token as usize] - most)) as f32)
 }
 
@@ -199,11 +208,15 @@ mod tests {
     }
 
     fn bits(state: &ModelState) -> Vec<u32> {
-        let numbers = |tensor: TensorData| tensor.iter::<f32>().map(f32::to_bits).collect::<Vec<_>>();
+        let numbers =
+            |tensor: TensorData| tensor.iter::<f32>().map(f32::to_bits).collect::<Vec<_>>();
         let layers = state.layers.iter().flat_map(|layer| match layer {
             LayerState::Infinity { memory, tails } => {
                 let tails = tails.iter().flat_map(|tail| numbers(tail.to_data()));
-                numbers(memory.to_data()).into_iter().chain(tails).collect::<Vec<_>>()
+                numbers(memory.to_data())
+                    .into_iter()
+                    .chain(tails)
+                    .collect::<Vec<_>>()
             }
             LayerState::Softmax { .. } => panic!("another mixer"),
         });
@@ -240,7 +253,10 @@ mod tests {
         assert!(losses[0].is_none() && losses[1..].iter().all(Option::is_some));
         for (sizes, looks) in [(&[7, 100, 1][..], true), (&[511, 2], true), (&[300], false)] {
             let (pieces, found) = read(sizes, looks, &all);
-            assert!(bits(&pieces.kept().state) == bits(&whole.kept().state), "{sizes:?}");
+            assert!(
+                bits(&pieces.kept().state) == bits(&whole.kept().state),
+                "{sizes:?}"
+            );
             assert_eq!(pieces.kept().logits, whole.kept().logits);
             assert_eq!(found.len(), losses.len());
             for (a, b) in found.iter().zip(&losses).skip(1) {

@@ -96,7 +96,9 @@ impl Conversation {
     /// Makes `next` the present; `undo` comes back.
     fn step(&mut self, next: Moment) {
         let branch = self.branch();
-        branch.before.push_back(std::mem::replace(&mut branch.now, next));
+        branch
+            .before
+            .push_back(std::mem::replace(&mut branch.now, next));
         if branch.before.len() > MOST_UNDO {
             branch.before.pop_front();
         }
@@ -121,8 +123,12 @@ impl Conversation {
         };
         // The end of the answer before may have been said by the model itself.
         let said = now.context.past.recent.last().copied();
-        let ended = said.filter(|token| config.eos_token_id.contains(token) || self.tokenizer.eos_id() == Some(*token));
-        let ended = ended.and_then(|token| self.tokenizer.token(token)).unwrap_or_default();
+        let ended = said.filter(|token| {
+            config.eos_token_id.contains(token) || self.tokenizer.eos_id() == Some(*token)
+        });
+        let ended = ended
+            .and_then(|token| self.tokenizer.token(token))
+            .unwrap_or_default();
         let prompt = match now.turns {
             0 => &*prompt,
             _ => prompt.strip_prefix(&*ended).unwrap_or(&prompt),
@@ -182,7 +188,9 @@ impl Conversation {
     /// There is one of that name.
     pub(super) fn fork(&mut self, name: &str) -> anyhow::Result<()> {
         if self.branches.contains_key(name) {
-            return Err(errors::usage(format!("there is a {name} already; /switch {name} goes there")));
+            return Err(errors::usage(format!(
+                "there is a {name} already; /switch {name} goes there"
+            )));
         }
         let copy = self.branch().clone();
         self.branches.insert(name.to_owned(), copy);
@@ -197,7 +205,10 @@ impl Conversation {
     pub(super) fn switch(&mut self, name: &str) -> anyhow::Result<()> {
         if !self.branches.contains_key(name) {
             let names: Vec<&str> = self.branches.keys().map(String::as_str).collect();
-            return Err(errors::usage(format!("there is no {name}, only {}", names.join(", "))));
+            return Err(errors::usage(format!(
+                "there is no {name}, only {}",
+                names.join(", ")
+            )));
         }
         self.current = name.to_owned();
         Ok(())
@@ -224,11 +235,15 @@ impl Conversation {
     /// The file is no state of this model and tokenizer.
     pub(super) fn load(&mut self, path: &Path) -> anyhow::Result<()> {
         let context = Context::load(path, &self.model, Some(&self.tokenizer))?;
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let notes = state_file::notes(&bytes)?;
         let note = notes.iter().find(|(key, _)| key == NOTE);
-        let note = note.map(|(_, note)| serde_json::from_str::<Note>(note)).transpose();
-        let note = note.with_context(|| format!("{}: its entry {NOTE:?} cannot be read", path.display()))?;
+        let note = note
+            .map(|(_, note)| serde_json::from_str::<Note>(note))
+            .transpose();
+        let note =
+            note.with_context(|| format!("{}: its entry {NOTE:?} cannot be read", path.display()))?;
         if let Some(note) = &note {
             self.system.clone_from(&note.system);
         }

@@ -29,7 +29,10 @@ impl Lines {
         if !io::stdin().is_terminal() {
             return Ok(Lines::Pipe);
         }
-        let config = Config::builder().auto_add_history(true).max_history_size(1000)?.build();
+        let config = Config::builder()
+            .auto_add_history(true)
+            .max_history_size(1000)?
+            .build();
         let mut editor = DefaultEditor::with_config(config)?;
         if let Some(path) = history.as_ref().filter(|path| path.exists())
             && let Err(error) = editor.load_history(path)
@@ -67,7 +70,9 @@ impl Lines {
                 match editor.readline(prompt) {
                     Ok(line) => return Ok(Some(line)),
                     Err(ReadlineError::Eof) => return Ok(None),
-                    Err(ReadlineError::Interrupted) => terminal::note("Ctrl-D or /exit ends the chat"),
+                    Err(ReadlineError::Interrupted) => {
+                        terminal::note("Ctrl-D or /exit ends the chat")
+                    }
                     Err(error) => return Err(error).context("cannot read from the terminal"),
                 }
             },
@@ -104,7 +109,11 @@ impl Drop for Lines {
 
 /// The history's place, where the system has one for such things.
 pub(super) fn history_file() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let state = folder("XDG_STATE_HOME")
         .or_else(|| folder("LOCALAPPDATA"))
         .or_else(|| folder("HOME").map(|home| home.join(".local/state")));

@@ -74,7 +74,9 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
         ..loaded
     };
     let tokenizer = model_dir::needed(tokenizer, &args.model)?;
-    let (config, unused) = args.sampling.over(args.limit.over(generation), global.seed)?;
+    let (config, unused) = args
+        .sampling
+        .over(args.limit.over(generation), global.seed)?;
     let template = Template::of(found.tokenizer()?.parent(), &tokenizer)?;
     if !global.quiet {
         unused.iter().for_each(|what| terminal::warning(what));
@@ -110,7 +112,11 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
             Ok(ControlFlow::Break(())) => break,
             // A closed pipe ends it; anything else is said, and the conversation goes on.
             Err(error) if errors::is_closed_pipe(&error) => return Err(error),
-            Err(error) => terminal::note(&format!("{}: {}", terminal::error_word(), errors::message(&error))),
+            Err(error) => terminal::note(&format!(
+                "{}: {}",
+                terminal::error_word(),
+                errors::message(&error)
+            )),
         }
     }
     if let Some(path) = &args.state_out {
@@ -144,7 +150,10 @@ impl Chat {
             Said::Load(path) => {
                 conversation.load(Path::new(&path))?;
                 let position = conversation.stats().position;
-                self.note(&format!("{path}: goes on after {} tokens", terminal::grouped(position)));
+                self.note(&format!(
+                    "{path}: goes on after {} tokens",
+                    terminal::grouped(position)
+                ));
             }
             Said::Fork(name) => {
                 conversation.fork(&name)?;
@@ -177,7 +186,8 @@ impl Chat {
                 }
             }
             Said::Set(name, value) => {
-                self.config = words::with_setting(&self.config, &name, &value).map_err(errors::usage)?;
+                self.config =
+                    words::with_setting(&self.config, &name, &value).map_err(errors::usage)?;
                 self.note(&format!("{name} is {value}"));
             }
             Said::Stats => terminal::line(&shown(&conversation.stats()))?,

@@ -6,14 +6,38 @@ use infinity_model::GenerationConfig;
 /// The commands: `(name, what follows, what it does)`.
 pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
     ("help", "", "show this"),
-    ("save", "FILE", "keep the conversation in a state file, whose size does not depend on its length"),
-    ("load", "FILE", "go on from a state file: a conversation, or a text that `infinity stream` read"),
-    ("fork", "NAME", "go on in a copy called NAME; the conversation as it is stays where it was"),
-    ("switch", "NAME", "go to another copy; the first is called main"),
+    (
+        "save",
+        "FILE",
+        "keep the conversation in a state file, whose size does not depend on its length",
+    ),
+    (
+        "load",
+        "FILE",
+        "go on from a state file: a conversation, or a text that `infinity stream` read",
+    ),
+    (
+        "fork",
+        "NAME",
+        "go on in a copy called NAME; the conversation as it is stays where it was",
+    ),
+    (
+        "switch",
+        "NAME",
+        "go to another copy; the first is called main",
+    ),
     ("undo", "", "take the last message and its answer back"),
     ("reset", "", "begin anew"),
-    ("system", "[TEXT]", "begin anew with instructions for the model; without any: show them"),
-    ("set", "[NAME VALUE]", "a setting of generation; without any: show them"),
+    (
+        "system",
+        "[TEXT]",
+        "begin anew with instructions for the model; without any: show them",
+    ),
+    (
+        "set",
+        "[NAME VALUE]",
+        "a setting of generation; without any: show them",
+    ),
     ("stats", "", "show what is remembered, and what it takes"),
     ("exit", "", "leave; so does Ctrl-D"),
 ];
@@ -51,7 +75,9 @@ pub(super) fn parse(line: &str) -> Result<Said, String> {
     if command.starts_with('/') {
         return Ok(Said::Text(command.to_owned()));
     }
-    let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+    let (name, rest) = command
+        .split_once(char::is_whitespace)
+        .unwrap_or((command, ""));
     let rest = rest.trim();
     let one = || match rest {
         "" => {
@@ -88,15 +114,21 @@ pub(super) fn parse(line: &str) -> Result<Said, String> {
             let names = COMMANDS.iter().map(|(name, ..)| *name);
             let meant = nearest(unknown, names);
             let meant = meant.map_or(String::new(), |name| format!("; did you mean /{name}?"));
-            Err(format!("there is no /{unknown}{meant} /help shows what there is, // begins a text with /"))
+            Err(format!(
+                "there is no /{unknown}{meant} /help shows what there is, // begins a text with /"
+            ))
         }
     }
 }
 
 /// The settings that can be changed in a chat, with their values.
 pub(super) fn settings(config: &GenerationConfig) -> Vec<(&'static str, String)> {
-    let tokens = config.max_new_tokens.map_or_else(|| "256".to_owned(), |n| n.to_string());
-    let seed = config.seed.map_or_else(|| "random".to_owned(), |seed| seed.to_string());
+    let tokens = config
+        .max_new_tokens
+        .map_or_else(|| "256".to_owned(), |n| n.to_string());
+    let seed = config
+        .seed
+        .map_or_else(|| "random".to_owned(), |seed| seed.to_string());
     vec![
         ("temperature", config.temperature.to_string()),
         ("top_k", config.top_k.to_string()),
@@ -142,7 +174,10 @@ pub(super) fn with_setting(
             let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
             let meant = nearest(unknown, names.iter().copied());
             let meant = meant.map_or(String::new(), |name| format!("; did you mean {name}?"));
-            return Err(format!("there is no setting {unknown:?}, only {}{meant}", names.join(", ")));
+            return Err(format!(
+                "there is no setting {unknown:?}, only {}{meant}",
+                names.join(", ")
+            ));
         }
     }
     config.validate().map_err(|error| error.to_string())?;
@@ -151,7 +186,9 @@ pub(super) fn with_setting(
 
 /// The text of /help.
 pub(super) fn help() -> String {
-    let line = |(name, what, does): &(&str, &str, &str)| format!("{:<20} {does}", format!("/{name} {what}"));
+    let line = |(name, what, does): &(&str, &str, &str)| {
+        format!("{:<20} {does}", format!("/{name} {what}"))
+    };
     let lines: Vec<String> = COMMANDS.iter().map(line).collect();
     format!(
         "{}\nCtrl-C stops an answer. A line that ends with \\ goes on in the next. // begins a text with /.",
@@ -173,7 +210,10 @@ mod tests {
             ("/system", Said::System(String::new())),
             ("/clear", Said::Reset),
             ("/topk 5", Said::Set("top_k".into(), "5".into())),
-            ("/set max-new-tokens 9", Said::Set("max_new_tokens".into(), "9".into())),
+            (
+                "/set max-new-tokens 9",
+                Said::Set("max_new_tokens".into(), "9".into()),
+            ),
             ("/set", Said::Set(String::new(), String::new())),
             ("/quit", Said::Exit),
         ] {
@@ -185,7 +225,11 @@ mod tests {
             ("/undo 3", "takes nothing"),
             ("/temperature", "needs a"),
         ] {
-            assert!(parse(line).unwrap_err().contains(words), "{:?}", parse(line));
+            assert!(
+                parse(line).unwrap_err().contains(words),
+                "{:?}",
+                parse(line)
+            );
         }
     }
 
@@ -202,11 +246,18 @@ mod tests {
     fn settings_are_checked() {
         let config = GenerationConfig::default();
         for (name, _) in settings(&config) {
-            assert_ne!(with_setting(&config, name, "1").map(|c| settings(&c)), Err(String::new()));
+            assert_ne!(
+                with_setting(&config, name, "1").map(|c| settings(&c)),
+                Err(String::new())
+            );
         }
         let cold = with_setting(&config, "temperature", "0").unwrap();
         assert!(cold.is_greedy());
-        assert!(!with_setting(&cold, "temperature", "0.5").unwrap().is_greedy());
+        assert!(
+            !with_setting(&cold, "temperature", "0.5")
+                .unwrap()
+                .is_greedy()
+        );
         for (name, value, words) in [
             ("top_p", "2", "top_p"),
             ("top_k", "many", "many"),

@@ -123,7 +123,11 @@ pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
         (config.clone(), preset.toml(seed)),
         (directory.join(BOOK), book(seed, STORIES)),
     ];
-    refuse_what_is_there(directory, &files.each_ref().map(|(path, _)| path), args.force)?;
+    refuse_what_is_there(
+        directory,
+        &files.each_ref().map(|(path, _)| path),
+        args.force,
+    )?;
     std::fs::create_dir_all(directory)
         .with_context(|| format!("cannot make the folder {}", directory.display()))?;
     for (path, text) in &files {
@@ -137,21 +141,22 @@ pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
 }
 
 fn preset(name: &str) -> anyhow::Result<&'static Preset> {
-    PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
-        let names = PRESETS.each_ref().map(|preset| preset.name);
-        let meant = nearest(name, names.iter().copied());
-        let meant = meant.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-        let names = names.join(", ");
-        errors::usage(format!("--preset: there is no `{name}`, only {names}{meant}"))
-    })
+    PRESETS
+        .iter()
+        .find(|preset| preset.name == name)
+        .ok_or_else(|| {
+            let names = PRESETS.each_ref().map(|preset| preset.name);
+            let meant = nearest(name, names.iter().copied());
+            let meant = meant.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+            let names = names.join(", ");
+            errors::usage(format!(
+                "--preset: there is no `{name}`, only {names}{meant}"
+            ))
+        })
 }
 
 /// Nothing of a person's is written over unless that is said.
-fn refuse_what_is_there(
-    directory: &Path,
-    paths: &[&PathBuf],
-    force: bool,
-) -> anyhow::Result<()> {
+fn refuse_what_is_there(directory: &Path, paths: &[&PathBuf], force: bool) -> anyhow::Result<()> {
     if directory.exists() && !directory.is_dir() {
         let shown = directory.display();
         return Err(errors::usage(format!("{shown} is a file, not a folder")));
@@ -212,9 +217,10 @@ impl Preset {
         ];
         let numbers = numbers.map(|(place, number)| (place, number.to_string()));
         let all = words.into_iter().chain(numbers);
-        all.fold(include_str!("infinity.toml").to_owned(), |text, (place, value)| {
-            text.replace(place, &value)
-        })
+        all.fold(
+            include_str!("infinity.toml").to_owned(),
+            |text, (place, value)| text.replace(place, &value),
+        )
     }
 
     fn config(&self) -> anyhow::Result<RunConfig> {
@@ -259,10 +265,16 @@ mod tests {
             assert!(preset.line().unwrap().contains("M parameters"));
             // The other source, as the file says it is done.
             let own = text
-                .replace("source = \"stories\"", "source = \"files\"\ntrain_file = \"a.txt\"")
+                .replace(
+                    "source = \"stories\"",
+                    "source = \"files\"\ntrain_file = \"a.txt\"",
+                )
                 .replace(&format!("[data.stories]\ncount = {}", preset.stories), "");
             let layers = ConfigLayers::new().text("own", &own).unwrap();
-            assert_eq!(layers.resolve().unwrap().config.data.source, DataSource::Files);
+            assert_eq!(
+                layers.resolve().unwrap().config.data.source,
+                DataSource::Files
+            );
         }
     }
 

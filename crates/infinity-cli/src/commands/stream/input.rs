@@ -116,7 +116,10 @@ impl Pieces {
         self.at.offset += bytes.len() as u64;
         self.at.line += u64::from(ends_line);
         // Some programs begin a file with a mark that is no part of its text.
-        let text = text.strip_prefix('\u{feff}').filter(|_| begins).unwrap_or(&text);
+        let text = text
+            .strip_prefix('\u{feff}')
+            .filter(|_| begins)
+            .unwrap_or(&text);
         let unbroken = text.trim_end_matches(['\n', '\r']);
         if whole && self.marker.as_deref() == Some(unbroken) {
             out.push_back(Item::Marker);
@@ -194,7 +197,8 @@ mod tests {
     fn cut(text: &[u8], size: usize, marker: Option<&str>) -> Vec<Item> {
         let mut pieces = Pieces::new(marker, Place::default());
         let mut out = VecDeque::new();
-        text.chunks(size).for_each(|chunk| pieces.push(chunk, &mut out));
+        text.chunks(size)
+            .for_each(|chunk| pieces.push(chunk, &mut out));
         pieces.end(&mut out);
         out.into()
     }
@@ -268,7 +272,10 @@ mod tests {
         let mut out = VecDeque::new();
         pieces.push(b"\xef\xbb\xbfab\xffc\n\xfe\n", &mut out);
         pieces.end(&mut out);
-        assert_eq!(texts(out.make_contiguous()).concat(), "ab\u{fffd}c\n\u{fffd}\n");
+        assert_eq!(
+            texts(out.make_contiguous()).concat(),
+            "ab\u{fffd}c\n\u{fffd}\n"
+        );
         assert_eq!((pieces.replaced, pieces.first_replaced), (2, 5));
     }
 }

@@ -130,7 +130,10 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
             );
         }
     }
-    let resumed = args.state_out.as_deref().filter(|path| args.resume && path.exists());
+    let resumed = args
+        .state_out
+        .as_deref()
+        .filter(|path| args.resume && path.exists());
     let (context, kept) = match resumed.or(args.state_in.as_deref()) {
         None => (Context::new(&model), Kept::default()),
         Some(path) => {
@@ -154,7 +157,13 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     let chunks = source.chunks(place.offset)?;
     let interrupt = signals::listen("")?;
     interrupt.heeded.store(true, Ordering::SeqCst);
-    let show = Show::new(args.emit, args.json, tokenizer.clone(), context.position(), global.quiet);
+    let show = Show::new(
+        args.emit,
+        args.json,
+        tokenizer.clone(),
+        context.position(),
+        global.quiet,
+    );
     let mut session = Session {
         quiet: global.quiet,
         due: args.snapshot_every.map(|every| context.position() + every),
@@ -186,7 +195,11 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
         let bytes = session.reading.now().state.bytes() as u64;
         terminal::note(&session.show.closing_line(bytes, &chosen.name));
     }
-    Ok(if stopped { errors::INTERRUPTED } else { errors::OK })
+    Ok(if stopped {
+        errors::INTERRUPTED
+    } else {
+        errors::OK
+    })
 }
 
 /// The entry in a state file.
@@ -203,7 +216,8 @@ fn kept_in(path: &Path) -> anyhow::Result<Kept> {
             path.display()
         ))
     })?;
-    serde_json::from_str(&note.1).with_context(|| format!("{}: its entry {KEPT:?} cannot be read", place()))
+    serde_json::from_str(&note.1)
+        .with_context(|| format!("{}: its entry {KEPT:?} cannot be read", place()))
 }
 
 /// Where bytes come from.
@@ -222,9 +236,12 @@ impl Source {
         }
         let shown = path.display();
         let opened = File::open(path).and_then(|file| file.metadata().map(|data| (file, data)));
-        let (file, data) = opened.map_err(|error| errors::usage(format!("cannot read {shown}: {error}")))?;
+        let (file, data) =
+            opened.map_err(|error| errors::usage(format!("cannot read {shown}: {error}")))?;
         if data.is_dir() {
-            return Err(errors::usage(format!("{shown} is a directory; a stream is one text")));
+            return Err(errors::usage(format!(
+                "{shown} is a directory; a stream is one text"
+            )));
         }
         Ok(match data.is_file() {
             true => Source::File(path.into(), file, data.len()),
@@ -254,10 +271,12 @@ impl Source {
             )));
         }
         match &kept.before {
-            Some(before) if *before != before_of(path, kept.offset)? => Err(errors::usage(format!(
-                "{shown} is not the file that was left at byte {}: what stands before it has changed",
-                kept.offset
-            ))),
+            Some(before) if *before != before_of(path, kept.offset)? => {
+                Err(errors::usage(format!(
+                    "{shown} is not the file that was left at byte {}: what stands before it has changed",
+                    kept.offset
+                )))
+            }
             _ => Ok(place),
         }
     }
@@ -439,7 +458,11 @@ impl Session<'_> {
         self.show.read(losses)?;
         self.show.status();
         let position = self.reading.kept().position();
-        while self.begun.pop_front_if(|piece| piece.end <= position).is_some() {}
+        while self
+            .begun
+            .pop_front_if(|piece| piece.end <= position)
+            .is_some()
+        {}
         if let (Some(due), Some(every)) = (self.due, self.args.snapshot_every)
             && position >= due
         {
@@ -447,7 +470,9 @@ impl Session<'_> {
             if let Err(error) = self.keep(true) {
                 // The state before is there still, and the next may fit.
                 let message = errors::message(&error);
-                self.show.warn(&format!("no state was kept at position {position}: {message}"));
+                self.show.warn(&format!(
+                    "no state was kept at position {position}: {message}"
+                ));
             }
         }
         Ok(())
@@ -457,13 +482,17 @@ impl Session<'_> {
     fn mind(&mut self) -> anyhow::Result<()> {
         if self.snapshot.swap(false, Ordering::SeqCst) {
             if self.args.state_out.is_none() {
-                self.show.warn("SIGUSR1 keeps the state where --state-out says, which was not given");
+                self.show
+                    .warn("SIGUSR1 keeps the state where --state-out says, which was not given");
             } else if let Err(error) = self.keep(self.seekable) {
                 let message = errors::message(&error);
                 self.show.warn(&format!("no state was kept: {message}"));
             }
         }
-        if self.pieces.replaced > 0 && !std::mem::replace(&mut self.told_of_bytes, true) && !self.quiet {
+        if self.pieces.replaced > 0
+            && !std::mem::replace(&mut self.told_of_bytes, true)
+            && !self.quiet
+        {
             let at = self.pieces.first_replaced;
             let name = self.args.file.display();
             self.show.warn(&format!(
@@ -480,9 +509,16 @@ impl Session<'_> {
         let Some(path) = &self.args.state_out else {
             return Ok(());
         };
-        let context = if at_cut { self.reading.kept() } else { self.reading.now() };
+        let context = if at_cut {
+            self.reading.kept()
+        } else {
+            self.reading.now()
+        };
         let position = context.position();
-        let begun = self.begun.iter().find(|piece| piece.first < position && position < piece.end);
+        let begun = self
+            .begun
+            .iter()
+            .find(|piece| piece.first < position && position < piece.end);
         let kept = match begun {
             Some(piece) => Kept {
                 offset: piece.from.offset,
@@ -516,7 +552,12 @@ impl Session<'_> {
             false => None,
         };
         let note = serde_json::to_string(&Kept { before, ..kept })?;
-        context.save_noting(path, self.reading.model(), Some(&self.tokenizer), &[(KEPT, note)])?;
+        context.save_noting(
+            path,
+            self.reading.model(),
+            Some(&self.tokenizer),
+            &[(KEPT, note)],
+        )?;
         Ok(())
     }
 
@@ -530,7 +571,14 @@ impl Session<'_> {
             false => ControlFlow::Continue(()),
         };
         let model = self.reading.model();
-        let (made, _) = generate_from(model, &self.tokenizer, &blank, context, &self.config, &mut on_text)?;
+        let (made, _) = generate_from(
+            model,
+            &self.tokenizer,
+            &blank,
+            context,
+            &self.config,
+            &mut on_text,
+        )?;
         self.show.generated(&made.text)?;
         Ok(())
     }

@@ -91,7 +91,13 @@ struct Status {
 impl Show {
     /// `position` is that of the text so far; a status line is written where standard error is a terminal
     /// and `quiet` is not.
-    pub(super) fn new(emit: Emit, json: bool, tokenizer: Tokenizer, position: u64, quiet: bool) -> Self {
+    pub(super) fn new(
+        emit: Emit,
+        json: bool,
+        tokenizer: Tokenizer,
+        position: u64,
+        quiet: bool,
+    ) -> Self {
         let status = (!quiet && io::stderr().is_terminal()).then_some(Status {
             written: None,
             shown: false,
@@ -161,7 +167,10 @@ impl Show {
 
     /// Takes pieces away that are read to their end.
     fn finish(&mut self) -> io::Result<()> {
-        while let Some(open) = self.open.pop_front_if(|open| open.done == open.tokens.len()) {
+        while let Some(open) = self
+            .open
+            .pop_front_if(|open| open.done == open.tokens.len())
+        {
             let sum = Sum {
                 tokens: open.tokens.len() as u64,
                 bits: open.bits,

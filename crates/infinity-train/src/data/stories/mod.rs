@@ -159,7 +159,9 @@ impl Teller {
         }
         for (slots, rows) in TABLES {
             let row = rows[teller.below(rows.len())];
-            teller.world.extend(slots.iter().copied().zip(row.iter().copied()));
+            teller
+                .world
+                .extend(slots.iter().copied().zip(row.iter().copied()));
         }
         teller
     }
@@ -183,7 +185,10 @@ impl Teller {
 
     /// Adds what `template` says to the story.
     fn say(&mut self, template: &'static str, depth: usize) {
-        assert!(depth < DEEPEST, "the rules lead in a circle at {template:?}");
+        assert!(
+            depth < DEEPEST,
+            "the rules lead in a circle at {template:?}"
+        );
         let mut rest = template;
         while let Some(at) = rest.find(['[', '{']) {
             self.story.push_str(&rest[..at]);
@@ -284,13 +289,20 @@ mod tests {
 
     /// What is wrong with a story, if anything.
     fn fault(story: &str) -> Option<String> {
-        let wrong = ["[", "]", "{", "}", "|", "  ", " a a", " a o", " .", " ,", "..", "\n\n", "\n "];
+        let wrong = [
+            "[", "]", "{", "}", "|", "  ", " a a", " a o", " .", " ,", "..", "\n\n", "\n ",
+        ];
         let wrong = wrong.iter().find(|wrong| story.contains(**wrong));
         let ends = story.ends_with(['.', '!', '"']);
         let quotes = story.matches('"').count() % 2 == 0;
         let small = story
             .match_indices(['.', '!', '?'])
-            .filter_map(|(at, _)| story[at + 1..].trim_start_matches([' ', '\n']).chars().next())
+            .filter_map(|(at, _)| {
+                story[at + 1..]
+                    .trim_start_matches([' ', '\n'])
+                    .chars()
+                    .next()
+            })
             .filter(|c| story.len() > 1 && c.is_lowercase())
             .count();
         match (wrong, ends && quotes && small == 0) {
@@ -325,7 +337,11 @@ mod tests {
         assert_eq!(all(1, Part::Train), all(1, Part::Train));
         let learned: HashSet<_> = all(1, Part::Train).into_iter().collect();
         assert!(learned.len() > 195, "they differ");
-        for others in [all(2, Part::Train), all(1, Part::HeldOut), all(7, Part::HeldOut)] {
+        for others in [
+            all(2, Part::Train),
+            all(1, Part::HeldOut),
+            all(7, Part::HeldOut),
+        ] {
             assert!(others.iter().all(|story| !learned.contains(story)));
         }
         // What earlier versions told: a change of the grammar changes what runs learn from.
@@ -355,7 +371,9 @@ mod tests {
     #[test]
     fn what_was_lost_is_found_where_it_was_left() {
         let stories = stories(Part::Train, 1);
-        let lost = |story: &String| story.contains("Now I know! It is ") || story.contains("I remember! It is ");
+        let lost = |story: &String| {
+            story.contains("Now I know! It is ") || story.contains("I remember! It is ")
+        };
         let found: Vec<String> = (0..2000).map(|n| stories.story(n)).filter(lost).collect();
         assert!(found.len() > 50, "{}", found.len());
         for story in found {
@@ -392,7 +410,9 @@ mod tests {
         };
         let mut told = Vec::new();
         let mut made = |data: &DataConfig| {
-            prepare(data, &TokenizerConfig::default(), &mut |event| told.push(format!("{event:?}")))
+            prepare(data, &TokenizerConfig::default(), &mut |event| {
+                told.push(format!("{event:?}"))
+            })
         };
         let first = made(&data).unwrap();
         assert_eq!(first.meta.source.documents, 30);
@@ -401,14 +421,24 @@ mod tests {
         assert_eq!(again.directory, first.directory, "found in the cache");
         let mut other = data.clone();
         other.stories.seed = 6;
-        assert_ne!(made(&other).unwrap().meta.source.hash, first.meta.source.hash);
-        assert!(!told.iter().any(|event| event.starts_with("Rebuilding")), "{told:?}");
+        assert_ne!(
+            made(&other).unwrap().meta.source.hash,
+            first.meta.source.hash
+        );
+        assert!(
+            !told.iter().any(|event| event.starts_with("Rebuilding")),
+            "{told:?}"
+        );
         let edits: [(&str, fn(&mut DataConfig)); 5] = [
             ("data.train_file", |data| data.train_file = "a.txt".into()),
             ("data.val_fraction", |data| data.val_fraction = Some(0.1)),
             ("data.stories.count", |data| data.stories.count = 0),
-            ("data.stories.validation", |data| data.stories.validation = u64::MAX),
-            ("data.train_crates", |data| data.train_crates = vec!["csv".into()]),
+            ("data.stories.validation", |data| {
+                data.stories.validation = u64::MAX
+            }),
+            ("data.train_crates", |data| {
+                data.train_crates = vec!["csv".into()]
+            }),
         ];
         for (key, edit) in edits {
             let mut wrong = data.clone();
