@@ -294,7 +294,7 @@ mod tests {
         ];
         let wrong = wrong.iter().find(|wrong| story.contains(**wrong));
         let ends = story.ends_with(['.', '!', '"']);
-        let quotes = story.matches('"').count() % 2 == 0;
+        let quotes = story.matches('"').count().is_multiple_of(2);
         let small = story
             .match_indices(['.', '!', '?'])
             .filter_map(|(at, _)| {
@@ -429,7 +429,8 @@ mod tests {
             !told.iter().any(|event| event.starts_with("Rebuilding")),
             "{told:?}"
         );
-        let edits: [(&str, fn(&mut DataConfig)); 5] = [
+        type Edit = fn(&mut DataConfig);
+        let edits: [(&str, Edit); 5] = [
             ("data.train_file", |data| data.train_file = "a.txt".into()),
             ("data.val_fraction", |data| data.val_fraction = Some(0.1)),
             ("data.stories.count", |data| data.stories.count = 0),
