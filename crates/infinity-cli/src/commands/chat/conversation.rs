@@ -118,7 +118,9 @@ impl Conversation {
         let now = self.branch().now.clone();
         let system = self.system.as_deref();
         let prompt = match now.turns {
-            0 => self.template.first(system, text)?,
+            0 => self
+                .template
+                .first(system, text, now.context.position() > 0)?,
             _ => self.template.later(system, text)?,
         };
         // The end of the answer before may have been said by the model itself.

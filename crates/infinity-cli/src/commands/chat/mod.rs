@@ -77,7 +77,8 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
     let (config, unused) = args
         .sampling
         .over(args.limit.over(generation), global.seed)?;
-    let template = Template::of(found.tokenizer()?.parent(), &tokenizer)?;
+    let files = found.tokenizer()?;
+    let template = Template::of(files.parent().unwrap_or(&args.model))?;
     if !global.quiet {
         unused.iter().for_each(|what| terminal::warning(what));
         terminal::note(&format!(
