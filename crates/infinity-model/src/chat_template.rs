@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -182,8 +183,9 @@ impl ChatTemplate {
 impl Jinja {
     fn environment(&self) -> Result<Environment<'_>, minijinja::Error> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let mut syntax = SyntaxConfig::builder();
+        syntax.trim_blocks(true).lstrip_blocks(true);
+        environment.set_syntax(syntax.build()?);
         environment.set_fuel(Some(FUEL));
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -202,7 +204,7 @@ impl Jinja {
         let template = environment.get_template("chat").map_err(refused)?;
         let bos = if follows { "" } else { &self.bos };
         let values = context! {
-            messages => messages,
+            messages => minijinja::value::Serde(messages),
             bos_token => bos,
             eos_token => &self.eos,
             add_generation_prompt => true,
