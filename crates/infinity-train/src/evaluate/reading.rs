@@ -15,7 +15,7 @@
 use crate::step::loss::token_losses;
 use burn::tensor::{Int, Tensor, TensorData};
 use infinity_kernels::in_pool;
-use infinity_model::generate::RECENT;
+use infinity_model::decoder::RECENT;
 use infinity_model::{Context, GenerateError, InfinityModel};
 
 /// Positions at which a text is cut are multiples of this.

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Context as _;
-use infinity_model::generate::{Context, FinishReason, Generation, generate_from};
+use infinity_model::generate::{Context, FinishReason, Generation, Identity, generate_from};
 use infinity_model::{GenerationConfig, InfinityModel, Tokenizer, state_file};
 use serde::{Deserialize, Serialize};
 
@@ -227,7 +227,8 @@ impl Conversation {
         };
         let note = serde_json::to_string(&note)?;
         let context = self.branch().now.context.clone();
-        context.save_noting(path, &self.model, Some(&self.tokenizer), &[(NOTE, note)])?;
+        let identity = Identity::of(&self.model, Some(&self.tokenizer));
+        context.save_noting(path, &identity, &[(NOTE, note)])?;
         Ok(())
     }
 

@@ -25,7 +25,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use infinity_model::config::Mixer;
-use infinity_model::generate::{Context, generate_from};
+use infinity_model::generate::{Context, Identity, generate_from};
 use infinity_model::{GenerationConfig, Precision, Pretrained, Tokenizer};
 use infinity_train::evaluate::{CUT, Reading};
 
@@ -147,6 +147,7 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     let mut session = Session {
         quiet: global.quiet,
         due: args.snapshot_every.map(|every| context.position() + every),
+        identity: Identity::of(&model, Some(&tokenizer)),
         reading: Reading::new(model, context),
         tokenizer,
         config,
@@ -197,6 +198,8 @@ struct Session<'a> {
     args: &'a StreamArgs,
     quiet: bool,
     reading: Reading,
+    /// Whose states these are.
+    identity: Identity,
     tokenizer: Tokenizer,
     config: GenerationConfig,
     pieces: Pieces,
@@ -408,12 +411,7 @@ impl Session<'_> {
             false => None,
         };
         let note = serde_json::to_string(&Kept { before, ..kept })?;
-        context.save_noting(
-            path,
-            self.reading.model(),
-            Some(&self.tokenizer),
-            &[(KEPT, note)],
-        )?;
+        context.save_noting(path, &self.identity, &[(KEPT, note)])?;
         Ok(())
     }
 
