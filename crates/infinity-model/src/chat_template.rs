@@ -11,6 +11,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -182,8 +184,11 @@ impl ChatTemplate {
 impl Jinja {
     fn environment(&self) -> Result<Environment<'_>, minijinja::Error> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let trimmed = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
+        environment.set_syntax(trimmed?);
         environment.set_fuel(Some(FUEL));
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -202,7 +207,7 @@ impl Jinja {
         let template = environment.get_template("chat").map_err(refused)?;
         let bos = if follows { "" } else { &self.bos };
         let values = context! {
-            messages => messages,
+            messages => Serde(messages),
             bos_token => bos,
             eos_token => &self.eos,
             add_generation_prompt => true,

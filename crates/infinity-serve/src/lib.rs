@@ -10,24 +10,35 @@
 //! - [`request`]: a text to be continued, and what is told of it; [`session`]: a text that is kept.
 //! - [`handle`]: what a program holds; [`engine`](mod@engine): the thread.
 //! - [`metrics`]: what it counts.
+//! - [`router`], [`serve`]: all of it over HTTP, as OpenAI's clients ask for it, with a page for people;
+//!   [`ServerConfig`], [`Served`]: its limits, and a model that may be still loading.
 
 #![forbid(unsafe_code)]
 #![allow(dead_code)] // The engine's thread is being written.
 
+mod answer;
+mod app;
+mod choices;
 mod command;
 pub mod config;
 pub mod engine;
 pub mod error;
+mod guard;
 pub mod handle;
 pub mod metrics;
+mod openai;
 pub mod request;
+mod routes;
+mod server;
 pub mod session;
 mod shared;
 
+pub use app::{Served, ServerConfig};
 pub use config::EngineConfig;
 pub use engine::Engine;
 pub use error::EngineError;
 pub use handle::EngineHandle;
 pub use metrics::Metrics;
 pub use request::{Event, Request, Start, Token, Usage};
+pub use server::{router, serve};
 pub use session::{SessionId, SessionInfo};
