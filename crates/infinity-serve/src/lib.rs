@@ -9,15 +9,18 @@
 //! - [`config`]: its limits; [`error`]: what it refuses and what can fail.
 //! - [`request`]: a text to be continued, and what is told of it; [`session`]: a text that is kept.
 //! - [`handle`]: what a program holds; [`engine`](mod@engine): the thread.
+//!   Inside: `row` is one request on its way, `reading` a piece of its prompt, `batch` the rows of
+//!   one step, `prefix` the states of beginnings; `sessions` is the table, `store` the disk, `keeper`
+//!   the thread that uses it.
 //! - [`metrics`]: what it counts.
 //! - [`router`], [`serve`]: all of it over HTTP, as OpenAI's clients ask for it, with a page for people;
 //!   [`ServerConfig`], [`Served`]: its limits, and a model that may be still loading.
 
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // The engine's thread is being written.
 
 mod answer;
 mod app;
+mod batch;
 mod choices;
 mod command;
 pub mod config;
@@ -25,13 +28,20 @@ pub mod engine;
 pub mod error;
 mod guard;
 pub mod handle;
+mod keeper;
+mod logprobs;
 pub mod metrics;
 mod openai;
+mod prefix;
+mod reading;
 pub mod request;
 mod routes;
+mod row;
 mod server;
 pub mod session;
+mod sessions;
 mod shared;
+mod store;
 
 pub use app::{Served, ServerConfig};
 pub use config::EngineConfig;
