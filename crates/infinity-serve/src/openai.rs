@@ -95,10 +95,13 @@ macro_rules! request {
             /// If the client goes away while tokens come, the session keeps those that there are.
             pub(crate) keep_partial: Option<bool>,
             /// Not looked at.
+            #[expect(dead_code, reason = "clients send it")]
             pub(crate) user: Option<Value>,
             /// Not looked at.
+            #[expect(dead_code, reason = "clients send it")]
             pub(crate) metadata: Option<Value>,
             /// Not looked at.
+            #[expect(dead_code, reason = "clients send it")]
             pub(crate) store: Option<Value>,
         }
 
@@ -212,6 +215,7 @@ pub(crate) enum Content {
 pub(crate) struct TextPart {
     /// `text`.
     #[serde(rename = "type")]
+    #[expect(dead_code, reason = "reading it checks it")]
     pub(crate) kind: TextKind,
     /// The part.
     pub(crate) text: String,

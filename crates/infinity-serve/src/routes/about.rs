@@ -13,8 +13,7 @@ use crate::answer::{ApiError, ErrorBody};
 use crate::app::Shared;
 
 /// A page may load nothing but what is here.
-const POLICY: &str =
-    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Whether the server is ready.
 #[derive(Debug, Serialize, ToSchema)]
