@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -184,11 +183,9 @@ impl ChatTemplate {
 impl Jinja {
     fn environment(&self) -> Result<Environment<'_>, minijinja::Error> {
         let mut environment = Environment::new();
-        let trimmed = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
-        environment.set_syntax(trimmed?);
+        let mut syntax = SyntaxConfig::builder();
+        syntax.trim_blocks(true).lstrip_blocks(true);
+        environment.set_syntax(syntax.build()?);
         environment.set_fuel(Some(FUEL));
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -207,7 +204,7 @@ impl Jinja {
         let template = environment.get_template("chat").map_err(refused)?;
         let bos = if follows { "" } else { &self.bos };
         let values = context! {
-            messages => Serde(messages),
+            messages => minijinja::value::Serde(messages),
             bos_token => bos,
             eos_token => &self.eos,
             add_generation_prompt => true,

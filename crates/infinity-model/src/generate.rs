@@ -115,8 +115,22 @@ impl Context {
         model: &InfinityModel,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<(), StateError> {
+        self.save_noting(path, &Identity::of(model, tokenizer), &[])
+    }
+
+    /// [`save`](Self::save) with further entries of the file's header, which
+    /// [`notes`](crate::state_file::notes) reads again.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_noting(
+        &self,
+        path: &Path,
+        identity: &Identity,
+        further: &[(&str, String)],
+    ) -> Result<(), StateError> {
         let written = |bytes: Vec<u8>| infinity_files::write(path, &bytes);
-        let bytes = self.to_bytes(&Identity::of(model, tokenizer));
+        let bytes = self.to_bytes_noting(identity, further);
         let problem = bytes.and_then(|bytes| written(bytes).map_err(StateProblem::Write));
         problem.map_err(|problem| StateError {
             path: path.into(),
@@ -129,6 +143,14 @@ impl Context {
     /// # Errors
     /// If the state has numbers of another format than f32.
     pub fn to_bytes(&self, identity: &Identity) -> Result<Vec<u8>, StateProblem> {
+        self.to_bytes_noting(identity, &[])
+    }
+
+    fn to_bytes_noting(
+        &self,
+        identity: &Identity,
+        further: &[(&str, String)],
+    ) -> Result<Vec<u8>, StateProblem> {
         let past = &self.past;
         let mut notes =
             Metadata::from([(RECENT_TOKENS.to_owned(), json!(past.recent).to_string())]);
@@ -142,6 +164,8 @@ impl Context {
                 .clone()
                 .map(|hash| (TOKENIZER.to_owned(), hash)),
         );
+        let further = further.iter().cloned();
+        notes.extend(further.map(|(key, value)| (key.to_owned(), value)));
         let extra = Extra {
             logits: self.logits.clone(),
             notes,

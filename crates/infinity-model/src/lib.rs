@@ -7,9 +7,9 @@
 //! use std::{ops::ControlFlow, path::Path};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let loaded = from_pretrained(Path::new("runs/quickstart/final"), &Device::flex())?;
+//! let loaded = from_pretrained(Path::new("runs/tiny/final"), &Device::flex())?;
 //! let tokenizer = loaded.tokenizer.ok_or("a model with a tokenizer")?;
-//! generate(&loaded.model, &tokenizer, "fn main", &GenerationConfig::default(), &mut |text| {
+//! generate(&loaded.model, &tokenizer, "One day", &GenerationConfig::default(), &mut |text| {
 //!     print!("{text}");
 //!     ControlFlow::Continue(())
 //! })?;
