@@ -46,21 +46,23 @@ pub(crate) struct MemoryFlags {
     /// Compress the memory while reading: 8 or 4 bits a number, bf16, or off (default: as config.json
     /// says)
     #[arg(long, value_name = "BITS", value_parser = width)]
-    memory_compression: Option<Option<Width>>,
+    memory_compression: Option<Wanted>,
     /// Tokens between two compressions of a row, a multiple of 64 (default: as config.json says, or
     /// 128)
     #[arg(long, value_name = "N", value_parser = count)]
     memory_compression_frequency: Option<usize>,
 }
 
-/// A width, or off.
-#[allow(clippy::unnecessary_wraps)] // Clap's parsers are results.
-fn width(text: &str) -> Result<Option<Width>, String> {
+/// A width, or off: not an option itself, which Clap takes for a flag without a value.
+#[derive(Clone, Copy, Debug)]
+struct Wanted(Option<Width>);
+
+fn width(text: &str) -> Result<Wanted, String> {
     match text {
-        "off" => Ok(None),
+        "off" => Ok(Wanted(None)),
         text => text
             .parse()
-            .map(Some)
+            .map(|width| Wanted(Some(width)))
             .map_err(|limit: String| format!("{limit}, or off")),
     }
 }
@@ -74,7 +76,7 @@ impl MemoryFlags {
         let own = model.config().compression();
         let every = model.config().memory_compression_frequency;
         let width = match self.memory_compression {
-            Some(asked) => asked,
+            Some(Wanted(asked)) => asked,
             None => own.map(|own| own.width),
         };
         let every = self.memory_compression_frequency.unwrap_or(every);
