@@ -283,7 +283,8 @@ impl Run {
             scale: loss_scale / targets.max(1) as f64,
             seed: self.config.run.seed.wrapping_add(self.state.micro_step),
             // The step before the first that starts from states has to leave them.
-            stateful: self.config.data.stateful || self.state.step + 1 >= first,
+            stateful: self.config.data.stateful
+                || (states.last_fraction > 0.0 && self.state.step + 1 >= first),
         };
         let learned = self.ranks.learn(&self.trainee, work, &mut self.stream);
         let Learned {

@@ -87,8 +87,8 @@ impl Sizes {
 impl Held {
     fn check(&mut self, measured: f64, bound: f64) {
         self.checks += 1;
-        // Not the other way round: what is no number holds nothing.
-        if !(measured <= bound) {
+        // What is no number holds nothing.
+        if measured > bound || measured.is_nan() || bound.is_nan() {
             self.broken += 1;
         }
         if bound > 0.0 {

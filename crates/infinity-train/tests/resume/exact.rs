@@ -120,6 +120,18 @@ fn states_that_are_passed_on_go_on_exactly() {
     );
 }
 
+/// Names of all files below a directory.
+fn walk(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let names = entries.map(|path| match path.is_dir() {
+        true => walk(&path),
+        false => vec![path.display().to_string()],
+    });
+    names.flatten().collect()
+}
+
 #[test]
 fn cautious_weight_decay_goes_on_exactly() {
     for name in [OptimizerName::Adamw, OptimizerName::Muon] {
