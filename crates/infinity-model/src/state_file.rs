@@ -66,8 +66,7 @@ impl ModelState {
     ///
     /// If it has numbers of another format than f32, or if the file cannot be written.
     pub fn save(&self, path: &Path, model: &impl Stateful) -> Result<(), StateError> {
-        self.save_with(path, model, &Extra::default(), None)?;
-        Ok(())
+        self.save_in(path, model, None).map(drop)
     }
 
     /// [`save`](Self::save) with the memory in `width` bits a number: what is loaded is not exact.
@@ -81,29 +80,23 @@ impl ModelState {
         model: &impl Stateful,
         width: Width,
     ) -> Result<SavedSize, StateError> {
-        self.save_with(path, model, &Extra::default(), Some(width))
+        self.save_in(path, model, Some(width))
     }
 
-    /// [`save`](Self::save) with what goes on from the state, and in fewer bits.
-    pub(crate) fn save_with(
+    fn save_in(
         &self,
         path: &Path,
         model: &impl Stateful,
-        extra: &Extra,
         width: Option<Width>,
     ) -> Result<SavedSize, StateError> {
         let error = |problem| StateError {
             path: path.into(),
             problem,
         };
-        let made = self.to_bytes_with(Some(&fingerprint(model)), extra, width);
+        let made = self.to_bytes_with(Some(&fingerprint(model)), &Extra::default(), width);
         let (bytes, memory) = made.map_err(error)?;
         infinity_files::write(path, &bytes).map_err(|source| error(StateProblem::Write(source)))?;
-        let saved = memory[0] - memory[1];
-        Ok(SavedSize {
-            memory,
-            file: [bytes.len() + saved, bytes.len()],
-        })
+        Ok(SavedSize::of(bytes.len(), memory))
     }
 
     /// Reads a state of `model` onto its device.
@@ -113,25 +106,24 @@ impl ModelState {
     /// [`StateError`]: the file cannot be read, is cut or changed, belongs to another model, or
     /// holds numbers that are not finite.
     pub fn load(path: &Path, model: &impl Stateful) -> Result<Self, StateError> {
-        Self::load_with(path, model).map(|(state, _)| state)
-    }
-
-    /// [`load`](Self::load) with what goes on from the state.
-    pub(crate) fn load_with(
-        path: &Path,
-        model: &impl Stateful,
-    ) -> Result<(Self, Extra), StateError> {
-        let read = || {
-            let bytes = fs::read(path).map_err(StateProblem::Read)?;
-            let device = model.devices().swap_remove(0).inner();
-            let read = Saved::read(&bytes, &device)?;
-            read.check(model)?;
-            Ok((read.state, read.extra))
-        };
-        read().map_err(|problem| StateError {
+        let bytes = fs::read(path).map_err(StateProblem::Read);
+        let read = bytes.and_then(|bytes| Self::from_bytes_of(&bytes, model, &fingerprint(model)));
+        read.map(|(state, _)| state).map_err(|problem| StateError {
             path: path.into(),
             problem,
         })
+    }
+
+    /// The state of `model`, of this fingerprint, and what goes on from it.
+    pub(crate) fn from_bytes_of(
+        bytes: &[u8],
+        model: &impl Stateful,
+        fingerprint: &str,
+    ) -> Result<(Self, Extra), StateProblem> {
+        let device = model.devices().swap_remove(0).inner();
+        let read = Saved::read(bytes, &device)?;
+        read.check(model, fingerprint)?;
+        Ok((read.state, read.extra))
     }
 
     /// The bytes of a state file, for the model of that [`fingerprint`] or for one that is known
@@ -145,8 +137,9 @@ impl ModelState {
         Ok(bytes)
     }
 
-    /// The bytes, and those of all memories in them: exact and as they are kept.
-    fn to_bytes_with(
+    /// [`to_bytes`](Self::to_bytes) with what goes on from the state; and the bytes of all memories:
+    /// exact, and as they are kept.
+    pub(crate) fn to_bytes_with(
         &self,
         model: Option<&str>,
         extra: &Extra,
@@ -348,6 +341,16 @@ pub struct SavedSize {
     pub file: [usize; 2],
 }
 
+impl SavedSize {
+    /// Of a file of so many bytes.
+    pub(crate) fn of(file: usize, memory: [usize; 2]) -> Self {
+        SavedSize {
+            memory,
+            file: [file + memory[0] - memory[1], file],
+        }
+    }
+}
+
 /// How the memories of a file in fewer bits are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Packing {
@@ -441,9 +444,9 @@ impl Saved {
         })
     }
 
-    /// Whether `model` can go on from it.
-    fn check(&self, model: &impl Stateful) -> Result<(), StateProblem> {
-        let expected = fingerprint(model);
+    /// Whether `model`, of this fingerprint, can go on from it.
+    fn check(&self, model: &impl Stateful, fingerprint: &str) -> Result<(), StateProblem> {
+        let expected = fingerprint.to_owned();
         let found = self.model.clone().unwrap_or_else(|| "none".to_owned());
         if found != expected {
             return Err(StateProblem::OtherModel { found, expected });

@@ -263,11 +263,8 @@ impl Run {
         let mut hosts = (0..n)
             .map(|_| self.next_batch())
             .collect::<Result<Vec<_>, _>>()?;
-        let first = self
-            .config
-            .data
-            .initial_state
-            .first_passing(self.total_steps);
+        let states = self.config.data.initial_state;
+        let first = states.first_passing(self.total_steps);
         if self.state.step >= first {
             let seeds = (self.state.micro_step..).map(|n| self.config.run.seed ^ n);
             hosts
