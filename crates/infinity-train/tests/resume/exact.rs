@@ -109,6 +109,10 @@ fn states_that_are_passed_on_go_on_exactly() {
     };
     let alone = losses(&|_| {});
     let passed = losses(&|config| config.data.initial_state.last_fraction = 0.5);
+    let (left, config) = directory(Packing::Shuffled, |_| {});
+    run(&config, None, None).0.unwrap();
+    let files = walk(&left.path().join("run/checkpoints"));
+    assert!(!files.is_empty() && !files.iter().any(|name| name.contains("stream")));
     assert_eq!(
         passed[..4],
         alone[..4],
