@@ -171,11 +171,31 @@ impl Context {
         let write = || {
             let identity = Identity::of(model, tokenizer);
             let width = width.map(|width| (width, model.config().compression()));
-            let (bytes, memory) = self.to_bytes_in(&identity, width)?;
+            let (bytes, memory) = self.to_bytes_in(&identity, &[], width)?;
             infinity_files::write(path, &bytes).map_err(StateProblem::Write)?;
             Ok(SavedSize::of(bytes.len(), memory))
         };
         write().map_err(|problem| StateError {
+            path: path.into(),
+            problem,
+        })
+    }
+
+    /// [`save`](Self::save) with further entries of the file's header, which
+    /// [`notes`](crate::state_file::notes) reads again.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_noting(
+        &self,
+        path: &Path,
+        identity: &Identity,
+        further: &[(&str, String)],
+    ) -> Result<(), StateError> {
+        let written = |bytes: Vec<u8>| infinity_files::write(path, &bytes);
+        let bytes = self.to_bytes_noting(identity, further);
+        let problem = bytes.and_then(|bytes| written(bytes).map_err(StateProblem::Write));
+        problem.map_err(|problem| StateError {
             path: path.into(),
             problem,
         })
@@ -186,7 +206,16 @@ impl Context {
     /// # Errors
     /// If the state has numbers of another format than f32.
     pub fn to_bytes(&self, identity: &Identity) -> Result<Vec<u8>, StateProblem> {
-        self.to_bytes_in(identity, None).map(|(bytes, _)| bytes)
+        self.to_bytes_noting(identity, &[])
+    }
+
+    fn to_bytes_noting(
+        &self,
+        identity: &Identity,
+        further: &[(&str, String)],
+    ) -> Result<Vec<u8>, StateProblem> {
+        let (bytes, _) = self.to_bytes_in(identity, further, None)?;
+        Ok(bytes)
     }
 
     /// The bytes, and those of the memory in them: exact, and as they are kept in the width that is
@@ -194,6 +223,7 @@ impl Context {
     fn to_bytes_in(
         &self,
         identity: &Identity,
+        further: &[(&str, String)],
         width: Option<(Width, Option<Compression>)>,
     ) -> Result<(Vec<u8>, [usize; 2]), StateProblem> {
         let past = &self.past;
@@ -227,6 +257,9 @@ impl Context {
                 notes.insert(SINCE.to_owned(), json!(since).to_string());
             }
         }
+
+        let further = further.iter().cloned();
+        notes.extend(further.map(|(key, value)| (key.to_owned(), value)));
         let extra = Extra {
             logits: self.logits.clone(),
             notes,

@@ -789,10 +789,7 @@ mod tests {
             assert!(size.file[0].abs_diff(exactly) < 2000, "{size:?} {exactly}");
             let loaded = ModelState::load(&path, &model).unwrap();
             assert_eq!(loaded.position, state.position);
-            assert!(
-                tensors_of(&loaded) != tensors_of(&state),
-                "it is rounded"
-            );
+            assert!(tensors_of(&loaded) != tensors_of(&state), "it is rounded");
             // Kept again, it is the same.
             loaded.save_compressed(&path, &model, width).unwrap();
             let again = ModelState::load(&path, &model).unwrap();

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Decay, KernelType, MemoryUpdate, Mixer, ModelConfig, QkNorm};
+use super::{Decay, KernelType, MemoryRouting, MemoryUpdate, Mixer, ModelConfig, QkNorm};
 use crate::error::ConfigError;
 
 /// The key of the version in `config.json`.
@@ -39,6 +39,7 @@ impl ModelConfig {
             allow_neg_eigval: false,
             use_multi_scale_memory: true,
             num_memory_scales: 3,
+            memory_routing: MemoryRouting::Input,
             decay: Decay::Adaptive,
             max_half_life: None,
             memory_compression: false,
