@@ -57,7 +57,7 @@ pub(crate) enum Verb {
     Chat(chat::ChatArgs),
     /// Read a text without end, keep what is remembered, and say how surprising it is
     Stream(stream::StreamArgs),
-    /// Answer over HTTP as OpenAI's server does, with sessions that are kept
+    /// Serve a model over HTTP: OpenAI's interface, sessions that are kept, and a page
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArgs>),
     /// Look into what `generate --state-out` kept
