@@ -74,6 +74,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Train(args) => commands::train::run(*args, &global),
         Verb::Eval(args) => commands::eval::run(args, &global),
         Verb::Generate(args) => commands::generate::run(args, &global),
+        Verb::Export(args) => commands::export::run(&args, &global),
         Verb::State(verb) => commands::state::run(&verb, &global),
         Verb::Plot(args) => commands::plot::run(&args, &global),
         Verb::Tokenize(args) => commands::tokenize::run(args, &global),

@@ -95,6 +95,21 @@ impl Context {
         model: &InfinityModel,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<(), StateError> {
+        self.save_noting(path, model, tokenizer, &[])
+    }
+
+    /// [`save`](Self::save) with further entries of the file's header, which
+    /// [`notes`](crate::state_file::notes) reads again.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_noting(
+        &self,
+        path: &Path,
+        model: &InfinityModel,
+        tokenizer: Option<&Tokenizer>,
+        further: &[(&str, String)],
+    ) -> Result<(), StateError> {
         let past = &self.past;
         let mut notes =
             Metadata::from([(RECENT_TOKENS.to_owned(), json!(past.recent).to_string())]);
@@ -107,6 +122,8 @@ impl Context {
                 .and_then(hash)
                 .map(|hash| (TOKENIZER.to_owned(), hash)),
         );
+        let further = further.iter().cloned();
+        notes.extend(further.map(|(key, value)| (key.to_owned(), value)));
         let extra = Extra {
             logits: self.logits.clone(),
             notes,

@@ -12,6 +12,7 @@
 //! The weight file is compared with the list of [`weights`] before any of it reaches a model: every
 //! tensor there, in its shape, and no other.
 
+mod fit;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::error::{ConfigError, PretrainedError};
 use crate::generation_config::GenerationConfig;
 use crate::model::InfinityModel;
 use crate::tokenizer::Tokenizer;
+pub use fit::Fit;
 use read::StoredWeights;
 pub use write::{SaveOptions, WeightFormat};
 

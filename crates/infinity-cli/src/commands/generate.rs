@@ -105,7 +105,8 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
         };
         let (made, context) = show.generate(&model, &tokenizer, start.clone(), &config)?;
         if let Some(path) = &args.state_out {
-            context.save(path, &model, Some(&tokenizer))?;
+            let command = [("command", terminal::command_line())];
+            context.save_noting(path, &model, Some(&tokenizer), &command)?;
         }
         if !global.quiet && !args.json {
             terminal::note(&closing_line(&made, &chosen.name, config.is_greedy()));

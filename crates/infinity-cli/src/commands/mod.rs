@@ -4,6 +4,7 @@ pub(crate) mod config;
 pub(crate) mod devices;
 pub(crate) mod eval;
 mod eval_task;
+pub(crate) mod export;
 mod flags;
 pub(crate) mod generate;
 pub(crate) mod plot;
@@ -43,6 +44,8 @@ pub(crate) enum Verb {
     Eval(eval::EvalArgs),
     /// Continue a prompt
     Generate(generate::GenerateArgs),
+    /// Write a model as a directory of its own, in f32, bf16 or f16
+    Export(export::ExportArgs),
     /// Look into what `generate --state-out` kept
     #[command(subcommand)]
     State(state::StateVerb),

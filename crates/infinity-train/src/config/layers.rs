@@ -55,6 +55,26 @@ pub struct LoadedConfig {
     pub source: String,
 }
 
+impl RunConfig {
+    /// Reads one file over the defaults and checks it. Warnings are dropped; callers who show
+    /// them use [`ConfigLayers`].
+    ///
+    /// # Errors
+    /// An unreadable file, TOML that does not parse, an unknown key, a wrong type, or a value
+    /// that [`RunConfig::validate`] refuses.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Ok(ConfigLayers::new().file(path)?.resolve()?.config)
+    }
+
+    /// Reads TOML text over the defaults and checks it, as [`RunConfig::load`] does.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`], without the reading.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        Ok(ConfigLayers::new().text("text", text)?.resolve()?.config)
+    }
+}
+
 impl ConfigLayers {
     /// No layers: the defaults.
     pub fn new() -> Self {

@@ -3,7 +3,9 @@
 mod stream;
 pub mod tasks;
 
-pub use stream::{Comparison, StreamBin, StreamOptions, StreamReport, evaluate_stream};
+pub use stream::{
+    Comparison, StreamBin, StreamOptions, StreamReport, evaluate_stream, evaluate_stream_from,
+};
 
 use crate::data::EvalSource;
 use crate::error::TrainError;

@@ -98,6 +98,22 @@ pub fn evaluate_stream(
     options: &StreamOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<StreamReport, TrainError> {
+    let nothing = model.initial_state(1);
+    evaluate_stream_from(model, text, options, nothing, progress).map(|(report, _)| report)
+}
+
+/// [`evaluate_stream`] of a text that goes on from `state`, of one row; also the state after all of the
+/// stream's tokens but the last, which nothing is predicted from. Limited contexts are of this text alone.
+///
+/// # Errors
+/// As [`evaluate_stream`].
+pub fn evaluate_stream_from(
+    model: &InfinityModel,
+    text: &TokenStore,
+    options: &StreamOptions,
+    state: ModelState,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(StreamReport, ModelState), TrainError> {
     let start = Instant::now();
     let plan = Plan::new(text, options)?;
     let mut reader = Reader {
@@ -107,7 +123,7 @@ pub fn evaluate_stream(
         total: plan.work(options),
         progress,
     };
-    let stream = reader.stream(text, plan.tokens)?;
+    let (stream, state) = reader.stream(text, plan.tokens, state)?;
     let spans = plan.all_spans();
     let limited = reader.limited(text, &spans)?;
     let all = stream.iter().map(|loss| f64::from(*loss));
@@ -125,11 +141,12 @@ pub fn evaluate_stream(
             compared: compare(&compared, options.span),
         }
     });
-    Ok(StreamReport {
+    let report = StreamReport {
         tokens: plan.tokens,
         bins: bins.collect(),
         seconds: start.elapsed().as_secs_f64(),
-    })
+    };
+    Ok((report, state))
 }
 
 /// Which tokens stand in which bin, and where its spans begin.
@@ -217,11 +234,16 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The loss of every token with all tokens before it behind it; 0 for the first.
-    fn stream(&mut self, text: &TokenStore, tokens: u64) -> Result<Vec<f32>, DataError> {
+    /// The loss of every token with all tokens before it behind it, 0 for the first; and the state
+    /// before the last.
+    fn stream(
+        &mut self,
+        text: &TokenStore,
+        tokens: u64,
+        mut state: ModelState,
+    ) -> Result<(Vec<f32>, ModelState), DataError> {
         let mut losses = Vec::with_capacity(tokens as usize);
         losses.push(0.0);
-        let mut state = self.model.initial_state(1);
         let mut from = 0;
         while from < tokens - 1 {
             let to = tokens.min(from + 1 + self.options.window as u64);
@@ -232,7 +254,7 @@ impl Reader<'_> {
             state = next;
             from = to - 1;
         }
-        Ok(losses)
+        Ok((losses, state))
     }
 
     /// The summed loss of every span with the context before it behind it.

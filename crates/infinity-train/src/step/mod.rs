@@ -14,7 +14,7 @@ pub mod loss;
 pub mod loss_scale;
 mod segments;
 
-pub use segments::default_segment;
+pub use crate::config::default_segment;
 
 use crate::config::{GradientCheckpointing, RunConfig};
 use crate::data::HostBatch;
