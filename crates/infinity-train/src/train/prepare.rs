@@ -280,12 +280,16 @@ fn supported(config: &RunConfig) -> Result<(), TrainError> {
             instead,
         })
     };
-    if config.logging.progress == Progress::Tui && !std::io::stdout().is_terminal() {
-        let (value, instead) = (
-            "\"tui\"".to_owned(),
-            "use \"plain\"; a dashboard needs a terminal",
-        );
-        return refuse("logging.progress", value, instead);
+    if config.logging.progress == Progress::Tui {
+        let value = "\"tui\"".to_owned();
+        if !cfg!(feature = "tui") {
+            let instead = "use \"plain\"; this build is without the feature `tui`";
+            return refuse("logging.progress", value, instead);
+        }
+        if !std::io::stdout().is_terminal() {
+            let instead = "use \"plain\"; a dashboard needs a terminal";
+            return refuse("logging.progress", value, instead);
+        }
     }
     Ok(())
 }
