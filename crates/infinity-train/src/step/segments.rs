@@ -13,7 +13,7 @@
 //! in memory: for a segment of about √T tokens both grow with √T.
 
 use super::loss::training_loss;
-use super::{Draws, Learned, LmBatch, Trainee, untracked};
+use super::trainee::{Draws, Learned, LmBatch, Trainee, untracked};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 use infinity_model::{InfinityModel, ModelState};
