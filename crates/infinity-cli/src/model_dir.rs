@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use burn::tensor::Device;
-use infinity_model::{InfinityModel, Precision, Pretrained};
+use infinity_model::{InfinityModel, Precision, Pretrained, Tokenizer};
 use infinity_train::config::ConfigLayers;
 use infinity_train::model_dir;
+use infinity_train::run_dir::TOKENIZER;
 
-use crate::terminal;
+use crate::terminal::{self, errors};
 
 /// A model that was found and not loaded yet.
 #[derive(Debug)]
@@ -49,6 +51,37 @@ impl Found {
     /// What is there cannot be read.
     pub(crate) fn layers(&self) -> anyhow::Result<ConfigLayers> {
         Ok(self.0.layers()?)
+    }
+}
+
+/// The tokenizer of the model in `directory`, where there is one.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn needed(tokenizer: Option<Tokenizer>, directory: &Path) -> anyhow::Result<Tokenizer> {
+    let shown = directory.display();
+    tokenizer.with_context(|| format!("{shown} has no {TOKENIZER}, which text needs"))
+}
+
+/// Checks that a state can be written to `path` later, before there is something to lose.
+///
+/// # Errors
+/// It is a directory, or lies in none.
+pub(crate) fn can_hold_a_state(path: &Path) -> anyhow::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let shown = path.display();
+    match (path.is_dir(), parent.is_dir()) {
+        (true, _) => Err(errors::usage(format!(
+            "--state-out: {shown} is a directory"
+        ))),
+        (_, false) => Err(errors::usage(format!(
+            "--state-out: there is no directory {} to write {shown} in",
+            parent.display()
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use infinity_model::config::Mixer;
 use infinity_model::count::{ParameterCount, state_bytes};
+use infinity_model::generate::Identity;
 use infinity_model::{
     Context as Text, InfinityModel, ModelConfig, Precision, Pretrained, Tokenizer,
 };
@@ -381,7 +382,8 @@ fn run_stream(
         let last = run.text.tokens(report.tokens - 1..report.tokens)?;
         context.read(run.model, &[last[0] as u32])?;
         let command = [("command", terminal::command_line())];
-        context.save_noting(path, run.model, run.tokenizer, &command)?;
+        let identity = Identity::of(run.model, run.tokenizer);
+        context.save_noting(path, &identity, &command)?;
     }
     if as_json {
         terminal::line(&to_json(run, &options, &report).to_string())?;

@@ -1,14 +1,20 @@
 //! The command line: one file a verb, with its flags and what it does.
 
+pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod config;
 pub(crate) mod devices;
+pub(crate) mod doctor;
 pub(crate) mod eval;
 mod eval_task;
 pub(crate) mod export;
 mod flags;
 pub(crate) mod generate;
+pub(crate) mod init;
 pub(crate) mod plot;
+mod sampling;
 pub(crate) mod state;
+pub(crate) mod stream;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 
@@ -38,6 +44,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 training diverge
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Make a folder with a run that trains from this program alone
+    Init(init::InitArgs),
     /// Train a model, from a TOML file, from flags, or from both
     Train(Box<train::TrainArgs>),
     /// Measure loss, perplexity and bits per byte of a model
@@ -46,6 +54,10 @@ pub(crate) enum Verb {
     Generate(generate::GenerateArgs),
     /// Write a model as a directory of its own, in f32, bf16 or f16
     Export(export::ExportArgs),
+    /// Talk with a model
+    Chat(chat::ChatArgs),
+    /// Read a text without end, keep what is remembered, and say how surprising it is
+    Stream(stream::StreamArgs),
     /// Look into what `generate --state-out` kept
     #[command(subcommand)]
     State(state::StateVerb),
@@ -56,6 +68,10 @@ pub(crate) enum Verb {
     Tokenize(tokenize::TokenizeArgs),
     /// List the devices this build can compute on
     Devices(devices::DevicesArgs),
+    /// Try out what this build can do on this machine, and say what to do about what is missing
+    Doctor(doctor::DoctorArgs),
+    /// Measure how fast a model reads and writes, at any depth of a text
+    Bench(bench::BenchArgs),
     /// Check a configuration, or show what it amounts to
     #[command(subcommand)]
     Config(config::ConfigVerb),

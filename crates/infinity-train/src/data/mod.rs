@@ -18,6 +18,7 @@ mod plan;
 mod prepare;
 mod sources;
 mod store;
+mod stories;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use sources::{Fragments, Sources};
 pub use store::{
     FileStamp, NumberFile, NumberWriter, PreparedMeta, SourceMeta, SplitMeta, TokenStore, Width,
 };
+pub use stories::{Stories, StoriesConfig, book};
 pub(crate) use task::draw;
 pub use task::{Answer, Kind, Part, Task, TaskConfig, TaskRow, TaskRows};
 pub use tokenize::train_bpe;
