@@ -74,6 +74,13 @@ impl Run {
         }
         let valid = validation(&config, &prepared)?;
 
+        // Before anything is written: what is named may not be there, or not fit.
+        let ranks = devices.with_autodiff(config.training.gradient_checkpointing);
+        let mut model = config.model.init_seeded(config.run.seed, &ranks[0]);
+        if resumed.is_none() {
+            model = started(&config, model, &prepared, &mut *control.reporter)?;
+        }
+
         let (total_steps, micro_batches) = length(&config, &train, resumed.as_ref());
         let directory = match rehearses {
             true => RunDir::nowhere(&config),
@@ -99,11 +106,6 @@ impl Run {
             _ => {}
         }
 
-        let ranks = devices.with_autodiff(config.training.gradient_checkpointing);
-        let mut model = config.model.init_seeded(config.run.seed, &ranks[0]);
-        if resumed_at.is_none() {
-            model = started(&config, model, &prepared, &mut **reporter)?;
-        }
         let model = model.with_precision(config.run.precision)?;
         let mut trainee =
             Trainee::new(model, config.training.loss_chunk).recomputing(Recompute::of(&config));
