@@ -75,6 +75,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Train(args) => commands::train::run(*args, &global),
         Verb::Eval(args) => commands::eval::run(args, &global),
         Verb::Generate(args) => commands::generate::run(args, &global),
+        Verb::Export(args) => commands::export::run(&args, &global),
         Verb::Chat(args) => commands::chat::run(args, &global),
         Verb::Stream(args) => commands::stream::run(args, &global),
         #[cfg(feature = "serve")]

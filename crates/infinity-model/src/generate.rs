@@ -149,10 +149,12 @@ impl Context {
         model: &InfinityModel,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<(), StateError> {
-        self.save_in(path, model, tokenizer, None).map(drop)
+        let identity = Identity::of(model, tokenizer);
+        self.save_in(path, model, &identity, &[], None).map(drop)
     }
 
-    /// [`save`](Self::save) with the memory in `width` bits a number, and its sizes.
+    /// [`save`](Self::save) with `further` entries of the file's header and the memory in `width` bits a
+    /// number, and its sizes.
     ///
     /// Where `model` compresses its memory while it reads, the file holds the codes of the last
     /// compression and the tokens read since, which [`load`](Self::load) reads again: on a CPU, the
@@ -165,13 +167,13 @@ impl Context {
         &self,
         path: &Path,
         model: &InfinityModel,
-        tokenizer: Option<&Tokenizer>,
+        identity: &Identity,
+        further: &[(&str, String)],
         width: Option<Width>,
     ) -> Result<SavedSize, StateError> {
         let write = || {
-            let identity = Identity::of(model, tokenizer);
             let width = width.map(|width| (width, model.config().compression()));
-            let (bytes, memory) = self.to_bytes_in(&identity, &[], width)?;
+            let (bytes, memory) = self.to_bytes_in(identity, further, width)?;
             infinity_files::write(path, &bytes).map_err(StateProblem::Write)?;
             Ok(SavedSize::of(bytes.len(), memory))
         };

@@ -12,6 +12,8 @@
 //! The weight file is compared with the list of [`weights`] before any of it reaches a model: every
 //! tensor there, in its shape, and no other.
 
+mod files;
+mod fit;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -30,15 +32,10 @@ use crate::error::{ConfigError, PretrainedError};
 use crate::generation_config::GenerationConfig;
 use crate::model::InfinityModel;
 use crate::tokenizer::Tokenizer;
+use files::{CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, is_part, missing, write_error};
+pub use fit::Fit;
 use read::StoredWeights;
 pub use write::{SaveOptions, WeightFormat};
-
-const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-const GENERATION: &str = "generation_config.json";
-const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Everything that is in a model directory.
 #[derive(Clone, Debug)]
@@ -146,13 +143,6 @@ pub fn from_pretrained(dir: &Path, device: &Device) -> Result<Pretrained, Pretra
     })
 }
 
-fn missing(dir: &Path, name: &str, why: &str) -> PretrainedError {
-    PretrainedError::MissingFile {
-        path: dir.join(name),
-        why: why.into(),
-    }
-}
-
 /// Reads and parses a file; `None` if there is no such file.
 fn parse<T>(
     path: &Path,
@@ -235,33 +225,5 @@ impl Staging {
         let kept = partial.keep_from(&target, &|name| !is_part(name));
         let published = kept.and_then(|()| partial.rename_to(&target));
         published.map_err(|source| write_error(&target, source))
-    }
-}
-
-/// Whether a file of this name is part of a model directory.
-fn is_part(name: &str) -> bool {
-    [
-        CONFIG,
-        WEIGHTS,
-        INDEX,
-        GENERATION,
-        TOKENIZER,
-        TOKENIZER_CONFIG,
-    ]
-    .contains(&name)
-        || write::is_shard(name)
-}
-
-fn write_error(path: &Path, source: io::Error) -> PretrainedError {
-    PretrainedError::Write {
-        path: path.into(),
-        source,
-    }
-}
-
-fn damaged(path: &Path, reason: impl ToString) -> PretrainedError {
-    PretrainedError::Weights {
-        path: path.into(),
-        reason: reason.to_string(),
     }
 }

@@ -31,7 +31,10 @@ pub enum TrainError {
         /// The checkpoint's step.
         saved: u64,
     },
-    /// The model directory cannot be written.
+    /// No model is where one was named.
+    #[error("{0}")]
+    NoModel(String),
+    /// A model directory cannot be written or read.
     #[error(transparent)]
     Pretrained(#[from] PretrainedError),
     /// A checkpoint cannot be written or read.

@@ -8,7 +8,8 @@
 //! - [`step`]: a batch to gradients; [`optimizer`]: gradients to new parameters.
 //! - [`distributed`]: a step shared by devices; `burn_train`: what adapts all this to burn-train.
 //! - [`evaluate`](mod@evaluate): the loss over a split, along one text, and what a memory holds.
-//! - [`checkpoint`], [`resume`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself.
+//! - [`checkpoint`], [`resume`], [`run_dir`], [`metrics`]: what a run leaves behind and says about itself;
+//!   [`model_dir`]: the model in it.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,7 @@ pub mod error;
 pub mod estimate;
 pub mod evaluate;
 pub mod metrics;
+pub mod model_dir;
 pub mod optimizer;
 pub mod resume;
 pub mod run_dir;
@@ -32,6 +34,8 @@ pub use config::RunConfig;
 pub use distributed::Devices;
 pub use error::{CheckpointError, TrainError};
 pub use estimate::{Estimate, estimate};
-pub use evaluate::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate_stream};
+pub use evaluate::{
+    EvalReport, StreamOptions, StreamReport, evaluate, evaluate_stream, evaluate_stream_from,
+};
 pub use resume::Resume;
 pub use train::{TrainControl, TrainReport, train};

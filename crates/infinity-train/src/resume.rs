@@ -152,7 +152,7 @@ fn is_same_path(
     let noted = match key {
         "data.train_file" => !state.text.is_empty() && !state.train_tokens.is_empty(),
         "tokenizer.path" => !state.tokenizer.is_empty(),
-        "data.validation_file" => false,
+        "data.validation_file" | "training.init_from" => false,
         _ => return false,
     };
     let place = |value: Option<&toml::Value>| fs::canonicalize(value?.as_str()?).ok();

@@ -23,12 +23,13 @@ use std::path::{Path, PathBuf};
 
 const RUN: &str = "run.json";
 const CONFIG: &str = "config.toml";
-const EFFECTIVE: &str = "config.effective.toml";
+pub(crate) const EFFECTIVE: &str = "config.effective.toml";
 const METRICS: &str = "metrics.jsonl";
 const TENSORBOARD: &str = "tensorboard";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const SAMPLES: &str = "samples";
-const FINAL: &str = "final";
+/// Where a run puts its finished model.
+pub const FINAL: &str = "final";
 /// The tokenizer, in a run's directory as in a model's.
 pub const TOKENIZER: &str = "tokenizer.json";
 const LOCK: &str = ".lock";

@@ -5,6 +5,7 @@
 
 mod lost;
 mod prepare;
+mod saved;
 
 use crate::burn_train::{Shell, Shown, Stretches, within_learner};
 use crate::checkpoint::{CheckpointStore, TrainerState};
@@ -22,7 +23,7 @@ use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
 use burn::tensor::Device;
 use infinity_model::{GateSummary, GenerationConfig, Tokenizer, generate, save_pretrained};
-use lost::Saved;
+use saved::Saved;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use infinity_model::tokenizer::Tokenizer;
-use infinity_model::{GenerationConfig, ModelConfig, from_pretrained, save_pretrained};
+use infinity_model::{
+    Context, GenerationConfig, ModelConfig, ModelState, from_pretrained, save_pretrained,
+    state_file,
+};
 use infinity_train::config::ConfigLayers;
 use infinity_train::data::{
     DataConfig, Sources, TokenizerConfig, open_prepared, tokenize_to, train_bpe,
@@ -261,7 +264,52 @@ fn targets(folder: &Path) -> Vec<Target> {
             drop(from_pretrained(&saved, &device));
         }),
     ));
+    all.push(states(folder));
     all
+}
+
+/// State files: of both mixers, of a text with its logits, and without version and checksum, so that what
+/// is damaged behind those is read.
+fn states(folder: &Path) -> Target {
+    use infinity_model::config::Mixer;
+    let of = |mixer| {
+        let config = ModelConfig {
+            hidden_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            mixer,
+            ..ModelConfig::new(5)
+        };
+        let model = config.init(&Device::flex());
+        let mut context = Context::new(&model);
+        context.read(&model, &[3, 1, 4]).unwrap();
+        (model, context)
+    };
+    let path = folder.join("fuzz.state");
+    let (model, context) = of(Mixer::Infinity);
+    context
+        .save(&path, &model, Some(&Tokenizer::bytes()))
+        .unwrap();
+    let mut seeds = vec![fs::read(&path).unwrap()];
+    for (model, context) in [of(Mixer::Infinity), of(Mixer::Softmax)] {
+        context.state.save(&path, &model).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let whole = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let layers = [("layers".to_owned(), "2".to_owned())];
+        let named = state_file::fingerprint(&model);
+        let layers = layers.into_iter().chain([("model".to_owned(), named)]);
+        seeds.push(safetensors::serialize(whole.tensors(), Some(layers.collect())).unwrap());
+        seeds.push(bytes);
+    }
+    let read = move |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        drop(state_file::notes(bytes));
+        drop(ModelState::from_bytes(bytes, &model.device()));
+        if let Ok(mut context) = Context::load(&path, &model, Some(&Tokenizer::bytes())) {
+            drop(context.read(&model, &[1, 2]));
+        }
+    };
+    ("state", 100, seeds, Box::new(read))
 }
 
 #[test]

@@ -12,11 +12,14 @@ use anyhow::Context;
 use clap::Args;
 use infinity_model::config::Mixer;
 use infinity_model::count::{ParameterCount, state_bytes};
-use infinity_model::{InfinityModel, ModelConfig, Precision, Pretrained};
+use infinity_model::generate::Identity;
+use infinity_model::{
+    Context as Text, InfinityModel, ModelConfig, Precision, Pretrained, Tokenizer,
+};
 use infinity_train::config::{LoadedConfig, RunConfig};
 use infinity_train::data::{self, DataConfig, DataEvent, EvalSource, Packing, TokenStore};
 use infinity_train::evaluate::StreamBin;
-use infinity_train::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate_stream};
+use infinity_train::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate_stream_from};
 use serde_json::{Value, json};
 
 use super::eval_task;
@@ -108,6 +111,7 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     if args.stream.stream {
         let run = Stream {
             model: &model,
+            tokenizer: tokenizer.as_ref(),
             text: &text,
             config: &config,
             device: &chosen.name,
@@ -317,11 +321,18 @@ pub(crate) struct StreamArgs {
     #[arg(long, value_name = "N", requires = "stream")]
     #[arg(value_parser = whole::<u64>(0..=u64::MAX))]
     limit_tokens: Option<u64>,
+    /// Go on from what --state-out kept: the text comes after all that was read before
+    #[arg(long, value_name = "FILE", requires = "stream")]
+    state_in: Option<PathBuf>,
+    /// Keep what the model remembers after the stream here
+    #[arg(long, value_name = "FILE", requires = "stream")]
+    state_out: Option<PathBuf>,
 }
 
 /// What is measured.
 struct Stream<'a> {
     model: &'a InfinityModel,
+    tokenizer: Option<&'a Tokenizer>,
     text: &'a TokenStore,
     config: &'a RunConfig,
     device: &'a str,
@@ -350,7 +361,18 @@ fn run_stream(
     };
     let mut told = Instant::now();
     let quiet = global.quiet;
-    let report = evaluate_stream(run.model, run.text, &options, &mut |done, total| {
+    let mut context = match &args.state_in {
+        Some(path) => Text::load(path, run.model, run.tokenizer)?,
+        None => Text::new(run.model),
+    };
+    let before = context.position();
+    if before > 0 && !quiet {
+        let before = terminal::grouped(before);
+        terminal::note(&format!(
+            "going on after {before} tokens that were read before"
+        ));
+    }
+    let (state, progress) = (context.state.clone(), &mut |done, total| {
         if !quiet && told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
             terminal::note(&format!(
@@ -359,7 +381,17 @@ fn run_stream(
                 terminal::grouped(total)
             ));
         }
-    })?;
+    });
+    let (report, state) = evaluate_stream_from(run.model, run.text, &options, state, progress)?;
+    if let Some(path) = &args.state_out {
+        context.state = state;
+        // The stream's last token, from which nothing was predicted.
+        let last = run.text.tokens(report.tokens - 1..report.tokens)?;
+        context.read(run.model, &[last[0] as u32])?;
+        let command = [("command", terminal::command_line())];
+        let identity = Identity::of(run.model, run.tokenizer);
+        context.save_noting(path, &identity, &command)?;
+    }
     if as_json {
         terminal::line(&to_json(run, &options, &report).to_string())?;
     } else {

@@ -118,6 +118,7 @@ const FLAGS: &[(&str, &[Flag])] = &[
         flag("gradient-accumulation-steps", "training.gradient_accumulation_steps", "N"),
         flag("max-grad-norm", "training.max_grad_norm", "NORM"),
         Flag { takes: Takes::Optional("WHAT", "blocks"), ..flag("gradient-checkpointing", "training.gradient_checkpointing", "") },
+        flag("init-from", "training.init_from", "DIR"),
         flag("optimizer", "optimizer.name", "NAME"),
         flag("learning-rate", "optimizer.learning_rate", "RATE").or(&["lr"]),
         flag("muon-learning-rate", "optimizer.muon_learning_rate", "RATE"),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use clap::Args;
 use infinity_model::compression::Width;
-use infinity_model::generate::{Context, FinishReason, Generation, generate_from};
+use infinity_model::generate::{Context, FinishReason, Generation, Identity, generate_from};
 use infinity_model::state_file::SavedSize;
 use infinity_model::{GenerationConfig, InfinityModel, Precision, Pretrained, Tokenizer};
 use serde_json::{Value, json};
@@ -116,7 +116,9 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
         };
         let (made, context) = show.generate(&model, &tokenizer, start.clone(), &config)?;
         if let Some(path) = &args.state_out {
-            let size = context.save_in(path, &model, Some(&tokenizer), args.compress)?;
+            let notes = [("command", terminal::command_line())];
+            let identity = Identity::of(&model, Some(&tokenizer));
+            let size = context.save_in(path, &model, &identity, &notes, args.compress)?;
             if let (Some(bits), false) = (args.compress, global.quiet) {
                 terminal::note(&kept(bits, size));
             }

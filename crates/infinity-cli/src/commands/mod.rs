@@ -7,6 +7,7 @@ pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 mod eval_task;
+pub(crate) mod export;
 mod flags;
 pub(crate) mod generate;
 pub(crate) mod init;
@@ -53,6 +54,8 @@ pub(crate) enum Verb {
     Eval(eval::EvalArgs),
     /// Continue a prompt
     Generate(generate::GenerateArgs),
+    /// Write a model as a directory of its own, in f32, bf16 or f16
+    Export(export::ExportArgs),
     /// Talk with a model
     Chat(chat::ChatArgs),
     /// Read a text without end, keep what is remembered, and say how surprising it is

@@ -24,7 +24,7 @@ pub(crate) enum StateVerb {
 /// Which state.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// File that `generate --state-out` wrote
+    /// File that a command's --state-out wrote
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Print JSON

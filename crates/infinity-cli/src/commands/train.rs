@@ -9,14 +9,13 @@ use clap::Args;
 use infinity_model::Formats;
 use infinity_model::count::{state_bytes, training_flops_per_token};
 use infinity_train::config::{LoadedConfig, LoggingConfig, Progress, RunConfig};
-use infinity_train::run_dir::is_used;
+use infinity_train::run_dir::{FINAL, is_used};
 use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
 
 use super::config::ConfigFlags;
 use super::eval::{self, EvalArgs, StreamArgs};
 use crate::args::{Global, MemoryFlags};
 use crate::device::Ranks;
-use crate::model_dir;
 use crate::terminal::{self, errors, progress, signals};
 
 /// A run: its configuration, and where it starts.
@@ -78,12 +77,7 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
         return Ok(errors::INTERRUPTED);
     }
     let prompt = prompt.as_deref().unwrap_or("Once upon a time");
-    let result = result(
-        &report,
-        &directory.join(model_dir::FINAL),
-        prompt,
-        global.quiet,
-    );
+    let result = result(&report, &directory.join(FINAL), prompt, global.quiet);
     match progress {
         Progress::Json => progress::to_stdout(progress, false).message(&result),
         _ => terminal::line(&result)?,
@@ -286,7 +280,7 @@ fn result(report: &TrainReport, model: &Path, prompt: &str, quiet: bool) -> Stri
     }
     if model.is_dir() && !quiet {
         let shown = model.display().to_string();
-        let words = [&*shown, "-p", prompt].map(shell_word).join(" ");
+        let words = [&*shown, "-p", prompt].map(terminal::shell_word).join(" ");
         let program = program();
         text = format!("{text}\nmodel in {shown}\n\nGenerate with:\n  {program} generate {words}");
     }
@@ -319,7 +313,7 @@ fn started(by_cargo: bool, typed: &str) -> String {
     }
     // A name without a path was found on the PATH, and will be again.
     match typed.contains(['/', MAIN_SEPARATOR]) {
-        true => shell_word(typed),
+        true => terminal::shell_word(typed),
         false => env!("CARGO_BIN_NAME").to_owned(),
     }
 }
@@ -342,15 +336,6 @@ fn by_cargo_run() -> String {
     format!("cargo run{profile}{features} --")
 }
 
-/// `word` as a POSIX shell takes it literally.
-fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,14 +353,6 @@ mod tests {
         assert!(said(Some(7)).ends_with("go on with the same command and --resume"));
         assert!(said(Some(4)).contains("goes on after step 4"));
         assert_eq!(said(None), "stopped at step 7; nothing of it was saved");
-    }
-
-    #[test]
-    fn words_for_the_shell() {
-        assert_eq!(shell_word("runs/a-1/final"), "runs/a-1/final");
-        assert_eq!(shell_word("fn main() {\n"), "'fn main() {\n'");
-        assert_eq!(shell_word("it's"), r"'it'\''s'");
-        assert_eq!(shell_word(""), "''");
     }
 
     #[test]

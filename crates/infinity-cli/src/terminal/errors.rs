@@ -75,6 +75,7 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
             | TrainError::Precision(_)
             | TrainError::Unsupported { .. }
             | TrainError::Vocabulary { .. }
+            | TrainError::NoModel(_)
             | TrainError::OutputExists { .. }
             | TrainError::OutputRefused { .. } => true,
             TrainError::Data(data) => is_usage(data),

@@ -119,9 +119,32 @@ pub(crate) fn count(n: u64) -> String {
     format!("{} ({short})", grouped(n))
 }
 
+/// `word` as a POSIX shell takes it literally.
+pub(crate) fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// The command that started this program, as a shell takes it.
+pub(crate) fn command_line() -> String {
+    let words = std::env::args_os().map(|word| shell_word(&word.to_string_lossy()));
+    words.collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_for_the_shell() {
+        assert_eq!(shell_word("runs/a-1/final"), "runs/a-1/final");
+        assert_eq!(shell_word("fn main() {\n"), "'fn main() {\n'");
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+        assert_eq!(shell_word(""), "''");
+    }
 
     #[test]
     fn numbers_read_well() {

@@ -220,6 +220,8 @@ fn a_text_is_left_and_gone_on_with() {
         "1 rows of 1 layers",
         "after 12 tokens",
         "recent_tokens",
+        "command",
+        "--seed 3 -n 8 --ignore-eos --state-out a.state",
         "memory",
         "RMS",
     ] {
@@ -248,6 +250,106 @@ fn a_text_is_left_and_gone_on_with() {
     infinity(other.path(), "generate model --state-in a.state")
         .exits(1)
         .says(&["a.state", "another model"]);
+}
+
+/// A text measured in two parts, the state kept between them, is the text.
+#[test]
+fn a_stream_is_left_and_gone_on_with() {
+    let dir = with_model();
+    let bytes = fs::read(dir.path().join("valid.txt")).unwrap();
+    // Cut at a multiple of the window, so that both read the same pieces. The last token of the first
+    // part is read alone, after it.
+    let cut = 32 * 40 + 1;
+    fs::write(dir.path().join("a.txt"), &bytes[..cut]).unwrap();
+    fs::write(dir.path().join("b.txt"), &bytes[cut..]).unwrap();
+    let measured = |line: &str| -> serde_json::Value {
+        let line =
+            format!("eval model --stream --json --bins 1 --against-context 8 --span 4 {line}");
+        let report: serde_json::Value =
+            serde_json::from_str(&infinity(dir.path(), &line).exits(0).out).unwrap();
+        report["bins"][0].clone()
+    };
+    let loss = |bin: &serde_json::Value| {
+        let at = |key: &str| bin[key].as_f64().unwrap();
+        at("loss") * (at("to") - at("from"))
+    };
+    let whole = loss(&measured("--file valid.txt"));
+    let first = loss(&measured("--file a.txt --state-out a.state"));
+    let second = measured("--file b.txt --state-in a.state --state-out b.state");
+    let shown = infinity(dir.path(), "state inspect b.state").exits(0).out;
+    assert!(
+        shown.contains(&format!("{} tokens", grouped(bytes.len()))),
+        "{shown}"
+    );
+    // What predicts the first token of the second part is in the state, and not measured.
+    let without = whole - first - loss(&second);
+    assert!((3.0..8.0).contains(&without), "{without}");
+    let alone = measured("--file b.txt");
+    assert_ne!(loss(&alone), loss(&second), "a lost state is seen");
+    infinity(dir.path(), "eval model --file b.txt --state-in a.state")
+        .exits(2)
+        .says(&["--stream"]);
+    let other = with_model_of(infinity_model::config::Mixer::Softmax);
+    fs::copy(dir.path().join("a.state"), other.path().join("a.state")).unwrap();
+    infinity(
+        other.path(),
+        "eval model --stream --file valid.txt --state-in a.state",
+    )
+    .exits(1)
+    .says(&["a.state", "another model"]);
+}
+
+/// As the program writes numbers of tokens.
+fn grouped(n: usize) -> String {
+    match n / 1000 {
+        0 => n.to_string(),
+        thousands => format!("{thousands},{:03}", n % 1000),
+    }
+}
+
+#[test]
+fn a_model_is_exported_and_says_nearly_the_same() {
+    let dir = with_model();
+    let loss = |model: &str| -> f64 {
+        let out = infinity(dir.path(), &format!("eval {model} --file valid.txt --json"))
+            .exits(0)
+            .out;
+        let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+        report["loss"].as_f64().unwrap()
+    };
+    let exact = loss("model");
+    for (flags, close) in [
+        ("", 0.0),
+        ("--dtype bf16", 2e-2),
+        ("--dtype f16 --max-shard-size 8KB", 2e-3),
+    ] {
+        let line = format!("export model -o half --overwrite {flags}");
+        let said = infinity(dir.path(), &line).exits(0).out;
+        assert!(said.contains("model in half"), "{said}");
+        assert_eq!(said.contains("files"), flags.contains("shard"), "{said}");
+        let found = loss("half");
+        assert!((found - exact).abs() <= close, "{flags}: {found} {exact}");
+        assert_eq!(found == exact, flags.is_empty(), "{flags}");
+    }
+    infinity(dir.path(), "export model -o half")
+        .exits(2)
+        .says(&["half", "--overwrite"]);
+    fs::create_dir(dir.path().join("mine")).unwrap();
+    fs::write(dir.path().join("mine/notes.txt"), "mine").unwrap();
+    for target in ["mine", "train.txt"] {
+        infinity(dir.path(), &format!("export model -o {target} --overwrite"))
+            .exits(2)
+            .says(&[target, "no model directory"]);
+    }
+    assert!(dir.path().join("mine/notes.txt").is_file() && dir.path().join("train.txt").is_file());
+    for (flags, words) in [
+        ("--dtype f8", &["f8", "bf16"][..]),
+        ("--max-shard-size 0", &["--max-shard-size", "5GB"]),
+    ] {
+        infinity(dir.path(), &format!("export model -o x {flags}"))
+            .exits(2)
+            .says(words);
+    }
 }
 
 #[test]

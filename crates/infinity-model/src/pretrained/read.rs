@@ -4,7 +4,7 @@
 //! in small pieces, each widened to f32 and put where the network has it, so that no second copy of
 //! the weights exists while they are loaded.
 
-use super::{INDEX, WEIGHTS, damaged, missing};
+use super::files::{INDEX, WEIGHTS, damaged, missing};
 use crate::config::ModelConfig;
 use crate::error::PretrainedError;
 use crate::model::InfinityModel;

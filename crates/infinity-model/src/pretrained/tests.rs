@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 
+use super::files::{INDEX, WEIGHTS, is_shard};
 use super::*;
 use crate::generate::{Generation, generate};
 use burn::prelude::*;
@@ -423,7 +424,7 @@ fn what_is_wrong_with_an_index_is_named() {
     export(&dir, &model, options).unwrap();
     let shards: Vec<String> = names(&dir)
         .into_iter()
-        .filter(|name| write::is_shard(name))
+        .filter(|name| is_shard(name))
         .collect();
     let index = dir.join(INDEX);
     let good = fs::read_to_string(&index).unwrap();

@@ -1,6 +1,6 @@
 //! Weights to the disk: tensor by tensor, in one safetensors file or several with an index.
 
-use super::{INDEX, WEIGHTS};
+use super::files::{INDEX, WEIGHTS, shard_name, write_error};
 use crate::error::PretrainedError;
 use crate::model::InfinityModel;
 use burn::store::burn_pack::Tensor as PackTensor;
@@ -168,21 +168,7 @@ pub(super) fn save_weights(
     let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
     let text = format!("{index:#}\n");
     let written = infinity_files::write(&folder.join(INDEX), text.as_bytes());
-    written.map_err(|source| super::write_error(&target.join(INDEX), source))
-}
-
-fn shard_name(number: usize, of: usize) -> String {
-    format!("model-{number:05}-of-{of:05}.safetensors")
-}
-
-/// Whether a file of this name holds a part of the weights.
-pub(super) fn is_shard(name: &str) -> bool {
-    let numbers = name
-        .strip_prefix("model-")
-        .and_then(|name| name.strip_suffix(".safetensors"));
-    let number = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    (numbers.and_then(|numbers| numbers.split_once("-of-")))
-        .is_some_and(|(at, of)| number(at) && number(of))
+    written.map_err(|source| write_error(&target.join(INDEX), source))
 }
 
 /// Writes one safetensors file, a tensor at a time.
@@ -230,7 +216,7 @@ fn save_file(
             format: format.torch_name(),
             largest: format.largest(),
         }),
-        (Err(source), None) => Err(super::write_error(&target.join(name), source)),
+        (Err(source), None) => Err(write_error(&target.join(name), source)),
     }
 }
 

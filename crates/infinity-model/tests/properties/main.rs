@@ -4,6 +4,7 @@
 
 mod answer;
 mod apart;
+mod kept;
 mod kinds;
 mod precision;
 mod rows;

@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
+use std::path::PathBuf;
 
 section! {
     /// `[run]`: what the run is called, where it writes, on what it computes.
@@ -59,6 +60,9 @@ section! {
         loss_watchdog: LossWatchdog = LossWatchdog::default();
         /// How the loss is scaled in `f16-mixed`.
         loss_scale: LossScaling = LossScaling::default();
+        /// Model directory, run or checkpoint whose weights the run starts with, as far as their names and
+        /// shapes are those of this model; the optimizer starts anew. Empty: fresh weights.
+        init_from: PathBuf = PathBuf::new();
         /// Tokens whose logits exist at one time while the loss is computed; 0: all of the batch.
         loss_chunk: usize = 2048;
     }
@@ -111,6 +115,9 @@ section! {
         non_finite_patience: u64 = 100;
     }
 }
+
+/// The lowest loss scale: below this it would shrink gradients.
+pub(crate) const FLOOR: f64 = 1.0;
 
 section! {
     /// Dynamic loss scaling, used by `run.precision = "f16-mixed"` alone.

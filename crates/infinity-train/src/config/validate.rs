@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use super::{
-    ConfigError, DeviceList, DistributedStrategy, GradientCheckpointing, LrSchedulerType,
+    ConfigError, DeviceList, DistributedStrategy, FLOOR, GradientCheckpointing, LrSchedulerType,
     ModelConfig, RunConfig, SCHEMA,
 };
 use crate::data::DataError;
-use crate::step::loss_scale::FLOOR;
 use infinity_model::config::Mixer;
 
 /// Stands in for a vocabulary that is still to be read from the tokenizer.

@@ -8,6 +8,7 @@
 //!
 //! [`prepare`] does the first two, [`TrainSource`] and [`EvalSource`] the third.
 
+mod batch;
 mod batches;
 mod cargo;
 mod config;
@@ -23,7 +24,8 @@ mod task;
 mod tests;
 mod tokenize;
 
-pub use batches::{BatchSource, EvalSource, HostBatch, IGNORE_INDEX, TrainSource, Workers};
+pub use batch::{HostBatch, IGNORE_INDEX};
+pub use batches::{BatchSource, EvalSource, TrainSource, Workers};
 pub use cargo::{CargoWorkspace, CrateSources};
 pub use config::{DataConfig, DataSource, InitialState, Packing, TokenizerConfig, TokenizerKind};
 pub use error::{CargoError, DataError, DataEvent};

@@ -12,7 +12,7 @@
 //! Training and held-out rows are parted by a hash of what stands in them, so that no row is ever both,
 //! whatever the seeds.
 
-use super::batches::{HostBatch, IGNORE_INDEX};
+use super::batch::{HostBatch, IGNORE_INDEX};
 use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind, bad};
 use super::error::DataError;
 use super::plan::{below, mix};

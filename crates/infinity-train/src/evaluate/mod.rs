@@ -7,6 +7,7 @@ pub mod tasks;
 pub use reading::{CUT, Reading};
 pub use stream::{
     Comparison, StreamBin, StreamCompression, StreamOptions, StreamReport, evaluate_stream,
+    evaluate_stream_from,
 };
 
 use crate::data::EvalSource;

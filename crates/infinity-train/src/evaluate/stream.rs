@@ -122,6 +122,22 @@ pub fn evaluate_stream(
     options: &StreamOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<StreamReport, TrainError> {
+    let nothing = model.initial_state(1);
+    evaluate_stream_from(model, text, options, nothing, progress).map(|(report, _)| report)
+}
+
+/// [`evaluate_stream`] of a text that goes on from `state`, of one row; also the state after all of the
+/// stream's tokens but the last, which nothing is predicted from. Limited contexts are of this text alone.
+///
+/// # Errors
+/// As [`evaluate_stream`].
+pub fn evaluate_stream_from(
+    model: &InfinityModel,
+    text: &TokenStore,
+    options: &StreamOptions,
+    state: ModelState,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(StreamReport, ModelState), TrainError> {
     let start = Instant::now();
     let plan = Plan::new(text, options)?;
     let model = model.clone().valid();
@@ -134,8 +150,9 @@ pub fn evaluate_stream(
         total: plan.work(options) + again,
         progress,
     };
-    let mut certified = CertifiedReader::new(&model, &model.initial_state(1));
-    let stream = reader.stream(text, plan.tokens, certified.as_mut())?;
+    let mut certified = CertifiedReader::new(&model, &state);
+    let before = state.clone();
+    let (stream, state) = reader.stream(text, plan.tokens, state, certified.as_mut())?;
     let spans = plan.all_spans();
     let limited = reader.limited(text, &spans)?;
     let exact = match compression {
@@ -143,7 +160,7 @@ pub fn evaluate_stream(
         Some(_) => {
             let exact = model.clone().with_compression(None);
             reader.model = exact.expect("a model is valid without compression");
-            reader.stream(text, plan.tokens, None)?
+            reader.stream(text, plan.tokens, before, None)?.0
         }
     };
     let all = stream.iter().chain(&exact).map(|loss| f64::from(*loss));
@@ -174,12 +191,13 @@ pub fn evaluate_stream(
         standard_error: between_bins(&bins),
         held: certified.map_or_else(Vec::new, |certified| certified.held()),
     };
-    Ok(StreamReport {
+    let report = StreamReport {
         tokens: plan.tokens,
         compression: compression.map(cost),
         bins,
         seconds: start.elapsed().as_secs_f64(),
-    })
+    };
+    Ok((report, state))
 }
 
 /// Which tokens stand in which bin, and where its spans begin.
@@ -267,16 +285,17 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The loss of every token with all tokens before it behind it; 0 for the first.
+    /// The loss of every token with all tokens before it behind it, 0 for the first; and the state
+    /// before the last.
     fn stream(
         &mut self,
         text: &TokenStore,
         tokens: u64,
+        mut state: ModelState,
         mut certified: Option<&mut CertifiedReader<'_>>,
-    ) -> Result<Vec<f32>, DataError> {
+    ) -> Result<(Vec<f32>, ModelState), DataError> {
         let mut losses = Vec::with_capacity(tokens as usize);
         losses.push(0.0);
-        let mut state = self.model.initial_state(1);
         let mut from = 0;
         while from < tokens - 1 {
             let to = tokens.min(from + 1 + self.options.window as u64);
@@ -288,7 +307,7 @@ impl Reader<'_> {
             state = next;
             from = to - 1;
         }
-        Ok(losses)
+        Ok((losses, state))
     }
 
     /// The summed loss of every span with the context before it behind it.

@@ -211,6 +211,25 @@ struct Reader<'a> {
     progress: &'a mut dyn FnMut(u64, u64),
 }
 
+impl<'a> Reader<'a> {
+    /// One that is to read every length `times` over.
+    fn new(
+        model: &InfinityModel,
+        options: &'a TaskOptions,
+        times: u64,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> Self {
+        let lengths = options.lengths.iter().map(|length| *length as u64);
+        Reader {
+            model: model.clone().valid(),
+            options,
+            done: 0,
+            total: lengths.sum::<u64>() * times,
+            progress,
+        }
+    }
+}
+
 impl Reader<'_> {
     /// One call: the hidden vectors of `inputs`, row after row, and the next state.
     fn read(&self, inputs: Vec<i32>, rows: usize, state: ModelState) -> (Tensor<3>, ModelState) {
@@ -299,17 +318,7 @@ pub fn evaluate_rows(
 ) -> Result<Vec<Figure>, TrainError> {
     check(options)?;
     let per_seed = options.rows as u64 * options.seeds;
-    let mut reader = Reader {
-        model: model.clone().valid(),
-        options,
-        done: 0,
-        total: options
-            .lengths
-            .iter()
-            .map(|length| *length as u64 * per_seed)
-            .sum(),
-        progress,
-    };
+    let mut reader = Reader::new(model, options, per_seed, progress);
     let mut figures = Vec::new();
     for length in &options.lengths {
         let data = DataConfig {
@@ -431,17 +440,7 @@ pub fn evaluate_needle(
         let limit = format!("sentence and question alone take {} tokens", needle.least());
         return refuse("context lengths", length, limit);
     }
-    let mut reader = Reader {
-        model: model.clone().valid(),
-        options,
-        done: 0,
-        total: options
-            .lengths
-            .iter()
-            .map(|length| *length as u64 * options.seeds)
-            .sum(),
-        progress,
-    };
+    let mut reader = Reader::new(model, options, options.seeds, progress);
     let mut figures = Vec::new();
     for length in &options.lengths {
         let mut seeds = Vec::new();
@@ -532,17 +531,7 @@ pub fn evaluate_positions(
         );
         return refuse("context lengths", length, limit);
     }
-    let mut reader = Reader {
-        model: model.clone().valid(),
-        options,
-        done: 0,
-        total: options
-            .lengths
-            .iter()
-            .map(|length| *length as u64 * options.seeds)
-            .sum(),
-        progress,
-    };
+    let mut reader = Reader::new(model, options, options.seeds, progress);
     let mut figures = Vec::new();
     for length in &options.lengths {
         let last = text.len() - *length as u64;

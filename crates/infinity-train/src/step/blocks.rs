@@ -8,7 +8,7 @@
 //! The embedding comes last. If the head is tied to it, its gradient is the sum of both.
 
 use super::loss::training_loss;
-use super::{Draws, Learned, LmBatch, Trainee, untracked};
+use super::trainee::{Draws, Learned, LmBatch, Trainee, untracked};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Int, Tensor};
 use infinity_model::block::Block;

@@ -6,15 +6,13 @@
 //! `growth_interval` good steps in a row; a step whose gradient overflows is left out and halves
 //! it. Unlike there, it has a floor: what overflows without any scaling does not fit into f16.
 
-use crate::config::LossScaling;
+use crate::config::{FLOOR, LossScaling};
 use serde::{Deserialize, Serialize};
 
 /// Factor after enough good steps.
 const GROWTH: f64 = 2.0;
 /// Factor after an overflow.
 const BACKOFF: f64 = 0.5;
-/// Below this a scale would shrink gradients.
-pub const FLOOR: f64 = 1.0;
 
 /// The scale of the next step, and how it came to it: part of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

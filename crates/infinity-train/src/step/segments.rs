@@ -13,23 +13,10 @@
 //! in memory: for a segment of about √T tokens both grow with √T.
 
 use super::loss::training_loss;
-use super::{Draws, Learned, LmBatch, Trainee, untracked};
+use super::trainee::{Draws, Learned, LmBatch, Trainee, untracked};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 use infinity_model::{InfinityModel, ModelState};
-
-/// Segments are multiples of this: the chunk of the CPU's scan.
-const MULTIPLE: usize = 64;
-/// No default below this: matrix products over fewer rows are slow, and it is little memory.
-const LEAST: usize = 256;
-
-/// The segment for windows of `len` tokens where none is given: √len rounded up to a multiple of
-/// 64, and at least 256.
-pub fn default_segment(len: usize) -> usize {
-    let root = len.isqrt();
-    let root = if root * root < len { root + 1 } else { root };
-    root.next_multiple_of(MULTIPLE).max(LEAST)
-}
 
 /// One step on its way.
 struct Pass<'a> {
@@ -180,19 +167,5 @@ mod tests {
         // Another place of the sequence drops others.
         let elsewhere = pass.segment(1, starts[0].clone(), None).end;
         assert_ne!(memory(&elsewhere), memory(&starts[1]));
-    }
-
-    #[test]
-    fn the_default_is_the_root_of_the_window_in_multiples() {
-        for (len, segment) in [
-            (1, 256),
-            (65_536, 256),
-            (65_537, 320),
-            (100_000, 320),
-            (1_048_576, 1024),
-            (1_048_577, 1088),
-        ] {
-            assert_eq!(default_segment(len), segment, "{len}");
-        }
     }
 }

@@ -1,19 +1,23 @@
 //! Everything of a run before its first step.
 
-use super::lost::Saved;
+use super::saved::Saved;
 use super::{Clock, Run, TrainControl};
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
 use crate::data::{BatchSource, DataError, EvalSource, PreparedData, TrainSource, prepare};
 use crate::distributed::{Carried, Devices, Ranks, Reduction};
 use crate::error::TrainError;
+use crate::metrics::Reporter;
+use crate::model_dir;
 use crate::optimizer::Optimizer;
 use crate::resume::{Resume, resume_state, same_text};
 use crate::run_dir::{CHECKPOINTS, Described, Opens, RunDir, saved_nothing};
 use crate::step::loss_scale::LossScale;
 use crate::step::{Recompute, Trainee, drops};
+use infinity_files::Fingerprint;
 use infinity_model::count::ParameterCount;
-use infinity_model::{Formats, ModelConfig};
+use infinity_model::pretrained::Fit;
+use infinity_model::{Formats, InfinityModel, ModelConfig};
 use serde_json::json;
 use std::io::IsTerminal;
 use std::sync::atomic::Ordering;
@@ -70,6 +74,13 @@ impl Run {
         }
         let valid = validation(&config, &prepared)?;
 
+        // Before anything is written: what is named may not be there, or not fit.
+        let ranks = devices.with_autodiff(config.training.gradient_checkpointing);
+        let mut model = config.model.init_seeded(config.run.seed, &ranks[0]);
+        if resumed.is_none() {
+            model = started(&config, model, &prepared, &mut *control.reporter)?;
+        }
+
         let (total_steps, micro_batches) = length(&config, &train, resumed.as_ref());
         let directory = match rehearses {
             true => RunDir::nowhere(&config),
@@ -95,8 +106,6 @@ impl Run {
             _ => {}
         }
 
-        let ranks = devices.with_autodiff(config.training.gradient_checkpointing);
-        let model = config.model.init_seeded(config.run.seed, &ranks[0]);
         let model = model.with_precision(config.run.precision)?;
         let mut trainee =
             Trainee::new(model, config.training.loss_chunk).recomputing(Recompute::of(&config));
@@ -155,6 +164,48 @@ impl Run {
     }
 }
 
+/// `model` with the weights that `training.init_from` names, as far as they fit.
+fn started(
+    config: &RunConfig,
+    model: InfinityModel,
+    prepared: &PreparedData,
+    reporter: &mut dyn Reporter,
+) -> Result<InfinityModel, TrainError> {
+    let path = &config.training.init_from;
+    if path.as_os_str().is_empty() {
+        return Ok(model);
+    }
+    let found = model_dir::find(path)?;
+    let source = found.load(&model.device().inner())?;
+    let (model, fit) = model.with_weights_of(&source.model);
+    let shown = path.display();
+    let of = found.describe().unwrap_or_else(|| shown.to_string());
+    if fit.taken.is_empty() {
+        return Err(TrainError::NoModel(format!(
+            "`training.init_from = \"{shown}\"` holds nothing of the name and shape of a weight of this model: {}",
+            Fit::listed(&fit.left_out)
+        )));
+    }
+    let (taken, all) = (fit.taken.len(), fit.taken.len() + fit.fresh.len());
+    reporter.message(&format!(
+        "weights   {taken} of {all} tensors are those of {of}"
+    ));
+    for (what, names) in [("left out ", &fit.left_out), ("fresh    ", &fit.fresh)] {
+        if !names.is_empty() {
+            reporter.message(&format!("{what} {}", Fit::listed(names)));
+        }
+    }
+    let theirs = source.tokenizer.map(|tokenizer| tokenizer.to_json());
+    if let Some(Ok(theirs)) = theirs
+        && !Fingerprint::matches(&prepared.meta.tokenizer_hash, theirs)
+    {
+        reporter.message(&format!(
+            "warning: {shown} has another tokenizer, whose tokens its embedding is of"
+        ));
+    }
+    Ok(model)
+}
+
 /// Optimizer steps of a run, and its micro-batches where it is measured in epochs.
 ///
 /// A run of an earlier version rounded every epoch up to whole steps; one that is resumed keeps its length,
@@ -200,6 +251,7 @@ fn run_directory(
             "burn_version": "0.22.1",
             "seed": config.run.seed,
             "device": config.run.device,
+            "init_from": config.training.init_from,
             "facts": {
                 "parameters": ParameterCount::of(&config.model).total(),
                 "data": prepared.meta,
@@ -230,12 +282,16 @@ fn supported(config: &RunConfig) -> Result<(), TrainError> {
             instead,
         })
     };
-    if config.logging.progress == Progress::Tui && !std::io::stdout().is_terminal() {
-        let (value, instead) = (
-            "\"tui\"".to_owned(),
-            "use \"plain\"; a dashboard needs a terminal",
-        );
-        return refuse("logging.progress", value, instead);
+    if config.logging.progress == Progress::Tui {
+        let value = "\"tui\"".to_owned();
+        if !cfg!(feature = "tui") {
+            let instead = "use \"plain\"; this build is without the feature `tui`";
+            return refuse("logging.progress", value, instead);
+        }
+        if !std::io::stdout().is_terminal() {
+            let instead = "use \"plain\"; a dashboard needs a terminal";
+            return refuse("logging.progress", value, instead);
+        }
     }
     Ok(())
 }

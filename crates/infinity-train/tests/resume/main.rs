@@ -6,6 +6,7 @@ mod counted;
 mod damage;
 mod exact;
 mod failures;
+mod init_from;
 mod kills;
 mod lost;
 mod ranks;

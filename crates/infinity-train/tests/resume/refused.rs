@@ -217,3 +217,22 @@ fn keys_that_are_newer_than_a_checkpoint_are_their_defaults() {
         "not its default: {error}"
     );
 }
+
+/// The text to validate on belongs to the run as the text to learn from does.
+#[test]
+fn a_changed_validation_text_is_refused() {
+    let (_directory, config) = directory(Packing::Shuffled, |config| {
+        config.data.validation_file = config.data.train_file.with_file_name("valid.jsonl");
+        config.data.val_fraction = None;
+        fs::copy(&config.data.train_file, &config.data.validation_file).unwrap();
+    });
+    run(&config, None, Some(4)).0.unwrap();
+    let valid = &config.data.validation_file;
+    let text = fs::read_to_string(valid).unwrap();
+    fs::write(valid, text.replacen("foxes", "wolves", 1)).unwrap();
+    let error = run(&config, Some(Resume::Latest), None).0.unwrap_err();
+    let changed = matches!(&error, TrainError::Checkpoint(CheckpointError::Changed { key, .. }) if key == "data.validation_file");
+    assert!(changed, "{error}");
+    fs::write(valid, text).unwrap();
+    assert_eq!(run(&config, Some(Resume::Latest), None).0.unwrap().step, 8);
+}

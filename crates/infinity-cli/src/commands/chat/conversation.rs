@@ -14,7 +14,7 @@ use infinity_model::{GenerationConfig, InfinityModel, Tokenizer, state_file};
 use serde::{Deserialize, Serialize};
 
 use super::template::Template;
-use crate::terminal::errors;
+use crate::terminal::{self, errors};
 
 /// States that `undo` goes back to, at most.
 const MOST_UNDO: usize = 64;
@@ -228,7 +228,11 @@ impl Conversation {
         let note = serde_json::to_string(&note)?;
         let context = self.branch().now.context.clone();
         let identity = Identity::of(&self.model, Some(&self.tokenizer));
-        context.save_noting(path, &identity, &[(NOTE, note)])?;
+        context.save_noting(
+            path,
+            &identity,
+            &[(NOTE, note), ("command", terminal::command_line())],
+        )?;
         Ok(())
     }
 

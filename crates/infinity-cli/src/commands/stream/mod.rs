@@ -411,7 +411,11 @@ impl Session<'_> {
             false => None,
         };
         let note = serde_json::to_string(&Kept { before, ..kept })?;
-        context.save_noting(path, &self.identity, &[(KEPT, note)])?;
+        context.save_noting(
+            path,
+            &self.identity,
+            &[(KEPT, note), ("command", terminal::command_line())],
+        )?;
         Ok(())
     }
 

@@ -1,0 +1,142 @@
+//! `infinity export MODEL -o DIR`: a model as a directory of its own, in another number format or in
+//! several files.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use infinity_model::{Pretrained, SaveOptions, WeightFormat, save_pretrained_with};
+
+use crate::args::Global;
+use crate::device;
+use crate::model_dir;
+use crate::terminal::{self, errors};
+
+/// Which model, where to, and how.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Directory to write; a model that is there is replaced with --overwrite
+    #[arg(short, long, value_name = "DIR")]
+    output_dir: PathBuf,
+    /// Number format of the weights: f32, bf16 or f16
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
+    dtype: WeightFormat,
+    /// Most bytes of one weight file, as in 5GB or 500MiB (default: one file)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_shard_size: Option<u64>,
+    /// Replace a model that is there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// Loads and writes.
+pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
+    let (found, target) = (model_dir::find(&args.model)?, &args.output_dir);
+    let shown = target.display();
+    let mut inside = target.read_dir().into_iter().flatten();
+    if target.exists() && (!target.is_dir() || inside.next().is_some()) {
+        // Nothing but a model is anybody's to replace.
+        if !target.join("config.json").is_file() {
+            return Err(errors::usage(format!(
+                "{shown} is there and is no model directory: name another"
+            )));
+        }
+        if !args.overwrite {
+            return Err(errors::usage(format!(
+                "{shown} is there: --overwrite replaces the model in it"
+            )));
+        }
+    }
+    let chosen = device::open(&device::wanted(global))?;
+    let Pretrained {
+        model,
+        tokenizer,
+        generation,
+        ..
+    } = found.load(&chosen.device, global.quiet)?;
+    let options = SaveOptions {
+        format: Some(args.dtype),
+        max_shard_bytes: args.max_shard_size,
+    };
+    save_pretrained_with(target, &model, tokenizer.as_ref(), &generation, &options)?;
+    let files = target.read_dir()?.flatten().map(|entry| entry.path());
+    let weights: Vec<PathBuf> = files
+        .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
+        .collect();
+    let sizes = weights
+        .iter()
+        .filter_map(|path| Some(path.metadata().ok()?.len()));
+    let bytes = terminal::bytes(sizes.sum());
+    terminal::line(&match weights.len() {
+        1 => format!("model in {shown}: {bytes} of weights"),
+        files => format!("model in {shown}: {bytes} of weights in {files} files"),
+    })?;
+    Ok(errors::OK)
+}
+
+/// A number of bytes with a unit, of 1000 (`MB`) or 1024 (`MiB`), or without one.
+fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 10] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+        ("KB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+        ("B", 1),
+        ("", 1),
+    ];
+    let text = text.trim();
+    let ends = |unit: &str| {
+        let at = text
+            .len()
+            .checked_sub(unit.len())
+            .filter(|at| text.is_char_boundary(*at))?;
+        let (number, end) = text.split_at(at);
+        end.eq_ignore_ascii_case(unit).then_some(number.trim_end())
+    };
+    let (number, unit) = (UNITS.into_iter())
+        .find_map(|(unit, bytes)| Some((ends(unit)?, bytes)))
+        .unwrap_or((text, 1));
+    let bytes = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| {
+        "it must be a whole number above 0 with or without a unit, as in 5GB".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [
+            ("5GB", 5_000_000_000),
+            ("2 GiB", 2 << 30),
+            ("300mb", 300_000_000),
+            ("7", 7),
+            ("8B", 8),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for wrong in [
+            "",
+            "GB",
+            "0",
+            "-1MB",
+            "1.5GB",
+            "9999999999TB",
+            "5 apples",
+            "ß",
+        ] {
+            assert!(size(wrong).unwrap_err().contains("5GB"), "{wrong}");
+        }
+    }
+}

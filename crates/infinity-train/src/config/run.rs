@@ -1,0 +1,255 @@
+//! [`RunConfig`] itself, and what can be wrong with one.
+
+use super::sections::{
+    CheckpointConfig, DistributedConfig, EvalConfig, LoggingConfig, LrSchedulerConfig,
+    OptimizerConfig, RunSection, TrainingConfig,
+};
+use crate::data::{DataConfig, TokenizerConfig};
+use infinity_model::ModelConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The layout of the configuration that this version reads.
+pub const SCHEMA: u32 = 1;
+
+/// One training run: what is learned, from what, how, and what is written where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// Layout version of the file; [`SCHEMA`].
+    pub schema: u32,
+    /// Name, output directory, seed, device and precision.
+    pub run: RunSection,
+    /// The network.
+    pub model: ModelConfig,
+    /// Which tokenizer turns text into ids.
+    pub tokenizer: TokenizerConfig,
+    /// Where text comes from and how it is cut into windows.
+    pub data: DataConfig,
+    /// Batch sizes, length of the run, gradient handling.
+    pub training: TrainingConfig,
+    /// The update rule and its rates.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over the run.
+    pub lr_scheduler: LrSchedulerConfig,
+    /// Validation and samples.
+    pub eval: EvalConfig,
+    /// What is saved and kept.
+    pub checkpoint: CheckpointConfig,
+    /// What is printed and logged.
+    pub logging: LoggingConfig,
+    /// More than one device.
+    pub distributed: DistributedConfig,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            run: RunSection::default(),
+            model: ModelConfig::default(),
+            tokenizer: TokenizerConfig::default(),
+            data: DataConfig::default(),
+            training: TrainingConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            lr_scheduler: LrSchedulerConfig::default(),
+            eval: EvalConfig::default(),
+            checkpoint: CheckpointConfig::default(),
+            logging: LoggingConfig::default(),
+            distributed: DistributedConfig::default(),
+        }
+    }
+}
+
+impl RunConfig {
+    /// The effective configuration as TOML, every key written out; reads back to an equal value.
+    ///
+    /// # Panics
+    /// Never for a configuration that was read from TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("every configuration has a TOML form")
+    }
+
+    /// The run directory: `run.output_dir`, or `runs/<run.name>` when that is empty.
+    pub fn output_dir(&self) -> PathBuf {
+        let named = |name: &str| PathBuf::from("runs").join(name);
+        match (&*self.run.output_dir, &*self.run.name) {
+            ("", "") => named("infinity"),
+            ("", name) => named(name),
+            (dir, _) => PathBuf::from(dir),
+        }
+    }
+
+    /// Rows of one micro-batch, on all devices together.
+    pub fn rows(&self) -> usize {
+        let rows = self.training.per_device_train_batch_size;
+        rows.saturating_mul(self.distributed.ranks())
+    }
+
+    /// Tokens that one optimizer step learns from.
+    pub fn tokens_per_step(&self) -> u64 {
+        (self.rows() * self.training.gradient_accumulation_steps * self.data.training_window())
+            as u64
+    }
+
+    /// Tokens of a segment where the backward pass recomputes along the sequence.
+    pub fn checkpoint_segment(&self) -> usize {
+        match (self.training.checkpoint_segment, self.data.tbptt_chunks) {
+            (0, 0 | 1) => default_segment(self.data.training_window()),
+            (0, _) => self.data.max_seq_length,
+            (given, _) => given,
+        }
+    }
+}
+
+/// Segments are multiples of this: the chunk of the CPU's scan.
+const MULTIPLE: usize = 64;
+/// No default below this: matrix products over fewer rows are slow, and it is little memory.
+const LEAST: usize = 256;
+
+/// The segment for windows of `len` tokens where none is given: √len rounded up to a multiple of
+/// 64, and at least 256.
+pub fn default_segment(len: usize) -> usize {
+    let root = len.isqrt();
+    let root = if root * root < len { root + 1 } else { root };
+    root.next_multiple_of(MULTIPLE).max(LEAST)
+}
+
+/// A configuration that cannot be used: a mistake of the person who wrote it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The text is not TOML.
+    #[error("{origin} is not valid TOML\n{message}")]
+    Syntax {
+        /// File or argument.
+        origin: String,
+        /// The parser's message, with the line.
+        message: String,
+    },
+    /// A key that nobody reads.
+    #[error("{origin}: unknown key `{key}`{hint}")]
+    UnknownKey {
+        /// File and line, variable, or argument.
+        origin: String,
+        /// The dotted key.
+        key: String,
+        /// What was probably meant, as the end of the sentence.
+        hint: String,
+    },
+    /// A value of the wrong type, or outside the words a key allows.
+    #[error("{origin}: `{key}`: {message}")]
+    Value {
+        /// File and line, variable, or argument.
+        origin: String,
+        /// The dotted key.
+        key: String,
+        /// What was found and what is expected.
+        message: String,
+    },
+    /// A `--set` argument that is not `section.key=value`.
+    #[error("`--set {argument}`: expected section.key=value, as in `--set training.max_steps=100`")]
+    Assignment {
+        /// The argument.
+        argument: String,
+    },
+    /// A preset that does not exist.
+    #[error("unknown preset `{name}`{hint}")]
+    Preset {
+        /// The name asked for.
+        name: String,
+        /// What was probably meant, and what there is.
+        hint: String,
+    },
+    /// A value outside its limits, or at odds with another key.
+    #[error("`{key}` is {value}, but {limit}{origin}")]
+    Invalid {
+        /// The dotted key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is required, as the rest of the sentence.
+        limit: String,
+        /// Where the value was set, as the end of the sentence; empty when unknown.
+        origin: String,
+    },
+    /// `[model]` does not describe a network.
+    #[error("{problem}{origin}")]
+    Model {
+        /// What is wrong; its message begins with the dotted key.
+        problem: infinity_model::ConfigError,
+        /// Where the value was set, as the end of the sentence; empty when unknown.
+        origin: String,
+    },
+    /// `[data]` or `[tokenizer]` cannot be used.
+    #[error("{problem}{origin}")]
+    Data {
+        /// What is wrong; its message begins with the dotted key.
+        problem: Box<crate::data::DataError>,
+        /// Where the value was set, as the end of the sentence; empty when unknown.
+        origin: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OptimizerName;
+    use std::path::Path;
+
+    #[test]
+    fn the_default_is_the_root_of_the_window_in_multiples() {
+        for (len, segment) in [
+            (1, 256),
+            (65_536, 256),
+            (65_537, 320),
+            (100_000, 320),
+            (1_048_576, 1024),
+            (1_048_577, 1088),
+        ] {
+            assert_eq!(default_segment(len), segment, "{len}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_valid_and_round_trip() {
+        let config = RunConfig::default();
+        config.validate().unwrap();
+        let text = config.to_toml();
+        assert_eq!(RunConfig::from_toml(&text).unwrap(), config, "{text}");
+    }
+
+    #[test]
+    fn a_changed_config_round_trips_too() {
+        let mut config = RunConfig::default();
+        config.run.seed = u64::from(u32::MAX) + 7;
+        config.model.head_dim = Some(16);
+        config.optimizer.name = OptimizerName::Muon;
+        config.eval.sample_prompts = vec!["fn \"main\"\n".to_owned()];
+        let back = RunConfig::from_toml(&config.to_toml()).unwrap();
+        assert_eq!(back, config);
+        // The comparison itself must notice a difference.
+        config.optimizer.name = OptimizerName::Adamw;
+        assert_ne!(back, config);
+    }
+
+    #[test]
+    fn the_output_directory_has_a_default() {
+        let mut config = RunConfig::default();
+        assert_eq!(config.output_dir(), Path::new("runs/infinity"));
+        config.run.name = "tiny".to_owned();
+        assert_eq!(config.output_dir(), Path::new("runs/tiny"));
+        config.run.output_dir = "elsewhere".to_owned();
+        assert_eq!(config.output_dir(), Path::new("elsewhere"));
+    }
+}

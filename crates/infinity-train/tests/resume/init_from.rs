@@ -1,0 +1,109 @@
+//! A run that starts with another's weights.
+
+use crate::common::run;
+use crate::{directory, result, store};
+use infinity_model::config::Mixer;
+use infinity_train::config::RunConfig;
+use infinity_train::data::Packing;
+use infinity_train::{Resume, TrainError};
+use std::fs;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// A run that starts with what is in `source`, and moves its weights by nothing where it is `still`.
+fn of(source: &Path, still: bool, change: impl Fn(&mut RunConfig)) -> (TempDir, RunConfig) {
+    directory(Packing::Shuffled, |config| {
+        config.training.init_from = source.to_path_buf();
+        // Other fresh weights than the source's.
+        config.run.seed = 7;
+        if still {
+            config.optimizer.learning_rate = 1e-30;
+        }
+        change(config);
+    })
+}
+
+fn weights(config: &RunConfig) -> Vec<u8> {
+    fs::read(config.output_dir().join("final/model.safetensors")).unwrap()
+}
+
+#[test]
+fn weights_are_those_of_a_run_a_checkpoint_or_a_directory() {
+    let (_source, config) = directory(Packing::Shuffled, |_| {});
+    run(&config, None, None).0.unwrap();
+    let root = config.output_dir();
+    for from in [root.clone(), root.join("final"), store(&config).path(8)] {
+        let (_run, started) = of(&from, true, |_| {});
+        let (report, heard) = run(&started, None, None);
+        assert_eq!(report.unwrap().step, 8);
+        assert!(weights(&started) == weights(&config), "{}", from.display());
+        let all = |text: &String| {
+            let (taken, all) = text.strip_prefix("weights   ")?.split_once(" of ")?;
+            Some(taken == all.split(' ').next()?)
+        };
+        let said: Vec<bool> = heard.messages.iter().filter_map(all).collect();
+        assert_eq!(said, [true], "{:?}", heard.messages);
+        let about = |text: &String| text.starts_with("left out") || text.contains("tokenizer");
+        assert!(!heard.messages.iter().any(about), "{:?}", heard.messages);
+    }
+    // An earlier checkpoint is another model, and without a source the weights are others.
+    let (_run, started) = of(&store(&config).path(4), true, |_| {});
+    run(&started, None, None).0.unwrap();
+    let (_run, fresh) = of(Path::new(""), true, |_| {});
+    run(&fresh, None, None).0.unwrap();
+    assert!(weights(&started) != weights(&config) && weights(&fresh) != weights(&config));
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let (_source, config) = directory(Packing::Shuffled, |_| {});
+    run(&config, None, None).0.unwrap();
+    let source = config.output_dir();
+    let (_run, wider) = of(&source, false, |config| {
+        config.model.intermediate_size = Some(48);
+        config.model.num_hidden_layers = 2;
+    });
+    let (report, heard) = run(&wider, None, None);
+    report.unwrap();
+    let said = heard.messages.join("\n");
+    for words in [
+        "left out  model.layers.0.mlp",
+        "instead of [48, 16]",
+        "fresh     model.layers.0.mlp.down_proj.weight",
+        "more",
+    ] {
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
+    // Of nothing nothing is begun.
+    let (_run, other) = of(&source, false, |config| {
+        config.model.hidden_size = 8;
+        config.model.mixer = Mixer::Softmax;
+    });
+    let (_run, nowhere) = of(&source.join("nowhere"), false, |_| {});
+    for (config, words) in [
+        (other, "nothing of the name and shape"),
+        (nowhere, "there is no model directory"),
+    ] {
+        let error = run(&config, None, None).0.unwrap_err();
+        assert!(matches!(error, TrainError::NoModel(_)), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(!config.output_dir().exists(), "nothing is begun");
+    }
+}
+
+/// It goes on from its own weights, and its source is not needed again.
+#[test]
+fn it_is_resumed_with_the_same_bits() {
+    let (source, config) = directory(Packing::Shuffled, |_| {});
+    run(&config, None, None).0.unwrap();
+    let (whole, uninterrupted) = of(&config.output_dir(), false, |_| {});
+    run(&uninterrupted, None, None).0.unwrap();
+    let (parts, mut stopped) = of(&config.output_dir(), false, |_| {});
+    run(&stopped, None, Some(3)).0.unwrap();
+    drop(source);
+    run(&stopped, Some(Resume::Latest), None).0.unwrap();
+    assert_eq!(result(&parts), result(&whole));
+    stopped.training.init_from = "elsewhere".into();
+    let error = run(&stopped, Some(Resume::Latest), None).0.unwrap_err();
+    assert!(error.to_string().contains("training.init_from"), "{error}");
+}
