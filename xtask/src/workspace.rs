@@ -35,7 +35,7 @@ struct Bench {
 const BENCHES: [Bench; 6] = [
     Bench {
         name: "model",
-        about: "training tokens/s of a config, and its share of this machine's f32 matmul peak",
+        about: "training tokens/s of a config against the best f32 product and, with --python, against PyTorch; --profile",
         package: "infinity-train",
         target: "model_throughput",
     },

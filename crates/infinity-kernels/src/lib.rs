@@ -36,6 +36,7 @@
 //! - [`rms_norm`](mod@rms_norm): root-mean-square norm, alone and with an output gate.
 //! - [`newton_schulz`](mod@newton_schulz): Muon's orthogonalisation.
 //! - [`in_pool`], [`each_in_pool`]: whole steps among the threads that the CPU's kernels share.
+//! - [`profile`]: the time of a step, operator by operator, for benches.
 //! - `testing` and `machine`, with the feature `testing`: cases, tolerances, the one comparison that every
 //!   test uses, and what this machine can do at best, for benches.
 //!
@@ -61,6 +62,7 @@ pub mod memory_routing;
 pub mod memory_scan;
 pub mod newton_schulz;
 mod operator;
+pub mod profile;
 pub mod rms_norm;
 pub mod rotary;
 pub mod rounding;

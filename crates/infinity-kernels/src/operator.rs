@@ -11,6 +11,7 @@
 //! cut out of, and added up as, vectors as long as all results.
 
 pub(crate) use crate::cpu::pool::has_pool as on_cpu;
+use crate::profile::{Pass, timed};
 #[cfg(feature = "flex")]
 use burn::backend::Flex;
 use burn::backend::autodiff::{
@@ -245,11 +246,11 @@ macro_rules! kernels {
                 inputs: Vec<FloatTensor<Self>>,
                 save: bool,
             ) -> Forward<Self> {
-                op.$forward(inputs, save)
+                timed(O::NAME, Pass::Forward, || op.$forward(inputs, save))
             }
 
             fn backward<O: Operator>(op: &O, call: Backward<Self>) -> Vec<FloatTensor<Self>> {
-                op.$backward(call)
+                timed(O::NAME, Pass::Backward, || op.$backward(call))
             }
         }
     };
