@@ -1,7 +1,7 @@
 //! A projection of a few rows on the CPU: each weight is read once for all of them.
 //!
-//! Every sum is taken by itself in the order of its inputs (of its lanes, for a weight that is stored by
-//! columns). Rows that are computed together, columns that a thread takes and the number of threads change
+//! Every sum is taken by itself in the order of its inputs, some hundred at a time (in that of its lanes, for
+//! a weight that is stored by columns). Rows that are computed together, columns that a thread takes and the number of threads change
 //! who computes a sum, and never the sum: a row has the same bits alone and among others.
 
 use super::weight::Weight;
@@ -9,9 +9,13 @@ use crate::cpu::simd::{LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_
 use crate::cpu::simd::{prefetch, sum};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Inputs that follow one another in a row's place among the grouped rows.
 const GROUP: usize = 8;
+/// Groups whose sums are taken at a time before they are added to those before: one sum of thousands of
+/// products would round them all by its own size.
+const GROUPS: usize = 32;
 /// Columns that a thread takes at a time, at most: the sums of 32 rows stay in a second-level cache, and
 /// of few rows in the first.
 const COLUMNS: usize = 384;
@@ -137,19 +141,46 @@ leveled!(
 
 #[inline(always)]
 fn by_rows_loop<const FMA: bool, const ROWS: usize>(block: &Block<'_>, y: &mut [f32]) {
-    // As many weights as the registers hold beside sums.
+    let groups = block.rows.width.div_ceil(GROUP);
+    in_strips::<FMA, ROWS>(block, 0..groups.min(GROUPS), y);
+    if groups <= GROUPS {
+        return;
+    }
+    let mut sums = vec![0f32; y.len()];
+    for from in (GROUPS..groups).step_by(GROUPS) {
+        in_strips::<FMA, ROWS>(block, from..groups.min(from + GROUPS), &mut sums);
+        for (y, sum) in y.iter_mut().zip(&mut sums) {
+            *y += *sum;
+            *sum = 0.0;
+        }
+    }
+}
+
+/// Adds the product of some groups of inputs, as many inputs at a time as the registers hold weights
+/// for beside the sums.
+#[inline(always)]
+fn in_strips<const FMA: bool, const ROWS: usize>(
+    block: &Block<'_>,
+    groups: Range<usize>,
+    y: &mut [f32],
+) {
     match ROWS {
-        8 => in_strips::<FMA, 8, 2>(block, y),
-        6 => in_strips::<FMA, 4, 1>(block, y),
-        _ => in_strips::<FMA, 2, 1>(block, y),
+        8 => in_strips_of::<FMA, 8, 2>(block, groups, y),
+        6 => in_strips_of::<FMA, 4, 1>(block, groups, y),
+        _ => in_strips_of::<FMA, 2, 1>(block, groups, y),
     }
 }
 
 /// `K` inputs at a time meet `G` groups of columns.
 #[inline(always)]
-fn in_strips<const FMA: bool, const K: usize, const G: usize>(block: &Block<'_>, y: &mut [f32]) {
+fn in_strips_of<const FMA: bool, const K: usize, const G: usize>(
+    block: &Block<'_>,
+    groups: Range<usize>,
+    y: &mut [f32],
+) {
     let Block { rows, columns, .. } = *block;
-    for (group, x) in rows.grouped.chunks_exact(rows.rows).enumerate() {
+    for group in groups {
+        let x = &rows.grouped[group * rows.rows..][..rows.rows];
         for from in (0..GROUP).step_by(K) {
             let (at, mut column) = (group * GROUP + from, 0);
             if at + K <= rows.width {

@@ -2,9 +2,9 @@
 //! state element is read, updated and written once for each token, and stays in cache between the two.
 
 use super::chunk::{Chunk, HeadInputs, Sizes, narrow, widen};
-use super::rows::{RowsMut, scatter};
 use crate::cpu::exp::exp;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::rows::{RowsMut, scatter};
 use crate::cpu::simd::{LANES, Level, leveled, multiply_add};
 use std::mem::MaybeUninit;
 

@@ -8,7 +8,8 @@
 //! | `chunk.rs` | one chunk in scratch memory, and the states between chunks |
 //! | `scores.rs` | masks, their gradients, the triangular solve |
 //! | `forward.rs`, `backward.rs` | over the chunks of a head; a few tokens one by one |
-//! | `rows.rs` | one head's rows in `[B, T, H, X]`, and loops over rows |
+//!
+//! One head's rows in `[B, T, H, X]`, and loops over them, are `crate::cpu::rows`.
 //!
 //! Values are `f32`, whatever the tensors hold. A head is never split over threads: below `B × H`
 //! heads as many threads are idle. Two runs give the same bits, on any number of threads; machines
@@ -17,10 +18,10 @@
 mod backward;
 mod chunk;
 mod forward;
-mod rows;
 mod scores;
 
 use super::inputs::ScanTensors;
+use crate::cpu::rows::{Place, Rows, RowsMut};
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
 use backward::{Backward, HeadGrads};
@@ -29,7 +30,7 @@ use burn::tensor::{DType, Shape};
 use chunk::{Chunk, HeadInputs, Sizes};
 use forward::{Forward, Steps};
 use rayon::prelude::*;
-use rows::{Place, Rows, RowsMut};
+
 use std::mem::MaybeUninit;
 
 /// Positions in a chunk. Work inside a chunk grows with it, and with one state that is most of the
