@@ -66,7 +66,9 @@ pub use generate::{Context, Generation, generate, generate_from, generate_tokens
 pub use generation_config::GenerationConfig;
 pub use model::InfinityModel;
 pub use precision::{Formats, Precision, PrecisionError};
-pub use pretrained::{Pretrained, from_pretrained, save_pretrained};
+pub use pretrained::{
+    Pretrained, SaveOptions, WeightFormat, from_pretrained, save_pretrained, save_pretrained_with,
+};
 pub use state::{LayerState, ModelState, Stateful};
 pub use tokenizer::Tokenizer;
 
