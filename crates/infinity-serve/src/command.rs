@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use infinity_model::Context;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::EngineError;
 use crate::request::{Event, Request};
 use crate::session::{SessionId, SessionInfo};
 use crate::shared::Place;
+use crate::store::Record;
 
 /// Where an answer goes.
 #[derive(Debug)]
@@ -30,8 +32,16 @@ pub(crate) struct Change {
     pub(crate) note: Option<String>,
 }
 
-/// One thing to do.
+/// What became of a job.
 #[derive(Debug)]
+pub(crate) enum Kept {
+    Saved(Result<Record, EngineError>),
+    Loaded(Result<Context, EngineError>),
+    Imported(Result<Context, EngineError>),
+    Deleted(Result<(), EngineError>),
+}
+
+/// One thing to do.
 pub(crate) enum Command {
     Submit(Box<Request>, mpsc::Sender<Event>, Place),
     Create {
@@ -67,6 +77,10 @@ pub(crate) enum Command {
         id: SessionId,
         reply: Reply<()>,
     },
+    /// From the thread that saves: what became of the job with this tag.
+    Kept(u64, Kept),
+    /// The last handle is gone.
+    Abandoned,
     Stop {
         grace: Duration,
         stopped: oneshot::Sender<()>,

@@ -20,11 +20,26 @@ use crate::shared::{Place, Shared};
 /// A way to an [`Engine`](crate::Engine)'s thread, which ends when the last of them is dropped.
 #[derive(Clone, Debug)]
 pub struct EngineHandle {
-    pub(crate) commands: Sender<Command>,
-    pub(crate) shared: Arc<Shared>,
+    line: Arc<Line>,
+    shared: Arc<Shared>,
+}
+
+/// The way to the thread; it is told when nobody has it any more.
+#[derive(Debug)]
+struct Line(Sender<Command>);
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let _ = self.0.send(Command::Abandoned);
+    }
 }
 
 impl EngineHandle {
+    pub(crate) fn new(commands: Sender<Command>, shared: Arc<Shared>) -> Self {
+        let line = Arc::new(Line(commands));
+        Self { line, shared }
+    }
+
     /// Hands in a text to be continued. Dropping the receiver ends it and frees its place at once.
     ///
     /// # Errors
@@ -185,7 +200,7 @@ impl EngineHandle {
     pub async fn stop(&self, grace: Duration) {
         self.shared.stopping.store(true, Ordering::Relaxed);
         let (stopped, done) = oneshot::channel();
-        if self.commands.send(Command::Stop { grace, stopped }).is_ok() {
+        if self.line.0.send(Command::Stop { grace, stopped }).is_ok() {
             let _ = done.await;
         }
     }
@@ -247,7 +262,7 @@ impl EngineHandle {
     }
 
     fn send(&self, command: Command) -> Result<(), EngineError> {
-        self.commands.send(command).map_err(|_| gave_up())
+        self.line.0.send(command).map_err(|_| gave_up())
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {

@@ -9,20 +9,30 @@
 //! - [`config`]: its limits; [`error`]: what it refuses and what can fail.
 //! - [`request`]: a text to be continued, and what is told of it; [`session`]: a text that is kept.
 //! - [`handle`]: what a program holds; [`engine`](mod@engine): the thread.
+//!   Inside: `row` is one request on its way, `reading` a piece of its prompt, `batch` the rows of
+//!   one step, `prefix` the states of beginnings; `sessions` is the table, `store` the disk, `keeper`
+//!   the thread that uses it.
 //! - [`metrics`]: what it counts.
 
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // The engine's thread is being written.
 
+mod batch;
 mod command;
 pub mod config;
 pub mod engine;
 pub mod error;
 pub mod handle;
+mod keeper;
+mod logprobs;
 pub mod metrics;
+mod prefix;
+mod reading;
 pub mod request;
+mod row;
 pub mod session;
+mod sessions;
 mod shared;
+mod store;
 
 pub use config::EngineConfig;
 pub use engine::Engine;
