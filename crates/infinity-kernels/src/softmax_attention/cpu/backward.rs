@@ -5,8 +5,7 @@
 //! dv = Pᵀ do        dq = dS k / √K        dk = dSᵀ q / √K
 //! ```
 
-use super::Head;
-use super::block::{KEYS, QUERIES, Sizes, Turned, add_product, gather_scaled};
+use super::block::{Head, KEYS, QUERIES, Sizes, Turned, add_product, gather_scaled};
 use crate::cpu::exp::exp;
 use crate::cpu::product::Left;
 use crate::cpu::rows::{Rows, RowsMut, dot, gather, scale_rows, scatter};

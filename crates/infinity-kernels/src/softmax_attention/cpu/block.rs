@@ -10,6 +10,14 @@ pub(super) const QUERIES: usize = 64;
 /// Keys of a block: with so many queries the scores fill half a first-level cache.
 pub(super) const KEYS: usize = 64;
 
+/// One head's rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<'a> {
+    pub(super) q: Rows<'a>,
+    pub(super) k: Rows<'a>,
+    pub(super) v: Rows<'a>,
+}
+
 /// Sizes of a head: queries, keys, and the widths of keys and values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {

@@ -1,7 +1,6 @@
 //! Outputs of one head.
 
-use super::Head;
-use super::block::{KEYS, QUERIES, Sizes, Turned, add_product, gather_scaled};
+use super::block::{Head, KEYS, QUERIES, Sizes, Turned, add_product, gather_scaled};
 use crate::cpu::exp::exp;
 use crate::cpu::product::Left;
 use crate::cpu::rows::{RowsMut, gather, scatter};

@@ -16,7 +16,7 @@ use crate::cpu::rows::{Rows, RowsMut};
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
 use backward::{Backward, HeadGrads};
-use block::Sizes;
+use block::{Head, Sizes};
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use forward::{Forward, step};
@@ -34,14 +34,6 @@ struct Call {
     b: usize,
     h: usize,
     sizes: Sizes,
-}
-
-/// One head's rows.
-#[derive(Clone, Copy)]
-pub(crate) struct Head<'a> {
-    q: Rows<'a>,
-    k: Rows<'a>,
-    v: Rows<'a>,
 }
 
 impl Call {
