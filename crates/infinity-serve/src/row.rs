@@ -43,6 +43,8 @@ pub(crate) struct Row {
     events: mpsc::Sender<Event>,
     unsent: VecDeque<Event>,
     closing: bool,
+    /// Whether its end was told, or waits to be.
+    ended: bool,
     cached: usize,
     /// Tokens before the prompt.
     before: u64,
@@ -73,6 +75,7 @@ impl Row {
             state,
             logits,
             past,
+            ..
         } = context;
         let before = state.position[0] - cached as u64;
         let tokenizer = Some(&shared.tokenizer);
@@ -88,6 +91,7 @@ impl Row {
             events,
             unsent: VecDeque::new(),
             closing: false,
+            ended: false,
             cached,
             before,
             shared: Arc::clone(shared),
@@ -277,11 +281,11 @@ impl Row {
             has_logits: !self.logits.is_empty(),
         };
         past.keep_recent(&self.request.sampling);
-        Some(Context {
-            state: self.state.take()?.compact(),
-            logits: std::mem::take(&mut self.logits),
-            past,
-        })
+        let (state, logits) = (
+            self.state.take()?.compact(),
+            std::mem::take(&mut self.logits),
+        );
+        Some(Context::after(state, logits, past))
     }
 
     /// What it took.
@@ -304,6 +308,7 @@ impl Row {
 
     /// Tells of its end.
     pub(crate) fn end(&mut self, end: Result<(), EngineError>) {
+        self.ended = true;
         let metrics = &self.shared.metrics;
         metrics.request.add(self.started.elapsed());
         let event = match end {
@@ -335,6 +340,11 @@ impl Row {
                 Err(TrySendError::Closed(_)) => self.unsent.clear(),
             }
         }
+    }
+
+    /// Whether nothing follows what it has to tell.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Whether its reader is behind.
