@@ -1,5 +1,7 @@
 //! The machine a bench runs on: what it is, and the measured peaks that figures are held against.
 
+#[cfg(feature = "flex")]
+use crate::cpu::simd::{LANES, Level, leveled};
 use burn::tensor::{Device, Distribution, Tensor};
 use std::fmt;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -142,27 +144,87 @@ pub fn matmul_flops(device: &Device) -> f64 {
     rates.into_iter().fold(0.0, f64::max)
 }
 
-/// Bytes a second that all cores together read from memory: the sum of a buffer far larger than
-/// any cache.
+/// Bytes of the machine's largest cache, as far as the system tells: 32 MiB where it does not.
+pub fn cache_bytes() -> u64 {
+    let size = |index: u32| {
+        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
+        let text = std::fs::read_to_string(path).ok()?;
+        let kib: u64 = text.trim().strip_suffix('K')?.parse().ok()?;
+        Some(kib * 1024)
+    };
+    (0..8).filter_map(size).max().unwrap_or(32 << 20)
+}
+
+/// Values that are read for the bandwidth, far more than any cache has: a reading takes tens of milliseconds.
+#[cfg(feature = "flex")]
+pub struct Reading(Vec<f32>);
+
+#[cfg(feature = "flex")]
+impl Default for Reading {
+    fn default() -> Self {
+        let len = (8 * cache_bytes()).max(256 << 20) as usize / size_of::<f32>();
+        Reading((0..len).map(|i| (i % 7) as f32).collect())
+    }
+}
+
+#[cfg(feature = "flex")]
+impl Reading {
+    /// Bytes a second that all cores together read from memory: the best of several readings, in
+    /// pieces among the threads and in one part for each.
+    pub fn bandwidth(&self) -> f64 {
+        use rayon::prelude::*;
+        const PIECE: usize = 1 << 16;
+        let level = Level::detect();
+        let values = &self.0;
+        let each = values.len() / rayon::current_num_threads();
+        let seconds = [PIECE, each].map(|len| {
+            let read = |piece: &[f32]| {
+                let mut sum = 0.0;
+                add_all(level, piece, &mut sum);
+                sum
+            };
+            once_of(SECONDS, || {
+                let total: f32 = values.par_chunks(len).map(read).sum();
+                std::hint::black_box(total);
+            })
+        });
+        let bytes = values.len() * size_of::<f32>();
+        bytes as f64 / seconds[0].min(seconds[1])
+    }
+}
+
+/// [`Reading::bandwidth`] of values of its own.
 #[cfg(feature = "flex")]
 pub fn read_bandwidth() -> f64 {
-    use crate::cpu::simd::LANES;
-    use rayon::prelude::*;
-    const VALUES: usize = 1 << 26;
-    const PIECE: usize = 1 << 16;
-    let values: Vec<f32> = (0..VALUES).map(|i| (i % 7) as f32).collect();
-    let sum = |piece: &[f32]| {
-        let mut sums = [[0f32; LANES]; 4];
-        for lanes in piece.chunks_exact(4 * LANES) {
-            for (sums, lanes) in sums.iter_mut().zip(lanes.chunks_exact(LANES)) {
-                sums.iter_mut().zip(lanes).for_each(|(sum, x)| *sum += x);
+    let reading = Reading::default();
+    let readings = (0..REPETITIONS).map(|_| reading.bandwidth());
+    readings.fold(0.0, f64::max)
+}
+
+/// The fewest seconds that a call of `work` takes in `seconds`.
+#[cfg(feature = "flex")]
+fn once_of(seconds: f64, mut work: impl FnMut()) -> f64 {
+    let (start, mut fastest) = (Instant::now(), f64::INFINITY);
+    while start.elapsed().as_secs_f64() < seconds {
+        let start = Instant::now();
+        work();
+        fastest = fastest.min(start.elapsed().as_secs_f64());
+    }
+    fastest
+}
+
+#[cfg(feature = "flex")]
+#[inline(always)]
+fn add_all_loop<const FMA: bool, const ROWS: usize>(values: &[f32], sum: &mut f32) {
+    let mut sums = [[0f32; LANES]; 4];
+    for lanes in values.chunks_exact(4 * LANES) {
+        for (i, sums) in sums.iter_mut().enumerate() {
+            for l in 0..LANES {
+                sums[l] += lanes[i * LANES + l];
             }
         }
-        sums.into_iter().flatten().sum::<f32>()
-    };
-    let seconds = fastest(|| {
-        let total: f32 = values.par_chunks(PIECE).map(sum).sum();
-        std::hint::black_box(total);
-    });
-    (VALUES * size_of::<f32>()) as f64 / seconds
+    }
+    *sum = sums.into_iter().flatten().sum();
 }
+#[cfg(feature = "flex")]
+leveled!(fn add_all(values: &[f32], sum: &mut f32) = add_all_loop);

@@ -33,7 +33,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Inputs that an operator takes, at most.
-pub(crate) const MOST_INPUTS: usize = 8;
+pub(crate) const MOST_INPUTS: usize = 10;
 
 /// What a forward pass gives.
 #[derive(Debug)]

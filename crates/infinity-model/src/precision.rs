@@ -283,21 +283,20 @@ impl Formats {
         }
     }
 
-    /// The same, and `x · gates` in f32 whatever the format is.
+    /// The same, and `x` times all of `gates` side by side, in f32 whatever the format is.
     pub fn projections_and(
         &self,
         linears: &[&Linear],
         x: Tensor<3>,
-        gates: Tensor<2>,
+        gates: Vec<Tensor<2>>,
     ) -> (Vec<Tensor<3>>, Tensor<3>) {
         if self.half.is_some() {
-            let of_gates = projection::linear(self.single(x.clone()), gates);
+            let single = self.single(x.clone());
+            let (_, of_gates) = projection::projections_and(single, Vec::new(), gates);
             return (self.projections(linears, x), of_gates);
         }
         let weights = linears.iter().map(|linear| linear.weight.val());
-        let mut all = projection::projections(x, weights.chain([gates]).collect());
-        let of_gates = all.pop().expect("a result for every weight");
-        (all, of_gates)
+        projection::projections_and(x, weights.collect(), gates)
     }
 
     /// `x` as kernels read it: values of their format in an `f32` tensor.

@@ -17,7 +17,7 @@ pub(crate) struct Attention {
 
 fn attend(way: Way, [q, k, v]: [Tensor<4>; 3]) -> Tensor<4> {
     if way == Way::Tensors {
-        return softmax_attention(q, k, v, |weights| weights);
+        return softmax_attention(q, k, v);
     }
     let [q, k, v] = [q, k, v].map(|x| x.swap_dims(1, 2));
     let options = AttentionModuleOptions {

@@ -10,6 +10,8 @@ pub(crate) mod product;
 #[cfg(feature = "flex")]
 pub(crate) mod results;
 #[cfg(feature = "flex")]
+pub(crate) mod rows;
+#[cfg(feature = "flex")]
 pub(crate) mod simd;
 #[cfg(feature = "flex")]
 pub(crate) mod tensors;

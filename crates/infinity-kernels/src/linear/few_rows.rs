@@ -1,7 +1,7 @@
 //! A projection of a few rows on the CPU: each weight is read once for all of them.
 //!
-//! Every sum is taken by itself in the order of its inputs (of its lanes, for a weight that is stored by
-//! columns). Rows that are computed together, columns that a thread takes and the number of threads change
+//! Every sum is taken by itself in the order of its inputs, some hundred at a time (in that of its lanes, for
+//! a weight that is stored by columns). Rows that are computed together, columns that a thread takes and the number of threads change
 //! who computes a sum, and never the sum: a row has the same bits alone and among others.
 
 use super::weight::Weight;
@@ -9,9 +9,16 @@ use crate::cpu::simd::{LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_
 use crate::cpu::simd::{prefetch, sum};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Inputs that follow one another in a row's place among the grouped rows.
 const GROUP: usize = 8;
+/// Groups of inputs whose sums are taken by themselves before they are added to those before: one sum of
+/// thousands of products would round them all by its own size.
+const SPAN: usize = 16;
+/// Rows up to which threads share the inputs of a weight that is stored by rows, which they then read from
+/// one end to the other; with more, sums of their own for every span would be as much as the weight.
+const SHARE_INPUTS: usize = 8;
 /// Columns that a thread takes at a time, at most: the sums of 32 rows stay in a second-level cache, and
 /// of few rows in the first.
 const COLUMNS: usize = 384;
@@ -49,35 +56,106 @@ impl<'a> Rows<'a> {
             grouped,
         }
     }
+
+    /// Spans of inputs.
+    fn spans(&self) -> usize {
+        self.width.div_ceil(SPAN * GROUP)
+    }
+
+    fn share_inputs(&self, weight: &Weight) -> bool {
+        self.rows <= SHARE_INPUTS && !weight.by_columns
+    }
 }
 
 /// `x · weight` for every weight, all of them shared among the threads at once, `[rows, out]` each.
 pub(super) fn few_rows(level: Level, rows: &Rows<'_>, weights: &[Weight]) -> Vec<Vec<f32>> {
     let room = |weight: &Weight| Box::new_uninit_slice(rows.rows * weight.out);
     let mut results: Vec<Box<[MaybeUninit<f32>]>> = weights.iter().map(room).collect();
+    let sums = |weight: &Weight| match rows.share_inputs(weight) {
+        true => vec![0f32; rows.spans() * rows.rows * padded(weight.out)],
+        false => Vec::new(),
+    };
+    let mut sums: Vec<Vec<f32>> = weights.iter().map(sums).collect();
     let mut pieces = Vec::new();
-    for (weight, result) in weights.iter().zip(&mut results) {
+    for ((weight, result), sums) in weights.iter().zip(&mut results).zip(&mut sums) {
+        match rows.share_inputs(weight) {
+            true => pieces.extend(Piece::of_inputs(rows, weight, sums)),
+            false => pieces.extend(Piece::of_columns(rows, weight, result)),
+        }
+    }
+    let all: usize = weights.iter().map(|weight| weight.width * weight.out).sum();
+    match all <= ALONE {
+        true => pieces.into_iter().for_each(|piece| piece.run(level)),
+        false => pieces.into_par_iter().for_each(|piece| piece.run(level)),
+    }
+    for ((weight, result), sums) in weights.iter().zip(&mut results).zip(sums) {
+        if rows.share_inputs(weight) {
+            add_spans(sums, padded(weight.out), result, weight.out);
+        }
+    }
+    // SAFETY: a weight's pieces are all columns of all rows, and write every part that they get, or all its
+    // inputs, whose sums are written as rows of all columns.
+    let written = |result: Box<[MaybeUninit<f32>]>| unsafe { result.assume_init() }.into_vec();
+    results.into_iter().map(written).collect()
+}
+
+/// Writes the sums of all spans `[spans, rows, wide]`, added up in their order, to rows of `out` values.
+fn add_spans(mut sums: Vec<f32>, wide: usize, result: &mut [MaybeUninit<f32>], out: usize) {
+    let len = result.len() / out * wide;
+    let (first, others) = sums.split_at_mut(len);
+    for other in others.chunks_exact(len) {
+        first.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
+    }
+    for (result, first) in result.chunks_exact_mut(out).zip(first.chunks_exact(wide)) {
+        result.write_copy_of_slice(&first[..out]);
+    }
+}
+
+/// What a thread does at a time.
+enum Piece<'a> {
+    /// Some columns, and their place in every row of the result.
+    Columns(Block<'a>, Vec<&'a mut [MaybeUninit<f32>]>),
+    /// All columns of some spans of inputs, from this one on, and the sums of each, `[rows, wide]`.
+    Inputs(Block<'a>, usize, &'a mut [f32]),
+}
+
+impl<'a> Piece<'a> {
+    fn of_columns(
+        rows: &'a Rows<'a>,
+        weight: &'a Weight,
+        result: &'a mut [MaybeUninit<f32>],
+    ) -> Vec<Self> {
         let columns = columns(weight.out);
         let mut outs: Vec<Vec<_>> = Vec::new();
         outs.resize_with(weight.out.div_ceil(columns), Vec::new);
         for row in result.chunks_exact_mut(weight.out) {
-            let parts = row.chunks_mut(columns);
-            outs.iter_mut()
-                .zip(parts)
-                .for_each(|(out, part)| out.push(part));
+            let parts = outs.iter_mut().zip(row.chunks_mut(columns));
+            parts.for_each(|(out, part)| out.push(part));
         }
         let outs = outs.into_iter().enumerate();
-        pieces.extend(outs.map(|(i, out)| (Block::new(rows, weight, i * columns, columns), out)));
+        let block = |i| Block::new(rows, weight, i * columns, columns);
+        outs.map(|(i, out)| Piece::Columns(block(i), out)).collect()
     }
-    let all: usize = weights.iter().map(|weight| weight.width * weight.out).sum();
-    let run = |(block, out)| Block::run(&block, level, out);
-    match all <= ALONE {
-        true => pieces.into_iter().for_each(run),
-        false => pieces.into_par_iter().for_each(run),
+
+    fn of_inputs(rows: &'a Rows<'a>, weight: &'a Weight, sums: &'a mut [f32]) -> Vec<Self> {
+        let block = Block::new(rows, weight, 0, weight.out);
+        let spans = (ALONE / (SPAN * GROUP * weight.out)).max(1);
+        let sums = sums.chunks_mut(spans * rows.rows * padded(weight.out));
+        let piece = |(i, sums)| Piece::Inputs(block, i * spans, sums);
+        sums.enumerate().map(piece).collect()
     }
-    // SAFETY: the pieces are all columns of all rows, and `run` writes every part that it gets.
-    let written = |result: Box<[MaybeUninit<f32>]>| unsafe { result.assume_init() }.into_vec();
-    results.into_iter().map(written).collect()
+
+    fn run(self, level: Level) {
+        match self {
+            Piece::Columns(block, out) => block.run(level, out),
+            Piece::Inputs(block, first, sums) => {
+                let len = block.rows.rows * padded(block.columns);
+                for (i, sums) in sums.chunks_exact_mut(len).enumerate() {
+                    span(level, &block, first + i, sums);
+                }
+            }
+        }
+    }
 }
 
 /// Columns that a thread takes at a time, of `out`: pieces as equal as whole lanes allow.
@@ -137,19 +215,54 @@ leveled!(
 
 #[inline(always)]
 fn by_rows_loop<const FMA: bool, const ROWS: usize>(block: &Block<'_>, y: &mut [f32]) {
-    // As many weights as the registers hold beside sums.
+    span_loop::<FMA, ROWS>(block, 0, y);
+    let mut sums = vec![0f32; y.len()];
+    for span in 1..block.rows.spans() {
+        span_loop::<FMA, ROWS>(block, span, &mut sums);
+        for (y, sum) in y.iter_mut().zip(&mut sums) {
+            *y += *sum;
+            *sum = 0.0;
+        }
+    }
+}
+
+leveled!(
+    /// Adds the product of a span of inputs to `y`, rows of whole lanes.
+    fn span(block: &Block<'_>, span: usize, y: &mut [f32]) = span_loop
+);
+
+#[inline(always)]
+fn span_loop<const FMA: bool, const ROWS: usize>(block: &Block<'_>, span: usize, y: &mut [f32]) {
+    let groups = block.rows.width.div_ceil(GROUP);
+    let groups = span * SPAN..groups.min((span + 1) * SPAN);
+    in_strips::<FMA, ROWS>(block, groups, y);
+}
+
+/// Adds the product of some groups of inputs, as many inputs at a time as the registers hold weights
+/// for beside the sums.
+#[inline(always)]
+fn in_strips<const FMA: bool, const ROWS: usize>(
+    block: &Block<'_>,
+    groups: Range<usize>,
+    y: &mut [f32],
+) {
     match ROWS {
-        8 => in_strips::<FMA, 8, 2>(block, y),
-        6 => in_strips::<FMA, 4, 1>(block, y),
-        _ => in_strips::<FMA, 2, 1>(block, y),
+        8 => in_strips_of::<FMA, 8, 2>(block, groups, y),
+        6 => in_strips_of::<FMA, 4, 1>(block, groups, y),
+        _ => in_strips_of::<FMA, 2, 1>(block, groups, y),
     }
 }
 
 /// `K` inputs at a time meet `G` groups of columns.
 #[inline(always)]
-fn in_strips<const FMA: bool, const K: usize, const G: usize>(block: &Block<'_>, y: &mut [f32]) {
+fn in_strips_of<const FMA: bool, const K: usize, const G: usize>(
+    block: &Block<'_>,
+    groups: Range<usize>,
+    y: &mut [f32],
+) {
     let Block { rows, columns, .. } = *block;
-    for (group, x) in rows.grouped.chunks_exact(rows.rows).enumerate() {
+    for group in groups {
+        let x = &rows.grouped[group * rows.rows..][..rows.rows];
         for from in (0..GROUP).step_by(K) {
             let (at, mut column) = (group * GROUP + from, 0);
             if at + K <= rows.width {

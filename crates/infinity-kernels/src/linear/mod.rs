@@ -13,7 +13,7 @@ pub mod reference;
 mod weight;
 
 use crate::operator::{self, MOST_INPUTS, Operator, cpu_kernel};
-use burn::tensor::{DType, Tensor, assert_shape, module};
+use burn::tensor::{DType, Device, Tensor, assert_shape, module};
 
 /// Rows up to which reading the weights counts as much as computing with them: as many as are decoded at
 /// once, with the same bits for a row in any company.
@@ -32,8 +32,12 @@ fn is_native(x: &Tensor<3>, weight: &Tensor<2>) -> bool {
         return false;
     }
     let single = x.dtype() == DType::F32 && weight.dtype() == DType::F32;
-    let few = rows <= FEW_ROWS && !device.is_autodiff();
-    few || (single && rows >= MANY_ROWS && width * out <= CACHED)
+    is_few(rows, &device) || (single && rows >= MANY_ROWS && width * out <= CACHED)
+}
+
+/// Whether so many rows are few; their kernel has no gradient.
+fn is_few(rows: usize, device: &Device) -> bool {
+    rows <= FEW_ROWS && !device.is_autodiff()
 }
 
 /// `x · weight` for `x` `[B, T, D]` and `weight` `[D, N]`, of any strides.
@@ -77,6 +81,34 @@ pub fn projections(x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
         inputs.collect(),
     );
     (0..n).map(|_| results.take()).collect()
+}
+
+/// [`projections`], and the results of `thin` weights side by side as one: each of them is too thin for a
+/// product of many rows, so that theirs is one by all of them.
+///
+/// # Panics
+///
+/// If two shapes do not agree, or `thin` is empty.
+#[track_caller]
+pub fn projections_and(
+    x: Tensor<3>,
+    mut weights: Vec<Tensor<2>>,
+    thin: Vec<Tensor<2>>,
+) -> (Vec<Tensor<3>>, Tensor<3>) {
+    let [b, t, _] = x.dims();
+    let device = x.device();
+    let n = weights.len();
+    if operator::on_cpu(&device) && is_few(b * t, &device) {
+        // Putting weights side by side would read and write them once more.
+        weights.extend(thin);
+        let mut all = projections(x, weights);
+        let thin = all.split_off(n);
+        return (all, Tensor::cat(thin, 2));
+    }
+    weights.push(Tensor::cat(thin, 1));
+    let mut all = projections(x, weights);
+    let thin = all.pop().expect("a result for every weight");
+    (all, thin)
 }
 
 /// Inputs and weights to the projection by every weight.

@@ -141,7 +141,7 @@ impl InfinityMixer {
     fn projected(&self, x: &Tensor<3>, formats: Formats, tails: Vec<Tensor<3>>) -> Projected {
         let mut linears = vec![&self.q_proj, &self.k_proj, &self.v_proj];
         linears.extend(&self.output_gate_proj);
-        let (all, gates) = formats.projections_and(&linears, x.clone(), self.gates.weight());
+        let (all, gates) = formats.projections_and(&linears, x.clone(), self.gates.weights());
         let mut all = all.into_iter();
         let mut tails = tails.into_iter();
         let mut next = Vec::with_capacity(3);
@@ -426,10 +426,10 @@ impl Gates {
         [&self.write_proj, &self.read_proj, &self.memory_gate_proj]
     }
 
-    /// One weight `[D, N]` for all gates: alone, each is far too thin for a product.
-    fn weight(&self) -> Tensor<2> {
+    /// Weights `[D, n]` of all gates.
+    fn weights(&self) -> Vec<Tensor<2>> {
         let weights = self.projections().map(|proj| proj.weight.val());
-        Tensor::cat(weights.collect(), 1)
+        weights.collect()
     }
 
     /// `gates` with the states that φ of queries and keys `[B, T, H, K]` choose, if they do.
@@ -454,7 +454,7 @@ impl Gates {
         }
     }
 
-    /// All gates for the normed input times [`weight`](Self::weight), `[B, T, N]`.
+    /// All gates for the normed input times all [`weights`](Self::weights), `[B, T, N]`.
     fn values(&self, projections: Tensor<3>) -> GateValues {
         let (h, s) = (self.rule.n_heads, self.rule.n_states);
         let device = projections.device();

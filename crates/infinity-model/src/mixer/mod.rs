@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::nn::{Dropout, Linear};
 use burn::tensor::Tensor;
 pub use infinity::{Gates, InfinityMixer, InfinityMixerConfig, LearnableMap, Routing, ShortConv};
-use infinity_kernels::softmax_attention::softmax_attention;
+use infinity_kernels::softmax_attention::{softmax_attention, softmax_attention_with};
 
 /// The mixer of one block.
 #[derive(Module, Debug)]
@@ -120,8 +120,13 @@ impl Layer for SoftmaxMixer {
             k = Tensor::cat(vec![keys, k], 1);
             v = Tensor::cat(vec![values, v], 1);
         }
-        let drop = |weights| self.dropout.forward(weights);
-        let o = softmax_attention(q, k.clone(), v.clone(), drop);
+        let o = match self.dropout.prob > 0.0 && q.device().is_autodiff() {
+            true => {
+                let drop = |weights| self.dropout.forward(weights);
+                softmax_attention_with(q, k.clone(), v.clone(), drop)
+            }
+            false => softmax_attention(q, k.clone(), v.clone()),
+        };
         let o = formats.products(o.reshape([b, t, self.config.value_dim_total()]));
         let y = formats.stream(formats.linear(&self.o_proj, o));
         let cache = Some((k, v));

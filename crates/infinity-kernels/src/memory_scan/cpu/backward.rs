@@ -6,9 +6,9 @@
 //! transposed and the sums over keys run along lanes.
 
 use super::chunk::{Chunk, HeadInputs, narrow, widen};
-use super::rows::{Columns, RowsMut, dot, dot_columns, gather, scale_rows, scatter};
 use super::scores::{MaskGrads, mask_grads, solve_transposed};
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::rows::{Columns, RowsMut, dot, dot_columns, gather, scale_rows, scatter};
 use crate::cpu::simd::padded;
 use crate::cpu::transpose::transpose;
 

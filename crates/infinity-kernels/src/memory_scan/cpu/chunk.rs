@@ -4,9 +4,9 @@
 //! Names follow `README.md`. Rows of keys and values are filled up to whole lanes with zeros,
 //! positions behind the end of a ragged chunk are left out (as rows) or zero (as columns).
 
-use super::rows::{Place, Rows, gather, scale_rows};
 use super::scores::{self, Extent, Gates, Scores, System, solve};
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::rows::{Place, Rows, gather, scale_rows};
 use crate::cpu::simd::{Level, padded};
 use crate::cpu::transpose::transpose;
 use std::mem::MaybeUninit;

@@ -2,9 +2,9 @@
 //! state element is read, updated and written once for each token, and stays in cache between the two.
 
 use super::chunk::{Chunk, HeadInputs, Sizes, narrow, widen};
-use super::rows::{RowsMut, scatter};
 use crate::cpu::exp::exp;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::rows::{RowsMut, scatter};
 use crate::cpu::simd::{LANES, Level, leveled, multiply_add};
 use std::mem::MaybeUninit;
 
@@ -131,21 +131,19 @@ impl Steps {
         }
     }
 
-    /// Runs one head from `state` `[S, K, V]` to `last`, writing outputs.
-    pub(super) fn run(
-        &mut self,
-        x: &HeadInputs<'_>,
-        state: &[f32],
-        o: &mut RowsMut<'_>,
-        last: &mut [MaybeUninit<f32>],
-    ) {
-        let last = last.write_copy_of_slice(state);
+    /// Runs one head from `state` `[S, K, V]`, which becomes the last one, writing outputs.
+    pub(super) fn run(&mut self, x: &HeadInputs<'_>, state: &mut [f32], o: &mut RowsMut<'_>) {
         for t in 0..self.sizes.t {
             self.weigh(x, t);
             let sums = Sums {
                 out: [&mut self.recalled, &mut self.read],
             };
-            sum_rows(self.level, last, [&self.rows.recall, &self.rows.read], sums);
+            sum_rows(
+                self.level,
+                state,
+                [&self.rows.recall, &self.rows.read],
+                sums,
+            );
             // What this token wrote is read with it: Σ_s r_s u_s (q · k) d.
             let dot: f32 = x.q.row(t).iter().zip(x.k.row(t)).map(|(q, k)| q * k).sum();
             let gates = x.read.row(t).iter().zip(x.write.row(t));
@@ -160,7 +158,7 @@ impl Steps {
                 o.write(read + own * *error);
             }
             let (decay, write) = (&self.rows.decay, &self.rows.write);
-            update(self.level, decay, write, errors, last);
+            update(self.level, decay, write, errors, state);
         }
     }
 

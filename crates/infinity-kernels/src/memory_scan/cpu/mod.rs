@@ -8,7 +8,8 @@
 //! | `chunk.rs` | one chunk in scratch memory, and the states between chunks |
 //! | `scores.rs` | masks, their gradients, the triangular solve |
 //! | `forward.rs`, `backward.rs` | over the chunks of a head; a few tokens one by one |
-//! | `rows.rs` | one head's rows in `[B, T, H, X]`, and loops over rows |
+//!
+//! One head's rows in `[B, T, H, X]`, and loops over them, are `crate::cpu::rows`.
 //!
 //! Values are `f32`, whatever the tensors hold. A head is never split over threads: below `B × H`
 //! heads as many threads are idle. Two runs give the same bits, on any number of threads; machines
@@ -17,10 +18,10 @@
 mod backward;
 mod chunk;
 mod forward;
-mod rows;
 mod scores;
 
 use super::inputs::ScanTensors;
+use crate::cpu::rows::{Place, Rows, RowsMut};
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
 use backward::{Backward, HeadGrads};
@@ -29,7 +30,7 @@ use burn::tensor::{DType, Shape};
 use chunk::{Chunk, HeadInputs, Sizes};
 use forward::{Forward, Steps};
 use rayon::prelude::*;
-use rows::{Place, Rows, RowsMut};
+
 use std::mem::MaybeUninit;
 
 /// Positions in a chunk. Work inside a chunk grows with it, and with one state that is most of the
@@ -137,6 +138,9 @@ pub(super) fn forward(x: ScanTensors<Flex>, delta: bool, save: bool) -> [Primiti
         // No output, and the state as it came in.
         return results(Vec::new(), slice(&call.state).to_vec(), Vec::new());
     }
+    if sizes.t <= STEPS_UP_TO && !save {
+        return steps(call);
+    }
     let saved = if save { sizes.saved_len() } else { 0 };
     let mut o = Box::new_uninit_slice(call.heads() * sizes.t * sizes.v);
     let mut last = Box::new_uninit_slice(call.heads() * call.state_len());
@@ -146,25 +150,41 @@ pub(super) fn forward(x: ScanTensors<Flex>, delta: bool, save: bool) -> [Primiti
         .into_par_iter()
         .zip(last.par_chunks_exact_mut(call.state_len()))
         .enumerate();
-    if sizes.t <= STEPS_UP_TO && !save {
-        let steps = || Steps::new(level, sizes);
-        heads.for_each_init(steps, |steps, (head, (mut o, last))| {
-            steps.run(&call.inputs(head), call.state_of(head), &mut o, last);
+    let scratch = || Forward::new(Chunk::new(level, sizes, false));
+    let pieces = pieces_of(&mut kept, saved, call.heads());
+    heads
+        .zip(pieces)
+        .for_each_init(scratch, |scratch, ((head, (mut o, last)), saved)| {
+            scratch.run(&call.inputs(head), call.state_of(head), &mut o, last, saved);
         });
-    } else {
-        let scratch = || Forward::new(Chunk::new(level, sizes, false));
-        let pieces = pieces_of(&mut kept, saved, call.heads());
-        heads
-            .zip(pieces)
-            .for_each_init(scratch, |scratch, ((head, (mut o, last)), saved)| {
-                scratch.run(&call.inputs(head), call.state_of(head), &mut o, last, saved);
-            });
-    }
     // SAFETY: every head writes all its rows of the outputs and its whole final state, and of what is
     // saved its whole piece: a state for each group of chunks but the first, and the errors of every
     // chunk. That is what `saved_len` counts.
     let (o, last, kept) = unsafe { (o.assume_init(), last.assume_init(), kept.assume_init()) };
     results(o.into_vec(), last.into_vec(), kept.into_vec())
+}
+
+/// A few tokens one by one. States are written over where nobody else has a share in them: with many rows
+/// they are more than the weights, and a new place would have to be read before it is written.
+fn steps(mut call: Call) -> [Primitive; 3] {
+    let (sizes, len) = (call.sizes, call.state_len());
+    let nothing = || tensor(Vec::new(), Shape::from([0]), DType::F32);
+    let mut state = writable(std::mem::replace(&mut call.state, nothing()));
+    let mut o = Box::new_uninit_slice(call.heads() * sizes.t * sizes.v);
+    let level = Level::detect();
+    RowsMut::split(&mut o, call.rows_of(sizes.v))
+        .into_par_iter()
+        .zip(slice_mut(&mut state).par_chunks_exact_mut(len))
+        .enumerate()
+        .for_each_init(
+            || Steps::new(level, sizes),
+            |steps, (head, (mut o, state))| steps.run(&call.inputs(head), state, &mut o),
+        );
+    // SAFETY: every head writes all its rows.
+    let o = unsafe { o.assume_init() }.into_vec();
+    let outputs = Shape::from([call.b, sizes.t, call.h, sizes.v]);
+    let o = tensor(o, outputs, call.dtype);
+    [o, in_dtype(state, call.dtype), nothing()]
 }
 
 /// One piece of `len` values for each head; empty ones if nothing is kept.

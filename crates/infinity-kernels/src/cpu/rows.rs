@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 
 /// One head's rows, to read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     /// The head's first row.
     first: *const f32,
     step: usize,
@@ -18,7 +18,7 @@ pub(super) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// Rows of head `head` (of `B · H`) in a tensor `[B, T, H, width]`.
-    pub(super) fn of_head(data: &'a [f32], [t, h, width]: [usize; 3], head: usize) -> Self {
+    pub(crate) fn of_head(data: &'a [f32], [t, h, width]: [usize; 3], head: usize) -> Self {
         let (first, step) = ((head / h * t * h + head % h) * width, h * width);
         if let Some(last) = t.checked_sub(1) {
             assert!(first + last * step + width <= data.len());
@@ -34,7 +34,7 @@ impl<'a> Rows<'a> {
 
     /// Row `t`.
     #[inline(always)]
-    pub(super) fn row(&self, t: usize) -> &'a [f32] {
+    pub(crate) fn row(&self, t: usize) -> &'a [f32] {
         assert!(t < self.len);
         // SAFETY: row `t` lies inside what was given to `of_head`, or inside a head's rows of a
         // `RowsMut`, and is borrowed for `'a`.
@@ -43,7 +43,7 @@ impl<'a> Rows<'a> {
 }
 
 /// What a row to write consists of: values, or places that hold none yet.
-pub(super) trait Place: Copy + Send {
+pub(crate) trait Place: Copy + Send {
     /// A place that holds `x`.
     fn of(x: f32) -> Self;
 }
@@ -64,7 +64,7 @@ impl Place for MaybeUninit<f32> {
 
 /// One head's rows, to write.
 #[derive(Debug)]
-pub(super) struct RowsMut<'a, P = MaybeUninit<f32>> {
+pub(crate) struct RowsMut<'a, P = MaybeUninit<f32>> {
     /// The head's first row.
     first: *mut P,
     step: usize,
@@ -78,7 +78,7 @@ unsafe impl<P: Send> Send for RowsMut<'_, P> {}
 
 impl<'a, P: Place> RowsMut<'a, P> {
     /// The rows of every head of a tensor `[B, T, H, width]`, in the order of `B · H`.
-    pub(super) fn split(data: &'a mut [P], [t, h, width]: [usize; 3]) -> Vec<Self> {
+    pub(crate) fn split(data: &'a mut [P], [t, h, width]: [usize; 3]) -> Vec<Self> {
         let row_of_batch = t * h * width;
         let batches = data.len().checked_div(row_of_batch).unwrap_or(0);
         assert_eq!(
@@ -100,7 +100,7 @@ impl<'a, P: Place> RowsMut<'a, P> {
 
     /// Row `t`.
     #[inline(always)]
-    pub(super) fn row(&mut self, t: usize) -> &mut [P] {
+    pub(crate) fn row(&mut self, t: usize) -> &mut [P] {
         assert!(t < self.len);
         // SAFETY: row `t` of this head lies inside the slice given to `split`, which is borrowed
         // for `'a`; rows of different heads do not overlap, and `&mut self` guards this head's.
@@ -110,7 +110,7 @@ impl<'a, P: Place> RowsMut<'a, P> {
 
 impl RowsMut<'_, f32> {
     /// The rows as they are now.
-    pub(super) fn as_rows(&self) -> Rows<'_> {
+    pub(crate) fn as_rows(&self) -> Rows<'_> {
         Rows {
             first: self.first,
             step: self.step,
@@ -209,16 +209,16 @@ fn scale_rows_body<const FMA: bool, const ROWS: usize>(
 
 /// A sum over the keys of a chunk for every position, and rows that are added to others: matrices
 /// `[K, C]` with rows of `stride`.
-pub(super) struct Columns<'a> {
+pub(crate) struct Columns<'a> {
     /// Positions, whole lanes.
-    pub(super) width: usize,
-    pub(super) stride: usize,
+    pub(crate) width: usize,
+    pub(crate) stride: usize,
     /// Queries or keys.
-    pub(super) left: &'a [f32],
+    pub(crate) left: &'a [f32],
     /// What one state contributes to their gradient, not weighted yet.
-    pub(super) right: &'a [f32],
+    pub(crate) right: &'a [f32],
     /// One weight for each position.
-    pub(super) factors: &'a [f32],
+    pub(crate) factors: &'a [f32],
 }
 
 leveled!(
@@ -247,7 +247,7 @@ fn dot_columns_body<const FMA: bool, const ROWS: usize>(
 }
 
 /// `Σ x · y`, over whole lanes.
-pub(super) fn dot(level: Level, x: &[f32], y: &[f32]) -> f32 {
+pub(crate) fn dot(level: Level, x: &[f32], y: &[f32]) -> f32 {
     let mut out = 0.0;
     dot_into(level, x, y, &mut out);
     out

@@ -1,0 +1,227 @@
+//! Outputs of one head.
+
+use super::block::{Head, KEYS, QUERIES, Sizes, Turned, add_product, gather_scaled};
+use crate::cpu::exp::exp;
+use crate::cpu::product::Left;
+use crate::cpu::rows::{RowsMut, gather, scatter};
+use crate::cpu::simd::{LANES, Level, dot, lanes, lanes_mut, leveled, multiply_add, padded, sum};
+
+/// Scratch memory of one thread.
+pub(super) struct Forward {
+    level: Level,
+    sizes: Sizes,
+    keys: Turned,
+    /// `[total, padded(V)]`.
+    values: Vec<f32>,
+    gathered: Vec<f32>,
+    q: Vec<f32>,
+    /// Scores, then weights, `[QUERIES, KEYS]`.
+    scores: Vec<f32>,
+    rows: Online,
+}
+
+/// Rows of outputs as far as their keys are read.
+pub(crate) struct Online {
+    /// The largest score of each row.
+    highest: [f32; QUERIES],
+    /// The sum of its weights, `Σ exp(score − highest)`.
+    sums: [f32; QUERIES],
+    /// `Σ exp(score − highest) · v`, rows of `wide`.
+    o: Vec<f32>,
+    wide: usize,
+}
+
+impl Forward {
+    pub(super) fn new(level: Level, sizes: Sizes) -> Self {
+        let (keys, values) = (padded(sizes.k), padded(sizes.v));
+        Forward {
+            level,
+            sizes,
+            keys: Turned::new(&sizes, sizes.k),
+            values: vec![0.0; sizes.total * values],
+            gathered: vec![0.0; QUERIES * keys],
+            q: vec![0.0; QUERIES * keys],
+            scores: vec![0.0; QUERIES * KEYS],
+            rows: Online {
+                highest: [0.0; QUERIES],
+                sums: [0.0; QUERIES],
+                o: vec![0.0; QUERIES * values],
+                wide: values,
+            },
+        }
+    }
+
+    /// Writes all rows of `o`, and the logarithm of the sum of weights of each to `sums`, if that is not
+    /// empty.
+    pub(super) fn run(&mut self, head: &Head<'_>, o: &mut RowsMut<'_>, sums: &mut [f32]) {
+        let (level, sizes, wide) = (self.level, self.sizes, self.rows.wide);
+        self.keys.load(level, &sizes, head.k);
+        gather(level, head.v, 0, sizes.total, &mut self.values, wide);
+        for (first, m) in sizes.query_blocks() {
+            let to = [&mut self.gathered[..], &mut self.q[..]];
+            gather_scaled(level, head.q, first, m, sizes.scale(), to);
+            self.rows.begin();
+            for (from, n) in sizes.blocks_seen(first, m) {
+                self.keys
+                    .scores(level, &self.q, m, [from, n], &mut self.scores);
+                let seen = [sizes.seen(first), from];
+                weigh(level, &mut self.scores, [m, n], seen, &mut self.rows);
+                let left = Left::rows(&self.scores, KEYS);
+                let values = &self.values[from * wide..];
+                add_product(level, [m, wide, n], left, values, &mut self.rows.o);
+            }
+            finish(level, m, &mut self.rows);
+            scatter(level, &self.rows.o, wide, m, o, first);
+            if !sums.is_empty() {
+                let rows = self.rows.highest.iter().zip(&self.rows.sums);
+                for (to, (highest, sum)) in sums[first..first + m].iter_mut().zip(rows) {
+                    *to = highest + sum.ln();
+                }
+            }
+        }
+    }
+}
+
+impl Online {
+    fn begin(&mut self) {
+        self.highest.fill(f32::NEG_INFINITY);
+        self.sums.fill(0.0);
+        self.o.fill(0.0);
+    }
+}
+
+leveled!(
+    /// Scores of `m` rows with `n` keys to weights, zeros where a row does not see the key: of all keys, the
+    /// first row sees `seen` and each next one more; these begin with key `from`.
+    fn weigh(scores: &mut [f32], size: [usize; 2], seen: [usize; 2], rows: &mut Online) = weigh_body
+);
+
+#[inline(always)]
+fn weigh_body<const FMA: bool, const ROWS: usize>(
+    scores: &mut [f32],
+    [m, n]: [usize; 2],
+    [seen, from]: [usize; 2],
+    rows: &mut Online,
+) {
+    for (i, scores) in scores.chunks_exact_mut(KEYS).take(m).enumerate() {
+        let scores = &mut scores[..padded(n)];
+        let seen = (seen + i).saturating_sub(from).min(n);
+        scores[seen..].fill(f32::NEG_INFINITY);
+        let (scores, _) = scores.as_chunks_mut::<LANES>();
+        let mut most = [f32::NEG_INFINITY; LANES];
+        for scores in scores.iter() {
+            for l in 0..LANES {
+                most[l] = if scores[l] > most[l] {
+                    scores[l]
+                } else {
+                    most[l]
+                };
+            }
+        }
+        let before = rows.highest[i];
+        let highest = most.iter().fold(before, |a, b| if *b > a { *b } else { a });
+        if highest == f32::NEG_INFINITY {
+            // It sees none of them yet; a row without any score above that has no weights at all.
+            let nothing = if seen == 0 { 0.0 } else { f32::NAN };
+            scores.fill([nothing; LANES]);
+            continue;
+        }
+        let mut sums = [0f32; LANES];
+        for scores in scores.iter_mut() {
+            for l in 0..LANES {
+                scores[l] = exp::<FMA>(scores[l] - highest);
+                sums[l] += scores[l];
+            }
+        }
+        let mut total = sum(&sums);
+        if highest > before {
+            let kept = exp::<FMA>(before - highest);
+            for o in &mut rows.o[i * rows.wide..][..rows.wide] {
+                *o *= kept;
+            }
+            total = multiply_add::<FMA>(rows.sums[i], kept, total);
+        } else {
+            total += rows.sums[i];
+        }
+        (rows.highest[i], rows.sums[i]) = (highest, total);
+    }
+}
+
+leveled!(
+    /// Sums over weights to outputs.
+    fn finish(m: usize, rows: &mut Online) = finish_body
+);
+
+#[inline(always)]
+fn finish_body<const FMA: bool, const ROWS: usize>(m: usize, rows: &mut Online) {
+    let sums = rows.sums.iter().take(m);
+    for (o, sum) in rows.o.chunks_exact_mut(rows.wide).zip(sums) {
+        let inverse = 1.0 / sum;
+        for o in o {
+            *o *= inverse;
+        }
+    }
+}
+
+/// Writes the outputs of a few queries, each of which reads keys and values as they lie.
+pub(super) fn step(level: Level, sizes: &Sizes, head: &Head<'_>, o: &mut RowsMut<'_>) {
+    let mut weights = vec![0f32; padded(sizes.total)];
+    let mut sums = vec![0f32; padded(sizes.v)];
+    for t in 0..sizes.t {
+        let n = sizes.seen(t);
+        query(level, head, [t, n], sizes.scale(), &mut weights, &mut sums);
+        o.row(t).write_copy_of_slice(&sums[..sizes.v]);
+    }
+}
+
+leveled!(
+    /// The output of query `t`, which sees `n` keys.
+    fn query(
+        head: &Head<'_>,
+        place: [usize; 2],
+        scale: f32,
+        weights: &mut [f32],
+        o: &mut [f32],
+    ) = query_body
+);
+
+#[inline(always)]
+fn query_body<const FMA: bool, const ROWS: usize>(
+    head: &Head<'_>,
+    [t, n]: [usize; 2],
+    scale: f32,
+    weights: &mut [f32],
+    o: &mut [f32],
+) {
+    let q = head.q.row(t);
+    let weights = &mut weights[..padded(n)];
+    weights[n..].fill(f32::NEG_INFINITY);
+    let mut highest = f32::NEG_INFINITY;
+    for (j, weight) in weights[..n].iter_mut().enumerate() {
+        *weight = scale * dot::<FMA>(q, head.k.row(j));
+        highest = if *weight > highest { *weight } else { highest };
+    }
+    let mut sums = [0f32; LANES];
+    for at in (0..weights.len()).step_by(LANES) {
+        let weights = lanes_mut(weights, at);
+        for l in 0..LANES {
+            weights[l] = exp::<FMA>(weights[l] - highest);
+            sums[l] += weights[l];
+        }
+    }
+    let inverse = 1.0 / sum(&sums);
+    o.fill(0.0);
+    for (j, weight) in weights[..n].iter().enumerate() {
+        let (weight, v) = (weight * inverse, head.v.row(j));
+        let whole = v.len() / LANES * LANES;
+        for at in (0..whole).step_by(LANES) {
+            let (o, v) = (lanes_mut(o, at), lanes(v, at));
+            for l in 0..LANES {
+                o[l] = multiply_add::<FMA>(weight, v[l], o[l]);
+            }
+        }
+        for (o, v) in o[whole..].iter_mut().zip(&v[whole..]) {
+            *o = multiply_add::<FMA>(weight, *v, *o);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Softmax attention on the CPU: blocks of queries meet blocks of keys, and the sums of a row are kept up
+//! with its largest score (online softmax; Dao et al. 2022, arXiv:2205.14135).
+//!
+//! This file turns tensors into slices and splits `B × H` heads over threads; `forward.rs` and
+//! `backward.rs` work on the slices of one head. Memory is linear in the number of keys: a head's keys
+//! and values, packed, and a block of scores.
+//!
+//! A head is one thread's, and the blocks depend on its sizes alone: the same bits on any number of threads
+//! and in any batch.
+
+mod backward;
+mod block;
+mod forward;
+
+use crate::cpu::rows::{Rows, RowsMut};
+use crate::cpu::simd::Level;
+use crate::cpu::tensors::{Primitive, single, slice, tensor};
+use backward::{Backward, HeadGrads};
+use block::{Head, Sizes};
+use burn::backend::TensorMetadata;
+use burn::tensor::{DType, Shape};
+use forward::{Forward, step};
+use rayon::prelude::*;
+
+/// Up to so many queries that save nothing meet the keys one by one, which are then read as they lie.
+const STEPS_UP_TO: usize = 4;
+
+/// Contiguous `f32` tensors and their sizes.
+struct Call {
+    q: Primitive,
+    k: Primitive,
+    v: Primitive,
+    dtype: DType,
+    b: usize,
+    h: usize,
+    sizes: Sizes,
+}
+
+impl Call {
+    fn new([q, k, v]: [Primitive; 3]) -> Self {
+        let [b, t, h, key_dim] = q.shape().dims();
+        let [_, total, _, value_dim] = v.shape().dims();
+        Call {
+            dtype: q.dtype(),
+            q: single(q),
+            k: single(k),
+            v: single(v),
+            b,
+            h,
+            sizes: Sizes {
+                t,
+                total,
+                k: key_dim,
+                v: value_dim,
+            },
+        }
+    }
+
+    fn heads(&self) -> usize {
+        self.b * self.h
+    }
+
+    /// `[rows, H, width]` of a tensor with so many rows.
+    fn rows_of(&self, rows: usize, width: usize) -> [usize; 3] {
+        [rows, self.h, width]
+    }
+
+    fn head(&self, head: usize) -> Head<'_> {
+        let Sizes { t, total, k, v } = self.sizes;
+        let rows = |x, rows, width| Rows::of_head(slice(x), self.rows_of(rows, width), head);
+        Head {
+            q: rows(&self.q, t, k),
+            k: rows(&self.k, total, k),
+            v: rows(&self.v, total, v),
+        }
+    }
+
+    fn result(&self, values: Vec<f32>, rows: usize, width: usize) -> Primitive {
+        let shape = Shape::from([self.b, rows, self.h, width]);
+        tensor(values, shape, self.dtype)
+    }
+}
+
+/// Outputs `[B, T, H, V]`, and if asked for the logarithms of the sums of their weights `[B · H · T]`.
+pub(super) fn forward(inputs: [Primitive; 3], save: bool) -> (Primitive, Primitive) {
+    let call = Call::new(inputs);
+    let Sizes { t, v, .. } = call.sizes;
+    let mut o = Box::new_uninit_slice(call.heads() * t * v);
+    let mut sums = vec![0f32; if save { call.heads() * t } else { 0 }];
+    let level = Level::detect();
+    let heads = RowsMut::split(&mut o, call.rows_of(t, v));
+    if t <= STEPS_UP_TO && !save {
+        let heads = heads.into_par_iter().enumerate();
+        heads.for_each(|(head, mut o)| step(level, &call.sizes, &call.head(head), &mut o));
+    } else {
+        let mut kept: Vec<&mut [f32]> = match save {
+            true => sums.chunks_exact_mut(t.max(1)).collect(),
+            false => Vec::new(),
+        };
+        kept.resize_with(heads.len(), Default::default);
+        let heads = heads.into_par_iter().zip(kept).enumerate();
+        let scratch = || Forward::new(level, call.sizes);
+        heads.for_each_init(scratch, |scratch, (head, (mut o, sums))| {
+            scratch.run(&call.head(head), &mut o, sums);
+        });
+    }
+    // SAFETY: every head writes all its rows.
+    let o = unsafe { o.assume_init() }.into_vec();
+    let len = Shape::from([sums.len()]);
+    (call.result(o, t, v), tensor(sums, len, DType::F32))
+}
+
+/// Gradients of queries, keys and values, given what [`forward`] gave and the gradient of its outputs.
+pub(super) fn backward(
+    inputs: [Primitive; 3],
+    [o, sums]: [Primitive; 2],
+    d_o: Primitive,
+) -> [Primitive; 3] {
+    let call = Call::new(inputs);
+    let Sizes { t, total, k, v } = call.sizes;
+    let (o, d_o) = (single(o), single(d_o));
+    if t == 0 {
+        let zeros = |rows, width| vec![0f32; call.heads() * rows * width];
+        let [d_k, d_v] = [k, v].map(|width| call.result(zeros(total, width), total, width));
+        return [call.result(Vec::new(), 0, k), d_k, d_v];
+    }
+    let room = |rows: usize, width: usize| Box::new_uninit_slice(call.heads() * rows * width);
+    let (mut d_q, mut d_k, mut d_v) = (room(t, k), room(total, k), room(total, v));
+    let split = [
+        RowsMut::split(&mut d_q, call.rows_of(t, k)),
+        RowsMut::split(&mut d_k, call.rows_of(total, k)),
+        RowsMut::split(&mut d_v, call.rows_of(total, v)),
+    ];
+    let [q, keys, values] = split.map(Vec::into_iter);
+    let grads = q
+        .zip(keys)
+        .zip(values)
+        .map(|((q, k), v)| HeadGrads { q, k, v });
+    let level = Level::detect();
+    let grads: Vec<HeadGrads> = grads.collect();
+    grads.into_par_iter().enumerate().for_each_init(
+        || Backward::new(level, call.sizes),
+        |scratch, (head, mut grads)| {
+            let rows = |x| Rows::of_head(slice(x), call.rows_of(t, v), head);
+            let sums = &slice(&sums)[head * t..][..t];
+            scratch.run(&call.head(head), [rows(&o), rows(&d_o)], sums, &mut grads);
+        },
+    );
+    // SAFETY: every head writes all its rows of each.
+    let [d_q, d_k, d_v] = [d_q, d_k, d_v].map(|d| unsafe { d.assume_init() }.into_vec());
+    [
+        call.result(d_q, t, k),
+        call.result(d_k, total, k),
+        call.result(d_v, total, v),
+    ]
+}
