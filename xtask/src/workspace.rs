@@ -32,7 +32,7 @@ struct Bench {
     target: &'static str,
 }
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     Bench {
         name: "model",
         about: "training tokens/s of a config, and its share of this machine's f32 matmul peak",
@@ -44,6 +44,12 @@ const BENCHES: [Bench; 5] = [
         about: "tokens generated and read, as shares of memory bandwidth and matmul peak",
         package: "infinity-model",
         target: "decoding",
+    },
+    Bench {
+        name: "serving",
+        about: "texts at once against one, and the gap between tokens while a neighbour reads",
+        package: "infinity-serve",
+        target: "serving",
     },
     Bench {
         name: "length",

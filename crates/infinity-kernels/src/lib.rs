@@ -25,6 +25,7 @@
 //!
 //! - [`memory_scan`](mod@memory_scan): linear attention with `S` decaying states, delta or additive writes.
 //! - [`memory_gates`](mod@memory_gates): decay, write, erase and read weights of that memory.
+//! - [`memory_routing`](mod@memory_routing): states chosen by what a token says.
 //! - [`short_conv`](mod@short_conv): causal depthwise convolution with a carried tail.
 //! - [`rotary`]: rotary positions, exact at any `u64` position.
 //! - [`feature_map`]: kernel feature maps and l2 normalisation.
@@ -56,6 +57,7 @@ pub mod linear;
 #[cfg(feature = "testing")]
 pub mod machine;
 pub mod memory_gates;
+pub mod memory_routing;
 pub mod memory_scan;
 pub mod newton_schulz;
 mod operator;

@@ -10,6 +10,7 @@ mod devices;
 mod against_flex;
 mod linear;
 mod memory_gates;
+mod memory_routing;
 mod memory_scan;
 mod newton_schulz;
 mod rms_norm;

@@ -30,12 +30,20 @@ fn rules() -> Vec<GateRule> {
                     n_states,
                     delta,
                     doubled: false,
+                    routed: false,
                     decay,
                     memory_gate,
                 });
             }
         }
     }
+    let routed = |rule: &GateRule| GateRule {
+        routed: true,
+        ..*rule
+    };
+    let several = rules.iter().filter(|rule| rule.n_states > 1).map(routed);
+    let several: Vec<GateRule> = several.collect();
+    rules.splice(0..0, several);
     let doubled = |rule: &GateRule| GateRule {
         doubled: true,
         ..*rule

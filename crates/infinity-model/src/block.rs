@@ -2,7 +2,7 @@
 //! feed-forward is SwiGLU (Shazeer 2020, arXiv:2002.05202), `W_down (silu(W_gate x) ⊙ W_up x)`. With
 //! `input_residual` a block after the first starts with `x ← λ₁ x + λ₂ x₀`, x₀ the embedding.
 
-use crate::config::{self, Decay, KernelType, MemoryUpdate, ModelConfig, QkNorm};
+use crate::config::{self, Decay, KernelType, MemoryRouting, MemoryUpdate, ModelConfig, QkNorm};
 use crate::init::Init;
 use crate::layer::{Layer, Pass, Residual, Stream, layer_config};
 use crate::mixer::Mixer;
@@ -23,7 +23,7 @@ layer_config! {
         intermediate_size: Option<usize>, mixer: config::Mixer, conv_kernel_size: usize,
         kernel_type: KernelType, qk_norm: QkNorm, use_rotary_embeddings: bool,
         rotary_fraction: f64, rotary_embedding_base: f64, memory_update: MemoryUpdate,
-        use_multi_scale_memory: bool, num_memory_scales: usize, decay: Decay,
+        use_multi_scale_memory: bool, num_memory_scales: usize, memory_routing: MemoryRouting, decay: Decay,
         max_half_life: Option<f64>, allow_neg_eigval: bool, use_gating: bool, gate_init_bias: f64, use_output_gate: bool,
         hidden_dropout_prob: f64, attention_probs_dropout_prob: f64, initializer_range: f64,
         layer_norm_eps: f64,
@@ -80,12 +80,18 @@ impl Block {
         }
     }
 
-    /// The mixer's gates for the block's input; softmax attention has none.
-    pub(crate) fn gates(&self, input: &Stream, formats: Formats) -> Option<GateValues> {
+    /// The mixer's gates for the block's input after the tokens of `state`; softmax attention has none.
+    pub(crate) fn gates(
+        &self,
+        input: &Stream,
+        pass: &Pass,
+        state: LayerState,
+    ) -> Option<GateValues> {
         match &self.mixer {
             Mixer::Infinity(mixer) => {
-                let x = self.entered(input.x.clone(), &input.input, formats);
-                Some(mixer.gates(&norm(&self.input_layernorm, x)))
+                let x = self.entered(input.x.clone(), &input.input, pass.formats);
+                let x = norm(&self.input_layernorm, x);
+                Some(mixer.gates(&x, pass, state))
             }
             Mixer::Softmax(_) => None,
         }

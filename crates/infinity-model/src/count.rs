@@ -12,8 +12,8 @@
 //! convolution                   2 · conv_kernel_size · channels
 //! ```
 //! Matmul weights are the projections, the feed-forward, the output projection (the embedding
-//! again when tied; looking up a row costs nothing), and the learnable feature map twice, because
-//! q and k share it. Norms and activations are left out, as is usual. The operator is counted in
+//! again when tied; looking up a row costs nothing), and the learnable feature map and the
+//! directions of the routing twice, because q and k share them. Norms and activations are left out, as is usual. The operator is counted in
 //! its recurrent form: a chunked form does other work for the same result.
 
 use crate::config::{MemoryUpdate, Mixer, ModelConfig, QkNorm};
@@ -71,7 +71,8 @@ pub fn forward_flops_per_token(config: &ModelConfig, window: usize) -> u64 {
     let layers = config.num_hidden_layers as u64;
     let mut matmul = 0;
     for weight in weights(config) {
-        let uses = if weight.name.ends_with("feature_map.weight") {
+        let shared = ["feature_map.weight", "routing.weight"];
+        let uses = if shared.iter().any(|name| weight.name.ends_with(name)) {
             2
         } else if weight.name.ends_with("_proj.weight") || weight.name == "lm_head.weight" {
             1

@@ -60,7 +60,7 @@ impl InfinityModel {
         let pass = self.pass(&state.position, t);
         let mut stream = Stream::from(self.embed(tokens));
         for (block, layer) in self.blocks().iter().zip(state.layers) {
-            let gates = block.gates(&stream, self.formats());
+            let gates = block.gates(&stream, &pass, layer.clone());
             found.extend(gates.map(|gates| summary(&gates)));
             (stream, _) = block.forward_in(stream, &pass, layer);
         }

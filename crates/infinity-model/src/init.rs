@@ -74,6 +74,16 @@ impl<'a> Init<'a> {
         self.values(values, dims)
     }
 
+    /// Vectors of unit length in any direction.
+    pub(crate) fn directions(&mut self, [h, s, k]: [usize; 3]) -> Param<Tensor<3>> {
+        let mut values = self.draw(h * s * k, normal);
+        for row in values.chunks_mut(k) {
+            let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            row.iter_mut().for_each(|x| *x /= length);
+        }
+        self.values(values, [h, s, k])
+    }
+
     /// A projection without bias.
     pub(crate) fn linear(&mut self, from: usize, to: usize) -> Linear {
         Linear {

@@ -215,7 +215,10 @@ fn gates(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
         add("gates.dt_bias", &[h, s]);
     }
     add("gates.beta_proj.weight", &[h, d]);
-    if s > 1 {
+    if config.routes_by_content() {
+        add("gates.routing.weight", &[h, s, config.head_dim()]);
+        add("gates.routing.log_temperature", &[h]);
+    } else if s > 1 {
         add("gates.write_proj.weight", &[h * s, d]);
         add("gates.write_proj.bias", &[h * s]);
         add("gates.read_proj.weight", &[h * s, d]);
@@ -230,6 +233,7 @@ fn gates(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::MemoryRouting;
     use crate::count::ParameterCount;
 
     /// D = 8, H = 2, K = 4, V = 4, S = 4, feed-forward 64, one layer, 10 tokens.
@@ -261,6 +265,10 @@ mod tests {
             ("layers.1.mixer.feature_map.bias", ParameterRole::Kernel),
             ("layers.1.mixer.o_norm.gamma", ParameterRole::Other),
             ("layers.1.input_residual.scales", ParameterRole::Gate),
+            (
+                "layers.1.mixer.Infinity.gates.routing.log_temperature",
+                ParameterRole::Gate,
+            ),
             (
                 "layers.1.mixer.Infinity.value_residual.scales",
                 ParameterRole::Gate,
@@ -307,6 +315,12 @@ mod tests {
             use_multi_scale_memory: false,
             ..base.clone()
         };
+        let routed = ModelConfig {
+            memory_routing: MemoryRouting::Content,
+            ..base.clone()
+        };
+        assert!(has(&routed, "gates.routing.weight") && has(&routed, "memory_gate_proj.bias"));
+        assert!(!has(&routed, "write_proj.weight") && !has(&routed, "read_proj.weight"));
         for gone in [
             "write_proj.bias",
             "read_proj.weight",

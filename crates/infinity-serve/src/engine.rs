@@ -23,13 +23,16 @@ use crate::prefix::Prefixes;
 use crate::reading::Piece;
 use crate::request::{Event, Start, Usage};
 use crate::row::{Need, Row, Waiting};
-use crate::session::SessionInfo;
+use crate::session::{SessionId, SessionInfo};
 use crate::sessions::{Sessions, now};
 use crate::shared::Shared;
 use crate::store::{Record, Store, UsedKey, request_print};
 
 /// How often the engine looks whether a slow reader has caught up, if there is nothing else to do.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// How long slow readers have to hear the end, once the engine has stopped.
+const LAST: Duration = Duration::from_secs(1);
 
 /// What reads and continues texts.
 #[derive(Debug)]
@@ -127,9 +130,9 @@ enum Pending {
     Row(Box<Row>, Context),
     /// A request whose session comes from the disk.
     Load(Box<Waiting>),
-    /// A session that was made or changed, and its text where that is another one.
-    Session(Option<Context>, bool, Reply<SessionInfo>),
-    /// Bytes that are to be the state of this session.
+    /// A session that was made (then it is new) or changed, with its text.
+    Session(SessionId, Option<Context>, bool, Reply<SessionInfo>),
+    /// What is read is to be the state of this session, which may be new.
     Import(Record, bool, Reply<SessionInfo>),
     Delete(Record, Reply<()>),
 }
@@ -249,7 +252,7 @@ impl State {
                     record.info.name = change.name.unwrap_or(record.info.name);
                     record.info.note = change.note.unwrap_or(record.info.note);
                     record.info.changed = now();
-                    let pending = Pending::Session(context, false, reply);
+                    let pending = Pending::Session(id, context, false, reply);
                     let tag = self.pend(pending);
                     self.ask(Job::Save {
                         tag,
@@ -340,7 +343,7 @@ impl State {
     fn record(&self, name: String) -> Record {
         Record {
             info: SessionInfo {
-                id: crate::session::SessionId::random(),
+                id: SessionId::random(),
                 name,
                 note: String::new(),
                 position: 0,
@@ -364,7 +367,8 @@ impl State {
             return reply.send(Err(error));
         }
         self.sessions.coming += 1;
-        let tag = self.pend(Pending::Session(context.clone(), true, reply));
+        let id = record.info.id.clone();
+        let tag = self.pend(Pending::Session(id, context.clone(), true, reply));
         self.ask(Job::Save {
             tag,
             record,
@@ -416,13 +420,15 @@ impl State {
                 }
                 Err(error) => self.refuse(*waiting, error),
             },
-            (Pending::Session(context, is_new, reply), Kept::Saved(saved)) => {
+            (Pending::Session(id, context, is_new, reply), Kept::Saved(saved)) => {
                 self.sessions.coming -= usize::from(is_new);
-                reply.send(saved.map(|record| {
-                    let id = record.info.id.clone();
-                    self.sessions.put(record.clone(), context);
-                    self.sessions.get(&id).map_or(record.info, |s| s.info())
-                }));
+                let saved = saved.map(|record| self.sessions.put(record, context));
+                if saved.is_err() {
+                    self.sessions.release(&id);
+                }
+                let info =
+                    saved.and_then(|()| self.sessions.get(&id).map(|session| session.info()));
+                reply.send(info);
             }
             (
                 Pending::Import(mut record, is_new, reply),
@@ -434,7 +440,9 @@ impl State {
                     record.info.changed = now();
                     record.model.clone_from(&self.shared.fingerprint);
                     record.draws = context.past.draws;
-                    let tag = self.pend(Pending::Session(Some(context.clone()), is_new, reply));
+                    let id = record.info.id.clone();
+                    let pending = Pending::Session(id, Some(context.clone()), is_new, reply);
+                    let tag = self.pend(pending);
                     self.ask(Job::Save {
                         tag,
                         record,
@@ -656,14 +664,11 @@ impl State {
             left.extend(batch.leave(|row| row.is_left() && row.need() != Need::LastToken));
         }
         self.batches.retain(|batch| batch.len() > 0);
-        for mut row in left {
-            // A row that was told its end has nothing left to keep.
-            let has_state = row.state.is_some();
-            let keeps = row.request.keep_partial && row.session().is_some() && has_state;
+        for mut row in left.into_iter().filter(|row| !row.has_ended()) {
+            let keeps = row.request.keep_partial && row.session().is_some();
             match keeps && row.interrupt() {
                 true => self.place(row),
-                false if has_state => self.drop_row(row, None),
-                false => {}
+                false => self.drop_row(row, None),
             }
         }
     }
@@ -672,11 +677,8 @@ impl State {
     fn unpark(&mut self) {
         self.parked.iter_mut().for_each(Row::flush);
         let caught_up: Vec<Row> = self.parked.extract_if(.., |row| !row.is_behind()).collect();
-        for row in caught_up {
-            // Those that were told their end are done.
-            if row.need() != Need::Nothing {
-                self.place(row);
-            }
+        for row in caught_up.into_iter().filter(|row| !row.has_ended()) {
+            self.place(row);
         }
     }
 
@@ -774,11 +776,7 @@ impl State {
         self.piece = None;
         let mut rows: Vec<Row> = self.reading.drain(..).collect();
         rows.append(&mut self.joining);
-        rows.extend(
-            self.parked
-                .drain(..)
-                .filter(|row| row.need() != Need::Nothing),
-        );
+        rows.extend(self.parked.extract_if(.., |row| !row.has_ended()));
         for batch in &mut self.batches {
             rows.extend(batch.leave(|_| true));
         }
@@ -805,6 +803,13 @@ impl State {
             for row in std::mem::take(&mut self.reading) {
                 self.drop_row(row, Some(EngineError::Stopping));
             }
+        }
+        // Readers have a moment to hear the end.
+        let last = Instant::now() + LAST;
+        while !self.parked.is_empty() && Instant::now() < last {
+            self.unpark();
+            self.parked.retain(|row| !row.is_left());
+            thread::sleep(LOOK);
         }
         self.stop.map_or_else(Vec::new, |stop| stop.stopped)
     }

@@ -43,6 +43,8 @@ pub(crate) struct Row {
     events: mpsc::Sender<Event>,
     unsent: VecDeque<Event>,
     closing: bool,
+    /// Whether its end was told, or waits to be.
+    ended: bool,
     cached: usize,
     /// Tokens before the prompt.
     before: u64,
@@ -88,6 +90,7 @@ impl Row {
             events,
             unsent: VecDeque::new(),
             closing: false,
+            ended: false,
             cached,
             before,
             shared: Arc::clone(shared),
@@ -304,6 +307,7 @@ impl Row {
 
     /// Tells of its end.
     pub(crate) fn end(&mut self, end: Result<(), EngineError>) {
+        self.ended = true;
         let metrics = &self.shared.metrics;
         metrics.request.add(self.started.elapsed());
         let event = match end {
@@ -335,6 +339,11 @@ impl Row {
                 Err(TrySendError::Closed(_)) => self.unsent.clear(),
             }
         }
+    }
+
+    /// Whether nothing follows what it has to tell.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Whether its reader is behind.

@@ -193,6 +193,7 @@ fn gate_rule(states: usize) -> GateRule {
         n_states: states,
         delta: true,
         doubled: false,
+        routed: false,
         decay: DecayRule::Adaptive,
         memory_gate: true,
     }

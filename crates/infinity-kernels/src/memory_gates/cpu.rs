@@ -212,7 +212,10 @@ impl<'a> Shared<'a> {
 
     /// Factor of the read weights before the memory gate.
     fn read_scale(&self) -> f32 {
-        2.0 / (self.rule.n_states as f32).sqrt()
+        match self.of_z.read {
+            Some(_) => 2.0 / (self.rule.n_states as f32).sqrt(),
+            None => 1.0,
+        }
     }
 
     /// Whether an additive write is scaled to keep the memory's size.
@@ -249,7 +252,7 @@ struct Token {
     allocation: Vec<f32>,
     /// `sqrt(1 − exp(2g))`, or one.
     kept: Vec<f32>,
-    /// `σ(z_r + c_r)`.
+    /// `σ(z_r + c_r)`, or one.
     open: Vec<f32>,
     /// Factor of the memory gate: `2(1 − m)` or `2m`, or one.
     side: Vec<f32>,
@@ -360,14 +363,9 @@ impl Token {
     /// Read and write weights.
     #[inline(always)]
     fn write_gates(&self, shared: &Shared<'_>, [read, write]: [&mut [f32]; 2]) {
-        let s = shared.rule.n_states;
-        if s > 1 {
-            let scale = shared.read_scale();
-            for ((read, open), side) in read.iter_mut().zip(&self.open).zip(&self.side) {
-                *read = scale * open * side;
-            }
-        } else {
-            read.fill(1.0);
+        let (s, scale) = (shared.rule.n_states, shared.read_scale());
+        for ((read, open), side) in read.iter_mut().zip(&self.open).zip(&self.side) {
+            *read = scale * open * side;
         }
         for (j, write) in write.iter_mut().enumerate() {
             *write = self.allocation[j] * self.kept[j] * self.beta[j / s];
@@ -420,13 +418,12 @@ impl Token {
     /// From `read` to `z_r` and `z_m`.
     #[inline(always)]
     fn back_through_reads(&self, shared: &Shared<'_>, d_read: &[f32], d_z: &mut [f32]) {
-        let (Some(at), s) = (shared.of_z.read, shared.rule.n_states) else {
-            return;
-        };
-        let scale = shared.read_scale();
-        let outputs = d_z[at..].iter_mut().zip(d_read);
-        for (((d_z, d), open), side) in outputs.zip(&self.open).zip(&self.side) {
-            *d_z = d * scale * side * open * (1.0 - open);
+        let (s, scale) = (shared.rule.n_states, shared.read_scale());
+        if let Some(at) = shared.of_z.read {
+            let outputs = d_z[at..].iter_mut().zip(d_read);
+            for (((d_z, d), open), side) in outputs.zip(&self.open).zip(&self.side) {
+                *d_z = d * scale * side * open * (1.0 - open);
+            }
         }
         if let Some(at) = shared.of_z.memory {
             for (head, m) in self.memory.iter().enumerate() {

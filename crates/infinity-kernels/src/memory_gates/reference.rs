@@ -49,23 +49,23 @@ pub fn forward(rule: &GateRule, z: &[f64], a_log: &[f64], bias: &[f64]) -> Gates
     let of_beta = take(&mut z, h).iter();
     let beta: Vec<f64> = of_beta.map(|z| strongest * sigmoid(*z)).collect();
     let (mut allocation, mut read) = (vec![1.0; h * s], vec![1.0; h * s]);
-    if s > 1 {
+    if s > 1 && !rule.routed {
         let (z_a, c_a) = (take(&mut z, h * s), take(&mut bias, h * s));
         let (z_r, c_r) = (take(&mut z, h * s), take(&mut bias, h * s));
-        let gate = rule
-            .memory_gate
-            .then(|| (take(&mut z, h), take(&mut bias, h)));
         for head in 0..h {
             let of_head = head * s..(head + 1) * s;
             let sum: f64 = of_head.clone().map(|j| (z_a[j] + c_a[j]).exp()).sum();
             for j in of_head {
                 allocation[j] = ((z_a[j] + c_a[j]).exp() / sum).sqrt();
                 read[j] = 2.0 / (s as f64).sqrt() * sigmoid(z_r[j] + c_r[j]);
-                if let Some((z_m, c_m)) = gate {
-                    let m = sigmoid(z_m[head] + c_m[head]);
-                    read[j] *= if j % s == 0 { 2.0 * (1.0 - m) } else { 2.0 * m };
-                }
             }
+        }
+    }
+    if s > 1 && rule.memory_gate {
+        let (z_m, c_m) = (take(&mut z, h), take(&mut bias, h));
+        for j in 0..h * s {
+            let m = sigmoid(z_m[j / s] + c_m[j / s]);
+            read[j] *= if j % s == 0 { 2.0 * (1.0 - m) } else { 2.0 * m };
         }
     }
     let kept = |j: usize| match (rule.delta, rule.decay) {

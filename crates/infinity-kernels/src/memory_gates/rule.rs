@@ -24,6 +24,9 @@ pub struct GateRule {
     /// Whether the write strength reaches 2 instead of 1: beyond 1 a delta write turns what the states
     /// say of its key around, and they still never move apart.
     pub doubled: bool,
+    /// Whether something else decides which states a token writes to and reads from: `write` and `erase`
+    /// are then what every state would get alone, and `read` is the memory gate's part.
+    pub routed: bool,
     /// How the states forget.
     pub decay: DecayRule,
     /// Whether one gate a head weighs context against memory; needs two states.
@@ -37,7 +40,8 @@ impl GateRule {
     }
 
     /// Width of the projections: `[z_g H·S | z_β H | z_a H·S | z_r H·S | z_m H]`, where `z_g` is
-    /// there for adaptive decay, `z_a` and `z_r` for several states, `z_m` for the memory gate.
+    /// there for adaptive decay, `z_a` and `z_r` for several states that nothing else routes to, `z_m` for
+    /// the memory gate.
     pub fn width(&self) -> usize {
         Sections::of_projections(self).width
     }
@@ -86,8 +90,8 @@ impl Sections {
         };
         let decay = section(decay, per_state);
         let beta = section(true, beta).unwrap_or(0);
-        let write = section(several, per_state);
-        let read = section(several, per_state);
+        let write = section(several && !rule.routed, per_state);
+        let read = section(several && !rule.routed, per_state);
         let memory = section(several && rule.memory_gate, rule.n_heads);
         Sections {
             decay,

@@ -46,7 +46,7 @@ pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
             let z = gates.per_state(at, gates.of_bias.write);
             (activation::log_softmax(z, 3) * 0.5).exp()
         }
-        None => beta.ones_like(),
+        None => gates.ones(),
     };
     let written = allocation.clone() * beta.clone();
     // 1 − exp(2g) is −tanh(g) (exp(2g) + 1), which keeps its digits for slow decays.
@@ -60,7 +60,7 @@ pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
     };
     GateValues {
         log_decay,
-        read: gates.read().unwrap_or_else(|| beta.ones_like()),
+        read: gates.read().unwrap_or_else(|| allocation.ones_like()),
         write,
         erase: rule.delta.then_some(allocation),
     }
@@ -113,13 +113,21 @@ impl OnTensors {
         softplus * rate.reshape([1, 1, h, s])
     }
 
-    /// Read weights, the memory-or-context gate included; `None` with one state.
+    fn ones(&self) -> Tensor<4> {
+        let [b, t, _] = self.inputs.projections.dims();
+        let shape = [b, t, self.rule.n_heads, self.rule.n_states];
+        Tensor::ones(shape, &self.inputs.projections.device())
+    }
+
+    /// Read weights, the memory-or-context gate included; `None` where all are one.
     fn read(&self) -> Option<Tensor<4>> {
         let (h, s) = (self.rule.n_heads, self.rule.n_states);
-        let z = self.per_state(self.of_z.read?, self.of_bias.read);
-        let read = activation::sigmoid(z) * (2.0 * (s as f64).powf(-0.5));
+        let read = self.of_z.read.map(|at| {
+            let z = self.per_state(at, self.of_bias.read);
+            activation::sigmoid(z) * (2.0 * (s as f64).powf(-0.5))
+        });
         let (Some(at), Some(bias)) = (self.of_z.memory, self.of_bias.memory) else {
-            return Some(read);
+            return read;
         };
         let m = self.per_head(at) + self.bias(bias, h).reshape([1, 1, h, 1]);
         let m = activation::sigmoid(m);
@@ -130,6 +138,10 @@ impl OnTensors {
                 .collect();
             Tensor::<4>::from_data(TensorData::new(values, [1, 1, 1, s]), &m.device())
         };
-        Some(read * (m.clone() * row(-2.0, 2.0) + row(2.0, 0.0)))
+        let side = m.clone() * row(-2.0, 2.0) + row(2.0, 0.0);
+        Some(match read {
+            Some(read) => read * side,
+            None => side,
+        })
     }
 }

@@ -102,6 +102,14 @@ impl Rotary {
         }
     }
 
+    /// The same positions without any rotation, whose [`unit`](Self::unit) gives unit vectors alone.
+    pub fn unrotated(&self) -> Self {
+        Rotary {
+            half: 0,
+            ..self.clone()
+        }
+    }
+
     /// Rotates `x` `[B, T, H, K]`.
     ///
     /// # Panics

@@ -116,6 +116,18 @@ choice! {
 }
 
 choice! {
+    /// What decides to which states of the memory a token writes and from which it reads.
+    MemoryRouting, key = "model.memory_routing",
+    {
+        /// The layer's input, by a projection for writes and another for reads; softly.
+        Input = "input",
+        /// What the token's key and query say, by directions that writes and reads share; sharply, so
+        /// that a query looks into the states that keys like it were written to.
+        Content = "content",
+    }
+}
+
+choice! {
     /// How the memory forgets.
     Decay, key = "model.decay",
     {

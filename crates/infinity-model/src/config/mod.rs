@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use choices::did_you_mean;
-pub use choices::{Decay, KernelType, MemoryUpdate, Mixer, QkNorm};
+pub use choices::{Decay, KernelType, MemoryRouting, MemoryUpdate, Mixer, QkNorm};
 pub(crate) use limits::Check;
 
 /// Declares [`ModelConfig`]: the one place where a key has its name, description, default and limits.
@@ -113,6 +113,9 @@ model_config! {
     use_multi_scale_memory: bool = true;
     /// How many memory states stand beside the context state.
     num_memory_scales: usize = 3;
+    /// What decides to which of several states a token writes and from which it reads; "content" needs
+    /// `qk_norm` = "l2".
+    memory_routing: MemoryRouting = MemoryRouting::Input;
     /// How the memory forgets.
     decay: Decay = Decay::Adaptive;
     /// Half-life at the start, in tokens, of the slowest state; 16 × `max_position_embeddings` if
@@ -196,6 +199,7 @@ impl ModelConfig {
             kernel_type: KernelType::Identity,
             use_rotary_embeddings: false,
             allow_neg_eigval: false,
+            memory_routing: MemoryRouting::Input,
             value_residual: false,
             input_residual: false,
             ..Self::default()
@@ -260,6 +264,11 @@ impl ModelConfig {
         } else {
             1
         }
+    }
+
+    /// Whether what a token says decides about states: there must be several.
+    pub fn routes_by_content(&self) -> bool {
+        self.memory_routing == MemoryRouting::Content && self.num_states() > 1
     }
 
     /// Whether the gate between memory and context exists: it needs a memory to weigh.

@@ -1,7 +1,7 @@
 //! Which settings make a model: the first problem, named.
 
 use super::limits::CHECK;
-use super::{MemoryUpdate, Mixer, ModelConfig, QkNorm};
+use super::{MemoryRouting, MemoryUpdate, Mixer, ModelConfig, QkNorm};
 use crate::error::ConfigError;
 
 /// Token ids travel as i32.
@@ -109,6 +109,13 @@ impl ModelConfig {
                  use \"elu\", \"relu\" or \"learnable\"",
             ));
         }
+        if self.memory_routing != MemoryRouting::Input {
+            return Err(conflict(
+                "memory_routing",
+                self.memory_routing.as_str(),
+                "states are chosen by keys and queries of unit length; use \"input\"",
+            ));
+        }
         if self.memory_update != MemoryUpdate::Additive {
             return Err(conflict(
                 "memory_update",
@@ -210,6 +217,15 @@ mod tests {
             c.kernel_type = KernelType::Identity;
         });
         assert!(text.contains("model.kernel_type = \"identity\""), "{text}");
+        let text = message(|c| {
+            c.qk_norm = QkNorm::Denominator;
+            c.memory_update = MemoryUpdate::Additive;
+            c.memory_routing = MemoryRouting::Content;
+        });
+        assert!(
+            text.contains("model.memory_routing = \"content\""),
+            "{text}"
+        );
         for kernel_type in [KernelType::Elu, KernelType::Relu, KernelType::Learnable] {
             let config = ModelConfig {
                 qk_norm: QkNorm::Denominator,

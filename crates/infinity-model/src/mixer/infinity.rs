@@ -4,7 +4,7 @@
 // `A_log` is Mamba's name, and the name in weight files.
 #![allow(non_snake_case)]
 
-use crate::config::{Decay, KernelType, MemoryUpdate, ModelConfig, QkNorm};
+use crate::config::{Decay, KernelType, MemoryRouting, MemoryUpdate, ModelConfig, QkNorm};
 use crate::init::Init;
 use crate::layer::{Layer, Pass, Residual, Stream, first_values, heads, layer_config};
 use crate::precision::Formats;
@@ -13,9 +13,10 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, RmsNorm};
 use burn::tensor::{DType, Tensor};
 use infinity_kernels::feature_map::{self, FeatureMap};
-use infinity_kernels::linear::linear;
 use infinity_kernels::memory_gates::{DecayRule, GateInputs, GateRule, GateValues, memory_gates};
+use infinity_kernels::memory_routing::memory_routing;
 use infinity_kernels::rms_norm::{gated_rms_norm, rms_norm};
+use infinity_kernels::rotary::Rotary;
 use infinity_kernels::short_conv::short_conv_silu;
 use infinity_kernels::{MemoryScanInputs, MemoryScanOutput, memory_scan};
 
@@ -36,7 +37,8 @@ layer_config! {
         conv_kernel_size: usize, kernel_type: KernelType, qk_norm: QkNorm,
         use_rotary_embeddings: bool, rotary_fraction: f64, rotary_embedding_base: f64,
         memory_update: MemoryUpdate, use_multi_scale_memory: bool, num_memory_scales: usize,
-        decay: Decay, max_half_life: Option<f64>, use_gating: bool, gate_init_bias: f64,
+        memory_routing: MemoryRouting, decay: Decay, max_half_life: Option<f64>, use_gating: bool,
+        gate_init_bias: f64,
         allow_neg_eigval: bool, use_output_gate: bool, initializer_range: f64, layer_norm_eps: f64,
     }
     fixed {}
@@ -121,9 +123,18 @@ impl InfinityMixer {
         }
     }
 
-    /// All gates for the normed input `[B, T, D]`.
-    pub(crate) fn gates(&self, x: &Tensor<3>) -> GateValues {
-        self.gates.forward(&x.clone().cast(DType::F32))
+    /// All gates for the normed input `[B, T, D]` after the tokens of `state`.
+    ///
+    /// # Panics
+    ///
+    /// If `state` is of another kind of mixer.
+    pub(crate) fn gates(&self, x: &Tensor<3>, pass: &Pass, state: LayerState) -> GateValues {
+        let LayerState::Infinity { tails, .. } = state else {
+            panic!("the state belongs to another kind of mixer");
+        };
+        let Projected { q, k, gates, .. } = self.projected(x, pass.formats, tails);
+        let [q, k] = [q, k].map(|x| self.parameterised(x, pass.formats));
+        self.gates.routed(gates, &pass.rotary, &q, &k)
     }
 
     /// Everything that is linear in the input `[B, T, D]`, and the convolutions.
@@ -176,10 +187,9 @@ impl InfinityMixer {
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
         let Projected { q, k, v, gates, .. } = projected;
-        let [q, k] = [q, k].map(|x| {
-            let (x, map) = self.parameterised(x, pass.formats);
-            pass.rotary.unit(x, map)
-        });
+        let [q, k] = [q, k].map(|x| self.parameterised(x, pass.formats));
+        let gates = self.gates.routed(gates, &pass.rotary, &q, &k);
+        let [q, k] = [q, k].map(|(x, map)| pass.rotary.unit(x, map));
         self.scan(pass, gates, [q, k, v], memory)
     }
 
@@ -303,15 +313,49 @@ pub struct Gates {
     beta_proj: Linear,
     write_proj: Option<Linear>,
     read_proj: Option<Linear>,
+    routing: Option<Routing>,
     memory_gate_proj: Option<Linear>,
     #[module(skip)]
     rule: GateRule,
 }
 
-/// Half-lives in tokens, log-spaced from 4 to the longest over states and then heads, `[H, S]`.
-fn half_lives(n_heads: usize, n_states: usize, longest: f64) -> Vec<f64> {
+/// Directions that keys and queries are compared with to choose states.
+#[derive(Module, Debug)]
+pub struct Routing {
+    /// `[H, S, K]`.
+    weight: Param<Tensor<3>>,
+    /// `[H]`.
+    log_temperature: Param<Tensor<1>>,
+}
+
+impl Routing {
+    /// Where the temperature starts: at three times as much, routes are too soft to part anything.
+    const TEMPERATURE: f32 = 0.1;
+
+    fn new(config: &ModelConfig, init: &mut Init) -> Self {
+        let (h, s, k) = (
+            config.num_attention_heads,
+            config.num_states(),
+            config.head_dim(),
+        );
+        Routing {
+            weight: init.directions([h, s, k]),
+            log_temperature: init.values(vec![Self::TEMPERATURE.ln(); h], [h]),
+        }
+    }
+
+    /// Weights of the states `[B, T, H, S]` for φ of queries or keys `[B, T, H, K]`.
+    fn weights(&self, x: Tensor<4>, map: FeatureMap, unrotated: &Rotary) -> Tensor<4> {
+        let unit = unrotated.unit(x, map).cast(DType::F32);
+        memory_routing(unit, self.weight.val(), self.log_temperature.val())
+    }
+}
+
+/// Half-lives in tokens, log-spaced from the shortest to the longest over states and then heads, `[H, S]`.
+fn half_lives(n_heads: usize, n_states: usize, [shortest, longest]: [f64; 2]) -> Vec<f64> {
     let steps = (n_heads * n_states - 1).max(1) as f64;
-    let exponent = |rank: usize| 2.0 + (longest.log2() - 2.0) * rank as f64 / steps;
+    let (low, high) = (shortest.log2(), longest.log2());
+    let exponent = |rank: usize| low + (high - low) * rank as f64 / steps;
     (0..n_heads)
         .flat_map(|head| (0..n_states).map(move |state| state * n_heads + head))
         .map(|rank| exponent(rank).exp2())
@@ -325,7 +369,11 @@ impl Gates {
             config.num_states(),
             config.hidden_size,
         );
-        let starts: Vec<f32> = half_lives(h, s, config.max_half_life())
+        let routed = config.routes_by_content();
+        let longest = config.max_half_life();
+        // A state that a query is sent to must still hold what was written there.
+        let shortest = if routed { longest.min(64.0) } else { 4.0 };
+        let starts: Vec<f32> = half_lives(h, s, [shortest, longest])
             .into_iter()
             .map(|half_life| (std::f64::consts::LN_2 / half_life).exp_m1().ln() as f32)
             .collect();
@@ -342,8 +390,9 @@ impl Gates {
             A_log: a_log,
             dt_bias,
             beta_proj: init.linear(width, h),
-            write_proj: (s > 1).then(|| init.linear_with_bias(width, h * s, 0.0)),
-            read_proj: (s > 1).then(|| init.linear_with_bias(width, h * s, 0.0)),
+            write_proj: (s > 1 && !routed).then(|| init.linear_with_bias(width, h * s, 0.0)),
+            read_proj: (s > 1 && !routed).then(|| init.linear_with_bias(width, h * s, 0.0)),
+            routing: routed.then(|| Routing::new(config, init)),
             memory_gate_proj: config
                 .has_memory_gate()
                 .then(|| init.linear_with_bias(width, h, config.gate_init_bias)),
@@ -352,6 +401,7 @@ impl Gates {
                 n_states: s,
                 delta: config.memory_update == MemoryUpdate::Delta,
                 doubled: config.allow_neg_eigval,
+                routed,
                 decay: match config.decay {
                     Decay::None => DecayRule::None,
                     Decay::Fixed => DecayRule::Fixed,
@@ -379,9 +429,26 @@ impl Gates {
         Tensor::cat(weights.collect(), 1)
     }
 
-    /// All gates for the normed input `[B, T, D]`.
-    fn forward(&self, x: &Tensor<3>) -> GateValues {
-        self.values(linear(x.clone(), self.weight()))
+    /// `gates` with the states that φ of queries and keys `[B, T, H, K]` choose, if they do.
+    fn routed(
+        &self,
+        gates: GateValues,
+        rotary: &Rotary,
+        q: &(Tensor<4>, FeatureMap),
+        k: &(Tensor<4>, FeatureMap),
+    ) -> GateValues {
+        let Some(routing) = &self.routing else {
+            return gates;
+        };
+        let unrotated = rotary.unrotated();
+        let read = routing.weights(q.0.clone(), q.1, &unrotated);
+        let write = routing.weights(k.0.clone(), k.1, &unrotated);
+        GateValues {
+            log_decay: gates.log_decay,
+            read: gates.read * read,
+            write: gates.write * write.clone(),
+            erase: gates.erase.map(|_| write),
+        }
     }
 
     /// All gates for the normed input times [`weight`](Self::weight), `[B, T, N]`.
@@ -413,12 +480,12 @@ mod tests {
 
     #[test]
     fn half_lives_are_log_spaced_states_first() {
-        let lives = half_lives(2, 3, 128.0);
+        let lives = half_lives(2, 3, [4.0, 128.0]);
         // Rank s·H + i: head 0 has ranks 0, 2, 4 and head 1 ranks 1, 3, 5 of 0..=5.
         let expected = [4.0, 16.0, 64.0, 8.0, 32.0, 128.0];
         for (life, expected) in lives.iter().zip(expected) {
             assert!((life - expected).abs() < 1e-9, "{lives:?}");
         }
-        assert_eq!(half_lives(1, 1, 64.0), [4.0]);
+        assert_eq!(half_lives(1, 1, [4.0, 64.0]), [4.0]);
     }
 }

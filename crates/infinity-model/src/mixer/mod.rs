@@ -9,7 +9,7 @@ use crate::state::{LayerState, Stateful};
 use burn::module::Module;
 use burn::nn::{Dropout, Linear};
 use burn::tensor::Tensor;
-pub use infinity::{Gates, InfinityMixer, InfinityMixerConfig, LearnableMap, ShortConv};
+pub use infinity::{Gates, InfinityMixer, InfinityMixerConfig, LearnableMap, Routing, ShortConv};
 use infinity_kernels::softmax_attention::softmax_attention;
 
 /// The mixer of one block.

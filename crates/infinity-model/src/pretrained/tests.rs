@@ -582,7 +582,7 @@ fn a_place_that_cannot_be_exchanged_is_refused() {
 
 #[test]
 fn every_kind_of_layer_comes_back() {
-    use crate::config::{KernelType, PRESETS};
+    use crate::config::{KernelType, MemoryRouting, PRESETS};
     let sizes = |config: ModelConfig| ModelConfig {
         vocab_size: 257,
         hidden_size: 32,
@@ -606,6 +606,7 @@ fn every_kind_of_layer_comes_back() {
         value_residual: true,
         input_residual: true,
         allow_neg_eigval: true,
+        memory_routing: MemoryRouting::Content,
         ..tiny()
     });
     for config in configs {

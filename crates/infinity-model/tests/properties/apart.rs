@@ -5,7 +5,7 @@ use crate::answer::{random_state, state_values};
 use crate::kinds::{kinds, read_from, tokens};
 use infinity_kernels::testing::Random;
 use infinity_model::burn::tensor::Device;
-use infinity_model::config::{Decay, MemoryUpdate};
+use infinity_model::config::{Decay, MemoryRouting, MemoryUpdate};
 use infinity_model::{InfinityModel, LayerState, ModelConfig, ModelState};
 
 /// Largest growth in a piece over these streams on Flex, 2026-11-23: 7e-9 of the first distance.
@@ -64,16 +64,19 @@ fn adversaries(seed: u64, len: usize) -> [Vec<i32>; 4] {
 #[allow(clippy::print_stdout, reason = "the errors that tolerances are set by")]
 fn two_states_never_move_apart() {
     for seed in 0..3u64 {
-        for (decay, turning) in [
-            (Decay::None, false),
-            (Decay::Adaptive, false),
-            (Decay::None, true),
-            (Decay::Adaptive, true),
+        for (decay, turning, memory_routing) in [
+            (Decay::None, false, MemoryRouting::Input),
+            (Decay::Adaptive, false, MemoryRouting::Input),
+            (Decay::None, true, MemoryRouting::Input),
+            (Decay::Adaptive, true, MemoryRouting::Input),
+            (Decay::None, false, MemoryRouting::Content),
+            (Decay::Adaptive, true, MemoryRouting::Content),
         ] {
             // Wild weights: gates at their ends, keys that all but repeat.
             let config = ModelConfig {
                 decay,
                 allow_neg_eigval: turning,
+                memory_routing,
                 initializer_range: 0.5 * 3f64.powi(seed as i32),
                 ..kinds()[0].1.clone()
             };
@@ -91,13 +94,13 @@ fn two_states_never_move_apart() {
                     worst = worst.max(expands);
                     assert!(
                         expands <= rounding,
-                        "seed {seed}, {decay:?}, turning {turning}, expands {expands:e}: {found:?}"
+                        "seed {seed}, {decay:?}, turning {turning}, {memory_routing}, expands {expands:e}: {found:?}"
                     );
                 }
             }
             let [calm, wild, ..] = adversaries(seed, 120);
             assert!(expansion(&distances(&model, [&calm, &wild], 1, seed)) > rounding);
-            println!("seed {seed}, {decay:?}, turning {turning}: {worst:.1e}");
+            println!("seed {seed}, {decay:?}, turning {turning}, {memory_routing}: {worst:.1e}");
         }
     }
 }

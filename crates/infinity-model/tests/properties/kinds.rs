@@ -3,14 +3,14 @@
 use infinity_kernels::testing::Random;
 use infinity_model::burn::module::{Module, ModuleMapper, Param};
 use infinity_model::burn::tensor::{Device, Int, Tensor, TensorData};
-use infinity_model::config::{Decay, KernelType, MemoryUpdate, Mixer, QkNorm};
+use infinity_model::config::{Decay, KernelType, MemoryRouting, MemoryUpdate, Mixer, QkNorm};
 use infinity_model::{InfinityModel, ModelConfig, ModelState};
 
 /// Number of tokens the models know.
 pub(crate) const VOCABULARY: usize = 13;
 
 /// How many [`kinds`] there are.
-pub(crate) const KINDS: usize = 14;
+pub(crate) const KINDS: usize = 15;
 
 fn small() -> ModelConfig {
     ModelConfig {
@@ -109,6 +109,13 @@ pub(crate) fn kinds() -> [(&'static str, ModelConfig); KINDS] {
                 value_residual: true,
                 input_residual: true,
                 num_hidden_layers: 3,
+                ..small()
+            },
+        ),
+        (
+            "states chosen by content",
+            ModelConfig {
+                memory_routing: MemoryRouting::Content,
                 ..small()
             },
         ),

@@ -59,9 +59,9 @@ fn beside_others_a_row_has_the_bits_of_being_alone() {
         let mut same = request(3);
         same.max_tokens = 30;
         let same = run(&together, same).unwrap();
-        assert_ne!(run(&together, other.clone()).unwrap(), same);
+        assert_ne!(run(&together, other.clone()).unwrap().tokens, same.tokens);
         other.sampling.seed = Some(3);
-        other.prompt[0] ^= 1;
+        *other.prompt.last_mut().unwrap() ^= 1;
         assert_ne!(run(&together, other).unwrap().tokens, same.tokens);
     }
 }
@@ -104,7 +104,7 @@ fn the_prompts_own_tokens_have_the_probabilities_that_generating_gives_them() {
     assert!(scored.tokens.is_empty() && scored.usage.new_tokens == 0);
     for (echo, token) in scored.echo[600..].iter().zip(&made.tokens) {
         let (echo_p, token_p) = (echo.logprob.unwrap(), token.logprob.unwrap());
-        assert!((echo_p - token_p).abs() < 1e-4, "{echo:?} {token:?}");
+        assert!((echo_p - token_p).abs() < 1e-3, "{echo:?} {token:?}");
     }
     let top = &scored.echo[7].top;
     assert!(top.len() == 2 && top[0].1 >= top[1].1);

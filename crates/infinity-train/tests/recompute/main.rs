@@ -11,7 +11,7 @@ use infinity_model::burn::module::{Module, ModuleMapper, Param};
 use infinity_model::burn::optim::GradientsAccumulator;
 use infinity_model::burn::tensor::{Device, Int, Tensor, TensorData};
 use infinity_model::burn::train::TrainStep;
-use infinity_model::config::{KernelType, MemoryUpdate, Mixer, QkNorm};
+use infinity_model::config::{KernelType, MemoryRouting, MemoryUpdate, Mixer, QkNorm};
 use infinity_model::{LayerState, ModelConfig, ModelState};
 use infinity_train::data::{HostBatch, IGNORE_INDEX};
 use infinity_train::step::{LmBatch, Recompute, Trainee};
@@ -92,6 +92,13 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
             "softmax",
             ModelConfig {
                 mixer: Mixer::Softmax,
+                ..small()
+            },
+        ),
+        (
+            "states chosen by content",
+            ModelConfig {
+                memory_routing: MemoryRouting::Content,
                 ..small()
             },
         ),
