@@ -77,6 +77,8 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Generate(args) => commands::generate::run(args, &global),
         Verb::Chat(args) => commands::chat::run(args, &global),
         Verb::Stream(args) => commands::stream::run(args, &global),
+        #[cfg(feature = "serve")]
+        Verb::Serve(args) => commands::serve::run(*args, &global),
         Verb::State(verb) => commands::state::run(&verb, &global),
         Verb::Plot(args) => commands::plot::run(&args, &global),
         Verb::Tokenize(args) => commands::tokenize::run(args, &global),

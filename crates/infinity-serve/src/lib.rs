@@ -13,31 +13,42 @@
 //!   one step, `prefix` the states of beginnings; `sessions` is the table, `store` the disk, `keeper`
 //!   the thread that uses it.
 //! - [`metrics`]: what it counts.
+//! - [`router`], [`serve`]: all of it over HTTP, as OpenAI's clients ask for it, with a page for people;
+//!   [`ServerConfig`], [`Served`]: its limits, and a model that may be still loading.
 
 #![forbid(unsafe_code)]
 
+mod answer;
+mod app;
 mod batch;
+mod choices;
 mod command;
 pub mod config;
 pub mod engine;
 pub mod error;
+mod guard;
 pub mod handle;
 mod keeper;
 mod logprobs;
 pub mod metrics;
+mod openai;
 mod prefix;
 mod reading;
 pub mod request;
+mod routes;
 mod row;
+mod server;
 pub mod session;
 mod sessions;
 mod shared;
 mod store;
 
+pub use app::{Served, ServerConfig};
 pub use config::EngineConfig;
 pub use engine::Engine;
 pub use error::EngineError;
 pub use handle::EngineHandle;
 pub use metrics::Metrics;
 pub use request::{Event, Request, Start, Token, Usage};
+pub use server::{router, serve};
 pub use session::{SessionId, SessionInfo};

@@ -12,6 +12,8 @@ pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod plot;
 mod sampling;
+#[cfg(feature = "serve")]
+pub(crate) mod serve;
 pub(crate) mod state;
 pub(crate) mod stream;
 pub(crate) mod tokenize;
@@ -55,6 +57,9 @@ pub(crate) enum Verb {
     Chat(chat::ChatArgs),
     /// Read a text without end, keep what is remembered, and say how surprising it is
     Stream(stream::StreamArgs),
+    /// Serve a model over HTTP: OpenAI's interface, sessions that are kept, and a page
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::ServeArgs>),
     /// Look into what `generate --state-out` kept
     #[command(subcommand)]
     State(state::StateVerb),

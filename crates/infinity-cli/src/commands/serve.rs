@@ -1,0 +1,191 @@
+//! `infinity serve MODEL`: the model over HTTP, with sessions that are kept and a page to use it.
+//!
+//! The address is taken before the model is loaded, so that a port that is in use is told at once; until
+//! the model is there, requests are answered with 503.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use infinity_model::{ChatTemplate, GenerationConfig, Precision, Pretrained};
+use infinity_serve::{Engine, EngineConfig, EngineHandle, Served, ServerConfig, router};
+use tokio::net::TcpListener;
+
+use crate::args::{Global, whole};
+use crate::terminal::{self, errors, signals};
+use crate::{device, model_dir};
+
+/// How often a wish to stop is looked for.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Which model, where, and for whom.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Address to listen on; anything but this machine's own needs --api-key
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port; 0 takes a free one
+    #[arg(short = 'P', long, value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+    /// Key that requests must have [env: INFINITY_API_KEY]
+    #[arg(long, value_name = "KEY", env = "INFINITY_API_KEY", hide_env = true)]
+    api_key: Option<String>,
+    /// Names of this server that requests may use in their Host header (repeatable; default: those
+    /// of this machine, or any with a key and another address)
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<String>,
+    /// Name of the model in requests (default: its directory's)
+    #[arg(long, value_name = "NAME")]
+    model_name: Option<String>,
+    /// Where sessions are kept (default: in memory, until the server ends)
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Sessions there may be
+    #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_sessions as u64)]
+    #[arg(value_parser = whole::<u64>(1..=1 << 32))]
+    max_sessions: u64,
+    /// Texts that are read and continued at once
+    #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_rows as u64)]
+    #[arg(value_parser = whole::<u64>(1..=1024))]
+    max_rows: u64,
+    /// Requests that wait, at most; more are told to come back later
+    #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_queue as u64)]
+    #[arg(value_parser = whole::<u64>(1..=1 << 20))]
+    max_queue: u64,
+    /// Megabytes of states of beginnings of prompts that are kept; 0 = none
+    #[arg(long, value_name = "MB", default_value_t = 256)]
+    #[arg(value_parser = whole::<u64>(0..=1 << 20))]
+    prefix_cache: u64,
+    /// Seconds that answers have to finish when the server is stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    grace: u64,
+    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
+    #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
+    precision: Precision,
+}
+
+/// Serves until Ctrl-C or SIGTERM.
+pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
+    let found = model_dir::find(&args.model)?;
+    let tokenizer = found.tokenizer()?;
+    let directory = tokenizer.parent().unwrap_or(&args.model);
+    let mut config = ServerConfig {
+        model_name: args
+            .model_name
+            .clone()
+            .unwrap_or_else(|| name_of(&args.model)),
+        template: ChatTemplate::from_model_dir(directory)?,
+        generation: generation(directory)?,
+        api_key: args.api_key.clone().filter(|key| !key.is_empty()),
+        ..ServerConfig::default()
+    };
+    config.check_address(args.host).map_err(errors::usage)?;
+    match args.allow_host.is_empty() {
+        true if args.host.is_loopback() => {}
+        true => config.hosts = None,
+        false => config
+            .hosts
+            .iter_mut()
+            .for_each(|hosts| hosts.extend(args.allow_host.clone())),
+    }
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the server's threads")?;
+    let address = SocketAddr::new(args.host, args.port);
+    let listener = runtime
+        .block_on(TcpListener::bind(address))
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => errors::usage(format!(
+                "port {} of {} is taken by another program: give another one with --port, or --port 0 \
+                 for any that is free",
+                args.port, args.host
+            )),
+            _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
+        })?;
+    let address = listener.local_addr()?;
+    let interrupt =
+        signals::listen("stopping: answers may finish, sessions are saved (again: now)")?;
+    if !global.quiet {
+        terminal::note(&format!("loading {}", args.model.display()));
+    }
+
+    let served = Served::loading();
+    let early = runtime.spawn(infinity_serve::serve(
+        listener,
+        router(served.clone(), config),
+        stopped(
+            interrupt.asked.clone(),
+            served.clone(),
+            Duration::from_secs(args.grace),
+        ),
+    ));
+    served.ready(start(&args, &found, global)?);
+    interrupt.heeded.store(true, Ordering::SeqCst);
+    if !global.quiet {
+        terminal::note(&format!("http://{address}/ is ready; Ctrl-C stops it"));
+    }
+    runtime.block_on(early)??;
+    Ok(errors::OK)
+}
+
+fn start(
+    args: &ServeArgs,
+    found: &model_dir::Found,
+    global: &Global,
+) -> anyhow::Result<EngineHandle> {
+    let chosen = device::open(&device::wanted(global))?;
+    let Pretrained {
+        model, tokenizer, ..
+    } = found.load(&chosen.device, global.quiet)?;
+    let model = model_dir::in_precision(model, args.precision, global.quiet)?;
+    let tokenizer = tokenizer.with_context(|| {
+        format!(
+            "{} has no tokenizer.json, which text needs",
+            args.model.display()
+        )
+    })?;
+    let limits = EngineConfig {
+        max_rows: args.max_rows as usize,
+        max_queue: args.max_queue as usize,
+        max_sessions: args.max_sessions as usize,
+        prefix_bytes: (args.prefix_cache as usize) << 20,
+        state_dir: args.state_dir.clone(),
+        ..EngineConfig::default()
+    };
+    Ok(Engine::start(model, tokenizer, limits)?)
+}
+
+/// Ends when a signal has asked for it and the engine is on its way to stop.
+async fn stopped(asked: Arc<AtomicBool>, served: Served, grace: Duration) {
+    while !asked.load(Ordering::SeqCst) {
+        tokio::time::sleep(LOOK).await;
+    }
+    if let Some(engine) = served.engine() {
+        engine.stop(grace).await;
+    }
+}
+
+/// How the model's directory says that tokens are drawn.
+fn generation(directory: &Path) -> anyhow::Result<GenerationConfig> {
+    let path = directory.join("generation_config.json");
+    if !path.is_file() {
+        return Ok(GenerationConfig::default());
+    }
+    let text = std::fs::read_to_string(&path);
+    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+    GenerationConfig::from_json(&text).with_context(|| format!("in {}", path.display()))
+}
+
+/// A model's name: its directory's, or that of the run whose `final` it is.
+fn name_of(model: &Path) -> String {
+    let named = model.iter().rev().map(|part| part.to_string_lossy());
+    let mut named = named.filter(|part| part != model_dir::FINAL && part != "." && part != "/");
+    named
+        .next()
+        .map_or_else(|| "infinity".to_owned(), |name| name.into_owned())
+}

@@ -1,0 +1,196 @@
+//! `/v1/chat/completions`: conversations answered.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use infinity_model::{FinishReason, Message};
+use serde_json::{Value, json};
+
+use super::{answer_id, check_choices, encode, shown, start};
+use crate::answer::{ApiError, ErrorBody, Given};
+use crate::app::{Shared, now};
+use crate::choices::{Deadline, Format, Gathered, gather, stream, submit};
+use crate::handle::EngineHandle;
+use crate::openai::{ChatRequest, UsageObject, finish_word};
+use crate::request::{Request, Start, Token};
+use crate::routes::sessions::idempotency_key;
+
+/// Tokens where a request does not say.
+const DEFAULT_MAX_TOKENS: usize = 512;
+
+/// Answers a conversation.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "text", request_body = ChatRequest,
+    responses(
+        (status = 200, description = "The answers, or a stream of them", body = Value),
+        (status = "4XX", description = "Refused", body = ErrorBody),
+        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+pub(crate) async fn chat(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    Given(asked): Given<ChatRequest>,
+) -> Result<Response, ApiError> {
+    let engine = app.engine()?;
+    app.check_model(asked.model.as_deref())?;
+    let deadline = Deadline::after(app.config.request_time);
+    let start = start(asked.session_id.as_ref(), asked.session_fork == Some(true));
+    let n = asked.n.unwrap_or(1);
+    check_choices(&app, 1, n, &start)?;
+    if asked.messages.is_empty() {
+        return Err(ApiError::field("messages", "messages is empty: at least 1"));
+    }
+    let template = &app.config.template;
+    let sampling = asked.sampling(&app.config.generation, template.stops())?;
+    let logprobs = match (asked.logprobs == Some(true), asked.top_logprobs) {
+        (true, top) => Some(top.unwrap_or(0)),
+        (false, None) => None,
+        (false, Some(top)) => {
+            let message = format!("top_logprobs = {top} needs logprobs = true");
+            return Err(ApiError::field("top_logprobs", message));
+        }
+    };
+    let follows = match &start {
+        Start::Fresh => false,
+        Start::Session(id) | Start::Fork(id) => engine.session(id).await?.position > 0,
+    };
+    let messages: Vec<Message> = asked
+        .messages
+        .iter()
+        .map(|message| message.plain())
+        .collect();
+    let prompt = encode(engine, template.render(&messages, follows)?, !follows).await?;
+
+    let requests = (0..n as u64).map(|k| {
+        let mut sampling = sampling.clone();
+        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(k));
+        Ok(Request {
+            start: start.clone(),
+            prompt: prompt.clone(),
+            sampling,
+            max_tokens: asked.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+            logprobs,
+            echo: false,
+            idempotency_key: idempotency_key(&headers)?,
+            keep_partial: asked.keep_partial == Some(true),
+        })
+    });
+    let format = Chat {
+        id: answer_id("chatcmpl"),
+        created: now(),
+        engine: engine.clone(),
+        model: app.config.model_name.clone(),
+        logprobs: logprobs.is_some(),
+        trims: template.is_plain(),
+    };
+    let texts = submit(engine, requests.collect::<Result<_, ApiError>>()?)?;
+    if asked.stream == Some(true) {
+        let with_usage = asked
+            .stream_options
+            .is_some_and(|o| o.include_usage == Some(true));
+        return stream(texts, format, with_usage, deadline).await;
+    }
+    let gathered = gather(texts, deadline).await?;
+    Ok(Json(format.whole(&gathered)).into_response())
+}
+
+/// Answers as chat.
+#[derive(Clone)]
+struct Chat {
+    id: String,
+    created: u64,
+    engine: EngineHandle,
+    model: String,
+    logprobs: bool,
+    /// Whether the space after the plain template's colon is still to be left out.
+    trims: bool,
+}
+
+impl Chat {
+    fn object(&self, kind: &str, choices: Vec<Value>) -> Value {
+        json!({
+            "id": self.id, "object": kind, "created": self.created,
+            "model": self.model, "choices": choices,
+        })
+    }
+
+    fn chunk(&self, index: usize, delta: Value, logprobs: Value, reason: Value) -> Value {
+        let choice = json!({
+            "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason,
+        });
+        self.object("chat.completion.chunk", vec![choice])
+    }
+
+    fn whole(&self, texts: &[Gathered]) -> Value {
+        let mut usage = UsageObject::default();
+        let choices = texts.iter().enumerate().map(|(index, text)| {
+            usage.add(&text.usage);
+            let all: String = text
+                .tokens
+                .iter()
+                .map(|token| token.text.as_str())
+                .collect();
+            let content = if self.trims { all.trim_start() } else { &all };
+            let logprobs = self.logprobs.then(|| {
+                let list = text.tokens.iter().map(|token| self.logprob(token));
+                json!({"content": list.collect::<Vec<_>>()})
+            });
+            json!({
+                "index": index,
+                "message": {"role": "assistant", "content": content, "refusal": null},
+                "logprobs": logprobs, "finish_reason": finish_word(text.reason),
+                "seed": text.usage.seed,
+            })
+        });
+        let mut object = self.object("chat.completion", choices.collect());
+        object["usage"] = json!(usage);
+        object
+    }
+
+    fn logprob(&self, token: &Token) -> Value {
+        let entry = |id: u32, logprob: f32| {
+            let text = shown(&self.engine, id);
+            json!({"token": text, "logprob": logprob, "bytes": text.as_bytes()})
+        };
+        let mut object = entry(token.id, token.logprob.unwrap_or(f32::MIN));
+        let top = token.top.iter().map(|&(id, logprob)| entry(id, logprob));
+        object["top_logprobs"] = top.collect();
+        object
+    }
+}
+
+impl Format for Chat {
+    fn begin(&self, index: usize) -> Option<Value> {
+        let delta = json!({"role": "assistant", "content": ""});
+        Some(self.chunk(index, delta, Value::Null, Value::Null))
+    }
+
+    fn token(&mut self, index: usize, token: &Token) -> Option<Value> {
+        let text = match self.trims {
+            true => token.text.trim_start(),
+            false => &token.text,
+        };
+        self.trims &= text.is_empty();
+        if text.is_empty() && !self.logprobs {
+            return None;
+        }
+        let logprobs = match self.logprobs {
+            true => json!({"content": [self.logprob(token)]}),
+            false => Value::Null,
+        };
+        Some(self.chunk(index, json!({"content": text}), logprobs, Value::Null))
+    }
+
+    fn echo(&mut self, _: usize, _: &Token) -> Option<Value> {
+        None
+    }
+
+    fn end(&self, index: usize, reason: FinishReason) -> Value {
+        self.chunk(index, json!({}), Value::Null, json!(finish_word(reason)))
+    }
+
+    fn usage(&self, usage: &UsageObject) -> Value {
+        let mut object = self.object("chat.completion.chunk", Vec::new());
+        object["usage"] = json!(usage);
+        object
+    }
+}
