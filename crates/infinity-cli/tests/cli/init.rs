@@ -16,7 +16,7 @@ fn a_new_folder_trains_from_the_program_alone() {
     let demo = dir.path().join("demo");
     let small = "--set model.hidden_size=16 --set model.num_hidden_layers=1 \
         --set model.num_attention_heads=2 --set data.stories.count=40 --set data.stories.validation=6 \
-        --set data.max_seq_length=32 --max-steps 3 --set eval.sample_tokens=4";
+        --set data.max_seq_length=32 --max-steps 3 --warmup-steps 1 --set eval.sample_tokens=4";
     let run = infinity(&demo, &format!("train infinity.toml {small}")).exits(0);
     assert!(
         run.out.contains("step 00003/3") || run.out.contains("final"),

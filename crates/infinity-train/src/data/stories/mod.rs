@@ -24,7 +24,7 @@ const CAST: usize = 5;
 const DEEPEST: usize = 8;
 
 section! {
-    /// `[data.stories]`: how much is told, for `data.source` = "stories". A story has about 750 characters.
+    /// `[data.stories]`: how much is told, for `data.source` = "stories". A story has about 480 characters.
     #[derive(Copy)]
     StoriesConfig {
         /// Stories to learn from.
