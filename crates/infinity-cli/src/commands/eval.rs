@@ -224,6 +224,8 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
         None => DataConfig {
             max_seq_length: 1,
             packing: Packing::Documents,
+            // How a run passes states on is refused beside other windows than its own.
+            initial_state: Default::default(),
             ..config.data.clone()
         },
     };

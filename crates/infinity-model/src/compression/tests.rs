@@ -1,3 +1,5 @@
+//! Codes, the bound and the expectation, on made memories and on texts as bad as they can be.
+
 use super::*;
 use burn::tensor::Distribution;
 use infinity_kernels::{Form, MemoryScanInputs, MemoryScanOutput, memory_scan};
