@@ -6,6 +6,10 @@
 use std::ops::RangeInclusive;
 
 use clap::{Args, ColorChoice, Command};
+use infinity_model::InfinityModel;
+use infinity_model::compression::{Compression, Width};
+
+use crate::terminal::errors;
 
 /// Flags of every verb.
 #[derive(Debug, Args)]
@@ -34,6 +38,57 @@ pub(crate) struct Global {
     /// Colours in messages
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = GLOBAL)]
     pub(crate) color: ColorChoice,
+}
+
+/// Whether the memory is compressed while a text is read, for verbs that read one.
+#[derive(Debug, Default, Args)]
+pub(crate) struct MemoryFlags {
+    /// Compress the memory while reading: 8 or 4 bits a number, bf16, or off (default: as config.json
+    /// says)
+    #[arg(long, value_name = "BITS", value_parser = width)]
+    memory_compression: Option<Wanted>,
+    /// Tokens between two compressions of a row, a multiple of 64 (default: as config.json says, or
+    /// 128)
+    #[arg(long, value_name = "N", value_parser = count)]
+    memory_compression_frequency: Option<usize>,
+}
+
+/// A width, or off: not an option itself, which Clap takes for a flag without a value.
+#[derive(Clone, Copy, Debug)]
+struct Wanted(Option<Width>);
+
+fn width(text: &str) -> Result<Wanted, String> {
+    match text {
+        "off" => Ok(Wanted(None)),
+        text => text
+            .parse()
+            .map(|width| Wanted(Some(width)))
+            .map_err(|limit: String| format!("{limit}, or off")),
+    }
+}
+
+impl MemoryFlags {
+    /// `model` with its memory compressed as the flags say.
+    ///
+    /// # Errors
+    /// Its memory cannot be; or how often is given where it is not.
+    pub(crate) fn on(&self, model: InfinityModel) -> anyhow::Result<InfinityModel> {
+        let own = model.config().compression();
+        let every = model.config().memory_compression_frequency;
+        let width = match self.memory_compression {
+            Some(Wanted(asked)) => asked,
+            None => own.map(|own| own.width),
+        };
+        let every = self.memory_compression_frequency.unwrap_or(every);
+        if width.is_none() && self.memory_compression_frequency.is_some() {
+            return Err(errors::usage(
+                "--memory-compression-frequency: the memory is not compressed; give \
+                 --memory-compression 8",
+            ));
+        }
+        let compression = width.map(|width| Compression { width, every });
+        (model.with_compression(compression)).map_err(|error| errors::usage(error.to_string()))
+    }
 }
 
 /// Title of the global flags in the help.

@@ -76,8 +76,9 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Eval(args) => commands::eval::run(args, &global),
         Verb::Generate(args) => commands::generate::run(args, &global),
         Verb::Chat(args) => commands::chat::run(args, &global),
-        Verb::Serve(args) => commands::serve::run(args, &global),
         Verb::Stream(args) => commands::stream::run(args, &global),
+        #[cfg(feature = "serve")]
+        Verb::Serve(args) => commands::serve::run(*args, &global),
         Verb::State(verb) => commands::state::run(&verb, &global),
         Verb::Plot(args) => commands::plot::run(&args, &global),
         Verb::Tokenize(args) => commands::tokenize::run(args, &global),

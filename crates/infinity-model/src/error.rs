@@ -53,6 +53,16 @@ pub enum ConfigError {
         /// The setting that removes the need.
         instead: String,
     },
+    /// A number that is not a multiple of another one.
+    #[error("{key} = {value} is not a multiple of {of}, and at least that")]
+    NotAMultiple {
+        /// Path of the setting.
+        key: String,
+        /// What was given.
+        value: usize,
+        /// What it must be a multiple of.
+        of: usize,
+    },
     /// Two settings, each fine alone, that cannot stand together.
     #[error("{setting} does not go together with {other}: {why}")]
     Conflict {
@@ -251,7 +261,7 @@ pub enum StateProblem {
     #[error("not a state: {0}")]
     NotAState(String),
     /// A later program wrote it.
-    #[error("a state of format version {0}; this program reads version 1")]
+    #[error("a state of format version {0}; this program reads versions 1 and 2")]
     Version(String),
     /// It belongs to other weights or other settings.
     #[error("the state of another model ({found}); this one is {expected}")]
@@ -264,6 +274,17 @@ pub enum StateProblem {
     /// Its text was made of other tokens.
     #[error("the state of a text in the tokens of another tokenizer")]
     OtherTokenizer,
+    /// It has tokens to read again, by a model whose memory is compressed in another way.
+    #[error(
+        "kept while the memory was compressed to {found}, and this model's is {expected}: give \
+         --memory-compression and its frequency as they were"
+    )]
+    OtherCompression {
+        /// What the file says.
+        found: String,
+        /// What the model does.
+        expected: String,
+    },
     /// It has more or fewer layers than the model.
     #[error("a state of {found} layers, for a model of {expected}")]
     Layers {

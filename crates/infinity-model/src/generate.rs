@@ -11,22 +11,25 @@ use std::{fs, ops::ControlFlow, path::Path, time::Instant};
 
 use burn::prelude::*;
 use infinity_files::Fingerprint;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use crate::decoder::{Decoder, FinishReason, Past};
 pub use crate::generation_config::{DEFAULT_MAX_NEW_TOKENS, GenerationConfig};
 
+use crate::compression::{Compression, Width};
 use crate::error::{GenerateError, StateError, StateProblem};
 use crate::model::InfinityModel;
 use crate::sampler::Draws;
 use crate::state::ModelState;
-use crate::state_file::{Extra, Metadata, fingerprint};
+use crate::state_file::{Extra, Metadata, SavedSize, fingerprint};
 use crate::tokenizer::Tokenizer;
 
 /// Names in the header of a context's file.
 const RECENT_TOKENS: &str = "recent_tokens";
 const DRAWS: &str = "draws";
 const TOKENIZER: &str = "tokenizer";
+const SINCE: &str = "since";
 
 /// What identifies a tokenizer.
 fn hash(tokenizer: &Tokenizer) -> Option<String> {
@@ -92,15 +95,46 @@ pub struct Context {
     pub logits: Vec<f32>,
     /// Its last tokens and its draws.
     pub past: Past,
+    /// Where a memory that is compressed while it reads was last exactly what its codes say.
+    folded: Option<Folded>,
+}
+
+/// The last fold of a text, and what has been read since.
+#[derive(Clone, Debug)]
+struct Folded {
+    state: ModelState,
+    tokens: Vec<u32>,
+    /// How many tokens at once: other pieces give other bits.
+    pieces: Vec<usize>,
+}
+
+/// What a file in fewer bits says of the tokens since its fold.
+#[derive(Serialize, Deserialize)]
+struct Since {
+    compression: Compression,
+    tokens: Vec<u32>,
+    pieces: Vec<usize>,
 }
 
 impl Context {
     /// A text that has no tokens yet.
     pub fn new(model: &InfinityModel) -> Self {
+        let state = model.initial_state(1);
         Self {
-            state: model.initial_state(1),
+            folded: Folded::at(model, &state),
+            state,
             logits: Vec::new(),
             past: Past::default(),
+        }
+    }
+
+    /// A text that was read elsewhere: the state, the logits and the past after its last token.
+    pub fn after(state: ModelState, logits: Vec<f32>, past: Past) -> Self {
+        Self {
+            state,
+            logits,
+            past,
+            folded: None,
         }
     }
 
@@ -115,7 +149,36 @@ impl Context {
         model: &InfinityModel,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<(), StateError> {
-        self.save_noting(path, &Identity::of(model, tokenizer), &[])
+        self.save_in(path, model, tokenizer, None).map(drop)
+    }
+
+    /// [`save`](Self::save) with the memory in `width` bits a number, and its sizes.
+    ///
+    /// Where `model` compresses its memory while it reads, the file holds the codes of the last
+    /// compression and the tokens read since, which [`load`](Self::load) reads again: on a CPU, the
+    /// text goes on with the same bits. Else the memory is compressed for the file alone, and what is
+    /// loaded is not exact.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save), and if `model` compresses to another width.
+    pub fn save_in(
+        &self,
+        path: &Path,
+        model: &InfinityModel,
+        tokenizer: Option<&Tokenizer>,
+        width: Option<Width>,
+    ) -> Result<SavedSize, StateError> {
+        let write = || {
+            let identity = Identity::of(model, tokenizer);
+            let width = width.map(|width| (width, model.config().compression()));
+            let (bytes, memory) = self.to_bytes_in(&identity, &[], width)?;
+            infinity_files::write(path, &bytes).map_err(StateProblem::Write)?;
+            Ok(SavedSize::of(bytes.len(), memory))
+        };
+        write().map_err(|problem| StateError {
+            path: path.into(),
+            problem,
+        })
     }
 
     /// [`save`](Self::save) with further entries of the file's header, which
@@ -151,6 +214,18 @@ impl Context {
         identity: &Identity,
         further: &[(&str, String)],
     ) -> Result<Vec<u8>, StateProblem> {
+        let (bytes, _) = self.to_bytes_in(identity, further, None)?;
+        Ok(bytes)
+    }
+
+    /// The bytes, and those of the memory in them: exact, and as they are kept in the width that is
+    /// asked for by a model that compresses its memory so.
+    fn to_bytes_in(
+        &self,
+        identity: &Identity,
+        further: &[(&str, String)],
+        width: Option<(Width, Option<Compression>)>,
+    ) -> Result<(Vec<u8>, [usize; 2]), StateProblem> {
         let past = &self.past;
         let mut notes =
             Metadata::from([(RECENT_TOKENS.to_owned(), json!(past.recent).to_string())]);
@@ -164,13 +239,32 @@ impl Context {
                 .clone()
                 .map(|hash| (TOKENIZER.to_owned(), hash)),
         );
+        let mut state = &self.state;
+        if let Some((width, Some(compression))) = width {
+            if width != compression.width {
+                return Err(StateProblem::OtherCompression {
+                    found: format!("{width} bits"),
+                    expected: shown(Some(compression)),
+                });
+            }
+            if let Some(folded) = &self.folded {
+                state = &folded.state;
+                let since = Since {
+                    compression,
+                    tokens: folded.tokens.clone(),
+                    pieces: folded.pieces.clone(),
+                };
+                notes.insert(SINCE.to_owned(), json!(since).to_string());
+            }
+        }
+
         let further = further.iter().cloned();
         notes.extend(further.map(|(key, value)| (key.to_owned(), value)));
         let extra = Extra {
             logits: self.logits.clone(),
             notes,
         };
-        self.state.to_bytes_with(Some(&identity.model), &extra)
+        state.to_bytes_with(Some(&identity.model), &extra, width.map(|(width, _)| width))
     }
 
     /// Reads what [`save`](Self::save) wrote, or a state of one row that was saved alone.
@@ -224,20 +318,49 @@ impl Context {
             .map_err(|_| damaged("its last tokens cannot be read"))?;
         let draws: Option<Draws> =
             serde_json::from_str(note(DRAWS)).map_err(|_| damaged("its draws cannot be read"))?;
-        let position = state.position[0];
+        let since: Option<Since> = serde_json::from_str(note(SINCE))
+            .map_err(|_| damaged("the tokens since its last compression cannot be read"))?;
+        let own = model.config().compression();
+        if let Some(since) = &since
+            && Some(since.compression) != own
+        {
+            return Err(StateProblem::OtherCompression {
+                found: shown(Some(since.compression)),
+                expected: shown(own),
+            });
+        }
+        let fits = |since: &Since| since.fits(&state, vocab_size);
+        if !since.as_ref().is_none_or(fits) {
+            return Err(damaged("the tokens since its last compression do not fit"));
+        }
+        let read_since = since.as_ref().map_or(0, |since| since.tokens.len() as u64);
+        let position = state.position[0].wrapping_add(read_since);
         if draws.is_some_and(|draws| draws.count > position) {
             return Err(damaged("it has more draws than tokens"));
         }
         let known = |recent: &Vec<u32>| recent.iter().all(|&id| (id as usize) < vocab_size);
-        Ok(Self {
-            past: Past {
-                recent: recent.filter(known).unwrap_or_default(),
-                draws,
-                has_logits: !logits.is_empty(),
-            },
+        let past = Past {
+            recent: recent.filter(known).unwrap_or_default(),
+            draws,
+            has_logits: !logits.is_empty(),
+        };
+        let mut context = Self {
+            past: Past::default(),
+            folded: Folded::at(model, &state),
             state,
             logits,
-        })
+        };
+        if let Some(Since { tokens, pieces, .. }) = since {
+            let mut tokens = tokens.as_slice();
+            for piece in pieces {
+                let (now, rest) = tokens.split_at(piece);
+                let read = context.read(model, now);
+                read.map_err(|error| damaged(&error.to_string()))?;
+                tokens = rest;
+            }
+        }
+        context.past = past;
+        Ok(context)
     }
 
     /// Tokens of the text.
@@ -250,9 +373,20 @@ impl Context {
     /// # Errors
     /// [`GenerateError::Device`].
     pub fn read(&mut self, model: &InfinityModel, tokens: &[u32]) -> Result<&[f32], GenerateError> {
-        if tokens.is_empty() {
-            return Ok(&self.logits);
+        let mut rest = tokens;
+        while !rest.is_empty() {
+            let whole = rest.len();
+            let compression = model.config().compression();
+            let until = compression.map_or(whole, |c| c.until_fold(&self.state.position));
+            let (piece, later) = rest.split_at(until.min(whole));
+            self.read_piece(model, piece)?;
+            rest = later;
         }
+        Ok(&self.logits)
+    }
+
+    /// Reads tokens up to the next compression of the memory.
+    fn read_piece(&mut self, model: &InfinityModel, tokens: &[u32]) -> Result<(), GenerateError> {
         let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
         let data = TensorData::new(ids, [tokens.len()]);
         let ids = Tensor::<1, Int>::from_data(data, &model.device());
@@ -271,7 +405,51 @@ impl Context {
         self.state = state;
         self.past.recent.extend(tokens);
         self.past.has_logits = true;
-        Ok(&self.logits)
+        match Folded::at(model, &self.state) {
+            None => {
+                if let Some(folded) = &mut self.folded {
+                    folded.tokens.extend(tokens);
+                    folded.pieces.push(tokens.len());
+                }
+            }
+            folded => self.folded = folded,
+        }
+        Ok(())
+    }
+}
+
+impl Folded {
+    /// A text whose memory is just compressed, or empty; `None` if it stands between two compressions.
+    fn at(model: &InfinityModel, state: &ModelState) -> Option<Self> {
+        let compression = model.config().compression()?;
+        compression.folds(&state.position)[0].then(|| Self {
+            state: state.clone(),
+            tokens: Vec::new(),
+            pieces: Vec::new(),
+        })
+    }
+}
+
+impl Since {
+    /// Whether the tokens follow a fold, reach no other, and are known.
+    fn fits(&self, state: &ModelState, vocab_size: usize) -> bool {
+        let folded = self.compression.folds(&state.position)[0];
+        let pieces = self
+            .pieces
+            .iter()
+            .try_fold(0_usize, |sum, piece| sum.checked_add(*piece));
+        folded
+            && pieces == Some(self.tokens.len())
+            && self.tokens.len() < self.compression.every
+            && self.tokens.iter().all(|id| (*id as usize) < vocab_size)
+    }
+}
+
+/// How a memory is compressed, in words.
+fn shown(compression: Option<Compression>) -> String {
+    match compression {
+        Some(Compression { width, every }) => format!("{width} bits every {every} tokens"),
+        None => "exact".to_owned(),
     }
 }
 

@@ -12,7 +12,8 @@ use crate::state::{LayerState, ModelState, Stateful};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Gradients, Tensor};
 use infinity_kernels::rotary::{Rotary, RotaryDims};
-use infinity_kernels::{Form, in_pool};
+use infinity_kernels::{Form, MemoryScanInputs, in_pool};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What flows from layer to layer. What a configuration's residuals do not need is not there.
 ///
@@ -130,6 +131,21 @@ pub struct Pass {
     pub(crate) rotary: Rotary,
     pub(crate) form: Form,
     pub(crate) formats: Formats,
+    pub(crate) tap: Option<Tap>,
+}
+
+/// Where a memory leaves a copy of what it reads, for whoever looks at a layer from beside it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tap(Arc<Mutex<Option<MemoryScanInputs>>>);
+
+impl Tap {
+    pub(crate) fn put(&self, inputs: &MemoryScanInputs) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(inputs.clone());
+    }
+
+    pub(crate) fn take(&self) -> Option<MemoryScanInputs> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Pass {
@@ -149,7 +165,14 @@ impl Pass {
             rotary: Rotary::new(position, t, dims, device),
             form: Form::choose(t, device),
             formats: Formats::new(Precision::F32, device),
+            tap: None,
         }
+    }
+
+    /// The same pass with a place where memories leave what they read.
+    pub(crate) fn with_tap(self, tap: &Tap) -> Self {
+        let tap = Some(tap.clone());
+        Pass { tap, ..self }
     }
 
     /// The same pass in one form of `memory_scan`.

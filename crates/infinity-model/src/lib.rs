@@ -24,6 +24,8 @@
 //! - [`model`]: [`InfinityModel`], the network; [`state`]: what it remembers between calls;
 //!   [`state_file`]: the same as a file.
 //! - [`block`], [`mixer`]: its parts, which can be had alone; [`layer`]: what they have in common.
+//! - [`compression`]: that memory in fewer bits, with a bound on the error; [`certified`]: a text read
+//!   with that bound beside it.
 //! - [`gate_summary`]: what its gates do with a text.
 //! - [`precision`](mod@precision): which number format every kind of operation computes in.
 //! - [`tokenizer`], [`generation_config`], [`sampler`], [`decoder`], [`generate`](mod@generate): from
@@ -37,7 +39,9 @@
 #![forbid(unsafe_code)]
 
 pub mod block;
+pub mod certified;
 pub mod chat_template;
+pub mod compression;
 pub mod config;
 pub mod count;
 pub mod decoder;

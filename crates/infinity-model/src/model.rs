@@ -1,7 +1,9 @@
 //! The language model: embedding, blocks, norm, logits; state in, state out.
 
 use crate::block::{Block, norm};
+use crate::compression::Compression;
 use crate::config::ModelConfig;
+use crate::error::ConfigError;
 use crate::init::Init;
 use crate::layer::{Layer, Pass};
 use crate::precision::{Formats, Precision, PrecisionError};
@@ -115,6 +117,20 @@ impl InfinityModel {
         Ok(self)
     }
 
+    /// The same model with its memory compressed while it reads, for inference, or exact.
+    ///
+    /// # Errors
+    ///
+    /// If its memory cannot be compressed so; the message names the key.
+    pub fn with_compression(
+        mut self,
+        compression: Option<Compression>,
+    ) -> Result<Self, ConfigError> {
+        self.config = self.config.with_compression(compression);
+        self.config.validate()?;
+        Ok(self)
+    }
+
     /// What it computes in on its device.
     pub fn formats(&self) -> Formats {
         Formats::new(self.precision, &self.device())
@@ -184,8 +200,33 @@ impl InfinityModel {
         before: &mut dyn FnMut(usize),
     ) -> (Tensor<3>, ModelState) {
         let [b, t] = tokens.dims();
-        let state = state.into().unwrap_or_else(|| self.initial_state(b));
+        let mut state = state.into().unwrap_or_else(|| self.initial_state(b));
         assert_eq!(b, state.batch(), "one row of state for each row of tokens");
+        let Some(compression) = self.config.compression() else {
+            return self.piece(tokens, state, before);
+        };
+        assert!(
+            !self.device().is_autodiff(),
+            "`memory_compression` rounds the memory, which has no gradient: call `valid` first"
+        );
+        let (mut start, mut parts) = (0, Vec::new());
+        while start < t {
+            let len = compression.until_fold(&state.position).min(t - start);
+            let (hidden, next) = self.piece(tokens.clone().narrow(1, start, len), state, before);
+            (state, start) = (compression.fold(next), start + len);
+            parts.push(hidden);
+        }
+        (Tensor::cat(parts, 1), state)
+    }
+
+    /// Reads what is read in one pass.
+    fn piece(
+        &self,
+        tokens: Tensor<2, Int>,
+        state: ModelState,
+        before: &mut dyn FnMut(usize),
+    ) -> (Tensor<3>, ModelState) {
+        let [_, t] = tokens.dims();
         let pass = self.pass(&state.position, t);
         let position = state.position_after(t);
         before(0);

@@ -8,23 +8,36 @@
 //! logits                          [1, vocab_size] after the last token, where a text goes on
 //! ```
 //!
-//! The header's metadata hold the format's `version`, the number of `layers`, the fingerprint of the
+//! A file in fewer bits has, instead of the memory,
+//!
+//! ```text
+//! layers.0.codes                  [B, bytes] u8, as `compression` makes them
+//! layers.0.scales                 [B, H, S, ·] f16
+//! ```
+//!
+//! of version 2. The header's metadata hold the format's `version`, the number of `layers`, the fingerprint of the
 //! `model`, and a `checksum` of everything else. Files of training checkpoints from before version 1
 //! have `layers` alone.
 
+use crate::compression::{Compressed, Width, compress, decompress};
 use crate::config::ModelConfig;
 use crate::error::{StateError, StateProblem};
 use crate::state::{LayerState, ModelState, Stateful};
 use burn::module::{ModuleVisitor, Param};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData, f16};
 use infinity_files::Fingerprint;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
 const VERSION: &str = "1";
+/// The version of files in fewer bits.
+const COMPRESSED: &str = "2";
+/// Name of the header's entry with the [`Packing`] of a compressed file.
+const PACKING: &str = "compression";
 /// More layers than a configuration may have; a damaged number of them must not be believed.
 const MAX_LAYERS: usize = 1 << 16;
 
@@ -53,13 +66,37 @@ impl ModelState {
     ///
     /// If it has numbers of another format than f32, or if the file cannot be written.
     pub fn save(&self, path: &Path, model: &impl Stateful) -> Result<(), StateError> {
+        self.save_in(path, model, None).map(drop)
+    }
+
+    /// [`save`](Self::save) with the memory in `width` bits a number: what is loaded is not exact.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn save_compressed(
+        &self,
+        path: &Path,
+        model: &impl Stateful,
+        width: Width,
+    ) -> Result<SavedSize, StateError> {
+        self.save_in(path, model, Some(width))
+    }
+
+    fn save_in(
+        &self,
+        path: &Path,
+        model: &impl Stateful,
+        width: Option<Width>,
+    ) -> Result<SavedSize, StateError> {
         let error = |problem| StateError {
             path: path.into(),
             problem,
         };
-        let bytes = self.to_bytes(Some(&fingerprint(model)));
-        infinity_files::write(path, &bytes.map_err(error)?)
-            .map_err(|source| error(StateProblem::Write(source)))
+        let made = self.to_bytes_with(Some(&fingerprint(model)), &Extra::default(), width);
+        let (bytes, memory) = made.map_err(error)?;
+        infinity_files::write(path, &bytes).map_err(|source| error(StateProblem::Write(source)))?;
+        Ok(SavedSize::of(bytes.len(), memory))
     }
 
     /// Reads a state of `model` onto its device.
@@ -96,16 +133,21 @@ impl ModelState {
     ///
     /// If the state has numbers of another format than f32.
     pub fn to_bytes(&self, model: Option<&str>) -> Result<Vec<u8>, StateProblem> {
-        self.to_bytes_with(model, &Extra::default())
+        let (bytes, _) = self.to_bytes_with(model, &Extra::default(), None)?;
+        Ok(bytes)
     }
 
-    /// [`to_bytes`](Self::to_bytes) with what goes on from the state.
+    /// [`to_bytes`](Self::to_bytes) with what goes on from the state; and the bytes of all memories:
+    /// exact, and as they are kept.
     pub(crate) fn to_bytes_with(
         &self,
         model: Option<&str>,
         extra: &Extra,
-    ) -> Result<Vec<u8>, StateProblem> {
+        width: Option<Width>,
+    ) -> Result<(Vec<u8>, [usize; 2]), StateProblem> {
         let mut tensors: Vec<(String, TensorData)> = Vec::new();
+        let mut packed: Vec<(usize, Compressed)> = Vec::new();
+        let mut memories = [0, 0];
         if !extra.logits.is_empty() {
             let logits = TensorData::new(extra.logits.clone(), [1, extra.logits.len()]);
             tensors.push((LOGITS.to_owned(), logits));
@@ -114,7 +156,19 @@ impl ModelState {
             let mut add = |name: &str, data| tensors.push((format!("layers.{i}.{name}"), data));
             match layer {
                 LayerState::Infinity { memory, tails } => {
-                    add("memory", memory.to_data());
+                    let exact = 4 * memory.shape().num_elements();
+                    let small = width.map(|width| compress(memory, width));
+                    memories[0] += exact;
+                    memories[1] += small.as_ref().map_or(exact, Compressed::bytes);
+                    match small {
+                        None => add("memory", memory.to_data()),
+                        Some(small) if small.norm.iter().all(|norm| norm.is_finite()) => {
+                            packed.push((i, small));
+                        }
+                        Some(_) => {
+                            return Err(StateProblem::NotFinite(format!("layers.{i}.memory")));
+                        }
+                    }
                     for (j, tail) in tails.iter().enumerate() {
                         add(&format!("tails.{j}"), tail.to_data());
                     }
@@ -145,16 +199,40 @@ impl ModelState {
             let shape = data.shape().to_vec();
             views.insert(name.clone(), view(Dtype::F32, shape, data.as_bytes())?);
         }
+        let scales: Vec<Vec<u8>> = (packed.iter())
+            .map(|(_, small)| small.scales.iter().flat_map(|s| s.to_le_bytes()).collect())
+            .collect();
+        for ((i, small), scales) in packed.iter().zip(&scales) {
+            let [b, h, s, ..] = small.shape;
+            let (codes, each) = (small.codes.len() / b, small.scales.len() / (b * h * s));
+            let codes = view(Dtype::U8, vec![b, codes], &small.codes)?;
+            views.insert(format!("layers.{i}.codes"), codes);
+            let scales = view(Dtype::F16, vec![b, h, s, each], scales)?;
+            views.insert(format!("layers.{i}.scales"), scales);
+        }
+        let version = if width.is_some() { COMPRESSED } else { VERSION };
         let mut metadata = Metadata::from([
-            ("version".to_owned(), VERSION.to_owned()),
+            ("version".to_owned(), version.to_owned()),
             ("layers".to_owned(), self.layers.len().to_string()),
         ]);
+        if let Some((_, small)) = packed.first() {
+            let packing = Packing {
+                bits: small.width,
+                head: [small.shape[3], small.shape[4]],
+                relative_error: (packed.iter())
+                    .map(|(_, small)| small.relative_error())
+                    .fold(0.0, f64::max),
+            };
+            let text = serde_json::to_string(&packing).unwrap_or_default();
+            metadata.insert(PACKING.to_owned(), text);
+        }
         metadata.extend(extra.notes.clone());
         metadata.extend(model.map(|model| ("model".to_owned(), model.to_owned())));
         let sum = checksum(&metadata, &views);
         metadata.insert("checksum".to_owned(), sum);
         let header: HashMap<String, String> = metadata.into_iter().collect();
-        safetensors::serialize(views, Some(header)).map_err(damaged)
+        let bytes = safetensors::serialize(views, Some(header)).map_err(damaged)?;
+        Ok((bytes, memories))
     }
 
     /// The state in the bytes of a state file, on `device`, whatever model it belongs to and however
@@ -211,14 +289,18 @@ pub fn fingerprint(model: &impl Stateful) -> String {
     weights.1.hex()
 }
 
-/// The keys that decide what a model computes and are not at their defaults, which never change.
+/// The keys that decide what a model computes and are not at their first values, which never change.
+/// How the memory is compressed is none of them: a state may be read on with or without.
 fn computing_settings(config: &ModelConfig) -> Vec<(String, String)> {
-    let default = ModelConfig::default();
+    let default = ModelConfig::first();
     let computing = ModelConfig {
         hidden_dropout_prob: default.hidden_dropout_prob,
         attention_probs_dropout_prob: default.attention_probs_dropout_prob,
         max_position_embeddings: default.max_position_embeddings,
         max_half_life: None,
+        memory_compression: default.memory_compression,
+        memory_compression_frequency: default.memory_compression_frequency,
+        memory_compression_ratio: default.memory_compression_ratio,
         gate_init_bias: default.gate_init_bias,
         initializer_range: default.initializer_range,
         bos_token_id: None,
@@ -248,6 +330,35 @@ fn checksum(metadata: &Metadata, tensors: &BTreeMap<String, TensorView<'_>>) -> 
         hash.field(name).field(kind).field(view.data());
     }
     hash.hex()
+}
+
+/// Bytes of a saved state: exact, and as it was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedSize {
+    /// The memory's tensors.
+    pub memory: [usize; 2],
+    /// The whole file.
+    pub file: [usize; 2],
+}
+
+impl SavedSize {
+    /// Of a file of so many bytes.
+    pub(crate) fn of(file: usize, memory: [usize; 2]) -> Self {
+        SavedSize {
+            memory,
+            file: [file + memory[0] - memory[1], file],
+        }
+    }
+}
+
+/// How the memories of a file in fewer bits are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Packing {
+    bits: Width,
+    /// `[K, V]`; the codes alone do not say it.
+    head: [usize; 2],
+    /// The largest error of a layer's memory as a part of it.
+    relative_error: f64,
 }
 
 /// What a text goes on with from its state, and which text that is.
@@ -283,8 +394,9 @@ impl Saved {
                 return Err(not_a_state("no version in its header"));
             }
             None => {}
-            Some(VERSION) if metadata.get("checksum") == Some(&checksum(&metadata, &tensors)) => {}
-            Some(VERSION) => return Err(StateProblem::Changed),
+            Some(VERSION | COMPRESSED)
+                if metadata.get("checksum") == Some(&checksum(&metadata, &tensors)) => {}
+            Some(VERSION | COMPRESSED) => return Err(StateProblem::Changed),
             Some(other) => return Err(StateProblem::Version(other.to_owned())),
         }
         let layers = metadata.get("layers").and_then(|n| n.parse().ok());
@@ -300,9 +412,13 @@ impl Saved {
         let position: Vec<u64> = rows
             .map(|row| u64::from_le_bytes(row.try_into().expect("eight bytes")))
             .collect();
+        let packing = metadata.get(PACKING).map(|text| serde_json::from_str(text));
         let reader = Reader {
             tensors: &tensors,
             rows: position.len(),
+            packing: packing
+                .transpose()
+                .map_err(|_| not_a_state("how its memory is packed cannot be read"))?,
             device,
         };
         let layers: Result<Vec<_>, _> = (0..layers).map(|i| reader.layer(i)).collect();
@@ -401,12 +517,17 @@ fn unreadable(error: SafeTensorError) -> StateProblem {
 struct Reader<'a> {
     tensors: &'a BTreeMap<String, TensorView<'a>>,
     rows: usize,
+    packing: Option<Packing>,
     device: &'a Device,
 }
 
 impl Reader<'_> {
     fn layer(&self, i: usize) -> Result<LayerState, StateProblem> {
-        if let Some(memory) = self.tensor(&format!("layers.{i}.memory"))? {
+        let memory = match self.tensor(&format!("layers.{i}.memory"))? {
+            None => self.packed(i)?,
+            memory => memory,
+        };
+        if let Some(memory) = memory {
             let mut tails = Vec::new();
             while let Some(tail) = self.tensor(&format!("layers.{i}.tails.{}", tails.len()))? {
                 tails.push(tail);
@@ -417,6 +538,50 @@ impl Reader<'_> {
         let values = self.tensor(&format!("layers.{i}.values"))?;
         let cache = keys.zip(values);
         Ok(LayerState::Softmax { cache })
+    }
+
+    /// The memory that was kept in fewer bits, if it was.
+    fn packed(&self, i: usize) -> Result<Option<Tensor<5>>, StateProblem> {
+        let [codes, scales] =
+            ["codes", "scales"].map(|name| self.tensors.get(&format!("layers.{i}.{name}")));
+        let (Some(codes), Some(scales), Some(packing)) = (codes, scales, self.packing) else {
+            return Ok(None);
+        };
+        let Packing { bits, head, .. } = packing;
+        let wrong = || StateProblem::NotAState(format!("the codes of layer {i} do not fit"));
+        let &[b, h, s, each] = scales.shape() else {
+            return Err(wrong());
+        };
+        let numbers = head[0]
+            .checked_mul(head[1])
+            .filter(|n| *n > 0)
+            .ok_or_else(wrong)?;
+        let per_row = h
+            .checked_mul(s)
+            .and_then(|states| states.checked_mul(bits.code_bytes(numbers)));
+        let fits = codes.dtype() == Dtype::U8
+            && scales.dtype() == Dtype::F16
+            && b == self.rows
+            && each == bits.scales(numbers)
+            && per_row.is_some_and(|bytes| codes.shape() == [b, bytes]);
+        if !fits {
+            return Err(wrong());
+        }
+        let halves = scales.data().chunks_exact(2);
+        let compressed = Compressed {
+            shape: [b, h, s, head[0], head[1]],
+            width: bits,
+            codes: codes.data().to_vec(),
+            scales: halves
+                .map(|pair| f16::from_le_bytes([pair[0], pair[1]]))
+                .collect(),
+            rounding: Vec::new(),
+            norm: Vec::new(),
+        };
+        if !compressed.scales.iter().all(|scale| scale.is_finite()) {
+            return Err(StateProblem::NotFinite(format!("layers.{i}.scales")));
+        }
+        Ok(Some(decompress(&compressed, self.device)))
     }
 
     /// The tensor of that name, if there is one.
@@ -596,10 +761,92 @@ mod tests {
         assert_eq!(changed(config.clone().with_eos_token_id(Some(1))), name);
         assert_eq!(changed(config.clone().with_hidden_dropout_prob(0.1)), name);
         assert_eq!(changed(config.resolved()), name);
+        assert_eq!(changed(config.clone().with_memory_compression(true)), name);
         assert_ne!(changed(config.clone().with_rotary_fraction(1.0)), name);
         assert_ne!(fingerprint(&self::model(Mixer::Infinity, 1)), name);
         let training = config.init(&Device::flex().autodiff());
         assert_eq!(fingerprint(&training), name);
+    }
+
+    #[test]
+    fn a_state_in_fewer_bits_is_smaller_and_refused_where_it_is_damaged() {
+        let config = ModelConfig {
+            num_attention_heads: 2,
+            hidden_size: 64,
+            ..ModelConfig::new(5)
+        };
+        let model = config.init(&Device::flex());
+        let (_, state) = model.forward(tokens([[0, 1, 2], [3, 4, 0]]), None);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.state");
+        for (width, ratio) in [(Width::Eight, 3.7), (Width::Four, 7.0)] {
+            let size = state.save_compressed(&path, &model, width).unwrap();
+            let [exact, kept] = size.memory;
+            assert!(exact as f64 / kept as f64 >= ratio);
+            let whole = fs::read(&path).unwrap();
+            assert_eq!(whole.len(), size.file[1]);
+            let exactly = state.to_bytes(Some(&fingerprint(&model))).unwrap().len();
+            assert!(size.file[0].abs_diff(exactly) < 2000, "{size:?} {exactly}");
+            let loaded = ModelState::load(&path, &model).unwrap();
+            assert_eq!(loaded.position, state.position);
+            assert!(tensors_of(&loaded) != tensors_of(&state), "it is rounded");
+            // Kept again, it is the same.
+            loaded.save_compressed(&path, &model, width).unwrap();
+            let again = ModelState::load(&path, &model).unwrap();
+            assert!(tensors_of(&again) == tensors_of(&loaded));
+            let mut changed = whole.clone();
+            *changed.last_mut().unwrap() ^= 1;
+            assert!(refused(&changed, &model).contains("changed"));
+            assert!(refused(&whole[..whole.len() - 9], &model).contains("cut short"));
+            let other = config.init_seeded(1, &Device::flex());
+            assert!(refused(&whole, &other).contains("another model"));
+        }
+        let mut lost = state;
+        if let LayerState::Infinity { memory, .. } = &mut lost.layers[1] {
+            *memory = memory.clone() * f32::INFINITY;
+        }
+        let error = lost
+            .save_compressed(&path, &model, Width::Eight)
+            .unwrap_err();
+        assert!(error.to_string().contains("layers.1.memory"), "{error}");
+    }
+
+    /// Whoever makes a file with a checksum that fits can say anything about its sizes.
+    #[test]
+    fn packed_sizes_that_do_not_fit_are_refused() {
+        let (_, state) = used(Mixer::Infinity);
+        let (bytes, _) = state
+            .to_bytes_with(None, &Extra::default(), Some(Width::Four))
+            .unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        for (packing, fine) in [
+            (r#"{"bits":"4","head":[4,4],"relative_error":0.1}"#, true),
+            (r#"{"bits":"8","head":[4,4],"relative_error":0.1}"#, false),
+            (r#"{"bits":"4","head":[4,5],"relative_error":0.1}"#, false),
+            (r#"{"bits":"4","head":[0,4],"relative_error":0.1}"#, false),
+            (
+                r#"{"bits":"bf16","head":[4,4],"relative_error":0.1}"#,
+                false,
+            ),
+            (
+                r#"{"bits":"4","head":[4294967296,4294967296],"relative_error":0}"#,
+                false,
+            ),
+            (r#"{"bits":"5"}"#, false),
+        ] {
+            let views: BTreeMap<_, _> = file.tensors().into_iter().collect();
+            let mut metadata = Metadata::from([
+                ("version".to_owned(), COMPRESSED.to_owned()),
+                ("layers".to_owned(), "2".to_owned()),
+                (PACKING.to_owned(), packing.to_owned()),
+            ]);
+            let sum = checksum(&metadata, &views);
+            metadata.insert("checksum".to_owned(), sum);
+            let header = metadata.into_iter().collect();
+            let made = safetensors::serialize(views, Some(header)).unwrap();
+            let read = ModelState::from_bytes(&made, &Device::flex());
+            assert_eq!(read.is_ok(), fine, "{packing}");
+        }
     }
 
     /// Before version 1 there was neither a version nor a checksum.

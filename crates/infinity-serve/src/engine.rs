@@ -495,11 +495,7 @@ impl State {
                 };
                 let (cached, state) = found.unwrap_or_else(|| (0, self.model.initial_state(1)));
                 self.shared.metrics.cached_tokens.add(cached as u64);
-                let context = Context {
-                    state,
-                    logits: Vec::new(),
-                    past: Past::default(),
-                };
+                let context = Context::after(state, Vec::new(), Past::default());
                 return self.begin(waiting, context, cached);
             }
             Start::Session(id) => (id.clone(), true),

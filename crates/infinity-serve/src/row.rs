@@ -75,6 +75,7 @@ impl Row {
             state,
             logits,
             past,
+            ..
         } = context;
         let before = state.position[0] - cached as u64;
         let tokenizer = Some(&shared.tokenizer);
@@ -280,11 +281,11 @@ impl Row {
             has_logits: !self.logits.is_empty(),
         };
         past.keep_recent(&self.request.sampling);
-        Some(Context {
-            state: self.state.take()?.compact(),
-            logits: std::mem::take(&mut self.logits),
-            past,
-        })
+        let (state, logits) = (
+            self.state.take()?.compact(),
+            std::mem::take(&mut self.logits),
+        );
+        Some(Context::after(state, logits, past))
     }
 
     /// What it took.

@@ -91,13 +91,15 @@ const LENGTH_KEYS: [&str; 3] = ["max_steps", "max_tokens", "num_train_epochs"];
 fn unchanged(state: &TrainerState, config: &RunConfig) -> Result<(), CheckpointError> {
     let parse = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
     // A key that an earlier version did not have meant what its default means.
-    let was = RunConfig::from_toml(&state.config).map(|was| was.to_toml());
+    let was = RunConfig::from_record(&state.config).map(|was| was.to_toml());
     let was = parse(was.as_deref().unwrap_or(&state.config));
     let now = parse(&config.to_toml());
-    let any_length = matches!(
+    let any_rate = matches!(
         config.lr_scheduler.kind,
         LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup
     );
+    // Where the last part of a run is another one, its length decides what that is.
+    let any_length = any_rate && config.data.initial_state.last_fraction == 0.0;
     let of_run = |table: &toml::Table, key| table.get("run").and_then(|run| run.get(key)).cloned();
     let pair = |key| (format!("run.{key}"), of_run(&was, key), of_run(&now, key));
     let mut pairs: Vec<_> = FIXED_RUN_KEYS.map(pair).to_vec();

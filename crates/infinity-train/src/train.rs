@@ -260,9 +260,18 @@ impl Run {
             .map(|all| all.saturating_sub(self.state.micro_step));
         let n = left.map_or(accumulated, |left| accumulated.min(left.max(1)));
         // All of the step's data before anything changes: a run without data can still be saved.
-        let hosts = (0..n)
+        let mut hosts = (0..n)
             .map(|_| self.next_batch())
             .collect::<Result<Vec<_>, _>>()?;
+        let states = self.config.data.initial_state;
+        let first = states.first_passing(self.total_steps);
+        if self.state.step >= first {
+            let seeds = (self.state.micro_step..).map(|n| self.config.run.seed ^ n);
+            hosts
+                .iter_mut()
+                .zip(seeds)
+                .for_each(|(host, seed)| host.pass(seed));
+        }
         let loss_scale = self.state.loss_scale.map_or(1.0, |scale| scale.scale);
         let targets: usize = hosts.iter().map(|host| host.valid).sum();
         let tokens: usize = hosts.iter().map(|host| host.rows * host.len).sum();
@@ -270,7 +279,9 @@ impl Run {
             hosts,
             scale: loss_scale / targets.max(1) as f64,
             seed: self.config.run.seed.wrapping_add(self.state.micro_step),
-            stateful: self.config.data.stateful,
+            // The step before the first that starts from states has to leave them.
+            stateful: self.config.data.stateful
+                || (states.last_fraction > 0.0 && self.state.step + 1 >= first),
         };
         let learned = self.ranks.learn(&self.trainee, work, &mut self.stream);
         let Learned {

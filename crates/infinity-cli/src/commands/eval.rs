@@ -2,6 +2,9 @@
 //! the loss along one long text, bin by bin, with all of it behind every token and with a limited
 //! context behind the same tokens.
 
+#[path = "eval_compression.rs"]
+mod compression;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,7 +20,7 @@ use infinity_train::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate
 use serde_json::{Value, json};
 
 use super::eval_task;
-use crate::args::{Global, count, whole};
+use crate::args::{Global, MemoryFlags, count, whole};
 use crate::device;
 use crate::model_dir::{self, Found};
 use crate::terminal::{self, errors, progress, signals};
@@ -56,6 +59,8 @@ pub(crate) struct EvalArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) memory: MemoryFlags,
+    #[command(flatten)]
     pub(crate) stream: StreamArgs,
     #[command(flatten)]
     pub(crate) task: eval_task::TaskArgs,
@@ -80,7 +85,9 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
         model, tokenizer, ..
     } = found.load(&chosen.device, quiet)?;
     let precision = args.precision.unwrap_or(config.run.precision);
-    let model = model_dir::in_precision(model, precision, quiet)?;
+    let model = args
+        .memory
+        .on(model_dir::in_precision(model, precision, quiet)?)?;
     let made = args.task.task.is_some_and(|task| task.source().is_some());
     let text = (!made).then(|| text(&args, &config, global)).transpose()?;
     if args.task.task.is_some() {
@@ -358,6 +365,7 @@ fn run_stream(
     } else {
         print_stream(run, &options, &report)?;
     }
+    compression::check(&report)?;
     Ok(errors::OK)
 }
 
@@ -387,7 +395,7 @@ fn to_json(run: &Stream<'_>, options: &StreamOptions, report: &StreamReport) -> 
         });
         json!({
             "from": bin.positions.start, "to": bin.positions.end, "loss": bin.loss,
-            "compared": compared,
+            "exact": bin.exact, "compared": compared,
         })
     });
     json!({
@@ -396,6 +404,7 @@ fn to_json(run: &Stream<'_>, options: &StreamOptions, report: &StreamReport) -> 
         "parameters": ParameterCount::of(model).total(),
         "state_bytes": state_bytes(model, 1, report.tokens),
         "device": run.device, "seconds": report.seconds,
+        "compression": report.compression.as_ref().map(|cost| compression::to_json(model, cost)),
         "bins": bins.collect::<Vec<_>>(),
     })
 }
@@ -421,6 +430,9 @@ fn print_stream(
     ))?;
     for bin in &report.bins {
         terminal::line(&row(bin))?;
+    }
+    if let Some(cost) = &report.compression {
+        compression::print(run.model.config(), cost)?;
     }
     Ok(())
 }

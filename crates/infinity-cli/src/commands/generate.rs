@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::Args;
+use infinity_model::compression::Width;
 use infinity_model::generate::{Context, FinishReason, Generation, generate_from};
+use infinity_model::state_file::SavedSize;
 use infinity_model::{GenerationConfig, InfinityModel, Precision, Pretrained, Tokenizer};
 use serde_json::{Value, json};
 
 use super::sampling::{LimitFlags, SamplingFlags};
-use crate::args::{Global, whole};
+use crate::args::{Global, MemoryFlags, whole};
 use crate::terminal::{self, errors, signals};
 use crate::{device, model_dir};
 
@@ -47,6 +49,11 @@ pub(crate) struct GenerateArgs {
     /// Keep what the model remembers here, to go on with later; after Ctrl-C too
     #[arg(long, value_name = "FILE", conflicts_with = "num_samples")]
     state_out: Option<PathBuf>,
+    /// Keep it in 8 or 4 bits a number instead of exactly
+    #[arg(long, value_name = "BITS", requires = "state_out", value_parser = bits)]
+    compress: Option<Width>,
+    #[command(flatten)]
+    memory: MemoryFlags,
     /// Show the text when it is finished, not token by token
     #[arg(long)]
     no_stream: bool,
@@ -73,6 +80,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
         ..
     } = found.load(&chosen.device, global.quiet)?;
     let model = model_dir::in_precision(model, args.precision, global.quiet)?;
+    let model = args.memory.on(model)?;
     let tokenizer = model_dir::needed(tokenizer, &args.model)?;
     let (config, unused) = args
         .sampling
@@ -108,7 +116,10 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
         };
         let (made, context) = show.generate(&model, &tokenizer, start.clone(), &config)?;
         if let Some(path) = &args.state_out {
-            context.save(path, &model, Some(&tokenizer))?;
+            let size = context.save_in(path, &model, Some(&tokenizer), args.compress)?;
+            if let (Some(bits), false) = (args.compress, global.quiet) {
+                terminal::note(&kept(bits, size));
+            }
         }
         if !global.quiet && !args.json {
             terminal::note(&closing_line(&made, &chosen.name, config.is_greedy()));
@@ -123,6 +134,28 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
         }
     }
     Ok(errors::OK)
+}
+
+/// The widths of a file.
+fn bits(text: &str) -> Result<Width, String> {
+    match text.parse() {
+        Ok(width @ (Width::Four | Width::Eight)) => Ok(width),
+        _ => Err("it must be 8 or 4".to_owned()),
+    }
+}
+
+/// What was kept, and what it would be exactly.
+fn kept(bits: Width, size: SavedSize) -> String {
+    let ratio = |[exact, kept]: [usize; 2]| exact as f64 / kept as f64;
+    format!(
+        "kept in {bits} bits: memory {} in {} ({:.2} times), file {} in {} ({:.2} times)",
+        terminal::bytes(size.memory[0] as u64),
+        terminal::bytes(size.memory[1] as u64),
+        ratio(size.memory),
+        terminal::bytes(size.file[0] as u64),
+        terminal::bytes(size.file[1] as u64),
+        ratio(size.file),
+    )
 }
 
 /// How one continuation is shown.

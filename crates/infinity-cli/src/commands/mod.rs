@@ -12,6 +12,7 @@ pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod plot;
 mod sampling;
+#[cfg(feature = "serve")]
 pub(crate) mod serve;
 pub(crate) mod state;
 pub(crate) mod stream;
@@ -54,10 +55,11 @@ pub(crate) enum Verb {
     Generate(generate::GenerateArgs),
     /// Talk with a model
     Chat(chat::ChatArgs),
-    /// Serve a model over HTTP: OpenAI's interface, sessions that are kept, and a page
-    Serve(serve::ServeArgs),
     /// Read a text without end, keep what is remembered, and say how surprising it is
     Stream(stream::StreamArgs),
+    /// Answer over HTTP as OpenAI's server does, with sessions that are kept
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::ServeArgs>),
     /// Look into what `generate --state-out` kept
     #[command(subcommand)]
     State(state::StateVerb),

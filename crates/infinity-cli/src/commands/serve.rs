@@ -1,9 +1,9 @@
-//! `infinity serve MODEL`: the model over HTTP, with sessions that are kept and a page to use it.
+//! `infinity serve MODEL`: the model over HTTP, with sessions that are kept.
 //!
-//! The address is taken before the model is loaded, so that a port that is in use is told at once; until
-//! the model is there, requests are answered with 503.
+//! It listens before the model is loaded, and says so until then. The first Ctrl-C lets answers finish
+//! and saves sessions, the second ends the program.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,121 +12,97 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use infinity_model::{ChatTemplate, GenerationConfig, Precision, Pretrained};
-use infinity_serve::{Engine, EngineConfig, EngineHandle, Served, ServerConfig, router};
-use tokio::net::TcpListener;
+use infinity_serve::{Engine, EngineConfig, Served, ServerConfig};
 
 use crate::args::{Global, whole};
+use crate::device;
+use crate::model_dir::{self, Found};
 use crate::terminal::{self, errors, signals};
-use crate::{device, model_dir};
 
-/// How often a wish to stop is looked for.
+/// Settings of generation beside a model.
+const GENERATION: &str = "generation_config.json";
+
+/// How often the server looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Which model, where, and for whom.
+/// Which model, for whom, and how much of it.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// Address to listen on; anything but this machine's own needs --api-key
+    /// Address to listen on; others than this machine's own take --api-key
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: IpAddr,
-    /// Port; 0 takes a free one
-    #[arg(short = 'P', long, value_name = "PORT", default_value_t = 8080)]
+    /// Port to listen on; 0 takes a free one
+    #[arg(short, long, value_name = "N", default_value_t = 8080)]
     port: u16,
-    /// Key that requests must have [env: INFINITY_API_KEY]
-    #[arg(long, value_name = "KEY", env = "INFINITY_API_KEY", hide_env = true)]
+    /// Key that requests have to show
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "INFINITY_API_KEY",
+        hide_env_values = true
+    )]
     api_key: Option<String>,
-    /// Names of this server that requests may use in their Host header (repeatable; default: those
-    /// of this machine, or any with a key and another address)
-    #[arg(long, value_name = "NAME")]
-    allow_host: Vec<String>,
-    /// Name of the model in requests (default: its directory's)
+    /// Name of the model in requests and answers (default: its directory's)
     #[arg(long, value_name = "NAME")]
     model_name: Option<String>,
-    /// Where sessions are kept (default: in memory, until the server ends)
+    /// Folder that sessions are kept in; without it they end with the server
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Sessions there may be
-    #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_sessions as u64)]
-    #[arg(value_parser = whole::<u64>(1..=1 << 32))]
-    max_sessions: u64,
-    /// Texts that are read and continued at once
-    #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_rows as u64)]
-    #[arg(value_parser = whole::<u64>(1..=1024))]
-    max_rows: u64,
-    /// Seconds that answers have to finish when the server is stopped
-    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    /// Most sessions
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(value_parser = whole::<usize>(1..=u64::MAX))]
+    max_sessions: usize,
+    /// Most texts that are continued at once; the others wait
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(value_parser = whole::<usize>(1..=4096))]
+    max_rows: usize,
+    /// Most requests that wait
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(value_parser = whole::<usize>(1..=1 << 20))]
+    max_queue: usize,
+    /// Megabytes of states of beginnings of prompts that are kept; 0 = none
+    #[arg(long, value_name = "MB", default_value_t = 256)]
+    #[arg(value_parser = whole::<usize>(0..=1 << 20))]
+    prefix_cache: usize,
+    /// Seconds that answers have to finish after the first Ctrl-C
+    #[arg(long, value_name = "S", default_value_t = 10)]
     grace: u64,
     /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
     #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
     precision: Precision,
 }
 
-/// Serves until Ctrl-C or SIGTERM.
+/// Serves until Ctrl-C.
 pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
     let found = model_dir::find(&args.model)?;
-    let tokenizer = found.tokenizer()?;
-    let directory = tokenizer.parent().unwrap_or(&args.model);
-    let mut config = ServerConfig {
-        model_name: args
-            .model_name
-            .clone()
-            .unwrap_or_else(|| name_of(&args.model)),
-        template: ChatTemplate::from_model_dir(directory)?,
-        generation: generation(directory)?,
-        api_key: args.api_key.clone().filter(|key| !key.is_empty()),
-        ..ServerConfig::default()
-    };
+    let config = server_config(&args, &found)?;
+    let name = config.model_name.clone();
     config.check_address(args.host).map_err(errors::usage)?;
-    match args.allow_host.is_empty() {
-        true if args.host.is_loopback() => {}
-        true => config.hosts = None,
-        false => config
-            .hosts
-            .iter_mut()
-            .for_each(|hosts| hosts.extend(args.allow_host.clone())),
-    }
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the server's threads")?;
-    let address = SocketAddr::new(args.host, args.port);
-    let listener = runtime
-        .block_on(TcpListener::bind(address))
-        .with_context(|| {
-            format!(
-                "cannot listen on {address}: is another server there? --port takes another port"
-            )
-        })?;
-    let address = listener.local_addr()?;
+    let (listener, address) = listen(args.host, args.port)?;
     let interrupt =
-        signals::listen("stopping: answers may finish, sessions are saved (again: now)")?;
-    if !global.quiet {
-        terminal::note(&format!("loading {}", args.model.display()));
-    }
+        signals::listen("stopping: answers finish, sessions are saved; again to stop now")?;
+    let asked = interrupt.asked;
 
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the server's threads")?;
     let served = Served::loading();
-    let early = runtime.spawn(infinity_serve::serve(
-        listener,
-        router(served.clone(), config),
-        stopped(
-            interrupt.asked.clone(),
-            served.clone(),
-            Duration::from_secs(args.grace),
-        ),
-    ));
-    served.ready(start(&args, &found, global)?);
-    interrupt.heeded.store(true, Ordering::SeqCst);
+    let router = infinity_serve::router(served.clone(), config);
+    let stop = until(Arc::clone(&asked));
+    let server = runtime.spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        infinity_serve::serve(listener, router, stop).await
+    });
     if !global.quiet {
-        terminal::note(&format!("http://{address}/ is ready; Ctrl-C stops it"));
+        terminal::note(&format!(
+            "loading {name}; http://{address} answers when it is there"
+        ));
     }
-    runtime.block_on(early)??;
-    Ok(errors::OK)
-}
-
-fn start(
-    args: &ServeArgs,
-    found: &model_dir::Found,
-    global: &Global,
-) -> anyhow::Result<EngineHandle> {
     let chosen = device::open(&device::wanted(global))?;
     let Pretrained {
         model, tokenizer, ..
@@ -138,41 +114,76 @@ fn start(
             args.model.display()
         )
     })?;
-    let limits = EngineConfig {
-        max_rows: args.max_rows as usize,
-        max_sessions: args.max_sessions as usize,
-        state_dir: args.state_dir.clone(),
+    let engine = EngineConfig {
+        max_rows: args.max_rows,
+        max_queue: args.max_queue,
+        max_sessions: args.max_sessions,
+        prefix_bytes: args.prefix_cache << 20,
+        state_dir: args.state_dir,
         ..EngineConfig::default()
     };
-    Ok(Engine::start(model, tokenizer, limits)?)
+    let engine = Engine::start(model, tokenizer, engine)?;
+    served.ready(engine.clone());
+    interrupt.heeded.store(true, Ordering::SeqCst);
+    if !global.quiet {
+        terminal::note(&format!("{name} on {}: http://{address}", chosen.name));
+    }
+    let grace = Duration::from_secs(args.grace);
+    runtime.block_on(async move {
+        until(asked).await;
+        engine.stop(grace).await;
+        server.await
+    })??;
+    Ok(errors::INTERRUPTED)
 }
 
-/// Ends when a signal has asked for it and the engine is on its way to stop.
-async fn stopped(asked: Arc<AtomicBool>, served: Served, grace: Duration) {
+async fn until(asked: Arc<AtomicBool>) {
     while !asked.load(Ordering::SeqCst) {
         tokio::time::sleep(LOOK).await;
     }
-    if let Some(engine) = served.engine() {
-        engine.stop(grace).await;
-    }
 }
 
-/// How the model's directory says that tokens are drawn.
-fn generation(directory: &Path) -> anyhow::Result<GenerationConfig> {
-    let path = directory.join("generation_config.json");
-    if !path.is_file() {
-        return Ok(GenerationConfig::default());
-    }
-    let text = std::fs::read_to_string(&path);
-    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-    GenerationConfig::from_json(&text).with_context(|| format!("in {}", path.display()))
+fn listen(host: IpAddr, port: u16) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind((host, port)).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => errors::usage(format!(
+            "port {port} of {host} is taken by another program: give another one with --port, or \
+             --port 0 for any that is free"
+        )),
+        _ => anyhow::Error::new(error).context(format!("cannot listen on port {port} of {host}")),
+    })?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
-/// A model's name: its directory's, or that of the run whose `final` it is.
-fn name_of(model: &Path) -> String {
-    let named = model.iter().rev().map(|part| part.to_string_lossy());
-    let mut named = named.filter(|part| part != model_dir::FINAL && part != "." && part != "/");
-    named
-        .next()
-        .map_or_else(|| "infinity".to_owned(), |name| name.into_owned())
+fn server_config(args: &ServeArgs, found: &Found) -> anyhow::Result<ServerConfig> {
+    let directory = match found {
+        Found::Directory(directory) => Some(directory.as_path()),
+        Found::Checkpoint(_) => None,
+    };
+    let named = |path: &Path| Some(path.file_name()?.to_string_lossy().into_owned());
+    let mut config = ServerConfig {
+        api_key: args.api_key.clone().filter(|key| !key.is_empty()),
+        ..ServerConfig::default()
+    };
+    config.model_name = args
+        .model_name
+        .clone()
+        .or_else(|| named(&args.model.canonicalize().ok()?))
+        .unwrap_or(config.model_name);
+    if let Some(directory) = directory {
+        config.template = ChatTemplate::from_model_dir(directory)?;
+        let path = directory.join(GENERATION);
+        if path.is_file() {
+            let text = std::fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            config.generation = GenerationConfig::from_json(&text)
+                .with_context(|| format!("in {}", path.display()))?;
+        }
+    }
+    if !args.host.is_loopback() {
+        // Whoever has the key may come by any name.
+        config.hosts = None;
+    }
+    Ok(config)
 }

@@ -14,7 +14,7 @@ use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, trai
 
 use super::config::ConfigFlags;
 use super::eval::{self, EvalArgs, StreamArgs};
-use crate::args::Global;
+use crate::args::{Global, MemoryFlags};
 use crate::device::Ranks;
 use crate::model_dir;
 use crate::terminal::{self, errors, progress, signals};
@@ -119,6 +119,7 @@ fn measure(config: &RunConfig, global: &Global) -> anyhow::Result<u8> {
         cache_dir: Some(config.data.cache_dir.display().to_string()),
         precision: Some(config.run.precision),
         json: false,
+        memory: MemoryFlags::default(),
         stream: StreamArgs::default(),
         task: super::eval_task::TaskArgs::default(),
     };

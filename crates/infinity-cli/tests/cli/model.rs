@@ -55,6 +55,72 @@ fn measuring_along_a_stream() {
         .says(&["--stateful"]);
 }
 
+/// The bound, what is measured and what it costs, side by side; a text kept in few bits goes on.
+#[test]
+fn a_memory_is_compressed_while_it_reads() {
+    let dir = with_model();
+    let line = "eval model --file valid.txt --stream --bins 5 --against-context 40 --span 8 \
+                --memory-compression 8 --memory-compression-frequency 64";
+    let table = infinity(dir.path(), line).exits(0).out;
+    for words in [
+        "memory in 8 bits every 64 tokens",
+        "exact",
+        "bound",
+        "measured",
+        "broken",
+    ] {
+        assert!(table.contains(words), "no {words:?} in {table}");
+    }
+    let given = infinity(dir.path(), &format!("{line} --json")).exits(0).out;
+    let given: serde_json::Value = serde_json::from_str(&given).unwrap();
+    let cost = &given["compression"];
+    let number = |value: &serde_json::Value| value.as_f64().unwrap();
+    assert!(number(&cost["difference"]).abs() < 0.05 && number(&cost["difference"]) != 0.0);
+    for layer in cost["layers"].as_array().unwrap() {
+        assert_eq!(layer["broken"], 0);
+        for of in ["memory", "outputs"] {
+            let [bound, measured] = ["bound", "measured"].map(|name| number(&layer[of][name]));
+            assert!(bound > measured && measured > 0.0, "{layer}");
+        }
+    }
+    assert!(given["bins"][4]["exact"].as_f64().is_some());
+    for (flags, words) in [
+        ("--memory-compression 7", "8, 4 or bf16, or off"),
+        (
+            "--memory-compression 8 --memory-compression-frequency 100",
+            "multiple of 64",
+        ),
+        ("--memory-compression-frequency 64", "not compressed"),
+    ] {
+        let line = format!("eval model --file valid.txt {flags}");
+        infinity(dir.path(), &line).exits(2).says(&[words]);
+    }
+    let made = |line: &str| -> serde_json::Value {
+        let flags = "--json --ignore-eos --seed 3 --memory-compression 4";
+        let made = infinity(dir.path(), &format!("generate model {flags} {line}")).exits(0);
+        serde_json::from_str::<serde_json::Value>(&made.out).unwrap()["tokens"].clone()
+    };
+    let whole = made("-p line -n 300");
+    let first = made("-p line -n 200 --state-out a.state --compress 4");
+    let second = made("--state-in a.state -n 100");
+    let both = [first, second]
+        .map(|tokens| tokens.as_array().unwrap().clone())
+        .concat();
+    assert_eq!(serde_json::Value::Array(both), whole);
+    let line = "generate model --memory-compression 8 --state-in a.state -n 1";
+    infinity(dir.path(), line)
+        .exits(1)
+        .says(&["4 bits every 128 tokens"]);
+    let line = "generate model -p line -n 5 --state-out b.state --compress 8";
+    infinity(dir.path(), line)
+        .exits(0)
+        .says(&["kept in 8 bits", "times"]);
+    infinity(dir.path(), "generate model --state-in b.state -n 5").exits(0);
+    infinity(dir.path(), "generate model -p line -n 5 --compress 8")
+        .exits(2)
+        .says(&["--state-out"]);
+}
+
 #[test]
 fn generating() {
     let dir = with_model();

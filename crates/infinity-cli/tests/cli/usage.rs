@@ -225,12 +225,22 @@ fn legacy_keys_warn() {
         "warning",
         "a.toml:2",
         "memory_compression_ratio",
-        "constant size",
+        "changes nothing",
     ]);
     assert_eq!(
         infinity(dir.path(), "-q config check a.toml").exits(0).err,
         ""
     );
+    fs::write(
+        dir.path().join("b.toml"),
+        "[model]\nmemory_compression = true\n",
+    )
+    .unwrap();
+    infinity(dir.path(), "config check b.toml").exits(2).says(&[
+        "b.toml:2",
+        "model.memory_compression",
+        "--memory-compression",
+    ]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Mixer, ModelConfig, did_you_mean};
+use super::{Mixer, ModelConfig, did_you_mean, version};
 use crate::error::ConfigError;
 
 const MODEL_TYPE: &str = "infinityformer";
@@ -12,6 +12,7 @@ const ARCHITECTURE: &str = "InfinityFormerForCausalLM";
 const TOLERATED_KEYS: &[&str] = &[
     "model_type",
     "architectures",
+    version::FORMAT_VERSION,
     "torch_dtype",
     "dtype",
     "transformers_version",
@@ -35,6 +36,7 @@ impl ModelConfig {
         object.insert("model_type".into(), json!(MODEL_TYPE));
         object.insert("architectures".into(), json!([ARCHITECTURE]));
         object.insert("torch_dtype".into(), json!(dtype));
+        object.insert(version::FORMAT_VERSION.into(), json!(version::VERSION));
         let keys = serde_json::to_value(self.resolved());
         if let Ok(Value::Object(keys)) = keys {
             object.extend(keys);
@@ -52,12 +54,15 @@ impl ModelConfig {
         let object: Map<String, Value> =
             serde_json::from_str(text).map_err(|error| json_error(error.to_string()))?;
         check_model_type(&object)?;
+        version::check(&object)?;
         for key in object.keys() {
             check_key(key)?;
         }
-        // From the text again, because only so does the message have a line and a column.
+        // From the text first, because only so does the message have a line and a column.
+        serde_json::from_str::<Self>(text).map_err(|error| json_error(error.to_string()))?;
+        let all = Value::Object(version::completed(object));
         let mut config: Self =
-            serde_json::from_str(text).map_err(|error| json_error(error.to_string()))?;
+            serde_json::from_value(all).map_err(|error| json_error(error.to_string()))?;
         // Files of earlier versions may have it beside a mixer in which it never did anything.
         if config.mixer == Mixer::Infinity && config.attention_probs_dropout_prob < 1.0 {
             config.attention_probs_dropout_prob = config.attention_probs_dropout_prob.min(0.0);

@@ -9,6 +9,7 @@ mod choices;
 mod json;
 mod limits;
 mod validate;
+mod version;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,14 @@ model_config! {
     /// Half-life at the start, in tokens, of the slowest state; 16 × `max_position_embeddings` if
     /// not given.
     max_half_life: Option<f64> = None, 4.0..=1e12;
+    /// Whether the memory is compressed every so often while a text is read; for inference only, and
+    /// `qk_norm = "l2"`.
+    memory_compression: bool = false;
+    /// Tokens of a row between two compressions, a multiple of 64.
+    memory_compression_frequency: usize = 128;
+    /// Size of the compressed memory as a part of the exact one: up to 0.15 is 4 bits a number, up to
+    /// 0.3 is 8, up to 0.5 is bf16.
+    memory_compression_ratio: f64 = 0.3;
     /// Whether a gate weighs the memory against the context.
     use_gating: bool = true;
     /// Where that gate starts: above 0 prefers the memory, below 0 the context.
@@ -164,20 +173,14 @@ pub const PRESETS: &[&str] = &[
 
 impl ModelConfig {
     /// Keys of the original project that mean nothing here, each with the reason.
-    pub const LEGACY_KEYS: &'static [(&'static str, &'static str)] = &[
-        (
-            "memory_compression_ratio",
-            "the memory has a constant size, so there is nothing to compress; decay forgets continuously",
-        ),
-        (
-            "memory_compression_frequency",
-            "the memory has a constant size, so there is nothing to compress; decay forgets continuously",
-        ),
-        (
-            "kernel_epsilon",
-            "the feature maps need no epsilon: q and k are normalised, or the denominator has a floor of 1",
-        ),
-    ];
+    pub const LEGACY_KEYS: &'static [(&'static str, &'static str)] = &[(
+        "kernel_epsilon",
+        "the feature maps need no epsilon: q and k are normalised, or the denominator has a floor of 1",
+    )];
+
+    /// Keys that change nothing unless `memory_compression` is on.
+    pub const COMPRESSION_KEYS: &'static [&'static str] =
+        &["memory_compression_frequency", "memory_compression_ratio"];
 
     /// The default model for a vocabulary of `vocab_size` tokens.
     pub fn new(vocab_size: usize) -> Self {
@@ -189,20 +192,17 @@ impl ModelConfig {
 
     /// The settings of a known layer, or `None` if the name is not one of [`PRESETS`].
     ///
-    /// A preset fixes the rules of the mixer and leaves sizes at their defaults. The layers are the
+    /// A preset fixes the rules of the mixer, whatever the defaults are, and no sizes. The layers are the
     /// published recurrences inside this project's block (SwiGLU, RMS norms), not copies of the
     /// published networks: Mamba-2 and RetNet, for example, use unnormalised keys.
     pub fn preset(name: &str) -> Option<Self> {
+        // From the first values, not the defaults: a known layer does not change with these.
         let one_state = Self {
             use_multi_scale_memory: false,
             use_gating: false,
             kernel_type: KernelType::Identity,
             use_rotary_embeddings: false,
-            allow_neg_eigval: false,
-            memory_routing: MemoryRouting::Input,
-            value_residual: false,
-            input_residual: false,
-            ..Self::default()
+            ..Self::first()
         };
         Some(match name {
             "infinity" => Self::default(),

@@ -4,6 +4,9 @@ use super::limits::CHECK;
 use super::{MemoryRouting, MemoryUpdate, Mixer, ModelConfig, QkNorm};
 use crate::error::ConfigError;
 
+/// Tokens that the distance of two folds of the memory is a multiple of.
+pub(crate) const FOLD_MULTIPLE: usize = 64;
+
 /// Token ids travel as i32.
 const MAX_VOCAB_SIZE: usize = i32::MAX as usize;
 const MAX_MEMORY_SCALES: usize = 31;
@@ -67,7 +70,44 @@ impl ModelConfig {
         CHECK.positive("layer_norm_eps", self.layer_norm_eps, 0.1)
     }
 
+    /// A memory that is not compressed may have any settings for it: they change nothing.
+    fn validate_compression(&self) -> Result<(), ConfigError> {
+        if !self.memory_compression {
+            return Ok(());
+        }
+        let conflict = |key: &str, value: &str, why: &str| ConfigError::Conflict {
+            setting: format!("{} = true", CHECK.key("memory_compression")),
+            other: format!("{} = \"{value}\"", CHECK.key(key)),
+            why: why.into(),
+        };
+        if self.mixer != Mixer::Infinity {
+            let why = "its cache of keys and values is no memory of constant size";
+            return Err(conflict("mixer", self.mixer.as_str(), why));
+        }
+        if self.qk_norm != QkNorm::L2 {
+            let why = "the error is bounded for keys and queries of unit length; use \"l2\"";
+            return Err(conflict("qk_norm", self.qk_norm.as_str(), why));
+        }
+        let (key, every) = (
+            "memory_compression_frequency",
+            self.memory_compression_frequency,
+        );
+        if every == 0 || !every.is_multiple_of(FOLD_MULTIPLE) {
+            return Err(ConfigError::NotAMultiple {
+                key: CHECK.key(key),
+                value: every,
+                of: FOLD_MULTIPLE,
+            });
+        }
+        CHECK.positive(
+            "memory_compression_ratio",
+            self.memory_compression_ratio,
+            0.5,
+        )
+    }
+
     fn validate_combinations(&self) -> Result<(), ConfigError> {
+        self.validate_compression()?;
         if self.mixer == Mixer::Infinity && self.attention_probs_dropout_prob > 0.0 {
             let (name, value) = (
                 "attention_probs_dropout_prob",
@@ -253,6 +293,50 @@ mod tests {
                 && text.contains("model.memory_update = \"additive\""),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_cannot_be_compressed_is_named() {
+        let compressed = |change: fn(&mut ModelConfig)| {
+            message(|c| {
+                c.memory_compression = true;
+                change(c);
+            })
+        };
+        for (text, words) in [
+            (compressed(|c| c.mixer = Mixer::Softmax), "softmax"),
+            (
+                compressed(|c| {
+                    c.qk_norm = QkNorm::Denominator;
+                    c.memory_update = MemoryUpdate::Additive;
+                }),
+                "denominator",
+            ),
+            (
+                compressed(|c| c.memory_compression_frequency = 100),
+                "memory_compression_frequency = 100 is not a multiple of 64",
+            ),
+            (
+                compressed(|c| c.memory_compression_frequency = 0),
+                "memory_compression_frequency = 0",
+            ),
+            (
+                compressed(|c| c.memory_compression_ratio = 0.6),
+                "memory_compression_ratio = 0.6 is too large",
+            ),
+            (
+                compressed(|c| c.memory_compression_ratio = 0.0),
+                "memory_compression_ratio = 0 is too small",
+            ),
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
+        let mut off = good();
+        (
+            off.memory_compression_frequency,
+            off.memory_compression_ratio,
+        ) = (100, 0.9);
+        assert_eq!(off.validate(), Ok(()), "alone they do nothing");
     }
 
     #[test]

@@ -246,3 +246,87 @@ fn settings_out_of_range_are_errors() {
         "{error}"
     );
 }
+
+/// Kept in few bits, a text whose memory is compressed while it is read goes on with the same bits:
+/// the file holds the codes and what was read since.
+#[test]
+fn a_compressed_text_goes_on_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.state");
+    let every = 64;
+    for width in [Width::Eight, Width::Four] {
+        let compression = Some(Compression { width, every });
+        let model = model().with_compression(compression).unwrap();
+        let ids = |n: usize| -> Vec<u32> { (0..n).map(|i| (i * i % 251) as u32).collect() };
+        // Before the first fold, on one, after one, and in pieces of all kinds.
+        for calls in [&[10, 1, 1][..], &[64], &[200, 1, 1, 1], &[30, 50, 1]] {
+            let mut context = Context::new(&model);
+            calls
+                .iter()
+                .for_each(|n| drop(context.read(&model, &ids(*n)).unwrap().to_vec()));
+            let size = context.save_in(&path, &model, None, Some(width)).unwrap();
+            assert!(size.memory[1] * 3 < size.memory[0]);
+            let mut loaded = Context::load(&path, &model, None).unwrap();
+            assert_eq!(loaded.position(), calls.iter().sum::<usize>() as u64);
+            assert_eq!(loaded.logits, context.logits, "{calls:?}");
+            assert_eq!(loaded.past.recent, context.past.recent);
+            for n in [3, 1, 90] {
+                let expected = context.read(&model, &ids(n)).unwrap().to_vec();
+                assert_eq!(loaded.read(&model, &ids(n)).unwrap(), expected, "{calls:?}");
+            }
+            // Kept again after that, from what was loaded.
+            loaded.save_in(&path, &model, None, Some(width)).unwrap();
+            let again = Context::load(&path, &model, None).unwrap();
+            assert_eq!(again.logits, context.logits);
+            // Exactly, it goes on with the same bits too, folds included.
+            context.save(&path, &model, None).unwrap();
+            let mut exact = Context::load(&path, &model, None).unwrap();
+            let expected = context.read(&model, &ids(150)).unwrap().to_vec();
+            assert_eq!(exact.read(&model, &ids(150)).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn a_compressed_text_needs_the_model_that_compresses_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.state");
+    let compression = |width, every| Some(Compression { width, every });
+    let with = |compression| model().with_compression(compression).unwrap();
+    let folding = with(compression(Width::Eight, 64));
+    let mut context = Context::new(&folding);
+    context.read(&folding, &[7; 70]).unwrap();
+    let wrong = context.save_in(&path, &folding, None, Some(Width::Four));
+    let message = wrong.unwrap_err().to_string();
+    assert!(
+        message.contains("4 bits") && message.contains("8 bits every 64"),
+        "{message}"
+    );
+    context
+        .save_in(&path, &folding, None, Some(Width::Eight))
+        .unwrap();
+    for other in [
+        None,
+        compression(Width::Four, 64),
+        compression(Width::Eight, 128),
+    ] {
+        let error = Context::load(&path, &with(other), None).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("8 bits every 64 tokens"), "{message}");
+        assert!(message.contains("--memory-compression"), "{message}");
+    }
+    // An exact model's text is compressed for the file alone: near, and not the same.
+    let exact = model();
+    let mut context = Context::new(&exact);
+    context.read(&exact, &[7, 8, 9]).unwrap();
+    context
+        .save_in(&path, &exact, None, Some(Width::Eight))
+        .unwrap();
+    let mut loaded = Context::load(&path, &exact, None).unwrap();
+    assert_eq!((loaded.position(), &loaded.logits), (3, &context.logits));
+    let expected = context.read(&exact, &[1, 2]).unwrap().to_vec();
+    let found = loaded.read(&exact, &[1, 2]).unwrap();
+    assert_ne!(found, expected);
+    let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+    assert!(apart.fold(0.0, f32::max) < 0.1);
+}

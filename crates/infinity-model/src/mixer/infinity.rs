@@ -234,6 +234,9 @@ impl InfinityMixer {
             write: gates.write,
             erase: gates.erase,
         };
+        if let Some(tap) = &pass.tap {
+            tap.put(&inputs);
+        }
         memory_scan(inputs, memory, pass.form)
     }
 }

@@ -465,7 +465,7 @@ pub fn model_of(
     state: &TrainerState,
     device: &Device,
 ) -> Result<InfinityModel, TrainError> {
-    let config = RunConfig::from_toml(&state.config)?;
+    let config = RunConfig::from_record(&state.config)?;
     let trainee = Trainee::new(config.model.init(device), config.training.loss_chunk);
     let trainee = store.weights(state.step, trainee, ModuleRecord::cast_to_module_dtype)?;
     Ok(trainee.model)

@@ -248,6 +248,7 @@ impl ConfigLayers {
             key: key.to_owned(),
             message,
         })?;
+        self.warnings.extend(idle(origin, key, &value));
         Ok(self.push(
             rank,
             nested(key, value),
@@ -355,6 +356,11 @@ fn check(origin: &str, text: &str) -> Result<Checked, ConfigError> {
         message: error.to_string(),
     })?;
     drop_legacy(&mut table);
+    for (key, line) in &keys {
+        let name = key.strip_prefix("model.").unwrap_or_default();
+        let value = table.get("model").and_then(|model| model.get(name));
+        warnings.extend(value.and_then(|value| idle(&format!("{origin}:{line}"), key, value)));
+    }
     Ok(Checked {
         table,
         keys,
@@ -456,6 +462,22 @@ fn legacy_reason(dotted: &str) -> Option<&'static str> {
     let key = dotted.strip_prefix(LEGACY_SECTION)?.strip_prefix('.')?;
     let legacy = ModelConfig::LEGACY_KEYS.iter().find(|(k, _)| *k == key)?;
     Some(legacy.1)
+}
+
+/// What to say of a key that only says how the memory is compressed: training never does. At its
+/// default it says nothing, as in a run's own record.
+fn idle(origin: &str, key: &str, value: &Value) -> Option<String> {
+    let name = key.strip_prefix("model.")?;
+    let known = ModelConfig::COMPRESSION_KEYS.contains(&name);
+    let default = Table::try_from(ModelConfig::default()).ok()?;
+    let number = |value: &Value| value.as_float().or(value.as_integer().map(|x| x as f64));
+    let changed = known && default.get(name).and_then(number) != number(value);
+    changed.then(|| {
+        format!(
+            "{origin}: `{key}` changes nothing: the memory is compressed by `model.memory_compression` \
+             alone, when a model reads and not when it learns"
+        )
+    })
 }
 
 /// Removes legacy keys from a parsed file: dotted key, place, reason.

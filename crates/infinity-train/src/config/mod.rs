@@ -104,6 +104,18 @@ impl RunConfig {
         Ok(ConfigLayers::new().text("text", text)?.resolve()?.config)
     }
 
+    /// A record that [`to_toml`](Self::to_toml) made, in this version or an earlier one: keys of `[model]`
+    /// that it lacks mean what they meant before they existed ([`ModelConfig::first`]).
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`], without the reading.
+    pub fn from_record(text: &str) -> Result<Self, ConfigError> {
+        let first = toml::Table::try_from(ModelConfig::first()).unwrap_or_default();
+        let first = toml::Table::from_iter([("model".to_owned(), toml::Value::Table(first))]);
+        let layers = ConfigLayers::new().text("the first version", &first.to_string())?;
+        Ok(layers.text("text", text)?.resolve()?.config)
+    }
+
     /// The effective configuration as TOML, every key written out; reads back to an equal value.
     ///
     /// # Panics
@@ -253,6 +265,22 @@ mod tests {
         // The comparison itself must notice a difference.
         config.optimizer.name = OptimizerName::Adamw;
         assert_ne!(back, config);
+    }
+
+    #[test]
+    fn an_old_record_means_what_it_meant() {
+        let mut config = RunConfig::default();
+        config.model.num_memory_scales = 2;
+        let mut table: toml::Table = config.to_toml().parse().unwrap();
+        let model = table["model"].as_table_mut().unwrap();
+        for newer in ["value_residual", "input_residual", "allow_neg_eigval"] {
+            model.remove(newer).expect("a key");
+        }
+        assert_eq!(RunConfig::from_record(&table.to_string()).unwrap(), config);
+        // What the record says is above what it lacks.
+        let said = RunConfig::from_record("[model]\nvalue_residual = true").unwrap();
+        assert!(said.model.value_residual && !said.model.input_residual);
+        assert!(RunConfig::from_record("[model]\nvalue_residul = true").is_err());
     }
 
     #[test]

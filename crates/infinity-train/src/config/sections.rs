@@ -138,6 +138,8 @@ section! {
         eps: f64 = 1e-8;
         /// Decoupled weight decay, on matrices only.
         weight_decay: f64 = 0.0;
+        /// Decay only numbers that the update makes smaller anyway (arXiv:2510.12402).
+        cautious_weight_decay: bool = false;
         /// Parameters without weight decay: words that occur in their path.
         decay_exclude: Vec<String> = ["norm", "bias", "embed"].map(str::to_owned).to_vec();
         /// Peak learning rate of Muon on the two-dimensional hidden matrices.

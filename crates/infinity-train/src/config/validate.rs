@@ -43,6 +43,14 @@ impl RunConfig {
             0 => ANY_VOCABULARY,
             given => given,
         };
+        if self.model.memory_compression {
+            return refuse(
+                "model.memory_compression",
+                true,
+                "rounding has no gradient: train with false, and compress where the model reads: \
+                 `infinity eval`, `generate` with --memory-compression",
+            );
+        }
         ModelConfig {
             vocab_size,
             ..self.model.clone()
@@ -242,6 +250,19 @@ impl RunConfig {
 
     /// A stream needs a memory that does not grow with it.
     fn validate_stream(&self) -> Result<(), ConfigError> {
+        let passing = self.data.initial_state.last_fraction;
+        if passing > 0.0 {
+            const KEY: &str = "data.initial_state.last_fraction";
+            if self.rows() < 2 {
+                let limit = "a batch of one row has no other row to start from: \
+                             training.per_device_train_batch_size must be at least 2";
+                return refuse(KEY, passing, limit);
+            }
+            if self.model.mixer == Mixer::Softmax {
+                let limit = "`model.mixer = \"softmax\"` has no state of constant size to pass on";
+                return refuse(KEY, passing, limit);
+            }
+        }
         if self.model.mixer != Mixer::Softmax {
             return Ok(());
         }
@@ -391,6 +412,24 @@ mod tests {
                 &["training.checkpoint_segment=512"],
                 "training.checkpoint_segment",
                 "\"segments\"",
+            ),
+            (
+                &[
+                    "data.packing=shuffled",
+                    "data.initial_state.last_fraction=0.1",
+                    "training.per_device_train_batch_size=1",
+                ],
+                "data.initial_state.last_fraction",
+                "0.1",
+            ),
+            (
+                &[
+                    "data.packing=shuffled",
+                    "data.initial_state.last_fraction=0.1",
+                    "model.mixer=softmax",
+                ],
+                "data.initial_state.last_fraction",
+                "0.1",
             ),
             (
                 &["data.stateful=true", "model.mixer=softmax"],

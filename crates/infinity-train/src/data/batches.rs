@@ -51,11 +51,26 @@ pub struct HostBatch {
     pub valid: usize,
 }
 
+/// Keeps the draws of passed states apart from those of windows.
+const PASS: u64 = 0x9a55_57a7;
+
 impl HostBatch {
     /// The columns from `from` to `to` of `ids` `[rows, len]`, which are its inputs or targets.
     pub fn columns(&self, ids: &[i32], from: usize, to: usize) -> Vec<i32> {
         let rows = ids.chunks_exact(self.len.max(1));
         rows.flat_map(|row| &row[from..to]).copied().collect()
+    }
+
+    /// Every row starts from the state that another one had at the end of the batch before: the one so
+    /// many rows further, drawn from `seed`.
+    pub(crate) fn pass(&mut self, seed: u64) {
+        let others = (self.rows as u64).saturating_sub(1);
+        if others == 0 {
+            return;
+        }
+        let shift = 1 + below(mix(&[seed, PASS]), others) as usize;
+        let row = |row| Some((row + shift) % self.rows);
+        self.carry = (0..self.rows).map(row).collect();
     }
 
     /// The rows from `from` to `to` as a batch of their own. Its `carry` still names rows of the

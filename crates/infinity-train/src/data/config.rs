@@ -82,7 +82,8 @@ section! {
         packing: Packing = Packing::Contiguous;
         /// Carry the model's memory from a window to the one that follows it.
         stateful: bool = false;
-        /// Which state a window starts from when `stateful`: its own past, another stream's, or none.
+        /// Which state a window starts from when `stateful`: its own past, another stream's, or none; and
+        /// at the end of a run on shuffled windows.
         initial_state: InitialState = InitialState::default();
         /// Windows to propagate gradients through when `stateful`: so many follow each other in every
         /// row of a batch.
@@ -140,6 +141,15 @@ impl DataConfig {
             return bad("data.stateful", true, reason);
         }
         self.initial_state.validate()?;
+        let passing = self.initial_state.last_fraction > 0.0;
+        if passing && !matches!(self.packing, Packing::Random | Packing::Shuffled) {
+            return bad(
+                "data.initial_state.last_fraction",
+                self.initial_state.last_fraction,
+                "windows that follow each other carry their own state: use `data.stateful`, or \
+                 `data.packing = \"shuffled\"`",
+            );
+        }
         if !self.stateful && !self.initial_state.is_own() {
             return bad(
                 "data.initial_state",
@@ -343,6 +353,9 @@ section! {
         other: f64 = 0.0;
         /// From the empty state.
         zero: f64 = 0.0;
+        /// Without `stateful`: the part of all steps, at the end of the run, in which every row starts
+        /// from the state that another row had at the end of the batch before.
+        last_fraction: f64 = 0.0;
     }
 }
 
@@ -355,12 +368,19 @@ impl InitialState {
         self.other == 0.0 && self.zero == 0.0
     }
 
+    /// The first of `total_steps` steps, counted from 0, whose rows start from other rows' states.
+    pub fn first_passing(&self, total_steps: u64) -> u64 {
+        let passing = (self.last_fraction * total_steps as f64).round() as u64;
+        total_steps.saturating_sub(passing)
+    }
+
     /// Refuses shares that are none, naming the key, the value and the limit.
     pub(super) fn validate(&self) -> Result<(), DataError> {
         for (key, share) in [
             ("data.initial_state.own", self.own.unwrap_or(0.0)),
             ("data.initial_state.other", self.other),
             ("data.initial_state.zero", self.zero),
+            ("data.initial_state.last_fraction", self.last_fraction),
         ] {
             // The comparison is written so that NaN fails it.
             if !(0.0..=1.0).contains(&share) {
@@ -386,7 +406,9 @@ impl InitialState {
 
 impl fmt::Display for InitialState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { own, other, zero } = self;
+        let Self {
+            own, other, zero, ..
+        } = self;
         match own {
             Some(own) => write!(f, "{{ own = {own}, other = {other}, zero = {zero} }}"),
             None => write!(f, "{{ other = {other}, zero = {zero} }}"),
@@ -480,7 +502,12 @@ mod tests {
     }
 
     fn shares(own: Option<f64>, other: f64, zero: f64) -> InitialState {
-        InitialState { own, other, zero }
+        InitialState {
+            own,
+            other,
+            zero,
+            last_fraction: 0.0,
+        }
     }
 
     #[test]
@@ -503,6 +530,35 @@ mod tests {
             for word in words {
                 assert!(message.contains(word), "{mixture}: {message}");
             }
+        }
+        let passing = |last_fraction| InitialState {
+            last_fraction,
+            ..InitialState::default()
+        };
+        for wrong in [-0.1, 1.1, f64::NAN] {
+            let message = passing(wrong).validate().unwrap_err().to_string();
+            assert!(
+                message.contains("data.initial_state.last_fraction"),
+                "{message}"
+            );
+        }
+        assert_eq!(
+            [0.0, 0.1, 1.0].map(|part| passing(part).first_passing(15)),
+            [15, 13, 0]
+        );
+        let packed = |packing| DataConfig {
+            packing,
+            initial_state: passing(0.1),
+            train_file: "a.txt".into(),
+            ..DataConfig::default()
+        };
+        packed(Packing::Shuffled).validate().unwrap();
+        for packing in [Packing::Contiguous, Packing::Documents] {
+            let message = packed(packing).validate().unwrap_err().to_string();
+            assert!(
+                message.contains("data.initial_state.last_fraction"),
+                "{message}"
+            );
         }
         for mixture in [
             InitialState::default(),

@@ -340,7 +340,12 @@ mod tests {
         const ROWS: [usize; 5] = [0, 1, 2, 3, 4];
 
         fn shares(own: Option<f64>, other: f64, zero: f64) -> InitialState {
-            InitialState { own, other, zero }
+            InitialState {
+                own,
+                other,
+                zero,
+                last_fraction: 0.0,
+            }
         }
 
         /// Windows that started from the own, another's and the empty state, and how often each other

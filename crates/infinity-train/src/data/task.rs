@@ -526,6 +526,11 @@ pub(super) fn validate(data: &DataConfig) -> Result<(), DataError> {
         let value = format!("{:?}", data.packing).to_lowercase();
         return bad("data.packing", value, &useless("leave it out"));
     }
+    if data.initial_state.last_fraction > 0.0 {
+        let key = "data.initial_state.last_fraction";
+        let why = useless("each asks for what it holds itself");
+        return bad(key, data.initial_state.last_fraction, &why);
+    }
     if data.stateful {
         return bad("data.stateful", true, &useless("none follows from another"));
     }

@@ -5,7 +5,9 @@ mod stream;
 pub mod tasks;
 
 pub use reading::{CUT, Reading};
-pub use stream::{Comparison, StreamBin, StreamOptions, StreamReport, evaluate_stream};
+pub use stream::{
+    Comparison, StreamBin, StreamCompression, StreamOptions, StreamReport, evaluate_stream,
+};
 
 use crate::data::EvalSource;
 use crate::error::TrainError;

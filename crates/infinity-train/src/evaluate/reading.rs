@@ -166,14 +166,7 @@ fn pass(
     past.recent
         .drain(..past.recent.len().saturating_sub(RECENT));
     past.has_logits = true;
-    Ok((
-        Context {
-            state,
-            logits,
-            past,
-        },
-        losses,
-    ))
+    Ok((Context::after(state, logits, past), losses))
 }
 
 /// The loss in nats of `token` after these logits, if there are any.

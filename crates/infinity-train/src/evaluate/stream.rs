@@ -12,6 +12,9 @@
 //! The first token of a span has exactly `context` tokens behind it, the last `context + span − 1`.
 //! Both losses are of the same tokens, so that what a text is like at a place does not enter their
 //! difference.
+//!
+//! A model that compresses its memory is read with a certificate beside every layer, and once more
+//! without compression, for the loss that it costs.
 
 use super::finite;
 use crate::data::{DataError, TokenStore};
@@ -19,6 +22,8 @@ use crate::error::TrainError;
 use crate::step::loss::token_losses;
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
+use infinity_model::certified::CertifiedReader;
+use infinity_model::compression::{Compression, Held};
 use infinity_model::{InfinityModel, ModelState};
 use std::ops::Range;
 use std::time::Instant;
@@ -51,6 +56,8 @@ pub struct StreamBin {
     pub positions: Range<u64>,
     /// Mean loss in nats of all its tokens, with the whole stream behind them.
     pub loss: f64,
+    /// The same with an exact memory, where the model compresses its own.
+    pub exact: Option<f64>,
     /// The tokens that were predicted again; `None` where no span has a whole context before it.
     pub compared: Option<Comparison>,
 }
@@ -83,8 +90,25 @@ pub struct StreamReport {
     pub tokens: u64,
     /// From the start to the end.
     pub bins: Vec<StreamBin>,
+    /// What compressing the memory costs, where the model does.
+    pub compression: Option<StreamCompression>,
     /// Seconds it took.
     pub seconds: f64,
+}
+
+/// What compressing the memory of a model costs along a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamCompression {
+    /// When it is compressed, and to what.
+    pub compression: Compression,
+    /// Mean loss in nats of all tokens.
+    pub loss: f64,
+    /// The same with an exact memory.
+    pub exact: f64,
+    /// Standard error of the difference of the two, from bin to bin; 0 of a single bin.
+    pub standard_error: f64,
+    /// What the certificate of every layer has seen; empty in half formats, which have none.
+    pub held: Vec<Held>,
 }
 
 /// Measures `model` along `text`, telling `progress` the tokens read so far and in all.
@@ -100,19 +124,34 @@ pub fn evaluate_stream(
 ) -> Result<StreamReport, TrainError> {
     let start = Instant::now();
     let plan = Plan::new(text, options)?;
+    let model = model.clone().valid();
+    let compression = model.config().compression();
+    let again = compression.map_or(0, |_| plan.tokens - 1);
     let mut reader = Reader {
-        model: model.clone().valid(),
+        model: model.clone(),
         options,
         done: 0,
-        total: plan.work(options),
+        total: plan.work(options) + again,
         progress,
     };
-    let stream = reader.stream(text, plan.tokens)?;
+    let mut certified = CertifiedReader::new(&model, &model.initial_state(1));
+    let stream = reader.stream(text, plan.tokens, certified.as_mut())?;
     let spans = plan.all_spans();
     let limited = reader.limited(text, &spans)?;
-    let all = stream.iter().map(|loss| f64::from(*loss));
+    let exact = match compression {
+        None => Vec::new(),
+        Some(_) => {
+            let exact = model.clone().with_compression(None);
+            reader.model = exact.expect("a model is valid without compression");
+            reader.stream(text, plan.tokens, None)?
+        }
+    };
+    let all = stream.iter().chain(&exact).map(|loss| f64::from(*loss));
     all.chain(limited.iter().copied()).try_for_each(finite)?;
     let mut limited = spans.into_iter().zip(limited);
+    let mean = |losses: &[f32], positions: &Range<u64>| {
+        sum(losses, positions.clone()) / length(positions) as f64
+    };
     let bins = plan.bins.iter().map(|bin| {
         let compared: Vec<(f64, f64)> = limited
             .by_ref()
@@ -121,13 +160,24 @@ pub fn evaluate_stream(
             .collect();
         StreamBin {
             positions: bin.positions.clone(),
-            loss: sum(&stream, bin.positions.clone()) / length(&bin.positions) as f64,
+            loss: mean(&stream, &bin.positions),
+            exact: compression.map(|_| mean(&exact, &bin.positions)),
             compared: compare(&compared, options.span),
         }
     });
+    let bins: Vec<StreamBin> = bins.collect();
+    let whole = 1..plan.tokens;
+    let cost = |compression| StreamCompression {
+        compression,
+        loss: mean(&stream, &whole),
+        exact: mean(&exact, &whole),
+        standard_error: between_bins(&bins),
+        held: certified.map_or_else(Vec::new, |certified| certified.held()),
+    };
     Ok(StreamReport {
         tokens: plan.tokens,
-        bins: bins.collect(),
+        compression: compression.map(cost),
+        bins,
         seconds: start.elapsed().as_secs_f64(),
     })
 }
@@ -218,7 +268,12 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// The loss of every token with all tokens before it behind it; 0 for the first.
-    fn stream(&mut self, text: &TokenStore, tokens: u64) -> Result<Vec<f32>, DataError> {
+    fn stream(
+        &mut self,
+        text: &TokenStore,
+        tokens: u64,
+        mut certified: Option<&mut CertifiedReader<'_>>,
+    ) -> Result<Vec<f32>, DataError> {
         let mut losses = Vec::with_capacity(tokens as usize);
         losses.push(0.0);
         let mut state = self.model.initial_state(1);
@@ -227,7 +282,8 @@ impl Reader<'_> {
             let to = tokens.min(from + 1 + self.options.window as u64);
             let read = text.tokens(from..to)?;
             let (inputs, targets) = (&read[..read.len() - 1], &read[1..]);
-            let (found, next) = self.read(inputs, 1, state, Some(targets));
+            let reader = certified.as_deref_mut();
+            let (found, next) = self.read(inputs, 1, state, Some(targets), reader);
             losses.extend(found);
             state = next;
             from = to - 1;
@@ -267,7 +323,7 @@ impl Reader<'_> {
         for (from, to) in pieces(0..scored, window).chain(pieces(scored..scored + span, window)) {
             let targets = (from >= scored).then(|| column(from + 1..to + 1));
             let inputs = column(from..to);
-            let (losses, next) = self.read(&inputs, rows.len(), state, targets.as_deref());
+            let (losses, next) = self.read(&inputs, rows.len(), state, targets.as_deref(), None);
             state = next;
             for (sum, losses) in sums.iter_mut().zip(losses.chunks(to - from)) {
                 *sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
@@ -283,11 +339,15 @@ impl Reader<'_> {
         rows: usize,
         state: ModelState,
         targets: Option<&[i32]>,
+        certified: Option<&mut CertifiedReader<'_>>,
     ) -> (Vec<f32>, ModelState) {
         let shape = [rows, inputs.len() / rows];
         let data = TensorData::new(inputs.to_vec(), shape);
         let tokens = Tensor::<2, Int>::from_data(data, &self.model.device());
-        let (hidden, state) = self.model.forward_hidden(tokens, state);
+        let (hidden, state) = match certified {
+            Some(reader) => reader.forward_hidden(tokens, state),
+            None => self.model.forward_hidden(tokens, state),
+        };
         let losses = targets.map(|targets| {
             let weight = self.model.output_weight();
             let (chunk, formats) = (self.options.loss_chunk, self.model.formats());
@@ -314,6 +374,18 @@ fn length(range: &Range<u64>) -> u64 {
 fn sum(losses: &[f32], range: Range<u64>) -> f64 {
     let losses = &losses[range.start as usize..range.end as usize];
     losses.iter().map(|loss| f64::from(*loss)).sum()
+}
+
+/// Standard error of the mean difference of a stream's losses with and without compression.
+fn between_bins(bins: &[StreamBin]) -> f64 {
+    let differences = bins
+        .iter()
+        .map(|bin| bin.loss - bin.exact.unwrap_or(bin.loss));
+    let differences: Vec<f64> = differences.collect();
+    let n = differences.len() as f64;
+    let mean = differences.iter().sum::<f64>() / n;
+    let spread: f64 = differences.iter().map(|d| (d - mean).powi(2)).sum();
+    (spread / n / (n - 1.0).max(1.0)).sqrt()
 }
 
 /// Means over spans whose summed losses are `(stream, limited)`.

@@ -159,9 +159,15 @@ impl Optimizer {
             Some(Moments::AdamW(state)) => Some(state),
             _ => None,
         };
-        let adamw = &self.adamw[usize::from(!slot.rule.decays)];
-        let [weights, grad] = [weights, grad].map(|x| x.cast(DType::F32).reshape([-1]));
-        let (weights, after) = adamw.step(slot.rule.rate.at(step), weights, grad, before);
+        let cautious = slot.rule.decays && self.config.cautious_weight_decay;
+        let adamw = &self.adamw[usize::from(!slot.rule.decays || cautious)];
+        let [old, grad] = [weights, grad].map(|x| x.cast(DType::F32).reshape([-1]));
+        let rate = slot.rule.rate.at(step);
+        let (mut weights, after) = adamw.step(rate, old.clone(), grad, before);
+        if cautious {
+            let update = old.clone() - weights.clone();
+            weights = weights - cautious_decay(old, update, rate * self.config.weight_decay);
+        }
         slot.moments = after.map(Moments::AdamW);
         weights.reshape(dims)
     }
@@ -191,6 +197,7 @@ impl Optimizer {
         Matrix {
             weights,
             decay: rate * decay,
+            cautious: self.config.cautious_weight_decay,
             update: velocity * momentum + grad,
             rate: rate * (rows as f64 / columns as f64).max(1.0).sqrt(),
         }
@@ -257,6 +264,8 @@ struct Matrix {
     weights: Tensor<2>,
     /// Part of the weights that is lost.
     decay: f64,
+    /// Whether only that of numbers which the update makes smaller.
+    cautious: bool,
     /// Momentum, to be orthogonalised.
     update: Tensor<2>,
     /// Factor of the orthogonal update.
@@ -265,12 +274,24 @@ struct Matrix {
 
 impl Matrix {
     fn updated(self) -> Tensor<2> {
+        if self.cautious && self.decay != 0.0 {
+            let update = newton_schulz(self.update) * self.rate;
+            let decay = cautious_decay(self.weights.clone(), update.clone(), self.decay);
+            return self.weights - update - decay;
+        }
         let weights = match self.decay {
             0.0 => self.weights,
             decay => self.weights * (1.0 - decay),
         };
         weights - newton_schulz(self.update) * self.rate
     }
+}
+
+/// What decay takes from `weights` from which `update` is subtracted: a part of those that it makes
+/// smaller (Chen et al. 2025, arXiv:2510.12402).
+fn cautious_decay<const D: usize>(weights: Tensor<D>, update: Tensor<D>, decay: f64) -> Tensor<D> {
+    let smaller = (update * weights.clone()).greater_elem(0.0).float();
+    weights * smaller.cast(DType::F32) * decay
 }
 
 /// Begins Muon's step of every matrix, so that all are orthogonalised side by side: a matrix of a small
@@ -407,6 +428,43 @@ mod tests {
             &module.k_proj,
         ]
         .map(|param| values(param.val().inner()))
+    }
+
+    /// Against the step without decay: numbers that it makes smaller lose their part, no others do.
+    #[test]
+    fn cautious_decay_takes_from_what_becomes_smaller() {
+        let before = module(DType::F32);
+        let after = |decay: f64, cautious| {
+            let mut optimizer = optimizer(OptimizerName::Muon, &before);
+            optimizer.config.weight_decay = decay;
+            optimizer.config.cautious_weight_decay = cautious;
+            optimizer.config.decay_exclude.clear();
+            let grads = grads(&before, 0);
+            let module = optimizer.step(before.clone(), grads, 0);
+            [&module.q_proj, &module.o_proj].map(|param| values(param.val().inner()))
+        };
+        let old = [&before.q_proj, &before.o_proj].map(|param| values(param.val().inner()));
+        let (plain, cautious) = (after(0.0, false), after(0.5, true));
+        let mut kinds = [0, 0];
+        for (matrix, old) in old.iter().enumerate() {
+            let dims = [WIDE, WIDE][matrix];
+            let rate = RATE * (dims[1] as f64 / dims[0] as f64).sqrt();
+            for (i, w) in old.iter().enumerate() {
+                let (plain, found) = (plain[matrix][i], cautious[matrix][i]);
+                let smaller = (w - plain) * w > 0.0;
+                kinds[usize::from(smaller)] += 1;
+                let expected = if smaller {
+                    plain - w * rate * 0.5
+                } else {
+                    plain
+                };
+                assert!(
+                    (found - expected).abs() < 1e-6,
+                    "{matrix} {i}: {found} {expected}"
+                );
+            }
+        }
+        assert!(kinds[0] > 20 && kinds[1] > 20, "both are seen: {kinds:?}");
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Run {
         let mut stream = None;
         if let Some(step) = resumed_at {
             trainee = checkpoints.weights(step, trainee, |record| record)?;
-            if config.data.stateful {
+            if config.data.stateful || config.data.initial_state.last_fraction > 0.0 {
                 stream = checkpoints.stream(step, &devices.main().clone().inner())?;
             }
         }

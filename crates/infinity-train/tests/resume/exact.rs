@@ -78,6 +78,7 @@ fn a_mixture_of_initial_states_goes_on_exactly() {
             own: None,
             other: 0.4,
             zero: 0.3,
+            last_fraction: 0.0,
         };
     };
     for packing in [Packing::Contiguous, Packing::Documents] {
@@ -90,6 +91,69 @@ fn a_mixture_of_initial_states_goes_on_exactly() {
     };
     let own = losses(&|config| config.data.stateful = true);
     assert_ne!(losses(&mixed), own, "the mixture changes the run");
+}
+
+/// The last steps start from other rows' states, also where the run is left in between; before them
+/// nothing is changed.
+#[test]
+fn states_that_are_passed_on_go_on_exactly() {
+    // Left before the first of them, on it, and between them.
+    for fraction in [0.375, 0.5, 0.75] {
+        let passing = |config: &mut RunConfig| config.data.initial_state.last_fraction = fraction;
+        goes_on_exactly(Packing::Shuffled, passing);
+    }
+    let losses = |change: &dyn Fn(&mut RunConfig)| {
+        let (directory, config) = directory(Packing::Shuffled, change);
+        run(&config, None, None).0.unwrap();
+        result(&directory).1
+    };
+    let alone = losses(&|_| {});
+    let passed = losses(&|config| config.data.initial_state.last_fraction = 0.5);
+    let (left, config) = directory(Packing::Shuffled, |_| {});
+    run(&config, None, None).0.unwrap();
+    let files = walk(&left.path().join("run/checkpoints"));
+    assert!(!files.is_empty() && !files.iter().any(|name| name.contains("stream")));
+    assert_eq!(
+        passed[..4],
+        alone[..4],
+        "the first four steps are what they were"
+    );
+    assert!(
+        passed[4] != alone[4] && passed[5] != alone[5],
+        "the fifth starts from a state"
+    );
+}
+
+/// Names of all files below a directory.
+fn walk(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let names = entries.map(|path| match path.is_dir() {
+        true => walk(&path),
+        false => vec![path.display().to_string()],
+    });
+    names.flatten().collect()
+}
+
+#[test]
+fn cautious_weight_decay_goes_on_exactly() {
+    for name in [OptimizerName::Adamw, OptimizerName::Muon] {
+        let decaying = |cautious| {
+            move |config: &mut RunConfig| {
+                config.optimizer.name = name;
+                config.optimizer.weight_decay = 0.5;
+                config.optimizer.cautious_weight_decay = cautious;
+            }
+        };
+        goes_on_exactly(Packing::Shuffled, decaying(true));
+        let model = |cautious| {
+            let (directory, config) = directory(Packing::Shuffled, decaying(cautious));
+            run(&config, None, None).0.unwrap();
+            result(&directory).0
+        };
+        assert!(model(true) != model(false), "{name:?}: it changes the run");
+    }
 }
 
 #[test]

@@ -129,6 +129,7 @@ fn source(
             own: None,
             other,
             zero,
+            ..InitialState::default()
         },
         max_seq_length: 16,
         ..DataConfig::default()
@@ -192,7 +193,12 @@ fn a_mixture_that_cannot_be_is_refused_by_name() {
         let made = checked.and_then(|()| TrainSource::new(stream(200), &config, rows, 7));
         made.map_or_else(|error| error.to_string(), |_| String::new())
     };
-    let shares = |own, other, zero| InitialState { own, other, zero };
+    let shares = |own, other, zero| InitialState {
+        own,
+        other,
+        zero,
+        last_fraction: 0.0,
+    };
     let one = refused(1, true, shares(None, 0.1, 0.0));
     assert!(
         one.contains("data.initial_state.other") && one.contains("0.1"),
