@@ -250,7 +250,7 @@ pub(crate) struct UsageObject {
     pub(crate) total_tokens: usize,
     /// More about the first.
     pub(crate) prompt_tokens_details: PromptDetails,
-    /// Tokens of the whole text, what the session had before included.
+    /// Tokens of the whole text, what the session had before included; of several, the longest.
     pub(crate) position: u64,
 }
 
@@ -268,7 +268,7 @@ impl UsageObject {
         self.completion_tokens += usage.new_tokens;
         self.total_tokens += usage.prompt_tokens + usage.new_tokens;
         self.prompt_tokens_details.cached_tokens += usage.cached_tokens;
-        self.position = usage.position;
+        self.position = self.position.max(usage.position);
     }
 }
 
