@@ -52,6 +52,8 @@
 
 mod cpu;
 pub mod feature_map;
+#[cfg(feature = "cube")]
+mod gpu;
 pub mod linear;
 #[cfg(feature = "testing")]
 pub mod machine;
