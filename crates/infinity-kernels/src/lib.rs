@@ -33,6 +33,7 @@
 //! - [`swiglu`](mod@swiglu): the gate of a feed-forward.
 //! - [`linear`](mod@linear): a projection, with a way of its own for decoding.
 //! - [`rms_norm`](mod@rms_norm): root-mean-square norm, alone and with an output gate.
+//! - [`adamw`](mod@adamw): AdamW's update of one parameter, in one pass.
 //! - [`newton_schulz`](mod@newton_schulz): Muon's orthogonalisation.
 //! - [`in_pool`], [`each_in_pool`]: whole steps among the threads that the CPU's kernels share.
 //! - `testing` and `machine`, with the feature `testing`: cases, tolerances, the one comparison that every
@@ -50,6 +51,7 @@
     )
 )]
 
+pub mod adamw;
 mod cpu;
 pub mod feature_map;
 #[cfg(feature = "cube")]
