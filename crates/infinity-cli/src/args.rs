@@ -79,6 +79,22 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
     whole(0..=u64::MAX)(text)
 }
 
+/// `4096`, `4k` or `1M`.
+pub(crate) fn length(text: &str) -> Result<usize, String> {
+    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1 << 10),
+        None => text
+            .strip_suffix('M')
+            .map_or((text, 1), |digits| (digits, 1 << 20)),
+    };
+    let tokens = digits
+        .parse::<usize>()
+        .ok()
+        .and_then(|n| n.checked_mul(unit));
+    let tokens = tokens.filter(|tokens| *tokens > 0);
+    tokens.ok_or_else(|| "it must be a number of tokens above 0, like 4096, 4k or 1M".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +109,17 @@ mod tests {
         assert_eq!(threads("65535"), Ok(65535));
         for wrong in ["0", "-1", "65536"] {
             assert!(threads(wrong).unwrap_err().contains("from 1 to 65535"));
+        }
+    }
+
+    #[test]
+    fn lengths_have_units() {
+        assert_eq!(
+            ["4096", "4k", "4K", "1M"].map(|text| length(text).unwrap()),
+            [4096, 4096, 4096, 1 << 20]
+        );
+        for wrong in ["", "k", "0", "-1", "1.5k", "1m", "99999999999999M"] {
+            assert!(length(wrong).unwrap_err().contains("4k"), "{wrong}");
         }
     }
 }

@@ -71,13 +71,18 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     let Cli { command, global } = cli;
     use_threads(&global)?;
     match command {
+        Verb::Init(args) => commands::init::run(&args, &global),
         Verb::Train(args) => commands::train::run(*args, &global),
         Verb::Eval(args) => commands::eval::run(args, &global),
         Verb::Generate(args) => commands::generate::run(args, &global),
+        Verb::Chat(args) => commands::chat::run(args, &global),
+        Verb::Stream(args) => commands::stream::run(args, &global),
         Verb::State(verb) => commands::state::run(&verb, &global),
         Verb::Plot(args) => commands::plot::run(&args, &global),
         Verb::Tokenize(args) => commands::tokenize::run(args, &global),
         Verb::Devices(args) => commands::devices::run(&args),
+        Verb::Doctor(args) => commands::doctor::run(&args, &global),
+        Verb::Bench(args) => commands::bench::run(&args, &global),
         Verb::Config(verb) => commands::config::run(verb, &global),
         Verb::Completions(args) => commands::completions(&args),
     }

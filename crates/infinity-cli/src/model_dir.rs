@@ -296,6 +296,34 @@ impl Found {
     }
 }
 
+/// The tokenizer of the model in `directory`, where there is one.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn needed(tokenizer: Option<Tokenizer>, directory: &Path) -> anyhow::Result<Tokenizer> {
+    let shown = directory.display();
+    tokenizer.with_context(|| format!("{shown} has no {TOKENIZER}, which text needs"))
+}
+
+/// Checks that a state can be written to `path` later, before there is something to lose.
+///
+/// # Errors
+/// It is a directory, or lies in none.
+pub(crate) fn can_hold_a_state(path: &Path) -> anyhow::Result<()> {
+    let parent = or_here(path.parent().unwrap_or(path));
+    let shown = path.display();
+    match (path.is_dir(), parent.is_dir()) {
+        (true, _) => Err(errors::usage(format!(
+            "--state-out: {shown} is a directory"
+        ))),
+        (_, false) => Err(errors::usage(format!(
+            "--state-out: there is no directory {} to write {shown} in",
+            parent.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// `model` computing in `precision`; on standard error what its device does about it.
 ///
 /// # Errors

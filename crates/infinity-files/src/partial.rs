@@ -80,6 +80,25 @@ impl PartialDirectory {
         &self.0.path
     }
 
+    /// Takes over what lies in the directory `old`, as far as `wanted` says so of a name there, without
+    /// touching `old`: files as further names of the same file where the disk has them, else as copies.
+    ///
+    /// # Errors
+    /// If something cannot be read or linked. Nothing to keep, or no such directory, is fine.
+    pub fn keep_from(&self, old: &Path, wanted: &dyn Fn(&str) -> bool) -> io::Result<()> {
+        let entries = match fs::read_dir(old) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if wanted(&entry.file_name().to_string_lossy()) {
+                link_tree(&entry.path(), &self.path().join(entry.file_name()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts its files on the disk and gives it the name `target`, in the place of what may be there:
     /// at once where the system can exchange two names, elsewhere by two renames.
     ///
@@ -272,6 +291,23 @@ fn sync_tree(path: &Path) -> io::Result<()> {
         }
     }
     sync_directory(path)
+}
+
+/// Another name for a file, or a directory of such names.
+fn link_tree(from: &Path, to: &Path) -> io::Result<()> {
+    point(to)?;
+    let kind = from.symlink_metadata()?;
+    if kind.is_dir() {
+        fs::create_dir(to)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            link_tree(&entry.path(), &to.join(entry.file_name()))?;
+        }
+        return fs::set_permissions(to, kind.permissions());
+    }
+    // Some disks have no second names; a link to nowhere has nothing to copy.
+    let linked = fs::hard_link(from, to);
+    linked.or_else(|error| fs::copy(from, to).map(drop).map_err(|_| error))
 }
 
 /// Removes what no process is making any more in `folder`.

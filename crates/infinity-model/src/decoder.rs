@@ -15,6 +15,9 @@ use crate::tokenizer::{DecodeStream, Tokenizer};
 /// Most tokens of a prompt that are read at once.
 pub const PROMPT_PIECE: usize = 512;
 
+/// Tokens that a text is remembered by, if penalties do not look back on more.
+pub const RECENT: usize = 64;
+
 /// Why generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
@@ -50,11 +53,22 @@ pub struct Past {
     pub has_logits: bool,
 }
 
+impl Past {
+    /// Forgets the last tokens but as many as are looked back on.
+    pub fn keep_recent(&mut self, config: &GenerationConfig) {
+        let kept = RECENT.max(config.repeat_last_n);
+        let old = self.recent.len().saturating_sub(kept);
+        self.recent.drain(..old);
+    }
+}
+
 /// The continuation of one text.
 #[derive(Debug)]
 pub struct Decoder {
     prompt: Vec<u32>,
     prompt_read: usize,
+    /// Tokens before the prompt that count when it is cut into pieces.
+    before: usize,
     tokens: Vec<u32>,
     limit: usize,
     /// Tokens that may be drawn: a model's vocabulary may be padded beyond the tokenizer's.
@@ -127,6 +141,7 @@ impl Decoder {
             limit: config.new_token_limit(prompt.len())?,
             prompt,
             prompt_read: 0,
+            before: 0,
             tokens: Vec::new(),
             drawable: tokenizer.map_or(vocab_size, |t| t.vocab_size().min(vocab_size)),
             eos,
@@ -137,13 +152,27 @@ impl Decoder {
         })
     }
 
+    /// The same, with a prompt whose pieces end at multiples of [`PROMPT_PIECE`] tokens of the whole
+    /// text, of which `position` are before it; else they are counted from its beginning.
+    pub fn aligned_to(mut self, position: u64) -> Self {
+        self.before = (position % PROMPT_PIECE as u64) as usize;
+        self
+    }
+
+    /// The same, after the first `tokens` of its prompt, which are read already.
+    pub fn after(mut self, tokens: usize) -> Self {
+        self.prompt_read = tokens.min(self.prompt.len());
+        self
+    }
+
     /// The tokens to read next: a piece of the prompt, or the newest token. Nothing before the
     /// first token if the prompt is empty: then the logits after the text before are taken.
     pub fn wants(&self) -> &[u32] {
         match self.tokens.last() {
             Some(last) => std::slice::from_ref(last),
             None => {
-                let end = self.prompt.len().min(self.prompt_read + PROMPT_PIECE);
+                let piece = PROMPT_PIECE - (self.before + self.prompt_read) % PROMPT_PIECE;
+                let end = self.prompt.len().min(self.prompt_read + piece);
                 &self.prompt[self.prompt_read..end]
             }
         }
@@ -157,13 +186,18 @@ impl Decoder {
     /// [`GenerateError`]: logits that are no numbers, or tokens that cannot be decoded.
     pub fn take(&mut self, logits: &[f32]) -> Result<&str, GenerateError> {
         let before = self.text.len();
-        if self.tokens.is_empty() {
-            self.prompt_read += self.wants().len();
-        }
+        self.read_on();
         if self.prompt_left() == 0 && self.finish.is_none() {
             self.draw(logits)?;
         }
         Ok(&self.text[before..])
+    }
+
+    /// Notes that what it wanted is read, without drawing a token: a text that is only read.
+    pub fn read_on(&mut self) {
+        if self.tokens.is_empty() {
+            self.prompt_read += self.wants().len();
+        }
     }
 
     fn draw(&mut self, logits: &[f32]) -> Result<(), GenerateError> {
@@ -707,6 +741,28 @@ mod tests {
             expected("hi\nx", FinishReason::Length)
         );
         assert_eq!(said(&turn, "?"), expected("hi\nx", FinishReason::Length));
+    }
+
+    #[test]
+    fn a_prompt_is_cut_where_its_whole_text_is_and_goes_on_after_what_is_read() {
+        let model = ModelConfig::new(300);
+        let (past, config) = (Past::default(), GenerationConfig::default());
+        let decoder = || {
+            let prompt = vec![7; 2 * PROMPT_PIECE];
+            Decoder::new(&model, None, prompt, &past, &config).unwrap()
+        };
+        let pieces = |mut decoder: Decoder| {
+            let mut pieces = Vec::new();
+            while decoder.prompt_left() > 0 {
+                pieces.push(decoder.wants().len());
+                decoder.read_on();
+            }
+            pieces
+        };
+        assert_eq!(pieces(decoder()), [512, 512]);
+        assert_eq!(pieces(decoder().aligned_to(5 * 512 + 12)), [500, 512, 12]);
+        assert_eq!(pieces(decoder().after(512)), [512]);
+        assert_eq!(pieces(decoder().aligned_to(500).after(12)), [512, 500]);
     }
 
     #[test]

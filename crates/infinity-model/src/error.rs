@@ -342,6 +342,46 @@ pub enum PretrainedError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An index of weight files contradicts itself or its files.
+    #[error("{}: {reason}", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A weight file that the index names is not there.
+    #[error("{} is missing: {} says that it holds {tensor}", path.display(), index.display())]
+    MissingShard {
+        /// The weight file.
+        path: PathBuf,
+        /// The index.
+        index: PathBuf,
+        /// The first tensor that it would hold.
+        tensor: String,
+    },
+    /// An index names a file that is not in its folder.
+    #[error("{}: {tensor} is said to be in {shard:?}, which is no file in this folder", path.display())]
+    OutsideFolder {
+        /// The index.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is named for it.
+        shard: String,
+    },
+    /// A weight is too large for the format that it was to be written in.
+    #[error("{tensor} holds {value}, and {format} ends at {largest}: write f32 or bf16")]
+    Overflow {
+        /// Its name.
+        tensor: String,
+        /// The weight.
+        value: f32,
+        /// The format.
+        format: &'static str,
+        /// The largest number of the format.
+        largest: f32,
+    },
     /// The weights are those of another network.
     #[error("the tensors in {} do not fit config.json: {problems}", path.display())]
     Mismatch {

@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{ops::ControlFlow, path::Path, time::Instant};
+use std::{fs, ops::ControlFlow, path::Path, time::Instant};
 
 use burn::prelude::*;
 use infinity_files::Fingerprint;
@@ -20,11 +20,8 @@ use crate::error::{GenerateError, StateError, StateProblem};
 use crate::model::InfinityModel;
 use crate::sampler::Draws;
 use crate::state::ModelState;
-use crate::state_file::{Extra, Metadata};
+use crate::state_file::{Extra, Metadata, fingerprint};
 use crate::tokenizer::Tokenizer;
-
-/// Tokens that a context remembers by name, if penalties do not look back on more.
-const RECENT: usize = 64;
 
 /// Names in the header of a context's file.
 const RECENT_TOKENS: &str = "recent_tokens";
@@ -35,6 +32,29 @@ const TOKENIZER: &str = "tokenizer";
 fn hash(tokenizer: &Tokenizer) -> Option<String> {
     let json = tokenizer.to_json().ok()?;
     Some(Fingerprint::default().field(json).hex())
+}
+
+/// Which model and tokenizer a text belongs to. Finding it takes a look at every weight, so who
+/// saves often keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    model: String,
+    tokenizer: Option<String>,
+}
+
+impl Identity {
+    /// That of `model` and `tokenizer`.
+    pub fn of(model: &InfinityModel, tokenizer: Option<&Tokenizer>) -> Self {
+        Self {
+            model: fingerprint(model),
+            tokenizer: tokenizer.and_then(hash),
+        }
+    }
+
+    /// The [`fingerprint`] of the model.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
 }
 
 /// What was generated, and what it took.
@@ -95,6 +115,42 @@ impl Context {
         model: &InfinityModel,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<(), StateError> {
+        self.save_noting(path, &Identity::of(model, tokenizer), &[])
+    }
+
+    /// [`save`](Self::save) with further entries of the file's header, which
+    /// [`notes`](crate::state_file::notes) reads again.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_noting(
+        &self,
+        path: &Path,
+        identity: &Identity,
+        further: &[(&str, String)],
+    ) -> Result<(), StateError> {
+        let written = |bytes: Vec<u8>| infinity_files::write(path, &bytes);
+        let bytes = self.to_bytes_noting(identity, further);
+        let problem = bytes.and_then(|bytes| written(bytes).map_err(StateProblem::Write));
+        problem.map_err(|problem| StateError {
+            path: path.into(),
+            problem,
+        })
+    }
+
+    /// The bytes of the file that [`save`](Self::save) writes.
+    ///
+    /// # Errors
+    /// If the state has numbers of another format than f32.
+    pub fn to_bytes(&self, identity: &Identity) -> Result<Vec<u8>, StateProblem> {
+        self.to_bytes_noting(identity, &[])
+    }
+
+    fn to_bytes_noting(
+        &self,
+        identity: &Identity,
+        further: &[(&str, String)],
+    ) -> Result<Vec<u8>, StateProblem> {
         let past = &self.past;
         let mut notes =
             Metadata::from([(RECENT_TOKENS.to_owned(), json!(past.recent).to_string())]);
@@ -103,15 +159,18 @@ impl Context {
                 .map(|draws| (DRAWS.to_owned(), json!(draws).to_string())),
         );
         notes.extend(
-            tokenizer
-                .and_then(hash)
+            identity
+                .tokenizer
+                .clone()
                 .map(|hash| (TOKENIZER.to_owned(), hash)),
         );
+        let further = further.iter().cloned();
+        notes.extend(further.map(|(key, value)| (key.to_owned(), value)));
         let extra = Extra {
             logits: self.logits.clone(),
             notes,
         };
-        self.state.save_with(path, model, &extra)
+        self.state.to_bytes_with(Some(&identity.model), &extra)
     }
 
     /// Reads what [`save`](Self::save) wrote, or a state of one row that was saved alone.
@@ -123,15 +182,34 @@ impl Context {
         model: &InfinityModel,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<Self, StateError> {
-        let (state, Extra { logits, notes }) = ModelState::load_with(path, model)?;
-        let error = |problem| StateError {
+        let bytes = fs::read(path).map_err(StateProblem::Read);
+        let read = bytes
+            .and_then(|bytes| Self::from_bytes(&bytes, model, &Identity::of(model, tokenizer)));
+        read.map_err(|problem| StateError {
             path: path.into(),
             problem,
-        };
-        let damaged = |what: &str| error(StateProblem::NotAState(what.to_owned()));
-        let (found, own) = (notes.get(TOKENIZER), tokenizer.and_then(hash));
-        if found.zip(own).is_some_and(|(found, own)| *found != own) {
-            return Err(error(StateProblem::OtherTokenizer));
+        })
+    }
+
+    /// Reads the bytes of a file that [`save`](Self::save) wrote. `identity` is that of `model` and
+    /// the text's tokenizer.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_bytes(
+        bytes: &[u8],
+        model: &InfinityModel,
+        identity: &Identity,
+    ) -> Result<Self, StateProblem> {
+        let (state, Extra { logits, notes }) =
+            ModelState::from_bytes_of(bytes, model, &identity.model)?;
+        let damaged = |what: &str| StateProblem::NotAState(what.to_owned());
+        let (found, own) = (notes.get(TOKENIZER), &identity.tokenizer);
+        if found
+            .zip(own.as_ref())
+            .is_some_and(|(found, own)| found != own)
+        {
+            return Err(StateProblem::OtherTokenizer);
         }
         if state.batch() != 1 {
             let rows = format!("it has {} rows, and a text has one", state.batch());
@@ -240,12 +318,7 @@ pub fn generate_from(
     if let Some(last) = made.tokens.last() {
         context.read(model, &[*last])?;
     }
-    let recent = &mut context.past.recent;
-    recent.drain(
-        ..recent
-            .len()
-            .saturating_sub(RECENT.max(config.repeat_last_n)),
-    );
+    context.past.keep_recent(config);
     Ok((made, context))
 }
 

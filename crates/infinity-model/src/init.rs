@@ -1,6 +1,6 @@
 //! Starting values, drawn on the host: one seed gives the same model on every backend.
 
-use burn::module::Param;
+use burn::module::{Param, ParamId};
 use burn::nn::{Dropout, DropoutConfig, Embedding, Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::rngs::StdRng;
@@ -8,7 +8,8 @@ use rand::{RngExt, SeedableRng};
 
 /// Draws parameters in the order they are asked for.
 pub(crate) struct Init<'a> {
-    rng: StdRng,
+    /// None: parameters get their places and no values, for a model that is loaded.
+    rng: Option<StdRng>,
     device: &'a Device,
     /// Which layer is being made; a layer alone is the first.
     pub(crate) layer: usize,
@@ -19,25 +20,43 @@ pub(crate) struct Init<'a> {
 impl<'a> Init<'a> {
     pub(crate) fn new(seed: u64, std: f64, device: &'a Device) -> Self {
         Init {
-            rng: StdRng::seed_from_u64(seed),
+            rng: Some(StdRng::seed_from_u64(seed)),
             device,
             layer: 0,
             std,
         }
     }
 
-    /// Standard normal, by Box and Muller.
-    fn normal(&mut self) -> f64 {
-        let (u, v): (f64, f64) = (1.0 - self.rng.random::<f64>(), self.rng.random());
-        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+    /// Makes parameters that hold no values, and take no memory, until they are given some.
+    pub(crate) fn unfilled(device: &'a Device) -> Self {
+        Init {
+            rng: None,
+            ..Init::new(0, 0.0, device)
+        }
     }
 
-    /// A parameter with given values.
+    /// `len` values, each by `draw`; none where parameters stay unfilled.
+    fn draw(&mut self, len: usize, draw: impl Fn(&mut StdRng) -> f64) -> Vec<f32> {
+        match &mut self.rng {
+            Some(rng) => (0..len).map(|_| draw(rng) as f32).collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// A parameter with given values, which go unused where parameters stay unfilled.
     pub(crate) fn values<const D: usize>(
         &self,
         values: Vec<f32>,
         dims: [usize; D],
     ) -> Param<Tensor<D>> {
+        if self.rng.is_none() {
+            let zeros = move |device: &Device, tracked: bool| {
+                let zeros = Tensor::zeros(dims, device);
+                if tracked { zeros.require_grad() } else { zeros }
+            };
+            let device = self.device.clone();
+            return Param::uninitialized(ParamId::new(), zeros, device, true, dims.into());
+        }
         Param::from_tensor(Tensor::from_data(
             TensorData::new(values, dims),
             self.device,
@@ -51,8 +70,7 @@ impl<'a> Init<'a> {
     }
 
     fn scaled<const D: usize>(&mut self, dims: [usize; D], std: f64) -> Param<Tensor<D>> {
-        let len = dims.iter().product();
-        let values = (0..len).map(|_| (self.normal() * std) as f32).collect();
+        let values = self.draw(dims.iter().product(), |rng| normal(rng) * std);
         self.values(values, dims)
     }
 
@@ -92,9 +110,8 @@ impl<'a> Init<'a> {
     /// Taps of a depthwise convolution `[channels, 1, kernel]`, uniform as PyTorch's.
     pub(crate) fn conv(&mut self, channels: usize, kernel: usize) -> Param<Tensor<3>> {
         let bound = (kernel as f64).powf(-0.5);
-        let values = (0..channels * kernel)
-            .map(|_| ((2.0 * self.rng.random::<f64>() - 1.0) * bound) as f32)
-            .collect();
+        let uniform = |rng: &mut StdRng| (2.0 * rng.random::<f64>() - 1.0) * bound;
+        let values = self.draw(channels * kernel, uniform);
         self.values(values, [channels, 1, kernel])
     }
 
@@ -107,4 +124,10 @@ impl<'a> Init<'a> {
     pub(crate) fn dropout(&self, prob: f64) -> Dropout {
         DropoutConfig::new(prob).init()
     }
+}
+
+/// Standard normal, by Box and Muller.
+fn normal(rng: &mut StdRng) -> f64 {
+    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }

@@ -7,9 +7,9 @@
 //! use std::{ops::ControlFlow, path::Path};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let loaded = from_pretrained(Path::new("runs/quickstart/final"), &Device::flex())?;
+//! let loaded = from_pretrained(Path::new("runs/tiny/final"), &Device::flex())?;
 //! let tokenizer = loaded.tokenizer.ok_or("a model with a tokenizer")?;
-//! generate(&loaded.model, &tokenizer, "fn main", &GenerationConfig::default(), &mut |text| {
+//! generate(&loaded.model, &tokenizer, "One day", &GenerationConfig::default(), &mut |text| {
 //!     print!("{text}");
 //!     ControlFlow::Continue(())
 //! })?;
@@ -28,6 +28,7 @@
 //! - [`precision`](mod@precision): which number format every kind of operation computes in.
 //! - [`tokenizer`], [`generation_config`], [`sampler`], [`decoder`], [`generate`](mod@generate): from
 //!   text to text.
+//! - [`chat_template`]: a conversation as a text.
 //! - [`pretrained`]: model directories as the ecosystem reads them.
 //!
 //! The crate picks no backend: an app enables one of Burn's, or one of this crate's features of
@@ -36,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 pub mod block;
+pub mod chat_template;
 pub mod config;
 pub mod count;
 pub mod decoder;
@@ -56,6 +58,7 @@ pub mod state_file;
 pub mod tokenizer;
 
 pub use burn;
+pub use chat_template::{ChatTemplate, ChatTemplateError, Message};
 pub use config::ModelConfig;
 pub use decoder::{Decoder, FinishReason};
 pub use error::{
@@ -66,7 +69,9 @@ pub use generate::{Context, Generation, generate, generate_from, generate_tokens
 pub use generation_config::GenerationConfig;
 pub use model::InfinityModel;
 pub use precision::{Formats, Precision, PrecisionError};
-pub use pretrained::{Pretrained, from_pretrained, save_pretrained};
+pub use pretrained::{
+    Pretrained, SaveOptions, WeightFormat, from_pretrained, save_pretrained, save_pretrained_with,
+};
 pub use state::{LayerState, ModelState, Stateful};
 pub use tokenizer::Tokenizer;
 

@@ -51,7 +51,15 @@ impl ModelConfig {
 
     /// A model with fresh parameters drawn from `seed`: the same ones on every backend.
     pub fn init_seeded(&self, seed: u64, device: &Device) -> InfinityModel {
-        let mut init = Init::new(seed, self.initializer_range, device);
+        self.build(Init::new(seed, self.initializer_range, device))
+    }
+
+    /// A model whose parameters hold no values yet, for one who gives every one of them.
+    pub(crate) fn unfilled(&self, device: &Device) -> InfinityModel {
+        self.build(Init::unfilled(device))
+    }
+
+    fn build(&self, mut init: Init) -> InfinityModel {
         let (vocab_size, width) = (self.vocab_size, self.hidden_size);
         let model = Decoder {
             embed_tokens: init.embedding(vocab_size, width),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! config.json             the model's shape; required
-//! model.safetensors       the weights, PyTorch's names and layout; required
+//! model.safetensors       the weights, PyTorch's names and layout; or, in several files,
+//!                         model-00001-of-00002.safetensors, … with model.safetensors.index.json
 //! generation_config.json  how to generate; defaults if not there
 //! tokenizer.json          the tokenizer; a model without one reads and writes ids
 //! tokenizer_config.json   which class of Python's `transformers` loads it; written, never read
@@ -11,34 +12,30 @@
 //! The weight file is compared with the list of [`weights`] before any of it reaches a model: every
 //! tensor there, in its shape, and no other.
 
+mod read;
 #[cfg(test)]
 mod tests;
+mod write;
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use burn::prelude::*;
-use burn::store::{
-    BurnToPyTorchAdapter, FloatCastAdapter, ModuleAdapter, ModuleSnapshot, ModuleStore,
-    PyTorchToBurnAdapter, SafetensorsStore,
-};
-use burn::tensor::DType;
+use burn::tensor::Device;
 use infinity_files::PartialDirectory;
 use serde_json::json;
 
 use crate::config::ModelConfig;
-use crate::error::PretrainedError;
+use crate::error::{ConfigError, PretrainedError};
 use crate::generation_config::GenerationConfig;
 use crate::model::InfinityModel;
-use crate::parameters::weights;
 use crate::tokenizer::Tokenizer;
+use read::StoredWeights;
+pub use write::{SaveOptions, WeightFormat};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
 const GENERATION: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -56,49 +53,59 @@ pub struct Pretrained {
     pub generation: GenerationConfig,
 }
 
-/// Writes a model directory.
+/// Writes a model directory, with weights in the format of the model's parameters.
 ///
-/// A new directory appears whole or not at all. In one that is there already, each file is
-/// replaced whole, one after the other; a tokenizer that was there goes when `tokenizer` is `None`,
-/// and files that are no part of a model stay.
+/// It appears whole or not at all: one that is there already is exchanged for it at once. Files that
+/// are no part of a model stay; a tokenizer that was there goes when `tokenizer` is `None`.
 ///
 /// # Errors
 /// [`PretrainedError`]: the tokenizer has tokens that the model does not know, a setting is out of
-/// range, or something cannot be written.
+/// range, or something cannot be written. What was there is there still.
 pub fn save_pretrained(
     dir: &Path,
     model: &InfinityModel,
     tokenizer: Option<&Tokenizer>,
     generation: &GenerationConfig,
 ) -> Result<(), PretrainedError> {
-    let path = |name: &str| dir.join(name);
+    save_pretrained_with(dir, model, tokenizer, generation, &SaveOptions::default())
+}
+
+/// [`save_pretrained`] with weights in another number format, or in several files.
+///
+/// # Errors
+/// As [`save_pretrained`], and if a weight is too large for the format.
+pub fn save_pretrained_with(
+    dir: &Path,
+    model: &InfinityModel,
+    tokenizer: Option<&Tokenizer>,
+    generation: &GenerationConfig,
+    options: &SaveOptions,
+) -> Result<(), PretrainedError> {
     let config = model.config();
-    config
-        .validate()
-        .map_err(|source| PretrainedError::Config {
-            path: path(CONFIG),
+    let checked = |name: &str, result: Result<(), ConfigError>| {
+        result.map_err(|source| PretrainedError::Config {
+            path: dir.join(name),
             source,
-        })?;
-    generation
-        .validate()
-        .map_err(|source| PretrainedError::Config {
-            path: path(GENERATION),
-            source,
-        })?;
+        })
+    };
+    checked(CONFIG, config.validate())?;
+    checked(GENERATION, generation.validate())?;
     check_vocabulary(dir, config, tokenizer)?;
 
     let staging = Staging::create(dir)?;
-    staging.text(CONFIG, &config.to_json())?;
+    let format = options.format.unwrap_or(WeightFormat::F32).torch_name();
+    staging.text(CONFIG, &config.to_json_of(format))?;
     staging.text(GENERATION, &generation.to_json())?;
     if let Some(tokenizer) = tokenizer {
         staging.text(TOKENIZER, &tokenizer.to_json()?)?;
         staging.text(TOKENIZER_CONFIG, &tokenizer_config(tokenizer))?;
     }
-    staging.write(WEIGHTS, |path| save_weights(path, model))?;
+    write::save_weights(staging.partial.path(), dir, model, options)?;
     staging.publish()
 }
 
-/// Reads a model directory onto a device. Weights in half precision become f32.
+/// Reads a model directory onto a device. Weights in half precision become f32, exactly. Beside the
+/// model itself, loading takes memory for a small part of one tensor.
 ///
 /// ```
 /// use infinity_model::burn::tensor::Device;
@@ -130,16 +137,7 @@ pub fn from_pretrained(dir: &Path, device: &Device) -> Result<Pretrained, Pretra
         .transpose()?;
     check_vocabulary(dir, &config, tokenizer.as_ref())?;
 
-    let weights_path = dir.join(WEIGHTS);
-    if !weights_path.exists() {
-        let why = if dir.join("model.safetensors.index.json").exists() {
-            "weights in several files cannot be loaded: join them into one"
-        } else {
-            "it holds the weights"
-        };
-        return Err(missing(dir, WEIGHTS, why));
-    }
-    let model = load_weights(&weights_path, &config, device)?;
+    let model = StoredWeights::open(dir)?.load(&config, device)?;
     Ok(Pretrained {
         model,
         config,
@@ -158,7 +156,7 @@ fn missing(dir: &Path, name: &str, why: &str) -> PretrainedError {
 /// Reads and parses a file; `None` if there is no such file.
 fn parse<T>(
     path: &Path,
-    from_json: impl Fn(&str) -> Result<T, crate::error::ConfigError>,
+    from_json: impl Fn(&str) -> Result<T, ConfigError>,
 ) -> Result<Option<T>, PretrainedError> {
     match fs::read_to_string(path) {
         Ok(text) => from_json(&text)
@@ -210,47 +208,48 @@ struct Staging {
 
 impl Staging {
     fn create(target: &Path) -> Result<Self, PretrainedError> {
-        // Inside an existing directory, so that files only change their name in the end.
-        let partial = match target.is_dir() {
-            true => PartialDirectory::create(&target.join("model")),
-            false => PartialDirectory::create(target),
+        let failed = |source| write_error(target, source);
+        // Where a link leads, the directory is exchanged and the link stays.
+        let target = match target.canonicalize() {
+            Ok(real) if !real.is_dir() => return Err(failed(io::ErrorKind::NotADirectory.into())),
+            Ok(real) if std::env::current_dir().is_ok_and(|here| here.starts_with(&real)) => {
+                let reason = "it is, or holds, the directory this program was started in";
+                return Err(failed(io::Error::other(reason)));
+            }
+            Ok(real) => real,
+            Err(_) => target.to_owned(),
         };
         Ok(Self {
-            partial: partial.map_err(|source| write_error(target, source))?,
-            target: target.into(),
+            partial: PartialDirectory::create(&target).map_err(failed)?,
+            target,
         })
     }
 
-    /// A file on its way to the target. Errors name where it was to go.
-    fn write(
-        &self,
-        name: &str,
-        write: impl FnOnce(&Path) -> io::Result<()>,
-    ) -> Result<(), PretrainedError> {
-        write(&self.partial.path().join(name))
-            .map_err(|source| write_error(&self.target.join(name), source))
-    }
-
     fn text(&self, name: &str, text: &str) -> Result<(), PretrainedError> {
-        self.write(name, |path| infinity_files::write(path, text.as_bytes()))
+        let written = infinity_files::write(&self.partial.path().join(name), text.as_bytes());
+        written.map_err(|source| write_error(&self.target.join(name), source))
     }
 
     fn publish(self) -> Result<(), PretrainedError> {
         let Self { partial, target } = self;
-        if !target.is_dir() {
-            return (partial.rename_to(&target)).map_err(|source| write_error(&target, source));
-        }
-        for name in [TOKENIZER, TOKENIZER_CONFIG, GENERATION, CONFIG, WEIGHTS] {
-            let (staged, path) = (partial.path().join(name), target.join(name));
-            let replaced = match (staged.exists(), path.exists()) {
-                (true, _) => fs::rename(&staged, &path),
-                (false, true) => fs::remove_file(&path),
-                (false, false) => Ok(()),
-            };
-            replaced.map_err(|source| write_error(&path, source))?;
-        }
-        Ok(())
+        let kept = partial.keep_from(&target, &|name| !is_part(name));
+        let published = kept.and_then(|()| partial.rename_to(&target));
+        published.map_err(|source| write_error(&target, source))
     }
+}
+
+/// Whether a file of this name is part of a model directory.
+fn is_part(name: &str) -> bool {
+    [
+        CONFIG,
+        WEIGHTS,
+        INDEX,
+        GENERATION,
+        TOKENIZER,
+        TOKENIZER_CONFIG,
+    ]
+    .contains(&name)
+        || write::is_shard(name)
 }
 
 fn write_error(path: &Path, source: io::Error) -> PretrainedError {
@@ -260,135 +259,9 @@ fn write_error(path: &Path, source: io::Error) -> PretrainedError {
     }
 }
 
-/// Writes the weights.
-///
-/// The store writes to a temporary file, which its owner alone may read, and renames it. A model
-/// has the permissions of any new file instead: those that the process's umask leaves.
-fn save_weights(path: &Path, model: &InfinityModel) -> io::Result<()> {
-    let permissions = File::create(path)?.metadata()?.permissions();
-    let mut store = SafetensorsStore::from_file(path)
-        .overwrite(true)
-        .clear_metadata()
-        .metadata("format", "pt")
-        .with_to_adapter(BurnToPyTorchAdapter)
-        .skip_enum_variants(true);
-    // The store says what went wrong in words of its own layers around the system's.
-    (model.save_into(&mut store)).map_err(|error| io::Error::other(error.to_string()))?;
-    fs::set_permissions(path, permissions)?;
-    File::open(path)?.sync_all()
-}
-
-/// Builds the model of `config` with the weights of the file.
-fn load_weights(
-    path: &Path,
-    config: &ModelConfig,
-    device: &Device,
-) -> Result<InfinityModel, PretrainedError> {
-    // Reading one byte tells what the system refuses from what is wrong with the file.
-    let readable = File::open(path).and_then(|mut file| file.read(&mut [0]));
-    readable.map_err(|source| PretrainedError::Read {
-        path: path.into(),
-        source,
-    })?;
-    let mut store = SafetensorsStore::from_file(path)
-        .with_from_adapter(PyTorchToBurnAdapter.chain(FloatCastAdapter::to(DType::F32)))
-        .skip_enum_variants(true);
-    check_weights(path, config, &mut store)?;
-    let mut model = config.init(device);
-    let result = model
-        .load_from(&mut store)
-        .map_err(|error| damaged(path, error))?;
-    if !result.unused.is_empty() {
-        return Err(damaged(
-            path,
-            format!("no part of the network took {:?}", result.unused),
-        ));
-    }
-    Ok(model)
-}
-
 fn damaged(path: &Path, reason: impl ToString) -> PretrainedError {
     PretrainedError::Weights {
         path: path.into(),
         reason: reason.to_string(),
     }
-}
-
-fn check_weights(
-    path: &Path,
-    config: &ModelConfig,
-    store: &mut SafetensorsStore,
-) -> Result<(), PretrainedError> {
-    let tensors = store
-        .get_all_tensors()
-        .map_err(|error| damaged(path, format!("it is not a whole safetensors file: {error}")))?;
-    let mut unexpected: BTreeMap<&str, ()> =
-        tensors.keys().map(|name| (name.as_str(), ())).collect();
-    let mut problems = Problems::default();
-    for weight in weights(config) {
-        unexpected.remove(weight.name.as_str());
-        let Some(tensor) = tensors.get(&weight.name) else {
-            problems.missing.push(weight.name);
-            continue;
-        };
-        let shape: Vec<usize> = tensor.shape.to_vec();
-        if shape != weight.shape {
-            problems.misshapen.push(format!(
-                "{} {shape:?} instead of {:?}",
-                weight.name, weight.shape
-            ));
-        } else if !tensor.dtype.is_float() {
-            problems.misshapen.push(format!(
-                "{} of {:?} instead of floats",
-                weight.name, tensor.dtype
-            ));
-        }
-    }
-    problems.unexpected = unexpected.into_keys().map(str::to_owned).collect();
-    problems.into_result(path)
-}
-
-/// What differs between a file and a configuration.
-#[derive(Default)]
-struct Problems {
-    missing: Vec<String>,
-    misshapen: Vec<String>,
-    unexpected: Vec<String>,
-}
-
-impl Problems {
-    fn into_result(self, path: &Path) -> Result<(), PretrainedError> {
-        let kinds = [
-            ("missing", self.missing),
-            ("wrong", self.misshapen),
-            ("unexpected", self.unexpected),
-        ];
-        let problems: Vec<String> = kinds
-            .into_iter()
-            .filter(|(_, names)| !names.is_empty())
-            .map(|(kind, names)| format!("{kind}: {}", shortened(&names)))
-            .collect();
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(PretrainedError::Mismatch {
-            path: path.into(),
-            problems: problems.join("; "),
-        })
-    }
-}
-
-/// The first names, and how many more there are.
-fn shortened(names: &[String]) -> String {
-    const SHOWN: usize = 4;
-    let mut text = names
-        .iter()
-        .take(SHOWN)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    if names.len() > SHOWN {
-        text.push_str(&format!(" and {} more", names.len() - SHOWN));
-    }
-    text
 }

@@ -53,21 +53,11 @@ impl ModelState {
     ///
     /// If it has numbers of another format than f32, or if the file cannot be written.
     pub fn save(&self, path: &Path, model: &impl Stateful) -> Result<(), StateError> {
-        self.save_with(path, model, &Extra::default())
-    }
-
-    /// [`save`](Self::save) with what goes on from the state.
-    pub(crate) fn save_with(
-        &self,
-        path: &Path,
-        model: &impl Stateful,
-        extra: &Extra,
-    ) -> Result<(), StateError> {
         let error = |problem| StateError {
             path: path.into(),
             problem,
         };
-        let bytes = self.to_bytes_with(Some(&fingerprint(model)), extra);
+        let bytes = self.to_bytes(Some(&fingerprint(model)));
         infinity_files::write(path, &bytes.map_err(error)?)
             .map_err(|source| error(StateProblem::Write(source)))
     }
@@ -79,25 +69,24 @@ impl ModelState {
     /// [`StateError`]: the file cannot be read, is cut or changed, belongs to another model, or
     /// holds numbers that are not finite.
     pub fn load(path: &Path, model: &impl Stateful) -> Result<Self, StateError> {
-        Self::load_with(path, model).map(|(state, _)| state)
-    }
-
-    /// [`load`](Self::load) with what goes on from the state.
-    pub(crate) fn load_with(
-        path: &Path,
-        model: &impl Stateful,
-    ) -> Result<(Self, Extra), StateError> {
-        let read = || {
-            let bytes = fs::read(path).map_err(StateProblem::Read)?;
-            let device = model.devices().swap_remove(0).inner();
-            let read = Saved::read(&bytes, &device)?;
-            read.check(model)?;
-            Ok((read.state, read.extra))
-        };
-        read().map_err(|problem| StateError {
+        let bytes = fs::read(path).map_err(StateProblem::Read);
+        let read = bytes.and_then(|bytes| Self::from_bytes_of(&bytes, model, &fingerprint(model)));
+        read.map(|(state, _)| state).map_err(|problem| StateError {
             path: path.into(),
             problem,
         })
+    }
+
+    /// The state of `model`, of this fingerprint, and what goes on from it.
+    pub(crate) fn from_bytes_of(
+        bytes: &[u8],
+        model: &impl Stateful,
+        fingerprint: &str,
+    ) -> Result<(Self, Extra), StateProblem> {
+        let device = model.devices().swap_remove(0).inner();
+        let read = Saved::read(bytes, &device)?;
+        read.check(model, fingerprint)?;
+        Ok((read.state, read.extra))
     }
 
     /// The bytes of a state file, for the model of that [`fingerprint`] or for one that is known
@@ -110,7 +99,12 @@ impl ModelState {
         self.to_bytes_with(model, &Extra::default())
     }
 
-    fn to_bytes_with(&self, model: Option<&str>, extra: &Extra) -> Result<Vec<u8>, StateProblem> {
+    /// [`to_bytes`](Self::to_bytes) with what goes on from the state.
+    pub(crate) fn to_bytes_with(
+        &self,
+        model: Option<&str>,
+        extra: &Extra,
+    ) -> Result<Vec<u8>, StateProblem> {
         let mut tensors: Vec<(String, TensorData)> = Vec::new();
         if !extra.logits.is_empty() {
             let logits = TensorData::new(extra.logits.clone(), [1, extra.logits.len()]);
@@ -334,9 +328,9 @@ impl Saved {
         })
     }
 
-    /// Whether `model` can go on from it.
-    fn check(&self, model: &impl Stateful) -> Result<(), StateProblem> {
-        let expected = fingerprint(model);
+    /// Whether `model`, of this fingerprint, can go on from it.
+    fn check(&self, model: &impl Stateful, fingerprint: &str) -> Result<(), StateProblem> {
+        let expected = fingerprint.to_owned();
         let found = self.model.clone().unwrap_or_else(|| "none".to_owned());
         if found != expected {
             return Err(StateProblem::OtherModel { found, expected });

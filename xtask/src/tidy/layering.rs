@@ -1,4 +1,4 @@
-//! The arrow `cli → train → model → kernels`, and who may use what, in manifests and sources.
+//! The arrow `cli → train, serve → model → kernels`, and who may use what, in manifests and sources.
 //!
 //! Only the kernels name a compute backend. Only programs (the command line, xtask, examples) use
 //! anyhow and clap, or print.
@@ -6,12 +6,16 @@
 use super::source::{Finding, Tree, is_test_file, lines};
 
 /// The libraries and the crates of this workspace each may depend on. The command line may use all.
-const LIBRARIES: [(&str, &[&str]); 5] = [
+const LIBRARIES: [(&str, &[&str]); 6] = [
     ("infinity-files", &[]),
     ("infinity-kernels", &[]),
     ("infinity-model", &["infinity-files", "infinity-kernels"]),
     (
         "infinity-train",
+        &["infinity-files", "infinity-kernels", "infinity-model"],
+    ),
+    (
+        "infinity-serve",
         &["infinity-files", "infinity-kernels", "infinity-model"],
     ),
     ("infinity-plot", &["infinity-files"]),
@@ -81,7 +85,9 @@ fn forbidden(path: &str, name: &str) -> Option<String> {
     }
     // A crate names itself among its dev-dependencies to switch a feature on in its tests.
     let allowed = !name.starts_with("infinity-") || name == library || below.contains(&name);
-    (!allowed).then(|| format!("`{name}` lies above {library}: cli → train → model → kernels"))
+    (!allowed).then(|| {
+        format!("`{name}` may not be known to {library}: cli → train, serve → model → kernels")
+    })
 }
 
 /// Package names in every dependency table of a manifest, those for one target included.

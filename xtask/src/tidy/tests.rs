@@ -367,6 +367,8 @@ mod layers {
             ("infinity-kernels", "infinity-model"),
             ("infinity-model", "infinity-train"),
             ("infinity-train", "infinity-cli"),
+            ("infinity-serve", "infinity-train"),
+            ("infinity-train", "infinity-serve"),
         ] {
             let path = format!("crates/{package}/Cargo.toml");
             for table in [

@@ -70,7 +70,7 @@ fn look(backend: Backend) -> Found {
     Found { backend, devices }
 }
 
-fn formats(device: &Device) -> Vec<&'static str> {
+pub(super) fn formats(device: &Device) -> Vec<&'static str> {
     let supports = |dtype| errors::caught(|| device.supports_dtype(dtype)).unwrap_or(false);
     FORMATS
         .iter()

@@ -15,7 +15,7 @@ use infinity_train::evaluate::tasks::{
 use serde_json::json;
 
 use super::plot;
-use crate::args::{Global, count, whole};
+use crate::args::{Global, count, length, whole};
 use crate::terminal::{self, errors};
 
 /// Which task, at which lengths.
@@ -87,22 +87,6 @@ impl Named {
                 .map_or("", Task::name),
         }
     }
-}
-
-/// `4096`, `4k` or `1M`.
-fn length(text: &str) -> Result<usize, String> {
-    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
-        Some(digits) => (digits, 1 << 10),
-        None => text
-            .strip_suffix('M')
-            .map_or((text, 1), |digits| (digits, 1 << 20)),
-    };
-    let tokens = digits
-        .parse::<usize>()
-        .ok()
-        .and_then(|n| n.checked_mul(unit));
-    let tokens = tokens.filter(|tokens| *tokens > 0);
-    tokens.ok_or_else(|| "it must be a number of tokens above 0, like 4096, 4k or 1M".to_owned())
 }
 
 /// What is measured.
@@ -318,20 +302,4 @@ fn picture(task: Named, figures: &[Figure]) -> String {
         task != Named::Positions,
         &drawn,
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lengths_have_units() {
-        assert_eq!(
-            ["4096", "4k", "4K", "1M"].map(|text| length(text).unwrap()),
-            [4096, 4096, 4096, 1 << 20]
-        );
-        for wrong in ["", "k", "0", "-1", "1.5k", "1m", "99999999999999M"] {
-            assert!(length(wrong).unwrap_err().contains("4k"), "{wrong}");
-        }
-    }
 }

@@ -1,13 +1,19 @@
 //! The command line: one file a verb, with its flags and what it does.
 
+pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod config;
 pub(crate) mod devices;
+pub(crate) mod doctor;
 pub(crate) mod eval;
 mod eval_task;
 mod flags;
 pub(crate) mod generate;
+pub(crate) mod init;
 pub(crate) mod plot;
+mod sampling;
 pub(crate) mod state;
+pub(crate) mod stream;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 
@@ -37,12 +43,18 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 training diverge
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Make a folder with a run that trains from this program alone
+    Init(init::InitArgs),
     /// Train a model, from a TOML file, from flags, or from both
     Train(Box<train::TrainArgs>),
     /// Measure loss, perplexity and bits per byte of a model
     Eval(eval::EvalArgs),
     /// Continue a prompt
     Generate(generate::GenerateArgs),
+    /// Talk with a model
+    Chat(chat::ChatArgs),
+    /// Read a text without end, keep what is remembered, and say how surprising it is
+    Stream(stream::StreamArgs),
     /// Look into what `generate --state-out` kept
     #[command(subcommand)]
     State(state::StateVerb),
@@ -53,6 +65,10 @@ pub(crate) enum Verb {
     Tokenize(tokenize::TokenizeArgs),
     /// List the devices this build can compute on
     Devices(devices::DevicesArgs),
+    /// Try out what this build can do on this machine, and say what to do about what is missing
+    Doctor(doctor::DoctorArgs),
+    /// Measure how fast a model reads and writes, at any depth of a text
+    Bench(bench::BenchArgs),
     /// Check a configuration, or show what it amounts to
     #[command(subcommand)]
     Config(config::ConfigVerb),

@@ -56,6 +56,14 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     is_usage(cause).then_some(USAGE)
 }
 
+/// Whether a reader of our output went away.
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let closed = |io: &io::Error| io.kind() == io::ErrorKind::BrokenPipe;
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref().is_some_and(closed))
+}
+
 /// Whether an error is about what was asked for, not about what happened then.
 ///
 /// Errors that pass another one on unchanged do not show it as their cause, so those are opened.

@@ -46,6 +46,18 @@ pub(crate) fn listen(told: &'static str) -> anyhow::Result<Interrupt> {
     Ok(interrupt)
 }
 
+/// What SIGUSR1 sets; elsewhere than on Unix nothing does.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub(crate) fn on_request() -> anyhow::Result<Arc<AtomicBool>> {
+    let asked = Arc::<AtomicBool>::default();
+    #[cfg(unix)]
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(&asked))
+        .context("cannot listen for SIGUSR1")?;
+    Ok(asked)
+}
+
 /// [`listen`], for work that never looks: Ctrl-C ends the program, and leaves nothing half-made.
 ///
 /// # Errors

@@ -1,12 +1,18 @@
 //! The built program, run in a directory of its own: one executable for all tests.
 
 #[cfg(feature = "flex")]
+mod chat;
+#[cfg(feature = "flex")]
 mod data;
 #[cfg(all(feature = "flex", unix))]
 mod failures;
 #[cfg(feature = "flex")]
+mod init;
+#[cfg(feature = "flex")]
 mod model;
 mod plot;
+#[cfg(feature = "flex")]
+mod stream;
 #[cfg(feature = "flex")]
 mod tasks;
 #[cfg(feature = "flex")]

@@ -1,18 +1,23 @@
 //! A projection `x · W`: burn's, or the native kernels of the CPU.
 //!
-//! With a handful of rows it is nothing but reading the weights once: the native kernel does that with
-//! all cores, each weight touched once for all rows. With many rows and a weight that stays in cache,
+//! With a few rows it is little but reading the weights: the native kernel does that with all cores, each
+//! weight touched once for all rows, and a row has the same bits whatever rows are beside it. With many rows and a weight that stays in cache,
 //! the native products read their factors as they are stored, both ways.
 
 #[cfg(feature = "flex")]
 mod cpu;
+#[cfg(feature = "flex")]
+mod few_rows;
 pub mod reference;
+#[cfg(feature = "flex")]
+mod weight;
 
 use crate::operator::{self, MOST_INPUTS, Operator, cpu_kernel};
 use burn::tensor::{DType, Tensor, assert_shape, module};
 
-/// Rows up to which reading the weights is all that counts.
-const FEW_ROWS: usize = 8;
+/// Rows up to which reading the weights counts as much as computing with them: as many as are decoded at
+/// once, with the same bits for a row in any company.
+pub const FEW_ROWS: usize = 32;
 /// Rows from which packing the weight is paid back.
 const MANY_ROWS: usize = 64;
 /// Weights up to which their packed copy stays in a second-level cache: 1 MiB.

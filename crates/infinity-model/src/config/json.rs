@@ -26,10 +26,15 @@ const TOLERATED_KEYS: &[&str] = &[
 impl ModelConfig {
     /// The text of `config.json`, every size written out.
     pub fn to_json(&self) -> String {
+        self.to_json_of("float32")
+    }
+
+    /// [`to_json`](Self::to_json) for weights of the format that PyTorch calls `dtype`.
+    pub(crate) fn to_json_of(&self, dtype: &str) -> String {
         let mut object = Map::new();
         object.insert("model_type".into(), json!(MODEL_TYPE));
         object.insert("architectures".into(), json!([ARCHITECTURE]));
-        object.insert("torch_dtype".into(), json!("float32"));
+        object.insert("torch_dtype".into(), json!(dtype));
         let keys = serde_json::to_value(self.resolved());
         if let Ok(Value::Object(keys)) = keys {
             object.extend(keys);

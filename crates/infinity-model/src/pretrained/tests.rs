@@ -1,9 +1,14 @@
 //! Model directories: what is saved comes back, what is damaged is named.
 
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 
 use super::*;
 use crate::generate::{Generation, generate};
+use burn::prelude::*;
+use infinity_files::faults::{Fault, inject};
+use safetensors::SafeTensors;
+use serde_json::Value;
 
 /// Tied to a small embedding, a fresh model only repeats what it read, whatever its weights are.
 /// Untied and with large weights, its text depends on all of them.
@@ -122,9 +127,9 @@ fn saving_over_a_model_replaces_its_files_alone() {
 fn the_file_is_what_python_expects() {
     let (_folder, dir, model) = saved();
     let bytes = fs::read(dir.join(WEIGHTS)).unwrap();
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let mut expected: Vec<(String, Vec<usize>)> = crate::parameters::weights(model.config())
         .into_iter()
         .map(|weight| (weight.name, weight.shape))
@@ -250,42 +255,329 @@ fn a_tokenizer_too_large_for_the_model_is_named() {
     assert!(!target.exists(), "nothing is written");
 }
 
+/// Every number of a model's weight files by tensor, as bits of its format.
+fn stored(dir: &Path) -> Vec<(String, Vec<u32>)> {
+    let files = names(dir)
+        .into_iter()
+        .filter(|name| name.ends_with(".safetensors"));
+    let mut all = Vec::new();
+    for file in files {
+        let bytes = fs::read(dir.join(file)).unwrap();
+        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
+            let size = view.dtype().bitsize() / 8;
+            let number = |bytes: &[u8]| {
+                bytes
+                    .iter()
+                    .rev()
+                    .fold(0, |x, byte| x << 8 | u32::from(*byte))
+            };
+            all.push((
+                name.to_owned(),
+                view.data().chunks(size).map(number).collect(),
+            ));
+        }
+    }
+    all.sort();
+    all
+}
+
+/// The upper half of an f32 of these bits, rounded to the nearest, ties to even.
+fn bf16_bits(bits: u32) -> u32 {
+    let (kept, lost) = (bits >> 16, bits & 0xFFFF);
+    kept + u32::from(lost > 0x8000 || lost == 0x8000 && kept % 2 == 1)
+}
+
+fn export(dir: &Path, model: &InfinityModel, options: SaveOptions) -> Result<(), PretrainedError> {
+    let generation = GenerationConfig::default();
+    save_pretrained_with(dir, model, Some(&Tokenizer::bytes()), &generation, &options)
+}
+
 #[test]
-fn half_precision_weights_become_f32() {
-    let (_folder, dir, model) = saved();
+fn weights_in_half_precision_are_rounded_once_and_read_exactly() {
+    let (folder, dir, model) = saved();
+    let exact = stored(&dir);
+    for (format, max_shard_bytes) in [
+        (WeightFormat::Bf16, None),
+        (WeightFormat::Bf16, Some(20_000)),
+        (WeightFormat::F16, Some(9_000)),
+    ] {
+        let half = folder.path().join("half");
+        let options = SaveOptions {
+            format: Some(format),
+            max_shard_bytes,
+        };
+        export(&half, &model, options).unwrap();
+        let text = fs::read_to_string(half.join(CONFIG)).unwrap();
+        assert!(text.contains(format.torch_name()), "{text}");
+        let rounded = stored(&half);
+        if format == WeightFormat::Bf16 {
+            for ((name, found), (_, exact)) in rounded.iter().zip(&exact) {
+                let expected: Vec<u32> = exact.iter().map(|bits| bf16_bits(*bits)).collect();
+                assert!(*found == expected, "{name}");
+            }
+            assert_ne!(
+                bf16_bits(0x3F80_8001),
+                0x3F80_8001 >> 16,
+                "cutting is not rounding"
+            );
+        }
+        let loaded = load(&half).unwrap();
+        assert_eq!(loaded.config, tiny().resolved());
+        // What was read is what was stored: written again in f32 it has the bits of the halves.
+        let wide = folder.path().join("wide");
+        let again = SaveOptions {
+            format: Some(WeightFormat::F32),
+            max_shard_bytes: None,
+        };
+        export(&wide, &loaded.model, again).unwrap();
+        for ((name, half), (_, wide)) in rounded.iter().zip(stored(&wide)) {
+            let widened = half.iter().map(|bits| match format {
+                WeightFormat::F16 => half::f16::from_bits(*bits as u16).to_f32().to_bits(),
+                _ => bits << 16,
+            });
+            assert!(widened.eq(wide), "{name}");
+        }
+        // And rounding it again changes nothing.
+        export(&wide, &loaded.model, options).unwrap();
+        assert!(stored(&wide) == rounded);
+    }
+}
+
+#[test]
+fn weights_that_a_format_does_not_have_are_named() {
+    let (folder, dir, model) = saved();
     let path = dir.join(WEIGHTS);
-    let bytes = fs::read(&path).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    // bf16 is the upper half of an f32.
-    let halves: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, view)| {
-            let data = view
-                .data()
-                .chunks(4)
-                .flat_map(|f32| [f32[2], f32[3]])
-                .collect();
-            (name.to_owned(), view.shape().to_vec(), data)
-        })
-        .collect();
-    let views = halves.iter().map(|(name, shape, data)| {
-        let view =
-            safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.clone(), data);
-        (name.as_str(), view.unwrap())
-    });
-    let file = safetensors::serialize(views, None).unwrap();
-    fs::write(&path, file).unwrap();
-    let loaded = load(&dir).unwrap().model;
-    assert_eq!(loaded.num_params(), model.num_params());
-    let logits = |model: &InfinityModel| {
-        let token = Tensor::<1, Int>::from_data([65], &Device::flex());
-        model.decode_step(token, model.initial_state(1)).0
+    let mut bytes = fs::read(&path).unwrap();
+    // The largest that f16 still rounds down to, and the first that it does not.
+    let at = bytes.len() - 4;
+    let target = folder.path().join("half");
+    let half = SaveOptions {
+        format: Some(WeightFormat::F16),
+        ..SaveOptions::default()
     };
-    let difference = (logits(&loaded) - logits(&model))
-        .abs()
-        .max()
-        .into_scalar::<f32>();
-    assert!(difference > 0.0 && difference < 0.1, "{difference}");
+    for (value, fits) in [(65519.0f32, true), (65520.0, false), (f32::INFINITY, true)] {
+        bytes[at..].copy_from_slice(&value.to_le_bytes());
+        fs::write(&path, &bytes).unwrap();
+        let changed = load(&dir).unwrap().model;
+        let written = export(&target, &changed, half);
+        assert_eq!(written.is_ok(), fits, "{value}");
+        if let Err(error) = written {
+            let message = error.to_string();
+            let words = ["model.norm.weight holds 65520", "float16", "65504"];
+            assert!(words.iter().all(|word| message.contains(word)), "{message}");
+            // What was written before is still there.
+            assert_eq!(load(&target).unwrap().config, tiny().resolved());
+        }
+    }
+    let nowhere = folder.path().join("nowhere");
+    fs::write(&path, {
+        bytes[at..].copy_from_slice(&1e30f32.to_le_bytes());
+        &bytes
+    })
+    .unwrap();
+    assert!(export(&nowhere, &load(&dir).unwrap().model, half).is_err());
+    assert!(!nowhere.exists());
+    export(&nowhere, &model, half).unwrap();
+}
+
+#[test]
+fn weights_in_several_files_are_one_model() {
+    let (folder, dir, model) = saved();
+    let shards = folder.path().join("shards");
+    let options = SaveOptions {
+        format: None,
+        max_shard_bytes: Some(20_000),
+    };
+    export(&shards, &model, options).unwrap();
+    let files = names(&shards)
+        .into_iter()
+        .filter(|name| is_part(name) && name.ends_with("safetensors"));
+    let sizes: Vec<u64> = files
+        .map(|name| fs::metadata(shards.join(name)).unwrap().len())
+        .collect();
+    assert!(sizes.len() > 3, "{sizes:?}");
+    let index: Value =
+        serde_json::from_str(&fs::read_to_string(shards.join(INDEX)).unwrap()).unwrap();
+    assert_eq!(index["metadata"]["total_size"], 4 * model.num_params());
+    assert!(stored(&shards) == stored(&dir));
+    assert_eq!(
+        greedy(&load(&shards).unwrap().model).tokens,
+        greedy(&model).tokens
+    );
+    // One file in the place of many, and many in the place of one.
+    export(&shards, &model, SaveOptions::default()).unwrap();
+    assert_eq!(names(&shards), ALL);
+    export(&dir, &model, options).unwrap();
+    assert!(!dir.join(WEIGHTS).exists() && load(&dir).is_ok());
+}
+
+#[test]
+fn what_is_wrong_with_an_index_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny().init(&Device::flex());
+    let dir = folder.path().join("shards");
+    let options = SaveOptions {
+        format: None,
+        max_shard_bytes: Some(20_000),
+    };
+    export(&dir, &model, options).unwrap();
+    let shards: Vec<String> = names(&dir)
+        .into_iter()
+        .filter(|name| write::is_shard(name))
+        .collect();
+    let index = dir.join(INDEX);
+    let good = fs::read_to_string(&index).unwrap();
+    let (first, second) = (&shards[0], &shards[1]);
+    let moved = dir.join("moved");
+
+    fs::rename(dir.join(first), &moved).unwrap();
+    let message = refused(&dir);
+    let says = format!("{first} is missing");
+    assert!(
+        message.contains(&says) && message.contains(INDEX),
+        "{message}"
+    );
+    fs::rename(&moved, dir.join(first)).unwrap();
+
+    // The tensors of one file in another, too.
+    fs::rename(dir.join(second), &moved).unwrap();
+    fs::copy(dir.join(first), dir.join(second)).unwrap();
+    let message = refused(&dir);
+    assert!(message.contains("is in two files"), "{message}");
+    fs::rename(&moved, dir.join(second)).unwrap();
+
+    let (name, _) = good.split_once("\": \"model-").unwrap();
+    let name = name.rsplit_once('"').unwrap().1;
+    let entry = format!("\"{name}\": \"{first}\"");
+    for (now, words) in [
+        (
+            format!("{entry}, \"{name}\": \"{second}\""),
+            "is in two files",
+        ),
+        (
+            format!("{entry}, \"other.weight\": \"{second}\""),
+            "other.weight is not in",
+        ),
+        (format!("\"{name}\": \"{second}\""), "is not in"),
+        (format!("\"renamed\": \"{first}\""), "is not listed"),
+        (
+            format!("\"{name}\": \"../tiny/{WEIGHTS}\""),
+            "no file in this folder",
+        ),
+        (
+            format!("\"{name}\": \"/etc/passwd\""),
+            "no file in this folder",
+        ),
+        (
+            format!("\"{name}\": \"..\\\\x.safetensors\""),
+            "no file in this folder",
+        ),
+        (format!("\"{name}\": \"\""), "no file in this folder"),
+        (format!("\"{name}\": 7"), "expected a string"),
+    ] {
+        assert!(good.contains(&entry));
+        fs::write(&index, good.replacen(&entry, &now, 1)).unwrap();
+        let message = refused(&dir);
+        assert!(
+            message.contains(words) && message.contains(INDEX),
+            "{now}: {message}"
+        );
+    }
+    // A tensor of a file with several is said to be in another.
+    let mut swapped: Value = serde_json::from_str(&good).unwrap();
+    let map = swapped["weight_map"].as_object_mut().unwrap();
+    let norms: Vec<&String> = map
+        .keys()
+        .filter(|name| name.ends_with("norm.weight"))
+        .collect();
+    let beside = norms
+        .iter()
+        .find(|norm| map.values().filter(|of| **of == map[norm.as_str()]).count() > 1);
+    let (beside, other) = (beside.unwrap().to_string(), map[name].clone());
+    map[&beside] = other;
+    fs::write(&index, swapped.to_string()).unwrap();
+    let message = refused(&dir);
+    assert!(message.contains(&format!("{beside} is ")), "{message}");
+    for (text, words) in [
+        ("{", "EOF"),
+        ("{}", "weight_map"),
+        ("{\"weight_map\": {}}", "no tensors"),
+    ] {
+        fs::write(&index, text).unwrap();
+        let message = refused(&dir);
+        assert!(message.contains(words), "{text}: {message}");
+    }
+    fs::write(&index, &good).unwrap();
+    load(&dir).unwrap();
+    // A file that is cut is named itself.
+    let whole = fs::read(dir.join(second)).unwrap();
+    fs::write(dir.join(second), &whole[..whole.len() - 1]).unwrap();
+    assert!(refused(&dir).contains(&format!("{second}: it is not a whole safetensors file")));
+}
+
+#[test]
+fn a_failure_while_saving_leaves_the_old_model_or_the_new() {
+    let smaller = ModelConfig {
+        num_hidden_layers: 1,
+        ..tiny()
+    };
+    let model = smaller.init(&Device::flex());
+    for fault in [Fault::Error(ErrorKind::StorageFull), Fault::Kill] {
+        let (mut failures, mut layers) = (0, Vec::new());
+        for n in 0.. {
+            let (folder, dir, _) = saved();
+            fs::create_dir(dir.join("notes")).unwrap();
+            fs::write(dir.join("notes/mine.md"), "mine").unwrap();
+            let plan = inject(folder.path(), n, fault);
+            let options = SaveOptions {
+                format: None,
+                max_shard_bytes: Some(60_000),
+            };
+            let written = export(&dir, &model, options);
+            let happened = plan.happened();
+            drop(plan);
+            // Whole, and of one kind: weights of the old fit no other configuration.
+            let found = load(&dir).unwrap().config.num_hidden_layers;
+            let parts = names(&dir).into_iter().filter(|name| name != "notes");
+            assert_eq!(parts.eq(ALL), found == 2, "{n}: {found}");
+            assert!(
+                written.is_err() || found == 1,
+                "{n}: written, and not there"
+            );
+            assert_eq!(
+                fs::read_to_string(dir.join("notes/mine.md")).unwrap(),
+                "mine"
+            );
+            layers.push(found);
+            failures += usize::from(written.is_err());
+            if !happened {
+                break;
+            }
+        }
+        assert!(
+            failures >= 10 && layers.contains(&1) && layers.contains(&2),
+            "{layers:?}"
+        );
+    }
+}
+
+#[test]
+fn a_place_that_cannot_be_exchanged_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny().init(&Device::flex());
+    let file = folder.path().join("file");
+    fs::write(&file, "mine").unwrap();
+    assert!(matches!(
+        export(&file, &model, SaveOptions::default()),
+        Err(PretrainedError::Write { .. })
+    ));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    let here = std::env::current_dir().unwrap();
+    let message = export(&here, &model, SaveOptions::default())
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("started in"), "{message}");
+    assert!(!here.join(WEIGHTS).exists());
 }
 
 #[test]

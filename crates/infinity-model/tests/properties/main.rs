@@ -9,6 +9,7 @@ mod precision;
 mod rows;
 mod split;
 mod state;
+mod steps;
 
 use infinity_kernels::testing::Tol;
 use infinity_model::InfinityModel;

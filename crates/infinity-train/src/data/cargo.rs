@@ -124,6 +124,7 @@ impl CargoWorkspace {
         let sources = Sources {
             root: self.root.join("Cargo.lock"),
             files,
+            stories: None,
             skipped: Vec::new(),
             text_column: String::new(),
         };

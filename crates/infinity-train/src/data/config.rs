@@ -1,6 +1,7 @@
 //! `[data]` and `[tokenizer]`: where text comes from and how it becomes tokens.
 
 use super::error::DataError;
+use super::stories::{self, StoriesConfig};
 use super::task::{self, TaskConfig};
 use crate::section::section;
 use schemars::JsonSchema;
@@ -21,6 +22,8 @@ pub enum DataSource {
     Files,
     /// The Rust sources of this workspace's locked dependencies: `train_crates`, `validation_crates`.
     CargoRegistry,
+    /// Small English stories that this program makes: `[data.stories]`. No file is needed.
+    Stories,
     /// No text: keys with values, and queries for them (MQAR).
     Recall,
     /// No text: keys written once and keys overwritten all the time.
@@ -51,10 +54,12 @@ pub enum Packing {
 section! {
     /// The `[data]` section.
     DataConfig {
-        /// Files, the sources of dependencies, or a task that makes its own rows.
+        /// Files, the sources of dependencies, made stories, or a task that makes its own rows.
         source: DataSource = DataSource::Files;
         /// Sizes of a task.
         task: TaskConfig = TaskConfig::default();
+        /// How many stories.
+        stories: StoriesConfig = StoriesConfig::default();
         /// A .txt, .jsonl, .ndjson, .json, .csv or .tsv file, a directory of them, or a directory that `infinity tokenize` wrote.
         train_file: PathBuf = PathBuf::new();
         /// The same for validation; empty: the end of the training text.
@@ -145,6 +150,7 @@ impl DataConfig {
         match self.source {
             DataSource::Files => self.validate_files(),
             DataSource::CargoRegistry => self.validate_crates(),
+            DataSource::Stories => stories::validate(self),
             DataSource::Recall | DataSource::Sticky | DataSource::Parity | DataSource::Copy => {
                 task::validate(self)
             }
@@ -157,6 +163,8 @@ impl DataConfig {
             "a longer `data.validation_file`"
         } else if !self.validation_crates.is_empty() {
             "more `data.validation_crates`"
+        } else if self.source == DataSource::Stories {
+            "more `data.stories.validation`"
         } else {
             "more text, a larger `data.val_fraction`"
         }

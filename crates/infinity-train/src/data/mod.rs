@@ -17,6 +17,7 @@ mod plan;
 mod prepare;
 mod sources;
 mod store;
+mod stories;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use sources::{Fragments, Sources};
 pub use store::{
     FileStamp, NumberFile, NumberWriter, PreparedMeta, SourceMeta, SplitMeta, TokenStore, Width,
 };
+pub use stories::{Stories, StoriesConfig, book};
 pub(crate) use task::draw;
 pub use task::{Answer, Kind, Part, Task, TaskConfig, TaskRow, TaskRows};
 pub use tokenize::train_bpe;

@@ -16,7 +16,8 @@ use super::sources::Sources;
 use super::store::{
     FORMAT_VERSION, META_FILE, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE, TokenStore,
 };
-use super::task;
+use super::stories::Stories;
+use super::task::{self, Part};
 use super::tokenize::{self, Alphabet, SplitWriter};
 use infinity_files::{Fingerprint, PartialDirectory, fingerprint};
 use infinity_model::tokenizer::Tokenizer;
@@ -218,6 +219,9 @@ fn entry_name(data: &DataConfig, tokenizer: &TokenizerConfig, kind: TokenizerKin
     hash.field(format!("{:?} {}", data.val_fraction, data.append_eos));
     hash.field(data.train_crates.join(" "))
         .field(data.validation_crates.join(" "));
+    if data.source == DataSource::Stories {
+        hash.field(format!("{:?}", data.stories));
+    }
     let stem = match data.source {
         DataSource::Files => data
             .train_file
@@ -225,6 +229,7 @@ fn entry_name(data: &DataConfig, tokenizer: &TokenizerConfig, kind: TokenizerKin
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned(),
+        DataSource::Stories => "stories".to_owned(),
         source => source.task().map_or("crates", task::Task::name).to_owned(),
     };
     let stem: String = stem
@@ -607,6 +612,15 @@ fn inputs(
             train,
             validation,
             known_hashes: None,
+        });
+    }
+    if data.source == DataSource::Stories {
+        let [train, valid] =
+            [Part::Train, Part::HeldOut].map(|part| Stories::new(&data.stories, part));
+        return Ok(Inputs {
+            train: Sources::of_stories(train),
+            validation: Some(Sources::of_stories(valid)),
+            known_hashes: Some((train.fingerprint(), Some(valid.fingerprint()))),
         });
     }
     let here = env::current_dir().map_err(DataError::read(Path::new(".")))?;

@@ -5,6 +5,7 @@
 
 use super::error::{DataError, EXPECTED};
 use super::formats::{Format, Fragment, Records, SourceFile};
+use super::stories::Stories;
 use infinity_files::Fingerprint;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ pub struct Sources {
     pub root: PathBuf,
     /// The files, in reading order.
     pub files: Vec<SourceFile>,
+    /// Made text, after the files.
+    pub(super) stories: Option<Stories>,
     /// Directories passed over because this program wrote them: runs, models, token files.
     pub skipped: Vec<PathBuf>,
     /// Column or key of the text in `.json`, `.jsonl`, `.csv` and `.tsv`.
@@ -38,6 +41,7 @@ impl Sources {
         let mut sources = Self {
             root: path.to_path_buf(),
             files: Vec::new(),
+            stories: None,
             skipped: Vec::new(),
             text_column: text_column.to_owned(),
         };
@@ -72,6 +76,7 @@ impl Sources {
         let mut all = Self {
             root: paths.first().cloned().unwrap_or_default(),
             files: Vec::new(),
+            stories: None,
             skipped: Vec::new(),
             text_column: text_column.to_owned(),
         };
@@ -88,10 +93,22 @@ impl Sources {
         Fragments {
             sources: self,
             next_file: 0,
+            next_story: 0,
             open: None,
             hash: None,
             fingerprints: Vec::new(),
             failed: false,
+        }
+    }
+
+    /// The made stories alone.
+    pub(super) fn of_stories(stories: Stories) -> Self {
+        Self {
+            root: PathBuf::from("stories"),
+            files: Vec::new(),
+            stories: Some(stories),
+            skipped: Vec::new(),
+            text_column: String::new(),
         }
     }
 
@@ -236,6 +253,7 @@ fn is_written_here(path: &Path) -> bool {
 pub struct Fragments<'a> {
     sources: &'a Sources,
     next_file: usize,
+    next_story: u64,
     open: Option<Records>,
     hash: Option<Fingerprint>,
     fingerprints: Vec<String>,
@@ -254,11 +272,22 @@ impl Fragments<'_> {
         &self.fingerprints
     }
 
+    /// The next of the made texts.
+    fn story(&mut self) -> Option<Fragment> {
+        let stories = self.sources.stories.as_ref();
+        let stories = stories.filter(|stories| self.next_story < stories.count())?;
+        self.next_story += 1;
+        Some(Fragment {
+            text: stories.story(self.next_story - 1),
+            ends_document: true,
+        })
+    }
+
     fn advance(&mut self) -> Result<Option<Fragment>, DataError> {
         loop {
             let Some(records) = &mut self.open else {
                 let Some(file) = self.sources.files.get(self.next_file) else {
-                    return Ok(None);
+                    return Ok(self.story());
                 };
                 self.next_file += 1;
                 self.open = Some(Records::open(

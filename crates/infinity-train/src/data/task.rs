@@ -477,7 +477,7 @@ impl DataSource {
     /// The task, where the source is one.
     pub fn task(self) -> Option<Task> {
         match self {
-            Self::Files | Self::CargoRegistry => None,
+            Self::Files | Self::CargoRegistry | Self::Stories => None,
             Self::Recall => Some(Task::Recall),
             Self::Sticky => Some(Task::Sticky),
             Self::Parity => Some(Task::Parity),

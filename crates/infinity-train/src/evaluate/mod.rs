@@ -1,8 +1,10 @@
 //! The loss over a whole split: every target once, summed in f64.
 
+mod reading;
 mod stream;
 pub mod tasks;
 
+pub use reading::{CUT, Reading};
 pub use stream::{Comparison, StreamBin, StreamOptions, StreamReport, evaluate_stream};
 
 use crate::data::EvalSource;

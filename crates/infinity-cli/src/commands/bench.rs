@@ -1,0 +1,266 @@
+//! `infinity bench MODEL`: how fast a model reads and writes, and what it remembers in, at any depth of a
+//! text.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use infinity_model::{Context, InfinityModel, Precision};
+use infinity_train::metrics::resident_bytes;
+use serde_json::{Value, json};
+
+use crate::args::{Global, count, length, whole};
+use crate::terminal::{self, errors, signals};
+use crate::{device, model_dir};
+
+/// What to measure, and how often.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Lengths of prompts to read: 512, 4k
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "512,4096"
+    )]
+    #[arg(value_parser = length)]
+    prompt_len: Vec<usize>,
+    /// Tokens to write one after the other; 0: none
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = count)]
+    gen_len: usize,
+    /// Tokens that were read before: 4, 64k, 1M
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "4,65536"
+    )]
+    #[arg(value_parser = length)]
+    depth: Vec<usize>,
+    /// Measurements of each
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole::<u64>(1..=1_000_000))]
+    iterations: u64,
+    /// Measurements before these that do not count
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u64>(0..=1_000_000))]
+    warmup: u64,
+    /// How to print
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
+    #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
+    precision: Precision,
+}
+
+/// How the figures are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Columns for a terminal
+    Table,
+    /// A table for a page
+    Markdown,
+    /// One object
+    Json,
+}
+
+/// Times of one kind of work at one depth.
+struct Figure {
+    test: &'static str,
+    tokens: usize,
+    depth: usize,
+    /// Seconds of each measurement.
+    seconds: Vec<f64>,
+    state_bytes: usize,
+    resident_bytes: u64,
+}
+
+impl Figure {
+    /// Mean of the tokens a second, and their standard deviation.
+    fn rate(&self) -> (f64, f64) {
+        let rates: Vec<f64> = self
+            .seconds
+            .iter()
+            .map(|s| self.tokens as f64 / s)
+            .collect();
+        let n = rates.len() as f64;
+        let mean = rates.iter().sum::<f64>() / n;
+        let squares: f64 = rates.iter().map(|rate| (rate - mean).powi(2)).sum();
+        (mean, (squares / (n - 1.0).max(1.0)).sqrt())
+    }
+
+    fn ms_per_token(&self) -> f64 {
+        1e3 * self.seconds.iter().sum::<f64>() / (self.seconds.len() * self.tokens) as f64
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let (mean, deviation) = self.rate();
+        [
+            self.test.to_owned(),
+            terminal::grouped(self.tokens as u64),
+            terminal::grouped(self.depth as u64),
+            format!("{mean:.1} ± {deviation:.1}"),
+            format!("{:.3}", self.ms_per_token()),
+            terminal::bytes(self.state_bytes as u64),
+            match self.resident_bytes {
+                0 => "?".to_owned(),
+                bytes => terminal::bytes(bytes),
+            },
+        ]
+    }
+
+    fn to_json(&self) -> Value {
+        let (mean, deviation) = self.rate();
+        json!({
+            "test": self.test, "tokens": self.tokens, "depth": self.depth,
+            "tokens_per_s": mean, "standard_deviation": deviation,
+            "ms_per_token": self.ms_per_token(), "seconds": self.seconds,
+            "state_bytes": self.state_bytes, "resident_bytes": self.resident_bytes,
+        })
+    }
+}
+
+const COLUMNS: [&str; 7] = [
+    "test", "tokens", "depth", "tokens/s", "ms/token", "state", "resident",
+];
+
+/// Measures and prints.
+pub(crate) fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<u8> {
+    let found = model_dir::find(&args.model)?;
+    signals::ends()?;
+    let chosen = device::open(&device::wanted(global))?;
+    let model = found.load(&chosen.device, global.quiet)?.model;
+    let model = model_dir::in_precision(model, args.precision, global.quiet)?;
+    let mut depths = args.depth.clone();
+    depths.sort_unstable();
+    depths.dedup();
+    let mut context = Context::new(&model);
+    let mut figures = Vec::new();
+    for depth in depths {
+        if !global.quiet {
+            terminal::note(&format!(
+                "reading to depth {} …",
+                terminal::grouped(depth as u64)
+            ));
+        }
+        let read = context.position() as usize;
+        context.read(&model, &text(&model, read, depth - read))?;
+        context.past.recent.clear();
+        for &tokens in &args.prompt_len {
+            let prompt = text(&model, depth, tokens);
+            figures.push(measure(
+                args,
+                "prefill",
+                tokens,
+                &context,
+                &mut |context| context.read(&model, &prompt).map(drop),
+            )?);
+        }
+        if args.gen_len > 0 {
+            let answer = text(&model, depth, args.gen_len);
+            figures.push(measure(
+                args,
+                "decode",
+                args.gen_len,
+                &context,
+                &mut |context| {
+                    let mut tokens = answer.iter();
+                    tokens.try_for_each(|token| context.read(&model, &[*token]).map(drop))
+                },
+            )?);
+        }
+    }
+    print(args.format, &figures, &chosen.describe(), &model)?;
+    Ok(errors::OK)
+}
+
+/// Times `work` from `start`, as often as was asked for.
+fn measure(
+    args: &BenchArgs,
+    test: &'static str,
+    tokens: usize,
+    start: &Context,
+    work: &mut dyn FnMut(&mut Context) -> Result<(), infinity_model::GenerateError>,
+) -> anyhow::Result<Figure> {
+    let mut seconds = Vec::new();
+    let mut state_bytes = 0;
+    for i in 0..args.warmup + args.iterations {
+        let mut context = start.clone();
+        let began = Instant::now();
+        work(&mut context)?;
+        if i >= args.warmup {
+            seconds.push(began.elapsed().as_secs_f64());
+        }
+        state_bytes = context.state.bytes();
+    }
+    Ok(Figure {
+        test,
+        tokens,
+        depth: start.position() as usize,
+        seconds,
+        state_bytes,
+        resident_bytes: resident_bytes(),
+    })
+}
+
+/// Tokens `from` on of a text without end. Which they are does not change the time.
+fn text(model: &InfinityModel, from: usize, n: usize) -> Vec<u32> {
+    let vocab_size = model.config().vocab_size as u64;
+    let token = |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    (from..from + n)
+        .map(|i| (token(i) % vocab_size) as u32)
+        .collect()
+}
+
+fn print(
+    format: Format,
+    figures: &[Figure],
+    device: &str,
+    model: &InfinityModel,
+) -> anyhow::Result<()> {
+    if format == Format::Json {
+        let all = json!({
+            "device": device, "precision": model.formats().describe(),
+            "figures": figures.iter().map(Figure::to_json).collect::<Vec<_>>(),
+        });
+        terminal::line(&all.to_string())?;
+        return Ok(());
+    }
+    let rows: Vec<[String; 7]> = figures.iter().map(Figure::cells).collect();
+    let header = COLUMNS.map(str::to_owned);
+    let width = |column: usize| {
+        let cells = rows
+            .iter()
+            .chain([&header])
+            .map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let padded = |row: &[String; 7], between: &str| {
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(i, (cell, &width))| match i {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        cells.collect::<Vec<_>>().join(between)
+    };
+    if format == Format::Table {
+        terminal::line(&padded(&header, "  "))?;
+        for row in &rows {
+            terminal::line(&padded(row, "  "))?;
+        }
+        terminal::line(&format!("on {device}"))?;
+        return Ok(());
+    }
+    let rule: Vec<&str> = (0..COLUMNS.len())
+        .map(|i| if i == 0 { "---" } else { "---:" })
+        .collect();
+    terminal::line(&format!("| {} |", padded(&header, " | ")))?;
+    terminal::line(&format!("| {} |", rule.join(" | ")))?;
+    for row in &rows {
+        terminal::line(&format!("| {} |", padded(row, " | ")))?;
+    }
+    terminal::line(&format!("\nOn {device}."))?;
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! Lines that a person types, or that come through a pipe.
+
+use std::io::{self, BufRead, IsTerminal};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use rustyline::{Config, DefaultEditor, error::ReadlineError};
+
+use crate::terminal;
+
+/// What stands before a line that is typed, and before one that goes on with it.
+const PROMPT: &str = "> ";
+const MORE: &str = "… ";
+
+/// Where lines come from.
+pub(super) enum Lines {
+    /// Standard input that is no terminal.
+    Pipe,
+    /// A terminal, and where its lines are kept.
+    Editor(Box<DefaultEditor>, Option<PathBuf>),
+}
+
+impl Lines {
+    /// Standard input, in an editor with the lines of `history` if that is a terminal.
+    ///
+    /// # Errors
+    /// The terminal cannot be used.
+    pub(super) fn open(history: Option<PathBuf>) -> anyhow::Result<Self> {
+        if !io::stdin().is_terminal() {
+            return Ok(Lines::Pipe);
+        }
+        let config = Config::builder()
+            .auto_add_history(true)
+            .max_history_size(1000)?
+            .build();
+        let mut editor = DefaultEditor::with_config(config)?;
+        if let Some(path) = history.as_ref().filter(|path| path.exists())
+            && let Err(error) = editor.load_history(path)
+        {
+            terminal::warning(&format!("{}: {error}", path.display()));
+        }
+        Ok(Lines::Editor(Box::new(editor), history))
+    }
+
+    /// The next line, or several that end with a backslash as one; nothing at the end.
+    ///
+    /// # Errors
+    /// What cannot be read, or is no text.
+    pub(super) fn next(&mut self) -> anyhow::Result<Option<String>> {
+        let mut text = String::new();
+        loop {
+            let prompt = if text.is_empty() { PROMPT } else { MORE };
+            let Some(line) = self.one(prompt)? else {
+                return Ok((!text.is_empty()).then_some(text));
+            };
+            match line.strip_suffix('\\') {
+                Some(part) => {
+                    text.push_str(part);
+                    text.push('\n');
+                }
+                None => return Ok(Some(text + &line)),
+            }
+        }
+    }
+
+    fn one(&mut self, prompt: &str) -> anyhow::Result<Option<String>> {
+        match self {
+            Lines::Pipe => piped(),
+            Lines::Editor(editor, _) => loop {
+                match editor.readline(prompt) {
+                    Ok(line) => return Ok(Some(line)),
+                    Err(ReadlineError::Eof) => return Ok(None),
+                    Err(ReadlineError::Interrupted) => {
+                        terminal::note("Ctrl-D or /exit ends the chat")
+                    }
+                    Err(error) => return Err(error).context("cannot read from the terminal"),
+                }
+            },
+        }
+    }
+}
+
+fn piped() -> anyhow::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    let read = io::stdin().lock().read_until(b'\n', &mut bytes);
+    if read.context("cannot read standard input")? == 0 {
+        return Ok(None);
+    }
+    let line = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow::anyhow!("a line of standard input is not UTF-8 text (byte {at})")
+    })?;
+    Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
+/// Lines that were typed are kept for the next time.
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if let Lines::Editor(editor, Some(path)) = self {
+            if let Some(parent) = path.parent() {
+                let _ = std::fs::create_dir_all(parent);
+            }
+            if let Err(error) = editor.save_history(path) {
+                terminal::warning(&format!("{}: {error}", path.display()));
+            }
+        }
+    }
+}
+
+/// The history's place, where the system has one for such things.
+pub(super) fn history_file() -> Option<PathBuf> {
+    let folder = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let state = folder("XDG_STATE_HOME")
+        .or_else(|| folder("LOCALAPPDATA"))
+        .or_else(|| folder("HOME").map(|home| home.join(".local/state")));
+    Some(state?.join("infinity").join("chat_history"))
+}

@@ -1,0 +1,258 @@
+//! `infinity chat MODEL`: a conversation, at a terminal or through a pipe.
+
+mod conversation;
+mod lines;
+mod template;
+mod words;
+
+use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use clap::Args;
+use infinity_model::{FinishReason, GenerationConfig, Precision, Pretrained};
+use infinity_train::metrics::resident_bytes;
+
+use self::conversation::{Conversation, Stats};
+use self::lines::Lines;
+use self::template::Template;
+use self::words::Said;
+use super::generate::rate;
+use super::sampling::{LimitFlags, SamplingFlags};
+use crate::args::Global;
+use crate::terminal::signals::Interrupt;
+use crate::terminal::{self, errors, signals};
+use crate::{device, model_dir};
+
+/// With which model, and from where.
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Instructions for the model, before the first message
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Go on from a kept state: a conversation, or a text that was read
+    #[arg(long, value_name = "FILE")]
+    state_in: Option<PathBuf>,
+    /// Keep the conversation here when it ends
+    #[arg(long, value_name = "FILE")]
+    state_out: Option<PathBuf>,
+    /// Where lines that were typed at a terminal are kept [default: infinity/chat_history in the
+    /// user's state folder]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_history")]
+    history: Option<PathBuf>,
+    /// Keep no lines
+    #[arg(long)]
+    no_history: bool,
+    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
+    #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
+    precision: Precision,
+    #[command(flatten)]
+    limit: LimitFlags,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+}
+
+/// Talks.
+pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
+    let found = model_dir::find(&args.model)?;
+    if let Some(path) = &args.state_out {
+        model_dir::can_hold_a_state(path)?;
+    }
+    let chosen = device::open(&device::wanted(global))?;
+    let loaded = found.load(&chosen.device, global.quiet)?;
+    let model = model_dir::in_precision(loaded.model, args.precision, global.quiet)?;
+    let Pretrained {
+        tokenizer,
+        generation,
+        ..
+    } = Pretrained {
+        model: model.clone(),
+        ..loaded
+    };
+    let tokenizer = model_dir::needed(tokenizer, &args.model)?;
+    let (config, unused) = args
+        .sampling
+        .over(args.limit.over(generation), global.seed)?;
+    let files = found.tokenizer()?;
+    let template = Template::of(files.parent().unwrap_or(&args.model))?;
+    if !global.quiet {
+        unused.iter().for_each(|what| terminal::warning(what));
+        terminal::note(&format!(
+            "{} on {} · {} · /help shows what there is, Ctrl-D ends",
+            args.model.display(),
+            chosen.describe(),
+            template.describe()
+        ));
+    }
+    let mut conversation = Conversation::new(model, tokenizer, template);
+    if let Some(path) = &args.state_in {
+        conversation.load(path)?;
+    }
+    if args.system.is_some() {
+        conversation.system.clone_from(&args.system);
+    }
+    let mut chat = Chat {
+        conversation,
+        config,
+        interrupt: signals::listen("")?,
+        quiet: global.quiet,
+    };
+    let history = match (&args.history, args.no_history) {
+        (_, true) => None,
+        (Some(path), _) => Some(path.clone()),
+        _ => lines::history_file(),
+    };
+    let mut lines = Lines::open(history)?;
+    while let Some(line) = lines.next()? {
+        match chat.answer(&line) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => break,
+            // A closed pipe ends it; anything else is said, and the conversation goes on.
+            Err(error) if errors::is_closed_pipe(&error) => return Err(error),
+            Err(error) => terminal::note(&format!(
+                "{}: {}",
+                terminal::error_word(),
+                errors::message(&error)
+            )),
+        }
+    }
+    if let Some(path) = &args.state_out {
+        chat.conversation.save(path)?;
+    }
+    Ok(errors::OK)
+}
+
+/// A conversation and how it goes on.
+struct Chat {
+    conversation: Conversation,
+    config: GenerationConfig,
+    interrupt: Interrupt,
+    quiet: bool,
+}
+
+impl Chat {
+    /// Does what a line says; breaks at the end.
+    fn answer(&mut self, line: &str) -> anyhow::Result<ControlFlow<()>> {
+        let said = words::parse(line).map_err(errors::usage)?;
+        let conversation = &mut self.conversation;
+        match said {
+            Said::Nothing => {}
+            Said::Exit => return Ok(ControlFlow::Break(())),
+            Said::Text(text) => self.say(&text)?,
+            Said::Help => terminal::line(&words::help())?,
+            Said::Save(path) => {
+                conversation.save(Path::new(&path))?;
+                self.note(&format!("kept in {path}"));
+            }
+            Said::Load(path) => {
+                conversation.load(Path::new(&path))?;
+                let position = conversation.stats().position;
+                self.note(&format!(
+                    "{path}: goes on after {} tokens",
+                    terminal::grouped(position)
+                ));
+            }
+            Said::Fork(name) => {
+                conversation.fork(&name)?;
+                self.note(&format!("in {name}"));
+            }
+            Said::Switch(name) => {
+                conversation.switch(&name)?;
+                self.note(&format!("in {name}"));
+            }
+            Said::Undo => match conversation.undo() {
+                true => self.note("taken back"),
+                false => return Err(errors::usage("there is nothing to take back")),
+            },
+            Said::Reset => {
+                conversation.reset();
+                self.note("a new conversation");
+            }
+            Said::System(text) if text.is_empty() => {
+                let system = conversation.system.as_deref();
+                terminal::line(system.unwrap_or("no instructions; /system TEXT gives some"))?;
+            }
+            Said::System(text) => {
+                conversation.system = Some(text);
+                conversation.reset();
+                self.note("a new conversation with these instructions");
+            }
+            Said::Set(name, _) if name.is_empty() => {
+                for (name, value) in words::settings(&self.config) {
+                    terminal::line(&format!("{name:<20} {value}"))?;
+                }
+            }
+            Said::Set(name, value) => {
+                self.config =
+                    words::with_setting(&self.config, &name, &value).map_err(errors::usage)?;
+                self.note(&format!("{name} is {value}"));
+            }
+            Said::Stats => terminal::line(&shown(&conversation.stats()))?,
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// A message, and its answer as it comes.
+    fn say(&mut self, text: &str) -> anyhow::Result<()> {
+        let asked = std::sync::Arc::clone(&self.interrupt.asked);
+        self.interrupt.heeded.store(true, Ordering::SeqCst);
+        let mut broken = None;
+        let mut begun = false;
+        let mut on_text = |text: &str| {
+            // A template leaves a blank to the answer that a reader does not want to see first.
+            let text = if begun { text } else { text.trim_start() };
+            if !text.is_empty() {
+                begun = true;
+                broken = terminal::piece(text).err();
+            }
+            match broken.is_some() || asked.load(Ordering::SeqCst) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let made = self.conversation.say(text, &self.config, &mut on_text);
+        self.interrupt.heeded.store(false, Ordering::SeqCst);
+        self.interrupt.asked.store(false, Ordering::SeqCst);
+        if let Some(error) = broken {
+            return Err(error.into());
+        }
+        let made = made?;
+        terminal::line("")?;
+        if made.prompt_left > 0 {
+            self.note("stopped before the message was read; it is as if it had not been given");
+        } else if made.finish == FinishReason::Interrupted {
+            self.note("stopped; what was said stays said, /undo takes it back");
+        } else if !self.quiet && io::stderr().is_terminal() {
+            terminal::note(&format!(
+                "{} tokens, {:.1} tok/s · position {}",
+                made.tokens.len(),
+                rate(made.tokens.len(), made.decode_s),
+                terminal::grouped(made.position)
+            ));
+        }
+        Ok(())
+    }
+
+    fn note(&self, text: &str) {
+        if !self.quiet {
+            terminal::note(text);
+        }
+    }
+}
+
+fn shown(stats: &Stats) -> String {
+    format!(
+        "tokens remembered   {}\nmessages            {}\nto take back        {}\nstate               {}, \
+         whatever their number\nbranches            {}\nresident memory     {}",
+        terminal::grouped(stats.position),
+        stats.turns,
+        stats.undo,
+        terminal::bytes(stats.state_bytes as u64),
+        stats.branches.join(", "),
+        terminal::bytes(resident_bytes()),
+    )
+}

@@ -1,0 +1,397 @@
+//! `infinity doctor`: what this build can do on this machine, tried out: a small product, a small scan and
+//! a training step on each device, and what to do about what is missing.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use burn::tensor::{Device, Int, Tensor};
+use clap::Args;
+use infinity_model::{Context, ModelConfig};
+use infinity_train::config::ConfigLayers;
+use infinity_train::{Devices, TrainControl, estimate};
+use serde_json::{Value, json};
+
+use super::devices::formats;
+use crate::args::Global;
+use crate::device::{self, Backend};
+use crate::terminal::{self, errors, progress};
+
+/// How to print.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Words in the name of a variable whose value is nobody else's business.
+const SECRET: [&str; 4] = ["KEY", "TOKEN", "SECRET", "PASSWORD"];
+
+/// Something that was looked at.
+struct Finding {
+    /// What, and on which device.
+    what: String,
+    /// What was found, or what is wrong.
+    found: Result<String, String>,
+    /// What to do about it.
+    advice: Option<String>,
+    /// Whether what is wrong was to be expected of this build.
+    minor: bool,
+}
+
+impl Finding {
+    fn fact(what: &str, found: impl Into<String>) -> Self {
+        Self {
+            what: what.to_owned(),
+            found: Ok(found.into()),
+            advice: None,
+            minor: false,
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match (&self.found, self.minor) {
+            (Ok(_), _) => "ok",
+            (Err(_), true) => "absent",
+            (Err(_), false) => "FAILED",
+        }
+    }
+}
+
+/// Looks and prints; fails if something does not work that this build has.
+pub(crate) fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<u8> {
+    let mut findings = vec![
+        Finding::fact(
+            "program",
+            format!(
+                "infinity {}, with {}",
+                env!("CARGO_PKG_VERSION"),
+                device::compiled()
+            ),
+        ),
+        Finding::fact(
+            "system",
+            format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH),
+        ),
+        processor(),
+        folder(),
+    ];
+    let variables: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with("INFINITY_") || name == "BURN_DEVICE")
+        .map(
+            |(name, value)| match SECRET.iter().any(|word| name.contains(word)) {
+                true => format!("{name}=…"),
+                false => format!("{name}={value}"),
+            },
+        )
+        .collect();
+    if !variables.is_empty() {
+        findings.push(Finding::fact("environment", variables.join(", ")));
+    }
+    findings.extend(Backend::ALL.into_iter().flat_map(backend));
+    let wanted = device::wanted(global);
+    findings.push(match device::open(&wanted) {
+        Ok(chosen) => Finding::fact(
+            &format!("--device {wanted}"),
+            format!("is {}", chosen.describe()),
+        ),
+        Err(error) => Finding {
+            what: format!("--device {wanted}"),
+            found: Err(errors::message(&error)),
+            advice: Some("`infinity devices` lists what can be used".to_owned()),
+            minor: false,
+        },
+    });
+    let failed = findings
+        .iter()
+        .filter(|finding| finding.word() == "FAILED")
+        .count();
+    match args.json {
+        true => terminal::line(&as_json(&findings).to_string())?,
+        false => print(&findings, failed)?,
+    }
+    Ok(if failed == 0 {
+        errors::OK
+    } else {
+        errors::FAILED
+    })
+}
+
+fn processor() -> Finding {
+    let threads = rayon::current_num_threads();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let finding = Finding::fact("processor", format!("{threads} threads, {}", vectors()));
+    match threads > cores {
+        true => Finding {
+            advice: Some(format!(
+                "{threads} threads share {cores} cores; --threads {cores} is faster"
+            )),
+            ..finding
+        },
+        false => finding,
+    }
+}
+
+/// The widest numbers that the processor computes with at once.
+#[cfg(target_arch = "x86_64")]
+fn vectors() -> &'static str {
+    let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+    match (std::is_x86_feature_detected!("avx512f"), avx2) {
+        (true, _) => "AVX-512",
+        (false, true) => "AVX2",
+        (false, false) => "no AVX2: the kernels run, slowly",
+    }
+}
+
+/// The widest numbers that the processor computes with at once.
+#[cfg(not(target_arch = "x86_64"))]
+fn vectors() -> &'static str {
+    match cfg!(target_arch = "aarch64") {
+        true => "NEON",
+        false => "no vector instructions that the kernels know",
+    }
+}
+
+/// Whether a run could write where the program stands.
+fn folder() -> Finding {
+    let here = std::env::current_dir();
+    let shown = here.map_or_else(|_| ".".to_owned(), |path| path.display().to_string());
+    let name = format!(".infinity-doctor-{}", std::process::id());
+    let written = std::fs::write(&name, b"x").and_then(|()| std::fs::remove_file(&name));
+    Finding {
+        what: "this folder".to_owned(),
+        advice: written.is_err().then(|| {
+            "runs are written below the folder you stand in; go to one of your own, or name one with \
+             --output-dir"
+                .to_owned()
+        }),
+        found: match written {
+            Ok(()) => Ok(format!("{shown} can be written to")),
+            Err(error) => Err(format!("{shown} cannot be written to: {error}")),
+        },
+        minor: false,
+    }
+}
+
+/// What there is of a backend.
+fn backend(backend: Backend) -> Vec<Finding> {
+    let name = backend.name();
+    if !backend.is_compiled() {
+        return vec![Finding {
+            what: name.to_owned(),
+            found: Err("not compiled in".to_owned()),
+            advice: Some(format!(
+                "cargo install --path crates/infinity-cli --features {name}"
+            )),
+            minor: true,
+        }];
+    }
+    let driver = || {
+        Some(match backend {
+            Backend::Cuda => {
+                "is an NVIDIA driver installed, and does `nvidia-smi` list the GPU?".to_owned()
+            }
+            Backend::Rocm => "is ROCm installed, and does `rocminfo` list the GPU?".to_owned(),
+            Backend::Metal => "Metal is there on macOS only".to_owned(),
+            _ => "is a graphics driver installed? `vulkaninfo --summary` lists what Vulkan sees"
+                .to_owned(),
+        })
+    };
+    match backend.devices() {
+        Ok(devices) if devices.is_empty() => vec![Finding {
+            what: name.to_owned(),
+            found: Err("no device was found".to_owned()),
+            advice: driver(),
+            minor: false,
+        }],
+        Err(why) => vec![Finding {
+            what: name.to_owned(),
+            found: Err(why),
+            advice: driver(),
+            minor: false,
+        }],
+        Ok(devices) => {
+            let number = |i: usize| match backend.is_cpu() {
+                true => name.to_owned(),
+                false => format!("{name}:{i}"),
+            };
+            let devices = devices.iter().enumerate();
+            devices
+                .flat_map(|(i, device)| tried(&number(i), device))
+                .collect()
+        }
+    }
+}
+
+/// One piece of work on a device: says what is right about it, or what is wrong.
+type Trial = fn(&Device) -> Result<String, String>;
+
+/// Tries one device.
+fn tried(name: &str, device: &Device) -> Vec<Finding> {
+    let trials: [(&str, Trial); 3] = [
+        ("product", product),
+        ("scan", scan),
+        ("training step", training_step),
+    ];
+    let mut findings = vec![Finding::fact(name, formats(device).join(" "))];
+    for (what, trial) in trials {
+        let began = Instant::now();
+        let found = errors::caught(|| trial(device)).and_then(|found| found);
+        let took = format!(
+            "{:.0} ms with what is made ready once",
+            1e3 * began.elapsed().as_secs_f64()
+        );
+        findings.push(Finding {
+            what: format!("{name}: {what}"),
+            advice: found.is_err().then(|| {
+                "this is a fault of the driver or of this program: please report it with the output of \
+                 `infinity doctor --json`, and use --device flex until then"
+                    .to_owned()
+            }),
+            found: found.map(|found| format!("{found}, {took}")),
+            minor: false,
+        });
+    }
+    findings
+}
+
+/// Largest difference that is rounding.
+const ROUNDING: f32 = 1e-3;
+
+/// A product of matrices against the same sums one by one.
+fn product(device: &Device) -> Result<String, String> {
+    const N: usize = 48;
+    let value = |i: usize| ((i * 7 + i / N * 3) % 11) as f32 / 8.0 - 0.6;
+    let a: Vec<f32> = (0..N * N).map(value).collect();
+    let b: Vec<f32> = (0..N * N).map(|i| value(i + 5)).collect();
+    let matrix = |values: &[f32]| Tensor::<1>::from_floats(values, device).reshape([N, N]);
+    let found: Vec<f32> = matrix(&a)
+        .matmul(matrix(&b))
+        .into_data()
+        .iter::<f32>()
+        .collect();
+    let exact = |i: usize| -> f32 { (0..N).map(|k| a[i / N * N + k] * b[k * N + i % N]).sum() };
+    let worst = (0..N * N)
+        .map(|i| (found[i] - exact(i)).abs())
+        .fold(0.0, f32::max);
+    // Written so that a NaN is wrong.
+    match worst < ROUNDING {
+        true => Ok("right".to_owned()),
+        false => Err(format!("off by {worst}")),
+    }
+}
+
+/// A model that reads a text as a whole and token by token: the scan in two forms.
+fn scan(device: &Device) -> Result<String, String> {
+    let config = ModelConfig {
+        vocab_size: 32,
+        hidden_size: 32,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        ..ModelConfig::default()
+    };
+    let model = config.init_seeded(1, device);
+    let tokens: Vec<u32> = (0..100).map(|i| i * 13 % 32).collect();
+    let said = |error: infinity_model::GenerateError| error.to_string();
+    let mut whole = Context::new(&model);
+    whole.read(&model, &tokens).map_err(said)?;
+    let mut single = Context::new(&model);
+    for token in &tokens {
+        single.read(&model, &[*token]).map_err(said)?;
+    }
+    let apart = whole
+        .logits
+        .iter()
+        .zip(&single.logits)
+        .map(|(a, b)| (a - b).abs());
+    let worst = apart.fold(0.0, f32::max);
+    let some = whole.logits.iter().any(|logit| *logit != 0.0);
+    let finite = whole
+        .logits
+        .iter()
+        .chain(&single.logits)
+        .all(|logit| logit.is_finite());
+    // The device has to be asked once more: what it owes may come late.
+    let ids = Tensor::<1, Int>::from_ints([1, 2, 3], device);
+    let three = ids.into_data().iter::<i64>().sum::<i64>();
+    match worst < ROUNDING && some && finite && three == 6 {
+        true => Ok("whole and token by token agree".to_owned()),
+        false => Err(format!("whole and token by token are {worst} apart")),
+    }
+}
+
+/// Three steps of a run that needs no text.
+fn training_step(device: &Device) -> Result<String, String> {
+    const RUN: &str = "
+        [data]\nsource = 'parity'\nmax_seq_length = 48\n
+        [model]\nhidden_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 2\n
+        [training]\nmax_steps = 3\nper_device_train_batch_size = 2\n
+        [eval]\nsample_every = 0\nmax_batches = 1\n[logging]\nprogress = 'none'\n";
+    let said = |error: &dyn std::error::Error| error.to_string();
+    let config = ConfigLayers::new()
+        .text("doctor", RUN)
+        .and_then(ConfigLayers::resolve);
+    let config = config.map_err(|error| said(&error))?.config;
+    let control = TrainControl {
+        interrupt: Arc::new(AtomicBool::new(false)),
+        heeded: Arc::new(AtomicBool::new(false)),
+        reporter: progress::silent(),
+        resume: None,
+        config_text: RUN.to_owned(),
+    };
+    let devices = Devices::new(device.clone(), Vec::new());
+    let made = estimate(config, devices, control).map_err(|error| said(&error))?;
+    Ok(format!("{:.1} ms a step", 1e3 * made.step_s))
+}
+
+fn as_json(findings: &[Finding]) -> Value {
+    let one = |finding: &Finding| {
+        let (found, problem) = match &finding.found {
+            Ok(found) => (Some(found), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        json!({
+            "what": finding.what, "status": finding.word().to_lowercase(), "found": found,
+            "problem": problem, "advice": finding.advice,
+        })
+    };
+    json!({
+        "version": env!("CARGO_PKG_VERSION"), "os": std::env::consts::OS,
+        "arch": std::env::consts::ARCH, "findings": findings.iter().map(one).collect::<Vec<_>>(),
+    })
+}
+
+fn print(findings: &[Finding], failed: usize) -> anyhow::Result<()> {
+    for finding in findings {
+        let (Ok(text) | Err(text)) = &finding.found;
+        let lines = text.replace('\n', "\n    ");
+        terminal::line(&format!(
+            "{:<7} {:<22} {lines}",
+            finding.word(),
+            finding.what
+        ))?;
+        if let Some(advice) = &finding.advice {
+            terminal::line(&format!("{:<30} → {advice}", ""))?;
+        }
+    }
+    terminal::line(&match failed {
+        0 => "\nall that this build has works here".to_owned(),
+        n => format!("\n{n} of {} things do not work", findings.len()),
+    })?;
+    Ok(())
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trials_succeed_on_a_device_that_works() {
+        let device = Device::flex();
+        for trial in [product as Trial, scan, training_step] {
+            trial(&device).unwrap();
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! `infinity stream MODEL [FILE|-]`: reads a text without end, in constant memory, and says how surprising
+//! it is; keeps what it remembers, and goes on from there.
+//!
+//! ```text
+//! reader thread ─ bytes ─► pieces ─ tokens ─► Reading ─ losses ─► records
+//!                         (input)                  └ every N tokens ─► a state file
+//! ```
+//!
+//! A file is read in whole calls of 512 tokens. From a pipe each line is looked at when it has come. Both
+//! give the same states at multiples of 512 tokens, bit for bit.
+
+mod input;
+mod show;
+mod source;
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use infinity_model::config::Mixer;
+use infinity_model::generate::{Context, Identity, generate_from};
+use infinity_model::{GenerationConfig, Precision, Pretrained, Tokenizer};
+use infinity_train::evaluate::{CUT, Reading};
+
+use self::input::{Item, Pieces, Place};
+use self::show::{Emit, Show};
+use self::source::{KEPT, Kept, Source, before_of, kept_in};
+use super::sampling::SamplingFlags;
+use crate::args::{Global, count, whole};
+use crate::terminal::{self, errors, signals};
+use crate::{device, model_dir};
+
+/// What to read, with what, and what to keep.
+#[derive(Debug, Args)]
+pub(crate) struct StreamArgs {
+    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// The text; - is standard input
+    #[arg(value_name = "FILE", default_value = "-")]
+    file: PathBuf,
+    /// What to print of the text, with its surprise in bits
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Emit::Lines)]
+    emit: Emit,
+    /// Print JSON lines
+    #[arg(long)]
+    json: bool,
+    /// Go on from the state that is kept here
+    #[arg(long, value_name = "FILE")]
+    state_in: Option<PathBuf>,
+    /// Keep what the model remembers here: at the end, on Ctrl-C, and on SIGUSR1
+    #[arg(long, value_name = "FILE")]
+    state_out: Option<PathBuf>,
+    /// Keep it also after every so many tokens, at the next multiple of 512
+    #[arg(long, value_name = "N", requires = "state_out")]
+    #[arg(value_parser = whole::<u64>(1..=u64::MAX))]
+    snapshot_every: Option<u64>,
+    /// Go on from --state-out, and in FILE where that was kept; from the start where there is none yet
+    #[arg(long, requires = "state_out")]
+    resume: bool,
+    /// Let the model go on for so many tokens at the end, or at every marker line; what it says is
+    /// not part of what it remembers
+    #[arg(long, value_name = "N", value_parser = count)]
+    generate: Option<usize>,
+    /// A line that stands for the place to generate at, and is not read
+    #[arg(long, value_name = "TEXT", requires = "generate")]
+    marker: Option<String>,
+    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
+    #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
+    precision: Precision,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+}
+
+/// Reads.
+pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
+    let found = model_dir::find(&args.model)?;
+    if let Some(path) = &args.state_out {
+        model_dir::can_hold_a_state(path)?;
+    }
+    let source = Source::open(&args.file)?;
+    let chosen = device::open(&device::wanted(global))?;
+    let loaded = found.load(&chosen.device, global.quiet)?;
+    let Pretrained {
+        model,
+        tokenizer,
+        generation,
+        ..
+    } = loaded;
+    let model = model_dir::in_precision(model, args.precision, global.quiet)?;
+    let tokenizer = model_dir::needed(tokenizer, &args.model)?;
+    let base = GenerationConfig {
+        max_new_tokens: args.generate,
+        max_length: None,
+        ..generation
+    };
+    let (config, unused) = args.sampling.over(base, global.seed)?;
+    if !global.quiet {
+        unused.iter().for_each(|what| terminal::warning(what));
+        if model.config().mixer == Mixer::Softmax {
+            terminal::warning(
+                "`model.mixer = \"softmax\"` keeps every token: its memory grows and it becomes slower",
+            );
+        }
+    }
+    let resumed = args
+        .state_out
+        .as_deref()
+        .filter(|path| args.resume && path.exists());
+    let (context, kept) = match resumed.or(args.state_in.as_deref()) {
+        None => (Context::new(&model), Kept::default()),
+        Some(path) => {
+            let context = Context::load(path, &model, Some(&tokenizer))?;
+            let kept = match resumed {
+                Some(path) => kept_in(path)?,
+                None => Kept::default(),
+            };
+            (context, kept)
+        }
+    };
+    let place = source.place(&kept)?;
+    if args.resume && !global.quiet {
+        let from = terminal::grouped(context.position());
+        terminal::note(&match resumed {
+            Some(path) => format!("{}: goes on after {from} tokens", path.display()),
+            None => "nothing to go on from yet: starts at the beginning".to_owned(),
+        });
+    }
+    let seekable = source.seekable();
+    let chunks = source.chunks(place.offset)?;
+    let interrupt = signals::listen("")?;
+    interrupt.heeded.store(true, Ordering::SeqCst);
+    let show = Show::new(
+        args.emit,
+        args.json,
+        tokenizer.clone(),
+        context.position(),
+        global.quiet,
+    );
+    let mut session = Session {
+        quiet: global.quiet,
+        due: args.snapshot_every.map(|every| context.position() + every),
+        identity: Identity::of(&model, Some(&tokenizer)),
+        reading: Reading::new(model, context),
+        tokenizer,
+        config,
+        pieces: Pieces::new(args.marker.as_deref(), place),
+        begun: VecDeque::new(),
+        end: place,
+        resumed: (seekable && kept.read > 0).then_some((kept.read, kept.bits)),
+        show,
+        seekable,
+        args: &args,
+        stop: interrupt.asked,
+        snapshot: signals::on_request()?,
+        told_of_bytes: false,
+    };
+    let outcome = session.read_all(&chunks);
+    session.show.clear();
+    let stopped = session.stop.load(Ordering::SeqCst);
+    // What was read is kept whatever ended it, and what ended it is said.
+    let saved = session.keep(seekable && (stopped || outcome.is_err()));
+    outcome?;
+    saved?;
+    if !stopped && args.generate.is_some() && args.marker.is_none() {
+        session.speak()?;
+    }
+    if !global.quiet {
+        let bytes = session.reading.now().state.bytes() as u64;
+        terminal::note(&session.show.closing_line(bytes, &chosen.name));
+    }
+    Ok(if stopped {
+        errors::INTERRUPTED
+    } else {
+        errors::OK
+    })
+}
+
+/// A piece of which the kept state has not read all.
+struct Begun {
+    from: Place,
+    /// The position of its first token, and of the one after its last.
+    first: u64,
+    end: u64,
+    /// Tokens of it that an earlier process read.
+    read: usize,
+}
+
+/// A stream that is being read.
+struct Session<'a> {
+    args: &'a StreamArgs,
+    quiet: bool,
+    reading: Reading,
+    /// Whose states these are.
+    identity: Identity,
+    tokenizer: Tokenizer,
+    config: GenerationConfig,
+    pieces: Pieces,
+    begun: VecDeque<Begun>,
+    /// Where the last piece ended that was given to the reading.
+    end: Place,
+    /// Tokens of the first piece that the state has read already, and their bits.
+    resumed: Option<(usize, f64)>,
+    show: Show,
+    seekable: bool,
+    /// The position after which a state is to be kept.
+    due: Option<u64>,
+    stop: Arc<AtomicBool>,
+    snapshot: Arc<AtomicBool>,
+    told_of_bytes: bool,
+}
+
+impl Session<'_> {
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Reads to the end of the input, or to Ctrl-C.
+    fn read_all(&mut self, chunks: &Receiver<io::Result<Vec<u8>>>) -> anyhow::Result<()> {
+        let mut items = VecDeque::new();
+        loop {
+            let chunk = match chunks.try_recv() {
+                Ok(chunk) => Some(chunk),
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) => {
+                    // Nothing waits: what is there is looked at. A file only seems to wait.
+                    if !self.seekable {
+                        self.look()?;
+                    }
+                    match chunks.recv_timeout(Duration::from_millis(100)) {
+                        Ok(chunk) => Some(chunk),
+                        Err(RecvTimeoutError::Timeout) => None,
+                        Err(RecvTimeoutError::Disconnected) => break,
+                    }
+                }
+            };
+            if let Some(chunk) = chunk {
+                let name = self.args.file.display();
+                let chunk = chunk.with_context(|| format!("cannot read {name}"))?;
+                self.pieces.push(&chunk, &mut items);
+                self.take(&mut items)?;
+            }
+            self.mind()?;
+            if self.stopped() {
+                break;
+            }
+        }
+        // A file is left at a multiple of 512 tokens and read on from there. What came through a pipe does
+        // not come again.
+        if self.stopped() && self.seekable {
+            return Ok(());
+        }
+        self.pieces.end(&mut items);
+        self.take(&mut items)?;
+        match self.stopped() && self.seekable {
+            true => Ok(()),
+            false => self.look(),
+        }
+    }
+
+    /// Reads pieces.
+    fn take(&mut self, items: &mut VecDeque<Item>) -> anyhow::Result<()> {
+        while let Some(item) = items.pop_front() {
+            let piece = match item {
+                Item::Text(piece) => piece,
+                Item::Marker => {
+                    self.look()?;
+                    self.speak()?;
+                    continue;
+                }
+            };
+            let line = piece.line;
+            let tokens = self.tokenizer.encode(&piece.text);
+            let tokens = tokens.with_context(|| format!("line {line} of the text"))?;
+            let (read, bits) = self.resumed.take().unwrap_or_default();
+            if read > tokens.len() {
+                return Err(errors::usage(format!(
+                    "line {line} of {} is not what it was when the state was kept",
+                    self.args.file.display()
+                )));
+            }
+            let first = self.reading.kept().position() + self.reading.pending() as u64;
+            self.begun.push_back(Begun {
+                from: piece.from,
+                first,
+                end: first + (tokens.len() - read) as u64,
+                read,
+            });
+            self.end = piece.to;
+            let new = tokens[read..].to_vec();
+            self.show.begin(piece, tokens, read, bits);
+            for part in new.chunks(CUT as usize) {
+                let losses = self.reading.add(part)?;
+                self.read(losses)?;
+                if self.stopped() && self.seekable {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&mut self) -> anyhow::Result<()> {
+        let losses = self.reading.look()?;
+        self.read(losses)
+    }
+
+    /// Shows what was read, and keeps the state where that is due.
+    fn read(&mut self, losses: Vec<Option<f32>>) -> anyhow::Result<()> {
+        self.show.read(losses)?;
+        self.show.status();
+        let position = self.reading.kept().position();
+        while self
+            .begun
+            .pop_front_if(|piece| piece.end <= position)
+            .is_some()
+        {}
+        if let (Some(due), Some(every)) = (self.due, self.args.snapshot_every)
+            && position >= due
+        {
+            self.due = Some(position + every);
+            if let Err(error) = self.keep(true) {
+                // The state before is there still, and the next may fit.
+                let message = errors::message(&error);
+                self.show.warn(&format!(
+                    "no state was kept at position {position}: {message}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what was asked for from outside, and says what has to be said once.
+    fn mind(&mut self) -> anyhow::Result<()> {
+        if self.snapshot.swap(false, Ordering::SeqCst) {
+            if self.args.state_out.is_none() {
+                self.show
+                    .warn("SIGUSR1 keeps the state where --state-out says, which was not given");
+            } else if let Err(error) = self.keep(self.seekable) {
+                let message = errors::message(&error);
+                self.show.warn(&format!("no state was kept: {message}"));
+            }
+        }
+        if self.pieces.replaced > 0
+            && !std::mem::replace(&mut self.told_of_bytes, true)
+            && !self.quiet
+        {
+            let at = self.pieces.first_replaced;
+            let name = self.args.file.display();
+            self.show.warn(&format!(
+                "{name} is not UTF-8 text at byte {at}: such bytes are read as U+FFFD"
+            ));
+        }
+        self.show.status();
+        Ok(())
+    }
+
+    /// Writes the state to --state-out, if there is one: that of the last multiple of 512 tokens, or of all
+    /// that was looked at.
+    fn keep(&self, at_cut: bool) -> anyhow::Result<()> {
+        let Some(path) = &self.args.state_out else {
+            return Ok(());
+        };
+        let context = if at_cut {
+            self.reading.kept()
+        } else {
+            self.reading.now()
+        };
+        let position = context.position();
+        let begun = self
+            .begun
+            .iter()
+            .find(|piece| piece.first < position && position < piece.end);
+        let kept = match begun {
+            Some(piece) => Kept {
+                offset: piece.from.offset,
+                line: piece.from.line,
+                read: piece.read + (position - piece.first) as usize,
+                bits: self.show.open().map_or(0.0, |open| open.bits),
+                before: None,
+            },
+            None => {
+                let next = self.begun.iter().find(|piece| piece.first >= position);
+                let place = next.map_or(self.end, |piece| piece.from);
+                // What an earlier process read of a piece stays read until the piece is.
+                let (read, bits) = match (next, self.resumed) {
+                    (Some(piece), _) if piece.read > 0 => {
+                        (piece.read, self.show.open().map_or(0.0, |open| open.bits))
+                    }
+                    (None, Some(resumed)) => resumed,
+                    _ => (0, 0.0),
+                };
+                Kept {
+                    offset: place.offset,
+                    line: place.line,
+                    read,
+                    bits,
+                    before: None,
+                }
+            }
+        };
+        let before = match self.seekable {
+            true => Some(before_of(&self.args.file, kept.offset)?),
+            false => None,
+        };
+        let note = serde_json::to_string(&Kept { before, ..kept })?;
+        context.save_noting(path, &self.identity, &[(KEPT, note)])?;
+        Ok(())
+    }
+
+    /// Lets the model go on from here, in a copy of what it remembers.
+    fn speak(&mut self) -> anyhow::Result<()> {
+        let context = self.reading.now().clone();
+        let stop = Arc::clone(&self.stop);
+        let blank = self.pieces.blank().to_owned();
+        let mut on_text = |_: &str| match stop.load(Ordering::SeqCst) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let model = self.reading.model();
+        let (made, _) = generate_from(
+            model,
+            &self.tokenizer,
+            &blank,
+            context,
+            &self.config,
+            &mut on_text,
+        )?;
+        self.show.generated(&made.text)?;
+        Ok(())
+    }
+}

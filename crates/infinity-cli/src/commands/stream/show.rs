@@ -1,0 +1,303 @@
+//! What a reader of the stream sees: a record a line or token, a status line, a closing line.
+
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use infinity_model::Tokenizer;
+use infinity_train::metrics::resident_bytes;
+use serde_json::{Value, json};
+
+use super::input::Piece;
+use crate::commands::generate::rate;
+use crate::terminal;
+
+/// What is printed of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Emit {
+    /// A record a line
+    Lines,
+    /// A record a token
+    Tokens,
+    /// Nothing but what is generated
+    None,
+}
+
+/// A piece whose tokens are being read.
+#[derive(Debug)]
+pub(super) struct Open {
+    piece: Piece,
+    tokens: Vec<u32>,
+    /// Tokens whose losses are known.
+    done: usize,
+    /// Their losses in bits, what was read of the piece before this process included.
+    pub(super) bits: f64,
+    /// Bytes of text that the tokens stand for that have a loss.
+    bytes: u64,
+}
+
+/// Tokens that the status line looks back on.
+const LATELY: u64 = 1 << 16;
+/// How often it is written.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Sums of what was read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    tokens: u64,
+    bits: f64,
+    bytes: u64,
+}
+
+impl Sum {
+    fn bits_per_byte(&self) -> f64 {
+        match self.bytes {
+            0 => 0.0,
+            bytes => self.bits / bytes as f64,
+        }
+    }
+
+    fn add(&mut self, other: &Sum) {
+        self.tokens += other.tokens;
+        self.bits += other.bits;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Prints, and remembers what the status line says.
+pub(super) struct Show {
+    emit: Emit,
+    json: bool,
+    tokenizer: Tokenizer,
+    open: VecDeque<Open>,
+    /// Tokens of the text so far, all processes together.
+    position: u64,
+    all: Sum,
+    lines: u64,
+    lately: VecDeque<Sum>,
+    late: Sum,
+    start: Instant,
+    status: Option<Status>,
+}
+
+/// The line at the bottom of a terminal.
+struct Status {
+    written: Option<Instant>,
+    shown: bool,
+    tokens: u64,
+}
+
+impl Show {
+    /// `position` is that of the text so far; a status line is written where standard error is a terminal
+    /// and `quiet` is not.
+    pub(super) fn new(
+        emit: Emit,
+        json: bool,
+        tokenizer: Tokenizer,
+        position: u64,
+        quiet: bool,
+    ) -> Self {
+        let status = (!quiet && io::stderr().is_terminal()).then_some(Status {
+            written: None,
+            shown: false,
+            tokens: 0,
+        });
+        Self {
+            emit,
+            json,
+            tokenizer,
+            open: VecDeque::new(),
+            position,
+            all: Sum::default(),
+            lines: 0,
+            lately: VecDeque::new(),
+            late: Sum::default(),
+            start: Instant::now(),
+            status,
+        }
+    }
+
+    /// A piece is about to be read, of whose tokens `read` were read by an earlier process, with `bits`.
+    pub(super) fn begin(&mut self, piece: Piece, tokens: Vec<u32>, read: usize, bits: f64) {
+        let bytes = piece.text.len() as u64;
+        self.open.push_back(Open {
+            piece,
+            tokens,
+            done: read,
+            bits,
+            bytes,
+        });
+    }
+
+    /// The first piece that is not read to its end.
+    pub(super) fn open(&self) -> Option<&Open> {
+        self.open.front()
+    }
+
+    /// The next tokens have these losses in nats.
+    ///
+    /// # Errors
+    /// Standard output is closed.
+    pub(super) fn read(&mut self, losses: Vec<Option<f32>>) -> io::Result<()> {
+        for loss in losses {
+            self.finish()?;
+            let Some(open) = self.open.front_mut() else {
+                return Ok(());
+            };
+            let token = open.tokens[open.done];
+            let bits = loss.map(|nats| f64::from(nats) / std::f64::consts::LN_2);
+            match bits {
+                Some(bits) => open.bits += bits,
+                // The first token of a text follows nothing: it counts in no mean.
+                None => {
+                    let text = self.tokenizer.decode(&[token]).unwrap_or_default();
+                    open.bytes = open.bytes.saturating_sub(text.len() as u64);
+                }
+            }
+            open.done += 1;
+            self.position += 1;
+            if self.emit == Emit::Tokens {
+                let line = open.piece.line;
+                self.token(token, line, bits)?;
+            }
+        }
+        self.finish()
+    }
+
+    /// Takes pieces away that are read to their end.
+    fn finish(&mut self) -> io::Result<()> {
+        while let Some(open) = self
+            .open
+            .pop_front_if(|open| open.done == open.tokens.len())
+        {
+            let sum = Sum {
+                tokens: open.tokens.len() as u64,
+                bits: open.bits,
+                bytes: open.bytes,
+            };
+            self.all.add(&sum);
+            self.late.add(&sum);
+            self.lines += 1;
+            self.lately.push_back(sum);
+            while let Some(old) = self
+                .lately
+                .pop_front_if(|old| self.late.tokens.saturating_sub(old.tokens) >= LATELY)
+            {
+                self.late.tokens -= old.tokens;
+                self.late.bits -= old.bits;
+                self.late.bytes -= old.bytes;
+            }
+            // The breaks after the last line are no line.
+            if self.emit == Emit::Lines && !open.piece.text.trim().is_empty() {
+                self.line(&open, &sum)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, open: &Open, sum: &Sum) -> io::Result<()> {
+        let text = open.piece.text.trim();
+        match self.json {
+            true => self.print(&json!({
+                "line": open.piece.line, "text": text, "tokens": sum.tokens, "bytes": sum.bytes,
+                "bits": round(sum.bits), "bits_per_byte": round(sum.bits_per_byte()),
+                "position": self.position,
+            })),
+            false => self.print_text(&format!("{:>8.3}  {text}", sum.bits_per_byte())),
+        }
+    }
+
+    fn token(&mut self, token: u32, line: u64, bits: Option<f64>) -> io::Result<()> {
+        let text = self.tokenizer.decode(&[token]).unwrap_or_default();
+        match (self.json, bits) {
+            (true, _) => self.print(&json!({
+                "position": self.position - 1, "line": line, "token": token, "text": text,
+                "bits": bits.map(round),
+            })),
+            (false, Some(bits)) => self.print_text(&format!("{bits:>8.3}  {text:?}")),
+            (false, None) => self.print_text(&format!("{:>8}  {text:?}", "")),
+        }
+    }
+
+    /// What the model says here.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(super) fn generated(&mut self, text: &str) -> io::Result<()> {
+        match self.json {
+            true => self.print(&json!({ "generated": text, "position": self.position })),
+            false => self.print_text(text),
+        }
+    }
+
+    fn print(&mut self, record: &Value) -> io::Result<()> {
+        self.print_text(&record.to_string())
+    }
+
+    fn print_text(&mut self, text: &str) -> io::Result<()> {
+        self.clear();
+        terminal::line(text)
+    }
+
+    /// Writes the status line where there is one, if it is time.
+    pub(super) fn status(&mut self) {
+        let now = Instant::now();
+        let tokens = self.tokens();
+        let text = format!(
+            "{} tokens · {:.0} tok/s · {:.3} bits/byte over the last {} · {} resident",
+            terminal::grouped(self.position),
+            rate(tokens as usize, self.start.elapsed().as_secs_f64()),
+            self.late.bits_per_byte(),
+            terminal::grouped(self.late.tokens),
+            terminal::bytes(resident_bytes()),
+        );
+        let Some(status) = &mut self.status else {
+            return;
+        };
+        let due = status.written.is_none_or(|written| now - written >= EVERY);
+        if due && (status.tokens != tokens || !status.shown) {
+            let _ = write!(io::stderr().lock(), "\r\x1b[K{text}");
+            status.shown = true;
+            status.written = Some(now);
+            status.tokens = tokens;
+        }
+    }
+
+    /// Takes the status line away, for something else to be written.
+    pub(super) fn clear(&mut self) {
+        if let Some(status) = self.status.as_mut().filter(|status| status.shown) {
+            let _ = write!(io::stderr().lock(), "\r\x1b[K");
+            status.shown = false;
+        }
+    }
+
+    /// A line on standard error, beside the status line.
+    pub(super) fn warn(&mut self, text: &str) {
+        self.clear();
+        terminal::warning(text);
+    }
+
+    /// Tokens of whole pieces that this process read.
+    fn tokens(&self) -> u64 {
+        self.all.tokens + self.open.front().map_or(0, |open| open.done as u64)
+    }
+
+    /// `read: 1,234 tokens in 56 lines, 1.432 bits/byte, 9,876.5 tok/s · …`.
+    pub(super) fn closing_line(&self, state_bytes: u64, device: &str) -> String {
+        let seconds = self.start.elapsed().as_secs_f64();
+        format!(
+            "read: {} tokens in {} lines, {:.3} bits/byte, {:.1} tok/s · state {} · position {} · {device}",
+            terminal::grouped(self.tokens()),
+            terminal::grouped(self.lines),
+            self.all.bits_per_byte(),
+            rate(self.tokens() as usize, seconds),
+            terminal::bytes(state_bytes),
+            terminal::grouped(self.position),
+        )
+    }
+}
+
+fn round(x: f64) -> f64 {
+    (x * 1e4).round() / 1e4
+}

@@ -1,0 +1,159 @@
+//! Where the bytes of a stream come from, and where in them a state was kept.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use anyhow::Context as _;
+use infinity_files::Fingerprint;
+use infinity_model::state_file;
+use serde::{Deserialize, Serialize};
+
+use super::input::Place;
+use crate::terminal::errors;
+
+/// Where a state was kept, as an entry of its file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// Bytes and line breaks of the input before the piece that is being read.
+    pub(super) offset: u64,
+    pub(super) line: u64,
+    /// Tokens of that piece which the state has read, and their losses in bits.
+    pub(super) read: usize,
+    pub(super) bits: f64,
+    /// Fingerprint of the bytes right before `offset`, for a file.
+    #[serde(default)]
+    pub(super) before: Option<String>,
+}
+
+/// The entry's name.
+pub(super) const KEPT: &str = "stream";
+/// Bytes before a place that a file is recognised by.
+const RECOGNISED: u64 = 4096;
+
+/// The entry in a state file.
+pub(super) fn kept_in(path: &Path) -> anyhow::Result<Kept> {
+    let place = || path.display().to_string();
+    let notes = std::fs::read(path)
+        .map_err(anyhow::Error::from)
+        .and_then(|bytes| Ok(state_file::notes(&bytes)?))
+        .with_context(place)?;
+    let note = notes.iter().find(|(key, _)| key == KEPT).ok_or_else(|| {
+        errors::usage(format!(
+            "{} was not kept by `infinity stream`: --resume does not know where in its text to go on; \
+             --state-in goes on from it with any text",
+            path.display()
+        ))
+    })?;
+    serde_json::from_str(&note.1)
+        .with_context(|| format!("{}: its entry {KEPT:?} cannot be read", place()))
+}
+
+/// Where bytes come from.
+pub(super) enum Source {
+    /// A file that can be read from any place.
+    File(PathBuf, File, u64),
+    /// A pipe.
+    Pipe(File),
+    Stdin,
+}
+
+impl Source {
+    /// The file or pipe at `path`; `-` is standard input.
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        if path == Path::new("-") {
+            return Ok(Source::Stdin);
+        }
+        let shown = path.display();
+        let opened = File::open(path).and_then(|file| file.metadata().map(|data| (file, data)));
+        let (file, data) =
+            opened.map_err(|error| errors::usage(format!("cannot read {shown}: {error}")))?;
+        if data.is_dir() {
+            return Err(errors::usage(format!(
+                "{shown} is a directory; a stream is one text"
+            )));
+        }
+        Ok(match data.is_file() {
+            true => Source::File(path.into(), file, data.len()),
+            false => Source::Pipe(file),
+        })
+    }
+
+    /// Whether what is left can be read later.
+    pub(super) fn seekable(&self) -> bool {
+        matches!(self, Source::File(..))
+    }
+
+    /// The place of the input to go on at, if this is the input that was left there. A pipe goes on where
+    /// it is.
+    pub(super) fn place(&self, kept: &Kept) -> anyhow::Result<Place> {
+        let place = Place {
+            offset: kept.offset,
+            line: kept.line,
+        };
+        let Source::File(path, _, bytes) = self else {
+            return Ok(place);
+        };
+        let shown = path.display();
+        if kept.offset > *bytes {
+            return Err(errors::usage(format!(
+                "{shown} has {bytes} bytes, and the state was kept after {}: it is another file, or was cut",
+                kept.offset
+            )));
+        }
+        match &kept.before {
+            Some(before) if *before != before_of(path, kept.offset)? => {
+                Err(errors::usage(format!(
+                    "{shown} is not the file that was left at byte {}: what stands before it has changed",
+                    kept.offset
+                )))
+            }
+            _ => Ok(place),
+        }
+    }
+
+    /// Reads on a thread of its own, so that Ctrl-C is noticed while nothing comes.
+    pub(super) fn chunks(self, offset: u64) -> anyhow::Result<Receiver<io::Result<Vec<u8>>>> {
+        let mut reader: Box<dyn Read + Send> = match self {
+            Source::Stdin => Box::new(io::stdin()),
+            Source::Pipe(file) => Box::new(file),
+            Source::File(path, mut file, _) => {
+                file.seek(SeekFrom::Start(offset))
+                    .with_context(|| format!("cannot read {}", path.display()))?;
+                Box::new(file)
+            }
+        };
+        let (sender, receiver) = sync_channel(2);
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                let read = match reader.read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(n) => Ok(buffer[..n].to_vec()),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => Err(error),
+                };
+                let failed = read.is_err();
+                if sender.send(read).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+}
+
+/// Fingerprint of the bytes before `offset` of a file.
+pub(super) fn before_of(path: &Path, offset: u64) -> anyhow::Result<String> {
+    let read = || -> io::Result<Vec<u8>> {
+        let from = offset.saturating_sub(RECOGNISED);
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(offset - from).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Fingerprint::default().field(bytes).hex())
+}

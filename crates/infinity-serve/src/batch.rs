@@ -1,0 +1,118 @@
+//! Rows that get a token in one step of the model.
+
+use std::time::Instant;
+
+use infinity_model::config::Mixer;
+use infinity_model::{GenerateError, InfinityModel, ModelState};
+
+use crate::error::EngineError;
+use crate::metrics::Metrics;
+use crate::reading::{ids, numbers};
+use crate::row::{Need, Row};
+
+/// Rows of one step: as many as a row has the same bits among, whoever they are.
+pub(crate) const DECODE_ROWS: usize = 32;
+
+/// Some rows and the state of all of them.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    rows: Vec<Row>,
+    state: ModelState,
+}
+
+/// A row that left its batch, and how.
+pub(crate) type Leaving = (Row, Result<(), EngineError>);
+
+/// Rows that may be in a batch of `model`. The baseline's caches differ in length, so there each row
+/// is alone.
+pub(crate) fn most_rows(model: &InfinityModel) -> usize {
+    match model.config().mixer {
+        Mixer::Softmax => 1,
+        Mixer::Infinity => DECODE_ROWS,
+    }
+}
+
+impl Batch {
+    /// A batch of `rows`, which have states of their own.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub(crate) fn new(mut rows: Vec<Row>) -> Self {
+        let states = rows.iter_mut().flat_map(|row| row.state.take());
+        let state = ModelState::cat(states.collect());
+        Self { rows, state }
+    }
+
+    /// How many rows it has.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Takes further rows in.
+    pub(crate) fn join(&mut self, rows: Vec<Row>) {
+        let mut states = vec![self.state.clone()];
+        self.rows.extend(rows);
+        states.extend(self.rows.iter_mut().flat_map(|row| row.state.take()));
+        self.state = ModelState::cat(states);
+    }
+
+    /// Takes out the rows that `leaves` says, each with its state.
+    pub(crate) fn leave(&mut self, mut leaves: impl FnMut(&mut Row) -> bool) -> Vec<Row> {
+        let leaving: Vec<bool> = self.rows.iter_mut().map(&mut leaves).collect();
+        if !leaving.contains(&true) {
+            return Vec::new();
+        }
+        let (mut left, mut stay, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, mut row) in self.rows.drain(..).enumerate() {
+            if leaving[i] {
+                row.state = Some(self.state.clone().gather_rows(&[Some(i)]));
+                left.push(row);
+            } else {
+                kept.push(Some(i));
+                stay.push(row);
+            }
+        }
+        self.rows = stay;
+        if !kept.is_empty() {
+            self.state = self.state.clone().gather_rows(&kept);
+        }
+        left
+    }
+
+    /// Reads every row's newest token, and gives the rows that have what they need, or failed.
+    ///
+    /// # Errors
+    /// The device failed: then all of them.
+    pub(crate) fn step(&mut self, model: &InfinityModel, metrics: &Metrics) -> Vec<Leaving> {
+        let start = Instant::now();
+        let tokens: Vec<u32> = self.rows.iter().map(|row| row.wants()[0]).collect();
+        let empty = ModelState {
+            layers: Vec::new(),
+            position: Vec::new(),
+        };
+        let state = std::mem::replace(&mut self.state, empty);
+        let (logits, state) = model.decode_step(ids(model, &tokens), state);
+        self.state = state;
+        let taken: Result<Vec<_>, GenerateError> = numbers(logits).map(|logits| {
+            let each = logits.chunks(model.config().vocab_size);
+            let rows = self.rows.iter_mut().zip(each);
+            rows.map(|(row, logits)| row.take_step(logits)).collect()
+        });
+        let mut taken = match taken {
+            Ok(taken) => taken.into_iter(),
+            Err(error) => {
+                let error = EngineError::from(error);
+                vec![Err(error); self.rows.len()].into_iter()
+            }
+        };
+        let mut failed = Vec::new();
+        let left = self.leave(|row| {
+            let taken = taken.next().unwrap_or(Ok(()));
+            let leaves = taken.is_err() || row.need() == Need::Nothing || row.is_behind();
+            failed.extend(leaves.then_some(taken));
+            leaves
+        });
+        metrics.step.add(start.elapsed());
+        left.into_iter().zip(failed).collect()
+    }
+}

@@ -1,0 +1,817 @@
+//! The thread that owns the model: between any two steps it looks at what was asked, lets rows join
+//! and leave, gives every row that generates a token, and reads some of the prompts.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, atomic::AtomicBool, atomic::AtomicUsize};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use infinity_model::generate::{Identity, Past};
+use infinity_model::{Context, InfinityModel, Tokenizer};
+use tokio::sync::oneshot;
+
+use crate::batch::{Batch, most_rows};
+use crate::command::{Command, Kept, Reply};
+use crate::config::EngineConfig;
+use crate::error::EngineError;
+use crate::handle::EngineHandle;
+use crate::keeper::{Job, Keeper};
+use crate::metrics::Metrics;
+use crate::prefix::Prefixes;
+use crate::reading::Piece;
+use crate::request::{Event, Start, Usage};
+use crate::row::{Need, Row, Waiting};
+use crate::session::SessionInfo;
+use crate::sessions::{Sessions, now};
+use crate::shared::Shared;
+use crate::store::{Record, Store, UsedKey, request_print};
+
+/// How often the engine looks whether a slow reader has caught up, if there is nothing else to do.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What reads and continues texts.
+#[derive(Debug)]
+pub struct Engine;
+
+impl Engine {
+    /// Starts a thread that owns `model`, and gives the way to it.
+    ///
+    /// ```
+    /// use infinity_model::{ModelConfig, Tokenizer, burn::tensor::Device};
+    /// use infinity_serve::{Engine, EngineConfig, Event, Request};
+    ///
+    /// let model = ModelConfig::new(257).with_hidden_size(16).init(&Device::flex());
+    /// let engine = Engine::start(model, Tokenizer::bytes(), EngineConfig::default())?;
+    /// let prompt = engine.encode("Once", true)?;
+    /// let mut events = engine.submit(Request { prompt, max_tokens: 3, ..Request::default() })?;
+    /// let mut tokens = 0;
+    /// while let Some(event) = events.blocking_recv() {
+    ///     tokens += usize::from(matches!(event, Event::Token(_)));
+    /// }
+    /// assert!(tokens > 0);
+    /// # Ok::<(), infinity_serve::EngineError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`]: the directory of sessions cannot be used, or there is no thread.
+    pub fn start(
+        model: InfinityModel,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+    ) -> Result<EngineHandle, EngineError> {
+        let (store, records) = match &config.state_dir {
+            Some(folder) => {
+                let (store, records) = Store::open(folder)?;
+                (Some(store), records)
+            }
+            None => (None, Vec::new()),
+        };
+        let identity = Identity::of(&model, Some(&tokenizer));
+        let shared = Arc::new(Shared {
+            config,
+            model: model.config().clone(),
+            fingerprint: identity.model().to_owned(),
+            tokenizer,
+            metrics: Metrics::default(),
+            waiting: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+        });
+        let (commands, asked) = channel();
+        let (jobs, work) = channel();
+        let keeper = Keeper {
+            store,
+            model: model.clone(),
+            identity,
+            shared: Arc::clone(&shared),
+            engine: commands.clone(),
+        };
+        let state = State {
+            batches: Vec::new(),
+            most_rows: most_rows(&model),
+            prefixes: Prefixes::new(shared.config.prefix_bytes),
+            sessions: Sessions::new(records),
+            model,
+            shared: Arc::clone(&shared),
+            jobs,
+            waiting: VecDeque::new(),
+            reading: VecDeque::new(),
+            piece: None,
+            joining: Vec::new(),
+            parked: Vec::new(),
+            pending: HashMap::new(),
+            tag: 0,
+            stop: None,
+        };
+        let failed = |error: std::io::Error| EngineError::Failed(error.to_string());
+        let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
+        let kept = spawn("sessions").spawn(move || keeper.run(&work));
+        let kept = kept.map_err(failed)?;
+        let run = move || {
+            // Whatever happened, every reader sees the end of its events.
+            let mut stopped = catch_unwind(AssertUnwindSafe(|| state.run(&asked))).ok();
+            let _ = kept.join();
+            stopped.iter_mut().flatten().for_each(|stopped| {
+                let _ = stopped.take().map(|stopped| stopped.send(()));
+            });
+        };
+        spawn("engine").spawn(run).map_err(failed)?;
+        Ok(EngineHandle::new(commands, shared))
+    }
+}
+
+/// What waits for the thread that saves.
+enum Pending {
+    /// A row at its end: its session with the text after it.
+    Row(Box<Row>, Context),
+    /// A request whose session comes from the disk.
+    Load(Box<Waiting>),
+    /// A session that was made or changed, and its text where that is another one.
+    Session(Option<Context>, bool, Reply<SessionInfo>),
+    /// Bytes that are to be the state of this session.
+    Import(Record, bool, Reply<SessionInfo>),
+    Delete(Record, Reply<()>),
+}
+
+/// What the thread has.
+struct State {
+    model: InfinityModel,
+    shared: Arc<Shared>,
+    jobs: Sender<Job>,
+    most_rows: usize,
+    waiting: VecDeque<Waiting>,
+    /// Rows that read; the first one's piece is on its way.
+    reading: VecDeque<Row>,
+    piece: Option<Piece>,
+    joining: Vec<Row>,
+    batches: Vec<Batch>,
+    /// Rows whose readers are behind, at their end or not.
+    parked: Vec<Row>,
+    pending: HashMap<u64, Pending>,
+    tag: u64,
+    sessions: Sessions,
+    prefixes: Prefixes,
+    stop: Option<Stop>,
+}
+
+/// The end is near.
+struct Stop {
+    at: Instant,
+    stopped: Vec<Option<oneshot::Sender<()>>>,
+}
+
+impl State {
+    fn run(mut self, commands: &Receiver<Command>) -> Vec<Option<oneshot::Sender<()>>> {
+        loop {
+            self.listen(commands);
+            if let Some(stop) = &self.stop
+                && (stop.at <= Instant::now() || self.is_idle())
+            {
+                return self.finish(commands);
+            }
+            self.remove_left();
+            self.admit();
+            self.unpark();
+            self.step();
+            self.read();
+            self.count();
+        }
+    }
+
+    fn rows(&self) -> usize {
+        let batched: usize = self.batches.iter().map(Batch::len).sum();
+        batched + self.reading.len() + self.joining.len() + self.parked.len()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.rows() == 0 && self.waiting.is_empty() && self.pending.is_empty()
+    }
+
+    /// Takes what was asked; waits for it if there is nothing else to do.
+    fn listen(&mut self, commands: &Receiver<Command>) {
+        let busy = self.rows() > self.parked.len() || !self.waiting.is_empty();
+        let first = match (busy, self.parked.is_empty(), &self.stop) {
+            (true, ..) => commands.try_recv().ok(),
+            (false, true, None) => commands.recv().ok(),
+            _ => match commands.recv_timeout(LOOK) {
+                Err(RecvTimeoutError::Disconnected) => None,
+                received => received.ok(),
+            },
+        };
+        let mut next = first;
+        while let Some(command) = next {
+            self.take(command);
+            next = commands.try_recv().ok();
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Submit(request, events, place) => {
+                self.shared.metrics.requests.add(1);
+                self.waiting.push_back(Waiting {
+                    request: *request,
+                    events,
+                    _place: place,
+                });
+            }
+            Command::Kept(tag, kept) => self.kept(tag, kept),
+            Command::List(reply) => reply.send(Ok(self.sessions.infos())),
+            Command::Get { id, reply } => {
+                reply.send(self.sessions.get(&id).map(|session| session.info()));
+            }
+            Command::Create { name, reply } => {
+                let record = self.record(name);
+                self.make(record, None, reply);
+            }
+            Command::Fork { id, name, reply } => match self.sessions.get(&id) {
+                Ok(session) => {
+                    let (from, context) = (session.record.clone(), session.context.clone());
+                    let mut record = self.record(name.unwrap_or_else(|| from.info.name.clone()));
+                    record.info.parent = Some(id);
+                    record.info.note = from.info.note.clone();
+                    record.info.position = from.info.position;
+                    record.info.state_bytes = from.info.state_bytes;
+                    record.model.clone_from(&from.model);
+                    record.draws = from.draws;
+                    match (context, &from.file) {
+                        (None, Some(_)) => self.fork_from_disk(record, from, reply),
+                        (context, _) => self.make(record, context, reply),
+                    }
+                }
+                Err(error) => reply.send(Err(error)),
+            },
+            Command::Rename { id, change, reply } => match self.sessions.claim(&id) {
+                Ok(session) => {
+                    let mut record = session.record.clone();
+                    let context = session.context.clone();
+                    record.info.name = change.name.unwrap_or(record.info.name);
+                    record.info.note = change.note.unwrap_or(record.info.note);
+                    record.info.changed = now();
+                    let pending = Pending::Session(context, false, reply);
+                    let tag = self.pend(pending);
+                    self.ask(Job::Save {
+                        tag,
+                        record,
+                        context: None,
+                    });
+                }
+                Err(error) => reply.send(Err(error)),
+            },
+            Command::Export { id, reply } => match self.sessions.get(&id) {
+                Ok(session) => {
+                    let (record, context) = (session.record.clone(), session.context.clone());
+                    self.ask(Job::Export {
+                        record,
+                        context,
+                        reply,
+                    });
+                }
+                Err(error) => reply.send(Err(error)),
+            },
+            Command::Import {
+                id,
+                name,
+                bytes,
+                reply,
+            } => {
+                let record = match &id {
+                    None => self.room().map(|()| self.record(name.unwrap_or_default())),
+                    Some(id) => self.sessions.claim(id).map(|session| {
+                        let mut record = session.record.clone();
+                        record.info.name = name.unwrap_or(record.info.name);
+                        record
+                    }),
+                };
+                match record {
+                    Ok(record) => {
+                        self.sessions.coming += usize::from(id.is_none());
+                        let tag = self.pend(Pending::Import(record, id.is_none(), reply));
+                        self.ask(Job::Import { tag, bytes });
+                    }
+                    Err(error) => reply.send(Err(error)),
+                }
+            }
+            Command::Delete { id, reply } => match self.sessions.claim(&id) {
+                Ok(session) => {
+                    let record = session.record.clone();
+                    let tag = self.pend(Pending::Delete(record.clone(), reply));
+                    self.ask(Job::Delete { tag, record });
+                }
+                Err(error) => reply.send(Err(error)),
+            },
+            Command::Abandoned => self.stop_within(Duration::ZERO, None),
+            Command::Stop { grace, stopped } => self.stop_within(grace, Some(stopped)),
+        }
+    }
+
+    fn stop_within(&mut self, grace: Duration, stopped: Option<oneshot::Sender<()>>) {
+        let at = Instant::now() + grace;
+        let stop = self.stop.get_or_insert(Stop {
+            at,
+            stopped: Vec::new(),
+        });
+        stop.at = stop.at.min(at);
+        stop.stopped.push(stopped);
+    }
+
+    fn pend(&mut self, pending: Pending) -> u64 {
+        self.tag += 1;
+        self.pending.insert(self.tag, pending);
+        self.tag
+    }
+
+    fn ask(&self, job: Job) {
+        // Its thread ends only after this one.
+        let _ = self.jobs.send(job);
+    }
+
+    /// Whether there may be one more session.
+    fn room(&self) -> Result<(), EngineError> {
+        let limit = self.shared.config.max_sessions;
+        match self.sessions.count() < limit {
+            true => Ok(()),
+            false => Err(EngineError::TooManySessions { limit }),
+        }
+    }
+
+    /// A session that has read nothing.
+    fn record(&self, name: String) -> Record {
+        Record {
+            info: SessionInfo {
+                id: crate::session::SessionId::random(),
+                name,
+                note: String::new(),
+                position: 0,
+                state_bytes: 0,
+                created: now(),
+                changed: now(),
+                parent: None,
+                in_use: false,
+                resident: false,
+            },
+            file: None,
+            model: self.shared.fingerprint.clone(),
+            draws: None,
+            keys: VecDeque::new(),
+        }
+    }
+
+    /// Makes a session, with a text if there is one.
+    fn make(&mut self, record: Record, context: Option<Context>, reply: Reply<SessionInfo>) {
+        if let Err(error) = self.room() {
+            return reply.send(Err(error));
+        }
+        self.sessions.coming += 1;
+        let tag = self.pend(Pending::Session(context.clone(), true, reply));
+        self.ask(Job::Save {
+            tag,
+            record,
+            context,
+        });
+    }
+
+    /// Makes a session with the text that another one has on the disk.
+    fn fork_from_disk(&mut self, record: Record, from: Record, reply: Reply<SessionInfo>) {
+        if let Err(error) = self.room() {
+            return reply.send(Err(error));
+        }
+        self.sessions.coming += 1;
+        let tag = self.pend(Pending::Import(record, true, reply));
+        self.ask(Job::Load { tag, record: from });
+    }
+
+    /// Takes what became of a job.
+    fn kept(&mut self, tag: u64, kept: Kept) {
+        let Some(pending) = self.pending.remove(&tag) else {
+            return;
+        };
+        match (pending, kept) {
+            (Pending::Row(row, context), Kept::Saved(saved)) => {
+                let end = match saved {
+                    Ok(record) => {
+                        self.sessions.put(record, Some(context));
+                        Ok(())
+                    }
+                    Err(error) => {
+                        row.session()
+                            .iter()
+                            .for_each(|id| self.sessions.release(id));
+                        Err(error)
+                    }
+                };
+                self.end(*row, end);
+            }
+            (Pending::Load(waiting), Kept::Loaded(loaded)) => match loaded {
+                Ok(context) => {
+                    let id = match &waiting.request.start {
+                        Start::Session(id) | Start::Fork(id) => id.clone(),
+                        Start::Fresh => return,
+                    };
+                    if let Ok(session) = self.sessions.get(&id) {
+                        session.context = Some(context.clone());
+                    }
+                    self.begin(*waiting, context, 0);
+                }
+                Err(error) => self.refuse(*waiting, error),
+            },
+            (Pending::Session(context, is_new, reply), Kept::Saved(saved)) => {
+                self.sessions.coming -= usize::from(is_new);
+                reply.send(saved.map(|record| {
+                    let id = record.info.id.clone();
+                    self.sessions.put(record.clone(), context);
+                    self.sessions.get(&id).map_or(record.info, |s| s.info())
+                }));
+            }
+            (
+                Pending::Import(mut record, is_new, reply),
+                Kept::Imported(read) | Kept::Loaded(read),
+            ) => match read {
+                Ok(context) => {
+                    record.info.position = context.position();
+                    record.info.state_bytes = context.state.bytes() as u64;
+                    record.info.changed = now();
+                    record.model.clone_from(&self.shared.fingerprint);
+                    record.draws = context.past.draws;
+                    let tag = self.pend(Pending::Session(Some(context.clone()), is_new, reply));
+                    self.ask(Job::Save {
+                        tag,
+                        record,
+                        context: Some(context),
+                    });
+                }
+                Err(error) => {
+                    self.sessions.coming -= usize::from(is_new);
+                    self.sessions.release(&record.info.id);
+                    reply.send(Err(error));
+                }
+            },
+            (Pending::Delete(record, reply), Kept::Deleted(deleted)) => {
+                match &deleted {
+                    Ok(()) => self.sessions.remove(&record.info.id),
+                    Err(_) => self.sessions.release(&record.info.id),
+                }
+                reply.send(deleted);
+            }
+            _ => {}
+        }
+        let (resident, bytes) = self.sessions.evict(self.shared.config.session_bytes);
+        let metrics = &self.shared.metrics;
+        metrics.resident_sessions.set(resident as u64);
+        metrics.session_bytes.set(bytes as u64);
+    }
+
+    /// Gives places among the rows to those that wait.
+    fn admit(&mut self) {
+        let loading = |pending: &&Pending| matches!(pending, Pending::Load(_));
+        while self.rows() + self.pending.values().filter(loading).count()
+            < self.shared.config.max_rows.max(1)
+        {
+            let Some(waiting) = self.waiting.pop_front() else {
+                return;
+            };
+            if !waiting.events.is_closed() {
+                self.start(waiting);
+            }
+        }
+    }
+
+    fn start(&mut self, waiting: Waiting) {
+        let request = &waiting.request;
+        let (id, changes) = match &request.start {
+            Start::Fresh => {
+                let found = match request.echo {
+                    true => None,
+                    false => self.prefixes.find(&request.prompt),
+                };
+                let (cached, state) = found.unwrap_or_else(|| (0, self.model.initial_state(1)));
+                self.shared.metrics.cached_tokens.add(cached as u64);
+                let context = Context {
+                    state,
+                    logits: Vec::new(),
+                    past: Past::default(),
+                };
+                return self.begin(waiting, context, cached);
+            }
+            Start::Session(id) => (id.clone(), true),
+            Start::Fork(id) => (id.clone(), false),
+        };
+        let session = match self.sessions.get(&id) {
+            Ok(session) => session,
+            Err(error) => return refuse(waiting, error, &self.shared),
+        };
+        if let Some(key) = request.idempotency_key.as_ref().filter(|_| changes) {
+            let print = request_print(&request.prompt, request.max_tokens);
+            let used = session.record.keys.iter().find(|used| used.key == *key);
+            match used {
+                Some(used) if used.request == print && request.max_tokens == 0 => {
+                    let usage = Usage {
+                        prompt_tokens: request.prompt.len(),
+                        position: used.position,
+                        repeated: true,
+                        ..Usage::default()
+                    };
+                    let event = Event::Finished {
+                        reason: infinity_model::FinishReason::Length,
+                        usage,
+                    };
+                    self.shared.metrics.finished.add(1);
+                    let _ = waiting.events.try_send(event);
+                    return;
+                }
+                Some(_) => {
+                    let key = key.clone();
+                    return refuse(waiting, EngineError::KeyReused { key }, &self.shared);
+                }
+                None => {}
+            }
+        }
+        let claimed = match changes {
+            true => self.sessions.claim(&id),
+            false => self.sessions.get(&id),
+        };
+        let session = match claimed {
+            Ok(session) => session,
+            Err(error) => return refuse(waiting, error, &self.shared),
+        };
+        match (&session.context, &session.record.file) {
+            (Some(context), _) => {
+                let context = context.clone();
+                self.begin(waiting, context, 0);
+            }
+            (None, None) => {
+                let context = Context::new(&self.model);
+                self.begin(waiting, context, 0);
+            }
+            (None, Some(_)) => {
+                let record = session.record.clone();
+                let tag = self.pend(Pending::Load(Box::new(waiting)));
+                self.ask(Job::Load { tag, record });
+            }
+        }
+    }
+
+    /// Refuses a request whose session was claimed for it.
+    fn refuse(&mut self, waiting: Waiting, error: EngineError) {
+        if let Start::Session(id) = &waiting.request.start {
+            self.sessions.release(id);
+        }
+        refuse(waiting, error, &self.shared);
+    }
+
+    /// Makes a row of a request.
+    fn begin(&mut self, waiting: Waiting, context: Context, cached: usize) {
+        let Waiting {
+            request,
+            events,
+            _place,
+        } = waiting;
+        let start = request.start.clone();
+        match Row::new(request, events.clone(), context, cached, &self.shared) {
+            Ok(row) => self.place(row),
+            Err(error) => {
+                if let Start::Session(id) = &start {
+                    self.sessions.release(id);
+                }
+                self.shared.metrics.failed.add(1);
+                let _ = events.try_send(Event::Failed(error));
+            }
+        }
+    }
+
+    /// Puts a row where it belongs.
+    fn place(&mut self, row: Row) {
+        match row.need() {
+            Need::Reading => self.reading.push_back(row),
+            Need::Decoding if row.is_behind() => self.parked.push(row),
+            Need::Decoding | Need::LastToken => self.joining.push(row),
+            Need::Nothing => self.complete(row),
+        }
+    }
+
+    /// A row has all that it needs: its session is saved first.
+    fn complete(&mut self, mut row: Row) {
+        let Some(id) = row.session().cloned() else {
+            return self.end(row, Ok(()));
+        };
+        let usage = row.usage();
+        let (Ok(session), Some(context)) = (self.sessions.get(&id), row.context()) else {
+            return self.end(row, Err(EngineError::UnknownSession(id)));
+        };
+        let mut record = session.record.clone();
+        record.info.position = context.position();
+        record.info.state_bytes = context.state.bytes() as u64;
+        record.info.changed = now();
+        record.draws = context.past.draws;
+        if let Some(key) = row.request.idempotency_key.clone() {
+            record.remember(UsedKey {
+                key,
+                request: request_print(&row.request.prompt, row.request.max_tokens),
+                position: usage.position,
+            });
+        }
+        let tag = self.pend(Pending::Row(Box::new(row), context.clone()));
+        self.ask(Job::Save {
+            tag,
+            record,
+            context: Some(context),
+        });
+    }
+
+    /// Tells a row's end, as soon as its reader has room for it.
+    fn end(&mut self, mut row: Row, end: Result<(), EngineError>) {
+        row.end(end);
+        if row.is_behind() && !row.is_left() {
+            self.parked.push(row);
+        }
+    }
+
+    /// A row failed, or is not wanted any more: its session is as before.
+    fn drop_row(&mut self, row: Row, error: Option<EngineError>) {
+        if let Some(id) = row.session() {
+            self.sessions.release(id);
+        }
+        match error {
+            Some(error) => self.end(row, Err(error)),
+            None => self.shared.metrics.left.add(1),
+        }
+    }
+
+    /// Frees the places of rows that nobody reads any more.
+    fn remove_left(&mut self) {
+        let mut left: Vec<Row> = Vec::new();
+        if self.reading.front().is_some_and(Row::is_left) {
+            self.piece = None;
+        }
+        for i in (0..self.reading.len()).rev() {
+            if self.reading[i].is_left() {
+                left.extend(self.reading.remove(i));
+            }
+        }
+        for rows in [&mut self.joining, &mut self.parked] {
+            left.extend(rows.extract_if(.., |row| row.is_left() && row.need() != Need::LastToken));
+        }
+        for batch in &mut self.batches {
+            left.extend(batch.leave(|row| row.is_left() && row.need() != Need::LastToken));
+        }
+        self.batches.retain(|batch| batch.len() > 0);
+        for mut row in left {
+            // A row that was told its end has nothing left to keep.
+            let has_state = row.state.is_some();
+            let keeps = row.request.keep_partial && row.session().is_some() && has_state;
+            match keeps && row.interrupt() {
+                true => self.place(row),
+                false if has_state => self.drop_row(row, None),
+                false => {}
+            }
+        }
+    }
+
+    /// Lets those go on whose readers have caught up.
+    fn unpark(&mut self) {
+        self.parked.iter_mut().for_each(Row::flush);
+        let caught_up: Vec<Row> = self.parked.extract_if(.., |row| !row.is_behind()).collect();
+        for row in caught_up {
+            // Those that were told their end are done.
+            if row.need() != Need::Nothing {
+                self.place(row);
+            }
+        }
+    }
+
+    /// One token for every row that generates.
+    fn step(&mut self) {
+        while !self.joining.is_empty() {
+            let room = |batch: &&mut Batch| batch.len() < self.most_rows;
+            match self.batches.iter_mut().find(room) {
+                Some(batch) => {
+                    let n = self.joining.len().min(self.most_rows - batch.len());
+                    batch.join(self.joining.drain(..n).collect());
+                }
+                None => {
+                    let n = self.joining.len().min(self.most_rows);
+                    self.batches
+                        .push(Batch::new(self.joining.drain(..n).collect()));
+                }
+            }
+        }
+        let mut batches = std::mem::take(&mut self.batches);
+        for batch in &mut batches {
+            for (row, taken) in batch.step(&self.model, &self.shared.metrics) {
+                match taken {
+                    Ok(()) => self.place(row),
+                    Err(error) => self.drop_row(row, Some(error)),
+                }
+            }
+        }
+        batches.retain(|batch| batch.len() > 0);
+        self.batches = batches;
+    }
+
+    /// Reads layers of prompts for a while, and a whole row's piece before the next row's.
+    fn read(&mut self) {
+        let (start, mut longest) = (Instant::now(), Duration::ZERO);
+        while !self.reading.is_empty() && start.elapsed() + longest <= self.shared.config.read_slice
+        {
+            let before = start.elapsed();
+            self.read_layer();
+            longest = longest.max(start.elapsed() - before);
+        }
+    }
+
+    fn read_layer(&mut self) {
+        let Some(row) = self.reading.front_mut() else {
+            return;
+        };
+        let piece = match (&mut self.piece, row.state.take()) {
+            (Some(piece), _) => piece,
+            (None, Some(state)) => {
+                let piece = Piece::new(&self.model, row.wants(), state, row.scores());
+                self.piece.insert(piece)
+            }
+            (None, None) => return,
+        };
+        let advanced = piece.advance(&self.model);
+        if let Ok(true) = advanced {
+            return;
+        }
+        let (Some(piece), Some(mut row)) = (self.piece.take(), self.reading.pop_front()) else {
+            return;
+        };
+        let (state, logits) = piece.finish();
+        let taken = match advanced {
+            Ok(_) => row.take_piece(state, &logits),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = taken {
+            return self.drop_row(row, Some(error));
+        }
+        let (read, prompt) = (row.read(), &row.request.prompt);
+        if row.request.start == Start::Fresh
+            && self.prefixes.wants(read, prompt.len())
+            && let Some(state) = &row.state
+        {
+            self.prefixes.keep(&prompt[..read], state);
+        }
+        self.place(row);
+    }
+
+    fn count(&self) {
+        let metrics = &self.shared.metrics;
+        metrics.queued.set(self.waiting.len() as u64);
+        metrics.rows.set(self.rows() as u64);
+        metrics.parked.set(self.parked.len() as u64);
+        metrics.sessions.set(self.sessions.count() as u64);
+        metrics.prefix_bytes.set(self.prefixes.bytes() as u64);
+    }
+
+    /// Interrupts what is left, and saves what is to be kept of it.
+    fn finish(mut self, commands: &Receiver<Command>) -> Vec<Option<oneshot::Sender<()>>> {
+        for waiting in std::mem::take(&mut self.waiting) {
+            refuse(waiting, EngineError::Stopping, &self.shared);
+        }
+        self.piece = None;
+        let mut rows: Vec<Row> = self.reading.drain(..).collect();
+        rows.append(&mut self.joining);
+        rows.extend(
+            self.parked
+                .drain(..)
+                .filter(|row| row.need() != Need::Nothing),
+        );
+        for batch in &mut self.batches {
+            rows.extend(batch.leave(|_| true));
+        }
+        self.batches.clear();
+        for mut row in rows {
+            match row.interrupt() {
+                true => self.place(row),
+                false => self.drop_row(row, Some(EngineError::Stopping)),
+            }
+        }
+        // One step reads the last tokens of sessions; then the disk is waited for.
+        self.step();
+        while !self.pending.is_empty()
+            && let Ok(command) = commands.recv()
+        {
+            match command {
+                Command::Kept(..) => self.take(command),
+                Command::Submit(_, events, _) => {
+                    let _ = events.try_send(Event::Failed(EngineError::Stopping));
+                }
+                // Who asked sees that nobody answers.
+                _ => {}
+            }
+            for row in std::mem::take(&mut self.reading) {
+                self.drop_row(row, Some(EngineError::Stopping));
+            }
+        }
+        self.stop.map_or_else(Vec::new, |stop| stop.stopped)
+    }
+}
+
+/// Answers a request that gets no place.
+fn refuse(waiting: Waiting, error: EngineError, shared: &Shared) {
+    shared.metrics.failed.add(1);
+    let _ = waiting.events.try_send(Event::Failed(error));
+}

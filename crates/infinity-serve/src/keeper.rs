@@ -1,0 +1,120 @@
+//! The thread that saves and loads sessions, so that tokens do not wait for the disk.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Instant;
+
+use infinity_model::generate::Identity;
+use infinity_model::{Context, InfinityModel};
+
+use crate::command::{Command, Kept, Reply};
+use crate::error::EngineError;
+use crate::shared::Shared;
+use crate::store::{Record, Store};
+
+/// One thing to do. What has a `tag` is answered by [`Command::Kept`].
+pub(crate) enum Job {
+    /// Save a row, with the state of a text or with the state that it has.
+    Save {
+        tag: u64,
+        record: Record,
+        context: Option<Context>,
+    },
+    Load {
+        tag: u64,
+        record: Record,
+    },
+    Import {
+        tag: u64,
+        bytes: Vec<u8>,
+    },
+    Delete {
+        tag: u64,
+        record: Record,
+    },
+    Export {
+        record: Record,
+        context: Option<Context>,
+        reply: Reply<Vec<u8>>,
+    },
+}
+
+/// What the thread has.
+pub(crate) struct Keeper {
+    pub(crate) store: Option<Store>,
+    pub(crate) model: InfinityModel,
+    pub(crate) identity: Identity,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) engine: Sender<Command>,
+}
+
+impl Keeper {
+    /// Works until nobody can ask any more.
+    pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
+        for job in jobs {
+            let (tag, kept) = match job {
+                Job::Save {
+                    tag,
+                    record,
+                    context,
+                } => (tag, Kept::Saved(self.save(record, context.as_ref()))),
+                Job::Load { tag, record } => (tag, Kept::Loaded(self.load(&record))),
+                Job::Import { tag, bytes } => (tag, Kept::Imported(self.context(&bytes))),
+                Job::Delete { tag, record } => {
+                    let deleted = self.store.as_mut().map_or(Ok(()), |s| s.delete(&record));
+                    (tag, Kept::Deleted(deleted))
+                }
+                Job::Export {
+                    record,
+                    context,
+                    reply,
+                } => {
+                    reply.send(self.export(&record, context));
+                    continue;
+                }
+            };
+            if self.engine.send(Command::Kept(tag, kept)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn save(&mut self, record: Record, context: Option<&Context>) -> Result<Record, EngineError> {
+        let Some(store) = &mut self.store else {
+            return Ok(record);
+        };
+        let metrics = &self.shared.metrics;
+        let start = Instant::now();
+        let bytes = context.map(|context| context.to_bytes(&self.identity));
+        let saved = store.save(record, bytes.transpose()?.as_deref());
+        match &saved {
+            Ok(_) => metrics.saved.add(1),
+            Err(_) => metrics.not_saved.add(1),
+        }
+        metrics.save.add(start.elapsed());
+        saved
+    }
+
+    fn load(&self, record: &Record) -> Result<Context, EngineError> {
+        let start = Instant::now();
+        let context = match (&self.store, &record.file) {
+            (Some(store), Some(file)) => self.context(&store.read(&record.info.id, file)?)?,
+            _ => Context::new(&self.model),
+        };
+        self.shared.metrics.loaded.add(1);
+        self.shared.metrics.load.add(start.elapsed());
+        Ok(context)
+    }
+
+    fn context(&self, bytes: &[u8]) -> Result<Context, EngineError> {
+        Ok(Context::from_bytes(bytes, &self.model, &self.identity)?)
+    }
+
+    fn export(&self, record: &Record, context: Option<Context>) -> Result<Vec<u8>, EngineError> {
+        if let (Some(store), Some(file)) = (&self.store, &record.file) {
+            return store.read(&record.info.id, file);
+        }
+        let context = context.unwrap_or_else(|| Context::new(&self.model));
+        Ok(context.to_bytes(&self.identity)?)
+    }
+}

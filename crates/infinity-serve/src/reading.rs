@@ -1,0 +1,113 @@
+//! A piece of a prompt on its way through the layers, one layer at a time, so that others need not
+//! wait for the whole piece. The bits are those of reading it at once.
+
+use infinity_kernels::in_pool;
+use infinity_model::burn::tensor::{Int, Tensor, TensorData};
+use infinity_model::layer::{Layer, Pass, Stream};
+use infinity_model::{GenerateError, InfinityModel, LayerState, ModelState};
+
+/// Positions whose logits are computed at once, where a prompt's own are asked for.
+const SCORED: usize = 64;
+
+/// Some tokens of one text between two layers.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pass: Pass,
+    stream: Stream,
+    tokens: usize,
+    before: std::vec::IntoIter<LayerState>,
+    after: Vec<LayerState>,
+    position: Vec<u64>,
+    /// The normed output, once it is through all layers.
+    hidden: Option<Tensor<3>>,
+    /// Positions whose logits are wanted: all, or the last alone.
+    every: bool,
+    logits: Vec<f32>,
+    scored: usize,
+}
+
+impl Piece {
+    /// Begins to read `tokens` after `state`, of one row; with `every`, the logits after each of them
+    /// are wanted, else those after the last.
+    pub(crate) fn new(
+        model: &InfinityModel,
+        tokens: &[u32],
+        state: ModelState,
+        every: bool,
+    ) -> Self {
+        let position = state.position_after(tokens.len());
+        Self {
+            pass: model.pass(&state.position, tokens.len()),
+            stream: model.embed(ids(model, tokens).unsqueeze()).into(),
+            tokens: tokens.len(),
+            after: Vec::with_capacity(state.layers.len()),
+            before: state.layers.into_iter(),
+            position,
+            hidden: None,
+            every,
+            logits: Vec::new(),
+            scored: 0,
+        }
+    }
+
+    /// Goes through one more layer; false once there is nothing left to do.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(crate) fn advance(&mut self, model: &InfinityModel) -> Result<bool, GenerateError> {
+        if let Some(state) = self.before.next() {
+            let block = &model.blocks()[self.after.len()];
+            let stream = self.stream.clone();
+            let (stream, state) = in_pool(&model.device(), || {
+                block.forward_in(stream, &self.pass, state)
+            });
+            self.stream = stream;
+            self.after.push(state);
+            return Ok(true);
+        }
+        let hidden = match &self.hidden {
+            Some(hidden) => hidden.clone(),
+            None => {
+                let hidden = model.final_norm(self.stream.x.clone());
+                self.hidden.insert(hidden).clone()
+            }
+        };
+        // The last logits are always computed alone: what is drawn from them must not depend on
+        // whether the others were asked for.
+        let last = self.tokens - 1;
+        let (start, length) = match self.every && self.scored < last {
+            true => (self.scored, SCORED.min(last - self.scored)),
+            false if self.scored <= last => (last, 1),
+            false => return Ok(false),
+        };
+        let hidden = hidden.narrow(1, start, length);
+        let logits = in_pool(&model.device(), || model.logits(hidden));
+        self.logits.extend(numbers(logits)?);
+        self.scored = start + length;
+        Ok(self.scored <= last)
+    }
+
+    /// The state after it, and the logits that were wanted, one position after the other.
+    pub(crate) fn finish(self) -> (ModelState, Vec<f32>) {
+        let (layers, position) = (self.after, self.position);
+        (ModelState { layers, position }, self.logits)
+    }
+}
+
+/// Tokens as the model takes them, `[T]`.
+pub(crate) fn ids(model: &InfinityModel, tokens: &[u32]) -> Tensor<1, Int> {
+    let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
+    Tensor::from_data(TensorData::new(ids, [tokens.len()]), &model.device())
+}
+
+/// The numbers of a tensor, on the host.
+///
+/// # Errors
+/// The device fails.
+pub(crate) fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, GenerateError> {
+    let device_error = |reason: String| GenerateError::Device { reason };
+    let data = tensor.try_into_data();
+    let data = data.map_err(|error| device_error(error.to_string()))?;
+    let numbers = data.try_into_vec_as::<f32>();
+    numbers.map_err(|error| device_error(error.to_string()))
+}

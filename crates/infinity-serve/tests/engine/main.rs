@@ -1,0 +1,5 @@
+//! The engine from outside: rows beside each other, sessions, kills, full disks.
+
+mod rows;
+mod sessions;
+mod support;
