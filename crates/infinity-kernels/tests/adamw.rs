@@ -1,7 +1,7 @@
 //! AdamW's update against its reference, several in a row, native and on tensors.
 
 use crate::devices::on_every_device;
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::adamw::{AdamW, adamw, reference, tensors};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
@@ -40,7 +40,7 @@ fn three_updates(device: &Device, len: usize) -> [[Vec<f64>; 3]; 3] {
         native = adamw(rule, native.0, on_device(grad), native.1);
         composed = tensors::adamw(rule, composed.0, on_device(grad), composed.1);
     }
-    let all = |(w, [m, v])| [w, m, v].map(values);
+    let all = |(w, [m, v]): (Tensor<1>, [Tensor<1>; 2])| [w, m, v].map(values);
     [expected, all(native), all(composed)]
 }
 
