@@ -34,6 +34,7 @@
 //! - [`swiglu`](mod@swiglu): the gate of a feed-forward.
 //! - [`linear`](mod@linear): a projection, with a way of its own for decoding.
 //! - [`rms_norm`](mod@rms_norm): root-mean-square norm, alone and with an output gate.
+//! - [`adamw`](mod@adamw): AdamW's update of one parameter, in one pass.
 //! - [`newton_schulz`](mod@newton_schulz): Muon's orthogonalisation.
 //! - [`in_pool`], [`each_in_pool`]: whole steps among the threads that the CPU's kernels share.
 //! - [`profile`]: the time of a step, operator by operator, for benches.
@@ -52,8 +53,11 @@
     )
 )]
 
+pub mod adamw;
 mod cpu;
 pub mod feature_map;
+#[cfg(feature = "cube")]
+mod gpu;
 pub mod linear;
 #[cfg(feature = "testing")]
 pub mod machine;

@@ -26,7 +26,7 @@ use burn::backend::{
     Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind,
     ExtensionType, TensorMetadata, backend_extension, tensor::FloatTensor,
 };
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{DType, Device, Shape, Tensor};
 #[cfg(feature = "cube")]
 use burn_cubecl::CubeBackend;
 use std::fmt::Debug;
@@ -156,6 +156,59 @@ macro_rules! cpu_kernel {
     };
 }
 pub(crate) use cpu_kernel;
+
+/// The bodies of an [`Operator`] with a kernel of the CubeCL runtimes that saves nothing: the specs of its
+/// results for those of its inputs, then as for `cpu_kernel!`.
+macro_rules! gpu_kernel {
+    (|$self_like:ident, $specs:tt| $layout:expr; |$self:ident, $inputs:tt| $forward:expr
+        $(; |$self_back:ident, $inputs_back:tt, $grads:tt| $backward:expr)?) => {
+        #[cfg(feature = "cube")]
+        fn layout(
+            &$self_like,
+            inputs: &[burn::backend::fusion::custom::TensorSpec],
+            _save: bool,
+        ) -> Option<crate::operator::Layout> {
+            let $specs = inputs;
+            Some(crate::operator::Layout {
+                results: Vec::from($layout),
+                saved: Vec::new(),
+            })
+        }
+
+        #[cfg(feature = "cube")]
+        fn gpu(
+            &$self,
+            inputs: Vec<burn::backend::tensor::FloatTensor<burn_cubecl::CubeBackend>>,
+            _save: bool,
+        ) -> crate::operator::Forward<burn_cubecl::CubeBackend> {
+            crate::operator::cpu_kernel!(@let $inputs = inputs);
+            crate::operator::Forward {
+                results: Vec::from($forward),
+                saved: Vec::new(),
+            }
+        }
+
+        $(#[cfg(feature = "cube")]
+        fn gpu_backward(
+            &$self_back,
+            call: crate::operator::Backward<burn_cubecl::CubeBackend>,
+        ) -> Vec<burn::backend::tensor::FloatTensor<burn_cubecl::CubeBackend>> {
+            crate::operator::cpu_kernel!(@let $inputs_back = call.inputs);
+            crate::operator::cpu_kernel!(@let $grads = call.grads);
+            Vec::from($backward)
+        })?
+    };
+}
+pub(crate) use gpu_kernel;
+
+/// Whether `device` has kernels of the operators that go row by row: the CPU, and CubeCL runtimes.
+pub(crate) fn has_row_kernels(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    if crate::gpu::has_kernels(device) {
+        return true;
+    }
+    on_cpu(device)
+}
 
 /// The tensors of a list that has as many.
 pub(crate) fn exactly<T, const N: usize>(list: Vec<T>) -> [T; N] {
@@ -493,7 +546,7 @@ impl<B: Backend> ops::Backward<B, 1> for PartOf {
 mod tests {
     use super::*;
     use crate::testing::values;
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::TensorData;
 
     /// `x`, `2x` and `3x`; its gradients come from what forward saved.
     #[derive(Clone, Debug)]

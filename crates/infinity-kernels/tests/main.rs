@@ -7,6 +7,7 @@
 
 mod devices;
 
+mod adamw;
 mod against_flex;
 mod linear;
 mod memory_gates;

@@ -12,7 +12,7 @@ use burn::tensor::{Tensor, activation, assert_shape};
 pub const L2_EPS: f64 = 1e-6;
 
 /// The maps without parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FeatureMap {
     /// `x`.
     Identity,

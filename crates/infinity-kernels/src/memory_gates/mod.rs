@@ -13,6 +13,8 @@
 
 #[cfg(feature = "flex")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod gpu;
 pub mod reference;
 mod rule;
 pub mod tensors;
@@ -20,7 +22,11 @@ pub mod tensors;
 pub use rule::{DecayRule, GateRule};
 pub use tensors::{GateInputs, GateValues};
 
-use crate::operator::{self, Operator, cpu_kernel};
+use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
+#[cfg(feature = "cube")]
+use burn::backend::fusion::custom::TensorSpec;
+#[cfg(feature = "cube")]
+use burn::tensor::Shape;
 use burn::tensor::assert_shape;
 
 /// The gates of every token.
@@ -42,7 +48,7 @@ pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
     if rule.bias_width() > 0 {
         assert_shape!(inputs.bias, [rule.bias_width()]);
     }
-    if !operator::on_cpu(&inputs.projections.device()) {
+    if !operator::has_row_kernels(&inputs.projections.device()) {
         return tensors::memory_gates(rule, inputs);
     }
     let GateInputs {
@@ -74,5 +80,15 @@ impl Operator for Gates {
     cpu_kernel! {
         |self, [z, a_log, bias]| cpu::forward(self.0, z, a_log, bias);
         |self, [z, a_log, bias], d| cpu::backward(self.0, [z, a_log, bias], d)
+    }
+
+    gpu_kernel! {
+        |self, specs| {
+            let [b, t, _] = specs[0].shape.dims();
+            let shape = Shape::from([b, t, self.0.n_heads, self.0.n_states]);
+            vec![TensorSpec::new(shape, specs[0].dtype); 3 + usize::from(self.0.delta)]
+        };
+        |self, [z, a_log, bias]| gpu::forward(self.0, [z, a_log, bias]);
+        |self, [z, a_log, bias], d| gpu::backward(self.0, [z, a_log, bias], d)
     }
 }

@@ -2,7 +2,7 @@
 //! that of the biases.
 
 /// How the states forget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DecayRule {
     /// Not at all.
     None,
@@ -13,7 +13,7 @@ pub enum DecayRule {
 }
 
 /// Sizes and switches of the gates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GateRule {
     /// Heads, `H`.
     pub n_heads: usize,

@@ -2,10 +2,12 @@
 
 #[cfg(feature = "flex")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod gpu;
 pub mod reference;
 pub mod tensors;
 
-use crate::operator::{self, Operator, cpu_kernel};
+use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
 use burn::tensor::{Tensor, activation, assert_shape};
 
 /// `x / sqrt(mean(x²) + eps) ⊙ weight` over the last dim of `x`, `weight` `[X]`.
@@ -17,7 +19,7 @@ use burn::tensor::{Tensor, activation, assert_shape};
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     let [width] = weight.dims();
     assert_shape!(x, [.., width]);
-    if operator::on_cpu(&x.device()) {
+    if operator::has_row_kernels(&x.device()) {
         let inputs = vec![x.into_dispatch(), weight.into_dispatch()];
         return operator::run(RmsNorm { eps: eps as f32 }, inputs).take();
     }
@@ -39,7 +41,7 @@ pub fn gated_rms_norm<const G: usize>(
     let dims = x.dims();
     assert_shape!(x, [.., weight.dims()[0]]);
     let gate: Tensor<4> = gate.reshape(dims);
-    if operator::on_cpu(&x.device()) {
+    if operator::has_row_kernels(&x.device()) {
         let inputs = vec![
             x.into_dispatch(),
             weight.into_dispatch(),
@@ -62,5 +64,11 @@ impl Operator for RmsNorm {
     cpu_kernel! {
         |self, inputs| [cpu::forward(inputs, self.eps)];
         |self, inputs, [d_y]| cpu::backward(inputs, d_y, self.eps)
+    }
+
+    gpu_kernel! {
+        |self, specs| [specs[0].clone()];
+        |self, inputs| [gpu::forward(inputs, self.eps)];
+        |self, inputs, [d_y]| gpu::backward(inputs, d_y, self.eps)
     }
 }

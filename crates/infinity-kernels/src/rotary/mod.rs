@@ -9,10 +9,12 @@
 
 #[cfg(feature = "flex")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod gpu;
 pub mod reference;
 
 use crate::feature_map::{FeatureMap, l2_normalize};
-use crate::operator::{self, Operator, cpu_kernel};
+use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
 use burn::tensor::{Device, Tensor, TensorData, assert_shape};
 use std::f64::consts::TAU;
 
@@ -134,7 +136,7 @@ impl Rotary {
     /// As [`apply`](Self::apply).
     #[track_caller]
     pub fn unit(&self, x: Tensor<4>, map: FeatureMap) -> Tensor<4> {
-        if !operator::on_cpu(&x.device()) {
+        if !operator::has_row_kernels(&x.device()) {
             return self.apply(l2_normalize(map.apply(x)));
         }
         let [_, t, _, key_dim] = self.cos.dims();
@@ -159,6 +161,12 @@ impl Operator for Unit {
     cpu_kernel! {
         |self, [x, cos, sin]| [cpu::forward((self.map, self.half), x, cos, sin)];
         |self, [x, cos, sin], [d_y]| [cpu::backward((self.map, self.half), x, cos, sin, d_y)]
+    }
+
+    gpu_kernel! {
+        |self, specs| [specs[0].clone()];
+        |self, [x, cos, sin]| [gpu::forward((self.map, self.half), [x, cos, sin])];
+        |self, [x, cos, sin], [d_y]| [gpu::backward((self.map, self.half), [x, cos, sin], d_y)]
     }
 }
 

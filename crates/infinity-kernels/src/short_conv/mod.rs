@@ -9,12 +9,14 @@
 
 #[cfg(feature = "flex")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod gpu;
 pub mod reference;
 mod tensors;
 
 pub use tensors::short_conv;
 
-use crate::operator::{self, Operator, cpu_kernel};
+use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
 use burn::tensor::{Tensor, activation, assert_shape};
 
 /// `silu(short_conv(x))` and the next tail: a native kernel where the device has one, else
@@ -27,7 +29,7 @@ use burn::tensor::{Tensor, activation, assert_shape};
 pub fn short_conv_silu(x: Tensor<3>, weight: Tensor<2>, tail: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
     let [b, t, channels] = x.dims();
     let [_, kernel] = weight.dims();
-    if kernel == 1 || t == 0 || !operator::on_cpu(&x.device()) {
+    if kernel == 1 || t == 0 || !operator::has_row_kernels(&x.device()) {
         let (y, tail) = short_conv(x, weight, tail);
         return (activation::silu(y), tail);
     }
@@ -62,5 +64,11 @@ impl Operator for ConvSilu {
     cpu_kernel! {
         |self, [x, weight, tail]| [cpu::forward(x, weight, tail)];
         |self, [x, weight, tail], [d_y]| cpu::backward(x, weight, tail, d_y)
+    }
+
+    gpu_kernel! {
+        |self, specs| [specs[0].clone()];
+        |self, [x, weight, tail]| [gpu::forward([x, weight, tail])];
+        |self, [x, weight, tail], [d_y]| gpu::backward([x, weight, tail], d_y)
     }
 }

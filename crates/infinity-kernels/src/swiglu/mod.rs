@@ -2,9 +2,11 @@
 
 #[cfg(feature = "flex")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod gpu;
 pub mod reference;
 
-use crate::operator::{self, Operator, cpu_kernel};
+use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
 use burn::tensor::{Tensor, activation, assert_shape};
 
 /// `silu(gate) ⊙ up` for `gate` and `up` `[B, T, I]`: one pass where the device has a native
@@ -17,7 +19,7 @@ use burn::tensor::{Tensor, activation, assert_shape};
 pub fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     let [b, t, width] = gate.dims();
     assert_shape!(up, [b, t, width]);
-    if !operator::on_cpu(&gate.device()) {
+    if !operator::has_row_kernels(&gate.device()) {
         return activation::silu(gate) * up;
     }
     operator::run(Swiglu, vec![gate.into_dispatch(), up.into_dispatch()]).take()
@@ -33,5 +35,11 @@ impl Operator for Swiglu {
     cpu_kernel! {
         |self, [gate, up]| [cpu::forward(gate, up)];
         |self, [gate, up], [d_y]| cpu::backward(gate, up, d_y)
+    }
+
+    gpu_kernel! {
+        |self, specs| [specs[0].clone()];
+        |self, [gate, up]| [gpu::forward(gate, up)];
+        |self, [gate, up], [d_y]| gpu::backward(gate, up, d_y)
     }
 }

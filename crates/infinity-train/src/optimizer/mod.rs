@@ -7,7 +7,7 @@
 //! | embedding, norms, biases, convolutions | AdamW | `learning_rate` | no |
 //!
 //! Rules compute in f32 and keep their moments in f32, whatever the format of the parameters: in bf16 a
-//! second moment with `beta2 = 0.999` never falls. AdamW's arithmetic is Burn's. Clipping is global and
+//! second moment with `beta2 = 0.999` never falls. AdamW has the bits of Burn's. Clipping is global and
 //! happens before the update ([`clip()`]).
 //!
 //! Muon scales a matrix's update by √max(1, out/in). Parameters lie as `[in, out]` here, and the rate
@@ -23,8 +23,9 @@ pub use schedule::Schedule;
 
 use crate::config::{LrSchedulerConfig, OptimizerConfig, OptimizerName};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::optim::{AdamW, AdamWConfig, AdamWState, GradientsParams, Optimizer as _};
+use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams};
 use burn::tensor::{DType, Device, Tensor};
+use infinity_kernels::adamw::{AdamW, adamw};
 use infinity_kernels::newton_schulz::newton_schulz;
 use infinity_kernels::{each_in_pool, has_pool};
 use infinity_model::parameters::ParameterRole;
@@ -64,8 +65,6 @@ struct Slot {
 pub struct Optimizer {
     config: OptimizerConfig,
     base: Schedule,
-    /// With weight decay, and without.
-    adamw: [AdamW; 2],
     slots: HashMap<ParamId, Slot>,
 }
 
@@ -78,14 +77,6 @@ impl Optimizer {
         total_steps: u64,
         module: &M,
     ) -> Self {
-        let adamw = |weight_decay: f64| {
-            AdamWConfig::new()
-                .with_beta_1(config.beta1 as f32)
-                .with_beta_2(config.beta2 as f32)
-                .with_epsilon(config.eps as f32)
-                .with_weight_decay(weight_decay as f32)
-                .build()
-        };
         let rate = |peak: f64| Schedule::new(schedule, peak, total_steps);
         let mut slots = Slots {
             rule: |path: &str, dims: &[usize]| rule(config, rate, path, dims),
@@ -96,7 +87,6 @@ impl Optimizer {
         Optimizer {
             config: config.clone(),
             base: rate(config.learning_rate),
-            adamw: [adamw(config.weight_decay), adamw(0.0)],
             slots: slots.found,
         }
     }
@@ -106,7 +96,9 @@ impl Optimizer {
         for slot in self.slots.values_mut() {
             slot.device = device.clone();
             slot.moments = slot.moments.take().map(|moments| match moments {
-                Moments::AdamW(state) => Moments::AdamW(AdamW::to_device(state, device)),
+                Moments::AdamW(state) => Moments::AdamW(AdamWState {
+                    momentum: state.momentum.to_device(device),
+                }),
                 Moments::Muon(velocity) => Moments::Muon(velocity.to_device(device)),
             });
         }
@@ -160,15 +152,16 @@ impl Optimizer {
             _ => None,
         };
         let cautious = slot.rule.decays && self.config.cautious_weight_decay;
-        let adamw = &self.adamw[usize::from(!slot.rule.decays || cautious)];
+        let decays = slot.rule.decays && !cautious;
         let [old, grad] = [weights, grad].map(|x| x.cast(DType::F32).reshape([-1]));
         let rate = slot.rule.rate.at(step);
-        let (mut weights, after) = adamw.step(rate, old.clone(), grad, before);
+        let (mut weights, after) =
+            adamw_step(&self.config, decays, rate, old.clone(), grad, before);
         if cautious {
             let update = old.clone() - weights.clone();
             weights = weights - cautious_decay(old, update, rate * self.config.weight_decay);
         }
-        slot.moments = after.map(Moments::AdamW);
+        slot.moments = Some(Moments::AdamW(after));
         weights.reshape(dims)
     }
 
@@ -202,6 +195,42 @@ impl Optimizer {
             rate: rate * (rows as f64 / columns as f64).max(1.0).sqrt(),
         }
     }
+}
+
+/// AdamW's update of a parameter's numbers: the numbers and the moments after it.
+fn adamw_step(
+    config: &OptimizerConfig,
+    decays: bool,
+    learning_rate: f64,
+    weights: Tensor<1>,
+    grad: Tensor<1>,
+    before: Option<AdamWState<1>>,
+) -> (Tensor<1>, AdamWState<1>) {
+    let (time, moments) = match before.map(|state| state.momentum) {
+        Some(momentum) => (momentum.time, [momentum.moment_1, momentum.moment_2]),
+        None => (0, [(); 2].map(|()| weights.zeros_like())),
+    };
+    let rule = AdamW {
+        beta1: config.beta1 as f32,
+        beta2: config.beta2 as f32,
+        eps: config.eps as f32,
+        learning_rate,
+        // In f32, as Burn's optimizer keeps it.
+        weight_decay: if decays {
+            f64::from(config.weight_decay as f32)
+        } else {
+            0.0
+        },
+        time: time as i32 + 1,
+    };
+    let (weights, [moment_1, moment_2]) = adamw(rule, weights, grad, moments);
+    let momentum = AdaptiveMomentumState {
+        time: time + 1,
+        moment_1,
+        moment_2,
+        max_moment_2: None,
+    };
+    (weights, AdamWState { momentum })
 }
 
 /// The rule of the parameter at `path`.
@@ -361,7 +390,7 @@ mod tests {
     use crate::config::LrSchedulerType;
     use crate::error::CheckpointError;
     use burn::optim::decay::WeightDecayConfig;
-    use burn::optim::{ModuleOptimizer, MuonConfig};
+    use burn::optim::{AdamWConfig, ModuleOptimizer, MuonConfig};
     use infinity_kernels::testing::{Random, tensor, values};
     use std::path::Path;
 

@@ -1,0 +1,240 @@
+//! The norm on CubeCL runtimes: one launch forward; back one for the inputs, which also sums the weight's
+//! gradient over the rows of every cube, and one that sums those.
+
+use crate::gpu::sums::{lanes, over_lanes, row_sums};
+use crate::gpu::{UNITS, cast, contiguous, cubes, element, empty, row_type, units};
+use burn::backend::TensorMetadata;
+use burn::tensor::DType;
+use burn_cubecl::cubecl;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+/// Cubes that share the rows when gradients are summed over them.
+const CUBES: usize = 128;
+
+/// `lanes` units a row.
+#[cube(launch)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a kernel's arguments are its buffers"
+)]
+fn forward_rows<F: Float>(
+    x: &[F],
+    weight: &[f32],
+    gate: &[F],
+    y: &mut [F],
+    rows: usize,
+    width: usize,
+    eps: f32,
+    #[comptime] gated: bool,
+    #[comptime] lanes: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let mut spare = Shared::<[f32]>::new_slice(UNITS);
+    let lane = UNIT_POS as usize % lanes;
+    let row = CUBE_POS * comptime!(UNITS / lanes) + UNIT_POS as usize / lanes;
+    let from = row * width;
+    let mut squares = 0.0f32;
+    if row < rows {
+        let mut at = lane;
+        while at < width {
+            let x = f32::cast_from(x[from + at]);
+            squares += x * x;
+            at += lanes;
+        }
+    }
+    let squares = over_lanes(squares, &mut spare, lanes);
+    let r = 1.0f32 / (squares / f32::cast_from(width) + eps).sqrt();
+    if row < rows {
+        let mut at = lane;
+        while at < width {
+            let mut value = f32::cast_from(x[from + at]) * r * weight[at];
+            if comptime!(gated) {
+                value /= 1.0f32 + (0.0f32 - f32::cast_from(gate[from + at])).exp();
+            }
+            y[from + at] = F::cast_from(value);
+            at += lanes;
+        }
+    }
+}
+
+/// A cube takes `each` times as many rows as it has groups of `lanes` units. `partial`
+/// `[cubes · groups, width]` gets the gradient of the weight by group.
+#[cube(launch)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a kernel's arguments are its buffers"
+)]
+fn backward_rows<F: Float>(
+    x: &[F],
+    weight: &[f32],
+    gate: &[F],
+    d_y: &[F],
+    d_x: &mut [F],
+    d_gate: &mut [F],
+    partial: &mut [f32],
+    rows: usize,
+    width: usize,
+    each: usize,
+    eps: f32,
+    #[comptime] gated: bool,
+    #[comptime] lanes: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let mut spare = Shared::<[f32]>::new_slice(UNITS);
+    let groups = comptime!(UNITS / lanes);
+    let lane = UNIT_POS as usize % lanes;
+    let group = UNIT_POS as usize / lanes;
+    let sums = (CUBE_POS * groups + group) * width;
+    let mut at = lane;
+    while at < width {
+        partial[sums + at] = 0.0f32;
+        at += lanes;
+    }
+    for i in 0..each {
+        let row = (CUBE_POS * each + i) * groups + group;
+        let from = row * width;
+        let mut squares = 0.0f32;
+        let mut along = 0.0f32;
+        if row < rows {
+            let mut at = lane;
+            while at < width {
+                let x = f32::cast_from(x[from + at]);
+                let mut through = f32::cast_from(d_y[from + at]);
+                if comptime!(gated) {
+                    through /= 1.0f32 + (0.0f32 - f32::cast_from(gate[from + at])).exp();
+                }
+                squares += x * x;
+                along += weight[at] * x * through;
+                at += lanes;
+            }
+        }
+        let squares = over_lanes(squares, &mut spare, lanes);
+        let along = over_lanes(along, &mut spare, lanes);
+        let r = 1.0f32 / (squares / f32::cast_from(width) + eps).sqrt();
+        let back = along / f32::cast_from(width) * r * r * r;
+        if row < rows {
+            let mut at = lane;
+            while at < width {
+                let x = f32::cast_from(x[from + at]);
+                let w = weight[at];
+                let mut through = f32::cast_from(d_y[from + at]);
+                if comptime!(gated) {
+                    let g = f32::cast_from(gate[from + at]);
+                    let sigma = 1.0f32 / (1.0f32 + (0.0f32 - g).exp());
+                    through *= sigma;
+                    let d = through * (1.0f32 - sigma) * x * r * w;
+                    d_gate[from + at] = F::cast_from(d);
+                }
+                d_x[from + at] = F::cast_from(through * r * w - back * x);
+                partial[sums + at] += through * r * x;
+                at += lanes;
+            }
+        }
+    }
+}
+
+/// Contiguous tensors of a call and their sizes.
+struct Call {
+    x: CubeTensor,
+    weight: CubeTensor,
+    gate: Option<CubeTensor>,
+    dtype: DType,
+    rows: usize,
+    width: usize,
+    lanes: usize,
+}
+
+impl Call {
+    fn new(inputs: Vec<CubeTensor>) -> Self {
+        let mut inputs = inputs.into_iter();
+        let mut next = || inputs.next().expect("two or three inputs");
+        let (x, weight) = (next(), next());
+        let dtype = row_type(x.dtype);
+        let width = weight.shape().num_elements();
+        Call {
+            rows: x.shape().num_elements() / width.max(1),
+            x: contiguous(x, dtype),
+            weight: contiguous(weight, DType::F32),
+            gate: inputs.next().map(|gate| contiguous(gate, dtype)),
+            dtype,
+            width,
+            lanes: lanes(width),
+        }
+    }
+
+    /// Rows that a cube has side by side.
+    fn groups(&self) -> usize {
+        UNITS / self.lanes
+    }
+
+    /// The gate, or where there is none something that is not read.
+    fn gate(&self) -> BufferArg {
+        let gate = self.gate.as_ref().unwrap_or(&self.x);
+        gate.clone().into_buffer_arg()
+    }
+}
+
+/// `rms_norm(x)`, gated where there is a gate.
+pub(crate) fn forward(inputs: Vec<CubeTensor>, eps: f32) -> CubeTensor {
+    let call = Call::new(inputs);
+    let y = empty(&call.x, call.x.shape(), call.dtype);
+    if call.rows > 0 {
+        forward_rows::launch(
+            &call.x.client,
+            cubes(call.rows.div_ceil(call.groups())),
+            units(),
+            call.x.clone().into_buffer_arg(),
+            call.weight.clone().into_buffer_arg(),
+            call.gate(),
+            y.clone().into_buffer_arg(),
+            call.rows,
+            call.width,
+            eps,
+            call.gate.is_some(),
+            call.lanes,
+            element(call.dtype),
+        );
+    }
+    y
+}
+
+/// Gradients of inputs, weight and gate.
+pub(crate) fn backward(inputs: Vec<CubeTensor>, d_y: CubeTensor, eps: f32) -> Vec<CubeTensor> {
+    let weight_type = inputs[1].dtype;
+    let call = Call::new(inputs);
+    let d_y = contiguous(d_y, call.dtype);
+    let like_x = || empty(&call.x, call.x.shape(), call.dtype);
+    let (d_x, d_gate) = (like_x(), call.gate.as_ref().map(|_| like_x()));
+    let each = call.rows.div_ceil(call.groups() * CUBES).max(1);
+    let n = call.rows.div_ceil(call.groups() * each);
+    let partial = empty(&call.x, [n * call.groups(), call.width], DType::F32);
+    // A buffer is written by one name only.
+    let unused = || empty(&call.x, [1], call.dtype);
+    if call.rows > 0 {
+        backward_rows::launch(
+            &call.x.client,
+            cubes(n),
+            units(),
+            call.x.clone().into_buffer_arg(),
+            call.weight.clone().into_buffer_arg(),
+            call.gate(),
+            d_y.into_buffer_arg(),
+            d_x.clone().into_buffer_arg(),
+            d_gate.clone().unwrap_or_else(unused).into_buffer_arg(),
+            partial.clone().into_buffer_arg(),
+            call.rows,
+            call.width,
+            each,
+            eps,
+            call.gate.is_some(),
+            call.lanes,
+            element(call.dtype),
+        );
+    }
+    let sizes = [n * call.groups(), call.width, 0];
+    let d_weight = row_sums(&partial, sizes, [call.width]);
+    let mut grads = vec![d_x, cast(d_weight, weight_type)];
+    grads.extend(d_gate);
+    grads
+}
