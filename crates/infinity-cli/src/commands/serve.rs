@@ -184,7 +184,7 @@ fn generation(directory: &Path) -> anyhow::Result<GenerationConfig> {
 /// A model's name: its directory's, or that of the run whose `final` it is.
 fn name_of(model: &Path) -> String {
     let named = model.iter().rev().map(|part| part.to_string_lossy());
-    let mut named = named.filter(|part| part != model_dir::FINAL && part != "." && part != "/");
+    let mut named = named.filter(|part| part != "final" && part != "." && part != "/");
     named
         .next()
         .map_or_else(|| "infinity".to_owned(), |name| name.into_owned())
