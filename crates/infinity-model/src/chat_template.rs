@@ -295,7 +295,8 @@ mod tests {
     #[test]
     fn a_template_as_transformers_renders_it() {
         let template = ChatTemplate::from_jinja(CHATML, "<s>", "</s>").unwrap();
-        let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi {{ 1 }}<|im_end|>\n\
+        // As jinja2 renders it with `trim_blocks` and `lstrip_blocks`.
+        let expected = "\n<|im_start|>system\nBe brief.<|im_end|>\n\n<|im_start|>user\nHi {{ 1 }}<|im_end|>\n\n\
             <|im_start|>assistant\n";
         assert_eq!(template.render(&talk(), true).unwrap(), expected);
         assert_eq!(

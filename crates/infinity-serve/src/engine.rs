@@ -1,5 +1,8 @@
 //! The thread that owns the model: between any two steps it looks at what was asked, lets rows join
 //! and leave, gives every row that generates a token, and reads some of the prompts.
+//!
+//! Size: one loop over one state, whose parts (rows, prompts, sessions, the disk's answers) all take from and
+//! give to each other; what stands alone is in `row`, `batch`, `reading`, `prefix`, `sessions`, `store` and `keeper`.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};

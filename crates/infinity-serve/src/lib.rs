@@ -21,6 +21,7 @@
 mod answer;
 mod app;
 mod batch;
+mod body;
 mod choices;
 mod command;
 pub mod config;

@@ -1,6 +1,6 @@
 //! The update on the CPU: one pass, in pieces over the threads.
 
-use super::Factors;
+use super::rule::Factors;
 use crate::cpu::results::in_unwritten_pieces;
 use crate::cpu::simd::{Level, leveled};
 use crate::cpu::tensors::{Primitive, single, slice, tensor};

@@ -1,6 +1,6 @@
 //! The update on CubeCL runtimes: one launch.
 
-use super::Factors;
+use super::rule::Factors;
 use crate::gpu::{contiguous, cubes_of_units, empty, units};
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;

@@ -12,59 +12,13 @@ mod cpu;
 #[cfg(feature = "cube")]
 mod gpu;
 pub mod reference;
+mod rule;
 pub mod tensors;
+
+pub use rule::AdamW;
 
 use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
 use burn::tensor::{Tensor, assert_shape};
-
-/// The numbers of one update.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamW {
-    /// Decay of the first moment, `β₁`.
-    pub beta1: f32,
-    /// Decay of the second moment, `β₂`.
-    pub beta2: f32,
-    /// Added to the root of the second moment, `ε`.
-    pub eps: f32,
-    /// `η`.
-    pub learning_rate: f64,
-    /// `λ`; the weights lose `η λ` of themselves.
-    pub weight_decay: f64,
-    /// The number of this update, `t`, counted from 1.
-    pub time: i32,
-}
-
-/// The scalars of an update as every body uses them, in `f32`.
-#[derive(Clone, Copy, Debug)]
-struct Factors {
-    beta1: f32,
-    beta2: f32,
-    /// `1 − β₁` and `1 − β₂`.
-    rest: [f32; 2],
-    /// `1 − β₁ᵗ` and `1 − β₂ᵗ`.
-    corrections: [f32; 2],
-    eps: f32,
-    learning_rate: f32,
-    /// `1 − η λ`.
-    kept: f32,
-}
-
-impl AdamW {
-    fn factors(&self) -> Factors {
-        Factors {
-            beta1: self.beta1,
-            beta2: self.beta2,
-            rest: [1.0 - self.beta1, 1.0 - self.beta2],
-            corrections: [
-                1.0 - self.beta1.powi(self.time),
-                1.0 - self.beta2.powi(self.time),
-            ],
-            eps: self.eps,
-            learning_rate: self.learning_rate as f32,
-            kept: (1.0 - self.learning_rate * self.weight_decay) as f32,
-        }
-    }
-}
 
 /// Weights, first and second moment after an update, all of one length, given those before it and the
 /// gradient; moments begin as zeros. In `f32`, without autodiff.

@@ -1,6 +1,6 @@
 //! The update in scalar `f64`.
 
-use super::AdamW;
+use super::rule::AdamW;
 
 /// Weights, first and second moment after an update.
 pub fn adamw(rule: AdamW, weights: &[f64], grad: &[f64], moments: [&[f64]; 2]) -> [Vec<f64>; 3] {

@@ -1,6 +1,6 @@
 //! The update on tensors, on any device.
 
-use super::AdamW;
+use super::rule::AdamW;
 use burn::tensor::Tensor;
 
 /// As [`adamw`](super::adamw()).

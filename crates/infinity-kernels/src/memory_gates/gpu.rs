@@ -51,7 +51,7 @@ struct Head {
     allocation: Array<f32>,
     /// `sqrt(1 − exp(2g))`, or one.
     kept: Array<f32>,
-    /// `σ(z_r + c_r)`.
+    /// `σ(z_r + c_r)`, or one.
     open: Array<f32>,
     beta: f32,
     memory: f32,
@@ -64,7 +64,10 @@ fn keeps_size(rule: &GateRule) -> bool {
 
 /// Factor of the read weights before the memory gate.
 fn read_scale(rule: &GateRule) -> f32 {
-    2.0 / (rule.n_states as f32).sqrt()
+    match Sections::of_projections(rule).read {
+        Some(_) => 2.0 / (rule.n_states as f32).sqrt(),
+        None => 1.0,
+    }
 }
 
 /// Reads the projections that start at `from`.
@@ -202,12 +205,7 @@ fn forward_heads(
         for i in 0..s {
             let at = unit * s + i;
             log_decay[at] = gates.log_decay[i];
-            if comptime!(s > 1) {
-                read[at] =
-                    comptime!(read_scale(&rule)) * gates.open[i] * side(gates.memory, i, rule);
-            } else {
-                read[at] = 1.0f32;
-            }
+            read[at] = comptime!(read_scale(&rule)) * gates.open[i] * side(gates.memory, i, rule);
             write[at] = gates.allocation[i] * gates.kept[i] * gates.beta;
             if comptime!(rule.delta) {
                 erase[at] = gates.allocation[i];
@@ -291,16 +289,16 @@ fn backward_heads(
                         d_z[from + comptime!(of_z.write.unwrap_or(0)) + j] = d;
                         of_write[i] += d;
                     }
+                    let through = d_read[at + i] * comptime!(read_scale(&rule)) * gates.open[i];
                     if comptime!(of_z.read.is_some()) {
-                        let through = d_read[at + i] * comptime!(read_scale(&rule)) * gates.open[i];
                         let d = through * side(gates.memory, i, rule) * (1.0f32 - gates.open[i]);
                         d_z[from + comptime!(of_z.read.unwrap_or(0)) + j] = d;
                         of_read[i] += d;
-                        if comptime!(i == 0) {
-                            d_memory -= 2.0f32 * through;
-                        } else {
-                            d_memory += 2.0f32 * through;
-                        }
+                    }
+                    if comptime!(i == 0) {
+                        d_memory -= 2.0f32 * through;
+                    } else {
+                        d_memory += 2.0f32 * through;
                     }
                     if comptime!(of_bias.decay.is_some()) {
                         let mut d = d_log_decay[at + i];

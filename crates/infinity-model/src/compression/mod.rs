@@ -234,7 +234,7 @@ impl Compressed {
 /// use infinity_model::compression::{Width, compress, decompress};
 ///
 /// let device = Device::flex();
-/// let memory = Tensor::<5>::random([1, 2, 4, 16, 32], Distribution::Default, &device);
+/// let memory = Tensor::<5>::random([1, 2, 4, 16, 32], Distribution::Normal(0.0, 1.0), &device);
 /// let small = compress(&memory, Width::Eight);
 /// assert_eq!(small.bytes(), 4 * 4096 * 34 / 128);
 /// assert!(small.relative_error() < 0.01);

@@ -8,8 +8,9 @@ use infinity_model::FinishReason;
 use serde_json::{Map, Value, json};
 
 use super::{answer_id, check_choices, encode, shown, start};
-use crate::answer::{ApiError, ErrorBody, Given};
+use crate::answer::{ApiError, ErrorBody};
 use crate::app::{Shared, now};
+use crate::body::Given;
 use crate::choices::{Deadline, Format, Gathered, gather, stream, submit};
 use crate::handle::EngineHandle;
 use crate::openai::{CompletionRequest, Prompt, UsageObject, finish_word};

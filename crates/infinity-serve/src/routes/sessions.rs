@@ -14,8 +14,9 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use utoipa::ToSchema;
 
 use super::encode;
-use crate::answer::{ApiError, ErrorBody, Given, Id, read_body};
+use crate::answer::{ApiError, ErrorBody};
 use crate::app::Shared;
+use crate::body::{Given, Id, read_body};
 use crate::choices::{Deadline, event_stream};
 use crate::request::{Event, Request, Start, Usage};
 use crate::session::SessionInfo;

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::encode;
-use crate::answer::{ApiError, ErrorBody, Given};
+use crate::answer::{ApiError, ErrorBody};
 use crate::app::Shared;
+use crate::body::Given;
 
 /// A text.
 #[derive(Debug, Deserialize, ToSchema)]

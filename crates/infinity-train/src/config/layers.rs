@@ -674,7 +674,7 @@ mod tests {
         let text = "[model]\nhidden_size = 64\nkernel_epsilon = 0.1\n";
         let loaded = ConfigLayers::new()
             .text("old.toml", text)
-            .and_then(|l| l.set("model.memory_compression_ratio=0.5"))
+            .and_then(|l| l.set("model.memory_compression_ratio=0.3"))
             .and_then(ConfigLayers::resolve)
             .unwrap();
         assert_eq!(loaded.warnings.len(), 2);

@@ -99,6 +99,20 @@ impl Reading {
         Ok(losses)
     }
 
+    /// After everything that was looked at, all of it since the last cut read again in one call: so this
+    /// does not depend on how the text came either.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn settle(&mut self) -> Result<&Context, GenerateError> {
+        if self.looked > 0 {
+            let looked = &self.block[..self.looked];
+            let (next, _) = pass(&self.model, &self.kept, looked, self.looked)?;
+            self.ahead = Some(next);
+        }
+        Ok(self.now())
+    }
+
     /// The model that reads.
     pub fn model(&self) -> &InfinityModel {
         &self.model

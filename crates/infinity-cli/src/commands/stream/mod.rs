@@ -364,14 +364,14 @@ impl Session<'_> {
 
     /// Writes the state to --state-out, if there is one: that of the last multiple of 512 tokens, or of all
     /// that was looked at.
-    fn keep(&self, at_cut: bool) -> anyhow::Result<()> {
+    fn keep(&mut self, at_cut: bool) -> anyhow::Result<()> {
         let Some(path) = &self.args.state_out else {
             return Ok(());
         };
         let context = if at_cut {
             self.reading.kept()
         } else {
-            self.reading.now()
+            self.reading.settle()?
         };
         let position = context.position();
         let begun = self

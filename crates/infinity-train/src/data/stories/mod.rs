@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(stories(Part::Train, 1).story(0), FIRST);
     }
 
-    const FIRST: &str = "In a small house beside the river there lived a little girl called Clara. She was proud, and everybody knew it. She had seven nuts. On a Sunday she met Noah in the river. Noah had nothing to eat and was very sad. \"Would you like some nuts?\" wanted to know Clara. \"Yes, please!\" cried Noah. Clara gave Noah three. Now Clara had four nuts, and Noah had three. They sat by the water and were full. \"Thank you for the nuts,\" answered Noah. And that is the end of the story.";
+    const FIRST: &str = "In a small house beside the river there lived a little girl called Clara. She was proud, and everybody knew it. She had seven nuts. One morning she met Noah not far from the river. Noah had nothing to eat and was sad. \"Would you like some nuts?\" asked Clara. \"Oh yes!\" answered Noah. Clara gave Noah three. Now Clara had four nuts, and Noah had three.\nThey sat down under a tree and ate. \"Thank you for the nuts,\" cried Noah. Soon Clara was fast asleep.";
 
     #[test]
     fn no_held_out_story_is_learned_under_any_seed() {

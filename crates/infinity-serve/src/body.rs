@@ -1,0 +1,124 @@
+//! What requests bring: bodies of JSON, read within limits, and the session that a path names.
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use serde::de::DeserializeOwned;
+use tokio_stream::StreamExt;
+
+use crate::answer::ApiError;
+use crate::app::Shared;
+use crate::session::SessionId;
+
+/// A body of JSON, within the limits of size and time.
+#[derive(Debug)]
+pub(crate) struct Given<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Shared> for Given<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, ApiError> {
+        let bytes = read_body(request, app, app.config.max_body_bytes).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// Reads JSON; no body at all is an empty object.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    let mut parser = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.inner();
+        let known = path != "." && !inner.is_syntax() && !inner.is_eof();
+        ApiError {
+            param: known.then(|| path.clone()),
+            ..match known {
+                true => ApiError::field(&path, format!("{path}: {inner}")),
+                false if inner.is_data() => ApiError::field("", format!("the body: {inner}")),
+                false => ApiError::new(
+                    StatusCode::BAD_REQUEST,
+                    "invalid_json",
+                    format!("the body is not JSON: {inner}"),
+                ),
+            }
+        }
+    })?;
+    parser.end().map_err(|error| {
+        let message = format!("the body is not JSON: {error}");
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
+    })?;
+    Ok(value)
+}
+
+/// A body's bytes, at most `limit`, within the time that a body may take.
+pub(crate) async fn read_body(
+    request: Request,
+    app: &Shared,
+    limit: usize,
+) -> Result<Bytes, ApiError> {
+    let too_large = |size: String| {
+        let message = format!("the body has {size} bytes: at most {limit}");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    };
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = length.filter(|&length| length > limit as u64) {
+        return Err(too_large(length.to_string()));
+    }
+    let time = app.config.body_time;
+    let reading = collect(request.into_body(), limit);
+    match tokio::time::timeout(time, reading).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => Err(too_large(format!("more than {limit}"))),
+        Ok(Err(error)) => {
+            let message = format!("the body broke off: {error}");
+            Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "broken_body",
+                message,
+            ))
+        }
+        Err(_) => {
+            let message = format!(
+                "the body was not there after {} s, which is the limit",
+                time.as_secs()
+            );
+            Err(ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "slow_body",
+                message,
+            ))
+        }
+    }
+}
+
+/// `None` if it is larger.
+async fn collect(body: Body, limit: usize) -> Result<Option<Bytes>, axum::Error> {
+    let mut bytes = Vec::new();
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
+        if bytes.len() + piece.len() > limit {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(Some(bytes.into()))
+}
+
+/// The session that a path names.
+#[derive(Debug)]
+pub(crate) struct Id(pub(crate) SessionId);
+
+impl FromRequestParts<Shared> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, ApiError> {
+        match Path::<String>::from_request_parts(parts, app).await {
+            Ok(Path(id)) => Ok(Self(SessionId(id))),
+            Err(error) => Err(ApiError::field("id", error.body_text())),
+        }
+    }
+}
