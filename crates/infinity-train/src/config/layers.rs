@@ -674,15 +674,17 @@ mod tests {
         let text = "[model]\nhidden_size = 64\nkernel_epsilon = 0.1\n";
         let loaded = ConfigLayers::new()
             .text("old.toml", text)
-            .and_then(|l| l.set("model.memory_compression_ratio=0.3"))
+            .and_then(|l| l.set("model.memory_compression_ratio=0.5"))
             .and_then(ConfigLayers::resolve)
             .unwrap();
         assert_eq!(loaded.warnings.len(), 2);
         assert!(loaded.warnings[0].starts_with("old.toml:3: `model.kernel_epsilon`"));
         assert_eq!(
             loaded.config,
-            RunConfig::from_toml("[model]\nhidden_size = 64").unwrap()
+            RunConfig::from_toml("[model]\nhidden_size = 64\nmemory_compression_ratio = 0.5")
+                .unwrap()
         );
+        assert_eq!(loaded.config.model.compression(), None);
         assert_eq!(loaded.source, text);
     }
 

@@ -87,9 +87,7 @@ fn a_mixture_of_initial_states_goes_on_exactly() {
     let losses = |change: &dyn Fn(&mut RunConfig)| {
         let (directory, config) = directory(Packing::Contiguous, change);
         run(&config, None, None).0.unwrap();
-        let rows = result(&directory).1.into_iter();
-        let steps = rows.filter_map(|row| row.get("train/loss")?.as_f64());
-        steps.collect::<Vec<f64>>()
+        result(&directory).1
     };
     let own = losses(&|config| config.data.stateful = true);
     assert_ne!(losses(&mixed), own, "the mixture changes the run");
@@ -107,7 +105,9 @@ fn states_that_are_passed_on_go_on_exactly() {
     let losses = |change: &dyn Fn(&mut RunConfig)| {
         let (directory, config) = directory(Packing::Shuffled, change);
         run(&config, None, None).0.unwrap();
-        result(&directory).1
+        let rows = result(&directory).1.into_iter();
+        let steps = rows.filter_map(|row| row.get("train/loss")?.as_f64());
+        steps.collect::<Vec<f64>>()
     };
     let alone = losses(&|_| {});
     let passed = losses(&|config| config.data.initial_state.last_fraction = 0.5);
