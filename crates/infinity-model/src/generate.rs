@@ -158,8 +158,8 @@ impl Context {
     ///
     /// Where `model` compresses its memory while it reads, the file holds the codes of the last
     /// compression and the tokens read since, which [`load`](Self::load) reads again: on a CPU, the
-    /// text goes on with the same bits. Else the memory is compressed for the file alone, and what is
-    /// loaded is not exact.
+    /// text goes on with the same bits. Else, also where an exact state was loaded between two compressions
+    /// and none was reached since, the memory is compressed for the file alone, and what is loaded is not exact.
     ///
     /// # Errors
     /// As [`save`](Self::save), and if `model` compresses to another width.

@@ -60,7 +60,18 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         format: Some(args.dtype),
         max_shard_bytes: args.max_shard_size,
     };
+    // How a conversation is written is no part of what is loaded.
+    let files = found.tokenizer().ok();
+    let beside = ["tokenizer_config.json", "chat_template.jinja"].map(|name| {
+        let path = files.as_ref().map(|files| files.with_file_name(name));
+        (name, path.and_then(|path| std::fs::read(path).ok()))
+    });
     save_pretrained_with(target, &model, tokenizer.as_ref(), &generation, &options)?;
+    for (name, text) in beside {
+        if let Some(text) = text {
+            infinity_files::write(&target.join(name), &text)?;
+        }
+    }
     let files = target.read_dir()?.flatten().map(|entry| entry.path());
     let weights: Vec<PathBuf> = files
         .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))

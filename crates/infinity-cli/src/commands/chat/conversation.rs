@@ -159,6 +159,7 @@ impl Conversation {
                 context.read(&self.model, piece)?;
             }
             context.past.draws = draws;
+            context.past.keep_recent(&config);
         }
         self.step(Moment {
             context,

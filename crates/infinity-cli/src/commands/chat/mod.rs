@@ -107,22 +107,29 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
         _ => lines::history_file(),
     };
     let mut lines = Lines::open(history)?;
-    while let Some(line) = lines.next()? {
+    // What was said is kept whatever ends it.
+    let ended = loop {
+        let line = match lines.next() {
+            Ok(Some(line)) => line,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        };
         match chat.answer(&line) {
             Ok(ControlFlow::Continue(())) => {}
-            Ok(ControlFlow::Break(())) => break,
+            Ok(ControlFlow::Break(())) => break Ok(()),
             // A closed pipe ends it; anything else is said, and the conversation goes on.
-            Err(error) if errors::is_closed_pipe(&error) => return Err(error),
+            Err(error) if errors::is_closed_pipe(&error) => break Err(error),
             Err(error) => terminal::note(&format!(
                 "{}: {}",
                 terminal::error_word(),
                 errors::message(&error)
             )),
         }
-    }
+    };
     if let Some(path) = &args.state_out {
         chat.conversation.save(path)?;
     }
+    ended?;
     Ok(errors::OK)
 }
 

@@ -125,7 +125,12 @@ impl Pieces {
             out.push_back(Item::Marker);
             return;
         }
-        let body = text.trim_end();
+        // The part of a line that goes on keeps its blank, so that it can be taken up where it was cut.
+        let body = match text.trim_end() {
+            "" => "",
+            _ if !ends_line => text,
+            trimmed => trimmed,
+        };
         if body.is_empty() {
             self.blank.push_str(text);
             if self.blank.len() > LONG_LINE {

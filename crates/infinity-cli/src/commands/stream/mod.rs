@@ -146,7 +146,9 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     );
     let mut session = Session {
         quiet: global.quiet,
-        due: args.snapshot_every.map(|every| context.position() + every),
+        due: args
+            .snapshot_every
+            .map(|every| context.position().saturating_add(every)),
         identity: Identity::of(&model, Some(&tokenizer)),
         reading: Reading::new(model, context),
         tokenizer,
@@ -271,8 +273,11 @@ impl Session<'_> {
             let piece = match item {
                 Item::Text(piece) => piece,
                 Item::Marker => {
-                    self.look()?;
-                    self.speak()?;
+                    // Before a piece of which an earlier process read a part, that one has spoken.
+                    if self.resumed.is_none() {
+                        self.look()?;
+                        self.speak()?;
+                    }
                     continue;
                 }
             };
@@ -325,7 +330,7 @@ impl Session<'_> {
         if let (Some(due), Some(every)) = (self.due, self.args.snapshot_every)
             && position >= due
         {
-            self.due = Some(position + every);
+            self.due = Some(position.saturating_add(every));
             if let Err(error) = self.keep(true) {
                 // The state before is there still, and the next may fit.
                 let message = errors::message(&error);
