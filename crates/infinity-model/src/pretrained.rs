@@ -9,7 +9,7 @@
 //! tokenizer_config.json   which class of Python's `transformers` loads it; written, never read
 //! ```
 //!
-//! The weight file is compared with the list of [`weights`] before any of it reaches a model: every
+//! The weight file is compared with the list of weights before any of it reaches a model: every
 //! tensor there, in its shape, and no other.
 
 mod files;
