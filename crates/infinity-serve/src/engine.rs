@@ -647,12 +647,14 @@ impl State {
 
     /// Frees the places of rows that nobody reads any more.
     fn remove_left(&mut self) {
+        self.waiting.retain(|waiting| !waiting.events.is_closed());
         let mut left: Vec<Row> = Vec::new();
-        if self.reading.front().is_some_and(Row::is_left) {
-            self.piece = None;
-        }
         for i in (0..self.reading.len()).rev() {
+            // Asked once: a client may go at any moment, and the piece is the first row's.
             if self.reading[i].is_left() {
+                if i == 0 {
+                    self.piece = None;
+                }
                 left.extend(self.reading.remove(i));
             }
         }

@@ -111,7 +111,7 @@ impl Keeper {
     }
 
     fn export(&self, record: &Record, context: Option<Context>) -> Result<Vec<u8>, EngineError> {
-        if let (Some(store), Some(file)) = (&self.store, &record.file) {
+        if let (None, Some(store), Some(file)) = (&context, &self.store, &record.file) {
             return store.read(&record.info.id, file);
         }
         let context = context.unwrap_or_else(|| Context::new(&self.model));

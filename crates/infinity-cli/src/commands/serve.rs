@@ -65,6 +65,7 @@ pub(crate) struct ServeArgs {
     prefix_cache: u64,
     /// Seconds that answers have to finish when the server is stopped
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    #[arg(value_parser = whole::<u64>(0..=86_400))]
     grace: u64,
     /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
     #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
