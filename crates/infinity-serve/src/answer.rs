@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use infinity_model::ChatTemplateError;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::error::EngineError;
 
@@ -38,6 +38,18 @@ pub(crate) struct ErrorObject {
     pub(crate) param: Option<String>,
     /// What programs tell it by.
     pub(crate) code: &'static str,
+}
+
+/// What any route may answer instead, for the description of the interface.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "described, not made")]
+pub(crate) enum Refusals {
+    /// Refused
+    #[response(status = "4XX")]
+    Refused(ErrorBody),
+    /// Not possible now
+    #[response(status = "5XX")]
+    Impossible(ErrorBody),
 }
 
 impl ApiError {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use utoipa::{OpenApi, ToSchema};
 
 use super::{chat, completions, sessions, tokens};
-use crate::answer::{ApiError, ErrorBody};
+use crate::answer::{ApiError, ErrorBody, Refusals};
 use crate::app::Shared;
 
 /// A page may load nothing but what is here.
@@ -61,8 +61,7 @@ pub(crate) struct ModelObject {
 /// Lists the model.
 #[utoipa::path(get, path = "/v1/models", tag = "server",
     responses((status = 200, description = "The model", body = Models),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn models(State(app): State<Shared>) -> Result<Json<Models>, ApiError> {
     let engine = app.engine()?;
     Ok(Json(Models {
@@ -83,8 +82,7 @@ pub(crate) async fn models(State(app): State<Shared>) -> Result<Json<Models>, Ap
 #[utoipa::path(get, path = "/metrics", tag = "server",
     responses((status = 200, description = "Counts and times", body = String,
             content_type = "text/plain"),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn metrics(State(app): State<Shared>) -> Result<Response, ApiError> {
     let text = app.engine()?.metrics().text();
     let format = "text/plain; version=0.0.4; charset=utf-8";

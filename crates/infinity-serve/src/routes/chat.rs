@@ -8,7 +8,7 @@ use infinity_model::{FinishReason, Message};
 use serde_json::{Value, json};
 
 use super::{answer_id, check_choices, encode, shown, start};
-use crate::answer::{ApiError, ErrorBody};
+use crate::answer::{ApiError, Refusals};
 use crate::app::{Shared, now};
 use crate::body::Given;
 use crate::choices::{Deadline, Format, Gathered, gather, stream, submit};
@@ -24,8 +24,7 @@ const DEFAULT_MAX_TOKENS: usize = 512;
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "text", request_body = ChatRequest,
     responses(
         (status = 200, description = "The answers, or a stream of them", body = Value),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn chat(
     State(app): State<Shared>,
     headers: HeaderMap,

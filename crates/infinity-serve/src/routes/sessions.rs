@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use utoipa::ToSchema;
 
 use super::encode;
-use crate::answer::{ApiError, ErrorBody};
+use crate::answer::{ApiError, Refusals};
 use crate::app::Shared;
 use crate::body::{Given, Id, read_body};
 use crate::choices::{Deadline, event_stream};
@@ -164,8 +164,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Api
 /// Makes a session that has read nothing.
 #[utoipa::path(post, path = "/v1/sessions", tag = "sessions", request_body = SessionRequest,
     responses((status = 201, description = "The session", body = SessionObject),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn create(
     State(app): State<Shared>,
     Given(asked): Given<SessionRequest>,
@@ -183,8 +182,7 @@ pub(crate) async fn create(
 /// Lists the sessions.
 #[utoipa::path(get, path = "/v1/sessions", tag = "sessions",
     responses((status = 200, description = "The sessions", body = SessionList),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn list(State(app): State<Shared>) -> Result<Json<SessionList>, ApiError> {
     let sessions = app.engine()?.sessions().await?;
     // Notes may be long; each session tells its own.
@@ -202,8 +200,7 @@ pub(crate) async fn list(State(app): State<Shared>) -> Result<Json<SessionList>,
 #[utoipa::path(get, path = "/v1/sessions/{id}", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, description = "The session", body = SessionObject),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn get(
     State(app): State<Shared>,
     Id(id): Id,
@@ -215,8 +212,7 @@ pub(crate) async fn get(
 #[utoipa::path(patch, path = "/v1/sessions/{id}", tag = "sessions", request_body = SessionRequest,
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, description = "The session", body = SessionObject),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn change(
     State(app): State<Shared>,
     Id(id): Id,
@@ -236,8 +232,7 @@ pub(crate) async fn change(
 #[utoipa::path(delete, path = "/v1/sessions/{id}", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, description = "It is gone", body = Deleted),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn delete(
     State(app): State<Shared>,
     Id(id): Id,
@@ -255,8 +250,7 @@ pub(crate) async fn delete(
     request_body = SessionRequest,
     params(("id" = String, Path, description = "The session")),
     responses((status = 201, description = "The new session", body = SessionObject),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn fork(
     State(app): State<Shared>,
     Id(id): Id,
@@ -276,8 +270,7 @@ pub(crate) async fn fork(
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, description = "The file", body = Vec<u8>,
             content_type = "application/octet-stream"),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn download(State(app): State<Shared>, Id(id): Id) -> Result<Response, ApiError> {
     let bytes = app.engine()?.export_state(&id).await?;
     let headers = [
@@ -296,8 +289,7 @@ pub(crate) async fn download(State(app): State<Shared>, Id(id): Id) -> Result<Re
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, description = "The session", body = SessionObject),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn upload(
     State(app): State<Shared>,
     Id(id): Id,
@@ -322,8 +314,7 @@ pub(crate) async fn upload(
             description = "A name for this change: a second time with it changes nothing")),
     responses((status = 200, description = "Read and saved, or a stream of how far it is",
             body = Appended),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn append(
     State(app): State<Shared>,
     Id(id): Id,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::encode;
-use crate::answer::{ApiError, ErrorBody};
+use crate::answer::{ApiError, Refusals};
 use crate::app::Shared;
 use crate::body::Given;
 
@@ -36,8 +36,7 @@ pub(crate) struct Tokens {
 /// Turns a text into tokens.
 #[utoipa::path(post, path = "/tokenize", tag = "tokens", request_body = TokenizeRequest,
     responses((status = 200, description = "The tokens", body = Tokens),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn tokenize(
     State(app): State<Shared>,
     Given(asked): Given<TokenizeRequest>,
@@ -73,8 +72,7 @@ pub(crate) struct Text {
 /// Turns tokens into a text, without special tokens.
 #[utoipa::path(post, path = "/detokenize", tag = "tokens", request_body = DetokenizeRequest,
     responses((status = 200, description = "The text", body = Text),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn detokenize(
     State(app): State<Shared>,
     Given(asked): Given<DetokenizeRequest>,
@@ -108,8 +106,7 @@ pub(crate) struct TokenizerInfo {
 /// What the tokenizer is.
 #[utoipa::path(get, path = "/tokenizer_info", tag = "tokens",
     responses((status = 200, description = "The tokenizer", body = TokenizerInfo),
-        (status = "4XX", description = "Refused", body = ErrorBody),
-        (status = "5XX", description = "Not possible now", body = ErrorBody)))]
+        Refusals))]
 pub(crate) async fn tokenizer_info(
     State(app): State<Shared>,
 ) -> Result<Json<TokenizerInfo>, ApiError> {
