@@ -114,7 +114,8 @@ mod tests {
     }
 
     fn model(compression: Option<Compression>) -> InfinityModel {
-        let config = ModelConfig::new(11)
+        let config = ModelConfig::first()
+            .with_vocab_size(11)
             .with_hidden_size(16)
             .with_num_attention_heads(2)
             .with_num_hidden_layers(2);
@@ -210,7 +211,8 @@ mod tests {
     #[test]
     #[should_panic(expected = "has no gradient")]
     fn training_cannot_fold() {
-        let config = ModelConfig::new(11)
+        let config = ModelConfig::first()
+            .with_vocab_size(11)
             .with_hidden_size(16)
             .with_compression(Some(EVERY));
         let device = Device::flex().autodiff();

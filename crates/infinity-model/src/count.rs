@@ -156,7 +156,7 @@ mod tests {
             hidden_size: 8,
             num_hidden_layers: 1,
             num_attention_heads: 2,
-            ..ModelConfig::default()
+            ..ModelConfig::first()
         }
     }
 

@@ -122,7 +122,7 @@ mod tests {
             num_hidden_layers: 2,
             num_attention_heads: 2,
             max_position_embeddings: 32,
-            ..ModelConfig::default()
+            ..ModelConfig::first()
         };
         change(&mut config);
         let device = Device::flex();

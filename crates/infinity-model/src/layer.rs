@@ -380,7 +380,8 @@ mod tests {
     /// Blocks alone, one after the other, compute what the model's blocks do in one pass.
     #[test]
     fn layers_alone_compute_what_they_do_in_a_model() {
-        let config = ModelConfig::new(11)
+        let config = ModelConfig::first()
+            .with_vocab_size(11)
             .with_hidden_size(16)
             .with_num_attention_heads(2);
         let model = config.init(&Device::flex());

@@ -621,7 +621,7 @@ mod tests {
             num_hidden_layers: 2,
             num_attention_heads: 2,
             mixer,
-            ..ModelConfig::new(5)
+            ..ModelConfig::first().with_vocab_size(5)
         };
         config.init_seeded(seed, &Device::flex())
     }
@@ -773,7 +773,7 @@ mod tests {
         let config = ModelConfig {
             num_attention_heads: 2,
             hidden_size: 64,
-            ..ModelConfig::new(5)
+            ..ModelConfig::first().with_vocab_size(5)
         };
         let model = config.init(&Device::flex());
         let (_, state) = model.forward(tokens([[0, 1, 2], [3, 4, 0]]), None);

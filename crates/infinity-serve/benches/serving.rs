@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         hidden_size: number("--hidden", 512)?,
         num_hidden_layers: number("--layers", 8)?,
         max_position_embeddings: 1024,
-        ..ModelConfig::default()
+        ..ModelConfig::first()
     };
     config.validate()?;
     let model = config.init(&Device::flex());

@@ -155,7 +155,7 @@ fn targets(folder: &Path) -> Vec<Target> {
         hidden_size: 16,
         num_hidden_layers: 1,
         num_attention_heads: 2,
-        ..ModelConfig::default()
+        ..ModelConfig::first()
     };
     all.push((
         "config.json",
@@ -278,7 +278,7 @@ fn states(folder: &Path) -> Target {
             num_hidden_layers: 2,
             num_attention_heads: 2,
             mixer,
-            ..ModelConfig::new(5)
+            ..ModelConfig::first().with_vocab_size(5)
         };
         let model = config.init(&Device::flex());
         let mut context = Context::new(&model);

@@ -142,7 +142,7 @@ pub(crate) fn with_model_of(mixer: infinity_model::config::Mixer) -> TempDir {
         num_attention_heads: 2,
         max_position_embeddings: 32,
         mixer,
-        ..ModelConfig::default()
+        ..ModelConfig::first()
     };
     let model = config.init(&burn::tensor::Device::flex());
     let generation = GenerationConfig::default();

@@ -119,7 +119,7 @@ fn configuration() -> Outcome<ModelConfig> {
         num_attention_heads: heads,
         kernel_type: KernelType::Identity,
         max_position_embeddings: 1024,
-        ..ModelConfig::default()
+        ..ModelConfig::first()
     };
     config.validate()?;
     Ok(config)

@@ -61,7 +61,7 @@ choice! {
     /// What mixes positions in a block.
     Mixer, key = "model.mixer",
     {
-        /// The recurrent multi-scale memory: linear time, constant state.
+        /// The recurrent memory: linear time, constant state.
         Infinity = "infinity",
         /// Causal softmax attention, the baseline: quadratic time, a state that grows.
         ///

@@ -34,7 +34,7 @@ macro_rules! model_config {
         /// use infinity_model::ModelConfig;
         ///
         /// let config = ModelConfig::new(257).with_hidden_size(64).with_num_hidden_layers(2);
-        /// assert_eq!((config.head_dim(), config.num_states()), (8, 4));
+        /// assert_eq!((config.head_dim(), config.num_states()), (16, 1));
         /// assert_eq!(config.validate(), Ok(()));
         /// ```
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -84,7 +84,7 @@ model_config! {
     /// Number of blocks.
     num_hidden_layers: usize = 6, 1..=1024;
     /// Number of heads H.
-    num_attention_heads: usize = 8, 1..=1024;
+    num_attention_heads: usize = 4, 1..=1024;
     /// Key dimension K of a head; `hidden_size / num_attention_heads` if not given.
     head_dim: Option<usize> = None, 1..=1024;
     /// Value dimension V of a head; `head_dim` if not given.
@@ -110,8 +110,9 @@ model_config! {
     /// Whether the write strength reaches 2 instead of 1, so that a write may turn what the memory says
     /// of its key around; delta writes only.
     allow_neg_eigval: bool = false;
-    /// Whether memory states stand beside the context state.
-    use_multi_scale_memory: bool = true;
+    /// Whether memory states stand beside the context state. One state whose heads have more numbers in a key
+    /// holds more in as many bytes.
+    use_multi_scale_memory: bool = false;
     /// How many memory states stand beside the context state.
     num_memory_scales: usize = 3;
     /// What decides to which of several states a token writes and from which it reads; "content" needs
@@ -358,19 +359,20 @@ mod tests {
     #[test]
     fn derived_sizes() {
         let config = ModelConfig::default();
-        assert_eq!((config.head_dim(), config.value_head_dim()), (32, 32));
+        assert_eq!((config.head_dim(), config.value_head_dim()), (64, 64));
         assert_eq!(
             config.intermediate_size(),
             704,
             "682.67 rounded up to a multiple of 64"
         );
-        assert_eq!((config.num_states(), config.rotary_dim()), (4, 16));
+        assert_eq!((config.num_states(), config.rotary_dim()), (1, 32));
         assert_eq!(config.max_half_life(), 32_768.0);
-        let alone = ModelConfig {
-            use_multi_scale_memory: false,
+        assert!(!config.has_memory_gate());
+        let several = ModelConfig {
+            use_multi_scale_memory: true,
             ..config
         };
-        assert_eq!((alone.num_states(), alone.has_memory_gate()), (1, false));
+        assert_eq!((several.num_states(), several.has_memory_gate()), (4, true));
     }
 
     #[test]

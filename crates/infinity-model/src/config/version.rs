@@ -113,6 +113,7 @@ mod tests {
         let moved = ModelConfig {
             value_residual: true,
             allow_neg_eigval: true,
+            use_multi_scale_memory: false,
             num_memory_scales: 1,
             ..ModelConfig::default()
         };

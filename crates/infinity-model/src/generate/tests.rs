@@ -14,7 +14,7 @@ fn model() -> InfinityModel {
         num_hidden_layers: 2,
         num_attention_heads: 2,
         eos_token_id: Some(256),
-        ..ModelConfig::default()
+        ..ModelConfig::first()
     };
     config.init(&Device::flex())
 }

@@ -1,4 +1,4 @@
-//! What mixes positions in a block: the multi-scale memory, or softmax attention as the baseline.
+//! What mixes positions in a block: the recurrent memory, or softmax attention as the baseline.
 
 mod infinity;
 

@@ -22,7 +22,7 @@ fn tiny() -> ModelConfig {
         num_hidden_layers: 2,
         num_attention_heads: 2,
         eos_token_id: Some(256),
-        ..ModelConfig::default()
+        ..ModelConfig::first()
     }
 }
 

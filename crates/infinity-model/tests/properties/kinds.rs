@@ -22,7 +22,7 @@ fn small() -> ModelConfig {
         max_position_embeddings: 32,
         initializer_range: 0.3,
         tie_word_embeddings: false,
-        ..ModelConfig::default()
+        ..ModelConfig::first()
     }
 }
 

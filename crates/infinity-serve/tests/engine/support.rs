@@ -17,7 +17,7 @@ pub(crate) fn model_of(mixer: Mixer, seed: u64) -> InfinityModel {
         mixer,
         // Far apart, so that a text is not the same whatever was read.
         initializer_range: 0.3,
-        ..ModelConfig::default()
+        ..ModelConfig::first()
     }
     .init_seeded(seed, &Device::flex())
 }

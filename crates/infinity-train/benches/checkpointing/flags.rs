@@ -100,7 +100,7 @@ impl Flags {
             hidden_size: self.hidden,
             num_hidden_layers: self.layers,
             num_attention_heads: self.heads,
-            ..ModelConfig::default()
+            ..ModelConfig::first()
         }
     }
 

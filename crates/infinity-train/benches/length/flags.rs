@@ -135,7 +135,7 @@ impl Flags {
             num_hidden_layers: self.layers,
             num_attention_heads: self.heads,
             mixer,
-            ..ModelConfig::default()
+            ..ModelConfig::first()
         }
     }
 }

@@ -42,7 +42,7 @@ mod tests {
             num_hidden_layers: 2,
             num_attention_heads: 2,
             mixer,
-            ..ModelConfig::default()
+            ..ModelConfig::first()
         };
         let model = config.init(&Device::flex());
         let tokens = TensorData::new(vec![0, 1, 2, 3, 4, 0], [2, 3]);

@@ -31,7 +31,7 @@ pub(in crate::distributed) fn learner(way: Recompute) -> (Trainee, Optimizer) {
         num_hidden_layers: 2,
         num_attention_heads: 2,
         initializer_range: 0.1,
-        ..ModelConfig::default()
+        ..ModelConfig::first()
     };
     let model = config.init_seeded(5, &Device::flex().autodiff());
     let trainee = Trainee::new(model, 0).recomputing(way);

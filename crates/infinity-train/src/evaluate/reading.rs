@@ -205,7 +205,7 @@ mod tests {
             hidden_size: 32,
             num_hidden_layers: 2,
             num_attention_heads: 2,
-            ..ModelConfig::default()
+            ..ModelConfig::first()
         };
         config.init_seeded(5, &Device::flex())
     }

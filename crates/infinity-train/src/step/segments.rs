@@ -135,7 +135,7 @@ mod tests {
             hidden_size: 16,
             num_attention_heads: 2,
             hidden_dropout_prob: 0.2,
-            ..ModelConfig::default()
+            ..ModelConfig::first()
         };
         let trainee = Trainee::new(config.init(&Device::flex().autodiff()), 0);
         let ids: Vec<i32> = (0..2 * 24).map(|i| i * i % 7).collect();

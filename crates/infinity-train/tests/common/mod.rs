@@ -27,7 +27,7 @@ pub fn model() -> ModelConfig {
         intermediate_size: Some(32),
         max_position_embeddings: 16,
         initializer_range: 0.1,
-        ..ModelConfig::default()
+        ..ModelConfig::first()
     }
 }
 

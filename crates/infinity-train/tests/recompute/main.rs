@@ -40,7 +40,7 @@ fn small() -> ModelConfig {
         max_position_embeddings: 32,
         num_memory_scales: 2,
         initializer_range: 0.1,
-        ..ModelConfig::default()
+        ..ModelConfig::first()
     }
 }
 
