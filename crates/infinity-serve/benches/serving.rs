@@ -3,8 +3,11 @@
 //!
 //! ```text
 //! cargo bench --workspace --bench serving
-//! … -- --hidden 512 --layers 8 --vocab 8192 --prompt 20000 --tokens 100
+//! … -- --hidden 512 --layers 9 --heads 8 --vocab 8192 --prompt 20000 --tokens 100
 //! ```
+//!
+//! The model is that of `cargo xtask bench decoding` (32.5 million parameters), whose weights are four
+//! times as large as most caches.
 //!
 //! It checks first: texts at once have the tokens that each has alone.
 #![allow(clippy::print_stdout, reason = "a bench shows what it measured")]
@@ -12,6 +15,8 @@
 use std::time::{Duration, Instant};
 
 use infinity_model::burn::tensor::Device;
+use infinity_model::config::KernelType;
+use infinity_model::count::ParameterCount;
 use infinity_model::{GenerationConfig, ModelConfig, Tokenizer};
 use infinity_serve::{Engine, EngineConfig, EngineHandle, Event, Request};
 
@@ -27,11 +32,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = ModelConfig {
         vocab_size: number("--vocab", 8192)?,
         hidden_size: number("--hidden", 512)?,
-        num_hidden_layers: number("--layers", 8)?,
+        num_hidden_layers: number("--layers", 9)?,
+        num_attention_heads: number("--heads", 8)?,
+        kernel_type: KernelType::Identity,
         max_position_embeddings: 1024,
         ..ModelConfig::default()
     };
     config.validate()?;
+    let parameters = ParameterCount::of(&config).total();
     let model = config.init(&Device::flex());
     let limits = EngineConfig {
         prefix_bytes: 0,
@@ -49,6 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     assert_ne!(alone[0], alone[1], "the check can fail");
     println!("check: eight texts at once have the tokens that each has alone");
+    println!("model of {parameters} parameters");
 
     let mut one = 0.0;
     for n in [1, 8, 32] {
