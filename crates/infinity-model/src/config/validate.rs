@@ -175,7 +175,7 @@ mod tests {
     fn good() -> ModelConfig {
         ModelConfig {
             vocab_size: 257,
-            ..ModelConfig::default()
+            ..ModelConfig::first()
         }
     }
 
@@ -190,6 +190,7 @@ mod tests {
 
     #[test]
     fn the_default_with_a_vocabulary_is_valid() {
+        assert_eq!(ModelConfig::new(257).validate(), Ok(()));
         assert_eq!(good().validate(), Ok(()));
         assert_eq!(ModelConfig::default().validate_without_vocab(), Ok(()));
     }
