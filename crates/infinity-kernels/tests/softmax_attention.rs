@@ -215,7 +215,7 @@ fn so_it_is_at_every_level() {
             .output()
             .expect("the test starts");
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains("2 passed; 0 failed"), "{level}: {said}");
+        assert!(said.contains("3 passed; 0 failed"), "{level}: {said}");
     }
 }
 
