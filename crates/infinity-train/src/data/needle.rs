@@ -24,8 +24,9 @@ const NOUNS: [&str; 20] = [
 pub(crate) const CANDIDATES: usize = 100;
 /// How many numbers a window may hold, each as likely as another.
 const FACTS: [usize; 7] = [1, 1, 1, 2, 2, 3, 4];
-/// How often each is asked for, from this to two more.
-const ASKED: u64 = 2;
+/// How often each is asked for, as far as half of the window has room: seldom is what is to be learned, often is
+/// what it is learned by.
+const ASKED: [usize; 5] = [2, 4, 8, 16, 32];
 /// Keeps these draws apart from those of windows.
 const HIDE: u64 = 0x4ee_d1e5;
 
@@ -114,7 +115,7 @@ impl Needles {
             let question = &self.questions[(first + fact * width) % self.questions.len()];
             let value = &self.values[draw(self.values.len())];
             let len = question.len() + value.len();
-            let times = (1 + ASKED as usize + draw(3)).min(room / len);
+            let times = (1 + ASKED[draw(ASKED.len())]).min(room / len / (facts - fact));
             if times < 2 {
                 break;
             }
@@ -166,7 +167,7 @@ mod tests {
             }
             for (place, values) in &numbers {
                 assert_ne!(*place, "old house");
-                assert!((2..=5).contains(&values.len()), "{values:?}");
+                assert!((2..=33).contains(&values.len()), "{values:?}");
                 assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
             }
             kinds[numbers.len()] += 1;
