@@ -24,10 +24,11 @@
 //! a batch is ready, never what is in it.
 
 use super::batch::{HostBatch, IGNORE_INDEX};
-use super::config::{DataConfig, InitialState, Packing, bad};
-use super::error::DataError;
+use super::config::{DataConfig, InitialState, Packing};
+use super::error::{DataError, bad};
 use super::needle::Needles;
-use super::plan::{DocumentPlans, Permutation, Window, below, mix};
+use super::plan::{DocumentPlans, Window};
+use super::random::{Permutation, below, mix};
 use super::store::TokenStore;
 use super::task::TaskRows;
 use infinity_kernels::borders::Borders;

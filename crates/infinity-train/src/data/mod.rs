@@ -17,10 +17,12 @@ mod formats;
 pub(crate) mod needle;
 mod plan;
 mod prepare;
+mod random;
 mod sources;
 mod store;
 mod stories;
 mod task;
+mod task_splits;
 #[cfg(test)]
 mod tests;
 mod tokenize;
@@ -32,10 +34,11 @@ pub use config::{DataConfig, DataSource, InitialState, Packing, TokenizerConfig,
 pub use error::{CargoError, DataError, DataEvent};
 pub use formats::{Format, Fragment, SourceFile};
 pub use needle::Needles;
-pub use prepare::{PreparedData, is_prepared, open_prepared, prepare, tokenize_to};
+pub use prepare::{is_prepared, open_prepared, prepare, tokenize_to};
 pub use sources::{Fragments, Sources};
 pub use store::{
-    FileStamp, NumberFile, NumberWriter, PreparedMeta, SourceMeta, SplitMeta, TokenStore, Width,
+    FileStamp, NumberFile, NumberWriter, PreparedData, PreparedMeta, SourceMeta, SplitMeta,
+    TokenStore, Width,
 };
 pub use stories::{Stories, StoriesConfig, book};
 pub(crate) use task::draw;

@@ -5,9 +5,8 @@
 //! Numbers are drawn anew for every window, and which windows, sentences and places is a pure function of
 //! seed, step and row. The sentence that an evaluation asks for is not among them.
 
-use super::config::bad;
-use super::error::DataError;
-use super::plan::{below, mix};
+use super::error::{DataError, bad};
+use super::random::{below, mix};
 use infinity_model::Tokenizer;
 use std::sync::Arc;
 

@@ -5,9 +5,7 @@
 //! has learned from any of them.
 
 use crate::data::needle::{self, CANDIDATES};
-use crate::data::{
-    DataConfig, DataError, IGNORE_INDEX, Kind, Part, TaskRow, TaskRows, TokenStore, draw,
-};
+use crate::data::{DataConfig, DataError, IGNORE_INDEX, Kind, Part, TaskRow, TokenStore, draw};
 use crate::error::TrainError;
 use crate::evaluate::finite;
 use crate::step::loss::token_losses;
@@ -324,7 +322,7 @@ pub fn evaluate_rows(
             max_seq_length: *length,
             ..data.clone()
         };
-        let rows = TaskRows::new(&data, Part::HeldOut, 0)?;
+        let rows = data.task_rows(Part::HeldOut, 0)?;
         if rows.vocab_size() > model.config().vocab_size {
             let reason = format!(
                 "its rows have {} kinds of tokens, and the model knows {}",
