@@ -36,9 +36,9 @@ impl<'a> Rows<'a> {
     /// The rows of `range`, counted from its start.
     pub(crate) fn part(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: the part's first row is one of these, or nothing is read of an empty part.
         let first = match range.is_empty() {
             true => self.first,
+            // SAFETY: the part's first row is one of these.
             false => unsafe { self.first.add(range.start * self.step) },
         };
         Rows {

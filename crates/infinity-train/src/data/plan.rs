@@ -319,7 +319,7 @@ mod tests {
                             assert!(
                                 !firsts
                                     .iter()
-                                    .any(|at| inside.start < *at && *at <= inside.end - 1)
+                                    .any(|at| inside.start < *at && *at < inside.end)
                             );
                             assert!(ends[row] < store.len() && !firsts[1..].contains(&ends[row]));
                             inside.for_each(|place| seen[place as usize + 1] += 1);
