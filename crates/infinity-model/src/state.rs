@@ -3,6 +3,7 @@
 use crate::config::{Mixer, ModelConfig, QkNorm};
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
+use infinity_kernels::borders::Borders;
 
 /// A model, or a layer alone, with a [`ModelState`].
 pub trait Stateful: Module {
@@ -316,6 +317,13 @@ impl ModelState {
     pub fn position_after(&self, t: usize) -> Vec<u64> {
         let position = self.position.iter();
         position.map(|p| p.wrapping_add(t as u64)).collect()
+    }
+
+    /// The positions of all rows after `t` more tokens, counted from the beginning of the last document of each.
+    pub fn position_after_packed(&self, t: usize, borders: &Borders) -> Vec<u64> {
+        let rows = self.position.iter().enumerate();
+        rows.map(|(row, start)| borders.position(row, *start, t))
+            .collect()
     }
 
     /// The same values on another device.
