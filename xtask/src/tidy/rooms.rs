@@ -10,9 +10,6 @@ const TESTS: &str = "crates/infinity-kernels/tests";
 const SHARED: [&str; 4] = ["math", "cpu", "gpu", "testing"];
 const FIRST: &str = "memory_scan";
 
-/// Circles that a crate still has. A number here may only fall.
-const CIRCLES_LEFT: [(&str, usize); 1] = [("infinity-train", 1)];
-
 /// Every operator can be judged.
 ///
 /// An operator whose contract and formula fit into `mod.rs` has its tests there. One in more files has a
@@ -99,18 +96,14 @@ pub(super) fn public_names(tree: &Tree, library: &str) -> BTreeSet<String> {
 pub(super) fn circles(tree: &Tree) -> Vec<Finding> {
     let mut found = Vec::new();
     let crates = tree.folders_in("crates").into_iter();
-    let crates = crates.map(|name| (name, format!("crates/{name}/src/")));
-    for (name, sources) in crates.chain([("xtask", "xtask/src/".to_owned())]) {
+    let crates = crates.map(|name| format!("crates/{name}/src/"));
+    for sources in crates.chain(["xtask/src/".to_owned()]) {
         let graph = Graph::read(tree, &sources);
-        let circles = graph.circles();
-        let allowed = CIRCLES_LEFT.iter().find(|(of, _)| *of == name);
-        if circles.len() > allowed.map_or(0, |(_, count)| *count) {
-            found.extend(circles.iter().map(|circle| {
-                let (first, size) = (graph.arrows_around(circle), circle.len());
-                let path = format!("{sources}{}", graph.modules[circle[0].as_slice()].file);
-                Finding::in_file(&path, format!("a circle of {size} modules: {first}"))
-            }));
-        }
+        found.extend(graph.circles().iter().map(|circle| {
+            let (first, size) = (graph.arrows_around(circle), circle.len());
+            let path = format!("{sources}{}", graph.modules[circle[0].as_slice()].file);
+            Finding::in_file(&path, format!("a circle of {size} modules: {first}"))
+        }));
     }
     found
 }

@@ -1,7 +1,7 @@
 //! One batch: windows of tokens, side by side, with what follows each.
 
 use super::error::DataError;
-use super::plan::{below, mix};
+use super::random::{below, mix};
 
 /// Target of a position that does not count: padding, and rows without data.
 pub const IGNORE_INDEX: i32 = -100;

@@ -23,9 +23,10 @@
 //! a batch is ready, never what is in it.
 
 use super::batch::{HostBatch, IGNORE_INDEX};
-use super::config::{DataConfig, InitialState, Packing, bad};
-use super::error::DataError;
-use super::plan::{DocumentPlans, Permutation, below, mix};
+use super::config::{DataConfig, InitialState, Packing};
+use super::error::{DataError, bad};
+use super::plan::DocumentPlans;
+use super::random::{Permutation, below, mix};
 use super::store::TokenStore;
 use super::task::TaskRows;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

@@ -1,8 +1,8 @@
 //! `[data]` and `[tokenizer]`: where text comes from and how it becomes tokens.
 
-use super::error::DataError;
-use super::stories::{self, StoriesConfig};
-use super::task::{self, TaskConfig};
+use super::error::{DataError, bad};
+use super::stories::{MOST_STORIES, StoriesConfig};
+use super::task::{Part, Task, TaskConfig, TaskRows};
 use crate::section::section;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -160,11 +160,23 @@ impl DataConfig {
         match self.source {
             DataSource::Files => self.validate_files(),
             DataSource::CargoRegistry => self.validate_crates(),
-            DataSource::Stories => stories::validate(self),
+            DataSource::Stories => self.validate_stories(),
             DataSource::Recall | DataSource::Sticky | DataSource::Parity | DataSource::Copy => {
-                task::validate(self)
+                self.validate_task()
             }
         }
+    }
+
+    /// The rows of the task that `data.source` names.
+    ///
+    /// # Errors
+    /// A source that is no task, or a size that cannot be, with its key and its limit.
+    pub fn task_rows(&self, part: Part, seed: u64) -> Result<TaskRows, DataError> {
+        let Some(task) = self.source.task() else {
+            let hint = "needs `data.source` = \"recall\", \"sticky\", \"parity\" or \"copy\"";
+            return bad("data.task", "its sizes", hint);
+        };
+        TaskRows::new(task, &self.task, self.max_seq_length, part, seed)
     }
 
     /// What makes a validation split longer.
@@ -233,11 +245,104 @@ impl DataConfig {
         Ok(())
     }
 
+    /// Refuses what a task has no use for, naming the key.
+    fn validate_task(&self) -> Result<(), DataError> {
+        let source = self.source.task().map_or("", Task::name);
+        let useless = |what| format!("`data.source = \"{source}\"` makes its own rows: {what}");
+        let set = |path: &std::path::Path| !path.as_os_str().is_empty();
+        for (key, is_set, value) in [
+            (
+                "data.train_file",
+                set(&self.train_file),
+                self.train_file.display().to_string(),
+            ),
+            (
+                "data.validation_file",
+                set(&self.validation_file),
+                self.validation_file.display().to_string(),
+            ),
+            (
+                "data.train_crates",
+                !self.train_crates.is_empty(),
+                self.train_crates.join(", "),
+            ),
+            (
+                "data.validation_crates",
+                !self.validation_crates.is_empty(),
+                self.validation_crates.join(", "),
+            ),
+            (
+                "data.val_fraction",
+                self.val_fraction.is_some(),
+                self.val_fraction.unwrap_or(0.0).to_string(),
+            ),
+        ] {
+            if is_set {
+                return bad(key, value, &useless("they are from no text"));
+            }
+        }
+        if self.packing != Packing::default() {
+            let value = format!("{:?}", self.packing).to_lowercase();
+            return bad("data.packing", value, &useless("leave it out"));
+        }
+        if self.initial_state.last_fraction > 0.0 {
+            let key = "data.initial_state.last_fraction";
+            let why = useless("each asks for what it holds itself");
+            return bad(key, self.initial_state.last_fraction, &why);
+        }
+        if self.stateful {
+            return bad("data.stateful", true, &useless("none follows from another"));
+        }
+        self.task_rows(Part::Train, 0).map(drop)
+    }
+
+    /// Refuses what stories have no use for, naming the key.
+    fn validate_stories(&self) -> Result<(), DataError> {
+        let useless = "`data.source = \"stories\"` tells its own text";
+        let path = |path: &std::path::Path| path.display().to_string();
+        for (key, value) in [
+            ("data.train_file", path(&self.train_file)),
+            ("data.validation_file", path(&self.validation_file)),
+            ("data.train_crates", self.train_crates.join(", ")),
+            ("data.validation_crates", self.validation_crates.join(", ")),
+        ] {
+            if !value.is_empty() {
+                return bad(key, value, useless);
+            }
+        }
+        if let Some(fraction) = self.val_fraction {
+            let reason = format!("{useless} and holds out `data.stories.validation` stories");
+            return bad("data.val_fraction", fraction, &reason);
+        }
+        for (key, count) in [
+            ("data.stories.count", self.stories.count),
+            ("data.stories.validation", self.stories.validation),
+        ] {
+            if !(1..=MOST_STORIES).contains(&count) {
+                return bad(key, count, &format!("must be from 1 to {MOST_STORIES}"));
+            }
+        }
+        Ok(())
+    }
+
     fn crate_lists(&self) -> [(&'static str, &Vec<String>); 2] {
         [
             ("data.train_crates", &self.train_crates),
             ("data.validation_crates", &self.validation_crates),
         ]
+    }
+}
+
+impl DataSource {
+    /// The task, where the source is one.
+    pub fn task(self) -> Option<Task> {
+        match self {
+            Self::Files | Self::CargoRegistry | Self::Stories => None,
+            Self::Recall => Some(Task::Recall),
+            Self::Sticky => Some(Task::Sticky),
+            Self::Parity => Some(Task::Parity),
+            Self::Copy => Some(Task::Copy),
+        }
     }
 }
 
@@ -327,19 +432,6 @@ impl TokenizerConfig {
             kind => Ok(kind),
         }
     }
-}
-
-/// A refusal of one value.
-pub(super) fn bad<T>(
-    key: &'static str,
-    value: impl ToString,
-    reason: &str,
-) -> Result<T, DataError> {
-    Err(DataError::BadValue {
-        key,
-        value: value.to_string(),
-        reason: reason.to_owned(),
-    })
 }
 
 section! {

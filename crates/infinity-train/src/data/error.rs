@@ -509,3 +509,16 @@ impl fmt::Display for DataEvent {
         }
     }
 }
+
+/// A refusal of one value.
+pub(super) fn bad<T>(
+    key: &'static str,
+    value: impl ToString,
+    reason: &str,
+) -> Result<T, DataError> {
+    Err(DataError::BadValue {
+        key,
+        value: value.to_string(),
+        reason: reason.to_owned(),
+    })
+}

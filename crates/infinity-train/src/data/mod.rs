@@ -16,10 +16,12 @@ mod error;
 mod formats;
 mod plan;
 mod prepare;
+mod random;
 mod sources;
 mod store;
 mod stories;
 mod task;
+mod task_splits;
 #[cfg(test)]
 mod tests;
 mod tokenize;
@@ -30,10 +32,11 @@ pub use cargo::{CargoWorkspace, CrateSources};
 pub use config::{DataConfig, DataSource, InitialState, Packing, TokenizerConfig, TokenizerKind};
 pub use error::{CargoError, DataError, DataEvent};
 pub use formats::{Format, Fragment, SourceFile};
-pub use prepare::{PreparedData, is_prepared, open_prepared, prepare, tokenize_to};
+pub use prepare::{is_prepared, open_prepared, prepare, tokenize_to};
 pub use sources::{Fragments, Sources};
 pub use store::{
-    FileStamp, NumberFile, NumberWriter, PreparedMeta, SourceMeta, SplitMeta, TokenStore, Width,
+    FileStamp, NumberFile, NumberWriter, PreparedData, PreparedMeta, SourceMeta, SplitMeta,
+    TokenStore, Width,
 };
 pub use stories::{Stories, StoriesConfig, book};
 pub(crate) use task::draw;

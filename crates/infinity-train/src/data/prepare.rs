@@ -9,35 +9,22 @@
 //! once to tokenize it. Learning a BPE reads the training part a third time.
 
 use super::cargo::CargoWorkspace;
-use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind, bad};
-use super::error::{DataError, DataEvent};
+use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind};
+use super::error::{DataError, DataEvent, bad};
 use super::formats::Fragment;
 use super::sources::Sources;
 use super::store::{
-    FORMAT_VERSION, META_FILE, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE, TokenStore,
+    FORMAT_VERSION, META_FILE, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE,
+    TokenStore,
 };
 use super::stories::Stories;
-use super::task::{self, Part};
+use super::task::{Part, Task};
+use super::task_splits;
 use super::tokenize::{self, Alphabet, SplitWriter};
 use infinity_files::{Fingerprint, PartialDirectory, fingerprint};
 use infinity_model::tokenizer::Tokenizer;
 use std::env;
 use std::path::{Path, PathBuf};
-
-/// Both splits as tokens, and the tokenizer that made them.
-#[derive(Clone, Debug)]
-pub struct PreparedData {
-    /// What is learned from.
-    pub train: TokenStore,
-    /// What is held out; without tokens when neither a file nor a fraction is set aside for it.
-    pub valid: TokenStore,
-    /// The tokenizer.
-    pub tokenizer: Tokenizer,
-    /// The directory that holds the files.
-    pub directory: PathBuf,
-    /// Its description.
-    pub meta: PreparedMeta,
-}
 
 /// Gives the data that `data` and `tokenizer` describe: from a prepared directory, from the cache,
 /// or made now (and left in the cache). `notify` hears what is done.
@@ -51,7 +38,7 @@ pub fn prepare(
 ) -> Result<PreparedData, DataError> {
     data.validate()?;
     if data.source.task().is_some() {
-        return task::prepare(data, tokenizer);
+        return task_splits::of(data, tokenizer);
     }
     let kind = tokenizer.resolve()?;
     let prepared = if is_prepared(&data.train_file) && data.source == DataSource::Files {
@@ -230,7 +217,7 @@ fn entry_name(data: &DataConfig, tokenizer: &TokenizerConfig, kind: TokenizerKin
             .to_string_lossy()
             .into_owned(),
         DataSource::Stories => "stories".to_owned(),
-        source => source.task().map_or("crates", task::Task::name).to_owned(),
+        source => source.task().map_or("crates", Task::name).to_owned(),
     };
     let stem: String = stem
         .chars()

@@ -12,6 +12,7 @@ use super::error::DataError;
 use super::formats::SourceFile;
 use super::task::TaskRows;
 use infinity_files::{Fingerprint, faults};
+use infinity_model::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -335,6 +336,21 @@ pub struct SplitMeta {
     pub text_chars: u64,
     /// UTF-8 bytes of the first token, which no window predicts.
     pub first_token_bytes: u64,
+}
+
+/// Both splits as tokens, and the tokenizer that made them.
+#[derive(Clone, Debug)]
+pub struct PreparedData {
+    /// What is learned from.
+    pub train: TokenStore,
+    /// What is held out; without tokens when neither a file nor a fraction is set aside for it.
+    pub valid: TokenStore,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The directory that holds the files.
+    pub directory: PathBuf,
+    /// Its description.
+    pub meta: PreparedMeta,
 }
 
 /// Tokens of one split. Cloning is cheap; the tokens are shared.

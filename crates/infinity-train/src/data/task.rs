@@ -13,9 +13,8 @@
 //! whatever the seeds.
 
 use super::batch::{HostBatch, IGNORE_INDEX};
-use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind, bad};
-use super::error::DataError;
-use super::plan::{below, mix};
+use super::error::{DataError, bad};
+use super::random::{below, mix};
 use crate::section::section;
 use std::fmt;
 
@@ -23,8 +22,6 @@ use std::fmt;
 const EPOCH: u64 = 1 << 17;
 /// One row in so many is held out.
 const HELD_OUT: u64 = 8;
-/// Seed of the rows that a run validates on: the same for all runs, so that they can be compared.
-const VALIDATION_SEED: u64 = 0;
 /// Bits of chance that a row needs at least: a thousand epochs of distinct rows.
 const LEAST_BITS: f64 = 27.0;
 /// Rows beyond which a validation is no longer a sample.
@@ -165,16 +162,17 @@ impl Chance {
 }
 
 impl TaskRows {
-    /// The rows of `data.source`, which must be a task, as `data` describes them.
+    /// The rows of `task`, each of `len` tokens, with the sizes of `config`.
     ///
     /// # Errors
     /// A size that cannot be, with its key and its limit.
-    pub fn new(data: &DataConfig, part: Part, seed: u64) -> Result<Self, DataError> {
-        let Some(task) = data.source.task() else {
-            let hint = "needs `data.source` = \"recall\", \"sticky\", \"parity\" or \"copy\"";
-            return bad("data.task", "its sizes", hint);
-        };
-        let (config, len) = (&data.task, data.max_seq_length);
+    pub fn new(
+        task: Task,
+        config: &TaskConfig,
+        len: usize,
+        part: Part,
+        seed: u64,
+    ) -> Result<Self, DataError> {
         for (key, value) in [
             ("data.task.keys", config.keys),
             ("data.task.values", config.values),
@@ -473,135 +471,13 @@ fn held_out(inputs: &[i32]) -> bool {
     hash.is_multiple_of(HELD_OUT)
 }
 
-impl DataSource {
-    /// The task, where the source is one.
-    pub fn task(self) -> Option<Task> {
-        match self {
-            Self::Files | Self::CargoRegistry | Self::Stories => None,
-            Self::Recall => Some(Task::Recall),
-            Self::Sticky => Some(Task::Sticky),
-            Self::Parity => Some(Task::Parity),
-            Self::Copy => Some(Task::Copy),
-        }
-    }
-}
-
-/// Refuses what a task has no use for, naming the key.
-pub(super) fn validate(data: &DataConfig) -> Result<(), DataError> {
-    let source = data.source.task().map_or("", Task::name);
-    let useless = |what| format!("`data.source = \"{source}\"` makes its own rows: {what}");
-    let set = |path: &std::path::Path| !path.as_os_str().is_empty();
-    for (key, is_set, value) in [
-        (
-            "data.train_file",
-            set(&data.train_file),
-            data.train_file.display().to_string(),
-        ),
-        (
-            "data.validation_file",
-            set(&data.validation_file),
-            data.validation_file.display().to_string(),
-        ),
-        (
-            "data.train_crates",
-            !data.train_crates.is_empty(),
-            data.train_crates.join(", "),
-        ),
-        (
-            "data.validation_crates",
-            !data.validation_crates.is_empty(),
-            data.validation_crates.join(", "),
-        ),
-        (
-            "data.val_fraction",
-            data.val_fraction.is_some(),
-            data.val_fraction.unwrap_or(0.0).to_string(),
-        ),
-    ] {
-        if is_set {
-            return bad(key, value, &useless("they are from no text"));
-        }
-    }
-    if data.packing != Packing::default() {
-        let value = format!("{:?}", data.packing).to_lowercase();
-        return bad("data.packing", value, &useless("leave it out"));
-    }
-    if data.initial_state.last_fraction > 0.0 {
-        let key = "data.initial_state.last_fraction";
-        let why = useless("each asks for what it holds itself");
-        return bad(key, data.initial_state.last_fraction, &why);
-    }
-    if data.stateful {
-        return bad("data.stateful", true, &useless("none follows from another"));
-    }
-    TaskRows::new(data, Part::Train, 0).map(drop)
-}
-
-/// Both parts of the task that `data` names, and the characters that stand for its tokens.
-///
-/// # Errors
-/// What [`validate`] refuses, or a tokenizer that was asked for.
-pub(super) fn prepare(
-    data: &DataConfig,
-    tokenizer: &TokenizerConfig,
-) -> Result<super::PreparedData, DataError> {
-    use super::store::{FileStamp, Width};
-    use super::store::{SplitMeta, TokenStore};
-    if *tokenizer != TokenizerConfig::default() {
-        let reason = "a task's tokens are its own; leave [tokenizer] out";
-        return bad("tokenizer.kind", tokenizer.resolve()?.name(), reason);
-    }
-    let train = TaskRows::new(data, Part::Train, 0)?;
-    let valid = TaskRows::new(data, Part::HeldOut, VALIDATION_SEED)?;
-    // Characters that can be seen, one for each id, in ascending order as ids are.
-    let visible = |c: &char| !c.is_whitespace() && !c.is_control();
-    let characters = ('!'..=char::MAX).filter(visible).take(train.vocab_size());
-    let tokenizer = infinity_model::Tokenizer::chars(characters);
-    let hash = infinity_files::fingerprint(train.describe());
-    let split = |rows: &TaskRows| SplitMeta {
-        tokens: FileStamp {
-            file: String::new(),
-            dtype: Width::U16,
-            count: rows.rows * rows.len as u64,
-            checksum: hash.clone(),
-        },
-        documents: FileStamp {
-            file: String::new(),
-            dtype: Width::U16,
-            count: rows.rows,
-            checksum: hash.clone(),
-        },
-        text_bytes: 0,
-        text_chars: 0,
-        first_token_bytes: 0,
-    };
-    Ok(super::PreparedData {
-        meta: super::PreparedMeta {
-            format_version: super::store::FORMAT_VERSION,
-            tokenizer_kind: TokenizerKind::Char,
-            tokenizer_hash: infinity_files::fingerprint(tokenizer.to_json()?),
-            vocab_size: tokenizer.vocab_size(),
-            eos_id: tokenizer.eos_id(),
-            source: super::SourceMeta {
-                hash: hash.clone(),
-                documents: train.rows,
-                files: Vec::new(),
-            },
-            validation_source: None,
-            train: split(&train),
-            validation: split(&valid),
-        },
-        train: TokenStore::of_rows(train),
-        valid: TokenStore::of_rows(valid),
-        tokenizer,
-        directory: std::path::PathBuf::new(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{BatchSource, EvalSource, TrainSource, prepare};
+    use crate::data::{
+        BatchSource, DataConfig, DataSource, EvalSource, Packing, TokenizerConfig, TrainSource,
+        prepare,
+    };
     use std::collections::HashSet;
 
     fn data(source: DataSource, len: usize) -> DataConfig {
@@ -620,7 +496,7 @@ mod tests {
     ];
 
     fn rows(source: DataSource, len: usize, part: Part, seed: u64) -> TaskRows {
-        TaskRows::new(&data(source, len), part, seed).unwrap()
+        data(source, len).task_rows(part, seed).unwrap()
     }
 
     /// What is wrong with a row, if anything: every answer that a token holds is held by the token that is
@@ -727,7 +603,7 @@ mod tests {
         assert!(buckets.iter().all(|count| *count > 300), "{buckets:?}");
         let mut wide = data(DataSource::Recall, 1024);
         wide.task.queries = Some(10);
-        let row = TaskRows::new(&wide, Part::Train, 1).unwrap().row(0);
+        let row = wide.task_rows(Part::Train, 1).unwrap().row(0);
         assert_eq!(row.answers.len(), 10);
         assert!(row.answers.iter().any(|answer| answer.distance > 400));
     }

@@ -4,9 +4,7 @@
 //! length; logits are made where an answer is asked for and nowhere else. Made rows are held out: no run
 //! has learned from any of them.
 
-use crate::data::{
-    DataConfig, DataError, IGNORE_INDEX, Kind, Part, TaskRow, TaskRows, TokenStore, draw,
-};
+use crate::data::{DataConfig, DataError, IGNORE_INDEX, Kind, Part, TaskRow, TokenStore, draw};
 use crate::error::TrainError;
 use crate::evaluate::finite;
 use crate::step::loss::token_losses;
@@ -325,7 +323,7 @@ pub fn evaluate_rows(
             max_seq_length: *length,
             ..data.clone()
         };
-        let rows = TaskRows::new(&data, Part::HeldOut, 0)?;
+        let rows = data.task_rows(Part::HeldOut, 0)?;
         if rows.vocab_size() > model.config().vocab_size {
             let reason = format!(
                 "its rows have {} kinds of tokens, and the model knows {}",

@@ -5,9 +5,7 @@ use infinity_model::burn::tensor::{Device, Int, Tensor, TensorData};
 use infinity_model::{InfinityModel, ModelConfig, Tokenizer, from_pretrained};
 use infinity_train::Resume;
 use infinity_train::config::RunConfig;
-use infinity_train::data::{
-    DataConfig, DataSource, IGNORE_INDEX, Packing, Part, TaskRows, TokenStore,
-};
+use infinity_train::data::{DataConfig, DataSource, IGNORE_INDEX, Packing, Part, TokenStore};
 use infinity_train::evaluate::tasks::{
     Needle, QUESTION, TaskOptions, evaluate_needle, evaluate_positions, evaluate_rows,
 };
@@ -97,7 +95,7 @@ fn copying_is_learned_and_a_resumed_run_sees_the_same_rows() {
 
 /// Accuracy and loss on rows, by scalar loops over whole rows.
 fn by_hand(model: &InfinityModel, data: &DataConfig, seeds: u64, rows: u64) -> (f64, f64, u64) {
-    let held = TaskRows::new(data, Part::HeldOut, 0).unwrap();
+    let held = data.task_rows(Part::HeldOut, 0).unwrap();
     let (mut right, mut loss, mut n) = (0.0, 0.0, 0);
     for row in (1..=seeds).flat_map(|seed| (0..rows).map(move |i| held.with_seed(seed).row(i))) {
         let ids = TensorData::new(row.inputs.clone(), [1, row.inputs.len()]);

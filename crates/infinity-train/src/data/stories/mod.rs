@@ -6,9 +6,7 @@
 
 mod grammar;
 
-use super::config::{DataConfig, bad};
-use super::error::DataError;
-use super::plan::{below, mix};
+use super::random::{below, mix};
 use super::task::Part;
 use crate::section::section;
 use grammar::{PEOPLE, PLOTS, Person, RULES, TABLES, WORDS};
@@ -17,7 +15,7 @@ use infinity_files::Fingerprint;
 /// One story in so many is held out.
 const HELD_OUT: u64 = 16;
 /// Stories beyond which the grammar says nothing new.
-const MOST_STORIES: u64 = 10_000_000;
+pub(super) const MOST_STORIES: u64 = 10_000_000;
 /// People of a book.
 const CAST: usize = 5;
 /// Rules within rules; more would be a circle.
@@ -82,35 +80,6 @@ pub fn book(seed: u64, stories: u64) -> String {
     let cast = &PEOPLE[first..first + CAST];
     let stories = (0..stories).map(|n| told(cast, Part::HeldOut, &[seed, 0xb00c, n]));
     stories.collect::<Vec<_>>().join("\n\n") + "\n"
-}
-
-/// Refuses what stories have no use for, naming the key.
-pub(super) fn validate(data: &DataConfig) -> Result<(), DataError> {
-    let useless = "`data.source = \"stories\"` tells its own text";
-    let path = |path: &std::path::Path| path.display().to_string();
-    for (key, value) in [
-        ("data.train_file", path(&data.train_file)),
-        ("data.validation_file", path(&data.validation_file)),
-        ("data.train_crates", data.train_crates.join(", ")),
-        ("data.validation_crates", data.validation_crates.join(", ")),
-    ] {
-        if !value.is_empty() {
-            return bad(key, value, useless);
-        }
-    }
-    if let Some(fraction) = data.val_fraction {
-        let reason = format!("{useless} and holds out `data.stories.validation` stories");
-        return bad("data.val_fraction", fraction, &reason);
-    }
-    for (key, count) in [
-        ("data.stories.count", data.stories.count),
-        ("data.stories.validation", data.stories.validation),
-    ] {
-        if !(1..=MOST_STORIES).contains(&count) {
-            return bad(key, count, &format!("must be from 1 to {MOST_STORIES}"));
-        }
-    }
-    Ok(())
 }
 
 /// The first story of these numbers that is on the side of `part`.
@@ -275,6 +244,7 @@ fn with_articles(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::DataConfig;
     use crate::data::{DataSource, TokenizerConfig, prepare};
     use std::collections::HashSet;
 
