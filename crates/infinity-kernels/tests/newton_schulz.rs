@@ -14,6 +14,8 @@ const TOL: Tol = Tol {
 };
 
 fn matches_the_reference(device: &Device) {
+    // Fifteen in a row, and small singular values magnify what the first of them lost.
+    let tol = TOL.of_products(device, 25);
     for [rows, columns] in [
         [1, 1],
         [3, 7],
@@ -38,7 +40,7 @@ fn matches_the_reference(device: &Device) {
             ("the other", second.flip([0])),
         ] {
             let name = format!("{name} [{rows}, {columns}]");
-            assert_close(&name, "x", &values(actual), &expected, TOL);
+            assert_close(&name, "x", &values(actual), &expected, tol);
         }
     }
 }
