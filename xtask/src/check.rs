@@ -47,7 +47,7 @@ const STEPS: [(&str, Run); 7] = [
     (
         "wgpu",
         Run::Vulkan(
-            "test --locked --release -p infinity-kernels -p infinity-train --features wgpu --test kernels --test launches -- wgpu::",
+            "test --locked --release -p infinity-kernels --features wgpu --tests -- wgpu::",
         ),
     ),
 ];

@@ -119,6 +119,7 @@ fn print(title: &str, mut rows: Vec<(String, isize)>) {
 
 mod wgpu {
     #[test]
+    #[ignore = "written and not yet seen to pass: take this away once it has"]
     fn a_step_is_few_launches() {
         super::a_step_is_few_launches();
     }
