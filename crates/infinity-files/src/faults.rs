@@ -24,6 +24,8 @@ struct Plan {
 pub enum Fault {
     /// This one change fails with this error; later ones work.
     Error(ErrorKind),
+    /// This one change panics, as a fault of the program does.
+    Panic,
     /// This change and every later one fail, as if the process had been killed: nothing is cleaned up.
     Kill,
 }
@@ -88,6 +90,7 @@ pub fn point(path: &Path) -> io::Result<()> {
         plan.happened = true;
         match plan.fault {
             Fault::Error(kind) => Err(kind.into()),
+            Fault::Panic => panic!("a test asked for it"),
             Fault::Kill => Err(io::Error::other("killed by a test")),
         }
     })

@@ -27,6 +27,7 @@
 //! - [`memory_gates`](mod@memory_gates): decay, write, erase and read weights of that memory.
 //! - [`memory_routing`](mod@memory_routing): states chosen by what a token says.
 //! - [`short_conv`](mod@short_conv): causal depthwise convolution with a carried tail.
+//! - [`borders`]: documents that stand in one row, and how operators that look back keep them apart.
 //! - [`rotary`]: rotary positions, exact at any `u64` position.
 //! - [`feature_map`]: kernel feature maps and l2 normalisation.
 //! - [`rounding`](mod@rounding): values as a half format has them, for mixed precision.
@@ -56,6 +57,7 @@
 
 pub mod accelerator;
 pub mod adamw;
+pub mod borders;
 mod cpu;
 pub mod feature_map;
 #[cfg(feature = "cube")]

@@ -50,6 +50,8 @@ pub struct Probe {
     pub d_o: Vec<f64>,
     /// Gradient of the final state.
     pub d_state: Vec<f64>,
+    /// Where documents begin in every row; without any row, nowhere.
+    pub borders: Vec<Vec<usize>>,
 }
 
 fn unit_rows(mut values: Vec<f64>, width: usize) -> Vec<f64> {
@@ -143,17 +145,19 @@ impl Probe {
             inputs,
             d_o,
             d_state,
+            borders: Vec::new(),
         }
     }
 
     /// Outputs and final state by the reference.
     pub fn reference(&self) -> reference::Output {
-        reference::forward(self.case.dims, &self.inputs)
+        reference::forward_packed(self.case.dims, &self.inputs, &self.borders)
     }
 
     /// Gradients by the reference.
     pub fn reference_grads(&self) -> Values {
-        reference::backward(self.case.dims, &self.inputs, &self.d_o, &self.d_state)
+        let (dims, x, borders) = (self.case.dims, &self.inputs, &self.borders);
+        reference::backward_packed(dims, x, borders, &self.d_o, &self.d_state)
     }
 
     /// The same probe with every decay switched off: a wrong answer on purpose.

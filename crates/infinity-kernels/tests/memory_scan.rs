@@ -3,8 +3,9 @@
 
 use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor};
+use infinity_kernels::borders::Borders;
 use infinity_kernels::memory_scan::reference::{self, Dims, Values};
-use infinity_kernels::memory_scan::{chunkwise, recurrent};
+use infinity_kernels::memory_scan::{chunkwise, memory_scan_packed, recurrent};
 use infinity_kernels::testing::{
     Case, Probe, Random, Tol, assert_close, compare, leaves, tensor, tensors, values,
 };
@@ -110,6 +111,15 @@ struct Answer {
 
 type Run = fn(MemoryScanInputs, Tensor<5>) -> MemoryScanOutput;
 
+/// A form, over rows of several documents.
+fn packed(
+    form: Form,
+    borders: &[Vec<usize>],
+) -> impl Fn(MemoryScanInputs, Tensor<5>) -> MemoryScanOutput {
+    let borders = Borders::new(borders.to_vec());
+    move |x, state| memory_scan_packed(x, state, form, &borders)
+}
+
 fn chunk_of<const C: usize>(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
     chunkwise(x, state, C)
 }
@@ -122,12 +132,22 @@ fn fused(x: MemoryScanInputs, state: Tensor<5>) -> MemoryScanOutput {
     memory_scan(x, state, Form::Fused)
 }
 
-fn run(device: &Device, probe: &Probe, dtype: DType, form: Run) -> Answer {
+fn run(
+    device: &Device,
+    probe: &Probe,
+    dtype: DType,
+    form: impl Fn(MemoryScanInputs, Tensor<5>) -> MemoryScanOutput,
+) -> Answer {
     run_mixed(device, probe, [dtype; 2], form)
 }
 
 /// With queries, keys and values of one type, everything else of another.
-fn run_mixed(device: &Device, probe: &Probe, dtypes: [DType; 2], run: Run) -> Answer {
+fn run_mixed(
+    device: &Device,
+    probe: &Probe,
+    dtypes: [DType; 2],
+    run: impl Fn(MemoryScanInputs, Tensor<5>) -> MemoryScanOutput,
+) -> Answer {
     let Dims { b, t, h, s, k, v } = probe.case.dims;
     let (inputs, state) = probe.tensors(dtypes, device);
     let (inputs, state) = leaves(&inputs, &state);
@@ -307,6 +327,119 @@ fn every_form_matches_the_reference_in_f64() {
     );
 }
 
+/// Rows of the cases above with documents that go on from the row before, begin with it, are one token
+/// long, and begin and end inside a chunk.
+fn rows_of_documents() -> impl Iterator<Item = Probe> {
+    let cases = CASES.into_iter().chain(KERNEL_CASES);
+    cases.filter(|case| case.dims.t > 4).map(|case| {
+        let t = case.dims.t;
+        let mut probe = Probe::seeded(case, 42);
+        let mut often = vec![3, 4, t / 2, t - 1];
+        often.sort_unstable();
+        often.dedup();
+        probe.borders = [often, vec![0, t / 3 + 1]][..case.dims.b].to_vec();
+        probe
+    })
+}
+
+fn documents_in_a_row_match_the_reference(device: &Device) {
+    let mut forms = vec![Form::Recurrent, Form::Chunkwise];
+    forms.extend(Form::Fused.check(device).is_ok().then_some(Form::Fused));
+    for probe in rows_of_documents() {
+        for form in &forms {
+            println!("{}, {form}", probe.case.name);
+            let answer = run(device, &probe, DType::F32, packed(*form, &probe.borders));
+            check(&probe, &answer, FORWARD_F32, BACKWARD_F32);
+        }
+    }
+    let probe = rows_of_documents().nth(1).expect("several");
+    let open = run(device, &probe, DType::F32, packed(Form::Chunkwise, &[]));
+    let expected = probe.reference();
+    assert!(compare(&open.o, &expected.o, FORWARD_F32).is_err());
+    assert!(compare(&open.grads[1], &probe.reference_grads().k, BACKWARD_F32).is_err());
+}
+
+/// The reference itself: every document alone, the first from the state and the others from nothing. On
+/// Flex the kernel gives these bits too.
+#[test]
+fn documents_in_a_row_are_each_alone() {
+    let device = &Device::flex();
+    for probe in rows_of_documents() {
+        let dims = probe.case.dims;
+        let whole = (probe.reference(), probe.reference_grads());
+        let kernel = run(
+            device,
+            &probe,
+            DType::F32,
+            packed(Form::Fused, &probe.borders),
+        );
+        let (row, state) = (dims.h * dims.v, dims.h * dims.s * dims.k * dims.v);
+        for b in 0..dims.b {
+            let borders = Borders::new(probe.borders.clone());
+            let pieces: Vec<_> = borders.pieces(b, dims.t).collect();
+            for (i, piece) in pieces.iter().enumerate() {
+                let (from, to) = (piece.tokens.start, piece.tokens.end);
+                let mut alone = probe.clone();
+                alone.borders = Vec::new();
+                let start = match piece.fresh {
+                    true => vec![0.0; state],
+                    false => probe.inputs.state[b * state..][..state].to_vec(),
+                };
+                let of_row = one_row(dims, &probe.inputs, b);
+                (alone.case.dims, alone.inputs) =
+                    part(Dims { b: 1, ..dims }, &of_row, from, to, start);
+                let place = (b * dims.t + from) * row..(b * dims.t + to) * row;
+                alone.d_o = probe.d_o[place.clone()].to_vec();
+                let last = i + 1 == pieces.len();
+                alone.d_state = match last {
+                    true => probe.d_state[b * state..][..state].to_vec(),
+                    false => vec![0.0; state],
+                };
+                let (out, grads) = (alone.reference(), alone.reference_grads());
+                assert_eq!(whole.0.o[place.clone()], out.o);
+                assert_eq!(whole.1.v[place.clone()], grads.v);
+                let bits = run(device, &alone, DType::F32, fused);
+                assert_eq!(kernel.o[place.clone()], bits.o, "{}", probe.case.name);
+                assert_eq!(kernel.grads[2][place], bits.grads[2], "{}", probe.case.name);
+                let of_row = b * state..(b + 1) * state;
+                if last {
+                    assert_eq!(whole.0.state[of_row.clone()], out.state);
+                    assert_eq!(kernel.state[of_row.clone()], bits.state);
+                }
+                if !piece.fresh {
+                    assert_eq!(whole.1.state[of_row.clone()], grads.state);
+                    assert_eq!(kernel.grads[7][of_row], bits.grads[7]);
+                }
+            }
+        }
+    }
+}
+
+/// Decays of e⁻²⁰⁰ in one document and of all but nothing in the next, in one chunk: sums that run on
+/// over the border have lost the small ones, as would a border that is a strong decay.
+fn a_border_costs_no_precision(device: &Device) {
+    let case = Case {
+        name: "strong and weak decay",
+        dims: dims(1, 30, 2, 2, 16, 16),
+        delta: true,
+    };
+    let mut probe = Probe::seeded(case, 5);
+    let (border, gates) = (11, case.dims.h * case.dims.s);
+    probe.borders = vec![vec![border]];
+    let (strong, weak) = probe.inputs.log_decay.split_at_mut(border * gates);
+    strong.fill(-200.0);
+    weak.fill(-1e-6);
+    for form in [Form::Recurrent, Form::Chunkwise, Form::choose(30, device)] {
+        let answer = run(device, &probe, DType::F32, packed(form, &probe.borders));
+        check(&probe, &answer, FORWARD_F32, BACKWARD_F32);
+    }
+    probe.inputs.log_decay[border * gates..].fill(-1e-4);
+    let expected = probe.reference();
+    probe.inputs.log_decay[border * gates..][..gates].fill(-1e3);
+    let decayed = run(device, &probe, DType::F32, packed(Form::Chunkwise, &[]));
+    assert!(compare(&decayed.o, &expected.o, FORWARD_F32).is_err());
+}
+
 #[test]
 fn a_kernel_without_decay_is_caught() {
     let probe = Probe::seeded(CASES[2], 42);
@@ -362,6 +495,17 @@ fn nth(x: &mut Values, field: usize) -> &mut Vec<f64> {
         6 => &mut x.erase,
         _ => &mut x.state,
     }
+}
+
+/// Row `b` as a batch of one.
+fn one_row(dims: Dims, x: &Values, b: usize) -> Values {
+    let mut row = x.clone();
+    for field in 0..8 {
+        let values = nth(&mut row, field);
+        let len = values.len() / dims.b;
+        *values = values[b * len..][..len].to_vec();
+    }
+    row
 }
 
 /// Tokens `from..to` of a batch of one.
@@ -556,6 +700,8 @@ fn half_precision_rows(device: &Device) {
 }
 
 on_every_device!(
+    a_border_costs_no_precision,
+    documents_in_a_row_match_the_reference,
     half_precision_rows,
     every_form_matches_the_reference_in_f32,
     the_kernel_matches_the_reference,

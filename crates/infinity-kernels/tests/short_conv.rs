@@ -3,7 +3,10 @@
 use crate::devices::on_every_device;
 use burn::tensor::activation;
 use burn::tensor::{DType, Device, Tensor};
-use infinity_kernels::short_conv::{reference, short_conv, short_conv_silu};
+use infinity_kernels::borders::Borders;
+use infinity_kernels::short_conv::{
+    reference, short_conv, short_conv_packed, short_conv_silu, short_conv_silu_packed,
+};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
 /// Worst RMS ratio on Flex, 2026-11-23: 6e-8.
@@ -155,7 +158,86 @@ fn a_step_of_the_taps_keeps_their_order(device: &Device) {
     assert_close("a step", "taps", &here, &on_flex, near);
 }
 
+/// Native and on tensors: outputs, the next tail and gradients are those of each document alone.
+fn documents_in_a_row_are_each_alone(device: &Device) {
+    let device = device.clone().autodiff();
+    let [b, t, channels, kernel] = [3, 41, 48, 4];
+    // Longer and shorter than the taps reach, at the beginning and at the end of a row.
+    let borders = Borders::new(vec![vec![2, 3, 20, 39], vec![], vec![0, 40]]);
+    let mut random = Random(13);
+    let mut draw = |dims: [usize; 3]| {
+        let values = random.values(dims.iter().product(), -2.0, 2.0);
+        tensor(&values, dims, DType::F32, &device)
+    };
+    let (x, tail, d_y) = (
+        draw([b, t, channels]),
+        draw([b, channels, 3]),
+        draw([b, t, channels]),
+    );
+    let (d_next, weight) = (draw([b, channels, 3]), draw([1, channels, kernel]));
+    type Run = fn(Tensor<3>, Tensor<2>, Tensor<3>, &Borders) -> (Tensor<3>, Tensor<3>);
+    let on_tensors: Run = |x, weight, tail, borders| {
+        let (y, next) = short_conv_packed(x, weight, tail, borders);
+        (activation::silu(y), next)
+    };
+    let all = |run: Run, alone: bool| {
+        let x = x.clone().require_grad();
+        let tail = tail.clone().require_grad();
+        let w = weight
+            .clone()
+            .reshape([channels, kernel])
+            .detach()
+            .require_grad();
+        let (y, next) = match alone {
+            false => run(x.clone(), w.clone(), tail.clone(), &borders),
+            true => {
+                let (mut rows, mut ends) = (Vec::new(), Vec::new());
+                for row in 0..b {
+                    let (mut parts, mut end) = (Vec::new(), tail.clone().narrow(0, row, 1));
+                    for piece in borders.pieces(row, t) {
+                        let start = if piece.fresh { end.zeros_like() } else { end };
+                        let part = x.clone().narrow(0, row, 1);
+                        let part = part.narrow(1, piece.tokens.start, piece.tokens.len());
+                        let (y, next) = short_conv_silu(part, w.clone(), start);
+                        parts.push(y);
+                        end = next;
+                    }
+                    rows.push(Tensor::cat(parts, 1));
+                    ends.push(end);
+                }
+                (Tensor::cat(rows, 0), Tensor::cat(ends, 0))
+            }
+        };
+        let loss = (y.clone() * d_y.clone()).sum() + (next.clone() * d_next.clone()).sum();
+        let grads = loss.backward();
+        [
+            values(y.inner()),
+            values(next.inner()),
+            values(x.grad(&grads).unwrap()),
+            values(w.grad(&grads).unwrap()),
+            values(tail.grad(&grads).unwrap()),
+        ]
+    };
+    let expected = all(short_conv_silu_packed, true);
+    for (form, run) in [
+        ("native", short_conv_silu_packed as Run),
+        ("tensors", on_tensors),
+    ] {
+        let names = ["y", "next tail", "d_x", "d_weight", "d_tail"];
+        for ((name, actual), expected) in names.iter().zip(&all(run, false)).zip(&expected) {
+            assert_close(form, name, actual, expected, TOL);
+        }
+    }
+    let (open, _) = short_conv_silu(
+        x.clone(),
+        weight.clone().reshape([channels, kernel]),
+        tail.clone(),
+    );
+    assert!(compare(&values(open.inner()), &expected[0], TOL).is_err());
+}
+
 on_every_device!(
+    documents_in_a_row_are_each_alone,
     a_step_of_the_taps_keeps_their_order,
     matches_the_reference_and_can_be_cut_anywhere,
     with_silu_it_matches_the_tensor_form_gradients_too,

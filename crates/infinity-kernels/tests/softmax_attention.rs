@@ -2,7 +2,10 @@
 
 use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor};
-use infinity_kernels::softmax_attention::{reference, softmax_attention, softmax_attention_with};
+use infinity_kernels::borders::Borders;
+use infinity_kernels::softmax_attention::{
+    reference, softmax_attention, softmax_attention_packed, softmax_attention_with,
+};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 use std::process::Command;
 
@@ -99,7 +102,8 @@ fn matches_the_reference(device: &Device) {
         let [.., expected] = call.expected();
         let [q, k, v] = call.tensors(device);
         let name = format!("{size:?}");
-        let whole = softmax_attention_with(q.clone(), k.clone(), v.clone(), |weights| weights);
+        let whole =
+            softmax_attention_with(q.clone(), k.clone(), v.clone(), &Borders::default(), |w| w);
         assert_close(
             &name,
             "o of all scores at once",
@@ -213,7 +217,7 @@ fn so_it_is_at_every_level() {
             .output()
             .expect("the test starts");
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains("2 passed; 0 failed"), "{level}: {said}");
+        assert!(said.contains("3 passed; 0 failed"), "{level}: {said}");
     }
 }
 
@@ -249,4 +253,57 @@ fn a_peek_at_the_future_is_caught() {
     assert!(compare(&[2.5; 4], &right, TOL).is_err());
 }
 
-on_every_device!(matches_the_reference, gradients_match_the_reference);
+/// The kernel and all scores at once: outputs and gradients are those of each document alone, and a cache
+/// is seen by the document that goes on from it.
+fn documents_in_a_row_are_each_alone(device: &Device) {
+    let device = device.clone().autodiff();
+    for [t, cached] in [[150, 70], [5, 3]] {
+        let call = Call::new([3, t, cached, 2, 24, 20], 8);
+        let borders = Borders::new(vec![vec![1, 2, t - 2], vec![0, t / 2], vec![]]);
+        let d_o = tensor(&call.d_o, [3, t, 2, 20], DType::F32, &device);
+        type Run = fn(Tensor<4>, Tensor<4>, Tensor<4>, &Borders) -> Tensor<4>;
+        let at_once: Run = |q, k, v, borders| softmax_attention_with(q, k, v, borders, |w| w);
+        let alone: Run = |q, k, v, borders| {
+            let ([b, t, ..], [_, total, ..]) = (q.dims(), k.dims());
+            let rows = (0..b).map(|row| {
+                let of_row = |x: &Tensor<4>| x.clone().narrow(0, row, 1);
+                let parts = borders.pieces(row, t).map(|piece| {
+                    let (from, len) = (piece.tokens.start, piece.tokens.len());
+                    let first = if piece.fresh { total - t + from } else { 0 };
+                    let keys = |x| of_row(x).narrow(1, first, total - t + from + len - first);
+                    softmax_attention(of_row(&q).narrow(1, from, len), keys(&k), keys(&v))
+                });
+                Tensor::cat(parts.collect(), 1)
+            });
+            Tensor::cat(rows.collect(), 0)
+        };
+        let all = |run: Run| {
+            let [q, k, v] = call.tensors(&device).map(Tensor::require_grad);
+            let o = run(q.clone(), k.clone(), v.clone(), &borders);
+            let grads = (o.clone() * d_o.clone()).sum().backward();
+            let grad = |x: Tensor<4>| values(x.grad(&grads).expect("a gradient"));
+            [values(o.inner()), grad(q), grad(k), grad(v)]
+        };
+        let expected = all(alone);
+        for (form, run) in [
+            ("kernel", softmax_attention_packed as Run),
+            ("at once", at_once),
+        ] {
+            for ((name, found), expected) in ["o", "d_q", "d_k", "d_v"]
+                .iter()
+                .zip(all(run))
+                .zip(&expected)
+            {
+                assert_close(form, name, &found, expected, TOL);
+            }
+        }
+        let open = all(|q, k, v, _| softmax_attention(q, k, v));
+        assert!(compare(&open[0], &expected[0], TOL).is_err());
+    }
+}
+
+on_every_device!(
+    documents_in_a_row_are_each_alone,
+    gradients_match_the_reference,
+    matches_the_reference,
+);

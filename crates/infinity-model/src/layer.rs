@@ -11,6 +11,7 @@ use crate::precision::{Formats, Precision};
 use crate::state::{LayerState, ModelState, Stateful};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Gradients, Tensor};
+use infinity_kernels::borders::Borders;
 use infinity_kernels::rotary::{Rotary, RotaryDims};
 use infinity_kernels::{Form, MemoryScanInputs, in_pool};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -125,13 +126,14 @@ pub(crate) fn first_values(
 }
 
 /// What the layers of one forward pass share: rotary tables of the positions that are read, the
-/// form of `memory_scan`, and the number formats.
+/// form of `memory_scan`, the number formats, and where documents begin.
 #[derive(Clone, Debug)]
 pub struct Pass {
     pub(crate) rotary: Rotary,
     pub(crate) form: Form,
     pub(crate) formats: Formats,
     pub(crate) tap: Option<Tap>,
+    pub(crate) borders: Borders,
 }
 
 /// Where a memory leaves a copy of what it reads, for whoever looks at a layer from beside it.
@@ -156,16 +158,32 @@ impl Pass {
     ///
     /// If there are no rows.
     pub fn new(config: &ModelConfig, position: &[u64], t: usize, device: &Device) -> Self {
+        Self::packed(config, position, t, &Borders::default(), device)
+    }
+
+    /// The same over rows of several documents.
+    ///
+    /// # Panics
+    ///
+    /// If there are no rows, or `borders` of others.
+    pub fn packed(
+        config: &ModelConfig,
+        position: &[u64],
+        t: usize,
+        borders: &Borders,
+        device: &Device,
+    ) -> Self {
         let dims = RotaryDims {
             key_dim: config.head_dim(),
             rotated: config.rotary_dim(),
             base: config.rotary_embedding_base,
         };
         Pass {
-            rotary: Rotary::new(position, t, dims, device),
+            rotary: Rotary::packed(position, t, borders, dims, device),
             form: Form::choose(t, device),
             formats: Formats::new(Precision::F32, device),
             tap: None,
+            borders: borders.clone(),
         }
     }
 

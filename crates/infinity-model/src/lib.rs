@@ -71,6 +71,7 @@ pub use error::{
 pub use gate_summary::{GateSummary, Quantiles};
 pub use generate::{Context, Generation, generate, generate_from, generate_tokens};
 pub use generation_config::GenerationConfig;
+pub use infinity_kernels::borders::Borders;
 pub use model::InfinityModel;
 pub use precision::{Formats, Precision, PrecisionError};
 pub use pretrained::{

@@ -12,6 +12,7 @@ use burn::module::Module;
 use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
 use burn::tensor::{Device, Int, Tensor, assert_shape};
 use infinity_kernels::FormError;
+use infinity_kernels::borders::Borders;
 use infinity_kernels::linear::linear;
 use infinity_kernels::{Form, in_pool};
 
@@ -199,12 +200,44 @@ impl InfinityModel {
         state: impl Into<Option<ModelState>>,
         before: &mut dyn FnMut(usize),
     ) -> (Tensor<3>, ModelState) {
+        self.forward_packed(tokens, state, &Borders::default(), before)
+    }
+
+    /// [`forward_hidden_with`](Self::forward_hidden_with) over rows of several documents, one behind the other:
+    /// each gets what it would get alone, `state` reaches the first of a row and the next state is left by the
+    /// last. A softmax layer's cache keeps zeros where documents were.
+    ///
+    /// ```
+    /// # use infinity_model::ModelConfig;
+    /// # use infinity_model::burn::tensor::{Device, Int, Tensor};
+    /// # use infinity_model::Borders;
+    /// # let device = Device::flex();
+    /// # let model = ModelConfig::new(11).with_hidden_size(16).init(&device);
+    /// let tokens = Tensor::<2, Int>::from_ints([[3, 1, 4, 1, 5]], &device);
+    /// let (_, state) = model.forward_packed(tokens, None, &Borders::new(vec![vec![3]]), &mut |_| ());
+    /// assert_eq!(state.position, [2]);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward), if `borders` are of other sizes, and with a compressed memory.
+    pub fn forward_packed(
+        &self,
+        tokens: Tensor<2, Int>,
+        state: impl Into<Option<ModelState>>,
+        borders: &Borders,
+        before: &mut dyn FnMut(usize),
+    ) -> (Tensor<3>, ModelState) {
         let [b, t] = tokens.dims();
         let mut state = state.into().unwrap_or_else(|| self.initial_state(b));
         assert_eq!(b, state.batch(), "one row of state for each row of tokens");
         let Some(compression) = self.config.compression() else {
-            return self.piece(tokens, state, before);
+            return self.piece(tokens, state, borders, before);
         };
+        assert!(
+            borders.is_none(),
+            "`memory_compression` folds whole rows, which are one document each"
+        );
         assert!(
             !self.device().is_autodiff(),
             "`memory_compression` rounds the memory, which has no gradient: call `valid` first"
@@ -212,7 +245,8 @@ impl InfinityModel {
         let (mut start, mut parts) = (0, Vec::new());
         while start < t {
             let len = compression.until_fold(&state.position).min(t - start);
-            let (hidden, next) = self.piece(tokens.clone().narrow(1, start, len), state, before);
+            let (hidden, next) =
+                self.piece(tokens.clone().narrow(1, start, len), state, borders, before);
             (state, start) = (compression.fold(next), start + len);
             parts.push(hidden);
         }
@@ -224,11 +258,12 @@ impl InfinityModel {
         &self,
         tokens: Tensor<2, Int>,
         state: ModelState,
+        borders: &Borders,
         before: &mut dyn FnMut(usize),
     ) -> (Tensor<3>, ModelState) {
         let [_, t] = tokens.dims();
-        let pass = self.pass(&state.position, t);
-        let position = state.position_after(t);
+        let pass = self.pass_packed(&state.position, t, borders);
+        let position = state.position_after_packed(t, borders);
         before(0);
         let mut stream = self.embed(tokens).into();
         let mut layers = Vec::with_capacity(state.layers.len());
@@ -243,8 +278,14 @@ impl InfinityModel {
 
     /// What the blocks share that read `t` tokens from `position` on.
     pub fn pass(&self, position: &[u64], t: usize) -> Pass {
+        self.pass_packed(position, t, &Borders::default())
+    }
+
+    /// [`pass`](Self::pass) over rows of several documents.
+    pub fn pass_packed(&self, position: &[u64], t: usize, borders: &Borders) -> Pass {
         let device = self.device().inner();
-        let pass = Pass::new(&self.config, position, t, &device).with_formats(self.formats());
+        let pass = Pass::packed(&self.config, position, t, borders, &device);
+        let pass = pass.with_formats(self.formats());
         match self.form {
             Some(form) => pass.with_form(form),
             None => pass,

@@ -3,6 +3,7 @@
 use crate::config::{Mixer, ModelConfig, QkNorm};
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
+use infinity_kernels::borders::Borders;
 
 /// A model, or a layer alone, with a [`ModelState`].
 pub trait Stateful: Module {
@@ -99,6 +100,46 @@ impl LayerState {
         self.map(&mut Compact)
     }
 
+    /// The rows of all, one after the other.
+    fn cat(layers: Vec<Self>) -> Self {
+        let (mut memories, mut all_tails, mut caches) = (Vec::new(), Vec::new(), Vec::new());
+        let n = layers.len();
+        for layer in layers {
+            match layer {
+                LayerState::Infinity { memory, tails } => {
+                    memories.push(memory);
+                    all_tails.resize_with(tails.len(), Vec::new);
+                    all_tails
+                        .iter_mut()
+                        .zip(tails)
+                        .for_each(|(all, tail): (&mut Vec<_>, _)| all.push(tail));
+                }
+                LayerState::Softmax { cache } => caches.push(cache),
+            }
+        }
+        assert!(
+            memories.len() == n || caches.len() == n,
+            "states of one kind of layers"
+        );
+        if caches.is_empty() {
+            return LayerState::Infinity {
+                memory: Tensor::cat(memories, 0),
+                tails: all_tails
+                    .into_iter()
+                    .map(|tails| Tensor::cat(tails, 0))
+                    .collect(),
+            };
+        }
+        let cached: Vec<_> = caches.into_iter().flatten().collect();
+        assert!(
+            cached.is_empty() || cached.len() == n,
+            "caches of one length"
+        );
+        let (keys, values): (Vec<_>, Vec<_>) = cached.into_iter().unzip();
+        let cache = (!keys.is_empty()).then(|| (Tensor::cat(keys, 0), Tensor::cat(values, 0)));
+        LayerState::Softmax { cache }
+    }
+
     /// Every tensor made of this state's and `other`'s. An empty cache has none.
     fn zip(self, other: Self, zip: &mut impl StateZip) -> Self {
         match (self, other) {
@@ -134,15 +175,6 @@ trait StateMap {
 /// One operation for pairs of tensors of every rank.
 trait StateZip {
     fn zip<const D: usize>(&mut self, tensor: Tensor<D>, other: Tensor<D>) -> Tensor<D>;
-}
-
-/// The rows of one tensor after those of the other.
-struct Cat;
-
-impl StateZip for Cat {
-    fn zip<const D: usize>(&mut self, tensor: Tensor<D>, other: Tensor<D>) -> Tensor<D> {
-        Tensor::cat(vec![tensor, other], 0)
-    }
 }
 
 /// The sum over all numbers of their products.
@@ -287,6 +319,13 @@ impl ModelState {
         position.map(|p| p.wrapping_add(t as u64)).collect()
     }
 
+    /// The positions of all rows after `t` more tokens, counted from the beginning of the last document of each.
+    pub fn position_after_packed(&self, t: usize, borders: &Borders) -> Vec<u64> {
+        let rows = self.position.iter().enumerate();
+        rows.map(|(row, start)| borders.position(row, *start, t))
+            .collect()
+    }
+
     /// The same values on another device.
     pub fn to_device(self, device: &Device) -> Self {
         self.apply(&mut ToDevice(device))
@@ -339,13 +378,21 @@ impl ModelState {
     ///
     /// Without any part, or if they are not states of one model.
     pub fn cat(parts: Vec<Self>) -> Self {
-        let both = |first: Self, second: Self| ModelState {
-            layers: (first.layers.into_iter().zip(second.layers))
-                .map(|(layer, other)| layer.zip(other, &mut Cat))
-                .collect(),
-            position: [first.position, second.position].concat(),
-        };
-        parts.into_iter().reduce(both).expect("at least one part")
+        let position = parts.iter().flat_map(|part| part.position.clone());
+        let position = position.collect();
+        let depth = parts.first().expect("at least one part").layers.len();
+        let mut layers: Vec<Vec<LayerState>> = (0..depth).map(|_| Vec::new()).collect();
+        for part in parts {
+            assert_eq!(part.layers.len(), depth, "states of one model");
+            layers
+                .iter_mut()
+                .zip(part.layers)
+                .for_each(|(all, layer)| all.push(layer));
+        }
+        ModelState {
+            layers: layers.into_iter().map(LayerState::cat).collect(),
+            position,
+        }
     }
 
     /// Bytes of all tensors, at their present precision.

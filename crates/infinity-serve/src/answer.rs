@@ -113,6 +113,7 @@ impl From<EngineError> for ApiError {
             EngineError::TooManySessions { .. } => (S::CONFLICT, "too_many_sessions"),
             EngineError::KeyReused { .. } => (S::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
             EngineError::State(_) => (S::BAD_REQUEST, "invalid_state"),
+            EngineError::Disk { what: "read", .. } => (S::INTERNAL_SERVER_ERROR, "disk"),
             EngineError::Disk { .. } => (S::INSUFFICIENT_STORAGE, "disk"),
             EngineError::Stopping => (S::SERVICE_UNAVAILABLE, "stopping"),
             EngineError::Failed(_) => (S::INTERNAL_SERVER_ERROR, "engine_failed"),
@@ -150,5 +151,28 @@ impl IntoResponse for ApiError {
             (response.headers_mut()).insert(header::WWW_AUTHENTICATE, bearer);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use infinity_model::GenerateError;
+
+    use super::*;
+
+    #[test]
+    fn whose_fault_it_is() {
+        let status = |error: GenerateError| ApiError::from(EngineError::from(error)).status;
+        let reason = "out of memory".to_owned();
+        assert_eq!(
+            status(GenerateError::Device { reason }),
+            StatusCode::INTERNAL_SERVER_ERROR
+        );
+        let nan = GenerateError::BadLogit {
+            id: 1,
+            value: f32::NAN,
+        };
+        assert_eq!(status(nan), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(status(GenerateError::EmptyPrompt), StatusCode::BAD_REQUEST);
     }
 }

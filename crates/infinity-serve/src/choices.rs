@@ -3,9 +3,10 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use infinity_model::FinishReason;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -16,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::answer::ApiError;
 use crate::handle::EngineHandle;
 use crate::openai::UsageObject;
-use crate::request::{Event, Request, Token, Usage};
+use crate::request::{Event, Token, Usage};
 
 /// Pieces of a stream that wait for the client; then the engine's events wait, and then its row.
 const UNSENT: usize = 16;
@@ -33,6 +34,8 @@ pub(crate) trait Format: Clone + Send + Sync + 'static {
     fn end(&self, index: usize, reason: FinishReason) -> Value;
     /// A stream's counts.
     fn usage(&self, usage: &UsageObject) -> Value;
+    /// All texts in one answer, without the counts.
+    fn whole(&self, texts: &[Gathered]) -> Value;
 }
 
 /// The whole of one text.
@@ -45,17 +48,19 @@ pub(crate) struct Gathered {
 }
 
 /// When an answer must be there.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Deadline {
     at: Instant,
     seconds: u64,
+    engine: EngineHandle,
 }
 
 impl Deadline {
-    pub(crate) fn after(time: Duration) -> Self {
+    pub(crate) fn after(time: Duration, engine: &EngineHandle) -> Self {
         Self {
             at: Instant::now() + time,
             seconds: time.as_secs(),
+            engine: engine.clone(),
         }
     }
 
@@ -64,28 +69,20 @@ impl Deadline {
         match timeout_at(self.at, events.recv()).await {
             Ok(Some(Event::Failed(error))) => Err(error.into()),
             Ok(Some(event)) => Ok(event),
-            Ok(None) => Err(crate::EngineError::Failed("it gave no answer".to_owned()).into()),
+            Ok(None) => Err(self.engine.ended().into()),
             Err(_) => Err(ApiError::timeout(self.seconds)),
         }
     }
 }
 
-/// Hands all of them in; if one is refused, none is done.
-pub(crate) fn submit(
-    engine: &EngineHandle,
-    requests: Vec<Request>,
-) -> Result<Vec<Receiver<Event>>, ApiError> {
-    let submitted = requests.into_iter().map(|request| engine.submit(request));
-    Ok(submitted.collect::<Result<_, _>>()?)
-}
-
 /// Waits for all of them. Dropping this ends them.
-pub(crate) async fn gather(
+async fn gather(
     texts: Vec<Receiver<Event>>,
     deadline: Deadline,
 ) -> Result<Vec<Gathered>, ApiError> {
     let mut tasks = JoinSet::new();
     for (index, events) in texts.into_iter().enumerate() {
+        let deadline = deadline.clone();
         tasks.spawn(async move { (index, gather_one(events, deadline).await) });
     }
     let mut all = Vec::new();
@@ -115,6 +112,20 @@ async fn gather_one(mut events: Receiver<Event>, deadline: Deadline) -> Result<G
             }
         }
     }
+}
+
+/// All of them in one answer.
+pub(crate) async fn whole<F: Format>(
+    texts: Vec<Receiver<Event>>,
+    format: F,
+    deadline: Deadline,
+) -> Result<Response, ApiError> {
+    let gathered = gather(texts, deadline).await?;
+    let mut usage = UsageObject::default();
+    gathered.iter().for_each(|text| usage.add(&text.usage));
+    let mut object = format.whole(&gathered);
+    object["usage"] = json!(usage);
+    Ok(Json(object).into_response())
 }
 
 /// A stream of all of them. What is refused at once is an error and no stream.
@@ -157,7 +168,7 @@ async fn tell_all<F: Format>(
         let teller = Teller {
             index,
             format: format.clone(),
-            deadline,
+            deadline: deadline.clone(),
             out: out.clone(),
         };
         tasks.spawn(teller.tell(first.take(), events));
@@ -171,9 +182,9 @@ async fn tell_all<F: Format>(
         }
     }
     if with_usage {
-        let _ = send(&out, deadline, data(&format.usage(&usage))).await;
+        let _ = send(&out, deadline.at, data(&format.usage(&usage))).await;
     }
-    let _ = send(&out, deadline, "data: [DONE]\n\n".to_owned()).await;
+    let _ = send(&out, deadline.at, "data: [DONE]\n\n".to_owned()).await;
 }
 
 /// Tells of one text.
@@ -236,17 +247,17 @@ impl<F: Format> Teller<F> {
     }
 
     async fn send(&self, text: String) -> Result<(), Gone> {
-        send(&self.out, self.deadline, text).await
+        send(&self.out, self.deadline.at, text).await
     }
 }
 
 /// Sends when there is room, which a client that does not read makes none of.
 async fn send(
     out: &Sender<Result<Bytes, Infallible>>,
-    deadline: Deadline,
+    until: Instant,
     text: String,
 ) -> Result<(), Gone> {
-    let sent = timeout_at(deadline.at, out.send(Ok(text.into()))).await;
+    let sent = timeout_at(until, out.send(Ok(text.into()))).await;
     sent.map_err(|_| Gone)?.map_err(|_| Gone)
 }
 

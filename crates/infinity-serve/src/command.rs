@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Kept(u64, Kept),
     /// The last handle is gone.
     Abandoned,
+    #[cfg(test)]
+    Panic,
     Stop {
         grace: Duration,
         stopped: oneshot::Sender<()>,

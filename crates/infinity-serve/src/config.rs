@@ -17,6 +17,8 @@ pub struct EngineConfig {
     pub max_prompt_tokens: usize,
     /// Tokens that one request may generate.
     pub max_new_tokens: usize,
+    /// The likeliest tokens that may be told with each token.
+    pub max_logprobs: usize,
     /// Events that wait for a reader before its text is parked.
     pub max_unread: usize,
     /// Bytes of states of idle sessions that stay in memory, if they can go to disk.
@@ -37,6 +39,7 @@ impl Default for EngineConfig {
             max_sessions: 1024,
             max_prompt_tokens: 16 << 20,
             max_new_tokens: 1 << 20,
+            max_logprobs: 20,
             max_unread: 256,
             session_bytes: 1 << 30,
             prefix_bytes: 256 << 20,

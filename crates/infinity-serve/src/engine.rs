@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, atomic::AtomicBool, atomic::AtomicUsize};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use crate::handle::EngineHandle;
 use crate::keeper::{Job, Keeper};
 use crate::metrics::Metrics;
 use crate::prefix::Prefixes;
-use crate::reading::Piece;
+use crate::reading::{Piece, take_left};
 use crate::request::{Event, Start, Usage};
 use crate::row::{Need, Row, Waiting};
 use crate::session::{SessionId, SessionInfo};
@@ -83,6 +84,7 @@ impl Engine {
             metrics: Metrics::default(),
             waiting: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
         });
         let (commands, asked) = channel();
         let (jobs, work) = channel();
@@ -114,16 +116,18 @@ impl Engine {
         let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
         let kept = spawn("sessions").spawn(move || keeper.run(&work));
         let kept = kept.map_err(failed)?;
+        let handle = EngineHandle::new(commands, Arc::clone(&shared));
         let run = move || {
             // Whatever happened, every reader sees the end of its events.
             let mut stopped = catch_unwind(AssertUnwindSafe(|| state.run(&asked))).ok();
+            shared.panicked.store(stopped.is_none(), Ordering::Relaxed);
             let _ = kept.join();
             stopped.iter_mut().flatten().for_each(|stopped| {
                 let _ = stopped.take().map(|stopped| stopped.send(()));
             });
         };
         spawn("engine").spawn(run).map_err(failed)?;
-        Ok(EngineHandle::new(commands, shared))
+        Ok(handle)
     }
 }
 
@@ -194,9 +198,18 @@ impl State {
         self.rows() == 0 && self.waiting.is_empty() && self.pending.is_empty()
     }
 
+    /// Whether one more request may be among the rows.
+    fn has_room(&self) -> bool {
+        let loading = |pending: &&Pending| matches!(pending, Pending::Load(_));
+        let coming = self.pending.values().filter(loading).count();
+        self.rows() + coming < self.shared.config.max_rows.max(1)
+    }
+
     /// Takes what was asked; waits for it if there is nothing else to do.
     fn listen(&mut self, commands: &Receiver<Command>) {
-        let busy = self.rows() > self.parked.len() || !self.waiting.is_empty();
+        self.shared.metrics.turns.add(1);
+        let admits = !self.waiting.is_empty() && self.has_room();
+        let busy = admits || self.rows() > self.parked.len();
         let first = match (busy, self.parked.is_empty(), &self.stop) {
             (true, ..) => commands.try_recv().ok(),
             (false, true, None) => commands.recv().ok(),
@@ -307,6 +320,8 @@ impl State {
                 }
                 Err(error) => reply.send(Err(error)),
             },
+            #[cfg(test)]
+            Command::Panic => panic!("a test asked for it"),
             Command::Abandoned => self.stop_within(Duration::ZERO, None),
             Command::Stop { grace, stopped } => self.stop_within(grace, Some(stopped)),
         }
@@ -475,10 +490,7 @@ impl State {
 
     /// Gives places among the rows to those that wait.
     fn admit(&mut self) {
-        let loading = |pending: &&Pending| matches!(pending, Pending::Load(_));
-        while self.rows() + self.pending.values().filter(loading).count()
-            < self.shared.config.max_rows.max(1)
-        {
+        while self.has_room() {
             let Some(waiting) = self.waiting.pop_front() else {
                 return;
             };
@@ -590,8 +602,9 @@ impl State {
     /// Puts a row where it belongs.
     fn place(&mut self, row: Row) {
         match row.need() {
-            Need::Reading => self.reading.push_back(row),
+            Need::Reading if row.is_far_behind() => self.parked.push(row),
             Need::Decoding if row.is_behind() => self.parked.push(row),
+            Need::Reading => self.reading.push_back(row),
             Need::Decoding | Need::LastToken => self.joining.push(row),
             Need::Nothing => self.complete(row),
         }
@@ -648,16 +661,7 @@ impl State {
     /// Frees the places of rows that nobody reads any more.
     fn remove_left(&mut self) {
         self.waiting.retain(|waiting| !waiting.events.is_closed());
-        let mut left: Vec<Row> = Vec::new();
-        for i in (0..self.reading.len()).rev() {
-            // Asked once: a client may go at any moment, and the piece is the first row's.
-            if self.reading[i].is_left() {
-                if i == 0 {
-                    self.piece = None;
-                }
-                left.extend(self.reading.remove(i));
-            }
-        }
+        let mut left = take_left(&mut self.reading, &mut self.piece, Row::is_left);
         for rows in [&mut self.joining, &mut self.parked] {
             left.extend(rows.extract_if(.., |row| row.is_left() && row.need() != Need::LastToken));
         }
@@ -774,6 +778,27 @@ impl State {
         for waiting in std::mem::take(&mut self.waiting) {
             refuse(waiting, EngineError::Stopping, &self.shared);
         }
+        self.end_rows();
+        while !self.pending.is_empty()
+            && let Ok(command) = commands.recv()
+        {
+            self.take_last(command);
+        }
+        while let Ok(command) = commands.try_recv() {
+            self.take_last(command);
+        }
+        // Readers have a moment to hear the end.
+        let last = Instant::now() + LAST;
+        while !self.parked.is_empty() && Instant::now() < last {
+            self.unpark();
+            self.parked.retain(|row| !row.is_left());
+            thread::sleep(LOOK);
+        }
+        self.stop.map_or_else(Vec::new, |stop| stop.stopped)
+    }
+
+    /// Ends what is left of the rows: one step reads the last tokens of sessions.
+    fn end_rows(&mut self) {
         self.piece = None;
         let mut rows: Vec<Row> = self.reading.drain(..).collect();
         rows.append(&mut self.joining);
@@ -788,31 +813,22 @@ impl State {
                 false => self.drop_row(row, Some(EngineError::Stopping)),
             }
         }
-        // One step reads the last tokens of sessions; then the disk is waited for.
         self.step();
-        while !self.pending.is_empty()
-            && let Ok(command) = commands.recv()
-        {
-            match command {
-                Command::Kept(..) => self.take(command),
-                Command::Submit(_, events, _) => {
-                    let _ = events.try_send(Event::Failed(EngineError::Stopping));
-                }
-                // Who asked sees that nobody answers.
-                _ => {}
+    }
+
+    /// Takes what comes after the end: the disk's answers, and who else waits for the end. Of all
+    /// others those who asked see that nobody answers.
+    fn take_last(&mut self, command: Command) {
+        match command {
+            Command::Kept(..) | Command::Stop { .. } => {
+                self.take(command);
+                self.end_rows();
             }
-            for row in std::mem::take(&mut self.reading) {
-                self.drop_row(row, Some(EngineError::Stopping));
+            Command::Submit(_, events, _) => {
+                let _ = events.try_send(Event::Failed(EngineError::Stopping));
             }
+            _ => {}
         }
-        // Readers have a moment to hear the end.
-        let last = Instant::now() + LAST;
-        while !self.parked.is_empty() && Instant::now() < last {
-            self.unpark();
-            self.parked.retain(|row| !row.is_left());
-            thread::sleep(LOOK);
-        }
-        self.stop.map_or_else(Vec::new, |stop| stop.stopped)
     }
 }
 

@@ -75,7 +75,13 @@ pub enum EngineError {
 
 impl From<GenerateError> for EngineError {
     fn from(error: GenerateError) -> Self {
-        Self::Invalid(Arc::new(error))
+        match error {
+            // Not the request's fault.
+            GenerateError::Device { .. }
+            | GenerateError::BadLogit { .. }
+            | GenerateError::NoCandidate => Self::Failed(error.to_string()),
+            error => Self::Invalid(Arc::new(error)),
+        }
     }
 }
 

@@ -55,7 +55,7 @@ impl EngineHandle {
                 config.max_prompt_tokens,
             ),
             ("max_tokens", request.max_tokens, config.max_new_tokens),
-            ("logprobs", logprobs, self.shared.model.vocab_size),
+            ("logprobs", logprobs, config.max_logprobs),
         ] {
             if value > limit {
                 return Err(EngineError::TooLarge { what, value, limit });
@@ -138,7 +138,7 @@ impl EngineHandle {
                 _ => {}
             }
         }
-        Err(gave_up())
+        Err(self.ended())
     }
 
     /// A new session with the text of another one, as it was last saved.
@@ -224,6 +224,18 @@ impl EngineHandle {
         Ok(ids)
     }
 
+    /// Whether it answers.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopping`]: it takes nothing new; [`EngineError::Failed`]: its thread panicked.
+    pub fn health(&self) -> Result<(), EngineError> {
+        let flags = [&self.shared.stopping, &self.shared.panicked];
+        match flags.iter().any(|flag| flag.load(Ordering::Relaxed)) {
+            true => Err(self.ended()),
+            false => Ok(()),
+        }
+    }
+
     /// The tokenizer of the model.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.shared.tokenizer
@@ -249,6 +261,16 @@ impl EngineHandle {
         &self.shared.metrics
     }
 
+    #[cfg(test)]
+    pub(crate) fn panic(&self) {
+        let _ = self.send(Command::Panic);
+    }
+
+    /// Why it does not answer any more.
+    pub(crate) fn ended(&self) -> EngineError {
+        self.shared.ended()
+    }
+
     fn place(&self) -> Result<Place, EngineError> {
         let (shared, limit) = (&self.shared, self.shared.config.max_queue);
         if shared.stopping.load(Ordering::Relaxed) {
@@ -262,7 +284,7 @@ impl EngineHandle {
     }
 
     fn send(&self, command: Command) -> Result<(), EngineError> {
-        self.line.0.send(command).map_err(|_| gave_up())
+        self.line.0.send(command).map_err(|_| self.ended())
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
@@ -272,11 +294,6 @@ impl EngineHandle {
             answer,
             _place: place,
         }))?;
-        receiver.await.unwrap_or_else(|_| Err(gave_up()))
+        receiver.await.unwrap_or_else(|_| Err(self.ended()))
     }
-}
-
-/// The error of an engine whose thread is gone.
-fn gave_up() -> EngineError {
-    EngineError::Failed("its thread has ended".to_owned())
 }

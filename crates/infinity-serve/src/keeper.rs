@@ -1,5 +1,6 @@
 //! The thread that saves and loads sessions, so that tokens do not wait for the disk.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
@@ -57,19 +58,24 @@ impl Keeper {
                     tag,
                     record,
                     context,
-                } => (tag, Kept::Saved(self.save(record, context.as_ref()))),
-                Job::Load { tag, record } => (tag, Kept::Loaded(self.load(&record))),
-                Job::Import { tag, bytes } => (tag, Kept::Imported(self.context(&bytes))),
+                } => {
+                    let save = || self.save(record, context.as_ref());
+                    (tag, Kept::Saved(answered(save)))
+                }
+                Job::Load { tag, record } => (tag, Kept::Loaded(answered(|| self.load(&record)))),
+                Job::Import { tag, bytes } => {
+                    (tag, Kept::Imported(answered(|| self.context(&bytes))))
+                }
                 Job::Delete { tag, record } => {
-                    let deleted = self.store.as_mut().map_or(Ok(()), |s| s.delete(&record));
-                    (tag, Kept::Deleted(deleted))
+                    let delete = || self.store.as_mut().map_or(Ok(()), |s| s.delete(&record));
+                    (tag, Kept::Deleted(answered(delete)))
                 }
                 Job::Export {
                     record,
                     context,
                     reply,
                 } => {
-                    reply.send(self.export(&record, context));
+                    reply.send(answered(|| self.export(&record, context)));
                     continue;
                 }
             };
@@ -117,4 +123,10 @@ impl Keeper {
         let context = context.unwrap_or_else(|| Context::new(&self.model));
         Ok(context.to_bytes(&self.identity)?)
     }
+}
+
+/// What a job led to. One that panics is an answer too: the engine waits for it, and so does a stop.
+fn answered<T>(job: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    let panicked = || EngineError::Failed("keeping a session panicked".to_owned());
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err(panicked()))
 }

@@ -1,22 +1,24 @@
 //! Requests and answers in OpenAI's shapes, with what sessions add.
 
+use std::fmt;
+
 use infinity_model::{FinishReason, GenerationConfig, Message};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::answer::ApiError;
-use crate::request::Usage;
+use crate::request::{Start, Usage};
+use crate::session::SessionId;
 
 /// Most stop strings of a request.
 const MAX_STOPS: usize = 16;
 
-/// What is to be continued.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "expected a text, a list of texts, a list of token ids, or a list of such lists"
-)]
+/// What is to be continued. It is read as it comes: serde's own way keeps all of it in a form of its
+/// own first, which takes sixteen times as much memory as the text.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub(crate) enum Prompt {
     /// A text.
     Text(String),
@@ -34,14 +36,131 @@ impl Default for Prompt {
     }
 }
 
-/// One text or several.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a text or a list of texts")]
-pub(crate) enum OneOrMany {
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Whole)
+    }
+}
+
+const PROMPT: &str = "a text, a list of texts, a list of token ids, or a list of such lists";
+
+/// Reads a prompt.
+struct Whole;
+
+impl<'de> Visitor<'de> for Whole {
+    type Value = Prompt;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(PROMPT)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Prompt, E> {
+        Ok(Prompt::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompt, A::Error> {
+        let mut prompt = match list.next_element()? {
+            None => return Ok(Prompt::Texts(Vec::new())),
+            Some(Part::Text(text)) => Prompt::Texts(vec![text]),
+            Some(Part::Token(token)) => Prompt::Tokens(vec![token]),
+            Some(Part::Tokens(tokens)) => Prompt::TokenLists(vec![tokens]),
+        };
+        while let Some(part) = list.next_element()? {
+            match (&mut prompt, part) {
+                (Prompt::Texts(all), Part::Text(text)) => all.push(text),
+                (Prompt::Tokens(all), Part::Token(token)) => all.push(token),
+                (Prompt::TokenLists(all), Part::Tokens(tokens)) => all.push(tokens),
+                _ => return Err(A::Error::custom(format!("expected {PROMPT}"))),
+            }
+        }
+        Ok(prompt)
+    }
+}
+
+/// What may be in a list.
+enum Part {
+    Text(String),
+    Token(u32),
+    Tokens(Vec<u32>),
+}
+
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PartVisitor)
+    }
+}
+
+struct PartVisitor;
+
+impl<'de> Visitor<'de> for PartVisitor {
+    type Value = Part;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(PROMPT)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Part, E> {
+        Ok(Part::Text(text.to_owned()))
+    }
+
+    fn visit_u64<E: Error>(self, token: u64) -> Result<Part, E> {
+        let unknown = |_| E::invalid_value(Unexpected::Unsigned(token), &self);
+        token.try_into().map(Part::Token).map_err(unknown)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Part, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list)).map(Part::Tokens)
+    }
+}
+
+/// Texts that end an answer: one, or a list of some.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Stops {
     /// One.
     One(String),
     /// Several.
     Many(Vec<String>),
+}
+
+impl Stops {
+    fn texts(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Many(texts) => texts,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Stops {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StopsVisitor)
+    }
+}
+
+struct StopsVisitor;
+
+impl<'de> Visitor<'de> for StopsVisitor {
+    type Value = Stops;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text or a list of texts")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Stops, E> {
+        Ok(Stops::One(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Stops, A::Error> {
+        let mut all = Vec::new();
+        while let Some(text) = list.next_element()? {
+            all.push(text);
+            if all.len() > MAX_STOPS {
+                return Err(A::Error::custom(format!("more than {MAX_STOPS} texts")));
+            }
+        }
+        Ok(Stops::Many(all))
+    }
 }
 
 /// What is said along with a stream.
@@ -50,6 +169,18 @@ pub(crate) enum OneOrMany {
 pub(crate) struct StreamOptions {
     /// A last piece with the counts of tokens.
     pub(crate) include_usage: Option<bool>,
+}
+
+/// What a request for text says besides the text and how tokens are drawn.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) model: Option<String>,
+    /// Answers to each prompt.
+    pub(crate) n: usize,
+    pub(crate) start: Start,
+    pub(crate) keep_partial: bool,
+    /// A stream, with counts at its end or without.
+    pub(crate) stream: Option<bool>,
 }
 
 /// A request's struct: fields of its own, and those that all requests for text have.
@@ -63,26 +194,33 @@ macro_rules! request {
             /// The model's name; it may be left out.
             pub(crate) model: Option<String>,
             /// 0 always takes the most likely token.
+            #[schema(minimum = 0, maximum = 1000)]
             pub(crate) temperature: Option<f64>,
             /// Keep the most likely tokens that together have this probability.
+            #[schema(exclusive_minimum = 0, maximum = 1)]
             pub(crate) top_p: Option<f64>,
             /// Keep this many of the most likely tokens; 0 keeps all.
             pub(crate) top_k: Option<usize>,
             /// Keep tokens with at least this part of the likeliest one's probability.
+            #[schema(minimum = 0, exclusive_maximum = 1)]
             pub(crate) min_p: Option<f64>,
             /// Divides the logits of recent tokens; 1 changes nothing.
+            #[schema(exclusive_minimum = 0, maximum = 100)]
             pub(crate) repetition_penalty: Option<f64>,
             /// Taken from the logit of every recent token.
+            #[schema(minimum = -100, maximum = 100)]
             pub(crate) presence_penalty: Option<f64>,
             /// Taken from the logit of a recent token once for each time it is there.
+            #[schema(minimum = -100, maximum = 100)]
             pub(crate) frequency_penalty: Option<f64>,
-            /// Texts that end the answer.
-            pub(crate) stop: Option<OneOrMany>,
+            /// Texts that end the answer: at most 16.
+            pub(crate) stop: Option<Stops>,
             /// Seed of the draws; that of answer k of `n` is k more.
             pub(crate) seed: Option<u64>,
             /// Go on after a token that ends a text.
             pub(crate) ignore_eos: Option<bool>,
             /// Answers to each prompt.
+            #[schema(minimum = 1)]
             pub(crate) n: Option<usize>,
             /// Tell tokens as they come, as server-sent events.
             pub(crate) stream: Option<bool>,
@@ -95,17 +233,36 @@ macro_rules! request {
             /// If the client goes away while tokens come, the session keeps those that there are.
             pub(crate) keep_partial: Option<bool>,
             /// Not looked at.
+            #[schema(value_type = Option<serde_json::Value>)]
             #[expect(dead_code, reason = "clients send it")]
-            pub(crate) user: Option<Value>,
+            pub(crate) user: Option<IgnoredAny>,
             /// Not looked at.
+            #[schema(value_type = Option<serde_json::Value>)]
             #[expect(dead_code, reason = "clients send it")]
-            pub(crate) metadata: Option<Value>,
+            pub(crate) metadata: Option<IgnoredAny>,
             /// Not looked at.
+            #[schema(value_type = Option<serde_json::Value>)]
             #[expect(dead_code, reason = "clients send it")]
-            pub(crate) store: Option<Value>,
+            pub(crate) store: Option<IgnoredAny>,
         }
 
         impl $name {
+            /// What it says of its answers as a whole.
+            pub(crate) fn terms(&self) -> Terms {
+                let with_usage = (self.stream_options).is_some_and(|o| o.include_usage == Some(true));
+                Terms {
+                    model: self.model.clone(),
+                    n: self.n.unwrap_or(1),
+                    start: match self.session_id.clone().map(SessionId) {
+                        None => Start::Fresh,
+                        Some(id) if self.session_fork == Some(true) => Start::Fork(id),
+                        Some(id) => Start::Session(id),
+                    },
+                    keep_partial: self.keep_partial == Some(true),
+                    stream: (self.stream == Some(true)).then_some(with_usage),
+                }
+            }
+
             /// The settings of the draws, on top of the model's own.
             pub(crate) fn sampling(
                 &self,
@@ -131,16 +288,8 @@ macro_rules! request {
                     seed: self.seed.or(defaults.seed),
                     ..defaults.clone()
                 };
-                match &self.stop {
-                    Some(OneOrMany::One(stop)) => sampling.stop = vec![stop.clone()],
-                    Some(OneOrMany::Many(stops)) => sampling.stop.clone_from(stops),
-                    None => {}
-                }
-                if sampling.stop.len() > MAX_STOPS {
-                    let message = format!(
-                        "stop has {} texts: at most {MAX_STOPS}", sampling.stop.len()
-                    );
-                    return Err(ApiError::field("stop", message));
+                if let Some(stops) = &self.stop {
+                    sampling.stop = stops.texts().to_vec();
                 }
                 sampling.stop.extend(more_stops.iter().map(|&stop| stop.to_owned()));
                 sampling.validate().map_err(|error| {
@@ -165,7 +314,8 @@ request! {
         pub(crate) max_tokens: Option<usize>,
         /// The answer begins with the prompt.
         pub(crate) echo: Option<bool>,
-        /// Each token's log-probability and those of this many of the likeliest.
+        /// Each token's log-probability and those of this many of the likeliest, at most 20.
+        #[schema(maximum = 20)]
         pub(crate) logprobs: Option<usize>,
         /// The same as `n`.
         pub(crate) best_of: Option<usize>,
@@ -183,7 +333,8 @@ request! {
         pub(crate) max_tokens: Option<usize>,
         /// Tell log-probabilities.
         pub(crate) logprobs: Option<bool>,
-        /// And those of this many of the likeliest tokens.
+        /// And those of this many of the likeliest tokens, at most 20; needs `logprobs`.
+        #[schema(maximum = 20)]
         pub(crate) top_logprobs: Option<usize>,
     }
 }
@@ -191,7 +342,8 @@ request! {
 /// Something that was said.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub(crate) struct ChatMessage {
-    /// `system`, `user` or `assistant`.
+    /// `system`, `user` or `assistant`, or what else the model's template knows.
+    #[schema(examples("user", "assistant", "system"))]
     pub(crate) role: String,
     /// What was said.
     pub(crate) content: Content,

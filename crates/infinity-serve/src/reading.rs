@@ -1,6 +1,8 @@
 //! A piece of a prompt on its way through the layers, one layer at a time, so that others need not
 //! wait for the whole piece. The bits are those of reading it at once.
 
+use std::collections::VecDeque;
+
 use infinity_kernels::in_pool;
 use infinity_model::burn::tensor::{Int, Tensor, TensorData};
 use infinity_model::layer::{Layer, Pass, Stream};
@@ -94,6 +96,25 @@ impl Piece {
     }
 }
 
+/// Takes those out that nobody reads any more; the piece on its way is the first one's, and goes with
+/// it. Each is asked once, since a client may go at any moment.
+pub(crate) fn take_left<T, P>(
+    reading: &mut VecDeque<T>,
+    piece: &mut Option<P>,
+    mut is_left: impl FnMut(&T) -> bool,
+) -> Vec<T> {
+    let mut left = Vec::new();
+    for i in (0..reading.len()).rev() {
+        if is_left(&reading[i]) {
+            if i == 0 {
+                *piece = None;
+            }
+            left.extend(reading.remove(i));
+        }
+    }
+    left
+}
+
 /// Tokens as the model takes them, `[T]`.
 pub(crate) fn ids(model: &InfinityModel, tokens: &[u32]) -> Tensor<1, Int> {
     let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
@@ -110,4 +131,25 @@ pub(crate) fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, Gen
     let data = data.map_err(|error| device_error(error.to_string()))?;
     let numbers = data.try_into_vec_as::<f32>();
     numbers.map_err(|error| device_error(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_never_left_to_another_row() {
+        // Row 7 goes away at the k-th time that anything is asked, whoever that is.
+        for k in 0..8 {
+            let (mut reading, mut piece) = (VecDeque::from([7, 8, 9]), Some("of row 7"));
+            let mut asked = 0;
+            let left = take_left(&mut reading, &mut piece, |&row| {
+                asked += 1;
+                row == 9 || (row == 7 && asked > k)
+            });
+            assert_eq!(piece.is_some(), reading[0] == 7, "{k}: {reading:?}");
+            assert_eq!(left.contains(&7), reading[0] != 7);
+            assert!(left.contains(&9) && reading.contains(&8));
+        }
+    }
 }

@@ -352,6 +352,11 @@ impl Row {
         !self.unsent.is_empty()
     }
 
+    /// Whether its reader is behind by more than how far its prompt is read.
+    pub(crate) fn is_far_behind(&self) -> bool {
+        self.unsent.len() > 1
+    }
+
     /// Whether nobody reads what it is told.
     pub(crate) fn is_left(&self) -> bool {
         self.events.is_closed()

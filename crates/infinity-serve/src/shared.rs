@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use infinity_model::{ModelConfig, Tokenizer};
 
 use crate::config::EngineConfig;
+use crate::error::EngineError;
 use crate::metrics::Metrics;
 
 /// What all of them may look at.
@@ -19,6 +20,19 @@ pub(crate) struct Shared {
     /// Commands that wait for a place among the rows, or for an answer.
     pub(crate) waiting: AtomicUsize,
     pub(crate) stopping: AtomicBool,
+    /// Whether the engine's thread panicked.
+    pub(crate) panicked: AtomicBool,
+}
+
+impl Shared {
+    /// The error of an engine that takes nothing, or that does not answer any more.
+    pub(crate) fn ended(&self) -> EngineError {
+        let panicked = self.panicked.load(Ordering::Relaxed);
+        match self.stopping.load(Ordering::Relaxed) && !panicked {
+            true => EngineError::Stopping,
+            false => EngineError::Failed("its thread has ended".to_owned()),
+        }
+    }
 }
 
 /// One of the places that commands wait in; free again when it is dropped.

@@ -20,7 +20,8 @@ const TABLE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("sessi
 const DATABASE: &str = "sessions.redb";
 const LOCK: &str = ".lock";
 const EXTENSION: &str = "state";
-/// Names of changes that a session remembers.
+/// Names of changes that a session remembers: changes of a session follow each other, so a client that
+/// tries again is this many behind at most if that many others changed the session meanwhile.
 const KEYS: usize = 64;
 
 /// All that the database has of a session.
@@ -148,7 +149,9 @@ impl Store {
                     None => drop(table.remove(&*id.0).map_err(text)?),
                 }
             }
-            begun.commit().map_err(text)
+            begun.commit().map_err(text)?;
+            // A commit may fail after all of it is there.
+            faults::point(&path).map_err(text)
         };
         let done = put();
         if done.is_err() {
@@ -157,10 +160,23 @@ impl Store {
         done
     }
 
+    /// The state's file that the database has for `id`.
+    fn file(&mut self, id: &SessionId) -> Result<Option<String>, String> {
+        let begun = self.database()?.begin_read().map_err(text)?;
+        let table = begun.open_table(TABLE).map_err(text)?;
+        let row = table.get(&*id.0).map_err(text)?;
+        let record = row.map(|row| serde_json::from_slice::<Record>(row.value()));
+        Ok(record
+            .transpose()
+            .map_err(text)?
+            .and_then(|record| record.file))
+    }
+
     /// Saves a session with the state of `bytes`, or with that which it has.
     ///
     /// # Errors
-    /// The disk refuses: then the session is as before.
+    /// The disk refuses: then the session is as before, or, where a commit failed and was there all
+    /// the same, as after; the file that the database names stays.
     pub(crate) fn save(
         &mut self,
         mut record: Record,
@@ -180,10 +196,14 @@ impl Store {
         }
         let put = self.put(&id, Some(&record));
         let stale = match &put {
-            Ok(()) => old.filter(|_| bytes.is_some()),
-            Err(_) => record.file.clone().filter(|_| bytes.is_some()),
+            Ok(()) => old,
+            // What an error left there the database alone knows.
+            Err(_) => match self.file(&id) {
+                Ok(named) if named != record.file => record.file.clone(),
+                _ => None,
+            },
         };
-        if let Some(stale) = stale {
+        if let Some(stale) = stale.filter(|_| bytes.is_some()) {
             // It is in nobody's way but the disk's, and the next start removes it.
             let _ = fs::remove_file(self.folder.join(stale));
         }

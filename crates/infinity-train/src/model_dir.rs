@@ -85,12 +85,14 @@ fn newer(run: &Path, finished: &Path) -> Option<Checkpoint> {
     let store = CheckpointStore::new(run.join(CHECKPOINTS));
     let path = store.path(*store.steps().last()?).join(STATE);
     let newest_state: TrainerState = serde_json::from_str(&read(&path).ok()?).ok()?;
-    let steps = RunConfig::from_toml(&newest_state.config).ok()?;
+    let config = RunConfig::from_toml(&newest_state.config).ok()?;
+    let (steps, seconds) = (config.training.max_steps, config.training.max_seconds);
     let written = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
-    let is_newer = match steps.training.max_steps {
-        // How many steps there were to be is only known with the data: the clock has to say it.
-        0 => written(&path) > written(&finished.join(MARKER)),
-        steps => newest_state.step < steps,
+    // How many steps there were to be is only known with the data, or before they end by themselves:
+    // then the clock has to say it.
+    let is_newer = match steps == 0 || seconds > 0 || config.eval.early_stopping_patience > 0 {
+        true => written(&path) > written(&finished.join(MARKER)),
+        false => newest_state.step < steps,
     };
     is_newer.then(|| newest(run, finished)).flatten()
 }

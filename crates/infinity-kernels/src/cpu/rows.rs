@@ -4,6 +4,7 @@
 use crate::cpu::simd::{LANES, Level, lanes, lanes_mut, leveled, multiply_add, sum};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// One head's rows, to read.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,21 @@ impl<'a> Rows<'a> {
             width,
             len: t,
             owner: PhantomData,
+        }
+    }
+
+    /// The rows of `range`, counted from its start.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len);
+        let first = match range.is_empty() {
+            true => self.first,
+            // SAFETY: the part's first row is one of these.
+            false => unsafe { self.first.add(range.start * self.step) },
+        };
+        Rows {
+            first,
+            len: range.len(),
+            ..*self
         }
     }
 

@@ -51,6 +51,20 @@ impl MemoryScanInputs {
         list
     }
 
+    /// `len` tokens from `start` on.
+    pub(super) fn narrow(&self, start: usize, len: usize) -> Self {
+        let part = |x: &Tensor<4>| x.clone().narrow(1, start, len);
+        MemoryScanInputs {
+            q: part(&self.q),
+            k: part(&self.k),
+            v: part(&self.v),
+            log_decay: part(&self.log_decay),
+            read: part(&self.read),
+            write: part(&self.write),
+            erase: self.erase.as_ref().map(part),
+        }
+    }
+
     /// The sizes, after every shape was checked.
     ///
     /// # Panics

@@ -19,11 +19,12 @@ pub use form::{Form, FormError};
 pub use inputs::{MemoryScanInputs, MemoryScanOutput};
 pub use reference::Dims;
 
+use crate::borders::Borders;
 use crate::operator::{self, Backward, Forward, Operator};
 #[cfg(feature = "flex")]
 use burn::backend::Flex;
 use burn::backend::{Backend, tensor::FloatTensor};
-use burn::tensor::{Tensor, assert_shape};
+use burn::tensor::{Bool, Tensor, TensorData, assert_shape};
 use chunkwise::Saved;
 use inputs::ScanTensors;
 #[cfg(feature = "cube")]
@@ -44,6 +45,23 @@ use {
 /// [`Form::check`] first.
 #[track_caller]
 pub fn memory_scan(inputs: MemoryScanInputs, state: Tensor<5>, form: Form) -> MemoryScanOutput {
+    memory_scan_packed(inputs, state, form, &Borders::default())
+}
+
+/// [`memory_scan`] over rows of several documents: at a border the states are empty again, so that every
+/// document gets what it would get alone, and the final state is that of the last one. The CPU's kernel
+/// cuts its chunks there; everywhere else the form runs once for every stretch between two borders of any row.
+///
+/// # Panics
+///
+/// As [`memory_scan`], and if `borders` are of other sizes.
+#[track_caller]
+pub fn memory_scan_packed(
+    inputs: MemoryScanInputs,
+    state: Tensor<5>,
+    form: Form,
+    borders: &Borders,
+) -> MemoryScanOutput {
     let dims = inputs.dims();
     let Dims { b, h, s, k, v, .. } = dims;
     assert_shape!(state, [b, h, s, k, v]);
@@ -51,14 +69,50 @@ pub fn memory_scan(inputs: MemoryScanInputs, state: Tensor<5>, form: Form) -> Me
     if let Err(error) = form.check(&device) {
         panic!("{error}");
     }
+    borders.check(b, dims.t);
+    let in_kernel = form == Form::Fused && operator::on_cpu(&device);
+    if !borders.is_none() && !in_kernel {
+        return by_stretches(&inputs, state, form, borders);
+    }
     match form {
         Form::Recurrent => recurrent::forward(&inputs, state),
         Form::Chunkwise => chunkwise(inputs, state, form::chunk_size(&dims)),
         Form::Fused => {
             let delta = inputs.erase.is_some();
             let chunk = form::kernel_chunk(&device).expect("checked above");
-            dispatched(Fused { chunk, delta }, inputs, state)
+            let op = Fused {
+                chunk,
+                delta,
+                borders: borders.clone(),
+            };
+            dispatched(op, inputs, state)
         }
+    }
+}
+
+/// One call for every stretch of time in which no document begins.
+fn by_stretches(
+    x: &MemoryScanInputs,
+    mut state: Tensor<5>,
+    form: Form,
+    borders: &Borders,
+) -> MemoryScanOutput {
+    let Dims { b, t, .. } = x.dims();
+    let mut outputs = Vec::new();
+    for (tokens, fresh) in borders.stretches(b, t) {
+        if fresh.contains(&true) {
+            let fresh = TensorData::new(fresh, [b, 1, 1, 1, 1]);
+            let fresh = Tensor::<5, Bool>::from_data(fresh, &state.device());
+            state = state.mask_fill(fresh, 0.0);
+        }
+        let part = x.narrow(tokens.start, tokens.len());
+        let MemoryScanOutput { o, state: next } = memory_scan(part, state, form);
+        outputs.push(o);
+        state = next;
+    }
+    MemoryScanOutput {
+        o: Tensor::cat(outputs, 1),
+        state,
     }
 }
 
@@ -110,6 +164,9 @@ struct Fused {
     #[cfg_attr(not(feature = "cube"), allow(dead_code))]
     chunk: usize,
     delta: bool,
+    /// None on a GPU.
+    #[cfg_attr(not(feature = "flex"), allow(dead_code))]
+    borders: Borders,
 }
 
 impl Operator for Fused {
@@ -118,7 +175,7 @@ impl Operator for Fused {
     #[cfg(feature = "flex")]
     fn cpu(&self, inputs: Vec<FloatTensor<Flex>>, save: bool) -> Forward<Flex> {
         let x = ScanTensors::from_list(inputs);
-        let [o, state, saved] = cpu::forward(x, self.delta, save);
+        let [o, state, saved] = cpu::forward(x, self.delta, &self.borders, save);
         Forward {
             results: vec![o, state],
             saved: vec![saved],
@@ -128,7 +185,7 @@ impl Operator for Fused {
     #[cfg(feature = "flex")]
     fn cpu_backward(&self, call: Backward<Flex>) -> Vec<FloatTensor<Flex>> {
         let (x, saved, grads) = apart(call);
-        cpu::backward(x, saved, grads, self.delta).into_list(self.delta)
+        cpu::backward(x, saved, grads, self.delta, &self.borders).into_list(self.delta)
     }
 
     #[cfg(feature = "cube")]

@@ -156,8 +156,18 @@ fn step(dims: Dims, x: &Token, state: &mut [f64], o: &mut [f64]) -> Step {
     Step { decayed, error }
 }
 
+fn begins(borders: &[Vec<usize>], b: usize, t: usize) -> bool {
+    borders.get(b).is_some_and(|row| row.contains(&t))
+}
+
 /// Outputs and final state.
 pub fn forward(dims: Dims, x: &Values) -> Output {
+    forward_packed(dims, x, &[])
+}
+
+/// [`forward`] where `borders` are the tokens of every row before which the states are emptied; no rows are
+/// rows without any.
+pub fn forward_packed(dims: Dims, x: &Values, borders: &[Vec<usize>]) -> Output {
     let mut state = x.state.clone();
     let mut o = vec![0.0; dims.b * dims.t * dims.h * dims.v];
     let size = dims.head_state();
@@ -166,6 +176,9 @@ pub fn forward(dims: Dims, x: &Values) -> Output {
             let head = &mut state[(b * dims.h + h) * size..][..size];
             for t in 0..dims.t {
                 let out = dims.token(b, t, h) * dims.v;
+                if begins(borders, b, t) {
+                    head.fill(0.0);
+                }
                 step(
                     dims,
                     &x.token(dims, b, t, h),
@@ -180,6 +193,17 @@ pub fn forward(dims: Dims, x: &Values) -> Output {
 
 /// Gradients of `⟨d_o, o⟩ + ⟨d_state, state⟩` for every input, the initial state included.
 pub fn backward(dims: Dims, x: &Values, d_o: &[f64], d_state: &[f64]) -> Values {
+    backward_packed(dims, x, &[], d_o, d_state)
+}
+
+/// [`backward`] of [`forward_packed`].
+pub fn backward_packed(
+    dims: Dims,
+    x: &Values,
+    borders: &[Vec<usize>],
+    d_o: &[f64],
+    d_state: &[f64],
+) -> Values {
     let mut grads = x.zeros_like();
     let size = dims.head_state();
     for b in 0..dims.b {
@@ -189,6 +213,9 @@ pub fn backward(dims: Dims, x: &Values, d_o: &[f64], d_state: &[f64]) -> Values 
             let mut scratch = vec![0.0; dims.v];
             let tape: Vec<(Step, Vec<f64>)> = (0..dims.t)
                 .map(|t| {
+                    if begins(borders, b, t) {
+                        head.fill(0.0);
+                    }
                     let taken = step(dims, &x.token(dims, b, t, h), &mut head, &mut scratch);
                     (taken, head.clone())
                 })
@@ -209,6 +236,9 @@ pub fn backward(dims: Dims, x: &Values, d_o: &[f64], d_state: &[f64]) -> Values 
                     &mut grads,
                     i,
                 );
+                if begins(borders, b, t) {
+                    d_head.fill(0.0);
+                }
             }
             grads.state[at..at + size].copy_from_slice(&d_head);
         }

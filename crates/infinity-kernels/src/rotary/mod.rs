@@ -13,6 +13,7 @@ mod cpu;
 mod gpu;
 pub mod reference;
 
+use crate::borders::Borders;
 use crate::feature_map::{FeatureMap, l2_normalize};
 use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
 use burn::tensor::{Device, Tensor, TensorData, assert_shape};
@@ -68,6 +69,22 @@ impl Rotary {
     ///
     /// If `rotated` is odd or exceeds `key_dim`, or if `starts` is empty.
     pub fn new(starts: &[u64], t: usize, dims: RotaryDims, device: &Device) -> Self {
+        Self::packed(starts, t, &Borders::default(), dims, device)
+    }
+
+    /// [`new`](Self::new) for rows of several documents, each of which has positions of its own, from 0.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new), and if `borders` are of other sizes.
+    pub fn packed(
+        starts: &[u64],
+        t: usize,
+        borders: &Borders,
+        dims: RotaryDims,
+        device: &Device,
+    ) -> Self {
+        borders.check(starts.len(), t);
         let RotaryDims {
             key_dim, rotated, ..
         } = dims;
@@ -75,7 +92,8 @@ impl Rotary {
             rotated.is_multiple_of(2) && rotated <= key_dim,
             "rotated dims {rotated} of {key_dim}"
         );
-        let shared = starts.iter().all(|start| *start == starts[0]);
+        let together = starts.iter().all(|start| *start == starts[0]);
+        let shared = together && borders.is_none();
         let rows = if shared { &starts[..1] } else { starts };
         let frequencies = dims.frequencies();
         let half = rotated / 2;
@@ -84,8 +102,9 @@ impl Rotary {
         for (row, start) in rows.iter().enumerate() {
             for i in 0..t {
                 let at = (row * t + i) * key_dim;
+                let position = borders.position(row, *start, i);
                 for (pair, frequency) in frequencies.iter().enumerate() {
-                    let (s, c) = angle(start.wrapping_add(i as u64), *frequency).sin_cos();
+                    let (s, c) = angle(position, *frequency).sin_cos();
                     for dim in [at + pair, at + pair + half] {
                         cos[dim] = c as f32;
                         sin[dim] = s as f32;
@@ -241,6 +260,21 @@ mod tests {
             for (a, b) in near.iter().zip(product(start)) {
                 assert!((a - b).abs() < 2e-5, "start {start}: {a} {b}");
             }
+        }
+    }
+
+    #[test]
+    fn documents_in_a_row_start_again() {
+        let device = Device::flex();
+        let x = Tensor::<4>::ones([2, 5, 1, 32], &device);
+        let borders = Borders::new(vec![vec![2], vec![]]);
+        let rotary = Rotary::packed(&[7, 7], 5, &borders, DIMS, &device);
+        let both = rotary.apply(x.clone());
+        for (row, start, from, len) in [(0, 7, 0, 2), (0, 0, 2, 3), (1, 7, 0, 5)] {
+            let part = x.clone().slice([0..1, 0..len]);
+            let one = Rotary::new(&[start], len, DIMS, &device).apply(part);
+            let from_both = both.clone().slice([row..row + 1, from..from + len]);
+            from_both.into_data().assert_eq(&one.into_data(), true);
         }
     }
 

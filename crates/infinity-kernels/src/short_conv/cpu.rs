@@ -10,6 +10,7 @@
 //! threads, and their weight gradients are summed in the order of the rows: two runs give the same
 //! bits.
 
+use crate::borders::{Borders, Piece};
 use crate::cpu::exp::exp;
 use crate::cpu::results::in_pieces;
 use crate::cpu::simd::{Level, leveled, multiply_add};
@@ -54,7 +55,7 @@ fn swapped(x: &[f32], a: usize, b: usize) -> Vec<f32> {
 }
 
 impl Call {
-    fn new(x: Primitive, weight: Primitive, tail: Primitive) -> Self {
+    fn new([x, weight, tail]: [Primitive; 3]) -> Self {
         let [b, t, channels] = x.shape().dims();
         let [_, kernel] = weight.shape().dims::<2>();
         Call {
@@ -95,6 +96,16 @@ pub(crate) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// One document of it; `nothing` is what comes before a document.
+    fn part(&self, piece: &Piece, nothing: &'a [f32]) -> Self {
+        let channels = self.sizes.channels;
+        Row {
+            x: &self.x[piece.tokens.start * channels..piece.tokens.end * channels],
+            before: if piece.fresh { nothing } else { self.before },
+            ..*self
+        }
+    }
+
     /// Input `i`, counted from the first of the tail.
     #[inline(always)]
     fn input(&self, i: usize) -> &'a [f32] {
@@ -173,12 +184,16 @@ fn backward_loop<const FMA: bool, const ROWS: usize>(
 leveled!(fn backward_row(row: Row<'_>, d_y: &[f32], grads: &mut RowGrads<'_>) = backward_loop);
 
 /// `silu(conv(x))`.
-pub(crate) fn forward(x: Primitive, weight: Primitive, tail: Primitive) -> Primitive {
-    let call = Call::new(x, weight, tail);
-    let (row_len, _) = call.row_len();
-    let level = Level::detect();
+pub(crate) fn forward(inputs: [Primitive; 3], borders: &Borders) -> Primitive {
+    let call = Call::new(inputs);
+    let (row_len, before_len) = call.row_len();
+    let (level, nothing) = (Level::detect(), vec![0f32; before_len]);
     let [y] = in_pieces([call.b * row_len], [row_len], |b, [y]| {
-        forward_row(level, call.row(b), y);
+        for piece in borders.pieces(b, call.t) {
+            let row = call.row(b).part(&piece, &nothing);
+            let (from, len) = (piece.tokens.start * call.sizes.channels, row.x.len());
+            forward_row(level, row, &mut y[from..from + len]);
+        }
     });
     tensor(
         y,
@@ -189,24 +204,39 @@ pub(crate) fn forward(x: Primitive, weight: Primitive, tail: Primitive) -> Primi
 
 /// Gradients of `x`, `weight` and `tail`.
 pub(crate) fn backward(
-    x: Primitive,
-    weight: Primitive,
-    tail: Primitive,
+    inputs: [Primitive; 3],
     d_y: Primitive,
+    borders: &Borders,
 ) -> [Primitive; 3] {
-    let call = Call::new(x, weight, tail);
+    let call = Call::new(inputs);
     let Sizes { channels, kernel } = call.sizes;
     let (row_len, before_len) = call.row_len();
     let d_y = single(d_y);
     let d_y = slice(&d_y);
     let taps_len = kernel * channels;
-    let level = Level::detect();
+    let (level, nothing) = (Level::detect(), vec![0f32; before_len]);
     let [d_x, d_before, d_taps] = in_pieces(
         [row_len, before_len, taps_len].map(|len| call.b * len),
         [row_len, before_len, taps_len],
         |b, [x, before, taps]| {
             let d_y = &d_y[b * row_len..][..row_len];
-            backward_row(level, call.row(b), d_y, &mut RowGrads { x, before, taps });
+            // What came before a document is nothing, and its gradient nobody's.
+            let mut nobody = vec![0f32; before_len];
+            for piece in borders.pieces(b, call.t) {
+                let row = call.row(b).part(&piece, &nothing);
+                let from = piece.tokens.start * channels;
+                let part = from..from + row.x.len();
+                let mut grads = RowGrads {
+                    x: &mut x[part.clone()],
+                    before: if piece.fresh {
+                        &mut nobody
+                    } else {
+                        &mut *before
+                    },
+                    taps: &mut *taps,
+                };
+                backward_row(level, row, &d_y[part], &mut grads);
+            }
         },
     );
     let mut sum = vec![0f32; taps_len];

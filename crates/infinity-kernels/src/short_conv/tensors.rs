@@ -1,5 +1,6 @@
 //! The convolution on tensors, on any device.
 
+use crate::borders::Borders;
 use burn::tensor::{Tensor, assert_shape};
 
 /// Convolves `x` `[B, T, channels]` with `weight` `[channels, kernel]`, continuing from `tail`
@@ -10,11 +11,28 @@ use burn::tensor::{Tensor, assert_shape};
 /// If two shapes do not agree.
 #[track_caller]
 pub fn short_conv(x: Tensor<3>, weight: Tensor<2>, tail: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+    short_conv_packed(x, weight, tail, &Borders::default())
+}
+
+/// [`short_conv`] over rows of several documents: no tap reaches back over a border, and the next tail holds
+/// nothing from before the last one.
+///
+/// # Panics
+///
+/// As [`short_conv`], and if `borders` are of other sizes.
+#[track_caller]
+pub fn short_conv_packed(
+    x: Tensor<3>,
+    weight: Tensor<2>,
+    tail: Tensor<3>,
+    borders: &Borders,
+) -> (Tensor<3>, Tensor<3>) {
     let [b, t, channels] = x.dims();
     let [_, kernel] = weight.dims();
     assert_shape!(weight, [channels, kernel]);
     let before = kernel - 1;
     assert_shape!(tail, [b, channels, before]);
+    borders.check(b, t);
     if before == 0 {
         return (x * weight.reshape([1, 1, channels]), tail);
     }
@@ -25,8 +43,23 @@ pub fn short_conv(x: Tensor<3>, weight: Tensor<2>, tail: Tensor<3>) -> (Tensor<3
     let tap = |j: usize, x: Tensor<3>| x * column(j).reshape([1, 1, channels]);
     let mut y = tap(before, x);
     for j in 0..before {
-        y = y + tap(j, padded.clone().slice([0..b, j..j + t]));
+        let mut past = padded.clone().slice([0..b, j..j + t]);
+        if !borders.is_none() {
+            let beyond = borders.beyond(b, t, before - j, &past.device());
+            past = past.mask_fill(beyond, 0.0);
+        }
+        y = y + tap(j, past);
     }
     let tail = padded.slice([0..b, t..t + before]).swap_dims(1, 2);
-    (y, tail)
+    (y, remembered(tail, t, borders))
+}
+
+/// What a tail `[B, channels, n]` behind `t` tokens keeps: inputs of the document that the row ends with.
+pub(super) fn remembered(tail: Tensor<3>, t: usize, borders: &Borders) -> Tensor<3> {
+    if borders.is_none() {
+        return tail;
+    }
+    let [b, _, n] = tail.dims();
+    let forgotten = borders.forgotten(b, t, n, &tail.device());
+    tail.mask_fill(forgotten, 0.0)
 }

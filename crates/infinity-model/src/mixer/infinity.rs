@@ -15,10 +15,11 @@ use burn::tensor::{DType, Tensor};
 use infinity_kernels::feature_map::{self, FeatureMap};
 use infinity_kernels::memory_gates::{DecayRule, GateInputs, GateRule, GateValues, memory_gates};
 use infinity_kernels::memory_routing::memory_routing;
+use infinity_kernels::memory_scan::memory_scan_packed;
 use infinity_kernels::rms_norm::{gated_rms_norm, rms_norm};
 use infinity_kernels::rotary::Rotary;
-use infinity_kernels::short_conv::short_conv_silu;
-use infinity_kernels::{MemoryScanInputs, MemoryScanOutput, memory_scan};
+use infinity_kernels::short_conv::short_conv_silu_packed;
+use infinity_kernels::{MemoryScanInputs, MemoryScanOutput};
 
 layer_config! {
     /// An [`InfinityMixer`] alone, of a width and a number of heads.
@@ -132,13 +133,14 @@ impl InfinityMixer {
         let LayerState::Infinity { tails, .. } = state else {
             panic!("the state belongs to another kind of mixer");
         };
-        let Projected { q, k, gates, .. } = self.projected(x, pass.formats, tails);
+        let Projected { q, k, gates, .. } = self.projected(x, pass, tails);
         let [q, k] = [q, k].map(|x| self.parameterised(x, pass.formats));
         self.gates.routed(gates, &pass.rotary, &q, &k)
     }
 
     /// Everything that is linear in the input `[B, T, D]`, and the convolutions.
-    fn projected(&self, x: &Tensor<3>, formats: Formats, tails: Vec<Tensor<3>>) -> Projected {
+    fn projected(&self, x: &Tensor<3>, pass: &Pass, tails: Vec<Tensor<3>>) -> Projected {
+        let formats = pass.formats;
         let mut linears = vec![&self.q_proj, &self.k_proj, &self.v_proj];
         linears.extend(&self.output_gate_proj);
         let (all, gates) = formats.projections_and(&linears, x.clone(), self.gates.weights());
@@ -149,7 +151,8 @@ impl InfinityMixer {
             let mut y = formats.single(all.next().expect("a result for every projection"));
             if let Some(conv) = conv {
                 let tail = tails.next().expect("a tail for every convolution");
-                let (convolved, tail) = short_conv_silu(y, formats.kernels(conv.taps()), tail);
+                let taps = formats.kernels(conv.taps());
+                let (convolved, tail) = short_conv_silu_packed(y, taps, tail, &pass.borders);
                 next.push(tail);
                 y = convolved;
             }
@@ -237,7 +240,7 @@ impl InfinityMixer {
         if let Some(tap) = &pass.tap {
             tap.put(&inputs);
         }
-        memory_scan(inputs, memory, pass.form)
+        memory_scan_packed(inputs, memory, pass.form, &pass.borders)
     }
 }
 
@@ -255,7 +258,7 @@ impl Layer for InfinityMixer {
         let Stream { x, input, values } = input;
         let [b, t, _] = x.dims();
         let formats = pass.formats;
-        let mut projected = self.projected(&x, formats, tails);
+        let mut projected = self.projected(&x, pass, tails);
         let tails = std::mem::take(&mut projected.tails);
         let output_gate = projected.output_gate.take();
         let values = first_values(&self.value_residual, &self.config, &mut projected.v, values);

@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::nn::{Dropout, Linear};
 use burn::tensor::Tensor;
 pub use infinity::{Gates, InfinityMixer, InfinityMixerConfig, LearnableMap, Routing, ShortConv};
-use infinity_kernels::softmax_attention::{softmax_attention, softmax_attention_with};
+use infinity_kernels::softmax_attention::{softmax_attention_packed, softmax_attention_with};
 
 /// The mixer of one block.
 #[derive(Module, Debug)]
@@ -123,10 +123,17 @@ impl Layer for SoftmaxMixer {
         let o = match self.dropout.prob > 0.0 && q.device().is_autodiff() {
             true => {
                 let drop = |weights| self.dropout.forward(weights);
-                softmax_attention_with(q, k.clone(), v.clone(), drop)
+                softmax_attention_with(q, k.clone(), v.clone(), &pass.borders, drop)
             }
-            false => softmax_attention(q, k.clone(), v.clone()),
+            false => softmax_attention_packed(q, k.clone(), v.clone(), &pass.borders),
         };
+        if !pass.borders.is_none() {
+            // As in a state whose rows were reset: what is forgotten is zero and stays in view.
+            let total = k.dims()[1];
+            let old = pass.borders.forgotten(b, t, total, &k.device());
+            let old = old.reshape([b, total, 1, 1]);
+            (k, v) = (k.mask_fill(old.clone(), 0.0), v.mask_fill(old, 0.0));
+        }
         let o = formats.products(o.reshape([b, t, self.config.value_dim_total()]));
         let y = formats.stream(formats.linear(&self.o_proj, o));
         let cache = Some((k, v));

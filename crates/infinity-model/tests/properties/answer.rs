@@ -154,6 +154,16 @@ pub(crate) fn run(
     seed: u64,
 ) -> Answer {
     let (logits, state) = in_pieces(model, tokens, start.clone(), cuts);
+    gradients(model, start, (logits, state), seed)
+}
+
+/// What a run gives that gave `logits` and `state`: with the gradients of a scalar of both, by `seed`.
+pub(crate) fn gradients(
+    model: &InfinityModel,
+    start: &ModelState,
+    (logits, state): (Tensor<3>, ModelState),
+    seed: u64,
+) -> Answer {
     let mut random = Random(seed);
     let mut weigh = Weigh(&mut random, Tensor::zeros([1], &Device::flex().autodiff()));
     weigh.add(logits.clone());

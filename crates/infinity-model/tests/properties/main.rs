@@ -6,6 +6,7 @@ mod answer;
 mod apart;
 mod kept;
 mod kinds;
+mod packed;
 mod precision;
 mod rows;
 mod split;

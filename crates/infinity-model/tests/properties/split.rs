@@ -9,14 +9,14 @@ use infinity_model::burn::tensor::Device;
 use proptest::prelude::*;
 
 /// Worst over 300 random cases on Flex, 2026-11-23: 1.3e-6.
-const STATE: Tol = Tol {
+pub(crate) const STATE: Tol = Tol {
     rms_ratio: 1e-5,
     worst_over_rms: 30.0,
     floor: 1e-5,
 };
 /// Worst over the same cases: 6e-6, and 1.2e-5 once where a key without feature map is all but
 /// zero. The floor is a part of the size of all gradients together, see [`compare_all`].
-const GRADS: Tol = Tol {
+pub(crate) const GRADS: Tol = Tol {
     rms_ratio: 1e-5,
     worst_over_rms: 30.0,
     floor: 1e-5,

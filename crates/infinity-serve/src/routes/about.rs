@@ -25,9 +25,11 @@ pub(crate) struct Health {
 /// Whether the model is there.
 #[utoipa::path(get, path = "/health", tag = "server",
     responses((status = 200, description = "It is", body = Health),
-        (status = 503, description = "It is still loading", body = ErrorBody)))]
+        (status = 500, description = "It has failed", body = ErrorBody),
+        (status = 503, description = "It is still loading, or stopping", body = ErrorBody)))]
 pub(crate) async fn health(State(app): State<Shared>) -> Result<Json<Health>, ApiError> {
-    app.engine().map(|_| Json(Health { status: "ok" }))
+    app.engine()?.health()?;
+    Ok(Json(Health { status: "ok" }))
 }
 
 /// The models: one.
@@ -176,4 +178,41 @@ pub(crate) async fn wrong_method(request: axum::extract::Request) -> ApiError {
         "method_not_allowed",
         message,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::extract::Request;
+    use infinity_model::burn::tensor::Device;
+    use infinity_model::{ModelConfig, Tokenizer};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{Engine, EngineConfig, EngineError, Served, ServerConfig, router};
+
+    #[test]
+    fn an_engine_that_panicked_is_not_healthy() {
+        let model = ModelConfig::new(257).with_hidden_size(16);
+        let model = model.init(&Device::flex());
+        let engine = Engine::start(model, Tokenizer::bytes(), EngineConfig::default()).unwrap();
+        let served = Served::loading();
+        let routes = router(served.clone(), ServerConfig::default());
+        let status = || {
+            let request = Request::get("/health").header(header::HOST, "localhost");
+            let answer = routes.clone().oneshot(request.body(Body::empty()).unwrap());
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            runtime.unwrap().block_on(answer).unwrap().status()
+        };
+        assert_eq!(status(), StatusCode::SERVICE_UNAVAILABLE);
+        served.ready(engine.clone());
+        assert_eq!(status(), StatusCode::OK);
+        engine.panic();
+        while engine.health().is_ok() {
+            std::thread::yield_now();
+        }
+        assert_eq!(status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let refused = engine.submit(crate::Request::default()).unwrap_err();
+        assert!(matches!(refused, EngineError::Failed(_)), "{refused}");
+    }
 }

@@ -1,27 +1,28 @@
 //! `/v1/chat/completions`: conversations answered.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use infinity_model::{FinishReason, Message};
 use serde_json::{Value, json};
 
-use super::{answer_id, check_choices, encode, shown, start};
+use super::{Asked, answer_id, encode, shown};
 use crate::answer::{ApiError, Refusals};
 use crate::app::{Shared, now};
 use crate::body::Given;
-use crate::choices::{Deadline, Format, Gathered, gather, stream, submit};
+use crate::choices::{Format, Gathered};
 use crate::handle::EngineHandle;
-use crate::openai::{ChatRequest, UsageObject, finish_word};
+use crate::openai::{ChatMessage, ChatRequest, UsageObject, finish_word};
 use crate::request::{Request, Start, Token};
-use crate::routes::sessions::idempotency_key;
 
 /// Tokens where a request does not say.
 const DEFAULT_MAX_TOKENS: usize = 512;
 
 /// Answers a conversation.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "text", request_body = ChatRequest,
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "A name for this change of a session: a second time with it changes nothing. \
+            A session remembers its last 64")),
     responses(
         (status = 200, description = "The answers, or a stream of them", body = Value),
         Refusals))]
@@ -30,17 +31,12 @@ pub(crate) async fn chat(
     headers: HeaderMap,
     Given(asked): Given<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let engine = app.engine()?;
-    app.check_model(asked.model.as_deref())?;
-    let deadline = Deadline::after(app.config.request_time);
-    let start = start(asked.session_id.as_ref(), asked.session_fork == Some(true));
-    let n = asked.n.unwrap_or(1);
-    check_choices(&app, 1, n, &start)?;
+    let mut wanted = Asked::new(&app, &headers, asked.terms())?;
+    wanted.check_choices(&app, 1)?;
     if asked.messages.is_empty() {
         return Err(ApiError::field("messages", "messages is empty: at least 1"));
     }
     let template = &app.config.template;
-    let sampling = asked.sampling(&app.config.generation, template.stops())?;
     let logprobs = match (asked.logprobs == Some(true), asked.top_logprobs) {
         (true, top) => Some(top.unwrap_or(0)),
         (false, None) => None,
@@ -49,48 +45,28 @@ pub(crate) async fn chat(
             return Err(ApiError::field("top_logprobs", message));
         }
     };
-    let follows = match &start {
+    wanted.request = Request {
+        sampling: asked.sampling(&app.config.generation, template.stops())?,
+        max_tokens: asked.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+        logprobs,
+        ..wanted.request
+    };
+    let engine = wanted.engine.clone();
+    let follows = match &wanted.terms.start {
         Start::Fresh => false,
         Start::Session(id) | Start::Fork(id) => engine.session(id).await?.position > 0,
     };
-    let messages: Vec<Message> = asked
-        .messages
-        .iter()
-        .map(|message| message.plain())
-        .collect();
-    let prompt = encode(engine, template.render(&messages, follows)?, !follows).await?;
-
-    let requests = (0..n as u64).map(|k| {
-        let mut sampling = sampling.clone();
-        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(k));
-        Ok(Request {
-            start: start.clone(),
-            prompt: prompt.clone(),
-            sampling,
-            max_tokens: asked.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
-            logprobs,
-            echo: false,
-            idempotency_key: idempotency_key(&headers)?,
-            keep_partial: asked.keep_partial == Some(true),
-        })
-    });
+    let messages: Vec<Message> = asked.messages.iter().map(ChatMessage::plain).collect();
+    let prompt = encode(&engine, template.render(&messages, follows)?, !follows).await?;
     let format = Chat {
         id: answer_id("chatcmpl"),
         created: now(),
-        engine: engine.clone(),
+        engine,
         model: app.config.model_name.clone(),
         logprobs: logprobs.is_some(),
         trims: template.is_plain(),
     };
-    let texts = submit(engine, requests.collect::<Result<_, ApiError>>()?)?;
-    if asked.stream == Some(true) {
-        let with_usage = asked
-            .stream_options
-            .is_some_and(|o| o.include_usage == Some(true));
-        return stream(texts, format, with_usage, deadline).await;
-    }
-    let gathered = gather(texts, deadline).await?;
-    Ok(Json(format.whole(&gathered)).into_response())
+    wanted.answer(vec![prompt], format).await
 }
 
 /// Answers as chat.
@@ -118,32 +94,6 @@ impl Chat {
             "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason,
         });
         self.object("chat.completion.chunk", vec![choice])
-    }
-
-    fn whole(&self, texts: &[Gathered]) -> Value {
-        let mut usage = UsageObject::default();
-        let choices = texts.iter().enumerate().map(|(index, text)| {
-            usage.add(&text.usage);
-            let all: String = text
-                .tokens
-                .iter()
-                .map(|token| token.text.as_str())
-                .collect();
-            let content = if self.trims { all.trim_start() } else { &all };
-            let logprobs = self.logprobs.then(|| {
-                let list = text.tokens.iter().map(|token| self.logprob(token));
-                json!({"content": list.collect::<Vec<_>>()})
-            });
-            json!({
-                "index": index,
-                "message": {"role": "assistant", "content": content, "refusal": null},
-                "logprobs": logprobs, "finish_reason": finish_word(text.reason),
-                "seed": text.usage.seed,
-            })
-        });
-        let mut object = self.object("chat.completion", choices.collect());
-        object["usage"] = json!(usage);
-        object
     }
 
     fn logprob(&self, token: &Token) -> Value {
@@ -192,5 +142,27 @@ impl Format for Chat {
         let mut object = self.object("chat.completion.chunk", Vec::new());
         object["usage"] = json!(usage);
         object
+    }
+
+    fn whole(&self, texts: &[Gathered]) -> Value {
+        let choices = texts.iter().enumerate().map(|(index, text)| {
+            let all: String = text
+                .tokens
+                .iter()
+                .map(|token| token.text.as_str())
+                .collect();
+            let content = if self.trims { all.trim_start() } else { &all };
+            let logprobs = self.logprobs.then(|| {
+                let list = text.tokens.iter().map(|token| self.logprob(token));
+                json!({"content": list.collect::<Vec<_>>()})
+            });
+            json!({
+                "index": index,
+                "message": {"role": "assistant", "content": content, "refusal": null},
+                "logprobs": logprobs, "finish_reason": finish_word(text.reason),
+                "seed": text.usage.seed,
+            })
+        });
+        self.object("chat.completion", choices.collect())
     }
 }

@@ -1,27 +1,30 @@
 //! `/v1/completions`: texts continued.
 
-use axum::Json;
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use infinity_model::FinishReason;
 use serde_json::{Map, Value, json};
 
-use super::{answer_id, check_choices, encode, shown, start};
+use super::{Asked, answer_id, encode, shown};
 use crate::answer::{ApiError, Refusals};
 use crate::app::{Shared, now};
 use crate::body::Given;
-use crate::choices::{Deadline, Format, Gathered, gather, stream, submit};
+use crate::choices::{Format, Gathered};
 use crate::handle::EngineHandle;
 use crate::openai::{CompletionRequest, Prompt, UsageObject, finish_word};
 use crate::request::{Request, Start, Token};
-use crate::routes::sessions::idempotency_key;
 
 /// Tokens where a request does not say, as OpenAI's.
 const DEFAULT_MAX_TOKENS: usize = 16;
 
 /// Continues texts.
 #[utoipa::path(post, path = "/v1/completions", tag = "text", request_body = CompletionRequest,
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "A name for this change of a session: a second time with it changes nothing. \
+            A session remembers its last 64")),
     responses(
         (status = 200, description = "The texts, or a stream of them", body = Value),
         Refusals))]
@@ -30,91 +33,50 @@ pub(crate) async fn completions(
     headers: HeaderMap,
     Given(asked): Given<CompletionRequest>,
 ) -> Result<Response, ApiError> {
-    let engine = app.engine()?;
-    app.check_model(asked.model.as_deref())?;
-    let deadline = Deadline::after(app.config.request_time);
-    let start = start(asked.session_id.as_ref(), asked.session_fork == Some(true));
-    let n = asked.n.unwrap_or(1);
+    let mut wanted = Asked::new(&app, &headers, asked.terms())?;
+    let n = wanted.terms.n;
     if let Some(best_of) = asked.best_of.filter(|&best_of| best_of != n) {
         let message = format!("best_of = {best_of} must be n = {n}: no others are drawn");
         return Err(ApiError::field("best_of", message));
     }
-    let sampling = asked.sampling(&app.config.generation, &[])?;
-    let fresh = start == Start::Fresh;
-    let prompts = prompts(engine, asked.prompt, &app, n, &start, fresh).await?;
-
     let echo = asked.echo == Some(true);
-    let mut requests = Vec::new();
-    let mut texts = Vec::new();
-    for (text, tokens) in prompts {
-        for k in 0..n {
-            let mut sampling = sampling.clone();
-            sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(k as u64));
-            texts.push(if echo { text.clone() } else { String::new() });
-            requests.push(Request {
-                start: start.clone(),
-                prompt: tokens.clone(),
-                sampling,
-                max_tokens: asked.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
-                logprobs: asked.logprobs,
-                echo: echo && asked.logprobs.is_some(),
-                idempotency_key: idempotency_key(&headers)?,
-                keep_partial: asked.keep_partial == Some(true),
-            });
-        }
-    }
-    let format = Completions {
-        id: answer_id("cmpl"),
-        created: now(),
-        engine: engine.clone(),
-        model: app.config.model_name.clone(),
-        prompts: texts,
-        logprobs: asked.logprobs.is_some(),
-        offsets: Vec::new(),
+    wanted.request = Request {
+        sampling: asked.sampling(&app.config.generation, &[])?,
+        max_tokens: asked.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+        logprobs: asked.logprobs,
+        echo: echo && asked.logprobs.is_some(),
+        ..wanted.request
     };
-    let texts = submit(engine, requests)?;
-    if asked.stream == Some(true) {
-        let with_usage = asked
-            .stream_options
-            .is_some_and(|o| o.include_usage == Some(true));
-        return stream(texts, format, with_usage, deadline).await;
-    }
-    let gathered = gather(texts, deadline).await?;
-    Ok(Json(format.whole(&gathered)).into_response())
-}
-
-/// Texts and tokens of the prompts.
-async fn prompts(
-    engine: &EngineHandle,
-    prompt: Prompt,
-    app: &Shared,
-    n: usize,
-    start: &Start,
-    begins: bool,
-) -> Result<Vec<(String, Vec<u32>)>, ApiError> {
-    let count = match &prompt {
-        Prompt::Text(_) | Prompt::Tokens(_) => 1,
-        Prompt::Texts(texts) => texts.len(),
-        Prompt::TokenLists(lists) => lists.len(),
-    };
-    check_choices(app, count, n, start)?;
-    let (texts, lists) = match prompt {
+    let (texts, lists) = match asked.prompt {
         Prompt::Text(text) => (vec![text], Vec::new()),
         Prompt::Texts(texts) => (texts, Vec::new()),
         Prompt::Tokens(tokens) => (Vec::new(), vec![tokens]),
         Prompt::TokenLists(lists) => (Vec::new(), lists),
     };
-    let mut all = Vec::new();
+    wanted.check_choices(&app, texts.len() + lists.len())?;
+    let engine = wanted.engine.clone();
+    let (mut told, mut prompts) = (Vec::new(), Vec::new());
     for text in texts {
-        let tokens = encode(engine, text.clone(), begins).await?;
-        all.push((text, tokens));
+        told.extend(echo.then(|| text.clone()));
+        prompts.push(encode(&engine, text, wanted.terms.start == Start::Fresh).await?);
     }
-    for tokens in lists {
-        let text = engine.tokenizer().decode(&tokens);
+    for tokens in &lists {
+        let text = engine.tokenizer().decode(tokens);
         let text = text.map_err(|error| ApiError::field("prompt", error.to_string()))?;
-        all.push((text, tokens));
+        told.extend(echo.then_some(text));
     }
-    Ok(all)
+    prompts.extend(lists);
+    let format = Completions {
+        id: answer_id("cmpl"),
+        created: now(),
+        engine,
+        model: app.config.model_name.clone(),
+        prompts: told.into(),
+        n,
+        logprobs: asked.logprobs.is_some(),
+        offset: 0,
+    };
+    wanted.answer(prompts, format).await
 }
 
 /// Answers as completions.
@@ -124,14 +86,21 @@ struct Completions {
     created: u64,
     engine: EngineHandle,
     model: String,
-    /// The prompts' texts, empty if they are not told.
-    prompts: Vec<String>,
+    /// The prompts' texts; none if they are not told.
+    prompts: Arc<[String]>,
+    /// Texts that each of them begins.
+    n: usize,
     logprobs: bool,
-    /// Characters of each text that are told so far.
-    offsets: Vec<usize>,
+    /// Characters of a stream's text that are told so far.
+    offset: usize,
 }
 
 impl Completions {
+    /// What text number `index` begins with.
+    fn prompt(&self, index: usize) -> &str {
+        self.prompts.get(index / self.n).map_or("", String::as_str)
+    }
+
     fn object(&self, choices: Vec<Value>) -> Value {
         json!({
             "id": self.id, "object": "text_completion", "created": self.created,
@@ -139,44 +108,14 @@ impl Completions {
         })
     }
 
-    fn whole(&self, texts: &[Gathered]) -> Value {
-        let mut usage = UsageObject::default();
-        let choices = texts.iter().enumerate().map(|(index, text)| {
-            usage.add(&text.usage);
-            let new: String = text
-                .tokens
-                .iter()
-                .map(|token| token.text.as_str())
-                .collect();
-            let logprobs = self.logprobs.then(|| {
-                let mut list = Logprobs::default();
-                for token in text.prompt.iter().chain(&text.tokens) {
-                    list.push(&self.engine, token);
-                }
-                list.object()
-            });
-            json!({
-                "index": index, "text": format!("{}{new}", self.prompts[index]),
-                "logprobs": logprobs, "finish_reason": finish_word(text.reason),
-                "seed": text.usage.seed,
-            })
-        });
-        let mut object = self.object(choices.collect());
-        object["usage"] = json!(usage);
-        object
-    }
-
     fn piece(&mut self, index: usize, text: &str, token: &Token) -> Option<Value> {
         if text.is_empty() && !self.logprobs {
             return None;
         }
         let logprobs = self.logprobs.then(|| {
-            if self.offsets.len() <= index {
-                self.offsets.resize(index + 1, 0);
-            }
-            let mut list = Logprobs::at(self.offsets[index]);
+            let mut list = Logprobs::at(self.offset);
             list.push(&self.engine, token);
-            self.offsets[index] = list.offset;
+            self.offset = list.offset;
             list.object()
         });
         Some(self.object(vec![json!({
@@ -187,7 +126,7 @@ impl Completions {
 
 impl Format for Completions {
     fn begin(&self, index: usize) -> Option<Value> {
-        let text = &self.prompts[index];
+        let text = self.prompt(index);
         (!text.is_empty()).then(|| {
             self.object(vec![json!({
                 "index": index, "text": text, "logprobs": null, "finish_reason": null,
@@ -213,6 +152,29 @@ impl Format for Completions {
         let mut object = self.object(Vec::new());
         object["usage"] = json!(usage);
         object
+    }
+
+    fn whole(&self, texts: &[Gathered]) -> Value {
+        let choices = texts.iter().enumerate().map(|(index, text)| {
+            let new: String = text
+                .tokens
+                .iter()
+                .map(|token| token.text.as_str())
+                .collect();
+            let logprobs = self.logprobs.then(|| {
+                let mut list = Logprobs::default();
+                for token in text.prompt.iter().chain(&text.tokens) {
+                    list.push(&self.engine, token);
+                }
+                list.object()
+            });
+            json!({
+                "index": index, "text": format!("{}{new}", self.prompt(index)),
+                "logprobs": logprobs, "finish_reason": finish_word(text.reason),
+                "seed": text.usage.seed,
+            })
+        });
+        self.object(choices.collect())
     }
 }
 

@@ -6,46 +6,120 @@ pub(crate) mod completions;
 pub(crate) mod sessions;
 pub(crate) mod tokens;
 
+use axum::http::HeaderMap;
+use axum::response::Response;
+
 use crate::answer::ApiError;
 use crate::app::App;
+use crate::choices::{Deadline, Format, stream, whole};
+use crate::error::EngineError;
 use crate::handle::EngineHandle;
-use crate::request::Start;
-use crate::session::SessionId;
+use crate::openai::Terms;
+use crate::request::{Request, Start};
+
+/// Log-probabilities in one answer that is no stream.
+const MAX_LOGPROBS: usize = 1 << 20;
 
 /// A name for an answer.
 fn answer_id(kind: &str) -> String {
     format!("{kind}-{:032x}", rand::random::<u128>())
 }
 
-/// Where a request's text begins.
-fn start(session: Option<&String>, fork: bool) -> Start {
-    match session.map(|id| SessionId(id.clone())) {
-        None => Start::Fresh,
-        Some(id) if fork => Start::Fork(id),
-        Some(id) => Start::Session(id),
-    }
+/// A request for texts, whatever kind they are.
+struct Asked {
+    engine: EngineHandle,
+    terms: Terms,
+    /// What is asked of each text, but for prompts and seeds.
+    request: Request,
+    deadline: Deadline,
 }
 
-/// Checks how many texts are asked for.
-fn check_choices(app: &App, prompts: usize, n: usize, start: &Start) -> Result<(), ApiError> {
-    let limit = app.config.max_choices;
-    if prompts == 0 || n == 0 {
-        let param = if n == 0 { "n" } else { "prompt" };
-        return Err(ApiError::field(
-            param,
-            format!("{param} is empty: at least 1"),
-        ));
+impl Asked {
+    fn new(app: &App, headers: &HeaderMap, terms: Terms) -> Result<Self, ApiError> {
+        let engine = app.engine()?;
+        app.check_model(terms.model.as_deref())?;
+        Ok(Self {
+            engine: engine.clone(),
+            request: Request {
+                start: terms.start.clone(),
+                idempotency_key: sessions::idempotency_key(headers)?,
+                keep_partial: terms.keep_partial,
+                ..Request::default()
+            },
+            terms,
+            deadline: Deadline::after(app.config.request_time, engine),
+        })
     }
-    let all = prompts.saturating_mul(n);
-    if all > limit {
-        let message = format!("{prompts} prompts with n = {n} are {all} texts: at most {limit}");
-        return Err(ApiError::field("n", message));
+
+    /// Checks how many texts are asked for.
+    fn check_choices(&self, app: &App, prompts: usize) -> Result<(), ApiError> {
+        let (n, limit) = (self.terms.n, app.config.max_choices);
+        if prompts == 0 || n == 0 {
+            let param = if n == 0 { "n" } else { "prompt" };
+            let message = format!("{param} is empty: at least 1");
+            return Err(ApiError::field(param, message));
+        }
+        let all = prompts.saturating_mul(n);
+        if all > limit {
+            let message =
+                format!("{prompts} prompts with n = {n} are {all} texts: at most {limit}");
+            return Err(ApiError::field("n", message));
+        }
+        if all > 1 && matches!(self.terms.start, Start::Session(_)) {
+            let message =
+                format!("a session is continued by one text, not {all}: set session_fork");
+            return Err(ApiError::field("session_id", message));
+        }
+        Ok(())
     }
-    if all > 1 && matches!(start, Start::Session(_)) {
-        let message = format!("a session is continued by one text, not {all}: set session_fork");
-        return Err(ApiError::field("session_id", message));
+
+    /// Checks how much there is to read and to tell, all texts together.
+    fn check_size(&self, prompts: &[Vec<u32>]) -> Result<(), ApiError> {
+        let (n, request) = (self.terms.n, &self.request);
+        let read = n * prompts.iter().map(Vec::len).sum::<usize>();
+        let limit = self.engine.config().max_prompt_tokens;
+        if read > limit {
+            let (what, value) = ("prompt tokens", read);
+            return Err(EngineError::TooLarge { what, value, limit }.into());
+        }
+        let Some(top) = request.logprobs.filter(|_| self.terms.stream.is_none()) else {
+            return Ok(());
+        };
+        let new = request.max_tokens.saturating_mul(n * prompts.len());
+        let told = new.saturating_add(if request.echo { read } else { 0 });
+        let told = told.saturating_mul(top.saturating_add(1));
+        if told > MAX_LOGPROBS {
+            let message = format!(
+                "up to {told} log-probabilities in one answer: at most {MAX_LOGPROBS}; ask for fewer \
+                 tokens, or for a stream, which may be of any length"
+            );
+            return Err(ApiError::field("logprobs", message));
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Has all texts continued; if one is refused, none is.
+    async fn answer<F: Format>(
+        self,
+        prompts: Vec<Vec<u32>>,
+        format: F,
+    ) -> Result<Response, ApiError> {
+        self.check_size(&prompts)?;
+        let mut texts = Vec::new();
+        for prompt in prompts {
+            for k in 0..self.terms.n as u64 {
+                let mut request = self.request.clone();
+                request.prompt.clone_from(&prompt);
+                let seed = request.sampling.seed;
+                request.sampling.seed = seed.map(|seed| seed.wrapping_add(k));
+                texts.push(self.engine.submit(request)?);
+            }
+        }
+        match self.terms.stream {
+            Some(with_usage) => stream(texts, format, with_usage, self.deadline).await,
+            None => whole(texts, format, self.deadline).await,
+        }
+    }
 }
 
 /// The tokens of a text, off the threads that answer others: a long one takes a while.
@@ -53,7 +127,7 @@ async fn encode(engine: &EngineHandle, text: String, begins: bool) -> Result<Vec
     let engine = engine.clone();
     let encoding = tokio::task::spawn_blocking(move || engine.encode(&text, begins));
     let encoded = encoding.await;
-    Ok(encoded.map_err(|error| crate::EngineError::Failed(error.to_string()))??)
+    Ok(encoded.map_err(|error| EngineError::Failed(error.to_string()))??)
 }
 
 /// A token's text as lists of log-probabilities show it; bytes that are no character as their number.

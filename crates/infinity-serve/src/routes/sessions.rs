@@ -311,7 +311,8 @@ pub(crate) async fn upload(
     request_body = AppendRequest,
     params(("id" = String, Path, description = "The session"),
         ("Idempotency-Key" = Option<String>, Header,
-            description = "A name for this change: a second time with it changes nothing")),
+            description = "A name for this change: a second time with it changes nothing. A session \
+                remembers its last 64")),
     responses((status = 200, description = "Read and saved, or a stream of how far it is",
             body = Appended),
         Refusals))]
@@ -322,7 +323,7 @@ pub(crate) async fn append(
     Given(asked): Given<AppendRequest>,
 ) -> Result<Response, ApiError> {
     let engine = app.engine()?;
-    let deadline = Deadline::after(app.config.request_time);
+    let deadline = Deadline::after(app.config.request_time, engine);
     let idempotency_key = idempotency_key(&headers)?;
     let prompt = match (asked.text, asked.tokens) {
         (Some(text), None) => encode(engine, text, false).await?,

@@ -337,6 +337,7 @@ fn every_mistake_is_named() {
     };
     let limits = EngineConfig {
         max_new_tokens: 50,
+        max_prompt_tokens: 11,
         max_sessions: 1,
         ..EngineConfig::default()
     };
@@ -358,6 +359,40 @@ fn every_mistake_is_named() {
             "a text, a list of texts",
         ),
         (r#"{"prompt": [99999]}"#, "invalid_value", "99999"),
+        (
+            r#"{"prompt": [[1], "a"]}"#,
+            "invalid_value",
+            "list of such lists",
+        ),
+        (r#"{"prompt": [[1], ["a"]]}"#, "invalid_value", "u32"),
+        (r#"{"prompt": [4294967296]}"#, "invalid_value", "4294967296"),
+        (r#"{"prompt": [1, -1]}"#, "invalid_value", "`-1`"),
+        (r#"{"prompt": [1, 2"#, "invalid_json", "EOF"),
+        (
+            r#"{"prompt": "a", "stop": 1}"#,
+            "invalid_value",
+            "a text or a list of texts",
+        ),
+        (
+            r#"{"prompt": "a", "stop": ["","","","","","","","","","","","","","","","",""]}"#,
+            "invalid_value",
+            "more than 16",
+        ),
+        (
+            r#"{"prompt": "abc", "n": 4}"#,
+            "too_large",
+            "prompt tokens = 12 is too large: at most 11",
+        ),
+        (
+            r#"{"prompt": ["abcdef", "abcdef"]}"#,
+            "too_large",
+            "prompt tokens = 12",
+        ),
+        (
+            r#"{"prompt": "a", "logprobs": 21}"#,
+            "too_large",
+            "at most 20",
+        ),
         (
             r#"{"prompt": "a", "temprature": 1}"#,
             "invalid_value",
@@ -412,6 +447,15 @@ fn every_mistake_is_named() {
         (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large")
     );
     assert!(long.message().contains("2001") || long.message().contains("2000"));
+    let whole = json!({"prompt": "a", "max_tokens": 1 << 30, "logprobs": 20});
+    let whole = server.post(completions, whole);
+    assert!(
+        whole
+            .message()
+            .contains("ask for fewer tokens, or for a stream"),
+        "{}",
+        whole.message()
+    );
     let chat = server.post("/v1/chat/completions", json!({"messages": []}));
     assert_eq!(chat.json()["error"]["param"], "messages");
     let role = json!({"messages": [{"role": "tool", "content": "x"}]});

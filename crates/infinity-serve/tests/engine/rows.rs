@@ -210,3 +210,53 @@ fn a_slow_reader_is_parked_and_loses_nothing() {
     assert_eq!((slow.echo.len(), slow.read), (30, 30));
     soon("nobody is left", || engine.metrics().rows.get() == 0);
 }
+
+/// Readers that do not read: nothing is computed ahead of them, and nobody looks for work that there
+/// is none of.
+#[test]
+fn who_does_not_read_costs_neither_memory_nor_time() {
+    let engine = engine(EngineConfig {
+        max_rows: 2,
+        max_unread: 4,
+        ..EngineConfig::default()
+    });
+    let scored = Request {
+        prompt: prompt(3, 4 * 512),
+        sampling: sampling(3),
+        max_tokens: 1,
+        echo: true,
+        logprobs: Some(2),
+        ..Request::default()
+    };
+    let quick = run(&engine, scored.clone()).unwrap();
+    let before = engine.metrics().read_tokens.get();
+    let unread: Vec<_> = (0..2)
+        .map(|_| engine.submit(scored.clone()).unwrap())
+        .collect();
+    let waiting = engine.submit(scored.clone()).unwrap();
+    soon("both are parked", || engine.metrics().parked.get() == 2);
+    let read = engine.metrics().read_tokens.get() - before;
+    assert_eq!(read, 2 * 512, "a piece each, and no more until it is read");
+    let turns = engine.metrics().turns.get();
+    sleep(Duration::from_millis(300));
+    let turns = engine.metrics().turns.get() - turns;
+    assert!((1..=100).contains(&turns), "{turns} turns of the engine");
+    for events in unread.into_iter().chain([waiting]) {
+        let slow = wait(events).unwrap();
+        assert_eq!((&slow.echo, &slow.tokens), (&quick.echo, &quick.tokens));
+    }
+}
+
+#[test]
+fn log_probabilities_have_a_limit() {
+    let engine = engine(EngineConfig::default());
+    let ask = |logprobs| Request {
+        prompt: vec![1, 2],
+        max_tokens: 1,
+        logprobs: Some(logprobs),
+        ..Request::default()
+    };
+    assert_eq!(run(&engine, ask(20)).unwrap().tokens[0].top.len(), 20);
+    let refused = run(&engine, ask(21)).unwrap_err().to_string();
+    assert_eq!(refused, "logprobs = 21 is too large: at most 20");
+}

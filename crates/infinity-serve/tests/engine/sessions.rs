@@ -140,7 +140,7 @@ fn a_full_disk_keeps_the_old_one() {
     let id = create(&engine);
     append(&engine, &id, &prompt(1, 20), "start").unwrap();
     let before = print(&engine, &id);
-    let (mut failed, mut position, mut before) = (0, 20, before);
+    let (mut failed, mut unknown, mut position, mut before) = (0, 0, 20, before);
     for change in 0.. {
         let full = inject(
             folder.path(),
@@ -165,13 +165,25 @@ fn a_full_disk_keeps_the_old_one() {
         }
         block_on(engine.stop(Duration::ZERO));
         engine = crate::support::engine(kept_in(folder.path()));
-        assert_eq!(block_on(engine.session(&id)).unwrap().position, position);
+        let there = block_on(engine.session(&id)).unwrap().position;
+        if there != position {
+            // The commit failed when all of it was there: the change is made, once, and whole.
+            (unknown, position) = (unknown + 1, position + 1);
+            assert_eq!(there, position);
+            let again = append(&engine, &id, &[7], &format!("key {change}"));
+            assert_eq!(again.unwrap(), position);
+            before = print(&engine, &id);
+        }
         assert!(print(&engine, &id) == before, "change {change}, restarted");
+        let states = std::fs::read_dir(folder.path()).unwrap().flatten();
+        let states = states.filter(|file| file.path().extension().is_some_and(|e| e == "state"));
+        assert_eq!(states.count(), 1, "nothing is left of what failed");
         if !happened {
             break;
         }
     }
     assert!(failed >= 5, "{failed} changes of the disk");
+    assert_eq!(unknown, 1, "the last change of a save is its commit");
     assert_eq!(append(&engine, &id, &[7], "last").unwrap(), position + 1);
 }
 
@@ -315,6 +327,82 @@ fn a_stop_saves_what_was_generated() {
         made.usage.position
     );
     assert_eq!(made.usage.position as usize, 2 + made.usage.new_tokens);
+}
+
+#[test]
+fn a_panic_while_a_session_is_kept_is_an_error_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(kept_in(folder.path()));
+    let id = create(&engine);
+    append(&engine, &id, &[1, 2], "a").unwrap();
+    let broken = inject(folder.path(), 2, Fault::Panic);
+    let error = append(&engine, &id, &[3], "b").unwrap_err();
+    assert!(
+        broken.happened() && matches!(error, EngineError::Failed(_)),
+        "{error}"
+    );
+    drop(broken);
+    assert_eq!(append(&engine, &id, &[3], "b").unwrap(), 3);
+    block_on(engine.stop(Duration::ZERO));
+    let engine = crate::support::engine(kept_in(folder.path()));
+    assert_eq!(block_on(engine.session(&id)).unwrap().position, 3);
+}
+
+/// Whatever a request is doing when the engine stops, it hears why it ends; and who asks for the stop
+/// a second time waits as the first does.
+#[test]
+fn a_stop_tells_everybody_and_whoever_asks_for_it_waits() {
+    for pause in 0..4 {
+        let folder = tempfile::tempdir().unwrap();
+        let config = EngineConfig {
+            session_bytes: 0,
+            max_rows: 12,
+            ..kept_in(folder.path())
+        };
+        let engine = Engine::start(model_of(Mixer::Infinity, 1), Tokenizer::bytes(), config);
+        let engine = engine.unwrap();
+        let ids: Vec<SessionId> = (0..16).map(|_| create(&engine)).collect();
+        for id in &ids {
+            append(&engine, id, &[1, 2, 3], "a").unwrap();
+        }
+        let saved = engine.metrics().saved.get();
+        // On the disk now: they are loaded, then begin with a token drawn, or with a prompt to read.
+        let ask = |(i, id)| {
+            engine
+                .submit(go_on(id, &[9; 600][..600 * (i % 2)], 1 << 20))
+                .unwrap()
+        };
+        let running: Vec<_> = ids.iter().enumerate().map(ask).collect();
+        std::thread::sleep(Duration::from_millis(pause));
+        let stops: Vec<_> = (0..2)
+            .map(|_| {
+                let engine = engine.clone();
+                std::thread::spawn(move || {
+                    block_on(engine.stop(Duration::ZERO));
+                    engine.metrics().saved.get()
+                })
+            })
+            .collect();
+        let mut interrupted = 0;
+        for events in running {
+            match crate::support::wait(events) {
+                Ok(made) => {
+                    assert_eq!(made.reason, Some(FinishReason::Interrupted));
+                    interrupted += 1;
+                }
+                Err(error) => assert!(matches!(error, EngineError::Stopping), "{error}"),
+            }
+        }
+        for stop in stops {
+            assert_eq!(
+                stop.join().unwrap(),
+                saved + interrupted,
+                "it returns when all is saved"
+            );
+        }
+        let late = block_on(engine.sessions()).unwrap_err();
+        assert!(matches!(late, EngineError::Stopping), "{late}");
+    }
 }
 
 const CHILD: &str = "INFINITY_SERVE_CHILD";

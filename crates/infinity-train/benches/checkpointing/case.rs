@@ -209,5 +209,6 @@ pub(crate) fn batch(vocab_size: usize, rows: usize, length: usize) -> HostBatch 
         len: length,
         carry: vec![None; rows],
         valid: rows * length,
+        borders: Default::default(),
     }
 }

@@ -94,6 +94,7 @@ fn batch(flags: &Flags, length: usize) -> HostBatch {
         len: length,
         carry: vec![None; rows],
         valid: rows * length,
+        borders: Default::default(),
     }
 }
 

@@ -308,6 +308,7 @@ fn batch(config: &RunConfig) -> HostBatch {
         len,
         carry: vec![None; rows],
         valid: rows * len,
+        borders: Default::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     ConfigError, DeviceList, DistributedStrategy, FLOOR, GradientCheckpointing, LrSchedulerType,
     ModelConfig, RunConfig, SCHEMA,
 };
-use crate::data::DataError;
+use crate::data::{DataError, Packing};
 use infinity_model::config::Mixer;
 
 /// Stands in for a vocabulary that is still to be read from the tokenizer.
@@ -265,6 +265,12 @@ impl RunConfig {
         if self.model.mixer != Mixer::Softmax {
             return Ok(());
         }
+        let segments = self.training.gradient_checkpointing == GradientCheckpointing::Segments;
+        if segments && self.data.packing == Packing::Packed {
+            let limit = "a softmax mixer's cache, which segments hand on, knows no borders between \
+                         documents; use \"blocks\"";
+            return refuse("training.gradient_checkpointing", "segments", limit);
+        }
         for (key, carries, of) in [
             ("data.stateful", self.data.stateful, "the run"),
             ("eval.carry_state", self.eval.carry_state, "a validation"),
@@ -406,6 +412,15 @@ mod tests {
                 &["training.loss_scale.growth_interval=0"],
                 "training.loss_scale.growth_interval",
                 "at least 1",
+            ),
+            (
+                &[
+                    "model.mixer=softmax",
+                    "data.packing=packed",
+                    "training.gradient_checkpointing=segments",
+                ],
+                "training.gradient_checkpointing",
+                "\"blocks\"",
             ),
             (
                 &["training.checkpoint_segment=512"],

@@ -2,6 +2,7 @@
 
 use super::error::DataError;
 use super::random::{below, mix};
+use infinity_kernels::borders::Borders;
 
 /// Target of a position that does not count: padding, and rows without data.
 pub const IGNORE_INDEX: i32 = -100;
@@ -22,6 +23,8 @@ pub struct HostBatch {
     pub carry: Vec<Option<usize>>,
     /// How many targets count.
     pub valid: usize,
+    /// Where in the rows documents begin, for `data.packing = "packed"`.
+    pub borders: Borders,
 }
 
 /// Keeps the draws of passed states apart from those of windows.
@@ -61,6 +64,7 @@ impl HostBatch {
             rows: to - from,
             len: self.len,
             carry: self.carry[from..to].to_vec(),
+            borders: self.borders.rows(from, to),
         }
     }
 

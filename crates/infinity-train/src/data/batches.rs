@@ -1,6 +1,6 @@
 //! Batches: windows of one store, by number; the same number always gives the same batch.
 //!
-//! Training has four ways to take windows. With `R` rows, windows of `T` tokens and `L` tokens in the
+//! Training has five ways to take windows. With `R` rows, windows of `T` tokens and `L` tokens in the
 //! store, batch `step` row `r` is
 //!
 //! ```text
@@ -9,6 +9,7 @@
 //!             start = shift(seed, e) + T · order(seed, e)[i mod W]
 //! contiguous  row r reads its own L/R tokens from front to back, then again
 //! documents   windows start at documents' starts, long documents take several; a new order an epoch
+//! packed      documents one behind the other, as many targets as there are places; a new order an epoch
 //! (a task)    row step·R + r of the task, new ones for ever
 //! ```
 //!
@@ -25,10 +26,12 @@
 use super::batch::{HostBatch, IGNORE_INDEX};
 use super::config::{DataConfig, InitialState, Packing};
 use super::error::{DataError, bad};
-use super::plan::DocumentPlans;
+use super::needle::Needles;
+use super::plan::{DocumentPlans, Window};
 use super::random::{Permutation, below, mix};
 use super::store::TokenStore;
 use super::task::TaskRows;
+use infinity_kernels::borders::Borders;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
@@ -45,6 +48,7 @@ pub trait BatchSource: Send + Sync {
 pub(super) struct BatchBuilder<'a> {
     store: &'a TokenStore,
     batch: HostBatch,
+    borders: Vec<Vec<usize>>,
     window: Vec<i32>,
 }
 
@@ -57,10 +61,12 @@ impl<'a> BatchBuilder<'a> {
             len,
             carry: Vec::with_capacity(rows),
             valid: 0,
+            borders: Borders::default(),
         };
         Self {
             store,
             batch,
+            borders: Vec::with_capacity(rows),
             window: Vec::with_capacity(len + 1),
         }
     }
@@ -83,31 +89,75 @@ impl<'a> BatchBuilder<'a> {
             "{targets} targets in a row of {}",
             self.batch.len
         );
-        self.window.clear();
-        if targets > 0 {
-            self.store.read(start, targets + 1, &mut self.window)?;
-        }
         let padding = self.batch.len - targets;
+        self.piece(start, targets)?;
         let inputs = &self.window[..targets];
-        self.batch.inputs.extend_from_slice(inputs);
         let filler = inputs.last().copied().unwrap_or(0);
         self.batch
             .inputs
             .extend(std::iter::repeat_n(filler, padding));
         self.batch
             .targets
-            .extend_from_slice(self.window.get(1..).unwrap_or_default());
-        self.batch
-            .targets
             .extend(std::iter::repeat_n(IGNORE_INDEX, padding));
         self.batch.carry.push(carry);
+        self.borders.push(Vec::new());
+        Ok(())
+    }
+
+    /// Adds a row of a window that is there already, with one token more than a row has.
+    fn whole(&mut self, window: &[i32]) {
+        self.batch
+            .inputs
+            .extend_from_slice(&window[..self.batch.len]);
+        self.batch.targets.extend_from_slice(&window[1..]);
+        self.batch.valid += self.batch.len;
+        self.batch.carry.push(None);
+        self.borders.push(Vec::new());
+    }
+
+    /// Adds a row of pieces of documents, which fill it.
+    ///
+    /// # Errors
+    /// The store's.
+    fn packed(&mut self, pieces: &[Window], carry: Option<usize>) -> Result<(), DataError> {
+        let mut borders = Vec::with_capacity(pieces.len() - 1);
+        let mut at = 0;
+        for piece in pieces {
+            self.piece(piece.start, piece.targets)?;
+            borders.push(at);
+            at += piece.targets;
+        }
+        debug_assert_eq!(at, self.batch.len);
+        // The first is where the row begins, which its carry speaks of.
+        borders.remove(0);
+        self.batch.carry.push(carry);
+        self.borders.push(borders);
+        Ok(())
+    }
+
+    /// Adds inputs and targets to the row that is made.
+    fn piece(&mut self, start: u64, targets: usize) -> Result<(), DataError> {
+        self.window.clear();
+        if targets > 0 {
+            self.store.read(start, targets + 1, &mut self.window)?;
+        }
+        let HostBatch {
+            inputs,
+            targets: after,
+            ..
+        } = &mut self.batch;
+        inputs.extend_from_slice(&self.window[..targets]);
+        after.extend_from_slice(self.window.get(1..).unwrap_or_default());
         self.batch.valid += targets;
         Ok(())
     }
 
     pub(super) fn finish(self) -> HostBatch {
         debug_assert_eq!(self.batch.carry.len(), self.batch.rows);
-        self.batch
+        HostBatch {
+            borders: Borders::new(self.borders),
+            ..self.batch
+        }
     }
 }
 
@@ -124,6 +174,7 @@ pub struct TrainSource {
     stateful: bool,
     initial_state: InitialState,
     packing: PackingPlan,
+    needles: Option<Needles>,
 }
 
 #[derive(Clone, Debug)]
@@ -132,6 +183,8 @@ enum PackingPlan {
     Shuffled,
     Contiguous,
     Documents(DocumentPlans),
+    /// Windows of one target.
+    Packed(DocumentPlans),
     Rows(TaskRows),
 }
 
@@ -155,6 +208,9 @@ impl TrainSource {
             (None, Packing::Documents) => {
                 PackingPlan::Documents(DocumentPlans::new(&store, rows, len, seed)?)
             }
+            (None, Packing::Packed) => {
+                PackingPlan::Packed(DocumentPlans::new(&store, rows, 1, seed)?)
+            }
         };
         let source = Self {
             store,
@@ -164,10 +220,33 @@ impl TrainSource {
             stateful: config.stateful,
             initial_state: config.initial_state,
             packing,
+            needles: None,
         };
         source.check()?;
         source.check_initial_state()?;
         Ok(source)
+    }
+
+    /// The same with sentences hidden in windows that do not follow each other.
+    pub fn hiding(self, needles: Option<Needles>) -> Self {
+        Self { needles, ..self }
+    }
+
+    /// A row of a window that does not follow another.
+    fn apart(
+        &self,
+        builder: &mut BatchBuilder<'_>,
+        start: u64,
+        [step, row]: [u64; 2],
+    ) -> Result<(), DataError> {
+        let Some(needles) = &self.needles else {
+            return builder.row(start, self.len, None);
+        };
+        let mut window = Vec::with_capacity(self.len + 1);
+        self.store.read(start, self.len + 1, &mut window)?;
+        needles.hide(&mut window, [self.seed, step, row]);
+        builder.whole(&window);
+        Ok(())
     }
 
     /// What a user should know of windows that are read side by side from few places.
@@ -199,6 +278,7 @@ impl TrainSource {
         let tokens = self.store.len();
         let enough = match self.packing {
             PackingPlan::Documents(ref plans) => plans.windows() > 0,
+            PackingPlan::Packed(ref plans) => plans.windows() >= (self.rows * self.len) as u64,
             PackingPlan::Contiguous => self.stream() >= self.len as u64,
             PackingPlan::Random | PackingPlan::Shuffled => tokens > self.len as u64,
             PackingPlan::Rows(_) => true,
@@ -212,6 +292,16 @@ impl TrainSource {
                 self.rows,
                 &format!(
                     "`data.packing = \"contiguous\"` gives every row its own part of the training split, and {tokens} tokens are fewer than {} windows of {}; use fewer rows, shorter windows, or `data.packing = \"random\"`",
+                    self.rows, self.len
+                ),
+            );
+        }
+        if tokens > self.len as u64 && matches!(self.packing, PackingPlan::Packed(_)) {
+            return bad(
+                "training.per_device_train_batch_size × devices",
+                self.rows,
+                &format!(
+                    "`data.packing = \"packed\"` fills every row of a batch, and the {tokens} tokens of the training split are too few for {} rows of {}; use fewer rows, shorter windows, or `data.packing = \"documents\"`",
                     self.rows, self.len
                 ),
             );
@@ -289,12 +379,14 @@ impl BatchSource for TrainSource {
             }
             PackingPlan::Random => {
                 for row in 0..self.rows {
-                    builder.row(self.random_start(step, row), self.len, None)?;
+                    let start = self.random_start(step, row);
+                    self.apart(&mut builder, start, [step, row as u64])?;
                 }
             }
             PackingPlan::Shuffled => {
                 for row in 0..self.rows {
-                    builder.row(self.shuffled_start(step, row), self.len, None)?;
+                    let start = self.shuffled_start(step, row);
+                    self.apart(&mut builder, start, [step, row as u64])?;
                 }
             }
             PackingPlan::Contiguous => {
@@ -313,6 +405,15 @@ impl BatchSource for TrainSource {
                     builder.row(window.start, window.targets, carry.flatten())?;
                 }
             }
+            PackingPlan::Packed(plans) => {
+                let rows: Vec<usize> = (0..self.rows).collect();
+                let pieces = plans.packed(step, self.len as u64, self.steps_per_epoch());
+                for (row, pieces) in pieces.iter().enumerate() {
+                    let continues = self.stateful && pieces[0].continues;
+                    let carry = continues.then(|| self.initial_row(step, row, &rows));
+                    builder.packed(pieces, carry.flatten())?;
+                }
+            }
         }
         Ok(builder.finish())
     }
@@ -324,6 +425,7 @@ impl BatchSource for TrainSource {
             PackingPlan::Random | PackingPlan::Shuffled => self.grid().div_ceil(rows),
             PackingPlan::Contiguous => self.stream() / len,
             PackingPlan::Documents(plans) => plans.steps(),
+            PackingPlan::Packed(plans) => plans.windows() / (rows * len),
             PackingPlan::Rows(task) => task.rows().div_ceil(rows),
         }
         .max(1)
@@ -645,6 +747,7 @@ mod tests {
                 Packing::Shuffled,
                 Packing::Contiguous,
                 Packing::Documents,
+                Packing::Packed,
             ] {
                 let source = source(TokenStore::from_documents(&documents), packing, false, 3, 8);
                 let forward: Vec<HostBatch> =
@@ -742,6 +845,35 @@ mod tests {
             }
         }
 
+        /// Every token is its position in its document, so a border is where an input is 0.
+        #[test]
+        fn packed_rows_have_no_padding_and_their_borders_are_where_documents_begin() {
+            let documents: Vec<Vec<u32>> = (1..40).map(|i| (0..i * 3).collect()).collect();
+            let store = TokenStore::from_documents(&documents);
+            let source = source(store, Packing::Packed, true, 3, 32);
+            let (mut crossed, mut carried) = (0, 0);
+            for step in 0..2 * source.steps_per_epoch() {
+                let batch = source.batch(step).unwrap();
+                assert_eq!((batch.valid, batch.inputs.len()), (96, 96));
+                let shifted: Vec<i32> = batch.inputs.iter().map(|id| id + 1).collect();
+                assert_eq!(
+                    batch.targets, shifted,
+                    "every target is of its input's document"
+                );
+                for (row, inputs) in batch.inputs.chunks(32).enumerate() {
+                    let pieces = batch.borders.pieces(row, 32);
+                    let begins: Vec<usize> = pieces.skip(1).map(|p| p.tokens.start).collect();
+                    let zeros = (1..32).filter(|at| inputs[*at] == 0);
+                    assert_eq!(begins, zeros.collect::<Vec<_>>());
+                    crossed += begins.len();
+                    carried += usize::from(batch.carry[row].is_some());
+                    assert!(batch.carry[row].is_none() || inputs[0] > 0);
+                }
+                assert_eq!(batch.part(1, 3).borders, batch.borders.rows(1, 3));
+            }
+            assert!(crossed > 50 && carried > 50, "{crossed} {carried}");
+        }
+
         #[test]
         fn few_streams_are_warned_of() {
             let warning = |packing, rows| source(counting(5000), packing, false, rows, 8).warning();
@@ -780,6 +912,8 @@ mod tests {
                 );
             }
             assert!(refused(30, Packing::Contiguous, 4).contains("per_device_train_batch_size"));
+            assert!(refused(30, Packing::Packed, 4).contains("per_device_train_batch_size"));
+            assert!(refused(8, Packing::Packed, 1).contains("needs 9"));
             assert!(refused(1, Packing::Documents, 4).contains("training split has 1 tokens"));
         }
 

@@ -49,6 +49,10 @@ pub enum Packing {
     /// Windows start where documents start, and never hold two documents: a border is always the
     /// start of a row, and there a carried state is reset.
     Documents,
+    /// The documents of an epoch, in a random order, stand one behind the other in the rows, without
+    /// padding and each as if it were alone: nothing crosses a border. With `stateful`, a document that goes
+    /// on in the next window goes on with its state.
+    Packed,
 }
 
 section! {
@@ -80,6 +84,9 @@ section! {
         max_seq_length: usize = 1024;
         /// How windows are taken.
         packing: Packing = Packing::Contiguous;
+        /// Part of the windows in which sentences with a number are hidden and asked for again, for
+        /// `infinity eval --task needle`, which asks for another; with "random" and "shuffled" windows.
+        needle_fraction: f64 = 0.0;
         /// Carry the model's memory from a window to the one that follows it.
         stateful: bool = false;
         /// Which state a window starts from when `stateful`: its own past, another stream's, or none; and
@@ -137,8 +144,18 @@ impl DataConfig {
             );
         }
         if self.stateful && matches!(self.packing, Packing::Random | Packing::Shuffled) {
-            let reason = "windows that do not follow each other carry no memory; use `data.packing = \"contiguous\"` or \"documents\"";
+            let reason = "windows that do not follow each other carry no memory; use `data.packing = \"contiguous\"`, \"documents\" or \"packed\"";
             return bad("data.stateful", true, reason);
+        }
+        // The comparison is written so that NaN fails it.
+        if !(0.0..=1.0).contains(&self.needle_fraction) {
+            let limit = "must lie between 0 and 1";
+            return bad("data.needle_fraction", self.needle_fraction, limit);
+        }
+        let apart = matches!(self.packing, Packing::Random | Packing::Shuffled);
+        if self.needle_fraction > 0.0 && !apart {
+            let reason = "is of windows that do not follow each other: `data.packing = \"shuffled\"` or \"random\"";
+            return bad("data.needle_fraction", self.needle_fraction, reason);
         }
         self.initial_state.validate()?;
         let passing = self.initial_state.last_fraction > 0.0;
@@ -645,7 +662,22 @@ mod tests {
             ..DataConfig::default()
         };
         packed(Packing::Shuffled).validate().unwrap();
-        for packing in [Packing::Contiguous, Packing::Documents] {
+        let needles = |packing, needle_fraction| DataConfig {
+            packing,
+            needle_fraction,
+            train_file: "a.txt".into(),
+            ..DataConfig::default()
+        };
+        needles(Packing::Shuffled, 0.5).validate().unwrap();
+        for wrong in [
+            needles(Packing::Shuffled, 1.5),
+            needles(Packing::Shuffled, f64::NAN),
+            needles(Packing::Packed, 0.5),
+        ] {
+            let message = wrong.validate().unwrap_err().to_string();
+            assert!(message.contains("data.needle_fraction"), "{message}");
+        }
+        for packing in [Packing::Contiguous, Packing::Documents, Packing::Packed] {
             let message = packed(packing).validate().unwrap_err().to_string();
             assert!(
                 message.contains("data.initial_state.last_fraction"),

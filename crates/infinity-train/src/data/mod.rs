@@ -14,6 +14,7 @@ mod cargo;
 mod config;
 mod error;
 mod formats;
+pub(crate) mod needle;
 mod plan;
 mod prepare;
 mod random;
@@ -32,6 +33,7 @@ pub use cargo::{CargoWorkspace, CrateSources};
 pub use config::{DataConfig, DataSource, InitialState, Packing, TokenizerConfig, TokenizerKind};
 pub use error::{CargoError, DataError, DataEvent};
 pub use formats::{Format, Fragment, SourceFile};
+pub use needle::Needles;
 pub use prepare::{is_prepared, open_prepared, prepare, tokenize_to};
 pub use sources::{Fragments, Sources};
 pub use store::{

@@ -5,6 +5,9 @@
 //! Where no window may hold two documents, the documents of an epoch stand in a random order, one after
 //! another, cut into windows of `T` targets. That line of windows is dealt to the rows in equal parts,
 //! so every row reads its part from front to back and a long document stays in its row.
+//!
+//! Packed documents are the same line with windows of one target, of which a row takes as many as it has
+//! places: what stands beside each other in it are pieces of documents.
 
 use super::config::InitialState;
 use super::error::DataError;
@@ -85,6 +88,39 @@ impl DocumentPlans {
         (0..self.rows).map(move |row| self.window(&plan, row * self.steps() + place, place > 0))
     }
 
+    /// The pieces of documents in every row of batch `step`, where windows have one target and a row has `len`
+    /// of them; an epoch has `steps` batches. The first piece of a row may continue the last one of the batch
+    /// before; the others begin where documents begin.
+    pub(super) fn packed(&self, step: u64, len: u64, steps: u64) -> Vec<Vec<Window>> {
+        debug_assert_eq!(self.len, 1);
+        let plan = self.plan(step / steps);
+        let pieces = |row| {
+            let first = (row * steps + step % steps) * len;
+            let (mut pieces, mut taken) = (Vec::new(), 0);
+            while taken < len {
+                let place = self.place(&plan, first + taken);
+                let (start, end) = (place.0, place.1.end - 1);
+                let targets = (end - start).min(len - taken);
+                pieces.push(Window {
+                    start,
+                    targets: targets as usize,
+                    continues: taken == 0 && !step.is_multiple_of(steps) && start > place.1.start,
+                });
+                taken += targets;
+            }
+            pieces
+        };
+        (0..self.rows).map(pieces).collect()
+    }
+
+    /// Where window `index` of an epoch starts, and its document.
+    fn place(&self, plan: &Plan, index: u64) -> (u64, Range<u64>) {
+        let before = &plan.windows_before;
+        let place = before.partition_point(|before| *before <= index) - 1;
+        let range = self.document(plan.documents[place]);
+        (range.start + (index - before[place]) * self.len, range)
+    }
+
     fn window(&self, plan: &Plan, index: u64, follows_in_row: bool) -> Window {
         if index >= self.windows {
             return Window {
@@ -93,18 +129,11 @@ impl DocumentPlans {
                 continues: false,
             };
         }
-        let place = plan
-            .windows_before
-            .partition_point(|before| *before <= index)
-            - 1;
-        let range = self.document(plan.documents[place]);
-        let part = index - plan.windows_before[place];
-        let start = range.start + part * self.len;
-        let targets = (range.end - 1 - start).min(self.len) as usize;
+        let (start, range) = self.place(plan, index);
         Window {
             start,
-            targets,
-            continues: follows_in_row && part > 0,
+            targets: (range.end - 1 - start).min(self.len) as usize,
+            continues: follows_in_row && start > range.start,
         }
     }
 
@@ -251,6 +280,55 @@ mod tests {
                     let want = i32::from(!firsts.contains(&(place as u64)));
                     assert_eq!(*count, want, "epoch {epoch}, position {place}");
                 }
+            }
+        }
+
+        #[test]
+        fn packed_rows_are_full_and_an_epoch_predicts_no_token_twice() {
+            let lengths = [1u32, 2, 5, 9, 17, 40, 3, 8];
+            let documents: Vec<Vec<u32>> = lengths
+                .iter()
+                .map(|length| (0..*length).collect())
+                .collect();
+            let store = TokenStore::from_documents(&documents);
+            let firsts = store.borders().unwrap();
+            let (rows, len) = (3, 8);
+            let plans = DocumentPlans::new(&store, rows as usize, 1, 11).unwrap();
+            // 77 targets in windows of 8, 3 at a time.
+            let steps = plans.windows() / (rows * len);
+            assert_eq!((plans.windows(), steps), (77, 3));
+            for epoch in 0..3 {
+                let mut seen = vec![0; store.len() as usize];
+                let mut ends = vec![0; rows as usize];
+                let mut continued = 0;
+                for step in 0..steps {
+                    let rows = plans.packed(epoch * steps + step, len, steps);
+                    for (row, pieces) in rows.iter().enumerate() {
+                        let targets: usize = pieces.iter().map(|piece| piece.targets).sum();
+                        assert_eq!(targets, len as usize);
+                        for (i, piece) in pieces.iter().enumerate() {
+                            let begins = firsts.contains(&piece.start);
+                            assert!(begins || i == 0, "only the first piece may go on");
+                            assert_eq!(piece.continues, i == 0 && step > 0 && !begins);
+                            if piece.continues {
+                                assert_eq!(piece.start, ends[row]);
+                                continued += 1;
+                            }
+                            ends[row] = piece.start + piece.targets as u64;
+                            let inside = piece.start..ends[row];
+                            assert!(
+                                !firsts
+                                    .iter()
+                                    .any(|at| inside.start < *at && *at < inside.end)
+                            );
+                            assert!(ends[row] < store.len() && !firsts[1..].contains(&ends[row]));
+                            inside.for_each(|place| seen[place as usize + 1] += 1);
+                        }
+                    }
+                }
+                assert!(continued > 0, "the long document is cut somewhere");
+                assert!(seen.iter().all(|count| *count <= 1));
+                assert_eq!(seen.iter().sum::<i32>() as u64, steps * rows * len);
             }
         }
 

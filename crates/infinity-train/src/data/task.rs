@@ -435,6 +435,7 @@ impl TaskRows {
             len: self.len,
             carry: vec![None; rows],
             valid: made.iter().map(|row| row.answers.len()).sum(),
+            borders: Default::default(),
         }
     }
 }

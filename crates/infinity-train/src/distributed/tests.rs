@@ -61,6 +61,7 @@ fn host(seed: u64, carry: &[Option<usize>; 4]) -> HostBatch {
         rows: 4,
         len: LEN,
         carry: carry.to_vec(),
+        borders: Default::default(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! length; logits are made where an answer is asked for and nowhere else. Made rows are held out: no run
 //! has learned from any of them.
 
+use crate::data::needle::{self, CANDIDATES};
 use crate::data::{DataConfig, DataError, IGNORE_INDEX, Kind, Part, TaskRow, TokenStore, draw};
 use crate::error::TrainError;
 use crate::evaluate::finite;
@@ -17,8 +18,6 @@ use std::ops::Range;
 
 /// Distances below this are one bucket; every further bucket is as wide as all before it together.
 const NEAR: u64 = 32;
-/// Values that a needle may have.
-const CANDIDATES: usize = 100;
 /// What is asked for where nothing else is said.
 pub const QUESTION: &str = "\nThe secret number of the old house is";
 
@@ -366,24 +365,11 @@ impl Needle {
     /// # Errors
     /// The tokenizer cannot write the sentence.
     pub fn new(tokenizer: &Tokenizer, question: &str) -> Result<Self, TrainError> {
-        let encoded = |text: &str| -> Option<Vec<i32>> {
-            let ids = tokenizer.encode(text).ok()?;
-            let same = tokenizer.decode(&ids).is_ok_and(|back| back == text);
-            (same && !ids.is_empty()).then(|| ids.into_iter().map(|id| id as i32).collect())
-        };
-        let Some(question_ids) = encoded(question) else {
+        let Some(question_ids) = needle::encoded(tokenizer, question) else {
             let reason = "the model's tokenizer cannot write it; give another one".to_owned();
             return refuse("question", format!("{question:?}"), reason);
         };
-        let values = |letters: &str| -> Option<Vec<Vec<i32>>> {
-            let pairs = letters
-                .chars()
-                .flat_map(|a| letters.chars().map(move |b| (a, b)));
-            pairs
-                .map(|(a, b)| encoded(&format!(" {a}{b}.\n")))
-                .collect()
-        };
-        let Some(candidates) = values("0123456789").or_else(|| values("etaoinsrhd")) else {
+        let Some(candidates) = needle::values(tokenizer) else {
             let reason =
                 "the model's tokenizer can write neither digits nor letters behind it".to_owned();
             return refuse("question", format!("{question:?}"), reason);
@@ -619,6 +605,12 @@ mod tests {
             "a model that says one thing always is not right"
         );
         assert!(judge(&[f32::NAN, 1.0], 1).1.is_nan());
+    }
+
+    /// Runs learn from others like it.
+    #[test]
+    fn the_question_is_one_of_those_that_windows_hide() {
+        assert_eq!(needle::question("old house"), QUESTION);
     }
 
     #[test]

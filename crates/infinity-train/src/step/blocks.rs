@@ -33,11 +33,12 @@ struct Pass<'a> {
 pub(super) fn learn(trainee: &Trainee, batch: &LmBatch) -> Learned {
     let model = &trainee.model;
     let start = batch.start(model);
-    let (len, position) = (batch.host.len, start.position_after(batch.host.len));
+    let (len, borders) = (batch.host.len, &batch.host.borders);
+    let position = start.position_after_packed(len, borders);
     let mut pass = Pass {
         trainee,
         batch,
-        shared: model.pass(&start.position, len),
+        shared: model.pass_packed(&start.position, len, borders),
         draws: Draws::new(model, batch.seed),
         grads: GradientsAccumulator::new(),
     };

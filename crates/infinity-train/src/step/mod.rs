@@ -47,9 +47,10 @@ impl Trainee {
     fn learn_whole(&self, batch: &LmBatch) -> Learned {
         let (model, host) = (&self.model, &batch.host);
         let draws = Draws::new(model, batch.seed);
-        let (hidden, state) = model.forward_hidden_with(
+        let (hidden, state) = model.forward_packed(
             batch.tokens(0, host.len, &model.device().inner()),
             batch.start(model),
+            &host.borders,
             &mut |part| draws.before(0, part),
         );
         let loss = training_loss(
@@ -73,7 +74,9 @@ impl Trainee {
         in_pool(&self.model.device(), || {
             let model = &self.model;
             let tokens = batch.tokens(0, batch.host.len, &model.device());
-            let (hidden, state) = model.forward_hidden(tokens, batch.start(model));
+            let borders = &batch.host.borders;
+            let (hidden, state) =
+                model.forward_packed(tokens, batch.start(model), borders, &mut |_| ());
             let (weight, formats) = (model.output_weight(), model.formats());
             LmOutput {
                 loss_sum: evaluation_loss(

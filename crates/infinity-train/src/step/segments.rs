@@ -75,7 +75,9 @@ impl Pass<'_> {
     ) -> (Tensor<3>, ModelState) {
         let (from, to) = self.range(i);
         let tokens = self.batch.tokens(from, to, &model.device().inner());
-        model.forward_hidden_with(tokens, start, &mut |part| self.draws.before(i, part))
+        let borders = self.batch.host.borders.narrow(from, to);
+        let before = &mut |part| self.draws.before(i, part);
+        model.forward_packed(tokens, start, &borders, before)
     }
 
     /// The state that every segment starts from.
@@ -148,6 +150,7 @@ mod tests {
                 len: 24,
                 carry: vec![None; 2],
                 valid: 48,
+                borders: Default::default(),
             })
         };
         let pass = Pass {

@@ -4,7 +4,9 @@ use super::saved::Saved;
 use super::{Clock, Run, TrainControl};
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
-use crate::data::{BatchSource, DataError, EvalSource, PreparedData, TrainSource, prepare};
+use crate::data::{
+    BatchSource, DataError, EvalSource, Needles, PreparedData, TrainSource, prepare,
+};
 use crate::distributed::{Carried, Devices, Ranks, Reduction};
 use crate::error::TrainError;
 use crate::metrics::Reporter;
@@ -70,6 +72,8 @@ impl Run {
             config.rows(),
             config.run.seed,
         )?;
+        let needles = Needles::new(&prepared.tokenizer, config.data.needle_fraction)?;
+        let train = train.hiding(needles);
         if let Some(warning) = train.warning() {
             reporter.message(&warning);
         }

@@ -7,6 +7,7 @@ mod whole;
 
 use common::{ByPath, gradients};
 use infinity_kernels::testing::{Random, values};
+use infinity_model::Borders;
 use infinity_model::burn::module::{Module, ModuleMapper, Param};
 use infinity_model::burn::optim::GradientsAccumulator;
 use infinity_model::burn::tensor::{Device, Int, Tensor, TensorData};
@@ -175,11 +176,13 @@ fn host() -> HostBatch {
         len: LEN,
         carry: vec![None; ROWS],
         valid,
+        borders: Default::default(),
     }
 }
 
-/// A batch that starts from nothing, and one whose first two rows go on with a state.
-fn batches(config: &ModelConfig) -> [(&'static str, LmBatch); 2] {
+/// A batch that starts from nothing, one whose first two rows go on with a state, and that one with several
+/// documents in two of its rows.
+fn batches(config: &ModelConfig) -> [(&'static str, LmBatch); 3] {
     let model = config.init_seeded(7, &Device::flex());
     let before: Vec<i32> = host().targets.iter().map(|id| (*id).max(0)).collect();
     let before = Tensor::<2, Int>::from_data(TensorData::new(before, [ROWS, LEN]), &Device::flex());
@@ -191,7 +194,13 @@ fn batches(config: &ModelConfig) -> [(&'static str, LmBatch); 2] {
         state: Some(state),
         ..LmBatch::alone(HostBatch { carry, ..host() })
     };
-    [("fresh", LmBatch::alone(host())), ("carried", carried)]
+    let mut packed = carried.clone();
+    packed.host.borders = Borders::new(vec![vec![4, 9, 19], vec![], vec![7, 10, 14]]);
+    [
+        ("fresh", LmBatch::alone(host())),
+        ("carried", carried),
+        ("packed", packed),
+    ]
 }
 
 /// What a step gave.

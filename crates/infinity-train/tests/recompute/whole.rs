@@ -59,6 +59,11 @@ fn every_way_gives_the_gradients_of_the_whole_graph() {
         for (start, batch) in batches(&config) {
             let expected = given(&whole, &batch);
             for (way, trainee) in &ways {
+                // Refused in a run: the cache that segments hand on knows no borders.
+                let cache = config.mixer == Mixer::Softmax && start == "packed";
+                if cache && way.starts_with("segments") {
+                    continue;
+                }
                 let name = format!("{kind}, {start}, {way}");
                 assert_same(&name, &given(trainee, &batch), &expected);
             }
@@ -71,7 +76,7 @@ fn every_way_gives_the_gradients_of_the_whole_graph() {
 fn a_truncated_gradient_is_noticed() {
     let device = Device::flex().autodiff();
     let whole = trainee(&small(), &device, Recompute::Nothing);
-    let [(_, fresh), (_, carried)] = batches(&small());
+    let [(_, fresh), (_, carried), (_, packed)] = batches(&small());
     let expected = given(&whole, &fresh);
     let halves = accumulated_in_halves(&whole, &fresh);
     assert_close("halves", "loss", &[halves.loss], &[expected.loss], TOL);
@@ -80,6 +85,10 @@ fn a_truncated_gradient_is_noticed() {
     let differ = expected.gradients.iter();
     let differ = differ.filter(|(path, g)| compare(&halves.gradients[*path], g, TOL).is_err());
     assert!(differ.count() > 10, "in most parameters");
+
+    let open = given(&whole, &carried);
+    let closed = given(&whole, &packed);
+    assert!(compare(&all(&open), &all(&closed), TOL).is_err());
 
     let elsewhere = given(&whole.recomputing(Recompute::Blocks), &carried);
     assert!(compare(&all(&elsewhere), &all(&expected), TOL).is_err());
@@ -99,7 +108,7 @@ fn blocks_drop_the_same_numbers_again() {
         };
         let whole = trainee(&config, &device, Recompute::Nothing);
         let blocks = whole.clone().recomputing(Recompute::Blocks);
-        let [(_, batch), _] = batches(&config);
+        let [(_, batch), ..] = batches(&config);
         let seeded = |seed| LmBatch {
             seed: Some(seed),
             ..batch.clone()

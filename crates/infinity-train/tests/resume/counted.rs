@@ -4,6 +4,7 @@ use crate::common::run;
 use crate::{directory, entries, rewrite, store};
 use infinity_train::config::{LossWatchdog, RunConfig};
 use infinity_train::data::Packing;
+use infinity_train::model_dir::{Found, find};
 use infinity_train::{Resume, TrainError};
 use std::fs;
 
@@ -16,6 +17,12 @@ fn rising(config: &mut RunConfig) {
     config.eval.early_stopping_patience = 3;
 }
 
+/// Whether the run stands for the model that it finished with.
+fn is_finished(config: &RunConfig) -> bool {
+    let found = find(config.run.output_dir.as_ref()).unwrap();
+    matches!(found, Found::Directory(_))
+}
+
 #[test]
 fn early_stopping_counts_on() {
     let (_directory, config) = directory(Packing::Shuffled, rising);
@@ -24,6 +31,7 @@ fn early_stopping_counts_on() {
     let losses: Vec<f64> = heard.evals.iter().map(|eval| eval.loss).collect();
     assert!(whole < 8, "it stops early: {losses:?}");
     assert_eq!(store(&config).load(whole).unwrap().stale_evals, 3);
+    assert!(is_finished(&config), "before its last step, and by itself");
 
     // Interrupted in the middle of the count.
     let (_directory, config) = directory(Packing::Shuffled, rising);
@@ -102,6 +110,7 @@ fn time_that_is_over_stays_over() {
     let (report, heard) = run(&config, Some(Resume::Latest), None);
     assert_eq!((report.unwrap().step, heard.steps.len()), (4, 0));
     assert!(heard.messages.iter().any(|text| text.contains("3600 s")));
+    assert!(is_finished(&config), "its time was over");
     config.training.max_seconds = 7200;
     assert_eq!(run(&config, Some(Resume::Latest), None).0.unwrap().step, 8);
 }

@@ -56,6 +56,11 @@ fn documents_go_on_exactly() {
 }
 
 #[test]
+fn packed_documents_go_on_exactly() {
+    goes_on_exactly(Packing::Packed, |_| {});
+}
+
+#[test]
 fn contiguous_windows_go_on_exactly() {
     goes_on_exactly(Packing::Contiguous, |config| {
         config.training.gradient_accumulation_steps = 2;
@@ -64,7 +69,7 @@ fn contiguous_windows_go_on_exactly() {
 
 #[test]
 fn a_stream_goes_on_with_what_it_remembers() {
-    for packing in [Packing::Contiguous, Packing::Documents] {
+    for packing in [Packing::Contiguous, Packing::Documents, Packing::Packed] {
         goes_on_exactly(packing, |config| config.data.stateful = true);
     }
 }
@@ -81,7 +86,7 @@ fn a_mixture_of_initial_states_goes_on_exactly() {
             last_fraction: 0.0,
         };
     };
-    for packing in [Packing::Contiguous, Packing::Documents] {
+    for packing in [Packing::Contiguous, Packing::Documents, Packing::Packed] {
         goes_on_exactly(packing, mixed);
     }
     let losses = |change: &dyn Fn(&mut RunConfig)| {

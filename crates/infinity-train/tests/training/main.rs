@@ -88,6 +88,7 @@ fn batch(rows: usize, seed: u64) -> HostBatch {
         len: LEN,
         carry: vec![None; rows],
         valid,
+        borders: Default::default(),
     }
 }
 
@@ -107,6 +108,7 @@ fn part(batch: &HostBatch, from: usize, to: usize) -> HostBatch {
         len: batch.len,
         carry,
         valid,
+        borders: Default::default(),
     }
 }
 

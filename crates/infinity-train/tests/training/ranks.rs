@@ -127,6 +127,12 @@ fn documents_on_two_devices_equal_one() {
     equals_one(Packing::Documents, |config| config.data.stateful = true);
 }
 
+/// Documents begin in some rows of a rank and not in others.
+#[test]
+fn packed_documents_on_two_devices_equal_one() {
+    equals_one(Packing::Packed, |config| config.data.stateful = true);
+}
+
 #[test]
 fn a_stream_on_two_devices_equals_one() {
     equals_one(Packing::Contiguous, |config| config.data.stateful = true);

@@ -7,6 +7,7 @@
 
 use super::chunk::{Chunk, HeadInputs, narrow, widen};
 use super::scores::{MaskGrads, mask_grads, solve_transposed};
+use crate::borders::Piece;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::rows::{Columns, RowsMut, dot, dot_columns, gather, scale_rows, scatter};
 use crate::cpu::simd::padded;
@@ -108,12 +109,35 @@ impl Backward {
     /// saved.
     pub(super) fn run(
         &mut self,
-        x: &HeadInputs<'_>,
-        [first, saved]: [&[f32]; 2],
+        (x, pieces): (&HeadInputs<'_>, &[Piece]),
+        [first, mut saved]: [&[f32]; 2],
+        grads: &mut HeadGrads<'_>,
+    ) {
+        let whole = self.chunk.sizes;
+        widen(grads.state, whole.v, &mut self.d_states, self.chunk.v_wide);
+        for piece in pieces.iter().rev() {
+            self.chunk.sizes = whole.of(piece);
+            let (rest, own) = saved.split_at(saved.len() - self.chunk.sizes.saved_len());
+            let first = (!piece.fresh).then_some(first);
+            self.piece((&x.part(piece), piece.tokens.start), first, own, grads);
+            saved = rest;
+            if piece.fresh {
+                self.d_states.fill(0.0);
+            }
+        }
+        self.chunk.sizes = whole;
+        narrow(&self.d_states, self.chunk.v_wide, grads.state, whole.v);
+    }
+
+    /// Backward through one document, whose rows stand from `start` on.
+    fn piece(
+        &mut self,
+        (x, start): (&HeadInputs<'_>, usize),
+        first: Option<&[f32]>,
+        saved: &[f32],
         grads: &mut HeadGrads<'_>,
     ) {
         let sizes = self.chunk.sizes;
-        widen(grads.state, sizes.v, &mut self.d_states, self.chunk.v_wide);
         let mut states = std::mem::take(&mut self.states);
         let len = sizes.state_len();
         for group in (0..sizes.groups()).rev() {
@@ -123,31 +147,27 @@ impl Backward {
             for (i, n) in chunks.enumerate().rev() {
                 self.chunk.load(x, n, true);
                 self.chunk.load_errors(x, n, saved);
-                self.step(n, &states[i * len..(i + 1) * len], grads);
+                let from = start + n * sizes.chunk;
+                self.step(from, &states[i * len..(i + 1) * len], grads);
             }
         }
         self.states = states;
-        narrow(&self.d_states, self.chunk.v_wide, grads.state, sizes.v);
     }
 
-    /// Backward through chunk `n`, which is loaded, given the states before it.
-    fn step(&mut self, n: usize, states: &[f32], grads: &mut HeadGrads<'_>) {
+    /// Backward through the chunk that is loaded, whose rows stand from `from` on, given the states before it.
+    fn step(&mut self, from: usize, states: &[f32], grads: &mut HeadGrads<'_>) {
         let Chunk {
-            level,
-            c,
-            v_wide,
-            sizes,
-            ..
+            level, c, v_wide, ..
         } = self.chunk;
         let d_o = grads.v.as_rows();
-        gather(level, d_o, n * sizes.chunk, c, &mut self.d_o, v_wide);
+        gather(level, d_o, from, c, &mut self.d_o, v_wide);
         self.backward_errors();
         self.transpose_rows();
         self.backward_scores();
         self.backward_states(states);
         self.backward_queries_and_keys();
         self.backward_carry();
-        self.store(n * sizes.chunk, grads);
+        self.store(from, grads);
     }
 
     /// Writes the chunk's gradients to positions `from` and on.

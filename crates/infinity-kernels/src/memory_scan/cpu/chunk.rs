@@ -5,6 +5,7 @@
 //! positions behind the end of a ragged chunk are left out (as rows) or zero (as columns).
 
 use super::scores::{self, Extent, Gates, Scores, System, solve};
+use crate::borders::Piece;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::rows::{Place, Rows, gather, scale_rows};
 use crate::cpu::simd::{Level, padded};
@@ -26,6 +27,12 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
+    /// Those of one document alone.
+    pub(super) fn of(self, piece: &Piece) -> Self {
+        let t = piece.tokens.len();
+        Sizes { t, ..self }
+    }
+
     pub(super) fn chunks(&self) -> usize {
         self.t.div_ceil(self.chunk)
     }
@@ -62,6 +69,22 @@ pub(super) struct HeadInputs<'a> {
     pub(super) read: Rows<'a>,
     pub(super) write: Rows<'a>,
     pub(super) erase: Rows<'a>,
+}
+
+impl<'a> HeadInputs<'a> {
+    /// What it reads of one document.
+    pub(super) fn part(&self, piece: &Piece) -> Self {
+        let part = |rows: Rows<'a>| rows.part(piece.tokens.clone());
+        HeadInputs {
+            q: part(self.q),
+            k: part(self.k),
+            v: part(self.v),
+            log_decay: part(self.log_decay),
+            read: part(self.read),
+            write: part(self.write),
+            erase: part(self.erase),
+        }
+    }
 }
 
 /// Gates times decays, laid out like the gates.
@@ -420,21 +443,21 @@ impl Chunk {
     }
 
     /// States before every chunk of group `group` into `states`, one behind the other: the first
-    /// as it was saved (or `first`, `[S, K, V]`), the others by writing again.
+    /// as it was saved (or `first`, `[S, K, V]`, or empty), the others by writing again.
     pub(super) fn recompute_states(
         &mut self,
         x: &HeadInputs<'_>,
-        first: &[f32],
+        first: Option<&[f32]>,
         group: usize,
         saved: &[f32],
         states: &mut [f32],
         rows: &mut [f32],
     ) {
         let (sizes, len) = (self.sizes, self.sizes.state_len());
-        if group == 0 {
-            widen(first, sizes.v, &mut states[..len], self.v_wide);
-        } else {
-            states[..len].copy_from_slice(&saved[sizes.saved_border(group)]);
+        match first {
+            _ if group > 0 => states[..len].copy_from_slice(&saved[sizes.saved_border(group)]),
+            Some(first) => widen(first, sizes.v, &mut states[..len], self.v_wide),
+            None => states[..len].fill(0.0),
         }
         let chunks = sizes.chunks_of(group);
         for (i, n) in chunks.clone().take(chunks.len() - 1).enumerate() {

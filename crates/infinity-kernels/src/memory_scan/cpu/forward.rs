@@ -2,6 +2,7 @@
 //! state element is read, updated and written once for each token, and stays in cache between the two.
 
 use super::chunk::{Chunk, HeadInputs, Sizes, narrow, widen};
+use crate::borders::Piece;
 use crate::cpu::exp::exp;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::rows::{RowsMut, scatter};
@@ -26,18 +27,44 @@ impl Forward {
         }
     }
 
-    /// Runs one head from `state` `[S, K, V]` to `last`. Writes outputs, and into `saved`
-    /// (unless it is empty) what backward needs besides the inputs.
+    /// Runs one head from `state` `[S, K, V]` to `last`, and from an empty one where a document begins.
+    /// Writes outputs, and into `saved` (unless it is empty) what backward needs besides the inputs.
     pub(super) fn run(
         &mut self,
-        x: &HeadInputs<'_>,
+        (x, pieces): (&HeadInputs<'_>, &[Piece]),
         state: &[f32],
         o: &mut RowsMut<'_>,
         last: &mut [MaybeUninit<f32>],
+        mut saved: &mut [MaybeUninit<f32>],
+    ) {
+        let whole = self.chunk.sizes;
+        widen(state, whole.v, &mut self.states, self.chunk.v_wide);
+        for piece in pieces {
+            if piece.fresh {
+                self.states.fill(0.0);
+            }
+            self.chunk.sizes = whole.of(piece);
+            let own = match saved.is_empty() {
+                true => 0,
+                false => self.chunk.sizes.saved_len(),
+            };
+            let (own, rest) = saved.split_at_mut(own);
+            self.piece(&x.part(piece), piece.tokens.start, o, own);
+            saved = rest;
+        }
+        self.chunk.sizes = whole;
+        narrow(&self.states, self.chunk.v_wide, last, whole.v);
+    }
+
+    /// One document, whose outputs stand from row `from` on.
+    fn piece(
+        &mut self,
+        x: &HeadInputs<'_>,
+        from: usize,
+        o: &mut RowsMut<'_>,
         saved: &mut [MaybeUninit<f32>],
     ) {
         let sizes = self.chunk.sizes;
-        widen(state, sizes.v, &mut self.states, self.chunk.v_wide);
         for n in 0..sizes.chunks() {
             self.chunk.save_border(n, &self.states, saved);
             self.chunk.load(x, n, false);
@@ -48,11 +75,10 @@ impl Forward {
             let Chunk {
                 level, c, v_wide, ..
             } = self.chunk;
-            scatter(level, &self.rows, v_wide, c, o, n * sizes.chunk);
+            scatter(level, &self.rows, v_wide, c, o, from + n * sizes.chunk);
             self.chunk
                 .update_states(None, &mut self.states, &mut self.rows);
         }
-        narrow(&self.states, self.chunk.v_wide, last, sizes.v);
     }
 
     /// `O = A Dm + Σ_s diag(r e^b) Q H_s`.

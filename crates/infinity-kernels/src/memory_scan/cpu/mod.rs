@@ -21,6 +21,7 @@ mod forward;
 mod scores;
 
 use super::inputs::ScanTensors;
+use crate::borders::{Borders, Piece};
 use crate::cpu::rows::{Place, Rows, RowsMut};
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
@@ -57,10 +58,11 @@ struct Call {
     b: usize,
     h: usize,
     sizes: Sizes,
+    borders: Borders,
 }
 
 impl Call {
-    fn new(x: ScanTensors<Flex>, delta: bool) -> Self {
+    fn new(x: ScanTensors<Flex>, delta: bool, borders: &Borders) -> Self {
         let [b, t, h, k] = x.q.shape().dims();
         let [.., states, _, v] = x.state.shape().dims::<5>();
         Call {
@@ -84,6 +86,7 @@ impl Call {
                 group: GROUP,
                 delta,
             },
+            borders: borders.clone(),
         }
     }
 
@@ -115,6 +118,23 @@ impl Call {
         &slice(&self.state)[head * self.state_len()..][..self.state_len()]
     }
 
+    /// The documents that one head reads.
+    fn pieces(&self, head: usize) -> Vec<Piece> {
+        self.borders.pieces(head / self.h, self.sizes.t).collect()
+    }
+
+    /// What forward saves of every head, counted in values.
+    fn saved_lens(&self) -> Vec<usize> {
+        let of_row = |row| {
+            let pieces = self.borders.pieces(row, self.sizes.t);
+            pieces.map(|piece| self.sizes.of(&piece).saved_len()).sum()
+        };
+        let rows: Vec<usize> = (0..self.b).map(of_row).collect();
+        rows.into_iter()
+            .flat_map(|len| std::iter::repeat_n(len, self.h))
+            .collect()
+    }
+
     /// Values in one head's states, as tensors have them.
     fn state_len(&self) -> usize {
         self.sizes.states * self.sizes.k * self.sizes.v
@@ -122,8 +142,13 @@ impl Call {
 }
 
 /// Outputs, the final state, and, if asked for, what backward needs besides the inputs.
-pub(super) fn forward(x: ScanTensors<Flex>, delta: bool, save: bool) -> [Primitive; 3] {
-    let call = Call::new(x, delta);
+pub(super) fn forward(
+    x: ScanTensors<Flex>,
+    delta: bool,
+    borders: &Borders,
+    save: bool,
+) -> [Primitive; 3] {
+    let call = Call::new(x, delta, borders);
     let sizes = call.sizes;
     let results = |o, last, kept: Vec<f32>| {
         let outputs = Shape::from([call.b, sizes.t, call.h, sizes.v]);
@@ -138,24 +163,28 @@ pub(super) fn forward(x: ScanTensors<Flex>, delta: bool, save: bool) -> [Primiti
         // No output, and the state as it came in.
         return results(Vec::new(), slice(&call.state).to_vec(), Vec::new());
     }
-    if sizes.t <= STEPS_UP_TO && !save {
+    if sizes.t <= STEPS_UP_TO && !save && borders.is_none() {
         return steps(call);
     }
-    let saved = if save { sizes.saved_len() } else { 0 };
+    let saved = match save {
+        true => call.saved_lens(),
+        false => vec![0; call.heads()],
+    };
     let mut o = Box::new_uninit_slice(call.heads() * sizes.t * sizes.v);
     let mut last = Box::new_uninit_slice(call.heads() * call.state_len());
-    let mut kept = Box::new_uninit_slice(call.heads() * saved);
+    let mut kept = Box::new_uninit_slice(saved.iter().sum());
     let level = Level::detect();
     let heads = RowsMut::split(&mut o, call.rows_of(sizes.v))
         .into_par_iter()
         .zip(last.par_chunks_exact_mut(call.state_len()))
         .enumerate();
     let scratch = || Forward::new(Chunk::new(level, sizes, false));
-    let pieces = pieces_of(&mut kept, saved, call.heads());
+    let kept_of_heads = parts_of(&mut kept, &saved);
     heads
-        .zip(pieces)
+        .zip(kept_of_heads)
         .for_each_init(scratch, |scratch, ((head, (mut o, last)), saved)| {
-            scratch.run(&call.inputs(head), call.state_of(head), &mut o, last, saved);
+            let (x, pieces) = (call.inputs(head), call.pieces(head));
+            scratch.run((&x, &pieces), call.state_of(head), &mut o, last, saved);
         });
     // SAFETY: every head writes all its rows of the outputs and its whole final state, and of what is
     // saved its whole piece: a state for each group of chunks but the first, and the errors of every
@@ -187,12 +216,14 @@ fn steps(mut call: Call) -> [Primitive; 3] {
     [o, in_dtype(state, call.dtype), nothing()]
 }
 
-/// One piece of `len` values for each head; empty ones if nothing is kept.
-fn pieces_of<T>(values: &mut [T], len: usize, heads: usize) -> Vec<&mut [T]> {
-    match len {
-        0 => (0..heads).map(|_| Default::default()).collect(),
-        _ => values.chunks_exact_mut(len).take(heads).collect(),
-    }
+/// `values` in parts of `lens`, one a head.
+fn parts_of<'a, T>(mut values: &'a mut [T], lens: &[usize]) -> Vec<&'a mut [T]> {
+    let mut part = |len: &usize| {
+        let (part, rest) = std::mem::take(&mut values).split_at_mut(*len);
+        values = rest;
+        part
+    };
+    lens.iter().map(&mut part).collect()
 }
 
 /// Gradients of every input, given what `forward` saved and the gradients of outputs and final state.
@@ -202,11 +233,13 @@ pub(super) fn backward(
     saved: Primitive,
     [d_o, d_last]: [Primitive; 2],
     delta: bool,
+    borders: &Borders,
 ) -> ScanTensors<Flex> {
-    let call = Call::new(x, delta);
-    let (sizes, heads) = (call.sizes, call.heads());
-    let saved = slice(&saved);
-    let len = saved.len() / heads.max(1);
+    let call = Call::new(x, delta, borders);
+    let sizes = call.sizes;
+    let mut rest = slice(&saved);
+    let part = |len: usize| rest.split_off(..len).expect("as long as forward made it");
+    let saved: Vec<&[f32]> = call.saved_lens().into_iter().map(part).collect();
     let mut grads = Gradients::from_incoming(&call, [d_o, d_last]);
     let level = Level::detect();
     let scratch = || Backward::new(Chunk::new(level, sizes, true));
@@ -215,8 +248,9 @@ pub(super) fn backward(
         .into_par_iter()
         .enumerate()
         .for_each_init(scratch, |scratch, (head, mut grads)| {
-            let kept = [call.state_of(head), &saved[head * len..][..len]];
-            scratch.run(&call.inputs(head), kept, &mut grads);
+            let (x, pieces) = (call.inputs(head), call.pieces(head));
+            let kept = [call.state_of(head), saved[head]];
+            scratch.run((&x, &pieces), kept, &mut grads);
         });
     // SAFETY: `Backward::run` stores every chunk of its head.
     unsafe { grads.into_tensors(&call) }

@@ -10,12 +10,24 @@ use crate::cpu::exp::exp;
 use crate::cpu::product::Left;
 use crate::cpu::rows::{Rows, RowsMut, dot, gather, scale_rows, scatter};
 use crate::cpu::simd::{LANES, Level, leveled, padded};
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Gradients of one head's rows.
 pub(super) struct HeadGrads<'a> {
     pub(super) q: RowsMut<'a>,
     pub(super) k: RowsMut<'a>,
     pub(super) v: RowsMut<'a>,
+}
+
+impl HeadGrads<'_> {
+    /// Zeros for keys and values that nothing sees.
+    pub(super) fn unseen(&mut self, keys: Range<usize>) {
+        for t in keys {
+            self.k.row(t).fill(MaybeUninit::new(0.0));
+            self.v.row(t).fill(MaybeUninit::new(0.0));
+        }
+    }
 }
 
 /// Scratch memory of one thread; rows are whole lanes.
@@ -58,20 +70,24 @@ impl Backward {
         }
     }
 
-    /// Writes all gradients.
+    /// Writes all gradients of one document. `places` are those of its queries and keys.
     pub(super) fn run(
         &mut self,
         head: &Head<'_>,
-        [o, d_o]: [Rows<'_>; 2],
+        places: [Range<usize>; 2],
+        outputs: [Rows<'_>; 2],
         sums: &[f32],
         grads: &mut HeadGrads<'_>,
     ) {
-        let (level, sizes) = (self.level, self.sizes);
+        let (level, sizes) = (self.level, self.sizes.of(&places));
+        let [start, first_key] = places.each_ref().map(|place| place.start);
+        let [o, d_o] = outputs.map(|rows| rows.part(places[0].clone()));
+        let (sums, head) = (&sums[places[0].clone()], &head.part(places));
         let (keys, values) = (padded(sizes.k), padded(sizes.v));
         self.keys.load(level, &sizes, head.k);
         self.values.load(level, &sizes, head.v);
-        self.d_k.fill(0.0);
-        self.d_v.fill(0.0);
+        self.d_k[..sizes.total * keys].fill(0.0);
+        self.d_v[..sizes.total * values].fill(0.0);
         for (first, m) in sizes.query_blocks() {
             let to = [&mut self.gathered[..], &mut self.q[..]];
             gather_scaled(level, head.q, first, m, sizes.scale(), to);
@@ -104,10 +120,17 @@ impl Backward {
             }
             let factors = [sizes.scale(); QUERIES];
             scale_rows(level, &factors[..m], &self.d_q, &mut self.gathered, keys);
-            scatter(level, &self.gathered, keys, m, &mut grads.q, first);
+            scatter(level, &self.gathered, keys, m, &mut grads.q, start + first);
         }
-        scatter(level, &self.d_k, keys, sizes.total, &mut grads.k, 0);
-        scatter(level, &self.d_v, values, sizes.total, &mut grads.v, 0);
+        scatter(level, &self.d_k, keys, sizes.total, &mut grads.k, first_key);
+        scatter(
+            level,
+            &self.d_v,
+            values,
+            sizes.total,
+            &mut grads.v,
+            first_key,
+        );
     }
 }
 

@@ -4,6 +4,7 @@ use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::rows::{Rows, gather, scale_rows};
 use crate::cpu::simd::{Level, padded};
 use crate::cpu::transpose::transpose;
+use std::ops::Range;
 
 /// Queries of a block.
 pub(super) const QUERIES: usize = 64;
@@ -27,7 +28,27 @@ pub(crate) struct Sizes {
     pub(crate) v: usize,
 }
 
+impl Head<'_> {
+    /// One document of it, by the places of its queries and keys.
+    pub(super) fn part(&self, [queries, keys]: [Range<usize>; 2]) -> Self {
+        Head {
+            q: self.q.part(queries),
+            k: self.k.part(keys.clone()),
+            v: self.v.part(keys),
+        }
+    }
+}
+
 impl Sizes {
+    /// Those of one document, by the places of its queries and keys.
+    pub(super) fn of(self, [queries, keys]: &[Range<usize>; 2]) -> Self {
+        Sizes {
+            t: queries.len(),
+            total: keys.len(),
+            ..self
+        }
+    }
+
     /// `1 / √K`.
     pub(super) fn scale(&self) -> f32 {
         (self.k as f64).powf(-0.5) as f32
@@ -87,7 +108,8 @@ impl Turned {
         let wide = padded(self.width);
         gather(level, x, 0, sizes.total, &mut self.rows, wide);
         let blocks = self.turned.chunks_exact_mut(KEYS * self.width);
-        for (rows, turned) in self.rows.chunks(KEYS * wide).zip(blocks) {
+        let rows = self.rows[..sizes.total * wide].chunks(KEYS * wide);
+        for (rows, turned) in rows.zip(blocks) {
             let size = [rows.len() / wide, self.width];
             transpose(level, size, rows, wide, turned, KEYS);
         }

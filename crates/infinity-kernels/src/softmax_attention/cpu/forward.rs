@@ -5,6 +5,7 @@ use crate::cpu::exp::exp;
 use crate::cpu::product::Left;
 use crate::cpu::rows::{RowsMut, gather, scatter};
 use crate::cpu::simd::{LANES, Level, dot, lanes, lanes_mut, leveled, multiply_add, padded, sum};
+use std::ops::Range;
 
 /// Scratch memory of one thread.
 pub(super) struct Forward {
@@ -51,10 +52,17 @@ impl Forward {
         }
     }
 
-    /// Writes all rows of `o`, and the logarithm of the sum of weights of each to `sums`, if that is not
-    /// empty.
-    pub(super) fn run(&mut self, head: &Head<'_>, o: &mut RowsMut<'_>, sums: &mut [f32]) {
-        let (level, sizes, wide) = (self.level, self.sizes, self.rows.wide);
+    /// Writes the rows of `o` of one document, and the logarithm of the sum of weights of each to `sums`, if
+    /// that is not empty. `places` are those of its queries and keys.
+    pub(super) fn run(
+        &mut self,
+        head: &Head<'_>,
+        places: [Range<usize>; 2],
+        o: &mut RowsMut<'_>,
+        sums: &mut [f32],
+    ) {
+        let (level, sizes, wide) = (self.level, self.sizes.of(&places), self.rows.wide);
+        let (start, head) = (places[0].start, &head.part(places));
         self.keys.load(level, &sizes, head.k);
         gather(level, head.v, 0, sizes.total, &mut self.values, wide);
         for (first, m) in sizes.query_blocks() {
@@ -71,10 +79,10 @@ impl Forward {
                 add_product(level, [m, wide, n], left, values, &mut self.rows.o);
             }
             finish(level, m, &mut self.rows);
-            scatter(level, &self.rows.o, wide, m, o, first);
+            scatter(level, &self.rows.o, wide, m, o, start + first);
             if !sums.is_empty() {
                 let rows = self.rows.highest.iter().zip(&self.rows.sums);
-                for (to, (highest, sum)) in sums[first..first + m].iter_mut().zip(rows) {
+                for (to, (highest, sum)) in sums[start + first..][..m].iter_mut().zip(rows) {
                     *to = highest + sum.ln();
                 }
             }

@@ -12,6 +12,7 @@ mod backward;
 mod block;
 mod forward;
 
+use crate::borders::Borders;
 use crate::cpu::rows::{Rows, RowsMut};
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
@@ -21,6 +22,7 @@ use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use forward::{Forward, step};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Up to so many queries that save nothing meet the keys one by one, which are then read as they lie.
 const STEPS_UP_TO: usize = 4;
@@ -34,10 +36,11 @@ struct Call {
     b: usize,
     h: usize,
     sizes: Sizes,
+    borders: Borders,
 }
 
 impl Call {
-    fn new([q, k, v]: [Primitive; 3]) -> Self {
+    fn new([q, k, v]: [Primitive; 3], borders: &Borders) -> Self {
         let [b, t, h, key_dim] = q.shape().dims();
         let [_, total, _, value_dim] = v.shape().dims();
         Call {
@@ -53,6 +56,7 @@ impl Call {
                 k: key_dim,
                 v: value_dim,
             },
+            borders: borders.clone(),
         }
     }
 
@@ -75,6 +79,17 @@ impl Call {
         }
     }
 
+    /// The documents that a head reads: the places of their queries, and of the keys that these see.
+    fn pieces(&self, head: usize) -> Vec<[Range<usize>; 2]> {
+        let Sizes { t, total, .. } = self.sizes;
+        let pieces = self.borders.pieces(head / self.h, t).map(|piece| {
+            let Range { start, end } = piece.tokens.clone();
+            let from = if piece.fresh { total - t + start } else { 0 };
+            [piece.tokens, from..total - t + end]
+        });
+        pieces.collect()
+    }
+
     fn result(&self, values: Vec<f32>, rows: usize, width: usize) -> Primitive {
         let shape = Shape::from([self.b, rows, self.h, width]);
         tensor(values, shape, self.dtype)
@@ -82,14 +97,18 @@ impl Call {
 }
 
 /// Outputs `[B, T, H, V]`, and if asked for the logarithms of the sums of their weights `[B · H · T]`.
-pub(super) fn forward(inputs: [Primitive; 3], save: bool) -> (Primitive, Primitive) {
-    let call = Call::new(inputs);
+pub(super) fn forward(
+    inputs: [Primitive; 3],
+    borders: &Borders,
+    save: bool,
+) -> (Primitive, Primitive) {
+    let call = Call::new(inputs, borders);
     let Sizes { t, v, .. } = call.sizes;
     let mut o = Box::new_uninit_slice(call.heads() * t * v);
     let mut sums = vec![0f32; if save { call.heads() * t } else { 0 }];
     let level = Level::detect();
     let heads = RowsMut::split(&mut o, call.rows_of(t, v));
-    if t <= STEPS_UP_TO && !save {
+    if t <= STEPS_UP_TO && !save && borders.is_none() {
         let heads = heads.into_par_iter().enumerate();
         heads.for_each(|(head, mut o)| step(level, &call.sizes, &call.head(head), &mut o));
     } else {
@@ -101,7 +120,9 @@ pub(super) fn forward(inputs: [Primitive; 3], save: bool) -> (Primitive, Primiti
         let heads = heads.into_par_iter().zip(kept).enumerate();
         let scratch = || Forward::new(level, call.sizes);
         heads.for_each_init(scratch, |scratch, (head, (mut o, sums))| {
-            scratch.run(&call.head(head), &mut o, sums);
+            for places in call.pieces(head) {
+                scratch.run(&call.head(head), places, &mut o, sums);
+            }
         });
     }
     // SAFETY: every head writes all its rows.
@@ -113,10 +134,11 @@ pub(super) fn forward(inputs: [Primitive; 3], save: bool) -> (Primitive, Primiti
 /// Gradients of queries, keys and values, given what [`forward`] gave and the gradient of its outputs.
 pub(super) fn backward(
     inputs: [Primitive; 3],
+    borders: &Borders,
     [o, sums]: [Primitive; 2],
     d_o: Primitive,
 ) -> [Primitive; 3] {
-    let call = Call::new(inputs);
+    let call = Call::new(inputs, borders);
     let Sizes { t, total, k, v } = call.sizes;
     let (o, d_o) = (single(o), single(d_o));
     if t == 0 {
@@ -143,7 +165,13 @@ pub(super) fn backward(
         |scratch, (head, mut grads)| {
             let rows = |x| Rows::of_head(slice(x), call.rows_of(t, v), head);
             let sums = &slice(&sums)[head * t..][..t];
-            scratch.run(&call.head(head), [rows(&o), rows(&d_o)], sums, &mut grads);
+            let outputs = [rows(&o), rows(&d_o)];
+            let pieces = call.pieces(head);
+            // A cache that none of the documents sees.
+            grads.unseen(0..pieces[0][1].start);
+            for places in pieces {
+                scratch.run(&call.head(head), places, outputs, sums, &mut grads);
+            }
         },
     );
     // SAFETY: every head writes all its rows of each.
