@@ -4,7 +4,7 @@
 //! costs nothing, and the right factor and the result have rows of whole lanes. At these sizes
 //! (16 to 128) the packing of a general matrix product costs more than it gains.
 
-use crate::cpu::simd::{Kind, LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_add};
+use crate::cpu::simd::{LANES, Lanes, lanes, lanes_mut, leveled, multiply_add};
 
 /// Rows of lanes as accumulators from which on the registers hold twice as many: those of AVX-512 do.
 const WIDE: usize = 8;
@@ -45,27 +45,12 @@ pub(crate) struct Right<'a> {
     data: &'a [f32],
     /// From one row to the next.
     row: usize,
-    /// From one group to the next.
-    group: usize,
 }
 
 impl<'a> Right<'a> {
     /// Rows of `stride`.
     pub(crate) fn rows(data: &'a [f32], stride: usize) -> Self {
-        Right {
-            data,
-            row: stride,
-            group: LANES,
-        }
-    }
-
-    /// Every group of columns on its own, `rows` rows each, one behind the other.
-    pub(crate) fn panels(data: &'a [f32], rows: usize) -> Self {
-        Right {
-            data,
-            row: LANES,
-            group: rows * LANES,
-        }
+        Right { data, row: stride }
     }
 }
 
@@ -104,16 +89,6 @@ pub(crate) struct Product<'a> {
     pub(crate) keep: Keep<'a>,
     /// One factor for each row.
     pub(crate) scale: Option<&'a [f32]>,
-}
-
-/// Groups of columns that share the loads of the left factor: what a caller that walks through columns
-/// by itself should hand over at a time.
-pub(crate) fn groups_at_once(level: Level) -> usize {
-    match level.kind() {
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => 2,
-        _ => 1,
-    }
 }
 
 leveled!(
@@ -188,8 +163,8 @@ impl Product<'_> {
         }
         if k > 0 {
             assert!((m - 1) * row + (k - 1) * col < data.len());
-            let Right { data, row, group } = self.right;
-            assert!((k - 1) * row + (n / LANES - 1) * group + LANES <= data.len());
+            let Right { data, row } = self.right;
+            assert!((k - 1) * row + n <= data.len());
         }
     }
 }
@@ -273,8 +248,7 @@ fn add<const FMA: bool>(sums: &Lanes, keep: f32, kept: &Lanes) -> Lanes {
 ///
 /// # Safety
 ///
-/// Rows `i..i + R`, columns `j..j + G · LANES` and `range` must lie inside both factors, and `j` must
-/// begin a group.
+/// Rows `i..i + R`, columns `j..j + G · LANES` and `range` must lie inside both factors.
 #[inline(always)]
 unsafe fn tile<const FMA: bool, const R: usize, const G: usize>(
     product: &Product<'_>,
@@ -284,12 +258,11 @@ unsafe fn tile<const FMA: bool, const R: usize, const G: usize>(
 ) -> [[Lanes; G]; R] {
     let Left { data, row, col } = product.left;
     let right = product.right;
-    let first = j / LANES * right.group;
     let mut sums = [[[0f32; LANES]; G]; R];
     for p in range {
         let mut groups = [[0f32; LANES]; G];
         for (g, group) in groups.iter_mut().enumerate() {
-            let at = p * right.row + first + g * right.group;
+            let at = p * right.row + j + g * LANES;
             // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
             *group = unsafe { *right.data.as_ptr().add(at).cast::<Lanes>() };
         }

@@ -1,14 +1,11 @@
 //! Projections of one input on the CPU, and their gradients: products that read their factors as they
-//! are stored.
-//!
-//! The input's gradient is one sum over all weights, which stays in cache until it is whole, instead of
-//! as many results that are added up afterwards.
+//! are stored. The input's gradient is one sum, to which the product with every weight is added.
 //!
 //! Few rows have products of their own, in `few_rows.rs`.
 
 use super::few_rows::{Rows, few_rows};
 use super::weight::Weight;
-use crate::cpu::gemm::{Columns, Term, products, sum_of_products};
+use crate::cpu::gemm::{Term, product, sum_of_products};
 use crate::cpu::product::Left;
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
@@ -38,12 +35,10 @@ pub(crate) fn forward(mut inputs: Vec<Primitive>, few: bool) -> Vec<Primitive> {
 
 fn many_rows(x: &Primitive, weights: &[Weight]) -> Vec<Vec<f32>> {
     let [b, t, width] = x.shape().dims();
-    let columns = |weight| Columns {
-        data: Weight::view(weight),
-        n: weight.out,
-    };
-    let rights: Vec<Columns> = weights.iter().map(columns).collect();
-    products([b * t, width], Left::rows(slice(x), width), &rights)
+    let x = Left::rows(slice(x), width);
+    let each = weights.iter();
+    each.map(|weight| product([b * t, weight.out, width], x, weight.view()))
+        .collect()
 }
 
 /// Gradients of the inputs of [`forward`], given those of every result.
@@ -55,13 +50,12 @@ pub(crate) fn backward(mut inputs: Vec<Primitive>, d_y: Vec<Primitive>) -> Vec<P
     let rows = b * t;
     let x = single(x);
     let d_y: Vec<Primitive> = d_y.into_iter().map(single).collect();
-    let columns = |(weight, d_y)| {
-        let [_, n] = Primitive::shape(weight).dims();
-        let data = Left::rows(slice(d_y), n);
-        Columns { data, n }
+    let turned = Left::transposed(slice(&x), width);
+    let d_weight = |(weight, d_y): (&Primitive, &Primitive)| {
+        let [_, out] = weight.shape().dims();
+        product([width, out, rows], turned, Left::rows(slice(d_y), out))
     };
-    let rights: Vec<Columns> = weights.iter().zip(&d_y).map(columns).collect();
-    let d_weights = products([width, rows], Left::transposed(slice(&x), width), &rights);
+    let d_weights: Vec<_> = weights.iter().zip(&d_y).map(d_weight).collect();
     let like = |weight: &Primitive| (weight.shape(), weight.dtype());
     let likes: Vec<_> = weights.iter().map(like).collect();
     let weights: Vec<Weight> = weights.into_iter().map(Weight::new).collect();

@@ -1,8 +1,9 @@
 //! A projection `x · W`: burn's, or the native kernels of the CPU.
 //!
 //! With a few rows it is little but reading the weights: the native kernel does that with all cores, each
-//! weight touched once for all rows, and a row has the same bits whatever rows are beside it. With many rows and a weight that stays in cache,
-//! the native products read their factors as they are stored, both ways.
+//! weight touched once for all rows, and a row has the same bits whatever rows are beside it. With many rows
+//! it is the large product that Burn takes too, on factors as they are stored, both ways; the gradient of the
+//! input is one sum over all weights.
 
 #[cfg(feature = "flex")]
 mod cpu;
@@ -18,12 +19,8 @@ use burn::tensor::{DType, Device, Tensor, assert_shape, module};
 /// Rows up to which reading the weights counts as much as computing with them: as many as are decoded at
 /// once, with the same bits for a row in any company.
 pub const FEW_ROWS: usize = 32;
-/// Rows from which packing the weight is paid back.
-const MANY_ROWS: usize = 64;
-/// Weights up to which their packed copy stays in a second-level cache: 1 MiB.
-const CACHED: usize = 1 << 18;
 
-/// Whether the device has a kernel for this projection. A large weight with many rows is Burn's.
+/// Whether the device has a kernel for this projection.
 fn is_native(x: &Tensor<3>, weight: &Tensor<2>) -> bool {
     let [b, t, width] = x.dims();
     let [_, out] = weight.dims();
@@ -32,7 +29,7 @@ fn is_native(x: &Tensor<3>, weight: &Tensor<2>) -> bool {
         return false;
     }
     let single = x.dtype() == DType::F32 && weight.dtype() == DType::F32;
-    is_few(rows, &device) || (single && rows >= MANY_ROWS && width * out <= CACHED)
+    single || is_few(rows, &device)
 }
 
 /// Whether so many rows are few; their kernel has no gradient.

@@ -1,6 +1,8 @@
-//! The iteration on the CPU: rows in blocks over the threads, symmetric products by their lower half.
+//! The iteration on the CPU: rows in blocks over the threads, symmetric products by their lower half, and for a matrix
+//! that is not square all but the first and the last product on its Gram matrix.
 
 use super::reference::{COEFFICIENTS, SMALLEST_NORM, STEPS};
+use crate::cpu::gemm;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::simd::{LANES, Level, padded};
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
@@ -92,6 +94,25 @@ impl Matrix {
         });
     }
 
+    fn copy(&self) -> Matrix {
+        Matrix {
+            data: self.data.clone(),
+            ..*self
+        }
+    }
+
+    fn add_to_diagonal(&mut self, value: f32) {
+        let diagonal = self.data.iter_mut().step_by(self.stride + 1);
+        diagonal.take(self.rows).for_each(|x| *x += value);
+    }
+
+    /// `self = left · right`, for a wide `right`: its rows may lie a power of two apart, and large products pack them.
+    fn product(&mut self, left: &Matrix, right: &Matrix) {
+        let size = [left.rows, right.stride, left.columns];
+        let [left, right] = [left, right].map(|x| Left::rows(&x.data, x.stride));
+        self.data = gemm::product(size, left, right);
+    }
+
     /// `self = keep · right + left · right`.
     fn add_product(&mut self, level: Level, keep: f32, left: &Matrix, right: &Matrix) {
         let stride = self.stride;
@@ -162,6 +183,44 @@ fn iterate(level: Level, mut x: Matrix) -> Matrix {
     x
 }
 
+/// [`iterate`] on the Gram matrix `A = X Xᵀ` alone: a step is `X ← P X` with `P = a + b A + c A²`, so it takes `A` to
+/// `P A P`, and the product of all `P` meets `X` once. All of these are polynomials of the first `A`: they are symmetric
+/// and their products too, so half of each is computed, however wide `X` is.
+fn iterate_gram(level: Level, x: &Matrix) -> Matrix {
+    let [a, b, c] = COEFFICIENTS.map(|coefficient| coefficient as f32);
+    let (rows, columns) = (x.rows, x.columns);
+    let square = || Matrix::zeros(rows, rows);
+    let (mut lower, mut gram, mut p, mut both) = (square(), square(), square(), square());
+    let mut x_t = Matrix::zeros(columns, rows);
+    x_t.transpose_of(level, x);
+    lower.lower_product(level, [x, &x_t], 1.0, None);
+    drop(x_t);
+    gram.mirrored(level, &lower);
+    let mut all: Option<Matrix> = None;
+    for step in 0..STEPS {
+        lower.lower_product(level, [&gram, &gram], c, Some((b, &gram)));
+        p.mirrored(level, &lower);
+        p.add_to_diagonal(a);
+        match &mut all {
+            None => all = Some(p.copy()),
+            Some(all) => {
+                lower.lower_product(level, [&p, &*all], 1.0, None);
+                all.mirrored(level, &lower);
+            }
+        }
+        if step + 1 < STEPS {
+            lower.lower_product(level, [&p, &gram], 1.0, None);
+            both.mirrored(level, &lower);
+            lower.lower_product(level, [&both, &p], 1.0, None);
+            gram.mirrored(level, &lower);
+        }
+    }
+    let all = all.expect("at least one step");
+    let mut result = Matrix::zeros(rows, columns);
+    result.product(&all, x);
+    result
+}
+
 /// The iteration for one matrix.
 pub(crate) fn forward(g: Primitive) -> Primitive {
     let (shape, dtype) = (g.shape(), g.dtype());
@@ -173,7 +232,12 @@ pub(crate) fn forward(g: Primitive) -> Primitive {
     let level = Level::detect();
     // One way into the pool for all blocks of all steps.
     let x = rayon::scope(|_| {
-        let x = iterate(level, normalised(level, slice(&g), [rows, columns]));
+        let x = normalised(level, slice(&g), [rows, columns]);
+        // A step on the Gram matrix has three symmetric products of its size more and two of the other size fewer.
+        let x = match rows == columns {
+            true => iterate(level, x),
+            false => iterate_gram(level, &x),
+        };
         if rows <= columns {
             return x;
         }

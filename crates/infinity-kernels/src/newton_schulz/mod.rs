@@ -16,13 +16,9 @@ pub mod tensors;
 use crate::operator::{self, Operator, cpu_kernel};
 use burn::tensor::Tensor;
 
-/// Matrices with more values go the way of tensors: the native kernel wants them in its cache.
-const LARGEST_NATIVE: usize = 1 << 19;
-
 /// The iteration for `g` `[rows, columns]`. Not differentiable: give it a tensor without autodiff.
 pub fn newton_schulz(g: Tensor<2>) -> Tensor<2> {
-    let [rows, columns] = g.dims();
-    if operator::on_cpu(&g.device()) && rows * columns <= LARGEST_NATIVE {
+    if operator::on_cpu(&g.device()) {
         return operator::run(NewtonSchulz, vec![g.into_dispatch()]).take();
     }
     tensors::newton_schulz(g)
