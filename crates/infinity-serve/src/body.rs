@@ -3,13 +3,16 @@
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 use tokio_stream::StreamExt;
 
 use crate::answer::ApiError;
 use crate::app::Shared;
 use crate::session::SessionId;
+
+/// Characters of an idempotency key.
+const MAX_KEY: usize = 200;
 
 /// A body of JSON, within the limits of size and time.
 #[derive(Debug)]
@@ -119,6 +122,21 @@ impl FromRequestParts<Shared> for Id {
         match Path::<String>::from_request_parts(parts, app).await {
             Ok(Path(id)) => Ok(Self(SessionId(id))),
             Err(error) => Err(ApiError::field("id", error.body_text())),
+        }
+    }
+}
+
+/// The header that names a change, so that a second time changes nothing.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    match value.to_str() {
+        Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => {
+            let message =
+                format!("the header Idempotency-Key has 1 to {MAX_KEY} printable ASCII characters");
+            Err(ApiError::field("Idempotency-Key", message))
         }
     }
 }

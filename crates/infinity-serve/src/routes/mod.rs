@@ -11,6 +11,7 @@ use axum::response::Response;
 
 use crate::answer::ApiError;
 use crate::app::App;
+use crate::body::idempotency_key;
 use crate::choices::{Deadline, Format, stream, whole};
 use crate::error::EngineError;
 use crate::handle::EngineHandle;
@@ -42,7 +43,7 @@ impl Asked {
             engine: engine.clone(),
             request: Request {
                 start: terms.start.clone(),
-                idempotency_key: sessions::idempotency_key(headers)?,
+                idempotency_key: idempotency_key(headers)?,
                 keep_partial: terms.keep_partial,
                 ..Request::default()
             },

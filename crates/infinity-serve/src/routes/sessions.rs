@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::encode;
 use crate::answer::{ApiError, Refusals};
 use crate::app::Shared;
-use crate::body::{Given, Id, read_body};
+use crate::body::{Given, Id, idempotency_key, read_body};
 use crate::choices::{Deadline, event_stream};
 use crate::request::{Event, Request, Start, Usage};
 use crate::session::SessionInfo;
@@ -25,8 +25,6 @@ use crate::session::SessionInfo;
 const MAX_NAME: usize = 200;
 /// Bytes of a session's note.
 const MAX_NOTE: usize = 4 << 20;
-/// Characters of an idempotency key.
-const MAX_KEY: usize = 200;
 
 /// A session.
 #[derive(Debug, Serialize, ToSchema)]
@@ -144,21 +142,6 @@ pub(crate) struct Deleted {
     pub(crate) object: &'static str,
     /// True.
     pub(crate) deleted: bool,
-}
-
-/// The header that names a change, so that a second time changes nothing.
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get("idempotency-key") else {
-        return Ok(None);
-    };
-    match value.to_str() {
-        Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
-        _ => {
-            let message =
-                format!("the header Idempotency-Key has 1 to {MAX_KEY} printable ASCII characters");
-            Err(ApiError::field("Idempotency-Key", message))
-        }
-    }
 }
 
 /// Makes a session that has read nothing.
