@@ -4,12 +4,15 @@
 //! Asking for one that this build lacks, or this machine, is an error that says what there is;
 //! only `auto` chooses by itself, and every verb prints what it chose.
 
+use std::path::PathBuf;
+
 use burn::tensor::{Device, DeviceType, Tensor};
+use infinity_kernels::accelerator;
 use infinity_train::Devices;
 use infinity_train::config::{DeviceList, DistributedStrategy, RunConfig};
 
 use crate::args::Global;
-use crate::terminal::errors;
+use crate::terminal::{errors, preparing};
 
 /// The backends in the order in which `auto` tries them: the word for each, on the command line and as
 /// a Cargo feature, and its device when no number is given.
@@ -246,6 +249,34 @@ fn automatic() -> anyhow::Result<Chosen> {
     )))
 }
 
+/// Where GPUs' kernels are kept between starts: a folder, or `off`.
+const CACHE: &str = "INFINITY_GPU_CACHE";
+
+/// Keeps what GPUs compile and tune for the next start, before any is opened: in the user's cache folder, in
+/// the one that `INFINITY_GPU_CACHE` names, or not.
+pub(crate) fn keep_caches(quiet: bool) {
+    if quiet {
+        preparing::silence();
+    }
+    let version = concat!("infinity-", env!("CARGO_PKG_VERSION"));
+    let folder = cache_folder(|name| std::env::var_os(name).filter(|value| !value.is_empty()));
+    let in_time = accelerator::keep_caches(folder, version);
+    debug_assert!(in_time, "no device was opened yet");
+}
+
+fn cache_folder(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
+    if let Some(own) = variable(CACHE) {
+        return (own != "off").then(|| own.into());
+    }
+    let home = |below: &str| variable("HOME").map(|home| PathBuf::from(home).join(below));
+    let user = match std::env::consts::OS {
+        "windows" => variable("LOCALAPPDATA").map(PathBuf::from),
+        "macos" => home("Library/Caches"),
+        _ => variable("XDG_CACHE_HOME").map_or_else(|| home(".cache"), |own| Some(own.into())),
+    };
+    user.map(|folder| folder.join("infinityformer"))
+}
+
 fn open_backend(backend: Backend, index: Option<usize>) -> anyhow::Result<Chosen> {
     if !backend.is_compiled() {
         return Err(not_compiled(backend));
@@ -273,6 +304,10 @@ fn open_backend(backend: Backend, index: Option<usize>) -> anyhow::Result<Chosen
             ))
         })?,
     };
+    if !backend.is_cpu() {
+        // Plain wgpu leaves compiling to the driver, whose caches are its own.
+        preparing::watch(backend != Backend::Wgpu && accelerator::cache_file().is_some());
+    }
     works(&device).map_err(|why| not_working(&label, &why))?;
     Ok(Chosen {
         device,
@@ -460,6 +495,27 @@ mod tests {
             let error = parse(wrong).unwrap_err();
             assert_eq!(errors::exit_code(&error), errors::USAGE, "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn caches_are_the_users_unless_told_otherwise() {
+        let folder = |given: &[(&str, &str)]| {
+            let given = given.to_vec();
+            let of = move |name: &str| {
+                given
+                    .iter()
+                    .find(|(n, _)| *n == name)
+                    .map(|(_, v)| (*v).into())
+            };
+            cache_folder(of).map(|folder: PathBuf| folder.display().to_string())
+        };
+        let (home, xdg) = (("HOME", "/me"), ("XDG_CACHE_HOME", "/fast"));
+        assert_eq!(folder(&[home]).unwrap(), "/me/.cache/infinityformer");
+        assert_eq!(folder(&[home, xdg]).unwrap(), "/fast/infinityformer");
+        assert_eq!(folder(&[home, (CACHE, "/own")]).unwrap(), "/own");
+        assert_eq!(folder(&[home, (CACHE, "off")]), None);
+        assert_eq!(folder(&[]), None);
     }
 
     #[test]

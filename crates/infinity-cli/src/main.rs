@@ -70,6 +70,7 @@ fn parse() -> Result<Cli, ExitCode> {
 fn run(cli: Cli) -> anyhow::Result<u8> {
     let Cli { command, global } = cli;
     use_threads(&global)?;
+    device::keep_caches(global.quiet);
     match command {
         Verb::Init(args) => commands::init::run(&args, &global),
         Verb::Train(args) => commands::train::run(*args, &global),

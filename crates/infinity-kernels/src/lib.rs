@@ -38,8 +38,9 @@
 //! - [`adamw`](mod@adamw): AdamW's update of one parameter, in one pass.
 //! - [`newton_schulz`](mod@newton_schulz): Muon's orthogonalisation.
 //! - [`in_pool`], [`each_in_pool`]: whole steps among the threads that the CPU's kernels share.
+//! - [`accelerator`]: a GPU's caches, what it compiles, what it can do.
 //! - [`profile`]: the time of a step, operator by operator, for benches.
-//! - `testing` and `machine`, with the feature `testing`: cases, tolerances, the one comparison that every
+//! - `testing`, `machine` and `launches`, with the feature `testing`: cases, tolerances, the one comparison that every
 //!   test uses, and what this machine can do at best, for benches.
 //!
 //! An operator's folder holds `mod.rs` (the public function: inputs, shapes, errors), `reference.rs` (scalar
@@ -54,6 +55,7 @@
     )
 )]
 
+pub mod accelerator;
 pub mod adamw;
 pub mod borders;
 mod cpu;
@@ -79,4 +81,6 @@ pub mod swiglu;
 pub mod testing;
 
 pub use cpu::pool::{each_in_pool, has_pool, in_pool};
+#[cfg(all(feature = "cube", feature = "testing"))]
+pub use gpu::launches;
 pub use memory_scan::{Form, FormError, MemoryScanInputs, MemoryScanOutput, memory_scan};

@@ -7,6 +7,7 @@
 
 mod devices;
 
+mod accelerator;
 mod adamw;
 mod against_flex;
 mod linear;

@@ -83,6 +83,7 @@ fn matches_the_reference(device: &Device) {
             sums.iter_mut().zip(grads.1).for_each(|(sum, d)| *sum += d);
             d_temperature[part.head] += grads.2;
         }
+        let tol = TOL.of_products(device, 2);
         let device = device.clone().autodiff();
         let x = tensor(&probe.x, [b, t, h, k], DType::F32, &device).require_grad();
         let weight = tensor(&probe.weight, [h, s, k], DType::F32, &device).require_grad();
@@ -91,7 +92,7 @@ fn matches_the_reference(device: &Device) {
         let d = tensor(&probe.d, [b, t, h, s], DType::F32, &device);
         let grads = (y.clone() * d).sum().backward();
         let name = format!("{sizes:?}");
-        assert_close(&name, "weights", &values(y.inner()), &expected, TOL);
+        assert_close(&name, "weights", &values(y.inner()), &expected, tol);
         let found = [
             values(x.grad(&grads).expect("of x")),
             values(weight.grad(&grads).expect("of the directions")),
@@ -102,7 +103,7 @@ fn matches_the_reference(device: &Device) {
             ("d_weight", &d_weight),
             ("d_log_temperature", &d_temperature),
         ]) {
-            let tol = Tol { floor: 1e-6, ..TOL };
+            let tol = Tol { floor: 1e-6, ..tol };
             assert_close(&name, part, found, expected, tol);
         }
     }

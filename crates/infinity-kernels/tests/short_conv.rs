@@ -41,11 +41,13 @@ fn matches_the_reference_and_can_be_cut_anywhere(device: &Device) {
                 tail.clone(),
             );
             let (second, tail) = short_conv(x.clone().slice([0..b, cut..t]), weight.clone(), tail);
-            let joined = Tensor::cat(vec![first, second], 1);
-            joined
-                .into_data()
-                .assert_eq(&whole.clone().into_data(), true);
+            let joined = values(Tensor::cat(vec![first, second], 1));
             tail.into_data().assert_eq(&end.clone().into_data(), true);
+            match *device == Device::flex() {
+                true => assert_eq!(joined, values(whole.clone())),
+                // A GPU's compiler may contract other sums at other places.
+                false => drop(assert_close("cut", "y", &joined, &expected, TOL)),
+            }
         }
     }
 }

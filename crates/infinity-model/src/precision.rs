@@ -16,6 +16,10 @@
 //! f32. Products and kernels add up in f32 whatever their inputs are. A decay of 0.99998 is 1 in
 //! bf16, and a state adds small things to a large sum: neither is ever in half.
 //!
+//! In `f32` a GPU with TF32 (CUDA from Ampere on) multiplies matrices whose factors it rounds to 10 bits of fraction,
+//! as Burn has it and PyTorch can; sums, and everything but products, are in f32. A run says so
+//! ([`Formats::remark`]), and so does `infinity devices`.
+//!
 //! A kernel gets the values of its format in an `f32` tensor: what the format loses is lost, and
 //! what the kernel does with them is its own matter. A matrix product gets tensors in half where
 //! the device multiplies them; see [`HalfSupport`] for the others.
@@ -24,6 +28,7 @@ use crate::parameters::ParameterRole;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Linear;
 use burn::tensor::{Device, FloatDType, Tensor};
+use infinity_kernels::accelerator;
 use infinity_kernels::linear as projection;
 use infinity_kernels::rounding::{Half, HalfSupport, rounded};
 use serde::{Deserialize, Serialize};
@@ -162,6 +167,8 @@ pub struct Formats {
     precision: Precision,
     /// The half format, where the device has it, and whether tensors are really in it.
     half: Option<(Half, HalfSupport)>,
+    /// Whether products of `f32` are in TF32.
+    tf32: bool,
 }
 
 impl Formats {
@@ -172,6 +179,7 @@ impl Formats {
         Formats {
             precision,
             half: half.filter(|(_, support)| *support != HalfSupport::Missing),
+            tf32: accelerator::multiplies_in_tf32(device),
         }
     }
 
@@ -200,6 +208,9 @@ impl Formats {
             Half::F16 => "f16",
         };
         match (precision.half(), self.half) {
+            (None, _) if self.tf32 => Some(format!(
+                "{precision}, with matrix products in TF32 (10 bits of fraction) on this device"
+            )),
             (None, _) | (_, Some((_, HalfSupport::Native))) => None,
             (Some(half), Some(_)) => Some(format!(
                 "{precision} is emulated here: numbers are rounded to {} and multiplied in f32; \
@@ -414,6 +425,14 @@ mod tests {
             said.contains("f16-mixed is emulated") && said.contains("rounded to f16"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn what_f32_means_where_products_are_in_tf32_is_said() {
+        let mut formats = Formats::new(Precision::F32, &Device::flex());
+        assert_eq!(formats.describe(), "f32");
+        formats.tf32 = true;
+        assert!(formats.describe().contains("products in TF32"));
     }
 
     #[cfg(feature = "ndarray")]

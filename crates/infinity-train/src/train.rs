@@ -36,8 +36,8 @@ const MOMENT: Duration = Duration::from_millis(500);
 pub struct TrainControl {
     /// Set from outside, it ends the run after the present step, with a checkpoint.
     pub interrupt: Arc<AtomicBool>,
-    /// Set by the run when it begins to look at `interrupt`. What comes before, reading and
-    /// tokenizing text, has nothing to save, and may be ended from outside.
+    /// Set by the run when it begins to look at `interrupt`. What comes before has nothing to save and may be
+    /// ended from outside: reading and tokenizing text and, on a GPU, compiling kernels for the first step.
     pub heeded: Arc<AtomicBool>,
     /// Hears what happens.
     pub reporter: Box<dyn Reporter + Send>,
@@ -92,6 +92,7 @@ pub(crate) struct Run {
     pub(crate) valid: Option<EvalSource>,
     tokenizer: Tokenizer,
     interrupt: Arc<AtomicBool>,
+    heeded: Arc<AtomicBool>,
     checkpoints: CheckpointStore,
     directory: RunDir,
     reporter: Box<dyn Reporter + Send>,
@@ -188,6 +189,7 @@ impl Run {
                 false => Some(self.step(shell)?),
             };
             let due = self.due();
+            self.heeded.store(true, Ordering::SeqCst);
             if let Some(result) = &result {
                 self.watch(result)?;
                 if due.last {

@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, Device};
 use clap::Args;
+use infinity_kernels::accelerator::{self, Facts};
 use serde_json::{Value, json};
 
 use crate::device::{self, Backend};
@@ -27,8 +28,16 @@ const FORMATS: [(DType, &str); 5] = [
 /// One backend, looked at.
 struct Found {
     backend: Backend,
-    /// Its working devices with their formats, or why there are none.
-    devices: Result<Vec<(String, Vec<&'static str>)>, String>,
+    /// Its working devices, or why there are none.
+    devices: Result<Vec<Working>, String>,
+}
+
+/// A device that works.
+struct Working {
+    name: String,
+    formats: Vec<&'static str>,
+    /// Of a GPU.
+    facts: Option<Facts>,
 }
 
 /// Prints the list.
@@ -37,18 +46,34 @@ pub(crate) fn run(args: &DevicesArgs) -> anyhow::Result<u8> {
     let auto = device::open("auto").map(|chosen| chosen.name).ok();
     if args.json {
         let backends: Vec<Value> = found.iter().map(as_json).collect();
-        let all = json!({ "auto": auto, "backends": backends });
+        let all = json!({ "auto": auto, "backends": backends, "gpu_cache": cache() });
         terminal::line(&serde_json::to_string_pretty(&all)?)?;
         return Ok(errors::OK);
     }
     for one in &found {
         terminal::line(&as_text(one))?;
     }
+    if found.iter().any(|one| one.has_gpu()) {
+        let cache = cache().unwrap_or_else(|| "nowhere (INFINITY_GPU_CACHE=off)".to_owned());
+        terminal::line(&format!("\ncompiled and tuned kernels are kept in {cache}"))?;
+    }
     match auto {
         Some(name) => terminal::line(&format!("\n--device auto is {name}"))?,
         None => terminal::line("\n--device auto finds nothing that works")?,
     }
     Ok(errors::OK)
+}
+
+impl Found {
+    fn has_gpu(&self) -> bool {
+        let devices = self.devices.iter().flatten();
+        devices.into_iter().any(|device| device.facts.is_some())
+    }
+}
+
+/// Where GPUs' kernels are kept.
+fn cache() -> Option<String> {
+    accelerator::cache_file().map(|file| file.display().to_string())
 }
 
 fn look(backend: Backend) -> Found {
@@ -64,7 +89,14 @@ fn look(backend: Backend) -> Found {
                 false => (format!("{}:{i}", backend.name()), one),
             });
         named
-            .map(|(name, one)| device::works(one).map(|()| (name, formats(one))))
+            .map(|(name, one)| {
+                device::works(one)?;
+                Ok(Working {
+                    name,
+                    formats: formats(one),
+                    facts: errors::caught(|| accelerator::facts(one))?,
+                })
+            })
             .collect::<Result<Vec<_>, _>>()
     });
     Found { backend, devices }
@@ -84,13 +116,41 @@ fn as_text(found: &Found) -> String {
     match &found.devices {
         Ok(devices) => devices
             .iter()
-            .map(|(name, formats)| format!("{name:<10} ready    {}", formats.join(" ")))
+            .map(|one| {
+                let facts = one
+                    .facts
+                    .iter()
+                    .map(|facts| format!("\n{:<20}{}", "", told(facts)));
+                let (name, formats) = (&one.name, one.formats.join(" "));
+                format!("{name:<10} ready    {formats}{}", facts.collect::<String>())
+            })
             .collect::<Vec<_>>()
             .join("\n"),
         Err(_) if !found.backend.is_compiled() => {
             format!("{name:<10} absent   build with --features {name}")
         }
         Err(why) => format!("{name:<10} compiled in, but not usable here: {why}"),
+    }
+}
+
+/// What there is to know of a GPU, in a line.
+fn told(facts: &Facts) -> String {
+    let memory = match facts.memory {
+        Some(bytes) => terminal::bytes(bytes),
+        None => "memory unknown".to_owned(),
+    };
+    let units = match &facts.matrix_units[..] {
+        [] => "no matrix units".to_owned(),
+        formats => format!("matrix units {}", formats.join(" ")),
+    };
+    format!("{}, {memory}, {units}, {}", facts.name, products(facts))
+}
+
+/// What `precision = "f32"` means for a product there.
+fn products(facts: &Facts) -> &'static str {
+    match facts.tf32 {
+        true => "f32 products in TF32 (10 bits of fraction)",
+        false => "f32 products in f32",
     }
 }
 
@@ -101,7 +161,16 @@ fn as_json(found: &Found) -> Value {
     };
     let devices: Vec<Value> = devices
         .iter()
-        .map(|(name, formats)| json!({ "name": name, "dtypes": formats }))
+        .map(|one| {
+            let mut told = json!({ "name": one.name, "dtypes": one.formats });
+            if let Some(facts) = &one.facts {
+                told["hardware"] = json!(facts.name);
+                told["memory_bytes"] = json!(facts.memory);
+                told["matrix_units"] = json!(facts.matrix_units);
+                told["f32_products"] = json!(if facts.tf32 { "tf32" } else { "f32" });
+            }
+            told
+        })
         .collect();
     json!({
         "backend": found.backend.name(),
@@ -109,4 +178,29 @@ fn as_json(found: &Found) -> Value {
         "devices": devices,
         "problem": problem,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_f32_means_on_a_device_is_said() {
+        let mut facts = Facts {
+            name: "NVIDIA H200".to_owned(),
+            memory: Some(150 << 30),
+            tf32: true,
+            matrix_units: vec!["bf16".to_owned(), "f16".to_owned()],
+        };
+        assert_eq!(
+            told(&facts),
+            "NVIDIA H200, 150.0 GiB, matrix units bf16 f16, f32 products in TF32 (10 bits of fraction)"
+        );
+        (facts.tf32, facts.memory) = (false, None);
+        facts.matrix_units.clear();
+        assert_eq!(
+            told(&facts),
+            "NVIDIA H200, memory unknown, no matrix units, f32 products in f32"
+        );
+    }
 }

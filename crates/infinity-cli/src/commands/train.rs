@@ -16,7 +16,7 @@ use super::config::ConfigFlags;
 use super::eval::{self, EvalArgs, StreamArgs};
 use crate::args::{Global, MemoryFlags};
 use crate::device::Ranks;
-use crate::terminal::{self, errors, progress, signals};
+use crate::terminal::{self, errors, preparing, progress, signals};
 
 /// A run: its configuration, and where it starts.
 #[derive(Debug, Args)]
@@ -53,6 +53,9 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
     let progress = config.logging.progress;
     if progress == Progress::Tui {
         signals::remember();
+    }
+    if matches!(progress, Progress::Tui | Progress::None) {
+        preparing::silence();
     }
     let mut reporter = progress::to_stdout(progress, global.quiet);
     announcement(&config, &ranks)

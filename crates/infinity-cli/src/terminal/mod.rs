@@ -1,6 +1,7 @@
 //! Words to the terminal: writing that survives a closed pipe, and numbers a person can read.
 
 pub(crate) mod errors;
+pub(crate) mod preparing;
 pub(crate) mod progress;
 pub(crate) mod signals;
 

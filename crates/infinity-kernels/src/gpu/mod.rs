@@ -3,6 +3,8 @@
 //! Kernels take contiguous buffers and compute in `f32`. Sums run in a fixed order and nothing is added
 //! atomically: two runs on one device give the same bits.
 
+#[cfg(feature = "testing")]
+pub mod launches;
 pub(crate) mod sums;
 
 use burn::backend::{DispatchDevice, TensorMetadata, ops::FloatTensorOps};

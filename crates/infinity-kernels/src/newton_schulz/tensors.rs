@@ -5,12 +5,30 @@ use burn::tensor::Tensor;
 
 /// As [`newton_schulz`](super::newton_schulz()).
 pub fn newton_schulz(g: Tensor<2>) -> Tensor<2> {
-    let [rows, columns] = g.dims();
-    let tall = rows > columns;
+    iterated(g, |g| g.square().sum().sqrt().unsqueeze())
+}
+
+/// [`newton_schulz`] for matrices of one shape, side by side in every product: as many launches as one takes.
+pub fn newton_schulz_each(matrices: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
+    let n = matrices.len();
+    let norms = |g: Tensor<3>| {
+        let [n, rows, columns] = g.dims();
+        let squares = g.square().reshape([n, rows * columns]);
+        squares.sum_dim(1).sqrt().reshape([n, 1, 1])
+    };
+    let all = iterated(Tensor::stack::<3>(matrices, 0), norms);
+    let one = |i| all.clone().narrow(0, i, 1).squeeze_dim(0);
+    (0..n).map(one).collect()
+}
+
+/// The iteration over the last two dims of `g`, whose norms are as `norm` says.
+fn iterated<const D: usize>(g: Tensor<D>, norm: impl Fn(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
+    let dims = g.dims();
+    let tall = dims[D - 2] > dims[D - 1];
     let g = if tall { g.transpose() } else { g };
-    let norm = g.clone().square().sum().sqrt().clamp_min(SMALLEST_NORM);
+    let norm = norm(g.clone()).clamp_min(SMALLEST_NORM);
     let [a, b, c] = COEFFICIENTS;
-    let mut x = g / norm.unsqueeze();
+    let mut x = g / norm;
     for _ in 0..STEPS {
         let gram = x.clone().matmul(x.clone().transpose());
         let square = gram.clone().matmul(gram.clone());

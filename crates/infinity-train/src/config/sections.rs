@@ -22,7 +22,7 @@ section! {
         seed: u64 = 42;
         /// Device to compute on: `auto`, `flex`, `cpu`, `ndarray`, `wgpu`, `cuda:0`, ….
         device: String = "auto".to_owned();
-        /// Number formats of parameters and arithmetic.
+        /// Number formats of parameters and arithmetic. `f32` multiplies in TF32 where a GPU has that: `infinity devices` says so.
         precision: Precision = Precision::F32;
         /// Replace an output directory that exists.
         overwrite: bool = false;

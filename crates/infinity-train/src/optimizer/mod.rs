@@ -26,10 +26,10 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams};
 use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::adamw::{AdamW, adamw};
-use infinity_kernels::newton_schulz::newton_schulz;
+use infinity_kernels::newton_schulz::{newton_schulz, newton_schulz_each};
 use infinity_kernels::{each_in_pool, has_pool};
 use infinity_model::parameters::ParameterRole;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// How one parameter is updated.
 #[derive(Clone, Debug)]
@@ -114,23 +114,39 @@ impl Optimizer {
     /// stays as it is.
     pub fn step<M: Module>(&mut self, module: M, mut grads: GradientsParams, step: u64) -> M {
         clip::pooled(&module.devices(), || {
-            let mut begun = Begun {
-                optimizer: self,
-                grads: &mut grads,
-                step,
-                found: Vec::new(),
-            };
-            module.visit(&mut begun);
-            let (ids, matrices): (Vec<ParamId>, Vec<Matrix>) = begun.found.into_iter().unzip();
-            let device = matrices.first().map(|matrix| matrix.weights.device());
-            let updated = device.map(|device| each_in_pool(&device, matrices, Matrix::updated));
+            let mut updated = HashMap::new();
+            for shape in self.groups() {
+                let mut begun = Begun {
+                    optimizer: self,
+                    grads: &mut grads,
+                    step,
+                    shape,
+                    found: Vec::new(),
+                };
+                module.visit(&mut begun);
+                let (ids, matrices): (Vec<ParamId>, Vec<Matrix>) = begun.found.into_iter().unzip();
+                updated.extend(ids.into_iter().zip(Matrix::all_updated(matrices)));
+            }
             module.map(&mut Update {
                 optimizer: self,
                 grads: &mut grads,
                 step,
-                updated: ids.into_iter().zip(updated.into_iter().flatten()).collect(),
+                updated,
             })
         })
+    }
+
+    /// The shapes of Muon's matrices, each a group that is orthogonalised together; `None` is all of them,
+    /// where kernels share threads: a matrix of a small model is too small to be shared by those.
+    fn groups(&self) -> Vec<Option<[usize; 2]>> {
+        let muons = self.slots.values().filter(|slot| slot.rule.muon);
+        let groups = muons.map(|slot| match has_pool(&slot.device) {
+            true => None,
+            false => Some([slot.dims[0], slot.dims[1]]),
+        });
+        // In the same order in every step and process.
+        let groups: BTreeSet<_> = groups.collect();
+        groups.into_iter().collect()
     }
 
     /// The values of a parameter after its step.
@@ -142,10 +158,6 @@ impl Optimizer {
         step: u64,
     ) -> Tensor<D> {
         let slot = self.slots.get_mut(&id).expect("a parameter of the module");
-        if slot.rule.muon {
-            let matrix = self.begin(id, weights, grad, step);
-            return of_rank(matrix.updated());
-        }
         let dims = weights.dims();
         let before = match slot.moments.take() {
             Some(Moments::AdamW(state)) => Some(state),
@@ -302,9 +314,27 @@ struct Matrix {
 }
 
 impl Matrix {
-    fn updated(self) -> Tensor<2> {
+    /// All of `matrices` after their step: on a GPU they are of one shape and take the launches of one.
+    fn all_updated(matrices: Vec<Self>) -> Vec<Tensor<2>> {
+        let Some(device) = matrices.first().map(|matrix| matrix.weights.device()) else {
+            return Vec::new();
+        };
+        if has_pool(&device) {
+            return each_in_pool(&device, matrices, |matrix| {
+                let orthogonal = newton_schulz(matrix.update.clone());
+                matrix.updated(orthogonal)
+            });
+        }
+        let updates = matrices.iter().map(|matrix| matrix.update.clone());
+        let orthogonal = newton_schulz_each(updates.collect());
+        let each = matrices.into_iter().zip(orthogonal);
+        each.map(|(matrix, orthogonal)| matrix.updated(orthogonal))
+            .collect()
+    }
+
+    fn updated(self, orthogonal: Tensor<2>) -> Tensor<2> {
+        let update = orthogonal * self.rate;
         if self.cautious && self.decay != 0.0 {
-            let update = newton_schulz(self.update) * self.rate;
             let decay = cautious_decay(self.weights.clone(), update.clone(), self.decay);
             return self.weights - update - decay;
         }
@@ -312,7 +342,7 @@ impl Matrix {
             0.0 => self.weights,
             decay => self.weights * (1.0 - decay),
         };
-        weights - newton_schulz(self.update) * self.rate
+        weights - update
     }
 }
 
@@ -323,13 +353,13 @@ fn cautious_decay<const D: usize>(weights: Tensor<D>, update: Tensor<D>, decay: 
     weights * smaller.cast(DType::F32) * decay
 }
 
-/// Begins Muon's step of every matrix, so that all are orthogonalised side by side: a matrix of a small
-/// model is too small to be shared by threads. Where kernels share no threads that would hold all updates
-/// at a time for nothing, and [`Update`] takes whole steps.
+/// Begins Muon's step of every matrix of a group.
 struct Begun<'a> {
     optimizer: &'a mut Optimizer,
     grads: &'a mut GradientsParams,
     step: u64,
+    /// As [`Optimizer::groups`].
+    shape: Option<[usize; 2]>,
     found: Vec<(ParamId, Matrix)>,
 }
 
@@ -337,7 +367,7 @@ impl ModuleVisitor for Begun<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let slot = &self.optimizer.slots[&param.id];
         if slot.rule.muon
-            && has_pool(&slot.device)
+            && self.shape.is_none_or(|shape| slot.dims == shape)
             && let Some(grad) = self.grads.remove::<D>(param.id)
         {
             let weights = param.val().inner();

@@ -91,13 +91,13 @@ pub fn training_loss(
     );
     let targets = Targets::new(targets, &h.device());
     let step = chunk_len(chunk, n);
-    let (mut sum, mut d_hidden) = (0.0, Vec::new());
+    let (mut sums, mut d_hidden) = (Vec::new(), Vec::new());
     let mut d_weight: Option<Tensor<2>> = None;
     for start in (0..n).step_by(step) {
         let len = step.min(n - start);
         let (h, targets) = (h.clone().narrow(0, start, len), targets.narrow(start, len));
         let (losses, log_probs) = chunk_losses(h.clone(), w.clone(), &targets, formats);
-        sum += f64::from(losses.sum().into_scalar::<f32>());
+        sums.push(losses.sum());
         let minus_one = targets.counts.ones_like().neg();
         let d_logits = log_probs
             .exp()
@@ -114,7 +114,10 @@ pub fn training_loss(
     let d_hidden = Tensor::cat(d_hidden, 0).reshape([b, t, width]);
     let d_weight = d_weight.expect("at least one chunk").cast(weight.dtype());
     let surrogate = (hidden * d_hidden).sum() + (weight * d_weight).sum();
-    LossHead { sum, surrogate }
+    LossHead {
+        sum: total(sums),
+        surrogate,
+    }
 }
 
 /// Sum of the losses in nats over all targets that count, without gradients.
@@ -125,9 +128,14 @@ pub fn evaluation_loss(
     chunk: usize,
     formats: Formats,
 ) -> f64 {
-    chunks_of_losses(hidden, weight, targets, chunk, formats)
-        .map(|losses| f64::from(losses.sum().into_scalar::<f32>()))
-        .sum()
+    let losses = chunks_of_losses(hidden, weight, targets, chunk, formats);
+    total(losses.map(|losses| losses.sum()).collect())
+}
+
+/// The sum over chunks, which a device is asked for once: to wait for each would leave it idle in between.
+fn total(sums: Vec<Tensor<1>>) -> f64 {
+    let sums = Tensor::cat(sums, 0).into_data();
+    sums.iter::<f32>().map(f64::from).sum()
 }
 
 /// The loss in nats of every one of `targets`, 0 where it is ignored, without gradients.

@@ -17,6 +17,7 @@ use crate::run_dir::{CHECKPOINTS, Described, Opens, RunDir, saved_nothing};
 use crate::step::loss_scale::LossScale;
 use crate::step::{Recompute, Trainee, drops};
 use infinity_files::Fingerprint;
+use infinity_kernels::accelerator;
 use infinity_model::count::ParameterCount;
 use infinity_model::pretrained::Fit;
 use infinity_model::{Formats, InfinityModel, ModelConfig};
@@ -138,7 +139,10 @@ impl Run {
                 ..TrainerState::default()
             })
         };
-        control.heeded.store(true, Ordering::SeqCst);
+        let compiles = |device| accelerator::facts(device).is_some();
+        if !ranks.iter().any(compiles) {
+            control.heeded.store(true, Ordering::SeqCst);
+        }
         Ok(Run {
             ranks: Ranks::start(&ranks, reduction, &trainee, &optimizer),
             devices: ranks,
@@ -151,6 +155,7 @@ impl Run {
             valid,
             tokenizer: prepared.tokenizer,
             interrupt: control.interrupt,
+            heeded: control.heeded,
             checkpoints,
             directory,
             reporter: control.reporter,

@@ -1,0 +1,240 @@
+//! What a program wants to know of a GPU beside its results: where compiled kernels are kept, how many
+//! are being compiled, what the device can do. In a build without GPUs there is nothing to tell.
+
+use burn::tensor::Device;
+use std::path::PathBuf;
+
+/// Kernels compiled and products tuned by this process so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prepared {
+    /// Kernels that no cache had.
+    pub compiled: usize,
+    /// Choices between kernels that no cache had, each a race of candidates.
+    pub tuned: usize,
+}
+
+/// What a device can do.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its name, as the driver says it.
+    pub name: String,
+    /// Bytes that may be used, where the runtime knows.
+    pub memory: Option<u64>,
+    /// Whether products of `f32` round their factors to TF32, which has 10 bits of fraction.
+    pub tf32: bool,
+    /// Number formats that matrix units multiply, smallest first; empty where there are none.
+    pub matrix_units: Vec<String>,
+}
+
+/// Has CubeCL keep what it compiles and tunes in `folder`, one file for `name`, and count it for
+/// [`prepared`]; `None` keeps nothing beyond the process. Call it before any device is used: says whether it
+/// came in time. What `cubecl.toml`, `burn.toml` and CubeCL's variables decide stays, a directory among them.
+pub fn keep_caches(folder: Option<PathBuf>, name: &str) -> bool {
+    #[cfg(feature = "cube")]
+    return cube::keep_caches(folder, name);
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = (folder, name);
+        true
+    }
+}
+
+/// Where CubeCL keeps its caches, as [`keep_caches`] or the user decided; `None` if nowhere.
+pub fn cache_file() -> Option<PathBuf> {
+    #[cfg(feature = "cube")]
+    return cube::cache_file();
+    #[cfg(not(feature = "cube"))]
+    None
+}
+
+/// What was compiled and tuned since [`keep_caches`].
+pub fn prepared() -> Prepared {
+    #[cfg(feature = "cube")]
+    return cube::prepared();
+    #[cfg(not(feature = "cube"))]
+    Prepared::default()
+}
+
+/// What `device` can do; `None` for the processor.
+pub fn facts(device: &Device) -> Option<Facts> {
+    #[cfg(feature = "cube")]
+    return cube::facts(device);
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        None
+    }
+}
+
+/// Whether `device` rounds the factors of `f32` products to TF32, as [`Facts::tf32`].
+pub fn multiplies_in_tf32(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    return cube::multiplies_in_tf32(device);
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
+#[cfg(feature = "cube")]
+mod cube {
+    use super::{Facts, Prepared};
+    use burn::backend::DispatchDevice;
+    use burn::tensor::Device;
+    use burn_cubecl::cubecl::client::Client;
+    use burn_cubecl::cubecl::config::cache::CacheConfig;
+    use burn_cubecl::cubecl::config::compilation::CompilationLogLevel;
+    use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+    use burn_cubecl::cubecl::environment;
+    use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    static COMPILED: AtomicUsize = AtomicUsize::new(0);
+    static TUNED: AtomicUsize = AtomicUsize::new(0);
+
+    pub(super) fn keep_caches(folder: Option<PathBuf>, name: &str) -> bool {
+        let config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+        if log::set_logger(&Counter).is_ok() {
+            log::set_max_level(log::LevelFilter::Info);
+        }
+        CubeClRuntimeConfig::try_set(kept(config, folder, name))
+    }
+
+    /// `config` with the caches in `folder`, where it does not say otherwise.
+    fn kept(
+        mut config: CubeClRuntimeConfig,
+        folder: Option<PathBuf>,
+        name: &str,
+    ) -> CubeClRuntimeConfig {
+        // One line a kernel for `Counter`.
+        let logger = &mut config.compilation.logger;
+        if let CompilationLogLevel::Disabled = logger.level {
+            logger.level = CompilationLogLevel::Basic;
+        }
+        logger.log.get_or_insert_default();
+        match folder {
+            Some(folder) => {
+                config.compilation.cache = true;
+                let own = &mut config.environment;
+                if own.name == environment::DEFAULT {
+                    name.clone_into(&mut own.name);
+                }
+                // The default is the `target` of whatever workspace the program is started in.
+                if let CacheConfig::Target = own.path {
+                    own.path = CacheConfig::Directory(folder);
+                }
+            }
+            None => {
+                config.compilation.cache = false;
+                config.autotune.disable_cache = true;
+                config.throughput.disable_cache = true;
+            }
+        }
+        config
+    }
+
+    pub(super) fn cache_file() -> Option<PathBuf> {
+        let config = CubeClRuntimeConfig::get();
+        let kept = config.compilation.cache || !config.autotune.disable_cache;
+        kept.then(environment::path)
+    }
+
+    pub(super) fn prepared() -> Prepared {
+        Prepared {
+            compiled: COMPILED.load(Relaxed),
+            tuned: TUNED.load(Relaxed),
+        }
+    }
+
+    /// Counts what CubeCL logs; a program with a logger of its own counts nothing.
+    struct Counter;
+
+    impl Counter {
+        fn of(target: &str) -> Option<&'static AtomicUsize> {
+            match target {
+                "cubecl::compilation" => Some(&COMPILED),
+                "cubecl_runtime::tune::tuner" => Some(&TUNED),
+                _ => None,
+            }
+        }
+    }
+
+    impl log::Log for Counter {
+        fn enabled(&self, metadata: &log::Metadata) -> bool {
+            Counter::of(metadata.target()).is_some()
+        }
+
+        fn log(&self, record: &log::Record) {
+            if let (Some(count), log::Level::Info) = (Counter::of(record.target()), record.level())
+            {
+                count.fetch_add(1, Relaxed);
+            }
+        }
+
+        fn flush(&self) {}
+    }
+
+    /// The client of a CubeCL device.
+    fn client(device: &Device) -> Option<Client> {
+        let device = device.clone().without_autodiff();
+        match device.as_dispatch() {
+            DispatchDevice::Cube(device) => Some(device.client()),
+            #[allow(unreachable_patterns, reason = "a build without the processor")]
+            _ => None,
+        }
+    }
+
+    /// As Burn's product decides.
+    pub(super) fn multiplies_in_tf32(device: &Device) -> bool {
+        let tf32 = ElemType::Float(FloatKind::TF32);
+        client(device).is_some_and(|client| client.properties().supports_type(tf32))
+    }
+
+    pub(super) fn facts(device: &Device) -> Option<Facts> {
+        let client = client(device)?;
+        let properties = client.properties();
+        let matmul = &properties.features.matmul;
+        let factors = matmul
+            .cmma
+            .iter()
+            .chain(&matmul.mma)
+            .map(|unit| unit.a_type);
+        let units: BTreeSet<String> = factors.map(|factor| factor.to_string()).collect();
+        Some(Facts {
+            name: properties.identity.name.clone(),
+            memory: properties.memory.max_memory(),
+            tf32: multiplies_in_tf32(device),
+            matrix_units: units.into_iter().collect(),
+        })
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn what_the_user_set_stays() {
+            let folder = || Some(PathBuf::from("/ours"));
+            let fresh = kept(CubeClRuntimeConfig::default(), folder(), "gpu");
+            assert!(fresh.compilation.cache);
+            assert_eq!(fresh.environment.name, "gpu");
+            assert_eq!(fresh.environment.path.root(), PathBuf::from("/ours"));
+            let mut own = CubeClRuntimeConfig::default();
+            own.environment.path = CacheConfig::Directory("/theirs".into());
+            own.environment.name = "h100".to_owned();
+            own.compilation.logger.level = CompilationLogLevel::Full;
+            let own = kept(own, folder(), "gpu");
+            assert_eq!(own.environment.path.root(), PathBuf::from("/theirs"));
+            assert_eq!(own.environment.name, "h100");
+            assert!(matches!(
+                own.compilation.logger.level,
+                CompilationLogLevel::Full
+            ));
+            let none = kept(CubeClRuntimeConfig::default(), None, "gpu");
+            assert!(!none.compilation.cache && none.autotune.disable_cache);
+        }
+    }
+}
