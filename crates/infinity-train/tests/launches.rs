@@ -49,6 +49,7 @@ fn batch() -> LmBatch {
         len,
         carry: vec![None; rows],
         valid: rows * len,
+        borders: Default::default(),
     })
 }
 
