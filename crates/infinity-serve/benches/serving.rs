@@ -76,7 +76,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let quiet = gaps(&engine, tokens, 0)?;
     let read = Instant::now();
-    let beside = gaps(&engine, 10 * tokens, prompt)?;
+    // No text ends before a prompt of as many tokens is read.
+    let beside = gaps(&engine, tokens.max(prompt), prompt)?;
     println!("gap alone     {}", shown(&quiet));
     println!(
         "gap while a neighbour reads {prompt} tokens, in {:.1} s:",
