@@ -272,10 +272,8 @@ impl EngineHandle {
     }
 
     fn place(&self) -> Result<Place, EngineError> {
+        self.health()?;
         let (shared, limit) = (&self.shared, self.shared.config.max_queue);
-        if shared.stopping.load(Ordering::Relaxed) {
-            return Err(EngineError::Stopping);
-        }
         Place::take(shared).ok_or_else(|| {
             shared.metrics.refused.add(1);
             let retry_after = shared.metrics.wait(limit, shared.config.max_rows);
