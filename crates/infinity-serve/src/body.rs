@@ -6,6 +6,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 use tokio_stream::StreamExt;
+use utoipa::IntoParams;
 
 use crate::answer::ApiError;
 use crate::app::Shared;
@@ -124,6 +125,16 @@ impl FromRequestParts<Shared> for Id {
             Err(error) => Err(ApiError::field("id", error.body_text())),
         }
     }
+}
+
+/// The headers of requests that change a session.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code)] // Describes what `idempotency_key` reads.
+pub(crate) struct ChangeHeaders {
+    /// A name for this change of a session: a second time with it changes nothing. A session remembers its last 64
+    #[param(rename = "Idempotency-Key")]
+    idempotency_key: Option<String>,
 }
 
 /// The header that names a change, so that a second time changes nothing.

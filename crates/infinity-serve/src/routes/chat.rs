@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Asked, answer_id, encode, shown};
 use crate::answer::{ApiError, Refusals};
 use crate::app::{Shared, now};
-use crate::body::Given;
+use crate::body::{ChangeHeaders, Given};
 use crate::choices::{Format, Gathered};
 use crate::handle::EngineHandle;
 use crate::openai::{ChatMessage, ChatRequest, UsageObject, finish_word};
@@ -20,9 +20,7 @@ const DEFAULT_MAX_TOKENS: usize = 512;
 
 /// Answers a conversation.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "text", request_body = ChatRequest,
-    params(("Idempotency-Key" = Option<String>, Header,
-        description = "A name for this change of a session: a second time with it changes nothing. \
-            A session remembers its last 64")),
+    params(ChangeHeaders),
     responses(
         (status = 200, description = "The answers, or a stream of them", body = Value),
         Refusals))]

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{Asked, answer_id, encode, shown};
 use crate::answer::{ApiError, Refusals};
 use crate::app::{Shared, now};
-use crate::body::Given;
+use crate::body::{ChangeHeaders, Given};
 use crate::choices::{Format, Gathered};
 use crate::handle::EngineHandle;
 use crate::openai::{CompletionRequest, Prompt, UsageObject, finish_word};
@@ -22,9 +22,7 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 
 /// Continues texts.
 #[utoipa::path(post, path = "/v1/completions", tag = "text", request_body = CompletionRequest,
-    params(("Idempotency-Key" = Option<String>, Header,
-        description = "A name for this change of a session: a second time with it changes nothing. \
-            A session remembers its last 64")),
+    params(ChangeHeaders),
     responses(
         (status = 200, description = "The texts, or a stream of them", body = Value),
         Refusals))]

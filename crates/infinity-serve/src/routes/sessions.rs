@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::encode;
 use crate::answer::{ApiError, Refusals};
 use crate::app::Shared;
-use crate::body::{Given, Id, idempotency_key, read_body};
+use crate::body::{ChangeHeaders, Given, Id, idempotency_key, read_body};
 use crate::choices::{Deadline, event_stream};
 use crate::request::{Event, Request, Start, Usage};
 use crate::session::SessionInfo;
@@ -292,10 +292,7 @@ pub(crate) async fn upload(
 /// Reads text into a session.
 #[utoipa::path(post, path = "/v1/sessions/{id}/append", tag = "sessions",
     request_body = AppendRequest,
-    params(("id" = String, Path, description = "The session"),
-        ("Idempotency-Key" = Option<String>, Header,
-            description = "A name for this change: a second time with it changes nothing. A session \
-                remembers its last 64")),
+    params(("id" = String, Path, description = "The session"), ChangeHeaders),
     responses((status = 200, description = "Read and saved, or a stream of how far it is",
             body = Appended),
         Refusals))]
