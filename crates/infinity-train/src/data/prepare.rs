@@ -209,6 +209,9 @@ fn entry_name(data: &DataConfig, tokenizer: &TokenizerConfig, kind: TokenizerKin
     if data.source == DataSource::Stories {
         hash.field(format!("{:?}", data.stories));
     }
+    if tokenizer.add_special_tokens {
+        hash.field("add_special_tokens");
+    }
     let stem = match data.source {
         DataSource::Files => data
             .train_file
