@@ -3,7 +3,7 @@
 use crate::devices::on_every_device;
 use burn::tensor::{DType, Device};
 use infinity_kernels::feature_map::{FeatureMap, l2_normalize};
-use infinity_kernels::rotary::{Rotary, RotaryDims, reference};
+use infinity_kernels::rotary::{Rotary, RotaryDims, Scaling, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
 /// Worst RMS ratio on Flex, 2026-11-24: 3e-7.
@@ -32,6 +32,7 @@ fn run(
         key_dim,
         rotated,
         base: 100.0,
+        scaling: Scaling::None,
     };
     let rotary = Rotary::new(starts, t, rotary_dims, device);
     let (x, d_y) = seeded(dims);

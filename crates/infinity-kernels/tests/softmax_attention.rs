@@ -4,7 +4,7 @@ use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::borders::Borders;
 use infinity_kernels::softmax_attention::{
-    reference, softmax_attention, softmax_attention_packed, softmax_attention_with,
+    View, reference, softmax_attention, softmax_attention_packed, softmax_attention_with,
 };
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 use std::process::Command;
@@ -103,7 +103,7 @@ fn matches_the_reference(device: &Device) {
         let [q, k, v] = call.tensors(device);
         let name = format!("{size:?}");
         let whole =
-            softmax_attention_with(q.clone(), k.clone(), v.clone(), &Borders::default(), |w| w);
+            softmax_attention_with(q.clone(), k.clone(), v.clone(), &View::default(), |w| w);
         assert_close(
             &name,
             "o of all scores at once",
@@ -217,7 +217,7 @@ fn so_it_is_at_every_level() {
             .output()
             .expect("the test starts");
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains("3 passed; 0 failed"), "{level}: {said}");
+        assert!(said.contains("4 passed; 0 failed"), "{level}: {said}");
     }
 }
 
@@ -262,7 +262,9 @@ fn documents_in_a_row_are_each_alone(device: &Device) {
         let borders = Borders::new(vec![vec![1, 2, t - 2], vec![0, t / 2], vec![]]);
         let d_o = tensor(&call.d_o, [3, t, 2, 20], DType::F32, &device);
         type Run = fn(Tensor<4>, Tensor<4>, Tensor<4>, &Borders) -> Tensor<4>;
-        let at_once: Run = |q, k, v, borders| softmax_attention_with(q, k, v, borders, |w| w);
+        let at_once: Run =
+            |q, k, v, borders| softmax_attention_with(q, k, v, &borders.into(), |w| w);
+        let kernel: Run = |q, k, v, borders| softmax_attention_packed(q, k, v, &borders.into());
         let alone: Run = |q, k, v, borders| {
             let ([b, t, ..], [_, total, ..]) = (q.dims(), k.dims());
             let rows = (0..b).map(|row| {
@@ -285,10 +287,7 @@ fn documents_in_a_row_are_each_alone(device: &Device) {
             [values(o.inner()), grad(q), grad(k), grad(v)]
         };
         let expected = all(alone);
-        for (form, run) in [
-            ("kernel", softmax_attention_packed as Run),
-            ("at once", at_once),
-        ] {
+        for (form, run) in [("kernel", kernel), ("at once", at_once)] {
             for ((name, found), expected) in ["o", "d_q", "d_k", "d_v"]
                 .iter()
                 .zip(all(run))
@@ -302,8 +301,137 @@ fn documents_in_a_row_are_each_alone(device: &Device) {
     }
 }
 
+/// What a call may see: heads that share keys, a window, rows that begin late, and room behind the keys. The
+/// kernel, its steps, and all scores at once, with gradients.
+fn views_match_the_reference(device: &Device) {
+    // Rows, tokens, cached ones, heads, those of keys, widths of keys and values, window.
+    for [b, t, cached, h, groups, k, v, window] in [
+        [2, 1, 6, 4, 2, 8, 8, 100],
+        [1, 3, 90, 6, 2, 24, 20, 33],
+        [2, 7, 0, 4, 1, 5, 6, 3],
+        [2, 150, 70, 4, 2, 16, 16, 65],
+        [1, 130, 10, 2, 2, 20, 18, 1],
+        [2, 70, 140, 3, 3, 8, 8, 64],
+    ] {
+        let name = format!("{b} × {t} after {cached}, {h} heads on {groups}, window {window}");
+        let (total, shared) = (cached + t, h / groups);
+        let mut random = Random(9);
+        let mut draw = |len: usize| random.values(len, -1.5, 1.5);
+        let starts: Vec<usize> = (0..b).map(|row| cached * (b - 1 - row) / b).collect();
+        let all = [[b, t, h, k], [b, total, groups, k], [b, total, groups, v]];
+        let inputs = all.map(|dims| draw(dims.iter().product()));
+        let d_o = draw(b * t * h * v);
+        let of_head = |x: &[f64], [_, rows, h, width]: [usize; 4], [row, head]: [usize; 2]| {
+            let at = move |i: usize| ((row * rows + i) * h + head) * width;
+            let rows = (0..rows).flat_map(|i| x[at(i)..][..width].to_vec());
+            rows.collect::<Vec<f64>>()
+        };
+        let mut expected = [all[0], all[1], all[2], [b, t, h, v]].map(|dims| {
+            let zeros: Vec<f64> = vec![0.0; dims.iter().product()];
+            (dims, zeros)
+        });
+        for (row, head) in (0..b).flat_map(|row| (0..h).map(move |head| (row, head))) {
+            let places = [[row, head], [row, head / shared], [row, head / shared]];
+            let [q, keys, vals] = [0, 1, 2].map(|i| of_head(&inputs[i], all[i], places[i]));
+            let (dims, seen) = ([t, cached, k, v], [starts[row], window]);
+            let o = reference::forward_seen(dims, seen, [&q, &keys, &vals]);
+            let d_o = of_head(&d_o, [b, t, h, v], [row, head]);
+            let [d_q, d_k, d_v] = reference::backward_seen(dims, seen, [&q, &keys, &vals], &d_o);
+            let places = [places[0], places[1], places[2], [row, head]];
+            for ((([_, rows, h, width], all), part), [row, head]) in
+                expected.iter_mut().zip([d_q, d_k, d_v, o]).zip(places)
+            {
+                for (i, part) in part.chunks(*width).enumerate() {
+                    let at = ((row * *rows + i) * *h + head) * *width;
+                    let sums = all[at..][..*width].iter_mut().zip(part);
+                    sums.for_each(|(sum, x)| *sum += x);
+                }
+            }
+        }
+        let [d_q, d_k, d_v, o] = expected.map(|(_, values)| values);
+        let view = View {
+            starts,
+            window: Some(window),
+            ..View::default()
+        };
+        type Run = fn(Tensor<4>, Tensor<4>, Tensor<4>, &View) -> Tensor<4>;
+        let at_once: Run = |q, k, v, view| softmax_attention_with(q, k, v, view, |w| w);
+        for (form, run) in [
+            ("kernel", softmax_attention_packed as Run),
+            ("at once", at_once),
+        ] {
+            let tol = TOL.of_products(device, 4);
+            let tensors =
+                |device: &Device| [0, 1, 2].map(|i| tensor(&inputs[i], all[i], DType::F32, device));
+            let tracked = device.clone().autodiff();
+            let [q, keys, vals] = tensors(&tracked).map(Tensor::require_grad);
+            let found = run(q.clone(), keys.clone(), vals.clone(), &view);
+            let weights = tensor(&d_o, [b, t, h, v], DType::F32, &tracked);
+            let grads = (found.clone() * weights).sum().backward();
+            assert_close(&name, form, &values(found.inner()), &o, tol);
+            for (leaf, expected) in [(q, &d_q), (keys, &d_k), (vals, &d_v)] {
+                let got = values(leaf.grad(&grads).expect("a gradient"));
+                // A single key has all the weight, whatever the query.
+                match expected.iter().all(|d| d.abs() < 1e-12) {
+                    true => assert!(got.iter().all(|d| d.abs() < 1e-6), "{name} {form}"),
+                    false => drop(assert_close(&name, form, &got, expected, tol)),
+                }
+            }
+            // Room behind the keys is not looked at, whatever is in it.
+            let [q, keys, vals] = tensors(device);
+            let room = |x: Tensor<4>| {
+                let nan = x.clone().narrow(1, 0, 1) * f32::NAN;
+                Tensor::cat(vec![x, nan.clone(), nan], 1)
+            };
+            let filled = Some(total);
+            let with_room = View {
+                filled,
+                ..view.clone()
+            };
+            let o_in_room = run(
+                q.clone(),
+                room(keys.clone()),
+                room(vals.clone()),
+                &with_room,
+            );
+            assert_close(&name, form, &values(o_in_room), &o, tol);
+            for (missing, other) in [
+                (
+                    "window",
+                    View {
+                        window: None,
+                        ..view.clone()
+                    },
+                ),
+                (
+                    "starts",
+                    View {
+                        starts: Vec::new(),
+                        ..view.clone()
+                    },
+                ),
+            ] {
+                let hides = match missing {
+                    "window" => window < total,
+                    _ => view
+                        .starts
+                        .iter()
+                        .any(|start| start + window > cached + 1 && *start > 0),
+                };
+                let other = values(run(q.clone(), keys.clone(), vals.clone(), &other));
+                assert_eq!(
+                    compare(&other, &o, tol).is_err(),
+                    hides,
+                    "{name} {form}: no {missing}"
+                );
+            }
+        }
+    }
+}
+
 on_every_device!(
     documents_in_a_row_are_each_alone,
     gradients_match_the_reference,
     matches_the_reference,
+    views_match_the_reference,
 );

@@ -1,8 +1,12 @@
-//! One block, pre-norm: `x ← x + mixer(norm(x))`, then `x ← x + feed_forward(norm(x))`. The
+//! One block, pre-norm: `x ← x + mixer(norm(x))`, then `x ← x + feed_forward(norm(x))`; around attention
+//! with `attn_norm_order = "post"`, `x ← x + norm(mixer(x))` and so on. The
 //! feed-forward is SwiGLU (Shazeer 2020, arXiv:2002.05202), `W_down (silu(W_gate x) ⊙ W_up x)`. With
 //! `input_residual` a block after the first starts with `x ← λ₁ x + λ₂ x₀`, x₀ the embedding.
 
-use crate::config::{self, Decay, KernelType, MemoryRouting, MemoryUpdate, ModelConfig, QkNorm};
+use crate::config::{
+    self, AttnNormOrder, AttnQkNorm, Decay, KernelType, MemoryRouting, MemoryUpdate, ModelConfig,
+    QkNorm,
+};
 use crate::init::Init;
 use crate::layer::{Layer, Pass, Residual, Stream, layer_config};
 use crate::mixer::Mixer;
@@ -25,6 +29,9 @@ layer_config! {
         rotary_fraction: f64, rotary_embedding_base: f64, memory_update: MemoryUpdate,
         use_multi_scale_memory: bool, num_memory_scales: usize, memory_routing: MemoryRouting, decay: Decay,
         max_half_life: Option<f64>, allow_neg_eigval: bool, use_gating: bool, gate_init_bias: f64, use_output_gate: bool,
+        num_key_value_heads: Option<usize>, attn_qk_norm: AttnQkNorm, attn_output_gate: bool,
+        attn_norm_order: AttnNormOrder, attention_bias: bool, qkv_bias: bool, mlp_bias: bool,
+        rope_parameters: config::RopeParameters,
         hidden_dropout_prob: f64, attention_probs_dropout_prob: f64, initializer_range: f64,
         layer_norm_eps: f64,
     }
@@ -44,7 +51,7 @@ layer_config! {
     /// ```
     FeedForwardConfig => FeedForward, needs hidden_size;
     set {
-        num_hidden_layers: usize, intermediate_size: Option<usize>, initializer_range: f64,
+        num_hidden_layers: usize, intermediate_size: Option<usize>, mlp_bias: bool, initializer_range: f64,
     }
     fixed { num_attention_heads: 1 , head_dim: Some(1) }
 }
@@ -70,6 +77,7 @@ pub struct FeedForward {
 
 impl Block {
     pub(crate) fn new(config: &ModelConfig, init: &mut Init) -> Self {
+        let config = &config.of_layer(init.layer);
         Block {
             input_residual: Residual::new(config.input_residual, init),
             input_layernorm: init.norm(config.hidden_size, config.layer_norm_eps),
@@ -121,15 +129,27 @@ impl Layer for Block {
         let Stream { x, input, values } = input;
         let input = input.or_else(|| self.config().input_residual.then(|| x.clone()));
         let x = self.entered(x, &input, pass.formats);
-        let normed = Stream {
-            x: norm(&self.input_layernorm, x.clone()),
+        let post = matches!(self.mixer, Mixer::Softmax(_))
+            && self.config().attn_norm_order == AttnNormOrder::Post;
+        // A norm stands on one side of what it belongs to.
+        let before = |module, x: &Tensor<3>| match post {
+            true => x.clone(),
+            false => norm(module, x.clone()),
+        };
+        let after = |module, y| match post {
+            true => norm(module, y),
+            false => y,
+        };
+        let read = Stream {
+            x: before(&self.input_layernorm, &x),
             input: None,
             values,
         };
-        let (mixed, state) = self.mixer.forward_in(normed, pass, state);
-        let x = x + self.dropout.forward(mixed.x);
-        let normed = norm(&self.post_attention_layernorm, x.clone());
-        let fed = self.mlp.forward_as(normed, pass.formats);
+        let (mixed, state) = self.mixer.forward_in(read, pass, state);
+        let x = x + self.dropout.forward(after(&self.input_layernorm, mixed.x));
+        let read = before(&self.post_attention_layernorm, &x);
+        let fed = self.mlp.forward_as(read, pass.formats);
+        let fed = after(&self.post_attention_layernorm, fed);
         let output = Stream {
             x: x + self.dropout.forward(fed),
             input,
@@ -143,9 +163,12 @@ impl FeedForward {
     pub(crate) fn new(config: &ModelConfig, init: &mut Init) -> Self {
         let (width, inner) = (config.hidden_size, config.intermediate_size());
         FeedForward {
-            gate_proj: init.linear(width, inner),
-            up_proj: init.linear(width, inner),
-            down_proj: init.residual_out(inner, width, config.num_hidden_layers),
+            gate_proj: init.linear_biased(width, inner, config.mlp_bias),
+            up_proj: init.linear_biased(width, inner, config.mlp_bias),
+            down_proj: Linear {
+                bias: init.bias(width, config.mlp_bias),
+                ..init.residual_out(inner, width, config.num_hidden_layers)
+            },
         }
     }
 

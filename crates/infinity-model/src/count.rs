@@ -4,11 +4,12 @@
 //!
 //! Work, in floating-point operations for one token (a multiplication and an addition are two):
 //! ```text
-//! forward  = 2 · matmul weights + L · operator + L · convolution
+//! forward  = 2 · matmul weights + operator and convolution of every layer
 //! training = 3 · forward                                  backward costs two forwards
-//! operator, infinity, delta     7 · H·S·K·V      forget 1, recall 2, write 2, read 2
-//! operator, infinity, additive  5 · H·S·K·V      forget 1, write 2, read 2
-//! operator, softmax             window · H·(K+V) scores and sum over half the window on average
+//! operator, linear, delta       7 · H·S·K·V      forget 1, recall 2, write 2, read 2
+//! operator, linear, additive    5 · H·S·K·V      forget 1, write 2, read 2
+//! operator, full                window · H·(K+V) scores and sum over half the window on average
+//! operator, sliding             the same, over the keys that a token sees on average
 //! convolution                   2 · conv_kernel_size · channels
 //! ```
 //! Matmul weights are the projections, the feed-forward, the output projection (the embedding
@@ -16,7 +17,7 @@
 //! directions of the routing twice, because q and k share them. Norms and activations are left out, as is usual. The operator is counted in
 //! its recurrent form: a chunked form does other work for the same result.
 
-use crate::config::{MemoryUpdate, Mixer, ModelConfig, QkNorm};
+use crate::config::{LayerType, MemoryUpdate, ModelConfig, QkNorm};
 use crate::parameters::{Part, weights};
 
 /// Learned parameters, by what they are for.
@@ -66,9 +67,8 @@ impl ParameterCount {
 }
 
 /// Floating-point operations to read one token, in the middle of training windows of `window`
-/// tokens (which matters to the softmax mixer alone). The formula is at the top of this file.
+/// tokens (which matters to full layers alone). The formula is at the top of this file.
 pub fn forward_flops_per_token(config: &ModelConfig, window: usize) -> u64 {
-    let layers = config.num_hidden_layers as u64;
     let mut matmul = 0;
     for weight in weights(config) {
         let shared = ["feature_map.weight", "routing.weight"];
@@ -84,7 +84,15 @@ pub fn forward_flops_per_token(config: &ModelConfig, window: usize) -> u64 {
     if config.tie_word_embeddings {
         matmul += config.vocab_size as u64 * config.hidden_size as u64;
     }
-    2 * matmul + layers * (operator_flops(config, window) + convolution_flops(config))
+    2 * matmul + over_layers(config, |kind| operator_flops(config, kind, window))
+}
+
+/// The sum over all layers of what one of its type counts.
+fn over_layers(config: &ModelConfig, of: impl Fn(LayerType) -> u64) -> u64 {
+    let kinds = LayerType::ALL.iter();
+    kinds
+        .map(|kind| config.num_layers_of(*kind) as u64 * of(*kind))
+        .sum()
 }
 
 /// Floating-point operations to train on one token: a forward pass and a backward pass of twice
@@ -93,61 +101,78 @@ pub fn training_flops_per_token(config: &ModelConfig, window: usize) -> u64 {
     3 * forward_flops_per_token(config, window)
 }
 
-fn operator_flops(config: &ModelConfig, window: usize) -> u64 {
-    let (keys, values) = (
-        config.key_dim_total() as u64,
-        config.value_dim_total() as u64,
-    );
-    match config.mixer {
-        Mixer::Softmax => window as u64 * (keys + values),
-        Mixer::Infinity => {
+/// The operator's work, and the convolutions'.
+fn operator_flops(config: &ModelConfig, kind: LayerType, window: usize) -> u64 {
+    let channels = (config.key_dim_total() + config.value_dim_total()) as u64;
+    let window = window as u64;
+    match kind {
+        LayerType::Full => window * channels,
+        LayerType::Sliding => {
+            // Half of a triangle is missing beyond the sliding window.
+            let missing = window.saturating_sub(config.sliding_window.unwrap_or(0) as u64);
+            channels * (window * window - missing * missing) / window.max(1)
+        }
+        LayerType::Linear => {
             let per_element = match config.memory_update {
                 MemoryUpdate::Delta => 7,
                 MemoryUpdate::Additive => 5,
             };
-            per_element * memory_elements(config)
+            let convolution = 2 * config.conv_kernel_size as u64 * convolved_channels(config);
+            per_element * memory_elements(config) + convolution
         }
-    }
-}
-
-fn convolution_flops(config: &ModelConfig) -> u64 {
-    match config.mixer {
-        Mixer::Softmax => 0,
-        Mixer::Infinity => 2 * config.conv_kernel_size as u64 * convolved_channels(config),
     }
 }
 
 /// Numbers in one layer's memory `[H, S, K, V]`; the denominator is one more value column.
 fn memory_elements(config: &ModelConfig) -> u64 {
-    let value_columns =
-        config.value_head_dim() + usize::from(config.qk_norm == QkNorm::Denominator);
-    (config.num_attention_heads * config.num_states() * config.head_dim() * value_columns) as u64
+    let of = config.linear_heads();
+    let value_columns = of.value_dim + usize::from(config.qk_norm == QkNorm::Denominator);
+    (of.values * config.num_states() * of.key_dim * value_columns) as u64
 }
 
 fn convolved_channels(config: &ModelConfig) -> u64 {
-    (2 * config.key_dim_total() + config.value_dim_total()) as u64
+    let of = config.linear_heads();
+    (2 * of.key_width() + of.value_width()) as u64
+}
+
+const F32: u64 = 4;
+
+/// Bytes of the keys and values of a token in one full layer.
+fn token_bytes(config: &ModelConfig) -> u64 {
+    let width = config.head_dim() + config.value_head_dim();
+    F32 * (config.num_key_value_heads() * width) as u64
 }
 
 /// Bytes of the state of `batch` texts after `position` tokens each.
 ///
-/// The infinity mixer's state has one size whatever the position; the softmax mixer keeps every
-/// key and value it has seen. Everything is f32, and a position is a u64.
+/// A linear layer's state has one size whatever the position; a full one keeps every key and value it has
+/// seen, a sliding one those that the next token sees. Everything is f32, and a position is a u64. A cache may
+/// have room for as many tokens more.
 pub fn state_bytes(config: &ModelConfig, batch: usize, position: u64) -> u64 {
-    const F32: u64 = 4;
     const POSITION: u64 = 8;
-    let per_layer = match config.mixer {
-        Mixer::Infinity => {
+    let layers = over_layers(config, |kind| match kind {
+        LayerType::Linear => {
             let tail = config.conv_kernel_size.saturating_sub(1) as u64;
-            memory_elements(config) + tail * convolved_channels(config)
+            F32 * (memory_elements(config) + tail * convolved_channels(config))
         }
-        Mixer::Softmax => position * (config.key_dim_total() + config.value_dim_total()) as u64,
-    };
-    batch as u64 * (config.num_hidden_layers as u64 * per_layer * F32 + POSITION)
+        LayerType::Full => position * token_bytes(config),
+        LayerType::Sliding => {
+            let window = config.sliding_window.unwrap_or(1) as u64;
+            position.min(window - 1) * token_bytes(config)
+        }
+    });
+    batch as u64 * (layers + POSITION)
+}
+
+/// Bytes by which the state of a text grows with each token: those of its full layers.
+pub fn state_bytes_per_token(config: &ModelConfig) -> u64 {
+    config.num_layers_of(LayerType::Full) as u64 * token_bytes(config)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Mixer;
 
     /// D = 8, H = 2, K = 4, V = 4, S = 4, feed-forward 64, one layer, 10 tokens.
     fn tiny() -> ModelConfig {

@@ -92,6 +92,19 @@ impl<'a> Init<'a> {
         }
     }
 
+    /// A bias of zeros, if one is wanted.
+    pub(crate) fn bias(&self, to: usize, wanted: bool) -> Option<Param<Tensor<1>>> {
+        wanted.then(|| self.values(vec![0.0; to], [to]))
+    }
+
+    /// A projection with a bias of zeros, if one is wanted.
+    pub(crate) fn linear_biased(&mut self, from: usize, to: usize, wanted: bool) -> Linear {
+        Linear {
+            bias: self.bias(to, wanted),
+            ..self.linear(from, to)
+        }
+    }
+
     /// A projection with a constant bias.
     pub(crate) fn linear_with_bias(&mut self, from: usize, to: usize, bias: f64) -> Linear {
         let bias = self.values(vec![bias as f32; to], [to]);

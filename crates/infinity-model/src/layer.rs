@@ -12,7 +12,7 @@ use crate::state::{LayerState, ModelState, Stateful};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Gradients, Tensor};
 use infinity_kernels::borders::Borders;
-use infinity_kernels::rotary::{Rotary, RotaryDims};
+use infinity_kernels::rotary::Rotary;
 use infinity_kernels::{Form, MemoryScanInputs, in_pool};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -116,7 +116,7 @@ pub(crate) fn first_values(
 ) -> Option<Tensor<3>> {
     match (residual, &values) {
         (Some(residual), Some(first)) => {
-            let first = heads(first.clone(), config.num_attention_heads);
+            let first = heads(first.clone(), v.dims()[2]);
             *v = residual.add(v.clone(), first);
         }
         (None, None) if config.value_residual => return Some(v.clone().flatten(2, 3)),
@@ -129,7 +129,10 @@ pub(crate) fn first_values(
 /// form of `memory_scan`, the number formats, and where documents begin.
 #[derive(Clone, Debug)]
 pub struct Pass {
+    /// Of linear layers.
     pub(crate) rotary: Rotary,
+    /// Of full layers.
+    pub(crate) attention_rotary: Rotary,
     pub(crate) form: Form,
     pub(crate) formats: Formats,
     pub(crate) tap: Option<Tap>,
@@ -173,13 +176,18 @@ impl Pass {
         borders: &Borders,
         device: &Device,
     ) -> Self {
-        let dims = RotaryDims {
-            key_dim: config.head_dim(),
-            rotated: config.rotary_dim(),
-            base: config.rotary_embedding_base,
-        };
+        // One table where one is enough.
+        let made = |dims| Rotary::packed(position, t, borders, dims, device);
+        let [linear, full] = [config.rotary_dims(), config.attention_rotary_dims()];
+        let rotary = made(if config.has_linear_layers() {
+            linear
+        } else {
+            full
+        });
+        let apart = config.has_linear_layers() && config.has_attention_layers() && linear != full;
         Pass {
-            rotary: Rotary::packed(position, t, borders, dims, device),
+            attention_rotary: if apart { made(full) } else { rotary.clone() },
+            rotary,
             form: Form::choose(t, device),
             formats: Formats::new(Precision::F32, device),
             tap: None,

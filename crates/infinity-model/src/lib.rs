@@ -50,6 +50,7 @@ pub mod gate_summary;
 pub mod generate;
 pub mod generation_config;
 mod init;
+mod kv_cache;
 pub mod layer;
 pub mod mixer;
 pub mod model;
@@ -77,7 +78,7 @@ pub use precision::{Formats, Precision, PrecisionError};
 pub use pretrained::{
     Pretrained, SaveOptions, WeightFormat, from_pretrained, save_pretrained, save_pretrained_with,
 };
-pub use state::{LayerState, ModelState, Stateful};
+pub use state::{KvCache, LayerState, ModelState, Stateful};
 pub use tokenizer::Tokenizer;
 
 /// What an application that embeds the model or its parts needs most.

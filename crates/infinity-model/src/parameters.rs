@@ -1,7 +1,7 @@
 //! Every tensor of a model: its name and shape in the weight file, what it is for, and what training
 //! does with it. All of it follows from the configuration and from `NAMES`.
 
-use crate::config::{Decay, KernelType, Mixer, ModelConfig};
+use crate::config::{AttnQkNorm, Decay, KernelType, LayerType, ModelConfig};
 
 /// What a parameter is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,12 +29,12 @@ pub enum ParameterRole {
     Gate,
     /// A short convolution or a learnable feature map.
     Kernel,
-    /// Embedding, output projection, norms, and what is not this model's.
+    /// Embedding, output projection, norms, biases of matrices, and what is not this model's.
     Other,
 }
 
 /// Every module that holds parameters, by a segment of its path. The first that fits counts.
-const NAMES: [(&str, Part, ParameterRole); 21] = [
+const NAMES: [(&str, Part, ParameterRole); 23] = [
     ("gates", Part::Gates, ParameterRole::Gate),
     ("value_residual", Part::Gates, ParameterRole::Gate),
     ("input_residual", Part::Gates, ParameterRole::Gate),
@@ -59,13 +59,19 @@ const NAMES: [(&str, Part, ParameterRole); 21] = [
         ParameterRole::Other,
     ),
     ("o_norm", Part::Norms, ParameterRole::Other),
+    ("q_norm", Part::Norms, ParameterRole::Other),
+    ("k_norm", Part::Norms, ParameterRole::Other),
     ("norm", Part::Norms, ParameterRole::Other),
 ];
 
 fn named(path: &str) -> Option<(Part, ParameterRole)> {
     let is = |name: &str| path.split('.').any(|segment| segment == name);
     let found = NAMES.into_iter().find(|(name, ..)| is(name));
-    found.map(|(_, part, role)| (part, role))
+    found.map(|(_, part, role)| match role {
+        // The bias of a matrix is a vector.
+        ParameterRole::Matrix if is("bias") => (part, ParameterRole::Other),
+        role => (part, role),
+    })
 }
 
 impl ParameterRole {
@@ -135,16 +141,23 @@ pub fn weights(config: &ModelConfig) -> Vec<Weight> {
             add("input_residual.scales", &[2]);
         }
         add("input_layernorm.weight", &[d]);
-        mixer(config, &mut |name, shape| {
+        mixer(&config.of_layer(layer), &mut |name, shape| {
             add(&format!("mixer.{name}"), shape)
         });
         if later && config.value_residual {
             add("mixer.value_residual.scales", &[2]);
         }
         add("post_attention_layernorm.weight", &[d]);
-        add("mlp.gate_proj.weight", &[inner, d]);
-        add("mlp.up_proj.weight", &[inner, d]);
-        add("mlp.down_proj.weight", &[d, inner]);
+        for (name, [to, from]) in [
+            ("gate_proj", [inner, d]),
+            ("up_proj", [inner, d]),
+            ("down_proj", [d, inner]),
+        ] {
+            add(&format!("mlp.{name}.weight"), &[to, from]);
+            if config.mlp_bias {
+                add(&format!("mlp.{name}.bias"), &[to]);
+            }
+        }
     }
     add(&mut list, "model.norm.weight", &[d]);
     if !config.tie_word_embeddings {
@@ -170,20 +183,17 @@ fn add(list: &mut Vec<Weight>, name: &str, shape: &[usize]) {
     });
 }
 
+/// Those of the first layer's mixer.
 fn mixer(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
-    let (d, h, k) = (
-        config.hidden_size,
-        config.num_attention_heads,
-        config.head_dim(),
-    );
-    let (keys, values) = (config.key_dim_total(), config.value_dim_total());
+    if config.layer_type(0) != LayerType::Linear {
+        return attention(config, add);
+    }
+    let (d, of) = (config.hidden_size, config.linear_heads());
+    let (keys, values) = (of.key_width(), of.value_width());
     add("q_proj.weight", &[keys, d]);
     add("k_proj.weight", &[keys, d]);
     add("v_proj.weight", &[values, d]);
     add("o_proj.weight", &[d, values]);
-    if config.mixer == Mixer::Softmax {
-        return;
-    }
     let kernel = config.conv_kernel_size;
     if kernel > 0 {
         add("q_conv1d.weight", &[keys, 1, kernel]);
@@ -191,22 +201,57 @@ fn mixer(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
         add("v_conv1d.weight", &[values, 1, kernel]);
     }
     if config.kernel_type == KernelType::Learnable {
-        add("feature_map.weight", &[h, k, k]);
-        add("feature_map.bias", &[h, k]);
+        add("feature_map.weight", &[of.keys, of.key_dim, of.key_dim]);
+        add("feature_map.bias", &[of.keys, of.key_dim]);
     }
     gates(config, add);
     if config.use_output_gate {
         add("output_gate_proj.weight", &[values, d]);
     }
-    add("o_norm.weight", &[config.value_head_dim()]);
+    add("o_norm.weight", &[of.value_dim]);
+}
+
+fn attention(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
+    let (d, h, groups) = (
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads(),
+    );
+    let (k, v) = (config.head_dim(), config.value_head_dim());
+    let of_qkv = config.attention_bias || config.qkv_bias;
+    for (name, [to, from], biased) in [
+        ("q_proj", [h * k, d], of_qkv),
+        ("k_proj", [groups * k, d], of_qkv),
+        ("v_proj", [groups * v, d], of_qkv),
+        ("o_proj", [d, h * v], config.attention_bias),
+    ] {
+        add(&format!("{name}.weight"), &[to, from]);
+        if biased {
+            add(&format!("{name}.bias"), &[to]);
+        }
+    }
+    let normed = |heads| match config.attn_qk_norm {
+        AttnQkNorm::None => None,
+        AttnQkNorm::Head => Some(k),
+        AttnQkNorm::Full => Some(heads * k),
+    };
+    for (name, heads) in [("q_norm", h), ("k_norm", groups)] {
+        if let Some(width) = normed(heads) {
+            add(&format!("{name}.weight"), &[width]);
+        }
+    }
+    if config.attn_output_gate {
+        add("output_gate_proj.weight", &[h * v, d]);
+    }
 }
 
 fn gates(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
-    let (d, h, s) = (
+    let (d, of, s) = (
         config.hidden_size,
-        config.num_attention_heads,
+        config.linear_heads(),
         config.num_states(),
     );
+    let h = of.values;
     if config.decay == Decay::Adaptive {
         add("gates.decay_proj.weight", &[h * s, d]);
     }
@@ -216,7 +261,7 @@ fn gates(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
     }
     add("gates.beta_proj.weight", &[h, d]);
     if config.routes_by_content() {
-        add("gates.routing.weight", &[h, s, config.head_dim()]);
+        add("gates.routing.weight", &[h, s, of.key_dim]);
         add("gates.routing.log_temperature", &[h]);
     } else if s > 1 {
         add("gates.write_proj.weight", &[h * s, d]);
@@ -233,7 +278,7 @@ fn gates(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::MemoryRouting;
+    use crate::config::{MemoryRouting, Mixer};
     use crate::count::ParameterCount;
 
     /// D = 8, H = 2, K = 4, V = 4, S = 4, feed-forward 64, one layer, 10 tokens.
@@ -264,6 +309,9 @@ mod tests {
             ("layers.1.mixer.q_conv1d.weight", ParameterRole::Kernel),
             ("layers.1.mixer.feature_map.bias", ParameterRole::Kernel),
             ("layers.1.mixer.o_norm.gamma", ParameterRole::Other),
+            ("layers.1.mixer.Softmax.q_norm.gamma", ParameterRole::Other),
+            ("layers.1.mixer.Softmax.q_proj.bias", ParameterRole::Other),
+            ("layers.1.mixer.gates.read_proj.bias", ParameterRole::Gate),
             ("layers.1.input_residual.scales", ParameterRole::Gate),
             (
                 "layers.1.mixer.Infinity.gates.routing.log_temperature",

@@ -266,7 +266,9 @@ impl Formats {
     pub fn linear(&self, linear: &Linear, x: Tensor<3>) -> Tensor<3> {
         match (self.half, &linear.bias) {
             (None, None) => return projection::linear(x, linear.weight.val()),
-            (None, Some(_)) => return linear.forward(x),
+            (None, Some(bias)) => {
+                return projection::linear(x, linear.weight.val()) + bias.val().unsqueeze();
+            }
             _ => {}
         }
         let weight = self.products(linear.weight.val());
@@ -278,13 +280,18 @@ impl Formats {
         }
     }
 
-    /// [`linear`](Self::linear) by several projections without biases, for `x` in any format: in one
-    /// operation where the device has a kernel for it.
+    /// [`linear`](Self::linear) by several projections, for `x` in any format: in one operation where the
+    /// device has a kernel for it.
     pub fn projections(&self, linears: &[&Linear], x: Tensor<3>) -> Vec<Tensor<3>> {
         match self.half {
             None => {
                 let weights = linears.iter().map(|linear| linear.weight.val());
-                projection::projections(x, weights.collect())
+                let all = projection::projections(x, weights.collect());
+                let biased = all.into_iter().zip(linears).map(|(y, linear)| {
+                    let bias = linear.bias.as_ref().map(|bias| bias.val().unsqueeze());
+                    bias.into_iter().fold(y, |y, bias: Tensor<3>| y + bias)
+                });
+                biased.collect()
             }
             Some(_) => {
                 let x = self.products(x);

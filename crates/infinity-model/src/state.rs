@@ -1,6 +1,7 @@
 //! What a model remembers between calls: a plain value whose size does not depend on time.
 
-use crate::config::{Mixer, ModelConfig, QkNorm};
+use crate::config::{LayerType, ModelConfig, QkNorm};
+pub use crate::kv_cache::KvCache;
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
 use infinity_kernels::borders::Borders;
@@ -47,24 +48,25 @@ pub enum LayerState {
         /// empty without convolutions.
         tails: Vec<Tensor<3>>,
     },
-    /// Keys and values of every token so far: the baseline's growing cache.
+    /// Keys and values of every token so far, or of a window: a cache.
     Softmax {
-        /// `[B, T, H, K]` and `[B, T, H, V]`; `None` before the first token.
-        cache: Option<(Tensor<4>, Tensor<4>)>,
+        /// It grows with the text, unless there is a window.
+        cache: KvCache,
     },
 }
 
 impl LayerState {
-    /// The state of `batch` rows before the first token.
-    fn initial(config: &ModelConfig, batch: usize, device: &Device) -> Self {
-        if config.mixer == Mixer::Softmax {
-            return LayerState::Softmax { cache: None };
+    /// The state of `batch` rows before the first token, of a layer of this type.
+    fn initial(config: &ModelConfig, kind: LayerType, batch: usize, device: &Device) -> Self {
+        if kind != LayerType::Linear {
+            let cache = KvCache::empty(batch);
+            return LayerState::Softmax { cache };
         }
-        let (h, s) = (config.num_attention_heads, config.num_states());
-        let (keys, values) = (config.key_dim_total(), config.value_dim_total());
+        let (heads, s) = (config.linear_heads(), config.num_states());
+        let (keys, values) = (heads.key_width(), heads.value_width());
         let carried = match config.qk_norm {
-            QkNorm::L2 => config.value_head_dim(),
-            QkNorm::Denominator => config.value_head_dim() + 1,
+            QkNorm::L2 => heads.value_dim,
+            QkNorm::Denominator => heads.value_dim + 1,
         };
         let tails = match config.conv_kernel_size {
             0 => Vec::new(),
@@ -73,7 +75,7 @@ impl LayerState {
                 .to_vec(),
         };
         LayerState::Infinity {
-            memory: Tensor::zeros([batch, h, s, config.head_dim(), carried], device),
+            memory: Tensor::zeros([batch, heads.values, s, heads.key_dim, carried], device),
             tails,
         }
     }
@@ -85,7 +87,7 @@ impl LayerState {
                 tails: tails.into_iter().map(|tail| map.map(tail)).collect(),
             },
             LayerState::Softmax { cache } => LayerState::Softmax {
-                cache: cache.map(|(keys, values)| (map.map(keys), map.map(values))),
+                cache: map.cache(cache),
             },
         }
     }
@@ -130,17 +132,11 @@ impl LayerState {
                     .collect(),
             };
         }
-        let cached: Vec<_> = caches.into_iter().flatten().collect();
-        assert!(
-            cached.is_empty() || cached.len() == n,
-            "caches of one length"
-        );
-        let (keys, values): (Vec<_>, Vec<_>) = cached.into_iter().unzip();
-        let cache = (!keys.is_empty()).then(|| (Tensor::cat(keys, 0), Tensor::cat(values, 0)));
+        let cache = KvCache::cat(caches);
         LayerState::Softmax { cache }
     }
 
-    /// Every tensor made of this state's and `other`'s. An empty cache has none.
+    /// Every tensor made of this state's and `other`'s, whose cache is as long. An empty one has none.
     fn zip(self, other: Self, zip: &mut impl StateZip) -> Self {
         match (self, other) {
             (
@@ -156,10 +152,7 @@ impl LayerState {
                     .collect(),
             },
             (LayerState::Softmax { cache }, LayerState::Softmax { cache: other }) => {
-                assert_eq!(cache.is_some(), other.is_some(), "caches of one length");
-                let both = cache.zip(other);
-                let cache =
-                    both.map(|((k, v), (keys, values))| (zip.zip(k, keys), zip.zip(v, values)));
+                let cache = cache.zip(other, |x, other| zip.zip(x, other));
                 LayerState::Softmax { cache }
             }
             _ => panic!("states of different kinds of layers"),
@@ -170,6 +163,10 @@ impl LayerState {
 /// One operation for tensors of every rank.
 trait StateMap {
     fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D>;
+
+    fn cache(&mut self, cache: KvCache) -> KvCache {
+        cache.map(|tensor| self.map(tensor))
+    }
 }
 
 /// One operation for pairs of tensors of every rank.
@@ -225,6 +222,10 @@ impl StateMap for Compact {
         let _owner = tensor.clone();
         tensor * 1.0
     }
+
+    fn cache(&mut self, cache: KvCache) -> KvCache {
+        cache.trimmed().map(|tensor| self.map(tensor))
+    }
 }
 
 struct ToDevice<'a>(&'a Device);
@@ -246,6 +247,10 @@ impl StateMap for Gather<'_> {
         });
         Tensor::cat(parts.collect(), 0)
     }
+
+    fn cache(&mut self, cache: KvCache) -> KvCache {
+        cache.gather(self.0, |tensor| self.map(tensor))
+    }
 }
 
 impl ModelState {
@@ -256,7 +261,7 @@ impl ModelState {
         batch: usize,
         device: &Device,
     ) -> Self {
-        let layer = |_| LayerState::initial(config, batch, device);
+        let layer = |i| LayerState::initial(config, config.layer_type(i), batch, device);
         ModelState {
             layers: (0..layers).map(layer).collect(),
             position: vec![0; batch],
@@ -333,8 +338,8 @@ impl ModelState {
 
     /// Forgets the rows that are marked; they start again at position 0.
     ///
-    /// The cache of a softmax layer cannot be shorter in one row than in another, so there the
-    /// keys become zero and stay in view.
+    /// The cache of a full layer is as long in one row as in another; a row that was forgotten looks at none of
+    /// what was there.
     ///
     /// # Panics
     ///
@@ -351,8 +356,6 @@ impl ModelState {
 
     /// Other rows in the place of these: row `i` of the result is row `from[i]` of this state, its
     /// position included, or has read nothing where that is `None`.
-    ///
-    /// Of softmax layers as in [`reset_rows`](Self::reset_rows).
     ///
     /// # Panics
     ///
@@ -395,7 +398,7 @@ impl ModelState {
         }
     }
 
-    /// Bytes of all tensors, at their present precision.
+    /// Bytes of all tensors, at their present precision, with the room that caches have.
     pub fn bytes(&self) -> usize {
         let mut bytes = 0;
         for layer in &self.layers {
@@ -403,9 +406,7 @@ impl ModelState {
                 LayerState::Infinity { memory, tails } => {
                     tensor_bytes(memory) + tails.iter().map(tensor_bytes).sum::<usize>()
                 }
-                LayerState::Softmax { cache } => cache.as_ref().map_or(0, |(keys, values)| {
-                    tensor_bytes(keys) + tensor_bytes(values)
-                }),
+                LayerState::Softmax { cache } => cache.bytes(),
             };
         }
         bytes + size_of_val(self.position.as_slice())

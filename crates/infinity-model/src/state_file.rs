@@ -4,7 +4,8 @@
 //! position                        [B] u64, tokens that every row has read
 //! layers.0.memory                 [B, H, S, K, V]
 //! layers.0.tails.0 … .2           [B, channels, kernel − 1]
-//! layers.0.keys, layers.0.values  [B, T, H, ·], for the softmax mixer
+//! layers.0.keys, layers.0.values  [B, T, G, ·], for a full layer: what is filled of its cache
+//! layers.0.start                  [B] u64, how many of the first of these are none of a row's
 //! logits                          [1, vocab_size] after the last token, where a text goes on
 //! ```
 //!
@@ -15,14 +16,14 @@
 //! layers.0.scales                 [B, H, S, ·] f16
 //! ```
 //!
-//! of version 2. The header's metadata hold the format's `version`, the number of `layers`, the fingerprint of the
+//! of version 2, and one with a start that is not 0 has version 3. The header's metadata hold the format's `version`, the number of `layers`, the fingerprint of the
 //! `model`, and a `checksum` of everything else. Files of training checkpoints from before version 1
 //! have `layers` alone.
 
 use crate::compression::{Compressed, Width, compress, decompress};
 use crate::config::ModelConfig;
 use crate::error::{StateError, StateProblem};
-use crate::state::{LayerState, ModelState, Stateful};
+use crate::state::{KvCache, LayerState, ModelState, Stateful};
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData, f16};
 use infinity_files::Fingerprint;
@@ -36,6 +37,9 @@ use std::path::Path;
 const VERSION: &str = "1";
 /// The version of files in fewer bits.
 const COMPRESSED: &str = "2";
+/// The version of files with rows that began later than others: who does not know it would show a row another's
+/// keys.
+const STARTED: &str = "3";
 /// Name of the header's entry with the [`Packing`] of a compressed file.
 const PACKING: &str = "compression";
 /// More layers than a configuration may have; a damaged number of them must not be believed.
@@ -147,6 +151,7 @@ impl ModelState {
     ) -> Result<(Vec<u8>, [usize; 2]), StateProblem> {
         let mut tensors: Vec<(String, TensorData)> = Vec::new();
         let mut packed: Vec<(usize, Compressed)> = Vec::new();
+        let mut started: Vec<(String, Vec<u8>)> = Vec::new();
         let mut memories = [0, 0];
         if !extra.logits.is_empty() {
             let logits = TensorData::new(extra.logits.clone(), [1, extra.logits.len()]);
@@ -174,9 +179,15 @@ impl ModelState {
                     }
                 }
                 LayerState::Softmax { cache } => {
-                    if let Some((keys, values)) = cache {
+                    let cache = cache.clone().trimmed();
+                    if let Some([keys, values]) = cache.filled() {
                         add("keys", keys.to_data());
                         add("values", values.to_data());
+                    }
+                    if cache.starts().iter().any(|start| *start > 0) {
+                        let starts = cache.starts().iter().map(|start| *start as u64);
+                        let bytes: Vec<u8> = starts.flat_map(u64::to_le_bytes).collect();
+                        started.push((format!("layers.{i}.start"), bytes));
                     }
                 }
             }
@@ -191,6 +202,10 @@ impl ModelState {
             "position".to_owned(),
             view(Dtype::U64, vec![self.batch()], &position)?,
         );
+        for (name, starts) in &started {
+            let starts = view(Dtype::U64, vec![self.batch()], starts)?;
+            views.insert(name.clone(), starts);
+        }
         for (name, data) in &tensors {
             if data.dtype() != DType::F32 {
                 let dtype = format!("{:?}", data.dtype());
@@ -210,7 +225,11 @@ impl ModelState {
             let scales = view(Dtype::F16, vec![b, h, s, each], scales)?;
             views.insert(format!("layers.{i}.scales"), scales);
         }
-        let version = if width.is_some() { COMPRESSED } else { VERSION };
+        let version = match width {
+            _ if !started.is_empty() => STARTED,
+            Some(_) => COMPRESSED,
+            None => VERSION,
+        };
         let mut metadata = Metadata::from([
             ("version".to_owned(), version.to_owned()),
             ("layers".to_owned(), self.layers.len().to_string()),
@@ -394,24 +413,18 @@ impl Saved {
                 return Err(not_a_state("no version in its header"));
             }
             None => {}
-            Some(VERSION | COMPRESSED)
+            Some(VERSION | COMPRESSED | STARTED)
                 if metadata.get("checksum") == Some(&checksum(&metadata, &tensors)) => {}
-            Some(VERSION | COMPRESSED) => return Err(StateProblem::Changed),
+            Some(VERSION | COMPRESSED | STARTED) => return Err(StateProblem::Changed),
             Some(other) => return Err(StateProblem::Version(other.to_owned())),
         }
         let layers = metadata.get("layers").and_then(|n| n.parse().ok());
         let layers: usize = layers
             .filter(|n| (1..=MAX_LAYERS).contains(n))
             .ok_or_else(|| not_a_state("no number of layers in its header"))?;
-        let position = tensors
-            .get("position")
-            .filter(|view| view.dtype() == Dtype::U64 && view.shape().len() == 1)
-            .filter(|view| view.shape()[0] > 0)
+        let position = (tensors.get("position").and_then(whole_numbers))
+            .filter(|rows| !rows.is_empty())
             .ok_or_else(|| not_a_state("no positions of rows in it"))?;
-        let rows = position.data().chunks_exact(8);
-        let position: Vec<u64> = rows
-            .map(|row| u64::from_le_bytes(row.try_into().expect("eight bytes")))
-            .collect();
         let packing = metadata.get(PACKING).map(|text| serde_json::from_str(text));
         let reader = Reader {
             tensors: &tensors,
@@ -484,22 +497,26 @@ fn shape(layer: &LayerState, config: &ModelConfig) -> String {
         }
         LayerState::Softmax { cache } => {
             let (h, k, v) = (
-                config.num_attention_heads,
+                config.num_key_value_heads(),
                 config.head_dim(),
                 config.value_head_dim(),
             );
-            let found = cache.as_ref().map(|(keys, values)| {
-                let ([_, t, h, k], [_, others, heads, v]) = (keys.dims(), values.dims());
-                let one_length = t == others && h == heads;
-                (one_length, h, k, v)
+            let found = cache.filled().map(|[keys, values]| {
+                let ([_, _, h, k], [.., v]) = (keys.dims(), values.dims());
+                (h, k, v)
             });
-            let (_, h, k, v) = match found {
-                Some((false, ..)) => return "keys and values of different lengths".to_owned(),
-                found => found.unwrap_or((true, h, k, v)),
-            };
+            let (h, k, v) = found.unwrap_or((h, k, v));
             format!("keys [.., {h}, {k}], values [.., {h}, {v}]")
         }
     }
+}
+
+/// The numbers of a row of `u64`.
+fn whole_numbers(view: &TensorView<'_>) -> Option<Vec<u64>> {
+    let fits = view.dtype() == Dtype::U64 && view.shape().len() == 1;
+    let numbers = view.data().chunks_exact(8);
+    let numbers = numbers.map(|x| u64::from_le_bytes(x.try_into().expect("eight bytes")));
+    fits.then(|| numbers.collect())
 }
 
 /// What a file says that cannot be taken apart.
@@ -534,9 +551,27 @@ impl Reader<'_> {
             }
             return Ok(LayerState::Infinity { memory, tails });
         }
-        let keys = self.tensor(&format!("layers.{i}.keys"))?;
+        let keys: Option<Tensor<4>> = self.tensor(&format!("layers.{i}.keys"))?;
         let values = self.tensor(&format!("layers.{i}.values"))?;
-        let cache = keys.zip(values);
+        let wrong = |what: &str| StateProblem::NotAState(format!("{what} of layer {i} do not fit"));
+        let starts = match self.tensors.get(&format!("layers.{i}.start")) {
+            None => vec![0; self.rows],
+            Some(view) => whole_numbers(view).ok_or_else(|| wrong("the starts"))?,
+        };
+        let cache = match keys.zip(values) {
+            None => KvCache::empty(self.rows),
+            Some((keys, values)) => {
+                let ([_, len, ..], starts) = (keys.dims(), starts.into_iter());
+                let starts: Vec<usize> = starts.map(|start| start as usize).collect();
+                if starts.len() != self.rows || starts.iter().any(|start| *start > len) {
+                    return Err(wrong("the starts"));
+                }
+                if keys.dims()[1..3] != Tensor::<4>::dims(&values)[1..3] {
+                    return Err(wrong("keys and values"));
+                }
+                KvCache::new(keys, values, starts)
+            }
+        };
         Ok(LayerState::Softmax { cache })
     }
 

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use infinity_model::config::Mixer;
 use infinity_model::{GenerateError, InfinityModel, ModelState};
 
 use crate::error::EngineError;
@@ -23,12 +22,12 @@ pub(crate) struct Batch {
 /// A row that left its batch, and how.
 pub(crate) type Leaving = (Row, Result<(), EngineError>);
 
-/// Rows that may be in a batch of `model`. The baseline's caches differ in length, so there each row
-/// is alone.
+/// Rows that may be in a batch of `model`. Caches that grow differ in length, and beside the longest every
+/// other would take as much memory, so there each row is alone.
 pub(crate) fn most_rows(model: &InfinityModel) -> usize {
-    match model.config().mixer {
-        Mixer::Softmax => 1,
-        Mixer::Infinity => DECODE_ROWS,
+    match model.config().grows_by() {
+        Some(_) => 1,
+        None => DECODE_ROWS,
     }
 }
 

@@ -7,6 +7,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use infinity_model::ModelConfig;
+use infinity_model::config::LayerType;
 use infinity_train::config::{
     ConfigError, ConfigLayers, LoadedConfig, RunConfig, reference, schema,
 };
@@ -65,8 +67,8 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
 fn summary(config: &RunConfig) -> String {
     let model = &config.model;
     format!(
-        "{} mixer, {} layers × width {} × {} heads, window {}, {} tokens a step, writes {}",
-        model.mixer,
+        "{}, {} layers × width {} × {} heads, window {}, {} tokens a step, writes {}",
+        layers(model),
         model.num_hidden_layers,
         model.hidden_size,
         model.num_attention_heads,
@@ -74,6 +76,20 @@ fn summary(config: &RunConfig) -> String {
         terminal::grouped(config.tokens_per_step()),
         config.output_dir().display()
     )
+}
+
+/// What the layers are.
+fn layers(model: &ModelConfig) -> String {
+    if model.layer_types.is_none() {
+        return format!("{} mixer", model.mixer);
+    }
+    let kinds = LayerType::ALL
+        .iter()
+        .map(|kind| (model.num_layers_of(*kind), kind));
+    let kinds = kinds
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, kind)| format!("{n} {kind}"));
+    kinds.collect::<Vec<_>>().join(" and ")
 }
 
 /// Where the configuration comes from.

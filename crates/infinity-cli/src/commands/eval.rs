@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
-use infinity_model::config::Mixer;
 use infinity_model::count::{ParameterCount, state_bytes};
 use infinity_model::generate::Identity;
 use infinity_model::{
@@ -138,14 +137,14 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     Ok(errors::OK)
 }
 
-/// A softmax model's state is its cache, which has every token in it.
+/// The state of a model with full layers is their cache, which has every token in it.
 fn warn_of_growth(model: &ModelConfig, source: &EvalSource, window: usize) {
-    if model.mixer != Mixer::Softmax || !source.carry() {
+    let Some(setting) = model.grows_by().filter(|_| source.carry()) else {
         return;
-    }
+    };
     let tokens = source.batches() * window as u64;
     terminal::warning(&format!(
-        "`model.mixer = \"softmax\"` keeps every token of a carried state: its cache grows to {} \
+        "`{setting}` keeps every token of a carried state: its cache grows to {} \
          over {} tokens in each of {} rows, and every further token looks at all of its row",
         terminal::bytes(state_bytes(model, source.rows(), tokens)),
         terminal::grouped(tokens),
@@ -408,14 +407,17 @@ fn run_stream(
     Ok(errors::OK)
 }
 
-/// A softmax model's cache grows by every token, and so does the time of the next one.
+/// The cache of full layers grows by every token, and so does the time of the next one.
 fn refuse_what_grows(args: &StreamArgs, run: &Stream<'_>) -> anyhow::Result<()> {
     let (model, tokens) = (run.model.config(), run.text.len());
-    if model.mixer != Mixer::Softmax || args.limit_tokens.is_some() || tokens <= KEPT_TOKENS {
+    let Some(setting) = model.grows_by() else {
+        return Ok(());
+    };
+    if args.limit_tokens.is_some() || tokens <= KEPT_TOKENS {
         return Ok(());
     }
     Err(errors::usage(format!(
-        "`model.mixer = \"softmax\"` keeps every token: after {} of them its cache has {}, and every \
+        "`{setting}` keeps every token: after {} of them its cache has {}, and every \
          further token looks at all of it; say with --limit-tokens how far to read",
         terminal::grouped(tokens),
         terminal::bytes(state_bytes(model, 1, tokens)),

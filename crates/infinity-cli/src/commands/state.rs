@@ -232,10 +232,11 @@ fn parts(layer: &LayerState) -> Vec<Part> {
                 .chain(tails)
                 .collect()
         }
-        LayerState::Softmax { cache: None } => Vec::new(),
-        LayerState::Softmax {
-            cache: Some((keys, values)),
-        } => vec![Part::of("keys", keys), Part::of("values", values)],
+        LayerState::Softmax { cache } => {
+            let filled = cache.filled().into_iter().flatten();
+            let named = ["keys", "values"].into_iter().zip(filled);
+            named.map(|(name, x)| Part::of(name, &x)).collect()
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use infinity_kernels::feature_map::{FeatureMap, l2_normalize};
 use infinity_kernels::linear::linear;
 use infinity_kernels::memory_gates::{self, DecayRule, GateInputs, GateRule, memory_gates};
 use infinity_kernels::rms_norm::{self, gated_rms_norm};
-use infinity_kernels::rotary::{Rotary, RotaryDims};
+use infinity_kernels::rotary::{Rotary, RotaryDims, Scaling};
 use infinity_kernels::short_conv::{short_conv, short_conv_silu};
 use infinity_kernels::swiglu::swiglu;
 use infinity_kernels::testing::{assert_close, values};
@@ -87,6 +87,7 @@ impl Rows {
                     key_dim: self.width,
                     rotated: self.width / 2,
                     base: 10_000.0,
+                    scaling: Scaling::None,
                 };
                 let rotary = Rotary::new(&[0], t, dims, &device.inner());
                 let y = match native {

@@ -33,6 +33,12 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// How many rows there are.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The rows of `range`, counted from its start.
     pub(crate) fn part(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len);

@@ -43,6 +43,50 @@ pub struct RotaryDims {
     pub rotated: usize,
     /// Base of the frequencies, 10,000 in the paper.
     pub base: f64,
+    /// What becomes of a frequency, for texts longer than those that a model was trained with.
+    pub scaling: Scaling,
+}
+
+/// A rule for the frequencies.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Scaling {
+    /// They are as they are.
+    #[default]
+    None,
+    /// All are divided by a factor (position interpolation; Chen et al., arXiv:2306.15595).
+    Linear(f64),
+    /// Those that turn slowly within the text of `original` tokens are divided by `factor`, those that turn fast
+    /// are not (Llama 3.1; arXiv:2407.21783).
+    Llama3 {
+        /// What slow ones are divided by.
+        factor: f64,
+        /// Slow are those with fewer turns than this.
+        low: f64,
+        /// Fast are those with more.
+        high: f64,
+        /// Length of the texts of the training.
+        original: f64,
+    },
+}
+
+impl Scaling {
+    /// The rule applied to a frequency in radians per position.
+    fn apply(self, omega: f64) -> f64 {
+        match self {
+            Scaling::None => omega,
+            Scaling::Linear(factor) => omega / factor,
+            Scaling::Llama3 {
+                factor,
+                low,
+                high,
+                original,
+            } => {
+                let turns = original * omega / TAU;
+                let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                omega * ((1.0 - kept) / factor + kept)
+            }
+        }
+    }
 }
 
 impl RotaryDims {
@@ -51,7 +95,7 @@ impl RotaryDims {
         (0..self.rotated / 2)
             .map(|i| {
                 let omega = self.base.powf(-2.0 * i as f64 / self.rotated as f64);
-                (omega / TAU * 2f64.powi(64)).round() as u64
+                (self.scaling.apply(omega) / TAU * 2f64.powi(64)).round() as u64
             })
             .collect()
     }
@@ -207,7 +251,40 @@ mod tests {
         key_dim: 32,
         rotated: 16,
         base: 10_000.0,
+        scaling: Scaling::None,
     };
+
+    /// The frequencies of a pair of positions that are scaled, by the words of the rule.
+    #[test]
+    fn scaled_frequencies_are_those_of_the_rule() {
+        let of = |scaling| RotaryDims { scaling, ..DIMS }.frequencies();
+        let plain = of(Scaling::None);
+        let quarter: Vec<u64> = plain.iter().map(|turns| turns / 4).collect();
+        for (scaled, quarter) in of(Scaling::Linear(4.0)).iter().zip(&quarter) {
+            assert!(scaled.abs_diff(*quarter) <= 1);
+        }
+        let llama = of(Scaling::Llama3 {
+            factor: 4.0,
+            low: 1.0,
+            high: 4.0,
+            original: 64.0,
+        });
+        // ω = 10^(−i/2); turns in 64 tokens: 10.2, 3.2, 1.02, 0.32, …
+        let between = |i: i32| {
+            let omega = 10f64.powf(-f64::from(i) / 2.0);
+            let kept = (64.0 * omega / TAU - 1.0) / 3.0;
+            omega * ((1.0 - kept) / 4.0 + kept) / TAU * 2f64.powi(64)
+        };
+        assert_eq!(llama[0], plain[0], "fast");
+        for i in [1, 2] {
+            let off = llama[i] as f64 / between(i as i32) - 1.0;
+            assert!(off.abs() < 1e-12, "pair {i}: {off}");
+        }
+        for i in 3..8 {
+            assert!(llama[i].abs_diff(quarter[i]) <= 1, "slow pair {i}");
+        }
+        assert!(llama[2] != plain[2] && llama[2] > quarter[2] + 1);
+    }
 
     /// `t · ω mod 2π` with 128-bit integers: no rounding but that of ω itself to 2⁻¹⁰⁰ turns.
     fn exact_angle(position: u64, pair: usize) -> f64 {

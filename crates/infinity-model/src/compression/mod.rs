@@ -12,7 +12,7 @@
 
 mod certificate;
 
-use crate::config::ModelConfig;
+use crate::config::{LayerType, ModelConfig};
 use crate::state::{LayerState, ModelState};
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16, f16};
 pub use certificate::{Certificate, Held, Sizes};
@@ -150,8 +150,9 @@ impl Compression {
 impl Compression {
     /// Bytes of the memory of a row of `config`, exact and compressed.
     pub fn memory_bytes(self, config: &ModelConfig) -> [usize; 2] {
-        let numbers = config.head_dim() * config.value_head_dim();
-        let states = config.num_hidden_layers * config.num_attention_heads * config.num_states();
+        let of = config.linear_heads();
+        let numbers = of.key_dim * of.value_dim;
+        let states = config.num_layers_of(LayerType::Linear) * of.values * config.num_states();
         let width = self.width;
         let compressed = width.code_bytes(numbers) + 2 * width.scales(numbers);
         [4 * numbers * states, compressed * states]

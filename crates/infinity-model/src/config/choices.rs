@@ -63,10 +63,10 @@ choice! {
     {
         /// The recurrent memory: linear time, constant state.
         Infinity = "infinity",
-        /// Causal softmax attention, the baseline: quadratic time, a state that grows.
+        /// Causal softmax attention: quadratic time, a state that grows.
         ///
-        /// It has the q, k, v and output projections and the rotary embedding; the keys about
-        /// convolution, feature map, memory and gates change nothing in it.
+        /// It has the q, k, v and output projections and the rotary embedding, and what the keys about
+        /// attention add; those about convolution, feature map, memory and gates change nothing in it.
         Softmax = "softmax",
     }
 }
@@ -137,6 +137,58 @@ choice! {
         Fixed = "fixed",
         /// Not at all.
         None = "none",
+    }
+}
+
+choice! {
+    /// What a layer is.
+    LayerType, key = "model.layer_types",
+    {
+        /// The recurrent memory: linear time, constant state.
+        Linear = "linear_attention",
+        /// Softmax attention to all that was read: a state that grows.
+        Full = "full_attention",
+        /// Softmax attention to the last `sliding_window` tokens.
+        Sliding = "sliding_attention",
+    }
+}
+
+choice! {
+    /// How positions are rotated into queries and keys of full layers.
+    RopeType, key = "model.rope_parameters.rope_type",
+    {
+        /// Not at all.
+        None = "none",
+        /// By frequencies as they are.
+        Default = "default",
+        /// By frequencies that are all divided by `factor`.
+        Linear = "linear",
+        /// By frequencies of which the slow ones are divided by `factor`, as in Llama 3.1.
+        Llama3 = "llama3",
+    }
+}
+
+choice! {
+    /// Which RMS norm the queries and keys of full layers get before they are rotated.
+    AttnQkNorm, key = "model.attn_qk_norm",
+    {
+        /// None.
+        None = "none",
+        /// One over each head, with a weight that all heads share.
+        Head = "head",
+        /// One over all heads together.
+        Full = "full",
+    }
+}
+
+choice! {
+    /// Where the norms of a block with full attention stand.
+    AttnNormOrder, key = "model.attn_norm_order",
+    {
+        /// Before attention and feed-forward.
+        Pre = "pre",
+        /// Behind them, before the sum with the residual stream.
+        Post = "post",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Mixer, ModelConfig, did_you_mean, version};
+use super::{ModelConfig, did_you_mean, version};
 use crate::error::ConfigError;
 
 const MODEL_TYPE: &str = "infinityformer";
@@ -64,7 +64,7 @@ impl ModelConfig {
         let mut config: Self =
             serde_json::from_value(all).map_err(|error| json_error(error.to_string()))?;
         // Files of earlier versions may have it beside a mixer in which it never did anything.
-        if config.mixer == Mixer::Infinity && config.attention_probs_dropout_prob < 1.0 {
+        if !config.has_attention_layers() && config.attention_probs_dropout_prob < 1.0 {
             config.attention_probs_dropout_prob = config.attention_probs_dropout_prob.min(0.0);
         }
         config.validate()?;
@@ -106,7 +106,7 @@ fn check_key(key: &str) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::KernelType;
+    use crate::config::{KernelType, Mixer};
 
     #[test]
     fn writing_and_reading_gives_the_same_model() {

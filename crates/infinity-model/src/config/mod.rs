@@ -7,7 +7,9 @@
 
 mod choices;
 mod json;
+mod layer_types;
 mod limits;
+mod rope;
 mod validate;
 mod version;
 
@@ -15,14 +17,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use choices::did_you_mean;
-pub use choices::{Decay, KernelType, MemoryRouting, MemoryUpdate, Mixer, QkNorm};
+pub use choices::{
+    AttnNormOrder, AttnQkNorm, Decay, KernelType, LayerType, MemoryRouting, MemoryUpdate, Mixer,
+    QkNorm, RopeType,
+};
+pub use layer_types::LinearHeads;
 pub(crate) use limits::Check;
+pub use rope::RopeParameters;
 
 /// Declares [`ModelConfig`]: the one place where a key has its name, description, default and limits.
 /// Serde, the JSON schema, the setters and the checks follow from it.
 macro_rules! model_config {
     ($(
         $(#[doc = $doc:literal])+
+        $(#[serde($($serde:tt)+)])?
         $key:ident: $type:ty = $default:expr $(, $low:literal..=$high:literal)?;
     )+) => {
         /// The shape of a model and the rules of its layers.
@@ -42,6 +50,7 @@ macro_rules! model_config {
         pub struct ModelConfig {
             $(
                 $(#[doc = $doc])+
+                $(#[serde($($serde)+)])?
                 $(#[schemars(range(min = $low, max = $high))])?
                 pub $key: $type,
             )+
@@ -93,6 +102,37 @@ model_config! {
     intermediate_size: Option<usize> = None, 1..=1_048_576;
     /// What mixes positions.
     mixer: Mixer = Mixer::Infinity;
+    /// What each layer is, from the first on; a shorter list is repeated. All are what `mixer` says if not
+    /// given. Below, full layers are those of softmax attention, sliding ones included.
+    layer_types: Option<Vec<LayerType>> = None;
+    /// How many tokens a sliding layer looks at, the present one included.
+    sliding_window: Option<usize> = None, 1..=1_073_741_824;
+    /// Heads of queries and keys in linear layers; `num_attention_heads` if not given.
+    linear_num_key_heads: Option<usize> = None, 1..=1024;
+    /// Heads of values in linear layers, as many for each head of keys; `num_attention_heads` if not given.
+    linear_num_value_heads: Option<usize> = None, 1..=1024;
+    /// Key dimension of a head in linear layers; `head_dim` if not given.
+    linear_key_head_dim: Option<usize> = None, 1..=1024;
+    /// Value dimension of a head in linear layers; `value_head_dim` if not given.
+    linear_value_head_dim: Option<usize> = None, 1..=1024;
+    /// Heads of keys and values in full layers, of which each serves as many heads of queries;
+    /// `num_attention_heads` if not given.
+    num_key_value_heads: Option<usize> = None, 1..=1024;
+    /// RMS norm of queries and keys in full layers.
+    attn_qk_norm: AttnQkNorm = AttnQkNorm::None;
+    /// Whether the output of full layers is gated by their input.
+    attn_output_gate: bool = false;
+    /// Where the norms of blocks with full layers stand.
+    attn_norm_order: AttnNormOrder = AttnNormOrder::Pre;
+    /// Whether all projections of full layers have biases.
+    attention_bias: bool = false;
+    /// Whether the projections to queries, keys and values of full layers have biases.
+    qkv_bias: bool = false;
+    /// Whether the projections of the feed-forward have biases.
+    mlp_bias: bool = false;
+    /// Rotary positions of full layers; as the rotary keys below if nothing of it is given.
+    #[serde(deserialize_with = "rope::or_none")]
+    rope_parameters: RopeParameters = RopeParameters::default();
     /// Length of the causal convolution on q, k and v; 0 is none.
     conv_kernel_size: usize = 4, 0..=64;
     /// Feature map on q and k.
@@ -277,24 +317,25 @@ impl ModelConfig {
         self.use_gating && self.num_states() > 1
     }
 
-    /// Key channels of all heads, H·K.
+    /// Channels of queries of all heads of a full layer, H·K.
     pub fn key_dim_total(&self) -> usize {
         self.num_attention_heads * self.head_dim()
     }
 
-    /// Value channels of all heads, H·V.
+    /// Channels of outputs of all heads of a full layer, H·V.
     pub fn value_dim_total(&self) -> usize {
         self.num_attention_heads * self.value_head_dim()
     }
 
-    /// How many of a head's K key dimensions are rotated: always an even number, 0 without rotary
-    /// embeddings.
+    /// Heads of keys and values in full layers.
+    pub fn num_key_value_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// How many of the K key dimensions of a linear layer's head are rotated: always an even number, 0
+    /// without rotary embeddings.
     pub fn rotary_dim(&self) -> usize {
-        if !self.use_rotary_embeddings {
-            return 0;
-        }
-        let pairs = (self.rotary_fraction * self.head_dim() as f64 / 2.0).round() as usize;
-        2 * pairs.min(self.head_dim() / 2)
+        self.rotary_dims().rotated
     }
 
     /// Half-life at the start, in tokens, of the slowest state.
@@ -313,6 +354,12 @@ impl ModelConfig {
             ..self.clone()
         }
     }
+}
+
+/// A fraction of `head_dim` as an even number.
+fn even_part(fraction: f64, head_dim: usize) -> usize {
+    let pairs = (fraction * head_dim as f64 / 2.0).round() as usize;
+    2 * pairs.min(head_dim / 2)
 }
 
 #[cfg(test)]

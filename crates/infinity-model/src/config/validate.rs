@@ -1,7 +1,7 @@
 //! Which settings make a model: the first problem, named.
 
 use super::limits::CHECK;
-use super::{MemoryRouting, MemoryUpdate, Mixer, ModelConfig, QkNorm};
+use super::{MemoryRouting, MemoryUpdate, ModelConfig, QkNorm};
 use crate::error::ConfigError;
 
 /// Tokens that the distance of two folds of the memory is a multiple of.
@@ -66,6 +66,18 @@ impl ModelConfig {
         let (hidden, attention) = (self.hidden_dropout_prob, self.attention_probs_dropout_prob);
         CHECK.probability_below_one("hidden_dropout_prob", hidden)?;
         CHECK.probability_below_one("attention_probs_dropout_prob", attention)?;
+        let (heads, groups) = (self.num_attention_heads, self.num_key_value_heads());
+        if !heads.is_multiple_of(groups) {
+            return Err(ConfigError::NotDivisible {
+                key: CHECK.key("num_attention_heads"),
+                value: heads,
+                by_key: CHECK.key("num_key_value_heads"),
+                by: groups,
+                instead: CHECK.key("num_key_value_heads"),
+            });
+        }
+        self.rope_parameters.validate()?;
+        self.validate_layers()?;
         CHECK.positive("initializer_range", self.initializer_range, 1.0)?;
         CHECK.positive("layer_norm_eps", self.layer_norm_eps, 0.1)
     }
@@ -80,9 +92,12 @@ impl ModelConfig {
             other: format!("{} = \"{value}\"", CHECK.key(key)),
             why: why.into(),
         };
-        if self.mixer != Mixer::Infinity {
+        if self.has_attention_layers() {
             let why = "its cache of keys and values is no memory of constant size";
-            return Err(conflict("mixer", self.mixer.as_str(), why));
+            return Err(match &self.layer_types {
+                None => conflict("mixer", self.mixer.as_str(), why),
+                Some(_) => conflict("layer_types", "… attention …", why),
+            });
         }
         if self.qk_norm != QkNorm::L2 {
             let why = "the error is bounded for keys and queries of unit length; use \"l2\"";
@@ -108,7 +123,7 @@ impl ModelConfig {
 
     fn validate_combinations(&self) -> Result<(), ConfigError> {
         self.validate_compression()?;
-        if self.mixer == Mixer::Infinity && self.attention_probs_dropout_prob > 0.0 {
+        if !self.has_attention_layers() && self.attention_probs_dropout_prob > 0.0 {
             let (name, value) = (
                 "attention_probs_dropout_prob",
                 self.attention_probs_dropout_prob,
@@ -170,7 +185,7 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::KernelType;
+    use crate::config::{KernelType, Mixer};
 
     fn good() -> ModelConfig {
         ModelConfig {

@@ -6,7 +6,10 @@
 
 use serde_json::{Map, Value};
 
-use super::{Decay, KernelType, MemoryRouting, MemoryUpdate, Mixer, ModelConfig, QkNorm};
+use super::{
+    AttnNormOrder, AttnQkNorm, Decay, KernelType, MemoryRouting, MemoryUpdate, Mixer, ModelConfig,
+    QkNorm, RopeParameters,
+};
 use crate::error::ConfigError;
 
 /// The key of the version in `config.json`.
@@ -29,6 +32,20 @@ impl ModelConfig {
             value_head_dim: None,
             intermediate_size: None,
             mixer: Mixer::Infinity,
+            layer_types: None,
+            sliding_window: None,
+            linear_num_key_heads: None,
+            linear_num_value_heads: None,
+            linear_key_head_dim: None,
+            linear_value_head_dim: None,
+            num_key_value_heads: None,
+            attn_qk_norm: AttnQkNorm::None,
+            attn_output_gate: false,
+            attn_norm_order: AttnNormOrder::Pre,
+            attention_bias: false,
+            qkv_bias: false,
+            mlp_bias: false,
+            rope_parameters: RopeParameters::default(),
             conv_kernel_size: 4,
             kernel_type: KernelType::Elu,
             qk_norm: QkNorm::L2,

@@ -94,12 +94,8 @@ struct Projected {
 
 impl InfinityMixer {
     pub(crate) fn new(config: &ModelConfig, init: &mut Init) -> Self {
-        let (width, h, k) = (
-            config.hidden_size,
-            config.num_attention_heads,
-            config.head_dim(),
-        );
-        let (keys, values) = (config.key_dim_total(), config.value_dim_total());
+        let (width, of) = (config.hidden_size, config.linear_heads());
+        let (keys, values) = (of.key_width(), of.value_width());
         let kernel = config.conv_kernel_size;
         let conv = |channels, init: &mut Init| {
             (kernel > 0).then(|| ShortConv {
@@ -114,10 +110,10 @@ impl InfinityMixer {
             k_conv1d: conv(keys, init),
             v_conv1d: conv(values, init),
             feature_map: (config.kernel_type == KernelType::Learnable)
-                .then(|| LearnableMap::identity(h, k, init)),
+                .then(|| LearnableMap::identity(of.keys, of.key_dim, init)),
             gates: Gates::new(config, init),
             output_gate_proj: config.use_output_gate.then(|| init.linear(width, values)),
-            o_norm: init.norm(config.value_head_dim(), config.layer_norm_eps),
+            o_norm: init.norm(of.value_dim, config.layer_norm_eps),
             o_proj: init.residual_out(values, width, config.num_hidden_layers),
             value_residual: Residual::new(config.value_residual, init),
             config: config.clone(),
@@ -147,7 +143,8 @@ impl InfinityMixer {
         let mut all = all.into_iter();
         let mut tails = tails.into_iter();
         let mut next = Vec::with_capacity(3);
-        let mut convolved = |conv: &Option<ShortConv>| {
+        let of = self.config.linear_heads();
+        let mut convolved = |conv: &Option<ShortConv>, n_heads: usize| {
             let mut y = formats.single(all.next().expect("a result for every projection"));
             if let Some(conv) = conv {
                 let tail = tails.next().expect("a tail for every convolution");
@@ -156,9 +153,11 @@ impl InfinityMixer {
                 next.push(tail);
                 y = convolved;
             }
-            heads(y, self.config.num_attention_heads)
+            heads(y, n_heads)
         };
-        let [q, k, v] = [&self.q_conv1d, &self.k_conv1d, &self.v_conv1d].map(&mut convolved);
+        let q = convolved(&self.q_conv1d, of.keys);
+        let k = convolved(&self.k_conv1d, of.keys);
+        let v = convolved(&self.v_conv1d, of.values);
         Projected {
             q,
             k,
@@ -183,6 +182,18 @@ impl InfinityMixer {
         }
     }
 
+    /// Queries or keys `[B, T, Hk, K]` for every value head `[B, T, Hv, K]`.
+    fn served(&self, x: Tensor<4>) -> Tensor<4> {
+        let of = self.config.linear_heads();
+        if of.keys == of.values {
+            return x;
+        }
+        let [b, t, _, k] = x.dims();
+        let each = x.reshape([b, t, of.keys, 1, k]);
+        let each = each.expand([b, t, of.keys, of.values / of.keys, k]);
+        each.reshape([b, t, of.values, k])
+    }
+
     fn read_memory(
         &self,
         projected: Projected,
@@ -192,7 +203,7 @@ impl InfinityMixer {
         let Projected { q, k, v, gates, .. } = projected;
         let [q, k] = [q, k].map(|x| self.parameterised(x, pass.formats));
         let gates = self.gates.routed(gates, &pass.rotary, &q, &k);
-        let [q, k] = [q, k].map(|(x, map)| pass.rotary.unit(x, map));
+        let [q, k] = [q, k].map(|(x, map)| self.served(pass.rotary.unit(x, map)));
         self.scan(pass, gates, [q, k, v], memory)
     }
 
@@ -207,9 +218,9 @@ impl InfinityMixer {
         let Projected { q, k, v, gates, .. } = projected;
         let [q, k] = [q, k].map(|x| {
             let (x, map) = self.parameterised(x, pass.formats);
-            map.apply(x)
+            self.served(map.apply(x))
         });
-        let v_dim = self.config.value_head_dim();
+        let v_dim = self.config.linear_heads().value_dim;
         let ones = v.clone().narrow(3, 0, 1).ones_like();
         let sums = memory.clone().narrow(4, v_dim, 1);
         let below = self.scan(pass, gates.clone(), [q.clone(), k.clone(), ones], sums);
@@ -271,7 +282,7 @@ impl Layer for InfinityMixer {
             Some(gate) => gated_rms_norm(formats.stream(out.o), weight, formats.stream(gate), eps),
             None => rms_norm(formats.stream(out.o), weight, eps),
         };
-        let o = o.reshape([b, t, self.config.value_dim_total()]);
+        let o = o.reshape([b, t, self.config.linear_heads().value_width()]);
         let y = formats.stream(formats.linear(&self.o_proj, formats.products(o)));
         let memory = out.state;
         let output = Stream {
@@ -339,11 +350,8 @@ impl Routing {
     const TEMPERATURE: f32 = 0.1;
 
     fn new(config: &ModelConfig, init: &mut Init) -> Self {
-        let (h, s, k) = (
-            config.num_attention_heads,
-            config.num_states(),
-            config.head_dim(),
-        );
+        let (of, s) = (config.linear_heads(), config.num_states());
+        let (h, k) = (of.values, of.key_dim);
         Routing {
             weight: init.directions([h, s, k]),
             log_temperature: init.values(vec![Self::TEMPERATURE.ln(); h], [h]),
@@ -371,7 +379,7 @@ fn half_lives(n_heads: usize, n_states: usize, [shortest, longest]: [f64; 2]) ->
 impl Gates {
     fn new(config: &ModelConfig, init: &mut Init) -> Self {
         let (h, s, width) = (
-            config.num_attention_heads,
+            config.linear_heads().values,
             config.num_states(),
             config.hidden_size,
         );

@@ -4,7 +4,7 @@ use crate::kinds::{Cuts, in_pieces};
 use infinity_kernels::testing::{Random, Tol, compare, tensor, values};
 use infinity_model::burn::module::{Module, ModuleVisitor, Param};
 use infinity_model::burn::tensor::{DType, Device, Gradients, Tensor};
-use infinity_model::{InfinityModel, LayerState, ModelState};
+use infinity_model::{InfinityModel, KvCache, LayerState, ModelState};
 
 /// One tensor of a state or one gradient, with its name.
 pub(crate) type Named = (String, Vec<f64>);
@@ -19,8 +19,8 @@ pub(crate) struct Answer {
     pub grads: Vec<Named>,
 }
 
-/// A state of random values at `position`, every tensor of it a leaf that takes a gradient. The
-/// baseline gets a cache of three tokens.
+/// A state of random values at `position`, every tensor of it a leaf that takes a gradient. A full layer
+/// gets a cache of three tokens.
 pub(crate) fn random_state(
     model: &InfinityModel,
     rows: usize,
@@ -40,10 +40,10 @@ pub(crate) fn random_state(
                 }
             }
             LayerState::Softmax { cache } => {
-                let heads = config.num_attention_heads;
+                let heads = config.num_key_value_heads();
                 let keys = leaf([rows, 3, heads, config.head_dim()], random, &device);
                 let values = leaf([rows, 3, heads, config.value_head_dim()], random, &device);
-                *cache = Some((keys, values));
+                *cache = KvCache::new(keys, values, vec![0; rows]);
             }
         }
     }
@@ -71,9 +71,9 @@ pub(crate) fn each(state: &ModelState, visit: &mut impl Each) {
                 }
             }
             LayerState::Softmax { cache } => {
-                let (keys, values) = cache.as_ref().expect("a cache");
-                visit.tensor(format!("layer {i} keys"), keys);
-                visit.tensor(format!("layer {i} values"), values);
+                let [keys, values] = cache.filled().expect("a cache");
+                visit.tensor(format!("layer {i} keys"), &keys);
+                visit.tensor(format!("layer {i} values"), &values);
             }
         }
     }

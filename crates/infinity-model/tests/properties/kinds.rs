@@ -3,14 +3,17 @@
 use infinity_kernels::testing::Random;
 use infinity_model::burn::module::{Module, ModuleMapper, Param};
 use infinity_model::burn::tensor::{Device, Int, Tensor, TensorData};
-use infinity_model::config::{Decay, KernelType, MemoryRouting, MemoryUpdate, Mixer, QkNorm};
+use infinity_model::config::{
+    AttnNormOrder, AttnQkNorm, Decay, KernelType, LayerType, MemoryRouting, MemoryUpdate, Mixer,
+    QkNorm, RopeParameters,
+};
 use infinity_model::{InfinityModel, ModelConfig, ModelState};
 
 /// Number of tokens the models know.
 pub(crate) const VOCABULARY: usize = 13;
 
 /// How many [`kinds`] there are.
-pub(crate) const KINDS: usize = 15;
+pub(crate) const KINDS: usize = 19;
 
 fn small() -> ModelConfig {
     ModelConfig {
@@ -123,6 +126,56 @@ pub(crate) fn kinds() -> [(&'static str, ModelConfig); KINDS] {
             "writes that turn around",
             ModelConfig {
                 allow_neg_eigval: true,
+                ..small()
+            },
+        ),
+        (
+            "unequal heads",
+            ModelConfig {
+                linear_num_key_heads: Some(1),
+                linear_num_value_heads: Some(3),
+                linear_key_head_dim: Some(6),
+                linear_value_head_dim: Some(5),
+                ..small()
+            },
+        ),
+        (
+            "softmax, shared heads and all that families add",
+            ModelConfig {
+                mixer: Mixer::Softmax,
+                num_attention_heads: 4,
+                num_key_value_heads: Some(2),
+                attn_qk_norm: AttnQkNorm::Head,
+                attn_output_gate: true,
+                attention_bias: true,
+                mlp_bias: true,
+                rope_parameters: RopeParameters {
+                    rope_theta: Some(100.0),
+                    partial_rotary_factor: Some(0.5),
+                    ..RopeParameters::default()
+                },
+                ..small()
+            },
+        ),
+        (
+            "a linear and a full layer",
+            ModelConfig {
+                layer_types: Some(vec![LayerType::Linear, LayerType::Full]),
+                num_key_value_heads: Some(1),
+                value_head_dim: Some(16),
+                linear_value_head_dim: Some(8),
+                attn_qk_norm: AttnQkNorm::Full,
+                attn_norm_order: AttnNormOrder::Post,
+                qkv_bias: true,
+                rope_parameters: RopeParameters::none(),
+                ..small()
+            },
+        ),
+        (
+            "a window and a linear layer",
+            ModelConfig {
+                layer_types: Some(vec![LayerType::Sliding, LayerType::Linear]),
+                sliding_window: Some(8),
                 ..small()
             },
         ),

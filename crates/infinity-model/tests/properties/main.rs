@@ -12,6 +12,7 @@ mod rows;
 mod split;
 mod state;
 mod steps;
+mod switches;
 
 use infinity_kernels::testing::Tol;
 use infinity_model::InfinityModel;

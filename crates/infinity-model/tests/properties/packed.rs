@@ -7,7 +7,6 @@ use crate::kinds::{KINDS, ids, kinds, model, tokens};
 use crate::split::{GRADS, STATE};
 use infinity_kernels::testing::{Random, compare, values};
 use infinity_model::burn::tensor::{Device, Tensor};
-use infinity_model::config::Mixer;
 use infinity_model::{Borders, InfinityModel, LayerState, ModelState};
 use proptest::prelude::*;
 
@@ -37,9 +36,8 @@ fn one_by_one(
         logits.push(Tensor::cat(of_row, 1));
         ends.push(state);
     }
-    // Caches of several lengths are no state of one model; they are looked at where they are read.
-    let softmax = model.config().mixer == Mixer::Softmax;
-    let state = match softmax {
+    // Caches of several lengths are looked at where they are read.
+    let state = match model.config().has_attention_layers() {
         true => start.clone(),
         false => ModelState::cat(ends),
     };
@@ -67,7 +65,7 @@ proptest! {
             let read = |borders: &Borders| {
                 let all = ids(&tokens, rows);
                 let (hidden, state) = model.forward_packed(all, start.clone(), borders, &mut |_| ());
-                let state = match config.mixer == Mixer::Softmax {
+                let state = match config.has_attention_layers() {
                     true => start.clone(),
                     false => state,
                 };

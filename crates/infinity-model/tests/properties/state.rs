@@ -4,9 +4,9 @@ use crate::answer::state_values;
 use crate::kinds::{KINDS, ids, kinds, read_from, tokens};
 use crate::{as_f64, cases, on_flex};
 use infinity_kernels::testing::{Random, Tol, compare};
-use infinity_model::ModelState;
 use infinity_model::config::Mixer;
-use infinity_model::count::state_bytes;
+use infinity_model::count::{state_bytes, state_bytes_per_token};
+use infinity_model::{ModelConfig, ModelState};
 use proptest::prelude::*;
 
 /// Worst RMS ratio over these cases on Flex, 2026-11-23: 8e-7.
@@ -30,11 +30,18 @@ fn the_state_does_not_grow() {
             late = next;
         }
         assert_eq!((at_10.position[0], late.position[0]), (10, 1_000_000));
-        let constant = config.mixer != Mixer::Softmax;
-        assert_eq!(at_10.bytes() == late.bytes(), constant, "{name}");
+        let constant = config.grows_by().is_none();
         let counted = |position| state_bytes(config, 2, position);
         assert_eq!(counted(10) == counted(1_000_000), constant, "{name}");
-        if constant {
+        let each_token = 2 * state_bytes_per_token(config);
+        assert_eq!(counted(1010) - counted(10), 1000 * each_token, "{name}");
+        if config.has_attention_layers() {
+            // A cache has room, which a window bounds.
+            assert!(at_10.bytes() as u64 >= counted(10), "{name}");
+            let most = counted(10) + 16 * 2 * state_bytes_per_token(&every_layer_full(config));
+            assert!(late.bytes() as u64 <= most, "{name}");
+        } else {
+            assert_eq!(at_10.bytes(), late.bytes(), "{name}");
             assert_eq!(at_10.bytes() as u64, counted(10), "{name}");
             let sizes = |state| {
                 state_values(state)
@@ -44,6 +51,15 @@ fn the_state_does_not_grow() {
             };
             assert_eq!(sizes(&at_10), sizes(&late), "{name}");
         }
+    }
+}
+
+/// The model with the caches of full layers in all layers.
+fn every_layer_full(config: &ModelConfig) -> ModelConfig {
+    ModelConfig {
+        mixer: Mixer::Softmax,
+        layer_types: None,
+        ..config.clone()
     }
 }
 

@@ -60,10 +60,8 @@ mod tests {
                 format!("{:?} {tails:?}", memory.to_data())
             }
             LayerState::Softmax { cache } => {
-                format!(
-                    "{:?}",
-                    cache.as_ref().map(|(k, v)| (k.to_data(), v.to_data()))
-                )
+                let filled = cache.filled().map(|filled| filled.map(Tensor::into_data));
+                format!("{filled:?} {:?}", cache.starts())
             }
         });
         format!("{:?} {:?}", state.position, layers.collect::<Vec<_>>())

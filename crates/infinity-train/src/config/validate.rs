@@ -7,8 +7,7 @@ use super::{
     ConfigError, DeviceList, DistributedStrategy, FLOOR, GradientCheckpointing, LrSchedulerType,
     ModelConfig, RunConfig, SCHEMA,
 };
-use crate::data::{DataError, Packing};
-use infinity_model::config::Mixer;
+use crate::data::DataError;
 
 /// Stands in for a vocabulary that is still to be read from the tokenizer.
 const ANY_VOCABULARY: usize = 1 << 24;
@@ -257,27 +256,21 @@ impl RunConfig {
                              training.per_device_train_batch_size must be at least 2";
                 return refuse(KEY, passing, limit);
             }
-            if self.model.mixer == Mixer::Softmax {
-                let limit = "`model.mixer = \"softmax\"` has no state of constant size to pass on";
+            if let Some(setting) = self.model.grows_by() {
+                let limit = format!("`{setting}` has no state of constant size to pass on");
                 return refuse(KEY, passing, limit);
             }
         }
-        if self.model.mixer != Mixer::Softmax {
+        let Some(setting) = self.model.grows_by() else {
             return Ok(());
-        }
-        let segments = self.training.gradient_checkpointing == GradientCheckpointing::Segments;
-        if segments && self.data.packing == Packing::Packed {
-            let limit = "a softmax mixer's cache, which segments hand on, knows no borders between \
-                         documents; use \"blocks\"";
-            return refuse("training.gradient_checkpointing", "segments", limit);
-        }
+        };
         for (key, carries, of) in [
             ("data.stateful", self.data.stateful, "the run"),
             ("eval.carry_state", self.eval.carry_state, "a validation"),
         ] {
             if carries {
                 let limit = format!(
-                    "`model.mixer = \"softmax\"` keeps every token, so its cache would grow with \
+                    "`{setting}` keeps every token, so its cache would grow with \
                      every window of {of}; leave `{key}` out"
                 );
                 return refuse(key, true, limit);

@@ -12,7 +12,9 @@ use infinity_model::burn::module::{Module, ModuleMapper, Param};
 use infinity_model::burn::optim::GradientsAccumulator;
 use infinity_model::burn::tensor::{Device, Int, Tensor, TensorData};
 use infinity_model::burn::train::TrainStep;
-use infinity_model::config::{KernelType, MemoryRouting, MemoryUpdate, Mixer, QkNorm};
+use infinity_model::config::{
+    AttnQkNorm, KernelType, LayerType, MemoryRouting, MemoryUpdate, Mixer, QkNorm,
+};
 use infinity_model::{LayerState, ModelConfig, ModelState};
 use infinity_train::data::{HostBatch, IGNORE_INDEX};
 use infinity_train::step::{LmBatch, Recompute, Trainee};
@@ -93,6 +95,18 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
             "softmax",
             ModelConfig {
                 mixer: Mixer::Softmax,
+                ..small()
+            },
+        ),
+        (
+            "layers of all three types",
+            ModelConfig {
+                layer_types: Some(vec![LayerType::Sliding, LayerType::Linear, LayerType::Full]),
+                num_hidden_layers: 3,
+                num_key_value_heads: Some(1),
+                sliding_window: Some(5),
+                attn_output_gate: true,
+                attn_qk_norm: AttnQkNorm::Head,
                 ..small()
             },
         ),
@@ -187,9 +201,7 @@ fn batches(config: &ModelConfig) -> [(&'static str, LmBatch); 3] {
     let before: Vec<i32> = host().targets.iter().map(|id| (*id).max(0)).collect();
     let before = Tensor::<2, Int>::from_data(TensorData::new(before, [ROWS, LEN]), &Device::flex());
     let (_, state) = model.forward(before, model.initial_state(ROWS));
-    // Keys of a cache that a reset row has kept would count; the baseline resets none.
-    let last = (config.mixer == Mixer::Softmax).then_some(2);
-    let carry = vec![Some(0), Some(1), last];
+    let carry = vec![Some(0), Some(1), None];
     let carried = LmBatch {
         state: Some(state),
         ..LmBatch::alone(HostBatch { carry, ..host() })
@@ -262,9 +274,8 @@ fn numbers(state: &ModelState) -> Vec<f64> {
                 numbers.extend(tails.into_iter().flat_map(values));
             }
             LayerState::Softmax { cache } => {
-                let (keys, cached) = cache.expect("a state that has read something");
-                numbers.extend(values(keys));
-                numbers.extend(values(cached));
+                let filled = cache.filled().expect("a state that has read something");
+                numbers.extend(filled.into_iter().flat_map(values));
             }
         }
     }

@@ -23,8 +23,9 @@ fn row(state: &ModelState, row: usize) -> Vec<f64> {
                     .for_each(|tail| numbers.extend(values(tail)));
             }
             LayerState::Softmax { cache } => {
-                let (keys, read) = cache.expect("something was read");
-                numbers.extend(values(keys).into_iter().chain(values(read)));
+                // A row that has read nothing has none.
+                let filled = cache.filled().into_iter().flatten();
+                numbers.extend(filled.flat_map(values));
             }
         }
     }

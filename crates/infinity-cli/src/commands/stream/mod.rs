@@ -24,7 +24,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use infinity_model::config::Mixer;
 use infinity_model::generate::{Context, Identity, generate_from};
 use infinity_model::{GenerationConfig, Precision, Pretrained, Tokenizer};
 use infinity_train::evaluate::{CUT, Reading};
@@ -104,10 +103,10 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     let (config, unused) = args.sampling.over(base, global.seed)?;
     if !global.quiet {
         unused.iter().for_each(|what| terminal::warning(what));
-        if model.config().mixer == Mixer::Softmax {
-            terminal::warning(
-                "`model.mixer = \"softmax\"` keeps every token: its memory grows and it becomes slower",
-            );
+        if let Some(setting) = model.config().grows_by() {
+            terminal::warning(&format!(
+                "`{setting}` keeps every token: its memory grows and it becomes slower"
+            ));
         }
     }
     let resumed = args

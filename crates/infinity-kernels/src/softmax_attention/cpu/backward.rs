@@ -105,7 +105,7 @@ impl Backward {
                     .scores(level, &self.q, m, [from, n], &mut self.weights);
                 self.values
                     .scores(level, &self.d_o, m, [from, n], &mut self.d_scores);
-                let seen = [sizes.seen(first), from];
+                let seen = [sizes.seen(first), from, sizes.window];
                 let block = [&mut self.weights[..], &mut self.d_scores[..]];
                 through_softmax(level, [m, n], seen, &shared, block);
                 let left = Left::transposed(&self.weights, KEYS);
@@ -136,11 +136,12 @@ impl Backward {
 
 leveled!(
     /// Scores of `m` rows with `n` keys to weights, and gradients of the weights to those of the scores:
-    /// zeros where a row does not see the key. Of all keys, the first row sees `seen` and each next one more;
-    /// these begin with key `from`. Of every row the sum of weights, as a logarithm, and `Σ do ⊙ o`.
+    /// zeros where a row does not see the key. Of all keys, the first row sees the last `window` of the first
+    /// `seen`, and each next one key more; these begin with key `from`. Of every row the sum of weights, as a
+    /// logarithm, and `Σ do ⊙ o`.
     fn through_softmax(
         size: [usize; 2],
-        seen: [usize; 2],
+        seen: [usize; 3],
         rows: &[[f32; 2]; QUERIES],
         block: [&mut [f32]; 2],
     ) = through_softmax_body
@@ -149,7 +150,7 @@ leveled!(
 #[inline(always)]
 fn through_softmax_body<const FMA: bool, const ROWS: usize>(
     [m, n]: [usize; 2],
-    [seen, from]: [usize; 2],
+    [seen, from, window]: [usize; 3],
     rows: &[[f32; 2]; QUERIES],
     [weights, d_scores]: [&mut [f32]; 2],
 ) {
@@ -158,9 +159,12 @@ fn through_softmax_body<const FMA: bool, const ROWS: usize>(
         .zip(d_scores.chunks_exact_mut(KEYS));
     for (i, ((weights, d_scores), [sums, through])) in block.zip(rows).take(m).enumerate() {
         let (weights, d_scores) = (&mut weights[..padded(n)], &mut d_scores[..padded(n)]);
-        let seen = (seen + i).saturating_sub(from).min(n);
-        weights[seen..].fill(f32::NEG_INFINITY);
-        d_scores[seen..].fill(0.0);
+        let hidden = (seen + i).saturating_sub(window);
+        let [hidden, seen] = [hidden, seen + i].map(|key| key.saturating_sub(from).min(n));
+        for unseen in [0..hidden, seen..weights.len()] {
+            weights[unseen.clone()].fill(f32::NEG_INFINITY);
+            d_scores[unseen].fill(0.0);
+        }
         let (weights, _) = weights.as_chunks_mut::<LANES>();
         let (d_scores, _) = d_scores.as_chunks_mut::<LANES>();
         for (weights, d_scores) in weights.iter_mut().zip(d_scores) {

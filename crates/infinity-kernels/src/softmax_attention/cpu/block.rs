@@ -19,11 +19,12 @@ pub(crate) struct Head<'a> {
     pub(super) v: Rows<'a>,
 }
 
-/// Sizes of a head: queries, keys, and the widths of keys and values.
+/// Sizes of a head: queries, keys, the most of these that a query sees, and the widths of keys and values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub(crate) t: usize,
     pub(crate) total: usize,
+    pub(crate) window: usize,
     pub(crate) k: usize,
     pub(crate) v: usize,
 }
@@ -59,10 +60,16 @@ impl Sizes {
         self.total.div_ceil(KEYS)
     }
 
-    /// Keys that query `t` sees.
+    /// Keys up to that of query `t`.
     #[inline(always)]
     pub(super) fn seen(&self, t: usize) -> usize {
         self.total - self.t + t + 1
+    }
+
+    /// Those of them that are too far back to be seen.
+    #[inline(always)]
+    pub(super) fn hidden(&self, t: usize) -> usize {
+        self.seen(t).saturating_sub(self.window)
     }
 
     /// Blocks of queries: the first and how many.
@@ -79,8 +86,8 @@ impl Sizes {
         first: usize,
         m: usize,
     ) -> impl Iterator<Item = (usize, usize)> {
-        let seen = self.seen(first + m - 1);
-        (0..seen)
+        let (seen, hidden) = (self.seen(first + m - 1), self.hidden(first));
+        (hidden / KEYS * KEYS..seen)
             .step_by(KEYS)
             .map(move |from| (from, KEYS.min(seen - from)))
     }

@@ -72,7 +72,7 @@ impl Forward {
             for (from, n) in sizes.blocks_seen(first, m) {
                 self.keys
                     .scores(level, &self.q, m, [from, n], &mut self.scores);
-                let seen = [sizes.seen(first), from];
+                let seen = [sizes.seen(first), from, sizes.window];
                 weigh(level, &mut self.scores, [m, n], seen, &mut self.rows);
                 let left = Left::rows(&self.scores, KEYS);
                 let values = &self.values[from * wide..];
@@ -100,20 +100,23 @@ impl Online {
 
 leveled!(
     /// Scores of `m` rows with `n` keys to weights, zeros where a row does not see the key: of all keys, the
-    /// first row sees `seen` and each next one more; these begin with key `from`.
-    fn weigh(scores: &mut [f32], size: [usize; 2], seen: [usize; 2], rows: &mut Online) = weigh_body
+    /// first row sees the last `window` of the first `seen`, and each next one key more; these begin with key
+    /// `from`.
+    fn weigh(scores: &mut [f32], size: [usize; 2], seen: [usize; 3], rows: &mut Online) = weigh_body
 );
 
 #[inline(always)]
 fn weigh_body<const FMA: bool, const ROWS: usize>(
     scores: &mut [f32],
     [m, n]: [usize; 2],
-    [seen, from]: [usize; 2],
+    [seen, from, window]: [usize; 3],
     rows: &mut Online,
 ) {
     for (i, scores) in scores.chunks_exact_mut(KEYS).take(m).enumerate() {
         let scores = &mut scores[..padded(n)];
-        let seen = (seen + i).saturating_sub(from).min(n);
+        let hidden = (seen + i).saturating_sub(window);
+        let [hidden, seen] = [hidden, seen + i].map(|key| key.saturating_sub(from).min(n));
+        scores[..hidden].fill(f32::NEG_INFINITY);
         scores[seen..].fill(f32::NEG_INFINITY);
         let (scores, _) = scores.as_chunks_mut::<LANES>();
         let mut most = [f32::NEG_INFINITY; LANES];
@@ -129,8 +132,8 @@ fn weigh_body<const FMA: bool, const ROWS: usize>(
         let before = rows.highest[i];
         let highest = most.iter().fold(before, |a, b| if *b > a { *b } else { a });
         if highest == f32::NEG_INFINITY {
-            // It sees none of them yet; a row without any score above that has no weights at all.
-            let nothing = if seen == 0 { 0.0 } else { f32::NAN };
+            // It sees none of them; a row without any score above that has no weights at all.
+            let nothing = if seen == hidden { 0.0 } else { f32::NAN };
             scores.fill([nothing; LANES]);
             continue;
         }
@@ -171,22 +174,30 @@ fn finish_body<const FMA: bool, const ROWS: usize>(m: usize, rows: &mut Online) 
     }
 }
 
-/// Writes the outputs of a few queries, each of which reads keys and values as they lie.
-pub(super) fn step(level: Level, sizes: &Sizes, head: &Head<'_>, o: &mut RowsMut<'_>) {
+/// Writes the outputs of a few queries, each of which reads keys and values as they lie. `places` are those of
+/// the queries and of the keys up to the last one's.
+pub(super) fn step(
+    level: Level,
+    sizes: Sizes,
+    head: &Head<'_>,
+    places: [Range<usize>; 2],
+    o: &mut RowsMut<'_>,
+) {
+    let (sizes, first) = (sizes.of(&places), places[1].start);
     let mut weights = vec![0f32; padded(sizes.total)];
     let mut sums = vec![0f32; padded(sizes.v)];
     for t in 0..sizes.t {
-        let n = sizes.seen(t);
-        query(level, head, [t, n], sizes.scale(), &mut weights, &mut sums);
+        let seen = first + sizes.hidden(t)..first + sizes.seen(t);
+        let head = &head.part([t..t + 1, seen]);
+        query(level, head, sizes.scale(), &mut weights, &mut sums);
         o.row(t).write_copy_of_slice(&sums[..sizes.v]);
     }
 }
 
 leveled!(
-    /// The output of query `t`, which sees `n` keys.
+    /// The output of a query that sees all keys.
     fn query(
         head: &Head<'_>,
-        place: [usize; 2],
         scale: f32,
         weights: &mut [f32],
         o: &mut [f32],
@@ -196,12 +207,11 @@ leveled!(
 #[inline(always)]
 fn query_body<const FMA: bool, const ROWS: usize>(
     head: &Head<'_>,
-    [t, n]: [usize; 2],
     scale: f32,
     weights: &mut [f32],
     o: &mut [f32],
 ) {
-    let q = head.q.row(t);
+    let (q, n) = (head.q.row(0), head.k.len());
     let weights = &mut weights[..padded(n)];
     weights[n..].fill(f32::NEG_INFINITY);
     let mut highest = f32::NEG_INFINITY;

@@ -12,7 +12,7 @@ mod backward;
 mod block;
 mod forward;
 
-use crate::borders::Borders;
+use super::{STEPS_UP_TO, View};
 use crate::cpu::rows::{Rows, RowsMut};
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
@@ -24,9 +24,6 @@ use forward::{Forward, step};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Up to so many queries that save nothing meet the keys one by one, which are then read as they lie.
-const STEPS_UP_TO: usize = 4;
-
 /// Contiguous `f32` tensors and their sizes.
 struct Call {
     q: Primitive,
@@ -35,14 +32,18 @@ struct Call {
     dtype: DType,
     b: usize,
     h: usize,
+    /// Heads of keys and values.
+    groups: usize,
+    /// Rows that the tensors of keys and values have, filled or not.
+    room: usize,
     sizes: Sizes,
-    borders: Borders,
+    view: View,
 }
 
 impl Call {
-    fn new([q, k, v]: [Primitive; 3], borders: &Borders) -> Self {
+    fn new([q, k, v]: [Primitive; 3], view: &View) -> Self {
         let [b, t, h, key_dim] = q.shape().dims();
-        let [_, total, _, value_dim] = v.shape().dims();
+        let [_, room, groups, value_dim] = v.shape().dims();
         Call {
             dtype: q.dtype(),
             q: single(q),
@@ -50,13 +51,16 @@ impl Call {
             v: single(v),
             b,
             h,
+            groups,
+            room,
             sizes: Sizes {
                 t,
-                total,
+                total: view.filled.unwrap_or(room),
+                window: view.window.unwrap_or(usize::MAX),
                 k: key_dim,
                 v: value_dim,
             },
-            borders: borders.clone(),
+            view: view.clone(),
         }
     }
 
@@ -70,24 +74,44 @@ impl Call {
     }
 
     fn head(&self, head: usize) -> Head<'_> {
-        let Sizes { t, total, k, v } = self.sizes;
-        let rows = |x, rows, width| Rows::of_head(slice(x), self.rows_of(rows, width), head);
+        let Sizes { t, k, v, .. } = self.sizes;
+        let shared = head / self.h * self.groups + head % self.h / (self.h / self.groups);
+        let rows = |x, width| Rows::of_head(slice(x), [self.room, self.groups, width], shared);
         Head {
-            q: rows(&self.q, t, k),
-            k: rows(&self.k, total, k),
-            v: rows(&self.v, total, v),
+            q: Rows::of_head(slice(&self.q), self.rows_of(t, k), head),
+            k: rows(&self.k, k),
+            v: rows(&self.v, v),
         }
     }
 
     /// The documents that a head reads: the places of their queries, and of the keys that these see.
     fn pieces(&self, head: usize) -> Vec<[Range<usize>; 2]> {
-        let Sizes { t, total, .. } = self.sizes;
-        let pieces = self.borders.pieces(head / self.h, t).map(|piece| {
+        let (Sizes { t, total, .. }, row) = (self.sizes, head / self.h);
+        let pieces = self.view.borders.pieces(row, t).map(|piece| {
             let Range { start, end } = piece.tokens.clone();
-            let from = if piece.fresh { total - t + start } else { 0 };
+            let from = match piece.fresh {
+                true => total - t + start,
+                false => self.view.start(row),
+            };
             [piece.tokens, from..total - t + end]
         });
         pieces.collect()
+    }
+
+    /// What the heads that share keys give to each `[B, rows, H, width]`, in sum.
+    fn shared(&self, each: Vec<f32>, rows: usize, width: usize) -> Primitive {
+        let shape = Shape::from([self.b, rows, self.groups, width]);
+        if self.groups == self.h {
+            return tensor(each, shape, self.dtype);
+        }
+        let mut sums = vec![0f32; each.len() / self.h * self.groups];
+        let heads = each.chunks_exact(self.h / self.groups * width);
+        for (sum, heads) in sums.chunks_exact_mut(width).zip(heads) {
+            for head in heads.chunks_exact(width) {
+                sum.iter_mut().zip(head).for_each(|(sum, x)| *sum += x);
+            }
+        }
+        tensor(sums, shape, self.dtype)
     }
 
     fn result(&self, values: Vec<f32>, rows: usize, width: usize) -> Primitive {
@@ -97,20 +121,20 @@ impl Call {
 }
 
 /// Outputs `[B, T, H, V]`, and if asked for the logarithms of the sums of their weights `[B · H · T]`.
-pub(super) fn forward(
-    inputs: [Primitive; 3],
-    borders: &Borders,
-    save: bool,
-) -> (Primitive, Primitive) {
-    let call = Call::new(inputs, borders);
+pub(super) fn forward(inputs: [Primitive; 3], view: &View, save: bool) -> (Primitive, Primitive) {
+    let call = Call::new(inputs, view);
     let Sizes { t, v, .. } = call.sizes;
     let mut o = Box::new_uninit_slice(call.heads() * t * v);
     let mut sums = vec![0f32; if save { call.heads() * t } else { 0 }];
     let level = Level::detect();
     let heads = RowsMut::split(&mut o, call.rows_of(t, v));
-    if t <= STEPS_UP_TO && !save && borders.is_none() {
+    if t <= STEPS_UP_TO && !save && view.borders.is_none() {
         let heads = heads.into_par_iter().enumerate();
-        heads.for_each(|(head, mut o)| step(level, &call.sizes, &call.head(head), &mut o));
+        heads.for_each(|(head, mut o)| {
+            for places in call.pieces(head) {
+                step(level, call.sizes, &call.head(head), places, &mut o);
+            }
+        });
     } else {
         let mut kept: Vec<&mut [f32]> = match save {
             true => sums.chunks_exact_mut(t.max(1)).collect(),
@@ -134,16 +158,17 @@ pub(super) fn forward(
 /// Gradients of queries, keys and values, given what [`forward`] gave and the gradient of its outputs.
 pub(super) fn backward(
     inputs: [Primitive; 3],
-    borders: &Borders,
+    view: &View,
     [o, sums]: [Primitive; 2],
     d_o: Primitive,
 ) -> [Primitive; 3] {
-    let call = Call::new(inputs, borders);
-    let Sizes { t, total, k, v } = call.sizes;
+    let call = Call::new(inputs, view);
+    let Sizes { t, total, k, v, .. } = call.sizes;
+    assert_eq!(total, call.room, "what learns has no room");
     let (o, d_o) = (single(o), single(d_o));
     if t == 0 {
         let zeros = |rows, width| vec![0f32; call.heads() * rows * width];
-        let [d_k, d_v] = [k, v].map(|width| call.result(zeros(total, width), total, width));
+        let [d_k, d_v] = [k, v].map(|width| call.shared(zeros(total, width), total, width));
         return [call.result(Vec::new(), 0, k), d_k, d_v];
     }
     let room = |rows: usize, width: usize| Box::new_uninit_slice(call.heads() * rows * width);
@@ -178,7 +203,7 @@ pub(super) fn backward(
     let [d_q, d_k, d_v] = [d_q, d_k, d_v].map(|d| unsafe { d.assume_init() }.into_vec());
     [
         call.result(d_q, t, k),
-        call.result(d_k, total, k),
-        call.result(d_v, total, v),
+        call.shared(d_k, total, k),
+        call.shared(d_v, total, v),
     ]
 }

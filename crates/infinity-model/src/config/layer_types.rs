@@ -1,0 +1,161 @@
+//! What each layer is: linear, with a state of constant size, or attention, with a cache.
+
+use super::limits::CHECK;
+use super::{LayerType, Mixer, ModelConfig};
+use crate::error::ConfigError;
+
+/// Heads of a linear layer and their widths. Key head `h` serves value heads `h·r … h·r + r − 1`, `r` the
+/// number of value heads for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearHeads {
+    /// Heads of queries and keys.
+    pub keys: usize,
+    /// Heads of values, each with a memory.
+    pub values: usize,
+    /// Key dimension K.
+    pub key_dim: usize,
+    /// Value dimension V.
+    pub value_dim: usize,
+}
+
+impl LinearHeads {
+    /// Channels of all queries, or of all keys.
+    pub fn key_width(self) -> usize {
+        self.keys * self.key_dim
+    }
+
+    /// Channels of all values.
+    pub fn value_width(self) -> usize {
+        self.values * self.value_dim
+    }
+}
+
+impl ModelConfig {
+    /// What layer `layer` is, counted from the first.
+    pub fn layer_type(&self, layer: usize) -> LayerType {
+        match (self.layer_types.as_deref(), self.mixer) {
+            (Some(types @ [_, ..]), _) => types[layer % types.len()],
+            (_, Mixer::Infinity) => LayerType::Linear,
+            (_, Mixer::Softmax) => LayerType::Full,
+        }
+    }
+
+    /// How many layers are of a type.
+    pub fn num_layers_of(&self, kind: LayerType) -> usize {
+        let layers = 0..self.num_hidden_layers;
+        layers
+            .filter(|layer| self.layer_type(*layer) == kind)
+            .count()
+    }
+
+    /// Whether some layer has a memory.
+    pub fn has_linear_layers(&self) -> bool {
+        self.num_layers_of(LayerType::Linear) > 0
+    }
+
+    /// Whether some layer has a cache of keys and values, of any length.
+    pub fn has_attention_layers(&self) -> bool {
+        self.num_layers_of(LayerType::Linear) < self.num_hidden_layers
+    }
+
+    /// The setting by which the state grows with the text, as `key = value`; `None` if it does not.
+    pub fn grows_by(&self) -> Option<&'static str> {
+        (self.num_layers_of(LayerType::Full) > 0).then(|| match self.layer_types {
+            None => "model.mixer = \"softmax\"",
+            Some(_) => "model.layer_types with \"full_attention\"",
+        })
+    }
+
+    /// The configuration of layer `layer` alone.
+    pub(crate) fn of_layer(&self, layer: usize) -> Self {
+        if self.layer_types.is_none() {
+            return self.clone();
+        }
+        let kind = self.layer_type(layer);
+        Self {
+            mixer: match kind {
+                LayerType::Linear => Mixer::Infinity,
+                LayerType::Full | LayerType::Sliding => Mixer::Softmax,
+            },
+            layer_types: Some(vec![kind]),
+            ..self.clone()
+        }
+    }
+
+    /// How many keys a query of the first layer sees, if not all.
+    pub(crate) fn attention_window(&self) -> Option<usize> {
+        let slides = self.layer_type(0) == LayerType::Sliding;
+        self.sliding_window.filter(|_| slides)
+    }
+
+    /// Heads of linear layers.
+    pub fn linear_heads(&self) -> LinearHeads {
+        let heads = self.num_attention_heads;
+        LinearHeads {
+            keys: self.linear_num_key_heads.unwrap_or(heads),
+            values: self.linear_num_value_heads.unwrap_or(heads),
+            key_dim: self.linear_key_head_dim.unwrap_or(self.head_dim()),
+            value_dim: self.linear_value_head_dim.unwrap_or(self.value_head_dim()),
+        }
+    }
+
+    pub(super) fn validate_layers(&self) -> Result<(), ConfigError> {
+        let heads = self.linear_heads();
+        if !heads.values.is_multiple_of(heads.keys) {
+            return Err(ConfigError::NotDivisible {
+                key: CHECK.key("linear_num_value_heads"),
+                value: heads.values,
+                by_key: CHECK.key("linear_num_key_heads"),
+                by: heads.keys,
+                instead: CHECK.key("linear_num_key_heads"),
+            });
+        }
+        if heads.values != heads.keys && self.routes_by_content() {
+            return Err(ConfigError::Conflict {
+                setting: format!("{} = {}", CHECK.key("linear_num_value_heads"), heads.values),
+                other: format!("{} = \"content\"", CHECK.key("memory_routing")),
+                why: "states are chosen by the keys of each value head; use \"input\"".into(),
+            });
+        }
+        let full = self.num_key_value_heads() * self.value_head_dim();
+        let mixed = self.has_linear_layers() && self.has_attention_layers();
+        if self.value_residual && mixed && full != heads.value_width() {
+            return Err(ConfigError::Conflict {
+                setting: format!("{} = true", CHECK.key("value_residual")),
+                other: CHECK.key("layer_types"),
+                why: format!(
+                    "linear layers have {} channels of values and the others {full}: they cannot be added",
+                    heads.value_width()
+                ),
+            });
+        }
+        let Some(types) = &self.layer_types else {
+            return Ok(());
+        };
+        let (key, layers) = (CHECK.key("layer_types"), self.num_hidden_layers);
+        if types.is_empty() || !layers.is_multiple_of(types.len()) {
+            return Err(ConfigError::NotDivisible {
+                key: CHECK.key("num_hidden_layers"),
+                value: layers,
+                by_key: format!("the length of {key}"),
+                by: types.len(),
+                instead: key,
+            });
+        }
+        if self.mixer == Mixer::Softmax && self.has_linear_layers() {
+            return Err(ConfigError::Conflict {
+                setting: format!("{} = \"softmax\"", CHECK.key("mixer")),
+                other: format!("{key} with \"linear_attention\""),
+                why: "the first is for models whose layers are all of one type; leave it out"
+                    .into(),
+            });
+        }
+        if self.sliding_window.is_none() && types.contains(&LayerType::Sliding) {
+            return Err(ConfigError::Missing {
+                key: CHECK.key("sliding_window"),
+                why: format!("{key} has \"sliding_attention\""),
+            });
+        }
+        Ok(())
+    }
+}
