@@ -79,6 +79,13 @@ pub struct Settings {
     names: Option<foreign::Names>,
 }
 
+impl Settings {
+    /// Whether another family's program wrote the directory.
+    pub fn is_of_others(&self) -> bool {
+        self.names.is_some()
+    }
+}
+
 /// Writes a model directory, with weights in the format of the model's parameters.
 ///
 /// It appears whole or not at all: one that is there already is exchanged for it at once. Files that

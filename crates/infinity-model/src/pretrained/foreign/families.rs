@@ -11,6 +11,8 @@ use crate::error::ConfigError;
 const FULL: &str = "full_attention";
 const LINEAR: &str = "linear_attention";
 const SLIDING: &str = "sliding_attention";
+/// As many as our configuration has.
+const MOST_LAYERS: usize = 1024;
 /// Added to a sum of squares before the root by all linear layers of others.
 const L2_EPS: f64 = 1e-6;
 
@@ -48,6 +50,10 @@ fn common(keys: &Keys<'_>, eps: &'static str, longest: usize) -> Result<Common, 
         keys.needed("hidden_size")?,
         keys.needed("num_hidden_layers")?,
     );
+    if layers > MOST_LAYERS {
+        let instead = format!("at most {MOST_LAYERS}");
+        return Err(keys.wrong("num_hidden_layers", &json!(layers), &instead));
+    }
     let Value::Object(ours) = json!({
         "hidden_size": hidden_size,
         "num_hidden_layers": layers,
@@ -218,7 +224,8 @@ pub(super) fn qwen3(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
     let common = common(keys, "rms_norm_eps", 32_768)?;
     let heads = heads(keys, common.hidden_size, Some(128))?;
     let window = keys.size("sliding_window")?.unwrap_or(4096);
-    let slides = keys.flag("use_sliding_window", false)?;
+    let none = keys.given("sliding_window").is_some_and(Value::is_null);
+    let slides = keys.flag("use_sliding_window", false)? && !none;
     let first = keys
         .value("max_window_layers")
         .map_or(Some(28), Value::as_u64);

@@ -126,6 +126,7 @@ impl Foreign {
             settings.ends = top.tokens("eos_token_id")?;
         }
         let seen = [
+            "eos_token_id",
             "vision_config",
             "image_token_id",
             "video_token_id",

@@ -24,18 +24,7 @@ use crate::pretrained::{from_pretrained, read_settings, save_pretrained};
 use crate::state::LayerState;
 use crate::{InfinityModel, Pretrained};
 
-const FAMILIES: [&str; 10] = [
-    "llama",
-    "llama3",
-    "linear_rope",
-    "qwen3",
-    "qwen3_5",
-    "qwen3_next",
-    "olmo_hybrid",
-    "olmo_hybrid_rope",
-    "gated_deltanet",
-    "gated_deltanet_plain",
-];
+const FAMILIES: [&str; 4] = ["llama", "llama3", "linear_rope", "qwen3"];
 /// How far a logit or a number of a state may be from PyTorch's, and a gradient in parts of its largest number.
 const CLOSE: f32 = 1e-4;
 /// How far a wrong setting moves a logit at least.
