@@ -315,8 +315,9 @@ mod tests {
     }
 
     fn shown(cache: &KvCache) -> String {
-        let data = cache.filled().map(|filled| filled.map(|x| x.into_data()));
-        format!("{data:?} {:?}", cache.starts)
+        let numbers = |x: Tensor<4>| x.into_data().iter::<f32>().collect::<Vec<_>>();
+        let filled = cache.filled().map(|filled| filled.map(numbers));
+        format!("{filled:?} {:?}", cache.starts)
     }
 
     fn push(cache: KvCache, [k, v]: [Tensor<4>; 2]) -> KvCache {

@@ -382,7 +382,8 @@ mod tests {
             compare(&values(found), &expected, TOL).unwrap();
         }
         assert_eq!(after.position, [9, 9]);
-        assert_eq!(state.unwrap().bytes(), after.bytes());
+        // A cache has room behind it.
+        assert_eq!(state.unwrap().compact().bytes(), after.bytes());
         let other = values(layer.forward(x * 0.5, None).0);
         assert!(
             compare(&other, &expected, TOL).is_err(),

@@ -60,7 +60,7 @@ impl ModelConfig {
 
     /// The setting by which the state grows with the text, as `key = value`; `None` if it does not.
     pub fn grows_by(&self) -> Option<&'static str> {
-        (self.num_layers_of(LayerType::Full) > 0).then(|| match self.layer_types {
+        (self.num_layers_of(LayerType::Full) > 0).then_some(match self.layer_types {
             None => "model.mixer = \"softmax\"",
             Some(_) => "model.layer_types with \"full_attention\"",
         })

@@ -52,15 +52,20 @@ mod tests {
         (config, state)
     }
 
+    /// Shape and numbers; the debug text of a tensor shows its first few alone.
+    fn numbers<const D: usize>(x: &Tensor<D>) -> ([usize; D], Vec<f32>) {
+        (x.dims(), x.to_data().iter::<f32>().collect())
+    }
+
     /// Both states as text: every number, every shape.
     fn shown(state: &ModelState) -> String {
         let layers = state.layers.iter().map(|layer| match layer {
             LayerState::Infinity { memory, tails } => {
-                let tails: Vec<_> = tails.iter().map(|tail| tail.to_data()).collect();
-                format!("{:?} {tails:?}", memory.to_data())
+                let tails: Vec<_> = tails.iter().map(numbers).collect();
+                format!("{:?} {tails:?}", numbers(memory))
             }
             LayerState::Softmax { cache } => {
-                let filled = cache.filled().map(|filled| filled.map(Tensor::into_data));
+                let filled = cache.filled().map(|filled| filled.each_ref().map(numbers));
                 format!("{filled:?} {:?}", cache.starts())
             }
         });

@@ -7,7 +7,7 @@ use super::{
     ConfigError, DeviceList, DistributedStrategy, FLOOR, GradientCheckpointing, LrSchedulerType,
     ModelConfig, RunConfig, SCHEMA,
 };
-use crate::data::DataError;
+use crate::data::{DataError, Packing};
 
 /// Stands in for a vocabulary that is still to be read from the tokenizer.
 const ANY_VOCABULARY: usize = 1 << 24;
@@ -260,6 +260,12 @@ impl RunConfig {
                 let limit = format!("`{setting}` has no state of constant size to pass on");
                 return refuse(KEY, passing, limit);
             }
+        }
+        let segments = self.training.gradient_checkpointing == GradientCheckpointing::Segments;
+        if segments && self.data.packing == Packing::Packed && self.model.has_attention_layers() {
+            let limit = "a softmax mixer's cache, which segments hand on, knows no borders between \
+                         documents; use \"blocks\"";
+            return refuse("training.gradient_checkpointing", "segments", limit);
         }
         let Some(setting) = self.model.grows_by() else {
             return Ok(());
