@@ -16,6 +16,7 @@
 //! The weight file is compared with the list of weights before any of it reaches a model: every
 //! tensor there, in its shape, and no other.
 
+mod back;
 mod files;
 mod fit;
 mod foreign;
@@ -39,6 +40,7 @@ use crate::generation_config::GenerationConfig;
 use crate::model::InfinityModel;
 use crate::parameters::Weight;
 use crate::tokenizer::Tokenizer;
+pub use back::save_like;
 use files::{CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, is_part, missing, write_error};
 pub use fit::Fit;
 use foreign::Foreign;

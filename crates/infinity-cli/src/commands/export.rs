@@ -1,9 +1,10 @@
 //! `infinity export MODEL -o DIR`: a model as a directory of its own, in another number format or in
 //! several files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use infinity_model::pretrained::save_like;
 use infinity_model::{Pretrained, SaveOptions, WeightFormat, save_pretrained_with};
 
 use crate::args::Global;
@@ -26,6 +27,9 @@ pub(crate) struct ExportArgs {
     /// Most bytes of one weight file, as in 5GB or 500MiB (default: one file)
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
+    /// Write it as this folder of another family is written, from which it comes
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["dtype", "max_shard_size"])]
+    like: Option<PathBuf>,
     /// Replace a model that is there
     #[arg(long)]
     overwrite: bool,
@@ -56,6 +60,10 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         generation,
         ..
     } = found.load(&chosen.device, global.quiet)?;
+    if let Some(like) = &args.like {
+        save_like(target, &model, like)?;
+        return said(target);
+    }
     let options = SaveOptions {
         format: Some(args.dtype),
         max_shard_bytes: args.max_shard_size,
@@ -72,6 +80,12 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
             infinity_files::write(&target.join(name), &text)?;
         }
     }
+    said(target)
+}
+
+/// Says what was written.
+fn said(target: &Path) -> anyhow::Result<u8> {
+    let shown = target.display();
     let files = target.read_dir()?.flatten().map(|entry| entry.path());
     let weights: Vec<PathBuf> = files
         .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))

@@ -222,6 +222,15 @@ pub(super) fn shortened(names: &[String]) -> String {
 }
 
 impl Made {
+    /// A stored tensor as it is.
+    pub(super) fn of(place: Place) -> Self {
+        Self {
+            shape: place.shape.clone(),
+            places: vec![place],
+            one_plus: false,
+        }
+    }
+
     /// The tensor in f32, read when it is asked for; `transposed` from `[out, in]` to `[in, out]`.
     fn deferred(&self, name: String, transposed: bool) -> PackTensor {
         let mut shape = self.shape.clone();

@@ -5,6 +5,7 @@
 //! the weights exists while they are loaded.
 
 use super::files::{INDEX, WEIGHTS, damaged, missing};
+use super::write::WeightFormat;
 use crate::error::PretrainedError;
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -207,6 +208,15 @@ impl Place {
             offset: self.offset + (start * row) as u64,
             shape,
             ..self.clone()
+        }
+    }
+
+    /// The format that gives its numbers back when they are written again.
+    pub(super) fn format(&self) -> WeightFormat {
+        match self.dtype {
+            Dtype::BF16 => WeightFormat::Bf16,
+            Dtype::F16 => WeightFormat::F16,
+            _ => WeightFormat::F32,
         }
     }
 

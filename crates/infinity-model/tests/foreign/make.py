@@ -237,8 +237,12 @@ def draw(model, seed, zero_centred, keys):
             elif name.endswith("dt_bias") or name.endswith(".bias"):
                 p.copy_(0.5 * normal(p))
             elif "norm" in name:
-                centred = zero_centred and not name.endswith("linear_attn.norm.weight")
-                p.copy_(0.4 * normal(p) + (0.0 if centred else 1.0))
+                if zero_centred and not name.endswith("linear_attn.norm.weight"):
+                    # As they are released: 1 + w is exact then, and so is the way back.
+                    p.copy_((0.4 * normal(p)).bfloat16())
+                    halves.add(name)
+                else:
+                    p.copy_(0.4 * normal(p) + 1.0)
             else:
                 scale = 0.6 if "conv1d" in name else 0.5 if "embed" in name else 1.6 / math.sqrt(p.shape[-1])
                 scale = torch.full_like(p, scale)

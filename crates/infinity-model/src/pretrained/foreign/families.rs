@@ -3,11 +3,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Family;
 use super::keys::Keys;
-use super::names::{Heads, Linear};
+use super::names::{Family, Heads, Linear};
 use crate::error::ConfigError;
 
+/// Why a family with experts is refused.
+pub(super) const MOE: &str = "its feed-forward is a mixture of experts, which is not there";
 const FULL: &str = "full_attention";
 const LINEAR: &str = "linear_attention";
 const SLIDING: &str = "sliding_attention";
@@ -309,7 +310,7 @@ pub(super) fn qwen_hybrid(keys: &Keys<'_>, model_type: &str) -> Result<Settings,
         .or(next.then_some(&some))
         .filter(|n| **n != json!(0))
     {
-        return Err(keys.unsupported("num_experts", experts, super::MOE));
+        return Err(keys.unsupported("num_experts", experts, MOE));
     }
     let why = "full layers of this family gate their output here";
     keys.only("attn_output_gate", &[json!(true)], why)?;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::ModelConfig;
 use crate::error::ConfigError;
+use families::MOE;
 use keys::Keys;
 pub(super) use names::Names;
 
@@ -25,19 +26,6 @@ pub(super) struct Foreign {
     pub(super) notes: Vec<String>,
     /// Where the weights are.
     pub(super) names: Names,
-}
-
-/// How a family's weights are named and laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    /// Llama and Qwen3.
-    Llama,
-    /// Qwen3.5, and Qwen3-Next if its projections are one matrix.
-    Qwen { fused: bool },
-    /// Olmo-Hybrid.
-    Olmo,
-    /// The GatedDeltaNet of flash-linear-attention.
-    Fla,
 }
 
 /// What is read, in words.
@@ -61,7 +49,6 @@ const REFUSED: &[(&str, &str)] = &[
         "Mamba-2's layers (unnormalised keys, a skip, a norm by groups) are not there",
     ),
 ];
-const MOE: &str = "its feed-forward is a mixture of experts, which is not there";
 
 impl Foreign {
     /// The text of a `config.json`; `None` if it is one of ours.

