@@ -24,7 +24,18 @@ use crate::pretrained::{from_pretrained, read_settings, save_like, save_pretrain
 use crate::state::LayerState;
 use crate::{InfinityModel, Pretrained};
 
-const FAMILIES: [&str; 4] = ["llama", "llama3", "linear_rope", "qwen3"];
+const FAMILIES: [&str; 10] = [
+    "llama",
+    "llama3",
+    "linear_rope",
+    "qwen3",
+    "qwen3_5",
+    "qwen3_next",
+    "olmo_hybrid",
+    "olmo_hybrid_rope",
+    "gated_deltanet",
+    "gated_deltanet_plain",
+];
 /// How far a logit or a number of a state may be from PyTorch's, and a gradient in parts of its largest number.
 const CLOSE: f32 = 1e-4;
 /// How far a wrong setting moves a logit at least.
@@ -268,8 +279,7 @@ fn every_switch_shows() {
         ),
     ];
     let mut unseen = Vec::new();
-    let there = |family: &str| FAMILIES.contains(&family);
-    for (family, what, change) in all.into_iter().filter(|(family, ..)| there(family)) {
+    for (family, what, change) in all {
         let expected = Expected::of(&folder(family));
         let far = distance(
             &logits(&changed(family, change), &expected),
@@ -468,7 +478,6 @@ fn refused(folder: &Path) -> String {
 }
 
 #[test]
-#[ignore = "waits for the switches of linear layers"]
 fn folders_that_are_damaged_are_named() {
     let all = |folder: &Path, words: &[&str]| {
         let message = refused(folder);
@@ -695,7 +704,6 @@ fn what_changes_nothing_is_noted_or_known() {
 }
 
 #[test]
-#[ignore = "waits for the switches of linear layers"]
 fn texts_and_conversations_become_the_tokens_that_transformers_makes() {
     for (family, begins) in [("llama", true), ("qwen3_5", false)] {
         let folder = folder(family);
@@ -733,7 +741,6 @@ fn texts_and_conversations_become_the_tokens_that_transformers_makes() {
 }
 
 #[test]
-#[ignore = "waits for the switches of linear layers"]
 fn where_a_folder_says_how_texts_end() {
     let ends = |dir: &Path| read_settings(dir).unwrap().generation.eos_token_id;
     let dir = copy("qwen3_5");
@@ -755,7 +762,6 @@ fn where_a_folder_says_how_texts_end() {
 }
 
 #[test]
-#[ignore = "waits for the switches of linear layers"]
 fn the_other_layouts_of_a_family_are_the_same_model() {
     let same = |family: &str, dir: &Path| {
         let expected = Expected::of(&folder(family));
