@@ -1,6 +1,7 @@
 //! Feature map, unit length and rotation on CubeCL runtimes: one launch forward, one back.
 
-use crate::feature_map::{FeatureMap, L2_EPS};
+use super::Unit;
+use crate::feature_map::FeatureMap;
 use crate::gpu::sums::{lanes, over_lanes};
 use crate::gpu::{UNITS, contiguous, cubes, element, empty, row_type, units};
 use burn::backend::TensorMetadata;
@@ -21,6 +22,8 @@ struct Sizes {
     half: usize,
     /// Rows of the batch that have a table: all, or one for all.
     tables: usize,
+    /// What is added to the square of a length.
+    eps: f32,
 }
 
 #[cube]
@@ -87,7 +90,7 @@ fn forward_rows<F: Float>(
         }
     }
     let squares = over_lanes(squares, &mut spare, lanes);
-    let inverse = 1.0f32 / (squares + comptime!((L2_EPS * L2_EPS) as f32)).sqrt();
+    let inverse = 1.0f32 / (squares + sizes.eps).sqrt();
     if row < sizes.rows {
         let table = table(sizes, row);
         let mut at = lane;
@@ -140,7 +143,7 @@ fn backward_rows<F: Float>(
     }
     let squares = over_lanes(squares, &mut spare, lanes);
     let along = over_lanes(along, &mut spare, lanes);
-    let inverse = 1.0f32 / (squares + comptime!((L2_EPS * L2_EPS) as f32)).sqrt();
+    let inverse = 1.0f32 / (squares + sizes.eps).sqrt();
     let back = along * inverse * inverse * inverse;
     if row < sizes.rows {
         let table = table(sizes, row);
@@ -171,17 +174,17 @@ fn backward_rows<F: Float>(
 struct Call {
     x: CubeTensor,
     tables: [CubeTensor; 2],
-    half: usize,
+    unit: Unit,
     dtype: DType,
 }
 
 impl Call {
-    fn new(half: usize, [x, cos, sin]: [CubeTensor; 3]) -> Self {
+    fn new(unit: Unit, [x, cos, sin]: [CubeTensor; 3]) -> Self {
         let dtype = row_type(x.dtype);
         Call {
             x: contiguous(x, dtype),
             tables: [cos, sin].map(|table| contiguous(table, DType::F32)),
-            half,
+            unit,
             dtype,
         }
     }
@@ -199,7 +202,8 @@ impl Call {
     fn sizes(&self) -> SizesLaunch {
         let [_, t, h, key_dim] = self.x.shape().dims();
         let [tables, ..] = self.tables[0].shape().dims::<4>();
-        SizesLaunch::new(self.rows(), t, h, key_dim, self.half, tables)
+        let Unit { half, eps, .. } = self.unit;
+        SizesLaunch::new(self.rows(), t, h, key_dim, half, tables, eps)
     }
 
     fn cubes(&self) -> CubeCount {
@@ -208,8 +212,8 @@ impl Call {
 }
 
 /// The rotated unit vectors.
-pub(crate) fn forward((map, half): (FeatureMap, usize), inputs: [CubeTensor; 3]) -> CubeTensor {
-    let call = Call::new(half, inputs);
+pub(super) fn forward(unit: Unit, inputs: [CubeTensor; 3]) -> CubeTensor {
+    let call = Call::new(unit, inputs);
     let y = empty(&call.x, call.x.shape(), call.dtype);
     if y.shape().num_elements() > 0 {
         let [cos, sin] = call.tables.clone();
@@ -222,7 +226,7 @@ pub(crate) fn forward((map, half): (FeatureMap, usize), inputs: [CubeTensor; 3])
             sin.into_buffer_arg(),
             y.clone().into_buffer_arg(),
             call.sizes(),
-            map,
+            unit.map,
             call.lanes(),
             element(call.dtype),
         );
@@ -231,12 +235,8 @@ pub(crate) fn forward((map, half): (FeatureMap, usize), inputs: [CubeTensor; 3])
 }
 
 /// Gradient of the inputs.
-pub(crate) fn backward(
-    (map, half): (FeatureMap, usize),
-    inputs: [CubeTensor; 3],
-    d_y: CubeTensor,
-) -> CubeTensor {
-    let call = Call::new(half, inputs);
+pub(super) fn backward(unit: Unit, inputs: [CubeTensor; 3], d_y: CubeTensor) -> CubeTensor {
+    let call = Call::new(unit, inputs);
     let d_y = contiguous(d_y, call.dtype);
     let d_x = empty(&call.x, call.x.shape(), call.dtype);
     if d_x.shape().num_elements() > 0 {
@@ -251,7 +251,7 @@ pub(crate) fn backward(
             d_y.into_buffer_arg(),
             d_x.clone().into_buffer_arg(),
             call.sizes(),
-            map,
+            unit.map,
             call.lanes(),
             element(call.dtype),
         );
