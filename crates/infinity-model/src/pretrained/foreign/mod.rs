@@ -132,7 +132,6 @@ impl Foreign {
         settings: families::Settings,
         mut notes: Vec<String>,
     ) -> Result<Self, ConfigError> {
-        notes.extend(keys.notes(settings.ignored));
         let vocab_size = settings.vocab_size;
         let known = |ids: Vec<u32>| -> Vec<u32> {
             let ids = ids.into_iter();
@@ -147,6 +146,7 @@ impl Foreign {
         ours.insert("eos_token_id".into(), json!(ends.first()));
         ours.insert("vocab_size".into(), json!(vocab_size));
         ours.insert("tie_word_embeddings".into(), json!(settings.tied));
+        notes.extend(keys.notes(settings.ignored));
         let config = ModelConfig::from_json(&Value::Object(ours).to_string())?;
         Ok(Self {
             names: Names {
