@@ -2,11 +2,11 @@
 //! does to its momentum (Jordan et al. 2024, <https://kellerjordan.github.io/posts/muon/>).
 //!
 //! ```text
-//! X ← G / ‖G‖_F      five times: A = X Xᵀ,  X ← a X + (b A + c A²) X
+//! X ← G / ‖G‖_F      four times: A = X Xᵀ,  X ← a X + (b A + c A²) X
 //! ```
 //!
-//! The coefficients take singular values from (0, 1] to about (0.7, 1.2), not to 1: that is enough
-//! for an update and needs few steps.
+//! Every step has coefficients of its own. They take singular values from [0.003, 1] to about (0.77, 1.2), not to 1: that
+//! is enough for an update and needs few steps.
 
 #[cfg(feature = "flex")]
 mod cpu;
@@ -22,18 +22,6 @@ pub fn newton_schulz(g: Tensor<2>) -> Tensor<2> {
         return operator::run(NewtonSchulz, vec![g.into_dispatch()]).take();
     }
     tensors::newton_schulz(g)
-}
-
-/// The iteration for each of `matrices`, which are of one shape, in the launches that one takes on a GPU.
-///
-/// # Panics
-///
-/// If their shapes differ, or there are none.
-pub fn newton_schulz_each(matrices: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
-    if matrices.len() == 1 || operator::on_cpu(&matrices[0].device()) {
-        return matrices.into_iter().map(newton_schulz).collect();
-    }
-    tensors::newton_schulz_each(matrices)
 }
 
 /// A matrix to its iteration.
