@@ -202,15 +202,38 @@ impl Rotary {
         if !operator::has_row_kernels(&x.device()) {
             return self.apply(l2_normalize(map.apply(x)));
         }
+        self.run(vec![x], map).take()
+    }
+
+    /// [`unit`](Self::unit) of both, on a GPU in one launch if they are alike.
+    ///
+    /// # Panics
+    ///
+    /// As [`apply`](Self::apply).
+    #[track_caller]
+    pub fn units(&self, [x, y]: [Tensor<4>; 2], map: FeatureMap) -> [Tensor<4>; 2] {
+        let alike = x.dims() == y.dims() && x.dtype() == y.dtype();
+        if !alike || !operator::has_gpu_kernels(&x.device()) {
+            return [x, y].map(|x| self.unit(x, map));
+        }
+        let mut results = self.run(vec![x, y], map);
+        [results.take(), results.take()]
+    }
+
+    #[track_caller]
+    fn run(&self, vectors: Vec<Tensor<4>>, map: FeatureMap) -> operator::Results {
         let [_, t, _, key_dim] = self.cos.dims();
-        assert_shape!(x, [_, t, _, key_dim]);
+        vectors
+            .iter()
+            .for_each(|x| assert_shape!(x, [_, t, _, key_dim]));
         let half = self.half;
-        let [cos, sin] = [&self.cos, &self.sin].map(|table| table.clone().into_dispatch());
-        operator::run(Unit { map, half }, vec![x.into_dispatch(), cos, sin]).take()
+        let tables = [&self.cos, &self.sin].map(|table| table.clone().into_dispatch());
+        let inputs = vectors.into_iter().map(Tensor::into_dispatch);
+        operator::run(Unit { map, half }, inputs.chain(tables).collect())
     }
 }
 
-/// Vectors, cosines and sines to rotated unit vectors.
+/// One or, on a GPU, two tensors of vectors, cosines and sines to rotated unit vectors.
 #[derive(Clone, Debug)]
 struct Unit {
     map: FeatureMap,
@@ -227,9 +250,9 @@ impl Operator for Unit {
     }
 
     gpu_kernel! {
-        |self, specs| [specs[0].clone()];
-        |self, [x, cos, sin]| [gpu::forward((self.map, self.half), [x, cos, sin])];
-        |self, [x, cos, sin], [d_y]| [gpu::backward((self.map, self.half), [x, cos, sin], d_y)]
+        |self, specs| specs[..specs.len() - 2].to_vec();
+        |self, inputs| gpu::forward((self.map, self.half), inputs);
+        |self, inputs, grads| gpu::backward((self.map, self.half), inputs, grads)
     }
 }
 
