@@ -1,7 +1,7 @@
 //! Muon's step of matrices of one shape on CubeCL runtimes: their products side by side, and a launch around them for
 //! as many matrices as a device binds buffers for.
 
-use super::Muon;
+use super::rule::Muon;
 use crate::gpu::many::{Places, in_a_launch};
 use crate::gpu::sums::over_lanes;
 use crate::gpu::{UNITS, contiguous, cubes, cubes_of_units, empty, units};

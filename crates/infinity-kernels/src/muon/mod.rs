@@ -10,39 +10,14 @@
 #[cfg(feature = "cube")]
 mod gpu;
 pub mod reference;
+mod rule;
 pub mod tensors;
+
+pub use rule::{Matrix, Muon};
 
 use crate::operator::{self, Operator, gpu_kernel};
 use crate::{each_in_pool, has_pool};
 use burn::tensor::Tensor;
-
-/// The numbers of one step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Muon {
-    /// `μ`.
-    pub momentum: f32,
-    /// `s`: the gradient is this times what is given.
-    pub scale: f64,
-    /// `η`.
-    pub rate: f64,
-    /// `δ`.
-    pub decay: f64,
-    /// Whether decay is cautious.
-    pub cautious: bool,
-}
-
-/// A matrix in front of its step: all of one shape, in `f32`, without autodiff.
-#[derive(Clone, Debug)]
-pub struct Matrix {
-    /// The numbers of its step.
-    pub rule: Muon,
-    /// What is moved.
-    pub weights: Tensor<2>,
-    /// The gradient, times one over [`Muon::scale`].
-    pub grad: Tensor<2>,
-    /// `M`; before the first step there is none.
-    pub velocity: Option<Tensor<2>>,
-}
 
 /// Weights and momentum of each of `matrices` after its step. On a CPU its threads take them among themselves; on a
 /// GPU those of one shape and rule take the launches of one.
