@@ -12,7 +12,7 @@ mod wgpu {
     use infinity_kernels::linear::{joined, linear, projections, projections_and};
     use infinity_kernels::memory_gates::{DecayRule, GateInputs, GateRule, memory_gates};
     use infinity_kernels::muon::{Matrix, Muon, muon};
-    use infinity_kernels::rms_norm::{gated_rms_norm, rms_norm};
+    use infinity_kernels::rms_norm::{GateAct, gated_rms_norm, rms_norm};
     use infinity_kernels::rotary::{Rotary, RotaryDims, Scaling};
     use infinity_kernels::short_conv::{Conv, short_conv_silu, short_conv_silu_each};
     use infinity_kernels::square_sum::square_sum;
@@ -108,8 +108,8 @@ mod wgpu {
         };
         let rotary = Rotary::new(&[0], t, dims, &device.clone().inner());
         let [q, k] = match together {
-            true => rotary.units([q, k], FeatureMap::Identity),
-            false => [q, k].map(|x| rotary.unit(x, FeatureMap::Identity)),
+            true => rotary.units([q, k], FeatureMap::Identity, 1e-12),
+            false => [q, k].map(|x| rotary.unit(x, FeatureMap::Identity, 1e-12)),
         };
         let bias = match together {
             true => joined(biases),
@@ -132,7 +132,7 @@ mod wgpu {
         };
         let state = Tensor::zeros([b, 2, 4, D / 2, D / 2], &device.clone().inner());
         let o = memory_scan(inputs, state, Form::choose(t, &device)).o;
-        let o = gated_rms_norm(o, after, gate, 1e-5).reshape([b, t, D]);
+        let o = gated_rms_norm(o, after, gate, GateAct::Sigmoid, 1e-5).reshape([b, t, D]);
         let x = x + one(&o, o_proj);
         let normed = rms_norm(x.clone(), between, 1e-5);
         let [gate, up] = <[Tensor<3>; 2]>::try_from(all(normed, feeds)).expect("two");

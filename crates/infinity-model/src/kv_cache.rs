@@ -120,6 +120,17 @@ impl KvCache {
         }
     }
 
+    /// The cache before its last `t` tokens, of one that has no window.
+    pub(crate) fn without_last(self, t: usize) -> Self {
+        match self.len > t {
+            true => KvCache {
+                len: self.len - t,
+                ..self
+            },
+            false => Self::empty(self.starts.len()),
+        }
+    }
+
     /// Keys and values with the room behind them, and what the last queries see of them.
     ///
     /// # Panics

@@ -1,7 +1,8 @@
 //! Feature map, unit length and rotation on CubeCL runtimes: one launch forward, one back, for one tensor of
 //! vectors or for two.
 
-use crate::feature_map::{FeatureMap, L2_EPS};
+use super::Unit;
+use crate::feature_map::FeatureMap;
 use crate::gpu::sums::{lanes, over_lanes};
 use crate::gpu::{UNITS, contiguous, cubes, element, empty, row_type, units};
 use crate::operator::exactly;
@@ -25,6 +26,8 @@ struct Sizes {
     half: usize,
     /// Rows of the batch that have a table: all, or one for all.
     tables: usize,
+    /// What is added to the square of a length.
+    eps: f32,
 }
 
 #[cube]
@@ -108,7 +111,7 @@ fn forward_rows<F: Float>(
         }
     }
     let squares = over_lanes(squares, &mut spare, lanes);
-    let inverse = 1.0f32 / (squares + comptime!((L2_EPS * L2_EPS) as f32)).sqrt();
+    let inverse = 1.0f32 / (squares + sizes.eps).sqrt();
     if row < sizes.all {
         let table = table(sizes, row);
         let mut at = lane;
@@ -169,7 +172,7 @@ fn backward_rows<F: Float>(
     }
     let squares = over_lanes(squares, &mut spare, lanes);
     let along = over_lanes(along, &mut spare, lanes);
-    let inverse = 1.0f32 / (squares + comptime!((L2_EPS * L2_EPS) as f32)).sqrt();
+    let inverse = 1.0f32 / (squares + sizes.eps).sqrt();
     let back = along * inverse * inverse * inverse;
     if row < sizes.all {
         let table = table(sizes, row);
@@ -204,12 +207,12 @@ fn backward_rows<F: Float>(
 struct Call {
     vectors: Vec<CubeTensor>,
     tables: [CubeTensor; 2],
-    half: usize,
+    unit: Unit,
     dtype: DType,
 }
 
 impl Call {
-    fn new(half: usize, mut inputs: Vec<CubeTensor>) -> Self {
+    fn new(unit: Unit, mut inputs: Vec<CubeTensor>) -> Self {
         let tables = inputs.split_off(inputs.len() - 2);
         let dtype = row_type(inputs[0].dtype);
         let single = |table| contiguous(table, DType::F32);
@@ -217,7 +220,7 @@ impl Call {
         Call {
             vectors: vectors.collect(),
             tables: exactly(tables.into_iter().map(single).collect()),
-            half,
+            unit,
             dtype,
         }
     }
@@ -254,7 +257,9 @@ impl Call {
     fn sizes(&self) -> SizesLaunch {
         let [_, t, h, key_dim] = self.vectors[0].shape().dims();
         let [tables, ..] = self.tables[0].shape().dims::<4>();
-        SizesLaunch::new(self.rows(), self.all(), t, h, key_dim, self.half, tables)
+        let Unit { half, eps, .. } = self.unit;
+        let [rows, all] = [self.rows(), self.all()];
+        SizesLaunch::new(rows, all, t, h, key_dim, half, tables, eps)
     }
 
     fn cubes(&self) -> CubeCount {
@@ -263,11 +268,8 @@ impl Call {
 }
 
 /// The rotated unit vectors.
-pub(crate) fn forward(
-    (map, half): (FeatureMap, usize),
-    inputs: Vec<CubeTensor>,
-) -> Vec<CubeTensor> {
-    let call = Call::new(half, inputs);
+pub(super) fn forward(unit: Unit, inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
+    let call = Call::new(unit, inputs);
     let (results, [y, other_y]) = call.results();
     if results[0].shape().num_elements() > 0 {
         let [cos, sin] = call.tables.clone();
@@ -283,7 +285,7 @@ pub(crate) fn forward(
             y,
             other_y,
             call.sizes(),
-            map,
+            unit.map,
             call.lanes(),
             element(call.dtype),
         );
@@ -292,12 +294,12 @@ pub(crate) fn forward(
 }
 
 /// Gradients of the inputs.
-pub(crate) fn backward(
-    (map, half): (FeatureMap, usize),
+pub(super) fn backward(
+    unit: Unit,
     inputs: Vec<CubeTensor>,
     grads: Vec<CubeTensor>,
 ) -> Vec<CubeTensor> {
-    let call = Call::new(half, inputs);
+    let call = Call::new(unit, inputs);
     let grads = grads.into_iter().map(|d_y| contiguous(d_y, call.dtype));
     let grads: Vec<_> = grads.collect();
     let (results, [d_x, other_d_x]) = call.results();
@@ -318,7 +320,7 @@ pub(crate) fn backward(
             d_x,
             other_d_x,
             call.sizes(),
-            map,
+            unit.map,
             call.lanes(),
             element(call.dtype),
         );

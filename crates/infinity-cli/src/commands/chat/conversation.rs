@@ -70,6 +70,10 @@ pub(super) struct Stats {
 
 impl Conversation {
     pub(super) fn new(model: InfinityModel, tokenizer: Tokenizer, template: Template) -> Self {
+        let tokenizer = match template.begins_texts() {
+            true => tokenizer.with_special_tokens(false),
+            false => tokenizer,
+        };
         let now = Moment {
             context: Context::new(&model),
             turns: 0,
@@ -154,7 +158,11 @@ impl Conversation {
             // What stopped it is not part of the answer, and the next message brings it again.
             let draws = context.past.draws;
             context = now.context;
-            let answered = self.tokenizer.encode(&format!("{prompt}{}", made.text))?;
+            let answered = format!("{prompt}{}", made.text);
+            let answered = match context.position() {
+                0 => self.tokenizer.encode_text(&answered)?,
+                _ => self.tokenizer.encode(&answered)?,
+            };
             for piece in answered.chunks(PIECE) {
                 context.read(&self.model, piece)?;
             }
