@@ -65,6 +65,8 @@ pub(super) struct Stats {
     pub(super) turns: u64,
     pub(super) undo: usize,
     pub(super) state_bytes: usize,
+    /// Whether the state grows with the text.
+    pub(super) grows: bool,
     pub(super) branches: Vec<String>,
 }
 
@@ -274,12 +276,14 @@ impl Conversation {
             false => name.clone(),
         };
         let branches = self.branches.keys().map(mark).collect();
+        let grows = self.model.config().grows_by().is_some();
         let branch = self.branch();
         Stats {
             position: branch.now.context.position(),
             turns: branch.now.turns,
             undo: branch.before.len(),
             state_bytes: branch.now.context.state.bytes(),
+            grows,
             branches,
         }
     }
