@@ -23,6 +23,8 @@ use infinity_serve::{Engine, EngineConfig, EngineHandle, Event, Request};
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Tokens of a text, at least: with fewer of them 32 texts do not all go on at once.
+const LEAST: usize = 24;
 /// How often each number of texts is measured.
 const ROUNDS: usize = 5;
 
@@ -32,6 +34,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         value.map_or(Ok(or), |value| value.parse())
     };
     let (tokens, prompt) = (number("--tokens", 100)?, number("--prompt", 20_000)?);
+    if tokens < LEAST {
+        return Err(format!(
+            "--tokens {tokens}: at least {LEAST}, so that 32 texts go on at once for a while"
+        )
+        .into());
+    }
     let config = ModelConfig {
         vocab_size: number("--vocab", 8192)?,
         hidden_size: number("--hidden", 512)?,

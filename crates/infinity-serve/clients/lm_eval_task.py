@@ -1,4 +1,4 @@
-"""lm-eval through `local-completions`, against `infinity eval`. Usage: lm_eval_task.py ADDRESS INFINITY MODEL TEXT [stories]
+"""lm-eval through `local-completions`, against `infinity eval`. Usage: lm_eval_task.py ADDRESS INFINITY MODEL TEXT [paragraphs]
 
 Needs the package `lm-eval` with its `api` extra. Makes a task of paragraphs of TEXT, of which the first word is given; the
 log-likelihood that lm-eval finds over HTTP is the loss that `infinity eval` finds on the same paragraph in a file.
@@ -42,12 +42,12 @@ for paragraph in paragraphs:
     if len(rows) == count:
         break
 assert len(rows) >= 3, "TEXT has too few paragraphs"
-data = folder / "stories.jsonl"
+data = folder / "paragraphs.jsonl"
 data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-(folder / "stories.yaml").write_text(
+(folder / "paragraphs.yaml").write_text(
     json.dumps(
         {
-            "task": "stories",
+            "task": "paragraphs",
             "dataset_path": "json",
             "dataset_kwargs": {"data_files": {"test": str(data)}},
             "test_split": "test",
@@ -68,12 +68,12 @@ found = lm_eval.simple_evaluate(
         "tokenized_requests": True,
         "max_length": 4096,
     },
-    tasks=["stories"],
+    tasks=["paragraphs"],
     task_manager=TaskManager(include_path=str(folder)),
     batch_size=4,
     bootstrap_iters=0,
 )
-samples = sorted(found["samples"]["stories"], key=lambda sample: sample["doc_id"])
+samples = sorted(found["samples"]["paragraphs"], key=lambda sample: sample["doc_id"])
 worst, losses = 0, []
 for sample, row in zip(samples, rows, strict=True):
     told = float(sample["filtered_resps"][0][0])

@@ -1,7 +1,7 @@
 //! The iteration on the CPU: rows in blocks over the threads, symmetric products by their lower half, and for a matrix
 //! that is not square all but the first and the last product on its Gram matrix.
 
-use super::reference::{COEFFICIENTS, SMALLEST_NORM, STEPS};
+use super::reference::{COEFFICIENTS, SMALLEST_NORM};
 use crate::cpu::gemm;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::simd::{LANES, Level, padded};
@@ -166,12 +166,12 @@ fn normalised(level: Level, g: &[f32], [rows, columns]: [usize; 2]) -> Matrix {
 }
 
 fn iterate(level: Level, mut x: Matrix) -> Matrix {
-    let [a, b, c] = COEFFICIENTS.map(|coefficient| coefficient as f32);
     let (rows, columns) = (x.rows, x.columns);
     let mut x_t = Matrix::zeros(columns, rows);
     let [mut lower, mut gram, mut both] = [0; 3].map(|_| Matrix::zeros(rows, rows));
     let mut next = Matrix::zeros(rows, columns);
-    for _ in 0..STEPS {
+    for step in COEFFICIENTS {
+        let [a, b, c] = step.map(|coefficient| coefficient as f32);
         x_t.transpose_of(level, &x);
         lower.lower_product(level, [&x, &x_t], 1.0, None);
         gram.mirrored(level, &lower);
@@ -187,7 +187,6 @@ fn iterate(level: Level, mut x: Matrix) -> Matrix {
 /// `P A P`, and the product of all `P` meets `X` once. All of these are polynomials of the first `A`: they are symmetric
 /// and their products too, so half of each is computed, however wide `X` is.
 fn iterate_gram(level: Level, x: &Matrix) -> Matrix {
-    let [a, b, c] = COEFFICIENTS.map(|coefficient| coefficient as f32);
     let (rows, columns) = (x.rows, x.columns);
     let square = || Matrix::zeros(rows, rows);
     let (mut lower, mut gram, mut p, mut both) = (square(), square(), square(), square());
@@ -197,7 +196,8 @@ fn iterate_gram(level: Level, x: &Matrix) -> Matrix {
     drop(x_t);
     gram.mirrored(level, &lower);
     let mut all: Option<Matrix> = None;
-    for step in 0..STEPS {
+    for (step, coefficients) in COEFFICIENTS.into_iter().enumerate() {
+        let [a, b, c] = coefficients.map(|coefficient| coefficient as f32);
         lower.lower_product(level, [&gram, &gram], c, Some((b, &gram)));
         p.mirrored(level, &lower);
         p.add_to_diagonal(a);
@@ -208,7 +208,7 @@ fn iterate_gram(level: Level, x: &Matrix) -> Matrix {
                 all.mirrored(level, &lower);
             }
         }
-        if step + 1 < STEPS {
+        if step + 1 < COEFFICIENTS.len() {
             lower.lower_product(level, [&p, &gram], 1.0, None);
             both.mirrored(level, &lower);
             lower.lower_product(level, [&both, &p], 1.0, None);

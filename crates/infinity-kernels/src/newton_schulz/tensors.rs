@@ -1,6 +1,6 @@
 //! The iteration on tensors, on any device.
 
-use super::reference::{COEFFICIENTS, SMALLEST_NORM, STEPS};
+use super::reference::{COEFFICIENTS, SMALLEST_NORM};
 use burn::tensor::Tensor;
 
 /// As [`newton_schulz`](super::newton_schulz()).
@@ -27,9 +27,8 @@ fn iterated<const D: usize>(g: Tensor<D>, norm: impl Fn(Tensor<D>) -> Tensor<D>)
     let tall = dims[D - 2] > dims[D - 1];
     let g = if tall { g.transpose() } else { g };
     let norm = norm(g.clone()).clamp_min(SMALLEST_NORM);
-    let [a, b, c] = COEFFICIENTS;
     let mut x = g / norm;
-    for _ in 0..STEPS {
+    for [a, b, c] in COEFFICIENTS {
         let gram = x.clone().matmul(x.clone().transpose());
         let square = gram.clone().matmul(gram.clone());
         x = x.clone() * a + (gram * b + square * c).matmul(x);

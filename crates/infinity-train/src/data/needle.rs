@@ -26,6 +26,9 @@ const FACTS: [usize; 7] = [1, 1, 1, 2, 2, 3, 4];
 /// How often each is asked for, as far as half of the window has room: seldom is what is to be learned, often is
 /// what it is learned by.
 const ASKED: [usize; 5] = [2, 4, 8, 16, 32];
+/// How often the length that the places of a number are drawn from is halved, each as likely as another: what is asked
+/// for soon is learned first, and what was learned so is kept longer.
+const HALVED: [usize; 4] = [0, 1, 2, 3];
 /// Keeps these draws apart from those of windows.
 const HIDE: u64 = 0x4ee_d1e5;
 
@@ -119,15 +122,26 @@ impl Needles {
                 break;
             }
             room -= times * len;
-            said.extend((0..times).map(|_| (question, value, len)));
+            said.extend((0..times).map(|_| (question, value, len, fact)));
         }
-        let hay = window.len() - said.iter().map(|(_, _, len)| len).sum::<usize>();
-        let mut places: Vec<(usize, usize)> = (0..said.len()).map(|i| (draw(hay + 1), i)).collect();
+        let hay = window.len() - said.iter().map(|(_, _, len, _)| len).sum::<usize>();
+        let stretches: Vec<(usize, usize)> = (0..facts)
+            .map(|_| {
+                let width = hay >> HALVED[draw(HALVED.len())];
+                (draw(hay - width + 1), width)
+            })
+            .collect();
+        let mut place = |fact: usize| {
+            let (start, width) = stretches[fact];
+            start + draw(width + 1)
+        };
+        let places = said.iter().enumerate().map(|(i, said)| (place(said.3), i));
+        let mut places: Vec<(usize, usize)> = places.collect();
         places.sort_unstable();
         let mut text = Vec::with_capacity(window.len());
         let mut from = 0;
         for (at, i) in places {
-            let (question, value, _) = said[i];
+            let (question, value, ..) = said[i];
             text.extend_from_slice(&window[from..at]);
             text.extend(question.iter().chain(value));
             from = at;
@@ -154,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_window_says_its_numbers_again_and_each_has_one() {
-        let mut kinds = [0; 5];
+        let (mut kinds, mut near, mut far) = ([0; 5], 0, 0);
         for step in 0..200 {
             let text = hidden(1.0, 1500, step);
             assert_eq!(text, hidden(1.0, 1500, step));
@@ -170,7 +184,14 @@ mod tests {
                 assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
             }
             kinds[numbers.len()] += 1;
+            if numbers.len() == 1 {
+                let sentence = "\nThe secret number of the ";
+                let between = text.rfind(sentence).unwrap() - text.find(sentence).unwrap();
+                near += usize::from(between < 300);
+                far += usize::from(between > 900);
+            }
         }
+        assert!(near > 10 && far > 10, "{near} {far}");
         assert!(
             kinds[0] == 0 && kinds[1..].iter().all(|n| *n > 5),
             "{kinds:?}"
