@@ -81,6 +81,7 @@ pub fn multiplies_in_tf32(device: &Device) -> bool {
 mod cube {
     use super::{Facts, Prepared};
     use burn::backend::DispatchDevice;
+    use burn::serde::{Deserialize, Serialize};
     use burn::tensor::Device;
     use burn_cubecl::cubecl::client::Client;
     use burn_cubecl::cubecl::config::cache::CacheConfig;
@@ -88,8 +89,10 @@ mod cube {
     use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
     use burn_cubecl::cubecl::environment;
     use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
+    use cubecl_environment::sync::Mutex;
     use std::collections::BTreeSet;
     use std::path::PathBuf;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     static COMPILED: AtomicUsize = AtomicUsize::new(0);
@@ -97,15 +100,46 @@ mod cube {
 
     pub(super) fn keep_caches(folder: Option<PathBuf>, name: &str) -> bool {
         let config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+        let cache = Said::from_current_dir().compilation.cache;
         if log::set_logger(&Counter).is_ok() {
             log::set_max_level(log::LevelFilter::Info);
         }
-        CubeClRuntimeConfig::try_set(kept(config, folder, name))
+        CubeClRuntimeConfig::try_set(kept(config, cache, folder, name))
     }
 
-    /// `config` with the caches in `folder`, where it does not say otherwise.
+    /// What the user's own file says of the cache of kernels; CubeCL's type has `false` where it says nothing.
+    #[derive(Clone, Default, Serialize, Deserialize)]
+    #[serde(crate = "burn::serde", default)]
+    struct Said {
+        compilation: OfCompilation,
+    }
+
+    #[derive(Clone, Default, Serialize, Deserialize)]
+    #[serde(crate = "burn::serde", default)]
+    struct OfCompilation {
+        cache: Option<bool>,
+    }
+
+    impl RuntimeConfig for Said {
+        fn storage() -> &'static Mutex<Option<Arc<Self>>> {
+            static UNUSED: Mutex<Option<Arc<Said>>> = Mutex::new(None);
+            &UNUSED
+        }
+
+        fn file_names() -> &'static [&'static str] {
+            CubeClRuntimeConfig::file_names()
+        }
+
+        fn section_file_names() -> &'static [(&'static str, &'static str)] {
+            CubeClRuntimeConfig::section_file_names()
+        }
+    }
+
+    /// `config` with the caches in `folder`, where it does not say otherwise; `cache` is what it says of compiled
+    /// kernels.
     fn kept(
         mut config: CubeClRuntimeConfig,
+        cache: Option<bool>,
         folder: Option<PathBuf>,
         name: &str,
     ) -> CubeClRuntimeConfig {
@@ -117,7 +151,7 @@ mod cube {
         logger.log.get_or_insert_default();
         match folder {
             Some(folder) => {
-                config.compilation.cache = true;
+                config.compilation.cache = cache.unwrap_or(true);
                 let own = &mut config.environment;
                 if own.name == environment::DEFAULT {
                     name.clone_into(&mut own.name);
@@ -218,7 +252,7 @@ mod cube {
         #[test]
         fn what_the_user_set_stays() {
             let folder = || Some(PathBuf::from("/ours"));
-            let fresh = kept(CubeClRuntimeConfig::default(), folder(), "gpu");
+            let fresh = kept(CubeClRuntimeConfig::default(), None, folder(), "gpu");
             assert!(fresh.compilation.cache);
             assert_eq!(fresh.environment.name, "gpu");
             assert_eq!(fresh.environment.path.root(), PathBuf::from("/ours"));
@@ -226,15 +260,50 @@ mod cube {
             own.environment.path = CacheConfig::Directory("/theirs".into());
             own.environment.name = "h100".to_owned();
             own.compilation.logger.level = CompilationLogLevel::Full;
-            let own = kept(own, folder(), "gpu");
+            let own = kept(own, None, folder(), "gpu");
             assert_eq!(own.environment.path.root(), PathBuf::from("/theirs"));
             assert_eq!(own.environment.name, "h100");
             assert!(matches!(
                 own.compilation.logger.level,
                 CompilationLogLevel::Full
             ));
-            let none = kept(CubeClRuntimeConfig::default(), None, "gpu");
+            let none = kept(CubeClRuntimeConfig::default(), None, None, "gpu");
             assert!(!none.compilation.cache && none.autotune.disable_cache);
+        }
+
+        /// In either kind of file, and not where it stands for something else.
+        #[test]
+        fn a_user_who_wants_no_cache_of_kernels_has_none() {
+            let folder = std::env::temp_dir().join(format!("infinity-said-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).expect("a folder");
+            let said = |name: &str, text: &str| {
+                let path = folder.join(name);
+                std::fs::write(&path, text).expect("a file");
+                let said = match name {
+                    "burn.toml" => Said::from_section_file_path(path, "cubecl"),
+                    _ => Said::from_file_path(path),
+                };
+                said.expect("a file that is right").compilation.cache
+            };
+            let own = "[compilation]\ncache = false\n[autotune]\nlevel = \"full\"\n";
+            let of_burn = "[cubecl.compilation]\ncache = false\n";
+            for (file, text, expected) in [
+                ("cubecl.toml", own, Some(false)),
+                ("cubecl.toml", "[compilation]\ncache = true\n", Some(true)),
+                ("cubecl.toml", "[autotune]\nlevel = \"full\"\n", None),
+                ("burn.toml", of_burn, Some(false)),
+            ] {
+                let cache = said(file, text);
+                assert_eq!(cache, expected, "{file}: {text}");
+                let ours = Some(folder.clone());
+                let kept = kept(CubeClRuntimeConfig::default(), cache, ours, "gpu");
+                assert_eq!(kept.compilation.cache, expected.unwrap_or(true), "{text}");
+                assert!(
+                    !kept.autotune.disable_cache,
+                    "what is tuned is kept all the same"
+                );
+            }
+            std::fs::remove_dir_all(folder).expect("that folder");
         }
     }
 }

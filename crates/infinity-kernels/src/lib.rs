@@ -35,8 +35,10 @@
 //! - [`swiglu`](mod@swiglu): the gate of a feed-forward.
 //! - [`linear`](mod@linear): a projection, with a way of its own for decoding.
 //! - [`rms_norm`](mod@rms_norm): root-mean-square norm, alone and with an output gate.
-//! - [`adamw`](mod@adamw): AdamW's update of one parameter, in one pass.
-//! - [`newton_schulz`](mod@newton_schulz): Muon's orthogonalisation.
+//! - [`adamw`](mod@adamw): AdamW's update of parameters, in one pass.
+//! - [`muon`](mod@muon): Muon's step of matrices; [`newton_schulz`](mod@newton_schulz): its orthogonalisation.
+//! - [`square_sum`](mod@square_sum): the squares of all numbers of many tensors, added up.
+//! - [`cross_entropy`](mod@cross_entropy): the loss of logits, and its gradient.
 //! - [`in_pool`], [`each_in_pool`]: whole steps among the threads that the CPU's kernels share.
 //! - [`accelerator`]: a GPU's caches, what it compiles, what it can do.
 //! - [`profile`]: the time of a step, operator by operator, for benches.
@@ -59,6 +61,7 @@ pub mod accelerator;
 pub mod adamw;
 pub mod borders;
 mod cpu;
+pub mod cross_entropy;
 pub mod feature_map;
 #[cfg(feature = "cube")]
 mod gpu;
@@ -68,6 +71,7 @@ pub mod machine;
 pub mod memory_gates;
 pub mod memory_routing;
 pub mod memory_scan;
+pub mod muon;
 pub mod newton_schulz;
 mod operator;
 pub mod profile;
@@ -76,6 +80,7 @@ pub mod rotary;
 pub mod rounding;
 pub mod short_conv;
 pub mod softmax_attention;
+pub mod square_sum;
 pub mod swiglu;
 #[cfg(feature = "testing")]
 pub mod testing;

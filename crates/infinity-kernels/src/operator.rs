@@ -32,7 +32,7 @@ use burn_cubecl::CubeBackend;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Inputs that an operator takes, at most.
+/// Inputs that an operator with gradients takes, at most.
 pub(crate) const MOST_INPUTS: usize = 10;
 
 /// What a forward pass gives.
@@ -201,13 +201,20 @@ macro_rules! gpu_kernel {
 }
 pub(crate) use gpu_kernel;
 
+/// Whether `device` is of a CubeCL runtime that can run the kernels.
+pub(crate) fn has_gpu_kernels(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    return crate::gpu::has_kernels(device);
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
 /// Whether `device` has kernels of the operators that go row by row: the CPU, and CubeCL runtimes.
 pub(crate) fn has_row_kernels(device: &Device) -> bool {
-    #[cfg(feature = "cube")]
-    if crate::gpu::has_kernels(device) {
-        return true;
-    }
-    on_cpu(device)
+    has_gpu_kernels(device) || on_cpu(device)
 }
 
 /// The tensors of a list that has as many.
@@ -217,9 +224,8 @@ pub(crate) fn exactly<T, const N: usize>(list: Vec<T>) -> [T; N] {
     array.unwrap_or_else(|_| unreachable!("{len} tensors, not {N}"))
 }
 
-/// The results of `op`, on the device of its inputs: at least one, at most [`MOST_INPUTS`].
+/// The results of `op`, on the device of its inputs: at least one, with autodiff at most [`MOST_INPUTS`].
 pub(crate) fn run<O: Operator>(op: O, inputs: Vec<FloatTensor<Dispatch>>) -> Results {
-    assert!((1..=MOST_INPUTS).contains(&inputs.len()), "{}", O::NAME);
     Results(Dispatch::run(op, Tensors(inputs)).0.into_iter())
 }
 
@@ -413,6 +419,7 @@ fn lazily<B: FusionBackend>(
 
 impl<B: Kernels, C: CheckpointStrategy> OperatorBackend for Autodiff<B, C> {
     fn run<O: Operator>(op: O, Tensors(inputs): Tensors<Self>) -> Tensors<Self> {
+        assert!((1..=MOST_INPUTS).contains(&inputs.len()), "{}", O::NAME);
         // A node has a fixed number of parents: the last input stands for those that are missing.
         let last = inputs.len() - 1;
         let parents = std::array::from_fn(|i| inputs[i.min(last)].node());

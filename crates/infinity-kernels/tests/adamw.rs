@@ -2,7 +2,7 @@
 
 use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor};
-use infinity_kernels::adamw::{AdamW, adamw, reference, tensors};
+use infinity_kernels::adamw::{AdamW, Parameter, adamw, reference, tensors};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
 /// Worst RMS ratio on Flex, 2026-11-28: 1e-7.
@@ -20,41 +20,71 @@ fn rule(time: i32) -> AdamW {
         learning_rate: 0.01,
         weight_decay: 0.1,
         time,
+        scale: 0.5,
     }
 }
 
-/// What three updates leave of weights and moments by the reference, then natively and on tensors.
-fn three_updates(device: &Device, len: usize) -> [[Vec<f64>; 3]; 3] {
+/// Lengths of parameters; the last is more than a thread takes at a time.
+const LENGTHS: [usize; 4] = [1, 17, 300, 40_000];
+
+/// Weights and moments of a parameter.
+type Numbers = [Vec<f64>; 3];
+
+/// What three updates leave of all parameters by the reference, then natively and on tensors. One of them has
+/// another rate.
+fn three_updates(device: &Device) -> [Vec<Numbers>; 3] {
     let mut random = Random(7);
-    let start = random.values(len, -1.0, 1.0);
-    let grads = [(); 3].map(|()| random.values(len, -2.0, 2.0));
-    let mut expected = [start.clone(), vec![0.0; len], vec![0.0; len]];
-    let on_device = |x: &[f64]| tensor(x, [len], DType::F32, device);
-    let zeros = vec![0.0; len];
-    let begin = || (on_device(&start), [on_device(&zeros), on_device(&zeros)]);
-    let (mut native, mut composed) = (begin(), begin());
-    for (i, grad) in grads.iter().enumerate() {
-        let rule = rule(i as i32 + 1);
-        let [w, m, v] = &expected;
-        expected = reference::adamw(rule, w, grad, [m, v]);
-        native = adamw(rule, native.0, on_device(grad), native.1);
-        composed = tensors::adamw(rule, composed.0, on_device(grad), composed.1);
+    let rule = |i: usize, time| AdamW {
+        learning_rate: if i == 1 { 0.03 } else { 0.01 },
+        ..rule(time)
+    };
+    let start = LENGTHS.map(|len| random.values(len, -1.0, 1.0));
+    let mut expected: Vec<Numbers> = Vec::from(start.map(|w| {
+        let zeros = vec![0.0; w.len()];
+        [w, zeros.clone(), zeros]
+    }));
+    let on_device = |x: &Vec<f64>| tensor(x, [x.len()], DType::F32, device);
+    let begin = |[w, m, v]: &Numbers| (on_device(w), [on_device(m), on_device(v)]);
+    let mut native: Vec<_> = expected.iter().map(begin).collect();
+    let mut composed: Vec<_> = native.clone();
+    for time in 1..=3 {
+        let grads = LENGTHS.map(|len| random.values(len, -4.0, 4.0));
+        for (i, (numbers, grad)) in expected.iter_mut().zip(&grads).enumerate() {
+            let [w, m, v] = &*numbers;
+            *numbers = reference::adamw(rule(i, time), w, grad, [m, v]);
+        }
+        let parameters = |before: Vec<(Tensor<1>, [Tensor<1>; 2])>| -> Vec<Parameter> {
+            let pairs = before.into_iter().zip(&grads).enumerate();
+            let one = |(i, ((weights, moments), grad))| Parameter {
+                rule: rule(i, time),
+                weights,
+                grad: on_device(grad),
+                moments,
+            };
+            pairs.map(one).collect()
+        };
+        native = adamw(parameters(native));
+        composed = parameters(composed)
+            .into_iter()
+            .map(tensors::adamw)
+            .collect();
     }
     let all = |(w, [m, v]): (Tensor<1>, [Tensor<1>; 2])| [w, m, v].map(values);
-    [expected, all(native), all(composed)]
+    let [native, composed] = [native, composed].map(|x| x.into_iter().map(all).collect());
+    [expected, native, composed]
 }
 
 fn matches_the_reference(device: &Device) {
-    // The last is more than a thread takes at a time.
-    for len in [1, 17, 40_000] {
-        let [expected, native, composed] = three_updates(device, len);
-        for (i, part) in ["weights", "first", "second"].iter().enumerate() {
-            assert_close("native", part, &native[i], &expected[i], TOL);
-            assert_close("tensors", part, &composed[i], &expected[i], TOL);
+    let [expected, native, composed] = three_updates(device);
+    for (i, len) in LENGTHS.iter().enumerate() {
+        for (j, part) in ["weights", "first", "second"].iter().enumerate() {
+            let part = format!("{part} of {len}");
+            assert_close("native", &part, &native[i][j], &expected[i][j], TOL);
+            assert_close("tensors", &part, &composed[i][j], &expected[i][j], TOL);
         }
-        if *device == Device::flex() {
-            assert_eq!(native, composed, "the same operations, the same bits");
-        }
+    }
+    if *device == Device::flex() {
+        assert_eq!(native, composed, "the same operations, the same bits");
     }
 }
 

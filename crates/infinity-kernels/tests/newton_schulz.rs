@@ -1,7 +1,7 @@
 //! Newton–Schulz, native and on tensors, against its reference.
 
 use crate::devices::on_every_device;
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::newton_schulz::{newton_schulz, reference, tensors};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
@@ -31,9 +31,8 @@ fn matches_the_reference(device: &Device) {
         let x = tensor(&g, [rows, columns], DType::F32, device);
         // Of another size: each has a norm of its own.
         let other = x.clone().flip([0]) * 8.0;
-        let [first, second] = tensors::newton_schulz_each(vec![x.clone(), other])
-            .try_into()
-            .expect("as many as there were");
+        let both = tensors::newton_schulz_stacked(Tensor::stack(vec![x.clone(), other], 0));
+        let [first, second] = [0, 1].map(|i| both.clone().narrow(0, i, 1).squeeze_dim::<2>(0));
         for (name, actual) in [
             ("native", newton_schulz(x.clone())),
             ("tensors", tensors::newton_schulz(x)),

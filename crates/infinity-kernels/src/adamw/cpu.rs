@@ -27,6 +27,7 @@ fn update_loop<const FMA: bool, const ROWS: usize>(
     let inputs = w.iter().zip(g).zip(m).zip(v);
     let outputs = new_w.iter_mut().zip(new_m).zip(new_v);
     for ((((w, g), m), v), ((new_w, new_m), new_v)) in inputs.zip(outputs) {
+        let g = g * f.scale;
         let m = m * f.beta1 + g * f.rest[0];
         let v = v * f.beta2 + g * g * f.rest[1];
         let length = (v / f.corrections[1]).sqrt() + f.eps;

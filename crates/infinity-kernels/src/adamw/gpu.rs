@@ -1,7 +1,8 @@
-//! The update on CubeCL runtimes: one launch.
+//! The update on CubeCL runtimes: one launch for as many parameters as a device binds buffers for.
 
 use super::rule::Factors;
-use crate::gpu::{contiguous, cubes_of_units, empty, units};
+use crate::gpu::many::{Places, in_a_launch};
+use crate::gpu::{UNITS, contiguous, units};
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
@@ -12,6 +13,7 @@ use cubecl::prelude::*;
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 struct Scalars {
+    scale: f32,
     beta1: f32,
     beta2: f32,
     rest1: f32,
@@ -23,43 +25,74 @@ struct Scalars {
     kept: f32,
 }
 
+/// A parameter before its update, and its place.
+#[derive(CubeType, CubeLaunch)]
+struct Before {
+    w: Box<[f32]>,
+    g: Box<[f32]>,
+    m: Box<[f32]>,
+    v: Box<[f32]>,
+    first: usize,
+    len: usize,
+    start: usize,
+}
+
+/// Cubes take the parameters one after the other, a unit a number.
 #[cube(launch)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 fn update_units(
-    w: &[f32],
-    g: &[f32],
-    m: &[f32],
-    v: &[f32],
+    before: &Sequence<Before>,
     new_w: &mut [f32],
     new_m: &mut [f32],
     new_v: &mut [f32],
     f: Scalars,
-    len: usize,
+    #[comptime] count: usize,
 ) {
-    let at = ABSOLUTE_POS;
-    if at < len {
-        let grad = g[at];
-        let first = m[at] * f.beta1 + grad * f.rest1;
-        let second = v[at] * f.beta2 + grad * grad * f.rest2;
-        let length = (second / f.correction2).sqrt() + f.eps;
-        let delta = first / f.correction1 / length;
-        new_w[at] = w[at] * f.kept - delta * f.learning_rate;
-        new_m[at] = first;
-        new_v[at] = second;
+    #[unroll]
+    for i in 0..count {
+        let x = before.index(i);
+        let at = (CUBE_POS - x.first) * UNITS + UNIT_POS as usize;
+        if CUBE_POS >= x.first && at < x.len {
+            let w = x.w[at];
+            let grad = x.g[at] * f.scale;
+            let first = x.m[at] * f.beta1 + grad * f.rest1;
+            let second = x.v[at] * f.beta2 + grad * grad * f.rest2;
+            let length = (second / f.correction2).sqrt() + f.eps;
+            let delta = first / f.correction1 / length;
+            new_w[x.start + at] = w * f.kept - delta * f.learning_rate;
+            new_m[x.start + at] = first;
+            new_v[x.start + at] = second;
+        }
     }
 }
 
-/// Weights and moments after the update.
-pub(super) fn update(f: Factors, inputs: [CubeTensor; 4]) -> [CubeTensor; 3] {
-    let [w, g, m, v] = inputs.map(|x| contiguous(x, DType::F32));
-    let results = [(); 3].map(|()| empty(&w, w.shape(), DType::F32));
-    let len = w.shape().num_elements();
-    if len > 0 {
-        let [new_w, new_m, new_v] = results.clone();
+/// Weights and moments after the update, for weights, gradients and moments of one parameter after the other.
+pub(super) fn update(f: Factors, inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
+    let inputs: Vec<_> = inputs
+        .into_iter()
+        .map(|x| contiguous(x, DType::F32))
+        .collect();
+    let n = in_a_launch(&inputs[0], 4, 3);
+    inputs
+        .chunks(4 * n)
+        .flat_map(|some| launch(f, some))
+        .collect()
+}
+
+fn launch(f: Factors, inputs: &[CubeTensor]) -> Vec<CubeTensor> {
+    let (parameters, _) = inputs.as_chunks::<4>();
+    let shape = |i: usize| parameters[i][0].shape();
+    let of = &inputs[0];
+    let lens = parameters.iter().map(|[w, ..]| w.shape().num_elements());
+    let places = Places::new(of, lens);
+    let results = [(); 3].map(|()| places.buffer(of));
+    if !places.are_empty() {
+        let before = (0..parameters.len()).map(|i| {
+            let [w, g, m, v] = parameters[i].clone().map(CubeTensor::into_buffer_arg);
+            let (first, len, start) = (places.first[i], places.len[i], places.start[i]);
+            BeforeLaunch::new(w, g, m, v, first, len, start)
+        });
         let scalars = ScalarsLaunch::new(
+            f.scale,
             f.beta1,
             f.beta2,
             f.rest[0],
@@ -70,20 +103,19 @@ pub(super) fn update(f: Factors, inputs: [CubeTensor; 4]) -> [CubeTensor; 3] {
             f.learning_rate,
             f.kept,
         );
+        let [new_w, new_m, new_v] = results.clone().map(CubeTensor::into_buffer_arg);
         update_units::launch(
-            &w.client.clone(),
-            cubes_of_units(len),
+            &of.client,
+            places.cubes(),
             units(),
-            w.into_buffer_arg(),
-            g.into_buffer_arg(),
-            m.into_buffer_arg(),
-            v.into_buffer_arg(),
-            new_w.into_buffer_arg(),
-            new_m.into_buffer_arg(),
-            new_v.into_buffer_arg(),
+            before.collect(),
+            new_w,
+            new_m,
+            new_v,
             scalars,
-            len,
+            parameters.len(),
         );
     }
-    results
+    let all = (0..parameters.len()).flat_map(|i| results.iter().map(move |x| (i, x)));
+    all.map(|(i, x)| places.part(x, i, shape(i))).collect()
 }

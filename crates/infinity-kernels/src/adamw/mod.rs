@@ -1,4 +1,4 @@
-//! AdamW's update of one parameter (Loshchilov and Hutter 2019, arXiv:1711.05101), in one pass.
+//! AdamW's update of parameters (Loshchilov and Hutter 2019, arXiv:1711.05101), in one pass.
 //!
 //! ```text
 //! m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
@@ -20,44 +20,94 @@ pub use rule::AdamW;
 use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
 use burn::tensor::{Tensor, assert_shape};
 
-/// Weights, first and second moment after an update, all of one length, given those before it and the
-/// gradient; moments begin as zeros. In `f32`, without autodiff.
+/// A parameter in front of its update: all of one length, in `f32`, without autodiff. Moments begin as zeros.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// The numbers of its update.
+    pub rule: AdamW,
+    /// What is updated.
+    pub weights: Tensor<1>,
+    /// The gradient, times one over [`AdamW::scale`].
+    pub grad: Tensor<1>,
+    /// First and second moment.
+    pub moments: [Tensor<1>; 2],
+}
+
+/// Weights and moments of each parameter after its update, on a GPU in few launches for all.
 ///
 /// # Panics
 ///
-/// If the lengths differ.
+/// If lengths of one parameter differ.
 #[track_caller]
-pub fn adamw(
-    rule: AdamW,
-    weights: Tensor<1>,
-    grad: Tensor<1>,
-    moments: [Tensor<1>; 2],
-) -> (Tensor<1>, [Tensor<1>; 2]) {
-    let [len] = weights.dims();
-    assert_shape!(grad, [len]);
-    assert_shape!(moments[0], [len]);
-    assert_shape!(moments[1], [len]);
-    if !operator::has_row_kernels(&weights.device()) {
-        return tensors::adamw(rule, weights, grad, moments);
+pub fn adamw(parameters: Vec<Parameter>) -> Vec<(Tensor<1>, [Tensor<1>; 2])> {
+    for Parameter {
+        weights,
+        grad,
+        moments,
+        ..
+    } in &parameters
+    {
+        let [len] = weights.dims();
+        assert_shape!(grad, [len]);
+        assert_shape!(moments[0], [len]);
+        assert_shape!(moments[1], [len]);
     }
-    let [first, second] = moments;
-    let inputs = [weights, grad, first, second];
-    let inputs = inputs.map(Tensor::into_dispatch).into();
-    let mut results = operator::run(Update(rule), inputs);
-    (results.take(), [results.take(), results.take()])
+    match parameters.first().map(|one| one.weights.device()) {
+        Some(device) if operator::has_gpu_kernels(&device) => together(parameters),
+        _ => parameters.into_iter().map(alone).collect(),
+    }
 }
 
-/// Weights, gradient and moments to weights and moments.
-#[derive(Clone, Debug)]
-struct Update(AdamW);
+fn alone(parameter: Parameter) -> (Tensor<1>, [Tensor<1>; 2]) {
+    match operator::on_cpu(&parameter.weights.device()) {
+        true => together(vec![parameter]).swap_remove(0),
+        false => tensors::adamw(parameter),
+    }
+}
+
+/// One operation for all parameters with the same numbers.
+fn together(parameters: Vec<Parameter>) -> Vec<(Tensor<1>, [Tensor<1>; 2])> {
+    let mut groups: Vec<(Update, Vec<usize>)> = Vec::new();
+    for (i, parameter) in parameters.iter().enumerate() {
+        let update = Update(parameter.rule.factors());
+        match groups.iter_mut().find(|(group, _)| *group == update) {
+            Some((_, all)) => all.push(i),
+            None => groups.push((update, vec![i])),
+        }
+    }
+    let mut parameters: Vec<_> = parameters.into_iter().map(Some).collect();
+    let mut updated: Vec<_> = parameters.iter().map(|_| None).collect();
+    for (update, of) in groups {
+        let inputs = of.iter().flat_map(|i| {
+            let one = parameters[*i].take().expect("each is in one group");
+            let [first, second] = one.moments;
+            [one.weights, one.grad, first, second].map(Tensor::into_dispatch)
+        });
+        let mut results = operator::run(update, inputs.collect());
+        for i in of {
+            let weights = results.take();
+            updated[i] = Some((weights, [results.take(), results.take()]));
+        }
+    }
+    updated.into_iter().flatten().collect()
+}
+
+/// Weights, gradient and moments of one parameter after the other to weights and moments.
+#[derive(Clone, Debug, PartialEq)]
+struct Update(rule::Factors);
 
 impl Operator for Update {
     const NAME: &'static str = "adamw";
 
-    cpu_kernel!(|self, [w, g, m, v]| cpu::update(self.0.factors(), [w, g, m, v]));
+    cpu_kernel!(|self, [w, g, m, v]| cpu::update(self.0, [w, g, m, v]));
 
     gpu_kernel! {
-        |self, specs| [specs[0].clone(), specs[2].clone(), specs[3].clone()];
-        |self, [w, g, m, v]| gpu::update(self.0.factors(), [w, g, m, v])
+        |self, specs| specs
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| i % 4 != 1)
+            .map(|(_, spec)| spec.clone())
+            .collect::<Vec<_>>();
+        |self, inputs| gpu::update(self.0, inputs)
     }
 }

@@ -8,7 +8,7 @@ pub fn adamw(rule: AdamW, weights: &[f64], grad: &[f64], moments: [&[f64]; 2]) -
     let blend = |beta: f64, before: &[f64], now: &dyn Fn(f64) -> f64| -> Vec<f64> {
         let pairs = before.iter().zip(grad);
         pairs
-            .map(|(x, g)| beta * x + (1.0 - beta) * now(*g))
+            .map(|(x, g)| beta * x + (1.0 - beta) * now(rule.scale * g))
             .collect()
     };
     let first = blend(beta1, moments[0], &|g| g);

@@ -15,11 +15,15 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// The number of this update, `t`, counted from 1.
     pub time: i32,
+    /// The gradient is this times what is given.
+    pub scale: f64,
 }
 
 /// The scalars of an update as every body uses them, in `f32`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Factors {
+    /// Of the gradient.
+    pub(super) scale: f32,
     pub(super) beta1: f32,
     pub(super) beta2: f32,
     /// `1 − β₁` and `1 − β₂`.
@@ -35,6 +39,7 @@ pub(super) struct Factors {
 impl AdamW {
     pub(super) fn factors(&self) -> Factors {
         Factors {
+            scale: self.scale as f32,
             beta1: self.beta1,
             beta2: self.beta2,
             rest: [1.0 - self.beta1, 1.0 - self.beta2],

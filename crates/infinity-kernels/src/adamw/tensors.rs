@@ -1,16 +1,21 @@
 //! The update on tensors, on any device.
 
-use super::rule::AdamW;
+use super::Parameter;
 use burn::tensor::Tensor;
 
-/// As [`adamw`](super::adamw()).
-pub fn adamw(
-    rule: AdamW,
-    weights: Tensor<1>,
-    grad: Tensor<1>,
-    [first, second]: [Tensor<1>; 2],
-) -> (Tensor<1>, [Tensor<1>; 2]) {
+/// As [`adamw`](super::adamw()), for one parameter.
+pub fn adamw(parameter: Parameter) -> (Tensor<1>, [Tensor<1>; 2]) {
+    let Parameter {
+        rule,
+        weights,
+        grad,
+        moments: [first, second],
+    } = parameter;
     let f = rule.factors();
+    let grad = match f.scale {
+        1.0 => grad,
+        scale => grad * scale,
+    };
     let first = first * f.beta1 + grad.clone() * f.rest[0];
     let second = second * f.beta2 + grad.square() * f.rest[1];
     let length = (second.clone() / f.corrections[1]).sqrt() + f.eps;

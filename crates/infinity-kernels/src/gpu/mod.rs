@@ -5,6 +5,7 @@
 
 #[cfg(feature = "testing")]
 pub mod launches;
+pub(crate) mod many;
 pub(crate) mod sums;
 
 use burn::backend::{DispatchDevice, TensorMetadata, ops::FloatTensorOps};

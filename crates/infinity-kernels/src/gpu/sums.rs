@@ -1,4 +1,4 @@
-//! Sums over the units of a cube, and over the rows of a matrix.
+//! Sums and maxima over the units of a cube, and over the rows of a matrix.
 
 use super::{UNITS, cubes, empty, units};
 use burn::tensor::{DType, Shape};
@@ -32,6 +32,25 @@ pub(crate) fn over_lanes(x: f32, spare: &mut Shared<[f32]>, #[comptime] lanes: u
     let sum = spare[unit / lanes * lanes];
     sync_cube();
     sum
+}
+
+/// The largest `x` of the unit's `lanes` neighbours, as [`over_lanes`].
+#[cube]
+pub(crate) fn most_of_lanes(x: f32, spare: &mut Shared<[f32]>, #[comptime] lanes: usize) -> f32 {
+    let unit = UNIT_POS as usize;
+    spare[unit] = x;
+    sync_cube();
+    #[unroll]
+    for level in 0..comptime!(lanes.ilog2() as usize) {
+        let step = comptime!(lanes >> (level + 1));
+        if unit % lanes < step && spare[unit + step] > spare[unit] {
+            spare[unit] = spare[unit + step];
+        }
+        sync_cube();
+    }
+    let most = spare[unit / lanes * lanes];
+    sync_cube();
+    most
 }
 
 /// `out[c] = Σ_r x[r, from + c]`: a cube for [`COLUMNS`] columns, its units in as many rows as fit.

@@ -24,18 +24,6 @@ pub fn newton_schulz(g: Tensor<2>) -> Tensor<2> {
     tensors::newton_schulz(g)
 }
 
-/// The iteration for each of `matrices`, which are of one shape, in the launches that one takes on a GPU.
-///
-/// # Panics
-///
-/// If their shapes differ, or there are none.
-pub fn newton_schulz_each(matrices: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
-    if matrices.len() == 1 || operator::on_cpu(&matrices[0].device()) {
-        return matrices.into_iter().map(newton_schulz).collect();
-    }
-    tensors::newton_schulz_each(matrices)
-}
-
 /// A matrix to its iteration.
 #[derive(Clone, Debug)]
 struct NewtonSchulz;

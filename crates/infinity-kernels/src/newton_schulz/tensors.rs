@@ -8,17 +8,15 @@ pub fn newton_schulz(g: Tensor<2>) -> Tensor<2> {
     iterated(g, |g| g.square().sum().sqrt().unsqueeze())
 }
 
-/// [`newton_schulz`] for matrices of one shape, side by side in every product: as many launches as one takes.
-pub fn newton_schulz_each(matrices: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
-    let n = matrices.len();
+/// [`newton_schulz`] for matrices of one shape `[matrices, rows, columns]`, side by side in every product: as many
+/// launches as one takes.
+pub fn newton_schulz_stacked(matrices: Tensor<3>) -> Tensor<3> {
     let norms = |g: Tensor<3>| {
         let [n, rows, columns] = g.dims();
         let squares = g.square().reshape([n, rows * columns]);
         squares.sum_dim(1).sqrt().reshape([n, 1, 1])
     };
-    let all = iterated(Tensor::stack::<3>(matrices, 0), norms);
-    let one = |i| all.clone().narrow(0, i, 1).squeeze_dim(0);
-    (0..n).map(one).collect()
+    iterated(matrices, norms)
 }
 
 /// The iteration over the last two dims of `g`, whose norms are as `norm` says.

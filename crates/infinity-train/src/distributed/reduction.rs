@@ -11,7 +11,7 @@ use super::Devices;
 use crate::burn_train::words;
 use crate::config::{DistributedConfig, DistributedStrategy};
 use crate::error::TrainError;
-use crate::optimizer::{Optimizer, scaled};
+use crate::optimizer::Optimizer;
 use crate::step::Trainee;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -210,8 +210,7 @@ impl Update {
         grads: GradientsParams,
     ) {
         if self.taken {
-            let grads = scaled(trainee, grads, self.factor);
-            *trainee = optimizer.step(trainee.clone(), grads, self.step);
+            *trainee = optimizer.step_scaled(trainee.clone(), grads, self.factor, self.step);
         }
     }
 }

@@ -3,7 +3,8 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
-use infinity_kernels::in_pool;
+use infinity_kernels::square_sum::square_sum;
+use infinity_kernels::{has_pool, in_pool};
 
 /// The norm of all gradients together, and the gradients scaled down to `max_norm` (0: as they
 /// are). A norm that is not finite is returned with the gradients untouched.
@@ -47,12 +48,12 @@ pub(crate) fn measure<M: Module + Sync>(
         let mut squares = Squares {
             grads: &grads,
             sum: None,
+            others: Vec::new(),
         };
         model.visit(&mut squares);
-        let norm = squares
-            .sum
-            .map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt())
-            / scale;
+        let Squares { sum, others, .. } = squares;
+        let sum = sum.or_else(|| (!others.is_empty()).then(|| square_sum(others)));
+        let norm = sum.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt()) / scale;
         let too_long = max_norm > 0.0 && norm > max_norm;
         let factor = match (norm.is_finite(), too_long) {
             (false, _) => 1.0,
@@ -64,11 +65,7 @@ pub(crate) fn measure<M: Module + Sync>(
 }
 
 /// The second half: the gradients times `factor`.
-pub(crate) fn scaled<M: Module + Sync>(
-    model: &M,
-    mut grads: GradientsParams,
-    factor: f64,
-) -> GradientsParams {
+fn scaled<M: Module + Sync>(model: &M, mut grads: GradientsParams, factor: f64) -> GradientsParams {
     if factor == 1.0 {
         return grads;
     }
@@ -90,14 +87,19 @@ pub(super) fn pooled<R: Send>(devices: &[Device], work: impl FnOnce() -> R + Sen
     }
 }
 
+/// The sum of all squares: on a CPU as far as it has come, elsewhere of what is still to be added up together.
 struct Squares<'a> {
     grads: &'a GradientsParams,
     sum: Option<Tensor<1>>,
+    others: Vec<Tensor<1>>,
 }
 
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.get::<D>(param.id) {
+            if !has_pool(&grad.device()) {
+                return self.others.push(grad.reshape([-1]));
+            }
             let square = grad.cast(DType::F32).square().sum();
             self.sum = Some(match self.sum.take() {
                 Some(sum) => sum + square,

@@ -17,19 +17,20 @@ mod clip;
 mod record;
 mod schedule;
 
+pub(crate) use clip::measure;
 pub use clip::{clip, clip_scaled};
-pub(crate) use clip::{measure, scaled};
 pub use schedule::Schedule;
 
 use crate::config::{LrSchedulerConfig, OptimizerConfig, OptimizerName};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams};
 use burn::tensor::{DType, Device, Tensor};
-use infinity_kernels::adamw::{AdamW, adamw};
-use infinity_kernels::newton_schulz::{newton_schulz, newton_schulz_each};
-use infinity_kernels::{each_in_pool, has_pool};
+use infinity_kernels::adamw::{AdamW, Parameter, adamw};
+use infinity_kernels::has_pool;
+use infinity_kernels::muon::tensors::cautious_decay;
+use infinity_kernels::muon::{Matrix, Muon, muon};
 use infinity_model::parameters::ParameterRole;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 /// How one parameter is updated.
 #[derive(Clone, Debug)]
@@ -112,137 +113,173 @@ impl Optimizer {
 
     /// `module` after step `step`, counted from 0, with these gradients. A parameter without a gradient
     /// stays as it is.
-    pub fn step<M: Module>(&mut self, module: M, mut grads: GradientsParams, step: u64) -> M {
+    pub fn step<M: Module>(&mut self, module: M, grads: GradientsParams, step: u64) -> M {
+        self.step_scaled(module, grads, 1.0, step)
+    }
+
+    /// [`step`](Self::step) with the gradients times `factor`.
+    pub(crate) fn step_scaled<M: Module>(
+        &mut self,
+        module: M,
+        mut grads: GradientsParams,
+        factor: f64,
+        step: u64,
+    ) -> M {
         clip::pooled(&module.devices(), || {
-            let mut updated = HashMap::new();
-            for shape in self.groups() {
-                let mut begun = Begun {
-                    optimizer: self,
-                    grads: &mut grads,
-                    step,
-                    shape,
-                    found: Vec::new(),
-                };
-                module.visit(&mut begun);
-                let (ids, matrices): (Vec<ParamId>, Vec<Matrix>) = begun.found.into_iter().unzip();
-                updated.extend(ids.into_iter().zip(Matrix::all_updated(matrices)));
-            }
-            module.map(&mut Update {
+            let mut moving = Moving {
                 optimizer: self,
                 grads: &mut grads,
+                factor,
                 step,
-                updated,
-            })
+                adamw: Vec::new(),
+                muon: Vec::new(),
+                moved: HashMap::new(),
+            };
+            module.visit(&mut moving);
+            moving.move_rest();
+            let mut put = Put(moving.moved);
+            module.map(&mut put)
         })
     }
+}
 
-    /// The shapes of Muon's matrices, each a group that is orthogonalised together; `None` is all of them,
-    /// where kernels share threads: a matrix of a small model is too small to be shared by those.
-    fn groups(&self) -> Vec<Option<[usize; 2]>> {
-        let muons = self.slots.values().filter(|slot| slot.rule.muon);
-        let groups = muons.map(|slot| match has_pool(&slot.device) {
-            true => None,
-            false => Some([slot.dims[0], slot.dims[1]]),
-        });
-        // In the same order in every step and process.
-        let groups: BTreeSet<_> = groups.collect();
-        groups.into_iter().collect()
-    }
+/// What of a parameter is kept aside while it is moved.
+struct Aside {
+    id: ParamId,
+    dtype: DType,
+    /// AdamW's steps before this one.
+    time: usize,
+    /// Its numbers before the step and the decay, where that is cautious.
+    cautious: Option<(Tensor<1>, f64)>,
+}
 
-    /// The values of a parameter after its step.
-    fn update<const D: usize>(
-        &mut self,
-        id: ParamId,
-        weights: Tensor<D>,
-        grad: Tensor<D>,
-        step: u64,
-    ) -> Tensor<D> {
-        let slot = self.slots.get_mut(&id).expect("a parameter of the module");
-        let dims = weights.dims();
-        let before = match slot.moments.take() {
-            Some(Moments::AdamW(state)) => Some(state),
-            _ => None,
+/// Takes parameters and gradients together and moves them: on a CPU one of AdamW's after the other, elsewhere all at
+/// once, and Muon's matrices among themselves.
+struct Moving<'a> {
+    optimizer: &'a mut Optimizer,
+    grads: &'a mut GradientsParams,
+    factor: f64,
+    step: u64,
+    adamw: Vec<(Aside, Parameter)>,
+    muon: Vec<(Aside, Matrix)>,
+    moved: HashMap<ParamId, Tensor<1>>,
+}
+
+impl ModuleVisitor for Moving<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(grad) = self.grads.remove::<D>(param.id) else {
+            return;
         };
-        let cautious = slot.rule.decays && self.config.cautious_weight_decay;
-        let decays = slot.rule.decays && !cautious;
-        let [old, grad] = [weights, grad].map(|x| x.cast(DType::F32).reshape([-1]));
-        let rate = slot.rule.rate.at(step);
-        let (mut weights, after) =
-            adamw_step(&self.config, decays, rate, old.clone(), grad, before);
-        if cautious {
-            let update = old.clone() - weights.clone();
-            weights = weights - cautious_decay(old, update, rate * self.config.weight_decay);
-        }
-        slot.moments = Some(Moments::AdamW(after));
-        weights.reshape(dims)
-    }
-
-    /// The step of a matrix under Muon, up to its orthogonal update.
-    fn begin<const D: usize>(
-        &mut self,
-        id: ParamId,
-        weights: Tensor<D>,
-        grad: Tensor<D>,
-        step: u64,
-    ) -> Matrix {
-        let slot = self.slots.get_mut(&id).expect("a parameter of the module");
-        let [rows, columns] = [slot.dims[0], slot.dims[1]];
-        let [weights, grad] = [weights, grad].map(|x| x.cast(DType::F32).reshape([rows, columns]));
-        let momentum = self.config.muon_momentum as f32;
-        let velocity = match slot.moments.take() {
-            Some(Moments::Muon(velocity)) => grad.clone() + velocity * momentum,
-            _ => grad.clone(),
+        let weights = param.val().inner();
+        // What is scaled in a half format is rounded to it.
+        let (grad, scale) = match grad.dtype() {
+            DType::F32 => (grad, self.factor),
+            _ if self.factor == 1.0 => (grad.cast(DType::F32), 1.0),
+            _ => ((grad * self.factor).cast(DType::F32), 1.0),
         };
-        slot.moments = Some(Moments::Muon(velocity.clone()));
-        let rate = slot.rule.rate.at(step);
+        let config = &self.optimizer.config;
+        let slot = self.optimizer.slots.get_mut(&param.id);
+        let slot = slot.expect("a parameter of the module");
+        let rate = slot.rule.rate.at(self.step);
+        let mut aside = Aside {
+            id: param.id,
+            dtype: weights.dtype(),
+            time: 0,
+            cautious: None,
+        };
+        let weights = weights.cast(DType::F32);
         let decay = match slot.rule.decays {
-            true => self.config.weight_decay,
+            true => config.weight_decay,
             false => 0.0,
         };
-        Matrix {
+        if slot.rule.muon {
+            let [rows, columns] = [slot.dims[0], slot.dims[1]];
+            let [weights, grad] = [weights, grad].map(|x| x.reshape([rows, columns]));
+            let velocity = match slot.moments.take() {
+                Some(Moments::Muon(velocity)) => Some(velocity),
+                _ => None,
+            };
+            let rule = Muon {
+                momentum: config.muon_momentum as f32,
+                scale,
+                rate: rate * (rows as f64 / columns as f64).max(1.0).sqrt(),
+                decay: rate * decay,
+                cautious: config.cautious_weight_decay,
+            };
+            let matrix = Matrix {
+                rule,
+                weights,
+                grad,
+                velocity,
+            };
+            return self.muon.push((aside, matrix));
+        }
+        let [weights, grad] = [weights, grad].map(|x| x.reshape([-1]));
+        let (time, moments) = match slot.moments.take() {
+            Some(Moments::AdamW(AdamWState { momentum })) => {
+                (momentum.time, [momentum.moment_1, momentum.moment_2])
+            }
+            _ => (0, [(); 2].map(|()| weights.zeros_like())),
+        };
+        aside.time = time;
+        let cautious = slot.rule.decays && config.cautious_weight_decay;
+        aside.cautious = cautious.then(|| (weights.clone(), rate * decay));
+        let rule = AdamW {
+            beta1: config.beta1 as f32,
+            beta2: config.beta2 as f32,
+            eps: config.eps as f32,
+            learning_rate: rate,
+            // In f32, as Burn's optimizer keeps it.
+            weight_decay: if cautious {
+                0.0
+            } else {
+                f64::from(decay as f32)
+            },
+            time: time as i32 + 1,
+            scale,
+        };
+        let one_by_one = has_pool(&weights.device());
+        let parameter = Parameter {
+            rule,
             weights,
-            decay: rate * decay,
-            cautious: self.config.cautious_weight_decay,
-            update: velocity * momentum + grad,
-            rate: rate * (rows as f64 / columns as f64).max(1.0).sqrt(),
+            grad,
+            moments,
+        };
+        self.adamw.push((aside, parameter));
+        if one_by_one {
+            self.move_by_adamw();
         }
     }
 }
 
-/// AdamW's update of a parameter's numbers: the numbers and the moments after it.
-fn adamw_step(
-    config: &OptimizerConfig,
-    decays: bool,
-    learning_rate: f64,
-    weights: Tensor<1>,
-    grad: Tensor<1>,
-    before: Option<AdamWState<1>>,
-) -> (Tensor<1>, AdamWState<1>) {
-    let (time, moments) = match before.map(|state| state.momentum) {
-        Some(momentum) => (momentum.time, [momentum.moment_1, momentum.moment_2]),
-        None => (0, [(); 2].map(|()| weights.zeros_like())),
-    };
-    let rule = AdamW {
-        beta1: config.beta1 as f32,
-        beta2: config.beta2 as f32,
-        eps: config.eps as f32,
-        learning_rate,
-        // In f32, as Burn's optimizer keeps it.
-        weight_decay: if decays {
-            f64::from(config.weight_decay as f32)
-        } else {
-            0.0
-        },
-        time: time as i32 + 1,
-    };
-    let (weights, [moment_1, moment_2]) = adamw(rule, weights, grad, moments);
-    let momentum = AdaptiveMomentumState {
-        time: time + 1,
-        moment_1,
-        moment_2,
-        max_moment_2: None,
-    };
-    (weights, AdamWState { momentum })
+impl Moving<'_> {
+    fn move_by_adamw(&mut self) {
+        let (asides, parameters): (Vec<_>, Vec<_>) = self.adamw.drain(..).unzip();
+        for (mut aside, (mut weights, [moment_1, moment_2])) in
+            asides.into_iter().zip(adamw(parameters))
+        {
+            if let Some((old, decay)) = aside.cautious.take() {
+                let update = old.clone() - weights.clone();
+                weights = weights - cautious_decay(old, update, decay);
+            }
+            let momentum = AdaptiveMomentumState::new(aside.time + 1, moment_1, moment_2);
+            self.keep(&aside, weights, Moments::AdamW(AdamWState { momentum }));
+        }
+    }
+
+    fn move_rest(&mut self) {
+        self.move_by_adamw();
+        let (asides, matrices): (Vec<_>, Vec<_>) = self.muon.drain(..).unzip();
+        for (aside, (weights, velocity)) in asides.iter().zip(muon(matrices)) {
+            self.keep(aside, weights.reshape([-1]), Moments::Muon(velocity));
+        }
+    }
+
+    fn keep(&mut self, aside: &Aside, weights: Tensor<1>, moments: Moments) {
+        let slot = self.optimizer.slots.get_mut(&aside.id);
+        slot.expect("a parameter of the module").moments = Some(moments);
+        self.moved.insert(aside.id, weights.cast(aside.dtype));
+    }
 }
 
 /// The rule of the parameter at `path`.
@@ -300,103 +337,17 @@ impl<R: Fn(&str, &[usize]) -> Rule> ModuleVisitor for Slots<R> {
     }
 }
 
-/// A matrix on its way through Muon's step: its orthogonal update is still to be taken.
-struct Matrix {
-    weights: Tensor<2>,
-    /// Part of the weights that is lost.
-    decay: f64,
-    /// Whether only that of numbers which the update makes smaller.
-    cautious: bool,
-    /// Momentum, to be orthogonalised.
-    update: Tensor<2>,
-    /// Factor of the orthogonal update.
-    rate: f64,
-}
-
-impl Matrix {
-    /// All of `matrices` after their step: on a GPU they are of one shape and take the launches of one.
-    fn all_updated(matrices: Vec<Self>) -> Vec<Tensor<2>> {
-        let Some(device) = matrices.first().map(|matrix| matrix.weights.device()) else {
-            return Vec::new();
-        };
-        if has_pool(&device) {
-            return each_in_pool(&device, matrices, |matrix| {
-                let orthogonal = newton_schulz(matrix.update.clone());
-                matrix.updated(orthogonal)
-            });
-        }
-        let updates = matrices.iter().map(|matrix| matrix.update.clone());
-        let orthogonal = newton_schulz_each(updates.collect());
-        let each = matrices.into_iter().zip(orthogonal);
-        each.map(|(matrix, orthogonal)| matrix.updated(orthogonal))
-            .collect()
-    }
-
-    fn updated(self, orthogonal: Tensor<2>) -> Tensor<2> {
-        let update = orthogonal * self.rate;
-        if self.cautious && self.decay != 0.0 {
-            let decay = cautious_decay(self.weights.clone(), update.clone(), self.decay);
-            return self.weights - update - decay;
-        }
-        let weights = match self.decay {
-            0.0 => self.weights,
-            decay => self.weights * (1.0 - decay),
-        };
-        weights - update
-    }
-}
-
-/// What decay takes from `weights` from which `update` is subtracted: a part of those that it makes
-/// smaller (Chen et al. 2025, arXiv:2510.12402).
-fn cautious_decay<const D: usize>(weights: Tensor<D>, update: Tensor<D>, decay: f64) -> Tensor<D> {
-    let smaller = (update * weights.clone()).greater_elem(0.0).float();
-    weights * smaller.cast(DType::F32) * decay
-}
-
-/// Begins Muon's step of every matrix of a group.
-struct Begun<'a> {
-    optimizer: &'a mut Optimizer,
-    grads: &'a mut GradientsParams,
-    step: u64,
-    /// As [`Optimizer::groups`].
-    shape: Option<[usize; 2]>,
-    found: Vec<(ParamId, Matrix)>,
-}
-
-impl ModuleVisitor for Begun<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let slot = &self.optimizer.slots[&param.id];
-        if slot.rule.muon
-            && self.shape.is_none_or(|shape| slot.dims == shape)
-            && let Some(grad) = self.grads.remove::<D>(param.id)
-        {
-            let weights = param.val().inner();
-            let matrix = self.optimizer.begin(param.id, weights, grad, self.step);
-            self.found.push((param.id, matrix));
-        }
-    }
-}
-
-/// Puts every parameter's new value into its place, with the autodiff of the old one. (Burn's marks for
+/// Puts every parameter's new numbers into its place, with the autodiff of the old one. (Burn's marks for
 /// its own collective hooks, which nothing here uses, are not kept.)
-struct Update<'a> {
-    optimizer: &'a mut Optimizer,
-    grads: &'a mut GradientsParams,
-    step: u64,
-    updated: HashMap<ParamId, Tensor<2>>,
-}
+struct Put(HashMap<ParamId, Tensor<1>>);
 
-impl ModuleMapper for Update<'_> {
+impl ModuleMapper for Put {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, old, mapper) = param.consume();
-        let new = match (self.updated.remove(&id), self.grads.remove::<D>(id)) {
-            (Some(matrix), _) => of_rank(matrix),
-            (None, Some(grad)) => self
-                .optimizer
-                .update(id, old.clone().inner(), grad, self.step),
-            (None, None) => return Param::from_mapped_value(id, old, mapper),
+        let Some(new) = self.0.remove(&id) else {
+            return Param::from_mapped_value(id, old, mapper);
         };
-        let mut new = Tensor::from_inner(new.cast(old.dtype()));
+        let mut new = Tensor::from_inner(new.reshape(old.dims()));
         if let Some(strategy) = old.gradient_checkpointing_strategy() {
             new = new.with_gradient_checkpointing_strategy(strategy);
         }
@@ -405,13 +356,6 @@ impl ModuleMapper for Update<'_> {
         }
         Param::from_mapped_value(id, new, mapper)
     }
-}
-
-/// A matrix where the rank is a constant, which is 2.
-fn of_rank<const D: usize>(matrix: Tensor<2>) -> Tensor<D> {
-    let mut dims = [0; D];
-    dims.copy_from_slice(&matrix.dims());
-    matrix.reshape(dims)
 }
 
 #[cfg(test)]

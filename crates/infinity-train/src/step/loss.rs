@@ -2,65 +2,16 @@
 //!
 //! The logits of a long batch are larger than everything else in a step together, so they never
 //! exist at once: `chunk` tokens are projected, their loss and its gradient are taken, and the
-//! logits are dropped. The gradient is written by hand,
-//!
-//! ```text
-//! d_logits = (softmax(logits) − onehot(target)) · scale        0 where the target is ignored
-//! ```
-//!
-//! and enters the autodiff graph as a surrogate `⟨hidden, d_hidden⟩ + ⟨weight, d_weight⟩`, whose
-//! gradient is exactly that.
+//! logits are dropped. The gradient is written by hand ([`infinity_kernels::cross_entropy`]) and enters the autodiff
+//! graph as a surrogate `⟨hidden, d_hidden⟩ + ⟨weight, d_weight⟩`, whose gradient is exactly that.
 
-use crate::data::IGNORE_INDEX;
-use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use burn::tensor::Tensor;
+use infinity_kernels::cross_entropy::{Targets, cross_entropy, with_gradient};
 use infinity_model::Formats;
-
-/// Targets on the device, flat.
-struct Targets {
-    /// `[N, 1]`; ignored ones point at token 0.
-    ids: Tensor<2, Int>,
-    /// `[N, 1]`, one where the target counts.
-    counts: Tensor<2>,
-}
-
-impl Targets {
-    fn new(targets: &[i32], device: &Device) -> Self {
-        let n = targets.len();
-        let ids: Vec<i32> = targets.iter().map(|target| (*target).max(0)).collect();
-        let counts: Vec<f32> = targets
-            .iter()
-            .map(|target| f32::from(u8::from(*target != IGNORE_INDEX)))
-            .collect();
-        Targets {
-            ids: Tensor::from_data(TensorData::new(ids, [n, 1]), device),
-            counts: Tensor::from_data(TensorData::new(counts, [n, 1]), device),
-        }
-    }
-
-    fn narrow(&self, start: usize, len: usize) -> Self {
-        Targets {
-            ids: self.ids.clone().narrow(0, start, len),
-            counts: self.counts.clone().narrow(0, start, len),
-        }
-    }
-}
 
 /// Tokens at a time: `chunk`, or all of them where it is 0.
 fn chunk_len(chunk: usize, n: usize) -> usize {
     if chunk == 0 { n } else { chunk.min(n) }
-}
-
-/// Losses of some tokens `[n, 1]`, 0 where ignored, and their log-probabilities `[n, vocab_size]`.
-fn chunk_losses(
-    hidden: Tensor<2>,
-    weight: Tensor<2>,
-    targets: &Targets,
-    formats: Formats,
-) -> (Tensor<2>, Tensor<2>) {
-    let logits = formats.single(formats.matmul(hidden, weight));
-    let log_probs = activation::log_softmax(logits, 1);
-    let picked = log_probs.clone().gather(1, targets.ids.clone());
-    ((picked * targets.counts.clone()).neg(), log_probs)
 }
 
 /// A loss outside the autodiff graph and what stands for it inside.
@@ -96,13 +47,10 @@ pub fn training_loss(
     for start in (0..n).step_by(step) {
         let len = step.min(n - start);
         let (h, targets) = (h.clone().narrow(0, start, len), targets.narrow(start, len));
-        let (losses, log_probs) = chunk_losses(h.clone(), w.clone(), &targets, formats);
+        let logits = formats.matmul(h.clone(), w.clone());
+        let (losses, d_logits) = with_gradient(logits, &targets, scale);
         sums.push(losses.sum());
-        let minus_one = targets.counts.ones_like().neg();
-        let d_logits = log_probs
-            .exp()
-            .scatter(1, targets.ids, minus_one, IndexingUpdateOp::Add);
-        let d_logits = formats.products(d_logits * (targets.counts * scale));
+        let d_logits = formats.products(d_logits);
         d_hidden.push(formats.matmul(d_logits.clone(), w.clone().transpose()));
         // In f32, or the chunks would not add up to what one chunk gives.
         let d_w = formats.single(h.transpose().matmul(d_logits));
@@ -151,14 +99,14 @@ pub fn token_losses(
         .collect()
 }
 
-/// Losses `[n, 1]` of one chunk of tokens after another.
+/// Losses `[n]` of one chunk of tokens after another.
 fn chunks_of_losses(
     hidden: Tensor<3>,
     weight: Tensor<2>,
     targets: &[i32],
     chunk: usize,
     formats: Formats,
-) -> impl Iterator<Item = Tensor<2>> {
+) -> impl Iterator<Item = Tensor<1>> {
     let [b, t, width] = hidden.dims();
     let n = b * t;
     let hidden = formats.products(hidden.inner().reshape([n, width]));
@@ -169,14 +117,16 @@ fn chunks_of_losses(
         let len = step.min(n - start);
         let hidden = hidden.clone().narrow(0, start, len);
         let targets = targets.narrow(start, len);
-        chunk_losses(hidden, weight.clone(), &targets, formats).0
+        cross_entropy(formats.matmul(hidden, weight.clone()), &targets)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::IGNORE_INDEX;
     use burn::tensor::DType;
+    use burn::tensor::Device;
     use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
     use infinity_model::Precision;
 
