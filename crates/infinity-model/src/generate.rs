@@ -541,7 +541,10 @@ fn continue_text(
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generation, GenerateError> {
     tokenizer.dropped(prompt)?.check()?;
-    let mut ids = tokenizer.encode(prompt)?;
+    let mut ids = match context.position() {
+        0 => tokenizer.encode_text(prompt)?,
+        _ => tokenizer.encode(prompt)?,
+    };
     if ids.is_empty() && context.position() == 0 {
         // Texts are separated by one token in training, so what follows it is a beginning.
         let known = model.config();
