@@ -99,6 +99,45 @@ fn matches_the_reference_gradients_too(device: &Device) {
     }
 }
 
+/// Queries and keys in one call: both and their gradients, each as alone.
+fn two_at_once_are_each(device: &Device) {
+    let dims = [2, 5, 3, 6];
+    let tracked = device.clone().autodiff();
+    let rotary_dims = RotaryDims {
+        key_dim: 6,
+        rotated: 4,
+        base: 100.0,
+        scaling: Scaling::None,
+    };
+    let rotary = Rotary::new(&[0, 7], 5, rotary_dims, device);
+    let (one, d_y) = seeded(dims);
+    let other: Vec<f64> = one.iter().rev().copied().collect();
+    let answers = |together: bool| {
+        let leaf = |x: &[f64]| tensor::<4>(x, dims, DType::F32, &tracked).require_grad();
+        let leaves = [leaf(&one), leaf(&other)];
+        let results = match together {
+            true => rotary.units(leaves.clone(), FeatureMap::Relu, L2_EPS),
+            false => leaves
+                .clone()
+                .map(|x| rotary.unit(x, FeatureMap::Relu, L2_EPS)),
+        };
+        let d_y = tensor(&d_y, dims, DType::F32, &tracked);
+        let [a, b] = results.clone();
+        let grads = ((a * d_y.clone()).sum() + (b * d_y * 3.0).sum()).backward();
+        let grads = leaves.map(|leaf| values(leaf.grad(&grads).expect("a gradient")));
+        (results.map(|y| values(y.inner())), grads)
+    };
+    let (together, alone) = (answers(true), answers(false));
+    for i in 0..2 {
+        assert_close("two", "y", &together.0[i], &alone.0[i], TOL);
+        assert_close("two", "d_x", &together.1[i], &alone.1[i], TOL);
+    }
+    assert!(
+        compare(&together.1[1], &alone.1[0], TOL).is_err(),
+        "not one for both"
+    );
+}
+
 #[test]
 fn the_reference_matches_finite_differences_and_the_wrong_way_round_does_not() {
     let (x, angles) = ([0.4, -1.2, 0.7, -0.1, 0.9], [0.3, -2.0]);
@@ -126,4 +165,4 @@ fn the_reference_matches_finite_differences_and_the_wrong_way_round_does_not() {
     }
 }
 
-on_every_device!(matches_the_reference_gradients_too);
+on_every_device!(matches_the_reference_gradients_too, two_at_once_are_each);

@@ -202,19 +202,42 @@ impl Rotary {
         if !operator::has_row_kernels(&x.device()) {
             return self.apply(unit_length(map.apply(x), eps));
         }
+        self.run(vec![x], map, eps).take()
+    }
+
+    /// [`unit`](Self::unit) of both, on a GPU in one launch if they are alike.
+    ///
+    /// # Panics
+    ///
+    /// As [`apply`](Self::apply).
+    #[track_caller]
+    pub fn units(&self, [x, y]: [Tensor<4>; 2], map: FeatureMap, eps: f64) -> [Tensor<4>; 2] {
+        let alike = x.dims() == y.dims() && x.dtype() == y.dtype();
+        if !alike || !operator::has_gpu_kernels(&x.device()) {
+            return [x, y].map(|x| self.unit(x, map, eps));
+        }
+        let mut results = self.run(vec![x, y], map, eps);
+        [results.take(), results.take()]
+    }
+
+    #[track_caller]
+    fn run(&self, vectors: Vec<Tensor<4>>, map: FeatureMap, eps: f64) -> operator::Results {
         let [_, t, _, key_dim] = self.cos.dims();
-        assert_shape!(x, [_, t, _, key_dim]);
+        vectors
+            .iter()
+            .for_each(|x| assert_shape!(x, [_, t, _, key_dim]));
         let unit = Unit {
             map,
             half: self.half,
             eps: eps as f32,
         };
-        let [cos, sin] = [&self.cos, &self.sin].map(|table| table.clone().into_dispatch());
-        operator::run(unit, vec![x.into_dispatch(), cos, sin]).take()
+        let tables = [&self.cos, &self.sin].map(|table| table.clone().into_dispatch());
+        let inputs = vectors.into_iter().map(Tensor::into_dispatch);
+        operator::run(unit, inputs.chain(tables).collect())
     }
 }
 
-/// Vectors, cosines and sines to rotated unit vectors.
+/// One or, on a GPU, two tensors of vectors, cosines and sines to rotated unit vectors.
 #[derive(Clone, Copy, Debug)]
 struct Unit {
     map: FeatureMap,
@@ -234,9 +257,9 @@ impl Operator for Unit {
     }
 
     gpu_kernel! {
-        |self, specs| [specs[0].clone()];
-        |self, [x, cos, sin]| [gpu::forward(*self, [x, cos, sin])];
-        |self, [x, cos, sin], [d_y]| [gpu::backward(*self, [x, cos, sin], d_y)]
+        |self, specs| specs[..specs.len() - 2].to_vec();
+        |self, inputs| gpu::forward(*self, inputs);
+        |self, inputs, grads| gpu::backward(*self, inputs, grads)
     }
 }
 

@@ -102,8 +102,9 @@ model_config! {
     intermediate_size: Option<usize> = None, 1..=1_048_576;
     /// What mixes positions.
     mixer: Mixer = Mixer::Infinity;
-    /// What each layer is, from the first on; a shorter list is repeated. All are what `mixer` says if not
-    /// given. Below, full layers are those of softmax attention, sliding ones included.
+    /// What each layer is, from the first on: "linear_attention", "full_attention" or "sliding_attention"; a
+    /// shorter list is repeated. All are what `mixer` says if not given. Below, full layers are those of
+    /// softmax attention, sliding ones included.
     layer_types: Option<Vec<LayerType>> = None;
     /// How many tokens a sliding layer looks at, the present one included.
     sliding_window: Option<usize> = None, 1..=1_073_741_824;

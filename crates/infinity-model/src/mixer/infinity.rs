@@ -15,13 +15,14 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, RmsNorm};
 use burn::tensor::{DType, Tensor};
 use infinity_kernels::feature_map::{self, FeatureMap};
+use infinity_kernels::linear::joined;
 use infinity_kernels::memory_gates::{DecayRule, GateInputs, GateRule, GateValues, memory_gates};
 use infinity_kernels::memory_routing::memory_routing;
 use infinity_kernels::memory_scan::memory_scan_packed;
 use infinity_kernels::rms_norm::{GateAct, gated_rms_norm, rms_norm};
 use infinity_kernels::rotary::Rotary;
-use infinity_kernels::short_conv::short_conv_silu_packed;
-use infinity_kernels::{MemoryScanInputs, MemoryScanOutput};
+use infinity_kernels::short_conv::{Conv, short_conv_silu_each};
+use infinity_kernels::{Form, MemoryScanInputs, MemoryScanOutput};
 
 layer_config! {
     /// An [`InfinityMixer`] alone, of a width and a number of heads.
@@ -149,23 +150,21 @@ impl InfinityMixer {
         linears.extend(&self.output_gate_proj);
         let (all, gates) = formats.projections_and(&linears, x.clone(), self.gates.weights());
         let mut all = all.into_iter();
-        let mut tails = tails.into_iter();
+        let mut inputs = Vec::from(
+            [(); 3].map(|()| formats.single(all.next().expect("a result for every projection"))),
+        );
         let mut next = Vec::with_capacity(3);
+        if let (Some(q), Some(k), Some(v)) = (&self.q_conv1d, &self.k_conv1d, &self.v_conv1d) {
+            let taps = [q, k, v].map(|conv| formats.kernels(conv.taps()));
+            let convs = inputs.into_iter().zip(taps).zip(tails);
+            let convs = convs.map(|((x, weight), tail)| Conv { x, weight, tail });
+            let convolved = short_conv_silu_each(convs.collect(), &pass.borders);
+            (inputs, next) = convolved.into_iter().unzip();
+        }
         let of = self.config.linear_heads();
-        let mut convolved = |conv: &Option<ShortConv>, n_heads: usize| {
-            let mut y = formats.single(all.next().expect("a result for every projection"));
-            if let Some(conv) = conv {
-                let tail = tails.next().expect("a tail for every convolution");
-                let taps = formats.kernels(conv.taps());
-                let (convolved, tail) = short_conv_silu_packed(y, taps, tail, &pass.borders);
-                next.push(tail);
-                y = convolved;
-            }
-            heads(y, n_heads)
-        };
-        let q = convolved(&self.q_conv1d, of.keys);
-        let k = convolved(&self.k_conv1d, of.keys);
-        let v = convolved(&self.v_conv1d, of.values);
+        let [q, k, v] = <[Tensor<3>; 3]>::try_from(inputs).expect("queries, keys and values");
+        let [q, k] = [q, k].map(|x| heads(x, of.keys));
+        let v = heads(v, of.values);
         Projected {
             q,
             k,
@@ -211,8 +210,10 @@ impl InfinityMixer {
         let Projected { q, k, v, gates, .. } = projected;
         let [q, k] = [q, k].map(|x| self.parameterised(x, pass.formats));
         let gates = self.gates.routed(gates, &pass.rotary, &q, &k);
-        let [q, k] =
-            [q, k].map(|(x, map)| self.served(pass.rotary.unit(x, map, self.config.qk_l2_eps)));
+        // Both have the same map.
+        let ((q, map), (k, _)) = (q, k);
+        let [q, k] = pass.rotary.units([q, k], map, self.config.qk_l2_eps);
+        let [q, k] = [q, k].map(|x| self.served(x));
         self.scan(pass, gates, [q, k, v], memory)
     }
 
@@ -248,10 +249,16 @@ impl InfinityMixer {
         [q, k, v]: [Tensor<4>; 3],
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
+        // A GPU's kernel reads half formats as they are; other forms, and who looks on, want `f32`.
+        let as_they_are = pass.form == Form::Fused && pass.tap.is_none();
+        let [q, k, v] = [q, k, v].map(|x| match as_they_are {
+            true => pass.formats.products(x),
+            false => pass.formats.kernels(x),
+        });
         let inputs = MemoryScanInputs {
-            q: pass.formats.kernels(q),
-            k: pass.formats.kernels(k),
-            v: pass.formats.kernels(v),
+            q,
+            k,
+            v,
             log_decay: gates.log_decay,
             read: gates.read,
             write: gates.write,
@@ -500,7 +507,7 @@ impl Gates {
                 None => Tensor::zeros([h, s], &device),
             },
             bias: match biases.is_empty() {
-                false => Tensor::cat(biases, 0),
+                false => joined(biases),
                 true => Tensor::zeros([1], &device),
             },
         };
