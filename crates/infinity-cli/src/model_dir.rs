@@ -25,7 +25,8 @@ pub(crate) fn find(given: &Path) -> anyhow::Result<Found> {
 }
 
 impl Found {
-    /// Loads it onto a device; on standard error which checkpoint it is, unless `quiet`.
+    /// Loads it onto a device; on standard error which checkpoint it is, and what in another family's
+    /// files is not used, unless `quiet`.
     ///
     /// # Errors
     /// A file is missing, damaged, or does not fit the others.
@@ -33,6 +34,9 @@ impl Found {
         let loaded = self.0.load(device)?;
         if let Some(text) = self.0.describe().filter(|_| !quiet) {
             terminal::note(&text);
+        }
+        for note in loaded.notes.iter().filter(|_| !quiet) {
+            terminal::warning(note);
         }
         Ok(loaded)
     }

@@ -49,8 +49,13 @@ pub(crate) struct Backward<B: Backend> {
     pub(crate) inputs: Vec<FloatTensor<B>>,
     /// As forward saved it.
     pub(crate) saved: Vec<FloatTensor<B>>,
-    /// The gradient of every result; zeros for those that nothing was made of.
+    /// The gradient of every result; zeros for those that nothing was made of, or what [`is_none`] knows.
     pub(crate) grads: Vec<FloatTensor<B>>,
+}
+
+/// Whether nothing was made of a result of this shape, by its gradient.
+pub(crate) fn is_none(grad: &impl TensorMetadata, of: &Shape) -> bool {
+    grad.shape() != *of
 }
 
 /// Shapes and types of what a kernel on a CubeCL runtime will give, which Burn's fusion wants to know
@@ -76,6 +81,10 @@ pub(crate) trait Operator: Clone + Debug + Send + Sync + 'static {
     /// Whether backward reads the inputs. If not, they are let go, and it is given none; fusion wants
     /// them where there is a [`layout`](Self::layout).
     const READS_INPUTS: bool = true;
+
+    /// Whether backward knows the gradient of a result that nothing was made of by its shape, `[1]` ([`is_none`]). If
+    /// not, it is given zeros.
+    const KNOWS_NONE: bool = false;
 
     /// On the primitives of any backend. `save` asks for what backward needs.
     fn composed<B: Backend>(&self, inputs: Vec<FloatTensor<B>>, save: bool) -> Forward<B> {
@@ -473,16 +482,21 @@ impl<B: Backend> Incoming<B> {
         }
     }
 
-    fn put(&self, i: usize, grad: FloatTensor<B>) {
-        self.grads.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(grad);
+    /// Whether it is the first.
+    fn put(&self, i: usize, grad: FloatTensor<B>) -> bool {
+        let mut grads = self.grads.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = grads.iter().all(Option::is_none);
+        grads[i] = Some(grad);
+        first
     }
 
-    /// All of them, zeros where none came in.
-    fn take(&self, device: &B::Device) -> Vec<FloatTensor<B>> {
+    /// All of them, zeros or nothing where none came in.
+    fn take(&self, device: &B::Device, knows_none: bool) -> Vec<FloatTensor<B>> {
         let mut grads = self.grads.lock().unwrap_or_else(PoisonError::into_inner);
         let each = grads.iter_mut().zip(self.like.iter());
         each.map(|(grad, (shape, dtype))| match grad.take() {
             Some(grad) => grad,
+            None if knows_none => nothing::<B>(device, *dtype),
             None => B::float_zeros(shape.clone(), device, (*dtype).into()),
         })
         .collect()
@@ -511,7 +525,7 @@ impl<O: Operator, B: Kernels> ops::Backward<B, MOST_INPUTS> for Node<O> {
             grads: match incoming.like.len() {
                 1 => vec![grad],
                 // That one only said that there are some.
-                _ => incoming.take(&grad.device()),
+                _ => incoming.take(&grad.device(), O::KNOWS_NONE),
             },
         };
         let of_inputs = B::backward(&self.0, call);
@@ -520,6 +534,11 @@ impl<O: Operator, B: Kernels> ops::Backward<B, MOST_INPUTS> for Node<O> {
             register::<B>(grads, parent.map(|parent| parent.id), grad);
         }
     }
+}
+
+/// A tensor whose value nobody reads, which costs a GPU no launch.
+fn nothing<B: Backend>(device: &B::Device, dtype: DType) -> FloatTensor<B> {
+    B::float_empty(Shape::from([1]), device, dtype.into())
 }
 
 fn register<B: Backend>(grads: &mut Gradients, parent: Option<NodeId>, grad: FloatTensor<B>) {
@@ -542,10 +561,12 @@ impl<B: Backend> ops::Backward<B, 1> for PartOf {
         _checkpointer: &mut Checkpointer,
     ) {
         let grad = grads.consume::<B>(&ops.node);
-        let sign = B::float_zeros(Shape::from([1]), &grad.device(), grad.dtype().into());
-        ops.state.put(self.0, grad);
+        let sign = nothing::<B>(&grad.device(), grad.dtype());
         let [parent] = ops.parents;
-        register::<B>(grads, parent.map(|parent| parent.id), sign);
+        // One is enough; several would be added up.
+        if ops.state.put(self.0, grad) {
+            register::<B>(grads, parent.map(|parent| parent.id), sign);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor};
-use infinity_kernels::linear::{linear, projections, reference};
+use infinity_kernels::linear::{linear, projections, projections_and, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
 /// Worst RMS ratio on Flex, 2026-11-24: 2e-7.
@@ -146,6 +146,37 @@ fn several_projections_are_each_and_their_gradients_add_up(device: &Device) {
         assert_close(&name, "d_x", &got, &d_x, tol);
         if let Some(grad) = leaves[3].grad(&grads) {
             assert!(values(grad).iter().all(|d| *d == 0.0), "{name}");
+        }
+        // The last two share a result.
+        let weight =
+            |i: usize| tensor(&weights[i], [width, widths[i]], DType::F32, &device).require_grad();
+        let leaves: Vec<Tensor<2>> = (0..4).map(weight).collect();
+        let (thick, thin) = (leaves[..2].to_vec(), leaves[2..].to_vec());
+        let (y, shared) = projections_and(three(&x, width, &device), thick, thin);
+        let of_shared = [
+            shared.clone().narrow(2, 0, widths[2]),
+            shared.narrow(2, widths[2], widths[3]),
+        ];
+        let y: Vec<_> = y.into_iter().chain(of_shared).collect();
+        let losses = y.iter().zip(&d_y).zip(widths);
+        let loss = losses
+            .map(|((y, d_y), out)| (y.clone() * three(d_y, out, &device)).sum())
+            .reduce(|a, b| a + b);
+        let grads = loss.expect("four results").backward();
+        for i in 0..4 {
+            let size = [rows, width, widths[i]];
+            let (_, of_weight) = reference::backward(size, &x, &weights[i], &d_y[i]);
+            let got = values(leaves[i].grad(&grads).expect("a gradient"));
+            assert_close(
+                &name,
+                &format!("d_weight {i}, shared"),
+                &got,
+                &of_weight,
+                tol,
+            );
+            let expected = reference::forward(size, &x, &weights[i]);
+            let got = values(y[i].clone().inner());
+            assert_close(&name, &format!("y {i}, shared"), &got, &expected, tol);
         }
         let (alone, _) = reference::backward([rows, width, widths[0]], &x, &weights[0], &d_y[0]);
         assert!(compare(&alone, &d_x, TOL).is_err(), "a lost term is caught");

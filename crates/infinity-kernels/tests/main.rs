@@ -11,6 +11,7 @@ mod accelerator;
 mod adamw;
 mod against_flex;
 mod cross_entropy;
+mod launches;
 mod linear;
 mod memory_gates;
 mod memory_routing;

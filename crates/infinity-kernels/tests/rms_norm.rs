@@ -1,8 +1,8 @@
 //! The norm, plain and gated, native and on tensors, against its reference, gradients too.
 
 use crate::devices::on_every_device;
-use burn::tensor::{DType, Device, Tensor, activation};
-use infinity_kernels::rms_norm::{self, gated_rms_norm, reference};
+use burn::tensor::{DType, Device, Tensor};
+use infinity_kernels::rms_norm::{self, GateAct, gated_rms_norm, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
 /// Worst RMS ratio on Flex, 2026-11-24: 3e-7.
@@ -21,20 +21,19 @@ fn seeded(dims: [usize; 4]) -> [Vec<f64>; 4] {
 }
 
 /// Result and gradients of inputs, weight and gate, by the native kernel or on tensors.
-fn run(device: &Device, dims: [usize; 4], gated: bool, native: bool) -> [Vec<f64>; 4] {
+fn run(device: &Device, dims: [usize; 4], gated: Option<GateAct>, native: bool) -> [Vec<f64>; 4] {
     let device = device.clone().autodiff();
     let [x, weight, gate, d_y] = seeded(dims);
     let x = tensor(&x, dims, DType::F32, &device).require_grad();
     let weight = tensor(&weight, [dims[3]], DType::F32, &device).require_grad();
     let gate = tensor(&gate, dims, DType::F32, &device).require_grad();
     let y = match (gated, native) {
-        (true, true) => gated_rms_norm(x.clone(), weight.clone(), gate.clone(), EPS),
-        (false, true) => rms_norm::rms_norm(x.clone(), weight.clone(), EPS),
-        (true, false) => {
-            rms_norm::tensors::rms_norm(x.clone(), weight.clone(), EPS)
-                * activation::sigmoid(gate.clone())
+        (Some(act), true) => gated_rms_norm(x.clone(), weight.clone(), gate.clone(), act, EPS),
+        (None, true) => rms_norm::rms_norm(x.clone(), weight.clone(), EPS),
+        (Some(act), false) => {
+            rms_norm::tensors::rms_norm(x.clone(), weight.clone(), EPS) * act.apply(gate.clone())
         }
-        (false, false) => rms_norm::tensors::rms_norm(x.clone(), weight.clone(), EPS),
+        (None, false) => rms_norm::tensors::rms_norm(x.clone(), weight.clone(), EPS),
     };
     let grads = (y.clone() * tensor(&d_y, dims, DType::F32, &device))
         .sum()
@@ -52,14 +51,14 @@ fn matches_the_reference_gradients_too(device: &Device) {
     // The last has more rows than one thread takes at a time.
     for dims in [[1, 1, 1, 1], [2, 3, 2, 5], [1, 4, 3, 40], [2, 70, 4, 33]] {
         let [x, weight, gate, d_y] = seeded(dims);
-        for gated in [false, true] {
-            let gate = gated.then_some(&gate[..]);
+        for gated in [None, Some(GateAct::Sigmoid), Some(GateAct::Silu)] {
+            let gate = (gated.map(|_| &gate[..]), gated.unwrap_or(GateAct::Silu));
             let y = reference::forward(&x, &weight, gate, EPS);
             let grads = reference::backward(&x, &weight, gate, EPS, &d_y);
             let expected = [y, grads.x, grads.weight, grads.gate];
             for native in [true, false] {
                 let actual = run(device, dims, gated, native);
-                let name = format!("{dims:?}, gated {gated}, native {native}");
+                let name = format!("{dims:?}, gated {gated:?}, native {native}");
                 for (i, part) in ["y", "d_x", "d_weight", "d_gate"].iter().enumerate() {
                     // One value has no direction to move in: its gradient is rounding.
                     if dims[3] == 1 && *part == "d_x" {
@@ -87,22 +86,26 @@ fn a_row_that_is_not_finite_stays_alone(device: &Device) {
 #[test]
 fn the_reference_matches_finite_differences_and_a_norm_without_its_mean_does_not() {
     let [x, weight, gate, d_y] = seeded([1, 1, 2, 4]);
-    let loss = |x: &[f64]| -> f64 {
-        let y = reference::forward(x, &weight, Some(&gate), EPS);
-        y.iter().zip(&d_y).map(|(y, d)| y * d).sum()
-    };
-    let slopes: Vec<f64> = (0..x.len())
-        .map(|i| {
-            let moved = |by: f64| {
-                let mut x = x.clone();
-                x[i] += by;
-                loss(&x)
+    for act in [GateAct::Sigmoid, GateAct::Silu] {
+        let loss = |x: &[f64], gate: &[f64]| -> f64 {
+            let y = reference::forward(x, &weight, (Some(gate), act), EPS);
+            y.iter().zip(&d_y).map(|(y, d)| y * d).sum()
+        };
+        let slopes = |of: &[f64], loss: &dyn Fn(&[f64]) -> f64| -> Vec<f64> {
+            let moved = |i: usize, by: f64| {
+                let mut of = of.to_vec();
+                of[i] += by;
+                loss(&of)
             };
-            (moved(1e-5) - moved(-1e-5)) / 2e-5
-        })
-        .collect();
-    let grads = reference::backward(&x, &weight, Some(&gate), EPS, &d_y);
-    assert_close("differences", "d_x", &slopes, &grads.x, TOL);
+            let slope = |i| (moved(i, 1e-5) - moved(i, -1e-5)) / 2e-5;
+            (0..of.len()).map(slope).collect()
+        };
+        let grads = reference::backward(&x, &weight, (Some(&gate), act), EPS, &d_y);
+        let of_x = slopes(&x, &|x| loss(x, &gate));
+        assert_close("differences", "d_x", &of_x, &grads.x, TOL);
+        let of_gate = slopes(&gate, &|gate| loss(&x, gate));
+        assert_close("differences", "d_gate", &of_gate, &grads.gate, TOL);
+    }
     let sums: Vec<f64> = x
         .chunks(4)
         .flat_map(|row| {
@@ -110,7 +113,7 @@ fn the_reference_matches_finite_differences_and_a_norm_without_its_mean_does_not
             row.iter().map(move |x| x / length).collect::<Vec<f64>>()
         })
         .collect();
-    let means = reference::forward(&x, &[1.0; 4], None, EPS);
+    let means = reference::forward(&x, &[1.0; 4], (None, GateAct::Sigmoid), EPS);
     assert!(compare(&sums, &means, TOL).is_err());
 }
 

@@ -5,7 +5,8 @@ use burn::tensor::activation;
 use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::borders::Borders;
 use infinity_kernels::short_conv::{
-    reference, short_conv, short_conv_packed, short_conv_silu, short_conv_silu_packed,
+    Conv, reference, short_conv, short_conv_packed, short_conv_silu, short_conv_silu_each,
+    short_conv_silu_packed,
 };
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
@@ -127,6 +128,73 @@ fn with_silu_it_matches_the_tensor_form_gradients_too(device: &Device) {
     }
 }
 
+/// Three convolutions in one call, of which one's next tail is used: results and gradients, each as alone.
+fn several_at_once_are_each(device: &Device) {
+    let device = device.clone().autodiff();
+    for [b, t, kernel] in [[2, 9, 4], [1, 2, 4], [3, 70, 2]] {
+        let channels = [5, 300, 17];
+        let mut random = Random(12);
+        let mut draw = |len| random.values(len, -2.0, 2.0);
+        let numbers = channels.map(|c| {
+            let tail = c * b * (kernel - 1);
+            [
+                draw(b * t * c),
+                draw(c * kernel),
+                draw(tail),
+                draw(b * t * c),
+                draw(tail),
+            ]
+        });
+        let answers = |together: bool| -> Vec<Vec<f64>> {
+            let leaves: Vec<Conv> = (numbers.iter().zip(channels))
+                .map(|([x, weight, tail, ..], c)| Conv {
+                    x: tensor(x, [b, t, c], DType::F32, &device).require_grad(),
+                    weight: tensor(weight, [c, kernel], DType::F32, &device).require_grad(),
+                    tail: tensor(tail, [b, c, kernel - 1], DType::F32, &device).require_grad(),
+                })
+                .collect();
+            let none = Borders::default();
+            let results = match together {
+                true => short_conv_silu_each(leaves.clone(), &none),
+                false => (leaves.iter().cloned())
+                    .map(|Conv { x, weight, tail }| short_conv_silu(x, weight, tail))
+                    .collect(),
+            };
+            let mut loss = None;
+            for (i, (y, next)) in results.iter().enumerate() {
+                let [.., d_y, d_next] = &numbers[i];
+                let mut part = (y.clone() * tensor(d_y, y.dims(), DType::F32, &device)).sum();
+                if i == 1 {
+                    let d_next = tensor(d_next, next.dims(), DType::F32, &device);
+                    part = part + (next.clone() * d_next).sum();
+                }
+                loss = Some(loss.map_or(part.clone(), |loss| loss + part));
+            }
+            let grads = loss.expect("three parts").backward();
+            let results = results.into_iter().flat_map(|(y, next)| [y, next]);
+            let mut all: Vec<_> = results.map(|y| values(y.inner())).collect();
+            for Conv { x, weight, tail } in leaves {
+                all.push(values(x.grad(&grads).expect("a gradient")));
+                all.push(values(weight.grad(&grads).expect("a gradient")));
+                all.push(values(tail.grad(&grads).expect("a gradient")));
+            }
+            all
+        };
+        let (together, alone) = (answers(true), answers(false));
+        for (i, (together, alone)) in together.iter().zip(&alone).enumerate() {
+            assert_close(
+                &format!("{b} {t} {kernel}"),
+                &format!("{i}"),
+                together,
+                alone,
+                TOL,
+            );
+        }
+        // The one whose next tail is used has more of a gradient.
+        assert!(compare(&together[2], &alone[0], TOL).is_err());
+    }
+}
+
 /// What a kernel that forgot SiLU could return.
 fn values_without_silu(y: &[f64]) -> Vec<f64> {
     y.iter().map(|y| y * 2.0).collect()
@@ -241,4 +309,5 @@ on_every_device!(
     a_step_of_the_taps_keeps_their_order,
     matches_the_reference_and_can_be_cut_anywhere,
     with_silu_it_matches_the_tensor_form_gradients_too,
+    several_at_once_are_each,
 );

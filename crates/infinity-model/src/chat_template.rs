@@ -135,6 +135,7 @@ impl ChatTemplate {
             },
             (None, _) => return Err(broken(&path, "chat_template is neither a text nor a list")),
         };
+        let source = without_marks(&source);
         let jinja = Jinja { source, bos, eos };
         jinja.environment().map_err(|error| broken(&path, error))?;
         Ok(Self { jinja: Some(jinja) })
@@ -146,7 +147,7 @@ impl ChatTemplate {
     /// [`ChatTemplateError::Refused`]: it is no Jinja.
     pub fn from_jinja(source: &str, bos: &str, eos: &str) -> Result<Self, ChatTemplateError> {
         let jinja = Jinja {
-            source: source.to_owned(),
+            source: without_marks(source),
             bos: bos.to_owned(),
             eos: eos.to_owned(),
         };
@@ -208,6 +209,9 @@ impl Jinja {
             bos_token => bos,
             eos_token => &self.eos,
             add_generation_prompt => true,
+            // Given to every template by others, so that one may ask whether they are none.
+            tools => (),
+            documents => (),
         };
         template.render(values).map_err(refused)
     }
@@ -251,6 +255,23 @@ fn read(path: &Path) -> Result<Option<String>, ChatTemplateError> {
 fn token_text(value: &Value) -> String {
     let text = value.as_str().or_else(|| value.get("content")?.as_str());
     text.unwrap_or_default().to_owned()
+}
+
+/// A template without the tags that mark for training what a model says: they write nothing.
+fn without_marks(source: &str) -> String {
+    let mut parts = source.split("{%");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let tag = part.split("%}").next().unwrap_or_default();
+        let word = tag.trim_matches(['-', '+', ' ', '\t', '\n', '\r']);
+        let part = match word {
+            "generation" => part.replacen(word, "if true", 1),
+            "endgeneration" => part.replacen(word, "endif", 1),
+            _ => part.to_owned(),
+        };
+        text.extend(["{%", &part]);
+    }
+    text
 }
 
 fn default_of(named: &[Value]) -> Option<String> {
@@ -308,6 +329,15 @@ mod tests {
             error.ends_with("refuses these messages: Say something first."),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_others_give_to_every_template_is_given() {
+        let source = "{% if tools is none and documents is none %}none {% endif %}\
+            {% for m in messages %}{%- generation %}{{ m.content }}{% endgeneration -%} {% endfor %}";
+        let template = ChatTemplate::from_jinja(source, "", "").unwrap();
+        let said = template.render(&[Message::new("user", "x")], false);
+        assert_eq!(said.unwrap(), "none x");
     }
 
     #[test]

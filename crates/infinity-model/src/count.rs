@@ -218,6 +218,44 @@ mod tests {
         assert!(training_flops_per_token(&softmax, 200) > at_100);
     }
 
+    /// D = 8, H = 2, K = V = 4, one head of keys; linear, full and sliding layers.
+    #[test]
+    fn a_hybrid_is_counted_layer_by_layer() {
+        let hybrid = ModelConfig {
+            num_hidden_layers: 3,
+            layer_types: Some(LayerType::ALL.to_vec()),
+            num_key_value_heads: Some(1),
+            sliding_window: Some(10),
+            ..tiny()
+        };
+        let token = 2 * 4 * 4;
+        let linear = (2 * 4 * 4 * 4 + 3 * 24) * 4;
+        assert_eq!(state_bytes_per_token(&hybrid), token);
+        for (position, kept) in [(5, 5), (9, 9), (1000, 9)] {
+            let expected = linear + (position + kept) * token + 8;
+            assert_eq!(state_bytes(&hybrid, 1, position), expected);
+        }
+        let softmax = ModelConfig {
+            mixer: Mixer::Softmax,
+            layer_types: None,
+            ..hybrid.clone()
+        };
+        let flops = |window, change: fn(&mut ModelConfig)| {
+            let mut config = softmax.clone();
+            change(&mut config);
+            forward_flops_per_token(&config, window)
+        };
+        let full = |window| flops(window, |_| ());
+        let slide = |window| flops(window, |c| c.layer_types = Some(vec![LayerType::Sliding]));
+        assert_eq!(slide(10), full(10), "all of it is in the window");
+        // Of 20 tokens one sees 10 on average; in a window of 10, those after the tenth see 10: 7.5.
+        let (half, most) = (slide(20) - slide(0), full(20) - full(0));
+        assert_eq!((half, most), (3 * 16 * 15, 3 * 16 * 20));
+        assert_eq!(full(20) - full(0), 3 * 20 * 2 * 8);
+        let mixer = ParameterCount::of(&softmax).mixer_projections;
+        assert_eq!(mixer, 3 * (8 * 8 + 2 * 4 * 8 + 8 * 8));
+    }
+
     #[test]
     fn the_state_has_one_size() {
         let config = tiny();

@@ -91,6 +91,16 @@ pub enum ConfigError {
         /// Empty, or `; did you mean …?`, or why the key has no meaning here.
         hint: String,
     },
+    /// A value that another program knows and this one has no layer for.
+    #[error("{key} = {value} cannot be run here: {why}")]
+    Unsupported {
+        /// Path of the setting.
+        key: String,
+        /// What was given, as JSON.
+        value: String,
+        /// What is missing.
+        why: String,
+    },
     /// A setting that has to be there and is not.
     #[error("{key} is missing: {why}")]
     Missing {

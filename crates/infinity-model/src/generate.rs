@@ -392,18 +392,23 @@ impl Context {
         let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
         let data = TensorData::new(ids, [tokens.len()]);
         let ids = Tensor::<1, Int>::from_data(data, &model.device());
-        let state = self.state.clone();
+        let state = self.state.lend(model.config());
         let (logits, state) = match tokens.len() {
             1 => model.decode_step(ids, state),
             _ => model.prefill(ids.unsqueeze(), state),
         };
-        let device_error = |reason: String| GenerateError::Device { reason };
-        let data = logits
-            .try_into_data()
-            .map_err(|error| device_error(error.to_string()))?;
-        self.logits = data
-            .try_into_vec_as::<f32>()
-            .map_err(|error| device_error(error.to_string()))?;
+        let data = logits.try_into_data().map_err(|error| error.to_string());
+        let numbers = data.and_then(|data| {
+            let numbers = data.try_into_vec_as::<f32>();
+            numbers.map_err(|error| error.to_string())
+        });
+        match numbers {
+            Ok(logits) => self.logits = logits,
+            Err(reason) => {
+                self.state.take_back(state, tokens.len(), model.config());
+                return Err(GenerateError::Device { reason });
+            }
+        }
         self.state = state;
         self.past.recent.extend(tokens);
         self.past.has_logits = true;
@@ -536,7 +541,10 @@ fn continue_text(
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generation, GenerateError> {
     tokenizer.dropped(prompt)?.check()?;
-    let mut ids = tokenizer.encode(prompt)?;
+    let mut ids = match context.position() {
+        0 => tokenizer.encode_text(prompt)?,
+        _ => tokenizer.encode(prompt)?,
+    };
     if ids.is_empty() && context.position() == 0 {
         // Texts are separated by one token in training, so what follows it is a beginning.
         let known = model.config();

@@ -17,7 +17,7 @@ const MAX_PENALTY: f64 = 100.0;
 const MAX_TEMPERATURE: f64 = 1000.0;
 
 /// Keys that `transformers` writes and that nothing here reads: those of its `GenerationConfig`
-/// (4.57) that have no counterpart, and what it notes about the file.
+/// (4.57 and 5.23) that have no counterpart, and what it notes about the file.
 #[rustfmt::skip]
 const IGNORED_KEYS: &[&str] = &[
     "_from_model_config", "transformers_version", "bos_token_id", "pad_token_id",
@@ -35,7 +35,8 @@ const IGNORED_KEYS: &[&str] = &[
     "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
     "prompt_lookup_num_tokens", "max_matching_ngram_size", "assistant_early_exit",
     "assistant_lookbehind", "target_lookbehind", "compile_config", "disable_compile",
-    "generation_kwargs",
+    "generation_kwargs", "max_cache_len", "use_mtp", "speculation_type",
+    "assistant_ensemble_weight", "continuous_batching_config",
 ];
 
 /// Settings of generation. The order in which they act is documented in [`crate::sampler`].
@@ -198,21 +199,50 @@ impl GenerationConfig {
     /// # Errors
     /// Not a JSON object, an unknown key, or anything that [`validate`](Self::validate) finds.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let (config, unknown) = Self::over(Self::default(), text)?;
+        match unknown.first() {
+            None => Ok(config),
+            Some(key) => Err(ConfigError::UnknownKey {
+                key: CHECK.key(key),
+                hint: did_you_mean(key, Self::KEYS),
+            }),
+        }
+    }
+
+    /// What a file of a model that others trained says, and the keys in it that nothing reads. What it does
+    /// not say is as in `transformers`: greedy, and a repetition penalty over the whole text.
+    ///
+    /// # Errors
+    /// Not a JSON object, or anything that [`validate`](Self::validate) finds.
+    pub fn from_json_of_others(text: &str) -> Result<(Self, Vec<String>), ConfigError> {
+        let (mut config, unknown) = Self::over(Self::of_others(), text)?;
+        if config.repetition_penalty != 1.0 && !text.contains("\"repeat_last_n\"") {
+            config.repeat_last_n = MAX_REPEAT_LAST_N;
+        }
+        Ok((config, unknown))
+    }
+
+    /// How `transformers` generates with a model that does not say how.
+    pub(crate) fn of_others() -> Self {
+        Self {
+            do_sample: false,
+            temperature: 1.0,
+            top_k: 50,
+            top_p: 1.0,
+            ..Self::default()
+        }
+    }
+
+    /// What a file says over `defaults`, and the keys in it that nothing reads.
+    fn over(defaults: Self, text: &str) -> Result<(Self, Vec<String>), ConfigError> {
         let json_error = |error: serde_json::Error| ConfigError::Json {
             reason: error.to_string(),
         };
         // Some programs begin a file with a mark that is no part of its text.
         let text = text.trim_start_matches('\u{feff}');
         let mut object: Map<String, Value> = serde_json::from_str(text).map_err(json_error)?;
-        for key in object.keys().map(String::as_str) {
-            if !Self::KEYS.contains(&key) && !IGNORED_KEYS.contains(&key) {
-                let hint = did_you_mean(key, Self::KEYS);
-                return Err(ConfigError::UnknownKey {
-                    key: CHECK.key(key),
-                    hint,
-                });
-            }
-        }
+        let known = |key: &str| Self::KEYS.contains(&key) || IGNORED_KEYS.contains(&key);
+        let unknown = object.keys().filter(|key| !known(key)).cloned().collect();
         object.retain(|_, value| !value.is_null());
         let is_negative = |value: &Value| value.as_i64().is_some_and(|number| number < 0);
         match object.get_mut("eos_token_id") {
@@ -223,12 +253,15 @@ impl GenerationConfig {
         if let Some(all) = object.get_mut("top_k").filter(|k| is_negative(k)) {
             *all = 0.into();
         }
-        let mut config: Self = serde_json::from_value(object.into()).map_err(json_error)?;
+        let all = serde_json::to_value(defaults).map_err(json_error)?;
+        let mut all = all.as_object().cloned().unwrap_or_default();
+        all.extend(object);
+        let mut config: Self = serde_json::from_value(all.into()).map_err(json_error)?;
         if config.max_new_tokens.is_some() {
             config.max_length = None;
         }
         config.validate()?;
-        Ok(config)
+        Ok((config, unknown))
     }
 }
 
@@ -325,6 +358,30 @@ mod tests {
             error.to_string().contains("did you mean \"temperature\"?"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_model_of_others_is_read_with_their_defaults() {
+        let read = |text: &str| GenerationConfig::from_json_of_others(text).unwrap();
+        let (config, unknown) = read(r#"{"eos_token_id": [7, 9], "use_mtp": true, "new_key": 1}"#);
+        assert!(config.is_greedy());
+        assert_eq!(
+            (config.temperature, config.top_k, config.top_p),
+            (1.0, 50, 1.0)
+        );
+        assert_eq!(
+            (config.eos_token_id, config.repeat_last_n),
+            (vec![7, 9], 64)
+        );
+        assert_eq!(unknown, ["new_key"]);
+        let (config, _) =
+            read(r#"{"do_sample": true, "temperature": 0.6, "repetition_penalty": 1.1}"#);
+        assert!(!config.is_greedy() && config.top_p == 1.0);
+        assert_eq!(
+            config.repeat_last_n, MAX_REPEAT_LAST_N,
+            "theirs looks back on everything"
+        );
+        assert!(GenerationConfig::from_json_of_others(r#"{"top_p": 7}"#).is_err());
     }
 
     #[test]

@@ -6,14 +6,21 @@
 //!                         model-00001-of-00002.safetensors, … with model.safetensors.index.json
 //! generation_config.json  how to generate; defaults if not there
 //! tokenizer.json          the tokenizer; a model without one reads and writes ids
-//! tokenizer_config.json   which class of Python's `transformers` loads it; written, never read
+//! tokenizer_config.json   which class of Python's `transformers` loads it, and whether texts get its
+//!                         special tokens
 //! ```
+//!
+//! Directories of other families' models, as their own programs write them, are read too: `model_type`
+//! decides.
 //!
 //! The weight file is compared with the list of weights before any of it reaches a model: every
 //! tensor there, in its shape, and no other.
 
+mod back;
 mod files;
 mod fit;
+mod foreign;
+mod plan;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -31,11 +38,19 @@ use crate::config::ModelConfig;
 use crate::error::{ConfigError, PretrainedError};
 use crate::generation_config::GenerationConfig;
 use crate::model::InfinityModel;
+use crate::parameters::Weight;
 use crate::tokenizer::Tokenizer;
+pub use back::save_like;
 use files::{CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, is_part, missing, write_error};
 pub use fit::Fit;
+use foreign::Foreign;
+use plan::Recipe;
 use read::StoredWeights;
+use serde_json::Value;
 pub use write::{SaveOptions, WeightFormat};
+
+/// The key of `tokenizer_config.json` that says whether texts get the special tokens of `tokenizer.json`.
+pub const ADDS_SPECIAL_TOKENS: &str = "add_special_tokens";
 
 /// Everything that is in a model directory.
 #[derive(Clone, Debug)]
@@ -48,6 +63,29 @@ pub struct Pretrained {
     pub tokenizer: Option<Tokenizer>,
     /// How to generate.
     pub generation: GenerationConfig,
+    /// What was in the files of another family's model and is not used.
+    pub notes: Vec<String>,
+}
+
+/// What is in a model directory beside its weights.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its shape.
+    pub config: ModelConfig,
+    /// Its tokenizer, if the directory has one.
+    pub tokenizer: Option<Tokenizer>,
+    /// How to generate.
+    pub generation: GenerationConfig,
+    /// What was in the files of another family's model and is not used.
+    pub notes: Vec<String>,
+    names: Option<foreign::Names>,
+}
+
+impl Settings {
+    /// Whether another family's program wrote the directory.
+    pub fn is_of_others(&self) -> bool {
+        self.names.is_some()
+    }
 }
 
 /// Writes a model directory, with weights in the format of the model's parameters.
@@ -121,25 +159,129 @@ pub fn save_pretrained_with(
 /// [`PretrainedError`]: a file is missing, damaged, or does not fit `config.json`. The message
 /// names the file, and the tensors or keys in it.
 pub fn from_pretrained(dir: &Path, device: &Device) -> Result<Pretrained, PretrainedError> {
-    if !dir.is_dir() {
-        return Err(PretrainedError::NotADirectory { path: dir.into() });
-    }
-    let config = parse(&dir.join(CONFIG), ModelConfig::from_json)?
-        .ok_or_else(|| missing(dir, CONFIG, "it says which network the weights belong to"))?;
-    let generation = parse(&dir.join(GENERATION), GenerationConfig::from_json)?.unwrap_or_default();
-    let tokenizer_path = dir.join(TOKENIZER);
-    let tokenizer = tokenizer_path
-        .exists()
-        .then(|| Tokenizer::from_file(&tokenizer_path))
-        .transpose()?;
-    check_vocabulary(dir, &config, tokenizer.as_ref())?;
-
-    let model = StoredWeights::open(dir)?.load(&config, device)?;
+    let Settings {
+        config,
+        tokenizer,
+        generation,
+        notes,
+        names,
+    } = read_settings(dir)?;
+    let stored = StoredWeights::open(dir)?;
+    let model = match names {
+        Some(names) => plan::load(
+            &stored,
+            &config,
+            device,
+            |weight| names.recipe(&stored, weight),
+            |name| names.ignores(name),
+        ),
+        None => {
+            let itself = |weight: &Weight| Recipe::whole(weight.name.clone(), weight.shape[0]);
+            plan::load(&stored, &config, device, itself, |_| false)
+        }
+    }?;
     Ok(Pretrained {
         model,
         config,
         tokenizer,
         generation,
+        notes,
+    })
+}
+
+/// Reads everything in a model directory but its weights.
+///
+/// # Errors
+/// [`PretrainedError`]: a file is missing or damaged, or belongs to a network that is not there.
+pub fn read_settings(dir: &Path) -> Result<Settings, PretrainedError> {
+    if !dir.is_dir() {
+        return Err(PretrainedError::NotADirectory { path: dir.into() });
+    }
+    let understood = |text: &str| match Foreign::read(text)? {
+        Some(foreign) => Ok((foreign.config.clone(), Some(foreign))),
+        None => Ok((ModelConfig::from_json(text)?, None)),
+    };
+    let (config, foreign) = parse(&dir.join(CONFIG), understood)?
+        .ok_or_else(|| missing(dir, CONFIG, "it says which network the weights belong to"))?;
+    let mut notes = foreign
+        .as_ref()
+        .map_or_else(Vec::new, |foreign| foreign.notes.clone());
+    let generation = match foreign {
+        None => parse(&dir.join(GENERATION), GenerationConfig::from_json)?,
+        Some(_) => {
+            let read = parse(&dir.join(GENERATION), GenerationConfig::from_json_of_others)?;
+            let unknown = read.iter().flat_map(|(_, unknown)| unknown);
+            notes.extend(
+                unknown.map(|key| format!("{GENERATION}: {key} is not known and not used")),
+            );
+            Some(read.map_or_else(GenerationConfig::of_others, |(generation, _)| generation))
+        }
+    };
+    let mut generation = generation.unwrap_or_default();
+    let tokenizer_path = dir.join(TOKENIZER);
+    let tokenizer = tokenizer_path
+        .exists()
+        .then(|| Tokenizer::from_file(&tokenizer_path))
+        .transpose()?;
+    let about =
+        parse(&dir.join(TOKENIZER_CONFIG), about_tokenizer).or_else(|error| match foreign {
+            Some(_) => Err(error),
+            // Never needed: this program writes it for others.
+            None => Ok(None),
+        })?;
+    let about = about.unwrap_or_default();
+    let tokenizer = tokenizer.map(|tokenizer| match (&foreign, about.eos) {
+        (Some(_), Some(eos)) => tokenizer.with_special_tokens(true).with_eos(&eos),
+        (Some(_), None) => tokenizer.with_special_tokens(true),
+        (None, _) => tokenizer.with_special_tokens(about.adds_special_tokens),
+    });
+    if let Some(foreign) = &foreign
+        && generation.eos_token_id.is_empty()
+    {
+        let named = tokenizer.as_ref().and_then(Tokenizer::eos_id);
+        let mut ends = foreign.ends.clone();
+        ends.extend(named.filter(|id| !ends.contains(id)));
+        generation.eos_token_id = ends;
+    }
+    check_vocabulary(dir, &config, tokenizer.as_ref())?;
+    Ok(Settings {
+        config,
+        tokenizer,
+        generation,
+        notes,
+        names: foreign.map(|foreign| foreign.names),
+    })
+}
+
+/// Reads the text of a `config.json`, of this program's or of another family's model.
+///
+/// # Errors
+/// As [`ModelConfig::from_json`], and for a family that is not read or a value that it cannot be run with.
+pub fn config_from_json(text: &str) -> Result<ModelConfig, ConfigError> {
+    match Foreign::read(text)? {
+        Some(foreign) => Ok(foreign.config),
+        None => ModelConfig::from_json(text),
+    }
+}
+
+/// What is read of `tokenizer_config.json`.
+#[derive(Default)]
+struct AboutTokenizer {
+    eos: Option<String>,
+    /// Ours alone: whether texts get the special tokens of `tokenizer.json`.
+    adds_special_tokens: bool,
+}
+
+fn about_tokenizer(text: &str) -> Result<AboutTokenizer, ConfigError> {
+    let text = text.trim_start_matches('\u{feff}');
+    let object: Value = serde_json::from_str(text).map_err(|error| ConfigError::Json {
+        reason: error.to_string(),
+    })?;
+    let eos = &object["eos_token"];
+    let eos = eos.as_str().or_else(|| eos.get("content")?.as_str());
+    Ok(AboutTokenizer {
+        eos: eos.map(str::to_owned),
+        adds_special_tokens: object[ADDS_SPECIAL_TOKENS] == true,
     })
 }
 
@@ -182,11 +324,14 @@ fn check_vocabulary(
 
 fn tokenizer_config(tokenizer: &Tokenizer) -> String {
     let eos = tokenizer.eos_id().and_then(|id| tokenizer.token(id));
-    let value = json!({
+    let mut value = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": eos,
         "clean_up_tokenization_spaces": false,
     });
+    if tokenizer.adds_special_tokens() {
+        value[ADDS_SPECIAL_TOKENS] = true.into();
+    }
     format!("{value:#}\n")
 }
 

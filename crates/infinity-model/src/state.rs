@@ -398,6 +398,33 @@ impl ModelState {
         }
     }
 
+    /// The state for a call that may fail. Caches that grow are lent: a call that is their only owner fills them
+    /// in place, while from a clone it would copy all of them. Until the state that the call gives is put in
+    /// the place of this one, or [`take_back`](Self::take_back) is called, they are missing here.
+    pub(crate) fn lend(&mut self, config: &ModelConfig) -> Self {
+        let lent = self.clone();
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            if let LayerState::Softmax { cache } = layer
+                && config.layer_type(i) == LayerType::Full
+            {
+                *cache = KvCache::empty(lent.batch());
+            }
+        }
+        lent
+    }
+
+    /// The caches that were lent, out of the state that the call gave after `t` tokens.
+    pub(crate) fn take_back(&mut self, after: Self, t: usize, config: &ModelConfig) {
+        let layers = self.layers.iter_mut().zip(after.layers).enumerate();
+        for (i, pair) in layers {
+            if let (LayerState::Softmax { cache }, LayerState::Softmax { cache: after }) = pair
+                && config.layer_type(i) == LayerType::Full
+            {
+                *cache = after.without_last(t);
+            }
+        }
+    }
+
     /// Bytes of all tensors, at their present precision, with the room that caches have.
     pub fn bytes(&self) -> usize {
         let mut bytes = 0;
@@ -415,4 +442,48 @@ impl ModelState {
 
 fn tensor_bytes<const D: usize>(tensor: &Tensor<D>) -> usize {
     tensor.shape().num_elements() * tensor.dtype().size()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Int;
+
+    /// A call that fails leaves what was there before it, cache by cache.
+    #[test]
+    fn what_was_lent_comes_back() {
+        let config = ModelConfig {
+            hidden_size: 8,
+            num_hidden_layers: 3,
+            num_attention_heads: 2,
+            layer_types: Some(LayerType::ALL.to_vec()),
+            sliding_window: Some(2),
+            ..ModelConfig::first().with_vocab_size(5)
+        };
+        let model = config.init(&Device::flex());
+        let read = |ids: &[i32], state: Option<ModelState>| {
+            let ids = Tensor::<1, Int>::from_ints(ids, &Device::flex()).unsqueeze();
+            model.forward(ids, state).1
+        };
+        let bytes = |state: &ModelState| {
+            let state = state.clone().to_bytes(None).unwrap();
+            let file = safetensors::SafeTensors::deserialize(&state).unwrap();
+            let tensors = file.tensors().into_iter();
+            let data: Vec<_> = tensors.map(|(name, x)| (name, x.data().to_vec())).collect();
+            data
+        };
+        let mut state = read(&[1, 2, 3], None);
+        for more in [&[4][..], &[0, 1, 2]] {
+            let before = bytes(&state);
+            let lent = state.lend(&config);
+            assert_ne!(bytes(&state), before, "the cache that grows is away");
+            let after = read(more, Some(lent));
+            state.take_back(after, more.len(), &config);
+            assert_eq!(bytes(&state), before);
+            let lent = state.lend(&config);
+            state = read(more, Some(lent));
+        }
+        let fresh = read(&[1, 2, 3, 4, 0, 1, 2], None);
+        assert_eq!(state.compact().bytes(), fresh.compact().bytes());
+    }
 }

@@ -644,7 +644,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Mixer;
+    use crate::config::{LayerType, Mixer};
     use crate::layer::Layer;
     use crate::mixer::InfinityMixerConfig;
     use crate::model::InfinityModel;
@@ -719,6 +719,55 @@ mod tests {
             assert_eq!(ModelState::load(&path, &model).unwrap().position, [0]);
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         }
+    }
+
+    /// A hybrid with rows that began at different times, one of them anew.
+    #[test]
+    fn rows_that_began_later_do_so_after_loading() {
+        let config = ModelConfig {
+            hidden_size: 16,
+            num_hidden_layers: 3,
+            num_attention_heads: 2,
+            num_key_value_heads: Some(1),
+            layer_types: Some(LayerType::ALL.to_vec()),
+            sliding_window: Some(3),
+            ..ModelConfig::first().with_vocab_size(5)
+        };
+        let model = config.init(&Device::flex());
+        let (_, state) = model.forward(tokens([[0, 1, 2], [3, 4, 0]]), None);
+        let state = state.reset_rows(&[false, true]);
+        let (_, state) = model.forward(tokens([[1, 1, 2], [0, 2, 4]]), state);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.state");
+        state.save(&path, &model).unwrap();
+        let loaded = ModelState::load(&path, &model).unwrap();
+        assert!(tensors_of(&loaded) == tensors_of(&state));
+        let bytes = fs::read(&path).unwrap();
+        let noted = notes(&bytes).unwrap();
+        assert!(noted.contains(&("version".to_owned(), STARTED.to_owned())));
+        let next = tokens([[4, 0, 2], [1, 0, 3]]);
+        let (expected, _) = model.forward(next.clone(), state.clone());
+        let (logits, _) = model.forward(next.clone(), loaded);
+        assert_eq!(logits.to_data(), expected.to_data());
+        // Who forgot the starts would show the second row the first text's keys.
+        let mut open = state.clone();
+        for layer in &mut open.layers {
+            if let LayerState::Softmax { cache } = layer {
+                let [keys, values] = cache.filled().unwrap();
+                *cache = KvCache::new(keys, values, vec![0; 2]);
+            }
+        }
+        let other = model.forward(next, open).0;
+        assert_ne!(other.to_data(), expected.to_data());
+        // A row alone has the file of any state, without what was never its own.
+        let second = state.gather_rows(&[Some(1)]).to_bytes(None).unwrap();
+        assert!(
+            notes(&second)
+                .unwrap()
+                .contains(&("version".to_owned(), VERSION.to_owned()))
+        );
+        let file = SafeTensors::deserialize(&second).unwrap();
+        assert_eq!(file.tensor("layers.1.keys").unwrap().shape(), [1, 3, 1, 8]);
     }
 
     #[test]

@@ -205,15 +205,18 @@ impl EngineHandle {
         }
     }
 
-    /// The tokens of a text. One that begins a text has at least one: the model's first token stands
-    /// for an empty one.
+    /// The tokens of a text. One that begins a text has the special tokens of a model that others trained, and
+    /// at least one token: the model's first stands for an empty one.
     ///
     /// # Errors
     /// [`EngineError::Invalid`]: the tokenizer refuses the text, or would leave out too much of it.
     pub fn encode(&self, text: &str, begins: bool) -> Result<Vec<u32>, EngineError> {
         let (tokenizer, model) = (&self.shared.tokenizer, &self.shared.model);
         tokenizer.dropped(text)?.check()?;
-        let mut ids = tokenizer.encode(text)?;
+        let mut ids = match begins {
+            true => tokenizer.encode_text(text)?,
+            false => tokenizer.encode(text)?,
+        };
         if ids.is_empty() && begins {
             let first = model.bos_token_id.or(model.eos_token_id);
             ids.extend(first.or(tokenizer.eos_id()));

@@ -6,9 +6,8 @@ use crate::error::TrainError;
 use crate::run_dir::{CHECKPOINTS, EFFECTIVE, FINAL, TOKENIZER};
 use infinity_files::Fingerprint;
 use infinity_model::burn::tensor::Device;
-use infinity_model::{
-    GenerationConfig, ModelConfig, Pretrained, PretrainedError, Tokenizer, from_pretrained,
-};
+use infinity_model::pretrained::config_from_json;
+use infinity_model::{GenerationConfig, Pretrained, PretrainedError, Tokenizer, from_pretrained};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -235,6 +234,7 @@ impl Found {
             model,
             generation,
             tokenizer: Some(tokenizer),
+            notes: Vec::new(),
         })
     }
 
@@ -319,7 +319,7 @@ fn read(path: &Path) -> Result<String, PretrainedError> {
 /// The training window in a model's `config.json`.
 fn window(directory: &Path) -> Result<usize, TrainError> {
     let path = directory.join(MARKER);
-    let config = ModelConfig::from_json(&read(&path)?);
+    let config = config_from_json(&read(&path)?);
     let config = config.map_err(|source| PretrainedError::Config { path, source })?;
     Ok(config.max_position_embeddings)
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use infinity_model::pretrained::config_from_json;
 use infinity_model::tokenizer::Tokenizer;
 use infinity_model::{
     Context, GenerationConfig, ModelConfig, ModelState, from_pretrained, save_pretrained,
@@ -165,6 +166,21 @@ fn targets(folder: &Path) -> Vec<Target> {
             drop(ModelConfig::from_json(text));
         }),
     ));
+    let others = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infinity-model/tests/foreign");
+    let others = fs::read_dir(others)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let others = others.filter(|path| path.is_dir());
+    all.push((
+        "config.json of others",
+        200,
+        others
+            .map(|folder| fs::read(folder.join("config.json")).unwrap())
+            .collect(),
+        with_text(|text| {
+            drop(config_from_json(text));
+        }),
+    ));
     let generation = GenerationConfig::default().to_json();
     all.push((
         "generation_config.json",
@@ -172,6 +188,7 @@ fn targets(folder: &Path) -> Vec<Target> {
         texts(&[&generation]),
         with_text(|text| {
             drop(GenerationConfig::from_json(text));
+            drop(GenerationConfig::from_json_of_others(text));
         }),
     ));
 

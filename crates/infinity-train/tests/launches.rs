@@ -9,18 +9,25 @@ mod common;
 use infinity_kernels::launches::{Launches, launches};
 use infinity_kernels::testing::Random;
 use infinity_model::ModelConfig;
+use infinity_model::burn::module::{Module, ModuleVisitor, Param};
 use infinity_model::burn::optim::GradientsParams;
-use infinity_model::burn::tensor::{Device, DeviceKind};
+use infinity_model::burn::tensor::{Device, DeviceKind, Tensor};
+use infinity_model::parameters::ParameterRole;
 use infinity_train::config::{LrSchedulerConfig, OptimizerConfig, OptimizerName};
 use infinity_train::data::HostBatch;
 use infinity_train::optimizer::{Optimizer, clip};
 use infinity_train::step::{LmBatch, Trainee};
+use std::collections::BTreeSet;
 
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Forward and backward, a layer.
 const OF_A_LAYER: usize = 60;
+/// Parameters whose squares a launch adds up, at least: a device binds so many buffers.
+const OF_THE_NORM: usize = 16;
+/// Muon, for all matrices of one shape.
+const OF_A_SHAPE: usize = 20;
 
 /// A model of layers like those of `configs/shakespeare-char.toml`.
 fn model(layers: usize) -> ModelConfig {
@@ -69,10 +76,10 @@ fn counted(layers: usize, name: OptimizerName, device: &Device) -> Counted {
     let mut optimizer = Optimizer::new(&config, &LrSchedulerConfig::default(), 10, &trainee);
     let mut step = |n: u64| {
         let (grads, learn) = launches(|| synced(device, || trainee.learn(batch()).1));
-        // Some clipping in every step.
+        // Training clips in the optimizer's own launches.
         let (grads, clip) = launches(|| {
             synced(device, || -> GradientsParams {
-                clip(&trainee, grads, 1e-3).0
+                clip(&trainee, grads, 0.0).0
             })
         });
         let (after, optimizer) =
@@ -118,6 +125,29 @@ fn print(title: &str, mut rows: Vec<(String, isize)>) {
     }
 }
 
+/// Parameters, and the shapes of those that Muon moves.
+fn parameters(layers: usize, device: &Device) -> (usize, BTreeSet<Vec<usize>>) {
+    #[derive(Default)]
+    struct Seen(Vec<String>, usize, BTreeSet<Vec<usize>>);
+    impl ModuleVisitor for Seen {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.1 += 1;
+            if ParameterRole::of(&self.0.join(".")) == ParameterRole::Matrix {
+                self.2.insert(param.val().dims().to_vec());
+            }
+        }
+    }
+    let mut seen = Seen::default();
+    model(layers).init_seeded(5, device).visit(&mut seen);
+    (seen.1, seen.2)
+}
+
 mod wgpu {
     #[test]
     #[ignore = "written and not yet seen to pass: take this away once it has"]
@@ -141,6 +171,29 @@ fn a_step_is_few_launches() {
     print("two layers, Muon", above(&two.optimizer, &none));
     let adamw = counted(2, OptimizerName::Adamw, &device);
     print("two layers, AdamW", above(&adamw.optimizer, &none));
+    let (tensors, shapes) = parameters(2, &device);
+    println!(
+        "two layers: {tensors} parameters, {} shapes of Muon's matrices",
+        shapes.len()
+    );
     let layer = total(&three.learn) - total(&two.learn);
     assert!(layer <= OF_A_LAYER, "{layer} launches a layer");
+    let norm = total(&two.clip);
+    let most = 1 + tensors.div_ceil(OF_THE_NORM);
+    assert!(
+        norm <= most,
+        "{norm} launches for the norm of {tensors} parameters"
+    );
+    let adamw = total(&adamw.optimizer);
+    assert!(
+        adamw <= tensors,
+        "{adamw} launches for AdamW of {tensors} parameters"
+    );
+    // What is not Muon's is AdamW's.
+    let muon = total(&two.optimizer);
+    assert!(
+        muon <= OF_A_SHAPE * shapes.len() + tensors,
+        "{muon} launches for Muon of {} shapes",
+        shapes.len()
+    );
 }

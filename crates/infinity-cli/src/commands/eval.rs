@@ -86,6 +86,11 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let Pretrained {
         model, tokenizer, ..
     } = found.load(&chosen.device, quiet)?;
+    // Texts of a model that others trained begin as its own reader has them begin.
+    config.tokenizer.add_special_tokens |= args.file.is_some()
+        && tokenizer
+            .as_ref()
+            .is_some_and(Tokenizer::adds_special_tokens);
     let precision = args.precision.unwrap_or(config.run.precision);
     let model = args
         .memory

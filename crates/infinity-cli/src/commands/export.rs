@@ -1,15 +1,18 @@
 //! `infinity export MODEL -o DIR`: a model as a directory of its own, in another number format or in
 //! several files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use infinity_model::pretrained::{ADDS_SPECIAL_TOKENS, save_like};
 use infinity_model::{Pretrained, SaveOptions, WeightFormat, save_pretrained_with};
 
 use crate::args::Global;
 use crate::device;
 use crate::model_dir;
 use crate::terminal::{self, errors};
+
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Which model, where to, and how.
 #[derive(Debug, Args)]
@@ -26,6 +29,9 @@ pub(crate) struct ExportArgs {
     /// Most bytes of one weight file, as in 5GB or 500MiB (default: one file)
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
+    /// Write it as this folder of another family is written, from which it comes
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["dtype", "max_shard_size"])]
+    like: Option<PathBuf>,
     /// Replace a model that is there
     #[arg(long)]
     overwrite: bool,
@@ -56,22 +62,46 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         generation,
         ..
     } = found.load(&chosen.device, global.quiet)?;
+    if let Some(like) = &args.like {
+        save_like(target, &model, like)?;
+        return said(target);
+    }
     let options = SaveOptions {
         format: Some(args.dtype),
         max_shard_bytes: args.max_shard_size,
     };
     // How a conversation is written is no part of what is loaded.
     let files = found.tokenizer().ok();
-    let beside = ["tokenizer_config.json", "chat_template.jinja"].map(|name| {
+    let beside = [TOKENIZER_CONFIG, "chat_template.jinja"].map(|name| {
         let path = files.as_ref().map(|files| files.with_file_name(name));
         (name, path.and_then(|path| std::fs::read(path).ok()))
     });
     save_pretrained_with(target, &model, tokenizer.as_ref(), &generation, &options)?;
     for (name, text) in beside {
-        if let Some(text) = text {
-            infinity_files::write(&target.join(name), &text)?;
-        }
+        let Some(text) = text else { continue };
+        let text = match tokenizer.as_ref().filter(|_| name == TOKENIZER_CONFIG) {
+            Some(tokenizer) if tokenizer.adds_special_tokens() => adding_special_tokens(text),
+            _ => text,
+        };
+        infinity_files::write(&target.join(name), &text)?;
     }
+    said(target)
+}
+
+/// A `tokenizer_config.json` that says of a folder of ours that texts get the tokenizer's special tokens.
+fn adding_special_tokens(text: Vec<u8>) -> Vec<u8> {
+    match serde_json::from_slice::<serde_json::Value>(&text) {
+        Ok(mut value) if value.is_object() => {
+            value[ADDS_SPECIAL_TOKENS] = true.into();
+            format!("{value:#}\n").into_bytes()
+        }
+        _ => text,
+    }
+}
+
+/// Says what was written.
+fn said(target: &Path) -> anyhow::Result<u8> {
+    let shown = target.display();
     let files = target.read_dir()?.flatten().map(|entry| entry.path());
     let weights: Vec<PathBuf> = files
         .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use infinity_model::pretrained::read_settings;
 use infinity_model::{ChatTemplate, GenerationConfig, Precision, Pretrained};
 use infinity_serve::{Engine, EngineConfig, EngineHandle, Served, ServerConfig, router};
 use tokio::net::TcpListener;
@@ -173,6 +174,9 @@ async fn stopped(asked: Arc<AtomicBool>, served: Served, grace: Duration) {
 
 /// How the model's directory says that tokens are drawn.
 fn generation(directory: &Path) -> anyhow::Result<GenerationConfig> {
+    if directory.join("config.json").is_file() {
+        return Ok(read_settings(directory)?.generation);
+    }
     let path = directory.join("generation_config.json");
     if !path.is_file() {
         return Ok(GenerationConfig::default());

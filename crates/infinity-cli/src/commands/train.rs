@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 use clap::Args;
 use infinity_model::Formats;
-use infinity_model::count::{state_bytes, training_flops_per_token};
+use infinity_model::count::{state_bytes, state_bytes_per_token, training_flops_per_token};
 use infinity_train::config::{LoadedConfig, LoggingConfig, Progress, RunConfig};
 use infinity_train::run_dir::{FINAL, is_used};
 use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
@@ -254,9 +254,16 @@ fn estimated(e: &Estimate, window: usize) -> [String; 6] {
             terminal::grouped(e.training_tokens),
         ),
         format!(
-            "work      {} FLOP a token, {} of state a row",
+            "work      {} FLOP a token, {} of state a row{}",
             terminal::grouped(training_flops_per_token(&e.model, window)),
             terminal::bytes(state_bytes(&e.model, 1, window as u64)),
+            match state_bytes_per_token(&e.model) {
+                0 => String::new(),
+                more => format!(
+                    " and {} more for every further token",
+                    terminal::bytes(more)
+                ),
+            },
         ),
         format!("memory    about {memory}"),
         format!(

@@ -7,6 +7,8 @@ mod data;
 #[cfg(all(feature = "flex", unix))]
 mod failures;
 #[cfg(feature = "flex")]
+mod foreign;
+#[cfg(feature = "flex")]
 mod init;
 #[cfg(feature = "flex")]
 mod model;

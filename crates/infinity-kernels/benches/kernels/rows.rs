@@ -3,10 +3,10 @@
 use crate::case::{Case, HEADS, Operator, Way};
 use crate::child::{CHECKED_TOKENS, Contestant, TOL, random};
 use burn::tensor::{Device, Tensor, activation, module};
-use infinity_kernels::feature_map::{FeatureMap, l2_normalize};
+use infinity_kernels::feature_map::{FeatureMap, L2_EPS, l2_normalize};
 use infinity_kernels::linear::linear;
 use infinity_kernels::memory_gates::{self, DecayRule, GateInputs, GateRule, memory_gates};
-use infinity_kernels::rms_norm::{self, gated_rms_norm};
+use infinity_kernels::rms_norm::{self, GateAct, gated_rms_norm};
 use infinity_kernels::rotary::{Rotary, RotaryDims, Scaling};
 use infinity_kernels::short_conv::{short_conv, short_conv_silu};
 use infinity_kernels::swiglu::swiglu;
@@ -91,7 +91,7 @@ impl Rows {
                 };
                 let rotary = Rotary::new(&[0], t, dims, &device.inner());
                 let y = match native {
-                    true => rotary.unit(four(0), FeatureMap::EluPlusOne),
+                    true => rotary.unit(four(0), FeatureMap::EluPlusOne, L2_EPS),
                     false => rotary.apply(l2_normalize(FeatureMap::EluPlusOne.apply(four(0)))),
                 };
                 vec![y.flatten(0, 3)]
@@ -129,7 +129,7 @@ impl Rows {
             Operator::GatedRmsNorm => {
                 let weight = parameters[0].clone();
                 let y = match native {
-                    true => gated_rms_norm(four(0), weight, four(1), EPS),
+                    true => gated_rms_norm(four(0), weight, four(1), GateAct::Sigmoid, EPS),
                     false => {
                         rms_norm::tensors::rms_norm(four(0), weight, EPS)
                             * activation::sigmoid(four(1))

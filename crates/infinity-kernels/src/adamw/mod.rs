@@ -15,23 +15,10 @@ pub mod reference;
 mod rule;
 pub mod tensors;
 
-pub use rule::AdamW;
+pub use rule::{AdamW, Parameter};
 
 use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
 use burn::tensor::{Tensor, assert_shape};
-
-/// A parameter in front of its update: all of one length, in `f32`, without autodiff. Moments begin as zeros.
-#[derive(Clone, Debug)]
-pub struct Parameter {
-    /// The numbers of its update.
-    pub rule: AdamW,
-    /// What is updated.
-    pub weights: Tensor<1>,
-    /// The gradient, times one over [`AdamW::scale`].
-    pub grad: Tensor<1>,
-    /// First and second moment.
-    pub moments: [Tensor<1>; 2],
-}
 
 /// Weights and moments of each parameter after its update, on a GPU in few launches for all.
 ///

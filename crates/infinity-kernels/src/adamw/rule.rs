@@ -1,5 +1,7 @@
 //! The numbers of an update, and what every body makes of them.
 
+use burn::tensor::Tensor;
+
 /// The numbers of one update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
@@ -17,6 +19,19 @@ pub struct AdamW {
     pub time: i32,
     /// The gradient is this times what is given.
     pub scale: f64,
+}
+
+/// A parameter in front of its update: all of one length, in `f32`, without autodiff. Moments begin as zeros.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// The numbers of its update.
+    pub rule: AdamW,
+    /// What is updated.
+    pub weights: Tensor<1>,
+    /// The gradient, times one over [`AdamW::scale`].
+    pub grad: Tensor<1>,
+    /// First and second moment.
+    pub moments: [Tensor<1>; 2],
 }
 
 /// The scalars of an update as every body uses them, in `f32`.

@@ -1,6 +1,6 @@
 //! The update on tensors, on any device.
 
-use super::Parameter;
+use super::rule::Parameter;
 use burn::tensor::Tensor;
 
 /// As [`adamw`](super::adamw()), for one parameter.

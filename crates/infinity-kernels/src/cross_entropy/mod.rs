@@ -12,14 +12,16 @@ mod gpu;
 pub mod reference;
 pub mod tensors;
 
-use crate::operator::{self, Operator, gpu_kernel};
-use burn::tensor::{Device, Int, Tensor, TensorData, assert_shape};
+use crate::operator::{self, Backward, Forward, Operator, exactly, gpu_kernel};
+use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
+use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData, assert_shape};
 
 /// Targets on a device.
 #[derive(Clone, Debug)]
 pub struct Targets(Kind);
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "one a batch")]
 enum Kind {
     /// `[N]`, in the numbers that kernels read, −1 where a target does not count.
     Kernel(Tensor<1>),
@@ -127,5 +129,56 @@ impl Operator for CrossEntropy {
             results
         };
         |self, [logits, marked]| gpu::cross_entropy(logits, marked, self.scale)
+    }
+}
+
+/// Zero `[1]` whose gradients by `hidden` and `weight` are those given, outside any graph, times its own.
+///
+/// # Panics
+///
+/// If a gradient has another shape.
+#[track_caller]
+pub fn given_gradients(
+    hidden: Tensor<3>,
+    weight: Tensor<2>,
+    (d_hidden, d_weight): (Tensor<3>, Tensor<2>),
+) -> Tensor<1> {
+    let ([b, t, d], [_, v]) = (hidden.dims(), weight.dims());
+    assert_shape!(d_hidden, [b, t, d]);
+    assert_shape!(d_weight, [d, v]);
+    let inputs = vec![
+        hidden.into_dispatch(),
+        weight.into_dispatch(),
+        d_hidden.into_dispatch(),
+        d_weight.into_dispatch(),
+    ];
+    operator::run(Given, inputs).take()
+}
+
+/// Two tensors and their gradients to a scalar that has those.
+#[derive(Clone, Debug)]
+struct Given;
+
+impl Operator for Given {
+    const NAME: &'static str = "given_gradients";
+    const CONSTANTS: usize = 2;
+
+    fn composed<B: Backend>(&self, inputs: Vec<FloatTensor<B>>, _save: bool) -> Forward<B> {
+        let device = inputs[0].device();
+        Forward {
+            results: vec![B::float_zeros(Shape::from([1]), &device, DType::F32.into())],
+            saved: Vec::new(),
+        }
+    }
+
+    fn composed_backward<B: Backend>(&self, call: Backward<B>) -> Vec<FloatTensor<B>> {
+        let [_, _, d_hidden, d_weight] = exactly(call.inputs);
+        let [grad] = exactly(call.grads);
+        let times = |d: FloatTensor<B>| {
+            let grad = B::float_cast(grad.clone(), d.dtype().into());
+            let ones = Shape::from(vec![1; d.rank()]);
+            B::float_mul(d, B::float_reshape(grad, ones))
+        };
+        [d_hidden, d_weight].map(times).into()
     }
 }

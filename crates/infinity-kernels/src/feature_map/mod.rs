@@ -8,8 +8,8 @@
 
 use burn::tensor::{Tensor, activation, assert_shape};
 
-/// Length below which [`l2_normalize`] lets a vector shrink to zero.
-pub const L2_EPS: f64 = 1e-6;
+/// What [`l2_normalize`] adds to the square of a length: vectors shorter than its root shrink to zero.
+pub const L2_EPS: f64 = 1e-12;
 
 /// The maps without parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,9 +61,14 @@ pub fn learnable(x: Tensor<4>, weight: Tensor<3>, bias: Tensor<2>) -> Tensor<4> 
     elu_plus_one(x + bias.reshape([1, 1, h, k]))
 }
 
-/// `x / sqrt(Σ x² + eps²)` over the last dim of `[B, T, H, K]`, `eps` = [`L2_EPS`].
+/// [`unit_length`] with [`L2_EPS`].
 pub fn l2_normalize(x: Tensor<4>) -> Tensor<4> {
-    let norm = (x.clone().square().sum_dim(3) + L2_EPS * L2_EPS).sqrt();
+    unit_length(x, L2_EPS)
+}
+
+/// `x / sqrt(Σ x² + eps)` over the last dim of `[B, T, H, K]`.
+pub fn unit_length(x: Tensor<4>, eps: f64) -> Tensor<4> {
+    let norm = (x.clone().square().sum_dim(3) + eps).sqrt();
     x / norm
 }
 

@@ -3,11 +3,12 @@
 //! Results lie side by side in one buffer, each where a device can bind it alone, so that they take one
 //! binding and not one each.
 
-use super::{UNITS, cubes, empty};
+use super::{UNITS, contiguous, cubes, empty, units};
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
-use burn_cubecl::cubecl::prelude::CubeCount;
+use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
 
 /// Tensors in one launch at most: a kernel's code grows with them.
 const MOST: usize = 48;
@@ -25,7 +26,8 @@ pub(crate) struct Places {
     pub(crate) len: Vec<usize>,
     pub(crate) start: Vec<usize>,
     cubes: usize,
-    values: usize,
+    /// Values of that buffer.
+    pub(crate) values: usize,
 }
 
 impl Places {
@@ -64,7 +66,12 @@ impl Places {
     }
 
     /// The `i`th of `buffer` as a tensor of `shape`.
-    pub(crate) fn part(&self, buffer: &CubeTensor, i: usize, shape: Shape) -> CubeTensor {
+    pub(crate) fn part(
+        &self,
+        buffer: &CubeTensor,
+        i: usize,
+        shape: impl Into<Shape>,
+    ) -> CubeTensor {
         let bytes = |values: usize| (values * size_of::<f32>()) as u64;
         let end = self.start[i] + self.len[i].max(1);
         let handle = buffer.handle.clone();
@@ -73,9 +80,139 @@ impl Places {
         CubeTensor::new_contiguous(
             buffer.client.clone(),
             buffer.device(),
-            shape,
+            shape.into(),
             handle,
             buffer.dtype,
         )
     }
+}
+
+/// A matrix, its place, and the first of its columns among those of all; one that is not there is zeros.
+#[derive(CubeType, CubeLaunch)]
+struct Part {
+    x: Box<[f32]>,
+    there: usize,
+    first: usize,
+    len: usize,
+    width: usize,
+    column: usize,
+}
+
+#[cube(launch)]
+fn join_units(parts: &Sequence<Part>, out: &mut [f32], width: usize, #[comptime] count: usize) {
+    #[unroll]
+    for i in 0..count {
+        let part = parts.index(i);
+        let at = (CUBE_POS - part.first) * UNITS + UNIT_POS as usize;
+        if CUBE_POS >= part.first && at < part.len {
+            let mut value = 0.0f32;
+            if part.there > 0usize {
+                value = part.x[at];
+            }
+            out[at / part.width * width + part.column + at % part.width] = value;
+        }
+    }
+}
+
+/// Matrices of `rows` rows side by side, in `f32`; one that is not there is zeros of so many columns.
+pub(crate) fn side_by_side(
+    of: &CubeTensor,
+    rows: usize,
+    parts: Vec<(Option<CubeTensor>, usize)>,
+) -> CubeTensor {
+    let width: usize = parts.iter().map(|(_, width)| width).sum();
+    let out = empty(of, [rows, width], DType::F32);
+    let single =
+        |(x, width): (Option<CubeTensor>, usize)| (x.map(|x| contiguous(x, DType::F32)), width);
+    let parts: Vec<_> = parts.into_iter().map(single).collect();
+    let mut column = 0;
+    for some in parts.chunks(in_a_launch(of, 1, 1)) {
+        let places = Places::new(of, some.iter().map(|(_, width)| rows * width));
+        let mut sequence = SequenceArg::new();
+        for (i, (x, width)) in some.iter().enumerate() {
+            let there = usize::from(x.is_some());
+            let x = x.as_ref().unwrap_or(of).clone().into_buffer_arg();
+            let (first, len) = (places.first[i], places.len[i]);
+            let width_or_one = (*width).max(1);
+            sequence.push(PartLaunch::new(x, there, first, len, width_or_one, column));
+            column += width;
+        }
+        if !places.are_empty() {
+            join_units::launch(
+                &of.client,
+                places.cubes(),
+                units(),
+                sequence,
+                out.clone().into_buffer_arg(),
+                width,
+                some.len(),
+            );
+        }
+    }
+    out
+}
+
+/// The place of some columns, and the first of them.
+#[derive(CubeType, CubeLaunch)]
+struct Columns {
+    first: usize,
+    len: usize,
+    width: usize,
+    column: usize,
+    start: usize,
+}
+
+#[cube(launch)]
+fn part_units(
+    x: &[f32],
+    parts: &Sequence<Columns>,
+    out: &mut [f32],
+    width: usize,
+    #[comptime] count: usize,
+) {
+    #[unroll]
+    for i in 0..count {
+        let part = parts.index(i);
+        let at = (CUBE_POS - part.first) * UNITS + UNIT_POS as usize;
+        if CUBE_POS >= part.first && at < part.len {
+            out[part.start + at] = x[at / part.width * width + part.column + at % part.width];
+        }
+    }
+}
+
+/// The columns of `x` `[rows, …]` in matrices of these widths, in `f32`: [`side_by_side`] undone.
+pub(crate) fn columns(x: CubeTensor, widths: &[usize]) -> Vec<CubeTensor> {
+    let x = contiguous(x, DType::F32);
+    let [rows, width] = x.shape().dims();
+    let places = Places::new(&x, widths.iter().map(|width| rows * width));
+    let out = places.buffer(&x);
+    let mut column = 0;
+    let mut sequence = SequenceArg::new();
+    for (i, part) in widths.iter().enumerate() {
+        let (first, len, start) = (places.first[i], places.len[i], places.start[i]);
+        sequence.push(ColumnsLaunch::new(
+            first,
+            len,
+            (*part).max(1),
+            column,
+            start,
+        ));
+        column += part;
+    }
+    if !places.are_empty() {
+        part_units::launch(
+            &x.client.clone(),
+            places.cubes(),
+            units(),
+            x.into_buffer_arg(),
+            sequence,
+            out.clone().into_buffer_arg(),
+            width,
+            widths.len(),
+        );
+    }
+    let parts = widths.iter().enumerate();
+    parts
+        .map(|(i, width)| places.part(&out, i, [rows, *width]))
+        .collect()
 }

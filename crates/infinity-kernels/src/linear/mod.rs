@@ -3,18 +3,28 @@
 //! With a few rows it is little but reading the weights: the native kernel does that with all cores, each
 //! weight touched once for all rows, and a row has the same bits whatever rows are beside it. With many rows
 //! it is the large product that Burn takes too, on factors as they are stored, both ways; the gradient of the
-//! input is one sum over all weights.
+//! input is one sum over all weights. On a GPU that trains, several projections are one product.
 
 #[cfg(feature = "flex")]
 mod cpu;
 #[cfg(feature = "flex")]
 mod few_rows;
+#[cfg(feature = "cube")]
+mod gpu;
 pub mod reference;
 #[cfg(feature = "flex")]
 mod weight;
 
-use crate::operator::{self, MOST_INPUTS, Operator, cpu_kernel};
+use crate::operator::{self, MOST_INPUTS, Operator, cpu_kernel, gpu_kernel};
+#[cfg(feature = "cube")]
+use crate::operator::{Backward, Forward, Layout};
+#[cfg(feature = "cube")]
+use burn::backend::{fusion::custom::TensorSpec, tensor::FloatTensor};
+#[cfg(feature = "cube")]
+use burn::tensor::Shape;
 use burn::tensor::{DType, Device, Tensor, assert_shape, module};
+#[cfg(feature = "cube")]
+use burn_cubecl::CubeBackend;
 
 /// Rows up to which reading the weights counts as much as computing with them: as many as are decoded at
 /// once, with the same bits for a row in any company.
@@ -56,9 +66,12 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
 /// If two shapes do not agree.
 #[track_caller]
 pub fn projections(x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
-    let [b, t, width] = x.dims();
+    let [.., width] = x.dims();
     for weight in &weights {
         assert_shape!(weight, [width, _]);
+    }
+    if !weights.is_empty() && are_together(&x, &weights) {
+        return together(x, weights, 0);
     }
     let native = |weight: &Tensor<2>| is_native(&x, weight);
     if weights.len() >= MOST_INPUTS || !weights.iter().all(native) {
@@ -68,16 +81,30 @@ pub fn projections(x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
         };
         return weights.into_iter().map(one).collect();
     }
-    let n = weights.len();
+    together(x, weights, 0)
+}
+
+/// All in one operation, of which the last `thin` weights share a result.
+fn together(x: Tensor<3>, weights: Vec<Tensor<2>>, thin: usize) -> Vec<Tensor<3>> {
+    let [b, t, _] = x.dims();
+    let n = weights.len() - thin + usize::from(thin > 0);
     let weights = weights.into_iter().map(Tensor::into_dispatch);
     let inputs = std::iter::once(x.into_dispatch()).chain(weights);
-    let mut results = operator::run(
-        Projections {
-            few: b * t <= FEW_ROWS,
-        },
-        inputs.collect(),
-    );
+    let few = b * t <= FEW_ROWS;
+    let mut results = operator::run(Projections { few, thin }, inputs.collect());
     (0..n).map(|_| results.take()).collect()
+}
+
+/// Whether weights are put side by side for one product: on a GPU that trains, where launches cost more than that.
+fn are_together(x: &Tensor<3>, weights: &[Tensor<2>]) -> bool {
+    let device = x.device();
+    let single = weights.iter().all(|weight| weight.dtype() == DType::F32);
+    let there = x.dims().iter().all(|dim| *dim > 0) && weights.len() < MOST_INPUTS;
+    single
+        && x.dtype() == DType::F32
+        && there
+        && device.is_autodiff()
+        && operator::has_gpu_kernels(&device)
 }
 
 /// [`projections`], and the results of `thin` weights side by side as one: each of them is too thin for a
@@ -102,17 +129,60 @@ pub fn projections_and(
         let thin = all.split_off(n);
         return (all, Tensor::cat(thin, 2));
     }
+    let both: Vec<_> = weights.iter().chain(&thin).cloned().collect();
+    if are_together(&x, &both) {
+        let mut all = together(x, both, thin.len());
+        let thin = all.pop().expect("the result that they share");
+        return (all, thin);
+    }
     weights.push(Tensor::cat(thin, 1));
     let mut all = projections(x, weights);
     let thin = all.pop().expect("a result for every weight");
     (all, thin)
 }
 
+/// `parts` one after the other: as `Tensor::cat`, which is a launch for each on a GPU; here it is one for all.
+///
+/// # Panics
+///
+/// If there are none.
+pub fn joined(parts: Vec<Tensor<1>>) -> Tensor<1> {
+    match parts.len() {
+        1 => parts.into_iter().next().expect("one"),
+        2..=MOST_INPUTS if operator::has_gpu_kernels(&parts[0].device()) => {
+            let parts = parts.into_iter().map(Tensor::into_dispatch);
+            operator::run(Joined, parts.collect()).take()
+        }
+        _ => Tensor::cat(parts, 0),
+    }
+}
+
+/// Vectors to one of all, on GPUs.
+#[derive(Clone, Debug)]
+struct Joined;
+
+impl Operator for Joined {
+    const NAME: &'static str = "joined";
+
+    gpu_kernel! {
+        |self, specs| {
+            let len: usize = specs.iter().map(|spec| spec.shape[0]).sum();
+            [TensorSpec::new(Shape::from([len]), DType::F32)]
+        };
+        |self, inputs| [gpu::joined(inputs)];
+        |self, inputs, [d]| gpu::apart(inputs, d)
+    }
+}
+
 /// Inputs and weights to the projection by every weight.
 #[derive(Clone, Debug)]
 struct Projections {
-    /// Few enough rows for the kernel that reads the weights once.
+    /// Few enough rows for the CPU's kernel that reads the weights once.
+    #[cfg_attr(not(feature = "flex"), allow(dead_code))]
     few: bool,
+    /// Of a GPU's weights, the last ones that share a result.
+    #[cfg_attr(not(feature = "cube"), allow(dead_code))]
+    thin: usize,
 }
 
 impl Operator for Projections {
@@ -121,5 +191,31 @@ impl Operator for Projections {
     cpu_kernel! {
         |self, inputs| cpu::forward(inputs, self.few);
         |self, inputs, grads| cpu::backward(inputs, grads)
+    }
+
+    #[cfg(feature = "cube")]
+    fn layout(&self, inputs: &[TensorSpec], save: bool) -> Option<Layout> {
+        let [b, t, width] = inputs[0].shape.dims();
+        let widths: Vec<usize> = inputs[1..].iter().map(|x| x.shape[1]).collect();
+        let spec = |dims: &[usize]| TensorSpec::new(Shape::from(dims.to_vec()), DType::F32);
+        let saved = spec(&[width, widths.iter().sum()]);
+        let results = gpu::results(widths, self.thin);
+        Some(Layout {
+            results: results.iter().map(|out| spec(&[b, t, *out])).collect(),
+            saved: if save { vec![saved] } else { Vec::new() },
+        })
+    }
+
+    #[cfg(feature = "cube")]
+    fn gpu(&self, inputs: Vec<FloatTensor<CubeBackend>>, save: bool) -> Forward<CubeBackend> {
+        let (results, weights) = gpu::forward(inputs, self.thin);
+        let saved = if save { vec![weights] } else { Vec::new() };
+        Forward { results, saved }
+    }
+
+    #[cfg(feature = "cube")]
+    fn gpu_backward(&self, call: Backward<CubeBackend>) -> Vec<FloatTensor<CubeBackend>> {
+        let [weights] = operator::exactly(call.saved);
+        gpu::backward(call.inputs, weights, call.grads, self.thin)
     }
 }

@@ -1,7 +1,8 @@
-//! The gates on CubeCL runtimes: one launch forward; back one, and one each that sums the gradients of
-//! `A_log` and of the biases over pieces of tokens.
+//! The gates on CubeCL runtimes: one launch forward; back one, and one that sums the gradients of `A_log` and of
+//! the biases over pieces of tokens.
 
 use super::rule::{DecayRule, GateRule, Sections};
+use crate::gpu::many::Places;
 use crate::gpu::sums::row_sums;
 use crate::gpu::{bound, cast, contiguous, cubes_of_units, empty, units};
 use burn::backend::{TensorMetadata, ops::FloatTensorOps};
@@ -232,6 +233,8 @@ fn backward_heads(
     d_z: &mut [f32],
     partial: &mut [f32],
     tokens: usize,
+    columns: usize,
+    of_biases: usize,
     #[comptime] rule: GateRule,
 ) {
     let s = comptime!(rule.n_states);
@@ -242,7 +245,7 @@ fn backward_heads(
     if unit < tokens.div_ceil(TOKENS) * h {
         let head = unit % h;
         let piece = unit / h;
-        let sums = piece * comptime!(h * s + of_bias.width);
+        let sums = piece * columns;
         let mut of_a = Array::<f32>::new(s);
         let mut of_decay = Array::<f32>::new(s);
         let mut of_write = Array::<f32>::new(s);
@@ -325,7 +328,7 @@ fn backward_heads(
                 d_z[from + comptime!(of_z.beta) + head] = d_beta * gates.beta * (1.0f32 - part);
             }
         }
-        let biases = sums + comptime!(h * s);
+        let biases = sums + of_biases;
         #[unroll]
         for i in 0..s {
             let j = head * s + i;
@@ -388,8 +391,10 @@ pub(crate) fn backward(
     let [z, a_log, bias] = inputs.map(|x| contiguous(x, DType::F32));
     let d: Vec<CubeTensor> = d.into_iter().map(|d| contiguous(d, DType::F32)).collect();
     let [b, t, _] = z.shape().dims();
-    let (pieces, per_state) = ((b * t).div_ceil(TOKENS), rule.n_heads * rule.n_states);
-    let columns = per_state + rule.bias_width();
+    let pieces = (b * t).div_ceil(TOKENS);
+    // Apart as far as two tensors in one buffer have to be.
+    let places = Places::new(&z, [rule.n_heads * rule.n_states, rule.bias_width()]);
+    let columns = places.values;
     let d_z = empty(&z, z.shape(), DType::F32);
     let partial = empty(&z, [pieces, columns], DType::F32);
     if pieces > 0 {
@@ -407,19 +412,22 @@ pub(crate) fn backward(
             d_z.clone().into_buffer_arg(),
             partial.clone().into_buffer_arg(),
             b * t,
+            columns,
+            places.start[1],
             rule,
         );
     }
+    let sums = row_sums(&partial, [pieces, columns, 0], [columns]);
     // What is not read may be of any size.
     let d_a_log = match rule.decay {
         DecayRule::None => {
             CubeBackend::float_zeros(a_log.shape(), &a_log.device, DType::F32.into())
         }
-        _ => row_sums(&partial, [pieces, columns, 0], a_log.shape()),
+        _ => places.part(&sums, 0, a_log.shape()),
     };
     let d_bias = match rule.bias_width() {
         0 => CubeBackend::float_zeros(bias.shape(), &bias.device, DType::F32.into()),
-        _ => row_sums(&partial, [pieces, columns, per_state], bias.shape()),
+        _ => places.part(&sums, 1, bias.shape()),
     };
     [
         cast(d_z, dtypes[0]),

@@ -21,9 +21,9 @@ pub use reference::Dims;
 
 use crate::borders::Borders;
 use crate::operator::{self, Backward, Forward, Operator};
-#[cfg(feature = "flex")]
-use burn::backend::Flex;
 use burn::backend::{Backend, tensor::FloatTensor};
+#[cfg(feature = "flex")]
+use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::{Bool, Tensor, TensorData, assert_shape};
 use chunkwise::Saved;
 use inputs::ScanTensors;
@@ -171,6 +171,7 @@ struct Fused {
 
 impl Operator for Fused {
     const NAME: &'static str = "memory_scan";
+    const KNOWS_NONE: bool = true;
 
     #[cfg(feature = "flex")]
     fn cpu(&self, inputs: Vec<FloatTensor<Flex>>, save: bool) -> Forward<Flex> {
@@ -185,6 +186,15 @@ impl Operator for Fused {
     #[cfg(feature = "flex")]
     fn cpu_backward(&self, call: Backward<Flex>) -> Vec<FloatTensor<Flex>> {
         let (x, saved, grads) = apart(call);
+        let or_zeros = |grad: FloatTensor<Flex>, shape| match operator::is_none(&grad, &shape) {
+            true => Flex::float_zeros(shape, &grad.device(), grad.dtype().into()),
+            false => grad,
+        };
+        let [d_o, d_state] = grads;
+        let grads = [
+            or_zeros(d_o, x.v.shape()),
+            or_zeros(d_state, x.state.shape()),
+        ];
         cpu::backward(x, saved, grads, self.delta, &self.borders).into_list(self.delta)
     }
 

@@ -1,14 +1,19 @@
-//! What is around the products of Muon's step on CubeCL runtimes: one launch before them and one after, for as many
-//! matrices as a device binds buffers for.
+//! Muon's step of matrices of one shape on CubeCL runtimes: their products side by side, and a launch around them for
+//! as many matrices as a device binds buffers for.
 
-use super::Muon;
+use super::rule::Muon;
 use crate::gpu::many::{Places, in_a_launch};
-use crate::gpu::{UNITS, contiguous, empty, units};
-use burn::backend::TensorMetadata;
+use crate::gpu::sums::over_lanes;
+use crate::gpu::{UNITS, contiguous, cubes, cubes_of_units, empty, units};
+use crate::newton_schulz::reference::{COEFFICIENTS, SMALLEST_NORM};
+use burn::backend::{TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
-use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::prelude::*;
+
+/// Cubes that share the squares of a matrix; at most [`UNITS`].
+const CUBES: usize = 64;
 
 /// Gradient and momentum of a matrix, and their place.
 #[derive(CubeType, CubeLaunch)]
@@ -48,6 +53,87 @@ fn momentum_units(
     }
 }
 
+/// `cubes` sums of squares of every matrix.
+#[cube(launch)]
+fn square_units(update: &[f32], sums: &mut [f32], len: usize, #[comptime] cubes: usize) {
+    let mut spare = Shared::<[f32]>::new_slice(UNITS);
+    let matrix = CUBE_POS / cubes;
+    let mut sum = 0.0f32;
+    let mut at = CUBE_POS % cubes * UNITS + UNIT_POS as usize;
+    while at < len {
+        let x = update[matrix * len + at];
+        sum += x * x;
+        at += comptime!(UNITS * cubes);
+    }
+    let sum = over_lanes(sum, &mut spare, UNITS);
+    if UNIT_POS == 0 {
+        sums[CUBE_POS] = sum;
+    }
+}
+
+/// Matrices over their norms, on their side where they are tall: `each` cubes take one.
+#[cube(launch)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a kernel's arguments are its buffers"
+)]
+fn scaled_units(
+    update: &[f32],
+    sums: &[f32],
+    x: &mut [f32],
+    rows: usize,
+    columns: usize,
+    matrices: usize,
+    each: usize,
+    smallest: f32,
+    #[comptime] tall: bool,
+    #[comptime] cubes: usize,
+) {
+    let mut spare = Shared::<[f32]>::new_slice(UNITS);
+    let matrix = CUBE_POS / each;
+    let unit = UNIT_POS as usize;
+    let mut sum = 0.0f32;
+    if matrix < matrices && unit < cubes {
+        sum = sums[matrix * cubes + unit];
+    }
+    let norm = max(over_lanes(sum, &mut spare, UNITS).sqrt(), smallest);
+    let len = rows * columns;
+    let at = CUBE_POS % each * UNITS + unit;
+    if matrix < matrices && at < len {
+        let mut to = at;
+        if comptime!(tall) {
+            to = at % columns * rows + at / columns;
+        }
+        x[matrix * len + to] = update[matrix * len + at] / norm;
+    }
+}
+
+/// `a + b A + c A²` for matrices of `side` rows and columns.
+#[cube(launch)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a kernel's arguments are its buffers"
+)]
+fn polynomial_units(
+    gram: &[f32],
+    square: &[f32],
+    p: &mut [f32],
+    a: f32,
+    b: f32,
+    c: f32,
+    side: usize,
+    len: usize,
+) {
+    let at = ABSOLUTE_POS;
+    if at < len {
+        let mut value = gram[at] * b + square[at] * c;
+        if at % side == at / side % side {
+            value += a;
+        }
+        p[at] = value;
+    }
+}
+
 /// The weights of a matrix, and their place.
 #[derive(CubeType, CubeLaunch)]
 struct Weights {
@@ -65,98 +151,204 @@ fn moved_units(
     weights: &Sequence<Weights>,
     orthogonal: &[f32],
     new_w: &mut [f32],
-    kept: f32,
+    decay: f32,
     rate: f32,
-    len: usize,
+    rows: usize,
+    columns: usize,
     from: usize,
+    #[comptime] tall: bool,
+    #[comptime] cautious: bool,
     #[comptime] count: usize,
 ) {
+    let len = rows * columns;
     #[unroll]
     for i in 0..count {
         let x = weights.index(i);
         let at = (CUBE_POS - x.first) * UNITS + UNIT_POS as usize;
         if CUBE_POS >= x.first && at < len {
-            new_w[x.start + at] = x.w[at] * kept - orthogonal[from + i * len + at] * rate;
+            let mut of = at;
+            if comptime!(tall) {
+                of = at % columns * rows + at / columns;
+            }
+            let w = x.w[at];
+            let update = orthogonal[from + i * len + of] * rate;
+            let mut lost = w * decay;
+            if comptime!(cautious) {
+                if update * w <= 0.0f32 {
+                    lost = 0.0f32;
+                }
+            }
+            new_w[x.start + at] = w - lost - update;
         }
     }
 }
 
-/// Momenta after the step, and all that is to be made orthogonal, for gradients and momenta.
-pub(super) fn momentum(rule: Muon, inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
-    let inputs: Vec<_> = inputs
-        .into_iter()
-        .map(|x| contiguous(x, DType::F32))
-        .collect();
-    let (matrices, _) = inputs.as_chunks::<2>();
-    let of = &inputs[0];
-    let shape = of.shape();
-    let [rows, columns] = shape.dims();
-    let len = rows * columns;
-    let update = empty(of, [matrices.len(), rows, columns], DType::F32);
-    let n = in_a_launch(of, 2, 2);
-    let mut results = Vec::new();
-    for (i, some) in matrices.chunks(n).enumerate() {
-        let places = Places::new(of, some.iter().map(|_| len));
-        let new_m = places.buffer(of);
-        if len > 0 {
-            let before = some.iter().enumerate().map(|(i, pair)| {
-                let [g, m] = pair.clone().map(CubeTensor::into_buffer_arg);
-                BeforeLaunch::new(g, m, places.first[i], places.start[i])
-            });
+/// Matrices of a call, contiguous and in `f32`.
+struct Call {
+    rule: Muon,
+    /// Weights, gradient, momentum of each.
+    matrices: Vec<[CubeTensor; 3]>,
+    rows: usize,
+    columns: usize,
+}
+
+/// Weights and momentum of each matrix after the step.
+pub(super) fn step(rule: Muon, inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
+    let [rows, columns] = inputs[0].shape().dims();
+    if rows * columns == 0 {
+        let kept = inputs.into_iter().enumerate().filter(|(i, _)| i % 3 != 1);
+        return kept.map(|(_, x)| x).collect();
+    }
+    let (matrices, _) = inputs.as_chunks::<3>();
+    let single = |x: CubeTensor| contiguous(x, DType::F32);
+    let call = Call {
+        rule,
+        matrices: matrices.iter().map(|one| one.clone().map(single)).collect(),
+        rows,
+        columns,
+    };
+    let (momenta, update) = call.momenta();
+    let weights = call.moved(call.orthogonal(update));
+    let pairs = weights.into_iter().zip(momenta);
+    pairs
+        .flat_map(|(weights, momentum)| [weights, momentum])
+        .collect()
+}
+
+impl Call {
+    fn of(&self) -> &CubeTensor {
+        &self.matrices[0][0]
+    }
+
+    fn len(&self) -> usize {
+        self.rows * self.columns
+    }
+
+    fn is_tall(&self) -> bool {
+        self.rows > self.columns
+    }
+
+    /// Momenta, and all that is to be made orthogonal, `[matrices, rows, columns]`.
+    fn momenta(&self) -> (Vec<CubeTensor>, CubeTensor) {
+        let (of, n) = (self.of(), self.matrices.len());
+        let update = empty(of, [n, self.rows, self.columns], DType::F32);
+        let each = in_a_launch(of, 2, 2);
+        let mut momenta = Vec::new();
+        for (i, some) in self.matrices.chunks(each).enumerate() {
+            let places = Places::new(of, some.iter().map(|_| self.len()));
+            let new_m = places.buffer(of);
+            let mut before = SequenceArg::new();
+            for (i, [_, g, m]) in some.iter().enumerate() {
+                let [g, m] = [g, m].map(|x| x.clone().into_buffer_arg());
+                before.push(BeforeLaunch::new(g, m, places.first[i], places.start[i]));
+            }
             momentum_units::launch(
                 &of.client,
                 places.cubes(),
                 units(),
-                before.collect(),
+                before,
                 new_m.clone().into_buffer_arg(),
                 update.clone().into_buffer_arg(),
-                rule.momentum,
-                rule.scale as f32,
-                len,
-                i * n * len,
+                self.rule.momentum,
+                self.rule.scale as f32,
+                self.len(),
+                i * each * self.len(),
                 some.len(),
             );
+            let part = |i| places.part(&new_m, i, [self.rows, self.columns]);
+            momenta.extend((0..some.len()).map(part));
         }
-        results.extend((0..some.len()).map(|i| places.part(&new_m, i, shape.clone())));
+        (momenta, update)
     }
-    results.push(update);
-    results
-}
 
-/// Weights after their orthogonal updates, which are the first of the inputs.
-pub(super) fn moved(rule: Muon, inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
-    let inputs: Vec<_> = inputs
-        .into_iter()
-        .map(|x| contiguous(x, DType::F32))
-        .collect();
-    let (orthogonal, weights) = inputs.split_first().expect("updates and weights");
-    let shape = weights[0].shape();
-    let len = shape.num_elements();
-    let n = in_a_launch(orthogonal, 1, 2);
-    let mut results = Vec::new();
-    for (i, some) in weights.chunks(n).enumerate() {
-        let places = Places::new(orthogonal, some.iter().map(|_| len));
-        let new_w = places.buffer(orthogonal);
-        if len > 0 {
-            let before = some.iter().enumerate().map(|(i, w)| {
+    /// [`newton_schulz`](crate::newton_schulz) of each, on its side where it is tall.
+    fn orthogonal(&self, update: CubeTensor) -> CubeTensor {
+        let (of, n) = (self.of(), self.matrices.len());
+        let side = self.rows.min(self.columns);
+        let sums = empty(of, [n, CUBES], DType::F32);
+        square_units::launch(
+            &of.client,
+            cubes(n * CUBES),
+            units(),
+            update.clone().into_buffer_arg(),
+            sums.clone().into_buffer_arg(),
+            self.len(),
+            CUBES,
+        );
+        let mut x = empty(of, [n, side, self.len() / side], DType::F32);
+        let each = self.len().div_ceil(UNITS);
+        scaled_units::launch(
+            &of.client,
+            cubes(n * each),
+            units(),
+            update.into_buffer_arg(),
+            sums.into_buffer_arg(),
+            x.clone().into_buffer_arg(),
+            self.rows,
+            self.columns,
+            n,
+            each,
+            SMALLEST_NORM as f32,
+            self.is_tall(),
+            CUBES,
+        );
+        for [a, b, c] in COEFFICIENTS {
+            let transposed = CubeBackend::float_swap_dims(x.clone(), 1, 2);
+            let gram = CubeBackend::float_matmul(x.clone(), transposed);
+            let square = CubeBackend::float_matmul(gram.clone(), gram.clone());
+            let [gram, square] = [gram, square].map(|x| contiguous(x, DType::F32));
+            let p = empty(of, [n, side, side], DType::F32);
+            let len = n * side * side;
+            polynomial_units::launch(
+                &of.client,
+                cubes_of_units(len),
+                units(),
+                gram.into_buffer_arg(),
+                square.into_buffer_arg(),
+                p.clone().into_buffer_arg(),
+                a as f32,
+                b as f32,
+                c as f32,
+                side,
+                len,
+            );
+            x = CubeBackend::float_matmul(p, x);
+        }
+        contiguous(x, DType::F32)
+    }
+
+    /// Weights after their orthogonal updates.
+    fn moved(&self, orthogonal: CubeTensor) -> Vec<CubeTensor> {
+        let (of, rule) = (self.of(), self.rule);
+        let each = in_a_launch(of, 1, 2);
+        let mut weights = Vec::new();
+        for (i, some) in self.matrices.chunks(each).enumerate() {
+            let places = Places::new(of, some.iter().map(|_| self.len()));
+            let new_w = places.buffer(of);
+            let mut before = SequenceArg::new();
+            for (i, [w, ..]) in some.iter().enumerate() {
                 let w = w.clone().into_buffer_arg();
-                WeightsLaunch::new(w, places.first[i], places.start[i])
-            });
+                before.push(WeightsLaunch::new(w, places.first[i], places.start[i]));
+            }
             moved_units::launch(
-                &orthogonal.client,
+                &of.client,
                 places.cubes(),
                 units(),
-                before.collect(),
+                before,
                 orthogonal.clone().into_buffer_arg(),
                 new_w.clone().into_buffer_arg(),
-                (1.0 - rule.decay) as f32,
+                rule.decay as f32,
                 rule.rate as f32,
-                len,
-                i * n * len,
+                self.rows,
+                self.columns,
+                i * each * self.len(),
+                self.is_tall(),
+                rule.cautious,
                 some.len(),
             );
+            let part = |i| places.part(&new_w, i, [self.rows, self.columns]);
+            weights.extend((0..some.len()).map(part));
         }
-        results.extend((0..some.len()).map(|i| places.part(&new_w, i, shape.clone())));
+        weights
     }
-    results
 }

@@ -1,6 +1,6 @@
 //! The step of one matrix in scalar `f64`.
 
-use super::Muon;
+use super::rule::Muon;
 use crate::newton_schulz::reference;
 
 /// Weights and momentum after a step of a matrix of `dims`, row by row.

@@ -1,6 +1,6 @@
 //! The step of one matrix on tensors, on any device.
 
-use super::{Matrix, Muon};
+use super::rule::{Matrix, Muon};
 use crate::newton_schulz::newton_schulz;
 use burn::tensor::{DType, Tensor};
 

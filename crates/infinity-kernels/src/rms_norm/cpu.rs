@@ -3,6 +3,7 @@
 //! The weight's gradient is summed within a piece and then over the pieces in their order, and a
 //! piece has the same rows whatever the number of threads: two runs give the same bits.
 
+use super::{GateAct, RmsNorm};
 use crate::cpu::exp::exp;
 use crate::cpu::results::{in_pieces, in_unwritten_pieces};
 use crate::cpu::simd::{Level, dot, leveled, multiply_add};
@@ -19,6 +20,7 @@ pub(crate) struct Rows<'a> {
     x: &'a [f32],
     gate: Option<&'a [f32]>,
     weight: &'a [f32],
+    act: GateAct,
     eps: f32,
 }
 
@@ -37,15 +39,20 @@ fn forward_loop<const FMA: bool, const ROWS: usize>(rows: Rows<'_>, y: &mut [May
         let x = &rows.x[i * width..][..width];
         let r = rows.inverse::<FMA>(x);
         let values = y.iter_mut().zip(x).zip(rows.weight);
-        match rows.gate.map(|gate| &gate[i * width..][..width]) {
-            None => {
+        match (rows.gate.map(|gate| &gate[i * width..][..width]), rows.act) {
+            (None, _) => {
                 for ((y, x), w) in values {
                     y.write(x * r * w);
                 }
             }
-            Some(gate) => {
+            (Some(gate), GateAct::Sigmoid) => {
                 for (((y, x), w), g) in values.zip(gate) {
                     y.write(x * r * w / (1.0 + exp::<FMA>(-*g)));
+                }
+            }
+            (Some(gate), GateAct::Silu) => {
+                for (((y, x), w), g) in values.zip(gate) {
+                    y.write(x * r * w * g / (1.0 + exp::<FMA>(-*g)));
                 }
             }
         }
@@ -76,10 +83,16 @@ fn backward_loop<const FMA: bool, const ROWS: usize>(
             (Some(gate), Some(d_gate)) => {
                 let inputs = d_y.iter().zip(x).zip(&gate[at.clone()]).zip(rows.weight);
                 let outputs = d_gate[at].iter_mut().zip(d_x.iter_mut());
+                let silu = rows.act == GateAct::Silu;
                 for ((((d, x), g), w), (d_gate, through)) in inputs.zip(outputs) {
                     let sigma = 1.0 / (1.0 + exp::<FMA>(-*g));
                     *through = d * sigma;
-                    *d_gate = *through * (1.0 - sigma) * x * r * w;
+                    if silu {
+                        *d_gate = *through * (1.0 + g * (1.0 - sigma)) * x * r * w;
+                        *through *= g;
+                    } else {
+                        *d_gate = *through * (1.0 - sigma) * x * r * w;
+                    }
                 }
             }
             _ => d_x.copy_from_slice(d_y),
@@ -113,7 +126,7 @@ fn named(inputs: Vec<Primitive>) -> (Primitive, Primitive, Option<Primitive>) {
 }
 
 /// `rms_norm(x)`, gated where there is a gate.
-pub(crate) fn forward(inputs: Vec<Primitive>, eps: f32) -> Primitive {
+pub(super) fn forward(inputs: Vec<Primitive>, rule: RmsNorm) -> Primitive {
     let (x, weight, gate) = named(inputs);
     let (shape, dtype) = (x.shape(), x.dtype());
     let (x, weight, gate) = (single(x), single(weight), gate.map(single));
@@ -127,7 +140,8 @@ pub(crate) fn forward(inputs: Vec<Primitive>, eps: f32) -> Primitive {
             x: &x[at.clone()],
             gate: gate.map(|gate| &gate[at]),
             weight,
-            eps,
+            act: rule.act,
+            eps: rule.eps,
         };
         forward_rows(level, rows, y);
     };
@@ -137,7 +151,8 @@ pub(crate) fn forward(inputs: Vec<Primitive>, eps: f32) -> Primitive {
 }
 
 /// Gradients of inputs, weight and gate.
-pub(crate) fn backward(inputs: Vec<Primitive>, d_y: Primitive, eps: f32) -> Vec<Primitive> {
+pub(super) fn backward(inputs: Vec<Primitive>, d_y: Primitive, rule: RmsNorm) -> Vec<Primitive> {
+    let RmsNorm { eps, act } = rule;
     let (x, weight, gate) = named(inputs);
     let (shape, dtype) = (x.shape(), x.dtype());
     let (weight_shape, weight_dtype) = (weight.shape(), weight.dtype());
@@ -157,6 +172,7 @@ pub(crate) fn backward(inputs: Vec<Primitive>, d_y: Primitive, eps: f32) -> Vec<
                 x: &x[at.clone()],
                 gate: gate.map(|gate| &gate[at.clone()]),
                 weight,
+                act,
                 eps,
             };
             let grads = &mut RowGrads {

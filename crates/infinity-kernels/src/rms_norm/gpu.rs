@@ -1,6 +1,7 @@
 //! The norm on CubeCL runtimes: one launch forward; back one for the inputs, which also sums the weight's
 //! gradient over the rows of every cube, and one that sums those.
 
+use super::{GateAct, RmsNorm};
 use crate::gpu::sums::{lanes, over_lanes, row_sums};
 use crate::gpu::{UNITS, cast, contiguous, cubes, element, empty, row_type, units};
 use burn::backend::TensorMetadata;
@@ -27,6 +28,7 @@ fn forward_rows<F: Float>(
     width: usize,
     eps: f32,
     #[comptime] gated: bool,
+    #[comptime] silu: bool,
     #[comptime] lanes: usize,
     #[define(F)] _dtype: ElemType,
 ) {
@@ -50,7 +52,11 @@ fn forward_rows<F: Float>(
         while at < width {
             let mut value = f32::cast_from(x[from + at]) * r * weight[at];
             if comptime!(gated) {
-                value /= 1.0f32 + (0.0f32 - f32::cast_from(gate[from + at])).exp();
+                let g = f32::cast_from(gate[from + at]);
+                value /= 1.0f32 + (0.0f32 - g).exp();
+                if comptime!(silu) {
+                    value *= g;
+                }
             }
             y[from + at] = F::cast_from(value);
             at += lanes;
@@ -78,6 +84,7 @@ fn backward_rows<F: Float>(
     each: usize,
     eps: f32,
     #[comptime] gated: bool,
+    #[comptime] silu: bool,
     #[comptime] lanes: usize,
     #[define(F)] _dtype: ElemType,
 ) {
@@ -102,7 +109,11 @@ fn backward_rows<F: Float>(
                 let x = f32::cast_from(x[from + at]);
                 let mut through = f32::cast_from(d_y[from + at]);
                 if comptime!(gated) {
-                    through /= 1.0f32 + (0.0f32 - f32::cast_from(gate[from + at])).exp();
+                    let g = f32::cast_from(gate[from + at]);
+                    through /= 1.0f32 + (0.0f32 - g).exp();
+                    if comptime!(silu) {
+                        through *= g;
+                    }
                 }
                 squares += x * x;
                 along += weight[at] * x * through;
@@ -123,8 +134,14 @@ fn backward_rows<F: Float>(
                     let g = f32::cast_from(gate[from + at]);
                     let sigma = 1.0f32 / (1.0f32 + (0.0f32 - g).exp());
                     through *= sigma;
-                    let d = through * (1.0f32 - sigma) * x * r * w;
-                    d_gate[from + at] = F::cast_from(d);
+                    let mut slope = 1.0f32 - sigma;
+                    if comptime!(silu) {
+                        slope = 1.0f32 + g * slope;
+                    }
+                    d_gate[from + at] = F::cast_from(through * slope * x * r * w);
+                    if comptime!(silu) {
+                        through *= g;
+                    }
                 }
                 d_x[from + at] = F::cast_from(through * r * w - back * x);
                 partial[sums + at] += through * r * x;
@@ -176,7 +193,7 @@ impl Call {
 }
 
 /// `rms_norm(x)`, gated where there is a gate.
-pub(crate) fn forward(inputs: Vec<CubeTensor>, eps: f32) -> CubeTensor {
+pub(super) fn forward(inputs: Vec<CubeTensor>, rule: RmsNorm) -> CubeTensor {
     let call = Call::new(inputs);
     let y = empty(&call.x, call.x.shape(), call.dtype);
     if call.rows > 0 {
@@ -190,8 +207,9 @@ pub(crate) fn forward(inputs: Vec<CubeTensor>, eps: f32) -> CubeTensor {
             y.clone().into_buffer_arg(),
             call.rows,
             call.width,
-            eps,
+            rule.eps,
             call.gate.is_some(),
+            rule.act == GateAct::Silu,
             call.lanes,
             element(call.dtype),
         );
@@ -200,7 +218,7 @@ pub(crate) fn forward(inputs: Vec<CubeTensor>, eps: f32) -> CubeTensor {
 }
 
 /// Gradients of inputs, weight and gate.
-pub(crate) fn backward(inputs: Vec<CubeTensor>, d_y: CubeTensor, eps: f32) -> Vec<CubeTensor> {
+pub(super) fn backward(inputs: Vec<CubeTensor>, d_y: CubeTensor, rule: RmsNorm) -> Vec<CubeTensor> {
     let weight_type = inputs[1].dtype;
     let call = Call::new(inputs);
     let d_y = contiguous(d_y, call.dtype);
@@ -226,8 +244,9 @@ pub(crate) fn backward(inputs: Vec<CubeTensor>, d_y: CubeTensor, eps: f32) -> Ve
             call.rows,
             call.width,
             each,
-            eps,
+            rule.eps,
             call.gate.is_some(),
+            rule.act == GateAct::Silu,
             call.lanes,
             element(call.dtype),
         );

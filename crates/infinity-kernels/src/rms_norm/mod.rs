@@ -21,12 +21,35 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
     assert_shape!(x, [.., width]);
     if operator::has_row_kernels(&x.device()) {
         let inputs = vec![x.into_dispatch(), weight.into_dispatch()];
-        return operator::run(RmsNorm { eps: eps as f32 }, inputs).take();
+        let rule = RmsNorm {
+            eps: eps as f32,
+            act: GateAct::Sigmoid,
+        };
+        return operator::run(rule, inputs).take();
     }
     tensors::rms_norm(x, weight, eps)
 }
 
-/// `rms_norm(x) ⊙ sigmoid(gate)`; `gate` has the shape of `x` `[B, T, H, V]`, or `[B, T, H·V]`.
+/// What becomes of a gate before it multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GateAct {
+    /// `σ(g)`.
+    Sigmoid,
+    /// `g σ(g)`.
+    Silu,
+}
+
+impl GateAct {
+    /// The activation on tensors.
+    pub fn apply<const D: usize>(self, gate: Tensor<D>) -> Tensor<D> {
+        match self {
+            GateAct::Sigmoid => activation::sigmoid(gate),
+            GateAct::Silu => activation::silu(gate),
+        }
+    }
+}
+
+/// `rms_norm(x) ⊙ act(gate)`; `gate` has the shape of `x` `[B, T, H, V]`, or `[B, T, H·V]`.
 ///
 /// # Panics
 ///
@@ -36,6 +59,7 @@ pub fn gated_rms_norm<const G: usize>(
     x: Tensor<4>,
     weight: Tensor<1>,
     gate: Tensor<G>,
+    act: GateAct,
     eps: f64,
 ) -> Tensor<4> {
     let dims = x.dims();
@@ -47,28 +71,31 @@ pub fn gated_rms_norm<const G: usize>(
             weight.into_dispatch(),
             gate.into_dispatch(),
         ];
-        return operator::run(RmsNorm { eps: eps as f32 }, inputs).take();
+        let eps = eps as f32;
+        return operator::run(RmsNorm { eps, act }, inputs).take();
     }
-    tensors::rms_norm(x, weight, eps) * activation::sigmoid(gate)
+    tensors::rms_norm(x, weight, eps) * act.apply(gate)
 }
 
 /// Inputs, weight and, where there is one, gate to the norm.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct RmsNorm {
     eps: f32,
+    /// Of the gate.
+    act: GateAct,
 }
 
 impl Operator for RmsNorm {
     const NAME: &'static str = "rms_norm";
 
     cpu_kernel! {
-        |self, inputs| [cpu::forward(inputs, self.eps)];
-        |self, inputs, [d_y]| cpu::backward(inputs, d_y, self.eps)
+        |self, inputs| [cpu::forward(inputs, *self)];
+        |self, inputs, [d_y]| cpu::backward(inputs, d_y, *self)
     }
 
     gpu_kernel! {
         |self, specs| [specs[0].clone()];
-        |self, inputs| [gpu::forward(inputs, self.eps)];
-        |self, inputs, [d_y]| gpu::backward(inputs, d_y, self.eps)
+        |self, inputs| [gpu::forward(inputs, *self)];
+        |self, inputs, [d_y]| gpu::backward(inputs, d_y, *self)
     }
 }

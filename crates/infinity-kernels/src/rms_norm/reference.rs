@@ -1,4 +1,6 @@
-//! Ground truth for the gated norm: scalar `f64`, no Burn. Without a gate, σ is one.
+//! Ground truth for the gated norm: scalar `f64`, no Burn. Without a gate, what it becomes is one.
+
+use super::GateAct;
 
 /// Gradients of inputs, weight and gate.
 #[derive(Clone, Debug)]
@@ -11,8 +13,16 @@ pub struct Grads {
     pub gate: Vec<f64>,
 }
 
-fn sigma(gate: Option<&[f64]>, at: usize) -> f64 {
-    gate.map_or(1.0, |gate| 1.0 / (1.0 + (-gate[at]).exp()))
+/// What the gate becomes, and its slope.
+fn acted(gate: Option<&[f64]>, act: GateAct, at: usize) -> [f64; 2] {
+    let Some(gate) = gate.map(|gate| gate[at]) else {
+        return [1.0, 0.0];
+    };
+    let sigma = 1.0 / (1.0 + (-gate).exp());
+    match act {
+        GateAct::Sigmoid => [sigma, sigma * (1.0 - sigma)],
+        GateAct::Silu => [gate * sigma, sigma + gate * sigma * (1.0 - sigma)],
+    }
 }
 
 /// One over the root mean square of a row.
@@ -21,19 +31,30 @@ fn inverse(row: &[f64], eps: f64) -> f64 {
     1.0 / (mean + eps).sqrt()
 }
 
-/// `x / rms(x) · weight · sigmoid(gate)`, rows as long as `weight`.
-pub fn forward(x: &[f64], weight: &[f64], gate: Option<&[f64]>, eps: f64) -> Vec<f64> {
+/// `x / rms(x) · weight · act(gate)`, rows as long as `weight`.
+pub fn forward(
+    x: &[f64],
+    weight: &[f64],
+    (gate, act): (Option<&[f64]>, GateAct),
+    eps: f64,
+) -> Vec<f64> {
     let width = weight.len();
     (0..x.len())
         .map(|at| {
             let row = &x[at / width * width..][..width];
-            x[at] * inverse(row, eps) * weight[at % width] * sigma(gate, at)
+            x[at] * inverse(row, eps) * weight[at % width] * acted(gate, act, at)[0]
         })
         .collect()
 }
 
 /// Gradients, given that of the result.
-pub fn backward(x: &[f64], weight: &[f64], gate: Option<&[f64]>, eps: f64, d_y: &[f64]) -> Grads {
+pub fn backward(
+    x: &[f64],
+    weight: &[f64],
+    (gate, act): (Option<&[f64]>, GateAct),
+    eps: f64,
+    d_y: &[f64],
+) -> Grads {
     let width = weight.len();
     let mut grads = Grads {
         x: vec![0.0; x.len()],
@@ -44,15 +65,16 @@ pub fn backward(x: &[f64], weight: &[f64], gate: Option<&[f64]>, eps: f64, d_y: 
         let row = &x[start..start + width];
         let r = inverse(row, eps);
         let through: f64 = (0..width)
-            .map(|j| d_y[start + j] * sigma(gate, start + j) * weight[j] * row[j])
+            .map(|j| d_y[start + j] * acted(gate, act, start + j)[0] * weight[j] * row[j])
             .sum();
         for j in 0..width {
-            let (at, s) = (start + j, sigma(gate, start + j));
+            let at = start + j;
+            let [s, slope] = acted(gate, act, at);
             let d = d_y[at] * s;
             grads.x[at] = r * (d * weight[j] - row[j] * r * r * through / width as f64);
             grads.weight[j] += d * row[j] * r;
             if gate.is_some() {
-                grads.gate[at] = d_y[at] * row[j] * r * weight[j] * s * (1.0 - s);
+                grads.gate[at] = d_y[at] * row[j] * r * weight[j] * slope;
             }
         }
     }

@@ -1,24 +1,22 @@
 //! Feature map, unit length and rotation on the CPU: one pass forward, one pass back.
 //!
 //! ```text
-//! φ = map(x)      u = φ / n, n = sqrt(Σ φ² + eps²)      y = R u
+//! φ = map(x)      u = φ / n, n = sqrt(Σ φ² + eps)      y = R u
 //! du = Rᵀ dy      dφ = du / n − φ (φ · du) / n³         dx = dφ ⊙ map'(x)
 //! ```
 
+use super::Unit;
 use crate::cpu::exp::exp;
 use crate::cpu::results::zeroed;
 use crate::cpu::simd::{Level, dot, leveled, multiply_add};
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
-use crate::feature_map::{FeatureMap, L2_EPS};
+use crate::feature_map::FeatureMap;
 use burn::backend::TensorMetadata;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
 /// Tokens a thread takes at a time.
 const TOKENS: usize = 32;
-
-/// The map, and how many pairs are turned.
-pub(super) type Rule = (FeatureMap, usize);
 
 /// Some tokens of one row of the batch: their values `[tokens, H, K]` and their tables
 /// `[tokens, K]`.
@@ -29,7 +27,9 @@ pub(crate) struct Tokens<'a> {
     sin: &'a [f32],
     n_heads: usize,
     key_dim: usize,
-    rule: Rule,
+    map: FeatureMap,
+    half: usize,
+    eps: f32,
 }
 
 #[inline(always)]
@@ -52,8 +52,8 @@ fn map<const FMA: bool>(map: FeatureMap, x: &[f32], y: &mut [f32]) {
 
 /// Length of a vector, never zero.
 #[inline(always)]
-fn length<const FMA: bool>(x: &[f32]) -> f32 {
-    (dot::<FMA>(x, x) + (L2_EPS * L2_EPS) as f32).sqrt()
+fn length<const FMA: bool>(x: &[f32], eps: f32) -> f32 {
+    (dot::<FMA>(x, x) + eps).sqrt()
 }
 
 /// Turns the first `2 · half` values of `x` by the angles of a token, or back with `turn` −1.
@@ -69,15 +69,17 @@ fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], half: usize, turn: f32) {
 
 #[inline(always)]
 fn forward_loop<const FMA: bool, const ROWS: usize>(tokens: Tokens<'_>, y: &mut [f32]) {
-    let Tokens { key_dim, rule, .. } = tokens;
+    let Tokens {
+        key_dim, half, eps, ..
+    } = tokens;
     for (i, y) in y.chunks_exact_mut(key_dim).enumerate() {
-        map::<FMA>(rule.0, &tokens.x[i * key_dim..][..key_dim], y);
-        let inverse = 1.0 / length::<FMA>(y);
+        map::<FMA>(tokens.map, &tokens.x[i * key_dim..][..key_dim], y);
+        let inverse = 1.0 / length::<FMA>(y, eps);
         for y in y.iter_mut() {
             *y *= inverse;
         }
         let at = i / tokens.n_heads * key_dim;
-        rotate(y, &tokens.cos[at..], &tokens.sin[at..], rule.1, 1.0);
+        rotate(y, &tokens.cos[at..], &tokens.sin[at..], half, 1.0);
     }
 }
 leveled!(fn forward_tokens(tokens: Tokens<'_>, y: &mut [f32]) = forward_loop);
@@ -88,23 +90,25 @@ fn backward_loop<const FMA: bool, const ROWS: usize>(
     d_y: &[f32],
     d_x: &mut [f32],
 ) {
-    let Tokens { key_dim, rule, .. } = tokens;
+    let Tokens {
+        key_dim, half, eps, ..
+    } = tokens;
     let mut mapped = vec![0f32; key_dim];
     for (i, d) in d_x.chunks_exact_mut(key_dim).enumerate() {
         let (x, at) = (
             &tokens.x[i * key_dim..][..key_dim],
             i / tokens.n_heads * key_dim,
         );
-        map::<FMA>(rule.0, x, &mut mapped);
-        let inverse = 1.0 / length::<FMA>(&mapped);
+        map::<FMA>(tokens.map, x, &mut mapped);
+        let inverse = 1.0 / length::<FMA>(&mapped, eps);
         d.copy_from_slice(&d_y[i * key_dim..][..key_dim]);
-        rotate(d, &tokens.cos[at..], &tokens.sin[at..], rule.1, -1.0);
+        rotate(d, &tokens.cos[at..], &tokens.sin[at..], half, -1.0);
         let along = -dot::<FMA>(&mapped, d) * inverse * inverse * inverse;
         for (d, phi) in d.iter_mut().zip(&mapped) {
             *d = multiply_add::<FMA>(along, *phi, *d * inverse);
         }
         let values = d.iter_mut().zip(x).zip(&mapped);
-        match rule.0 {
+        match tokens.map {
             FeatureMap::Identity => {}
             FeatureMap::Relu => {
                 for ((d, x), _) in values {
@@ -126,7 +130,7 @@ leveled!(
 /// Values like `x` `[B, T, H, K]`, of which `run` computes some tokens' at a time: it gets the tokens,
 /// where they start, and their values to write, zeros so far.
 fn in_pieces(
-    rule: Rule,
+    Unit { map, half, eps }: Unit,
     [x, cos, sin]: [&Primitive; 3],
     run: impl Fn(Tokens<'_>, usize, &mut [f32]) + Sync,
 ) -> Vec<f32> {
@@ -149,7 +153,9 @@ fn in_pieces(
                     sin: &sin[tables],
                     n_heads,
                     key_dim,
-                    rule,
+                    map,
+                    half,
+                    eps,
                 };
                 run(tokens, at, zeroed(out));
             });
@@ -159,7 +165,7 @@ fn in_pieces(
 }
 
 /// The rotated unit vectors.
-pub(crate) fn forward(rule: Rule, x: Primitive, cos: Primitive, sin: Primitive) -> Primitive {
+pub(super) fn forward(rule: Unit, x: Primitive, cos: Primitive, sin: Primitive) -> Primitive {
     let (shape, dtype) = (x.shape(), x.dtype());
     let [x, cos, sin] = [x, cos, sin].map(single);
     let level = Level::detect();
@@ -170,8 +176,8 @@ pub(crate) fn forward(rule: Rule, x: Primitive, cos: Primitive, sin: Primitive) 
 }
 
 /// Gradient of the inputs.
-pub(crate) fn backward(
-    rule: Rule,
+pub(super) fn backward(
+    rule: Unit,
     x: Primitive,
     cos: Primitive,
     sin: Primitive,

@@ -1,8 +1,11 @@
-//! Feature map, unit length and rotation on CubeCL runtimes: one launch forward, one back.
+//! Feature map, unit length and rotation on CubeCL runtimes: one launch forward, one back, for one tensor of
+//! vectors or for two.
 
-use crate::feature_map::{FeatureMap, L2_EPS};
+use super::Unit;
+use crate::feature_map::FeatureMap;
 use crate::gpu::sums::{lanes, over_lanes};
 use crate::gpu::{UNITS, contiguous, cubes, element, empty, row_type, units};
+use crate::operator::exactly;
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
@@ -13,7 +16,9 @@ use cubecl::prelude::*;
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 struct Sizes {
+    /// Rows of the first tensor, and of both.
     rows: usize,
+    all: usize,
     t: usize,
     h: usize,
     key_dim: usize,
@@ -21,6 +26,8 @@ struct Sizes {
     half: usize,
     /// Rows of the batch that have a table: all, or one for all.
     tables: usize,
+    /// What is added to the square of a length.
+    eps: f32,
 }
 
 #[cube]
@@ -38,10 +45,20 @@ fn mapped(x: f32, #[comptime] map: FeatureMap) -> f32 {
     y
 }
 
+/// The number at `at`, counted through both tensors.
+#[cube]
+fn of_both<F: Float>(x: &[F], y: &[F], at: usize, len: usize) -> f32 {
+    if at < len {
+        f32::cast_from(x[at])
+    } else {
+        f32::cast_from(y[at - len])
+    }
+}
+
 /// Where the table of a row starts.
 #[cube]
 fn table(sizes: Sizes, row: usize) -> usize {
-    let token = row / sizes.h;
+    let token = row % sizes.rows / sizes.h;
     let batch = token / sizes.t % sizes.tables;
     (batch * sizes.t + token % sizes.t) * sizes.key_dim
 }
@@ -63,11 +80,17 @@ fn partner(at: usize, half: usize) -> (usize, f32) {
 }
 
 #[cube(launch)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a kernel's arguments are its buffers"
+)]
 fn forward_rows<F: Float>(
     x: &[F],
+    other_x: &[F],
     cos: &[f32],
     sin: &[f32],
     y: &mut [F],
+    other_y: &mut [F],
     sizes: Sizes,
     #[comptime] map: FeatureMap,
     #[comptime] lanes: usize,
@@ -77,26 +100,31 @@ fn forward_rows<F: Float>(
     let lane = UNIT_POS as usize % lanes;
     let row = CUBE_POS * comptime!(UNITS / lanes) + UNIT_POS as usize / lanes;
     let from = row * sizes.key_dim;
+    let len = sizes.rows * sizes.key_dim;
     let mut squares = 0.0f32;
-    if row < sizes.rows {
+    if row < sizes.all {
         let mut at = lane;
         while at < sizes.key_dim {
-            let phi = mapped(f32::cast_from(x[from + at]), map);
+            let phi = mapped(of_both(x, other_x, from + at, len), map);
             squares += phi * phi;
             at += lanes;
         }
     }
     let squares = over_lanes(squares, &mut spare, lanes);
-    let inverse = 1.0f32 / (squares + comptime!((L2_EPS * L2_EPS) as f32)).sqrt();
-    if row < sizes.rows {
+    let inverse = 1.0f32 / (squares + sizes.eps).sqrt();
+    if row < sizes.all {
         let table = table(sizes, row);
         let mut at = lane;
         while at < sizes.key_dim {
             let (other, sign) = partner(at, sizes.half);
-            let here = mapped(f32::cast_from(x[from + at]), map) * inverse;
-            let there = mapped(f32::cast_from(x[from + other]), map) * inverse;
+            let here = mapped(of_both(x, other_x, from + at, len), map) * inverse;
+            let there = mapped(of_both(x, other_x, from + other, len), map) * inverse;
             let turned = cos[table + at] * here + sign * sin[table + at] * there;
-            y[from + at] = F::cast_from(turned);
+            if from < len {
+                y[from + at] = F::cast_from(turned);
+            } else {
+                other_y[from + at - len] = F::cast_from(turned);
+            }
             at += lanes;
         }
     }
@@ -109,10 +137,13 @@ fn forward_rows<F: Float>(
 )]
 fn backward_rows<F: Float>(
     x: &[F],
+    other_x: &[F],
     cos: &[f32],
     sin: &[f32],
     d_y: &[F],
+    other_d_y: &[F],
     d_x: &mut [F],
+    other_d_x: &mut [F],
     sizes: Sizes,
     #[comptime] map: FeatureMap,
     #[comptime] lanes: usize,
@@ -122,17 +153,18 @@ fn backward_rows<F: Float>(
     let lane = UNIT_POS as usize % lanes;
     let row = CUBE_POS * comptime!(UNITS / lanes) + UNIT_POS as usize / lanes;
     let from = row * sizes.key_dim;
+    let len = sizes.rows * sizes.key_dim;
     let mut squares = 0.0f32;
     let mut along = 0.0f32;
-    if row < sizes.rows {
+    if row < sizes.all {
         let table = table(sizes, row);
         let mut at = lane;
         while at < sizes.key_dim {
             let (other, sign) = partner(at, sizes.half);
-            let phi = mapped(f32::cast_from(x[from + at]), map);
+            let phi = mapped(of_both(x, other_x, from + at, len), map);
             // The rotation turned back.
-            let d = cos[table + at] * f32::cast_from(d_y[from + at])
-                - sign * sin[table + at] * f32::cast_from(d_y[from + other]);
+            let d = cos[table + at] * of_both(d_y, other_d_y, from + at, len)
+                - sign * sin[table + at] * of_both(d_y, other_d_y, from + other, len);
             squares += phi * phi;
             along += phi * d;
             at += lanes;
@@ -140,17 +172,17 @@ fn backward_rows<F: Float>(
     }
     let squares = over_lanes(squares, &mut spare, lanes);
     let along = over_lanes(along, &mut spare, lanes);
-    let inverse = 1.0f32 / (squares + comptime!((L2_EPS * L2_EPS) as f32)).sqrt();
+    let inverse = 1.0f32 / (squares + sizes.eps).sqrt();
     let back = along * inverse * inverse * inverse;
-    if row < sizes.rows {
+    if row < sizes.all {
         let table = table(sizes, row);
         let mut at = lane;
         while at < sizes.key_dim {
             let (other, sign) = partner(at, sizes.half);
-            let value = f32::cast_from(x[from + at]);
+            let value = of_both(x, other_x, from + at, len);
             let phi = mapped(value, map);
-            let d = cos[table + at] * f32::cast_from(d_y[from + at])
-                - sign * sin[table + at] * f32::cast_from(d_y[from + other]);
+            let d = cos[table + at] * of_both(d_y, other_d_y, from + at, len)
+                - sign * sin[table + at] * of_both(d_y, other_d_y, from + other, len);
             let mut d = d * inverse - back * phi;
             if comptime!(map == FeatureMap::Relu) {
                 if value <= 0.0f32 {
@@ -161,100 +193,137 @@ fn backward_rows<F: Float>(
                     d *= phi;
                 }
             }
-            d_x[from + at] = F::cast_from(d);
+            if from < len {
+                d_x[from + at] = F::cast_from(d);
+            } else {
+                other_d_x[from + at - len] = F::cast_from(d);
+            }
             at += lanes;
         }
     }
 }
 
-/// Contiguous tensors of a call: vectors, cosines, sines.
+/// Contiguous tensors of a call: one or two of vectors; cosines and sines.
 struct Call {
-    x: CubeTensor,
+    vectors: Vec<CubeTensor>,
     tables: [CubeTensor; 2],
-    half: usize,
+    unit: Unit,
     dtype: DType,
 }
 
 impl Call {
-    fn new(half: usize, [x, cos, sin]: [CubeTensor; 3]) -> Self {
-        let dtype = row_type(x.dtype);
+    fn new(unit: Unit, mut inputs: Vec<CubeTensor>) -> Self {
+        let tables = inputs.split_off(inputs.len() - 2);
+        let dtype = row_type(inputs[0].dtype);
+        let single = |table| contiguous(table, DType::F32);
+        let vectors = inputs.into_iter().map(|x| contiguous(x, dtype));
         Call {
-            x: contiguous(x, dtype),
-            tables: [cos, sin].map(|table| contiguous(table, DType::F32)),
-            half,
+            vectors: vectors.collect(),
+            tables: exactly(tables.into_iter().map(single).collect()),
+            unit,
             dtype,
         }
     }
 
+    /// The first of some tensors like the vectors, and the second or, where there is none, `else_this`.
+    fn both(of: &[CubeTensor], else_this: &CubeTensor) -> [BufferArg; 2] {
+        [&of[0], of.get(1).unwrap_or(else_this)].map(|x| x.clone().into_buffer_arg())
+    }
+
+    /// Results for the vectors, and what is bound for them.
+    fn results(&self) -> (Vec<CubeTensor>, [BufferArg; 2]) {
+        let x = &self.vectors[0];
+        let like = |x: &CubeTensor| empty(x, x.shape(), self.dtype);
+        let results: Vec<_> = self.vectors.iter().map(like).collect();
+        // A buffer is written by one name only.
+        let bound = Call::both(&results, &empty(x, [1], self.dtype));
+        (results, bound)
+    }
+
     fn rows(&self) -> usize {
-        let [b, t, h, _] = self.x.shape().dims();
+        let [b, t, h, _] = self.vectors[0].shape().dims();
         b * t * h
     }
 
+    fn all(&self) -> usize {
+        self.rows() * self.vectors.len()
+    }
+
     fn lanes(&self) -> usize {
-        let [.., key_dim] = self.x.shape().dims::<4>();
+        let [.., key_dim] = self.vectors[0].shape().dims::<4>();
         lanes(key_dim)
     }
 
     fn sizes(&self) -> SizesLaunch {
-        let [_, t, h, key_dim] = self.x.shape().dims();
+        let [_, t, h, key_dim] = self.vectors[0].shape().dims();
         let [tables, ..] = self.tables[0].shape().dims::<4>();
-        SizesLaunch::new(self.rows(), t, h, key_dim, self.half, tables)
+        let Unit { half, eps, .. } = self.unit;
+        let [rows, all] = [self.rows(), self.all()];
+        SizesLaunch::new(rows, all, t, h, key_dim, half, tables, eps)
     }
 
     fn cubes(&self) -> CubeCount {
-        cubes(self.rows().div_ceil(UNITS / self.lanes()))
+        cubes(self.all().div_ceil(UNITS / self.lanes()))
     }
 }
 
 /// The rotated unit vectors.
-pub(crate) fn forward((map, half): (FeatureMap, usize), inputs: [CubeTensor; 3]) -> CubeTensor {
-    let call = Call::new(half, inputs);
-    let y = empty(&call.x, call.x.shape(), call.dtype);
-    if y.shape().num_elements() > 0 {
+pub(super) fn forward(unit: Unit, inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
+    let call = Call::new(unit, inputs);
+    let (results, [y, other_y]) = call.results();
+    if results[0].shape().num_elements() > 0 {
         let [cos, sin] = call.tables.clone();
+        let [x, other_x] = Call::both(&call.vectors, &call.vectors[0]);
         forward_rows::launch(
-            &call.x.client,
+            &call.vectors[0].client,
             call.cubes(),
             units(),
-            call.x.clone().into_buffer_arg(),
+            x,
+            other_x,
             cos.into_buffer_arg(),
             sin.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
+            y,
+            other_y,
             call.sizes(),
-            map,
+            unit.map,
             call.lanes(),
             element(call.dtype),
         );
     }
-    y
+    results
 }
 
-/// Gradient of the inputs.
-pub(crate) fn backward(
-    (map, half): (FeatureMap, usize),
-    inputs: [CubeTensor; 3],
-    d_y: CubeTensor,
-) -> CubeTensor {
-    let call = Call::new(half, inputs);
-    let d_y = contiguous(d_y, call.dtype);
-    let d_x = empty(&call.x, call.x.shape(), call.dtype);
-    if d_x.shape().num_elements() > 0 {
+/// Gradients of the inputs.
+pub(super) fn backward(
+    unit: Unit,
+    inputs: Vec<CubeTensor>,
+    grads: Vec<CubeTensor>,
+) -> Vec<CubeTensor> {
+    let call = Call::new(unit, inputs);
+    let grads = grads.into_iter().map(|d_y| contiguous(d_y, call.dtype));
+    let grads: Vec<_> = grads.collect();
+    let (results, [d_x, other_d_x]) = call.results();
+    if results[0].shape().num_elements() > 0 {
         let [cos, sin] = call.tables.clone();
+        let [x, other_x] = Call::both(&call.vectors, &call.vectors[0]);
+        let [d_y, other_d_y] = Call::both(&grads, &grads[0]);
         backward_rows::launch(
-            &call.x.client,
+            &call.vectors[0].client,
             call.cubes(),
             units(),
-            call.x.clone().into_buffer_arg(),
+            x,
+            other_x,
             cos.into_buffer_arg(),
             sin.into_buffer_arg(),
-            d_y.into_buffer_arg(),
-            d_x.clone().into_buffer_arg(),
+            d_y,
+            other_d_y,
+            d_x,
+            other_d_x,
             call.sizes(),
-            map,
+            unit.map,
             call.lanes(),
             element(call.dtype),
         );
     }
-    d_x
+    results
 }

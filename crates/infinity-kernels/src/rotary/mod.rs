@@ -14,7 +14,7 @@ mod gpu;
 pub mod reference;
 
 use crate::borders::Borders;
-use crate::feature_map::{FeatureMap, l2_normalize};
+use crate::feature_map::{FeatureMap, unit_length};
 use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
 use burn::tensor::{Device, Tensor, TensorData, assert_shape};
 use std::f64::consts::TAU;
@@ -191,30 +191,60 @@ impl Rotary {
         x * self.cos.clone() + turned * self.sin.clone()
     }
 
-    /// The rotated unit vectors of `map(x)`, `x` `[B, T, H, K]`: in one pass where the device has
-    /// a native kernel, else on tensors.
+    /// The rotated unit vectors of `map(x)`, `x` `[B, T, H, K]`, with `eps` added to the squares of their
+    /// lengths: in one pass where the device has a native kernel, else on tensors.
     ///
     /// # Panics
     ///
     /// As [`apply`](Self::apply).
     #[track_caller]
-    pub fn unit(&self, x: Tensor<4>, map: FeatureMap) -> Tensor<4> {
+    pub fn unit(&self, x: Tensor<4>, map: FeatureMap, eps: f64) -> Tensor<4> {
         if !operator::has_row_kernels(&x.device()) {
-            return self.apply(l2_normalize(map.apply(x)));
+            return self.apply(unit_length(map.apply(x), eps));
         }
+        self.run(vec![x], map, eps).take()
+    }
+
+    /// [`unit`](Self::unit) of both, on a GPU in one launch if they are alike.
+    ///
+    /// # Panics
+    ///
+    /// As [`apply`](Self::apply).
+    #[track_caller]
+    pub fn units(&self, [x, y]: [Tensor<4>; 2], map: FeatureMap, eps: f64) -> [Tensor<4>; 2] {
+        let alike = x.dims() == y.dims() && x.dtype() == y.dtype();
+        if !alike || !operator::has_gpu_kernels(&x.device()) {
+            return [x, y].map(|x| self.unit(x, map, eps));
+        }
+        let mut results = self.run(vec![x, y], map, eps);
+        [results.take(), results.take()]
+    }
+
+    #[track_caller]
+    fn run(&self, vectors: Vec<Tensor<4>>, map: FeatureMap, eps: f64) -> operator::Results {
         let [_, t, _, key_dim] = self.cos.dims();
-        assert_shape!(x, [_, t, _, key_dim]);
-        let half = self.half;
-        let [cos, sin] = [&self.cos, &self.sin].map(|table| table.clone().into_dispatch());
-        operator::run(Unit { map, half }, vec![x.into_dispatch(), cos, sin]).take()
+        vectors
+            .iter()
+            .for_each(|x| assert_shape!(x, [_, t, _, key_dim]));
+        let unit = Unit {
+            map,
+            half: self.half,
+            eps: eps as f32,
+        };
+        let tables = [&self.cos, &self.sin].map(|table| table.clone().into_dispatch());
+        let inputs = vectors.into_iter().map(Tensor::into_dispatch);
+        operator::run(unit, inputs.chain(tables).collect())
     }
 }
 
-/// Vectors, cosines and sines to rotated unit vectors.
-#[derive(Clone, Debug)]
+/// One or, on a GPU, two tensors of vectors, cosines and sines to rotated unit vectors.
+#[derive(Clone, Copy, Debug)]
 struct Unit {
     map: FeatureMap,
+    /// Pairs that are turned.
     half: usize,
+    /// What is added to the square of a length.
+    eps: f32,
 }
 
 impl Operator for Unit {
@@ -222,14 +252,14 @@ impl Operator for Unit {
     const CONSTANTS: usize = 2;
 
     cpu_kernel! {
-        |self, [x, cos, sin]| [cpu::forward((self.map, self.half), x, cos, sin)];
-        |self, [x, cos, sin], [d_y]| [cpu::backward((self.map, self.half), x, cos, sin, d_y)]
+        |self, [x, cos, sin]| [cpu::forward(*self, x, cos, sin)];
+        |self, [x, cos, sin], [d_y]| [cpu::backward(*self, x, cos, sin, d_y)]
     }
 
     gpu_kernel! {
-        |self, specs| [specs[0].clone()];
-        |self, [x, cos, sin]| [gpu::forward((self.map, self.half), [x, cos, sin])];
-        |self, [x, cos, sin], [d_y]| [gpu::backward((self.map, self.half), [x, cos, sin], d_y)]
+        |self, specs| specs[..specs.len() - 2].to_vec();
+        |self, inputs| gpu::forward(*self, inputs);
+        |self, inputs, grads| gpu::backward(*self, inputs, grads)
     }
 }
 

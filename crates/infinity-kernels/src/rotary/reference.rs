@@ -1,6 +1,6 @@
 //! Ground truth for the rotated unit vector: scalar `f64`, no Burn.
 
-use crate::feature_map::{FeatureMap, L2_EPS};
+use crate::feature_map::FeatureMap;
 
 /// Feature map of one value.
 fn map(map: FeatureMap, x: f64) -> f64 {
@@ -22,9 +22,9 @@ fn slope(map: FeatureMap, x: f64) -> f64 {
 }
 
 /// One vector `x`, mapped, brought to unit length, its first `2 · angles.len()` values turned.
-pub fn forward(rule: FeatureMap, x: &[f64], angles: &[f64]) -> Vec<f64> {
+pub fn forward((rule, eps): (FeatureMap, f64), x: &[f64], angles: &[f64]) -> Vec<f64> {
     let mut y: Vec<f64> = x.iter().map(|x| map(rule, *x)).collect();
-    let length = (y.iter().map(|y| y * y).sum::<f64>() + L2_EPS * L2_EPS).sqrt();
+    let length = (y.iter().map(|y| y * y).sum::<f64>() + eps).sqrt();
     y.iter_mut().for_each(|y| *y /= length);
     turned(&y, angles, 1.0)
 }
@@ -42,9 +42,14 @@ fn turned(x: &[f64], angles: &[f64], direction: f64) -> Vec<f64> {
 }
 
 /// Gradient of `x`, given that of the result.
-pub fn backward(rule: FeatureMap, x: &[f64], angles: &[f64], d_y: &[f64]) -> Vec<f64> {
+pub fn backward(
+    (rule, eps): (FeatureMap, f64),
+    x: &[f64],
+    angles: &[f64],
+    d_y: &[f64],
+) -> Vec<f64> {
     let phi: Vec<f64> = x.iter().map(|x| map(rule, *x)).collect();
-    let length = (phi.iter().map(|y| y * y).sum::<f64>() + L2_EPS * L2_EPS).sqrt();
+    let length = (phi.iter().map(|y| y * y).sum::<f64>() + eps).sqrt();
     let d_u = turned(d_y, angles, -1.0);
     let along: f64 = phi.iter().zip(&d_u).map(|(phi, d)| phi * d).sum();
     (0..x.len())

@@ -1,10 +1,12 @@
-//! Short convolution with SiLU on CubeCL runtimes: one launch forward; back one for what goes through
-//! SiLU and for the taps, one for the inputs, and one that sums the taps' gradients.
+//! Short convolutions with SiLU on CubeCL runtimes, several of the same tokens at once: one launch forward; back
+//! one for what goes through SiLU and for the taps, one for the inputs, and one that sums the taps' gradients.
 
+use crate::gpu::many::{Places, in_a_launch};
 use crate::gpu::sums::row_sums;
-use crate::gpu::{cast, contiguous, cubes_of_units, element, empty, row_type, units};
+use crate::gpu::{UNITS, cast, contiguous, empty, units};
+use crate::operator::is_none;
 use burn::backend::TensorMetadata;
-use burn::tensor::DType;
+use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -12,262 +14,472 @@ use cubecl::prelude::*;
 /// Positions that a unit takes one after the other where gradients are summed over them.
 const POSITIONS: usize = 32;
 
-/// Sizes of `[B, T, channels]`.
+/// A convolution forward: the first of its cubes, and where its results begin.
+#[derive(CubeType, CubeLaunch)]
+struct Ahead {
+    x: Box<[f32]>,
+    weight: Box<[f32]>,
+    tail: Box<[f32]>,
+    first: usize,
+    channels: usize,
+    y: usize,
+    next: usize,
+}
+
+/// What goes back through one: where `d_z` and the taps' gradients begin.
+#[derive(CubeType, CubeLaunch)]
+struct Back {
+    x: Box<[f32]>,
+    weight: Box<[f32]>,
+    tail: Box<[f32]>,
+    d_y: Box<[f32]>,
+    first: usize,
+    channels: usize,
+    z: usize,
+    taps: usize,
+}
+
+/// And to its inputs: the gradient of the next tail is read where there is one.
+#[derive(CubeType, CubeLaunch)]
+struct Through {
+    weight: Box<[f32]>,
+    d_next: Box<[f32]>,
+    has_next: usize,
+    first: usize,
+    channels: usize,
+    z: usize,
+    tail: usize,
+}
+
+/// Rows and tokens of all.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
-struct Sizes {
+struct Tokens {
     b: usize,
     t: usize,
-    channels: usize,
 }
 
 /// Input `at`, counted from the first of the tail.
 #[cube]
-fn input<F: Float>(
-    x: &[F],
-    tail: &[F],
-    sizes: Sizes,
+#[allow(clippy::too_many_arguments, reason = "a place in two buffers")]
+fn input(
+    x: &[f32],
+    tail: &[f32],
+    t: usize,
+    channels: usize,
     batch: usize,
     at: usize,
     channel: usize,
-    #[comptime] kernel: usize,
+    #[comptime] before: usize,
 ) -> f32 {
-    let before = comptime!(kernel - 1);
     if at < before {
-        f32::cast_from(tail[(batch * sizes.channels + channel) * before + at])
+        tail[(batch * channels + channel) * before + at]
     } else {
-        f32::cast_from(x[(batch * sizes.t + at - before) * sizes.channels + channel])
+        x[(batch * t + at - before) * channels + channel]
     }
 }
 
-/// `z_t`.
-#[cube]
-fn convolved<F: Float>(
-    x: &[F],
-    tail: &[F],
-    weight: &[f32],
-    sizes: Sizes,
-    batch: usize,
-    t: usize,
-    channel: usize,
-    #[comptime] kernel: usize,
-) -> f32 {
-    let mut z = 0.0f32;
-    #[unroll]
-    for j in 0..kernel {
-        z += weight[channel * kernel + j]
-            * input::<F>(x, tail, sizes, batch, t + j, channel, kernel);
-    }
-    z
-}
-
-/// A unit a value.
 #[cube(launch)]
-fn forward_units<F: Float>(
-    x: &[F],
-    weight: &[f32],
-    tail: &[F],
-    y: &mut [F],
-    sizes: Sizes,
+fn forward_units(
+    convs: &Sequence<Ahead>,
+    y: &mut [f32],
+    next: &mut [f32],
+    tokens: Tokens,
     #[comptime] kernel: usize,
-    #[define(F)] _dtype: ElemType,
+    #[comptime] count: usize,
 ) {
-    let at = ABSOLUTE_POS;
-    if at < sizes.b * sizes.t * sizes.channels {
-        let channel = at % sizes.channels;
-        let t = at / sizes.channels % sizes.t;
-        let batch = at / sizes.channels / sizes.t;
-        let z = convolved::<F>(x, tail, weight, sizes, batch, t, channel, kernel);
-        y[at] = F::cast_from(z / (1.0f32 + (0.0f32 - z).exp()));
+    let before = comptime!(kernel - 1);
+    #[unroll]
+    for i in 0..count {
+        let conv = convs.index(i);
+        let at = (CUBE_POS - conv.first) * UNITS + UNIT_POS as usize;
+        let values = tokens.b * tokens.t * conv.channels;
+        if CUBE_POS >= conv.first {
+            if at < values {
+                let channel = at % conv.channels;
+                let t = at / conv.channels % tokens.t;
+                let batch = at / conv.channels / tokens.t;
+                let mut z = 0.0f32;
+                #[unroll]
+                for j in 0..kernel {
+                    let x = input(
+                        &conv.x,
+                        &conv.tail,
+                        tokens.t,
+                        conv.channels,
+                        batch,
+                        t + j,
+                        channel,
+                        before,
+                    );
+                    z += conv.weight[channel * kernel + j] * x;
+                }
+                y[conv.y + at] = z / (1.0f32 + (0.0f32 - z).exp());
+            } else if at < values + tokens.b * conv.channels * before {
+                let at = at - values;
+                let channel = at / before % conv.channels;
+                let batch = at / before / conv.channels;
+                next[conv.next + at] = input(
+                    &conv.x,
+                    &conv.tail,
+                    tokens.t,
+                    conv.channels,
+                    batch,
+                    tokens.t + at % before,
+                    channel,
+                    before,
+                );
+            }
+        }
     }
 }
 
-/// A unit a channel and [`POSITIONS`] positions: `d_z`, and their part of the taps' gradients,
-/// `[B · pieces, channels, kernel]`.
+/// A unit a channel and [`POSITIONS`] positions: `d_z`, and their part of the taps' gradients, rows of `width`.
 #[cube(launch)]
 #[allow(
     clippy::too_many_arguments,
     reason = "a kernel's arguments are its buffers"
 )]
-fn backward_taps<F: Float>(
-    x: &[F],
-    weight: &[f32],
-    tail: &[F],
-    d_y: &[F],
+fn backward_taps(
+    convs: &Sequence<Back>,
     d_z: &mut [f32],
     partial: &mut [f32],
-    sizes: Sizes,
+    tokens: Tokens,
     pieces: usize,
+    width: usize,
     #[comptime] kernel: usize,
-    #[define(F)] _dtype: ElemType,
+    #[comptime] count: usize,
 ) {
-    let unit = ABSOLUTE_POS;
-    if unit < sizes.b * pieces * sizes.channels {
-        let channel = unit % sizes.channels;
-        let piece = unit / sizes.channels % pieces;
-        let batch = unit / sizes.channels / pieces;
-        let mut taps = Array::<f32>::new(kernel);
-        #[unroll]
-        for j in 0..kernel {
-            taps[j] = 0.0f32;
-        }
-        for i in 0..comptime!(POSITIONS as u32) {
-            let t = piece * POSITIONS + i as usize;
-            if t < sizes.t {
-                let z = convolved::<F>(x, tail, weight, sizes, batch, t, channel, kernel);
-                let sigma = 1.0f32 / (1.0f32 + (0.0f32 - z).exp());
-                let at = (batch * sizes.t + t) * sizes.channels + channel;
-                let d = f32::cast_from(d_y[at]) * sigma * (1.0f32 + z * (1.0f32 - sigma));
-                d_z[at] = d;
-                #[unroll]
-                for j in 0..kernel {
-                    taps[j] += d * input::<F>(x, tail, sizes, batch, t + j, channel, kernel);
+    let before = comptime!(kernel - 1);
+    #[unroll]
+    for i in 0..count {
+        let conv = convs.index(i);
+        let unit = (CUBE_POS - conv.first) * UNITS + UNIT_POS as usize;
+        if CUBE_POS >= conv.first && unit < tokens.b * pieces * conv.channels {
+            let channel = unit % conv.channels;
+            let piece = unit / conv.channels % pieces;
+            let batch = unit / conv.channels / pieces;
+            let mut taps = Array::<f32>::new(kernel);
+            #[unroll]
+            for j in 0..kernel {
+                taps[j] = 0.0f32;
+            }
+            for i in 0..comptime!(POSITIONS as u32) {
+                let t = piece * POSITIONS + i as usize;
+                if t < tokens.t {
+                    let mut z = 0.0f32;
+                    #[unroll]
+                    for j in 0..kernel {
+                        let x = input(
+                            &conv.x,
+                            &conv.tail,
+                            tokens.t,
+                            conv.channels,
+                            batch,
+                            t + j,
+                            channel,
+                            before,
+                        );
+                        z += conv.weight[channel * kernel + j] * x;
+                    }
+                    let sigma = 1.0f32 / (1.0f32 + (0.0f32 - z).exp());
+                    let at = (batch * tokens.t + t) * conv.channels + channel;
+                    let d = conv.d_y[at] * sigma * (1.0f32 + z * (1.0f32 - sigma));
+                    d_z[conv.z + at] = d;
+                    #[unroll]
+                    for j in 0..kernel {
+                        taps[j] += d * input(
+                            &conv.x,
+                            &conv.tail,
+                            tokens.t,
+                            conv.channels,
+                            batch,
+                            t + j,
+                            channel,
+                            before,
+                        );
+                    }
                 }
             }
-        }
-        #[unroll]
-        for j in 0..kernel {
-            partial[unit_taps(sizes, batch * pieces + piece, channel, kernel) + j] = taps[j];
+            let row = batch * pieces + piece;
+            #[unroll]
+            for j in 0..kernel {
+                partial[row * width + conv.taps + channel * kernel + j] = taps[j];
+            }
         }
     }
-}
-
-/// Where the taps of a channel start in row `row` of the parts.
-#[cube]
-fn unit_taps(sizes: Sizes, row: usize, channel: usize, #[comptime] kernel: usize) -> usize {
-    (row * sizes.channels + channel) * kernel
 }
 
 /// A unit an input, the tail's first.
 #[cube(launch)]
-fn backward_inputs<F: Float>(
+fn backward_inputs(
+    convs: &Sequence<Through>,
     d_z: &[f32],
-    weight: &[f32],
-    d_x: &mut [F],
-    d_tail: &mut [F],
-    sizes: Sizes,
+    d_x: &mut [f32],
+    d_tail: &mut [f32],
+    tokens: Tokens,
     #[comptime] kernel: usize,
-    #[define(F)] _dtype: ElemType,
+    #[comptime] count: usize,
 ) {
     let before = comptime!(kernel - 1);
-    let unit = ABSOLUTE_POS;
-    let all = sizes.t + before;
-    if unit < sizes.b * all * sizes.channels {
-        let channel = unit % sizes.channels;
-        let at = unit / sizes.channels % all;
-        let batch = unit / sizes.channels / all;
-        let mut d = 0.0f32;
-        #[unroll]
-        for j in 0..kernel {
-            if at >= j {
-                let t = at - j;
-                if t < sizes.t {
-                    d += weight[channel * kernel + j]
-                        * d_z[(batch * sizes.t + t) * sizes.channels + channel];
+    #[unroll]
+    for i in 0..count {
+        let conv = convs.index(i);
+        let unit = (CUBE_POS - conv.first) * UNITS + UNIT_POS as usize;
+        let all = tokens.t + before;
+        if CUBE_POS >= conv.first && unit < tokens.b * all * conv.channels {
+            let channel = unit % conv.channels;
+            let at = unit / conv.channels % all;
+            let batch = unit / conv.channels / all;
+            let mut d = 0.0f32;
+            #[unroll]
+            for j in 0..kernel {
+                if at >= j {
+                    let t = at - j;
+                    if t < tokens.t {
+                        let z = (batch * tokens.t + t) * conv.channels + channel;
+                        d += conv.weight[channel * kernel + j] * d_z[conv.z + z];
+                    }
                 }
             }
-        }
-        if at < before {
-            d_tail[(batch * sizes.channels + channel) * before + at] = F::cast_from(d);
-        } else {
-            d_x[(batch * sizes.t + at - before) * sizes.channels + channel] = F::cast_from(d);
+            let row = (batch * conv.channels + channel) * before;
+            if conv.has_next > 0usize {
+                if at >= tokens.t {
+                    d += conv.d_next[row + at - tokens.t];
+                }
+            }
+            if at < before {
+                d_tail[conv.tail + row + at] = d;
+            } else {
+                let x = (batch * tokens.t + at - before) * conv.channels + channel;
+                d_x[conv.z + x] = d;
+            }
         }
     }
 }
 
-/// Contiguous tensors of a call: inputs, taps, tail. The kernel has at least two taps.
-struct Call {
+/// A convolution's tensors, contiguous and in `f32`.
+struct Conv {
     x: CubeTensor,
     weight: CubeTensor,
     tail: CubeTensor,
+    channels: usize,
     dtype: DType,
-    dims: [usize; 3],
+}
+
+/// Those of a call, all of the same tokens and as many taps, at least two.
+struct Call {
+    convs: Vec<Conv>,
+    b: usize,
+    t: usize,
     kernel: usize,
+    /// Results and inputs of each, and tails.
+    values: Places,
+    tails: Places,
 }
 
 impl Call {
-    fn new([x, weight, tail]: [CubeTensor; 3]) -> Self {
-        let dtype = row_type(x.dtype);
-        let [_, kernel] = weight.shape().dims::<2>();
+    fn new(inputs: Vec<CubeTensor>) -> Self {
+        let [b, t, _] = inputs[0].shape().dims();
+        let [_, kernel] = inputs[1].shape().dims::<2>();
+        let (parts, _) = inputs.as_chunks::<3>();
+        let conv = |[x, weight, tail]: &[CubeTensor; 3]| {
+            let ([.., channels], dtype) = (x.shape().dims::<3>(), x.dtype);
+            let [x, weight, tail] = [x, weight, tail].map(|x| contiguous(x.clone(), DType::F32));
+            Conv {
+                x,
+                weight,
+                tail,
+                channels,
+                dtype,
+            }
+        };
+        let convs: Vec<Conv> = parts.iter().map(conv).collect();
+        let of = &inputs[0];
+        let places = |each: usize| Places::new(of, convs.iter().map(|conv| each * conv.channels));
         Call {
-            dims: x.shape().dims(),
-            x: contiguous(x, dtype),
-            weight: contiguous(weight, DType::F32),
-            tail: contiguous(tail, dtype),
-            dtype,
+            values: places(b * t),
+            tails: places(b * (kernel - 1)),
+            convs,
+            b,
+            t,
             kernel,
         }
     }
 
-    fn sizes(&self) -> SizesLaunch {
-        let [b, t, channels] = self.dims;
-        SizesLaunch::new(b, t, channels)
+    fn of(&self) -> &CubeTensor {
+        &self.convs[0].x
+    }
+
+    fn tokens(&self) -> TokensLaunch {
+        TokensLaunch::new(self.b, self.t)
+    }
+
+    /// Convolutions for one launch after the other, with the number of the first, and places of `units` units a
+    /// channel.
+    fn launches(
+        &self,
+        [each, others]: [usize; 2],
+        units: usize,
+    ) -> impl Iterator<Item = (usize, &[Conv], Places)> {
+        let n = in_a_launch(self.of(), each, others);
+        self.convs.chunks(n).enumerate().map(move |(i, some)| {
+            let lens = some.iter().map(|conv| units * conv.channels);
+            (i * n, some, Places::new(self.of(), lens))
+        })
+    }
+
+    /// What lies at `places` of `buffer`, of `shape` for so many channels, in the formats of the inputs.
+    fn apart(
+        &self,
+        buffer: &CubeTensor,
+        places: &Places,
+        shape: impl Fn(usize) -> [usize; 3],
+    ) -> Vec<CubeTensor> {
+        let each = self.convs.iter().enumerate();
+        let part = |(i, conv): (usize, &Conv)| {
+            let shape = Shape::from(shape(conv.channels));
+            cast(places.part(buffer, i, shape), conv.dtype)
+        };
+        each.map(part).collect()
     }
 }
 
-/// `silu(conv(x))`.
-pub(crate) fn forward(inputs: [CubeTensor; 3]) -> CubeTensor {
+/// `silu(conv(x))` of every convolution, then their next tails.
+pub(super) fn forward(inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
     let call = Call::new(inputs);
-    let y = empty(&call.x, call.dims, call.dtype);
-    let len = call.dims.iter().product();
-    if len > 0 {
-        forward_units::launch(
-            &call.x.client,
-            cubes_of_units(len),
-            units(),
-            call.x.clone().into_buffer_arg(),
-            call.weight.clone().into_buffer_arg(),
-            call.tail.clone().into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            call.sizes(),
-            call.kernel,
-            element(call.dtype),
-        );
+    let (b, t, before) = (call.b, call.t, call.kernel - 1);
+    let [y, next] = [&call.values, &call.tails].map(|places| places.buffer(call.of()));
+    for (from, convs, places) in call.launches([3, 2], b * (t + before)) {
+        let mut sequence = SequenceArg::new();
+        for (i, conv) in convs.iter().enumerate() {
+            let [x, weight, tail] = [&conv.x, &conv.weight, &conv.tail];
+            let [x, weight, tail] = [x, weight, tail].map(|x| x.clone().into_buffer_arg());
+            let [y, next] = [&call.values, &call.tails].map(|places| places.start[from + i]);
+            let first = places.first[i];
+            sequence.push(AheadLaunch::new(
+                x,
+                weight,
+                tail,
+                first,
+                conv.channels,
+                y,
+                next,
+            ));
+        }
+        if !places.are_empty() {
+            forward_units::launch(
+                &call.of().client,
+                places.cubes(),
+                units(),
+                sequence,
+                y.clone().into_buffer_arg(),
+                next.clone().into_buffer_arg(),
+                call.tokens(),
+                call.kernel,
+                convs.len(),
+            );
+        }
     }
-    y
+    let mut results = call.apart(&y, &call.values, |channels| [b, t, channels]);
+    results.extend(call.apart(&next, &call.tails, |channels| [b, channels, before]));
+    results
 }
 
-/// Gradients of inputs, taps and tail.
-pub(crate) fn backward(inputs: [CubeTensor; 3], d_y: CubeTensor) -> [CubeTensor; 3] {
-    let weight_type = inputs[1].dtype;
+/// Gradients of inputs, taps and tail of every convolution, for those of the results, if any.
+pub(super) fn backward(inputs: Vec<CubeTensor>, grads: Vec<CubeTensor>) -> Vec<CubeTensor> {
+    let weight_types: Vec<DType> = inputs.iter().skip(1).step_by(3).map(|x| x.dtype).collect();
     let call = Call::new(inputs);
-    let ([b, t, channels], kernel) = (call.dims, call.kernel);
-    let d_y = contiguous(d_y, call.dtype);
+    let (b, t, kernel, before) = (call.b, call.t, call.kernel, call.kernel - 1);
+    let n = call.convs.len();
+    let grad = |i: usize, shape: [usize; 3]| {
+        let there = !is_none(&grads[i], &Shape::from(shape));
+        there.then(|| contiguous(grads[i].clone(), DType::F32))
+    };
     let pieces = t.div_ceil(POSITIONS);
-    let d_z = empty(&call.x, call.dims, DType::F32);
-    let partial = empty(&call.x, [b * pieces, channels, kernel], DType::F32);
-    let d_x = empty(&call.x, call.dims, call.dtype);
-    let d_tail = empty(&call.x, call.tail.shape(), call.dtype);
-    if b * t * channels > 0 {
-        backward_taps::launch(
-            &call.x.client,
-            cubes_of_units(b * pieces * channels),
-            units(),
-            call.x.clone().into_buffer_arg(),
-            call.weight.clone().into_buffer_arg(),
-            call.tail.clone().into_buffer_arg(),
-            d_y.into_buffer_arg(),
-            d_z.clone().into_buffer_arg(),
-            partial.clone().into_buffer_arg(),
-            call.sizes(),
-            pieces,
-            kernel,
-            element(call.dtype),
-        );
-        backward_inputs::launch(
-            &call.x.client,
-            cubes_of_units(b * (t + kernel - 1) * channels),
-            units(),
-            d_z.into_buffer_arg(),
-            call.weight.clone().into_buffer_arg(),
-            d_x.clone().into_buffer_arg(),
-            d_tail.clone().into_buffer_arg(),
-            call.sizes(),
-            kernel,
-            element(call.dtype),
-        );
+    let taps = Places::new(
+        call.of(),
+        call.convs.iter().map(|conv| conv.channels * kernel),
+    );
+    let [d_z, d_x] = [(); 2].map(|()| call.values.buffer(call.of()));
+    let d_tail = call.tails.buffer(call.of());
+    let partial = empty(call.of(), [b * pieces, taps.values], DType::F32);
+    for (from, convs, places) in call.launches([4, 2], b * pieces) {
+        let mut sequence = SequenceArg::new();
+        for (i, conv) in convs.iter().enumerate() {
+            let shape = [b, t, conv.channels];
+            let d_y = grad(from + i, shape).unwrap_or_else(|| zeros(&conv.x));
+            let tensors = [conv.x.clone(), conv.weight.clone(), conv.tail.clone(), d_y];
+            let [x, weight, tail, d_y] = tensors.map(CubeTensor::into_buffer_arg);
+            let (first, z, taps) = (
+                places.first[i],
+                call.values.start[from + i],
+                taps.start[from + i],
+            );
+            let channels = conv.channels;
+            sequence.push(BackLaunch::new(
+                x, weight, tail, d_y, first, channels, z, taps,
+            ));
+        }
+        if !places.are_empty() {
+            backward_taps::launch(
+                &call.of().client,
+                places.cubes(),
+                units(),
+                sequence,
+                d_z.clone().into_buffer_arg(),
+                partial.clone().into_buffer_arg(),
+                call.tokens(),
+                pieces,
+                taps.values,
+                kernel,
+                convs.len(),
+            );
+        }
     }
-    let sizes = [b * pieces, channels * kernel, 0];
-    let d_weight = row_sums(&partial, sizes, [channels, kernel]);
-    [d_x, cast(d_weight, weight_type), d_tail]
+    for (from, convs, places) in call.launches([2, 3], b * (t + before)) {
+        let mut sequence = SequenceArg::new();
+        for (i, conv) in convs.iter().enumerate() {
+            let d_next = grad(n + from + i, [b, conv.channels, before]);
+            let has_next = usize::from(d_next.is_some());
+            let tensors = [
+                conv.weight.clone(),
+                d_next.unwrap_or_else(|| conv.tail.clone()),
+            ];
+            let [weight, d_next] = tensors.map(CubeTensor::into_buffer_arg);
+            let (first, channels) = (places.first[i], conv.channels);
+            let [z, tail] = [&call.values, &call.tails].map(|places| places.start[from + i]);
+            sequence.push(ThroughLaunch::new(
+                weight, d_next, has_next, first, channels, z, tail,
+            ));
+        }
+        if !places.are_empty() {
+            backward_inputs::launch(
+                &call.of().client,
+                places.cubes(),
+                units(),
+                sequence,
+                d_z.clone().into_buffer_arg(),
+                d_x.clone().into_buffer_arg(),
+                d_tail.clone().into_buffer_arg(),
+                call.tokens(),
+                kernel,
+                convs.len(),
+            );
+        }
+    }
+    let d_taps = row_sums(&partial, [b * pieces, taps.values, 0], [taps.values]);
+    let d_x = call.apart(&d_x, &call.values, |channels| [b, t, channels]);
+    let d_tail = call.apart(&d_tail, &call.tails, |channels| [b, channels, before]);
+    let mut all = Vec::new();
+    for (i, (d_x, d_tail)) in d_x.into_iter().zip(d_tail).enumerate() {
+        let d_taps = taps.part(&d_taps, i, [call.convs[i].channels, kernel]);
+        all.extend([d_x, cast(d_taps, weight_types[i]), d_tail]);
+    }
+    all
+}
+
+fn zeros(like: &CubeTensor) -> CubeTensor {
+    use burn::backend::ops::FloatTensorOps;
+    burn_cubecl::CubeBackend::float_zeros(like.shape(), &like.device, DType::F32.into())
 }

@@ -44,13 +44,64 @@ pub fn short_conv_silu_packed(
     tail: Tensor<3>,
     borders: &Borders,
 ) -> (Tensor<3>, Tensor<3>) {
+    short_conv_silu_each(vec![Conv { x, weight, tail }], borders).swap_remove(0)
+}
+
+/// What a convolution reads.
+#[derive(Clone, Debug)]
+pub struct Conv {
+    /// `[B, T, channels]`.
+    pub x: Tensor<3>,
+    /// Taps `[channels, kernel]`.
+    pub weight: Tensor<2>,
+    /// `[B, channels, kernel − 1]`.
+    pub tail: Tensor<3>,
+}
+
+/// [`short_conv_silu_packed`] of some convolutions of the same tokens, on a GPU in the launches of one.
+///
+/// # Panics
+///
+/// As [`short_conv_packed`].
+#[track_caller]
+pub fn short_conv_silu_each(convs: Vec<Conv>, borders: &Borders) -> Vec<(Tensor<3>, Tensor<3>)> {
+    let sizes = |conv: &Conv| {
+        let ([b, t, _], [_, kernel]) = (conv.x.dims(), conv.weight.dims());
+        [b, t, kernel]
+    };
+    let same = convs.iter().all(|conv| sizes(conv) == sizes(&convs[0]));
+    let most = operator::MOST_INPUTS / 3;
+    if !same || convs.len() > most || !borders.is_none() || !is_on_gpu(&convs) {
+        let one = |conv| alone(conv, borders);
+        return convs.into_iter().map(one).collect();
+    }
+    let n = convs.len();
+    let inputs = convs.into_iter().flat_map(|Conv { x, weight, tail }| {
+        let ([b, _, channels], [_, kernel]) = (x.dims(), weight.dims());
+        assert_shape!(weight, [channels, kernel]);
+        assert_shape!(tail, [b, channels, kernel - 1]);
+        let (weight, tail) = (weight.into_dispatch(), tail.into_dispatch());
+        [x.into_dispatch(), weight, tail]
+    });
+    let mut results = operator::run(EachConvSilu, inputs.collect());
+    let outputs: Vec<_> = (0..n).map(|_| results.take()).collect();
+    outputs.into_iter().map(|y| (y, results.take())).collect()
+}
+
+/// Whether all of them are in the reach of a GPU's kernels.
+fn is_on_gpu(convs: &[Conv]) -> bool {
+    let fits = |conv: &Conv| conv.weight.dims()[1] > 1 && conv.x.dims()[1] > 0;
+    let device = convs.first().map(|conv| conv.x.device());
+    convs.iter().all(fits) && device.is_some_and(|device| operator::has_gpu_kernels(&device))
+}
+
+/// One convolution, with the CPU's kernel or on tensors.
+#[track_caller]
+fn alone(conv: Conv, borders: &Borders) -> (Tensor<3>, Tensor<3>) {
+    let Conv { x, weight, tail } = conv;
     let [b, t, channels] = x.dims();
     let [_, kernel] = weight.dims();
-    let in_kernel = match borders.is_none() {
-        true => operator::has_row_kernels(&x.device()),
-        false => operator::on_cpu(&x.device()),
-    };
-    if kernel == 1 || t == 0 || !in_kernel {
+    if kernel == 1 || t == 0 || !operator::on_cpu(&x.device()) {
         let (y, tail) = short_conv_packed(x, weight, tail, borders);
         return (activation::silu(y), tail);
     }
@@ -78,7 +129,7 @@ pub fn short_conv_silu_packed(
     (operator::run(op, inputs).take(), next)
 }
 
-/// Inputs, taps and tail to `silu(conv(x))`.
+/// Inputs, taps and tail to `silu(conv(x))`, on the CPU.
 #[derive(Clone, Debug)]
 struct ConvSilu(#[cfg_attr(not(feature = "flex"), allow(dead_code))] Borders);
 
@@ -89,10 +140,19 @@ impl Operator for ConvSilu {
         |self, [x, weight, tail]| [cpu::forward([x, weight, tail], &self.0)];
         |self, [x, weight, tail], [d_y]| cpu::backward([x, weight, tail], d_y, &self.0)
     }
+}
+
+/// Inputs, taps and tail of one convolution after the other to `silu(conv(x))` of each and all next tails, on GPUs.
+#[derive(Clone, Debug)]
+struct EachConvSilu;
+
+impl Operator for EachConvSilu {
+    const NAME: &'static str = "short_conv_silu_each";
+    const KNOWS_NONE: bool = true;
 
     gpu_kernel! {
-        |self, specs| [specs[0].clone()];
-        |self, [x, weight, tail]| [gpu::forward([x, weight, tail])];
-        |self, [x, weight, tail], [d_y]| gpu::backward([x, weight, tail], d_y)
+        |self, specs| [0, 2].map(|at| specs.iter().skip(at).step_by(3).cloned()).into_iter().flatten().collect::<Vec<_>>();
+        |self, inputs| gpu::forward(inputs);
+        |self, inputs, grads| gpu::backward(inputs, grads)
     }
 }

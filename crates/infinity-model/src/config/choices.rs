@@ -192,6 +192,17 @@ choice! {
     }
 }
 
+choice! {
+    /// What becomes of the output gate of linear layers before it multiplies.
+    OutputGateAct, key = "model.output_gate_act",
+    {
+        /// `σ(g)`.
+        Sigmoid = "sigmoid",
+        /// `g·σ(g)`.
+        Silu = "silu",
+    }
+}
+
 /// `; did you mean "…"?`, or nothing when no known word is near.
 pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
     let near = infinity_files::nearest(word, known.iter().copied());

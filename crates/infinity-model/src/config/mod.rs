@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use choices::did_you_mean;
 pub use choices::{
     AttnNormOrder, AttnQkNorm, Decay, KernelType, LayerType, MemoryRouting, MemoryUpdate, Mixer,
-    QkNorm, RopeType,
+    OutputGateAct, QkNorm, RopeType,
 };
 pub use layer_types::LinearHeads;
 pub(crate) use limits::Check;
@@ -102,8 +102,9 @@ model_config! {
     intermediate_size: Option<usize> = None, 1..=1_048_576;
     /// What mixes positions.
     mixer: Mixer = Mixer::Infinity;
-    /// What each layer is, from the first on; a shorter list is repeated. All are what `mixer` says if not
-    /// given. Below, full layers are those of softmax attention, sliding ones included.
+    /// What each layer is, from the first on: "linear_attention", "full_attention" or "sliding_attention"; a
+    /// shorter list is repeated. All are what `mixer` says if not given. Below, full layers are those of
+    /// softmax attention, sliding ones included.
     layer_types: Option<Vec<LayerType>> = None;
     /// How many tokens a sliding layer looks at, the present one included.
     sliding_window: Option<usize> = None, 1..=1_073_741_824;
@@ -177,6 +178,12 @@ model_config! {
     gate_init_bias: f64 = 0.0, -15.0..=15.0;
     /// Whether a head's output is gated by its input.
     use_output_gate: bool = true;
+    /// What becomes of that gate before it multiplies.
+    output_gate_act: OutputGateAct = OutputGateAct::Sigmoid;
+    /// Epsilon of the RMS norm of a head's output in linear layers; `layer_norm_eps` if not given.
+    o_norm_eps: Option<f64> = None;
+    /// What is added to the square of the length of a query or key before it gets unit length.
+    qk_l2_eps: f64 = 1e-12;
     /// Whether layers after the first add the first layer's values to theirs, by two learned scalars.
     value_residual: bool = false;
     /// Whether layers after the first read the embedding beside the layer before, by two learned
@@ -214,10 +221,16 @@ pub const PRESETS: &[&str] = &[
 
 impl ModelConfig {
     /// Keys of the original project that mean nothing here, each with the reason.
-    pub const LEGACY_KEYS: &'static [(&'static str, &'static str)] = &[(
-        "kernel_epsilon",
-        "the feature maps need no epsilon: q and k are normalised, or the denominator has a floor of 1",
-    )];
+    pub const LEGACY_KEYS: &'static [(&'static str, &'static str)] = &[
+        (
+            "kernel_epsilon",
+            "the feature maps need no epsilon: q and k are normalised, or the denominator has a floor of 1",
+        ),
+        (
+            "linear_allow_neg_eigval",
+            "here it is called allow_neg_eigval",
+        ),
+    ];
 
     /// Keys that change nothing unless `memory_compression` is on.
     pub const COMPRESSION_KEYS: &'static [&'static str] =

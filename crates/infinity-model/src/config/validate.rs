@@ -79,7 +79,12 @@ impl ModelConfig {
         self.rope_parameters.validate()?;
         self.validate_layers()?;
         CHECK.positive("initializer_range", self.initializer_range, 1.0)?;
-        CHECK.positive("layer_norm_eps", self.layer_norm_eps, 0.1)
+        CHECK.positive("layer_norm_eps", self.layer_norm_eps, 0.1)?;
+        if let Some(eps) = self.o_norm_eps {
+            // Of a model that scales its queries it is larger by their width.
+            CHECK.positive("o_norm_eps", eps, 100.0)?;
+        }
+        CHECK.positive("qk_l2_eps", self.qk_l2_eps, 0.1)
     }
 
     /// A memory that is not compressed may have any settings for it: they change nothing.
@@ -185,7 +190,7 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{KernelType, Mixer};
+    use crate::config::{KernelType, LayerType, Mixer};
 
     fn good() -> ModelConfig {
         ModelConfig {
@@ -237,6 +242,43 @@ mod tests {
             message(|c| c.layer_norm_eps = 0.0),
             "model.layer_norm_eps = 0 is too small: it must be above 0"
         );
+        assert_eq!(
+            message(|c| c.num_key_value_heads = Some(3)),
+            "model.num_attention_heads = 8 is not divisible by model.num_key_value_heads = 3; \
+             change one of them, or set model.num_key_value_heads"
+        );
+        assert_eq!(
+            message(|c| c.layer_types = Some(vec![LayerType::Sliding; 3])),
+            "model.sliding_window is missing: model.layer_types has \"sliding_attention\""
+        );
+        assert_eq!(
+            message(|c| c.layer_types = Some(vec![LayerType::Linear; 4])),
+            "model.num_hidden_layers = 6 is not divisible by the length of model.layer_types = 4; \
+             change one of them, or set model.layer_types"
+        );
+        assert_eq!(
+            message(|c| {
+                c.mixer = Mixer::Softmax;
+                c.layer_types = Some(vec![LayerType::Linear]);
+            }),
+            "model.mixer = \"softmax\" does not go together with model.layer_types with \
+             \"linear_attention\": the first is for models whose layers are all of one type; \
+             leave it out"
+        );
+        let text = message(|c| {
+            c.layer_types = Some(vec![LayerType::Linear, LayerType::Full]);
+            (c.value_residual, c.num_key_value_heads) = (true, Some(2));
+        });
+        assert!(
+            text.contains("256 channels of values and the others 64"),
+            "{text}"
+        );
+        let text = message(|c| {
+            (c.linear_num_key_heads, c.memory_routing) = (Some(2), MemoryRouting::Content);
+        });
+        assert!(text.contains("linear_num_value_heads = 8"), "{text}");
+        let text = message(|c| c.linear_num_key_heads = Some(3));
+        assert!(text.contains("linear_num_key_heads = 3"), "{text}");
     }
 
     #[test]
@@ -321,6 +363,10 @@ mod tests {
         };
         for (text, words) in [
             (compressed(|c| c.mixer = Mixer::Softmax), "softmax"),
+            (
+                compressed(|c| c.layer_types = Some(vec![LayerType::Linear, LayerType::Full])),
+                "layer_types",
+            ),
             (
                 compressed(|c| {
                     c.qk_norm = QkNorm::Denominator;

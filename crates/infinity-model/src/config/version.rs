@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     AttnNormOrder, AttnQkNorm, Decay, KernelType, MemoryRouting, MemoryUpdate, Mixer, ModelConfig,
-    QkNorm, RopeParameters,
+    OutputGateAct, QkNorm, RopeParameters,
 };
 use crate::error::ConfigError;
 
@@ -65,6 +65,9 @@ impl ModelConfig {
             use_gating: true,
             gate_init_bias: 0.0,
             use_output_gate: true,
+            output_gate_act: OutputGateAct::Sigmoid,
+            o_norm_eps: None,
+            qk_l2_eps: 1e-12,
             value_residual: false,
             input_residual: false,
             hidden_dropout_prob: 0.0,

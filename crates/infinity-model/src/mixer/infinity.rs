@@ -4,7 +4,9 @@
 // `A_log` is Mamba's name, and the name in weight files.
 #![allow(non_snake_case)]
 
-use crate::config::{Decay, KernelType, MemoryRouting, MemoryUpdate, ModelConfig, QkNorm};
+use crate::config::{
+    Decay, KernelType, MemoryRouting, MemoryUpdate, ModelConfig, OutputGateAct, QkNorm,
+};
 use crate::init::Init;
 use crate::layer::{Layer, Pass, Residual, Stream, first_values, heads, layer_config};
 use crate::precision::Formats;
@@ -13,13 +15,14 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, RmsNorm};
 use burn::tensor::{DType, Tensor};
 use infinity_kernels::feature_map::{self, FeatureMap};
+use infinity_kernels::linear::joined;
 use infinity_kernels::memory_gates::{DecayRule, GateInputs, GateRule, GateValues, memory_gates};
 use infinity_kernels::memory_routing::memory_routing;
 use infinity_kernels::memory_scan::memory_scan_packed;
-use infinity_kernels::rms_norm::{gated_rms_norm, rms_norm};
+use infinity_kernels::rms_norm::{GateAct, gated_rms_norm, rms_norm};
 use infinity_kernels::rotary::Rotary;
-use infinity_kernels::short_conv::short_conv_silu_packed;
-use infinity_kernels::{MemoryScanInputs, MemoryScanOutput};
+use infinity_kernels::short_conv::{Conv, short_conv_silu_each};
+use infinity_kernels::{Form, MemoryScanInputs, MemoryScanOutput};
 
 layer_config! {
     /// An [`InfinityMixer`] alone, of a width and a number of heads.
@@ -40,7 +43,10 @@ layer_config! {
         memory_update: MemoryUpdate, use_multi_scale_memory: bool, num_memory_scales: usize,
         memory_routing: MemoryRouting, decay: Decay, max_half_life: Option<f64>, use_gating: bool,
         gate_init_bias: f64,
-        allow_neg_eigval: bool, use_output_gate: bool, initializer_range: f64, layer_norm_eps: f64,
+        allow_neg_eigval: bool, use_output_gate: bool, output_gate_act: OutputGateAct,
+        linear_num_key_heads: Option<usize>, linear_num_value_heads: Option<usize>,
+        linear_key_head_dim: Option<usize>, linear_value_head_dim: Option<usize>,
+        o_norm_eps: Option<f64>, qk_l2_eps: f64, initializer_range: f64, layer_norm_eps: f64,
     }
     fixed {}
 }
@@ -113,7 +119,10 @@ impl InfinityMixer {
                 .then(|| LearnableMap::identity(of.keys, of.key_dim, init)),
             gates: Gates::new(config, init),
             output_gate_proj: config.use_output_gate.then(|| init.linear(width, values)),
-            o_norm: init.norm(of.value_dim, config.layer_norm_eps),
+            o_norm: init.norm(
+                of.value_dim,
+                config.o_norm_eps.unwrap_or(config.layer_norm_eps),
+            ),
             o_proj: init.residual_out(values, width, config.num_hidden_layers),
             value_residual: Residual::new(config.value_residual, init),
             config: config.clone(),
@@ -141,23 +150,21 @@ impl InfinityMixer {
         linears.extend(&self.output_gate_proj);
         let (all, gates) = formats.projections_and(&linears, x.clone(), self.gates.weights());
         let mut all = all.into_iter();
-        let mut tails = tails.into_iter();
+        let mut inputs = Vec::from(
+            [(); 3].map(|()| formats.single(all.next().expect("a result for every projection"))),
+        );
         let mut next = Vec::with_capacity(3);
+        if let (Some(q), Some(k), Some(v)) = (&self.q_conv1d, &self.k_conv1d, &self.v_conv1d) {
+            let taps = [q, k, v].map(|conv| formats.kernels(conv.taps()));
+            let convs = inputs.into_iter().zip(taps).zip(tails);
+            let convs = convs.map(|((x, weight), tail)| Conv { x, weight, tail });
+            let convolved = short_conv_silu_each(convs.collect(), &pass.borders);
+            (inputs, next) = convolved.into_iter().unzip();
+        }
         let of = self.config.linear_heads();
-        let mut convolved = |conv: &Option<ShortConv>, n_heads: usize| {
-            let mut y = formats.single(all.next().expect("a result for every projection"));
-            if let Some(conv) = conv {
-                let tail = tails.next().expect("a tail for every convolution");
-                let taps = formats.kernels(conv.taps());
-                let (convolved, tail) = short_conv_silu_packed(y, taps, tail, &pass.borders);
-                next.push(tail);
-                y = convolved;
-            }
-            heads(y, n_heads)
-        };
-        let q = convolved(&self.q_conv1d, of.keys);
-        let k = convolved(&self.k_conv1d, of.keys);
-        let v = convolved(&self.v_conv1d, of.values);
+        let [q, k, v] = <[Tensor<3>; 3]>::try_from(inputs).expect("queries, keys and values");
+        let [q, k] = [q, k].map(|x| heads(x, of.keys));
+        let v = heads(v, of.values);
         Projected {
             q,
             k,
@@ -203,7 +210,10 @@ impl InfinityMixer {
         let Projected { q, k, v, gates, .. } = projected;
         let [q, k] = [q, k].map(|x| self.parameterised(x, pass.formats));
         let gates = self.gates.routed(gates, &pass.rotary, &q, &k);
-        let [q, k] = [q, k].map(|(x, map)| self.served(pass.rotary.unit(x, map)));
+        // Both have the same map.
+        let ((q, map), (k, _)) = (q, k);
+        let [q, k] = pass.rotary.units([q, k], map, self.config.qk_l2_eps);
+        let [q, k] = [q, k].map(|x| self.served(x));
         self.scan(pass, gates, [q, k, v], memory)
     }
 
@@ -239,10 +249,16 @@ impl InfinityMixer {
         [q, k, v]: [Tensor<4>; 3],
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
+        // A GPU's kernel reads half formats as they are; other forms, and who looks on, want `f32`.
+        let as_they_are = pass.form == Form::Fused && pass.tap.is_none();
+        let [q, k, v] = [q, k, v].map(|x| match as_they_are {
+            true => pass.formats.products(x),
+            false => pass.formats.kernels(x),
+        });
         let inputs = MemoryScanInputs {
-            q: pass.formats.kernels(q),
-            k: pass.formats.kernels(k),
-            v: pass.formats.kernels(v),
+            q,
+            k,
+            v,
             log_decay: gates.log_decay,
             read: gates.read,
             write: gates.write,
@@ -279,7 +295,14 @@ impl Layer for InfinityMixer {
         };
         let (weight, eps) = (self.o_norm.gamma.val(), self.o_norm.epsilon);
         let o = match output_gate {
-            Some(gate) => gated_rms_norm(formats.stream(out.o), weight, formats.stream(gate), eps),
+            Some(gate) => {
+                let act = match self.config.output_gate_act {
+                    OutputGateAct::Sigmoid => GateAct::Sigmoid,
+                    OutputGateAct::Silu => GateAct::Silu,
+                };
+                let (o, gate) = (formats.stream(out.o), formats.stream(gate));
+                gated_rms_norm(o, weight, gate, act, eps)
+            }
             None => rms_norm(formats.stream(out.o), weight, eps),
         };
         let o = o.reshape([b, t, self.config.linear_heads().value_width()]);
@@ -343,6 +366,9 @@ pub struct Routing {
     weight: Param<Tensor<3>>,
     /// `[H]`.
     log_temperature: Param<Tensor<1>>,
+    /// Of the unit length of what is compared with them.
+    #[module(skip)]
+    eps: f64,
 }
 
 impl Routing {
@@ -355,12 +381,13 @@ impl Routing {
         Routing {
             weight: init.directions([h, s, k]),
             log_temperature: init.values(vec![Self::TEMPERATURE.ln(); h], [h]),
+            eps: config.qk_l2_eps,
         }
     }
 
     /// Weights of the states `[B, T, H, S]` for φ of queries or keys `[B, T, H, K]`.
     fn weights(&self, x: Tensor<4>, map: FeatureMap, unrotated: &Rotary) -> Tensor<4> {
-        let unit = unrotated.unit(x, map).cast(DType::F32);
+        let unit = unrotated.unit(x, map, self.eps).cast(DType::F32);
         memory_routing(unit, self.weight.val(), self.log_temperature.val())
     }
 }
@@ -480,7 +507,7 @@ impl Gates {
                 None => Tensor::zeros([h, s], &device),
             },
             bias: match biases.is_empty() {
-                false => Tensor::cat(biases, 0),
+                false => joined(biases),
                 true => Tensor::zeros([1], &device),
             },
         };

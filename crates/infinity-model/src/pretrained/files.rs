@@ -10,6 +10,8 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 pub(super) const GENERATION: &str = "generation_config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// No part of a model of ours: how a conversation is written.
+pub(super) const TEMPLATE: &str = "chat_template.jinja";
 
 pub(super) fn shard_name(number: usize, of: usize) -> String {
     format!("model-{number:05}-of-{of:05}.safetensors")

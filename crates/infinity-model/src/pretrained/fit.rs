@@ -1,6 +1,6 @@
 //! Weights of one model in another, as far as names and shapes are the same.
 
-use super::read::shortened;
+use super::plan::shortened;
 use crate::model::InfinityModel;
 use crate::parameters::weights;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter};

@@ -5,13 +5,8 @@
 //! the weights exists while they are loaded.
 
 use super::files::{INDEX, WEIGHTS, damaged, missing};
-use crate::config::ModelConfig;
+use super::write::WeightFormat;
 use crate::error::PretrainedError;
-use crate::model::InfinityModel;
-use crate::parameters::weights;
-use burn::store::burn_pack::{Error as PackError, Tensor as PackTensor};
-use burn::store::{ModuleAdapter, ModuleContext, ModuleSnapshot, PyTorchToBurnAdapter, bridge};
-use burn::tensor::{DType, Device, Shape, TensorData};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
@@ -24,24 +19,22 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Numbers that are read at once.
-const PIECE: usize = 1 << 18;
 /// Bytes of the longest header that is read.
 const MAX_HEADER: u64 = 100_000_000;
 
 /// The tensors of a model directory, whose numbers are still on the disk.
 pub(super) struct StoredWeights {
     /// The weight file, or the index of several.
-    path: PathBuf,
-    tensors: Arc<BTreeMap<String, Place>>,
+    pub(super) path: PathBuf,
+    pub(super) tensors: BTreeMap<String, Place>,
 }
 
-/// Where a tensor is.
+/// Where a tensor is, or some of its rows.
 #[derive(Clone)]
-struct Place {
+pub(super) struct Place {
     file: Arc<Shard>,
     dtype: Dtype,
-    shape: Vec<usize>,
+    pub(super) shape: Vec<usize>,
     /// Bytes before it in its file.
     offset: u64,
 }
@@ -64,10 +57,7 @@ impl StoredWeights {
         } else {
             return Err(missing(dir, WEIGHTS, "it holds the weights"));
         }
-        Ok(Self {
-            path,
-            tensors: Arc::new(tensors),
-        })
+        Ok(Self { path, tensors })
     }
 
     /// Reads the headers of all files that an index names.
@@ -149,84 +139,8 @@ impl StoredWeights {
         }
         Ok(Self {
             path: index,
-            tensors: Arc::new(tensors),
+            tensors,
         })
-    }
-
-    /// Builds the model of `config` with these weights, which must be all of its and no others.
-    pub(super) fn load(
-        self,
-        config: &ModelConfig,
-        device: &Device,
-    ) -> Result<InfinityModel, PretrainedError> {
-        self.check(config)?;
-        let places = self.tensors.iter();
-        let tensors: Vec<PackTensor> = places
-            .map(|(name, place)| place.deferred(name.clone(), false))
-            .collect();
-        let mut model = config.unfilled(device);
-        let adapter = Box::new(Streamed(Arc::clone(&self.tensors)));
-        let result = model.apply(tensors, None, Some(adapter), true);
-        if let Some(error) = result.errors.first() {
-            return Err(damaged(&self.path, error));
-        }
-        if !result.missing.is_empty() || !result.unused.is_empty() {
-            let reason = format!(
-                "parts of the network without weights: {:?}; weights without a part: {:?}",
-                result.missing, result.unused
-            );
-            return Err(damaged(&self.path, reason));
-        }
-        Ok(model)
-    }
-
-    fn check(&self, config: &ModelConfig) -> Result<(), PretrainedError> {
-        let (mut missing, mut wrong) = (Vec::new(), Vec::new());
-        let mut others: Vec<&String> = self.tensors.keys().collect();
-        for weight in weights(config) {
-            if let Ok(at) = others.binary_search(&&weight.name) {
-                others.remove(at);
-            }
-            match self.tensors.get(&weight.name) {
-                None => missing.push(weight.name),
-                Some(place) if place.shape != weight.shape => wrong.push(format!(
-                    "{} {:?} instead of {:?}",
-                    weight.name, place.shape, weight.shape
-                )),
-                Some(place) if !is_float(place.dtype) => wrong.push(format!(
-                    "{} of {:?} instead of floats",
-                    weight.name, place.dtype
-                )),
-                Some(_) => {}
-            }
-        }
-        let unexpected = others.into_iter().cloned().collect();
-        let kinds = [
-            ("missing", missing),
-            ("wrong", wrong),
-            ("unexpected", unexpected),
-        ];
-        let problems: Vec<String> = (kinds.iter())
-            .filter(|(_, names)| !names.is_empty())
-            .map(|(kind, names)| format!("{kind}: {}", shortened(names)))
-            .collect();
-        match problems.is_empty() {
-            true => Ok(()),
-            false => Err(PretrainedError::Mismatch {
-                path: self.path.clone(),
-                problems: problems.join("; "),
-            }),
-        }
-    }
-}
-
-/// The first names, and how many more there are.
-pub(super) fn shortened(names: &[String]) -> String {
-    const SHOWN: usize = 4;
-    let shown = names[..names.len().min(SHOWN)].join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }
 
@@ -285,59 +199,55 @@ impl Shard {
 }
 
 impl Place {
-    /// The tensor in f32, read when it is asked for; `transposed` from `[out, in]` to `[in, out]`.
-    fn deferred(&self, name: String, transposed: bool) -> PackTensor {
+    /// Its rows from `start` on.
+    pub(super) fn rows(&self, start: usize, len: usize) -> Self {
         let mut shape = self.shape.clone();
-        if transposed {
-            shape.reverse();
+        let row = shape[1..].iter().product::<usize>() * self.dtype.bitsize() / 8;
+        shape[0] = len;
+        Self {
+            offset: self.offset + (start * row) as u64,
+            shape,
+            ..self.clone()
         }
-        let (place, shape) = (self.clone(), Shape::from(shape));
-        bridge::deferred(name, DType::F32, shape, None, move || {
-            let read = place.read(transposed);
-            read.map_err(|error| {
-                PackError::IoError(format!("{}: {error}", place.file.path.display()))
-            })
-        })
     }
 
-    fn read(&self, transposed: bool) -> io::Result<TensorData> {
-        let numbers = self.shape.iter().product();
-        let mut values = vec![0.0; numbers];
+    /// The format that gives its numbers back when they are written again.
+    pub(super) fn format(&self) -> WeightFormat {
+        match self.dtype {
+            Dtype::BF16 => WeightFormat::Bf16,
+            Dtype::F16 => WeightFormat::F16,
+            _ => WeightFormat::F32,
+        }
+    }
+
+    /// How it is said to be stored, if that is not as floats.
+    pub(super) fn not_floats(&self) -> Option<Dtype> {
+        (!is_float(self.dtype)).then_some(self.dtype)
+    }
+
+    /// Its file.
+    pub(super) fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// Reads all its numbers in f32, some at a time, and hands them over in order.
+    pub(super) fn read(&self, at_once: usize, mut each: impl FnMut(&[f32])) -> io::Result<()> {
         // A file is never half-read: every reader begins at its own place.
-        let mut file = self
-            .file
-            .file
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let file = &self.file.file;
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(self.offset))?;
-        let mut bytes = Vec::new();
-        let mut next = |into: &mut [f32]| {
-            bytes.resize(into.len() * self.dtype.bitsize() / 8, 0);
+        let (mut bytes, mut numbers) = (Vec::new(), Vec::new());
+        let mut left = self.shape.iter().product::<usize>();
+        while left > 0 {
+            let count = left.min(at_once);
+            bytes.resize(count * self.dtype.bitsize() / 8, 0);
+            numbers.resize(count, 0.0);
             file.read_exact(&mut bytes)?;
-            widen(self.dtype, &bytes, into);
-            io::Result::Ok(())
-        };
-        if !transposed {
-            for piece in values.chunks_mut(PIECE) {
-                next(piece)?;
-            }
-            return Ok(TensorData::new(values, self.shape.clone()));
+            widen(self.dtype, &bytes, &mut numbers);
+            each(&numbers);
+            left -= count;
         }
-        let (rows, columns) = (self.shape[0], self.shape[1]);
-        let at_once = (PIECE / columns.max(1)).clamp(1, rows.max(1));
-        let mut piece = vec![0.0; at_once * columns];
-        for first in (0..rows).step_by(at_once) {
-            let piece = &mut piece[..at_once.min(rows - first) * columns];
-            next(piece)?;
-            // Down a column of the piece, so that what is written lies together.
-            for column in 0..columns {
-                let row = values[column * rows + first..].iter_mut();
-                let numbers = piece[column..].iter().step_by(columns);
-                row.zip(numbers)
-                    .for_each(|(value, number)| *value = *number);
-            }
-        }
-        Ok(TensorData::new(values, [columns, rows]))
+        Ok(())
     }
 }
 
@@ -357,28 +267,6 @@ fn widen(dtype: Dtype, bytes: &[u8], into: &mut [f32]) {
         Dtype::F16 => each(bytes, into, |b| f16::from_le_bytes(b).to_f32()),
         Dtype::F64 => each(bytes, into, |b| f64::from_le_bytes(b) as f32),
         _ => each(bytes, into, f32::from_le_bytes),
-    }
-}
-
-/// Finds a tensor under the name that PyTorch gives it, and turns projections around.
-#[derive(Clone)]
-struct Streamed(Arc<BTreeMap<String, Place>>);
-
-impl ModuleAdapter for Streamed {
-    fn adapt(&self, tensor: PackTensor, context: ModuleContext<'_>) -> PackTensor {
-        let projection = context.module_type() == Some("Struct:Linear") && tensor.shape.len() == 2;
-        match self.0.get(&tensor.name) {
-            Some(place) if projection => place.deferred(tensor.name, true),
-            _ => tensor,
-        }
-    }
-
-    fn get_alternative_param_name(&self, name: &str, container: &str) -> Option<String> {
-        PyTorchToBurnAdapter.get_alternative_param_name(name, container)
-    }
-
-    fn clone_box(&self) -> Box<dyn ModuleAdapter> {
-        Box::new(self.clone())
     }
 }
 

@@ -103,7 +103,7 @@ pub struct SaveOptions {
 }
 
 /// A tensor, and the format that it is written in.
-type Written = (PackTensor, WeightFormat);
+pub(super) type Written = (PackTensor, WeightFormat);
 
 impl SaveOptions {
     fn format(&self, tensor: PackTensor) -> Written {
@@ -128,16 +128,24 @@ pub(super) fn save_weights(
     options: &SaveOptions,
 ) -> Result<(), PretrainedError> {
     let tensors = model.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
-    let mut tensors: Vec<Written> = (tensors.into_iter())
-        .map(|tensor| options.format(tensor))
-        .collect();
+    let tensors = tensors.into_iter().map(|tensor| options.format(tensor));
+    save_tensors(folder, target, tensors.collect(), options.max_shard_bytes)
+}
+
+/// Writes tensors, in one file or in several of at most so many bytes.
+pub(super) fn save_tensors(
+    folder: &Path,
+    target: &Path,
+    mut tensors: Vec<Written>,
+    max_shard_bytes: Option<u64>,
+) -> Result<(), PretrainedError> {
     // Wide numbers first, so that all are aligned; then by name.
     tensors.sort_by(|(a, wide), (b, narrow)| {
         let wider = narrow.dtype().cmp(&wide.dtype());
         wider.then_with(|| a.name.cmp(&b.name))
     });
     let total: u64 = tensors.iter().map(|tensor| bytes(tensor) as u64).sum();
-    let most = options.max_shard_bytes.unwrap_or(u64::MAX);
+    let most = max_shard_bytes.unwrap_or(u64::MAX);
     if total <= most {
         return save_file(folder, target, WEIGHTS, tensors);
     }

@@ -4,7 +4,8 @@
 //! and the characters of a text. They are definitions like any other, so what [`Tokenizer::save`]
 //! writes loads in other programs; here they take a direct path, when loaded from a file too.
 //!
-//! Encoding never adds special tokens. In a byte or character tokenizer the text `<|endoftext|>`
+//! [`Tokenizer::encode`] never adds special tokens; [`Tokenizer::encode_text`] adds those that others put
+//! around a text, for a tokenizer of their models. In a byte or character tokenizer the text `<|endoftext|>`
 //! is only these characters, so every text comes back as it was; tokenizers from a file recognise
 //! their special tokens in the text, because prompts are written that way.
 
@@ -76,6 +77,8 @@ pub struct Tokenizer {
     vocab_size: usize,
     eos_id: Option<u32>,
     drops: bool,
+    /// What a text that begins has before it.
+    before: Arc<[u32]>,
 }
 
 #[derive(Clone)]
@@ -170,7 +173,34 @@ impl Tokenizer {
             kind,
             vocab_size,
             eos_id,
+            before: Arc::default(),
         }
+    }
+
+    /// The same tokenizer, whose texts begin with the special tokens that its definition adds, or not; at
+    /// first they do not.
+    pub fn with_special_tokens(mut self, wanted: bool) -> Self {
+        self.before = Arc::default();
+        if wanted
+            && matches!(self.kind, Kind::File)
+            && let Ok(framed) = guarded(|| self.inner.encode_fast("a", true))
+        {
+            let added = framed.get_special_tokens_mask().iter();
+            let added = added.take_while(|added| **added == 1).count();
+            self.before = framed.get_ids()[..added].into();
+        }
+        self
+    }
+
+    /// Whether [`encode_text`](Self::encode_text) adds special tokens.
+    pub fn adds_special_tokens(&self) -> bool {
+        !self.before.is_empty()
+    }
+
+    /// The same tokenizer with another token that ends a text, if it has it.
+    pub fn with_eos(mut self, name: &str) -> Self {
+        self.eos_id = self.inner.token_to_id(name).or(self.eos_id);
+        self
     }
 
     /// The text of a `tokenizer.json` that gives this tokenizer again.
@@ -217,6 +247,21 @@ impl Tokenizer {
                 let encoding = guarded(|| self.inner.encode_fast(text, false))?;
                 Ok(encoding.get_ids().to_vec())
             }
+        }
+    }
+
+    /// The token ids of a text from its beginning: those of [`encode`](Self::encode), behind the
+    /// [special tokens](Self::with_special_tokens) that the definition puts before a text. What it puts
+    /// behind one is left out, for the text goes on; a text that spells the first of them itself gets none
+    /// a second time.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let plain = self.encode(text)?;
+        match self.before.is_empty() || plain.first() == self.before.first() {
+            true => Ok(plain),
+            false => Ok([&*self.before, &plain].concat()),
         }
     }
 

@@ -5,7 +5,7 @@ use infinity_model::burn::module::{Module, ModuleMapper, Param};
 use infinity_model::burn::tensor::{Device, Int, Tensor, TensorData};
 use infinity_model::config::{
     AttnNormOrder, AttnQkNorm, Decay, KernelType, LayerType, MemoryRouting, MemoryUpdate, Mixer,
-    QkNorm, RopeParameters,
+    OutputGateAct, QkNorm, RopeParameters,
 };
 use infinity_model::{InfinityModel, ModelConfig, ModelState};
 
@@ -136,6 +136,9 @@ pub(crate) fn kinds() -> [(&'static str, ModelConfig); KINDS] {
                 linear_num_value_heads: Some(3),
                 linear_key_head_dim: Some(6),
                 linear_value_head_dim: Some(5),
+                output_gate_act: OutputGateAct::Silu,
+                o_norm_eps: Some(1e-3),
+                qk_l2_eps: 1e-6,
                 ..small()
             },
         ),

@@ -5,7 +5,9 @@ use crate::kinds::{VOCABULARY, read, tokens};
 use infinity_kernels::testing::Random;
 use infinity_model::burn::module::{Module, ModuleMapper, Param};
 use infinity_model::burn::tensor::{Device, Tensor, TensorData};
-use infinity_model::config::{AttnNormOrder, AttnQkNorm, LayerType, RopeParameters, RopeType};
+use infinity_model::config::{
+    AttnNormOrder, AttnQkNorm, KernelType, LayerType, OutputGateAct, RopeParameters, RopeType,
+};
 use infinity_model::{InfinityModel, ModelConfig};
 
 /// Every parameter at random, norms and biases too: at their start many a switch does nothing.
@@ -124,6 +126,17 @@ fn every_switch_moves_the_logits() {
         (
             "linear_value_head_dim",
             Box::new(|c| c.linear_value_head_dim = Some(6)),
+        ),
+        (
+            "output_gate_act",
+            Box::new(|c| c.output_gate_act = OutputGateAct::Silu),
+        ),
+        ("o_norm_eps", Box::new(|c| c.o_norm_eps = Some(0.05))),
+        ("qk_l2_eps", Box::new(|c| c.qk_l2_eps = 0.05)),
+        ("kernel_type", Box::new(|c| c.kernel_type = KernelType::Elu)),
+        (
+            "use_rotary_embeddings",
+            Box::new(|c| c.use_rotary_embeddings = true),
         ),
         ("allow_neg_eigval", Box::new(|c| c.allow_neg_eigval = true)),
     ];

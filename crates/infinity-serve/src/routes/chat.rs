@@ -55,7 +55,10 @@ pub(crate) async fn chat(
         Start::Session(id) | Start::Fork(id) => engine.session(id).await?.position > 0,
     };
     let messages: Vec<Message> = asked.messages.iter().map(ChatMessage::plain).collect();
-    let prompt = encode(&engine, template.render(&messages, follows)?, !follows).await?;
+    let prompt = template.render(&messages, follows)?;
+    // A model's own template writes the tokens that begin a text.
+    let begins = !follows && (template.is_plain() || prompt.is_empty());
+    let prompt = encode(&engine, prompt, begins).await?;
     let format = Chat {
         id: answer_id("chatcmpl"),
         created: now(),

@@ -8,14 +8,14 @@ use axum::response::Response;
 use infinity_model::FinishReason;
 use serde_json::{Map, Value, json};
 
-use super::{Asked, answer_id, encode, shown};
+use super::{Asked, answer_id, begins, encode, shown};
 use crate::answer::{ApiError, Refusals};
 use crate::app::{Shared, now};
 use crate::body::{ChangeHeaders, Given};
 use crate::choices::{Format, Gathered};
 use crate::handle::EngineHandle;
 use crate::openai::{CompletionRequest, Prompt, UsageObject, finish_word};
-use crate::request::{Request, Start, Token};
+use crate::request::{Request, Token};
 
 /// Tokens where a request does not say, as OpenAI's.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -56,7 +56,8 @@ pub(crate) async fn completions(
     let (mut told, mut prompts) = (Vec::new(), Vec::new());
     for text in texts {
         told.extend(echo.then(|| text.clone()));
-        prompts.push(encode(&engine, text, wanted.terms.start == Start::Fresh).await?);
+        let begins = begins(&engine, &wanted.terms.start, &text).await?;
+        prompts.push(encode(&engine, text, begins).await?);
     }
     for tokens in &lists {
         let text = engine.tokenizer().decode(tokens);

@@ -123,6 +123,15 @@ impl Asked {
     }
 }
 
+/// Whether `text` begins the text that `start` leads to. What is empty begins nothing in a session.
+async fn begins(engine: &EngineHandle, start: &Start, text: &str) -> Result<bool, ApiError> {
+    match start {
+        Start::Fresh => Ok(true),
+        Start::Session(_) | Start::Fork(_) if text.is_empty() => Ok(false),
+        Start::Session(id) | Start::Fork(id) => Ok(engine.session(id).await?.position == 0),
+    }
+}
+
 /// The tokens of a text, off the threads that answer others: a long one takes a while.
 async fn encode(engine: &EngineHandle, text: String, begins: bool) -> Result<Vec<u32>, ApiError> {
     let engine = engine.clone();

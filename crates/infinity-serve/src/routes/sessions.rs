@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use utoipa::ToSchema;
 
-use super::encode;
+use super::{begins, encode};
 use crate::answer::{ApiError, Refusals};
 use crate::app::Shared;
 use crate::body::{ChangeHeaders, Given, Id, idempotency_key, read_body};
@@ -306,7 +306,10 @@ pub(crate) async fn append(
     let deadline = Deadline::after(app.config.request_time, engine);
     let idempotency_key = idempotency_key(&headers)?;
     let prompt = match (asked.text, asked.tokens) {
-        (Some(text), None) => encode(engine, text, false).await?,
+        (Some(text), None) => {
+            let begins = begins(engine, &Start::Session(id.clone()), &text).await?;
+            encode(engine, text, begins).await?
+        }
         (None, Some(tokens)) => tokens,
         _ => return Err(ApiError::field("text", "give either text or tokens")),
     };

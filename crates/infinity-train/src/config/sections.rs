@@ -61,7 +61,8 @@ section! {
         /// How the loss is scaled in `f16-mixed`.
         loss_scale: LossScaling = LossScaling::default();
         /// Model directory, run or checkpoint whose weights the run starts with, as far as their names and
-        /// shapes are those of this model; the optimizer starts anew. Empty: fresh weights.
+        /// shapes are those of this model; the optimizer starts anew. Of another family's model, `[model]` and
+        /// `[tokenizer]` are taken too where nothing is said about them. Empty: fresh weights.
         init_from: PathBuf = PathBuf::new();
         /// Tokens whose logits exist at one time while the loss is computed; 0: all of the batch.
         loss_chunk: usize = 2048;

@@ -7,7 +7,7 @@ use super::{
     ConfigError, DeviceList, DistributedStrategy, FLOOR, GradientCheckpointing, LrSchedulerType,
     ModelConfig, RunConfig, SCHEMA,
 };
-use crate::data::{DataError, Packing};
+use crate::data::DataError;
 
 /// Stands in for a vocabulary that is still to be read from the tokenizer.
 const ANY_VOCABULARY: usize = 1 << 24;
@@ -261,12 +261,6 @@ impl RunConfig {
                 return refuse(KEY, passing, limit);
             }
         }
-        let segments = self.training.gradient_checkpointing == GradientCheckpointing::Segments;
-        if segments && self.data.packing == Packing::Packed && self.model.has_attention_layers() {
-            let limit = "a softmax mixer's cache, which segments hand on, knows no borders between \
-                         documents; use \"blocks\"";
-            return refuse("training.gradient_checkpointing", "segments", limit);
-        }
         let Some(setting) = self.model.grows_by() else {
             return Ok(());
         };
@@ -411,15 +405,6 @@ mod tests {
                 &["training.loss_scale.growth_interval=0"],
                 "training.loss_scale.growth_interval",
                 "at least 1",
-            ),
-            (
-                &[
-                    "model.mixer=softmax",
-                    "data.packing=packed",
-                    "training.gradient_checkpointing=segments",
-                ],
-                "training.gradient_checkpointing",
-                "\"blocks\"",
             ),
             (
                 &["training.checkpoint_segment=512"],

@@ -402,6 +402,8 @@ section! {
         path: PathBuf = PathBuf::new();
         /// Entries of the BPE to learn; 0: none. Set with the default `kind`, it means `kind = "bpe"`.
         train_bpe: usize = 0;
+        /// Whether documents begin with the special tokens that a `tokenizer.json` puts before a text.
+        add_special_tokens: bool = false;
     }
 }
 

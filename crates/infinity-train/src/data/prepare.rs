@@ -41,11 +41,13 @@ pub fn prepare(
         return task_splits::of(data, tokenizer);
     }
     let kind = tokenizer.resolve()?;
-    let prepared = if is_prepared(&data.train_file) && data.source == DataSource::Files {
+    let mut prepared = if is_prepared(&data.train_file) && data.source == DataSource::Files {
         given(data, tokenizer, kind)?
     } else {
         cached(data, tokenizer, kind, notify)?
     };
+    let adds = tokenizer.add_special_tokens;
+    prepared.tokenizer = prepared.tokenizer.with_special_tokens(adds);
     check_lengths(data, &prepared)?;
     notify(DataEvent::Ready {
         train_tokens: prepared.train.len(),
@@ -208,6 +210,9 @@ fn entry_name(data: &DataConfig, tokenizer: &TokenizerConfig, kind: TokenizerKin
         .field(data.validation_crates.join(" "));
     if data.source == DataSource::Stories {
         hash.field(format!("{:?}", data.stories));
+    }
+    if tokenizer.add_special_tokens {
+        hash.field("add_special_tokens");
     }
     let stem = match data.source {
         DataSource::Files => data

@@ -145,7 +145,10 @@ impl<'a> SplitWriter<'a> {
         let pieces = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let encode = |piece: &Piece| {
-            let ids = self.tokenizer.encode(&piece.text);
+            let ids = match piece.begins_document {
+                true => self.tokenizer.encode_text(&piece.text),
+                false => self.tokenizer.encode(&piece.text),
+            };
             let ids = ids.map_err(|error| placed(error, piece))?;
             Ok((ids, self.tokenizer.dropped(&piece.text)?))
         };
@@ -300,7 +303,7 @@ pub(super) fn from_file(config: &TokenizerConfig) -> Result<Tokenizer, DataError
             path,
         });
     }
-    Ok(Tokenizer::from_file(path)?)
+    Ok(Tokenizer::from_file(path)?.with_special_tokens(config.add_special_tokens))
 }
 
 fn tokenizer_path(config: &TokenizerConfig) -> PathBuf {

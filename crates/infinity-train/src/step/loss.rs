@@ -3,10 +3,10 @@
 //! The logits of a long batch are larger than everything else in a step together, so they never
 //! exist at once: `chunk` tokens are projected, their loss and its gradient are taken, and the
 //! logits are dropped. The gradient is written by hand ([`infinity_kernels::cross_entropy`]) and enters the autodiff
-//! graph as a surrogate `⟨hidden, d_hidden⟩ + ⟨weight, d_weight⟩`, whose gradient is exactly that.
+//! graph as a scalar of which it is the gradient.
 
 use burn::tensor::Tensor;
-use infinity_kernels::cross_entropy::{Targets, cross_entropy, with_gradient};
+use infinity_kernels::cross_entropy::{Targets, cross_entropy, given_gradients, with_gradient};
 use infinity_model::Formats;
 
 /// Tokens at a time: `chunk`, or all of them where it is 0.
@@ -61,10 +61,9 @@ pub fn training_loss(
     }
     let d_hidden = Tensor::cat(d_hidden, 0).reshape([b, t, width]);
     let d_weight = d_weight.expect("at least one chunk").cast(weight.dtype());
-    let surrogate = (hidden * d_hidden).sum() + (weight * d_weight).sum();
     LossHead {
         sum: total(sums),
-        surrogate,
+        surrogate: given_gradients(hidden, weight, (d_hidden, d_weight)),
     }
 }
 

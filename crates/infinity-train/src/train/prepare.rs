@@ -5,21 +5,22 @@ use super::{Clock, Run, TrainControl};
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
 use crate::data::{
-    BatchSource, DataError, EvalSource, Needles, PreparedData, TrainSource, prepare,
+    BatchSource, DataError, EvalSource, Needles, PreparedData, TokenizerConfig, TokenizerKind,
+    TrainSource, prepare,
 };
 use crate::distributed::{Carried, Devices, Ranks, Reduction};
 use crate::error::TrainError;
 use crate::metrics::Reporter;
-use crate::model_dir;
+use crate::model_dir::{self, Found};
 use crate::optimizer::Optimizer;
 use crate::resume::{Resume, resume_state, same_text};
-use crate::run_dir::{CHECKPOINTS, Described, Opens, RunDir, saved_nothing};
+use crate::run_dir::{CHECKPOINTS, Described, Opens, RunDir, TOKENIZER, saved_nothing};
 use crate::step::loss_scale::LossScale;
 use crate::step::{Recompute, Trainee, drops};
 use infinity_files::Fingerprint;
 use infinity_kernels::accelerator;
 use infinity_model::count::ParameterCount;
-use infinity_model::pretrained::Fit;
+use infinity_model::pretrained::{Fit, read_settings};
 use infinity_model::{Formats, InfinityModel, ModelConfig};
 use serde_json::json;
 use std::io::IsTerminal;
@@ -34,12 +35,16 @@ impl Run {
         mut control: TrainControl,
         rehearses: bool,
     ) -> Result<Self, TrainError> {
+        let taken = take_over(&mut config)?;
         config.validate()?;
         devices.settle(&mut config.distributed)?;
         supported(&config)?;
         devices.check(config.run.precision)?;
         let formats = Formats::new(config.run.precision, devices.main());
         let reporter = &mut control.reporter;
+        for text in taken {
+            reporter.message(&text);
+        }
         reporter.message(&format!("precision {}", formats.describe()));
         if devices.ranks() > 1 && drops(&config.model) {
             reporter
@@ -171,6 +176,49 @@ impl Run {
             config,
         })
     }
+}
+
+/// Where `training.init_from` names another family's model and nothing is said about `[model]` but its
+/// dropout, that is the model, and its tokenizer where nothing is said about `[tokenizer]`. What is to be told.
+fn take_over(config: &mut RunConfig) -> Result<Vec<String>, TrainError> {
+    let path = &config.training.init_from;
+    let said_nothing = ModelConfig {
+        max_position_embeddings: config.model.max_position_embeddings,
+        hidden_dropout_prob: config.model.hidden_dropout_prob,
+        attention_probs_dropout_prob: config.model.attention_probs_dropout_prob,
+        ..ModelConfig::default()
+    };
+    if path.as_os_str().is_empty() || config.model != said_nothing {
+        return Ok(Vec::new());
+    }
+    let Found::Directory(folder) = model_dir::find(path)? else {
+        return Ok(Vec::new());
+    };
+    let settings = read_settings(&folder)?;
+    if !settings.is_of_others() {
+        return Ok(Vec::new());
+    }
+    let mut told = settings.notes;
+    told.push(format!("model     as {} says", folder.display()));
+    let own = &config.model;
+    config.model = ModelConfig {
+        hidden_dropout_prob: own.hidden_dropout_prob,
+        attention_probs_dropout_prob: own.attention_probs_dropout_prob,
+        max_position_embeddings: own.max_position_embeddings,
+        ..settings.config
+    };
+    if let Some(tokenizer) = settings.tokenizer
+        && config.tokenizer == TokenizerConfig::default()
+    {
+        told.push("tokenizer its own".to_owned());
+        config.tokenizer = TokenizerConfig {
+            kind: TokenizerKind::File,
+            path: folder.join(TOKENIZER),
+            add_special_tokens: tokenizer.adds_special_tokens(),
+            ..config.tokenizer.clone()
+        };
+    }
+    Ok(told)
 }
 
 /// `model` with the weights that `training.init_from` names, as far as they fit.

@@ -2,7 +2,10 @@
 
 use crate::common::run;
 use crate::{directory, result, store};
+use infinity_kernels::testing::values;
+use infinity_model::burn::tensor::{Device, Int, Tensor};
 use infinity_model::config::Mixer;
+use infinity_model::{InfinityModel, from_pretrained};
 use infinity_train::config::RunConfig;
 use infinity_train::data::Packing;
 use infinity_train::{Resume, TrainError};
@@ -106,4 +109,48 @@ fn it_is_resumed_with_the_same_bits() {
     stopped.training.init_from = "elsewhere".into();
     let error = run(&stopped, Some(Resume::Latest), None).0.unwrap_err();
     assert!(error.to_string().contains("training.init_from"), "{error}");
+}
+
+/// Another family's folder is the model, with its weights and its tokenizer, where a run says nothing of them.
+#[test]
+fn a_model_that_others_trained_is_taken_with_its_tokenizer() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infinity-model/tests/foreign");
+    for family in ["llama", "qwen3_5"] {
+        let source = tests.join(family);
+        let with = |config: &mut RunConfig| {
+            config.model = infinity_model::ModelConfig {
+                max_position_embeddings: 16,
+                ..Default::default()
+            };
+            config.eval.sample_prompts = vec!["the".into()];
+        };
+        let (_run, still) = of(&source, true, with);
+        let (report, heard) = run(&still, None, None);
+        report.unwrap();
+        let said = heard.messages.join("\n");
+        assert!(
+            said.contains("tokenizer its own") && !said.contains("fresh"),
+            "{said}"
+        );
+        let load = |path: &Path| from_pretrained(path, &Device::flex()).unwrap();
+        let (theirs, ours) = (load(&source), load(&still.output_dir().join("final")));
+        let logits = |model: &InfinityModel| {
+            let ids = Tensor::<2, Int>::from_ints([[1, 20, 13, 10, 7, 30]], &Device::flex());
+            values(model.forward(ids, None).0)
+        };
+        assert_eq!(logits(&ours.model), logits(&theirs.model), "{family}");
+        let [theirs, ours] = [theirs, ours].map(|of| of.tokenizer.unwrap());
+        assert_eq!(
+            ours.encode_text("the").unwrap(),
+            theirs.encode_text("the").unwrap()
+        );
+
+        let (_run, learning) = of(&source, false, with);
+        let (_, heard) = run(&learning, None, None);
+        let losses: Vec<f64> = heard.evals.iter().map(|eval| eval.loss).collect();
+        assert!(
+            losses.last() < losses.first(),
+            "{family} learns: {losses:?}"
+        );
+    }
 }

@@ -7,7 +7,7 @@ use infinity_model::ModelConfig;
 use infinity_model::burn::module::{Module, ModuleVisitor, Param};
 use infinity_model::burn::optim::GradientsParams;
 use infinity_model::burn::tensor::{DType, Device, Tensor};
-use infinity_model::config::{KernelType, Mixer};
+use infinity_model::config::{AttnQkNorm, KernelType, LayerType, Mixer};
 use infinity_train::config::{LrSchedulerConfig, LrSchedulerType, OptimizerConfig, OptimizerName};
 use infinity_train::optimizer::Optimizer;
 use infinity_train::step::Trainee;
@@ -228,13 +228,30 @@ fn excluding_a_matrix_from_decay_changes_nothing_else() {
     }
 }
 
-/// The softmax mixer's matrices are Muon's too.
+/// The softmax mixer's matrices are Muon's too, and those of a hybrid; biases, which are vectors, are not.
 #[test]
-fn the_baseline_has_the_same_rules() {
-    let trainee = trainee(&ModelConfig {
+fn attention_has_the_same_rules() {
+    let softmax = ModelConfig {
         mixer: Mixer::Softmax,
         ..crate::common::model()
-    });
+    };
+    let hybrid = ModelConfig {
+        layer_types: Some(vec![LayerType::Linear, LayerType::Full]),
+        num_hidden_layers: 2,
+        num_key_value_heads: Some(1),
+        attn_output_gate: true,
+        attn_qk_norm: AttnQkNorm::Head,
+        attention_bias: true,
+        mlp_bias: true,
+        ..crate::common::model()
+    };
+    for (config, matrices) in [(softmax, 7), (hybrid, 16)] {
+        matrices_alone_are_muons(&config, matrices);
+    }
+}
+
+fn matrices_alone_are_muons(config: &ModelConfig, matrices: usize) {
+    let trainee = trainee(config);
     let (before, after) = step(
         &trainee,
         &rules(OptimizerName::Muon),
@@ -244,7 +261,7 @@ fn the_baseline_has_the_same_rules() {
         .iter()
         .filter(|(path, before)| after[*path] != **before);
     let moved: Vec<&str> = moved.map(|(path, _)| path.as_str()).collect();
-    assert_eq!(moved.len(), 7, "{moved:?}");
+    assert_eq!(moved.len(), matrices, "{moved:?}");
     assert!(
         moved.iter().all(|path| path.contains("_proj.weight")),
         "{moved:?}"

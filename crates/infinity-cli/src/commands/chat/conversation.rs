@@ -65,11 +65,17 @@ pub(super) struct Stats {
     pub(super) turns: u64,
     pub(super) undo: usize,
     pub(super) state_bytes: usize,
+    /// Whether the state grows with the text.
+    pub(super) grows: bool,
     pub(super) branches: Vec<String>,
 }
 
 impl Conversation {
     pub(super) fn new(model: InfinityModel, tokenizer: Tokenizer, template: Template) -> Self {
+        let tokenizer = match template.begins_texts() {
+            true => tokenizer.with_special_tokens(false),
+            false => tokenizer,
+        };
         let now = Moment {
             context: Context::new(&model),
             turns: 0,
@@ -154,7 +160,11 @@ impl Conversation {
             // What stopped it is not part of the answer, and the next message brings it again.
             let draws = context.past.draws;
             context = now.context;
-            let answered = self.tokenizer.encode(&format!("{prompt}{}", made.text))?;
+            let answered = format!("{prompt}{}", made.text);
+            let answered = match context.position() {
+                0 => self.tokenizer.encode_text(&answered)?,
+                _ => self.tokenizer.encode(&answered)?,
+            };
             for piece in answered.chunks(PIECE) {
                 context.read(&self.model, piece)?;
             }
@@ -266,12 +276,14 @@ impl Conversation {
             false => name.clone(),
         };
         let branches = self.branches.keys().map(mark).collect();
+        let grows = self.model.config().grows_by().is_some();
         let branch = self.branch();
         Stats {
             position: branch.now.context.position(),
             turns: branch.now.turns,
             undo: branch.before.len(),
             state_bytes: branch.now.context.state.bytes(),
+            grows,
             branches,
         }
     }

@@ -254,11 +254,15 @@ impl Chat {
 fn shown(stats: &Stats) -> String {
     format!(
         "tokens remembered   {}\nmessages            {}\nto take back        {}\nstate               {}, \
-         whatever their number\nbranches            {}\nresident memory     {}",
+         {}\nbranches            {}\nresident memory     {}",
         terminal::grouped(stats.position),
         stats.turns,
         stats.undo,
         terminal::bytes(stats.state_bytes as u64),
+        match stats.grows {
+            true => "and more with every token",
+            false => "whatever their number",
+        },
         stats.branches.join(", "),
         terminal::bytes(resident_bytes()),
     )

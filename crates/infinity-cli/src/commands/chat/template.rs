@@ -20,6 +20,11 @@ impl Template {
         Ok(Template(ChatTemplate::from_model_dir(directory)?))
     }
 
+    /// Whether it writes the tokens that begin a text itself, where a model has them.
+    pub(super) fn begins_texts(&self) -> bool {
+        !self.0.is_plain()
+    }
+
     /// For the line that greets.
     pub(super) fn describe(&self) -> &'static str {
         match self.0.is_plain() {

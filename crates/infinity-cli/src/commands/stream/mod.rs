@@ -281,16 +281,19 @@ impl Session<'_> {
                 }
             };
             let line = piece.line;
-            let tokens = self.tokenizer.encode(&piece.text);
-            let tokens = tokens.with_context(|| format!("line {line} of the text"))?;
             let (read, bits) = self.resumed.take().unwrap_or_default();
+            let first = self.reading.kept().position() + self.reading.pending() as u64;
+            let tokens = match first == read as u64 {
+                true => self.tokenizer.encode_text(&piece.text),
+                false => self.tokenizer.encode(&piece.text),
+            };
+            let tokens = tokens.with_context(|| format!("line {line} of the text"))?;
             if read > tokens.len() {
                 return Err(errors::usage(format!(
                     "line {line} of {} is not what it was when the state was kept",
                     self.args.file.display()
                 )));
             }
-            let first = self.reading.kept().position() + self.reading.pending() as u64;
             self.begun.push_back(Begun {
                 from: piece.from,
                 first,

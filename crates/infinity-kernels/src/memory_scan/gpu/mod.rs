@@ -33,6 +33,8 @@ mod through;
 mod tile;
 
 use super::inputs::ScanTensors;
+use crate::gpu::many::side_by_side;
+use crate::operator::is_none;
 use burn::backend::{TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::Shape;
 use burn_cubecl::cubecl::ir::{DeviceProperties, FloatKind};
@@ -112,7 +114,7 @@ fn apart(both: CubeTensor, shapes: [Shape; 2]) -> Vec<CubeTensor> {
     shapes.map(part).into()
 }
 
-/// Gradients of every input, given what `forward` saved and the gradients of its results. In additive
+/// Gradients of every input, given what `forward` saved and the gradients of its results, if any. In additive
 /// mode the one of `erase` is zero.
 pub(super) fn backward(
     x: ScanTensors<CubeBackend>,
@@ -121,10 +123,12 @@ pub(super) fn backward(
     chunk: usize,
     delta: bool,
 ) -> ScanTensors<CubeBackend> {
-    let flat = |x: CubeTensor| {
-        let len = x.shape().num_elements();
-        CubeBackend::float_reshape(x, Shape::from([len]))
-    };
-    let d_both = CubeBackend::float_cat(grads.map(flat).into(), 0);
+    let shapes = [x.v.shape(), x.state.shape()];
+    let parts = grads.into_iter().zip(shapes);
+    let parts = parts.map(|(grad, shape)| {
+        let there = !is_none(&grad, &shape);
+        (there.then_some(grad), shape.num_elements())
+    });
+    let d_both = side_by_side(&saved, 1, parts.collect());
     Call::new(x, chunk, delta).backward(saved, d_both)
 }
