@@ -1,6 +1,6 @@
 //! Feature map, unit length and rotation on CubeCL runtimes: one launch forward, one back.
 
-use super::Unit;
+use super::unit::Unit;
 use crate::feature_map::FeatureMap;
 use crate::gpu::sums::{lanes, over_lanes};
 use crate::gpu::{UNITS, contiguous, cubes, element, empty, row_type, units};

@@ -12,12 +12,14 @@ mod cpu;
 #[cfg(feature = "cube")]
 mod gpu;
 pub mod reference;
+mod unit;
 
 use crate::borders::Borders;
 use crate::feature_map::{FeatureMap, unit_length};
 use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
 use burn::tensor::{Device, Tensor, TensorData, assert_shape};
 use std::f64::consts::TAU;
+use unit::Unit;
 
 /// Cosines and sines for one call of a model: `T` positions of every row.
 ///
@@ -212,16 +214,6 @@ impl Rotary {
         let [cos, sin] = [&self.cos, &self.sin].map(|table| table.clone().into_dispatch());
         operator::run(unit, vec![x.into_dispatch(), cos, sin]).take()
     }
-}
-
-/// Vectors, cosines and sines to rotated unit vectors.
-#[derive(Clone, Copy, Debug)]
-struct Unit {
-    map: FeatureMap,
-    /// Pairs that are turned.
-    half: usize,
-    /// What is added to the square of a length.
-    eps: f32,
 }
 
 impl Operator for Unit {
