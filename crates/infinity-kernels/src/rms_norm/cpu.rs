@@ -3,7 +3,7 @@
 //! The weight's gradient is summed within a piece and then over the pieces in their order, and a
 //! piece has the same rows whatever the number of threads: two runs give the same bits.
 
-use super::{GateAct, RmsNorm};
+use super::rule::{GateAct, RmsNorm};
 use crate::cpu::exp::exp;
 use crate::cpu::results::{in_pieces, in_unwritten_pieces};
 use crate::cpu::simd::{Level, dot, leveled, multiply_add};

@@ -1,7 +1,7 @@
 //! The norm on CubeCL runtimes: one launch forward; back one for the inputs, which also sums the weight's
 //! gradient over the rows of every cube, and one that sums those.
 
-use super::{GateAct, RmsNorm};
+use super::rule::{GateAct, RmsNorm};
 use crate::gpu::sums::{lanes, over_lanes, row_sums};
 use crate::gpu::{UNITS, cast, contiguous, cubes, element, empty, row_type, units};
 use burn::backend::TensorMetadata;

@@ -5,10 +5,13 @@ mod cpu;
 #[cfg(feature = "cube")]
 mod gpu;
 pub mod reference;
+mod rule;
 pub mod tensors;
 
 use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
-use burn::tensor::{Tensor, activation, assert_shape};
+use burn::tensor::{Tensor, assert_shape};
+pub use rule::GateAct;
+use rule::RmsNorm;
 
 /// `x / sqrt(mean(x²) + eps) ⊙ weight` over the last dim of `x`, `weight` `[X]`.
 ///
@@ -28,25 +31,6 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
         return operator::run(rule, inputs).take();
     }
     tensors::rms_norm(x, weight, eps)
-}
-
-/// What becomes of a gate before it multiplies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum GateAct {
-    /// `σ(g)`.
-    Sigmoid,
-    /// `g σ(g)`.
-    Silu,
-}
-
-impl GateAct {
-    /// The activation on tensors.
-    pub fn apply<const D: usize>(self, gate: Tensor<D>) -> Tensor<D> {
-        match self {
-            GateAct::Sigmoid => activation::sigmoid(gate),
-            GateAct::Silu => activation::silu(gate),
-        }
-    }
 }
 
 /// `rms_norm(x) ⊙ act(gate)`; `gate` has the shape of `x` `[B, T, H, V]`, or `[B, T, H·V]`.
@@ -75,14 +59,6 @@ pub fn gated_rms_norm<const G: usize>(
         return operator::run(RmsNorm { eps, act }, inputs).take();
     }
     tensors::rms_norm(x, weight, eps) * act.apply(gate)
-}
-
-/// Inputs, weight and, where there is one, gate to the norm.
-#[derive(Clone, Copy, Debug)]
-struct RmsNorm {
-    eps: f32,
-    /// Of the gate.
-    act: GateAct,
 }
 
 impl Operator for RmsNorm {

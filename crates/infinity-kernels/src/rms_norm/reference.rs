@@ -1,6 +1,6 @@
 //! Ground truth for the gated norm: scalar `f64`, no Burn. Without a gate, what it becomes is one.
 
-use super::GateAct;
+use super::rule::GateAct;
 
 /// Gradients of inputs, weight and gate.
 #[derive(Clone, Debug)]

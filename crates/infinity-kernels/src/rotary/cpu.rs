@@ -5,7 +5,7 @@
 //! du = Rᵀ dy      dφ = du / n − φ (φ · du) / n³         dx = dφ ⊙ map'(x)
 //! ```
 
-use super::Unit;
+use super::unit::Unit;
 use crate::cpu::exp::exp;
 use crate::cpu::results::zeroed;
 use crate::cpu::simd::{Level, dot, leveled, multiply_add};

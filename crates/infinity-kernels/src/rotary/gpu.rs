@@ -1,7 +1,7 @@
 //! Feature map, unit length and rotation on CubeCL runtimes: one launch forward, one back, for one tensor of
 //! vectors or for two.
 
-use super::Unit;
+use super::unit::Unit;
 use crate::feature_map::FeatureMap;
 use crate::gpu::sums::{lanes, over_lanes};
 use crate::gpu::{UNITS, contiguous, cubes, element, empty, row_type, units};

@@ -12,12 +12,14 @@ mod cpu;
 #[cfg(feature = "cube")]
 mod gpu;
 pub mod reference;
+mod unit;
 
 use crate::borders::Borders;
 use crate::feature_map::{FeatureMap, unit_length};
 use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
 use burn::tensor::{Device, Tensor, TensorData, assert_shape};
 use std::f64::consts::TAU;
+use unit::Unit;
 
 /// Cosines and sines for one call of a model: `T` positions of every row.
 ///
@@ -235,16 +237,6 @@ impl Rotary {
         let inputs = vectors.into_iter().map(Tensor::into_dispatch);
         operator::run(unit, inputs.chain(tables).collect())
     }
-}
-
-/// One or, on a GPU, two tensors of vectors, cosines and sines to rotated unit vectors.
-#[derive(Clone, Copy, Debug)]
-struct Unit {
-    map: FeatureMap,
-    /// Pairs that are turned.
-    half: usize,
-    /// What is added to the square of a length.
-    eps: f32,
 }
 
 impl Operator for Unit {

@@ -1,6 +1,6 @@
 //! Softmax attention on tensors, for any device: all scores of a call at once.
 
-use super::View;
+use super::view::View;
 use burn::tensor::{Bool, Tensor, TensorData, activation};
 
 /// Attends as [`softmax_attention_with`](super::softmax_attention_with); all keys are there.

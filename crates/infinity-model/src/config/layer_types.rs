@@ -1,8 +1,10 @@
 //! What each layer is: linear, with a state of constant size, or attention, with a cache.
 
 use super::limits::CHECK;
-use super::{LayerType, Mixer, ModelConfig};
+use super::rope::even_part;
+use super::{LayerType, Mixer, ModelConfig, RopeParameters, RopeType};
 use crate::error::ConfigError;
+use infinity_kernels::rotary::{RotaryDims, Scaling};
 
 /// Heads of a linear layer and their widths. Key head `h` serves value heads `h·r … h·r + r − 1`, `r` the
 /// number of value heads for each.
@@ -157,5 +159,42 @@ impl ModelConfig {
             });
         }
         Ok(())
+    }
+}
+
+impl ModelConfig {
+    /// The rotation of linear layers.
+    pub fn rotary_dims(&self) -> RotaryDims {
+        self.rotary_dims_of(self.linear_heads().key_dim)
+    }
+
+    fn rotary_dims_of(&self, key_dim: usize) -> RotaryDims {
+        RotaryDims {
+            key_dim,
+            rotated: match self.use_rotary_embeddings {
+                true => even_part(self.rotary_fraction, key_dim),
+                false => 0,
+            },
+            base: self.rotary_embedding_base,
+            scaling: Scaling::None,
+        }
+    }
+
+    /// The rotation of full layers.
+    pub fn attention_rotary_dims(&self) -> RotaryDims {
+        let (rope, key_dim) = (&self.rope_parameters, self.head_dim());
+        let fraction = match rope.rope_type {
+            _ if *rope == RopeParameters::default() => {
+                return self.rotary_dims_of(key_dim);
+            }
+            Some(RopeType::None) => 0.0,
+            _ => rope.partial_rotary_factor.unwrap_or(1.0),
+        };
+        RotaryDims {
+            key_dim,
+            rotated: even_part(fraction, key_dim),
+            base: rope.rope_theta.unwrap_or(10_000.0),
+            scaling: rope.scaling(),
+        }
     }
 }

@@ -369,12 +369,6 @@ impl ModelConfig {
     }
 }
 
-/// A fraction of `head_dim` as an even number.
-fn even_part(fraction: f64, head_dim: usize) -> usize {
-    let pairs = (fraction * head_dim as f64 / 2.0).round() as usize;
-    2 * pairs.min(head_dim / 2)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,9 @@
 //! Rotary positions of full layers, in the words of Hugging Face's `rope_parameters`.
 
+use super::choices::RopeType;
 use super::limits::CHECK;
-use super::{ModelConfig, RopeType};
 use crate::error::ConfigError;
-use infinity_kernels::rotary::{RotaryDims, Scaling};
+use infinity_kernels::rotary::Scaling;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -67,7 +67,7 @@ impl RopeParameters {
         ]
     }
 
-    fn scaling(&self) -> Scaling {
+    pub(super) fn scaling(&self) -> Scaling {
         let [factor, low, high, original] = self.given().map(|(_, value, _)| value.unwrap_or(1.0));
         match self.rope_type {
             Some(RopeType::Linear) => Scaling::Linear(factor),
@@ -120,46 +120,17 @@ impl RopeParameters {
     }
 }
 
-impl ModelConfig {
-    /// The rotation of linear layers.
-    pub fn rotary_dims(&self) -> RotaryDims {
-        self.rotary_dims_of(self.linear_heads().key_dim)
-    }
-
-    fn rotary_dims_of(&self, key_dim: usize) -> RotaryDims {
-        RotaryDims {
-            key_dim,
-            rotated: match self.use_rotary_embeddings {
-                true => super::even_part(self.rotary_fraction, key_dim),
-                false => 0,
-            },
-            base: self.rotary_embedding_base,
-            scaling: Scaling::None,
-        }
-    }
-
-    /// The rotation of full layers.
-    pub fn attention_rotary_dims(&self) -> RotaryDims {
-        let (rope, key_dim) = (&self.rope_parameters, self.head_dim());
-        let fraction = match rope.rope_type {
-            _ if *rope == RopeParameters::default() => {
-                return self.rotary_dims_of(key_dim);
-            }
-            Some(RopeType::None) => 0.0,
-            _ => rope.partial_rotary_factor.unwrap_or(1.0),
-        };
-        RotaryDims {
-            key_dim,
-            rotated: super::even_part(fraction, key_dim),
-            base: rope.rope_theta.unwrap_or(10_000.0),
-            scaling: rope.scaling(),
-        }
-    }
+/// A fraction of `head_dim` as an even number.
+pub(super) fn even_part(fraction: f64, head_dim: usize) -> usize {
+    let pairs = (fraction * head_dim as f64 / 2.0).round() as usize;
+    2 * pairs.min(head_dim / 2)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ModelConfig;
+    use infinity_kernels::rotary::RotaryDims;
 
     fn read(rope: &str) -> Result<ModelConfig, ConfigError> {
         let text = format!(r#"{{"vocab_size": 9, "head_dim": 64, "mixer": "softmax"{rope}}}"#);

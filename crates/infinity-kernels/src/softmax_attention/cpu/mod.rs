@@ -12,7 +12,7 @@ mod backward;
 mod block;
 mod forward;
 
-use super::{STEPS_UP_TO, View};
+use super::view::View;
 use crate::cpu::rows::{Rows, RowsMut};
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
@@ -23,6 +23,9 @@ use burn::tensor::{DType, Shape};
 use forward::{Forward, step};
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Up to so many queries that save nothing meet the keys one by one, which are then read as they lie.
+const STEPS_UP_TO: usize = 4;
 
 /// Contiguous `f32` tensors and their sizes.
 struct Call {
