@@ -469,8 +469,8 @@ mod tests {
             let state = state.clone().to_bytes(None).unwrap();
             let file = safetensors::SafeTensors::deserialize(&state).unwrap();
             let tensors = file.tensors().into_iter();
-            let data: Vec<_> = tensors.map(|(name, x)| (name, x.data().to_vec())).collect();
-            data
+            let data = tensors.map(|(name, x)| (name, x.data().to_vec()));
+            data.collect::<std::collections::BTreeMap<_, _>>()
         };
         let mut state = read(&[1, 2, 3], None);
         for more in [&[4][..], &[0, 1, 2]] {
