@@ -269,7 +269,7 @@ fn matrices_alone_are_muons(config: &ModelConfig, matrices: usize) {
 }
 
 /// Muon's first step on a matrix `[from, to]`, by hand in f64 as its authors write it: on the
-/// transposed `[out, in]` matrix, five Newton-Schulz steps, times `√max(1, out/in)`.
+/// transposed `[out, in]` matrix, Newton-Schulz steps, here four, times `√max(1, out/in)`.
 fn muon(grad: &[f64], from: usize, to: usize, rate: f64) -> Vec<f64> {
     let (rows, columns) = (to, from);
     let mut x: Vec<Vec<f64>> = (0..rows)
@@ -277,12 +277,17 @@ fn muon(grad: &[f64], from: usize, to: usize, rate: f64) -> Vec<f64> {
         .collect();
     let norm = x.iter().flatten().map(|x| x * x).sum::<f64>().sqrt();
     x.iter_mut().flatten().for_each(|x| *x /= norm);
-    for _ in 0..5 {
+    for [a, b, c] in [
+        [8.2193, -23.3375, 16.6266],
+        [3.9641, -2.8377, 0.5158],
+        [3.4368, -2.4752, 0.4762],
+        [2.4901, -1.8343, 0.4368],
+    ] {
         let gram = product(&x, &transposed(&x));
         let squared = product(&gram, &gram);
-        let mixed = combined(&gram, -4.775, &squared, 2.0315);
+        let mixed = combined(&gram, b, &squared, c);
         let turned = product(&mixed, &x);
-        x = combined(&x, 3.4445, &turned, 1.0);
+        x = combined(&x, a, &turned, 1.0);
     }
     let scale = rate * (to as f64 / from as f64).max(1.0).sqrt();
     (0..from * to).map(|i| scale * x[i % to][i / to]).collect()
