@@ -226,6 +226,12 @@ impl Window {
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
             _ => self.run.len(),
         };
+        // Bytes that have no text yet, as a space that the decoder strips, were not given: those that come decide.
+        let settled = tokenizer.decode(&[&*self.ids, &self.run[..whole]].concat())?;
+        let whole = match after_common(&self.given, &settled) {
+            "" => 0,
+            _ => whole,
+        };
         let (run, bytes) = (self.run.split_off(whole), self.run_bytes.split_off(whole));
         self.run_given = self.run.len();
         self.close_run(tokenizer)?;

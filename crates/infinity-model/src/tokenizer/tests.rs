@@ -493,6 +493,37 @@ fn a_broken_answer_is_caught() {
     assert_ne!(streamed(&tokenizer, &ids).0, TEXT);
 }
 
+/// A prompt whose only byte is a space that the decoder strips has no text, and no end yet either: bytes that come
+/// can make U+FFFD of it.
+#[test]
+fn a_stripped_space_waits_for_the_bytes_after_it() {
+    for (name, tokenizer) in every_kind() {
+        if !["SentencePiece BPE", "llama"].contains(&name) {
+            continue;
+        }
+        let id = |byte: u8| {
+            let token = format!("<0x{byte:02X}>");
+            let ids = 0..tokenizer.vocab_size() as u32;
+            let mut found = ids.filter(|&id| tokenizer.token(id).as_deref() == Some(&*token));
+            found.next().expect("every byte is a token")
+        };
+        let before = [id(0x20)];
+        assert_eq!(tokenizer.decode(&before).unwrap(), "", "{name}");
+        for (bytes, text) in [
+            (&[0x80][..], "\u{FFFD}\u{FFFD}"),
+            (&[0x41, 0x80], "\u{FFFD}\u{FFFD}\u{FFFD}"),
+            (&[0xC3, 0xA9], "é"),
+            (&[0x41], "A"),
+            (&[], ""),
+        ] {
+            let after: Vec<u32> = bytes.iter().map(|&byte| id(byte)).collect();
+            let (streamed, _) = streamed_after(&tokenizer, &before, &after);
+            let all = tokenizer.decode(&[&before[..], &after].concat()).unwrap();
+            assert_eq!((&*streamed, &*all), (text, text), "{name} {bytes:X?}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_survives(text in any::<String>()) {
