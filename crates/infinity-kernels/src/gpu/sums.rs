@@ -18,6 +18,23 @@ pub(crate) fn lanes(width: usize) -> usize {
 /// values and is free before and after.
 #[cube]
 pub(crate) fn over_lanes(x: f32, spare: &mut Shared<[f32]>, #[comptime] lanes: usize) -> f32 {
+    of_lanes(x, spare, lanes, false)
+}
+
+/// The largest `x` of the unit's `lanes` neighbours, as [`over_lanes`].
+#[cube]
+pub(crate) fn most_of_lanes(x: f32, spare: &mut Shared<[f32]>, #[comptime] lanes: usize) -> f32 {
+    of_lanes(x, spare, lanes, true)
+}
+
+/// Halves what is left, pair by pair, until one is: sums, or the larger of two where `most`.
+#[cube]
+fn of_lanes(
+    x: f32,
+    spare: &mut Shared<[f32]>,
+    #[comptime] lanes: usize,
+    #[comptime] most: bool,
+) -> f32 {
     let unit = UNIT_POS as usize;
     spare[unit] = x;
     sync_cube();
@@ -25,32 +42,20 @@ pub(crate) fn over_lanes(x: f32, spare: &mut Shared<[f32]>, #[comptime] lanes: u
     for level in 0..comptime!(lanes.ilog2() as usize) {
         let step = comptime!(lanes >> (level + 1));
         if unit % lanes < step {
-            spare[unit] = spare[unit] + spare[unit + step];
+            let other = spare[unit + step];
+            if comptime!(most) {
+                if other > spare[unit] {
+                    spare[unit] = other;
+                }
+            } else {
+                spare[unit] = spare[unit] + other;
+            }
         }
         sync_cube();
     }
-    let sum = spare[unit / lanes * lanes];
+    let result = spare[unit / lanes * lanes];
     sync_cube();
-    sum
-}
-
-/// The largest `x` of the unit's `lanes` neighbours, as [`over_lanes`].
-#[cube]
-pub(crate) fn most_of_lanes(x: f32, spare: &mut Shared<[f32]>, #[comptime] lanes: usize) -> f32 {
-    let unit = UNIT_POS as usize;
-    spare[unit] = x;
-    sync_cube();
-    #[unroll]
-    for level in 0..comptime!(lanes.ilog2() as usize) {
-        let step = comptime!(lanes >> (level + 1));
-        if unit % lanes < step && spare[unit + step] > spare[unit] {
-            spare[unit] = spare[unit + step];
-        }
-        sync_cube();
-    }
-    let most = spare[unit / lanes * lanes];
-    sync_cube();
-    most
+    result
 }
 
 /// `out[c] = Σ_r x[r, from + c]`: a cube for [`COLUMNS`] columns, its units in as many rows as fit.

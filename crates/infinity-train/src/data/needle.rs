@@ -26,9 +26,9 @@ const FACTS: [usize; 7] = [1, 1, 1, 2, 2, 3, 4];
 /// How often each is asked for, as far as half of the window has room: seldom is what is to be learned, often is
 /// what it is learned by.
 const ASKED: [usize; 5] = [2, 4, 8, 16, 32];
-/// How often the length that the places of a number are drawn from is halved, each as likely as another: what is asked
-/// for soon is learned first, and what was learned so is kept longer.
-const HALVED: [usize; 4] = [0, 1, 2, 3];
+/// The places of a number are drawn from the whole of the text, or from a stretch that is half of it, a quarter or an
+/// eighth, so many kinds, each as likely as another: what is asked for soon is learned first.
+const STRETCHES: usize = 4;
 /// Keeps these draws apart from those of windows.
 const HIDE: u64 = 0x4ee_d1e5;
 
@@ -127,7 +127,7 @@ impl Needles {
         let hay = window.len() - said.iter().map(|(_, _, len, _)| len).sum::<usize>();
         let stretches: Vec<(usize, usize)> = (0..facts)
             .map(|_| {
-                let width = hay >> HALVED[draw(HALVED.len())];
+                let width = hay >> draw(STRETCHES);
                 (draw(hay - width + 1), width)
             })
             .collect();
