@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use burn::tensor::Device;
-use infinity_model::{InfinityModel, Precision, Pretrained, Tokenizer};
+use infinity_model::{Precision, Pretrained, Tokenizer};
 use infinity_train::config::ConfigLayers;
 use infinity_train::model_dir;
 use infinity_train::run_dir::TOKENIZER;
@@ -25,18 +25,29 @@ pub(crate) fn find(given: &Path) -> anyhow::Result<Found> {
 }
 
 impl Found {
-    /// Loads it onto a device; on standard error which checkpoint it is, and what in another family's
-    /// files is not used, unless `quiet`.
+    /// Loads it onto a device, to compute in `precision`; on standard error which checkpoint it is, what the device
+    /// makes of the precision, and what in another family's files is not used, unless `quiet`.
     ///
     /// # Errors
-    /// A file is missing, damaged, or does not fit the others.
-    pub(crate) fn load(&self, device: &Device, quiet: bool) -> anyhow::Result<Pretrained> {
-        let loaded = self.0.load(device)?;
-        if let Some(text) = self.0.describe().filter(|_| !quiet) {
+    /// A file is missing, damaged, or does not fit the others, or the device cannot hold the weights.
+    pub(crate) fn load(
+        &self,
+        precision: Precision,
+        device: &Device,
+        quiet: bool,
+    ) -> anyhow::Result<Pretrained> {
+        let loaded = self.0.load(precision, device)?;
+        if quiet {
+            return Ok(loaded);
+        }
+        if let Some(text) = self.0.describe() {
             terminal::note(&text);
         }
-        for note in loaded.notes.iter().filter(|_| !quiet) {
+        for note in &loaded.notes {
             terminal::warning(note);
+        }
+        if let Some(remark) = loaded.model.formats().remark() {
+            terminal::note(&format!("precision {remark}"));
         }
         Ok(loaded)
     }
@@ -87,20 +98,4 @@ pub(crate) fn can_hold_a_state(path: &Path) -> anyhow::Result<()> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// `model` computing in `precision`; on standard error what its device does about it.
-///
-/// # Errors
-/// The device cannot hold the parameters in that format.
-pub(crate) fn in_precision(
-    model: InfinityModel,
-    precision: Precision,
-    quiet: bool,
-) -> anyhow::Result<InfinityModel> {
-    let model = model.with_precision(precision)?;
-    if let Some(remark) = model.formats().remark().filter(|_| !quiet) {
-        terminal::note(&format!("precision {remark}"));
-    }
-    Ok(model)
 }

@@ -1,7 +1,7 @@
 //! The projection against its reference, weights stored both ways, gradients too.
 
 use crate::devices::on_every_device;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, bf16};
 use infinity_kernels::linear::{linear, projections, projections_and, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
@@ -87,6 +87,46 @@ fn gradients_match_the_reference_however_the_weight_is_stored(device: &Device) {
             assert_close(&name, "d_x", &of_x, &d_x, tol);
             assert_close(&name, "d_weight", &values(of_weight), &d_weight, tol);
         }
+    }
+}
+
+/// Weights in bf16 beside an input in f32 count as the values that they have: few rows and many, wider than what is
+/// widened at once, stored both ways, and the gradient of the input. Values before rounding are far off.
+fn a_weight_in_bf16_counts_as_its_values(device: &Device) {
+    let tol = TOL.of_products(device, 1);
+    let with_gradient = device.clone().autodiff();
+    for [t, width, out] in [[1, 33, 17], [40, 33, 17], [60, 300, 2_000]] {
+        let mut random = Random(9);
+        let mut draw = |len| random.values(len, -1.0, 1.0);
+        let (x, weight, d_y) = (draw(t * width), draw(width * out), draw(t * out));
+        let rounded = |x: &f64| f64::from(bf16::from_f64(*x).to_f32());
+        let values_of: Vec<f64> = weight.iter().map(rounded).collect();
+        let size = [t, width, out];
+        let expected = reference::forward(size, &x, &values_of);
+        let (expected_d_x, _) = reference::backward(size, &x, &values_of, &d_y);
+        let stored: Vec<f64> = (0..width * out)
+            .map(|at| weight[at % width * out + at / width])
+            .collect();
+        for by_columns in [false, true] {
+            let weight = match by_columns {
+                false => tensor::<2>(&weight, [width, out], DType::BF16, device),
+                true => tensor::<2>(&stored, [out, width], DType::BF16, device).transpose(),
+            };
+            let name = format!("[{t}, {width}, {out}] {by_columns}");
+            let y = linear(
+                tensor(&x, [1, t, width], DType::F32, device),
+                weight.clone(),
+            );
+            assert_close(&name, "y", &values(y), &expected, tol);
+
+            let x = tensor::<3>(&x, [1, t, width], DType::F32, &with_gradient).require_grad();
+            let y = linear(x.clone(), Tensor::from_inner(weight));
+            let loss = (y * tensor(&d_y, [1, t, out], DType::F32, &with_gradient)).sum();
+            let d_x = x.grad(&loss.backward()).expect("a gradient");
+            assert_close(&name, "d_x", &values(d_x), &expected_d_x, tol);
+        }
+        let unrounded = reference::forward(size, &x, &weight);
+        assert!(compare(&unrounded, &expected, tol).is_err());
     }
 }
 
@@ -224,5 +264,6 @@ on_every_device!(
     matches_the_reference_however_the_weight_is_stored,
     gradients_match_the_reference_however_the_weight_is_stored,
     several_projections_are_each_and_their_gradients_add_up,
+    a_weight_in_bf16_counts_as_its_values,
     a_row_that_is_not_finite_stays_alone_and_a_lost_weight_is_caught
 );

@@ -2,6 +2,7 @@
 //!
 //! Every message names the value, the limit, and the key or the file.
 
+use crate::precision::PrecisionError;
 use std::path::PathBuf;
 
 /// A setting that cannot be used.
@@ -365,6 +366,9 @@ pub enum PretrainedError {
     /// `tokenizer.json` is wrong.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The device cannot hold the weights so.
+    #[error(transparent)]
+    Precision(#[from] PrecisionError),
     /// The weights cannot be read or written.
     #[error("{}: {reason}", path.display())]
     Weights {

@@ -76,7 +76,8 @@ pub use infinity_kernels::borders::Borders;
 pub use model::InfinityModel;
 pub use precision::{Formats, Precision, PrecisionError};
 pub use pretrained::{
-    Pretrained, SaveOptions, WeightFormat, from_pretrained, save_pretrained, save_pretrained_with,
+    Pretrained, SaveOptions, WeightFormat, from_pretrained, from_pretrained_in, save_pretrained,
+    save_pretrained_with,
 };
 pub use state::{KvCache, LayerState, ModelState, Stateful};
 pub use tokenizer::Tokenizer;

@@ -295,7 +295,7 @@ impl InfinityModel {
     /// What the first block reads, `[B, T, D]`: `tokens` `[B, T]` embedded.
     pub fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let embedded = self.model.embed_tokens.forward(tokens);
-        self.model.dropout.forward(embedded)
+        self.model.dropout.forward(self.formats().stream(embedded))
     }
 
     /// The blocks, from the input on.

@@ -1,16 +1,21 @@
 //! Which number format every kind of operation computes in: the whole policy, in one table.
 //!
-//! | what | `f32` | `bf16-mixed` | `f16-mixed` | `bf16-true` |
-//! |---|---|---|---|---|
-//! | parameters | f32 | f32 | f32 | bf16 |
-//! | optimiser state, and its steps | f32 | f32 | f32 | f32 |
-//! | gates and decays: parameters, projections, values | f32 | f32 | f32 | f32 |
-//! | residual stream, norms' inputs and outputs | f32 | f32 | f32 | bf16 |
-//! | inputs and results of matrix products | f32 | bf16 | f16 | bf16 |
-//! | inputs of kernels: q, k, v, convolution, SwiGLU | f32 | bf16 | f16 | bf16 |
-//! | feature maps, rotation, norms' statistics, softmax | f32 | f32 | f32 | f32 |
-//! | carried state | f32 | f32 | f32 | f32 |
-//! | loss | f32 | f32 | f32 | f32 |
+//! | what | `f32` | `bf16-mixed` | `f16-mixed` | `bf16-true` | `bf16-weights` |
+//! |---|---|---|---|---|---|
+//! | matrices: projections and the embedding | f32 | f32 | f32 | bf16 | bf16 |
+//! | other parameters | f32 | f32 | f32 | bf16 | f32 |
+//! | optimiser state, and its steps | f32 | f32 | f32 | f32 | f32 |
+//! | gates and decays: parameters, projections, values | f32 | f32 | f32 | f32 | f32 |
+//! | residual stream, norms' inputs and outputs | f32 | f32 | f32 | bf16 | f32 |
+//! | inputs and results of matrix products | f32 | bf16 | f16 | bf16 | f32 |
+//! | inputs of kernels: q, k, v, convolution, SwiGLU | f32 | bf16 | f16 | bf16 | f32 |
+//! | feature maps, rotation, norms' statistics, softmax | f32 | f32 | f32 | f32 | f32 |
+//! | carried state | f32 | f32 | f32 | f32 | f32 |
+//! | loss | f32 | f32 | f32 | f32 | f32 |
+//!
+//! `bf16-weights` is `f32` with matrices of half the bytes, for models whose weights are stored in bf16 already: on the
+//! CPU they are widened in registers, and decoding gives the bits that `f32` gives with the same weights. Nothing learns
+//! in it but what is beside them.
 //!
 //! Gradients have the format of what they are the gradient of, so those of parameters in f32 are
 //! f32. Products and kernels add up in f32 whatever their inputs are. A decay of 0.99998 is 1 in
@@ -51,21 +56,21 @@ pub enum Precision {
     F16Mixed,
     /// Everything in bf16 but gates, state, loss and what the optimiser remembers.
     Bf16True,
+    /// Matrices kept in bf16, everything computed in f32.
+    Bf16Weights,
 }
 
 /// A number format that does not exist or cannot be computed in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrecisionError {
     /// There is no precision of that name.
-    #[error("no precision `{name}`: f32, bf16-mixed, f16-mixed or bf16-true")]
+    #[error("no precision `{name}`: f32, bf16-mixed, f16-mixed, bf16-true or bf16-weights")]
     Unknown {
         /// What was given.
         name: String,
     },
     /// The parameters would be in a format that the device does not have.
-    #[error(
-        "precision {precision} needs a device with bf16, and {device} has none: use bf16-mixed or f32"
-    )]
+    #[error("precision {precision} needs a device with bf16, and {device} has none: use f32")]
     Missing {
         /// What was asked for.
         precision: Precision,
@@ -77,7 +82,9 @@ pub enum PrecisionError {
 /// What has a format of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Parameters.
+    /// Matrices: projections and the embedding.
+    Matrices,
+    /// Other parameters.
     Parameters,
     /// What the optimiser remembers of them.
     Optimizer,
@@ -98,28 +105,30 @@ pub enum Operation {
 }
 
 /// The table above: formats in the order of [`Precision`].
-const TABLE: [(Operation, [FloatDType; 4]); 9] = {
+const TABLE: [(Operation, [FloatDType; 5]); 10] = {
     use FloatDType::{BF16, F16, F32};
     [
-        (Operation::Parameters, [F32, F32, F32, BF16]),
-        (Operation::Optimizer, [F32, F32, F32, F32]),
-        (Operation::Gates, [F32, F32, F32, F32]),
-        (Operation::Stream, [F32, F32, F32, BF16]),
-        (Operation::Products, [F32, BF16, F16, BF16]),
-        (Operation::Kernels, [F32, BF16, F16, BF16]),
-        (Operation::Maps, [F32, F32, F32, F32]),
-        (Operation::State, [F32, F32, F32, F32]),
-        (Operation::Loss, [F32, F32, F32, F32]),
+        (Operation::Matrices, [F32, F32, F32, BF16, BF16]),
+        (Operation::Parameters, [F32, F32, F32, BF16, F32]),
+        (Operation::Optimizer, [F32, F32, F32, F32, F32]),
+        (Operation::Gates, [F32, F32, F32, F32, F32]),
+        (Operation::Stream, [F32, F32, F32, BF16, F32]),
+        (Operation::Products, [F32, BF16, F16, BF16, F32]),
+        (Operation::Kernels, [F32, BF16, F16, BF16, F32]),
+        (Operation::Maps, [F32, F32, F32, F32, F32]),
+        (Operation::State, [F32, F32, F32, F32, F32]),
+        (Operation::Loss, [F32, F32, F32, F32, F32]),
     ]
 };
 
 impl Precision {
     /// All of them, as they are written.
-    pub const NAMES: [(Precision, &'static str); 4] = [
+    pub const NAMES: [(Precision, &'static str); 5] = [
         (Precision::F32, "f32"),
         (Precision::Bf16Mixed, "bf16-mixed"),
         (Precision::F16Mixed, "f16-mixed"),
         (Precision::Bf16True, "bf16-true"),
+        (Precision::Bf16Weights, "bf16-weights"),
     ];
 
     /// The format of one kind of operation.
@@ -134,6 +143,17 @@ impl Precision {
             FloatDType::F16 => Some(Half::F16),
             _ => None,
         }
+    }
+
+    /// The format of the parameter at `path`, of `rank` dimensions.
+    pub(crate) fn parameter(self, path: &str, rank: usize) -> FloatDType {
+        let matrix = |segment: &str| ["embed_tokens", "lm_head"].contains(&segment);
+        self.format(match ParameterRole::of(path) {
+            ParameterRole::Gate => Operation::Gates,
+            ParameterRole::Matrix => Operation::Matrices,
+            _ if rank == 2 && path.split('.').any(matrix) => Operation::Matrices,
+            _ => Operation::Parameters,
+        })
     }
 
     /// Whether small gradients vanish in it, so that training has to scale the loss.
@@ -189,8 +209,9 @@ impl Formats {
     ///
     /// If they are in a format that it does not have.
     pub fn check(&self, device: &Device) -> Result<(), PrecisionError> {
-        let parameters = self.precision.format(Operation::Parameters);
-        if parameters != FloatDType::F32 && self.half.is_none() {
+        let matrices = self.precision.format(Operation::Matrices);
+        let missing = || HalfSupport::of(device, Half::Bf16) == HalfSupport::Missing;
+        if matrices != FloatDType::F32 && missing() {
             return Err(PrecisionError::Missing {
                 precision: self.precision,
                 device: format!("{device:?}"),
@@ -360,11 +381,7 @@ impl ModuleMapper for Cast {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let operation = match ParameterRole::of(&self.path.join(".")) {
-            ParameterRole::Gate => Operation::Gates,
-            _ => Operation::Parameters,
-        };
-        let format = self.precision.format(operation);
+        let format = self.precision.parameter(&self.path.join("."), D);
         if FloatDType::from(param.val().dtype()) == format {
             return param;
         }
@@ -419,6 +436,19 @@ mod tests {
             assert_eq!(mixed.format(Operation::Parameters), FloatDType::F32);
             assert_eq!(mixed.format(Operation::Stream), FloatDType::F32);
             assert_ne!(mixed.format(Operation::Products), FloatDType::F32);
+        }
+        let weights = Precision::Bf16Weights;
+        assert_eq!(weights.half(), None, "it computes in f32");
+        for (path, rank, format) in [
+            ("layers.0.mlp.up_proj.weight", 2, FloatDType::BF16),
+            ("layers.0.mlp.up_proj.bias", 1, FloatDType::F32),
+            ("model.embed_tokens.weight", 2, FloatDType::BF16),
+            ("lm_head.weight", 2, FloatDType::BF16),
+            ("model.norm.weight", 1, FloatDType::F32),
+            ("layers.0.mixer.gates.beta_proj.weight", 2, FloatDType::F32),
+            ("layers.0.mixer.q_conv1d.weight", 3, FloatDType::F32),
+        ] {
+            assert_eq!(weights.parameter(path, rank), format, "{path}");
         }
         assert!(Precision::F16Mixed.scales_loss() && !Precision::Bf16Mixed.scales_loss());
     }

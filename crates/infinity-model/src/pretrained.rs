@@ -39,6 +39,7 @@ use crate::error::{ConfigError, PretrainedError};
 use crate::generation_config::GenerationConfig;
 use crate::model::InfinityModel;
 use crate::parameters::Weight;
+use crate::precision::{Formats, Precision};
 use crate::tokenizer::Tokenizer;
 pub use back::save_like;
 use files::{CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, is_part, missing, write_error};
@@ -159,6 +160,20 @@ pub fn save_pretrained_with(
 /// [`PretrainedError`]: a file is missing, damaged, or does not fit `config.json`. The message
 /// names the file, and the tensors or keys in it.
 pub fn from_pretrained(dir: &Path, device: &Device) -> Result<Pretrained, PretrainedError> {
+    from_pretrained_in(dir, Precision::F32, device)
+}
+
+/// [`from_pretrained`] of a model that computes in `precision`, with its parameters in the formats that this takes:
+/// those in half precision are never there in f32.
+///
+/// # Errors
+/// As [`from_pretrained`], and if the device cannot hold the parameters.
+pub fn from_pretrained_in(
+    dir: &Path,
+    precision: Precision,
+    device: &Device,
+) -> Result<Pretrained, PretrainedError> {
+    Formats::new(precision, device).check(device)?;
     let Settings {
         config,
         tokenizer,
@@ -171,17 +186,17 @@ pub fn from_pretrained(dir: &Path, device: &Device) -> Result<Pretrained, Pretra
         Some(names) => plan::load(
             &stored,
             &config,
-            device,
+            (precision, device),
             |weight| names.recipe(&stored, weight),
             |name| names.ignores(name),
         ),
         None => {
             let itself = |weight: &Weight| Recipe::whole(weight.name.clone(), weight.shape[0]);
-            plan::load(&stored, &config, device, itself, |_| false)
+            plan::load(&stored, &config, (precision, device), itself, |_| false)
         }
     }?;
     Ok(Pretrained {
-        model,
+        model: model.with_precision(precision)?,
         config,
         tokenizer,
         generation,

@@ -7,7 +7,9 @@ use crate::run_dir::{CHECKPOINTS, EFFECTIVE, FINAL, TOKENIZER};
 use infinity_files::Fingerprint;
 use infinity_model::burn::tensor::Device;
 use infinity_model::pretrained::config_from_json;
-use infinity_model::{GenerationConfig, Pretrained, PretrainedError, Tokenizer, from_pretrained};
+use infinity_model::{
+    GenerationConfig, Precision, Pretrained, PretrainedError, Tokenizer, from_pretrained_in,
+};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -204,18 +206,21 @@ impl Found {
         ))
     }
 
-    /// Loads it onto a device. Weights in half precision become f32.
+    /// Loads it onto a device, to compute in `precision`.
     ///
     /// # Errors
-    /// A file is missing, damaged, or does not fit the others.
-    pub fn load(&self, device: &Device) -> Result<Pretrained, TrainError> {
+    /// A file is missing, damaged, or does not fit the others, or the device cannot hold the weights.
+    pub fn load(&self, precision: Precision, device: &Device) -> Result<Pretrained, TrainError> {
         let checkpoint = match self {
-            Found::Directory(directory) => return Ok(from_pretrained(directory, device)?),
+            Found::Directory(directory) => {
+                return Ok(from_pretrained_in(directory, precision, device)?);
+            }
             Found::Checkpoint(checkpoint) => checkpoint,
         };
         let path = self.tokenizer()?;
         let tokenizer = Tokenizer::from_file(path).map_err(PretrainedError::from)?;
         let model = model_of(&checkpoint.store, &checkpoint.state, device)?;
+        let model = model.with_precision(precision)?;
         // Settings of generation may have been changed by hand beside the finished model.
         let settings = checkpoint
             .older

@@ -49,7 +49,7 @@ pub(crate) struct BenchArgs {
     /// How to print
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Format::Table)]
     format: Format,
-    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
+    /// Number formats: f32, bf16-mixed, f16-mixed, bf16-true or bf16-weights
     #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
     precision: Precision,
 }
@@ -130,8 +130,9 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<u8> {
     let found = model_dir::find(&args.model)?;
     signals::ends()?;
     let chosen = device::open(&device::wanted(global))?;
-    let model = found.load(&chosen.device, global.quiet)?.model;
-    let model = model_dir::in_precision(model, args.precision, global.quiet)?;
+    let model = found
+        .load(args.precision, &chosen.device, global.quiet)?
+        .model;
     let mut depths = args.depth.clone();
     depths.sort_unstable();
     depths.dedup();

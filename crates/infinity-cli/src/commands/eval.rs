@@ -54,7 +54,7 @@ pub(crate) struct EvalArgs {
     /// Where tokenized text is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<String>,
-    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true (default: as in training)
+    /// Number formats: f32, bf16-mixed, f16-mixed, bf16-true or bf16-weights (default: as in training)
     #[arg(long, alias = "dtype", value_name = "FORMAT")]
     pub(crate) precision: Option<Precision>,
     /// Print JSON
@@ -83,18 +83,16 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     signals::ends()?;
     let chosen = device::open(&device::wanted(global))?;
     let quiet = global.quiet || args.json;
+    let precision = args.precision.unwrap_or(config.run.precision);
     let Pretrained {
         model, tokenizer, ..
-    } = found.load(&chosen.device, quiet)?;
+    } = found.load(precision, &chosen.device, quiet)?;
     // Texts of a model that others trained begin as its own reader has them begin.
     config.tokenizer.add_special_tokens |= args.file.is_some()
         && tokenizer
             .as_ref()
             .is_some_and(Tokenizer::adds_special_tokens);
-    let precision = args.precision.unwrap_or(config.run.precision);
-    let model = args
-        .memory
-        .on(model_dir::in_precision(model, precision, quiet)?)?;
+    let model = args.memory.on(model)?;
     let made = args.task.task.is_some_and(|task| task.source().is_some());
     let text = (!made).then(|| text(&args, &config, global)).transpose()?;
     if args.task.task.is_some() {

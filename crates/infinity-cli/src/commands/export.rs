@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use infinity_model::pretrained::{ADDS_SPECIAL_TOKENS, save_like};
-use infinity_model::{Pretrained, SaveOptions, WeightFormat, save_pretrained_with};
+use infinity_model::{Precision, Pretrained, SaveOptions, WeightFormat, save_pretrained_with};
 
 use crate::args::Global;
 use crate::device;
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         tokenizer,
         generation,
         ..
-    } = found.load(&chosen.device, global.quiet)?;
+    } = found.load(Precision::F32, &chosen.device, global.quiet)?;
     if let Some(like) = &args.like {
         save_like(target, &model, like)?;
         return said(target);

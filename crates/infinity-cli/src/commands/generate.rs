@@ -36,7 +36,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = whole::<u64>(1..=u64::MAX))]
     num_samples: u64,
-    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
+    /// Number formats: f32, bf16-mixed, f16-mixed, bf16-true or bf16-weights
     #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
     precision: Precision,
     #[command(flatten)]
@@ -78,8 +78,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
         tokenizer,
         generation,
         ..
-    } = found.load(&chosen.device, global.quiet)?;
-    let model = model_dir::in_precision(model, args.precision, global.quiet)?;
+    } = found.load(args.precision, &chosen.device, global.quiet)?;
     let model = args.memory.on(model)?;
     let tokenizer = model_dir::needed(tokenizer, &args.model)?;
     let (config, unused) = args

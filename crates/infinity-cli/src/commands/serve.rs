@@ -68,7 +68,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     #[arg(value_parser = whole::<u64>(0..=86_400))]
     grace: u64,
-    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
+    /// Number formats: f32, bf16-mixed, f16-mixed, bf16-true or bf16-weights
     #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
     precision: Precision,
 }
@@ -143,8 +143,7 @@ fn start(
     let chosen = device::open(&device::wanted(global))?;
     let Pretrained {
         model, tokenizer, ..
-    } = found.load(&chosen.device, global.quiet)?;
-    let model = model_dir::in_precision(model, args.precision, global.quiet)?;
+    } = found.load(args.precision, &chosen.device, global.quiet)?;
     let tokenizer = tokenizer.with_context(|| {
         format!(
             "{} has no tokenizer.json, which text needs",

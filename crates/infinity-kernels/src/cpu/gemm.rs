@@ -34,6 +34,20 @@ pub(crate) fn sum_of_products([m, n]: [usize; 2], terms: &[Term<'_>]) -> Vec<f32
     unsafe { out.assume_init() }.into_vec()
 }
 
+/// Adds `left · right` of a `term` to `out`, `[m, n]`.
+///
+/// # Panics
+///
+/// If a factor is smaller than the sizes say.
+pub(crate) fn add_product(size: [usize; 2], term: &Term<'_>, out: &mut [f32]) {
+    let (start, len) = (out.as_mut_ptr().cast::<MaybeUninit<f32>>(), out.len());
+    // SAFETY: a number may be one that is perhaps unwritten, and `multiply` writes nothing but numbers.
+    let out = unsafe { std::slice::from_raw_parts_mut(start, len) };
+    if term.k > 0 {
+        multiply(size, term, out, true);
+    }
+}
+
 /// `left · right`, `[m, k]` and `[k, n]`.
 ///
 /// # Panics

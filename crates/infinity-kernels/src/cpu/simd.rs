@@ -112,11 +112,11 @@ pub(crate) fn lanes_mut(x: &mut [f32], at: usize) -> &mut Lanes {
 
 /// Asks for the cache line of `x` at `at`, which may lie beyond the end: a hint.
 #[inline(always)]
-pub(crate) fn prefetch(x: &[f32], at: usize) {
+pub(crate) fn prefetch<T>(x: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let place = x.as_ptr().wrapping_add(at).cast();
+        let place = x.as_ptr().wrapping_add(at).cast::<i8>();
         // SAFETY: every machine of this architecture has the instruction, and it reads no value.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(place) };
     }

@@ -5,7 +5,7 @@
 
 use super::few_rows::{Rows, few_rows};
 use super::weight::Weight;
-use crate::cpu::gemm::{Term, product, sum_of_products};
+use crate::cpu::gemm::{Term, add_product, product, sum_of_products};
 use crate::cpu::product::Left;
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
@@ -35,10 +35,24 @@ pub(crate) fn forward(mut inputs: Vec<Primitive>, few: bool) -> Vec<Primitive> {
 
 fn many_rows(x: &Primitive, weights: &[Weight]) -> Vec<Vec<f32>> {
     let [b, t, width] = x.shape().dims();
-    let x = Left::rows(slice(x), width);
-    let each = weights.iter();
-    each.map(|weight| product([b * t, weight.out, width], x, weight.view()))
-        .collect()
+    let (rows, x) = (b * t, Left::rows(slice(x), width));
+    let by_parts = |weight: &Weight| {
+        let mut y = Vec::new();
+        for part in weight.parts() {
+            let columns = part.columns.clone();
+            let of_part = product([rows, columns.len(), width], x, part.view());
+            if columns.len() == weight.out {
+                return of_part;
+            }
+            y.resize(rows * weight.out, 0.0);
+            let of_part = of_part.chunks_exact(columns.len());
+            for (y, of_part) in y.chunks_exact_mut(weight.out).zip(of_part) {
+                y[columns.clone()].copy_from_slice(of_part);
+            }
+        }
+        y
+    };
+    weights.iter().map(by_parts).collect()
 }
 
 /// Gradients of the inputs of [`forward`], given those of every result.
@@ -59,12 +73,20 @@ pub(crate) fn backward(mut inputs: Vec<Primitive>, d_y: Vec<Primitive>) -> Vec<P
     let like = |weight: &Primitive| (weight.shape(), weight.dtype());
     let likes: Vec<_> = weights.iter().map(like).collect();
     let weights: Vec<Weight> = weights.into_iter().map(Weight::new).collect();
-    let terms = weights.iter().zip(&d_y).map(|(weight, d_y)| Term {
-        left: Left::rows(slice(d_y), weight.out),
-        right: weight.transposed(),
-        k: weight.out,
-    });
-    let d_x = sum_of_products([rows, width], &terms.collect::<Vec<_>>());
+    let mut d_x = Vec::new();
+    for (weight, d_y) in weights.iter().zip(&d_y) {
+        for part in weight.parts() {
+            let term = Term {
+                left: Left::rows(&slice(d_y)[part.columns.start..], weight.out),
+                right: part.transposed(),
+                k: part.columns.len(),
+            };
+            match d_x.is_empty() {
+                true => d_x = sum_of_products([rows, width], &[term]),
+                false => add_product([rows, width], &term, &mut d_x),
+            }
+        }
+    }
     let d_weights = d_weights.into_iter().zip(likes);
     let d_weights = d_weights.map(|(d, (shape, dtype))| tensor(d, shape, dtype));
     std::iter::once(tensor(d_x, shape, dtype))

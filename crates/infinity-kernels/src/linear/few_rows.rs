@@ -1,10 +1,12 @@
 //! A projection of a few rows on the CPU: each weight is read once for all of them.
 //!
+//! A weight in bf16 is widened as it is read, which changes no bit of what comes out of it.
+//!
 //! Every sum is taken by itself in the order of its inputs, some hundred at a time (in that of its lanes, for
 //! a weight that is stored by columns). Rows that are computed together, columns that a thread takes and the number of threads change
 //! who computes a sum, and never the sum: a row has the same bits alone and among others.
 
-use super::weight::Weight;
+use super::weight::{Number, Values, Weight};
 use crate::cpu::simd::{LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_add, padded};
 use crate::cpu::simd::{prefetch, sum};
 use rayon::prelude::*;
@@ -173,7 +175,7 @@ pub(crate) struct Block<'a> {
     rows: &'a Rows<'a>,
     by_columns: bool,
     /// From the first of these columns on.
-    weights: &'a [f32],
+    weights: Values<'a>,
     /// From one row of the weight to the next, or from one column, as it is stored.
     stride: usize,
     columns: usize,
@@ -188,7 +190,7 @@ impl<'a> Block<'a> {
         Block {
             rows,
             by_columns: weight.by_columns,
-            weights: &weight.values()[start..],
+            weights: weight.values().from(start),
             stride,
             columns: columns.min(weight.out - from),
         }
@@ -235,28 +237,33 @@ leveled!(
 fn span_loop<const FMA: bool, const ROWS: usize>(block: &Block<'_>, span: usize, y: &mut [f32]) {
     let groups = block.rows.width.div_ceil(GROUP);
     let groups = span * SPAN..groups.min((span + 1) * SPAN);
-    in_strips::<FMA, ROWS>(block, groups, y);
+    match block.weights {
+        Values::Single(weights) => in_strips::<FMA, ROWS, _>(block, weights, groups, y),
+        Values::Half(weights) => in_strips::<FMA, ROWS, _>(block, weights, groups, y),
+    }
 }
 
 /// Adds the product of some groups of inputs, as many inputs at a time as the registers hold weights
 /// for beside the sums.
 #[inline(always)]
-fn in_strips<const FMA: bool, const ROWS: usize>(
+fn in_strips<const FMA: bool, const ROWS: usize, N: Number>(
     block: &Block<'_>,
+    weights: &[N],
     groups: Range<usize>,
     y: &mut [f32],
 ) {
     match ROWS {
-        8 => in_strips_of::<FMA, 8, 2>(block, groups, y),
-        6 => in_strips_of::<FMA, 4, 1>(block, groups, y),
-        _ => in_strips_of::<FMA, 2, 1>(block, groups, y),
+        8 => in_strips_of::<FMA, 8, 2, N>(block, weights, groups, y),
+        6 => in_strips_of::<FMA, 4, 1, N>(block, weights, groups, y),
+        _ => in_strips_of::<FMA, 2, 1, N>(block, weights, groups, y),
     }
 }
 
 /// `K` inputs at a time meet `G` groups of columns.
 #[inline(always)]
-fn in_strips_of<const FMA: bool, const K: usize, const G: usize>(
+fn in_strips_of<const FMA: bool, const K: usize, const G: usize, N: Number>(
     block: &Block<'_>,
+    weights: &[N],
     groups: Range<usize>,
     y: &mut [f32],
 ) {
@@ -267,12 +274,12 @@ fn in_strips_of<const FMA: bool, const K: usize, const G: usize>(
             let (at, mut column) = (group * GROUP + from, 0);
             if at + K <= rows.width {
                 while column + G * LANES <= columns {
-                    strip::<FMA, K, G, true>(block, x, [from, at, column], y);
+                    strip::<FMA, K, G, true, N>(block, weights, x, [from, at, column], y);
                     column += G * LANES;
                 }
             }
             while column < columns {
-                strip::<FMA, K, 1, false>(block, x, [from, at, column], y);
+                strip::<FMA, K, 1, false, N>(block, weights, x, [from, at, column], y);
                 column += LANES;
             }
         }
@@ -282,15 +289,15 @@ fn in_strips_of<const FMA: bool, const K: usize, const G: usize>(
 /// Inputs `from..from + K` of a group `x`, the weight's rows from `at` on and its columns from `column`
 /// on; what is not there counts as zeros if not all is `THERE`.
 #[inline(always)]
-fn strip<const FMA: bool, const K: usize, const G: usize, const THERE: bool>(
+fn strip<const FMA: bool, const K: usize, const G: usize, const THERE: bool, N: Number>(
     block: &Block<'_>,
+    weights: &[N],
     x: &[[f32; GROUP]],
     [from, at, column]: [usize; 3],
     y: &mut [f32],
 ) {
     let Block {
         rows,
-        weights,
         stride,
         columns,
         ..
@@ -303,10 +310,13 @@ fn strip<const FMA: bool, const K: usize, const G: usize, const THERE: bool>(
             if THERE {
                 let start = row * stride + column;
                 prefetch(weights, start + K * stride);
-                *values = *lanes(weights, start);
+                *values = N::lanes(weights, start);
             } else if row < rows.width {
                 let len = LANES.min(columns - column);
-                values[..len].copy_from_slice(&weights[row * stride + column..][..len]);
+                let weights = &weights[row * stride + column..][..len];
+                for (value, weight) in values.iter_mut().zip(weights) {
+                    *value = weight.widened();
+                }
             }
         }
     }
@@ -334,15 +344,32 @@ leveled!(
 
 #[inline(always)]
 fn by_columns_loop<const FMA: bool, const ROWS: usize>(block: &Block<'_>, y: &mut [f32]) {
+    match block.weights {
+        Values::Single(weights) => in_tiles_of::<FMA, ROWS, _>(block, weights, y),
+        Values::Half(weights) => in_tiles_of::<FMA, ROWS, _>(block, weights, y),
+    }
+}
+
+/// As many rows and columns at a time as the registers hold sums for.
+#[inline(always)]
+fn in_tiles_of<const FMA: bool, const ROWS: usize, N: Number>(
+    block: &Block<'_>,
+    weights: &[N],
+    y: &mut [f32],
+) {
     match ROWS {
-        8 => in_tiles::<FMA, 4, 4>(block, y),
-        _ => in_tiles::<FMA, 2, 2>(block, y),
+        8 => in_tiles::<FMA, 4, 4, N>(block, weights, y),
+        _ => in_tiles::<FMA, 2, 2, N>(block, weights, y),
     }
 }
 
 /// `R` rows at a time meet `C` columns.
 #[inline(always)]
-fn in_tiles<const FMA: bool, const R: usize, const C: usize>(block: &Block<'_>, y: &mut [f32]) {
+fn in_tiles<const FMA: bool, const R: usize, const C: usize, N: Number>(
+    block: &Block<'_>,
+    weights: &[N],
+    y: &mut [f32],
+) {
     let Block { rows, columns, .. } = *block;
     let mut column = 0;
     while column < columns {
@@ -351,10 +378,10 @@ fn in_tiles<const FMA: bool, const R: usize, const C: usize>(block: &Block<'_>, 
         while row < rows.rows {
             let many = rows.rows - row >= R;
             match (many, some) {
-                (true, true) => tile::<FMA, R, C>(block, row, column, y),
-                (true, false) => tile::<FMA, R, 1>(block, row, column, y),
-                (false, true) => tile::<FMA, 1, C>(block, row, column, y),
-                (false, false) => tile::<FMA, 1, 1>(block, row, column, y),
+                (true, true) => tile::<FMA, R, C, N>(block, weights, row, column, y),
+                (true, false) => tile::<FMA, R, 1, N>(block, weights, row, column, y),
+                (false, true) => tile::<FMA, 1, C, N>(block, weights, row, column, y),
+                (false, false) => tile::<FMA, 1, 1, N>(block, weights, row, column, y),
             }
             row += if many { R } else { 1 };
         }
@@ -364,26 +391,29 @@ fn in_tiles<const FMA: bool, const R: usize, const C: usize>(block: &Block<'_>, 
 
 /// Sums of lanes for `R` rows and `C` columns, added up, then the inputs that fill no lanes.
 #[inline(always)]
-fn tile<const FMA: bool, const R: usize, const C: usize>(
+fn tile<const FMA: bool, const R: usize, const C: usize, N: Number>(
     block: &Block<'_>,
+    weights: &[N],
     row: usize,
     column: usize,
     y: &mut [f32],
 ) {
     let Block {
         rows,
-        weights,
         stride,
         columns,
         ..
     } = *block;
     let (width, wide) = (rows.width, padded(columns));
     let x: [&[f32]; R] = std::array::from_fn(|r| &rows.x[(row + r) * width..][..width]);
-    let w: [&[f32]; C] = std::array::from_fn(|c| &weights[(column + c) * stride..][..width]);
+    let w: [&[N]; C] = std::array::from_fn(|c| &weights[(column + c) * stride..][..width]);
     let mut sums = [[[0f32; LANES]; C]; R];
     let whole = width / LANES * LANES;
     for at in (0..whole).step_by(LANES) {
-        let values: [Lanes; C] = std::array::from_fn(|c| *lanes(w[c], at));
+        let mut values = [[0f32; LANES]; C];
+        for (values, w) in values.iter_mut().zip(&w) {
+            *values = N::lanes(w, at);
+        }
         for (sums, x) in sums.iter_mut().zip(&x) {
             let x = lanes(x, at);
             for (sums, values) in sums.iter_mut().zip(&values) {
@@ -395,7 +425,10 @@ fn tile<const FMA: bool, const R: usize, const C: usize>(
     }
     for (r, (sums, x)) in sums.iter().zip(&x).enumerate() {
         for (c, (sums, w)) in sums.iter().zip(&w).enumerate() {
-            let rest = x[whole..].iter().zip(&w[whole..]).map(|(x, w)| x * w);
+            let rest = x[whole..]
+                .iter()
+                .zip(&w[whole..])
+                .map(|(x, w)| x * w.widened());
             y[(row + r) * wide + column + c] = sum(sums) + rest.sum::<f32>();
         }
     }
@@ -407,7 +440,7 @@ mod tests {
     use crate::cpu::tensors::tensor;
     use crate::testing::Random;
     use burn::backend::{Flex, ops::FloatTensorOps};
-    use burn::tensor::{DType, Shape};
+    use burn::tensor::{DType, FloatDType, Shape};
     use rayon::ThreadPoolBuilder;
 
     const MOST: usize = crate::linear::FEW_ROWS;
@@ -430,6 +463,44 @@ mod tests {
     fn noise(random: &mut Random, len: usize) -> Vec<f32> {
         let values = random.values(len, -1.0, 1.0).into_iter();
         values.map(|x| x as f32).collect()
+    }
+
+    /// The same weight with its numbers rounded to bf16, in bf16 and in f32.
+    fn halved(weight: &Weight) -> [Weight; 2] {
+        let stored = weight.stored().clone();
+        let half = Flex::float_cast(stored, FloatDType::BF16);
+        let wide = Flex::float_cast(half.clone(), FloatDType::F32);
+        [half, wide].map(|x| match weight.by_columns {
+            true => Weight::new(Flex::float_swap_dims(x, 0, 1)),
+            false => Weight::new(x),
+        })
+    }
+
+    /// Weights in bf16, some columns of which fill no lanes, against their values in f32: no bit differs,
+    /// at any level, alone and beside others. Rounding the weights again is seen.
+    #[test]
+    fn a_weight_in_bf16_gives_the_bits_of_its_values() {
+        let mut random = Random(12);
+        for [width, out] in [[1, 1], [130, 420], [64, 37], [257, 96], [1000, 20]] {
+            for by_columns in [false, true] {
+                let weight = weight(&mut random, [width, out], by_columns);
+                let x = noise(&mut random, MOST * width);
+                let [half, wide] = halved(&weight);
+                assert!(matches!(half.values(), Values::Half(_)));
+                for level in Level::available() {
+                    for rows in [1, 2, 7, 9, MOST] {
+                        let run = |weight: &[Weight]| {
+                            few_rows(level, &Rows::new(&x[..rows * width], width), weight)
+                        };
+                        let [got, want] = [&half, &wide].map(|w| run(std::slice::from_ref(w)));
+                        let name = format!("[{width}, {out}] {level:?}, {rows} rows");
+                        assert_eq!(changed(&want, &got), None, "{name}");
+                        let rounded = run(std::slice::from_ref(&weight));
+                        assert!(changed(&rounded, &got).is_some(), "{name}");
+                    }
+                }
+            }
+        }
     }
 
     /// Bits of the first rows of `results` that are not those of `alone`, by weight.
@@ -474,7 +545,10 @@ mod tests {
                 if width > 2 {
                     // The same inputs and weights, added up from the other end.
                     let turned: Vec<f32> = x[..width].iter().rev().copied().collect();
-                    let mut stored = weights[0].values().to_vec();
+                    let Values::Single(stored) = weights[0].values() else {
+                        panic!("weights in f32");
+                    };
+                    let mut stored = stored.to_vec();
                     stored.reverse();
                     let stored = tensor(stored, Shape::from([width, out]), DType::F32);
                     let other = few_rows(level, &Rows::new(&turned, width), &[Weight::new(stored)]);

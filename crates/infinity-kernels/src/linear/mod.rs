@@ -38,8 +38,8 @@ fn is_native(x: &Tensor<3>, weight: &Tensor<2>) -> bool {
     if rows == 0 || width == 0 || out == 0 || !operator::on_cpu(&device) {
         return false;
     }
-    let single = x.dtype() == DType::F32 && weight.dtype() == DType::F32;
-    single || is_few(rows, &device)
+    let read = matches!(weight.dtype(), DType::F32 | DType::BF16);
+    (x.dtype() == DType::F32 && read) || is_few(rows, &device)
 }
 
 /// Whether so many rows are few; their kernel has no gradient.
@@ -47,7 +47,8 @@ fn is_few(rows: usize, device: &Device) -> bool {
     rows <= FEW_ROWS && !device.is_autodiff()
 }
 
-/// `x · weight` for `x` `[B, T, D]` and `weight` `[D, N]`, of any strides.
+/// `x · weight` for `x` `[B, T, D]` and `weight` `[D, N]`, of any strides. A weight may be in bf16 where `x` is in f32:
+/// it counts as its values in f32, and on the CPU is widened as it is read.
 ///
 /// # Panics
 ///
@@ -77,7 +78,7 @@ pub fn projections(x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
     if weights.len() >= MOST_INPUTS || !weights.iter().all(native) {
         let one = |weight: Tensor<2>| match native(&weight) {
             true => linear(x.clone(), weight),
-            false => module::linear(x.clone(), weight, None),
+            false => module::linear(x.clone(), weight.cast(x.dtype()), None),
         };
         return weights.into_iter().map(one).collect();
     }

@@ -1,10 +1,71 @@
 //! A projection's weight as it is stored, for products that read it so.
 
 use crate::cpu::product::Left;
+use crate::cpu::simd::{LANES, Lanes, lanes};
 use crate::cpu::tensors::{Primitive, single, slice};
 use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
+use burn::tensor::{DType, bf16};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::ops::Range;
 
-/// A weight `[D, N]`, stored by rows or by columns.
+/// Numbers that are widened at once, and stay in a second-level cache until they are multiplied.
+const WIDENED: usize = 1 << 18;
+
+/// A number of a weight, which counts as an `f32`.
+pub(super) trait Number: Copy + Sync {
+    fn widened(self) -> f32;
+
+    /// [`LANES`] of them from `at` on.
+    fn lanes(x: &[Self], at: usize) -> Lanes;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn lanes(x: &[f32], at: usize) -> Lanes {
+        *lanes(x, at)
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn lanes(x: &[bf16], at: usize) -> Lanes {
+        let mut wide = [0f32; LANES];
+        for (wide, x) in wide.iter_mut().zip(&x[at..at + LANES]) {
+            *wide = x.widened();
+        }
+        wide
+    }
+}
+
+/// The numbers of a weight.
+#[derive(Clone, Copy)]
+pub(super) enum Values<'a> {
+    Single(&'a [f32]),
+    Half(&'a [bf16]),
+}
+
+impl<'a> Values<'a> {
+    /// Those from one on.
+    pub(super) fn from(self, start: usize) -> Self {
+        match self {
+            Values::Single(values) => Values::Single(&values[start..]),
+            Values::Half(values) => Values::Half(&values[start..]),
+        }
+    }
+}
+
+/// A weight `[D, N]`, stored by rows or by columns, in f32 or bf16.
 pub(super) struct Weight {
     data: Primitive,
     pub(super) by_columns: bool,
@@ -15,10 +76,16 @@ pub(super) struct Weight {
 impl Weight {
     pub(super) fn new(weight: Primitive) -> Self {
         let [width, out] = weight.shape().dims();
+        let lies_together = |x: &Primitive| match x.dtype() {
+            DType::BF16 => x.as_slice::<bf16>().is_some(),
+            _ => x.as_slice::<f32>().is_some(),
+        };
         let transposed = Flex::float_swap_dims(weight.clone(), 0, 1);
-        let by_columns = transposed.as_slice::<f32>().is_some();
+        let by_columns = lies_together(&transposed);
         let data = match by_columns {
             true => transposed,
+            false if lies_together(&weight) => weight,
+            false if weight.dtype() == DType::BF16 => weight.to_contiguous(),
             false => single(weight),
         };
         Weight {
@@ -30,14 +97,81 @@ impl Weight {
     }
 
     /// Its values as they are stored: rows of inputs, or of outputs by columns.
-    pub(super) fn values(&self) -> &[f32] {
-        slice(&self.data)
+    pub(super) fn values(&self) -> Values<'_> {
+        match self.data.as_slice::<bf16>() {
+            Some(values) => Values::Half(values),
+            None => Values::Single(slice(&self.data)),
+        }
     }
 
+    #[cfg(test)]
+    pub(super) fn stored(&self) -> &Primitive {
+        &self.data
+    }
+
+    /// Its columns in f32, some at a time, for products of many rows: all at once if they are stored so, else as
+    /// many as a cache keeps.
+    pub(super) fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        let at_once = match self.values() {
+            Values::Single(_) => self.out.max(1),
+            Values::Half(_) => (WIDENED / self.width.max(1)).max(LANES),
+        };
+        (0..self.out).step_by(at_once).map(move |start| {
+            let columns = start..self.out.min(start + at_once);
+            let values = match self.values() {
+                Values::Single(values) => Cow::Borrowed(values),
+                Values::Half(values) => Cow::Owned(self.widened(values, columns.clone())),
+            };
+            Part {
+                values,
+                stride: if self.by_columns {
+                    self.width
+                } else {
+                    columns.len()
+                },
+                by_columns: self.by_columns,
+                columns,
+            }
+        })
+    }
+
+    fn widened(&self, values: &[bf16], columns: Range<usize>) -> Vec<f32> {
+        let widen = |(wide, values): (&mut [f32], &[bf16])| {
+            for (wide, x) in wide.iter_mut().zip(values) {
+                *wide = x.widened();
+            }
+        };
+        let mut wide = vec![0f32; self.width * columns.len()];
+        match self.by_columns {
+            true => {
+                let values = values[columns.start * self.width..].par_chunks(self.width);
+                wide.par_chunks_mut(self.width).zip(values).for_each(widen);
+            }
+            false => {
+                let values = values.par_chunks(self.out);
+                let values = values.map(|row| &row[columns.clone()]);
+                wide.par_chunks_mut(columns.len())
+                    .zip(values)
+                    .for_each(widen);
+            }
+        }
+        wide
+    }
+}
+
+/// Some columns of a weight in f32, `[D, columns]`.
+pub(super) struct Part<'a> {
+    pub(super) columns: Range<usize>,
+    values: Cow<'a, [f32]>,
+    stride: usize,
+    by_columns: bool,
+}
+
+impl Part<'_> {
     pub(super) fn view(&self) -> Left<'_> {
         match self.by_columns {
-            true => Left::transposed(slice(&self.data), self.width),
-            false => Left::rows(slice(&self.data), self.out),
+            true => Left::transposed(&self.values, self.stride),
+            false => Left::rows(&self.values, self.stride),
         }
     }
 

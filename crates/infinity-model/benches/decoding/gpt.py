@@ -75,7 +75,8 @@ one_by_one = [model(tokens[:, t : t + 1], caches, t) for t in range(20)][-1]
 whole = model(tokens, model.caches(1, 20), 0)
 apart = ((one_by_one - whole).abs().max() / whole.abs().max()).item()
 count = sum(p.numel() for p in model.parameters())
-print(json.dumps({"parameters": count, "torch": torch.__version__, "apart": apart}), flush=True)
+about = f"GPT of {count} parameters"
+print(json.dumps({"about": about, "torch": torch.__version__, "apart": apart}), flush=True)
 for line in sys.stdin:
     word, *numbers = line.split()
     numbers = [int(n) for n in numbers]

@@ -4,6 +4,8 @@
 //! cargo bench --workspace --bench decoding
 //! … -- --size 100m             12 layers of 768 instead of 9 of 512, as in configs/bench-100m.toml
 //! … -- --python PYTHON         PyTorch's GPT of the same width and layers beside it, in turns
+//! … -- --model DIR             a model directory, ours or another family's; with --python transformers' model of it
+//! … -- --precision bf16-weights --prompt 512
 //! … --features cuda … -- --device cuda [--json]     times alone
 //! ```
 //!
@@ -16,19 +18,20 @@
 
 mod peer;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use infinity_kernels::machine::{Machine, Reading, cache_bytes, matmul_flops};
-use infinity_kernels::testing::{Random, Tol, assert_close, values};
+use infinity_kernels::testing::{Random, Tol, assert_close, compare, values};
 use infinity_model::config::KernelType;
 use infinity_model::count::{ParameterCount, forward_flops_per_token, state_bytes};
-use infinity_model::{InfinityModel, ModelConfig};
+use infinity_model::{InfinityModel, ModelConfig, Precision, from_pretrained_in};
 use peer::Peer;
+use std::path::Path;
 use std::time::Instant;
 
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const PROMPT: usize = 2048;
 /// Tokens that every text has before its steps are timed.
 const START: usize = 16;
 /// Rows of a step, and timed steps of a turn.
@@ -44,6 +47,12 @@ const TOL: Tol = Tol {
     floor: 0.0,
 };
 
+/// Theirs computes in bf16 what ours computes in f32.
+const TOL_IN_BF16: Tol = Tol {
+    rms_ratio: 5e-2,
+    ..TOL
+};
+
 /// Products of a GPU may round their factors (TF32).
 const TOL_ON_GPU: Tol = Tol {
     rms_ratio: 1e-2,
@@ -53,17 +62,28 @@ const TOL_ON_GPU: Tol = Tol {
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
-    let config = configuration()?;
     let device = device()?;
     let on_cpu = device == Device::flex();
-    let bytes = 4 * ParameterCount::of(&config).total();
+    let precision = argument("--precision").map_or(Ok(Precision::F32), |name| name.parse())?;
+    let prompt = argument("--prompt").map_or(Ok(2048), |len| len.parse())?;
+    let dir = argument("--model");
+    let started = Instant::now();
+    let first = match &dir {
+        Some(dir) => from_pretrained_in(Path::new(dir), precision, &device)?.model,
+        None => configuration()?
+            .init_seeded(1, &device)
+            .with_precision(precision)?,
+    };
+    let loaded = started.elapsed().as_secs_f64();
+    let config = first.config().clone();
+    let bytes = stored_bytes(&first);
     let copies = match on_cpu {
-        true => (CACHES * cache_bytes()).div_ceil(bytes).max(2) as usize,
+        true => (CACHES * cache_bytes()).div_ceil(bytes) as usize,
         false => 1,
     };
-    let models: Vec<InfinityModel> = (0..copies)
-        .map(|_| config.init_seeded(1, &device))
-        .collect();
+    let copied = |_| first.clone().map(&mut Copied);
+    let copied: Vec<InfinityModel> = (1..copies).map(copied).collect();
+    let models: Vec<InfinityModel> = std::iter::once(first).chain(copied).collect();
     check(&models, if on_cpu { TOL } else { TOL_ON_GPU });
     println!("check: token by token gives the logits of the whole");
     if !on_cpu {
@@ -80,23 +100,54 @@ fn main() -> Outcome<()> {
     }
     check_rows(&models)?;
     println!("check: a row has the same bits alone and among 8 and 32");
-    let longest = PROMPT + START;
-    let mut peer = argument("--python")
-        .map(|python| Peer::start(&python, &config, longest, copies))
-        .transpose()?;
+    let longest = prompt + START;
+    let start = |python: String| match &dir {
+        Some(dir) => Peer::transformers(&python, dir, precision == Precision::Bf16Weights),
+        None => Peer::gpt(&python, &config, longest, copies),
+    };
+    let mut peer = argument("--python").map(start).transpose()?;
+    if let (Some(peer), Some(_)) = (&mut peer, &dir) {
+        check_with(&models[0], peer)?;
+    }
     println!("machine      {}", Machine::this());
     println!(
-        "model        {} parameters in f32, {copies} copies of them; state {} bytes; largest cache {} MiB",
-        bytes / 4,
-        state_bytes(&config, 1, PROMPT as u64),
+        "model        {} parameters, {precision}, {bytes} bytes, {copies} copies of them; made in {loaded:.1} s; state {} bytes; largest cache {} MiB",
+        ParameterCount::of(&config).total(),
+        state_bytes(&config, 1, prompt as u64),
         cache_bytes() >> 20,
     );
     if let Some(peer) = &peer {
         println!("beside it    {}", peer.about);
     }
-    let (turns, peak) = measured(&models, &mut peer)?;
-    report(&config, &turns, peak);
+    let (turns, peak) = measured(&models, prompt, &mut peer)?;
+    report(&models[0], prompt, &turns, peak);
     Ok(())
+}
+
+/// Bytes of the parameters in their formats.
+fn stored_bytes(model: &InfinityModel) -> u64 {
+    struct Bytes(u64);
+    impl ModuleVisitor for Bytes {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let values = param.val();
+            self.0 += (values.shape().num_elements() * values.dtype().size()) as u64;
+        }
+    }
+    let mut bytes = Bytes(0);
+    model.visit(&mut bytes);
+    bytes.0
+}
+
+/// Parameters in a place of their own.
+struct Copied;
+
+impl ModuleMapper for Copied {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|values| {
+            let (device, dtype) = (values.device(), values.dtype());
+            Tensor::from_data(values.into_data(), (&device, dtype))
+        })
+    }
 }
 
 /// What follows `name` on the command line.
@@ -181,6 +232,20 @@ fn check(models: &[InfinityModel], tol: Tol) {
     }
 }
 
+/// Our logits against those of the directory's own program, in f32 to its accuracy.
+fn check_with(model: &InfinityModel, peer: &mut Peer) -> Outcome<()> {
+    let tokens = tokens(model, 1, 20);
+    let theirs = peer.last(&tokens.clone().into_data().iter::<i64>().collect::<Vec<_>>())?;
+    let (logits, _) = model.prefill(tokens, model.initial_state(1));
+    let tol = match model.output_weight().dtype() == DType::F32 {
+        true => TOL,
+        false => TOL_IN_BF16,
+    };
+    let far = compare(&values(logits), &theirs, tol).map_err(|error| format!("{error:?}"))?;
+    println!("check: logits are those of the directory's own program, {far:.0e} apart");
+    Ok(())
+}
+
 fn check_rows(models: &[InfinityModel]) -> Outcome<()> {
     let len = 3;
     let alone = stepwise(models, 1, len);
@@ -216,8 +281,8 @@ fn decoding(models: &[InfinityModel], (rows, steps): (usize, usize)) -> f64 {
 }
 
 /// Seconds of a prompt.
-fn reading(model: &InfinityModel) -> f64 {
-    let prompt = tokens(model, 1, PROMPT);
+fn reading(model: &InfinityModel, prompt: usize) -> f64 {
+    let prompt = tokens(model, 1, prompt);
     let start = Instant::now();
     let (logits, _) = model.prefill(prompt, model.initial_state(1));
     std::hint::black_box(logits.into_data());
@@ -247,11 +312,15 @@ struct Turn {
 }
 
 /// The turns, and the peak of products.
-fn measured(models: &[InfinityModel], peer: &mut Option<Peer>) -> Outcome<(Vec<Turn>, f64)> {
+fn measured(
+    models: &[InfinityModel],
+    prompt: usize,
+    peer: &mut Option<Peer>,
+) -> Outcome<(Vec<Turn>, f64)> {
     let memory = Reading::default();
     let mut turns = Vec::new();
     let mut peak = matmul_flops(&Device::flex());
-    reading(&models[0]);
+    reading(&models[0], prompt);
     let mut before = memory.bandwidth();
     for _ in 0..TURNS {
         let mut steps = Vec::new();
@@ -262,15 +331,15 @@ fn measured(models: &[InfinityModel], peer: &mut Option<Peer>) -> Outcome<(Vec<T
             steps.push(Pair { ours, theirs });
         }
         let after = memory.bandwidth();
-        let theirs = peer.as_mut().map(|peer| peer.prompt(PROMPT)).transpose()?;
-        let prompt = Pair {
-            ours: reading(&models[0]),
+        let theirs = peer.as_mut().map(|peer| peer.prompt(prompt)).transpose()?;
+        let of_prompt = Pair {
+            ours: reading(&models[0], prompt),
             theirs,
         };
         turns.push(Turn {
             bandwidth: (before + after) / 2.0,
             steps,
-            prompt,
+            prompt: of_prompt,
         });
         before = memory.bandwidth();
     }
@@ -295,7 +364,8 @@ fn beside(tokens: usize, pairs: &[Pair]) -> String {
     )
 }
 
-fn report(config: &ModelConfig, turns: &[Turn], peak: f64) {
+fn report(model: &InfinityModel, prompt: usize, turns: &[Turn], peak: f64) {
+    let config = model.config();
     let of = |number: &dyn Fn(&Turn) -> f64| median(turns.iter().map(number));
     let best = turns.iter().map(|turn| turn.bandwidth).fold(0.0, f64::max);
     println!(
@@ -303,12 +373,12 @@ fn report(config: &ModelConfig, turns: &[Turn], peak: f64) {
         of(&|turn| turn.bandwidth) / 1e9,
         best / 1e9
     );
-    let parameters = ParameterCount::of(config).total();
+    let weights = stored_bytes(model);
     for (i, (rows, _)) in STEPS.into_iter().enumerate() {
         let pairs: Vec<Pair> = turns.iter().map(|turn| turn.steps[i]).collect();
         let seconds = of(&|turn| turn.steps[i].ours);
-        let state = state_bytes(config, rows, PROMPT as u64);
-        let moved = (4 * parameters + state) as f64;
+        let state = state_bytes(config, rows, START as u64);
+        let moved = (weights + state) as f64;
         println!(
             "decoding     {rows} at once: {:.2} ms, {:.1} tokens/s ({:.2} times one){}",
             1e3 * seconds,
@@ -324,12 +394,12 @@ fn report(config: &ModelConfig, turns: &[Turn], peak: f64) {
     }
     let seconds = of(&|turn| turn.prompt.ours);
     let prompts: Vec<Pair> = turns.iter().map(|turn| turn.prompt).collect();
-    let flops = forward_flops_per_token(config, PROMPT) as f64 * PROMPT as f64;
+    let flops = forward_flops_per_token(config, prompt) as f64 * prompt as f64;
     println!(
-        "prompt       {PROMPT} tokens: {:.0} tokens/s, {:.1} GFLOP/s, {:.1} % of Burn's best product{}",
-        PROMPT as f64 / seconds,
+        "prompt       {prompt} tokens: {:.0} tokens/s, {:.1} GFLOP/s, {:.1} % of Burn's best product{}",
+        prompt as f64 / seconds,
         flops / seconds / 1e9,
         100.0 * flops / seconds / peak,
-        beside(PROMPT, &prompts)
+        beside(prompt, &prompts)
     );
 }

@@ -1,4 +1,5 @@
-//! PyTorch beside ours: a GPT of the same width and layers that generates with a cache, in a process of its own.
+//! PyTorch beside ours, in a process of its own: a GPT of the same width and layers that generates with a cache, or a
+//! directory's own model in transformers.
 
 use infinity_model::ModelConfig;
 use serde_json::Value;
@@ -8,10 +9,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// The network and its protocol, for any Python that has torch.
-const PROGRAM: &str = include_str!("gpt.py");
+const GPT: &str = include_str!("gpt.py");
+/// The same, for one that has transformers.
+const OTHERS: &str = include_str!("others.py");
 
-/// How far logits token by token may be from those of the whole there, in parts of the largest.
-const APART: f64 = 1e-4;
+/// How far logits token by token may be from those of the whole there, in parts of the largest: in f32, and in bf16.
+const APART: [f64; 2] = [1e-4, 5e-2];
 
 /// A PyTorch process that answers a line of JSON to every line.
 pub(crate) struct Peer {
@@ -25,7 +28,7 @@ pub(crate) struct Peer {
 impl Peer {
     /// Starts `python` with a network of the sizes of `config`, on as many threads as ours has, with so
     /// many `copies` of the weights, for texts of up to `longest` tokens.
-    pub(crate) fn start(
+    pub(crate) fn gpt(
         python: &str,
         config: &ModelConfig,
         longest: usize,
@@ -40,9 +43,22 @@ impl Peer {
             copies,
             rayon::current_num_threads(),
         ];
+        let sizes = sizes.map(|size| size.to_string());
+        Self::start(python, GPT, &sizes, APART[0])
+    }
+
+    /// Starts `python` with the model in `dir`, its weights in bf16 or f32.
+    pub(crate) fn transformers(python: &str, dir: &str, in_bf16: bool) -> Outcome<Self> {
+        let dtype = if in_bf16 { "bfloat16" } else { "float32" };
+        let threads = rayon::current_num_threads().to_string();
+        let arguments = [dir.to_owned(), dtype.to_owned(), threads];
+        Self::start(python, OTHERS, &arguments, APART[usize::from(in_bf16)])
+    }
+
+    fn start(python: &str, program: &str, arguments: &[String], most: f64) -> Outcome<Self> {
         let mut child = Command::new(python)
-            .args(["-c", PROGRAM])
-            .args(sizes.map(|size| size.to_string()))
+            .args(["-c", program])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -58,15 +74,27 @@ impl Peer {
         };
         let hello = peer.answer()?;
         let apart = hello["apart"].as_f64().unwrap_or(f64::NAN);
-        if apart.is_nan() || apart > APART {
+        if apart.is_nan() || apart > most {
             return Err(format!("PyTorch token by token is {apart:.1e} from the whole").into());
         }
+        let of = |key: &str| hello[key].as_str().unwrap_or("?").to_owned();
         peer.about = format!(
-            "PyTorch {}, GPT of {} parameters; token by token is {apart:.0e} from the whole",
-            hello["torch"].as_str().unwrap_or("?"),
-            hello["parameters"]
+            "PyTorch {}, {}; token by token is {apart:.0e} from the whole",
+            of("torch"),
+            of("about")
         );
         Ok(peer)
+    }
+
+    /// Its logits after `tokens`, of a model in a directory.
+    pub(crate) fn last(&mut self, tokens: &[i64]) -> Outcome<Vec<f64>> {
+        let tokens: Vec<String> = tokens.iter().map(i64::to_string).collect();
+        let answer = self.asked(&format!("last {}", tokens.join(" ")))?;
+        let logits = answer["logits"].as_array().map(|all| {
+            let each = all.iter().map(|x| x.as_f64().unwrap_or(f64::NAN));
+            each.collect()
+        });
+        Ok(logits.ok_or("PyTorch's answer lacks `logits`")?)
     }
 
     /// Seconds to read a prompt of `len` tokens.
@@ -80,11 +108,15 @@ impl Peer {
     }
 
     fn seconds(&mut self, line: &str) -> Outcome<f64> {
-        writeln!(self.lines, "{line}")?;
-        self.lines.flush()?;
-        let answer = self.answer()?;
+        let answer = self.asked(line)?;
         let seconds = answer["seconds"].as_f64();
         Ok(seconds.ok_or_else(|| format!("PyTorch's answer lacks `seconds`: {answer}"))?)
+    }
+
+    fn asked(&mut self, line: &str) -> Outcome<Value> {
+        writeln!(self.lines, "{line}")?;
+        self.lines.flush()?;
+        self.answer()
     }
 
     fn answer(&mut self) -> Outcome<Value> {

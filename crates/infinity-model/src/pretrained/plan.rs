@@ -9,9 +9,10 @@ use crate::config::ModelConfig;
 use crate::error::PretrainedError;
 use crate::model::InfinityModel;
 use crate::parameters::{Weight, weights};
+use crate::precision::Precision;
 use burn::store::burn_pack::{Error as PackError, Tensor as PackTensor};
 use burn::store::{ModuleAdapter, ModuleContext, ModuleSnapshot, PyTorchToBurnAdapter, bridge};
-use burn::tensor::{DType, Device, Shape, TensorData};
+use burn::tensor::{Device, Element, FloatDType, Shape, TensorData, bf16};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
@@ -97,18 +98,24 @@ pub(super) struct Made {
     places: Vec<Place>,
     shape: Vec<usize>,
     one_plus: bool,
+    /// What its numbers are read into.
+    format: FloatDType,
 }
 
-/// Builds the model of `config`. Each of its weights is made by its recipe; a stored tensor that no recipe
+/// Builds the model of `config` with its parameters in the formats of a precision. Each of its weights is made by its recipe; a stored tensor that no recipe
 /// takes and that is not `ignored` is refused.
 pub(super) fn load(
     stored: &StoredWeights,
     config: &ModelConfig,
-    device: &Device,
+    (precision, device): (Precision, &Device),
     recipe: impl Fn(&Weight) -> Recipe,
     ignored: impl Fn(&str) -> bool,
 ) -> Result<InfinityModel, PretrainedError> {
-    let made = Arc::new(resolve(stored, config, recipe, ignored)?);
+    let mut made = resolve(stored, config, recipe, ignored)?;
+    for (name, made) in &mut made {
+        made.format = precision.parameter(name, made.shape.len());
+    }
+    let made = Arc::new(made);
     let tensors: Vec<PackTensor> = (made.iter())
         .map(|(name, made)| made.deferred(name.clone(), false))
         .collect();
@@ -202,6 +209,7 @@ pub(super) fn made(
         places,
         shape: weight.shape.clone(),
         one_plus: recipe.one_plus,
+        format: FloatDType::F32,
     }
 }
 
@@ -228,38 +236,54 @@ impl Made {
             shape: place.shape.clone(),
             places: vec![place],
             one_plus: false,
+            format: FloatDType::F32,
         }
     }
 
-    /// The tensor in f32, read when it is asked for; `transposed` from `[out, in]` to `[in, out]`.
+    /// The tensor, read when it is asked for; `transposed` from `[out, in]` to `[in, out]`.
     fn deferred(&self, name: String, transposed: bool) -> PackTensor {
         let mut shape = self.shape.clone();
         if transposed {
             shape.reverse();
         }
         let (made, shape) = (self.clone(), Shape::from(shape));
-        bridge::deferred(name, DType::F32, shape, None, move || {
-            made.read(transposed).map_err(PackError::IoError)
+        bridge::deferred(name, self.format.into(), shape, None, move || {
+            let read = match made.format {
+                FloatDType::BF16 => made.read_as(transposed, bf16::from_f32),
+                _ => made.read(transposed),
+            };
+            read.map_err(PackError::IoError)
         })
     }
 
-    /// Its numbers, with what the system says of a file that does not give them.
+    /// Its numbers in f32, with what the system says of a file that does not give them.
     pub(super) fn read(&self, transposed: bool) -> Result<TensorData, String> {
-        let mut values = vec![1.0; self.shape.iter().product()];
+        self.read_as(transposed, |number| number)
+    }
+
+    /// Its numbers, each made by `number`.
+    fn read_as<E: Element>(
+        &self,
+        transposed: bool,
+        number: impl Fn(f32) -> E,
+    ) -> Result<TensorData, String> {
+        let mut values = vec![number(1.0); self.shape.iter().product()];
+        // A zero that is added takes the sign of another.
+        let number = |stored: f32| match self.one_plus {
+            true => number(1.0 + stored),
+            false => number(stored),
+        };
         let mut done = 0;
         for place in &self.places {
             let read = match transposed {
-                false => self.in_order(place, &mut values[done..]),
-                true => self.turned(place, &mut values, done),
+                false => in_order(place, &mut values[done..], &number),
+                true => self.turned(place, &mut values, done, &number),
             };
             read.map_err(|error| format!("{}: {error}", place.path().display()))?;
             done += match transposed {
                 false => place.shape.iter().product(),
                 true => place.shape[0],
             };
-        }
-        if self.one_plus {
-            values.iter_mut().for_each(|value| *value += 1.0);
         }
         let mut shape = self.shape.clone();
         if transposed {
@@ -268,16 +292,14 @@ impl Made {
         Ok(TensorData::new(values, shape))
     }
 
-    fn in_order(&self, place: &Place, values: &mut [f32]) -> io::Result<()> {
-        let mut done = 0;
-        place.read(PIECE, |numbers| {
-            values[done..done + numbers.len()].copy_from_slice(numbers);
-            done += numbers.len();
-        })
-    }
-
     /// Rows of a place as columns of `values`, from column `first` on.
-    fn turned(&self, place: &Place, values: &mut [f32], mut first: usize) -> io::Result<()> {
+    fn turned<E: Element>(
+        &self,
+        place: &Place,
+        values: &mut [E],
+        mut first: usize,
+        number: impl Fn(f32) -> E,
+    ) -> io::Result<()> {
         let (rows, columns) = (self.shape[0], self.shape[1]);
         let at_once = (PIECE / columns.max(1)).max(1) * columns;
         place.read(at_once, |piece| {
@@ -286,11 +308,21 @@ impl Made {
                 let row = values[column * rows + first..].iter_mut();
                 let numbers = piece[column..].iter().step_by(columns);
                 row.zip(numbers)
-                    .for_each(|(value, number)| *value = *number);
+                    .for_each(|(value, stored)| *value = number(*stored));
             }
             first += piece.len() / columns;
         })
     }
+}
+
+fn in_order<E>(place: &Place, values: &mut [E], number: impl Fn(f32) -> E) -> io::Result<()> {
+    let mut done = 0;
+    place.read(PIECE, |numbers| {
+        for (value, stored) in values[done..].iter_mut().zip(numbers) {
+            *value = number(*stored);
+        }
+        done += numbers.len();
+    })
 }
 
 /// Finds a tensor under the name that PyTorch gives it, and turns projections around.

@@ -8,6 +8,7 @@ use super::{
     ModelConfig, RunConfig, SCHEMA,
 };
 use crate::data::DataError;
+use infinity_model::Precision;
 
 /// Stands in for a vocabulary that is still to be read from the tokenizer.
 const ANY_VOCABULARY: usize = 1 << 24;
@@ -47,6 +48,13 @@ impl RunConfig {
                 true,
                 "rounding has no gradient: train with false, and compress where the model reads: \
                  `infinity eval`, `generate` with --memory-compression",
+            );
+        }
+        if self.run.precision == Precision::Bf16Weights {
+            return refuse(
+                "run.precision",
+                self.run.precision,
+                "matrices that are kept in bf16 do not learn: train in f32, bf16-mixed, f16-mixed or bf16-true",
             );
         }
         ModelConfig {

@@ -21,7 +21,7 @@ use infinity_files::Fingerprint;
 use infinity_kernels::accelerator;
 use infinity_model::count::ParameterCount;
 use infinity_model::pretrained::{Fit, read_settings};
-use infinity_model::{Formats, InfinityModel, ModelConfig};
+use infinity_model::{Formats, InfinityModel, ModelConfig, Precision};
 use serde_json::json;
 use std::io::IsTerminal;
 use std::sync::atomic::Ordering;
@@ -233,7 +233,7 @@ fn started(
         return Ok(model);
     }
     let found = model_dir::find(path)?;
-    let source = found.load(&model.device().inner())?;
+    let source = found.load(Precision::F32, &model.device().inner())?;
     let (model, fit) = model.with_weights_of(&source.model);
     let shown = path.display();
     let of = found.describe().unwrap_or_else(|| shown.to_string());

@@ -47,7 +47,7 @@ pub(crate) struct ChatArgs {
     /// Keep no lines
     #[arg(long)]
     no_history: bool,
-    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
+    /// Number formats: f32, bf16-mixed, f16-mixed, bf16-true or bf16-weights
     #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
     precision: Precision,
     #[command(flatten)]
@@ -63,16 +63,12 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
         model_dir::can_hold_a_state(path)?;
     }
     let chosen = device::open(&device::wanted(global))?;
-    let loaded = found.load(&chosen.device, global.quiet)?;
-    let model = model_dir::in_precision(loaded.model, args.precision, global.quiet)?;
     let Pretrained {
+        model,
         tokenizer,
         generation,
         ..
-    } = Pretrained {
-        model: model.clone(),
-        ..loaded
-    };
+    } = found.load(args.precision, &chosen.device, global.quiet)?;
     let tokenizer = model_dir::needed(tokenizer, &args.model)?;
     let (config, unused) = args
         .sampling

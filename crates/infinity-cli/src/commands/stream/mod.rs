@@ -71,7 +71,7 @@ pub(crate) struct StreamArgs {
     /// A line that stands for the place to generate at, and is not read
     #[arg(long, value_name = "TEXT", requires = "generate")]
     marker: Option<String>,
-    /// Number formats: f32, bf16-mixed, f16-mixed or bf16-true
+    /// Number formats: f32, bf16-mixed, f16-mixed, bf16-true or bf16-weights
     #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
     precision: Precision,
     #[command(flatten)]
@@ -86,14 +86,13 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     }
     let source = Source::open(&args.file)?;
     let chosen = device::open(&device::wanted(global))?;
-    let loaded = found.load(&chosen.device, global.quiet)?;
+    let loaded = found.load(args.precision, &chosen.device, global.quiet)?;
     let Pretrained {
         model,
         tokenizer,
         generation,
         ..
     } = loaded;
-    let model = model_dir::in_precision(model, args.precision, global.quiet)?;
     let tokenizer = model_dir::needed(tokenizer, &args.model)?;
     let base = GenerationConfig {
         max_new_tokens: args.generate,

@@ -20,9 +20,11 @@ use crate::generation_config::GenerationConfig;
 use crate::parameters::weights;
 use crate::pretrained::plan::{self, Recipe};
 use crate::pretrained::read::StoredWeights;
-use crate::pretrained::{from_pretrained, read_settings, save_like, save_pretrained};
+use crate::pretrained::{
+    from_pretrained, from_pretrained_in, read_settings, save_like, save_pretrained,
+};
 use crate::state::LayerState;
-use crate::{InfinityModel, Pretrained};
+use crate::{InfinityModel, Precision, Pretrained};
 
 const FAMILIES: [&str; 10] = [
     "llama",
@@ -154,7 +156,62 @@ fn changed(family: &str, change: impl FnOnce(&mut Map<String, Value>)) -> Infini
     let config = ModelConfig::from_json(&Value::Object(ours).to_string()).unwrap();
     let stored = StoredWeights::open(&folder(family)).unwrap();
     let recipe = |weight: &_| foreign.names.recipe(&stored, weight);
-    plan::load(&stored, &config, &Device::flex(), recipe, |_| true).unwrap()
+    plan::load(
+        &stored,
+        &config,
+        (Precision::F32, &Device::flex()),
+        recipe,
+        |_| true,
+    )
+    .unwrap()
+}
+
+/// A model whose matrices stay in bf16 decodes the bits of one that has their values in f32, its caches and memories
+/// too, alone and beside another row; a prompt is read to the accuracy of f32. That the files' own numbers have more
+/// bits than that is seen.
+#[test]
+fn matrices_in_bf16_decode_the_bits_of_their_values() {
+    let device = Device::flex();
+    let tokens = |at: i64| Tensor::<1, Int>::from_ints([3 + at % 50, 60 - at % 47], &device);
+    for family in FAMILIES {
+        let load = |precision| from_pretrained_in(&folder(family), precision, &device).unwrap();
+        let half = load(Precision::Bf16Weights).model;
+        let wide = half.clone().with_precision(Precision::F32).unwrap();
+        let stored = load(Precision::F32).model;
+        let cast = stored
+            .clone()
+            .with_precision(Precision::Bf16Weights)
+            .unwrap();
+
+        let mut states = [&half, &wide, &stored, &cast].map(|model| model.initial_state(2));
+        let mut furthest = 0f32;
+        for at in 0..12 {
+            let mut each = [&half, &wide, &stored, &cast].into_iter().zip(&mut states);
+            let logits: [Vec<f32>; 4] = std::array::from_fn(|_| {
+                let (model, state) = each.next().unwrap();
+                let (logits, next) = model.decode_step(tokens(at), state.clone());
+                *state = next;
+                values(logits)
+            });
+            assert_eq!(logits[0], logits[1], "{family}, token {at}");
+            assert_eq!(
+                logits[0], logits[3],
+                "{family}, token {at}: cast and loaded"
+            );
+            furthest = furthest.max(distance(&logits[0], &logits[2]));
+        }
+        assert_eq!(states[0].position, [12, 12]);
+        assert!(furthest > 1e-3, "{family}: {furthest}");
+
+        let prompt: Vec<i32> = (0..80).map(|at| at % 60).collect();
+        let prompt = Tensor::<1, Int>::from_ints(&prompt[..], &device).unsqueeze();
+        let read = |model: &InfinityModel| -> Vec<f32> {
+            let (logits, _) = model.forward(prompt.clone(), None);
+            values(logits)
+        };
+        let far = distance(&read(&half), &read(&wide));
+        assert!(far < CLOSE, "{family}: {far}");
+    }
 }
 
 #[test]
