@@ -253,6 +253,8 @@ fn in_strips<const FMA: bool, const ROWS: usize, N: Number>(
     y: &mut [f32],
 ) {
     match ROWS {
+        // As many bytes of a row at a time: a machine reads ahead in a few rows at once.
+        8 if size_of::<N>() < 4 => in_strips_of::<FMA, 4, 4, N>(block, weights, groups, y),
         8 => in_strips_of::<FMA, 8, 2, N>(block, weights, groups, y),
         6 => in_strips_of::<FMA, 4, 1, N>(block, weights, groups, y),
         _ => in_strips_of::<FMA, 2, 1, N>(block, weights, groups, y),
@@ -411,8 +413,10 @@ fn tile<const FMA: bool, const R: usize, const C: usize, N: Number>(
     let whole = width / LANES * LANES;
     for at in (0..whole).step_by(LANES) {
         let mut values = [[0f32; LANES]; C];
-        for (values, w) in values.iter_mut().zip(&w) {
+        for (c, (values, w)) in values.iter_mut().zip(&w).enumerate() {
             *values = N::lanes(w, at);
+            // A column is too short for the machine to see where the next ones are.
+            prefetch(weights, (column + C + c) * stride + at);
         }
         for (sums, x) in sums.iter_mut().zip(&x) {
             let x = lanes(x, at);

@@ -7,10 +7,11 @@ use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::{DType, bf16};
 use rayon::prelude::*;
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Numbers that are widened at once, and stay in a second-level cache until they are multiplied.
-const WIDENED: usize = 1 << 18;
+/// Numbers that are widened at once, and stay in the last-level cache until they are multiplied.
+const WIDENED: usize = 1 << 20;
 
 /// A number of a weight, which counts as an `f32`.
 pub(super) trait Number: Copy + Sync {
@@ -136,12 +137,12 @@ impl Weight {
     }
 
     fn widened(&self, values: &[bf16], columns: Range<usize>) -> Vec<f32> {
-        let widen = |(wide, values): (&mut [f32], &[bf16])| {
+        let widen = |(wide, values): (&mut [MaybeUninit<f32>], &[bf16])| {
             for (wide, x) in wide.iter_mut().zip(values) {
-                *wide = x.widened();
+                wide.write(x.widened());
             }
         };
-        let mut wide = vec![0f32; self.width * columns.len()];
+        let mut wide = Box::new_uninit_slice(self.width * columns.len());
         match self.by_columns {
             true => {
                 let values = values[columns.start * self.width..].par_chunks(self.width);
@@ -155,7 +156,8 @@ impl Weight {
                     .for_each(widen);
             }
         }
-        wide
+        // SAFETY: there is a chunk of values as long for each of the chunks that `wide` is made of.
+        unsafe { wide.assume_init() }.into_vec()
     }
 }
 

@@ -5,7 +5,7 @@
 //! … -- --size 100m             12 layers of 768 instead of 9 of 512, as in configs/bench-100m.toml
 //! … -- --python PYTHON         PyTorch's GPT of the same width and layers beside it, in turns
 //! … -- --model DIR             a model directory, ours or another family's; with --python transformers' model of it
-//! … -- --precision bf16-weights --prompt 512
+//! … -- --precision bf16-weights --prompt 512 --rows 1 --turns 3
 //! … --features cuda … -- --device cuda [--json]     times alone
 //! ```
 //!
@@ -36,7 +36,6 @@ static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const START: usize = 16;
 /// Rows of a step, and timed steps of a turn.
 const STEPS: [(usize, usize); 3] = [(1, 30), (8, 16), (32, 10)];
-const TURNS: usize = 5;
 /// How often all copies of the weights together fill the largest cache, at least.
 const CACHES: u64 = 4;
 
@@ -119,7 +118,13 @@ fn main() -> Outcome<()> {
     if let Some(peer) = &peer {
         println!("beside it    {}", peer.about);
     }
-    let (turns, peak) = measured(&models, prompt, &mut peer)?;
+    let most = argument("--rows").map_or(Ok(usize::MAX), |rows| rows.parse())?;
+    let steps: Vec<_> = STEPS
+        .into_iter()
+        .filter(|(rows, _)| *rows <= most)
+        .collect();
+    let count = argument("--turns").map_or(Ok(5), |turns| turns.parse())?;
+    let (turns, peak) = measured(&models, [prompt, count], &steps, &mut peer)?;
     report(&models[0], prompt, &turns, peak);
     Ok(())
 }
@@ -314,17 +319,18 @@ struct Turn {
 /// The turns, and the peak of products.
 fn measured(
     models: &[InfinityModel],
-    prompt: usize,
+    [prompt, turns]: [usize; 2],
+    counts: &[(usize, usize)],
     peer: &mut Option<Peer>,
 ) -> Outcome<(Vec<Turn>, f64)> {
     let memory = Reading::default();
-    let mut turns = Vec::new();
+    let (count, mut turns) = (turns, Vec::new());
     let mut peak = matmul_flops(&Device::flex());
     reading(&models[0], prompt);
     let mut before = memory.bandwidth();
-    for _ in 0..TURNS {
+    for _ in 0..count {
         let mut steps = Vec::new();
-        for (rows, count) in STEPS {
+        for &(rows, count) in counts {
             let ours = decoding(models, (rows, count));
             let theirs = peer.as_mut().map(|peer| peer.decode(rows, count));
             let theirs = theirs.transpose()?;
@@ -374,7 +380,7 @@ fn report(model: &InfinityModel, prompt: usize, turns: &[Turn], peak: f64) {
         best / 1e9
     );
     let weights = stored_bytes(model);
-    for (i, (rows, _)) in STEPS.into_iter().enumerate() {
+    for (i, (rows, _)) in STEPS.into_iter().take(turns[0].steps.len()).enumerate() {
         let pairs: Vec<Pair> = turns.iter().map(|turn| turn.steps[i]).collect();
         let seconds = of(&|turn| turn.steps[i].ours);
         let state = state_bytes(config, rows, START as u64);

@@ -176,7 +176,9 @@ fn matrices_in_bf16_decode_the_bits_of_their_values() {
     let own = tempfile::tempdir().unwrap();
     let config = ModelConfig {
         initializer_range: 0.3,
-        ..ModelConfig::new(64).with_hidden_size(32).with_num_hidden_layers(2)
+        ..ModelConfig::new(64)
+            .with_hidden_size(32)
+            .with_num_hidden_layers(2)
     };
     let (model, settings) = (config.init(&device), GenerationConfig::default());
     save_pretrained(&own.path().join("own"), &model, None, &settings).unwrap();
