@@ -99,7 +99,7 @@ fn a_weight_in_bf16_counts_as_its_values(device: &Device) {
         let mut random = Random(9);
         let mut draw = |len| random.values(len, -1.0, 1.0);
         let (x, weight, d_y) = (draw(t * width), draw(width * out), draw(t * out));
-        let rounded = |x: &f64| f64::from(bf16::from_f64(*x).to_f32());
+        let rounded = |x: &f64| f64::from(bf16::from_f32(*x as f32).to_f32());
         let values_of: Vec<f64> = weight.iter().map(rounded).collect();
         let size = [t, width, out];
         let expected = reference::forward(size, &x, &values_of);
