@@ -33,6 +33,9 @@ pub(crate) struct EvalArgs {
     /// Model directory, the directory of a finished run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
+    /// Directory or run with adapters to add to the model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
     /// Text to measure on (default: what the run validated on)
     #[arg(long, alias = "validation-file", value_name = "PATH")]
     pub(crate) file: Option<String>,
@@ -70,7 +73,7 @@ pub(crate) struct EvalArgs {
 
 /// Evaluates and prints.
 pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model)?;
+    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
     let mut config = config(&args, &found)?;
     eval_task::check(&args.task, &config, args.file.as_deref())?;
     if args.stream.stream

@@ -1,7 +1,7 @@
 //! [`RunConfig`] itself, and what can be wrong with one.
 
 use super::sections::{
-    CheckpointConfig, DistributedConfig, EvalConfig, LoggingConfig, LrSchedulerConfig,
+    CheckpointConfig, DistributedConfig, EvalConfig, LoggingConfig, LoraConfig, LrSchedulerConfig,
     OptimizerConfig, RunSection, TrainingConfig,
 };
 use crate::data::{DataConfig, TokenizerConfig};
@@ -29,6 +29,8 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// Batch sizes, length of the run, gradient handling.
     pub training: TrainingConfig,
+    /// What learns instead of the weights.
+    pub lora: LoraConfig,
     /// The update rule and its rates.
     pub optimizer: OptimizerConfig,
     /// The learning rate over the run.
@@ -52,6 +54,7 @@ impl Default for RunConfig {
             tokenizer: TokenizerConfig::default(),
             data: DataConfig::default(),
             training: TrainingConfig::default(),
+            lora: LoraConfig::default(),
             optimizer: OptimizerConfig::default(),
             lr_scheduler: LrSchedulerConfig::default(),
             eval: EvalConfig::default(),
