@@ -32,8 +32,8 @@ fn trained(dir: &Path, base: &str) {
          [eval]\nevery = 6\nsample_prompts = []\n[checkpoint]\nevery = 6\n"
     );
     fs::write(dir.join("tune.toml"), text).unwrap();
-    let ran = infinity(dir, "train tune.toml").exits(0);
-    assert!(ran.out.contains("adapters of"), "{}", ran.out);
+    let trained = infinity(dir, "train tune.toml").exits(0);
+    assert!(trained.out.contains("adapters of"), "{}", trained.out);
 }
 
 #[test]
@@ -49,8 +49,8 @@ fn adapters_are_learned_used_exported_and_merged() {
     let (own, before) = (tokens("run"), tokens(&base));
     assert_ne!(own, before, "something was learned");
     assert_eq!(tokens("run/checkpoints/step-00000012"), own);
-    let ran = infinity(dir, "export run -o adapter").exits(0);
-    assert!(ran.out.contains("adapter in adapter"), "{}", ran.out);
+    let written = infinity(dir, "export run -o adapter").exits(0);
+    assert!(written.out.contains("adapter in adapter"), "{}", written.out);
     infinity(dir, "export run/checkpoints/step-00000012 -o again").exits(0);
     let bytes = |name: &str| fs::read(dir.join(name).join("adapter_model.safetensors")).unwrap();
     assert!(bytes("adapter") == bytes("again") && bytes("adapter") == bytes("run/final"));

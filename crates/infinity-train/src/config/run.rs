@@ -29,7 +29,8 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// Batch sizes, length of the run, gradient handling.
     pub training: TrainingConfig,
-    /// What learns instead of the weights.
+    /// Low-rank adapters on the projections of the model that `training.init_from` names, which alone learn
+    /// (arXiv:2106.09685). Names and defaults are those of the Python package PEFT.
     pub lora: LoraConfig,
     /// The update rule and its rates.
     pub optimizer: OptimizerConfig,
