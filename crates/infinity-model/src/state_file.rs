@@ -25,7 +25,7 @@ use crate::config::ModelConfig;
 use crate::error::{StateError, StateProblem};
 use crate::state::{KvCache, LayerState, ModelState, Stateful};
 use burn::module::{ModuleVisitor, Param};
-use burn::tensor::{DType, Device, Tensor, TensorData, f16};
+use burn::tensor::{DType, Device, Tensor, TensorData, bf16, f16};
 use infinity_files::Fingerprint;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -284,9 +284,29 @@ pub fn notes(bytes: &[u8]) -> Result<Vec<(String, String)>, StateProblem> {
 }
 
 /// What identifies `model`: a hash of its weights and of those settings that decide what it computes.
-/// Dropout, starting values and special tokens are none of them, nor are device and precision.
+/// Dropout, starting values and special tokens are none of them, nor are device and precision: weights that are
+/// kept in bf16 count as their values in f32.
 pub fn fingerprint(model: &impl Stateful) -> String {
-    struct Weights(Vec<String>, Fingerprint);
+    hash_of(model, |x| x)
+}
+
+/// The [`fingerprint`] of `model` with every weight rounded to bf16: the same whether or not it keeps matrices so.
+pub fn fingerprint_in_bf16(model: &impl Stateful) -> String {
+    hash_of(model, |x| bf16::from_f32(x).to_f32())
+}
+
+fn hash_of(model: &impl Stateful, counts_as: fn(f32) -> f32) -> String {
+    struct Weights(Vec<String>, Fingerprint, fn(f32) -> f32);
+    impl Weights {
+        fn numbers<E: Copy>(&mut self, numbers: &[E], wide: impl Fn(E) -> f32) {
+            const AT_ONCE: usize = 1 << 16;
+            self.1.update(&(4 * numbers.len() as u64).to_le_bytes());
+            for some in numbers.chunks(AT_ONCE) {
+                let some = some.iter().map(|x| (self.2)(wide(*x)).to_le_bytes());
+                self.1.update(&some.collect::<Vec<_>>().concat());
+            }
+        }
+    }
     impl ModuleVisitor for Weights {
         fn enter_module(&mut self, name: &str, _container_type: &str) {
             self.0.push(name.to_owned());
@@ -295,15 +315,20 @@ pub fn fingerprint(model: &impl Stateful) -> String {
             self.0.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.1.field(self.0.join("."));
             let data = param.val().inner().into_data();
-            self.1.field(self.0.join(".")).field(data.as_bytes());
+            match (data.as_slice::<f32>(), data.as_slice::<bf16>()) {
+                (Ok(numbers), _) => self.numbers(numbers, |x| x),
+                (_, Ok(numbers)) => self.numbers(numbers, bf16::to_f32),
+                _ => self.numbers(&data.iter::<f32>().collect::<Vec<_>>(), |x| x),
+            }
         }
     }
     let mut hash = Fingerprint::default();
     for (key, value) in computing_settings(model.config()) {
         hash.field(key).field(value);
     }
-    let mut weights = Weights(Vec::new(), hash);
+    let mut weights = Weights(Vec::new(), hash, counts_as);
     model.visit(&mut weights);
     weights.1.hex()
 }

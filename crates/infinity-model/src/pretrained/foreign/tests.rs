@@ -24,6 +24,7 @@ use crate::pretrained::{
     from_pretrained, from_pretrained_in, read_settings, save_like, save_pretrained,
 };
 use crate::state::LayerState;
+use crate::state_file::{fingerprint, fingerprint_in_bf16};
 use crate::{InfinityModel, Precision, Pretrained};
 
 const FAMILIES: [&str; 10] = [
@@ -216,6 +217,12 @@ fn matrices_in_bf16_decode_the_bits_of_their_values() {
             "own" => assert!(furthest > 1e-3, "{furthest}"),
             _ => assert_eq!(furthest, 0.0, "{family}"),
         }
+
+        // A state that one of them leaves is the other's, and no other model's.
+        let names = [&half, &wide, &stored].map(fingerprint);
+        assert_eq!(names[0], names[1], "{family}");
+        assert_eq!(names[0] == names[2], family != "own");
+        assert_eq!(fingerprint_in_bf16(&stored), names[0], "{family}");
 
         let prompt: Vec<i32> = (0..80).map(|at| at % 60).collect();
         let prompt = Tensor::<1, Int>::from_ints(&prompt[..], &device).unsqueeze();
