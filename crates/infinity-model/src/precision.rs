@@ -283,6 +283,14 @@ impl Formats {
         }
     }
 
+    /// [`matmul`](Self::matmul) of `x` `[N, D]` by a matrix of the model `[D, M]`, which may be in bf16 where `x` is in f32.
+    pub fn by_weight(&self, x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+        match x.dtype() == weight.dtype() {
+            true => self.matmul(x, weight),
+            false => projection::linear(x.unsqueeze(), weight).squeeze_dim(0),
+        }
+    }
+
     /// `linear(x)`, for `x` as [`products`](Self::products) gives it, with the result in that
     /// format.
     pub fn linear(&self, linear: &Linear, x: Tensor<3>) -> Tensor<3> {

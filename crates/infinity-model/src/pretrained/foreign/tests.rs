@@ -222,7 +222,8 @@ fn matrices_in_bf16_decode_the_bits_of_their_values() {
         let names = [&half, &wide, &stored].map(fingerprint);
         assert_eq!(names[0], names[1], "{family}");
         assert_eq!(names[0] == names[2], family != "own");
-        assert_eq!(fingerprint_in_bf16(&stored), names[0], "{family}");
+        let names = [&half, &wide, &stored].map(fingerprint_in_bf16);
+        assert!(names.iter().all(|name| *name == names[0]), "{family}");
 
         let prompt: Vec<i32> = (0..80).map(|at| at % 60).collect();
         let prompt = Tensor::<1, Int>::from_ints(&prompt[..], &device).unsqueeze();
