@@ -2,7 +2,6 @@
 //!
 //! Every message names the value, the limit, and the key or the file.
 
-use crate::precision::PrecisionError;
 use std::path::PathBuf;
 
 /// A setting that cannot be used.
@@ -367,8 +366,8 @@ pub enum PretrainedError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// The device cannot hold the weights so.
-    #[error(transparent)]
-    Precision(#[from] PrecisionError),
+    #[error("{0}")]
+    Precision(String),
     /// The weights cannot be read or written.
     #[error("{}: {reason}", path.display())]
     Weights {

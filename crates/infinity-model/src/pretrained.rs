@@ -40,7 +40,7 @@ use crate::error::{ConfigError, PretrainedError};
 use crate::generation_config::GenerationConfig;
 use crate::model::InfinityModel;
 use crate::parameters::Weight;
-use crate::precision::{Formats, Precision};
+use crate::precision::{Formats, Precision, PrecisionError};
 use crate::tokenizer::Tokenizer;
 pub use back::{same_network, save_like};
 use files::{
@@ -180,7 +180,8 @@ pub fn from_pretrained_in(
     precision: Precision,
     device: &Device,
 ) -> Result<Pretrained, PretrainedError> {
-    Formats::new(precision, device).check(device)?;
+    let unheld = |error: PrecisionError| PretrainedError::Precision(error.to_string());
+    Formats::new(precision, device).check(device).map_err(unheld)?;
     let Settings {
         config,
         tokenizer,
@@ -203,7 +204,7 @@ pub fn from_pretrained_in(
         }
     }?;
     Ok(Pretrained {
-        model: model.with_precision(precision)?,
+        model: model.with_precision(precision).map_err(unheld)?,
         config,
         tokenizer,
         generation,

@@ -290,8 +290,8 @@ impl Made {
         let mut done = 0;
         for place in &self.places {
             let read = match transposed {
-                false => in_order(place, &mut values[done..], &number),
-                true => self.turned(place, &mut values, done, &number),
+                false => in_order(place, &mut values[done..], number),
+                true => self.turned(place, &mut values, done, number),
             };
             read.map_err(|error| format!("{}: {error}", place.path().display()))?;
             done += match transposed {

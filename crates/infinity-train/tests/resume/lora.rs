@@ -118,7 +118,7 @@ fn adapters_learn_beside_weights_in_bf16() {
             (folder, config.output_dir())
         });
         let places = runs.each_ref().map(|(_, dir)| dir.as_path());
-        let [single, kept] = places.map(|dir| logits(dir));
+        let [single, kept] = places.map(logits);
         assert!(far(&single, &logits(base)) > 1e-2, "something is learned");
         let apart = far(&single, &kept);
         assert!((least..most).contains(&apart), "{apart}");
