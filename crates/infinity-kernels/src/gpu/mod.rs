@@ -6,6 +6,8 @@
 #[cfg(feature = "testing")]
 pub mod launches;
 pub(crate) mod many;
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) mod paper;
 pub(crate) mod sums;
 
 use burn::backend::{DispatchDevice, TensorMetadata, ops::FloatTensorOps};

@@ -7,6 +7,7 @@
 //!
 //! `product.rs` multiplies tiles.
 
+use burn::tensor::DType;
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
@@ -23,6 +24,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// What tiles that are multiplied hold.
+    pub(super) const fn holds(self) -> DType {
+        if self.matrix { DType::BF16 } else { DType::F32 }
+    }
+
     /// Elements of a tile's row or column that one unit owns.
     pub(super) const fn owned(self) -> usize {
         self.side / UNITS
