@@ -15,13 +15,13 @@ use crate::terminal::{self, errors};
 #[derive(Debug)]
 pub(crate) struct Found(model_dir::Found);
 
-/// The model meant by `given`: a model directory, a run directory, or `checkpoints/step-N` or
-/// `checkpoints/best` in a run directory.
+/// The model meant by `given`: a model directory, a run directory, `checkpoints/step-N` or `checkpoints/best` in a run
+/// directory, or a directory of adapters; with the adapters in `adapter`, if that is given.
 ///
 /// # Errors
 /// There is no such directory, or no model in it; the message says what was looked for.
-pub(crate) fn find(given: &Path) -> anyhow::Result<Found> {
-    Ok(Found(model_dir::find(given)?))
+pub(crate) fn find(given: &Path, adapter: Option<&Path>) -> anyhow::Result<Found> {
+    Ok(Found(model_dir::find_with(given, adapter)?))
 }
 
 impl Found {
@@ -39,6 +39,19 @@ impl Found {
             terminal::warning(note);
         }
         Ok(loaded)
+    }
+
+    /// Whether it is adapters and the model that they belong to.
+    pub(crate) fn has_adapters(&self) -> bool {
+        self.0.has_adapters()
+    }
+
+    /// Writes the adapters alone, for PEFT.
+    ///
+    /// # Errors
+    /// They cannot be loaded or written.
+    pub(crate) fn save_adapter(&self, dir: &Path, device: &Device) -> anyhow::Result<()> {
+        Ok(self.0.save_adapter(dir, device)?)
     }
 
     /// The `tokenizer.json` of the model.

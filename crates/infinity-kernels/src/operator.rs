@@ -51,6 +51,9 @@ pub(crate) struct Backward<B: Backend> {
     pub(crate) saved: Vec<FloatTensor<B>>,
     /// The gradient of every result; zeros for those that nothing was made of, or what [`is_none`] knows.
     pub(crate) grads: Vec<FloatTensor<B>>,
+    /// Whether the gradient of an input is wanted; what a body returns for another one is not looked at, and has
+    /// its shape and type.
+    pub(crate) wanted: Vec<bool>,
 }
 
 /// Whether nothing was made of a result of this shape, by its gradient.
@@ -384,6 +387,7 @@ impl<B: FusionBackend + Kernels> Kernels for Fusion<B> {
             return op.composed_backward(call);
         }
         let (n, saved, op) = (like.len(), call.saved.len(), op.clone());
+        let wanted = call.wanted;
         like.truncate(n - O::CONSTANTS);
         let all = [call.inputs, call.saved, call.grads].concat();
         lazily::<B>(O::NAME, all, like, move |mut inputs| {
@@ -393,6 +397,7 @@ impl<B: FusionBackend + Kernels> Kernels for Fusion<B> {
                 inputs,
                 saved,
                 grads,
+                wanted: wanted.clone(),
             };
             B::backward(&op, call)
         })
@@ -539,6 +544,7 @@ impl<O: Operator, B: Kernels> ops::Backward<B, MOST_INPUTS> for Node<O> {
                 // That one only said that there are some.
                 _ => incoming.take(&grad.device(), O::KNOWS_NONE),
             },
+            wanted: ops.parents[..self.1].iter().map(Option::is_some).collect(),
         };
         let of_inputs = B::backward(&self.0, call);
         assert_eq!(of_inputs.len() + O::CONSTANTS, self.1, "{}", O::NAME);

@@ -48,6 +48,36 @@ fn matches_the_reference_however_the_weight_is_stored(device: &Device) {
     }
 }
 
+/// A weight that does not learn has no gradient, and the others have the bits that they have beside one that does;
+/// nor has an input that nobody asked about.
+#[test]
+fn what_is_frozen_has_no_gradient_and_changes_no_other() {
+    let device = Device::flex().autodiff();
+    let mut random = Random(7);
+    let (b, t, width, outs) = (2, 40, 33, [17, 20]);
+    let x = random.values(b * t * width, -1.0, 1.0);
+    let weights = outs.map(|out| random.values(width * out, -1.0, 1.0));
+    let gradients = |of_x: bool, learn: [bool; 2]| {
+        let x = tensor(&x, [b, t, width], DType::F32, &device).set_require_grad(of_x);
+        let of = |i: usize| {
+            let weight = tensor(&weights[i], [width, outs[i]], DType::F32, &device);
+            weight.set_require_grad(learn[i])
+        };
+        let weights = [of(0), of(1)];
+        let all = projections(x.clone(), weights.to_vec());
+        let squares = all.into_iter().map(|y| (y.clone() * y).sum());
+        let grads = squares.reduce(Tensor::add).expect("two").backward();
+        let each = weights.map(|weight| weight.grad(&grads).map(values));
+        (x.grad(&grads).map(values), each)
+    };
+    let (d_x, [first, second]) = gradients(true, [true, true]);
+    assert!(d_x.is_some() && first.is_some() && second.is_some());
+    let frozen = gradients(true, [false, true]);
+    assert_eq!(frozen, (d_x.clone(), [None, second.clone()]));
+    assert_eq!(gradients(true, [false, false]), (d_x, [None, None]));
+    assert_eq!(gradients(false, [true, false]), (None, [first, None]));
+}
+
 /// Rows enough for the products of training, widths that fill no block.
 fn gradients_match_the_reference_however_the_weight_is_stored(device: &Device) {
     let tol = TOL.of_products(device, 1);

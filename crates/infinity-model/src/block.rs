@@ -92,6 +92,14 @@ impl Block {
         }
     }
 
+    /// Sets what drops out in training.
+    pub(crate) fn drop_out(&mut self, hidden: f64, attention: f64) {
+        self.dropout.prob = hidden;
+        if let Mixer::Softmax(mixer) = &mut self.mixer {
+            mixer.dropout.prob = attention;
+        }
+    }
+
     /// The mixer's gates for the block's input after the tokens of `state`; softmax attention has none.
     pub(crate) fn gates(
         &self,

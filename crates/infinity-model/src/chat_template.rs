@@ -7,6 +7,8 @@
 //! `bos_token` and `eos_token`. A template comes from a stranger's directory: its steps are limited,
 //! and it reads no file.
 
+mod answers;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -65,6 +67,24 @@ pub enum ChatTemplateError {
         /// What it said.
         reason: String,
     },
+    /// A conversation to learn from in which nobody answers.
+    #[error("no message of the role assistant: there is nothing to learn to say")]
+    NoAnswer,
+    /// A character that means something here.
+    #[error("messages[{index}].content has a character from U+FDD0 to U+FDD2, which are no text")]
+    NoCharacter {
+        /// The message, from 0.
+        index: usize,
+    },
+    /// The template does not leave a conversation as it was when it goes on.
+    #[error(
+        "messages[{index}]: where the chat template writes this answer cannot be told, for it writes a \
+         conversation in another way once it goes on; one with {{% generation %}} around answers says it"
+    )]
+    Placeless {
+        /// The message, from 0.
+        index: usize,
+    },
     /// The plain template has no name for this role.
     #[error("messages[{index}].role = {role:?} is not known: it must be system, user or assistant")]
     UnknownRole {
@@ -76,15 +96,17 @@ pub enum ChatTemplateError {
 }
 
 /// How a model's conversations are written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChatTemplate {
     /// `None` is the plain one.
     jinja: Option<Jinja>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Jinja {
     source: String,
+    /// The same with marks written around what a model says, if it marks that.
+    marked: Option<String>,
     bos: String,
     eos: String,
 }
@@ -123,8 +145,8 @@ impl ChatTemplate {
             None => TokenizerConfig::default(),
             Some(text) => serde_json::from_str(&text).map_err(|error| broken(&path, error))?,
         };
-        let (bos, eos) = (token_text(&config.bos_token), token_text(&config.eos_token));
         let file = dir.join(TEMPLATE);
+        let (bos, eos) = (token_text(&config.bos_token), token_text(&config.eos_token));
         let (path, source) = match (read(&file)?, config.chat_template) {
             (Some(source), _) => (file, source),
             (None, Value::Null) => return Ok(Self::plain()),
@@ -135,9 +157,38 @@ impl ChatTemplate {
             },
             (None, _) => return Err(broken(&path, "chat_template is neither a text nor a list")),
         };
-        let source = without_marks(&source);
-        let jinja = Jinja { source, bos, eos };
-        jinja.environment().map_err(|error| broken(&path, error))?;
+        Self::of(&source, bos, eos).map_err(|error| broken(&path, error))
+    }
+
+    /// The template in a file of its own, with the tokens that the model's directory names.
+    ///
+    /// # Errors
+    /// As [`from_model_dir`](Self::from_model_dir); there is no such file.
+    pub fn from_file(path: &Path, dir: &Path) -> Result<Self, ChatTemplateError> {
+        let text = read(&dir.join(CONFIG))?.unwrap_or_else(|| "{}".to_owned());
+        let config: TokenizerConfig =
+            serde_json::from_str(&text).map_err(|error| broken(&dir.join(CONFIG), error))?;
+        let source = fs::read_to_string(path).map_err(|source| ChatTemplateError::Read {
+            path: path.into(),
+            source,
+        })?;
+        let (bos, eos) = (token_text(&config.bos_token), token_text(&config.eos_token));
+        Self::of(&source, bos, eos).map_err(|error| broken(path, error))
+    }
+
+    fn of(source: &str, bos: String, eos: String) -> Result<Self, minijinja::Error> {
+        let marked = generations(source, ["filter generation", "endfilter"]);
+        let source = generations(source, ["if true", "endif"]);
+        let jinja = Jinja {
+            marked: (marked != source).then_some(marked),
+            source,
+            bos,
+            eos,
+        };
+        let marked = jinja.marked.as_deref();
+        for text in [Some(&*jinja.source), marked].into_iter().flatten() {
+            jinja.environment(text)?;
+        }
         Ok(Self { jinja: Some(jinja) })
     }
 
@@ -146,13 +197,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatTemplateError::Refused`]: it is no Jinja.
     pub fn from_jinja(source: &str, bos: &str, eos: &str) -> Result<Self, ChatTemplateError> {
-        let jinja = Jinja {
-            source: without_marks(source),
-            bos: bos.to_owned(),
-            eos: eos.to_owned(),
-        };
-        jinja.environment().map_err(refused)?;
-        Ok(Self { jinja: Some(jinja) })
+        Self::of(source, bos.to_owned(), eos.to_owned()).map_err(refused)
     }
 
     /// Whether it is the plain one.
@@ -167,9 +212,27 @@ impl ChatTemplate {
     /// [`ChatTemplateError::Refused`] and [`ChatTemplateError::UnknownRole`].
     pub fn render(&self, messages: &[Message], follows: bool) -> Result<String, ChatTemplateError> {
         match &self.jinja {
-            Some(jinja) => jinja.render(messages, follows),
-            None => plain(messages, follows),
+            Some(jinja) => jinja.render(&jinja.source, messages, [follows, true]),
+            None => plain(messages, follows, true),
         }
+    }
+
+    /// The text of these messages alone, and what asks for an answer after them if it `asks`.
+    fn written(&self, messages: &[Message], asks: bool) -> Result<String, ChatTemplateError> {
+        match &self.jinja {
+            Some(jinja) => jinja.render(&jinja.source, messages, [false, asks]),
+            None => plain(messages, false, asks),
+        }
+    }
+
+    /// The same with marks around what the model says, if the template marks that.
+    fn marked(&self, messages: &[Message]) -> Result<Option<String>, ChatTemplateError> {
+        let Some(jinja) = &self.jinja else {
+            return Ok(None);
+        };
+        let marked = jinja.marked.as_ref();
+        let text = marked.map(|marked| jinja.render(marked, messages, [false, false]));
+        text.transpose()
     }
 
     /// Texts that end an answer besides the model's own end: the plain template has no other.
@@ -182,7 +245,7 @@ impl ChatTemplate {
 }
 
 impl Jinja {
-    fn environment(&self) -> Result<Environment<'_>, minijinja::Error> {
+    fn environment<'a>(&self, source: &'a str) -> Result<Environment<'a>, minijinja::Error> {
         let mut environment = Environment::new();
         let mut syntax = SyntaxConfig::builder();
         syntax.trim_blocks(true).lstrip_blocks(true);
@@ -196,19 +259,27 @@ impl Jinja {
                 Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason))
             },
         );
-        environment.add_template("chat", &self.source)?;
+        environment.add_filter("generation", |said: String| {
+            format!("{}{said}{}", answers::BEGINS, answers::ENDS)
+        });
+        environment.add_template("chat", source)?;
         Ok(environment)
     }
 
-    fn render(&self, messages: &[Message], follows: bool) -> Result<String, ChatTemplateError> {
-        let environment = self.environment().map_err(refused)?;
+    fn render(
+        &self,
+        source: &str,
+        messages: &[Message],
+        [follows, asks]: [bool; 2],
+    ) -> Result<String, ChatTemplateError> {
+        let environment = self.environment(source).map_err(refused)?;
         let template = environment.get_template("chat").map_err(refused)?;
         let bos = if follows { "" } else { &self.bos };
         let values = context! {
             messages => minijinja::value::Serde(messages),
             bos_token => bos,
             eos_token => &self.eos,
-            add_generation_prompt => true,
+            add_generation_prompt => asks,
             // Given to every template by others, so that one may ask whether they are none.
             tools => (),
             documents => (),
@@ -217,7 +288,7 @@ impl Jinja {
     }
 }
 
-fn plain(messages: &[Message], follows: bool) -> Result<String, ChatTemplateError> {
+fn plain(messages: &[Message], follows: bool, asks: bool) -> Result<String, ChatTemplateError> {
     let mut text = String::new();
     let mut separator = if follows { "\n\n" } else { "" };
     for (index, message) in messages.iter().enumerate() {
@@ -235,7 +306,9 @@ fn plain(messages: &[Message], follows: bool) -> Result<String, ChatTemplateErro
         let _ = write!(text, "{separator}{name}{}", message.content.trim());
         separator = "\n\n";
     }
-    let _ = write!(text, "{separator}Assistant:");
+    if asks {
+        let _ = write!(text, "{separator}Assistant:");
+    }
     Ok(text)
 }
 
@@ -257,16 +330,16 @@ fn token_text(value: &Value) -> String {
     text.unwrap_or_default().to_owned()
 }
 
-/// A template without the tags that mark for training what a model says: they write nothing.
-fn without_marks(source: &str) -> String {
+/// A template with other tags for those that mark for training what a model says.
+fn generations(source: &str, [begins, ends]: [&str; 2]) -> String {
     let mut parts = source.split("{%");
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let tag = part.split("%}").next().unwrap_or_default();
         let word = tag.trim_matches(['-', '+', ' ', '\t', '\n', '\r']);
         let part = match word {
-            "generation" => part.replacen(word, "if true", 1),
-            "endgeneration" => part.replacen(word, "endif", 1),
+            "generation" => part.replacen(word, begins, 1),
+            "endgeneration" => part.replacen(word, ends, 1),
             _ => part.to_owned(),
         };
         text.extend(["{%", &part]);

@@ -23,6 +23,7 @@
 //! - [`parameters`]: every tensor of it, and what training does with it; [`count`]: its cost.
 //! - [`model`]: [`InfinityModel`], the network; [`state`]: what it remembers between calls;
 //!   [`state_file`]: the same as a file.
+//! - [`adapter`]: what learns of a model whose weights do not.
 //! - [`block`], [`mixer`]: its parts, which can be had alone; [`layer`]: what they have in common.
 //! - [`compression`]: that memory in fewer bits, with a bound on the error; [`certified`]: a text read
 //!   with that bound beside it.
@@ -38,6 +39,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod block;
 pub mod certified;
 pub mod chat_template;
@@ -52,6 +54,7 @@ pub mod generation_config;
 mod init;
 mod kv_cache;
 pub mod layer;
+mod lora;
 pub mod mixer;
 pub mod model;
 pub mod parameters;

@@ -1,5 +1,6 @@
 //! The language model: embedding, blocks, norm, logits; state in, state out.
 
+use crate::adapter::Lora;
 use crate::block::{Block, norm};
 use crate::compression::Compression;
 use crate::config::ModelConfig;
@@ -35,6 +36,8 @@ pub struct InfinityModel {
     form: Option<Form>,
     #[module(skip)]
     precision: Precision,
+    #[module(skip)]
+    pub(crate) lora: Option<Lora>,
 }
 
 /// Everything below the logits.
@@ -83,6 +86,7 @@ impl ModelConfig {
             config: self.clone(),
             form: None,
             precision: Precision::F32,
+            lora: None,
         }
     }
 }
@@ -131,6 +135,21 @@ impl InfinityModel {
         self.config = self.config.with_compression(compression);
         self.config.validate()?;
         Ok(self)
+    }
+
+    /// The same model that drops out in training as `config` says.
+    pub fn dropping_out(mut self, config: &ModelConfig) -> Self {
+        let [hidden, attention] = [
+            config.hidden_dropout_prob,
+            config.attention_probs_dropout_prob,
+        ];
+        self.config.hidden_dropout_prob = hidden;
+        self.config.attention_probs_dropout_prob = attention;
+        self.model.dropout.prob = hidden;
+        for block in &mut self.model.layers {
+            block.drop_out(hidden, attention);
+        }
+        self
     }
 
     /// What it computes in on its device.
@@ -325,6 +344,14 @@ impl InfinityModel {
         match &self.lm_head {
             Some(lm_head) => lm_head.weight.val(),
             None => self.model.embed_tokens.weight.val().transpose(),
+        }
+    }
+
+    /// Whether the output projection learns.
+    pub fn output_learns(&self) -> bool {
+        match &self.lm_head {
+            Some(lm_head) => lm_head.weight.is_require_grad(),
+            None => self.model.embed_tokens.weight.is_require_grad(),
         }
     }
 

@@ -29,9 +29,14 @@ pub enum ParameterRole {
     Gate,
     /// A short convolution or a learnable feature map.
     Kernel,
+    /// A factor of a low-rank adapter: in f32 in every precision.
+    Adapter,
     /// Embedding, output projection, norms, biases of matrices, and what is not this model's.
     Other,
 }
+
+/// The segment of a path that a low-rank adapter is below.
+pub(crate) const ADAPTER: &str = "lora";
 
 /// Every module that holds parameters, by a segment of its path. The first that fits counts.
 const NAMES: [(&str, Part, ParameterRole); 23] = [
@@ -85,13 +90,17 @@ impl ParameterRole {
     /// assert_eq!(ParameterRole::of(path), ParameterRole::Gate);
     /// ```
     pub fn of(path: &str) -> Self {
+        if path.split('.').any(|segment| segment == ADAPTER) {
+            return ParameterRole::Adapter;
+        }
         named(path).map_or(ParameterRole::Other, |(_, role)| role)
     }
 
     /// Whether a weight decay may apply to it, if the configuration does not exclude it: what decays
     /// in a gate, a convolution or a feature map is its meaning.
     pub fn may_decay(self) -> bool {
-        matches!(self, ParameterRole::Matrix | ParameterRole::Other)
+        use ParameterRole::{Adapter, Matrix, Other};
+        matches!(self, Matrix | Other | Adapter)
     }
 }
 
@@ -322,6 +331,10 @@ mod tests {
                 ParameterRole::Gate,
             ),
             ("somebody.elses.weight", ParameterRole::Other),
+            (
+                "layers.1.mixer.Infinity.q_proj.weight.lora.A",
+                ParameterRole::Adapter,
+            ),
         ] {
             assert_eq!(ParameterRole::of(path), role, "{path}");
         }

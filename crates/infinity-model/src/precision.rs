@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|
 //! | parameters | f32 | f32 | f32 | bf16 |
 //! | optimiser state, and its steps | f32 | f32 | f32 | f32 |
-//! | gates and decays: parameters, projections, values | f32 | f32 | f32 | f32 |
+//! | gates and decays: parameters, projections, values; adapters' parameters | f32 | f32 | f32 | f32 |
 //! | residual stream, norms' inputs and outputs | f32 | f32 | f32 | bf16 |
 //! | inputs and results of matrix products | f32 | bf16 | f16 | bf16 |
 //! | inputs of kernels: q, k, v, convolution, SwiGLU | f32 | bf16 | f16 | bf16 |
@@ -24,6 +24,7 @@
 //! what the kernel does with them is its own matter. A matrix product gets tensors in half where
 //! the device multiplies them; see [`HalfSupport`] for the others.
 
+use crate::adapter::Adapter;
 use crate::parameters::ParameterRole;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Linear;
@@ -264,20 +265,36 @@ impl Formats {
     /// `linear(x)`, for `x` as [`products`](Self::products) gives it, with the result in that
     /// format.
     pub fn linear(&self, linear: &Linear, x: Tensor<3>) -> Tensor<3> {
-        match (self.half, &linear.bias) {
-            (None, None) => return projection::linear(x, linear.weight.val()),
-            (None, Some(bias)) => {
-                return projection::linear(x, linear.weight.val()) + bias.val().unsqueeze();
-            }
-            _ => {}
-        }
-        let weight = self.products(linear.weight.val());
+        let Some((_, support)) = self.half else {
+            let y = projection::linear(x.clone(), linear.weight.base());
+            let y = match &linear.bias {
+                Some(bias) => y + bias.val().unsqueeze(),
+                None => y,
+            };
+            return self.adapted(linear, x, y);
+        };
+        let weight = self.products(linear.weight.base());
         let bias = linear.bias.as_ref().map(|bias| self.products(bias.val()));
-        let y = burn::tensor::module::linear(x, weight, bias);
-        match self.half {
-            Some((_, HalfSupport::Widened)) => self.rounded(y),
+        let y = burn::tensor::module::linear(x.clone(), weight, bias);
+        let y = match support {
+            HalfSupport::Widened => self.rounded(y),
             _ => y,
-        }
+        };
+        self.adapted(linear, x, y)
+    }
+
+    /// The projection `y` of `x` with what its adapter adds, if it has one.
+    fn adapted(&self, linear: &Linear, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        let Some(adapter) = linear.weight.reparameterization::<Adapter>() else {
+            return y;
+        };
+        let times = |x: Tensor<3>, weight: &Param<Tensor<2>>| match self.half {
+            None => projection::linear(x, weight.val()),
+            Some(_) => self.matmul(x, self.products(weight.val()).unsqueeze()),
+        };
+        let x = self.products(adapter.dropout.forward(x));
+        let more = times(times(x, &adapter.A), &adapter.B) * adapter.scale;
+        self.products(y + more)
     }
 
     /// [`linear`](Self::linear) by several projections, for `x` in any format: in one operation where the
@@ -285,11 +302,12 @@ impl Formats {
     pub fn projections(&self, linears: &[&Linear], x: Tensor<3>) -> Vec<Tensor<3>> {
         match self.half {
             None => {
-                let weights = linears.iter().map(|linear| linear.weight.val());
-                let all = projection::projections(x, weights.collect());
+                let weights = linears.iter().map(|linear| linear.weight.base());
+                let all = projection::projections(x.clone(), weights.collect());
                 let biased = all.into_iter().zip(linears).map(|(y, linear)| {
                     let bias = linear.bias.as_ref().map(|bias| bias.val().unsqueeze());
-                    bias.into_iter().fold(y, |y, bias: Tensor<3>| y + bias)
+                    let y = bias.into_iter().fold(y, |y, bias: Tensor<3>| y + bias);
+                    self.adapted(linear, x.clone(), y)
                 });
                 biased.collect()
             }
@@ -306,15 +324,44 @@ impl Formats {
         &self,
         linears: &[&Linear],
         x: Tensor<3>,
-        gates: Vec<Tensor<2>>,
+        gates: &[&Linear],
     ) -> (Vec<Tensor<3>>, Tensor<3>) {
+        let weights = |linears: &[&Linear]| {
+            let each = linears.iter().map(|linear| linear.weight.base());
+            each.collect::<Vec<_>>()
+        };
+        let single = self.single(x.clone());
         if self.half.is_some() {
-            let single = self.single(x.clone());
-            let (_, of_gates) = projection::projections_and(single, Vec::new(), gates);
+            let (_, of_gates) =
+                projection::projections_and(single.clone(), Vec::new(), weights(gates));
+            let of_gates = self.adapted_gates(gates, single, of_gates);
             return (self.projections(linears, x), of_gates);
         }
-        let weights = linears.iter().map(|linear| linear.weight.val());
-        projection::projections_and(x, weights.collect(), gates)
+        let (all, of_gates) = projection::projections_and(x, weights(linears), weights(gates));
+        let all = all.into_iter().zip(linears);
+        let all = all.map(|(y, linear)| self.adapted(linear, single.clone(), y));
+        let all = all.collect();
+        (all, self.adapted_gates(gates, single, of_gates))
+    }
+
+    /// The results `y` of `gates` for `x`, side by side, with what their adapters add, in f32.
+    fn adapted_gates(&self, gates: &[&Linear], x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        let adapter = |gate: &Linear| gate.weight.reparameterization::<Adapter>().is_some();
+        if !gates.iter().any(|gate| adapter(gate)) {
+            return y;
+        }
+        let single = Formats {
+            half: None,
+            ..*self
+        };
+        let mut from = 0;
+        let each = gates.iter().map(|gate| {
+            let [_, out] = gate.weight.dims();
+            let own = y.clone().narrow(2, from, out);
+            from += out;
+            single.adapted(gate, x.clone(), own)
+        });
+        Tensor::cat(each.collect(), 2)
     }
 
     /// `x` as kernels read it: values of their format in an `f32` tensor.
@@ -361,7 +408,7 @@ impl ModuleMapper for Cast {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let operation = match ParameterRole::of(&self.path.join(".")) {
-            ParameterRole::Gate => Operation::Gates,
+            ParameterRole::Gate | ParameterRole::Adapter => Operation::Gates,
             _ => Operation::Parameters,
         };
         let format = self.precision.format(operation);

@@ -10,7 +10,7 @@
 //!                         special tokens
 //! ```
 //!
-//! Directories of other families' models, as their own programs write them, are read too: `model_type`
+//! An adapter's directory is another one: `peft.rs`. Directories of other families' models, as their own programs write them, are read too: `model_type`
 //! decides.
 //!
 //! The weight file is compared with the list of weights before any of it reaches a model: every
@@ -20,6 +20,7 @@ mod back;
 mod files;
 mod fit;
 mod foreign;
+mod peft;
 mod plan;
 mod read;
 #[cfg(test)]
@@ -40,10 +41,16 @@ use crate::generation_config::GenerationConfig;
 use crate::model::InfinityModel;
 use crate::parameters::Weight;
 use crate::tokenizer::Tokenizer;
-pub use back::save_like;
-use files::{CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, is_part, missing, write_error};
+pub use back::{same_network, save_like};
+use files::{
+    CONFIG, GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, is_part, missing, write_error,
+};
 pub use fit::Fit;
 use foreign::Foreign;
+pub use peft::{
+    AdapterSettings, base_of, copy_adapter, is_adapter, read_adapter_settings, save_adapter,
+    with_adapter_of,
+};
 use plan::Recipe;
 use read::StoredWeights;
 use serde_json::Value;
@@ -320,6 +327,34 @@ fn check_vocabulary(
         }),
         _ => Ok(()),
     }
+}
+
+/// Puts into the model directory `dir` what the directory `from` of the same tokenizer says of conversations: its chat
+/// template, and its special tokens. What is not there is no error.
+///
+/// # Errors
+/// [`PretrainedError::Write`].
+pub fn copy_conversations(
+    dir: &Path,
+    from: &Path,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<(), PretrainedError> {
+    for name in [TOKENIZER_CONFIG, TEMPLATE] {
+        let Ok(text) = fs::read(from.join(name)) else {
+            continue;
+        };
+        let begins = tokenizer.is_some_and(Tokenizer::adds_special_tokens);
+        let text = match serde_json::from_slice::<Value>(&text) {
+            Ok(mut value) if begins && name == TOKENIZER_CONFIG && value.is_object() => {
+                value[ADDS_SPECIAL_TOKENS] = true.into();
+                format!("{value:#}\n").into_bytes()
+            }
+            _ => text,
+        };
+        let path = dir.join(name);
+        infinity_files::write(&path, &text).map_err(|source| write_error(&path, source))?;
+    }
+    Ok(())
 }
 
 fn tokenizer_config(tokenizer: &Tokenizer) -> String {

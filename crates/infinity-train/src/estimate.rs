@@ -20,6 +20,8 @@ pub struct Estimate {
     pub model: ModelConfig,
     /// Numbers that are learned.
     pub parameters: u64,
+    /// Numbers of the model that are not, where adapters learn instead.
+    pub frozen: u64,
     /// Optimizer steps of the run.
     pub total_steps: u64,
     /// Tokens one step learns from.
@@ -63,6 +65,11 @@ pub fn estimate(
         0 => 1,
         _ => total_steps.div_ceil(every),
     };
+    let all = ParameterCount::of(&config.model).total();
+    let (parameters, frozen) = match config.lora.wanted() {
+        Some(lora) => (lora.count(&config.model)?, all),
+        None => (all, 0),
+    };
     let steps_s = total_steps as f64 * cost.step_s;
     // A run with a time limit stops within it and then validates and samples once more.
     let (steps_s, part) = match limit > 0.0 && steps_s > limit {
@@ -73,7 +80,8 @@ pub fn estimate(
     let evals = (times(config.eval.every) as f64 * part).max(1.0);
     let samples = (times(config.eval.sample_every) as f64 * part).max(1.0);
     Ok(Estimate {
-        parameters: ParameterCount::of(&config.model).total(),
+        parameters,
+        frozen,
         total_steps,
         tokens_per_step: config.tokens_per_step(),
         training_tokens,

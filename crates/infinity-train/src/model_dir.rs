@@ -1,4 +1,5 @@
-//! Where the model is: a model directory, a run directory that holds one, or a checkpoint of a run.
+//! Where the model is: a model directory, a run directory that holds one, a checkpoint of a run, or adapters and the
+//! model that they belong to.
 
 use crate::checkpoint::{CheckpointStore, TrainerState, model_of};
 use crate::config::{ConfigLayers, RunConfig};
@@ -6,14 +7,23 @@ use crate::error::TrainError;
 use crate::run_dir::{CHECKPOINTS, EFFECTIVE, FINAL, TOKENIZER};
 use infinity_files::Fingerprint;
 use infinity_model::burn::tensor::Device;
-use infinity_model::pretrained::config_from_json;
-use infinity_model::{GenerationConfig, Pretrained, PretrainedError, Tokenizer, from_pretrained};
+use infinity_model::pretrained::{
+    base_of, config_from_json, copy_adapter, is_adapter, read_adapter_settings, save_adapter,
+    with_adapter_of,
+};
+use infinity_model::state_file::fingerprint;
+use infinity_model::{
+    GenerationConfig, InfinityModel, Pretrained, PretrainedError, Tokenizer, from_pretrained,
+};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What makes a directory a model directory.
 const MARKER: &str = "config.json";
+
+/// What makes a directory one of adapters, where there is no model.
+const ADAPTER_MARKER: &str = "adapter_config.json";
 
 /// Settings of generation beside a finished model.
 const GENERATION: &str = "generation_config.json";
@@ -31,6 +41,18 @@ pub enum Found {
     Directory(PathBuf),
     /// What a run had learned at some step.
     Checkpoint(Box<Checkpoint>),
+    /// Adapters, to be added to a model.
+    Adapter(Box<Adapted>),
+}
+
+/// Adapters in a directory of their own.
+#[derive(Debug)]
+pub struct Adapted {
+    folder: PathBuf,
+    /// The model that they belong to.
+    base: Found,
+    /// Of that model's weights, where it is known.
+    fingerprint: Option<String>,
 }
 
 /// A complete checkpoint.
@@ -43,8 +65,8 @@ pub struct Checkpoint {
     older: Option<PathBuf>,
 }
 
-/// The model meant by `given`: a model directory, a run directory, or `checkpoints/step-N` or
-/// `checkpoints/best` in a run directory.
+/// The model meant by `given`: a model directory, a run directory, `checkpoints/step-N` or `checkpoints/best` in a run
+/// directory, or a directory of adapters that says which model they belong to.
 ///
 /// # Errors
 /// There is no such directory, or no model in it; the message says what was looked for.
@@ -53,14 +75,60 @@ pub fn find(given: &Path) -> Result<Found, TrainError> {
         return Ok(Found::Checkpoint(Box::new(checkpoint)));
     }
     match (directory(given), retired(given)) {
-        (Ok(found), _) => Ok(match newer(given, &found) {
-            Some(checkpoint) => Found::Checkpoint(Box::new(checkpoint)),
-            None => Found::Directory(found),
-        }),
+        (Ok(found), _) => match newer(given, &found) {
+            Some(checkpoint) => Ok(Found::Checkpoint(Box::new(checkpoint))),
+            None if is_adapter(&found) => adapted(found, None),
+            None => Ok(Found::Directory(found)),
+        },
         (Err(error), old) => match old.and_then(|old| newest(given, &old)) {
             Some(checkpoint) => Ok(Found::Checkpoint(Box::new(checkpoint))),
             None => Err(error),
         },
+    }
+}
+
+/// [`find`], with the adapters in the directory or run `adapter`, if one is given, whatever model they name.
+///
+/// # Errors
+/// As [`find`]; or there are no adapters.
+pub fn find_with(given: &Path, adapter: Option<&Path>) -> Result<Found, TrainError> {
+    let Some(adapter) = adapter else {
+        return find(given);
+    };
+    let folder = directory(adapter)?;
+    match is_adapter(&folder) {
+        true => adapted(folder, Some(given)),
+        false => Err(TrainError::NoModel(format!(
+            "{} is a model and no adapter: there is no {ADAPTER_MARKER}, or a {MARKER} beside it",
+            folder.display()
+        ))),
+    }
+}
+
+/// The adapters in `folder` on the model in `base`, or on the one that they name.
+fn adapted(folder: PathBuf, base: Option<&Path>) -> Result<Found, TrainError> {
+    let (settings, shown) = (read_adapter_settings(&folder)?, folder.display());
+    let base = base
+        .map(Path::to_path_buf)
+        .or_else(|| base_of(&folder, &settings));
+    let base = base.ok_or_else(|| {
+        TrainError::NoModel(format!(
+            "{shown} is an adapter of {:?}, and no such directory is here: name the model's own, and the \
+             adapter with --adapter {shown}",
+            settings.base
+        ))
+    })?;
+    match find(&base)? {
+        Found::Adapter(_) => Err(TrainError::NoModel(format!(
+            "{shown} is an adapter of {}, which is an adapter itself: write that one as a model first, with \
+             `infinity export --merge`",
+            base.display()
+        ))),
+        base => Ok(Found::Adapter(Box::new(Adapted {
+            folder,
+            base,
+            fingerprint: settings.fingerprint,
+        }))),
     }
 }
 
@@ -70,7 +138,7 @@ fn retired(run: &Path) -> Option<PathBuf> {
     let before = |entry: &fs::DirEntry| {
         let name = entry.file_name();
         let is_old = |name: &str| name.starts_with(FINAL) && name.contains("-step-");
-        name.to_str().is_some_and(is_old) && entry.path().join(MARKER).is_file()
+        name.to_str().is_some_and(is_old) && marker(&entry.path()).is_some()
     };
     entries.filter(before).map(|entry| entry.path()).max()
 }
@@ -90,7 +158,7 @@ fn newer(run: &Path, finished: &Path) -> Option<Checkpoint> {
     // How many steps there were to be is only known with the data, or before they end by themselves:
     // then the clock has to say it.
     let is_newer = match steps == 0 || seconds > 0 || config.eval.early_stopping_patience > 0 {
-        true => written(&path) > written(&finished.join(MARKER)),
+        true => written(&path) > written(&marker(finished)?),
         false => newest_state.step < steps,
     };
     is_newer.then(|| newest(run, finished)).flatten()
@@ -108,6 +176,12 @@ fn newest(run: &Path, older: &Path) -> Option<Checkpoint> {
     })
 }
 
+/// The file that makes `dir` the directory of a model or of adapters.
+fn marker(dir: &Path) -> Option<PathBuf> {
+    let mut names = [MARKER, ADAPTER_MARKER].into_iter();
+    names.find_map(|name| Some(dir.join(name)).filter(|path| path.is_file()))
+}
+
 /// The model directory meant by `given`: itself, or `final/` inside a run directory.
 fn directory(given: &Path) -> Result<PathBuf, TrainError> {
     let shown = given.display();
@@ -123,7 +197,7 @@ fn directory(given: &Path) -> Result<PathBuf, TrainError> {
     }
     let inside = given.join(FINAL);
     let mut places = [given.to_owned(), inside].into_iter();
-    places.find(|dir| dir.join(MARKER).is_file()).ok_or_else(|| {
+    places.find(|dir| marker(dir).is_some()).ok_or_else(|| {
         let hint = match given.join(CHECKPOINTS).is_dir() {
             true => format!(
                 "; it is a run that has not finished: its `train` command with --resume goes on \
@@ -149,7 +223,7 @@ fn checkpoint(given: &Path) -> Result<Option<Checkpoint>, TrainError> {
     let around = or_here(parent);
     let store = CheckpointStore::new(around.to_owned());
     let among = around.ends_with(CHECKPOINTS) || !store.steps().is_empty();
-    if !among || (step.is_none() && name != BEST) || given.join(MARKER).is_file() {
+    if !among || (step.is_none() && name != BEST) || marker(given).is_some() {
         return Ok(None);
     }
     let step = match step.or_else(|| store.best()) {
@@ -190,10 +264,19 @@ fn no_best(given: &Path, store: &CheckpointStore) -> TrainError {
 }
 
 impl Found {
-    /// Which checkpoint of which run it is, if it is one.
+    /// Which checkpoint of which run it is, or which adapters of which model, if it is one or the other.
     pub fn describe(&self) -> Option<String> {
-        let Found::Checkpoint(checkpoint) = self else {
-            return None;
+        let checkpoint = match self {
+            Found::Directory(_) => return None,
+            Found::Checkpoint(checkpoint) => checkpoint,
+            Found::Adapter(adapted) => {
+                let base = adapted.base.place();
+                let folder = adapted.folder.display();
+                return Some(format!(
+                    "the adapters in {folder} on the model in {}",
+                    base.display()
+                ));
+            }
         };
         let (step, run) = (checkpoint.state.step, checkpoint.run.display());
         let than = checkpoint.older.as_ref().map_or_else(String::new, |older| {
@@ -204,7 +287,34 @@ impl Found {
         ))
     }
 
-    /// Loads it onto a device. Weights in half precision become f32.
+    /// Where it lies: the model directory, the checkpoint or the directory of adapters.
+    pub fn place(&self) -> PathBuf {
+        match self {
+            Found::Directory(directory) => directory.clone(),
+            Found::Checkpoint(checkpoint) => checkpoint.store.path(checkpoint.state.step),
+            Found::Adapter(adapted) => adapted.folder.clone(),
+        }
+    }
+
+    /// The model directory, if it is one.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Found::Directory(directory) => Some(directory),
+            _ => None,
+        }
+    }
+
+    /// The configuration of the run whose checkpoint it is, if it is one.
+    pub(crate) fn config_of_run(&self) -> Result<Option<RunConfig>, TrainError> {
+        match self {
+            Found::Checkpoint(checkpoint) => {
+                Ok(Some(RunConfig::from_record(&checkpoint.state.config)?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Loads it onto a device, adapters added to the weights. Weights in half precision become f32.
     ///
     /// # Errors
     /// A file is missing, damaged, or does not fit the others.
@@ -212,10 +322,28 @@ impl Found {
         let checkpoint = match self {
             Found::Directory(directory) => return Ok(from_pretrained(directory, device)?),
             Found::Checkpoint(checkpoint) => checkpoint,
+            Found::Adapter(adapted) => {
+                let (folder, base) = (&adapted.folder, &adapted.base);
+                let loaded = base.load(device)?;
+                if let Some(expected) = &adapted.fingerprint {
+                    same_weights(&loaded.model, expected, base, folder)?;
+                }
+                let model = with_adapter_of(loaded.model, base.directory(), folder)?.merged();
+                return Ok(Pretrained { model, ..loaded });
+            }
         };
         let path = self.tokenizer()?;
         let tokenizer = Tokenizer::from_file(path).map_err(PretrainedError::from)?;
-        let model = model_of(&checkpoint.store, &checkpoint.state, device)?;
+        if let Some((loaded, _)) = checkpoint.adapted(device)? {
+            return Ok(Pretrained {
+                model: loaded.model.clone().merged(),
+                tokenizer: Some(tokenizer),
+                ..loaded
+            });
+        }
+        let config = RunConfig::from_record(&checkpoint.state.config)?;
+        let (store, step) = (&checkpoint.store, checkpoint.state.step);
+        let model = model_of(store, step, config.model.init(device))?;
         // Settings of generation may have been changed by hand beside the finished model.
         let settings = checkpoint
             .older
@@ -238,6 +366,39 @@ impl Found {
         })
     }
 
+    /// Whether it is adapters and the model that they belong to.
+    pub fn has_adapters(&self) -> bool {
+        match self {
+            Found::Directory(_) => false,
+            Found::Checkpoint(checkpoint) => checkpoint.state.base.is_some(),
+            Found::Adapter(_) => true,
+        }
+    }
+
+    /// Writes its adapters alone to `dir`, as the Python package PEFT has them.
+    ///
+    /// # Errors
+    /// There are none, or they cannot be loaded or written.
+    pub fn save_adapter(&self, dir: &Path, device: &Device) -> Result<(), TrainError> {
+        match self {
+            Found::Adapter(adapted) => return Ok(copy_adapter(dir, &adapted.folder)?),
+            Found::Checkpoint(checkpoint) => {
+                if let (Some((loaded, found)), Some(base)) =
+                    (checkpoint.adapted(device)?, &checkpoint.state.base)
+                {
+                    let of = found.directory();
+                    save_adapter(dir, &loaded.model, of, &base.path, &base.fingerprint)?;
+                    return Ok(());
+                }
+            }
+            Found::Directory(_) => {}
+        }
+        Err(TrainError::NoModel(format!(
+            "{} has no adapters",
+            self.place().display()
+        )))
+    }
+
     /// The `tokenizer.json` of the model. That of a checkpoint is there and the one it was trained
     /// with.
     ///
@@ -247,9 +408,14 @@ impl Found {
         let checkpoint = match self {
             Found::Directory(directory) => return Ok(directory.join(TOKENIZER)),
             Found::Checkpoint(checkpoint) => checkpoint,
+            Found::Adapter(adapted) => return adapted.base.tokenizer(),
         };
         let run = &checkpoint.run;
-        let mut places = [run.join(TOKENIZER), run.join(FINAL).join(TOKENIZER)].into_iter();
+        // Beside that of a base lies how conversations are written.
+        let base = checkpoint.state.base.as_ref();
+        let base = base.map(|base| find(&base.path)?.tokenizer()).transpose()?;
+        let own = [run.join(TOKENIZER), run.join(FINAL).join(TOKENIZER)];
+        let mut places = base.into_iter().chain(own);
         let path = places.find(|path| path.is_file()).ok_or_else(|| {
             TrainError::NoModel(format!(
                 "the run in {} has no {TOKENIZER}, which text needs: earlier versions wrote it at \
@@ -281,20 +447,60 @@ impl Found {
         let path = match self {
             Found::Directory(directory) => run_config(directory),
             Found::Checkpoint(checkpoint) => effective(&checkpoint.run),
+            Found::Adapter(adapted) => match run_config(&adapted.folder) {
+                Some(path) => Some(path),
+                None => return adapted.base.layers(),
+            },
         };
         Ok(match (path, self) {
             (Some(path), _) => layers.file(&path)?,
             (None, Found::Checkpoint(checkpoint)) => {
                 layers.text("the checkpoint's configuration", &checkpoint.state.config)?
             }
-            (None, Found::Directory(directory)) => {
-                let window = window(directory)?;
+            (None, _) => {
+                let directory = self.place();
+                let window = window(&directory)?;
                 layers.text(
                     "the model's config.json",
                     &format!("[data]\nmax_seq_length = {window}\n"),
                 )?
             }
         })
+    }
+}
+
+impl Checkpoint {
+    /// The model that its adapters belong to, with them beside its weights, and where it is; if adapters are what it holds.
+    fn adapted(&self, device: &Device) -> Result<Option<(Pretrained, Found)>, TrainError> {
+        let config = RunConfig::from_record(&self.state.config)?;
+        let (Some(base), Some(lora)) = (&self.state.base, config.lora.wanted()) else {
+            return Ok(None);
+        };
+        let (store, step) = (&self.store, self.state.step);
+        let found = find(&base.path)?;
+        let loaded = found.load(device)?;
+        same_weights(&loaded.model, &base.fingerprint, &found, &store.path(step))?;
+        let model = loaded.model.with_lora(&lora, 0)?;
+        let model = model_of(store, step, model)?;
+        Ok(Some((Pretrained { model, ..loaded }, found)))
+    }
+}
+
+/// Refuses a model other than the one that the adapters in `of` were trained on.
+fn same_weights(
+    model: &InfinityModel,
+    expected: &str,
+    base: &Found,
+    of: &Path,
+) -> Result<(), TrainError> {
+    let found = fingerprint(model);
+    match found == expected {
+        true => Ok(()),
+        false => Err(TrainError::NoModel(format!(
+            "the adapters in {} belong to a model of other weights ({expected}) than the one in {} ({found})",
+            of.display(),
+            base.place().display()
+        ))),
     }
 }
 
@@ -335,7 +541,7 @@ mod tests {
         let message = |path: &Path| find(path).unwrap_err().to_string();
         let found = |path: &Path| match find(path).unwrap() {
             Found::Directory(directory) => directory,
-            Found::Checkpoint(checkpoint) => panic!("{checkpoint:?}"),
+            other => panic!("{other:?}"),
         };
         assert!(message(&run.join("none")).contains("there is no model directory"));
         assert!(message(run).contains("neither config.json"));

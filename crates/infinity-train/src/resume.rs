@@ -56,9 +56,10 @@ const ROWS_KEY: &str = "per_device_train_batch_size";
 const FIXED_RUN_KEYS: [&str; 2] = ["seed", "precision"];
 /// Sections whose settings decide what the next step computes. The model's come last: some follow
 /// from others, such as its positions from the window, and what was set is to be named.
-const FIXED_SECTIONS: [&str; 6] = [
+const FIXED_SECTIONS: [&str; 7] = [
     "data",
     "training",
+    "lora",
     "optimizer",
     "lr_scheduler",
     "tokenizer",
@@ -152,7 +153,8 @@ fn is_same_path(
     let noted = match key {
         "data.train_file" => !state.text.is_empty() && !state.train_tokens.is_empty(),
         "tokenizer.path" => !state.tokenizer.is_empty(),
-        "data.validation_file" | "training.init_from" => false,
+        "training.init_from" => state.base.is_some(),
+        "data.validation_file" => false,
         _ => return false,
     };
     let place = |value: Option<&toml::Value>| fs::canonicalize(value?.as_str()?).ok();

@@ -405,7 +405,11 @@ fn is_written(path: &Path) -> bool {
 }
 
 /// What a model directory holds besides weights.
-const MODEL_FILES: [&str; 4] = [
+const MODEL_FILES: [&str; 8] = [
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "base.json",
+    "chat_template.jinja",
     "config.json",
     "generation_config.json",
     TOKENIZER,

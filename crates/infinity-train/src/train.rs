@@ -15,6 +15,7 @@ use crate::distributed::{Carried, Devices, Learned, Ranks, Update, Work};
 use crate::error::TrainError;
 use crate::evaluate::{EvalReport, evaluate_with};
 use crate::metrics::{EvalMetrics, Reporter, StepMetrics, resident_bytes};
+use crate::model_dir;
 use crate::optimizer::{Optimizer, measure};
 use crate::resume::Resume;
 use crate::run_dir::RunDir;
@@ -22,6 +23,7 @@ use crate::step::loss_scale::LossScale;
 use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
 use burn::tensor::Device;
+use infinity_model::pretrained::{copy_conversations, save_adapter};
 use infinity_model::{GateSummary, GenerationConfig, Tokenizer, generate, save_pretrained};
 use saved::Saved;
 use std::ops::ControlFlow;
@@ -574,7 +576,26 @@ impl Run {
                 ..GenerationConfig::default()
             };
             let (path, model) = (self.directory.final_model(), self.trainee.valid().model);
-            save_pretrained(&path, &model, Some(&self.tokenizer), &generation)?;
+            match &self.state.base {
+                Some(base) => {
+                    let found = model_dir::find(&base.path)?;
+                    let of = found.directory();
+                    save_adapter(&path, &model, of, &base.path, &base.fingerprint)?;
+                }
+                None => {
+                    save_pretrained(&path, &model, Some(&self.tokenizer), &generation)?;
+                    // A model is talked to as the one that it comes from.
+                    let own = &self.config.tokenizer.path;
+                    let beside = if own.is_dir() {
+                        Some(&**own)
+                    } else {
+                        own.parent()
+                    };
+                    if let Some(from) = beside.filter(|from| !from.as_os_str().is_empty()) {
+                        copy_conversations(&path, from, Some(&self.tokenizer))?;
+                    }
+                }
+            }
         }
         Ok(TrainReport {
             step: self.state.step,

@@ -19,6 +19,9 @@ pub(crate) struct BenchArgs {
     /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     model: PathBuf,
+    /// Directory or run with adapters to add to the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Lengths of prompts to read: 512, 4k
     #[arg(
         long,
@@ -127,7 +130,7 @@ const COLUMNS: [&str; 7] = [
 
 /// Measures and prints.
 pub(crate) fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model)?;
+    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
     signals::ends()?;
     let chosen = device::open(&device::wanted(global))?;
     let model = found.load(&chosen.device, global.quiet)?.model;

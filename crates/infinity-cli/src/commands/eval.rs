@@ -33,6 +33,9 @@ pub(crate) struct EvalArgs {
     /// Model directory, the directory of a finished run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
+    /// Directory or run with adapters to add to the model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
     /// Text to measure on (default: what the run validated on)
     #[arg(long, alias = "validation-file", value_name = "PATH")]
     pub(crate) file: Option<String>,
@@ -70,7 +73,7 @@ pub(crate) struct EvalArgs {
 
 /// Evaluates and prints.
 pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model)?;
+    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
     let mut config = config(&args, &found)?;
     eval_task::check(&args.task, &config, args.file.as_deref())?;
     if args.stream.stream
@@ -192,8 +195,18 @@ fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
 /// All of `file` as one split, which [`text`] then takes.
 fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> DataConfig {
     let defaults = DataConfig::default();
+    // A model of conversations is measured on them, where a file may hold some.
+    let rows = [".jsonl", ".ndjson", ".json"]
+        .iter()
+        .any(|end| file.ends_with(end));
+    let talks = |key: &String| match rows && column.is_none() {
+        true => key.clone(),
+        false => String::new(),
+    };
     DataConfig {
         train_file: file.into(),
+        messages_column: talks(&config.data.messages_column),
+        chat_template: talks(&config.data.chat_template),
         val_fraction: Some(0.0),
         text_column: column.map_or(defaults.text_column, str::to_owned),
         max_seq_length: config.data.max_seq_length,

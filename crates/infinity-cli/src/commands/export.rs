@@ -1,10 +1,10 @@
-//! `infinity export MODEL -o DIR`: a model as a directory of its own, in another number format or in
-//! several files.
+//! `infinity export MODEL -o DIR`: a model as a directory of its own, in another number format or in several files; or
+//! adapters, as PEFT has them or merged into their model.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use infinity_model::pretrained::{ADDS_SPECIAL_TOKENS, save_like};
+use infinity_model::pretrained::{copy_conversations, save_like};
 use infinity_model::{Pretrained, SaveOptions, WeightFormat, save_pretrained_with};
 
 use crate::args::Global;
@@ -12,14 +12,15 @@ use crate::device;
 use crate::model_dir;
 use crate::terminal::{self, errors};
 
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-
 /// Which model, where to, and how.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     model: PathBuf,
+    /// Directory or run with adapters to add to the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Directory to write; a model that is there is replaced with --overwrite
     #[arg(short, long, value_name = "DIR")]
     output_dir: PathBuf,
@@ -29,6 +30,9 @@ pub(crate) struct ExportArgs {
     /// Most bytes of one weight file, as in 5GB or 500MiB (default: one file)
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
+    /// Write adapters and the model that they belong to as one model, instead of the adapters alone
+    #[arg(long)]
+    merge: bool,
     /// Write it as this folder of another family is written, from which it comes
     #[arg(long, value_name = "DIR", conflicts_with_all = ["dtype", "max_shard_size"])]
     like: Option<PathBuf>,
@@ -39,12 +43,16 @@ pub(crate) struct ExportArgs {
 
 /// Loads and writes.
 pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
-    let (found, target) = (model_dir::find(&args.model)?, &args.output_dir);
+    let (found, target) = (
+        model_dir::find(&args.model, args.adapter.as_deref())?,
+        &args.output_dir,
+    );
     let shown = target.display();
     let mut inside = target.read_dir().into_iter().flatten();
     if target.exists() && (!target.is_dir() || inside.next().is_some()) {
         // Nothing but a model is anybody's to replace.
-        if !target.join("config.json").is_file() {
+        let names = ["config.json", "adapter_config.json"];
+        if !names.iter().any(|name| target.join(name).is_file()) {
             return Err(errors::usage(format!(
                 "{shown} is there and is no model directory: name another"
             )));
@@ -56,6 +64,22 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         }
     }
     let chosen = device::open(&device::wanted(global))?;
+    match (found.has_adapters(), args.merge) {
+        (true, false) if args.like.is_some() => {
+            return Err(errors::usage(
+                "--like writes a model, and these are adapters: --merge makes one of both",
+            ));
+        }
+        (true, false) => {
+            found.save_adapter(target, &chosen.device)?;
+            return said("adapter", target);
+        }
+        (false, true) => {
+            let model = args.model.display();
+            return Err(errors::usage(format!("--merge: {model} has no adapters")));
+        }
+        _ => {}
+    }
     let Pretrained {
         model,
         tokenizer,
@@ -64,43 +88,22 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
     } = found.load(&chosen.device, global.quiet)?;
     if let Some(like) = &args.like {
         save_like(target, &model, like)?;
-        return said(target);
+        return said("model", target);
     }
     let options = SaveOptions {
         format: Some(args.dtype),
         max_shard_bytes: args.max_shard_size,
     };
-    // How a conversation is written is no part of what is loaded.
-    let files = found.tokenizer().ok();
-    let beside = [TOKENIZER_CONFIG, "chat_template.jinja"].map(|name| {
-        let path = files.as_ref().map(|files| files.with_file_name(name));
-        (name, path.and_then(|path| std::fs::read(path).ok()))
-    });
     save_pretrained_with(target, &model, tokenizer.as_ref(), &generation, &options)?;
-    for (name, text) in beside {
-        let Some(text) = text else { continue };
-        let text = match tokenizer.as_ref().filter(|_| name == TOKENIZER_CONFIG) {
-            Some(tokenizer) if tokenizer.adds_special_tokens() => adding_special_tokens(text),
-            _ => text,
-        };
-        infinity_files::write(&target.join(name), &text)?;
+    // How a conversation is written is no part of what is loaded.
+    if let Some(from) = found.tokenizer().ok().as_deref().and_then(Path::parent) {
+        copy_conversations(target, from, tokenizer.as_ref())?;
     }
-    said(target)
-}
-
-/// A `tokenizer_config.json` that says of a folder of ours that texts get the tokenizer's special tokens.
-fn adding_special_tokens(text: Vec<u8>) -> Vec<u8> {
-    match serde_json::from_slice::<serde_json::Value>(&text) {
-        Ok(mut value) if value.is_object() => {
-            value[ADDS_SPECIAL_TOKENS] = true.into();
-            format!("{value:#}\n").into_bytes()
-        }
-        _ => text,
-    }
+    said("model", target)
 }
 
 /// Says what was written.
-fn said(target: &Path) -> anyhow::Result<u8> {
+fn said(what: &str, target: &Path) -> anyhow::Result<u8> {
     let shown = target.display();
     let files = target.read_dir()?.flatten().map(|entry| entry.path());
     let weights: Vec<PathBuf> = files
@@ -111,8 +114,8 @@ fn said(target: &Path) -> anyhow::Result<u8> {
         .filter_map(|path| Some(path.metadata().ok()?.len()));
     let bytes = terminal::bytes(sizes.sum());
     terminal::line(&match weights.len() {
-        1 => format!("model in {shown}: {bytes} of weights"),
-        files => format!("model in {shown}: {bytes} of weights in {files} files"),
+        1 => format!("{what} in {shown}: {bytes} of weights"),
+        files => format!("{what} in {shown}: {bytes} of weights in {files} files"),
     })?;
     Ok(errors::OK)
 }

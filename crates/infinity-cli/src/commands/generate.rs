@@ -27,6 +27,9 @@ pub(crate) struct GenerateArgs {
     /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     model: PathBuf,
+    /// Directory or run with adapters to add to the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// The prompt (default: standard input, or nothing with --state-in)
     #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file")]
     prompt: Option<String>,
@@ -68,7 +71,7 @@ pub(crate) struct GenerateArgs {
 
 /// Generates and prints.
 pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model)?;
+    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
     if let Some(path) = &args.state_out {
         model_dir::can_hold_a_state(path)?;
     }

@@ -29,6 +29,9 @@ pub(crate) struct ServeArgs {
     /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     model: PathBuf,
+    /// Directory or run with adapters to add to the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Address to listen on; anything but this machine's own needs --api-key
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: IpAddr,
@@ -75,7 +78,7 @@ pub(crate) struct ServeArgs {
 
 /// Serves until Ctrl-C or SIGTERM.
 pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model)?;
+    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
     let tokenizer = found.tokenizer()?;
     let directory = tokenizer.parent().unwrap_or(&args.model);
     let mut config = ServerConfig {

@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 use clap::Args;
 use infinity_model::Formats;
-use infinity_model::count::{state_bytes, state_bytes_per_token, training_flops_per_token};
+use infinity_model::count::{
+    forward_flops_per_token, state_bytes, state_bytes_per_token, training_flops_per_token,
+};
 use infinity_train::config::{LoadedConfig, LoggingConfig, Progress, RunConfig};
 use infinity_train::run_dir::{FINAL, is_used};
 use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
@@ -107,6 +109,7 @@ fn stopped(report: &TrainReport) -> String {
 fn measure(config: &RunConfig, global: &Global) -> anyhow::Result<u8> {
     let args = EvalArgs {
         model: config.output_dir(),
+        adapter: None,
         file: Some(config.data.validation_file.display().to_string()).filter(|f| !f.is_empty()),
         stateful: config.eval.carry_state,
         max_seq_length: Some(config.data.max_seq_length.to_string()),
@@ -241,12 +244,24 @@ fn describe_only(config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Re
 /// An estimate in lines.
 fn estimated(e: &Estimate, window: usize) -> [String; 6] {
     let tokens = e.total_steps * e.tokens_per_step;
+    let flops = match e.frozen {
+        0 => training_flops_per_token(&e.model, window),
+        // No gradient of a weight is computed.
+        _ => 2 * forward_flops_per_token(&e.model, window),
+    };
     let memory = match e.memory_bytes {
         0 => "not measured here".to_owned(),
         peak => format!("{} of this process at its peak", terminal::bytes(peak)),
     };
     [
-        format!("model     {} parameters", terminal::count(e.parameters)),
+        match e.frozen {
+            0 => format!("model     {} parameters", terminal::count(e.parameters)),
+            frozen => format!(
+                "model     {} parameters that stay as they are, adapters of {} that learn",
+                terminal::count(frozen),
+                terminal::count(e.parameters)
+            ),
+        },
         format!(
             "length    {} steps, {} tokens of {} in the training text",
             terminal::grouped(e.total_steps),
@@ -255,7 +270,7 @@ fn estimated(e: &Estimate, window: usize) -> [String; 6] {
         ),
         format!(
             "work      {} FLOP a token, {} of state a row{}",
-            terminal::grouped(training_flops_per_token(&e.model, window)),
+            terminal::grouped(flops),
             terminal::bytes(state_bytes(&e.model, 1, window as u64)),
             match state_bytes_per_token(&e.model) {
                 0 => String::new(),

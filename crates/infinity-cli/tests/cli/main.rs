@@ -11,6 +11,8 @@ mod foreign;
 #[cfg(feature = "flex")]
 mod init;
 #[cfg(feature = "flex")]
+mod lora;
+#[cfg(feature = "flex")]
 mod model;
 mod plot;
 #[cfg(feature = "flex")]

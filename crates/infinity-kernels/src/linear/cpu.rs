@@ -41,8 +41,13 @@ fn many_rows(x: &Primitive, weights: &[Weight]) -> Vec<Vec<f32>> {
         .collect()
 }
 
-/// Gradients of the inputs of [`forward`], given those of every result.
-pub(crate) fn backward(mut inputs: Vec<Primitive>, d_y: Vec<Primitive>) -> Vec<Primitive> {
+/// Gradients of those inputs of [`forward`] that are `wanted`, given those of every result; the others are
+/// returned as they are.
+pub(crate) fn backward(
+    mut inputs: Vec<Primitive>,
+    d_y: Vec<Primitive>,
+    wanted: &[bool],
+) -> Vec<Primitive> {
     let weights = inputs.split_off(1);
     let x = inputs.remove(0);
     let (dtype, shape) = (x.dtype(), x.shape());
@@ -51,13 +56,19 @@ pub(crate) fn backward(mut inputs: Vec<Primitive>, d_y: Vec<Primitive>) -> Vec<P
     let x = single(x);
     let d_y: Vec<Primitive> = d_y.into_iter().map(single).collect();
     let turned = Left::transposed(slice(&x), width);
-    let d_weight = |(weight, d_y): (&Primitive, &Primitive)| {
+    let d_weight = |((weight, d_y), wanted): ((&Primitive, &Primitive), &bool)| {
+        if !wanted {
+            return weight.clone();
+        }
         let [_, out] = weight.shape().dims();
-        product([width, out, rows], turned, Left::rows(slice(d_y), out))
+        let d = product([width, out, rows], turned, Left::rows(slice(d_y), out));
+        tensor(d, weight.shape(), weight.dtype())
     };
-    let d_weights: Vec<_> = weights.iter().zip(&d_y).map(d_weight).collect();
-    let like = |weight: &Primitive| (weight.shape(), weight.dtype());
-    let likes: Vec<_> = weights.iter().map(like).collect();
+    let each = weights.iter().zip(&d_y).zip(&wanted[1..]);
+    let d_weights: Vec<_> = each.map(d_weight).collect();
+    if !wanted[0] {
+        return std::iter::once(x).chain(d_weights).collect();
+    }
     let weights: Vec<Weight> = weights.into_iter().map(Weight::new).collect();
     let terms = weights.iter().zip(&d_y).map(|(weight, d_y)| Term {
         left: Left::rows(slice(d_y), weight.out),
@@ -65,9 +76,33 @@ pub(crate) fn backward(mut inputs: Vec<Primitive>, d_y: Vec<Primitive>) -> Vec<P
         k: weight.out,
     });
     let d_x = sum_of_products([rows, width], &terms.collect::<Vec<_>>());
-    let d_weights = d_weights.into_iter().zip(likes);
-    let d_weights = d_weights.map(|(d, (shape, dtype))| tensor(d, shape, dtype));
     std::iter::once(tensor(d_x, shape, dtype))
         .chain(d_weights)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What nobody wants is not computed: it comes back as it went in.
+    #[test]
+    fn only_what_is_wanted_is_computed() {
+        let of = |value: f32, shape: &[usize]| {
+            let values = vec![value; shape.iter().product()];
+            tensor(
+                values,
+                Shape::from(shape.to_vec()),
+                burn::tensor::DType::F32,
+            )
+        };
+        let gradients = |wanted: &[bool]| {
+            let inputs = vec![of(2.0, &[1, 3, 4]), of(5.0, &[4, 2])];
+            let all = backward(inputs, vec![of(1.0, &[1, 3, 2])], wanted);
+            all.iter().map(|d| slice(d)[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(gradients(&[true, true]), [10.0, 6.0]);
+        assert_eq!(gradients(&[true, false]), [10.0, 5.0]);
+        assert_eq!(gradients(&[false, true]), [2.0, 6.0]);
+    }
 }

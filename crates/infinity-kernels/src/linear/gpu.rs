@@ -50,12 +50,14 @@ pub(super) fn forward(inputs: Vec<CubeTensor>, thin: usize) -> (Vec<CubeTensor>,
     (y.into_iter().zip(results).map(shaped).collect(), weights)
 }
 
-/// Gradients of the input and of every weight; `weights` are all side by side, `grads` those of the results.
+/// Gradients of the input and of every weight, of which one that is not `wanted` may be returned as it is;
+/// `weights` are all side by side, `grads` those of the results.
 pub(super) fn backward(
     inputs: Vec<CubeTensor>,
     weights: CubeTensor,
     grads: Vec<CubeTensor>,
     thin: usize,
+    wanted: &[bool],
 ) -> Vec<CubeTensor> {
     let x = &inputs[0];
     let [b, t, _] = x.shape().dims();
@@ -70,8 +72,12 @@ pub(super) fn backward(
     };
     let transposed = |x: CubeTensor| CubeBackend::float_swap_dims(x, 0, 1);
     let d_x = CubeBackend::float_matmul(d_y.clone(), transposed(weights));
-    let d_weights = CubeBackend::float_matmul(transposed(rows(x.clone())), d_y);
     let mut all = vec![CubeBackend::float_reshape(d_x, x.shape())];
+    if !wanted[1..].contains(&true) {
+        all.extend(inputs[1..].iter().cloned());
+        return all;
+    }
+    let d_weights = CubeBackend::float_matmul(transposed(rows(x.clone())), d_y);
     match widths.len() {
         1 => all.push(d_weights),
         _ => all.extend(columns(d_weights, &widths)),

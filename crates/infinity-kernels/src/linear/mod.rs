@@ -15,11 +15,17 @@ pub mod reference;
 #[cfg(feature = "flex")]
 mod weight;
 
+#[cfg(any(feature = "flex", feature = "cube"))]
+use crate::operator::Backward;
 use crate::operator::{self, MOST_INPUTS, Operator, cpu_kernel, gpu_kernel};
 #[cfg(feature = "cube")]
-use crate::operator::{Backward, Forward, Layout};
+use crate::operator::{Forward, Layout};
+#[cfg(feature = "flex")]
+use burn::backend::Flex;
 #[cfg(feature = "cube")]
-use burn::backend::{fusion::custom::TensorSpec, tensor::FloatTensor};
+use burn::backend::fusion::custom::TensorSpec;
+#[cfg(any(feature = "flex", feature = "cube"))]
+use burn::backend::tensor::FloatTensor;
 #[cfg(feature = "cube")]
 use burn::tensor::Shape;
 use burn::tensor::{DType, Device, Tensor, assert_shape, module};
@@ -189,8 +195,12 @@ impl Operator for Projections {
     const NAME: &'static str = "projections";
 
     cpu_kernel! {
-        |self, inputs| cpu::forward(inputs, self.few);
-        |self, inputs, grads| cpu::backward(inputs, grads)
+        |self, inputs| cpu::forward(inputs, self.few)
+    }
+
+    #[cfg(feature = "flex")]
+    fn cpu_backward(&self, call: Backward<Flex>) -> Vec<FloatTensor<Flex>> {
+        cpu::backward(call.inputs, call.grads, &call.wanted)
     }
 
     #[cfg(feature = "cube")]
@@ -216,6 +226,6 @@ impl Operator for Projections {
     #[cfg(feature = "cube")]
     fn gpu_backward(&self, call: Backward<CubeBackend>) -> Vec<FloatTensor<CubeBackend>> {
         let [weights] = operator::exactly(call.saved);
-        gpu::backward(call.inputs, weights, call.grads, self.thin)
+        gpu::backward(call.inputs, weights, call.grads, self.thin, &call.wanted)
     }
 }

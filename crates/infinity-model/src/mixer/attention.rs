@@ -35,7 +35,7 @@ pub struct SoftmaxMixer {
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
     output_gate_proj: Option<Linear>,
-    dropout: Dropout,
+    pub(crate) dropout: Dropout,
     value_residual: Option<Residual>,
     #[module(skip)]
     config: ModelConfig,

@@ -148,7 +148,8 @@ impl InfinityMixer {
         let formats = pass.formats;
         let mut linears = vec![&self.q_proj, &self.k_proj, &self.v_proj];
         linears.extend(&self.output_gate_proj);
-        let (all, gates) = formats.projections_and(&linears, x.clone(), self.gates.weights());
+        let gates: Vec<&Linear> = self.gates.projections().collect();
+        let (all, gates) = formats.projections_and(&linears, x.clone(), &gates);
         let mut all = all.into_iter();
         let mut inputs = Vec::from(
             [(); 3].map(|()| formats.single(all.next().expect("a result for every projection"))),
@@ -464,12 +465,6 @@ impl Gates {
         [&self.write_proj, &self.read_proj, &self.memory_gate_proj]
     }
 
-    /// Weights `[D, n]` of all gates.
-    fn weights(&self) -> Vec<Tensor<2>> {
-        let weights = self.projections().map(|proj| proj.weight.val());
-        weights.collect()
-    }
-
     /// `gates` with the states that φ of queries and keys `[B, T, H, K]` choose, if they do.
     fn routed(
         &self,
@@ -492,7 +487,7 @@ impl Gates {
         }
     }
 
-    /// All gates for the normed input times all [`weights`](Self::weights), `[B, T, N]`.
+    /// All gates for the normed input times the weights of all [`projections`](Self::projections), `[B, T, N]`.
     fn values(&self, projections: Tensor<3>) -> GateValues {
         let (h, s) = (self.rule.n_heads, self.rule.n_states);
         let device = projections.device();

@@ -60,7 +60,8 @@ pub fn save_like(dir: &Path, model: &InfinityModel, like: &Path) -> Result<(), P
             limit: "that of another family, to write a model like it".into(),
         })
     })?;
-    same_network(model.config(), &config).map_err(refuse)?;
+    let why = "a model is written like the one that it comes from";
+    same_network(model.config(), &config, why).map_err(refuse)?;
     let stored = StoredWeights::open(like)?;
     let ours = model.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
     let mut made: BTreeMap<&str, Vec<Rows>> = BTreeMap::new();
@@ -132,8 +133,15 @@ fn gathered(all: &[Rows], shape: &[usize]) -> Result<TensorData, String> {
     Ok(TensorData::new(values, shape.to_vec()))
 }
 
-/// Refuses a model that is another network than the folder's.
-fn same_network(ours: &ModelConfig, theirs: &ModelConfig) -> Result<(), ConfigError> {
+/// Refuses a model that is another network than a folder's, and says why that may not be.
+///
+/// # Errors
+/// [`ConfigError::Conflict`]: the first key that differs.
+pub fn same_network(
+    ours: &ModelConfig,
+    theirs: &ModelConfig,
+    why: &str,
+) -> Result<(), ConfigError> {
     let [ours, theirs] = [ours, theirs].map(|config| {
         let value = serde_json::to_value(config.resolved());
         value
@@ -150,7 +158,7 @@ fn same_network(ours: &ModelConfig, theirs: &ModelConfig) -> Result<(), ConfigEr
         Some((key, value)) => Err(ConfigError::Conflict {
             setting: format!("model.{key} = {}", ours.get(key).unwrap_or(&Value::Null)),
             other: format!("{value} in this folder"),
-            why: "a model is written like the one that it comes from".into(),
+            why: why.into(),
         }),
     }
 }

@@ -11,6 +11,10 @@ pub(super) const GENERATION: &str = "generation_config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// No part of a model of ours: how a conversation is written.
+pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub(super) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+pub(super) const BASE: &str = "base.json";
+/// No part of a model of ours: how a conversation is written.
 pub(super) const TEMPLATE: &str = "chat_template.jinja";
 
 pub(super) fn shard_name(number: usize, of: usize) -> String {
@@ -36,6 +40,9 @@ pub(super) fn is_part(name: &str) -> bool {
         GENERATION,
         TOKENIZER,
         TOKENIZER_CONFIG,
+        ADAPTER_CONFIG,
+        ADAPTER_WEIGHTS,
+        BASE,
     ]
     .contains(&name)
         || is_shard(name)

@@ -14,6 +14,7 @@ use burn::store::{ModuleAdapter, ModuleContext, ModuleSnapshot, PyTorchToBurnAda
 use burn::tensor::{DType, Device, Shape, TensorData};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Numbers that are read at once.
@@ -147,22 +148,9 @@ fn resolve(
         all.insert(weight.name, made);
     }
     let unexpected = others.into_iter().filter(|name| !ignored(name));
-    let kinds = [
-        ("missing", Vec::from_iter(problems.missing)),
-        ("wrong", Vec::from_iter(problems.wrong)),
-        ("unexpected", unexpected.map(str::to_owned).collect()),
-    ];
-    let problems: Vec<String> = (kinds.iter())
-        .filter(|(_, names)| !names.is_empty())
-        .map(|(kind, names)| format!("{kind}: {}", shortened(names)))
-        .collect();
-    match problems.is_empty() {
-        true => Ok(all),
-        false => Err(PretrainedError::Mismatch {
-            path: stored.path.clone(),
-            problems: problems.join("; "),
-        }),
-    }
+    let unexpected = unexpected.map(str::to_owned).collect();
+    problems.into_result(&stored.path, unexpected)?;
+    Ok(all)
 }
 
 /// What recipes take and is not stored so.
@@ -170,6 +158,32 @@ fn resolve(
 pub(super) struct Problems {
     missing: BTreeSet<String>,
     wrong: BTreeSet<String>,
+}
+
+impl Problems {
+    /// Whether there are none, and nothing `unexpected` in the file at `path`.
+    pub(super) fn into_result(
+        self,
+        path: &Path,
+        unexpected: Vec<String>,
+    ) -> Result<(), PretrainedError> {
+        let kinds = [
+            ("missing", Vec::from_iter(self.missing)),
+            ("wrong", Vec::from_iter(self.wrong)),
+            ("unexpected", unexpected),
+        ];
+        let problems: Vec<String> = (kinds.iter())
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(kind, names)| format!("{kind}: {}", shortened(names)))
+            .collect();
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(PretrainedError::Mismatch {
+                path: path.into(),
+                problems: problems.join("; "),
+            }),
+        }
+    }
 }
 
 /// Finds what one recipe takes.

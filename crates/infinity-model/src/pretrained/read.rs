@@ -60,6 +60,12 @@ impl StoredWeights {
         Ok(Self { path, tensors })
     }
 
+    /// Reads the header of one file.
+    pub(super) fn of_file(path: PathBuf) -> Result<Self, PretrainedError> {
+        let tensors = Shard::open(&path)?.into_iter().collect();
+        Ok(Self { path, tensors })
+    }
+
     /// Reads the headers of all files that an index names.
     fn sharded(dir: &Path, index: PathBuf) -> Result<Self, PretrainedError> {
         let refuse = |reason: String| PretrainedError::Index {

@@ -180,7 +180,7 @@ pub(super) fn save_tensors(
 }
 
 /// Writes one safetensors file, a tensor at a time.
-fn save_file(
+pub(super) fn save_file(
     folder: &Path,
     target: &Path,
     name: &str,

@@ -18,6 +18,7 @@ mod tests;
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    ops::Range,
     panic::AssertUnwindSafe,
     path::Path,
     sync::Arc,
@@ -263,6 +264,36 @@ impl Tokenizer {
             true => Ok(plain),
             false => Ok([&*self.before, &plain].concat()),
         }
+    }
+
+    /// The token ids of a text, each with the bytes of the text that it stands for: those of [`encode`](Self::encode) or,
+    /// where it `begins` one, of [`encode_text`](Self::encode_text), whose special tokens stand for none.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_placed(
+        &self,
+        text: &str,
+        begins: bool,
+    ) -> Result<Vec<(u32, Range<usize>)>, TokenizerError> {
+        let places: Vec<Range<usize>> = match &self.kind {
+            Kind::Bytes => (0..text.len()).map(|at| at..at + 1).collect(),
+            Kind::Chars(_) => (text.char_indices())
+                .map(|(at, character)| at..at + character.len_utf8())
+                .collect(),
+            Kind::File => {
+                let encoding = guarded(|| self.inner.encode(text, false))?;
+                let places = encoding.get_offsets().iter();
+                places.map(|(from, to)| *from..*to).collect()
+            }
+        };
+        let ids = match begins {
+            true => self.encode_text(text)?,
+            false => self.encode(text)?,
+        };
+        let before = ids.len().saturating_sub(places.len());
+        let places = std::iter::repeat_n(0..0, before).chain(places);
+        Ok(ids.into_iter().zip(places).collect())
     }
 
     /// The token ids of many texts, each encoded alone; tokenizers from a file use all cores.

@@ -6,6 +6,7 @@
 //!             best          names the one with the lowest validation loss
 //! ```
 //!
+//! Where adapters learn, `model.bpk` holds them alone, and the state says which model they belong to.
 //! A checkpoint is written under another name. When everything is there, `COMPLETE` is written with
 //! the size and fingerprint of every file, and the directory gets its name. A run that dies on the
 //! way leaves a directory that nobody reads and the next checkpoint removes.
@@ -13,7 +14,7 @@
 mod stream;
 
 use crate::config::RunConfig;
-use crate::error::{CheckpointError, TrainError};
+use crate::error::CheckpointError;
 use crate::optimizer::Optimizer;
 use crate::step::Trainee;
 use crate::step::loss_scale::LossScale;
@@ -94,6 +95,18 @@ pub struct TrainerState {
     /// Fingerprint of the tokenizer; empty in the state of a run that did not note it.
     #[serde(default)]
     pub tokenizer: String,
+    /// The model that the run's adapters belong to, if adapters are what learns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
+}
+
+/// A model whose weights do not learn, and are not in checkpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Its directory, or that of the run or checkpoint.
+    pub path: PathBuf,
+    /// What its weights are.
+    pub fingerprint: String,
 }
 
 impl TrainerState {
@@ -168,7 +181,12 @@ impl CheckpointStore {
         let partial = PartialDirectory::create(&target).map_err(failed)?;
         let folder = partial.path();
 
-        let bytes = trainee.clone().into_record().into_bytes();
+        let trainee = trainee.clone();
+        let record = match trainee.model.lora() {
+            Some(_) => trainee.into_record_group(InfinityModel::adapters()),
+            None => trainee.into_record(),
+        };
+        let bytes = record.into_bytes();
         let bytes = bytes.map_err(|error| write_error(&target, error))?;
         infinity_files::write(&folder.join(MODEL), &bytes).map_err(failed)?;
         drop(bytes);
@@ -224,7 +242,9 @@ impl CheckpointStore {
         convert: impl FnOnce(ModuleRecord) -> ModuleRecord,
     ) -> Result<Trainee, CheckpointError> {
         let path = self.path(step).join(MODEL);
-        let loaded = ModuleRecord::load(&path).map(convert);
+        let partial = trainee.model.lora().is_some();
+        let loaded = ModuleRecord::load(&path).map(|record| record.allow_partial(partial));
+        let loaded = loaded.map(convert);
         let loaded = loaded.and_then(|record| trainee.try_load_record(record));
         loaded.map_err(|error| CheckpointError::Damaged {
             path,
@@ -454,20 +474,17 @@ fn write_error(path: &Path, error: impl std::fmt::Display) -> CheckpointError {
     }
 }
 
-/// The model of the checkpoint that `state` was loaded from, on `device`, to use and not to train.
-/// Weights in half precision become f32. The state holds the configuration of its run, with the
-/// vocabulary filled in; the tokenizer stands once in the run's directory.
+/// `model` with the weights of a step's checkpoint, to use and not to train. Weights in half precision become f32.
 ///
 /// # Errors
-/// The configuration in `state` cannot be used by this version, or its weights cannot be read.
+/// They cannot be read, or are of another model.
 pub fn model_of(
     store: &CheckpointStore,
-    state: &TrainerState,
-    device: &Device,
-) -> Result<InfinityModel, TrainError> {
-    let config = RunConfig::from_record(&state.config)?;
-    let trainee = Trainee::new(config.model.init(device), config.training.loss_chunk);
-    let trainee = store.weights(state.step, trainee, ModuleRecord::cast_to_module_dtype)?;
+    step: u64,
+    model: InfinityModel,
+) -> Result<InfinityModel, CheckpointError> {
+    let trainee = Trainee::new(model, 0);
+    let trainee = store.weights(step, trainee, ModuleRecord::cast_to_module_dtype)?;
     Ok(trainee.model)
 }
 

@@ -1,6 +1,6 @@
 //! `RunConfig`: everything one training run is told, as strict TOML.
 //!
-//! A file has the sections `[run] [model] [tokenizer] [data] [training] [optimizer]
+//! A file has the sections `[run] [model] [tokenizer] [data] [training] [lora] [optimizer]
 //! [lr_scheduler] [eval] [checkpoint] [logging] [distributed]`; every key has a default, and a key
 //! that nobody reads is an error with a suggestion. Values are layered, later ones win:
 //!
@@ -25,7 +25,7 @@ pub use run::{ConfigError, RunConfig, SCHEMA, default_segment};
 pub(crate) use sections::FLOOR;
 pub use sections::{
     CheckpointConfig, DeviceList, DistributedConfig, DistributedStrategy, EvalConfig,
-    GradientCheckpointing, LoggingConfig, LossScaling, LossWatchdog, LrSchedulerConfig,
+    GradientCheckpointing, LoggingConfig, LoraConfig, LossScaling, LossWatchdog, LrSchedulerConfig,
     LrSchedulerType, OptimizerConfig, OptimizerName, Precision, Progress, RunSection,
     TrainingConfig,
 };

@@ -1,7 +1,7 @@
 //! [`RunConfig`] itself, and what can be wrong with one.
 
 use super::sections::{
-    CheckpointConfig, DistributedConfig, EvalConfig, LoggingConfig, LrSchedulerConfig,
+    CheckpointConfig, DistributedConfig, EvalConfig, LoggingConfig, LoraConfig, LrSchedulerConfig,
     OptimizerConfig, RunSection, TrainingConfig,
 };
 use crate::data::{DataConfig, TokenizerConfig};
@@ -29,6 +29,9 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// Batch sizes, length of the run, gradient handling.
     pub training: TrainingConfig,
+    /// Low-rank adapters on the projections of the model that `training.init_from` names, which alone learn
+    /// (arXiv:2106.09685). Names and defaults are those of the Python package PEFT.
+    pub lora: LoraConfig,
     /// The update rule and its rates.
     pub optimizer: OptimizerConfig,
     /// The learning rate over the run.
@@ -52,6 +55,7 @@ impl Default for RunConfig {
             tokenizer: TokenizerConfig::default(),
             data: DataConfig::default(),
             training: TrainingConfig::default(),
+            lora: LoraConfig::default(),
             optimizer: OptimizerConfig::default(),
             lr_scheduler: LrSchedulerConfig::default(),
             eval: EvalConfig::default(),

@@ -5,6 +5,7 @@
 
 use crate::section::section;
 pub use infinity_model::Precision;
+use infinity_model::adapter::Lora;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -129,6 +130,63 @@ section! {
         /// Steps in a row without overflow after which it doubles.
         growth_interval: u64 = 2000;
     }
+}
+
+section! {
+    /// `[lora]`: low-rank adapters on the projections of the model that `training.init_from` names, which alone learn
+    /// (arXiv:2106.09685). Names and defaults are those of the Python package PEFT.
+    LoraConfig {
+        /// Rank of the adapters; 0: none, and all weights learn.
+        r: usize = 0;
+        /// An adapter counts `alpha / r`.
+        alpha: f64 = 8.0;
+        /// Part of an adapter's inputs that drops out in training.
+        dropout: f64 = 0.0;
+        /// Projections that get one: names as in "q_proj", longer ends of their paths as in "mlp.up_proj", or
+        /// "all-linear".
+        #[serde(deserialize_with = "one_or_more")]
+        #[schemars(schema_with = "word_list")]
+        target_modules: Vec<String> = ["q_proj", "v_proj"].map(str::to_owned).to_vec();
+    }
+}
+
+impl LoraConfig {
+    /// The adapters that are asked for, if any are.
+    pub fn wanted(&self) -> Option<Lora> {
+        (self.r > 0).then(|| Lora {
+            r: self.r,
+            alpha: self.alpha,
+            dropout: self.dropout,
+            target_modules: self.target_modules.clone(),
+        })
+    }
+}
+
+fn word_list(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [
+        { "type": "string" },
+        { "type": "array", "items": { "type": "string" } },
+    ] })
+}
+
+/// A list of words, or words with commas between them.
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "a word, or a list of words as in [\"q_proj\", \"v_proj\"]"
+    )]
+    enum Words {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(match Words::deserialize(deserializer)? {
+        Words::One(words) => words
+            .split(',')
+            .map(|word| word.trim().to_owned())
+            .collect(),
+        Words::More(words) => words,
+    })
 }
 
 section! {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use super::{
-    ConfigError, DeviceList, DistributedStrategy, FLOOR, GradientCheckpointing, LrSchedulerType,
-    ModelConfig, RunConfig, SCHEMA,
+    ConfigError, DeviceList, DistributedStrategy, FLOOR, GradientCheckpointing, LoraConfig,
+    LrSchedulerType, ModelConfig, RunConfig, SCHEMA,
 };
 use crate::data::DataError;
 
@@ -30,6 +30,7 @@ impl RunConfig {
         self.validate_stream()?;
         self.validate_length()?;
         self.validate_training()?;
+        self.validate_lora()?;
         self.validate_optimizer()?;
         self.validate_schedule()?;
         self.validate_eval()?;
@@ -147,6 +148,35 @@ impl RunConfig {
         if t.loss_watchdog.non_finite_patience == 0 {
             let key = "training.loss_watchdog.non_finite_patience";
             return refuse(key, 0, "must be at least 1");
+        }
+        Ok(())
+    }
+
+    fn validate_lora(&self) -> Result<(), ConfigError> {
+        let (l, default) = (&self.lora, LoraConfig::default());
+        if l.r == 0 {
+            let same = LoraConfig { r: 0, ..l.clone() } == default;
+            let limit = "without a rank there are no adapters: write 8, or leave [lora] out";
+            return if same {
+                Ok(())
+            } else {
+                refuse("lora.r", 0, limit)
+            };
+        }
+        if self.training.init_from.as_os_str().is_empty() {
+            let limit =
+                "adapters are of a model that has learned already: name it in training.init_from";
+            return refuse("lora.r", l.r, limit);
+        }
+        if !(l.alpha > 0.0 && l.alpha.is_finite()) {
+            return refuse("lora.alpha", l.alpha, "must be a number above 0");
+        }
+        if !(0.0..1.0).contains(&l.dropout) {
+            return refuse("lora.dropout", l.dropout, "must be at least 0 and below 1");
+        }
+        if l.target_modules.is_empty() {
+            let limit = "something must learn: write \"all-linear\", or names as in \"q_proj\"";
+            return refuse("lora.target_modules", "[]", limit);
         }
         Ok(())
     }

@@ -24,6 +24,7 @@
 //! a batch is ready, never what is in it.
 
 use super::batch::{HostBatch, IGNORE_INDEX};
+use super::chat;
 use super::config::{DataConfig, InitialState, Packing};
 use super::error::{DataError, bad};
 use super::needle::Needles;
@@ -139,16 +140,29 @@ impl<'a> BatchBuilder<'a> {
     fn piece(&mut self, start: u64, targets: usize) -> Result<(), DataError> {
         self.window.clear();
         if targets > 0 {
-            self.store.read(start, targets + 1, &mut self.window)?;
+            self.store
+                .read_marked(start, targets + 1, &mut self.window)?;
         }
         let HostBatch {
             inputs,
             targets: after,
+            valid,
             ..
         } = &mut self.batch;
+        let behind = self.window.get(1..).unwrap_or_default();
+        if self.store.is_marked() {
+            inputs.extend(chat::inputs(&self.window[..targets]));
+            let before = after.len();
+            after.extend(chat::targets(behind));
+            let counted = after[before..].iter().filter(|id| **id != IGNORE_INDEX);
+            *valid += counted.count();
+            // What padding repeats.
+            self.window = chat::inputs(&self.window).collect();
+            return Ok(());
+        }
         inputs.extend_from_slice(&self.window[..targets]);
-        after.extend_from_slice(self.window.get(1..).unwrap_or_default());
-        self.batch.valid += targets;
+        after.extend_from_slice(behind);
+        *valid += targets;
         Ok(())
     }
 

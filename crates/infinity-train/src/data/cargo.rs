@@ -5,7 +5,7 @@
 //! the same lock file gives the same text everywhere; a fingerprint of it is reported.
 
 use super::error::{CargoError, DataError};
-use super::formats::{Format, SourceFile};
+use super::formats::{Column, Format, SourceFile};
 use super::sources::{Sources, Walk};
 use infinity_files::Fingerprint;
 use serde::Deserialize;
@@ -126,7 +126,7 @@ impl CargoWorkspace {
             files,
             stories: None,
             skipped: Vec::new(),
-            text_column: String::new(),
+            column: Column::text(""),
         };
         Ok(CrateSources {
             sources,

@@ -70,6 +70,12 @@ section! {
         validation_file: PathBuf = PathBuf::new();
         /// Key or column that holds the text in .jsonl, .json, .csv and .tsv.
         text_column: String = "text".to_owned();
+        /// Key of .jsonl and .json rows that holds a conversation, a list of {"role", "content"}, as in "messages": the
+        /// answers of its assistant alone are learned. Empty: rows hold text.
+        messages_column: String = String::new();
+        /// How conversations are written: a .jinja file, or "plain" for paragraphs with the speaker's name. Empty: the
+        /// chat template in the directory of `tokenizer.path`.
+        chat_template: String = String::new();
         /// Part of the characters, from the end of the text, that is kept for validation when
         /// `validation_file` is empty. Unset: a tenth, but no more than a million characters or 0.5 %,
         /// whichever is more.
@@ -136,6 +142,7 @@ impl DataConfig {
         if self.text_column.is_empty() {
             return bad("data.text_column", "\"\"", "must name a column");
         }
+        self.validate_chat()?;
         if self.tbptt_chunks > 1 && !self.stateful {
             return bad(
                 "data.tbptt_chunks",
@@ -207,6 +214,25 @@ impl DataConfig {
         } else {
             "more text, a larger `data.val_fraction`"
         }
+    }
+
+    fn validate_chat(&self) -> Result<(), DataError> {
+        if self.messages_column.is_empty() {
+            let why = "is for conversations: name their key in data.messages_column";
+            return match self.chat_template.is_empty() {
+                true => Ok(()),
+                false => bad("data.chat_template", &self.chat_template, why),
+            };
+        }
+        if self.source != DataSource::Files {
+            let why = "needs `data.source = \"files\"`";
+            return bad("data.messages_column", &self.messages_column, why);
+        }
+        if self.needle_fraction > 0.0 {
+            let why = "hides sentences in text, and `data.messages_column` names conversations";
+            return bad("data.needle_fraction", self.needle_fraction, why);
+        }
+        Ok(())
     }
 
     fn validate_files(&self) -> Result<(), DataError> {

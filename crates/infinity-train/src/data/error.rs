@@ -1,6 +1,6 @@
 //! What preparing data says: what can be wrong, so that a person can act on it, and what it is doing.
 
-use infinity_model::TokenizerError;
+use infinity_model::{ChatTemplateError, TokenizerError};
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -108,12 +108,14 @@ pub enum DataError {
         byte: u8,
     },
     /// The text column is not there.
-    #[error("{path}, line {line}: no column `{column}` (`data.text_column`); there are: {columns}")]
+    #[error("{path}, line {line}: no column `{column}` (`{key}`); there are: {columns}")]
     NoColumn {
         /// The file.
         path: PathBuf,
         /// Line, counted from 1.
         line: u64,
+        /// The key that names it.
+        key: &'static str,
         /// The column that was looked for.
         column: String,
         /// The columns there are.
@@ -147,6 +149,9 @@ pub enum DataError {
     /// Reading, training or using the tokenizer failed.
     #[error("tokenizer: {0}")]
     Tokenizer(#[from] TokenizerError),
+    /// A chat template cannot be read.
+    #[error(transparent)]
+    Template(#[from] ChatTemplateError),
     /// Training a BPE failed inside the tokenizers crate.
     #[error("cannot train a BPE tokenizer: {0}")]
     TrainTokenizer(String),

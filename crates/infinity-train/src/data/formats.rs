@@ -4,8 +4,10 @@
 //! value of `.json` (an array of objects, or objects one after another) is one document each. Text
 //! comes in fragments of bounded size; only a `.json` file that is not one object a line is held whole.
 
-use super::error::DataError;
+use super::chat::{self, Answers};
+use super::error::{DataError, bad};
 use infinity_files::Fingerprint;
+use infinity_model::ChatTemplate;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::fs::{self, File};
@@ -28,6 +30,8 @@ pub struct Fragment {
     pub text: String,
     /// The document ends here; the next fragment begins another one.
     pub ends_document: bool,
+    /// Of a conversation, which is whole, what is learned; of other text, all is.
+    pub answers: Option<Answers>,
 }
 
 impl Fragment {
@@ -35,6 +39,34 @@ impl Fragment {
         Self {
             text,
             ends_document: true,
+            answers: None,
+        }
+    }
+}
+
+/// Which key of a row is read, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Column {
+    /// Its name.
+    pub(super) name: String,
+    /// It holds conversations, which are written so.
+    pub(super) template: Option<ChatTemplate>,
+}
+
+impl Column {
+    /// One that holds text.
+    pub(super) fn text(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            template: None,
+        }
+    }
+
+    /// The document in a row.
+    fn read(&self, row: Map<String, Value>, path: &Path, line: u64) -> Result<Fragment, DataError> {
+        match &self.template {
+            Some(template) => chat::conversation(template, row, path, line, &self.name),
+            None => text_of(row, path, line, &self.name).map(Fragment::whole),
         }
     }
 }
@@ -128,7 +160,7 @@ impl Records {
     /// Opens `file`; `hash`, if given, goes on over its bytes.
     pub(super) fn open(
         file: &SourceFile,
-        text_column: &str,
+        column: &Column,
         hash: Option<Fingerprint>,
     ) -> Result<Self, DataError> {
         let path = file.path.clone();
@@ -137,9 +169,18 @@ impl Records {
             return Err(DataError::Utf16 { path });
         }
         let reader = CheckedReader::new(handle, hash);
+        let text_column = &column.name;
+        if column.template.is_some() && file.format != Format::Json {
+            let reason = "is of .jsonl and .json files, and another one is to be read";
+            return bad(
+                "data.messages_column",
+                text_column,
+                &format!("{reason}: {}", path.display()),
+            );
+        }
         match file.format {
             Format::Text => Ok(Self::Text(TextBlocks::new(reader, path, file.bytes))),
-            Format::Json => open_json(reader, path, text_column),
+            Format::Json => open_json(reader, path, column),
             Format::Csv => Ok(Self::Rows(Rows::new(reader, path, text_column, b',')?)),
             Format::Tsv => Ok(Self::Rows(Rows::new(reader, path, text_column, b'\t')?)),
         }
@@ -150,7 +191,7 @@ impl Records {
         match self {
             Self::Text(blocks) => blocks.next_fragment(),
             Self::Lines(lines) => lines.next_fragment(),
-            Self::Values(values) => Ok(values.texts.next().map(Fragment::whole)),
+            Self::Values(values) => Ok(values.texts.next()),
             Self::Rows(rows) => rows.next_fragment(),
         }
     }
@@ -235,6 +276,7 @@ impl TextBlocks {
         Ok((!text.is_empty()).then_some(Fragment {
             text,
             ends_document: self.ended,
+            answers: None,
         }))
     }
 
@@ -282,6 +324,7 @@ impl Rows {
             return Err(DataError::NoColumn {
                 path,
                 line: 1,
+                key: "data.text_column",
                 column: column.to_owned(),
                 columns,
             });
@@ -411,19 +454,19 @@ impl<R: Read> Read for Quotes<R> {
 pub(super) struct JsonLines {
     reader: BufReader<Checked>,
     path: PathBuf,
-    column: String,
+    column: Column,
     line: u64,
     buffer: String,
 }
 
 /// Values of a JSON file that cannot be cut into lines, so that all of it was read at once.
 pub(super) struct JsonValues {
-    texts: std::vec::IntoIter<String>,
+    texts: std::vec::IntoIter<Fragment>,
     fingerprint: Option<String>,
 }
 
 /// Opens lines if the first line is a value of its own, or too long to be seen whole; else everything.
-fn open_json(reader: Checked, path: PathBuf, column: &str) -> Result<Records, DataError> {
+fn open_json(reader: Checked, path: PathBuf, column: &Column) -> Result<Records, DataError> {
     let mut reader = BufReader::with_capacity(BLOCK_BYTES, reader);
     let head = reader
         .fill_buf()
@@ -443,7 +486,7 @@ fn open_json(reader: Checked, path: PathBuf, column: &str) -> Result<Records, Da
     Ok(Records::Lines(JsonLines {
         reader,
         path,
-        column: column.to_owned(),
+        column: column.clone(),
         line: 0,
         buffer: String::new(),
     }))
@@ -475,9 +518,9 @@ impl JsonLines {
                 let reason = format!("not a JSON object: {}{hint}", reason_of(&error));
                 DataError::bad_row(&self.path, self.line, reason)
             })?;
-            let text = text_of(row, &self.path, self.line, &self.column)?;
-            if !text.is_empty() {
-                return Ok(Some(Fragment::whole(text)));
+            let found = self.column.read(row, &self.path, self.line)?;
+            if !found.text.is_empty() {
+                return Ok(Some(found));
             }
         }
     }
@@ -487,7 +530,7 @@ impl JsonLines {
 fn read_values(
     mut reader: BufReader<Checked>,
     path: &Path,
-    column: &str,
+    column: &Column,
 ) -> Result<JsonValues, DataError> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -514,10 +557,10 @@ fn read_values(
             Item::Rows(rows) => rows,
         };
         for row in rows {
-            texts.push(text_of(row, path, texts.len() as u64 + 1, column)?);
+            texts.push(column.read(row, path, texts.len() as u64 + 1)?);
         }
     }
-    texts.retain(|text| !text.is_empty());
+    texts.retain(|found| !found.text.is_empty());
     Ok(JsonValues {
         texts: texts.into_iter(),
         fingerprint: reader.get_ref().fingerprint(),
@@ -537,6 +580,7 @@ fn text_of(
             return Err(DataError::NoColumn {
                 path: path.to_path_buf(),
                 line,
+                key: "data.text_column",
                 column: column.to_owned(),
                 columns,
             });

@@ -11,6 +11,7 @@
 mod batch;
 mod batches;
 mod cargo;
+mod chat;
 mod config;
 mod error;
 mod formats;

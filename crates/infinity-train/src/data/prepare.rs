@@ -9,6 +9,7 @@
 //! once to tokenize it. Learning a BPE reads the training part a third time.
 
 use super::cargo::CargoWorkspace;
+use super::chat;
 use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind};
 use super::error::{DataError, DataEvent, bad};
 use super::formats::Fragment;
@@ -22,6 +23,7 @@ use super::task::{Part, Task};
 use super::task_splits;
 use super::tokenize::{self, Alphabet, SplitWriter};
 use infinity_files::{Fingerprint, PartialDirectory, fingerprint};
+use infinity_model::ChatTemplate;
 use infinity_model::tokenizer::Tokenizer;
 use std::env;
 use std::path::{Path, PathBuf};
@@ -79,8 +81,9 @@ pub fn tokenize_to(
         });
     }
     let fixed = tokenize::fixed(tokenizer, kind)?;
+    let template = chat::template(data, tokenizer)?;
     build(
-        &inputs("INPUT", texts, data, notify)?,
+        &inputs("INPUT", texts, data, template, notify)?,
         tokenizer,
         kind,
         fixed,
@@ -172,9 +175,11 @@ fn cached(
     notify: &mut dyn FnMut(DataEvent),
 ) -> Result<PreparedData, DataError> {
     let texts = std::slice::from_ref(&data.train_file);
-    let inputs = inputs("data.train_file", texts, data, notify)?;
+    let template = chat::template(data, tokenizer)?;
+    let entry = entry_name(data, tokenizer, kind, template.as_ref());
+    let inputs = inputs("data.train_file", texts, data, template, notify)?;
     let fixed = tokenize::fixed(tokenizer, kind)?;
-    let directory = data.cache_dir.join(entry_name(data, tokenizer, kind));
+    let directory = data.cache_dir.join(entry);
     if directory.exists() {
         match change(&directory, &inputs, fixed.as_ref())? {
             None => return open_prepared(&directory),
@@ -189,7 +194,12 @@ fn cached(
 }
 
 /// Name in the cache: readable, and different for every configuration that gives other tokens.
-fn entry_name(data: &DataConfig, tokenizer: &TokenizerConfig, kind: TokenizerKind) -> String {
+fn entry_name(
+    data: &DataConfig,
+    tokenizer: &TokenizerConfig,
+    kind: TokenizerKind,
+    template: Option<&ChatTemplate>,
+) -> String {
     let absolute = |path: &Path| match path.as_os_str().is_empty() {
         true => String::new(),
         false => std::path::absolute(path)
@@ -213,6 +223,10 @@ fn entry_name(data: &DataConfig, tokenizer: &TokenizerConfig, kind: TokenizerKin
     }
     if tokenizer.add_special_tokens {
         hash.field("add_special_tokens");
+    }
+    if let Some(template) = template {
+        hash.field(&data.messages_column)
+            .field(format!("{template:?}"));
     }
     let stem = match data.source {
         DataSource::Files => data
@@ -489,7 +503,13 @@ fn learn(
 
 /// Cuts a fragment after `limit` characters: the part before, the part after, and how many
 /// characters the part before has.
+///
+/// A conversation is not cut: it is before the cut if it begins there.
 fn divide(mut fragment: Fragment, limit: u64) -> (Option<Fragment>, Option<Fragment>, u64) {
+    if fragment.answers.is_some() && limit > 0 {
+        let chars = fragment.text.chars().count() as u64;
+        return (Some(fragment), None, chars.min(limit));
+    }
     let cut = fragment
         .text
         .char_indices()
@@ -504,6 +524,7 @@ fn divide(mut fragment: Fragment, limit: u64) -> (Option<Fragment>, Option<Fragm
             let after = Fragment {
                 text: fragment.text.split_off(place),
                 ends_document: fragment.ends_document,
+                answers: None,
             };
             fragment.ends_document = false;
             (Some(fragment), Some(after), limit)
@@ -519,8 +540,9 @@ fn write_splits(
     directory: &Path,
     progress: &mut Progress,
 ) -> Result<(SplitMeta, SplitMeta), DataError> {
-    let mut train = SplitWriter::create(directory, "train", tokenizer)?;
-    let mut validation = SplitWriter::create(directory, "val", tokenizer)?;
+    let chat = inputs.train.column.template.is_some();
+    let mut train = SplitWriter::create(directory, "train", tokenizer, chat)?;
+    let mut validation = SplitWriter::create(directory, "val", tokenizer, chat)?;
     let mut left = train_chars;
     for fragment in inputs.train.fragments() {
         // A file that grew since it was counted must not leak into the validation of another file.
@@ -586,10 +608,14 @@ fn inputs(
     key: &'static str,
     texts: &[PathBuf],
     data: &DataConfig,
+    template: Option<ChatTemplate>,
     notify: &mut dyn FnMut(DataEvent),
 ) -> Result<Inputs, DataError> {
     if data.source == DataSource::Files {
-        let column = &data.text_column;
+        let column = match template {
+            Some(_) => &data.messages_column,
+            None => &data.text_column,
+        };
         let validation = &data.validation_file;
         let validation = (!validation.as_os_str().is_empty())
             .then(|| Sources::resolve("data.validation_file", validation, column))
@@ -601,8 +627,8 @@ fn inputs(
             notify(DataEvent::Skipped { directories });
         }
         return Ok(Inputs {
-            train,
-            validation,
+            train: train.written_by(template.clone()),
+            validation: validation.map(|sources| sources.written_by(template)),
             known_hashes: None,
         });
     }

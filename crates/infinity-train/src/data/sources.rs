@@ -4,9 +4,10 @@
 //! stream everywhere. The stream comes in fragments of bounded size.
 
 use super::error::{DataError, EXPECTED};
-use super::formats::{Format, Fragment, Records, SourceFile};
+use super::formats::{Column, Format, Fragment, Records, SourceFile};
 use super::stories::Stories;
 use infinity_files::Fingerprint;
+use infinity_model::ChatTemplate;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 
@@ -21,8 +22,8 @@ pub struct Sources {
     pub(super) stories: Option<Stories>,
     /// Directories passed over because this program wrote them: runs, models, token files.
     pub skipped: Vec<PathBuf>,
-    /// Column or key of the text in `.json`, `.jsonl`, `.csv` and `.tsv`.
-    pub text_column: String,
+    /// Column or key of the text in `.json`, `.jsonl`, `.csv` and `.tsv`, or of conversations.
+    pub(super) column: Column,
 }
 
 impl Sources {
@@ -43,7 +44,7 @@ impl Sources {
             files: Vec::new(),
             stories: None,
             skipped: Vec::new(),
-            text_column: text_column.to_owned(),
+            column: Column::text(text_column),
         };
         if metadata.is_dir() {
             sources.directory()?;
@@ -78,7 +79,7 @@ impl Sources {
             files: Vec::new(),
             stories: None,
             skipped: Vec::new(),
-            text_column: text_column.to_owned(),
+            column: Column::text(text_column),
         };
         for path in paths {
             let one = Self::resolve(key, path, text_column)?;
@@ -86,6 +87,12 @@ impl Sources {
             all.skipped.extend(one.skipped);
         }
         Ok(all)
+    }
+
+    /// The same, whose column holds conversations that `template` writes, if there is one.
+    pub(super) fn written_by(mut self, template: Option<ChatTemplate>) -> Self {
+        self.column.template = template;
+        self
     }
 
     /// All text, file after file. Errors end the stream.
@@ -108,7 +115,7 @@ impl Sources {
             files: Vec::new(),
             stories: Some(stories),
             skipped: Vec::new(),
-            text_column: String::new(),
+            column: Column::text(""),
         }
     }
 
@@ -280,6 +287,7 @@ impl Fragments<'_> {
         Some(Fragment {
             text: stories.story(self.next_story - 1),
             ends_document: true,
+            answers: None,
         })
     }
 
@@ -292,7 +300,7 @@ impl Fragments<'_> {
                 self.next_file += 1;
                 self.open = Some(Records::open(
                     file,
-                    &self.sources.text_column,
+                    &self.sources.column,
                     self.hash.clone(),
                 )?);
                 continue;

@@ -7,6 +7,7 @@
 //! are compared when a file is opened. The checksum covers the whole of a file up to 16 MiB and
 //! 256 evenly spaced blocks of a larger one, so that opening a large corpus stays quick.
 
+use super::chat;
 use super::config::TokenizerKind;
 use super::error::DataError;
 use super::formats::SourceFile;
@@ -336,6 +337,9 @@ pub struct SplitMeta {
     pub text_chars: u64,
     /// UTF-8 bytes of the first token, which no window predicts.
     pub first_token_bytes: u64,
+    /// Whether tokens that are not predicted are marked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub marked: bool,
 }
 
 /// Both splits as tokens, and the tokenizer that made them.
@@ -360,6 +364,7 @@ pub struct TokenStore {
     text_bytes: u64,
     text_chars: u64,
     first_token_bytes: u64,
+    marked: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -386,6 +391,7 @@ impl TokenStore {
             text_bytes: split.text_bytes,
             text_chars: split.text_chars,
             first_token_bytes: split.first_token_bytes,
+            marked: split.marked,
         })
     }
 
@@ -408,6 +414,7 @@ impl TokenStore {
             text_bytes: bytes,
             text_chars: bytes,
             first_token_bytes: bytes.min(1),
+            marked: false,
         }
     }
 
@@ -418,6 +425,7 @@ impl TokenStore {
             text_bytes: 0,
             text_chars: 0,
             first_token_bytes: 0,
+            marked: false,
         }
     }
 
@@ -448,6 +456,27 @@ impl TokenStore {
     /// # Errors
     /// The file cannot be read, or is shorter than it was.
     pub fn read(&self, start: u64, count: usize, out: &mut Vec<i32>) -> Result<(), DataError> {
+        let from = out.len();
+        self.read_marked(start, count, out)?;
+        if self.marked {
+            let ids: Vec<i32> = chat::inputs(&out[from..]).collect();
+            out.splice(from.., ids);
+        }
+        Ok(())
+    }
+
+    /// Whether [`read_marked`](Self::read_marked) gives marks.
+    pub(super) fn is_marked(&self) -> bool {
+        self.marked
+    }
+
+    /// [`read`](Self::read), with their marks on tokens that are not predicted.
+    pub(super) fn read_marked(
+        &self,
+        start: u64,
+        count: usize,
+        out: &mut Vec<i32>,
+    ) -> Result<(), DataError> {
         match &self.numbers {
             Numbers::Files { tokens, .. } => tokens.read(start, count, out),
             Numbers::Memory { tokens, .. } => {

@@ -48,6 +48,7 @@ pub(super) fn of(
         text_bytes: 0,
         text_chars: 0,
         first_token_bytes: 0,
+        marked: false,
     };
     Ok(PreparedData {
         meta: PreparedMeta {

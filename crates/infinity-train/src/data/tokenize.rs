@@ -5,6 +5,7 @@
 //! as encoding them together; a tokenizer for which no such place is found (one that adds a space
 //! in front of every text, say) gets its documents whole.
 
+use super::chat::Answers;
 use super::config::{TokenizerConfig, TokenizerKind};
 use super::error::DataError;
 use super::formats::Fragment;
@@ -48,6 +49,8 @@ pub(super) struct SplitWriter<'a> {
     first_token_bytes: u64,
     /// Characters that the tokenizer has no token for.
     dropped: Dropped,
+    /// Of conversations, whether the last one ends by itself.
+    chat: Option<bool>,
 }
 
 /// A part of one document.
@@ -56,16 +59,22 @@ struct Piece {
     begins_document: bool,
     /// Characters of the document before it, so that messages can say where in the document.
     chars_before: u64,
+    answers: Option<Answers>,
 }
 
 impl<'a> SplitWriter<'a> {
-    /// Creates `name.bin` and `name.documents.bin` in `directory`.
+    /// Creates `name.bin` and `name.documents.bin` in `directory`, for conversations or other text.
     pub(super) fn create(
         directory: &Path,
         name: &str,
         tokenizer: &'a Tokenizer,
+        chat: bool,
     ) -> Result<Self, DataError> {
-        let width = Width::for_vocabulary(tokenizer.vocab_size());
+        let width = match chat {
+            // Room for a mark.
+            true => Width::U32,
+            false => Width::for_vocabulary(tokenizer.vocab_size()),
+        };
         Ok(Self {
             tokenizer,
             tokens: NumberWriter::create(directory, &format!("{name}.bin"), width)?,
@@ -84,11 +93,16 @@ impl<'a> SplitWriter<'a> {
             text_chars: 0,
             first_token_bytes: 0,
             dropped: Dropped::default(),
+            chat: chat.then_some(true),
         })
     }
 
     /// Adds a part of the open document, or the beginning of the next.
     pub(super) fn push(&mut self, fragment: Fragment) -> Result<(), DataError> {
+        if let Some(answers) = fragment.answers {
+            self.enqueue(fragment.text, Some(answers))?;
+            return self.end_document();
+        }
         if self.open.is_empty() {
             self.open = fragment.text;
         } else {
@@ -100,7 +114,7 @@ impl<'a> SplitWriter<'a> {
                     let rest = self.open.split_off(cut);
                     let piece = std::mem::replace(&mut self.open, rest);
                     self.cut_at = PIECE_BYTES + CONTEXT_BYTES;
-                    self.enqueue(piece)?;
+                    self.enqueue(piece, None)?;
                 }
                 None => self.cut_at = self.open.len() * 2,
             }
@@ -114,7 +128,7 @@ impl<'a> SplitWriter<'a> {
     fn end_document(&mut self) -> Result<(), DataError> {
         if !self.open.is_empty() {
             let last = std::mem::take(&mut self.open);
-            self.enqueue(last)?;
+            self.enqueue(last, None)?;
         }
         self.cut_at = PIECE_BYTES + CONTEXT_BYTES;
         self.in_document = false;
@@ -122,16 +136,20 @@ impl<'a> SplitWriter<'a> {
         Ok(())
     }
 
-    fn enqueue(&mut self, text: String) -> Result<(), DataError> {
+    fn enqueue(&mut self, text: String, answers: Option<Answers>) -> Result<(), DataError> {
         let chars = text.chars().count() as u64;
         self.batch_bytes += text.len();
-        self.text_bytes += text.len() as u64;
+        self.text_bytes += match &answers {
+            Some(answers) => answers.bytes(),
+            None => text.len() as u64,
+        };
         self.text_chars += chars;
         let begins_document = !std::mem::replace(&mut self.in_document, true);
         self.batch.push(Piece {
             text,
             begins_document,
             chars_before: self.chars_before,
+            answers,
         });
         self.chars_before += chars;
         if self.batch_bytes >= BATCH_BYTES {
@@ -145,9 +163,10 @@ impl<'a> SplitWriter<'a> {
         let pieces = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let encode = |piece: &Piece| {
-            let ids = match piece.begins_document {
-                true => self.tokenizer.encode_text(&piece.text),
-                false => self.tokenizer.encode(&piece.text),
+            let ids = match (&piece.answers, piece.begins_document) {
+                (Some(answers), _) => answers.encode(self.tokenizer, &piece.text),
+                (None, true) => self.tokenizer.encode_text(&piece.text),
+                (None, false) => self.tokenizer.encode(&piece.text),
             };
             let ids = ids.map_err(|error| placed(error, piece))?;
             Ok((ids, self.tokenizer.dropped(&piece.text)?))
@@ -164,7 +183,9 @@ impl<'a> SplitWriter<'a> {
                 }
                 self.documents.push(self.tokens.count())?;
             }
-            if self.tokens.count() == 0 && !ids.is_empty() {
+            if let Some(answers) = &piece.answers {
+                self.chat = Some(answers.whole);
+            } else if self.tokens.count() == 0 && !ids.is_empty() {
                 self.first_token_bytes = bytes_of(self.tokenizer, ids[0])?;
             }
             self.tokens.extend(ids)?;
@@ -173,6 +194,9 @@ impl<'a> SplitWriter<'a> {
     }
 
     fn separate(&mut self) -> Result<(), DataError> {
+        if self.chat == Some(true) {
+            return Ok(());
+        }
         let documents = self.documents.count() + 1;
         let eos = self
             .tokenizer
@@ -187,7 +211,7 @@ impl<'a> SplitWriter<'a> {
         let cut_inside = self.in_document || !self.open.is_empty();
         self.end_document()?;
         self.flush()?;
-        if append_eos && !cut_inside && self.documents.count() > 0 {
+        if (append_eos || self.chat.is_some()) && !cut_inside && self.documents.count() > 0 {
             self.separate()?;
         }
         let meta = SplitMeta {
@@ -196,6 +220,7 @@ impl<'a> SplitWriter<'a> {
             text_bytes: self.text_bytes,
             text_chars: self.text_chars,
             first_token_bytes: self.first_token_bytes,
+            marked: self.chat.is_some(),
         };
         Ok((meta, self.dropped))
     }
@@ -306,7 +331,7 @@ pub(super) fn from_file(config: &TokenizerConfig) -> Result<Tokenizer, DataError
     Ok(Tokenizer::from_file(path)?.with_special_tokens(config.add_special_tokens))
 }
 
-fn tokenizer_path(config: &TokenizerConfig) -> PathBuf {
+pub(super) fn tokenizer_path(config: &TokenizerConfig) -> PathBuf {
     if config.path.is_dir() {
         config.path.join("tokenizer.json")
     } else {
@@ -432,12 +457,13 @@ mod tests {
             append_eos: bool,
         ) -> (TokenStore, SplitMeta) {
             let dir = tempfile::tempdir().unwrap();
-            let mut writer = SplitWriter::create(dir.path(), "train", tokenizer).unwrap();
+            let mut writer = SplitWriter::create(dir.path(), "train", tokenizer, false).unwrap();
             for (text, ends_document) in fragments {
                 writer
                     .push(Fragment {
                         text: (*text).to_owned(),
                         ends_document: *ends_document,
+                        answers: None,
                     })
                     .unwrap();
             }
@@ -525,11 +551,12 @@ mod tests {
             let text = format!("{}z", "ab".repeat(200_000));
             let dir = tempfile::tempdir().unwrap();
             let tokenizer = Tokenizer::chars("ab".chars());
-            let mut writer = SplitWriter::create(dir.path(), "train", &tokenizer).unwrap();
+            let mut writer = SplitWriter::create(dir.path(), "train", &tokenizer, false).unwrap();
             writer
                 .push(Fragment {
                     text,
                     ends_document: true,
+                    answers: None,
                 })
                 .unwrap();
             let error = writer.finish(false).unwrap_err();

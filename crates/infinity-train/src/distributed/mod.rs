@@ -249,7 +249,7 @@ impl Ranks {
         let first = batches.next().expect("a part for rank 0");
         // A process has one random generator, which every rank seeds: where it is used, they take
         // turns.
-        let in_turn = drops(trainee.model.config());
+        let in_turn = drops(&trainee.model);
         if !in_turn {
             for (replica, batch) in self.replicas.iter().zip(batches.by_ref()) {
                 replica.learn(batch);

@@ -93,6 +93,7 @@ impl Pass<'_> {
             batch.scale,
             trainee.loss_chunk,
             trainee.model.formats(),
+            trainee.model.output_learns(),
         );
         let gradients = loss.surrogate.backward();
         (loss.sum, self.learned(gradients, &read))
@@ -109,6 +110,10 @@ impl Pass<'_> {
     }
 
     fn embedding(&mut self, tokens: Tensor<2, Int>, d_x: Tensor<3>) {
+        // Nothing learns there.
+        if self.trainee.model.lora().is_some() {
+            return;
+        }
         self.draws.before(0, 0);
         let x = self.trainee.model.embed(tokens);
         let mut gradients = (x * d_x).sum().backward();

@@ -24,7 +24,7 @@ pub struct LossHead {
 
 /// Loss of `hidden` `[B, T, D]` (on an autodiff device) under the output projection `weight`
 /// `[D, vocab_size]`, for `targets` of `B · T` tokens. Its matrix products are in `formats`, the
-/// loss itself is in f32.
+/// loss itself is in f32. The weight has a gradient if it `learns`.
 pub fn training_loss(
     hidden: Tensor<3>,
     weight: Tensor<2>,
@@ -32,6 +32,7 @@ pub fn training_loss(
     scale: f64,
     chunk: usize,
     formats: Formats,
+    learns: bool,
 ) -> LossHead {
     let [b, t, width] = hidden.dims();
     let (hidden, weight) = (formats.products(hidden), formats.products(weight));
@@ -52,6 +53,9 @@ pub fn training_loss(
         sums.push(losses.sum());
         let d_logits = formats.products(d_logits);
         d_hidden.push(formats.matmul(d_logits.clone(), w.clone().transpose()));
+        if !learns {
+            continue;
+        }
         // In f32, or the chunks would not add up to what one chunk gives.
         let d_w = formats.single(h.transpose().matmul(d_logits));
         d_weight = Some(match d_weight {
@@ -60,10 +64,12 @@ pub fn training_loss(
         });
     }
     let d_hidden = Tensor::cat(d_hidden, 0).reshape([b, t, width]);
-    let d_weight = d_weight.expect("at least one chunk").cast(weight.dtype());
     LossHead {
         sum: total(sums),
-        surrogate: given_gradients(hidden, weight, (d_hidden, d_weight)),
+        surrogate: match d_weight {
+            Some(d) => given_gradients(hidden, weight.clone(), (d_hidden, d.cast(weight.dtype()))),
+            None => (hidden * Tensor::from_inner(d_hidden)).sum(),
+        },
     }
 }
 
@@ -190,11 +196,24 @@ mod tests {
                 0.25,
                 chunk,
                 formats,
+                true,
             );
+            let frozen = training_loss(
+                hidden.clone(),
+                weight.clone(),
+                &targets,
+                0.25,
+                chunk,
+                formats,
+                false,
+            );
+            let of_frozen = frozen.surrogate.backward();
+            assert!(weight.grad(&of_frozen).is_none());
             let grads = head.surrogate.backward();
             assert_close("loss", "sum", &[head.sum], &[sum], TOL);
             let actual = values(hidden.grad(&grads).unwrap());
             assert_close("loss", "d_hidden", &actual, &d_h, TOL);
+            assert_eq!(values(hidden.grad(&of_frozen).unwrap()), actual);
             let actual = values(weight.grad(&grads).unwrap());
             assert_close("loss", "d_weight", &actual, &d_w, TOL);
             let without = evaluation_loss(hidden.clone(), weight.clone(), &targets, chunk, formats);

@@ -60,6 +60,7 @@ impl Trainee {
             batch.scale,
             self.loss_chunk,
             model.formats(),
+            model.output_learns(),
         );
         let mut gradients = loss.surrogate.backward();
         Learned {

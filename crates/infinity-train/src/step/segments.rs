@@ -105,6 +105,7 @@ impl Pass<'_> {
             batch.scale,
             trainee.loss_chunk,
             trainee.model.formats(),
+            trainee.model.output_learns(),
         );
         let onward = d_end.and_then(|d_end| end.inner_product(&d_end));
         let surrogate = match onward {

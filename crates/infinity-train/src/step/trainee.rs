@@ -5,7 +5,7 @@ use crate::data::HostBatch;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
-use infinity_model::{InfinityModel, ModelConfig, ModelState};
+use infinity_model::{InfinityModel, ModelState};
 
 /// A batch on its way through the model.
 #[derive(Clone, Debug)]
@@ -114,7 +114,7 @@ pub(crate) fn initialise<M: Module>(module: &M) {
 
 /// The model without gradients, for a pass whose graph nobody needs.
 pub(super) fn untracked(model: &InfinityModel) -> InfinityModel {
-    if !drops(model.config()) {
+    if !drops(model) {
         return model.valid();
     }
     // Without autodiff dropout would not drop. With it, each operation leaves a node behind until
@@ -164,7 +164,7 @@ impl Draws {
     pub(super) fn new(model: &InfinityModel, seed: Option<u64>) -> Self {
         let device = model.device().inner();
         // The generator is the process's: what draws nothing leaves it to those that do.
-        let drops = drops(model.config());
+        let drops = drops(model);
         if let (true, Some(seed)) = (drops, seed) {
             device.seed(seed);
         }
@@ -183,9 +183,11 @@ impl Draws {
     }
 }
 
-/// Whether a training step of a model of this configuration drops anything.
-pub(crate) fn drops(config: &ModelConfig) -> bool {
-    config.hidden_dropout_prob > 0.0 || config.attention_probs_dropout_prob > 0.0
+/// Whether a training step of a model drops anything.
+pub(crate) fn drops(model: &InfinityModel) -> bool {
+    let config = model.config();
+    let adapters = model.lora().map_or(0.0, |lora| lora.dropout);
+    config.hidden_dropout_prob > 0.0 || config.attention_probs_dropout_prob > 0.0 || adapters > 0.0
 }
 
 fn drawn(device: &Device) -> u64 {

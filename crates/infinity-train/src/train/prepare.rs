@@ -2,26 +2,29 @@
 
 use super::saved::Saved;
 use super::{Clock, Run, TrainControl};
-use crate::checkpoint::{CheckpointStore, TrainerState};
+use crate::checkpoint::{Base, CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
 use crate::data::{
     BatchSource, DataError, EvalSource, Needles, PreparedData, TokenizerConfig, TokenizerKind,
     TrainSource, prepare,
 };
 use crate::distributed::{Carried, Devices, Ranks, Reduction};
-use crate::error::TrainError;
+use crate::error::{CheckpointError, TrainError};
 use crate::metrics::Reporter;
 use crate::model_dir::{self, Found};
 use crate::optimizer::Optimizer;
 use crate::resume::{Resume, resume_state, same_text};
-use crate::run_dir::{CHECKPOINTS, Described, Opens, RunDir, TOKENIZER, saved_nothing};
+use crate::run_dir::{CHECKPOINTS, Described, Opens, RunDir, saved_nothing};
 use crate::step::loss_scale::LossScale;
 use crate::step::{Recompute, Trainee, drops};
+use burn::tensor::Device;
 use infinity_files::Fingerprint;
 use infinity_kernels::accelerator;
+use infinity_model::adapter::Lora;
 use infinity_model::count::ParameterCount;
-use infinity_model::pretrained::{Fit, read_settings};
-use infinity_model::{Formats, InfinityModel, ModelConfig};
+use infinity_model::pretrained::{Fit, read_settings, same_network};
+use infinity_model::state_file::fingerprint;
+use infinity_model::{Formats, InfinityModel, ModelConfig, Tokenizer};
 use serde_json::json;
 use std::io::IsTerminal;
 use std::sync::atomic::Ordering;
@@ -46,10 +49,6 @@ impl Run {
             reporter.message(&text);
         }
         reporter.message(&format!("precision {}", formats.describe()));
-        if devices.ranks() > 1 && drops(&config.model) {
-            reporter
-                .message("dropout   devices take turns: all draw from the process's one generator");
-        }
         let reduction = Reduction::of(&config.distributed, devices)?;
         if let (Some(reduction), true) = (&reduction, devices.ranks() > 1) {
             reporter.message(&format!("reduction {}", reduction.describe()));
@@ -86,10 +85,21 @@ impl Run {
 
         // Before anything is written: what is named may not be there, or not fit.
         let ranks = devices.with_autodiff(config.training.gradient_checkpointing);
-        let mut model = config.model.init_seeded(config.run.seed, &ranks[0]);
-        if resumed.is_none() {
-            model = started(&config, model, &prepared, &mut *control.reporter)?;
-        }
+        let (model, base) = match config.lora.wanted() {
+            Some(lora) => {
+                let (model, base) = adapted(&config, &lora, &ranks[0], &prepared)?;
+                same_base(resumed.as_ref(), &base)?;
+                (model, Some(base))
+            }
+            None => {
+                let model = config.model.init_seeded(config.run.seed, &ranks[0]);
+                let model = match resumed {
+                    None => started(&config, model, &prepared, &mut *control.reporter)?,
+                    Some(_) => model,
+                };
+                (model, None)
+            }
+        };
 
         let (total_steps, micro_batches) = length(&config, &train, resumed.as_ref());
         let directory = match rehearses {
@@ -97,10 +107,18 @@ impl Run {
             false => run_directory(&config, &mut control, &prepared, resumed.as_ref())?,
         };
         let reporter = &mut control.reporter;
-        reporter.message(&format!(
-            "model     {} parameters, {total_steps} steps",
-            ParameterCount::of(&config.model).total()
-        ));
+        let parameters = ParameterCount::of(&config.model).total();
+        reporter.message(&match model.lora() {
+            Some(lora) => format!(
+                "model     {parameters} parameters that stay as they are, adapters of {} that learn, {total_steps} steps",
+                lora.count(&config.model)?
+            ),
+            None => format!("model     {parameters} parameters, {total_steps} steps"),
+        });
+        if devices.ranks() > 1 && drops(&model) {
+            reporter
+                .message("dropout   devices take turns: all draw from the process's one generator");
+        }
         let resumed_at = resumed.as_ref().map(|state| state.step);
         match resumed_at {
             Some(step) if step > total_steps => reporter.message(&format!(
@@ -133,6 +151,7 @@ impl Run {
         }
         let state = TrainerState {
             total_steps,
+            base,
             ..resumed.unwrap_or_else(|| TrainerState {
                 config: config.to_toml(),
                 text: prepared.meta.source.hash.clone(),
@@ -178,8 +197,9 @@ impl Run {
     }
 }
 
-/// Where `training.init_from` names another family's model and nothing is said about `[model]` but its
-/// dropout, that is the model, and its tokenizer where nothing is said about `[tokenizer]`. What is to be told.
+/// Where `training.init_from` names another family's model, or any whose adapters are to learn, and nothing is said about
+/// `[model]` but its dropout, that is the model, and its tokenizer where nothing is said about `[tokenizer]`. What is to
+/// be told.
 fn take_over(config: &mut RunConfig) -> Result<Vec<String>, TrainError> {
     let path = &config.training.init_from;
     let said_nothing = ModelConfig {
@@ -191,34 +211,98 @@ fn take_over(config: &mut RunConfig) -> Result<Vec<String>, TrainError> {
     if path.as_os_str().is_empty() || config.model != said_nothing {
         return Ok(Vec::new());
     }
-    let Found::Directory(folder) = model_dir::find(path)? else {
-        return Ok(Vec::new());
+    let (found, adapts) = (model_dir::find(path)?, config.lora.wanted().is_some());
+    let (theirs, begins, mut told) = match (&found, found.config_of_run()?) {
+        (_, Some(run)) if adapts => (run.model, run.tokenizer.add_special_tokens, Vec::new()),
+        (Found::Directory(folder), _) => {
+            let settings = read_settings(folder)?;
+            if !adapts && !settings.is_of_others() {
+                return Ok(Vec::new());
+            }
+            let tokenizer = settings.tokenizer.as_ref();
+            let begins = tokenizer.is_some_and(Tokenizer::adds_special_tokens);
+            (settings.config, begins, settings.notes)
+        }
+        _ => return Ok(Vec::new()),
     };
-    let settings = read_settings(&folder)?;
-    if !settings.is_of_others() {
-        return Ok(Vec::new());
-    }
-    let mut told = settings.notes;
-    told.push(format!("model     as {} says", folder.display()));
+    told.push(format!("model     as {} says", found.place().display()));
     let own = &config.model;
     config.model = ModelConfig {
         hidden_dropout_prob: own.hidden_dropout_prob,
         attention_probs_dropout_prob: own.attention_probs_dropout_prob,
         max_position_embeddings: own.max_position_embeddings,
-        ..settings.config
+        ..theirs
     };
-    if let Some(tokenizer) = settings.tokenizer
+    let tokenizer = found.tokenizer().ok().filter(|path| path.is_file());
+    if let Some(path) = tokenizer
         && config.tokenizer == TokenizerConfig::default()
     {
         told.push("tokenizer its own".to_owned());
         config.tokenizer = TokenizerConfig {
             kind: TokenizerKind::File,
-            path: folder.join(TOKENIZER),
-            add_special_tokens: tokenizer.adds_special_tokens(),
+            path,
+            add_special_tokens: begins,
             ..config.tokenizer.clone()
         };
     }
     Ok(told)
+}
+
+/// The model that `training.init_from` names, with adapters that learn, and what it was without them.
+fn adapted(
+    config: &RunConfig,
+    lora: &Lora,
+    device: &Device,
+    prepared: &PreparedData,
+) -> Result<(InfinityModel, Base), TrainError> {
+    let found = model_dir::find(&config.training.init_from)?;
+    let shown = found.place();
+    let shown = shown.display();
+    let refuse = |why: &str| {
+        Err(TrainError::NoModel(format!(
+            "`training.init_from` names {shown}, {why}"
+        )))
+    };
+    if matches!(found, Found::Adapter(_)) {
+        return refuse(
+            "which is an adapter itself: write it as a model first, with `infinity export --merge`",
+        );
+    }
+    let source = found.load(device)?;
+    same_network(
+        &config.model,
+        &source.config,
+        "adapters are of a model as it is: leave [model] out",
+    )?;
+    let theirs = source.tokenizer.map(|tokenizer| tokenizer.to_json());
+    if let Some(Ok(theirs)) = theirs
+        && !Fingerprint::matches(&prepared.meta.tokenizer_hash, theirs)
+    {
+        return refuse(
+            "whose embedding is of another tokenizer's tokens and does not learn: leave [tokenizer] out",
+        );
+    }
+    let path = found.place();
+    let base = Base {
+        path: path.canonicalize().unwrap_or(path),
+        fingerprint: fingerprint(&source.model),
+    };
+    let model = source.model.dropping_out(&config.model);
+    Ok((model.with_lora(lora, config.run.seed)?, base))
+}
+
+/// Refuses to go on with the adapters of another model.
+fn same_base(resumed: Option<&TrainerState>, base: &Base) -> Result<(), CheckpointError> {
+    let was = resumed.and_then(|state| state.base.as_ref());
+    match was.filter(|was| was.fingerprint != base.fingerprint) {
+        None => Ok(()),
+        Some(was) => Err(CheckpointError::Changed {
+            key: "training.init_from".to_owned(),
+            was: format!("a model of weights {}", was.fingerprint),
+            now: format!("one of weights {}", base.fingerprint),
+            why: None,
+        }),
+    }
 }
 
 /// `model` with the weights that `training.init_from` names, as far as they fit.

@@ -167,7 +167,7 @@ fn hooked_on(
     };
     // Dropout draws from the device's one generator, which every step of any run seeds.
     static DROPS: RwLock<()> = RwLock::new(());
-    let report = if config.model.hidden_dropout_prob > 0.0 {
+    let report = if config.model.hidden_dropout_prob > 0.0 || config.lora.dropout > 0.0 {
         let _alone = DROPS.write();
         train(config.clone(), devices, control)
     } else {

@@ -8,6 +8,7 @@ mod exact;
 mod failures;
 mod init_from;
 mod kills;
+mod lora;
 mod lost;
 mod ranks;
 mod refused;

@@ -6,6 +6,7 @@ mod devices;
 mod evaluation;
 mod groups;
 mod initial_state;
+mod peft;
 mod precision;
 mod ranks;
 mod stream;

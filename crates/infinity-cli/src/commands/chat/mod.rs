@@ -31,6 +31,9 @@ pub(crate) struct ChatArgs {
     /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     model: PathBuf,
+    /// Directory or run with adapters to add to the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Instructions for the model, before the first message
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -58,7 +61,7 @@ pub(crate) struct ChatArgs {
 
 /// Talks.
 pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model)?;
+    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
     if let Some(path) = &args.state_out {
         model_dir::can_hold_a_state(path)?;
     }

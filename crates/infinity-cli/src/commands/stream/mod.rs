@@ -43,6 +43,9 @@ pub(crate) struct StreamArgs {
     /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
     #[arg(value_name = "MODEL")]
     model: PathBuf,
+    /// Directory or run with adapters to add to the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// The text; - is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
@@ -81,7 +84,7 @@ pub(crate) struct StreamArgs {
 
 /// Reads.
 pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model)?;
+    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
     if let Some(path) = &args.state_out {
         model_dir::can_hold_a_state(path)?;
     }

@@ -1,0 +1,331 @@
+//! Rows that hold conversations, of which the answers alone are learned.
+//!
+//! ```text
+//! {"messages": [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."}]}
+//! ```
+//!
+//! A conversation becomes a text by the chat template of the tokenizer's directory, which `infinity chat` uses too, and a
+//! document of its own. Tokens that share no byte with an answer are read and never predicted. In a token file they
+//! carry a mark, the highest of 32 bits.
+
+use super::batch::IGNORE_INDEX;
+use super::config::{DataConfig, TokenizerConfig, TokenizerKind};
+use super::error::{DataError, bad};
+use super::formats::Fragment;
+use super::tokenize::tokenizer_path;
+use infinity_model::tokenizer::Tokenizer;
+use infinity_model::{ChatTemplate, Message, TokenizerError};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// On a token that is not predicted.
+const SILENT: u32 = 1 << 31;
+/// The word for the template of models that have none.
+const PLAIN: &str = "plain";
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+/// The answers in the text of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// Bytes of the text.
+    pub ranges: Vec<Range<usize>>,
+    /// Whether the text ends by itself, without a token that ends texts, and begins so.
+    pub whole: bool,
+}
+
+impl Answers {
+    /// Bytes of all of them.
+    pub(super) fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|range| range.len() as u64).sum()
+    }
+
+    /// The tokens of `text`, marked where they are not predicted.
+    pub(super) fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &str,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let placed = tokenizer.encode_placed(text, !self.whole)?;
+        let spoken = |place: &Range<usize>| {
+            let mut ranges = self.ranges.iter();
+            ranges.any(|range| place.start < range.end && range.start < place.end)
+        };
+        let mark = |(id, place)| if spoken(&place) { id } else { id | SILENT };
+        Ok(placed.into_iter().map(mark).collect())
+    }
+}
+
+/// The ids of a window that may be marked.
+pub(super) fn inputs(window: &[i32]) -> impl Iterator<Item = i32> + '_ {
+    window.iter().map(|id| id & !(SILENT as i32))
+}
+
+/// The targets of a window that may be marked.
+pub(super) fn targets(window: &[i32]) -> impl Iterator<Item = i32> + '_ {
+    window
+        .iter()
+        .map(|id| if *id < 0 { IGNORE_INDEX } else { *id })
+}
+
+/// How conversations are written, where rows hold some.
+///
+/// # Errors
+/// `data.chat_template` names none, or the tokenizer's directory has none.
+pub(super) fn template(
+    data: &DataConfig,
+    tokenizer: &TokenizerConfig,
+) -> Result<Option<ChatTemplate>, DataError> {
+    let given = &data.chat_template;
+    if data.messages_column.is_empty() {
+        return Ok(None);
+    }
+    let path = tokenizer_path(tokenizer);
+    let dir = match tokenizer.resolve()? {
+        TokenizerKind::File => path.parent().map(Path::to_path_buf),
+        _ => None,
+    };
+    let dir = dir.unwrap_or_default();
+    match given.as_str() {
+        PLAIN => Ok(Some(ChatTemplate::plain())),
+        "" => match ChatTemplate::from_model_dir(&dir)? {
+            template if template.is_plain() => {
+                let hint = "the tokenizer's directory has no chat template: name a .jinja file, or \"plain\" for \
+                            paragraphs with the speaker's name";
+                Err(DataError::NotSet {
+                    key: "data.chat_template",
+                    hint,
+                })
+            }
+            template => Ok(Some(template)),
+        },
+        file => {
+            let path = PathBuf::from(file);
+            match path.is_file() {
+                true => Ok(Some(ChatTemplate::from_file(&path, &dir)?)),
+                false => bad("data.chat_template", file, "is no file, and not \"plain\""),
+            }
+        }
+    }
+}
+
+/// The conversation in a row of a file.
+pub(super) fn conversation(
+    template: &ChatTemplate,
+    mut row: Map<String, Value>,
+    path: &Path,
+    line: u64,
+    column: &str,
+) -> Result<Fragment, DataError> {
+    #[derive(Deserialize)]
+    struct Said {
+        role: String,
+        content: String,
+    }
+    let wrong = |reason: String| DataError::bad_row(path, line, reason);
+    let Some(found) = row.remove(column) else {
+        return Err(DataError::NoColumn {
+            path: path.to_path_buf(),
+            line,
+            key: "data.messages_column",
+            column: column.to_owned(),
+            columns: row.keys().cloned().collect::<Vec<_>>().join(", "),
+        });
+    };
+    let Value::Array(found) = found else {
+        return Err(wrong(format!("`{column}` is no list of messages")));
+    };
+    let mut messages = Vec::with_capacity(found.len());
+    for (i, message) in found.into_iter().enumerate() {
+        let said: Said = serde_json::from_value(message).map_err(|error| {
+            wrong(format!(
+                "{column}[{i}] is no {{\"role\", \"content\"}} of texts: {error}"
+            ))
+        })?;
+        if !ROLES.contains(&said.role.as_str()) {
+            let roles = ROLES.join(", ");
+            let reason = format!(
+                "{column}[{i}].role is {:?}, and must be one of {roles}",
+                said.role
+            );
+            return Err(wrong(reason));
+        }
+        messages.push(Message::new(said.role, said.content));
+    }
+    let written = template.answers(&messages);
+    let (text, ranges) = written.map_err(|error| wrong(format!("`{column}`: {error}")))?;
+    Ok(Fragment {
+        text,
+        ends_document: true,
+        answers: Some(Answers {
+            ranges,
+            whole: !template.is_plain(),
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{BatchSource, EvalSource, Packing, PreparedData, TrainSource, prepare};
+    use std::fmt::Write as _;
+    use std::fs;
+
+    /// A file of `rows`, and what it takes to read it.
+    fn data(dir: &Path, rows: &str) -> DataConfig {
+        let file = dir.join("talk.jsonl");
+        fs::write(&file, rows).unwrap();
+        DataConfig {
+            train_file: file,
+            messages_column: "messages".into(),
+            chat_template: PLAIN.into(),
+            val_fraction: Some(0.2),
+            max_seq_length: 24,
+            cache_dir: dir.join("cache"),
+            ..DataConfig::default()
+        }
+    }
+
+    fn row(turns: &[(&str, &str)]) -> String {
+        let turns = turns.iter();
+        let turns = turns.map(|(role, said)| serde_json::json!({ "role": role, "content": said }));
+        let turns: Vec<Value> = turns.collect();
+        format!("{}\n", serde_json::json!({ "messages": turns }))
+    }
+
+    /// Questions of letters, answers of digits.
+    fn talks(count: usize) -> String {
+        let mut rows = String::new();
+        for i in 0..count {
+            let (asked, answer) = ("ab ".repeat(1 + i % 7), format!("{}", 17 * i * i));
+            let mut turns = vec![("user", &*asked), ("assistant", &*answer)];
+            if i % 3 == 0 {
+                turns.extend([("user", "cd"), ("assistant", "8"), ("user", "ef")]);
+            }
+            let _ = write!(rows, "{}", row(&turns));
+        }
+        rows
+    }
+
+    fn prepared(data: &DataConfig) -> Result<PreparedData, DataError> {
+        prepare(data, &TokenizerConfig::default(), &mut |_| {})
+    }
+
+    /// Digits and the end of a text are all that is learned, and every one of them is, whatever stands beside what.
+    #[test]
+    fn answers_are_learned_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = data(dir.path(), &talks(40));
+        let prepared = prepared(&config).unwrap();
+        let eos = prepared.tokenizer.eos_id().unwrap() as i32;
+        let ids = prepared.train.tokens(0..prepared.train.len()).unwrap();
+        assert!(
+            ids.iter().all(|id| (0..=eos).contains(id)),
+            "marks are no ids"
+        );
+        let digit = |id: i32| u8::try_from(id).is_ok_and(|byte| byte.is_ascii_digit());
+        for packing in [
+            Packing::Documents,
+            Packing::Packed,
+            Packing::Shuffled,
+            Packing::Contiguous,
+        ] {
+            let config = DataConfig {
+                packing,
+                ..config.clone()
+            };
+            let source = TrainSource::new(prepared.train.clone(), &config, 3, 5).unwrap();
+            let mut learned = 0;
+            for step in 0..source.steps_per_epoch() {
+                let batch = source.batch(step).unwrap().within(257).unwrap();
+                let mut counted = 0;
+                for (at, target) in batch.targets.iter().enumerate() {
+                    // What a target that does not count would have been, where the row shows it.
+                    let (row, next) = (at / batch.len, at % batch.len + 1);
+                    let pieces = batch.borders.pieces(row, batch.len);
+                    let goes_on =
+                        next < batch.len && !pieces.into_iter().any(|p| p.tokens.start == next);
+                    let after = batch.inputs.get(at + 1).filter(|_| goes_on);
+                    let padded = batch.targets[at..(row + 1) * batch.len]
+                        .iter()
+                        .all(|id| *id == IGNORE_INDEX);
+                    match (*target, after) {
+                        (IGNORE_INDEX, Some(after)) if !padded => {
+                            assert!(!digit(*after), "{packing:?}: a digit is left out");
+                        }
+                        (IGNORE_INDEX, _) => {}
+                        (target, _) => {
+                            counted += 1;
+                            let said = digit(target) || target == eos || target == i32::from(b' ');
+                            assert!(said, "{packing:?}: {target} is learned");
+                        }
+                    }
+                }
+                assert_eq!(counted, batch.valid);
+                learned += counted;
+            }
+            assert!(learned > 60, "{packing:?}: {learned}");
+        }
+        let valid = EvalSource::new(prepared.valid.clone(), 2, 24, false).unwrap();
+        let counted: usize = valid.iter().map(|batch| batch.unwrap().valid).sum();
+        let held_out = prepared.valid.tokens(0..prepared.valid.len()).unwrap();
+        let digits = held_out.iter().filter(|id| digit(**id)).count();
+        assert!(digits > 0 && counted >= digits && counted < held_out.len() / 2);
+    }
+
+    #[test]
+    fn a_row_that_is_no_conversation_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let good = row(&[("user", "a"), ("assistant", "b")]);
+        let told = |rows: &str, words: &[&str]| {
+            let message = prepared(&data(dir.path(), rows)).unwrap_err().to_string();
+            for word in words {
+                assert!(message.contains(word), "{word:?} in {message:?}");
+            }
+        };
+        let second = |bad: &str, words: &[&str]| {
+            let all = [&["talk.jsonl, line 2"], words].concat();
+            told(&format!("{good}{bad}\n{good}"), &all);
+        };
+        second(
+            "{\"text\": \"a\"}",
+            &["no column `messages`", "data.messages_column", "text"],
+        );
+        second("{\"messages\": \"a\"}", &["no list of messages"]);
+        second(
+            "{\"messages\": [{\"role\": \"user\"}]}",
+            &["messages[0]", "content"],
+        );
+        second("{\"messages\": []}", &["no message of the role assistant"]);
+        second(
+            &row(&[("user", "a")]),
+            &["no message of the role assistant"],
+        );
+        let robot = row(&[("user", "a"), ("robot", "b")]);
+        second(&robot, &["messages[1].role", "robot", "assistant"]);
+        second("{\"messages\": [", &["not a JSON object"]);
+        told("", &["talk.jsonl", "holds no text"]);
+        let with = |change: fn(&mut DataConfig), words: &[&str]| {
+            let mut config = data(dir.path(), &good.repeat(50));
+            change(&mut config);
+            let message = prepared(&config).unwrap_err().to_string();
+            for word in words {
+                assert!(message.contains(word), "{word:?} in {message:?}");
+            }
+        };
+        with(
+            |c| c.chat_template.clear(),
+            &["data.chat_template", "no chat template", "plain"],
+        );
+        with(
+            |c| c.chat_template = "none.jinja".into(),
+            &["none.jinja", "is no file"],
+        );
+        with(
+            |c| c.messages_column.clear(),
+            &["data.chat_template", "data.messages_column"],
+        );
+        with(|c| c.messages_column = "chat".into(), &["no column `chat`"]);
+    }
+}

@@ -1,0 +1,277 @@
+//! Runs whose adapters learn beside weights that stay as they are.
+
+use crate::common::{metrics, run};
+use crate::{copy, directory, store};
+use infinity_kernels::testing::values;
+use infinity_model::ModelConfig;
+use infinity_model::burn::store::ModuleRecord;
+use infinity_model::burn::tensor::{Device, Int, Tensor};
+use infinity_train::config::{GradientCheckpointing, OptimizerName, Precision, RunConfig};
+use infinity_train::data::Packing;
+use infinity_train::model_dir::find;
+use infinity_train::{Resume, estimate};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A finished run to adapt, and another family's folder.
+fn bases() -> (TempDir, [PathBuf; 2]) {
+    let (source, config) = directory(Packing::Shuffled, |_| {});
+    run(&config, None, None).0.unwrap();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infinity-model/tests/foreign");
+    (source, [config.output_dir(), tests.join("qwen3_5")])
+}
+
+/// A run of adapters on every projection of the model in `base`.
+fn of(base: &Path, packing: Packing, change: impl Fn(&mut RunConfig)) -> (TempDir, RunConfig) {
+    directory(packing, |config| {
+        config.model = ModelConfig {
+            max_position_embeddings: 16,
+            ..Default::default()
+        };
+        config.training.init_from = base.to_path_buf();
+        config.lora.r = 2;
+        config.lora.target_modules = vec!["all-linear".into()];
+        config.optimizer.learning_rate = 2e-2;
+        config.eval.sample_prompts.clear();
+        change(config);
+    })
+}
+
+fn adapter(config: &RunConfig) -> Vec<u8> {
+    fs::read(config.output_dir().join("final/adapter_model.safetensors")).unwrap()
+}
+
+fn logits(model: &Path) -> Vec<f64> {
+    let model = find(model).unwrap().load(&Device::flex()).unwrap().model;
+    let ids = Tensor::<2, Int>::from_ints([[1, 20, 13, 10, 7, 30, 2, 9]], &Device::flex());
+    values(model.forward(ids, None).0)
+}
+
+#[test]
+fn adapters_learn_and_go_on_with_the_same_bits() {
+    let (_source, [ours, theirs]) = bases();
+    type Change = fn(&mut RunConfig);
+    let ways: [(&Path, Packing, Change); 6] = [
+        (&ours, Packing::Shuffled, |_| {}),
+        (&theirs, Packing::Packed, |config| config.lora.dropout = 0.1),
+        (&ours, Packing::Contiguous, |config| {
+            config.data.stateful = true;
+            config.optimizer.name = OptimizerName::Muon;
+        }),
+        (&theirs, Packing::Shuffled, |config| {
+            config.training.gradient_checkpointing = GradientCheckpointing::Blocks;
+            config.lora.dropout = 0.1;
+        }),
+        (&ours, Packing::Shuffled, |config| {
+            config.training.gradient_checkpointing = GradientCheckpointing::Segments;
+            config.training.checkpoint_segment = 5;
+            config.lora.dropout = 0.1;
+        }),
+        (&theirs, Packing::Shuffled, |config| {
+            config.run.precision = Precision::Bf16Mixed;
+        }),
+    ];
+    for (i, (base, packing, change)) in ways.into_iter().enumerate() {
+        let (_whole, config) = of(base, packing, change);
+        let (report, heard) = run(&config, None, None);
+        report.unwrap();
+        let losses: Vec<f64> = heard.evals.iter().map(|eval| eval.loss).collect();
+        assert!(losses.last() < losses.first(), "{i} learns: {losses:?}");
+        let (_parts, parts) = of(base, packing, change);
+        run(&parts, None, Some(3)).0.unwrap();
+        run(&parts, Some(Resume::Latest), None).0.unwrap();
+        let lines = |config: &RunConfig| metrics(&config.output_dir());
+        assert_eq!(lines(&parts), lines(&config), "{i}");
+        assert!(
+            adapter(&parts) == adapter(&config),
+            "{i}: the adapters differ"
+        );
+    }
+}
+
+/// Whatever is computed twice, the adapters that come of it are the same up to rounding.
+#[test]
+fn adapters_do_not_depend_on_what_is_computed_twice() {
+    let (_source, [ours, theirs]) = bases();
+    for base in [ours, theirs] {
+        let after = |how| {
+            let (_run, config) = of(&base, Packing::Shuffled, |config| {
+                config.training.gradient_checkpointing = how;
+            });
+            run(&config, None, None).0.unwrap();
+            logits(&config.output_dir())
+        };
+        let whole = after(GradientCheckpointing::None);
+        for how in [
+            GradientCheckpointing::Blocks,
+            GradientCheckpointing::Segments,
+        ] {
+            let far = whole.iter().zip(after(how)).map(|(a, b)| (a - b).abs());
+            let far = far.fold(0.0, f64::max);
+            assert!(far < 1e-3, "{how:?}: {far}");
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_holds_the_adapters_and_what_they_are_on() {
+    let (source, [ours, _]) = bases();
+    let (_run, config) = of(&ours, Packing::Shuffled, |_| {});
+    let (report, heard) = run(&config, None, None);
+    report.unwrap();
+    let said = heard.messages.join("\n");
+    assert!(
+        said.contains("parameters that stay as they are, adapters of"),
+        "{said}"
+    );
+    let checkpoint = store(&config).path(8);
+    let record = ModuleRecord::load(checkpoint.join("model.bpk")).unwrap();
+    // Ten projections of the only layer with two factors each, gates in it.
+    let text =
+        String::from_utf8_lossy(&fs::read(checkpoint.join("model.bpk")).unwrap()).into_owned();
+    assert!(!text.contains("embed_tokens") && text.contains("q_proj.weight.lora.A"));
+    assert_eq!(record.len() % 2, 0);
+    let projections = record.len() / 2;
+    assert!(projections >= 10, "{projections}");
+    let optimizer = fs::read(checkpoint.join("optim.bpk")).unwrap();
+    let optimizer = String::from_utf8_lossy(&optimizer).into_owned();
+    assert_eq!(
+        optimizer.matches("momentum.moment_1").count(),
+        2 * projections
+    );
+
+    // The last checkpoint, the finished adapters and the run are one model, which is not the base.
+    let (run_dir, base) = (config.output_dir(), logits(&ours));
+    let learned = logits(&checkpoint);
+    assert_eq!(logits(&run_dir), learned);
+    assert_eq!(logits(&run_dir.join("final")), learned);
+    assert_ne!(base, learned);
+    assert!(!run_dir.join("final/model.safetensors").exists());
+
+    // A base that lies elsewhere now is named anew; one of other weights is refused.
+    let moved = source.path().join("moved");
+    fs::create_dir(&moved).unwrap();
+    copy(&ours.join("final"), &moved);
+    let mut elsewhere = config.clone();
+    elsewhere.training.init_from.clone_from(&moved);
+    run(&elsewhere, Some(Resume::Step(4)), None).0.unwrap();
+    let weights = moved.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let resumed = run(&elsewhere, Some(Resume::Step(4)), None).0;
+    let message = resumed.unwrap_err().to_string();
+    assert!(
+        message.contains("`training.init_from` was a model of weights xxh3:"),
+        "{message}"
+    );
+    for model in [
+        run_dir.clone(),
+        store(&elsewhere).path(4),
+        run_dir.join("final"),
+    ] {
+        let of_step = find(&model).unwrap();
+        let error = of_step.load(&Device::flex());
+        // Step 4 was written before the base moved.
+        match model.ends_with("step-00000004") {
+            true => drop(error.unwrap()),
+            false => {
+                let message = error.unwrap_err().to_string();
+                assert!(message.contains("a model of other weights"), "{message}");
+            }
+        }
+    }
+    fs::remove_dir_all(&moved).unwrap();
+    let message = find(&run_dir).unwrap_err().to_string();
+    for words in ["is an adapter of", "--adapter"] {
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn what_learns_is_counted_apart() {
+    let (_source, [_, theirs]) = bases();
+    let (_run, config) = of(&theirs, Packing::Shuffled, |config| {
+        config.lora.target_modules = vec!["q_proj".into()];
+        config.training.max_steps = 3;
+    });
+    let control = infinity_train::TrainControl {
+        interrupt: Default::default(),
+        heeded: Default::default(),
+        reporter: Box::new(Quiet),
+        resume: None,
+        config_text: String::new(),
+    };
+    let found = estimate(config, Device::flex(), control).unwrap();
+    // Two layers of width 32, 32 and 128 outputs, rank 2.
+    assert_eq!(found.parameters, 2 * (32 + 32) + 2 * (32 + 128));
+    assert!(found.frozen > 10_000, "{}", found.frozen);
+}
+
+struct Quiet;
+
+impl infinity_train::metrics::Reporter for Quiet {
+    fn step(&mut self, _: &infinity_train::metrics::StepMetrics) {}
+    fn eval(&mut self, _: &infinity_train::metrics::EvalMetrics) {}
+    fn sample(&mut self, _: &str, _: &str) {}
+    fn message(&mut self, _: &str) {}
+}
+
+#[test]
+fn what_cannot_be_adapted_is_refused_by_name() {
+    let (_source, [ours, theirs]) = bases();
+    let told = |base: &Path, change: &dyn Fn(&mut RunConfig), words: &[&str]| {
+        let (_run, config) = of(base, Packing::Shuffled, change);
+        let message = run(&config, None, None).0.unwrap_err().to_string();
+        for word in words {
+            assert!(message.contains(word), "{word:?} in {message:?}");
+        }
+        assert!(!config.output_dir().exists(), "nothing is begun");
+    };
+    told(&ours, &|c| c.lora.r = 0, &["`lora.r` is 0"]);
+    told(&ours, &|c| c.lora.alpha = 0.0, &["`lora.alpha` is 0"]);
+    told(&ours, &|c| c.lora.dropout = 1.0, &["`lora.dropout` is 1"]);
+    told(
+        Path::new(""),
+        &|_| {},
+        &["`lora.r` is 2", "training.init_from"],
+    );
+    let misspelt = |c: &mut RunConfig| c.lora.target_modules = vec!["q_porj".into()];
+    told(
+        &theirs,
+        &misspelt,
+        &["lora.target_modules", "q_porj", "did you mean q_proj?"],
+    );
+    let wider = |c: &mut RunConfig| c.model.hidden_size = 48;
+    told(
+        &theirs,
+        &wider,
+        &["model.", "in this folder", "leave [model] out"],
+    );
+    let (_run, adapters) = of(&theirs, Packing::Shuffled, |_| {});
+    run(&adapters, None, None).0.unwrap();
+    told(
+        &adapters.output_dir(),
+        &|_| {},
+        &["an adapter itself", "--merge"],
+    );
+    // What a run of adapters was told, it goes on with.
+    let mut other = adapters.clone();
+    other.lora.alpha = 2.0;
+    let message = run(&other, Some(Resume::Latest), None)
+        .0
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("`lora.alpha` was 8.0 and is now 2.0"),
+        "{message}"
+    );
+    let text: Value = serde_json::from_str(
+        &fs::read_to_string(adapters.output_dir().join("final/adapter_config.json")).unwrap(),
+    )
+    .unwrap();
+    assert_eq!(text["peft_type"], "LORA");
+}
