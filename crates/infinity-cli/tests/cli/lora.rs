@@ -50,7 +50,11 @@ fn adapters_are_learned_used_exported_and_merged() {
     assert_ne!(own, before, "something was learned");
     assert_eq!(tokens("run/checkpoints/step-00000012"), own);
     let written = infinity(dir, "export run -o adapter").exits(0);
-    assert!(written.out.contains("adapter in adapter"), "{}", written.out);
+    assert!(
+        written.out.contains("adapter in adapter"),
+        "{}",
+        written.out
+    );
     infinity(dir, "export run/checkpoints/step-00000012 -o again").exits(0);
     let bytes = |name: &str| fs::read(dir.join(name).join("adapter_model.safetensors")).unwrap();
     assert!(bytes("adapter") == bytes("again") && bytes("adapter") == bytes("run/final"));

@@ -79,6 +79,7 @@ pub(crate) fn backward<O: Operator, B: Backend>(op: &O, call: Backward<B>) -> Ve
         inputs: papers::<B>(&call.inputs),
         saved: papers::<B>(&call.saved),
         grads: papers::<B>(&call.grads),
+        wanted: call.wanted.clone(),
     });
     let specs = grads.iter().map(|x| TensorSpec::new(x.shape(), x.dtype));
     zeros::<B>(specs.collect())

@@ -6,7 +6,7 @@ use super::gates::to_end;
 use super::product::{Lies, multiply};
 use super::sizes::{Gate, Sizes, Square};
 use super::tile::{
-    Block, Plan, add_block, add_rows, load, own_col, own_row, put, store, value, zeros,
+    Block, Plan, UNITS, add_block, add_rows, load, own_col, put, store, value, zeros,
 };
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -289,9 +289,9 @@ fn load_weighted<F: Float, E: Float>(
     factor: f32,
     #[comptime] plan: Plan,
 ) {
-    #[unroll]
+    // Row by row: all at once would take more registers than there are.
     for i in 0..comptime!(plan.owned()) {
-        let row = own_row(i);
+        let row = UNIT_POS_Y as usize + i * UNITS;
         let scale = factor * gates[weight + row] * gates[decay + row].exp();
         #[unroll]
         for j in 0..comptime!(plan.owned()) {

@@ -129,9 +129,9 @@ pub(super) fn load<F: Float, E: Float>(
     block: Block,
     #[comptime] plan: Plan,
 ) {
-    #[unroll]
+    // Row by row: all at once would take more registers than there are.
     for i in 0..comptime!(plan.owned()) {
-        let row = own_row(i);
+        let row = UNIT_POS_Y as usize + i * UNITS;
         #[unroll]
         for j in 0..comptime!(plan.owned()) {
             let col = own_col(j);
