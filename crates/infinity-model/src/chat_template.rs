@@ -20,6 +20,9 @@ use serde_json::Value;
 
 const TEMPLATE: &str = "chat_template.jinja";
 const CONFIG: &str = "tokenizer_config.json";
+/// Around what the model says, in a text with marks; no conversation holds them.
+const BEGINS: char = '\u{fdd0}';
+const ENDS: char = '\u{fdd1}';
 /// Instructions that a template may take; the usual ones take some dozens a message.
 const FUEL: u64 = 20_000_000;
 
@@ -259,9 +262,7 @@ impl Jinja {
                 Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason))
             },
         );
-        environment.add_filter("generation", |said: String| {
-            format!("{}{said}{}", answers::BEGINS, answers::ENDS)
-        });
+        environment.add_filter("generation", |said: String| format!("{BEGINS}{said}{ENDS}"));
         environment.add_template("chat", source)?;
         Ok(environment)
     }

@@ -23,7 +23,7 @@ use crate::step::loss_scale::LossScale;
 use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
 use burn::tensor::Device;
-use infinity_model::pretrained::{copy_conversations, save_adapter};
+use infinity_model::pretrained::{copy_conversations, read_settings, save_adapter};
 use infinity_model::{GateSummary, GenerationConfig, Tokenizer, generate, save_pretrained};
 use saved::Saved;
 use std::ops::ControlFlow;
@@ -571,9 +571,22 @@ impl Run {
     /// Writes `final/` and says how it went.
     fn finish(self, ended: Ended) -> Result<TrainReport, TrainError> {
         if self.config.checkpoint.export_safetensors && !ended.interrupted {
-            let generation = GenerationConfig {
-                eos_token_id: self.tokenizer.eos_id().into_iter().collect(),
-                ..GenerationConfig::default()
+            // A model is talked to as the one that it comes from, and ends as that does.
+            let own = &self.config.tokenizer.path;
+            let beside = if own.is_dir() {
+                Some(&**own)
+            } else {
+                own.parent()
+            };
+            let beside = beside.filter(|dir| !dir.as_os_str().is_empty());
+            let tuned = !self.config.training.init_from.as_os_str().is_empty();
+            let theirs = beside.filter(|_| tuned).map(read_settings);
+            let generation = match theirs {
+                Some(Ok(settings)) => settings.generation,
+                _ => GenerationConfig {
+                    eos_token_id: self.tokenizer.eos_id().into_iter().collect(),
+                    ..GenerationConfig::default()
+                },
             };
             let (path, model) = (self.directory.final_model(), self.trainee.valid().model);
             match &self.state.base {
@@ -584,14 +597,7 @@ impl Run {
                 }
                 None => {
                     save_pretrained(&path, &model, Some(&self.tokenizer), &generation)?;
-                    // A model is talked to as the one that it comes from.
-                    let own = &self.config.tokenizer.path;
-                    let beside = if own.is_dir() {
-                        Some(&**own)
-                    } else {
-                        own.parent()
-                    };
-                    if let Some(from) = beside.filter(|from| !from.as_os_str().is_empty()) {
+                    if let Some(from) = beside {
                         copy_conversations(&path, from, Some(&self.tokenizer))?;
                     }
                 }

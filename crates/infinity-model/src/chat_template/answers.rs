@@ -6,12 +6,9 @@
 //! write earlier messages in another way once later ones follow, Qwen3's without their thoughts; there the place of the
 //! content is looked for, between the text that asks for an answer and the end that the template gives to one.
 
-use super::{ChatTemplate, ChatTemplateError, Message};
+use super::{BEGINS, ChatTemplate, ChatTemplateError, ENDS, Message};
 use std::ops::Range;
 
-/// Around what the model says, in a text that no conversation may hold.
-pub(super) const BEGINS: char = '\u{fdd0}';
-pub(super) const ENDS: char = '\u{fdd1}';
 /// Stands for an answer while its place is looked for.
 const PLACE: &str = "\u{fdd2}";
 

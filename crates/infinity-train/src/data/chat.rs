@@ -9,21 +9,16 @@
 //! carry a mark, the highest of 32 bits.
 
 use super::batch::IGNORE_INDEX;
-use super::config::{DataConfig, TokenizerConfig, TokenizerKind};
-use super::error::{DataError, bad};
-use super::formats::Fragment;
-use super::tokenize::tokenizer_path;
+use super::error::DataError;
 use infinity_model::tokenizer::Tokenizer;
 use infinity_model::{ChatTemplate, Message, TokenizerError};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// On a token that is not predicted.
 const SILENT: u32 = 1 << 31;
-/// The word for the template of models that have none.
-const PLAIN: &str = "plain";
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// The answers in the text of a conversation.
@@ -69,55 +64,14 @@ pub(super) fn targets(window: &[i32]) -> impl Iterator<Item = i32> + '_ {
         .map(|id| if *id < 0 { IGNORE_INDEX } else { *id })
 }
 
-/// How conversations are written, where rows hold some.
-///
-/// # Errors
-/// `data.chat_template` names none, or the tokenizer's directory has none.
-pub(super) fn template(
-    data: &DataConfig,
-    tokenizer: &TokenizerConfig,
-) -> Result<Option<ChatTemplate>, DataError> {
-    let given = &data.chat_template;
-    if data.messages_column.is_empty() {
-        return Ok(None);
-    }
-    let path = tokenizer_path(tokenizer);
-    let dir = match tokenizer.resolve()? {
-        TokenizerKind::File => path.parent().map(Path::to_path_buf),
-        _ => None,
-    };
-    let dir = dir.unwrap_or_default();
-    match given.as_str() {
-        PLAIN => Ok(Some(ChatTemplate::plain())),
-        "" => match ChatTemplate::from_model_dir(&dir)? {
-            template if template.is_plain() => {
-                let hint = "the tokenizer's directory has no chat template: name a .jinja file, or \"plain\" for \
-                            paragraphs with the speaker's name";
-                Err(DataError::NotSet {
-                    key: "data.chat_template",
-                    hint,
-                })
-            }
-            template => Ok(Some(template)),
-        },
-        file => {
-            let path = PathBuf::from(file);
-            match path.is_file() {
-                true => Ok(Some(ChatTemplate::from_file(&path, &dir)?)),
-                false => bad("data.chat_template", file, "is no file, and not \"plain\""),
-            }
-        }
-    }
-}
-
-/// The conversation in a row of a file.
+/// The text of the conversation in a row of a file.
 pub(super) fn conversation(
     template: &ChatTemplate,
     mut row: Map<String, Value>,
     path: &Path,
     line: u64,
     column: &str,
-) -> Result<Fragment, DataError> {
+) -> Result<(String, Answers), DataError> {
     #[derive(Deserialize)]
     struct Said {
         role: String,
@@ -155,20 +109,17 @@ pub(super) fn conversation(
     }
     let written = template.answers(&messages);
     let (text, ranges) = written.map_err(|error| wrong(format!("`{column}`: {error}")))?;
-    Ok(Fragment {
-        text,
-        ends_document: true,
-        answers: Some(Answers {
-            ranges,
-            whole: !template.is_plain(),
-        }),
-    })
+    let whole = !template.is_plain();
+    Ok((text, Answers { ranges, whole }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{BatchSource, EvalSource, Packing, PreparedData, TrainSource, prepare};
+    use crate::data::{
+        BatchSource, DataConfig, EvalSource, Packing, PreparedData, TokenizerConfig, TrainSource,
+        prepare,
+    };
     use std::fmt::Write as _;
     use std::fs;
 
@@ -179,7 +130,7 @@ mod tests {
         DataConfig {
             train_file: file,
             messages_column: "messages".into(),
-            chat_template: PLAIN.into(),
+            chat_template: "plain".into(),
             val_fraction: Some(0.2),
             max_seq_length: 24,
             cache_dir: dir.join("cache"),

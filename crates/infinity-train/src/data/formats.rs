@@ -65,7 +65,14 @@ impl Column {
     /// The document in a row.
     fn read(&self, row: Map<String, Value>, path: &Path, line: u64) -> Result<Fragment, DataError> {
         match &self.template {
-            Some(template) => chat::conversation(template, row, path, line, &self.name),
+            Some(template) => {
+                let said = chat::conversation(template, row, path, line, &self.name)?;
+                Ok(Fragment {
+                    text: said.0,
+                    ends_document: true,
+                    answers: Some(said.1),
+                })
+            }
             None => text_of(row, path, line, &self.name).map(Fragment::whole),
         }
     }

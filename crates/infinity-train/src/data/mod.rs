@@ -24,6 +24,7 @@ mod store;
 mod stories;
 mod task;
 mod task_splits;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod tokenize;

@@ -9,11 +9,9 @@
 //! once to tokenize it. Learning a BPE reads the training part a third time.
 
 use super::cargo::CargoWorkspace;
-use super::chat;
 use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind};
 use super::error::{DataError, DataEvent, bad};
-use super::formats::Fragment;
-use super::sources::Sources;
+use super::sources::{Sources, divide};
 use super::store::{
     FORMAT_VERSION, META_FILE, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE,
     TokenStore,
@@ -21,6 +19,7 @@ use super::store::{
 use super::stories::Stories;
 use super::task::{Part, Task};
 use super::task_splits;
+use super::templates;
 use super::tokenize::{self, Alphabet, SplitWriter};
 use infinity_files::{Fingerprint, PartialDirectory, fingerprint};
 use infinity_model::ChatTemplate;
@@ -81,7 +80,7 @@ pub fn tokenize_to(
         });
     }
     let fixed = tokenize::fixed(tokenizer, kind)?;
-    let template = chat::template(data, tokenizer)?;
+    let template = templates::template(data, tokenizer)?;
     build(
         &inputs("INPUT", texts, data, template, notify)?,
         tokenizer,
@@ -175,7 +174,7 @@ fn cached(
     notify: &mut dyn FnMut(DataEvent),
 ) -> Result<PreparedData, DataError> {
     let texts = std::slice::from_ref(&data.train_file);
-    let template = chat::template(data, tokenizer)?;
+    let template = templates::template(data, tokenizer)?;
     let entry = entry_name(data, tokenizer, kind, template.as_ref());
     let inputs = inputs("data.train_file", texts, data, template, notify)?;
     let fixed = tokenize::fixed(tokenizer, kind)?;
@@ -499,37 +498,6 @@ fn learn(
             Err(error) => Some(Err(error)),
         });
     tokenize::learn_bpe(texts, entries)
-}
-
-/// Cuts a fragment after `limit` characters: the part before, the part after, and how many
-/// characters the part before has.
-///
-/// A conversation is not cut: it is before the cut if it begins there.
-fn divide(mut fragment: Fragment, limit: u64) -> (Option<Fragment>, Option<Fragment>, u64) {
-    if fragment.answers.is_some() && limit > 0 {
-        let chars = fragment.text.chars().count() as u64;
-        return (Some(fragment), None, chars.min(limit));
-    }
-    let cut = fragment
-        .text
-        .char_indices()
-        .nth(usize::try_from(limit).unwrap_or(usize::MAX));
-    match cut {
-        None => {
-            let chars = fragment.text.chars().count() as u64;
-            (Some(fragment), None, chars)
-        }
-        Some((0, _)) => (None, Some(fragment), 0),
-        Some((place, _)) => {
-            let after = Fragment {
-                text: fragment.text.split_off(place),
-                ends_document: fragment.ends_document,
-                answers: None,
-            };
-            fragment.ends_document = false;
-            (Some(fragment), Some(after), limit)
-        }
-    }
 }
 
 fn write_splits(

@@ -327,6 +327,40 @@ impl Iterator for Fragments<'_> {
     }
 }
 
+/// Cuts a fragment after `limit` characters: the part before, the part after, and how many
+/// characters the part before has.
+///
+/// A conversation is not cut: it is before the cut if it begins there.
+pub(super) fn divide(
+    mut fragment: Fragment,
+    limit: u64,
+) -> (Option<Fragment>, Option<Fragment>, u64) {
+    if fragment.answers.is_some() && limit > 0 {
+        let chars = fragment.text.chars().count() as u64;
+        return (Some(fragment), None, chars.min(limit));
+    }
+    let cut = fragment
+        .text
+        .char_indices()
+        .nth(usize::try_from(limit).unwrap_or(usize::MAX));
+    match cut {
+        None => {
+            let chars = fragment.text.chars().count() as u64;
+            (Some(fragment), None, chars)
+        }
+        Some((0, _)) => (None, Some(fragment), 0),
+        Some((place, _)) => {
+            let after = Fragment {
+                text: fragment.text.split_off(place),
+                ends_document: fragment.ends_document,
+                answers: None,
+            };
+            fragment.ends_document = false;
+            (Some(fragment), Some(after), limit)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -140,6 +140,17 @@ fn a_model_that_others_trained_is_taken_with_its_tokenizer() {
         );
         let load = |path: &Path| from_pretrained(path, &Device::flex()).unwrap();
         let (theirs, ours) = (load(&source), load(&still.output_dir().join("final")));
+        assert_eq!(
+            ours.generation.eos_token_id, theirs.generation.eos_token_id,
+            "it ends as it did"
+        );
+        let template = |dir: &Path| infinity_model::ChatTemplate::from_model_dir(dir).unwrap();
+        let [own, of_source] =
+            [still.output_dir().join("final"), source.clone()].map(|dir| template(&dir));
+        assert!(
+            own == of_source && !own.is_plain(),
+            "{family} talks as it did"
+        );
         let logits = |model: &InfinityModel| {
             let ids = Tensor::<2, Int>::from_ints([[1, 20, 13, 10, 7, 30]], &Device::flex());
             values(model.forward(ids, None).0)
