@@ -223,6 +223,28 @@ mod tests {
         let held_out = prepared.valid.tokens(0..prepared.valid.len()).unwrap();
         let digits = held_out.iter().filter(|id| digit(**id)).count();
         assert!(digits > 0 && counted >= digits && counted < held_out.len() / 2);
+        // The same as text, without marks, is learned whole: what is looked at above can fail.
+        let file = dir.path().join("talk.txt");
+        fs::write(&file, "User: ab ab\n\nAssistant: 17\n".repeat(40)).unwrap();
+        let text = DataConfig {
+            train_file: file,
+            messages_column: String::new(),
+            chat_template: String::new(),
+            packing: Packing::Shuffled,
+            ..config
+        };
+        let source = self::prepared(&text).unwrap().train;
+        let batch = TrainSource::new(source, &text, 3, 5)
+            .unwrap()
+            .batch(0)
+            .unwrap();
+        assert!(
+            batch
+                .targets
+                .iter()
+                .any(|id| !digit(*id) && *id != IGNORE_INDEX)
+        );
+        assert_eq!(batch.valid, 3 * 24);
     }
 
     #[test]
