@@ -1,7 +1,7 @@
 //! `cargo xtask gpu cuda --compile-only`: the machine code of every kernel for a Hopper GPU, made and looked at on a
 //! machine without one, as the table in `docs/gpu-kernels.md`.
 //!
-//! infinity-kernels compiles its kernels to PTX for a device of paper (a test of its own, `gpu::paper`); `ptxas` and `nvdisasm`
+//! infinity-kernels compiles its kernels to PTX for a device of paper (a test of its own, `gpu::tests`); `ptxas` and `nvdisasm`
 //! of a CUDA toolkit, which need no GPU either, do the rest.
 
 use std::collections::BTreeMap;
@@ -64,7 +64,7 @@ pub(crate) fn run(root: &Path, tools: Option<&Path>) -> anyhow::Result<()> {
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let mut compile = Command::new(program);
     compile
-        .args(["gpu::paper::every_kernel", "--exact", "--ignored"])
+        .args(["gpu::tests::every_kernel", "--exact", "--ignored"])
         .env("INFINITY_PTX", &folder);
     if let Some(tools) = tools {
         // libdevice lies there.

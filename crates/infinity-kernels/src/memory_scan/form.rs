@@ -1,5 +1,6 @@
 //! Which form of `memory_scan` runs, and in what pieces: decided here and nowhere else.
 
+use super::inputs::Kernel;
 use super::reference::Dims;
 use crate::operator::on_cpu;
 use burn::tensor::Device;
@@ -68,21 +69,10 @@ impl Form {
     }
 }
 
-/// How a device's own kernel runs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Kernel {
-    /// Positions in a chunk. The CPU's kernel cuts as it likes.
-    #[cfg_attr(not(feature = "cube"), allow(dead_code))]
-    pub(super) chunk: usize,
-    /// Whether matrix units multiply `bf16`.
-    #[cfg_attr(not(feature = "cube"), allow(dead_code))]
-    pub(super) matrix: bool,
-}
-
 /// The kernel of `device`; `None` where it has none.
 pub(super) fn kernel(device: &Device) -> Option<Kernel> {
     #[cfg(all(test, feature = "cuda"))]
-    if crate::gpu::paper::is_here() {
+    if crate::gpu::tests::is_here() {
         return Some(Kernel {
             chunk: 64,
             matrix: true,

@@ -158,7 +158,7 @@ impl Operator for Chunkwise {
 #[derive(Clone, Debug)]
 struct Fused {
     #[cfg_attr(not(feature = "cube"), allow(dead_code))]
-    kernel: form::Kernel,
+    kernel: inputs::Kernel,
     delta: bool,
     /// None on a GPU.
     #[cfg_attr(not(feature = "flex"), allow(dead_code))]

@@ -1,10 +1,8 @@
 //! A call from the host's side: its tensors made contiguous, its sizes, and its launches.
 
-use super::super::form::Kernel;
-use super::super::inputs::ScanTensors;
-use super::native;
+use super::super::inputs::{Kernel, ScanTensors};
 use super::sizes::SizesLaunch;
-use super::tile::{Plan, UNITS};
+use super::tile::{Plan, UNITS, native};
 use super::{carry, gates, scores, step};
 use crate::gpu::{cast, contiguous, cubes, element, empty};
 use burn::backend::TensorMetadata;

@@ -34,10 +34,8 @@ mod step;
 mod through;
 mod tile;
 
-use super::form::Kernel;
-use super::inputs::ScanTensors;
+use super::inputs::{Kernel, ScanTensors};
 use crate::gpu::many::side_by_side;
-use crate::gpu::row_type;
 use crate::operator::is_none;
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::{TensorMetadata, ops::FloatTensorOps};
@@ -46,7 +44,7 @@ use burn_cubecl::cubecl::ir::{DeviceProperties, FloatKind};
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
 use call::Call;
 use product::has_matrix_units;
-use tile::{Plan, UNITS};
+use tile::{Plan, UNITS, native};
 
 /// Up to this many tokens steps cost less than a chunk.
 const STEPS_UP_TO: usize = 4;
@@ -73,14 +71,6 @@ impl Kernel {
             side: self.chunk,
             matrix: self.matrix && dtype == DType::BF16,
         }
-    }
-}
-
-/// What kernels read and write for queries, keys and values of these types.
-fn native([q, k, v]: [DType; 3]) -> DType {
-    match q == k && k == v {
-        true => row_type(q),
-        false => DType::F32,
     }
 }
 

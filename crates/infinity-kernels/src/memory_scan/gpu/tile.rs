@@ -7,6 +7,7 @@
 //!
 //! `product.rs` multiplies tiles.
 
+use crate::gpu::row_type;
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -57,6 +58,14 @@ impl Plan {
     /// Values of an `f32` tile.
     pub(super) const fn spare_len(self) -> usize {
         self.side * self.spare_pitch()
+    }
+}
+
+/// What kernels read and write for queries, keys and values of these types.
+pub(super) fn native([q, k, v]: [DType; 3]) -> DType {
+    match q == k && k == v {
+        true => row_type(q),
+        false => DType::F32,
     }
 }
 

@@ -1,8 +1,7 @@
 //! Tensors in one buffer on CubeCL runtimes, which are parts of it, and what writes over them there.
 
-use super::{Upload, Write};
-use crate::gpu::many::{Places, in_a_launch};
-use crate::gpu::{UNITS, contiguous, units};
+use super::many::{Places, in_a_launch};
+use super::{UNITS, contiguous, units};
 use burn::backend::TensorMetadata;
 use burn::backend::fusion::custom::TensorSpec;
 use burn::tensor::{Bytes, DType, Shape};
@@ -35,7 +34,7 @@ fn write_units(sources: &Sequence<Source>, out: &mut [f32], #[comptime] count: u
 const ALIGNED: usize = 512 / size_of::<f32>();
 
 /// What [`keep`] gives.
-pub(super) fn specs(tensors: &[TensorSpec]) -> Vec<TensorSpec> {
+pub(crate) fn specs(tensors: &[TensorSpec]) -> Vec<TensorSpec> {
     let lens = tensors.iter().map(|x| x.shape.num_elements());
     let all = Shape::from([Places::aligned(lens, ALIGNED).values]);
     let buffer = TensorSpec::new(all, DType::F32);
@@ -45,7 +44,7 @@ pub(super) fn specs(tensors: &[TensorSpec]) -> Vec<TensorSpec> {
 }
 
 /// The buffer of all, and every tensor as a part of it.
-pub(super) fn keep(tensors: Vec<CubeTensor>) -> Vec<CubeTensor> {
+pub(crate) fn keep(tensors: Vec<CubeTensor>) -> Vec<CubeTensor> {
     let shapes: Vec<Shape> = tensors.iter().map(TensorMetadata::shape).collect();
     let lens = shapes.iter().map(Shape::num_elements);
     let places = Places::aligned(lens, ALIGNED);
@@ -57,18 +56,18 @@ pub(super) fn keep(tensors: Vec<CubeTensor>) -> Vec<CubeTensor> {
 }
 
 /// The buffer, with tensors written over what was there.
-pub(super) fn write(write: &Write, mut tensors: Vec<CubeTensor>) -> CubeTensor {
+pub(crate) fn write(lens: &[usize], from: usize, mut tensors: Vec<CubeTensor>) -> CubeTensor {
     let new = tensors.split_off(1);
     let buffer = tensors.remove(0);
-    let places = Places::aligned(write.lens.iter().copied(), ALIGNED);
-    put(new, &buffer, &places.start[write.from..]);
+    let places = Places::aligned(lens.iter().copied(), ALIGNED);
+    put(new, &buffer, &places.start[from..]);
     buffer
 }
 
 /// The buffer, with numbers written over what was there.
-pub(super) fn upload(upload: &Upload, buffer: CubeTensor) -> CubeTensor {
-    let places = Places::aligned(upload.lens.iter().copied(), ALIGNED);
-    for (i, numbers) in upload.numbers.iter().enumerate() {
+pub(crate) fn upload(lens: &[usize], numbers: &[Vec<f32>], buffer: CubeTensor) -> CubeTensor {
+    let places = Places::aligned(lens.iter().copied(), ALIGNED);
+    for (i, numbers) in numbers.iter().enumerate() {
         let part = places.part(&buffer, i, [numbers.len()]);
         let bytes = Bytes::from_elems(numbers.clone());
         buffer.client.write(&part.handle, bytes);

@@ -4,8 +4,7 @@
 //! in and what is carried on lie in a buffer that stays, [`Kept`], and are written over there.
 
 #[cfg(feature = "cube")]
-mod gpu;
-
+use crate::gpu::kept;
 use crate::operator::{self, Operator, Results, gpu_kernel, has_gpu_kernels};
 use burn::backend::{Dispatch, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{DType, Device, Graph, Tensor, capture};
@@ -127,19 +126,19 @@ struct Upload {
 impl Operator for Keep {
     const NAME: &'static str = "keep";
 
-    gpu_kernel! { |self, specs| gpu::specs(specs); |self, tensors| gpu::keep(tensors) }
+    gpu_kernel! { |self, specs| kept::specs(specs); |self, tensors| kept::keep(tensors) }
 }
 
 impl Operator for Write {
     const NAME: &'static str = "write";
 
-    gpu_kernel! { |self, specs| [specs[0].clone()]; |self, tensors| [gpu::write(self, tensors)] }
+    gpu_kernel! { |self, specs| [specs[0].clone()]; |self, tensors| [kept::write(&self.lens, self.from, tensors)] }
 }
 
 impl Operator for Upload {
     const NAME: &'static str = "upload";
 
-    gpu_kernel! { |self, specs| [specs[0].clone()]; |self, [buffer]| [gpu::upload(self, buffer)] }
+    gpu_kernel! { |self, specs| [specs[0].clone()]; |self, [buffer]| [kept::upload(&self.lens, &self.numbers, buffer)] }
 }
 
 /// Work that was recorded on a GPU.

@@ -224,6 +224,7 @@ impl Server for Paper {
         Ok(())
     }
 
+    // SAFETY: nothing runs.
     unsafe fn launch(
         &mut self,
         kernel: Box<dyn CubeKernel>,
