@@ -66,6 +66,18 @@ pub fn facts(device: &Device) -> Option<Facts> {
     }
 }
 
+/// Bytes that CubeCL holds of the memory of `device`, which it rarely gives back: the most that was needed, and the room
+/// around it. `None` for the processor.
+pub fn memory_held(device: &Device) -> Option<u64> {
+    #[cfg(feature = "cube")]
+    return cube::memory_held(device);
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        None
+    }
+}
+
 /// Whether `device` rounds the factors of `f32` products to TF32, as [`Facts::tf32`].
 pub fn multiplies_in_tf32(device: &Device) -> bool {
     #[cfg(feature = "cube")]
@@ -83,6 +95,7 @@ mod cube {
     use burn::backend::DispatchDevice;
     use burn::serde::{Deserialize, Serialize};
     use burn::tensor::Device;
+    use burn_cubecl::cubecl::MemoryScope;
     use burn_cubecl::cubecl::client::Client;
     use burn_cubecl::cubecl::config::cache::CacheConfig;
     use burn_cubecl::cubecl::config::compilation::CompilationLogLevel;
@@ -219,6 +232,11 @@ mod cube {
             #[allow(unreachable_patterns, reason = "a build without the processor")]
             _ => None,
         }
+    }
+
+    pub(super) fn memory_held(device: &Device) -> Option<u64> {
+        let report = client(device)?.memory_report(MemoryScope::Device);
+        Some(report.usage().bytes_reserved)
     }
 
     /// As Burn's product decides.

@@ -39,8 +39,10 @@
 //! - [`muon`](mod@muon): Muon's step of matrices; [`newton_schulz`](mod@newton_schulz): its orthogonalisation.
 //! - [`square_sum`](mod@square_sum): the squares of all numbers of many tensors, added up.
 //! - [`cross_entropy`](mod@cross_entropy): the loss of logits, and its gradient.
+//! - [`embedding`](mod@embedding): vectors of tokens, and the gradient of their table.
 //! - [`in_pool`], [`each_in_pool`]: whole steps among the threads that the CPU's kernels share.
 //! - [`accelerator`]: a GPU's caches, what it compiles, what it can do.
+//! - [`replay`]: work that a GPU records and repeats in one call.
 //! - [`profile`]: the time of a step, operator by operator, for benches.
 //! - `testing`, `machine` and `launches`, with the feature `testing`: cases, tolerances, the one comparison that every
 //!   test uses, and what this machine can do at best, for benches.
@@ -62,6 +64,7 @@ pub mod adamw;
 pub mod borders;
 mod cpu;
 pub mod cross_entropy;
+pub mod embedding;
 pub mod feature_map;
 #[cfg(feature = "cube")]
 mod gpu;
@@ -75,6 +78,7 @@ pub mod muon;
 pub mod newton_schulz;
 mod operator;
 pub mod profile;
+pub mod replay;
 pub mod rms_norm;
 pub mod rotary;
 pub mod rounding;

@@ -11,6 +11,7 @@ mod accelerator;
 mod adamw;
 mod against_flex;
 mod cross_entropy;
+mod embedding;
 mod launches;
 mod linear;
 mod memory_gates;

@@ -2,7 +2,7 @@
 #![allow(clippy::print_stdout, reason = "the errors that tolerances are set by")]
 
 use crate::devices::on_every_device;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use infinity_kernels::borders::Borders;
 use infinity_kernels::memory_scan::reference::{self, Dims, Values};
 use infinity_kernels::memory_scan::{chunkwise, memory_scan_packed, recurrent};
@@ -703,6 +703,7 @@ on_every_device!(
     a_border_costs_no_precision,
     documents_in_a_row_match_the_reference,
     half_precision_rows,
+    more_rows_than_cubes_in_a_row,
     every_form_matches_the_reference_in_f32,
     the_kernel_matches_the_reference,
     drawn_sizes,
@@ -845,6 +846,41 @@ fn two_runs_of_the_kernel_give_the_same_bits(device: &Device) {
     assert_eq!(first.o, second.o);
     assert_eq!(first.state, second.state);
     assert_eq!(first.grads, second.grads);
+}
+
+/// More rows than a device takes cubes along an axis: each has the bits that it has among few.
+fn more_rows_than_cubes_in_a_row(device: &Device) {
+    let rows = 70_000;
+    let of = |rows: std::ops::Range<usize>| {
+        let (n, h) = (rows.len(), 1);
+        let number = |row: usize, i: usize| ((row * 7 + i * 3) % 19) as f32 / 19.0 - 0.5;
+        let drawn = |width: usize, scale: f32, shift: f32| {
+            let values = rows
+                .clone()
+                .flat_map(|row| (0..2 * width).map(move |i| number(row, i)));
+            let values: Vec<f32> = values.map(|x| x * scale + shift).collect();
+            Tensor::<4>::from_data(TensorData::new(values, [n, 2, h, width]), device)
+        };
+        let inputs = MemoryScanInputs {
+            q: drawn(2, 1.0, 0.0),
+            k: drawn(2, 1.0, 0.1),
+            v: drawn(3, 1.0, 0.2),
+            log_decay: drawn(1, 0.1, -0.2),
+            read: drawn(1, 1.0, 1.0),
+            write: drawn(1, 1.0, 0.5),
+            erase: Some(drawn(1, 1.0, 0.5)),
+        };
+        let state = drawn(3, 1.0, 0.0).reshape([n, h, 1, 2, 3]);
+        let MemoryScanOutput { o, state } = memory_scan(inputs, state, Form::Fused);
+        (values(o), values(state))
+    };
+    let (o, state) = of(0..rows);
+    for some in [0..3, 65_533..65_540, rows - 3..rows] {
+        let (few_o, few_state) = of(some.clone());
+        assert_eq!(o[some.start * 6..some.end * 6], few_o);
+        assert_eq!(state[some.start * 6..some.end * 6], few_state);
+        assert!(few_o.iter().all(|x| *x != 0.0), "nothing is left out");
+    }
 }
 
 /// Half precision comes back as half precision, computed in `f32`.

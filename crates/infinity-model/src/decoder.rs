@@ -257,6 +257,11 @@ impl Decoder {
         self.prompt.len() - self.prompt_read
     }
 
+    /// New tokens that may still come.
+    pub fn left(&self) -> usize {
+        self.limit - self.tokens.len().min(self.limit)
+    }
+
     /// The draws so far.
     pub fn draws(&self) -> Draws {
         self.sampler.draws()

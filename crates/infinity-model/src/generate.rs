@@ -20,6 +20,7 @@ pub use crate::generation_config::{DEFAULT_MAX_NEW_TOKENS, GenerationConfig};
 use crate::compression::{Compression, Width};
 use crate::error::{GenerateError, StateError, StateProblem};
 use crate::model::InfinityModel;
+use crate::replay::Replay;
 use crate::sampler::Draws;
 use crate::state::ModelState;
 use crate::state_file::{Extra, Metadata, SavedSize, fingerprint};
@@ -397,16 +398,11 @@ impl Context {
             1 => model.decode_step(ids, state),
             _ => model.prefill(ids.unsqueeze(), state),
         };
-        let data = logits.try_into_data().map_err(|error| error.to_string());
-        let numbers = data.and_then(|data| {
-            let numbers = data.try_into_vec_as::<f32>();
-            numbers.map_err(|error| error.to_string())
-        });
-        match numbers {
+        match numbers(logits) {
             Ok(logits) => self.logits = logits,
-            Err(reason) => {
+            Err(error) => {
                 self.state.take_back(state, tokens.len(), model.config());
-                return Err(GenerateError::Device { reason });
+                return Err(error);
             }
         }
         self.state = state;
@@ -422,6 +418,51 @@ impl Context {
             folded => self.folded = folded,
         }
         Ok(())
+    }
+}
+
+/// What the device gives of `logits`.
+fn numbers(logits: Tensor<2>) -> Result<Vec<f32>, GenerateError> {
+    let data = logits.try_into_data().map_err(|error| error.to_string());
+    let numbers = data.and_then(|data| {
+        let numbers = data.try_into_vec_as::<f32>();
+        numbers.map_err(|error| error.to_string())
+    });
+    numbers.map_err(|reason| GenerateError::Device { reason })
+}
+
+/// A text that a recorded step goes on with, and what has come of it.
+struct Repeating {
+    replay: Replay,
+    logits: Vec<f32>,
+    tokens: Vec<u32>,
+}
+
+impl Repeating {
+    /// New tokens that a step is recorded for: recording takes as long as some steps.
+    const WORTH: usize = 32;
+
+    fn of(model: &InfinityModel, state: &ModelState) -> Option<Self> {
+        Some(Self {
+            replay: Replay::new(model, state)?,
+            logits: Vec::new(),
+            tokens: Vec::new(),
+        })
+    }
+
+    fn read(&mut self, token: u32) -> Result<&[f32], GenerateError> {
+        self.logits = numbers(self.replay.step(&[token]))?;
+        self.tokens.push(token);
+        Ok(&self.logits)
+    }
+
+    /// Leaves the text in `context`, which stands where this began.
+    fn end(self, context: &mut Context) {
+        if !self.tokens.is_empty() {
+            context.state = self.replay.state();
+            context.logits = self.logits;
+            context.past.recent.extend(self.tokens);
+        }
     }
 }
 
@@ -568,8 +609,19 @@ fn run(
     on_step: &mut dyn FnMut(&Decoder) -> ControlFlow<()>,
 ) -> Result<Generation, GenerateError> {
     let (start, mut prefill_s) = (Instant::now(), 0.0);
+    let (mut repeating, mut asked) = (None, false);
     let finish = loop {
-        let logits = context.read(model, decoder.wants())?;
+        if !asked && !decoder.tokens().is_empty() {
+            asked = true;
+            let worth = decoder.left() >= Repeating::WORTH;
+            repeating = worth
+                .then(|| Repeating::of(model, &context.state))
+                .flatten();
+        }
+        let logits = match (&mut repeating, decoder.wants()) {
+            (Some(repeating), [token]) => repeating.read(*token)?,
+            (_, tokens) => context.read(model, tokens)?,
+        };
         if decoder.tokens().is_empty() {
             prefill_s = start.elapsed().as_secs_f64();
         }
@@ -581,6 +633,9 @@ fn run(
             break finish;
         }
     };
+    if let Some(repeating) = repeating {
+        repeating.end(context);
+    }
     context.past.draws = Some(decoder.draws());
     Ok(Generation {
         text: decoder.text().to_owned(),

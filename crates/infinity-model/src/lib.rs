@@ -60,6 +60,7 @@ pub mod model;
 pub mod parameters;
 pub mod precision;
 pub mod pretrained;
+pub mod replay;
 pub mod sampler;
 pub mod state;
 pub mod state_file;

@@ -14,6 +14,7 @@ use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
 use burn::tensor::{Device, Int, Tensor, assert_shape};
 use infinity_kernels::FormError;
 use infinity_kernels::borders::Borders;
+use infinity_kernels::embedding::embedding;
 use infinity_kernels::linear::linear;
 use infinity_kernels::{Form, in_pool};
 
@@ -313,7 +314,7 @@ impl InfinityModel {
 
     /// What the first block reads, `[B, T, D]`: `tokens` `[B, T]` embedded.
     pub fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        let embedded = self.model.embed_tokens.forward(tokens);
+        let embedded = embedding(self.model.embed_tokens.weight.val(), tokens);
         self.model.dropout.forward(self.formats().stream(embedded))
     }
 

@@ -181,7 +181,9 @@ pub fn from_pretrained_in(
     device: &Device,
 ) -> Result<Pretrained, PretrainedError> {
     let unheld = |error: PrecisionError| PretrainedError::Precision(error.to_string());
-    Formats::new(precision, device).check(device).map_err(unheld)?;
+    Formats::new(precision, device)
+        .check(device)
+        .map_err(unheld)?;
     let Settings {
         config,
         tokenizer,

@@ -150,7 +150,6 @@ fn parameters(layers: usize, device: &Device) -> (usize, BTreeSet<Vec<usize>>) {
 
 mod wgpu {
     #[test]
-    #[ignore = "written and not yet seen to pass: take this away once it has"]
     fn a_step_is_few_launches() {
         super::a_step_is_few_launches();
     }

@@ -5,6 +5,7 @@
 //! {"kind":"time","what":"fused","pass":"forward","tokens":8192,"states":1,"width":128,"ms":0.9}
 //! {"kind":"missing","what":"FLA","why":"…"}         with "tokens" or "pass": only there
 //! {"kind":"tests","what":"…","passed":12,"failed":0}
+//! {"kind":"time","what":"GPT","pass":"memory","ms":6.0}       memory held, in GB
 //! {"kind":"setting","text":"torch 2.9 on …"}
 //! ```
 //!
@@ -26,10 +27,14 @@ pub(crate) const GPT: &str = "GPT";
 pub(crate) const GDN: &str = "GatedDeltaNet";
 pub(crate) const DECODING: &str = "decoding";
 pub(crate) const LAUNCHES: &str = "launches of a step";
+pub(crate) const FIRST: &str = "first step";
+/// The two starts.
+pub(crate) const EMPTY: &str = "empty caches";
+pub(crate) const WARM: &str = "warm caches";
 /// Names of the test runs.
 pub(crate) const SCAN_TESTS: &str = "memory_scan's tests on the device";
 pub(crate) const OTHER_TESTS: &str = "the other kernels' tests on the device";
-pub(crate) const LEARNING: &str = "a short training run has the CPU's losses";
+pub(crate) const LEARNING: &str = "short runs have the CPU's losses, go on, and decode alike";
 /// Runs whose steps are timed, by the name of their config, and the two precisions.
 pub(crate) const LARGE: &str = "novels-large";
 pub(crate) const SMALL: &str = "shakespeare-char";
@@ -247,6 +252,18 @@ pub(crate) fn rows(found: &Findings) -> Vec<Row> {
             figure,
         });
     };
+    for (caches, bar) in [(EMPTY, 40), (WARM, 3)] {
+        let name = format!("{SMALL}, {caches}: {FIRST} after the start (bar {bar} s)");
+        let found = time(&format!("{caches}: {FIRST}"), "step", None);
+        figure(name, "s", found.map(|ms| ms / 1e3));
+    }
+    for (what, whose) in [
+        (format!("{LARGE}: training {}", PRECISIONS[1]), "ours"),
+        (GPT.to_owned(), GPT),
+    ] {
+        let name = format!("{LARGE}'s size, bf16: memory held, {whose}");
+        figure(name, "GB", time(&what, "memory", None));
+    }
     for config in [LARGE, SMALL] {
         for precision in PRECISIONS {
             figure(
@@ -268,11 +285,13 @@ pub(crate) fn rows(found: &Findings) -> Vec<Row> {
         "kernels",
         time(LAUNCHES, "step", None),
     );
-    figure(
-        "decoding: a token".to_owned(),
-        "ms",
-        time(DECODING, "token", None),
-    );
+    for pass in ["token", "token, replayed"] {
+        figure(
+            format!("decoding, {LARGE}: a {pass}"),
+            "ms",
+            time(DECODING, pass, None),
+        );
+    }
     rows
 }
 

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `plan.rs` | what was asked for, what Cargo builds, how it is carried, and the steps in order of worth |
 //! | `findings.rs` | what programs say, every criterion, and the table |
+//! | `machine_code.rs` | what is found without a GPU: `--compile-only` |
 //! | `peers.py` | PyTorch's attention and GPT, flash-linear-attention's gated delta rule and model |
 //!
 //! Benches check before they time. If `memory_scan`'s own tests fail on the device, it alone is not timed; every
 //! finding is written when it comes, and what was not measured is not met.
 
 mod findings;
+mod machine_code;
 mod plan;
 
 use std::fs;
@@ -27,6 +29,8 @@ use plan::{Options, Place, Programs, Step, USAGE};
 /// Compiled kernels and what was tuned stay in `CACHE` from one call to the next.
 const CUBECL: &str =
     "[compilation]\ncache = true\n[environment]\npath = { directory = \"CACHE\" }\n";
+/// Where what is to start without caches has its own.
+const STARTED: &str = "started";
 /// Writes a line a launch.
 const COUNTED: &str = "[profiling.logger]\nlevel = \"minimal\"\nfile = \"launches.log\"\n";
 
@@ -38,6 +42,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
     }
     let options = Options::parse(args)?;
     match &options.place {
+        Place::Compiled => machine_code::run(root, options.tools.as_deref()),
         Place::Pack(folder) => {
             // Before minutes of building.
             plan::is_empty(folder)?;
@@ -108,11 +113,18 @@ struct Notes {
 impl Notes {
     fn new(out: &Path) -> anyhow::Result<Self> {
         let context = || format!("--out {}", out.display());
-        fs::create_dir_all(out.join("counted")).with_context(context)?;
-        let cache = out.join("cache").display().to_string().replace('\\', "/");
-        let settings = CUBECL.replace("CACHE", &cache);
-        fs::write(out.join("cubecl.toml"), &settings).with_context(context)?;
-        fs::write(out.join("counted/cubecl.toml"), settings + COUNTED).with_context(context)?;
+        let settings = |cache: &str| {
+            let cache = out.join(cache).display().to_string().replace('\\', "/");
+            CUBECL.replace("CACHE", &cache)
+        };
+        for (folder, settings) in [
+            (out.to_path_buf(), settings("cache")),
+            (out.join("counted"), settings("cache") + COUNTED),
+            (out.join(STARTED), settings("started/cache")),
+        ] {
+            fs::create_dir_all(&folder).with_context(context)?;
+            fs::write(folder.join("cubecl.toml"), settings).with_context(context)?;
+        }
         let file = fs::File::create(out.join("findings.jsonl")).with_context(context)?;
         Ok(Notes {
             found: Findings::default(),
@@ -154,11 +166,15 @@ fn may_run(
 
 /// Runs a step, keeps its findings as they come, and says what went wrong.
 fn take(notes: &mut Notes, step: &Step, out: &Path, limit: Duration) -> Result<(), String> {
-    let folder = if step.counts {
-        out.join("counted")
-    } else {
-        out.to_path_buf()
+    let folder = match (step.counts, step.starts) {
+        (true, _) => out.join("counted"),
+        (_, Some(_)) => out.join(STARTED),
+        _ => out.to_path_buf(),
     };
+    if step.starts == Some(true) {
+        // Those of an earlier call; there may be none.
+        let _ = fs::remove_dir_all(folder.join("cache"));
+    }
     let log = folder.join("launches.log");
     // That of an earlier call; there may be none.
     let _ = fs::remove_file(&log);

@@ -270,6 +270,7 @@ def train(torch, name, make, flags):
     ms = 1e3 * statistics.median(times[4:])
     size = sum(parameter.numel() for parameter in parameters)
     say("time", what=name, **{"pass": "step"}, tokens_per_step=tokens, parameters=size, ms=ms)
+    say("time", what=name, **{"pass": "memory"}, ms=torch.cuda.max_memory_allocated() / 1e9)
 
 
 def arguments():

@@ -30,6 +30,11 @@ For a machine without Cargo:
   --pack FOLDER   only builds: a new folder of executables, peers.py, configs and run.sh, and FOLDER.tar.xz
   --unpacked FOLDER   what run.sh calls: measures with what lies in that folder, and keeps compiled kernels there
 
+Without a GPU:
+
+  --compile-only      machine code of every kernel, compared with docs/gpu-kernels.md (cuda; takes CUDA's ptxas and nvdisasm)
+  --tools FOLDER      the CUDA toolkit's folder, which has bin/ and nvvm/           [what PATH finds]
+
   cargo xtask gpu cuda --pack PACK [--only scan,peers]
   (there)  mkdir PACK; tar -C PACK -xJf PACK.tar.xz; bash PACK/run.sh --python python3 --fla FOLDER
 ";
@@ -60,6 +65,8 @@ const FILES: [&str; 3] = [
     "configs/novels-large.toml",
     "configs/shakespeare-char.toml",
 ];
+/// The one flag without a value.
+const COMPILE_ONLY: &str = "--compile-only";
 /// The most bytes of a pack that is carried.
 const PACK_BYTES: u64 = 60_000_000;
 
@@ -71,6 +78,8 @@ pub(crate) enum Place {
     Pack(PathBuf),
     /// Run from such a folder.
     Unpacked(PathBuf),
+    /// Compiled and looked at.
+    Compiled,
 }
 
 #[derive(Clone, Debug)]
@@ -85,6 +94,7 @@ pub(crate) struct Options {
     rounds: u64,
     pub(crate) seconds: Option<Duration>,
     pub(crate) out: Option<PathBuf>,
+    pub(crate) tools: Option<PathBuf>,
 }
 
 impl Options {
@@ -105,7 +115,14 @@ impl Options {
             rounds: 7,
             seconds: None,
             out: None,
+            tools: None,
         };
+        let mut flags: Vec<&String> = flags.iter().collect();
+        if let Some(at) = flags.iter().position(|flag| *flag == COMPILE_ONLY) {
+            ensure!(*gpu == "cuda", "{COMPILE_ONLY}: of cuda, not of {gpu}");
+            flags.remove(at);
+            options.place = Place::Compiled;
+        }
         for pair in flags.chunks(2) {
             let [flag, value] = pair else {
                 bail!("{} has no value\n\n{USAGE}", pair[0]);
@@ -142,6 +159,11 @@ impl Options {
             "--rounds" => self.rounds = number()?,
             "--seconds" => self.seconds = Some(Duration::from_secs(number()?)),
             "--out" => self.out = Some(path()),
+            "--tools" => {
+                let is_it = Path::new(value).join("bin/ptxas").is_file();
+                ensure!(is_it, "--tools {value}: no bin/ptxas there");
+                self.tools = Some(path());
+            }
             "--pack" | "--unpacked" => {
                 let is_first = self.place == Place::Here;
                 ensure!(
@@ -337,6 +359,8 @@ pub(crate) struct Step {
     pub(crate) limit: u64,
     /// Counts launches instead of seconds.
     pub(crate) counts: bool,
+    /// Starts with caches of its own: empty ones, or those of the start before.
+    pub(crate) starts: Option<bool>,
     python_path: Option<PathBuf>,
 }
 
@@ -385,6 +409,7 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
         needs,
         limit,
         counts: false,
+        starts: None,
         python_path: None,
     };
     let peer = |line: &str, what: &str, seconds| {
@@ -441,6 +466,13 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
     let mut launches = training(SMALL, "shakespeare-char.toml", PRECISIONS[0], [30, 120]);
     (launches.counts, launches.label) = (true, "");
     launches.whats = vec![findings::LAUNCHES.to_owned()];
+    let start = |label, empty| {
+        let mut start = training(label, "shakespeare-char.toml", PRECISIONS[0], [60, 240]);
+        start.args.push("--first".to_owned());
+        start.starts = Some(empty);
+        start.whats = vec![format!("{label}: {}", findings::FIRST)];
+        start
+    };
     let mut steps = vec![
         step(
             "tests",
@@ -466,6 +498,8 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
             findings::TORCH,
             [40, 150],
         ),
+        start(findings::EMPTY, true),
+        start(findings::WARM, false),
         training(LARGE, "novels-large.toml", &both, [60, 240]),
         peer("gpt", findings::GPT, [60, 150]),
         training(SMALL, "shakespeare-char.toml", &both, [60, 240]),
@@ -473,7 +507,7 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
         step(
             "training",
             "decoding",
-            &format!("--device {gpu} --json"),
+            &format!("--device {gpu} --size 174m --json"),
             &[findings::DECODING],
             [20, 120],
         ),
@@ -487,7 +521,7 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
         step(
             "tests",
             "training",
-            "gives_the_losses_of_flex --nocapture",
+            "devices:: --nocapture",
             &[findings::LEARNING],
             [60, 240],
         ),

@@ -156,6 +156,9 @@ fn words_are_read_and_a_mistake_is_answered_with_the_way_out() {
             "--rounds 0: a whole number of at least 1",
         ),
         ("cuda --seconds soon", "--seconds soon"),
+        ("wgpu --compile-only", "--compile-only: of cuda"),
+        ("cuda --compile-only --tools no/such", "no bin/ptxas there"),
+        ("cuda --compile-only --pack a", "once"),
         (
             "cuda --pack a --unpacked b",
             "--unpacked b: one of --pack and --unpacked, once",
@@ -328,6 +331,22 @@ mod programs {
         let (table, _) = fake.run("--only training");
         let launches = row(&table, "shakespeare-char: launches");
         assert!(launches.contains("3.00 kernels"), "{launches}");
+    }
+
+    /// The first start finds no caches, the second those of the first; an earlier call's are gone.
+    #[test]
+    fn starts_have_caches_of_their_own() {
+        let bench = r#"case "$*" in *--first*) n=3; [ -e cache/kept ] && n=1; mkdir -p cache; touch cache/kept
+echo '{"kind":"check","what":"first step","ok":true,"detail":"x"}'
+echo '{"kind":"time","what":"first step","pass":"step","ms":'$n'000}';; esac"#;
+        let fake = Fake::new(&[("model_throughput", bench)]);
+        fs::write(fake.0.path().join("shakespeare-char.toml"), "").unwrap();
+        for _ in 0..2 {
+            let (table, _) = fake.run("--only training");
+            let said = |caches| row(&table, &format!("shakespeare-char, {caches}")).to_owned();
+            assert!(said("empty caches").contains("3.00 s"), "{table}");
+            assert!(said("warm caches").contains("1.00 s"), "{table}");
+        }
     }
 
     #[test]

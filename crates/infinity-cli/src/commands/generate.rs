@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 
 use super::sampling::{LimitFlags, SamplingFlags};
 use crate::args::{Global, MemoryFlags, whole};
-use crate::terminal::{self, errors, signals};
+use crate::terminal::signals::{self, Heeding};
+use crate::terminal::{self, errors};
 use crate::{device, model_dir};
 
 /// What to continue, with what, and how to show it.
@@ -103,7 +104,8 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
         None => Context::new(&model),
     };
     let interrupt = signals::listen("")?;
-    interrupt.heeded.store(true, Ordering::SeqCst);
+    let mut heeding = Heeding::on(&chosen.device, &interrupt);
+    heeding.begin();
     let stop = interrupt.asked;
     let mut seed = config.seed;
     for number in 0..args.num_samples {
@@ -111,10 +113,11 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
             seed,
             ..config.clone()
         };
-        let show = Show {
+        let mut show = Show {
             args: &args,
             prompt: &prompt,
             stop: &stop,
+            heeding: &mut heeding,
         };
         let (made, context) = show.generate(&model, &tokenizer, start.clone(), &config)?;
         if let Some(path) = &args.state_out {
@@ -167,11 +170,12 @@ struct Show<'a> {
     args: &'a GenerateArgs,
     prompt: &'a str,
     stop: &'a AtomicBool,
+    heeding: &'a mut Heeding,
 }
 
 impl Show<'_> {
     fn generate(
-        &self,
+        &mut self,
         model: &InfinityModel,
         tokenizer: &Tokenizer,
         start: Context,
@@ -184,6 +188,7 @@ impl Show<'_> {
         let mut owed = Some(echo);
         let mut broken = None;
         let mut on_text = |text: &str| {
+            self.heeding.step();
             if streams && !text.is_empty() {
                 let shown = format!("{}{text}", owed.take().unwrap_or_default());
                 broken = terminal::piece(&shown).err();

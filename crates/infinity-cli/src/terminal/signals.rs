@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use burn::tensor::Device;
+use infinity_kernels::accelerator;
 
 use super::{errors, note};
 
@@ -44,6 +46,39 @@ pub(crate) fn listen(told: &'static str) -> anyhow::Result<Interrupt> {
     })
     .context("cannot listen for Ctrl-C")?;
     Ok(interrupt)
+}
+
+/// When Ctrl-C is heeded by work that may wait for a GPU's kernels: from the first step on that compiled none. Until then
+/// it ends the program, which would not look for as long as they take.
+pub(crate) struct Heeding {
+    heeded: Arc<AtomicBool>,
+    /// Whether a step compiled nothing, or none ever does.
+    ready: bool,
+    compiled: usize,
+}
+
+impl Heeding {
+    /// Work on `device` that looks at `interrupt` after every step.
+    pub(crate) fn on(device: &Device, interrupt: &Interrupt) -> Self {
+        Heeding {
+            heeded: Arc::clone(&interrupt.heeded),
+            ready: accelerator::facts(device).is_none(),
+            compiled: accelerator::prepared().compiled,
+        }
+    }
+
+    /// The work begins.
+    pub(crate) fn begin(&self) {
+        self.heeded.store(self.ready, Ordering::SeqCst);
+    }
+
+    /// A step is done.
+    pub(crate) fn step(&mut self) {
+        let compiled = accelerator::prepared().compiled;
+        self.ready |= compiled == self.compiled;
+        self.compiled = compiled;
+        self.begin();
+    }
 }
 
 /// What SIGUSR1 sets; elsewhere than on Unix nothing does.

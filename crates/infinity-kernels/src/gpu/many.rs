@@ -33,7 +33,12 @@ pub(crate) struct Places {
 impl Places {
     /// For tensors of as many values; a cube has a value a unit.
     pub(crate) fn new(of: &CubeTensor, len: impl IntoIterator<Item = usize>) -> Self {
-        let aligned = (of.client.properties().memory.alignment as usize / size_of::<f32>()).max(1);
+        let aligned = of.client.properties().memory.alignment as usize / size_of::<f32>();
+        Self::aligned(len, aligned.max(1))
+    }
+
+    /// The same on any device, every tensor at a multiple of `aligned` values.
+    pub(crate) fn aligned(len: impl IntoIterator<Item = usize>, aligned: usize) -> Self {
         let mut all = Places {
             first: Vec::new(),
             len: len.into_iter().collect(),

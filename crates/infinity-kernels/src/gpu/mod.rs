@@ -3,10 +3,13 @@
 //! Kernels take contiguous buffers and compute in `f32`. Sums run in a fixed order and nothing is added
 //! atomically: two runs on one device give the same bits.
 
+pub(crate) mod kept;
 #[cfg(feature = "testing")]
 pub mod launches;
 pub(crate) mod many;
 pub(crate) mod sums;
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) mod tests;
 
 use burn::backend::{DispatchDevice, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::{DType, Device, FloatDType, Shape};

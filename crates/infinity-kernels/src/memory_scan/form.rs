@@ -1,5 +1,6 @@
 //! Which form of `memory_scan` runs, and in what pieces: decided here and nowhere else.
 
+use super::inputs::Kernel;
 use super::reference::Dims;
 use crate::operator::on_cpu;
 use burn::tensor::Device;
@@ -47,7 +48,7 @@ impl Form {
     /// The fastest form for `t` tokens on `device`.
     pub fn choose(t: usize, device: &Device) -> Form {
         match t {
-            _ if kernel_chunk(device).is_some() => Form::Fused,
+            _ if kernel(device).is_some() => Form::Fused,
             0..=RECURRENT_UP_TO => Form::Recurrent,
             _ => Form::Chunkwise,
         }
@@ -60,7 +61,7 @@ impl Form {
     /// [`FormError::NotFused`] if this is [`Form::Fused`] and the device has no kernel.
     pub fn check(self, device: &Device) -> Result<(), FormError> {
         match self {
-            Form::Fused if kernel_chunk(device).is_none() => Err(FormError::NotFused {
+            Form::Fused if kernel(device).is_none() => Err(FormError::NotFused {
                 device: format!("{device:?}"),
             }),
             _ => Ok(()),
@@ -68,17 +69,25 @@ impl Form {
     }
 }
 
-/// Positions in a chunk of the kernel on `device`; `None` where it has none.
-///
-/// The CPU's cuts as it likes; that of a CubeCL runtime by what shared memory the device has.
-pub(super) fn kernel_chunk(device: &Device) -> Option<usize> {
+/// The kernel of `device`; `None` where it has none.
+pub(super) fn kernel(device: &Device) -> Option<Kernel> {
+    #[cfg(all(test, feature = "cuda"))]
+    if crate::gpu::tests::is_here() {
+        return Some(Kernel {
+            chunk: 64,
+            matrix: true,
+        });
+    }
     #[cfg(feature = "cube")]
     if let burn::backend::DispatchDevice::Cube(device) =
         device.clone().without_autodiff().as_dispatch()
     {
-        return super::gpu::chunk(device);
+        return super::gpu::kernel(device);
     }
-    on_cpu(device).then_some(64)
+    on_cpu(device).then_some(Kernel {
+        chunk: 64,
+        matrix: false,
+    })
 }
 
 impl fmt::Display for Form {

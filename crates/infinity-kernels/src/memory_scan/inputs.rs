@@ -1,4 +1,4 @@
-//! What the operator takes and returns: as tensors, and as the primitives that its kernels see.
+//! What the operator takes and returns: as tensors, and as the primitives that its kernels see; and how those run.
 
 use super::reference::Dims;
 use burn::backend::{Backend, Dispatch, tensor::FloatTensor};
@@ -85,6 +85,17 @@ impl MemoryScanInputs {
         }
         Dims { b, t, h, s, k, v }
     }
+}
+
+/// How a device's own kernel runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kernel {
+    /// Positions in a chunk. The CPU's kernel cuts as it likes.
+    #[cfg_attr(not(feature = "cube"), allow(dead_code))]
+    pub(super) chunk: usize,
+    /// Whether matrix units multiply `bf16`.
+    #[cfg_attr(not(feature = "cube"), allow(dead_code))]
+    pub(super) matrix: bool,
 }
 
 /// The inputs and the state below autodiff, or the gradients of both.

@@ -29,10 +29,7 @@ use chunkwise::Saved;
 use inputs::ScanTensors;
 #[cfg(feature = "cube")]
 use {
-    crate::operator::Layout,
-    burn::backend::fusion::custom::TensorSpec,
-    burn::tensor::{DType, Shape},
-    burn_cubecl::CubeBackend,
+    crate::operator::Layout, burn::backend::fusion::custom::TensorSpec, burn_cubecl::CubeBackend,
 };
 
 /// Runs the operator over all `T` tokens from `state` `[B, H, S, K, V]`, in the form asked for.
@@ -79,9 +76,9 @@ pub fn memory_scan_packed(
         Form::Chunkwise => chunkwise(inputs, state, form::chunk_size(&dims)),
         Form::Fused => {
             let delta = inputs.erase.is_some();
-            let chunk = form::kernel_chunk(&device).expect("checked above");
+            let kernel = form::kernel(&device).expect("checked above");
             let op = Fused {
-                chunk,
+                kernel,
                 delta,
                 borders: borders.clone(),
             };
@@ -160,9 +157,8 @@ impl Operator for Chunkwise {
 /// The same by a device's own kernel.
 #[derive(Clone, Debug)]
 struct Fused {
-    /// What the device asked for; the CPU's kernel cuts as it likes.
     #[cfg_attr(not(feature = "cube"), allow(dead_code))]
-    chunk: usize,
+    kernel: inputs::Kernel,
     delta: bool,
     /// None on a GPU.
     #[cfg_attr(not(feature = "flex"), allow(dead_code))]
@@ -185,7 +181,7 @@ impl Operator for Fused {
 
     #[cfg(feature = "flex")]
     fn cpu_backward(&self, call: Backward<Flex>) -> Vec<FloatTensor<Flex>> {
-        let (x, saved, grads) = apart(call);
+        let (x, [saved], grads) = apart(call);
         let or_zeros = |grad: FloatTensor<Flex>, shape| match operator::is_none(&grad, &shape) {
             true => Flex::float_zeros(shape, &grad.device(), grad.dtype().into()),
             false => grad,
@@ -201,36 +197,41 @@ impl Operator for Fused {
     #[cfg(feature = "cube")]
     fn gpu(&self, inputs: Vec<FloatTensor<CubeBackend>>, save: bool) -> Forward<CubeBackend> {
         let x = ScanTensors::from_list(inputs);
-        let [results, saved] = gpu::forward(x, self.chunk, self.delta, save);
+        let [results, saved] = gpu::forward(x, self.kernel, self.delta, save);
         Forward { results, saved }
     }
 
     #[cfg(feature = "cube")]
     fn gpu_backward(&self, call: Backward<CubeBackend>) -> Vec<FloatTensor<CubeBackend>> {
         let (x, saved, grads) = apart(call);
-        gpu::backward(x, saved, grads, self.chunk, self.delta).into_list(self.delta)
+        gpu::backward(x, saved, grads, self.kernel, self.delta).into_list(self.delta)
     }
 
     #[cfg(feature = "cube")]
     fn layout(&self, inputs: &[TensorSpec], save: bool) -> Option<Layout> {
-        let [q, _, v, .., state] = &inputs[..7] else {
+        let [_, _, v, .., state] = &inputs[..7] else {
             unreachable!("seven tensors or eight")
         };
         let outputs = TensorSpec::new(v.shape.clone(), state.dtype);
-        let chunks = q.shape[1].div_ceil(self.chunk);
-        let len = v.shape.num_elements() + state.shape.num_elements() * (chunks + 1);
-        let saved = TensorSpec::new(Shape::from([len]), DType::F32);
         Some(Layout {
             results: vec![outputs, state.clone()],
-            saved: if save { vec![saved] } else { Vec::new() },
+            saved: match save {
+                true => gpu::saved(inputs, self.kernel),
+                false => Vec::new(),
+            },
         })
     }
 }
 
 /// Inputs, what was saved, and the gradients of both results.
 #[cfg(any(feature = "flex", feature = "cube"))]
-fn apart<B: Backend>(call: Backward<B>) -> (ScanTensors<B>, FloatTensor<B>, [FloatTensor<B>; 2]) {
-    let [saved] = operator::exactly(call.saved);
+fn apart<B: Backend, const N: usize>(
+    call: Backward<B>,
+) -> (ScanTensors<B>, [FloatTensor<B>; N], [FloatTensor<B>; 2]) {
     let x = ScanTensors::from_list(call.inputs);
-    (x, saved, operator::exactly(call.grads))
+    (
+        x,
+        operator::exactly(call.saved),
+        operator::exactly(call.grads),
+    )
 }

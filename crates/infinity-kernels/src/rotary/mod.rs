@@ -130,6 +130,35 @@ impl Rotary {
         dims: RotaryDims,
         device: &Device,
     ) -> Self {
+        let [cos, sin] = Self::angles(starts, t, borders, dims);
+        let rows = tables_of(starts, borders).len();
+        let table =
+            |values| Tensor::from_data(TensorData::new(values, [rows, t, 1, dims.key_dim]), device);
+        Self::of_tables(table(cos), table(sin), dims)
+    }
+
+    /// The same with tables that are there: `[B or 1, T, 1, K]`, of the numbers that [`angles`](Self::angles) gives.
+    pub fn of_tables(cos: Tensor<4>, sin: Tensor<4>, dims: RotaryDims) -> Self {
+        let half = dims.rotated / 2;
+        Rotary {
+            quarter_turn: quarter_turn(dims.key_dim, half, &cos.device()),
+            cos,
+            sin,
+            half,
+        }
+    }
+
+    /// The tables of cosines and sines.
+    pub fn tables(&self) -> [Tensor<4>; 2] {
+        [self.cos.clone(), self.sin.clone()]
+    }
+
+    /// Numbers of the tables of [`packed`](Self::packed): cosines and sines, for one row where all are alike.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub fn angles(starts: &[u64], t: usize, borders: &Borders, dims: RotaryDims) -> [Vec<f32>; 2] {
         borders.check(starts.len(), t);
         let RotaryDims {
             key_dim, rotated, ..
@@ -138,9 +167,7 @@ impl Rotary {
             rotated.is_multiple_of(2) && rotated <= key_dim,
             "rotated dims {rotated} of {key_dim}"
         );
-        let together = starts.iter().all(|start| *start == starts[0]);
-        let shared = together && borders.is_none();
-        let rows = if shared { &starts[..1] } else { starts };
+        let rows = tables_of(starts, borders);
         let frequencies = dims.frequencies();
         let half = rotated / 2;
         let mut cos = vec![1f32; rows.len() * t * key_dim];
@@ -158,15 +185,7 @@ impl Rotary {
                 }
             }
         }
-        let table = |values| {
-            Tensor::from_data(TensorData::new(values, [rows.len(), t, 1, key_dim]), device)
-        };
-        Rotary {
-            cos: table(cos),
-            sin: table(sin),
-            quarter_turn: quarter_turn(key_dim, half, device),
-            half,
-        }
+        [cos, sin]
     }
 
     /// The same positions without any rotation, whose [`unit`](Self::unit) gives unit vectors alone.
@@ -252,6 +271,15 @@ impl Operator for Unit {
         |self, specs| specs[..specs.len() - 2].to_vec();
         |self, inputs| gpu::forward(*self, inputs);
         |self, inputs, grads| gpu::backward(*self, inputs, grads)
+    }
+}
+
+/// The rows that need a table: one where all are alike.
+fn tables_of<'a>(starts: &'a [u64], borders: &Borders) -> &'a [u64] {
+    let together = starts.iter().all(|start| *start == starts[0]);
+    match together && borders.is_none() {
+        true => &starts[..1],
+        false => starts,
     }
 }
 

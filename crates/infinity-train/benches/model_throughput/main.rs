@@ -22,6 +22,7 @@ mod profile;
 
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device};
+use infinity_kernels::accelerator;
 use infinity_kernels::machine::matmul_flops;
 use infinity_kernels::memory_scan::reference::Dims;
 use infinity_kernels::testing::{Case, Probe, Tol, assert_close, values};
@@ -56,6 +57,7 @@ const ALIKE: f64 = 0.02;
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
+    let start = Instant::now();
     let config = configuration()?;
     let device = device()?;
     let window = config.data.max_seq_length;
@@ -75,6 +77,9 @@ fn main() -> Outcome<()> {
         .into_iter()
         .map(|precision| Run::new(&config, form, precision, &device))
         .collect::<Outcome<Vec<Run>>>()?;
+    if std::env::args().any(|arg| arg == "--first") {
+        return first(runs.remove(0), &config, &device, start);
+    }
     let mut peer = argument("--python")
         .map(|python| Peer::start(&PathBuf::from(python), &config))
         .transpose()?;
@@ -211,6 +216,17 @@ fn compare(
             each.join(" ")
         );
     }
+    Ok(())
+}
+
+/// One step, and what it took from the start of the program on: on a GPU mostly to compile and to tune.
+fn first(mut run: Run, config: &RunConfig, device: &Device, start: Instant) -> Outcome<()> {
+    run.step(&batch(config), config.training.max_grad_norm, device)?;
+    let ms = 1e3 * start.elapsed().as_secs_f64();
+    println!("first step             {ms:.0} ms after the start");
+    let (what, ok) = ("first step", run.losses[0].is_finite());
+    line(&json!({ "kind": "check", "what": what, "ok": ok, "detail": "its loss is a number" }));
+    line(&json!({ "kind": "time", "what": what, "pass": "step", "ms": ms }));
     Ok(())
 }
 
@@ -425,6 +441,13 @@ impl Run {
             "steps": self.losses.len(),
             "ms": ms,
         }));
+        if let Some(bytes) = accelerator::memory_held(device) {
+            println!("memory held            {:.2} GB", bytes as f64 / 1e9);
+            let what = format!("training {}", self.precision);
+            line(
+                &json!({ "kind": "time", "what": what, "pass": "memory", "ms": bytes as f64 / 1e9 }),
+            );
+        }
         let Some(Best {
             whose,
             flops: peaks,

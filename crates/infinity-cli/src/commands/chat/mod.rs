@@ -21,8 +21,8 @@ use self::words::Said;
 use super::generate::rate;
 use super::sampling::{LimitFlags, SamplingFlags};
 use crate::args::Global;
-use crate::terminal::signals::Interrupt;
-use crate::terminal::{self, errors, signals};
+use crate::terminal::signals::{self, Heeding, Interrupt};
+use crate::terminal::{self, errors};
 use crate::{device, model_dir};
 
 /// With which model, and from where.
@@ -94,10 +94,12 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
     if args.system.is_some() {
         conversation.system.clone_from(&args.system);
     }
+    let interrupt = signals::listen("")?;
     let mut chat = Chat {
         conversation,
         config,
-        interrupt: signals::listen("")?,
+        heeding: Heeding::on(&chosen.device, &interrupt),
+        interrupt,
         quiet: global.quiet,
     };
     let history = match (&args.history, args.no_history) {
@@ -137,6 +139,7 @@ struct Chat {
     conversation: Conversation,
     config: GenerationConfig,
     interrupt: Interrupt,
+    heeding: Heeding,
     quiet: bool,
 }
 
@@ -205,10 +208,11 @@ impl Chat {
     /// A message, and its answer as it comes.
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
         let asked = std::sync::Arc::clone(&self.interrupt.asked);
-        self.interrupt.heeded.store(true, Ordering::SeqCst);
+        self.heeding.begin();
         let mut broken = None;
         let mut begun = false;
         let mut on_text = |text: &str| {
+            self.heeding.step();
             // A template leaves a blank to the answer that a reader does not want to see first.
             let text = if begun { text } else { text.trim_start() };
             if !text.is_empty() {

@@ -33,7 +33,8 @@ use self::show::{Emit, Show};
 use self::source::{KEPT, Kept, Source, before_of, kept_in};
 use super::sampling::SamplingFlags;
 use crate::args::{Global, count, whole};
-use crate::terminal::{self, errors, signals};
+use crate::terminal::signals::{self, Heeding};
+use crate::terminal::{self, errors};
 use crate::{device, model_dir};
 
 /// What to read, with what, and what to keep.
@@ -137,7 +138,8 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     let seekable = source.seekable();
     let chunks = source.chunks(place.offset)?;
     let interrupt = signals::listen("")?;
-    interrupt.heeded.store(true, Ordering::SeqCst);
+    let heeding = Heeding::on(&chosen.device, &interrupt);
+    heeding.begin();
     let show = Show::new(
         args.emit,
         args.json,
@@ -162,6 +164,7 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
         seekable,
         args: &args,
         stop: interrupt.asked,
+        heeding,
         snapshot: signals::on_request()?,
         told_of_bytes: false,
     };
@@ -216,6 +219,7 @@ struct Session<'a> {
     /// The position after which a state is to be kept.
     due: Option<u64>,
     stop: Arc<AtomicBool>,
+    heeding: Heeding,
     snapshot: Arc<AtomicBool>,
     told_of_bytes: bool,
 }
@@ -323,6 +327,9 @@ impl Session<'_> {
 
     /// Shows what was read, and keeps the state where that is due.
     fn read(&mut self, losses: Vec<Option<f32>>) -> anyhow::Result<()> {
+        if !losses.is_empty() {
+            self.heeding.step();
+        }
         self.show.read(losses)?;
         self.show.status();
         let position = self.reading.kept().position();

@@ -1,15 +1,14 @@
 //! A call from the host's side: its tensors made contiguous, its sizes, and its launches.
 
-use super::super::inputs::ScanTensors;
-use super::product::plan;
+use super::super::inputs::{Kernel, ScanTensors};
 use super::sizes::SizesLaunch;
-use super::tile::{Plan, UNITS};
+use super::tile::{Plan, UNITS, native};
 use super::{carry, gates, scores, step};
-use burn::backend::ops::FloatTensorOps;
-use burn::backend::{TensorMetadata, tensor::FloatTensor};
-use burn::tensor::{DType, FloatDType, Shape};
-use burn_cubecl::cubecl::{ir::FloatKind, prelude::*};
-use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use crate::gpu::{cast, contiguous, cubes, element, empty};
+use burn::backend::TensorMetadata;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 
 /// Contiguous tensors and their sizes. Queries, keys and values are of one type that kernels
 /// read, everything else is `f32`.
@@ -33,19 +32,16 @@ pub(super) struct Call {
     pub(super) h: usize,
     pub(super) s: usize,
     pub(super) width: [usize; 2],
-    pub(super) chunk: usize,
+    pub(super) kernel: Kernel,
     pub(super) delta: bool,
 }
 
 impl Call {
-    pub(super) fn new(x: ScanTensors<CubeBackend>, chunk: usize, delta: bool) -> Self {
+    pub(super) fn new(x: ScanTensors<CubeBackend>, kernel: Kernel, delta: bool) -> Self {
         let [b, t, h, k] = x.q.shape().dims();
         let [.., s, _, v] = x.state.shape().dims::<5>();
         let rows = [x.q.dtype(), x.k.dtype(), x.v.dtype()];
-        let native = match rows {
-            [q, k, v] if q == k && k == v && matches!(q, DType::F16 | DType::BF16) => q,
-            _ => DType::F32,
-        };
+        let native = native(rows);
         Call {
             rows,
             gates: [&x.log_decay, &x.read, &x.write, &x.erase].map(|x| x.dtype()),
@@ -63,7 +59,7 @@ impl Call {
             h,
             s,
             width: [k, v],
-            chunk,
+            kernel,
             delta,
         }
     }
@@ -73,7 +69,7 @@ impl Call {
     }
 
     pub(super) fn chunks(&self) -> usize {
-        self.t.div_ceil(self.chunk)
+        self.t.div_ceil(self.kernel.chunk)
     }
 
     pub(super) fn states_len(&self) -> usize {
@@ -86,7 +82,7 @@ impl Call {
 
     /// Tiles that cover the keys, and the values.
     pub(super) fn tiles(&self) -> [usize; 2] {
-        self.width.map(|width| width.div_ceil(self.chunk))
+        self.width.map(|width| width.div_ceil(self.kernel.chunk))
     }
 
     /// Values that training saves: states at the borders, then errors.
@@ -94,23 +90,14 @@ impl Call {
         self.states_len() * (self.chunks() + 1) + self.outputs_len()
     }
 
-    /// What rows hold in memory.
-    pub(super) fn element(&self) -> ElemType {
-        match self.q.dtype {
-            DType::F16 => ElemType::Float(FloatKind::F16),
-            DType::BF16 => ElemType::Float(FloatKind::BF16),
-            _ => ElemType::Float(FloatKind::F32),
-        }
-    }
-
-    /// How tiles are multiplied, and what they hold.
-    pub(super) fn plan(&self) -> (Plan, ElemType) {
-        plan(self.q.client.properties(), self.chunk, self.q.dtype)
+    /// How tiles are multiplied.
+    pub(super) fn plan(&self) -> Plan {
+        self.kernel.plan(self.q.dtype)
     }
 
     /// What rows hold in memory and in tiles.
     pub(super) fn elements(&self) -> [ElemType; 2] {
-        [self.element(), self.plan().1]
+        [self.q.dtype, self.plan().holds()].map(element)
     }
 
     pub(super) fn sizes(&self) -> SizesLaunch {
@@ -120,16 +107,7 @@ impl Call {
 
     /// An `f32` tensor that a kernel fills.
     pub(super) fn empty(&self, shape: impl Into<Shape>) -> CubeTensor {
-        let shape = shape.into();
-        let len = shape.num_elements();
-        assert!(
-            u32::try_from(len).is_ok(),
-            "memory_scan: a buffer of {len} values, kernels count to 2³²: fewer tokens in one call"
-        );
-        let client = self.q.client.clone();
-        // Buffers of nothing cannot be bound.
-        let handle = client.empty(len.max(1) * size_of::<f32>());
-        CubeTensor::new_contiguous(client, self.q.device.clone(), shape, handle, DType::F32)
+        empty(&self.q, shape, DType::F32)
     }
 
     pub(super) fn like(&self, tensor: &CubeTensor) -> CubeTensor {
@@ -139,42 +117,51 @@ impl Call {
     /// `[4, B·H, S, N·C]`.
     pub(super) fn gates(&self) -> CubeTensor {
         let units = self.heads() * self.s * self.chunks();
-        let out = self.empty([4 * units * self.chunk]);
+        let out = self.empty([4 * units * self.kernel.chunk]);
         if units > 0 {
-            gates::gates::launch(
-                &self.q.client,
-                per_unit(units),
-                CubeDim::new_1d(UNITS_IN_A_ROW),
-                self.log_decay.clone().into_buffer_arg(),
-                self.read.clone().into_buffer_arg(),
-                self.write.clone().into_buffer_arg(),
-                self.erase.clone().into_buffer_arg(),
-                out.clone().into_buffer_arg(),
-                self.sizes(),
-                self.chunk,
-            );
+            // SAFETY: a unit beyond the last does nothing; the others read `[B, T, H, S]` below `T` and write
+            // the `C` places of theirs in each of the four parts.
+            unsafe {
+                gates::gates::launch_unchecked(
+                    &self.q.client,
+                    per_unit(units),
+                    CubeDim::new_1d(UNITS_IN_A_ROW),
+                    self.log_decay.clone().into_buffer_arg(),
+                    self.read.clone().into_buffer_arg(),
+                    self.write.clone().into_buffer_arg(),
+                    self.erase.clone().into_buffer_arg(),
+                    out.clone().into_buffer_arg(),
+                    self.sizes(),
+                    self.kernel.chunk,
+                );
+            }
         }
         out
     }
 
-    /// `A` and `(I + L)⁻¹`, `[2, B·H, N, C, C]`.
+    /// `A` and `(I + L)⁻¹`, `[2, B·H, N, C, C]`, as tiles hold them.
     pub(super) fn scores(&self, gates: &CubeTensor) -> CubeTensor {
         let squares = self.heads() * self.chunks();
-        let out = self.empty([2 * squares * self.chunk * self.chunk]);
+        let len = 2 * squares * self.kernel.chunk * self.kernel.chunk;
+        let out = empty(&self.q, [len], self.plan().holds());
         if squares > 0 {
-            scores::scores::launch(
-                &self.q.client,
-                cubes([self.chunks(), self.heads(), 1]),
-                square_of_units(),
-                self.q.clone().into_buffer_arg(),
-                self.k.clone().into_buffer_arg(),
-                gates.clone().into_buffer_arg(),
-                out.clone().into_buffer_arg(),
-                self.sizes(),
-                self.delta,
-                self.plan().0,
-                self.elements(),
-            );
+            // SAFETY: rows of `q` and `k` are read below `T` and `K`; gates have a place for every row of a chunk,
+            // and `out` one for every pair of them.
+            unsafe {
+                scores::scores::launch_unchecked(
+                    &self.q.client,
+                    cubes(squares),
+                    square_of_units(),
+                    self.q.clone().into_buffer_arg(),
+                    self.k.clone().into_buffer_arg(),
+                    gates.clone().into_buffer_arg(),
+                    out.clone().into_buffer_arg(),
+                    self.sizes(),
+                    self.delta,
+                    self.plan(),
+                    self.elements(),
+                );
+            }
         }
         out
     }
@@ -182,8 +169,8 @@ impl Call {
     /// Outputs and final states in one vector; what training saves, if asked to.
     pub(super) fn carry(
         &self,
-        gates: CubeTensor,
-        scores: CubeTensor,
+        gates: &CubeTensor,
+        scores: &CubeTensor,
         save: bool,
     ) -> (CubeTensor, CubeTensor) {
         let both = self.empty([self.outputs_len() + self.states_len()]);
@@ -192,24 +179,28 @@ impl Call {
             false => self.empty([self.states_len()]),
         };
         if self.states_len() > 0 {
-            carry::carry::launch(
-                &self.q.client,
-                cubes([self.tiles()[1], self.heads(), 1]),
-                square_of_units(),
-                self.q.clone().into_buffer_arg(),
-                self.k.clone().into_buffer_arg(),
-                self.v.clone().into_buffer_arg(),
-                gates.into_buffer_arg(),
-                scores.into_buffer_arg(),
-                self.state.clone().into_buffer_arg(),
-                saved.clone().into_buffer_arg(),
-                both.clone().into_buffer_arg(),
-                self.sizes(),
-                self.delta,
-                save,
-                self.plan().0,
-                self.elements(),
-            );
+            // SAFETY: every load and store of a tile looks at the rows and columns that its block has; blocks of
+            // states and errors lie within `saved`, whose length counts them, and those of results within `both`.
+            unsafe {
+                carry::carry::launch_unchecked(
+                    &self.q.client,
+                    cubes(self.tiles()[1] * self.heads()),
+                    square_of_units(),
+                    self.q.clone().into_buffer_arg(),
+                    self.k.clone().into_buffer_arg(),
+                    self.v.clone().into_buffer_arg(),
+                    gates.clone().into_buffer_arg(),
+                    scores.clone().into_buffer_arg(),
+                    self.state.clone().into_buffer_arg(),
+                    saved.clone().into_buffer_arg(),
+                    both.clone().into_buffer_arg(),
+                    self.sizes(),
+                    self.delta,
+                    save,
+                    self.plan(),
+                    self.elements(),
+                );
+            }
         }
         (self.leaving(both), saved)
     }
@@ -218,23 +209,26 @@ impl Call {
     pub(super) fn steps(&self) -> CubeTensor {
         let both = self.empty([self.outputs_len() + self.states_len()]);
         if self.states_len() > 0 {
-            step::steps::launch(
-                &self.q.client,
-                cubes([self.width[1].div_ceil(UNITS), self.heads(), 1]),
-                square_of_units(),
-                self.q.clone().into_buffer_arg(),
-                self.k.clone().into_buffer_arg(),
-                self.v.clone().into_buffer_arg(),
-                self.log_decay.clone().into_buffer_arg(),
-                self.read.clone().into_buffer_arg(),
-                self.write.clone().into_buffer_arg(),
-                self.erase.clone().into_buffer_arg(),
-                self.state.clone().into_buffer_arg(),
-                both.clone().into_buffer_arg(),
-                self.sizes(),
-                self.delta,
-                self.element(),
-            );
+            // SAFETY: keys are read below `K` of rows below `T`, values and states below `V`.
+            unsafe {
+                step::steps::launch_unchecked(
+                    &self.q.client,
+                    cubes(self.width[1].div_ceil(UNITS) * self.heads()),
+                    square_of_units(),
+                    self.q.clone().into_buffer_arg(),
+                    self.k.clone().into_buffer_arg(),
+                    self.v.clone().into_buffer_arg(),
+                    self.log_decay.clone().into_buffer_arg(),
+                    self.read.clone().into_buffer_arg(),
+                    self.write.clone().into_buffer_arg(),
+                    self.erase.clone().into_buffer_arg(),
+                    self.state.clone().into_buffer_arg(),
+                    both.clone().into_buffer_arg(),
+                    self.sizes(),
+                    self.delta,
+                    element(self.q.dtype),
+                );
+            }
         }
         self.leaving(both)
     }
@@ -249,25 +243,9 @@ impl Call {
 pub(super) const UNITS_IN_A_ROW: u32 = 64;
 
 pub(super) fn per_unit(units: usize) -> CubeCount {
-    cubes([units.div_ceil(UNITS_IN_A_ROW as usize), 1, 1])
-}
-
-pub(super) fn cubes(counts: [usize; 3]) -> CubeCount {
-    let [x, y, z] = counts.map(|count| u32::try_from(count).expect("fewer than 2³² cubes"));
-    CubeCount::Static(x, y, z)
+    cubes(units.div_ceil(UNITS_IN_A_ROW as usize))
 }
 
 pub(super) fn square_of_units() -> CubeDim {
     CubeDim::new_2d(UNITS as u32, UNITS as u32)
-}
-
-pub(super) fn contiguous(x: FloatTensor<CubeBackend>, dtype: DType) -> CubeTensor {
-    into_contiguous(cast(x, dtype))
-}
-
-pub(super) fn cast(x: CubeTensor, dtype: DType) -> CubeTensor {
-    match x.dtype == dtype {
-        true => x,
-        false => CubeBackend::float_cast(x, FloatDType::from(dtype)),
-    }
 }

@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 /// A cube a head and tile of values. `saved` holds the states before every chunk and after the
 /// last, `[B·H, N + 1, S, K, V]`, and behind them the errors `Dm` `[B, T, H, V]`; unless `save`
 /// is set, one state a head that every chunk overwrites. `both` gets outputs, then final states.
-#[cube(launch)]
+#[cube(launch_unchecked)]
 #[allow(
     clippy::too_many_arguments,
     reason = "a kernel's arguments are its buffers"
@@ -21,7 +21,7 @@ pub(super) fn carry<F: Float, E: Float>(
     k: &[F],
     v: &[F],
     gates: &[f32],
-    scores: &[f32],
+    scores: &[E],
     initial: &[f32],
     saved: &mut [f32],
     both: &mut [f32],
@@ -32,8 +32,12 @@ pub(super) fn carry<F: Float, E: Float>(
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
     let side = comptime!(plan.side);
-    let v_tile = CUBE_POS_X as usize;
-    let head = CUBE_POS_Y as usize;
+    let v_tiles = sizes.v.div_ceil(side.runtime());
+    if CUBE_POS >= sizes.heads * v_tiles {
+        terminate!();
+    }
+    let v_tile = CUBE_POS % v_tiles;
+    let head = CUBE_POS / v_tiles;
     let len = comptime!(plan.len());
     let mut spare = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
     let mut key = Shared::<[E]>::new_slice(len);
@@ -91,7 +95,7 @@ pub(super) fn carry<F: Float, E: Float>(
         }
         put::<E>(&mut rows, &errors, plan);
         if comptime!(delta) {
-            load::<f32, E>(
+            load::<E, E>(
                 &mut query,
                 scores,
                 sizes.square(Square::Second, head, n, side),
@@ -116,7 +120,7 @@ pub(super) fn carry<F: Float, E: Float>(
             store::<f32>(saved, block.shifted(behind), &errors, plan);
         }
         // O = A Dm + Σ_s diag(r_s e^(b_s)) Q H_s.
-        load::<f32, E>(
+        load::<E, E>(
             &mut query,
             scores,
             sizes.square(Square::First, head, n, side),

@@ -6,7 +6,7 @@ use super::gates::to_end;
 use super::product::{Lies, multiply};
 use super::sizes::{Gate, Sizes, Square};
 use super::tile::{
-    Block, Plan, add_block, add_rows, load, own_col, own_row, put, store, value, zeros,
+    Block, Plan, UNITS, add_block, add_rows, load, own_col, put, store, value, zeros,
 };
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -14,7 +14,7 @@ use cubecl::prelude::*;
 /// A cube a head and tile of values. `d_both` is the gradient of outputs and final states;
 /// `d_borders` gets the gradients of the states before every chunk and after the last,
 /// `[B·H, N + 1, S, K, V]`, `d_v` that of the values and `d_state` that of the initial states.
-#[cube(launch)]
+#[cube(launch_unchecked)]
 #[allow(
     clippy::too_many_arguments,
     reason = "a kernel's arguments are its buffers"
@@ -23,10 +23,10 @@ pub(super) fn carry_back<F: Float, E: Float>(
     q: &[F],
     k: &[F],
     gates: &[f32],
-    scores: &[f32],
+    scores: &[E],
     d_both: &[f32],
     d_borders: &mut [f32],
-    d_v: &mut [f32],
+    d_v: &mut [E],
     d_state: &mut [f32],
     sizes: Sizes,
     #[comptime] delta: bool,
@@ -34,8 +34,12 @@ pub(super) fn carry_back<F: Float, E: Float>(
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
     let side = comptime!(plan.side);
-    let v_tile = CUBE_POS_X as usize;
-    let head = CUBE_POS_Y as usize;
+    let v_tiles = sizes.v.div_ceil(side.runtime());
+    if CUBE_POS >= sizes.heads * v_tiles {
+        terminate!();
+    }
+    let v_tile = CUBE_POS % v_tiles;
+    let head = CUBE_POS / v_tiles;
     let len = comptime!(plan.len());
     let mut spare = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
     let mut key = Shared::<[E]>::new_slice(len);
@@ -60,7 +64,7 @@ pub(super) fn carry_back<F: Float, E: Float>(
         let n = sizes.chunks - 1 - back;
         let block = sizes.rows(head, n, v_tile, sizes.v, side);
         load::<f32, E>(&mut d_o, d_both, block, plan);
-        load::<f32, E>(
+        load::<E, E>(
             &mut query,
             scores,
             sizes.square(Square::First, head, n, side),
@@ -97,7 +101,7 @@ pub(super) fn carry_back<F: Float, E: Float>(
         );
         put::<E>(&mut d_x, &d_errors, plan);
         if comptime!(delta) {
-            load::<f32, E>(
+            load::<E, E>(
                 &mut query,
                 scores,
                 sizes.square(Square::Second, head, n, side),
@@ -117,7 +121,7 @@ pub(super) fn carry_back<F: Float, E: Float>(
             sync_cube();
             put::<E>(&mut d_x, &d_errors, plan);
         }
-        store::<f32>(d_v, block, &d_errors, plan);
+        store::<E>(d_v, block, &d_errors, plan);
         let starts = sizes.slot(head, slots, n, 0);
         through_states::<F, E>(
             q, k, gates, d_borders, &mut key, &mut query, &d_o, &d_x, &mut spare, head, n, v_tile,
@@ -285,9 +289,9 @@ fn load_weighted<F: Float, E: Float>(
     factor: f32,
     #[comptime] plan: Plan,
 ) {
-    #[unroll]
+    // Row by row: all at once would take more registers than there are.
     for i in 0..comptime!(plan.owned()) {
-        let row = own_row(i);
+        let row = UNIT_POS_Y as usize + i * UNITS;
         let scale = factor * gates[weight + row] * gates[decay + row].exp();
         #[unroll]
         for j in 0..comptime!(plan.owned()) {

@@ -6,7 +6,7 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 /// One unit a head, state and chunk. Gradients go to `[B, T, H, S]`.
-#[cube(launch)]
+#[cube(launch_unchecked)]
 #[allow(
     clippy::too_many_arguments,
     reason = "a kernel's arguments are its buffers"

@@ -7,7 +7,7 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 /// One unit a head, state and chunk.
-#[cube(launch)]
+#[cube(launch_unchecked)]
 pub(super) fn gates(
     log_decay: &[f32],
     read: &[f32],

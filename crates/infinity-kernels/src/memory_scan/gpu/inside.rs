@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 
 /// A cube a chunk and head. `out` gets `dP` and `dG + dGᵀ`; `parts` the gradients of the gates,
 /// first of `[1 + tiles of K, 3, B·H, S, N·C]`.
-#[cube(launch)]
+#[cube(launch_unchecked)]
 #[allow(
     clippy::too_many_arguments,
     reason = "a kernel's arguments are its buffers"
@@ -22,8 +22,8 @@ pub(super) fn inside<F: Float, E: Float>(
     gates: &[f32],
     saved: &[f32],
     d_both: &[f32],
-    d_v: &[f32],
-    out: &mut [f32],
+    d_v: &[E],
+    out: &mut [E],
     parts: &mut [f32],
     sizes: Sizes,
     #[comptime] delta: bool,
@@ -31,8 +31,11 @@ pub(super) fn inside<F: Float, E: Float>(
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
     let side = comptime!(plan.side);
-    let n = CUBE_POS_X as usize;
-    let head = CUBE_POS_Y as usize;
+    if CUBE_POS >= sizes.heads * sizes.chunks {
+        terminate!();
+    }
+    let n = CUBE_POS % sizes.chunks;
+    let head = CUBE_POS / sizes.chunks;
     let own = comptime!(plan.owned());
     let len = comptime!(plan.len());
     let mut spare = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
@@ -93,7 +96,7 @@ pub(super) fn inside<F: Float, E: Float>(
         d_read[i] *= read_products[i];
         d_erase[i] *= key_products[i];
     }
-    store::<f32>(
+    store::<E>(
         out,
         sizes.square(Square::First, head, n, side),
         &read_mask,
@@ -110,7 +113,7 @@ pub(super) fn inside<F: Float, E: Float>(
                     spare[own_col(j) * comptime!(plan.spare_pitch()) + own_row(i)];
             }
         }
-        store::<f32>(
+        store::<E>(
             out,
             sizes.square(Square::Second, head, n, side),
             &erase_mask,
@@ -132,7 +135,7 @@ pub(super) fn inside<F: Float, E: Float>(
 fn outer<E: Float>(
     saved: &[f32],
     d_both: &[f32],
-    d_v: &[f32],
+    d_v: &[E],
     d_o: &mut Shared<[E]>,
     errors: &mut Shared<[E]>,
     d_x: &mut Shared<[E]>,
@@ -153,7 +156,7 @@ fn outer<E: Float>(
         load::<f32, E>(d_o, d_both, block, plan);
         load::<f32, E>(errors, saved, block.shifted(behind), plan);
         if comptime!(delta) {
-            load::<f32, E>(d_x, d_v, block, plan);
+            load::<E, E>(d_x, d_v, block, plan);
         }
         sync_cube();
         multiply::<E>(

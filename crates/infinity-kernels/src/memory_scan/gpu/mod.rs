@@ -8,10 +8,12 @@
 //! | `scores.rs`, `solve.rs` | heads, chunks | `A` and `(I + L)⁻¹` |
 //! | `carry.rs` | heads, tiles of values | states, errors, outputs, one chunk after the other |
 //!
-//! Backward computes gates and scores again and goes on with `carry_back.rs` (the same loop,
+//! Backward has gates and scores from there and goes on with `carry_back.rs` (the same loop,
 //! reversed), `inside.rs` and `through.rs` (all chunks at once), and `finish.rs`. A few tokens
 //! without gradients are one launch of `step.rs`. `tile.rs`, `product.rs` and `reduce.rs`
-//! are what kernels are made of; `call.rs` and `call_back.rs` launch them.
+//! are what kernels are made of; `call.rs` and `call_back.rs` launch them, without bounds checks: what a
+//! kernel reads and writes is within its buffers by their lengths and the blocks of `sizes.rs`. (CubeCL's
+//! `[compilation] check_mode = "validate"` checks it all the same.)
 //!
 //! Sums run in a fixed order and nothing is added atomically: two runs on one device give the
 //! same bits.
@@ -32,16 +34,17 @@ mod step;
 mod through;
 mod tile;
 
-use super::inputs::ScanTensors;
+use super::inputs::{Kernel, ScanTensors};
 use crate::gpu::many::side_by_side;
 use crate::operator::is_none;
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::{TensorMetadata, ops::FloatTensorOps};
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl::ir::{DeviceProperties, FloatKind};
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
 use call::Call;
 use product::has_matrix_units;
-use tile::{Plan, UNITS};
+use tile::{Plan, UNITS, native};
 
 /// Up to this many tokens steps cost less than a chunk.
 const STEPS_UP_TO: usize = 4;
@@ -50,9 +53,25 @@ const TILES: usize = 5;
 /// Buffers of the kernel that has most, and one for the sizes.
 const BUFFERS: u32 = 12;
 
-/// Positions in a chunk on `device`; `None` if it cannot run the kernels.
-pub(crate) fn chunk(device: &CubeDevice) -> Option<usize> {
-    side(device.client().properties())
+/// How the kernels run on `device`; `None` if it cannot run them.
+pub(crate) fn kernel(device: &CubeDevice) -> Option<Kernel> {
+    let client = device.client();
+    let properties = client.properties();
+    side(properties).map(|chunk| Kernel {
+        chunk,
+        matrix: has_matrix_units(properties, FloatKind::BF16),
+    })
+}
+
+impl Kernel {
+    /// How tiles are multiplied with rows of `dtype`. States can leave the range of `f16`, so only `bf16` goes to
+    /// matrix units.
+    fn plan(self, dtype: DType) -> Plan {
+        Plan {
+            side: self.chunk,
+            matrix: self.matrix && dtype == DType::BF16,
+        }
+    }
 }
 
 /// 64 where matrix units take half precision, else what fits into shared memory.
@@ -83,22 +102,46 @@ const fn bytes(side: usize) -> usize {
     (TILES * plan.len() + plan.spare_len()) * size_of::<f32>()
 }
 
-/// Outputs and final state; for training also the states at the chunk borders and the errors.
+/// What [`forward`] saves for inputs like these: states at the chunk borders and errors, the gates cut into chunks,
+/// `A` and `(I + L)⁻¹`.
+pub(super) fn saved(inputs: &[TensorSpec], kernel: Kernel) -> Vec<TensorSpec> {
+    let [q, k, v, .., state] = &inputs[..7] else {
+        unreachable!("seven tensors or eight")
+    };
+    let [b, h, s, ..] = state.shape.dims::<5>();
+    let chunks = q.shape[1].div_ceil(kernel.chunk);
+    let rows = b * h * chunks * kernel.chunk;
+    let holds = kernel.plan(native([q.dtype, k.dtype, v.dtype])).holds();
+    let len = v.shape.num_elements() + state.shape.num_elements() * (chunks + 1);
+    let all = [
+        (len, DType::F32),
+        (4 * rows * s, DType::F32),
+        (2 * rows * kernel.chunk, holds),
+    ];
+    all.map(|(len, dtype)| TensorSpec::new(Shape::from([len]), dtype))
+        .into()
+}
+
+/// Outputs and final state; for training also what [`saved`] names.
 pub(super) fn forward(
     x: ScanTensors<CubeBackend>,
-    chunk: usize,
+    kernel: Kernel,
     delta: bool,
     save: bool,
 ) -> [Vec<CubeTensor>; 2] {
     let shapes = [x.v.shape(), x.state.shape()];
-    let call = Call::new(x, chunk, delta);
+    let call = Call::new(x, kernel, delta);
     if !save && (1..=STEPS_UP_TO).contains(&call.t) {
         return [apart(call.steps(), shapes), Vec::new()];
     }
     let gates = call.gates();
     let scores = call.scores(&gates);
-    let (both, saved) = call.carry(gates, scores, save);
-    let saved = if save { vec![saved] } else { Vec::new() };
+    let (both, saved) = call.carry(&gates, &scores, save);
+    let saved = if save {
+        vec![saved, gates, scores]
+    } else {
+        Vec::new()
+    };
     [apart(both, shapes), saved]
 }
 
@@ -118,9 +161,9 @@ fn apart(both: CubeTensor, shapes: [Shape; 2]) -> Vec<CubeTensor> {
 /// mode the one of `erase` is zero.
 pub(super) fn backward(
     x: ScanTensors<CubeBackend>,
-    saved: CubeTensor,
+    saved: [CubeTensor; 3],
     grads: [CubeTensor; 2],
-    chunk: usize,
+    kernel: Kernel,
     delta: bool,
 ) -> ScanTensors<CubeBackend> {
     let shapes = [x.v.shape(), x.state.shape()];
@@ -129,6 +172,6 @@ pub(super) fn backward(
         let there = !is_none(&grad, &shape);
         (there.then_some(grad), shape.num_elements())
     });
-    let d_both = side_by_side(&saved, 1, parts.collect());
-    Call::new(x, chunk, delta).backward(saved, d_both)
+    let d_both = side_by_side(&saved[0], 1, parts.collect());
+    Call::new(x, kernel, delta).backward(saved, d_both)
 }

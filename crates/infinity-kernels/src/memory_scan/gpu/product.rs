@@ -2,7 +2,6 @@
 //! half precision with sums in `f32`. Which one is a [`Plan`]'s to say.
 
 use super::tile::{Plan, own_col, own_row};
-use burn::tensor::DType;
 use burn_cubecl::cubecl;
 use cubecl::cmma;
 use cubecl::ir::{DeviceProperties, FloatKind};
@@ -21,18 +20,6 @@ pub(super) fn has_matrix_units(properties: &DeviceProperties, kind: FloatKind) -
             && fragment.b_type == ElemType::Float(kind)
             && fragment.cd_type == single
     })
-}
-
-/// How tiles of `side` with rows of `dtype` are multiplied, and what they hold. States can leave
-/// the range of `f16`, so only `bf16` goes to matrix units.
-pub(super) fn plan(properties: &DeviceProperties, side: usize, dtype: DType) -> (Plan, ElemType) {
-    let matrix = dtype == DType::BF16 && has_matrix_units(properties, FloatKind::BF16);
-    let kind = if matrix {
-        FloatKind::BF16
-    } else {
-        FloatKind::F32
-    };
-    (Plan { side, matrix }, ElemType::Float(kind))
 }
 
 /// How a factor of a product lies in its tile.

@@ -9,20 +9,23 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 /// A cube a chunk and head.
-#[cube(launch)]
+#[cube(launch_unchecked)]
 pub(super) fn scores<F: Float, E: Float>(
     q: &[F],
     k: &[F],
     gates: &[f32],
-    out: &mut [f32],
+    out: &mut [E],
     sizes: Sizes,
     #[comptime] delta: bool,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
     let side = comptime!(plan.side);
-    let n = CUBE_POS_X as usize;
-    let head = CUBE_POS_Y as usize;
+    if CUBE_POS >= sizes.heads * sizes.chunks {
+        terminate!();
+    }
+    let n = CUBE_POS % sizes.chunks;
+    let head = CUBE_POS / sizes.chunks;
     let len = comptime!(plan.len());
     let mut spare = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
     let mut query = Shared::<[E]>::new_slice(len);
@@ -60,7 +63,7 @@ pub(super) fn scores<F: Float, E: Float>(
         read_products[i] *= read_mask[i];
         key_products[i] *= erase_mask[i];
     }
-    store::<f32>(
+    store::<E>(
         out,
         sizes.square(Square::First, head, n, side),
         &read_products,
@@ -81,7 +84,7 @@ pub(super) fn scores<F: Float, E: Float>(
                     inverse[own_row(i) * pitch + own_col(j)];
             }
         }
-        store::<f32>(
+        store::<E>(
             out,
             sizes.square(Square::Second, head, n, side),
             &key_products,

@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 
 /// A cube a head and `UNITS` values. Units of a column share its keys. `both` gets outputs, then
 /// final states.
-#[cube(launch)]
+#[cube(launch_unchecked)]
 #[allow(
     clippy::too_many_arguments,
     reason = "a kernel's arguments are its buffers"
@@ -30,10 +30,15 @@ pub(super) fn steps<F: Float>(
     #[comptime] delta: bool,
     #[define(F)] _dtype: ElemType,
 ) {
+    let side = comptime!(UNITS);
+    let tiles = sizes.v.div_ceil(side.runtime());
+    if CUBE_POS >= sizes.heads * tiles {
+        terminate!();
+    }
     let x = UNIT_POS_X as usize;
     let y = UNIT_POS_Y as usize;
-    let head = CUBE_POS_Y as usize;
-    let col = CUBE_POS_X as usize * UNITS + x;
+    let head = CUBE_POS / tiles;
+    let col = CUBE_POS % tiles * UNITS + x;
     let batch = head / sizes.h;
     let kv = sizes.k * sizes.v;
     let from = head * sizes.s * kv + col;

@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 
 /// A cube a tile of keys, chunk and head. `parts` gets the gradients of the gates through this
 /// tile of keys, and behind them `⟨dH_s, H_s⟩` at every chunk's end, `[tiles of K, B·H, S, N]`.
-#[cube(launch)]
+#[cube(launch_unchecked)]
 #[allow(
     clippy::too_many_arguments,
     reason = "a kernel's arguments are its buffers"
@@ -22,11 +22,11 @@ pub(super) fn through<F: Float, E: Float>(
     gates: &[f32],
     saved: &[f32],
     d_both: &[f32],
-    d_v: &[f32],
+    d_v: &[E],
     d_borders: &[f32],
-    d_scores: &[f32],
-    d_q: &mut [f32],
-    d_k: &mut [f32],
+    d_scores: &[E],
+    d_q: &mut [F],
+    d_k: &mut [F],
     parts: &mut [f32],
     sizes: Sizes,
     #[comptime] delta: bool,
@@ -34,9 +34,13 @@ pub(super) fn through<F: Float, E: Float>(
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
     let side = comptime!(plan.side);
-    let k_tile = CUBE_POS_X as usize;
-    let n = CUBE_POS_Y as usize;
-    let head = CUBE_POS_Z as usize;
+    let k_tiles = sizes.k.div_ceil(side.runtime());
+    if CUBE_POS >= sizes.heads * sizes.chunks * k_tiles {
+        terminate!();
+    }
+    let k_tile = CUBE_POS % k_tiles;
+    let n = CUBE_POS / k_tiles % sizes.chunks;
+    let head = CUBE_POS / (k_tiles * sizes.chunks);
     let len = comptime!(plan.len());
     let mut spare = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
     let mut query = Shared::<[E]>::new_slice(len);
@@ -48,14 +52,14 @@ pub(super) fn through<F: Float, E: Float>(
     load::<F, E>(&mut query, q, keys, plan);
     load::<F, E>(&mut key, k, keys, plan);
     // dQ = dP K, dK = dPᵀ Q + (dG + dGᵀ) K.
-    load::<f32, E>(
+    load::<E, E>(
         &mut first,
         d_scores,
         sizes.square(Square::First, head, n, side),
         plan,
     );
     if comptime!(delta) {
-        load::<f32, E>(
+        load::<E, E>(
             &mut second,
             d_scores,
             sizes.square(Square::Second, head, n, side),
@@ -164,8 +168,8 @@ pub(super) fn through<F: Float, E: Float>(
         }
         over_units(end, parts, sizes.end(k_tile, head, s, n, side), &mut spare);
     }
-    store::<f32>(d_q, keys, &of_q, plan);
-    store::<f32>(d_k, keys, &of_k, plan);
+    store::<F>(d_q, keys, &of_q, plan);
+    store::<F>(d_k, keys, &of_k, plan);
 }
 
 /// `Y = dO H⁰ᵀ`, `Z = Dm dH¹ᵀ` and `Y' = −dX H⁰ᵀ` of one state, and this unit's part of
@@ -178,7 +182,7 @@ pub(super) fn through<F: Float, E: Float>(
 fn states<E: Float>(
     saved: &[f32],
     d_both: &[f32],
-    d_v: &[f32],
+    d_v: &[E],
     d_borders: &[f32],
     first: &mut Shared<[E]>,
     second: &mut Shared<[E]>,
@@ -207,7 +211,7 @@ fn states<E: Float>(
         load::<f32, E>(first, saved, sizes.state(start, k_tile, v_tile, side), plan);
         load::<f32, E>(second, d_both, values, plan);
         if comptime!(delta) {
-            load::<f32, E>(third, d_v, values, plan);
+            load::<E, E>(third, d_v, values, plan);
         }
         sync_cube();
         multiply::<E>(

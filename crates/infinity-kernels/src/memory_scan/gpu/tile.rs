@@ -7,6 +7,8 @@
 //!
 //! `product.rs` multiplies tiles.
 
+use crate::gpu::row_type;
+use burn::tensor::DType;
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
@@ -23,6 +25,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// What tiles that are multiplied hold.
+    pub(super) const fn holds(self) -> DType {
+        if self.matrix { DType::BF16 } else { DType::F32 }
+    }
+
     /// Elements of a tile's row or column that one unit owns.
     pub(super) const fn owned(self) -> usize {
         self.side / UNITS
@@ -51,6 +58,14 @@ impl Plan {
     /// Values of an `f32` tile.
     pub(super) const fn spare_len(self) -> usize {
         self.side * self.spare_pitch()
+    }
+}
+
+/// What kernels read and write for queries, keys and values of these types.
+pub(super) fn native([q, k, v]: [DType; 3]) -> DType {
+    match q == k && k == v {
+        true => row_type(q),
+        false => DType::F32,
     }
 }
 
@@ -123,9 +138,9 @@ pub(super) fn load<F: Float, E: Float>(
     block: Block,
     #[comptime] plan: Plan,
 ) {
-    #[unroll]
+    // Row by row: all at once would take more registers than there are.
     for i in 0..comptime!(plan.owned()) {
-        let row = own_row(i);
+        let row = UNIT_POS_Y as usize + i * UNITS;
         #[unroll]
         for j in 0..comptime!(plan.owned()) {
             let col = own_col(j);

@@ -1,0 +1,100 @@
+//! Tensors in one buffer on CubeCL runtimes, which are parts of it, and what writes over them there.
+
+use super::many::{Places, in_a_launch};
+use super::{UNITS, contiguous, units};
+use burn::backend::TensorMetadata;
+use burn::backend::fusion::custom::TensorSpec;
+use burn::tensor::{Bytes, DType, Shape};
+use burn_cubecl::cubecl;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+/// A tensor and where it goes.
+#[derive(CubeType, CubeLaunch)]
+struct Source {
+    x: Box<[f32]>,
+    first: usize,
+    len: usize,
+    start: usize,
+}
+
+#[cube(launch)]
+fn write_units(sources: &Sequence<Source>, out: &mut [f32], #[comptime] count: usize) {
+    #[unroll]
+    for i in 0..count {
+        let source = sources.index(i);
+        let at = (CUBE_POS - source.first) * UNITS + UNIT_POS as usize;
+        if CUBE_POS >= source.first && at < source.len {
+            out[source.start + at] = source.x[at];
+        }
+    }
+}
+
+/// Values between which tensors begin: at 512 bytes every device can bind one alone.
+const ALIGNED: usize = 512 / size_of::<f32>();
+
+/// What [`keep`] gives.
+pub(crate) fn specs(tensors: &[TensorSpec]) -> Vec<TensorSpec> {
+    let lens = tensors.iter().map(|x| x.shape.num_elements());
+    let all = Shape::from([Places::aligned(lens, ALIGNED).values]);
+    let buffer = TensorSpec::new(all, DType::F32);
+    std::iter::once(buffer)
+        .chain(tensors.iter().cloned())
+        .collect()
+}
+
+/// The buffer of all, and every tensor as a part of it.
+pub(crate) fn keep(tensors: Vec<CubeTensor>) -> Vec<CubeTensor> {
+    let shapes: Vec<Shape> = tensors.iter().map(TensorMetadata::shape).collect();
+    let lens = shapes.iter().map(Shape::num_elements);
+    let places = Places::aligned(lens, ALIGNED);
+    let buffer = places.buffer(&tensors[0]);
+    put(tensors, &buffer, &places.start);
+    let parts = shapes.into_iter().enumerate();
+    let parts = parts.map(|(i, shape)| places.part(&buffer, i, shape));
+    std::iter::once(buffer.clone()).chain(parts).collect()
+}
+
+/// The buffer, with tensors written over what was there.
+pub(crate) fn write(lens: &[usize], from: usize, mut tensors: Vec<CubeTensor>) -> CubeTensor {
+    let new = tensors.split_off(1);
+    let buffer = tensors.remove(0);
+    let places = Places::aligned(lens.iter().copied(), ALIGNED);
+    put(new, &buffer, &places.start[from..]);
+    buffer
+}
+
+/// The buffer, with numbers written over what was there.
+pub(crate) fn upload(lens: &[usize], numbers: &[Vec<f32>], buffer: CubeTensor) -> CubeTensor {
+    let places = Places::aligned(lens.iter().copied(), ALIGNED);
+    for (i, numbers) in numbers.iter().enumerate() {
+        let part = places.part(&buffer, i, [numbers.len()]);
+        let bytes = Bytes::from_elems(numbers.clone());
+        buffer.client.write(&part.handle, bytes);
+    }
+    buffer
+}
+
+/// Writes every tensor to its place in `buffer`.
+fn put(tensors: Vec<CubeTensor>, buffer: &CubeTensor, start: &[usize]) {
+    let tensors: Vec<_> = tensors
+        .into_iter()
+        .map(|x| contiguous(x, DType::F32))
+        .collect();
+    let n = in_a_launch(buffer, 1, 1);
+    for (some, start) in tensors.chunks(n).zip(start.chunks(n)) {
+        let places = Places::aligned(some.iter().map(|x| x.shape().num_elements()), 1);
+        let sources = some.iter().enumerate().map(|(i, x)| {
+            let (first, len) = (places.first[i], places.len[i]);
+            SourceLaunch::new(x.clone().into_buffer_arg(), first, len, start[i])
+        });
+        write_units::launch(
+            &buffer.client,
+            places.cubes(),
+            units(),
+            sources.collect(),
+            buffer.clone().into_buffer_arg(),
+            some.len(),
+        );
+    }
+}

@@ -1,0 +1,300 @@
+//! `cargo xtask gpu cuda --compile-only`: the machine code of every kernel for a Hopper GPU, made and looked at on a
+//! machine without one, as the table in `docs/gpu-kernels.md`.
+//!
+//! infinity-kernels compiles its kernels to PTX for a device of paper (a test of its own, `gpu::tests`); `ptxas` and `nvdisasm`
+//! of a CUDA toolkit, which need no GPU either, do the rest.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+
+use crate::workspace;
+
+/// Where the table is, from the workspace's root.
+const TABLE: &str = "docs/gpu-kernels.md";
+const ARCHITECTURE: &str = "sm_90a";
+/// Kernels whose registers have to be enough.
+const NEVER_SPILLS: &str = "memory_scan.";
+/// What Cargo builds: without optimisation, for it only compiles kernels, which do not depend on it.
+const BUILD: &str = "test --no-run --lib --message-format json-render-diagnostics -p infinity-kernels --features cuda \
+    --config profile.dev.opt-level=0 --config profile.dev.debug=false --config profile.dev.package.\"*\".opt-level=0 \
+    --config profile.dev.package.\"*\".debug-assertions=false --config profile.dev.build-override.opt-level=0";
+
+/// What a kernel's machine code is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Code {
+    registers: u64,
+    /// Bytes that registers are spilled to, written and read.
+    spilled: u64,
+    /// Bytes of shared memory that the code itself asks for, and of the stack.
+    shared: u64,
+    stack: u64,
+    instructions: u64,
+    /// Instructions of matrix units.
+    matrix: u64,
+    /// Loads and stores of 16 bytes to and from the device's memory, and all of them.
+    wide: u64,
+    global: u64,
+    /// Loads and stores to the stack.
+    local: u64,
+}
+
+/// Makes the table and compares it with the one that is there; `tools` is a CUDA toolkit's folder, with `bin` and `nvvm`.
+pub(crate) fn run(root: &Path, tools: Option<&Path>) -> anyhow::Result<()> {
+    let words: Vec<&str> = BUILD.split_whitespace().collect();
+    let built = match workspace::executables(root, &words) {
+        Ok(built) => built,
+        Err(error) => {
+            println!(
+                "\nSKIPPED, NOTHING WAS COMPARED: the `cuda` feature does not build here ({error})"
+            );
+            return Ok(());
+        }
+    };
+    let program = built
+        .into_iter()
+        .find(|(name, ..)| name == "infinity_kernels");
+    let (.., program) = program.context("cargo built no tests of infinity-kernels")?;
+    let folder = root.join("target/gpu/ptx");
+    // That of an earlier call; there may be none.
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let mut compile = Command::new(program);
+    compile
+        .args(["gpu::tests::every_kernel", "--exact", "--ignored"])
+        .env("INFINITY_PTX", &folder);
+    if let Some(tools) = tools {
+        // libdevice lies there.
+        compile.env("CUDA_PATH", tools);
+    }
+    output("the compiler", &mut compile)?;
+    let mut codes = BTreeMap::new();
+    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let ptx = entry.context("the PTX")?.path();
+        let name = ptx.file_stem().unwrap_or_default().to_string_lossy();
+        codes.insert(name.into_owned(), code(&ptx, tools)?);
+    }
+    ensure!(!codes.is_empty(), "no kernel was compiled");
+    let path = root.join(TABLE);
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    let after = table(&codes);
+    println!("{after}");
+    fs::write(&path, &after).with_context(|| TABLE.to_owned())?;
+    let different = different(&before, &after);
+    for line in &different {
+        println!("{line}");
+    }
+    let spills = spilling(&codes);
+    ensure!(
+        spills.is_empty(),
+        "registers are spilled by {}",
+        spills.join(", ")
+    );
+    ensure!(
+        different.is_empty(),
+        "{} lines of {TABLE} were not as above; it is written anew",
+        different.len()
+    );
+    println!("{} kernels, as in {TABLE}", codes.len());
+    Ok(())
+}
+
+/// Kernels that may not spill and do.
+fn spilling(codes: &BTreeMap<String, Code>) -> Vec<&str> {
+    let spills = |(name, code): &(&String, &Code)| {
+        name.starts_with(NEVER_SPILLS) && code.spilled + code.local > 0
+    };
+    codes
+        .iter()
+        .filter(spills)
+        .map(|(name, _)| &**name)
+        .collect()
+}
+
+/// Lines of one text that are not in the other, with what they are.
+fn different(before: &str, after: &str) -> Vec<String> {
+    let missing = |of: &str, from: &str, sign: char| -> Vec<String> {
+        let gone = of
+            .lines()
+            .filter(|line| !from.lines().any(|other| other == *line));
+        gone.map(|line| format!("{sign} {line}")).collect()
+    };
+    [missing(before, after, '-'), missing(after, before, '+')].concat()
+}
+
+fn output(what: &str, command: &mut Command) -> anyhow::Result<[String; 2]> {
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {what} ({:?})", command.get_program()))?;
+    let texts = [&output.stdout, &output.stderr].map(|x| String::from_utf8_lossy(x).into_owned());
+    if !output.status.success() {
+        bail!("{what}: {}\n{}\n{}", output.status, texts[0], texts[1]);
+    }
+    Ok(texts)
+}
+
+/// A program of the toolkit.
+fn tool(name: &str, tools: Option<&Path>) -> Command {
+    Command::new(tools.map_or_else(|| PathBuf::from(name), |tools| tools.join("bin").join(name)))
+}
+
+fn code(ptx: &Path, tools: Option<&Path>) -> anyhow::Result<Code> {
+    let cubin = ptx.with_extension("cubin");
+    let architecture = format!("-arch={ARCHITECTURE}");
+    let mut assemble = tool("ptxas", tools);
+    assemble
+        .arg("-v")
+        .arg(architecture)
+        .arg("-o")
+        .arg(&cubin)
+        .arg(ptx);
+    let [said, also] = output("ptxas, which is part of CUDA", &mut assemble)?;
+    let mut disassemble = tool("nvdisasm", tools);
+    disassemble.arg("-c").arg(&cubin);
+    let [listing, _] = output("nvdisasm, which is part of CUDA", &mut disassemble)?;
+    let code = resources(&(said + &also)).with_context(|| format!("{}", ptx.display()))?;
+    Ok(counted(code, &listing))
+}
+
+/// What `ptxas -v` says.
+fn resources(said: &str) -> anyhow::Result<Code> {
+    let words: Vec<&str> = said
+        .split([' ', ',', '\n'])
+        .filter(|word| !word.is_empty())
+        .collect();
+    let before = |phrase: &[&str]| -> Option<u64> {
+        let at = words
+            .windows(phrase.len())
+            .position(|some| some == phrase)?;
+        words.get(at.checked_sub(1)?)?.parse().ok()
+    };
+    let bytes = |phrase: &[&str]| before(phrase).unwrap_or(0);
+    Ok(Code {
+        registers: before(&["registers"]).context("ptxas names no registers")?,
+        spilled: bytes(&["bytes", "spill", "stores"]) + bytes(&["bytes", "spill", "loads"]),
+        shared: bytes(&["bytes", "smem"]),
+        stack: bytes(&["bytes", "stack", "frame"]),
+        ..Code::default()
+    })
+}
+
+/// Instructions of a listing of `nvdisasm`, added to what is known.
+fn counted(mut code: Code, listing: &str) -> Code {
+    for line in listing.lines() {
+        // `/*0010*/  @!P0 LDG.E.128 R4, [R2.64] ;`
+        let Some((_, rest)) = line
+            .trim_start()
+            .strip_prefix("/*")
+            .and_then(|x| x.split_once("*/"))
+        else {
+            continue;
+        };
+        let mut words = rest
+            .split_whitespace()
+            .filter(|word| !word.starts_with('@'));
+        let Some(name) = words
+            .next()
+            .filter(|name| name.starts_with(|c: char| c.is_ascii_uppercase()))
+        else {
+            continue;
+        };
+        let parts: Vec<&str> = name.split('.').collect();
+        code.instructions += 1;
+        match parts[0] {
+            "HMMA" | "HGMMA" | "QGMMA" | "IMMA" => code.matrix += 1,
+            "LDG" | "STG" => {
+                code.global += 1;
+                code.wide += u64::from(parts.contains(&"128"));
+            }
+            "LDL" | "STL" => code.local += 1,
+            _ => {}
+        }
+    }
+    code
+}
+
+fn table(codes: &BTreeMap<String, Code>) -> String {
+    let mut text = format!(
+        "# Kernels in machine code\n\n\
+         What `cargo xtask gpu cuda --compile-only` finds in the machine code of every kernel for {ARCHITECTURE}, at the sizes of \
+         `configs/novels-large.toml`\n(heads of 128, one state, rows in f32 and bf16). Shared memory that a launch asks for is not among it. Spilled: bytes, written and \
+         read; local:\ninstructions that reach the stack; matrix: those of matrix units; wide: loads and stores of 16 bytes, of all that reach the \
+         device's memory.\n\n\
+         | kernel | registers | spilled | local | stack | static shared | instructions | matrix | wide | of all |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    );
+    for (name, code) in codes {
+        let Code {
+            registers,
+            spilled,
+            shared,
+            stack,
+            instructions,
+            matrix,
+            wide,
+            global,
+            local,
+        } = code;
+        text += &format!(
+            "| `{name}` | {registers} | {spilled} | {local} | {stack} | {shared} | {instructions} | {matrix} | {wide} | {global} |\n"
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: &str = "ptxas info    : 0 bytes gmem\n\
+        ptxas info    : Compiling entry function 'carry' for 'sm_90a'\n\
+        ptxas info    : Function properties for carry\n    \
+        16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads\n\
+        ptxas info    : Used 168 registers, used 1 barriers, 512 bytes smem\n\
+        ptxas info    : Compile time = 31.700 ms\n";
+    const LISTING: &str = "\t.section\t.text.carry\n.L_x_0:\n        \
+        /*0000*/                   LDC R1, c[0x0][0x28] ;\n        \
+        /*0010*/              @!P0 LDG.E.128 R4, desc[UR4][R2.64] ;\n        \
+        /*0020*/                   HMMA.16816.F32.BF16 R4, R4, R8, R12 ;\n        \
+        /*0030*/              @P1  STG.E desc[UR4][R2.64], R0 ;\n        \
+        /*0040*/                   STL [R1], R0 ;\n";
+
+    fn of(said: &str, listing: &str) -> Code {
+        counted(resources(said).expect("what ptxas says"), listing)
+    }
+
+    #[test]
+    fn machine_code_is_read_as_the_tools_print_it() {
+        let expected = Code {
+            registers: 168,
+            spilled: 20,
+            shared: 512,
+            stack: 16,
+            instructions: 5,
+            matrix: 1,
+            wide: 1,
+            global: 2,
+            local: 1,
+        };
+        assert_eq!(of(SAID, LISTING), expected);
+        assert!(resources("ptxas fatal").is_err());
+    }
+
+    #[test]
+    fn a_scan_that_spills_and_a_table_that_changes_are_caught() {
+        let clean = of("Used 40 registers", "");
+        let mut codes = BTreeMap::from([
+            ("memory_scan.carry".to_owned(), clean),
+            ("swiglu.multiply".to_owned(), of(SAID, LISTING)),
+        ]);
+        assert!(spilling(&codes).is_empty(), "others may");
+        let before = table(&codes);
+        assert!(different(&before, &before).is_empty());
+        codes.insert("memory_scan.carry".to_owned(), of(SAID, LISTING));
+        assert_eq!(spilling(&codes), ["memory_scan.carry"]);
+        assert_eq!(different(&before, &table(&codes)).len(), 2);
+    }
+}
