@@ -170,7 +170,7 @@ fn targets(folder: &Path) -> Vec<Target> {
     let others = fs::read_dir(others)
         .unwrap()
         .map(|entry| entry.unwrap().path());
-    let others = others.filter(|path| path.is_dir());
+    let others = others.filter(|path| path.join("config.json").is_file());
     all.push((
         "config.json of others",
         200,
