@@ -347,6 +347,19 @@ fn check_vocabulary(
     }
 }
 
+/// Puts the chat template in the file `from` into the model directory `dir`.
+///
+/// # Errors
+/// [`PretrainedError`]: one cannot be read, or the other not written.
+pub fn copy_template(dir: &Path, from: &Path) -> Result<(), PretrainedError> {
+    let text = fs::read(from).map_err(|source| PretrainedError::Read {
+        path: from.into(),
+        source,
+    })?;
+    let path = dir.join(TEMPLATE);
+    infinity_files::write(&path, &text).map_err(|source| write_error(&path, source))
+}
+
 /// Puts into the model directory `dir` what the directory `from` of the same tokenizer says of conversations: its chat
 /// template, and its special tokens. What is not there is no error.
 ///

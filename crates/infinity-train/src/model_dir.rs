@@ -114,17 +114,27 @@ fn adapted(folder: PathBuf, base: Option<&Path>) -> Result<Found, TrainError> {
         .or_else(|| base_of(&folder, &settings));
     let base = base.ok_or_else(|| {
         TrainError::NoModel(format!(
-            "{shown} is an adapter of {:?}, and no such directory is here: name the model's own, and the \
+            "{shown} is an adapter of {}, and no such directory is here: name the model's own, and the \
              adapter with --adapter {shown}",
-            settings.base
+            match &settings.base {
+                Some(base) => format!("{base:?}"),
+                None => "a model that it does not name".to_owned(),
+            }
         ))
     })?;
-    match find(&base)? {
-        Found::Adapter(_) => Err(TrainError::NoModel(format!(
+    let itself = || {
+        TrainError::NoModel(format!(
             "{shown} is an adapter of {}, which is an adapter itself: write that one as a model first, with \
              `infinity export --merge`",
             base.display()
-        ))),
+        ))
+    };
+    // Before its own base is looked for, which may be this one.
+    if directory(&base).is_ok_and(|dir| is_adapter(&dir)) {
+        return Err(itself());
+    }
+    match find(&base)? {
+        Found::Adapter(_) => Err(itself()),
         base => Ok(Found::Adapter(Box::new(Adapted {
             folder,
             base,

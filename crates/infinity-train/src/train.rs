@@ -23,10 +23,11 @@ use crate::step::loss_scale::LossScale;
 use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
 use burn::tensor::Device;
-use infinity_model::pretrained::{copy_conversations, read_settings, save_adapter};
+use infinity_model::pretrained::{copy_conversations, copy_template, read_settings, save_adapter};
 use infinity_model::{GateSummary, GenerationConfig, Tokenizer, generate, save_pretrained};
 use saved::Saved;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -599,6 +600,11 @@ impl Run {
                     save_pretrained(&path, &model, Some(&self.tokenizer), &generation)?;
                     if let Some(from) = beside {
                         copy_conversations(&path, from, Some(&self.tokenizer))?;
+                    }
+                    // What it learned from was written by this one.
+                    let template = Path::new(&self.config.data.chat_template);
+                    if template.is_file() {
+                        copy_template(&path, template)?;
                     }
                 }
             }

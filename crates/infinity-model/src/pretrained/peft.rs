@@ -34,8 +34,8 @@ const BEFORE: &str = "base_model.model.";
 /// What an adapter's directory says of it.
 #[derive(Clone, Debug)]
 pub struct AdapterSettings {
-    /// The model that it belongs to, as it was written: a directory, or a name on a hub.
-    pub base: String,
+    /// The model that it belongs to, as it was written, if it was: a directory, or a name on a hub.
+    pub base: Option<String>,
     /// The fingerprint of that model's weights, if a program of ours wrote the directory.
     pub fingerprint: Option<String>,
     r: usize,
@@ -320,10 +320,19 @@ fn understood(text: &str) -> Result<AdapterSettings, ConfigError> {
     let r = object["r"].as_u64().filter(|r| *r > 0);
     let base = object["base_model_name_or_path"].as_str();
     let pattern = |key: &str| object[key].as_object().cloned().unwrap_or_default();
+    for key in ["rank_pattern", "alpha_pattern"] {
+        // They are regular expressions there.
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let plain = |name: &String| name.trim_start_matches('^').chars().all(is_name);
+        if !pattern(key).keys().all(plain) {
+            return Err(unsupported(
+                key,
+                "names of modules are read, or ends of them",
+            ));
+        }
+    }
     Ok(AdapterSettings {
-        base: base
-            .ok_or_else(|| missing("base_model_name_or_path", "it names the model"))?
-            .to_owned(),
+        base: base.filter(|base| !base.is_empty()).map(str::to_owned),
         fingerprint: None,
         r: r.ok_or_else(|| missing("r", "it is the rank, a whole number above 0"))? as usize,
         alpha: object["lora_alpha"]
@@ -427,7 +436,7 @@ pub fn with_adapter_of(
 
 /// Where an adapter's directory says that its model is: as it is written, or seen from the directory.
 pub fn base_of(dir: &Path, settings: &AdapterSettings) -> Option<PathBuf> {
-    let written = PathBuf::from(&settings.base);
+    let written = PathBuf::from(settings.base.as_ref()?);
     let places = [written.clone(), dir.join(written)];
     places.into_iter().find(|place| place.is_dir())
 }

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// On a token that is not predicted.
-const SILENT: u32 = 1 << 31;
+pub(super) const SILENT: u32 = 1 << 31;
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// The answers in the text of a conversation.
@@ -31,6 +31,12 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// Whether the last of them ends `text`.
+    pub(super) fn end(&self, text: &str) -> bool {
+        let last = self.ranges.last();
+        last.is_some_and(|range| range.end >= text.trim_end().len())
+    }
+
     /// Bytes of all of them.
     pub(super) fn bytes(&self) -> u64 {
         self.ranges.iter().map(|range| range.len() as u64).sum()
@@ -91,7 +97,24 @@ pub(super) fn conversation(
         return Err(wrong(format!("`{column}` is no list of messages")));
     };
     let mut messages = Vec::with_capacity(found.len());
+    let says = |value: Option<&Value>| match value {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(_) => true,
+    };
+    if says(row.get("tools")) {
+        return Err(wrong(
+            "`tools` are not read: rows are conversations of texts".to_owned(),
+        ));
+    }
     for (i, message) in found.into_iter().enumerate() {
+        for key in ["tool_calls", "function_call"] {
+            if says(message.get(key)) {
+                return Err(wrong(format!(
+                    "{column}[{i}].{key} is not read: messages are texts"
+                )));
+            }
+        }
         let said: Said = serde_json::from_value(message).map_err(|error| {
             wrong(format!(
                 "{column}[{i}] is no {{\"role\", \"content\"}} of texts: {error}"
@@ -247,6 +270,25 @@ mod tests {
         assert_eq!(batch.valid, 3 * 24);
     }
 
+    /// Behind an answer the end of a text is learned, behind a question it is not.
+    #[test]
+    fn a_text_ends_behind_an_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let learned = |turns: &[(&str, &str)]| {
+            let config = data(dir.path(), &row(turns).repeat(30));
+            let prepared = prepared(&config).unwrap();
+            let eos = prepared.tokenizer.eos_id().unwrap() as i32;
+            let valid = EvalSource::new(prepared.train.clone(), 1, 24, false).unwrap();
+            let targets = valid.iter().flat_map(|batch| batch.unwrap().targets);
+            targets.filter(|id| *id == eos).count()
+        };
+        assert!(learned(&[("user", "a"), ("assistant", "7")]) > 10);
+        assert_eq!(
+            learned(&[("user", "a"), ("assistant", "7"), ("user", "b")]),
+            0
+        );
+    }
+
     #[test]
     fn a_row_that_is_no_conversation_is_named() {
         let dir = tempfile::tempdir().unwrap();
@@ -275,6 +317,14 @@ mod tests {
             &row(&[("user", "a")]),
             &["no message of the role assistant"],
         );
+        second(
+            "{\"messages\": [{\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": [{}]}]}",
+            &["messages[0].tool_calls is not read"],
+        );
+        second(
+            "{\"messages\": [], \"tools\": [{}]}",
+            &["`tools` are not read"],
+        );
         let robot = row(&[("user", "a"), ("robot", "b")]);
         second(&robot, &["messages[1].role", "robot", "assistant"]);
         second("{\"messages\": [", &["not a JSON object"]);
@@ -300,5 +350,20 @@ mod tests {
             &["data.chat_template", "data.messages_column"],
         );
         with(|c| c.messages_column = "chat".into(), &["no column `chat`"]);
+        // Tokens of a text have no marks.
+        let mut text = data(dir.path(), "");
+        (text.messages_column, text.chat_template) = (String::new(), String::new());
+        text.train_file = dir.path().join("talk.txt");
+        fs::write(&text.train_file, "User: ab\n\nAssistant: 17\n".repeat(50)).unwrap();
+        let tokens = prepared(&text).unwrap().directory;
+        let marked = DataConfig {
+            train_file: tokens,
+            ..data(dir.path(), &good)
+        };
+        let message = prepared(&marked).unwrap_err().to_string();
+        assert!(
+            message.contains("data.messages_column") && message.contains("no answers are marked"),
+            "{message}"
+        );
     }
 }

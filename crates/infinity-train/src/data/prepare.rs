@@ -43,7 +43,15 @@ pub fn prepare(
     }
     let kind = tokenizer.resolve()?;
     let mut prepared = if is_prepared(&data.train_file) && data.source == DataSource::Files {
-        given(data, tokenizer, kind)?
+        let given = given(data, tokenizer, kind)?;
+        if !data.messages_column.is_empty() && !given.train.is_marked() {
+            return Err(DataError::BadValue {
+                key: "data.messages_column",
+                value: data.messages_column.clone(),
+                reason: "data.train_file names tokens of a text, in which no answers are marked: name the rows".into(),
+            });
+        }
+        given
     } else {
         cached(data, tokenizer, kind, notify)?
     };

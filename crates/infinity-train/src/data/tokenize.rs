@@ -5,7 +5,7 @@
 //! as encoding them together; a tokenizer for which no such place is found (one that adds a space
 //! in front of every text, say) gets its documents whole.
 
-use super::chat::Answers;
+use super::chat::{Answers, SILENT};
 use super::config::{TokenizerConfig, TokenizerKind};
 use super::error::DataError;
 use super::formats::Fragment;
@@ -51,6 +51,8 @@ pub(super) struct SplitWriter<'a> {
     dropped: Dropped,
     /// Of conversations, whether the last one ends by itself.
     chat: Option<bool>,
+    /// Of conversations, what marks the token that ends the last one: its end is learned behind an answer.
+    end_mark: u64,
 }
 
 /// A part of one document.
@@ -94,6 +96,7 @@ impl<'a> SplitWriter<'a> {
             first_token_bytes: 0,
             dropped: Dropped::default(),
             chat: chat.then_some(true),
+            end_mark: 0,
         })
     }
 
@@ -185,6 +188,10 @@ impl<'a> SplitWriter<'a> {
             }
             if let Some(answers) = &piece.answers {
                 self.chat = Some(answers.whole);
+                self.end_mark = match answers.end(&piece.text) {
+                    true => 0,
+                    false => u64::from(SILENT),
+                };
             } else if self.tokens.count() == 0 && !ids.is_empty() {
                 self.first_token_bytes = bytes_of(self.tokenizer, ids[0])?;
             }
@@ -202,7 +209,7 @@ impl<'a> SplitWriter<'a> {
             .tokenizer
             .eos_id()
             .ok_or(DataError::NoSeparator { documents })?;
-        self.tokens.push(u64::from(eos))
+        self.tokens.push(u64::from(eos) | self.end_mark)
     }
 
     /// Encodes what is left and closes the files; `append_eos` ends the last document too, unless

@@ -8,7 +8,7 @@ use infinity_model::burn::store::ModuleRecord;
 use infinity_model::burn::tensor::{Device, Int, Tensor};
 use infinity_train::config::{GradientCheckpointing, OptimizerName, Precision, RunConfig};
 use infinity_train::data::Packing;
-use infinity_train::model_dir::find;
+use infinity_train::model_dir::{find, find_with};
 use infinity_train::{Resume, estimate};
 use serde_json::Value;
 use std::fs;
@@ -320,4 +320,51 @@ fn what_cannot_be_adapted_is_refused_by_name() {
     )
     .unwrap();
     assert_eq!(text["peft_type"], "LORA");
+}
+
+/// Settings as PEFT may have them that name no model, or modules by patterns: a clear word, and no adapter that counts
+/// something else than it says.
+#[test]
+fn settings_of_an_adapter_that_are_not_understood_are_refused() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infinity-model/tests/foreign");
+    let [base, adapter] = [tests.join("llama"), tests.join("adapters/llama/end")];
+    let folder = tempfile::tempdir().unwrap();
+    let mine = folder.path().join("mine");
+    let told = |key: &str, value: Value| {
+        copy(&adapter, &mine);
+        let path = mine.join("adapter_config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config[key] = value;
+        fs::write(&path, config.to_string()).unwrap();
+        let load = |found: infinity_train::model_dir::Found| {
+            let loaded = found.load(Precision::F32, &Device::flex());
+            loaded.map(drop).map_err(|error| error.to_string())
+        };
+        let alone = find(&mine)
+            .map_err(|error| error.to_string())
+            .and_then(load);
+        let with = find_with(&base, Some(&mine)).map_err(|error| error.to_string());
+        [alone, with.and_then(load)]
+    };
+    for nothing in [Value::Null, "".into()] {
+        let [alone, with] = told("base_model_name_or_path", nothing);
+        let message = alone.unwrap_err();
+        assert!(
+            message.contains("does not name") && message.contains("--adapter"),
+            "{message}"
+        );
+        with.unwrap();
+    }
+    let [alone, _] = told("base_model_name_or_path", mine.to_str().unwrap().into());
+    assert!(alone.unwrap_err().contains("an adapter itself"));
+    for pattern in ["(q|v)_proj", "layers.[01].self_attn.q_proj", ".*q_proj"] {
+        let [_, with] = told("alpha_pattern", serde_json::json!({ pattern: 1000 }));
+        let message = with.unwrap_err();
+        assert!(
+            message.contains("alpha_pattern") && message.contains("names of modules"),
+            "{message}"
+        );
+    }
+    let [_, with] = told("alpha_pattern", serde_json::json!({ "q_proj": 1000 }));
+    with.unwrap();
 }
