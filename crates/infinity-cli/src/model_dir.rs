@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use burn::tensor::Device;
-use infinity_model::{Precision, Pretrained, Tokenizer};
+use infinity_model::{ChatTemplate, Precision, Pretrained, Tokenizer};
 use infinity_train::config::ConfigLayers;
 use infinity_train::model_dir;
 use infinity_train::run_dir::TOKENIZER;
@@ -71,6 +71,22 @@ impl Found {
     /// It is not there, or not the one that a checkpoint was trained with.
     pub(crate) fn tokenizer(&self) -> anyhow::Result<PathBuf> {
         Ok(self.0.tokenizer()?)
+    }
+
+    /// The file that says how the conversations were written that its adapters learned from, if there is one.
+    pub(crate) fn chat_template(&self) -> Option<PathBuf> {
+        self.0.chat_template()
+    }
+
+    /// How its conversations are written: as what it learned from, else as the files say that lie in `directory`.
+    ///
+    /// # Errors
+    /// A template that cannot be read.
+    pub(crate) fn template(&self, directory: &Path) -> anyhow::Result<ChatTemplate> {
+        Ok(match self.chat_template() {
+            Some(path) => ChatTemplate::from_file(&path, directory)?,
+            None => ChatTemplate::from_model_dir(directory)?,
+        })
     }
 
     /// The configuration of the run that made it; of a model that lies in no run, its window.

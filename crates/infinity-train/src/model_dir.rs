@@ -20,6 +20,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// How conversations are written, beside what learned from them.
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
+
 /// What makes a directory a model directory.
 const MARKER: &str = "config.json";
 
@@ -414,6 +417,15 @@ impl Found {
             "{} has no adapters",
             self.place().display()
         )))
+    }
+
+    /// How the conversations were written that adapters learned from, if they say so themselves.
+    pub fn chat_template(&self) -> Option<PathBuf> {
+        let Found::Adapter(adapted) = self else {
+            return None;
+        };
+        let path = adapted.folder.join(CHAT_TEMPLATE);
+        path.is_file().then_some(path)
     }
 
     /// The `tokenizer.json` of the model. That of a checkpoint is there and the one it was trained

@@ -590,6 +590,8 @@ impl Run {
                 },
             };
             let (path, model) = (self.directory.final_model(), self.trainee.valid().model);
+            // What it learned from was written by this one.
+            let template = Path::new(&self.config.data.chat_template);
             match &self.state.base {
                 Some(base) => {
                     let found = model_dir::find(&base.path)?;
@@ -601,12 +603,10 @@ impl Run {
                     if let Some(from) = beside {
                         copy_conversations(&path, from, Some(&self.tokenizer))?;
                     }
-                    // What it learned from was written by this one.
-                    let template = Path::new(&self.config.data.chat_template);
-                    if template.is_file() {
-                        copy_template(&path, template)?;
-                    }
                 }
+            }
+            if template.is_file() {
+                copy_template(&path, template)?;
             }
         }
         Ok(TrainReport {

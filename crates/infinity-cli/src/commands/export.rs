@@ -1,10 +1,11 @@
 //! `infinity export MODEL -o DIR`: a model as a directory of its own, in another number format or in several files; or
 //! adapters, as PEFT has them or merged into their model.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use infinity_model::pretrained::{copy_conversations, save_like};
+use infinity_model::pretrained::{copy_conversations, copy_template, save_like};
 use infinity_model::{Precision, Pretrained, SaveOptions, WeightFormat, save_pretrained_with};
 
 use crate::args::Global;
@@ -40,6 +41,9 @@ pub(crate) struct ExportArgs {
     #[arg(long)]
     overwrite: bool,
 }
+
+/// How conversations are written.
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// Loads and writes.
 pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
@@ -95,9 +99,15 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         max_shard_bytes: args.max_shard_size,
     };
     save_pretrained_with(target, &model, tokenizer.as_ref(), &generation, &options)?;
-    // How a conversation is written is no part of what is loaded.
+    // How a conversation is written is no part of what is loaded, and that of the model before is not this one's.
+    if target.join(CHAT_TEMPLATE).is_file() {
+        fs::remove_file(target.join(CHAT_TEMPLATE))?;
+    }
     if let Some(from) = found.tokenizer().ok().as_deref().and_then(Path::parent) {
         copy_conversations(target, from, tokenizer.as_ref())?;
+    }
+    if let Some(template) = found.chat_template() {
+        copy_template(target, &template)?;
     }
     said("model", target)
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use infinity_model::pretrained::read_settings;
-use infinity_model::{ChatTemplate, GenerationConfig, Precision, Pretrained};
+use infinity_model::{GenerationConfig, Precision, Pretrained};
 use infinity_serve::{Engine, EngineConfig, EngineHandle, Served, ServerConfig, router};
 use tokio::net::TcpListener;
 
@@ -86,7 +86,7 @@ pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
             .model_name
             .clone()
             .unwrap_or_else(|| name_of(&args.model)),
-        template: ChatTemplate::from_model_dir(directory)?,
+        template: found.template(directory)?,
         generation: generation(directory)?,
         api_key: args.api_key.clone().filter(|key| !key.is_empty()),
         ..ServerConfig::default()

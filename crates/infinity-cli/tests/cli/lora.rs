@@ -15,6 +15,11 @@ fn folder(family: &str) -> String {
 
 /// A run of adapters that learns to answer, in `dir/run`.
 fn trained(dir: &Path, base: &str) {
+    trained_by(dir, base, "");
+}
+
+/// The same by a template of one's own, or the folder's.
+fn trained_by(dir: &Path, base: &str, template: &str) {
     let mut rows = String::new();
     for i in 0..60 {
         let asked = ["who", "what", "when"][i % 3];
@@ -27,7 +32,7 @@ fn trained(dir: &Path, base: &str) {
     let text = format!(
         "[run]\noutput_dir = \"run\"\n[training]\ninit_from = {base:?}\nmax_steps = 12\n\
          per_device_train_batch_size = 4\n[lora]\nr = 4\nalpha = 16.0\ntarget_modules = \"all-linear\"\n\
-         [data]\ntrain_file = \"talks.jsonl\"\nmessages_column = \"messages\"\npacking = \"packed\"\n\
+         [data]\ntrain_file = \"talks.jsonl\"\nmessages_column = \"messages\"\nchat_template = {template:?}\npacking = \"packed\"\n\
          max_seq_length = 32\nval_fraction = 0.2\n[optimizer]\nlearning_rate = 2e-2\n\
          [eval]\nevery = 6\nsample_prompts = []\n[checkpoint]\nevery = 6\n"
     );
@@ -120,4 +125,50 @@ fn adapters_are_learned_used_exported_and_merged() {
         .exits(2)
         .says(&["Qwen/Qwen3.5-0.8B", "--adapter"]);
     assert_eq!(tokens(&format!("{base} --adapter adapter")), own);
+}
+
+/// What learned from conversations in a form of its own is talked to in that form, wherever it is copied to, and an
+/// adapter finds its model from there.
+#[test]
+fn the_template_and_the_model_of_an_adapter_go_with_it() {
+    let dir = directory();
+    let (dir, base) = (dir.path(), folder("llama"));
+    let own = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}\
+               {% if add_generation_prompt %}<assistant>{% endif %}";
+    fs::write(dir.join("own.jinja"), own).unwrap();
+    trained_by(dir, &base, "own.jinja");
+    let template = |of: &str| fs::read_to_string(dir.join(of).join("chat_template.jinja")).ok();
+    infinity(dir, "export run -o adapter").exits(0);
+    infinity(dir, "export run --merge -o merged").exits(0);
+    for of in ["run/final", "adapter", "merged"] {
+        assert_eq!(template(of).as_deref(), Some(own), "{of}");
+    }
+    // The folder has a template of its own, by which it is answered otherwise.
+    fs::write(dir.join("said"), "who\n").unwrap();
+    let answer = |of: &str| {
+        let mut chat = command(dir, &format!("chat {of} -n 8 --no-history --greedy"));
+        chat.stdin(fs::File::open(dir.join("said")).unwrap());
+        ran(chat).exits(0).says(&["chat template of the model"]).out
+    };
+    let learned = answer("run");
+    assert_eq!(learned, answer("merged"));
+    let theirs = Path::new(&base).join("chat_template.jinja");
+    fs::copy(theirs, dir.join("merged/chat_template.jinja")).unwrap();
+    assert_ne!(learned, answer("merged"));
+
+    infinity(
+        dir,
+        &format!("export {} -o merged --overwrite", folder("llama3")),
+    )
+    .exits(0);
+    assert_eq!(template("merged"), None, "of the model that was there");
+
+    let written = folder("adapters/llama/end");
+    infinity(dir, &format!("export {written} -o copy")).exits(0);
+    let said = |of: &str| {
+        infinity(dir, &format!("generate {of} -p what -n 9"))
+            .exits(0)
+            .out
+    };
+    assert_eq!(said("copy"), said(&written));
 }

@@ -18,7 +18,9 @@ use burn::store::burn_pack::Error as PackError;
 use burn::tensor::{DType, Shape, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
-use super::files::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, damaged, missing, write_error};
+use super::files::{
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, TEMPLATE, damaged, missing, write_error,
+};
 use super::foreign::Names;
 use super::plan::{Problems, Recipe, made};
 use super::read::StoredWeights;
@@ -178,13 +180,22 @@ pub fn save_adapter(
 /// [`PretrainedError`]: a file is missing, or something cannot be written. What was in `dir` is there still.
 pub fn copy_adapter(dir: &Path, from: &Path) -> Result<(), PretrainedError> {
     let staging = Staging::create(dir)?;
-    for name in [ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE] {
+    for name in [ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, TEMPLATE] {
         let path = from.join(name);
-        if name == BASE && !path.is_file() {
+        if [BASE, TEMPLATE].contains(&name) && !path.is_file() {
             continue;
         }
         let bytes = std::fs::read(&path);
-        let bytes = bytes.map_err(|source| PretrainedError::Read { path, source })?;
+        let mut bytes = bytes.map_err(|source| PretrainedError::Read { path, source })?;
+        if name == ADAPTER_CONFIG
+            && let Some(base) = base_of(from, &read_adapter_settings(from)?)
+            && let Ok(base) = base.canonicalize()
+            && let Ok(mut config) = serde_json::from_slice::<Value>(&bytes)
+        {
+            // A way from there leads elsewhere from here.
+            config["base_model_name_or_path"] = base.to_string_lossy().into();
+            bytes = format!("{config:#}\n").into_bytes();
+        }
         let written = infinity_files::write(&staging.partial.path().join(name), &bytes);
         written.map_err(|source| write_error(&dir.join(name), source))?;
     }

@@ -77,7 +77,7 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
         .sampling
         .over(args.limit.over(generation), global.seed)?;
     let files = found.tokenizer()?;
-    let template = Template::of(files.parent().unwrap_or(&args.model))?;
+    let template = Template::new(found.template(files.parent().unwrap_or(&args.model))?);
     if !global.quiet {
         unused.iter().for_each(|what| terminal::warning(what));
         terminal::note(&format!(

@@ -1,7 +1,5 @@
 //! What a message adds to the text of a conversation, by the chat template of the model.
 
-use std::path::Path;
-
 use infinity_model::chat_template::{ChatTemplate, Message};
 
 /// How a conversation is written, one message after the other.
@@ -12,12 +10,9 @@ pub(super) struct Template(ChatTemplate);
 const ANSWER: &str = "\u{1}answer\u{1}";
 
 impl Template {
-    /// That of the model whose files are in `directory`.
-    ///
-    /// # Errors
-    /// A template that cannot be read.
-    pub(super) fn of(directory: &Path) -> anyhow::Result<Self> {
-        Ok(Template(ChatTemplate::from_model_dir(directory)?))
+    /// One message after the other by `template`.
+    pub(super) fn new(template: ChatTemplate) -> Self {
+        Template(template)
     }
 
     /// Whether it writes the tokens that begin a text itself, where a model has them.
