@@ -18,7 +18,8 @@ use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-const TEMPLATE: &str = "chat_template.jinja";
+/// The file of a template, beside a model.
+pub const TEMPLATE: &str = "chat_template.jinja";
 const CONFIG: &str = "tokenizer_config.json";
 /// Around what the model says, in a text with marks; no conversation holds them.
 const BEGINS: char = '\u{fdd0}';

@@ -7,6 +7,7 @@ use crate::error::TrainError;
 use crate::run_dir::{CHECKPOINTS, EFFECTIVE, FINAL, TOKENIZER};
 use infinity_files::Fingerprint;
 use infinity_model::burn::tensor::Device;
+use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{
     base_of, config_from_json, copy_adapter, is_adapter, read_adapter_settings, save_adapter,
     with_adapter_of,
@@ -19,9 +20,6 @@ use infinity_model::{
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// How conversations are written, beside what learned from them.
-const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// What makes a directory a model directory.
 const MARKER: &str = "config.json";
@@ -424,7 +422,7 @@ impl Found {
         let Found::Adapter(adapted) = self else {
             return None;
         };
-        let path = adapted.folder.join(CHAT_TEMPLATE);
+        let path = adapted.folder.join(TEMPLATE);
         path.is_file().then_some(path)
     }
 

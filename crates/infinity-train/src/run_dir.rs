@@ -15,6 +15,7 @@ use crate::config::RunConfig;
 use crate::error::{CheckpointError, TrainError};
 use crate::metrics::tensorboard::EventFile;
 use infinity_files::Lock;
+use infinity_model::chat_template::TEMPLATE;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -409,7 +410,7 @@ const MODEL_FILES: [&str; 8] = [
     "adapter_config.json",
     "adapter_model.safetensors",
     "base.json",
-    "chat_template.jinja",
+    TEMPLATE,
     "config.json",
     "generation_config.json",
     TOKENIZER,

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{copy_conversations, copy_template, save_like};
 use infinity_model::{Precision, Pretrained, SaveOptions, WeightFormat, save_pretrained_with};
 
@@ -42,9 +43,6 @@ pub(crate) struct ExportArgs {
     overwrite: bool,
 }
 
-/// How conversations are written.
-const CHAT_TEMPLATE: &str = "chat_template.jinja";
-
 /// Loads and writes.
 pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
     let (found, target) = (
@@ -76,6 +74,7 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         }
         (true, false) => {
             found.save_adapter(target, &chosen.device)?;
+            settle(target, found.chat_template())?;
             return said("adapter", target);
         }
         (false, true) => {
@@ -92,6 +91,7 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
     } = found.load(Precision::F32, &chosen.device, global.quiet)?;
     if let Some(like) = &args.like {
         save_like(target, &model, like)?;
+        settle(target, Some(like.join(TEMPLATE)))?;
         return said("model", target);
     }
     let options = SaveOptions {
@@ -99,17 +99,25 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         max_shard_bytes: args.max_shard_size,
     };
     save_pretrained_with(target, &model, tokenizer.as_ref(), &generation, &options)?;
-    // How a conversation is written is no part of what is loaded, and that of the model before is not this one's.
-    if target.join(CHAT_TEMPLATE).is_file() {
-        fs::remove_file(target.join(CHAT_TEMPLATE))?;
-    }
+    // How a conversation is written is no part of what is loaded.
+    let mut template = found.chat_template();
     if let Some(from) = found.tokenizer().ok().as_deref().and_then(Path::parent) {
         copy_conversations(target, from, tokenizer.as_ref())?;
+        template = template.or_else(|| Some(from.join(TEMPLATE)));
     }
-    if let Some(template) = found.chat_template() {
-        copy_template(target, &template)?;
-    }
+    settle(target, template)?;
     said("model", target)
+}
+
+/// Leaves in `target` the chat template in the file `template`, if it is there, and none of a model that was there before.
+fn settle(target: &Path, template: Option<PathBuf>) -> anyhow::Result<()> {
+    let own = target.join(TEMPLATE);
+    match template.filter(|path| path.is_file()) {
+        Some(path) => copy_template(target, &path)?,
+        None if own.is_file() => fs::remove_file(own)?,
+        None => {}
+    }
+    Ok(())
 }
 
 /// Says what was written.

@@ -162,6 +162,14 @@ fn the_template_and_the_model_of_an_adapter_go_with_it() {
     )
     .exits(0);
     assert_eq!(template("merged"), None, "of the model that was there");
+    fs::write(dir.join("merged/chat_template.jinja"), own).unwrap();
+    let theirs = folder("llama3");
+    let like = format!("export {theirs} --like {theirs} -o merged --overwrite");
+    infinity(dir, &like).exits(0);
+    assert_eq!(template("merged"), None, "written like another");
+    let bare = folder("adapters/llama/end");
+    infinity(dir, &format!("export {bare} -o adapter --overwrite")).exits(0);
+    assert_eq!(template("adapter"), None, "of the adapter that was there");
 
     let written = folder("adapters/llama/end");
     infinity(dir, &format!("export {written} -o copy")).exits(0);

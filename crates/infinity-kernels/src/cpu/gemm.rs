@@ -7,62 +7,48 @@
 use crate::cpu::product::Left;
 use std::mem::MaybeUninit;
 
-/// A product that is part of a sum: factors and the length of its own sums.
-#[derive(Clone, Copy)]
-pub(crate) struct Term<'a> {
-    pub(crate) left: Left<'a>,
-    pub(crate) right: Left<'a>,
-    pub(crate) k: usize,
-}
-
-/// `Σ left · right` over `terms`, `[m, n]`; zeros where there are none.
-///
-/// # Panics
-///
-/// If a factor is smaller than the sizes say.
-pub(crate) fn sum_of_products([m, n]: [usize; 2], terms: &[Term<'_>]) -> Vec<f32> {
-    let mut out = Box::new_uninit_slice(m * n);
-    let mut terms = terms.iter().filter(|term| term.k > 0);
-    match terms.next() {
-        Some(term) => multiply([m, n], term, &mut out, false),
-        None => {
-            out.fill(MaybeUninit::new(0.0));
-        }
-    }
-    terms.for_each(|term| multiply([m, n], term, &mut out, true));
-    // SAFETY: the first product, or the zeros, were written to all of it.
-    unsafe { out.assume_init() }.into_vec()
-}
-
-/// Adds `left · right` of a `term` to `out`, `[m, n]`.
-///
-/// # Panics
-///
-/// If a factor is smaller than the sizes say.
-pub(crate) fn add_product(size: [usize; 2], term: &Term<'_>, out: &mut [f32]) {
-    let (start, len) = (out.as_mut_ptr().cast::<MaybeUninit<f32>>(), out.len());
-    // SAFETY: a number may be one that is perhaps unwritten, and `multiply` writes nothing but numbers.
-    let out = unsafe { std::slice::from_raw_parts_mut(start, len) };
-    if term.k > 0 {
-        multiply(size, term, out, true);
-    }
-}
-
-/// `left · right`, `[m, k]` and `[k, n]`.
+/// `left · right`, `[m, k]` and `[k, n]`; zeros where `k` is 0.
 ///
 /// # Panics
 ///
 /// If a factor is smaller than the sizes say.
 pub(crate) fn product([m, n, k]: [usize; 3], left: Left<'_>, right: Left<'_>) -> Vec<f32> {
-    sum_of_products([m, n], &[Term { left, right, k }])
+    let mut out = Box::new_uninit_slice(m * n);
+    match k {
+        0 => {
+            out.fill(MaybeUninit::new(0.0));
+        }
+        _ => multiply([m, n, k], left, right, &mut out, false),
+    }
+    // SAFETY: the product, or the zeros, were written to all of it.
+    unsafe { out.assume_init() }.into_vec()
+}
+
+/// Adds `left · right`, `[m, k]` and `[k, n]`, to `out`.
+///
+/// # Panics
+///
+/// As [`product`].
+pub(crate) fn add_product([m, n, k]: [usize; 3], left: Left<'_>, right: Left<'_>, out: &mut [f32]) {
+    let (start, len) = (out.as_mut_ptr().cast::<MaybeUninit<f32>>(), out.len());
+    // SAFETY: a number may be one that is perhaps unwritten, and `multiply` writes nothing but numbers.
+    let out = unsafe { std::slice::from_raw_parts_mut(start, len) };
+    if k > 0 {
+        multiply([m, n, k], left, right, out, true);
+    }
 }
 
 /// Writes a product to `out`, rows of `n`, or adds it to the values that are there: `adds` wants all of them written.
-fn multiply([m, n]: [usize; 2], term: &Term<'_>, out: &mut [MaybeUninit<f32>], adds: bool) {
+fn multiply(
+    [m, n, k]: [usize; 3],
+    left: Left<'_>,
+    right: Left<'_>,
+    out: &mut [MaybeUninit<f32>],
+    adds: bool,
+) {
     if m == 0 || n == 0 {
         return;
     }
-    let Term { left, right, k } = *term;
     assert!(out.len() >= m * n && k > 0);
     assert!((m - 1) * left.row + (k - 1) * left.col < left.data.len());
     assert!((k - 1) * right.row + (n - 1) * right.col < right.data.len());
@@ -148,21 +134,25 @@ mod tests {
         let [m, n] = [70, 50];
         let of = |k: usize| (random(k as u64, m * k), random(k as u64 + 1, k * n));
         let factors = [130, 0, 300].map(|k| (k, of(k)));
-        let terms = factors.each_ref().map(|(k, (left, right))| Term {
-            left: Left::rows(left, *k),
-            right: Left::transposed(right, *k),
-            k: *k,
+        let views = factors.each_ref().map(|(k, (left, right))| {
+            (
+                [m, n, *k],
+                Left::rows(left, *k),
+                Left::transposed(right, *k),
+            )
         });
-        let got = sum_of_products([m, n], &terms);
-        let each = terms.map(|Term { left, right, k }| product([m, n, k], left, right));
+        let each = views.map(|(size, left, right)| product(size, left, right));
+        let mut got = each[0].clone();
+        for (size, left, right) in &views[1..] {
+            add_product(*size, *left, *right, &mut got);
+        }
         for (at, got) in got.iter().enumerate() {
             let want: f32 = each.iter().map(|product| product[at]).sum();
             assert!((got - want).abs() < 1e-4, "{at}: {got} {want}");
         }
-        let one = sum_of_products([m, n], &terms[..1]);
         assert!(
             got.iter()
-                .zip(&one)
+                .zip(&each[0])
                 .any(|(all, one)| (all - one).abs() > 0.1)
         );
     }

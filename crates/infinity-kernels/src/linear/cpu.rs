@@ -5,7 +5,7 @@
 
 use super::few_rows::{Rows, few_rows};
 use super::weight::Weight;
-use crate::cpu::gemm::{Term, add_product, product, sum_of_products};
+use crate::cpu::gemm::{add_product, product};
 use crate::cpu::product::Left;
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
@@ -87,14 +87,11 @@ pub(crate) fn backward(
     let mut d_x = Vec::new();
     for (weight, d_y) in weights.iter().zip(&d_y) {
         for part in weight.parts() {
-            let term = Term {
-                left: Left::rows(&slice(d_y)[part.columns.start..], weight.out),
-                right: part.transposed(),
-                k: part.columns.len(),
-            };
+            let size = [rows, width, part.columns.len()];
+            let d_y = Left::rows(&slice(d_y)[part.columns.start..], weight.out);
             match d_x.is_empty() {
-                true => d_x = sum_of_products([rows, width], &[term]),
-                false => add_product([rows, width], &term, &mut d_x),
+                true => d_x = product(size, d_y, part.transposed()),
+                false => add_product(size, d_y, part.transposed(), &mut d_x),
             }
         }
     }

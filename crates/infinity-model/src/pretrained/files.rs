@@ -1,5 +1,7 @@
 //! The files of a model directory by name, and what is said of one that fails.
 
+/// No part of a model of ours: how a conversation is written.
+pub(super) use crate::chat_template::TEMPLATE;
 use crate::error::PretrainedError;
 use std::io;
 use std::path::Path;
@@ -10,12 +12,10 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 pub(super) const GENERATION: &str = "generation_config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-/// No part of a model of ours: how a conversation is written.
 pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
 pub(super) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+/// Beside an adapter, the fingerprint of its model.
 pub(super) const BASE: &str = "base.json";
-/// No part of a model of ours: how a conversation is written.
-pub(super) const TEMPLATE: &str = "chat_template.jinja";
 
 pub(super) fn shard_name(number: usize, of: usize) -> String {
     format!("model-{number:05}-of-{of:05}.safetensors")
