@@ -2,6 +2,9 @@
 
 #[cfg(feature = "flex")]
 use crate::cpu::simd::{LANES, Level, leveled};
+use crate::linear;
+use crate::operator::on_cpu;
+use crate::rounding::Half;
 use burn::tensor::{Device, Distribution, Tensor};
 use std::fmt;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -130,13 +133,31 @@ fn fastest(mut work: impl FnMut()) -> f64 {
 ///
 /// If the device fails.
 pub fn matmul_flops(device: &Device) -> f64 {
+    best_product(device, |a, b| a.matmul(b))
+}
+
+/// The same for factors that are rounded to bf16 on the way ([`linear::projections_rounded`]), where the CPU has instructions
+/// for it.
+pub fn bf16_product_flops(device: &Device) -> Option<f64> {
+    let half = Half::Bf16;
+    let results = false;
+    (on_cpu(device) && linear::cpu_multiplies(half)).then(|| {
+        best_product(device, |a, b| {
+            let rounding = linear::Rounding { half, results };
+            let mut all = linear::projections_rounded(a.unsqueeze(), vec![b], rounding);
+            all.remove(0).squeeze_dim(0)
+        })
+    })
+}
+
+fn best_product(device: &Device, product: impl Fn(Tensor<2>, Tensor<2>) -> Tensor<2>) -> f64 {
     let rates = PRODUCTS.map(|(m, k, n)| {
         let random =
             |dims: [usize; 2]| Tensor::<2>::random(dims, Distribution::Uniform(-1.0, 1.0), device);
         let (a, b) = (random([m, k]), random([k, n]));
         device.sync().expect("the device works");
         let seconds = fastest(|| {
-            let _ = a.clone().matmul(b.clone());
+            let _ = product(a.clone(), b.clone());
             device.sync().expect("the device works");
         });
         2.0 * (m * k * n) as f64 / seconds

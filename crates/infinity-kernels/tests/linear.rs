@@ -2,7 +2,10 @@
 
 use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor, bf16};
-use infinity_kernels::linear::{linear, projections, projections_and, reference};
+use infinity_kernels::linear::{
+    Rounding, linear, projections, projections_and, projections_rounded, reference,
+};
+use infinity_kernels::rounding::reference::rounded as half_of;
 use infinity_kernels::rounding::{Half, HalfSupport};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
@@ -117,6 +120,61 @@ fn gradients_match_the_reference_however_the_weight_is_stored(device: &Device) {
             assert_close(&name, "y", &values(y.inner()), &expected, tol);
             assert_close(&name, "d_x", &of_x, &d_x, tol);
             assert_close(&name, "d_weight", &values(of_weight), &d_weight, tol);
+        }
+    }
+}
+
+/// Factors rounded to a half format: few rows and many, with gradients and without, by the instructions that the machine
+/// has. Results that are not rounded are the reference's for rounded factors, and rounded ones lie next to them.
+#[test]
+fn factors_are_rounded_and_sums_are_not() {
+    let device = Device::flex();
+    for (half, unit) in [(Half::Bf16, 2f64.powi(-8)), (Half::F16, 2f64.powi(-11))] {
+        for [t, width, out] in [[1, 33, 17], [9, 20, 30], [65, 33, 17], [100, 700, 130]] {
+            let mut random = Random(11);
+            let mut draw = |len| random.values(len, -1.0, 1.0);
+            let (x, weight, d_y) = (draw(t * width), draw(width * out), draw(t * out));
+            let size = [t, width, out];
+            let [rx, rw, rd] = [&x, &weight, &d_y].map(|x| {
+                let rounded = x.iter().map(|x| half_of(f64::from(*x as f32), half));
+                rounded.collect::<Vec<f64>>()
+            });
+            let expected = reference::forward(size, &rx, &rw);
+            let (d_x, d_weight) = reference::backward(size, &rx, &rw, &rd);
+            let name = format!("{half:?} [{t}, {width}, {out}]");
+            let inputs = |device: &Device| {
+                let x = tensor(&x, [1, t, width], DType::F32, device);
+                (x, tensor(&weight, [width, out], DType::F32, device))
+            };
+            let product = |(x, weight): (Tensor<3>, Tensor<2>), results| {
+                let rounding = Rounding { half, results };
+                projections_rounded(x, vec![weight], rounding).remove(0)
+            };
+            let is_near = |part: &str, got: &[f64], want: &[f64]| {
+                for (got, want) in got.iter().zip(want) {
+                    assert_eq!(half_of(*got, half), *got, "{name} {part} is in the format");
+                    let most = want.abs() * unit + 1e-5;
+                    assert!((got - want).abs() <= most, "{name} {part}: {got} {want}");
+                }
+            };
+            let y = values(product(inputs(&device), false));
+            assert_close(&name, "y", &y, &expected, TOL);
+            is_near("y", &values(product(inputs(&device), true)), &expected);
+            let unrounded = reference::forward(size, &x, &weight);
+            assert!(
+                compare(&y, &unrounded, TOL).is_err(),
+                "{name}: factors as they were are seen"
+            );
+
+            let learning = device.clone().autodiff();
+            let (x, weight) = inputs(&learning);
+            let (x, weight) = (x.require_grad(), weight.require_grad());
+            let y = product((x.clone(), weight.clone()), true);
+            let loss = y * tensor(&d_y, [1, t, out], DType::F32, &learning);
+            let grads = loss.sum().backward();
+            is_near("d_x", &values(x.grad(&grads).expect("a gradient")), &d_x);
+            let of_weight = values(weight.grad(&grads).expect("a gradient"));
+            assert_close(&name, "d_weight", &of_weight, &d_weight, TOL);
         }
     }
 }

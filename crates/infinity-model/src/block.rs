@@ -196,8 +196,7 @@ impl FeedForward {
             .projections(&[&self.gate_proj, &self.up_proj], x)
             .try_into()
             .expect("two projections, two results");
-        let inner = formats.products(swiglu(gate, up));
-        formats.stream(formats.linear(&self.down_proj, inner))
+        formats.stream(formats.linear(&self.down_proj, swiglu(gate, up)))
     }
 }
 

@@ -15,7 +15,6 @@ use burn::tensor::{Device, Int, Tensor, assert_shape};
 use infinity_kernels::FormError;
 use infinity_kernels::borders::Borders;
 use infinity_kernels::embedding::embedding;
-use infinity_kernels::linear::linear;
 use infinity_kernels::{Form, in_pool};
 
 /// Tokens read at once by [`InfinityModel::prefill`]: enough for whole matrix products, few enough
@@ -331,12 +330,8 @@ impl InfinityModel {
     /// Logits `[B, T, vocab_size]` of `hidden` `[B, T, D]`, in f32 whatever the precision.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         let formats = self.formats();
-        if formats.is_single() {
-            return linear(hidden, self.output_weight());
-        }
-        let hidden = formats.products(hidden);
-        let weight = formats.products(self.output_weight());
-        formats.single(formats.matmul(hidden, weight.unsqueeze()))
+        let mut logits = formats.multiply(hidden, vec![self.output_weight()]);
+        formats.single(logits.pop().expect("one matrix, one product"))
     }
 
     /// The output projection `[D, vocab_size]`; tied, it is the transposed embedding.

@@ -27,7 +27,8 @@
 //!
 //! A kernel gets the values of its format in an `f32` tensor: what the format loses is lost, and
 //! what the kernel does with them is its own matter. A matrix product gets tensors in half where
-//! the device multiplies them; see [`HalfSupport`] for the others.
+//! the device has them. On the CPU it rounds its factors itself, and multiplies them in bf16 where the
+//! processor can ([`projection::projections_rounded`]).
 
 use crate::adapter::Adapter;
 use crate::parameters::ParameterRole;
@@ -35,7 +36,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Linear;
 use burn::tensor::{Device, FloatDType, Tensor};
 use infinity_kernels::accelerator;
-use infinity_kernels::linear as projection;
+use infinity_kernels::linear::{self as projection, Rounding};
 use infinity_kernels::rounding::{Half, HalfSupport, rounded};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -234,6 +235,10 @@ impl Formats {
                 "{precision}, with matrix products in TF32 (10 bits of fraction) on this device"
             )),
             (None, _) | (_, Some((_, HalfSupport::Native))) => None,
+            (Some(half), Some(_)) if projection::cpu_multiplies(half) => Some(format!(
+                "{precision}, with matrix products in {} and everything in the memory of f32",
+                name(half)
+            )),
             (Some(half), Some(_)) => Some(format!(
                 "{precision} is emulated here: numbers are rounded to {} and multiplied in f32; \
                  the results are those of a device that computes in {0}, time and memory are not",
@@ -260,11 +265,11 @@ impl Formats {
         }
     }
 
-    /// `x` as matrix products read it.
+    /// `x` as matrix products read it: in half where the device multiplies that. The CPU's products round what they read.
     pub fn products<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.half {
             Some((half, HalfSupport::Native)) => x.cast(half.dtype()),
-            Some(_) => self.rounded(x),
+            Some(_) => x.cast(FloatDType::F32),
             None => x,
         }
     }
@@ -274,78 +279,89 @@ impl Formats {
         self.half.is_none()
     }
 
-    /// `x · y`, both as [`products`](Self::products) gives them, with the result in that format.
-    pub fn matmul<const D: usize>(&self, x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
-        let product = x.matmul(y);
+    /// `x` times each of `weights`, where the CPU rounds what it multiplies.
+    fn rounds(&self, results: bool) -> Option<Rounding> {
         match self.half {
-            Some((_, HalfSupport::Widened)) => self.rounded(product),
-            _ => product,
+            Some((half, HalfSupport::Widened)) => Some(Rounding { half, results }),
+            _ => None,
         }
     }
 
-    /// [`matmul`](Self::matmul) of `x` `[N, D]` by a matrix of the model `[D, M]`, which may be in bf16 where `x` is in f32.
-    pub fn by_weight(&self, x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-        match x.dtype() == weight.dtype() {
-            true => self.matmul(x, weight),
-            false => projection::linear(x.unsqueeze(), weight).squeeze_dim(0),
+    /// `x` `[N, D]` times a matrix `[D, M]`, both as [`products`](Self::products) gives them, with the result in that format.
+    /// A matrix of the model may be in bf16 where `x` is in f32.
+    pub fn matmul(&self, x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+        match self.rounds(true) {
+            Some(rounding) => rounded_product(x, weight, rounding),
+            None if x.dtype() == weight.dtype() => x.matmul(weight),
+            None => projection::linear(x.unsqueeze(), weight).squeeze_dim(0),
         }
     }
 
-    /// `linear(x)`, for `x` as [`products`](Self::products) gives it, with the result in that
-    /// format.
+    /// [`matmul`](Self::matmul) with the result in f32, which the CPU then does not round.
+    pub fn matmul_to_single(&self, x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
+        match self.rounds(false) {
+            Some(rounding) => rounded_product(x, y, rounding),
+            None => self.single(x.matmul(y)),
+        }
+    }
+
+    /// `x` `[B, T, D]` times each of `weights` `[D, M]`, in any format, with results in that of products.
+    pub(crate) fn multiply(&self, x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
+        match (self.half, self.rounds(true)) {
+            (None, _) => projection::projections(x, weights),
+            (_, Some(rounding)) => projection::projections_rounded(x, weights, rounding),
+            (Some((half, _)), None) => {
+                let x = x.cast(half.dtype());
+                let one = |weight: Tensor<2>| {
+                    burn::tensor::module::linear(x.clone(), weight.cast(half.dtype()), None)
+                };
+                weights.into_iter().map(one).collect()
+            }
+        }
+    }
+
+    /// `linear(x)` for `x` in any format, with the result in that of products.
     pub fn linear(&self, linear: &Linear, x: Tensor<3>) -> Tensor<3> {
-        let Some((_, support)) = self.half else {
-            let y = projection::linear(x.clone(), linear.weight.base());
-            let y = match &linear.bias {
-                Some(bias) => y + bias.val().unsqueeze(),
-                None => y,
-            };
-            return self.adapted(linear, x, y);
-        };
-        let weight = self.products(linear.weight.base());
-        let bias = linear.bias.as_ref().map(|bias| self.products(bias.val()));
-        let y = burn::tensor::module::linear(x.clone(), weight, bias);
-        let y = match support {
-            HalfSupport::Widened => self.rounded(y),
-            _ => y,
+        let mut y = self.projections(&[linear], x);
+        y.pop().expect("one projection, one result")
+    }
+
+    /// The projection `y` of `x` with its bias and what its adapter adds, if it has them.
+    fn completed(&self, linear: &Linear, x: &Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        let y = match &linear.bias {
+            Some(bias) => self.in_half(y + self.in_half(bias.val()).unsqueeze()),
+            None => y,
         };
         self.adapted(linear, x, y)
     }
 
     /// The projection `y` of `x` with what its adapter adds, if it has one.
-    fn adapted(&self, linear: &Linear, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+    fn adapted(&self, linear: &Linear, x: &Tensor<3>, y: Tensor<3>) -> Tensor<3> {
         let Some(adapter) = linear.weight.reparameterization::<Adapter>() else {
             return y;
         };
-        let times = |x: Tensor<3>, weight: &Param<Tensor<2>>| match self.half {
-            None => projection::linear(x, weight.val()),
-            Some(_) => self.matmul(x, self.products(weight.val()).unsqueeze()),
-        };
-        let x = self.products(adapter.dropout.forward(x));
+        let times = |x, weight: &Param<Tensor<2>>| self.multiply(x, vec![weight.val()]).remove(0);
+        let x = adapter.dropout.forward(self.products(x.clone()));
         let more = times(times(x, &adapter.A), &adapter.B) * adapter.scale;
-        self.products(y + more)
+        self.in_half(y + more)
     }
 
-    /// [`linear`](Self::linear) by several projections, for `x` in any format: in one operation where the
-    /// device has a kernel for it.
-    pub fn projections(&self, linears: &[&Linear], x: Tensor<3>) -> Vec<Tensor<3>> {
+    /// `x` in the format of products, which kernels that take half formats read as it is.
+    pub fn in_half<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.half {
-            None => {
-                let weights = linears.iter().map(|linear| linear.weight.base());
-                let all = projection::projections(x.clone(), weights.collect());
-                let biased = all.into_iter().zip(linears).map(|(y, linear)| {
-                    let bias = linear.bias.as_ref().map(|bias| bias.val().unsqueeze());
-                    let y = bias.into_iter().fold(y, |y, bias: Tensor<3>| y + bias);
-                    self.adapted(linear, x.clone(), y)
-                });
-                biased.collect()
-            }
-            Some(_) => {
-                let x = self.products(x);
-                let one = |linear: &&Linear| self.linear(linear, x.clone());
-                linears.iter().map(one).collect()
-            }
+            Some((half, HalfSupport::Native)) => x.cast(half.dtype()),
+            Some(_) => self.rounded(x),
+            None => x,
         }
+    }
+
+    /// [`linear`](Self::linear) by several projections: in one operation where the device has a kernel for it.
+    pub fn projections(&self, linears: &[&Linear], x: Tensor<3>) -> Vec<Tensor<3>> {
+        let weights = linears.iter().map(|linear| linear.weight.base());
+        let all = self.multiply(x.clone(), weights.collect()).into_iter();
+        let all = all.zip(linears);
+        all.map(|(y, linear)| self.completed(linear, &x, y))
+            .collect()
     }
 
     /// The same, and `x` times all of `gates` side by side, in f32 whatever the format is.
@@ -368,7 +384,7 @@ impl Formats {
         }
         let (all, of_gates) = projection::projections_and(x, weights(linears), weights(gates));
         let all = all.into_iter().zip(linears);
-        let all = all.map(|(y, linear)| self.adapted(linear, single.clone(), y));
+        let all = all.map(|(y, linear)| self.completed(linear, &single, y));
         let all = all.collect();
         (all, self.adapted_gates(gates, single, of_gates))
     }
@@ -388,7 +404,7 @@ impl Formats {
             let [_, out] = gate.weight.dims();
             let own = y.clone().narrow(2, from, out);
             from += out;
-            single.adapted(gate, x.clone(), own)
+            single.adapted(gate, &x, own)
         });
         Tensor::cat(each.collect(), 2)
     }
@@ -418,6 +434,11 @@ impl Formats {
             path: Vec::new(),
         })
     }
+}
+
+fn rounded_product(x: Tensor<2>, y: Tensor<2>, rounding: Rounding) -> Tensor<2> {
+    let mut all = projection::projections_rounded(x.unsqueeze(), vec![y], rounding);
+    all.pop().expect("one product").squeeze_dim(0)
 }
 
 /// Puts every parameter in its format.

@@ -1,6 +1,8 @@
 //! What the kernels on the CPU share: vector instructions, matrix products, threads and memory.
 
 #[cfg(feature = "flex")]
+pub(crate) mod bf16;
+#[cfg(feature = "flex")]
 pub(crate) mod exp;
 #[cfg(feature = "flex")]
 pub(crate) mod gemm;

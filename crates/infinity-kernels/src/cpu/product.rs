@@ -11,17 +11,17 @@ const WIDE: usize = 8;
 
 /// A matrix of any strides.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Left<'a> {
-    pub(crate) data: &'a [f32],
+pub(crate) struct Left<'a, T = f32> {
+    pub(crate) data: &'a [T],
     /// From one row to the next.
     pub(crate) row: usize,
     /// From one column to the next.
     pub(crate) col: usize,
 }
 
-impl<'a> Left<'a> {
+impl<'a, T> Left<'a, T> {
     /// Rows of `stride`.
-    pub(crate) fn rows(data: &'a [f32], stride: usize) -> Self {
+    pub(crate) fn rows(data: &'a [T], stride: usize) -> Self {
         Left {
             data,
             row: stride,
@@ -30,11 +30,20 @@ impl<'a> Left<'a> {
     }
 
     /// The transpose of rows of `stride`.
-    pub(crate) fn transposed(data: &'a [f32], stride: usize) -> Self {
+    pub(crate) fn transposed(data: &'a [T], stride: usize) -> Self {
         Left {
             data,
             row: 1,
             col: stride,
+        }
+    }
+
+    /// The transpose.
+    pub(crate) fn turned(self) -> Self {
+        Left {
+            data: self.data,
+            row: self.col,
+            col: self.row,
         }
     }
 }

@@ -83,6 +83,15 @@ impl Level {
     pub(crate) fn kind(self) -> Kind {
         self.0
     }
+
+    /// Whether there are instructions that multiply pairs of bf16: AVX512-BF16.
+    pub(crate) fn multiplies_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == Kind::Avx512 {
+            return is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
+        }
+        false
+    }
 }
 
 /// Whether the portable level has a fused multiply-add; where it has none, `mul_add` is a call.

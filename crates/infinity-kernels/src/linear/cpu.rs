@@ -5,15 +5,44 @@
 
 use super::few_rows::{Rows, few_rows};
 use super::weight::Weight;
+use super::{Rounding, cpu_multiplies, in_bf16};
 use crate::cpu::gemm::{add_product, product};
 use crate::cpu::product::Left;
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
+use crate::rounding::{Half, cpu::rounded};
 use burn::backend::TensorMetadata;
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
+
+/// Factors with the values of a half format, for products in f32.
+fn factors(inputs: Vec<Primitive>, half: Half) -> Vec<Primitive> {
+    let factor = |x: Primitive| match x.dtype() == DType::from(half.dtype()) {
+        true => x,
+        false => rounded(x, half),
+    };
+    inputs.into_iter().map(factor).collect()
+}
 
 /// `x · weight` for `x` `[B, T, D]`, the first of the inputs, and every weight behind it.
-pub(crate) fn forward(mut inputs: Vec<Primitive>, few: bool) -> Vec<Primitive> {
+pub(crate) fn forward(
+    inputs: Vec<Primitive>,
+    few: bool,
+    rounding: Option<Rounding>,
+) -> Vec<Primitive> {
+    let level = Level::detect();
+    match rounding {
+        None => as_they_are(inputs, few),
+        Some(rounding) if !few && cpu_multiplies(rounding.half) => {
+            in_bf16::forward(level, inputs, rounding.results)
+        }
+        Some(Rounding { half, results }) => {
+            let y = as_they_are(factors(inputs, half), few);
+            if results { factors(y, half) } else { y }
+        }
+    }
+}
+
+fn as_they_are(mut inputs: Vec<Primitive>, few: bool) -> Vec<Primitive> {
     let weights = inputs.split_off(1);
     let x = inputs.remove(0);
     let (dtype, [b, t, _]) = (x.dtype(), x.shape().dims());
@@ -56,12 +85,28 @@ fn many_rows(x: &Primitive, weights: &[Weight]) -> Vec<Vec<f32>> {
 }
 
 /// Gradients of those inputs of [`forward`] that are `wanted`, given those of every result; the others are
-/// returned as they are.
+/// returned as they are. With a rounding the factors have it too, and the input's gradient; those of weights are in f32.
 pub(crate) fn backward(
-    mut inputs: Vec<Primitive>,
+    inputs: Vec<Primitive>,
     d_y: Vec<Primitive>,
     wanted: &[bool],
+    rounding: Option<Rounding>,
 ) -> Vec<Primitive> {
+    let level = Level::detect();
+    match rounding {
+        None => gradients(inputs, d_y, wanted),
+        Some(rounding) if cpu_multiplies(rounding.half) => {
+            in_bf16::backward(level, inputs, d_y, wanted)
+        }
+        Some(Rounding { half, .. }) => {
+            let mut d = gradients(factors(inputs, half), factors(d_y, half), wanted);
+            let d_x = d.remove(0);
+            factors(vec![d_x], half).into_iter().chain(d).collect()
+        }
+    }
+}
+
+fn gradients(mut inputs: Vec<Primitive>, d_y: Vec<Primitive>, wanted: &[bool]) -> Vec<Primitive> {
     let weights = inputs.split_off(1);
     let x = inputs.remove(0);
     let (dtype, shape) = (x.dtype(), x.shape());
@@ -90,8 +135,8 @@ pub(crate) fn backward(
             let size = [rows, width, part.columns.len()];
             let d_y = Left::rows(&slice(d_y)[part.columns.start..], weight.out);
             match d_x.is_empty() {
-                true => d_x = product(size, d_y, part.transposed()),
-                false => add_product(size, d_y, part.transposed(), &mut d_x),
+                true => d_x = product(size, d_y, part.view().turned()),
+                false => add_product(size, d_y, part.view().turned(), &mut d_x),
             }
         }
     }
@@ -117,7 +162,7 @@ mod tests {
         };
         let gradients = |wanted: &[bool]| {
             let inputs = vec![of(2.0, &[1, 3, 4]), of(5.0, &[4, 2])];
-            let all = backward(inputs, vec![of(1.0, &[1, 3, 2])], wanted);
+            let all = backward(inputs, vec![of(1.0, &[1, 3, 2])], wanted, None);
             all.iter().map(|d| slice(d)[0]).collect::<Vec<_>>()
         };
         assert_eq!(gradients(&[true, true]), [10.0, 6.0]);

@@ -11,15 +11,20 @@ mod cpu;
 mod few_rows;
 #[cfg(feature = "cube")]
 mod gpu;
+#[cfg(feature = "flex")]
+mod in_bf16;
 pub mod reference;
 #[cfg(feature = "flex")]
 mod weight;
 
+#[cfg(feature = "flex")]
+use crate::cpu::simd::Level;
 #[cfg(any(feature = "flex", feature = "cube"))]
 use crate::operator::Backward;
 use crate::operator::{self, MOST_INPUTS, Operator, cpu_kernel, gpu_kernel};
 #[cfg(feature = "cube")]
 use crate::operator::{Forward, Layout};
+use crate::rounding::Half;
 #[cfg(feature = "flex")]
 use burn::backend::Flex;
 #[cfg(feature = "cube")]
@@ -28,7 +33,7 @@ use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::FloatTensor;
 #[cfg(feature = "cube")]
 use burn::tensor::Shape;
-use burn::tensor::{DType, Device, Tensor, assert_shape, module};
+use burn::tensor::{DType, Device, FloatDType, Tensor, assert_shape, module};
 #[cfg(feature = "cube")]
 use burn_cubecl::CubeBackend;
 
@@ -65,6 +70,70 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     y.pop().expect("one weight, one result")
 }
 
+/// Factors of a product that are rounded to a half format, and multiplied with sums in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rounding {
+    /// The format of the factors, and of the input's gradient.
+    pub half: Half,
+    /// Whether results have it too.
+    pub results: bool,
+}
+
+/// Whether this processor has instructions that multiply in `half`.
+pub fn cpu_multiplies(half: Half) -> bool {
+    #[cfg(feature = "flex")]
+    return half == Half::Bf16 && Level::detect().multiplies_bf16();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = half;
+        false
+    }
+}
+
+/// [`projections`] on the CPU with factors that are rounded, in f32 or bf16, and results in f32 tensors. Where the
+/// processor multiplies bf16 it does so, else it rounds first; both add up in f32, in an order of their own. Gradients of
+/// weights are not rounded.
+///
+/// # Panics
+///
+/// If two shapes do not agree, or the device is not the CPU.
+#[track_caller]
+pub fn projections_rounded(
+    x: Tensor<3>,
+    weights: Vec<Tensor<2>>,
+    rounding: Rounding,
+) -> Vec<Tensor<3>> {
+    let [b, t, width] = x.dims();
+    for weight in &weights {
+        assert_shape!(weight, [width, _]);
+    }
+    let device = x.device();
+    assert!(operator::on_cpu(&device), "{device:?} is not the CPU");
+    let x = x.cast(FloatDType::F32);
+    let n = weights.len();
+    let there = b * t > 0
+        && weights
+            .iter()
+            .all(|weight| weight.dims().iter().all(|n| *n > 0));
+    if n >= MOST_INPUTS || !there {
+        let one = |weight: Tensor<2>| match there && n > 1 {
+            true => projections_rounded(x.clone(), vec![weight], rounding).remove(0),
+            false => module::linear(x.clone(), weight.cast(FloatDType::F32), None),
+        };
+        return weights.into_iter().map(one).collect();
+    }
+    let few = is_few(b * t, &device);
+    run(
+        x,
+        weights,
+        Projections {
+            few,
+            thin: 0,
+            rounding: Some(rounding),
+        },
+    )
+}
+
 /// `x · weight` for `x` `[B, T, D]` and each of `weights` `[D, N]`, of any strides, in one operation
 /// where the device has a kernel for all of them.
 ///
@@ -94,11 +163,24 @@ pub fn projections(x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
 /// All in one operation, of which the last `thin` weights share a result.
 fn together(x: Tensor<3>, weights: Vec<Tensor<2>>, thin: usize) -> Vec<Tensor<3>> {
     let [b, t, _] = x.dims();
-    let n = weights.len() - thin + usize::from(thin > 0);
+    let few = b * t <= FEW_ROWS;
+    let rounding = None;
+    run(
+        x,
+        weights,
+        Projections {
+            few,
+            thin,
+            rounding,
+        },
+    )
+}
+
+fn run(x: Tensor<3>, weights: Vec<Tensor<2>>, projections: Projections) -> Vec<Tensor<3>> {
+    let n = weights.len() - projections.thin + usize::from(projections.thin > 0);
     let weights = weights.into_iter().map(Tensor::into_dispatch);
     let inputs = std::iter::once(x.into_dispatch()).chain(weights);
-    let few = b * t <= FEW_ROWS;
-    let mut results = operator::run(Projections { few, thin }, inputs.collect());
+    let mut results = operator::run(projections, inputs.collect());
     (0..n).map(|_| results.take()).collect()
 }
 
@@ -190,18 +272,21 @@ struct Projections {
     /// Of a GPU's weights, the last ones that share a result.
     #[cfg_attr(not(feature = "cube"), allow(dead_code))]
     thin: usize,
+    /// On the CPU, factors that are rounded.
+    #[cfg_attr(not(feature = "flex"), allow(dead_code))]
+    rounding: Option<Rounding>,
 }
 
 impl Operator for Projections {
     const NAME: &'static str = "projections";
 
     cpu_kernel! {
-        |self, inputs| cpu::forward(inputs, self.few)
+        |self, inputs| cpu::forward(inputs, self.few, self.rounding)
     }
 
     #[cfg(feature = "flex")]
     fn cpu_backward(&self, call: Backward<Flex>) -> Vec<FloatTensor<Flex>> {
-        cpu::backward(call.inputs, call.grads, &call.wanted)
+        cpu::backward(call.inputs, call.grads, &call.wanted, self.rounding)
     }
 
     #[cfg(feature = "cube")]

@@ -105,6 +105,14 @@ impl Weight {
         }
     }
 
+    /// [`values`](Self::values) as a factor.
+    pub(super) fn view<'a, T>(&self, values: &'a [T]) -> Left<'a, T> {
+        match self.by_columns {
+            true => Left::transposed(values, self.width),
+            false => Left::rows(values, self.out),
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn stored(&self) -> &Primitive {
         &self.data
@@ -174,15 +182,6 @@ impl Part<'_> {
         match self.by_columns {
             true => Left::transposed(&self.values, self.stride),
             false => Left::rows(&self.values, self.stride),
-        }
-    }
-
-    pub(super) fn transposed(&self) -> Left<'_> {
-        let Left { data, row, col } = self.view();
-        Left {
-            data,
-            row: col,
-            col: row,
         }
     }
 }

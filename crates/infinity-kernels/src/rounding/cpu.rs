@@ -64,7 +64,7 @@ fn f16_loop<const FMA: bool, const ROWS: usize>(x: &[f32], y: &mut [MaybeUninit<
 leveled!(fn f16_piece(x: &[f32], y: &mut [MaybeUninit<f32>]) = f16_loop);
 
 /// Each value as `half` has it.
-pub(super) fn rounded(x: Primitive, half: Half) -> Primitive {
+pub(crate) fn rounded(x: Primitive, half: Half) -> Primitive {
     let shape = x.shape();
     let x = single(x);
     let x = slice(&x);

@@ -5,7 +5,7 @@
 //! would be on its way through a tensor in half.
 
 #[cfg(feature = "flex")]
-mod cpu;
+pub(crate) mod cpu;
 mod half;
 pub mod reference;
 

@@ -124,7 +124,7 @@ impl Layer for SoftmaxMixer {
         if let Some(gate) = all.next() {
             o = o * activation::sigmoid(formats.single(gate));
         }
-        let y = formats.stream(formats.linear(&self.o_proj, formats.products(o)));
+        let y = formats.stream(formats.linear(&self.o_proj, o));
         let cache = cache.left_by(t, &pass.borders, window);
         let output = Stream {
             x: y,

@@ -253,7 +253,7 @@ impl InfinityMixer {
         // A GPU's kernel reads half formats as they are; other forms, and who looks on, want `f32`.
         let as_they_are = pass.form == Form::Fused && pass.tap.is_none();
         let [q, k, v] = [q, k, v].map(|x| match as_they_are {
-            true => pass.formats.products(x),
+            true => pass.formats.in_half(x),
             false => pass.formats.kernels(x),
         });
         let inputs = MemoryScanInputs {
@@ -307,7 +307,7 @@ impl Layer for InfinityMixer {
             None => rms_norm(formats.stream(out.o), weight, eps),
         };
         let o = o.reshape([b, t, self.config.linear_heads().value_width()]);
-        let y = formats.stream(formats.linear(&self.o_proj, formats.products(o)));
+        let y = formats.stream(formats.linear(&self.o_proj, o));
         let memory = out.state;
         let output = Stream {
             x: y,

@@ -1,10 +1,10 @@
 """nanoGPT-like GPT in PyTorch on the CPU, driven by `cargo xtask bench model --python PYTHON`.
 
-python gpt.py LAYERS WIDTH HEADS INNER WINDOW ROWS VOCABULARY THREADS
+python gpt.py LAYERS WIDTH HEADS INNER WINDOW ROWS VOCABULARY THREADS FORMAT
 
 Answers one JSON line to every line on standard input: "step" trains one step on a fixed batch, "product" times products of
 f32 matrices, "memory" says how much this process holds. The network: learned positions, pre-norm, causal
-scaled_dot_product_attention, GELU, tied embedding; AdamW, gradients clipped at 1. Only torch is needed.
+scaled_dot_product_attention, GELU, tied embedding; AdamW, gradients clipped at 1; FORMAT bf16 is torch.autocast, f32 is not. Only torch is needed.
 """
 import json, resource, sys, time
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 L, D, H, INNER, T, B, V, THREADS = (int(x) for x in sys.argv[1:9])
+HALF = sys.argv[9] == "bf16"
 torch.set_num_threads(THREADS)
 torch.manual_seed(1)
 
@@ -62,7 +63,8 @@ print(json.dumps({"parameters": sum(p.numel() for p in model.parameters()), "tor
 for line in sys.stdin:
     if line.strip() == "step":
         start = time.perf_counter()
-        loss = model(tokens[:, :-1], tokens[:, 1:])
+        with torch.autocast("cpu", torch.bfloat16, enabled=HALF):
+            loss = model(tokens[:, :-1], tokens[:, 1:])
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

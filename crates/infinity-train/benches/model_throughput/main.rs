@@ -23,7 +23,7 @@ mod profile;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device};
 use infinity_kernels::accelerator;
-use infinity_kernels::machine::matmul_flops;
+use infinity_kernels::machine::{bf16_product_flops, matmul_flops};
 use infinity_kernels::memory_scan::reference::Dims;
 use infinity_kernels::testing::{Case, Probe, Tol, assert_close, values};
 use infinity_kernels::{Form, memory_scan};
@@ -80,9 +80,15 @@ fn main() -> Outcome<()> {
     if std::env::args().any(|arg| arg == "--first") {
         return first(runs.remove(0), &config, &device, start);
     }
-    let mut peer = argument("--python")
-        .map(|python| Peer::start(&PathBuf::from(python), &config))
-        .transpose()?;
+    let mut formats: Vec<&'static str> = runs.iter().map(Run::format).collect();
+    formats.dedup();
+    let mut peers = match argument("--python").map(PathBuf::from) {
+        Some(python) => formats
+            .into_iter()
+            .map(|format| Peer::start(&python, &config, format))
+            .collect::<Outcome<Vec<Peer>>>()?,
+        None => Vec::new(),
+    };
     let turns = match argument("--turns") {
         Some(turns) => turns.parse::<usize>()?.max(1),
         None => TURNS,
@@ -93,15 +99,13 @@ fn main() -> Outcome<()> {
         for run in &mut runs {
             run.step(&host, norm, &device)?;
         }
-        if let Some(peer) = &mut peer {
+        for peer in &mut peers {
             peer.step()?;
         }
     }
     runs.iter_mut().for_each(|run| run.times.clear());
     let our_peak_bytes = memory_stats::memory_stats().map(|held| held.physical_mem as f64);
-    if let Some(peer) = &mut peer {
-        peer.times.clear();
-    }
+    peers.iter_mut().for_each(|peer| peer.times.clear());
     // Of the CPU alone: the products that are tried are too small for a GPU.
     let peak = || (device == Device::flex()).then(|| matmul_flops(&device));
     let mut peaks = vec![peak()];
@@ -110,14 +114,14 @@ fn main() -> Outcome<()> {
             for run in &mut runs {
                 run.step(&host, norm, &device)?;
             }
-            if let Some(peer) = &mut peer {
+            for peer in &mut peers {
                 peer.step()?;
             }
         }
         peaks.push(peak());
     }
     let peaks: Option<Vec<f64>> = peaks.into_iter().collect();
-    let product = peer.as_mut().map(Peer::product_flops).transpose()?;
+    let product = peers.first_mut().map(Peer::product_flops).transpose()?;
     let best = peaks.map(|peaks| Best::of(peaks, product));
 
     let single = runs[0].losses.clone();
@@ -131,7 +135,7 @@ fn main() -> Outcome<()> {
     for run in &runs {
         run.report(&config, &device, best.as_ref());
     }
-    if let Some(peer) = &mut peer {
+    for peer in &mut peers {
         compare(&runs, peer, product, &config, our_peak_bytes)?;
     }
     if std::env::args().any(|arg| arg == "--profile") {
@@ -185,8 +189,9 @@ fn compare(
     }
     let tokens = config.tokens_per_step() as f64;
     println!(
-        "PyTorch {}        GPT of {} parameters, {:.0} tokens/s, best product {:.1} GFLOP/s, loss from {first:.3} to {last:.3}",
+        "PyTorch {}, {}   GPT of {} parameters, {:.0} tokens/s, best product {:.1} GFLOP/s, loss from {first:.3} to {last:.3}",
         peer.version,
+        peer.format,
         peer.parameters,
         tokens / median(peer.times.iter().copied()),
         product.unwrap_or_default() / 1e9,
@@ -210,8 +215,9 @@ fn compare(
             .collect();
         let each: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
         println!(
-            "{} against PyTorch    {:.2} times as fast   (in turns {})",
+            "{} against PyTorch in {}    {:.2} times as fast   (in turns {})",
             run.precision,
+            peer.format,
             median(ratios.iter().copied()),
             each.join(" ")
         );
@@ -360,6 +366,14 @@ struct Run {
 }
 
 impl Run {
+    /// The format of its products that PyTorch has too.
+    fn format(&self) -> &'static str {
+        match self.precision.half() {
+            Some(_) => "bf16",
+            None => "f32",
+        }
+    }
+
     fn new(config: &RunConfig, form: Form, precision: Precision, device: &Device) -> Outcome<Self> {
         let model = config.model.init_seeded(1, &device.clone().autodiff());
         let model = model.with_form(form)?.with_precision(precision)?;
@@ -470,5 +484,8 @@ impl Run {
             median(shares.into_iter()),
             each.join(" ")
         );
+        if let Some(flops) = bf16_product_flops(device).filter(|_| self.format() == "bf16") {
+            println!("best product in bf16   {:.1} GFLOP/s", flops / 1e9);
+        }
     }
 }

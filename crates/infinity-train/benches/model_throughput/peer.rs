@@ -15,6 +15,8 @@ const PROGRAM: &str = include_str!("gpt.py");
 /// A PyTorch process that answers a line of JSON to every word.
 pub(crate) struct Peer {
     child: Child,
+    /// The format of its products: `f32` or `bf16`.
+    pub(crate) format: &'static str,
     words: ChildStdin,
     answers: BufReader<ChildStdout>,
     /// Its parameters: fewer than ours by what gates and convolutions take.
@@ -28,8 +30,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts `python` with the sizes of `config`, on as many threads as ours has.
-    pub(crate) fn start(python: &Path, config: &RunConfig) -> Outcome<Self> {
+    /// Starts `python` with the sizes of `config` and products in `format`, on as many threads as ours has.
+    pub(crate) fn start(python: &Path, config: &RunConfig, format: &'static str) -> Outcome<Self> {
         let model = &config.model;
         let sizes = [
             model.num_hidden_layers,
@@ -44,6 +46,7 @@ impl Peer {
         let mut child = Command::new(python)
             .args(["-c", PROGRAM])
             .args(sizes.map(|size| size.to_string()))
+            .arg(format)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -53,6 +56,7 @@ impl Peer {
         };
         let mut peer = Peer {
             child,
+            format,
             words,
             answers: BufReader::new(answers),
             parameters: 0,

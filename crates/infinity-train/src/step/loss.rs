@@ -48,16 +48,16 @@ pub fn training_loss(
     for start in (0..n).step_by(step) {
         let len = step.min(n - start);
         let (h, targets) = (h.clone().narrow(0, start, len), targets.narrow(start, len));
-        let logits = formats.by_weight(h.clone(), w.clone());
+        let logits = formats.matmul(h.clone(), w.clone());
         let (losses, d_logits) = with_gradient(logits, &targets, scale);
         sums.push(losses.sum());
         let d_logits = formats.products(d_logits);
-        d_hidden.push(formats.by_weight(d_logits.clone(), w.clone().transpose()));
+        d_hidden.push(formats.matmul(d_logits.clone(), w.clone().transpose()));
         if !learns {
             continue;
         }
         // In f32, or the chunks would not add up to what one chunk gives.
-        let d_w = formats.single(h.transpose().matmul(d_logits));
+        let d_w = formats.matmul_to_single(h.transpose(), d_logits);
         d_weight = Some(match d_weight {
             Some(sum) => sum + d_w,
             None => d_w,
@@ -122,7 +122,7 @@ fn chunks_of_losses(
         let len = step.min(n - start);
         let hidden = hidden.clone().narrow(0, start, len);
         let targets = targets.narrow(start, len);
-        cross_entropy(formats.by_weight(hidden, weight.clone()), &targets)
+        cross_entropy(formats.matmul(hidden, weight.clone()), &targets)
     })
 }
 
