@@ -4,7 +4,7 @@
 use crate::cpu::simd::{LANES, Level, leveled};
 use crate::linear;
 use crate::operator::on_cpu;
-use crate::rounding::Half;
+use crate::rounding::{Half, Rounding, cpu_multiplies};
 use burn::tensor::{Device, Distribution, Tensor};
 use std::fmt;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -141,9 +141,9 @@ pub fn matmul_flops(device: &Device) -> f64 {
 pub fn bf16_product_flops(device: &Device) -> Option<f64> {
     let half = Half::Bf16;
     let results = false;
-    (on_cpu(device) && linear::cpu_multiplies(half)).then(|| {
+    (on_cpu(device) && cpu_multiplies(half)).then(|| {
         best_product(device, |a, b| {
-            let rounding = linear::Rounding { half, results };
+            let rounding = Rounding { half, results };
             let mut all = linear::projections_rounded(a.unsqueeze(), vec![b], rounding);
             all.remove(0).squeeze_dim(0)
         })

@@ -3,10 +3,10 @@
 use crate::devices::on_every_device;
 use burn::tensor::{DType, Device, Tensor, bf16};
 use infinity_kernels::linear::{
-    Rounding, linear, projections, projections_and, projections_rounded, reference,
+    linear, projections, projections_and, projections_rounded, reference,
 };
 use infinity_kernels::rounding::reference::rounded as half_of;
-use infinity_kernels::rounding::{Half, HalfSupport};
+use infinity_kernels::rounding::{Half, HalfSupport, Rounding};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
 /// Worst RMS ratio on Flex, 2026-11-24: 2e-7.

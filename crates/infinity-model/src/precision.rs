@@ -36,8 +36,8 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Linear;
 use burn::tensor::{Device, FloatDType, Tensor};
 use infinity_kernels::accelerator;
-use infinity_kernels::linear::{self as projection, Rounding};
-use infinity_kernels::rounding::{Half, HalfSupport, rounded};
+use infinity_kernels::linear as projection;
+use infinity_kernels::rounding::{Half, HalfSupport, Rounding, cpu_multiplies, rounded};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -235,7 +235,7 @@ impl Formats {
                 "{precision}, with matrix products in TF32 (10 bits of fraction) on this device"
             )),
             (None, _) | (_, Some((_, HalfSupport::Native))) => None,
-            (Some(half), Some(_)) if projection::cpu_multiplies(half) => Some(format!(
+            (Some(half), Some(_)) if cpu_multiplies(half) => Some(format!(
                 "{precision}, with matrix products in {} and everything in the memory of f32",
                 name(half)
             )),

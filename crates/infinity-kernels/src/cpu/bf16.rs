@@ -451,8 +451,9 @@ mod x86 {
                     from_fn(|v| _mm512_loadu_si512(right.add(v * LANES).cast()));
                 for r in 0..TILE[0] {
                     let row = _mm512_set1_epi32((*left[r].add(p * PAIR)).cast_signed());
+                    let row: __m512bh = transmute(row);
                     for v in 0..VECTORS {
-                        let (row, column) = (transmute(row), transmute(columns[v]));
+                        let column: __m512bh = transmute(columns[v]);
                         sums[r][v] = _mm512_dpbf16_ps(sums[r][v], row, column);
                     }
                 }
@@ -557,7 +558,7 @@ mod tests {
                     far = far.max((exact - want).abs());
                 }
                 assert!(
-                    far > 1e-4,
+                    k == 1 || far > 1e-4,
                     "[{m}, {n}, {k}]: factors that are not rounded are seen"
                 );
             }
@@ -587,7 +588,7 @@ mod tests {
         for x in [
             0.0,
             1.0,
-            1.003_906_25,
+            1.0 + 1.0 / 256.0,
             1.003_906_4,
             -3.7,
             3.4e38,

@@ -4,13 +4,13 @@
 //! Few rows have products of their own, in `few_rows.rs`.
 
 use super::few_rows::{Rows, few_rows};
+use super::in_bf16;
 use super::weight::Weight;
-use super::{Rounding, cpu_multiplies, in_bf16};
 use crate::cpu::gemm::{add_product, product};
 use crate::cpu::product::Left;
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, single, slice, tensor};
-use crate::rounding::{Half, cpu::rounded};
+use crate::rounding::{Half, Rounding, cpu::rounded, cpu_multiplies};
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 

@@ -17,14 +17,12 @@ pub mod reference;
 #[cfg(feature = "flex")]
 mod weight;
 
-#[cfg(feature = "flex")]
-use crate::cpu::simd::Level;
 #[cfg(any(feature = "flex", feature = "cube"))]
 use crate::operator::Backward;
 use crate::operator::{self, MOST_INPUTS, Operator, cpu_kernel, gpu_kernel};
 #[cfg(feature = "cube")]
 use crate::operator::{Forward, Layout};
-use crate::rounding::Half;
+use crate::rounding::Rounding;
 #[cfg(feature = "flex")]
 use burn::backend::Flex;
 #[cfg(feature = "cube")]
@@ -68,26 +66,6 @@ fn is_few(rows: usize, device: &Device) -> bool {
 pub fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let mut y = projections(x, vec![weight]);
     y.pop().expect("one weight, one result")
-}
-
-/// Factors of a product that are rounded to a half format, and multiplied with sums in f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rounding {
-    /// The format of the factors, and of the input's gradient.
-    pub half: Half,
-    /// Whether results have it too.
-    pub results: bool,
-}
-
-/// Whether this processor has instructions that multiply in `half`.
-pub fn cpu_multiplies(half: Half) -> bool {
-    #[cfg(feature = "flex")]
-    return half == Half::Bf16 && Level::detect().multiplies_bf16();
-    #[cfg(not(feature = "flex"))]
-    {
-        let _ = half;
-        false
-    }
 }
 
 /// [`projections`] on the CPU with factors that are rounded, in f32 or bf16, and results in f32 tensors. Where the

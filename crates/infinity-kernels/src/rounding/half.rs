@@ -1,5 +1,7 @@
 //! The half formats, and what devices make of them.
 
+#[cfg(feature = "flex")]
+use crate::cpu::simd::Level;
 use crate::operator::on_cpu;
 use burn::tensor::{Device, FloatDType};
 
@@ -42,5 +44,25 @@ impl HalfSupport {
             true => HalfSupport::Native,
             false => HalfSupport::Missing,
         }
+    }
+}
+
+/// Factors of a product that are rounded to a half format, and multiplied with sums in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rounding {
+    /// The format of the factors, and of the input's gradient.
+    pub half: Half,
+    /// Whether results have it too.
+    pub results: bool,
+}
+
+/// Whether this processor has instructions that multiply in `half`.
+pub fn cpu_multiplies(half: Half) -> bool {
+    #[cfg(feature = "flex")]
+    return half == Half::Bf16 && Level::detect().multiplies_bf16();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = half;
+        false
     }
 }

@@ -9,7 +9,7 @@ pub(crate) mod cpu;
 mod half;
 pub mod reference;
 
-pub use half::{Half, HalfSupport};
+pub use half::{Half, HalfSupport, Rounding, cpu_multiplies};
 
 use crate::operator::{self, Operator, cpu_kernel};
 use burn::tensor::{FloatDType, Tensor};
