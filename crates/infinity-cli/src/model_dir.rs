@@ -73,7 +73,7 @@ impl Found {
         Ok(self.0.tokenizer()?)
     }
 
-    /// The file that says how the conversations were written that its adapters learned from, if there is one.
+    /// The file that says how the conversations were written that it learned from, if there is one.
     pub(crate) fn chat_template(&self) -> Option<PathBuf> {
         self.0.chat_template()
     }

@@ -181,6 +181,12 @@ fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
     let LoadedConfig { mut config, .. } = layers.resolve()?;
     // Not as a layer: a run must not carry what grows, but whoever asks to see it here may.
     config.eval.carry_state |= args.stateful;
+    if let Some(template) = found.chat_template()
+        && !config.data.messages_column.is_empty()
+    {
+        // What it learned from is written as it was, wherever this is started.
+        config.data.chat_template = template.display().to_string();
+    }
     if let Some(file) = &args.file {
         config.data = of_one_file(&config, file, args.text_column.as_deref());
         config.tokenizer.kind = data::TokenizerKind::File;

@@ -26,10 +26,10 @@ pub(crate) struct ExportArgs {
     /// Directory to write; a model that is there is replaced with --overwrite
     #[arg(short, long, value_name = "DIR")]
     output_dir: PathBuf,
-    /// Number format of the weights: f32, bf16 or f16
-    #[arg(long, value_name = "FORMAT", default_value = "f32")]
-    dtype: WeightFormat,
-    /// Most bytes of one weight file, as in 5GB or 500MiB (default: one file)
+    /// Number format of a model's weights: f32, bf16 or f16 [default: f32]
+    #[arg(long, value_name = "FORMAT")]
+    dtype: Option<WeightFormat>,
+    /// Most bytes of one weight file of a model, as in 5GB or 500MiB (default: one file)
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
     /// Write adapters and the model that they belong to as one model, instead of the adapters alone
@@ -66,11 +66,19 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         }
     }
     let chosen = device::open(&device::wanted(global))?;
+    let of_models = [
+        ("--like", args.like.is_some()),
+        ("--dtype", args.dtype.is_some()),
+        ("--max-shard-size", args.max_shard_size.is_some()),
+    ];
+    let given = of_models.into_iter().find(|(_, given)| *given);
     match (found.has_adapters(), args.merge) {
-        (true, false) if args.like.is_some() => {
-            return Err(errors::usage(
-                "--like writes a model, and these are adapters: --merge makes one of both",
-            ));
+        (true, false) if given.is_some() => {
+            let flag = given.map_or("", |(flag, _)| flag);
+            return Err(errors::usage(format!(
+                "{flag} is for a model, and these are adapters, which are written in one file with the numbers that \
+                 they have: --merge makes a model of both"
+            )));
         }
         (true, false) => {
             found.save_adapter(target, &chosen.device)?;
@@ -95,7 +103,7 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         return said("model", target);
     }
     let options = SaveOptions {
-        format: Some(args.dtype),
+        format: Some(args.dtype.unwrap_or(WeightFormat::F32)),
         max_shard_bytes: args.max_shard_size,
     };
     save_pretrained_with(target, &model, tokenizer.as_ref(), &generation, &options)?;

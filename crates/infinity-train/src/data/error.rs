@@ -19,6 +19,13 @@ pub enum DataError {
         /// What to write there.
         hint: &'static str,
     },
+    /// A validation split in whose windows nobody answers.
+    #[error(
+        "the validation split holds no answer of its conversations (`data.messages_column`), so that there is nothing \
+         to measure: hold out more (`data.val_fraction`), give longer windows (`data.max_seq_length`) or more of them \
+         (`eval.max_batches`), or set `eval.do_eval = false`"
+    )]
+    NoAnswers,
     /// Two keys that exclude each other, or a value out of range.
     #[error("`{key}` = {value}: {reason}")]
     BadValue {

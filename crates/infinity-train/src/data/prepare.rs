@@ -101,6 +101,25 @@ pub fn tokenize_to(
     open_prepared(output)
 }
 
+/// The tokenizer that [`prepare`] will give, where that is known before any text is read.
+///
+/// # Errors
+/// Its file cannot be read, or `[tokenizer]` contradicts itself.
+pub(crate) fn known_tokenizer(
+    data: &DataConfig,
+    tokenizer: &TokenizerConfig,
+) -> Result<Option<Tokenizer>, DataError> {
+    if data.source.task().is_some() {
+        return Ok(None);
+    }
+    if is_prepared(&data.train_file) && data.source == DataSource::Files {
+        return Ok(Some(Tokenizer::from_file(
+            data.train_file.join(TOKENIZER_FILE),
+        )?));
+    }
+    tokenize::fixed(tokenizer, tokenizer.resolve()?)
+}
+
 /// Whether `directory` was made by [`tokenize_to`] or [`prepare`].
 pub fn is_prepared(directory: &Path) -> bool {
     directory.join(META_FILE).is_file() && directory.join(TOKENIZER_FILE).is_file()
