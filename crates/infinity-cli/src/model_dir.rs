@@ -107,24 +107,24 @@ pub(crate) fn needed(tokenizer: Option<Tokenizer>, directory: &Path) -> anyhow::
     tokenizer.with_context(|| format!("{shown} has no {TOKENIZER}, which text needs"))
 }
 
-/// Checks that a state can be written to `path` later, before there is something to lose.
+/// Checks that what `flag` names can be written later, before there is something to lose.
 ///
 /// # Errors
-/// It is a directory, or lies in none.
-pub(crate) fn can_hold_a_state(path: &Path) -> anyhow::Result<()> {
+/// It is a directory, or no file can be made beside it.
+pub(crate) fn can_hold(flag: &str, path: &Path) -> anyhow::Result<()> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let shown = path.display();
+    let refuse = |why: String| Err(errors::usage(format!("{flag}: {why}")));
     match (path.is_dir(), parent.is_dir()) {
-        (true, _) => Err(errors::usage(format!(
-            "--state-out: {shown} is a directory"
-        ))),
-        (_, false) => Err(errors::usage(format!(
-            "--state-out: there is no directory {} to write {shown} in",
+        (true, _) => refuse(format!("{shown} is a directory")),
+        (_, false) => refuse(format!(
+            "there is no directory {} to write {shown} in",
             parent.display()
-        ))),
-        _ => Ok(()),
+        )),
+        _ => infinity_files::can_write(path)
+            .or_else(|why| refuse(format!("{shown} cannot be written: {why}"))),
     }
 }

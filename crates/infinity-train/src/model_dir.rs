@@ -19,6 +19,7 @@ use infinity_model::{
 };
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What makes a directory a model directory.
@@ -231,26 +232,30 @@ fn marker(dir: &Path) -> Option<PathBuf> {
 /// The model directory meant by `given`: itself, or `final/` inside a run directory.
 fn directory(given: &Path) -> Result<PathBuf, TrainError> {
     let shown = given.display();
-    if !given.exists() {
-        return Err(TrainError::NoModel(format!(
-            "there is no model directory {shown}"
-        )));
-    }
-    if !given.is_dir() {
-        return Err(TrainError::NoModel(format!(
-            "{shown} is a file; a model is a directory with {MARKER} and model.safetensors"
-        )));
-    }
     let inside = given.join(FINAL);
     let mut places = [given.to_owned(), inside].into_iter();
     places.find(|dir| marker(dir).is_some()).ok_or_else(|| {
-        let hint = match given.join(CHECKPOINTS).is_dir() {
-            true => format!(
+        match given.read_dir().map_err(|why| (why.kind(), why)) {
+            Err((io::ErrorKind::NotFound, _)) => {
+                return TrainError::NoModel(format!("there is no model directory {shown}"));
+            }
+            Err((io::ErrorKind::NotADirectory, _)) => {
+                return TrainError::NoModel(format!(
+                    "{shown} is a file; a model is a directory with {MARKER} and model.safetensors"
+                ));
+            }
+            Err((_, why)) => return TrainError::NoModel(format!("cannot read {shown}: {why}")),
+            Ok(_) => {}
+        }
+        let saved = CheckpointStore::new(given.to_owned()).steps();
+        let hint = match saved.last() {
+            Some(last) => format!("; it holds checkpoints: name one, as in {shown}/step-{last}"),
+            None if given.join(CHECKPOINTS).is_dir() => format!(
                 "; it is a run that has not finished: its `train` command with --resume goes on \
                  with it, and {} is the best model it has made so far",
                 given.join(CHECKPOINTS).join(BEST).display()
             ),
-            false => String::new(),
+            None => String::new(),
         };
         TrainError::NoModel(format!(
             "{shown} is not a model directory: neither {MARKER} nor {FINAL}/{MARKER} is there{hint}"

@@ -76,6 +76,9 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let found = model_dir::find(&args.model, args.adapter.as_deref())?;
     let mut config = config(&args, &found)?;
     eval_task::check(&args.task, &config, args.file.as_deref())?;
+    if let Some(path) = &args.stream.state_out {
+        model_dir::can_hold("--state-out", path)?;
+    }
     if args.stream.stream
         && let Some(task) = config.data.source.task()
     {
@@ -229,9 +232,15 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
             "no text to measure on: this model lies in no run directory; give --file PATH",
         ));
     }
-    if let Some(file) = args.file.as_ref().filter(|file| !Path::new(file).exists()) {
+    if let Some(file) = &args.file
+        && let Err(why) = Path::new(file).metadata()
+    {
+        let why = match why.kind() {
+            std::io::ErrorKind::NotFound => format!("there is no file or directory {file}"),
+            _ => format!("{file}: {why}"),
+        };
         return Err(errors::usage(format!(
-            "cannot read the text to measure on: there is no file or directory {file}"
+            "cannot read the text to measure on: {why}"
         )));
     }
     let mut notify = |event: DataEvent| {

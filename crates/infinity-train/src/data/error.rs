@@ -255,6 +255,17 @@ impl DataError {
         }
     }
 
+    /// What the system says of a path that `key` names: [`DataError::NotFound`] if it is not there.
+    pub(super) fn not_read(key: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NotFound {
+                key,
+                path: path.to_path_buf(),
+            },
+            _ => Self::read(path)(source),
+        }
+    }
+
     /// Makes a [`DataError::Write`] of what the system says.
     pub(super) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self + Copy {
         move |source| Self::Write {

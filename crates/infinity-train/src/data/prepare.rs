@@ -361,6 +361,9 @@ fn build(
     directory: &Path,
     notify: &mut dyn FnMut(DataEvent),
 ) -> Result<(), DataError> {
+    // Before any text is read: there may be no place to write it.
+    let failed = DataError::write(directory);
+    let partial = PartialDirectory::create(directory).map_err(failed)?;
     let mut alphabet = (kind == TokenizerKind::Char).then(Alphabet::default);
     let train = scan(&inputs.train, alphabet.as_mut(), Fingerprint::default())?;
     let validation = inputs
@@ -398,8 +401,6 @@ fn build(
         }
     };
 
-    let failed = DataError::write(directory);
-    let partial = PartialDirectory::create(directory).map_err(failed)?;
     let mut progress = Progress {
         chars: 0,
         total_chars,
@@ -430,7 +431,9 @@ fn build(
         validation: validation_split,
     };
     meta.write(partial.path())?;
-    partial.rename_to(directory).map_err(failed)
+    partial
+        .rename_to(directory)
+        .map_err(DataError::write(directory))
 }
 
 /// How many of `chars` characters are for training, the rest being validation.

@@ -63,7 +63,7 @@ pub(crate) struct ChatArgs {
 pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
     let found = model_dir::find(&args.model, args.adapter.as_deref())?;
     if let Some(path) = &args.state_out {
-        model_dir::can_hold_a_state(path)?;
+        model_dir::can_hold("--state-out", path)?;
     }
     let chosen = device::open(&device::wanted(global))?;
     let Pretrained {

@@ -86,7 +86,7 @@ pub(crate) struct StreamArgs {
 pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     let found = model_dir::find(&args.model, args.adapter.as_deref())?;
     if let Some(path) = &args.state_out {
-        model_dir::can_hold_a_state(path)?;
+        model_dir::can_hold("--state-out", path)?;
     }
     let source = Source::open(&args.file)?;
     let chosen = device::open(&device::wanted(global))?;
