@@ -24,18 +24,14 @@ use serde_json::{Value, json};
 use super::eval_task;
 use crate::args::{Global, MemoryFlags, count, whole};
 use crate::device;
-use crate::model_dir::{self, Found};
+use crate::model_dir::{self, Found, ModelArgs};
 use crate::terminal::{self, errors, progress, signals};
 
 /// Which model, on what, in which windows.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// Model directory, the directory of a finished run, or a checkpoint: RUN/checkpoints/best
-    #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
-    /// Directory or run with adapters to add to the model
-    #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) of: ModelArgs,
     /// Text to measure on (default: what the run validated on)
     #[arg(long, alias = "validation-file", value_name = "PATH")]
     pub(crate) file: Option<String>,
@@ -73,7 +69,7 @@ pub(crate) struct EvalArgs {
 
 /// Evaluates and prints.
 pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
+    let found = args.of.find()?;
     let mut config = config(&args, &found)?;
     eval_task::check(&args.task, &config, args.file.as_deref())?;
     if let Some(path) = &args.stream.state_out {
@@ -92,7 +88,7 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let precision = args.precision.unwrap_or(config.run.precision);
     let Pretrained {
         model, tokenizer, ..
-    } = found.load(precision, &chosen.device, quiet)?;
+    } = model_dir::load(&found, precision, &chosen.device, quiet)?;
     // Texts of a model that others trained begin as its own reader has them begin.
     config.tokenizer.add_special_tokens |= args.file.is_some()
         && tokenizer

@@ -11,18 +11,14 @@ use infinity_model::{Precision, Pretrained, SaveOptions, WeightFormat, save_pret
 
 use crate::args::Global;
 use crate::device;
-use crate::model_dir;
+use crate::model_dir::{self, ModelArgs};
 use crate::terminal::{self, errors};
 
 /// Which model, where to, and how.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
-    /// Directory or run with adapters to add to the model
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    of: ModelArgs,
     /// Directory to write; a model that is there is replaced with --overwrite
     #[arg(short, long, value_name = "DIR")]
     output_dir: PathBuf,
@@ -45,10 +41,7 @@ pub(crate) struct ExportArgs {
 
 /// Loads and writes.
 pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
-    let (found, target) = (
-        model_dir::find(&args.model, args.adapter.as_deref())?,
-        &args.output_dir,
-    );
+    let (found, target) = (args.of.find()?, &args.output_dir);
     let shown = target.display();
     let mut inside = target.read_dir().into_iter().flatten();
     if target.exists() && (!target.is_dir() || inside.next().is_some()) {
@@ -86,7 +79,7 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
             return said("adapter", target);
         }
         (false, true) => {
-            let model = args.model.display();
+            let model = args.of.model.display();
             return Err(errors::usage(format!("--merge: {model} has no adapters")));
         }
         _ => {}
@@ -96,7 +89,7 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         tokenizer,
         generation,
         ..
-    } = found.load(Precision::F32, &chosen.device, global.quiet)?;
+    } = model_dir::load(&found, Precision::F32, &chosen.device, global.quiet)?;
     if let Some(like) = &args.like {
         save_like(target, &model, like)?;
         settle(target, Some(like.join(TEMPLATE)))?;
