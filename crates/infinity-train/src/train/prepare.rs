@@ -39,7 +39,12 @@ impl Run {
         mut control: TrainControl,
         rehearses: bool,
     ) -> Result<Self, TrainError> {
-        let source = Source::of(&config)?;
+        let goes_on = control.resume.is_some() && config.lora.wanted().is_none();
+        let (source, missing) = match Source::of(&config) {
+            // A run that goes on has its weights already.
+            Err(missing) if goes_on && !is_unsaid(&config.model) => (None, Some(missing)),
+            found => (found?, None),
+        };
         let taken = match &source {
             Some(source) => source.take_over(&mut config)?,
             None => Vec::new(),
@@ -65,6 +70,9 @@ impl Run {
         let checkpoints = CheckpointStore::new(config.output_dir().join(CHECKPOINTS));
         let resume = control.resume.as_ref();
         let resumed = resume_state(&config, &checkpoints, resume, &mut **reporter)?;
+        if let (None, Some(missing)) = (&resumed, missing) {
+            return Err(missing);
+        }
         if resumed.is_none() && resume == Some(&Resume::Latest) {
             saved_nothing(&config.output_dir())?;
             let path = config.output_dir().join(CHECKPOINTS);
@@ -210,6 +218,21 @@ impl Run {
     }
 }
 
+/// `model` with what `own` says of dropout and windows, which are a run's.
+fn run_as(own: &ModelConfig, model: ModelConfig) -> ModelConfig {
+    ModelConfig {
+        max_position_embeddings: own.max_position_embeddings,
+        hidden_dropout_prob: own.hidden_dropout_prob,
+        attention_probs_dropout_prob: own.attention_probs_dropout_prob,
+        ..model
+    }
+}
+
+/// Whether nothing is said of a model but that.
+fn is_unsaid(model: &ModelConfig) -> bool {
+    *model == run_as(model, ModelConfig::default())
+}
+
 /// The model that `training.init_from` names, which is looked for before anything else is done.
 struct Source {
     /// As it was named.
@@ -254,18 +277,11 @@ impl Source {
                 "which is an adapter itself: write it as a model first, with `infinity export --merge`",
             );
         }
-        let own = &config.model;
-        let kept = |model: ModelConfig| ModelConfig {
-            max_position_embeddings: own.max_position_embeddings,
-            hidden_dropout_prob: own.hidden_dropout_prob,
-            attention_probs_dropout_prob: own.attention_probs_dropout_prob,
-            ..model
-        };
         let about = &self.about;
-        if *own != kept(ModelConfig::default()) || !(adapts || about.is_of_others) {
+        if !is_unsaid(&config.model) || !(adapts || about.is_of_others) {
             return Ok(Vec::new());
         }
-        config.model = kept(about.model.clone());
+        config.model = run_as(&config.model, about.model.clone());
         let mut told = about.notes.clone();
         told.push(format!(
             "model     as {} says",
