@@ -70,7 +70,7 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
             let flag = given.map_or("", |(flag, _)| flag);
             return Err(errors::usage(format!(
                 "{flag} is for a model, and these are adapters, which are written in one file with the numbers that \
-                 they have: --merge makes a model of both"
+                 they have: --merge makes one of both"
             )));
         }
         (true, false) => {
