@@ -139,12 +139,11 @@ fn adapters_learn_beside_weights_in_bf16() {
 }
 
 /// A state of adapters goes from weights in f32, to which they are added, to weights in bf16, beside which they stay, and
-/// back, where the weights are the same; and from a checkpoint to the finished adapters.
+/// back, where the weights are the same.
 fn goes_on_in_either(run: &Path, the_same: bool) {
     let models = [
         (run.to_path_buf(), Precision::F32),
         (run.to_path_buf(), Precision::Bf16Weights),
-        (run.join("checkpoints/step-00000008"), Precision::F32),
         (run.join("final"), Precision::Bf16Mixed),
     ];
     let models = models.map(|(place, precision)| {
