@@ -13,7 +13,7 @@ fn losses(device: Device, seed: u64) -> Vec<f64> {
     config.run.seed = seed;
     let (report, heard) = run_on(device, &config, None, None);
     let eval = report.expect("a run").eval.expect("a validation");
-    let mut losses: Vec<f64> = heard.steps.iter().map(|step| step.loss).collect();
+    let mut losses: Vec<f64> = heard.steps.iter().filter_map(|step| step.loss).collect();
     losses.push(eval.loss);
     losses
 }
