@@ -11,7 +11,7 @@ use std::fs;
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use infinity_plot::axis::{Axis, grouped};
+use infinity_plot::axis::{Area, Axis, TEXT, grouped};
 use infinity_plot::svg::{Anchor, Stroke, Svg};
 
 const USAGE: &str = "usage: cargo xtask plot <length.json or kernels.json> <out.svg>
@@ -29,7 +29,6 @@ const NAME_WIDTH: f64 = 90.0;
 
 /// Colours with a contrast of at least 4 on white and on GitHub's dark page: a picture in a README
 /// cannot know on which of them it is shown. Lines differ in shape too.
-const TEXT: &str = "#72787f";
 const LINES: [(&str, &str); 4] = [
     ("infinity", "#2f75e0"),
     ("softmax", "#c4620b"),
@@ -80,42 +79,28 @@ fn picture(measurements: &Measurements) -> String {
 /// One panel with its axes, lines and the names of the lines.
 fn panel(svg: &mut Svg, left: f64, title: &str, series: &[Series]) {
     let points = || series.iter().flat_map(|line| &line.points);
-    let across = Axis::lengths(points().map(|point| point.0), left, left + PANEL_WIDTH);
-    let bottom = PANEL_TOP + PANEL_HEIGHT;
-    let up = Axis::values(points().map(|point| point.1), bottom, PANEL_TOP);
-    frame(
-        svg,
-        left,
-        [title, "sequence length (tokens)"],
-        [&across, &up],
-    );
+    let area = area(left);
+    let across = Axis::lengths(points().map(|point| point.0), left, area.right());
+    let up = Axis::values(points().map(|point| point.1), area.bottom(), area.top);
+    area.frame(svg, title, [&across, &up], "sequence length (tokens)");
     for line in series {
         let places: Vec<[f64; 2]> = line
             .points
             .iter()
             .map(|(x, y)| [across.at(*x), up.at(*y)])
             .collect();
-        draw(svg, line, &places, left + PANEL_WIDTH);
+        draw(svg, line, &places, area.right());
     }
 }
 
-/// Title, grid, axes and what is written on them.
-fn frame(svg: &mut Svg, left: f64, [title, caption]: [&str; 2], [across, up]: [&Axis; 2]) {
-    let bottom = PANEL_TOP + PANEL_HEIGHT;
-    svg.text(left, PANEL_TOP - 20.0, Anchor::Start, TEXT, "title", title);
-    for (value, label) in &up.ticks {
-        let y = up.at(*value);
-        svg.line([left, y], [left + PANEL_WIDTH, y], TEXT, "grid");
-        svg.text(left - 8.0, y + 5.0, Anchor::End, TEXT, "tick", label);
+/// Of the panel that begins at `left`.
+fn area(left: f64) -> Area {
+    Area {
+        left,
+        top: PANEL_TOP,
+        width: PANEL_WIDTH,
+        height: PANEL_HEIGHT,
     }
-    for (value, label) in &across.ticks {
-        let x = across.at(*value);
-        svg.line([x, bottom], [x, bottom + 5.0], TEXT, "axis");
-        svg.text(x, bottom + 22.0, Anchor::Middle, TEXT, "tick", label);
-    }
-    svg.line([left, bottom], [left + PANEL_WIDTH, bottom], TEXT, "axis");
-    let middle = left + PANEL_WIDTH / 2.0;
-    svg.text(middle, bottom + 42.0, Anchor::Middle, TEXT, "tick", caption);
 }
 
 /// A line, its markers, and its name at its last point. The panel ends at `edge`.
@@ -441,7 +426,7 @@ fn stream_picture(models: &[Model]) -> String {
             true,
             false,
         );
-        frame(&mut svg, left, [title, "tokens read"], [&across, up]);
+        area(left).frame(&mut svg, title, [&across, up], "tokens read");
         if panel == 1 {
             let y = up.at(LIMIT);
             svg.line([left, y], [left + PANEL_WIDTH, y], TEXT, "axis");

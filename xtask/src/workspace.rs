@@ -159,12 +159,16 @@ pub(crate) fn long(root: &Path, command: &str, args: &[String]) -> anyhow::Resul
 }
 
 /// What runs under valgrind if nothing is named: small tests of the products and of every native kernel.
-const SMALL: [&str; 6] = [
+const SMALL: [&str; 10] = [
+    "cpu::exp",
     "cpu::gemm",
     "cpu::product",
     "cpu::results",
+    "cpu::rows",
     "cpu::tensors",
     "cpu::transpose",
+    "linear::cpu",
+    "linear::few_rows",
     "flex::",
 ];
 

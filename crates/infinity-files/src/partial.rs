@@ -58,6 +58,14 @@ pub fn write_with(
     sync_directory(folder_of(path))
 }
 
+/// Whether a file could be written at `path`, by making one beside it and removing that.
+///
+/// # Errors
+/// Why it could not.
+pub fn can_write(path: &Path) -> io::Result<()> {
+    Partial::create(&followed(path), &|path| File::create_new(path)).map(drop)
+}
+
 /// A directory that disappears unless it is given its name.
 #[derive(Debug)]
 pub struct PartialDirectory(Partial);

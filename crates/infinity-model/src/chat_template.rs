@@ -21,6 +21,13 @@ use serde_json::Value;
 /// The file of a template, beside a model.
 pub const TEMPLATE: &str = "chat_template.jinja";
 const CONFIG: &str = "tokenizer_config.json";
+/// The template of models that have none, as others read one. Whoever reads it here is given [`ChatTemplate::plain`].
+const PLAIN: &str = "{% for message in messages %}{% if message.role in ['system', 'developer'] %}{% set name = '' %}\
+    {% elif message.role == 'user' %}{% set name = 'User: ' %}\
+    {% elif message.role == 'assistant' %}{% set name = 'Assistant: ' %}\
+    {% else %}{{ raise_exception('the role ' + message.role + ' is not known: it must be system, user or assistant') }}\
+    {% endif %}{{ ('' if loop.first else '\\n\\n') + name + message.content.strip() }}{% endfor %}\
+    {% if add_generation_prompt %}{{ ('\\n\\n' if messages else '') + 'Assistant:' }}{% endif %}";
 /// Around what the model says, in a text with marks; no conversation holds them.
 const BEGINS: char = '\u{fdd0}';
 const ENDS: char = '\u{fdd1}';
@@ -108,6 +115,9 @@ pub struct ChatTemplate {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Jinja {
+    /// As it was written.
+    text: String,
+    /// The same without the tags that mark for training.
     source: String,
     /// The same with marks written around what a model says, if it marks that.
     marked: Option<String>,
@@ -180,10 +190,14 @@ impl ChatTemplate {
         Self::of(&source, bos, eos).map_err(|error| broken(path, error))
     }
 
-    fn of(source: &str, bos: String, eos: String) -> Result<Self, minijinja::Error> {
-        let marked = generations(source, ["filter generation", "endfilter"]);
-        let source = generations(source, ["if true", "endif"]);
+    fn of(text: &str, bos: String, eos: String) -> Result<Self, minijinja::Error> {
+        if text.trim_end() == PLAIN {
+            return Ok(Self::plain());
+        }
+        let marked = generations(text, ["filter generation", "endfilter"]);
+        let source = generations(text, ["if true", "endif"]);
         let jinja = Jinja {
+            text: text.to_owned(),
             marked: (marked != source).then_some(marked),
             source,
             bos,
@@ -202,6 +216,11 @@ impl ChatTemplate {
     /// [`ChatTemplateError::Refused`]: it is no Jinja.
     pub fn from_jinja(source: &str, bos: &str, eos: &str) -> Result<Self, ChatTemplateError> {
         Self::of(source, bos.to_owned(), eos.to_owned()).map_err(refused)
+    }
+
+    /// Its text, for [`TEMPLATE`].
+    pub fn text(&self) -> &str {
+        self.jinja.as_ref().map_or(PLAIN, |jinja| &jinja.text)
     }
 
     /// Whether it is the plain one.
@@ -423,6 +442,26 @@ mod tests {
         assert_eq!(
             plain.render(&talk()[1..], true).unwrap(),
             "\n\nUser: Hi {{ 1 }}\n\nAssistant:"
+        );
+        let of_others = Jinja {
+            text: String::new(),
+            source: PLAIN.to_owned(),
+            marked: None,
+            bos: String::new(),
+            eos: String::new(),
+        };
+        let turns = [("developer", "a"), ("user", " b\n"), ("assistant", "c ")];
+        let turns = turns.map(|(role, text)| Message::new(role, text));
+        for some in 0..=turns.len() {
+            for asks in [false, true] {
+                let rendered = of_others.render(PLAIN, &turns[..some], [false, asks]);
+                let own = plain.written(&turns[..some], asks).unwrap();
+                assert_eq!(rendered.unwrap(), own, "as others read it");
+            }
+        }
+        assert_eq!(
+            ChatTemplate::from_jinja(plain.text(), "<s>", "").unwrap(),
+            plain
         );
         let error = plain
             .render(&[Message::new("tool", "1")], false)

@@ -274,7 +274,10 @@ pub enum StateProblem {
     #[error("a state of format version {0}; this program reads versions 1 and 2")]
     Version(String),
     /// It belongs to other weights or other settings.
-    #[error("the state of another model ({found}); this one is {expected}")]
+    #[error(
+        "the state of another model ({found}); this one is {expected}: other weights or settings, with or without \
+         adapters, or weights kept in bf16 that have more bits"
+    )]
     OtherModel {
         /// Fingerprint of its model, or `none`.
         found: String,

@@ -439,9 +439,6 @@ struct Repeating {
 }
 
 impl Repeating {
-    /// New tokens that a step is recorded for: recording takes as long as some steps.
-    const WORTH: usize = 32;
-
     fn of(model: &InfinityModel, state: &ModelState) -> Option<Self> {
         Some(Self {
             replay: Replay::new(model, state)?,
@@ -613,7 +610,7 @@ fn run(
     let finish = loop {
         if !asked && !decoder.tokens().is_empty() {
             asked = true;
-            let worth = decoder.left() >= Repeating::WORTH;
+            let worth = decoder.left() >= Replay::WORTH;
             repeating = worth
                 .then(|| Repeating::of(model, &context.state))
                 .flatten();

@@ -4,8 +4,9 @@ use crate::adapter::{Adapter, Lora};
 use crate::error::ConfigError;
 use crate::model::InfinityModel;
 use crate::parameters::ADAPTER;
-use burn::module::{Module, ModuleVisitor, Param, ParamGroup, Reparameterizer};
-use burn::tensor::{Device, Tensor, TensorData};
+use crate::state::Stateful;
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup, Reparameterization, Reparameterizer};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
@@ -21,8 +22,16 @@ pub(crate) struct Factors {
     pub(crate) scale: f64,
 }
 
+impl Factors {
+    /// A weight with this adapter added, in f32.
+    pub(crate) fn added<const D: usize>(&self, weight: Tensor<D>) -> Tensor<D> {
+        let factors = [self.a.clone(), self.b.clone()];
+        Adapter::new(factors, self.scale, 0.0).apply(weight.cast(DType::F32))
+    }
+}
+
 /// The name in a weight file of the parameter at a path of modules.
-fn in_files(path: &str) -> String {
+pub(crate) fn in_files(path: &str) -> String {
     let segments = path.split('.');
     let segments = segments.filter(|segment| !["Infinity", "Softmax"].contains(segment));
     segments.collect::<Vec<_>>().join(".")
@@ -71,11 +80,15 @@ impl InfinityModel {
         };
         self = self.apply_reparameterization(Attach(attach));
         self.lora = Some(lora.clone());
+        let names = targets.into_iter().map(|weight| weight.name);
+        self.scales = names.map(|name| (name, lora.scale())).collect();
         Ok(self)
     }
 
     /// The same model with these adapters, by the names of their projections' weights.
-    pub(crate) fn with_factors(self, mut factors: BTreeMap<String, Factors>) -> Self {
+    pub(crate) fn with_factors(mut self, mut factors: BTreeMap<String, Factors>) -> Self {
+        let each = factors.iter();
+        self.scales = each.map(|(name, of)| (name.clone(), of.scale)).collect();
         let attach = |name: &str, _: [usize; 2], _: &Device| {
             let Factors { a, b, scale } = factors.remove(name)?;
             Some(Adapter::new([a, b], scale, 0.0))
@@ -91,6 +104,7 @@ impl InfinityModel {
     /// The same model with every adapter added to its weight, W + (α/r) A B, in f32 and rounded once.
     pub fn merged(mut self) -> Self {
         self.lora = None;
+        self.scales.clear();
         self.materialize()
     }
 
@@ -98,38 +112,38 @@ impl InfinityModel {
     pub fn adapters() -> ParamGroup {
         ParamGroup::from_predicate(".lora.")
     }
+}
 
-    /// Its adapters, by the names of their projections' weights.
-    pub(crate) fn factors(&self) -> BTreeMap<String, Factors> {
-        struct Found(Vec<String>, BTreeMap<String, BTreeMap<String, Tensor<2>>>);
-        impl ModuleVisitor for Found {
-            fn enter_module(&mut self, name: &str, _container_type: &str) {
-                self.0.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _name: &str, _container_type: &str) {
-                self.0.pop();
-            }
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                if let [path @ .., lora, name] = &self.0[..]
-                    && lora == ADAPTER
-                {
-                    let dims = param.lazy_shape();
-                    let value = param.val().inner().reshape([dims[0], dims[1]]);
-                    let of = self.1.entry(in_files(&path.join("."))).or_default();
-                    of.insert(name.clone(), value);
-                }
+/// The adapters of a model, by the names of their projections' weights.
+pub(crate) fn factors(model: &impl Stateful) -> BTreeMap<String, Factors> {
+    struct Found(Vec<String>, BTreeMap<String, BTreeMap<String, Tensor<2>>>);
+    impl ModuleVisitor for Found {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let [path @ .., lora, name] = &self.0[..]
+                && lora == ADAPTER
+            {
+                let dims = param.lazy_shape();
+                let value = param.val().inner().reshape([dims[0], dims[1]]);
+                let of = self.1.entry(in_files(&path.join("."))).or_default();
+                of.insert(name.clone(), value);
             }
         }
-        let Some(lora) = &self.lora else {
-            return BTreeMap::new();
-        };
-        let scale = lora.scale();
-        let mut found = Found(Vec::new(), BTreeMap::new());
-        self.visit(&mut found);
-        let each = found.1.into_iter().filter_map(|(name, mut of)| {
-            let (a, b) = (of.remove("A")?, of.remove("B")?);
-            Some((name, Factors { a, b, scale }))
-        });
-        each.collect()
     }
+    if model.adapter_scales().is_empty() {
+        return BTreeMap::new();
+    }
+    let mut found = Found(Vec::new(), BTreeMap::new());
+    model.visit(&mut found);
+    let each = found.1.into_iter().filter_map(|(name, mut of)| {
+        let (a, b) = (of.remove("A")?, of.remove("B")?);
+        let scale = *model.adapter_scales().get(&name)?;
+        Some((name, Factors { a, b, scale }))
+    });
+    each.collect()
 }

@@ -17,6 +17,7 @@ use infinity_kernels::borders::Borders;
 use infinity_kernels::embedding::embedding;
 use infinity_kernels::linear::linear;
 use infinity_kernels::{Form, in_pool};
+use std::collections::BTreeMap;
 
 /// Tokens read at once by [`InfinityModel::prefill`]: enough for whole matrix products, few enough
 /// that a prompt of any length is read in constant memory.
@@ -38,6 +39,9 @@ pub struct InfinityModel {
     precision: Precision,
     #[module(skip)]
     pub(crate) lora: Option<Lora>,
+    /// What its adapters count, by the names of their weights.
+    #[module(skip)]
+    pub(crate) scales: BTreeMap<String, f64>,
 }
 
 /// Everything below the logits.
@@ -87,6 +91,7 @@ impl ModelConfig {
             form: None,
             precision: Precision::F32,
             lora: None,
+            scales: BTreeMap::new(),
         }
     }
 }
@@ -419,5 +424,9 @@ impl Stateful for InfinityModel {
 
     fn num_layers(&self) -> usize {
         self.config.num_hidden_layers
+    }
+
+    fn adapter_scales(&self) -> &BTreeMap<String, f64> {
+        &self.scales
     }
 }

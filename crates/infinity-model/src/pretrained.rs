@@ -360,8 +360,23 @@ pub fn copy_template(dir: &Path, from: &Path) -> Result<(), PretrainedError> {
     infinity_files::write(&path, &text).map_err(|source| write_error(&path, source))
 }
 
-/// Puts into the model directory `dir` what the directory `from` of the same tokenizer says of conversations: its chat
-/// template, and its special tokens. What is not there is no error.
+/// What the directory `from` of a tokenizer says of conversations, by the names of its files: its special tokens, and its
+/// chat template. What is not there is no error.
+pub fn conversations(from: &Path, tokenizer: Option<&Tokenizer>) -> Vec<(&'static str, String)> {
+    let begins = tokenizer.is_some_and(Tokenizer::adds_special_tokens);
+    let read = |name| Some((name, fs::read_to_string(from.join(name)).ok()?));
+    let files = [TOKENIZER_CONFIG, TEMPLATE].into_iter().filter_map(read);
+    let files = files.map(|(name, text)| match serde_json::from_str::<Value>(&text) {
+        Ok(mut value) if begins && name == TOKENIZER_CONFIG && value.is_object() => {
+            value[ADDS_SPECIAL_TOKENS] = true.into();
+            (name, format!("{value:#}\n"))
+        }
+        _ => (name, text),
+    });
+    files.collect()
+}
+
+/// Puts into the model directory `dir` what the directory `from` of the same tokenizer says of [`conversations`].
 ///
 /// # Errors
 /// [`PretrainedError::Write`].
@@ -370,20 +385,10 @@ pub fn copy_conversations(
     from: &Path,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<(), PretrainedError> {
-    for name in [TOKENIZER_CONFIG, TEMPLATE] {
-        let Ok(text) = fs::read(from.join(name)) else {
-            continue;
-        };
-        let begins = tokenizer.is_some_and(Tokenizer::adds_special_tokens);
-        let text = match serde_json::from_slice::<Value>(&text) {
-            Ok(mut value) if begins && name == TOKENIZER_CONFIG && value.is_object() => {
-                value[ADDS_SPECIAL_TOKENS] = true.into();
-                format!("{value:#}\n").into_bytes()
-            }
-            _ => text,
-        };
+    for (name, text) in conversations(from, tokenizer) {
         let path = dir.join(name);
-        infinity_files::write(&path, &text).map_err(|source| write_error(&path, source))?;
+        let written = infinity_files::write(&path, text.as_bytes());
+        written.map_err(|source| write_error(&path, source))?;
     }
     Ok(())
 }

@@ -27,6 +27,9 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// Tokens to come that a step is recorded for: recording takes as long as some steps.
+    pub const WORTH: usize = 32;
+
     /// Records a step of `model` and stands where `state` does. `None` where a step cannot be recorded, or where two
     /// recorded ones do not have the bits of two that are launched: then nothing has happened.
     ///

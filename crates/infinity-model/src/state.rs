@@ -5,6 +5,7 @@ pub use crate::kv_cache::KvCache;
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
 use infinity_kernels::borders::Borders;
+use std::collections::BTreeMap;
 
 /// A model, or a layer alone, with a [`ModelState`].
 pub trait Stateful: Module {
@@ -14,6 +15,11 @@ pub trait Stateful: Module {
     /// How many layers have a state.
     fn num_layers(&self) -> usize {
         1
+    }
+
+    /// What the adapters beside its weights count, by the names of those weights.
+    fn adapter_scales(&self) -> &BTreeMap<String, f64> {
+        const { &BTreeMap::new() }
     }
 
     /// The state of `batch` rows that have read nothing, on the device of the parameters.

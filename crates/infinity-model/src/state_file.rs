@@ -23,6 +23,8 @@
 use crate::compression::{Compressed, Width, compress, decompress};
 use crate::config::ModelConfig;
 use crate::error::{StateError, StateProblem};
+use crate::lora::{Factors, factors, in_files};
+use crate::parameters::ADAPTER;
 use crate::state::{KvCache, LayerState, ModelState, Stateful};
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16, f16};
@@ -285,7 +287,7 @@ pub fn notes(bytes: &[u8]) -> Result<Vec<(String, String)>, StateProblem> {
 
 /// What identifies `model`: a hash of its weights and of those settings that decide what it computes.
 /// Dropout, starting values and special tokens are none of them, nor are device and precision: weights that are
-/// kept in bf16 count as their values in f32.
+/// kept in bf16 count as their values in f32, and one with an adapter as the sum of both, whether or not that is made.
 pub fn fingerprint(model: &impl Stateful) -> String {
     hash_of(model, |x| x)
 }
@@ -296,7 +298,12 @@ pub fn fingerprint_in_bf16(model: &impl Stateful) -> String {
 }
 
 fn hash_of(model: &impl Stateful, counts_as: fn(f32) -> f32) -> String {
-    struct Weights(Vec<String>, Fingerprint, fn(f32) -> f32);
+    struct Weights(
+        Vec<String>,
+        Fingerprint,
+        fn(f32) -> f32,
+        BTreeMap<String, Factors>,
+    );
     impl Weights {
         fn numbers<E: Copy>(&mut self, numbers: &[E], wide: impl Fn(E) -> f32) {
             const AT_ONCE: usize = 1 << 16;
@@ -315,8 +322,17 @@ fn hash_of(model: &impl Stateful, counts_as: fn(f32) -> f32) -> String {
             self.0.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.1.field(self.0.join("."));
-            let data = param.val().inner().into_data();
+            let path = self.0.join(".");
+            if !self.3.is_empty() && self.0.iter().any(|part| part == ADAPTER) {
+                return;
+            }
+            let value = param.val().inner();
+            let value = match self.3.get(&in_files(&path)) {
+                Some(factors) => factors.added(value),
+                None => value,
+            };
+            self.1.field(path);
+            let data = value.into_data();
             match (data.as_slice::<f32>(), data.as_slice::<bf16>()) {
                 (Ok(numbers), _) => self.numbers(numbers, |x| x),
                 (_, Ok(numbers)) => self.numbers(numbers, bf16::to_f32),
@@ -328,7 +344,7 @@ fn hash_of(model: &impl Stateful, counts_as: fn(f32) -> f32) -> String {
     for (key, value) in computing_settings(model.config()) {
         hash.field(key).field(value);
     }
-    let mut weights = Weights(Vec::new(), hash, counts_as);
+    let mut weights = Weights(Vec::new(), hash, counts_as, factors(model));
     model.visit(&mut weights);
     weights.1.hex()
 }

@@ -1,4 +1,66 @@
-//! Axes: where a value stands and which values are written beside it.
+//! Axes: where a value stands and which values are written beside it; and the frame of a panel that has two.
+
+use crate::svg::{Anchor, Svg};
+
+/// Of words and axes: legible on a white page and on a dark one.
+pub const TEXT: &str = "#72787f";
+
+/// Where lines are drawn, in pixels.
+#[derive(Clone, Copy, Debug)]
+pub struct Area {
+    /// From the left.
+    pub left: f64,
+    /// From the top.
+    pub top: f64,
+    /// Across.
+    pub width: f64,
+    /// Down.
+    pub height: f64,
+}
+
+impl Area {
+    /// Where lines end on the right.
+    pub fn right(&self) -> f64 {
+        self.left + self.width
+    }
+
+    /// Where lines stand on the axis across.
+    pub fn bottom(&self) -> f64 {
+        self.top + self.height
+    }
+
+    /// Draws the title above, the axes with their ticks, and below what is shown across.
+    pub fn frame(&self, svg: &mut Svg, title: &str, [across, up]: [&Axis; 2], caption: &str) {
+        let (left, right, bottom) = (self.left, self.right(), self.bottom());
+        let middle = (left + right) / 2.0;
+        for (value, label) in &up.ticks {
+            let y = up.at(*value);
+            svg.line([left, y], [right, y], TEXT, "grid");
+            svg.text(left - 8.0, y + 4.5, Anchor::End, TEXT, "small", label);
+        }
+        for (value, label) in &across.ticks {
+            let x = across.at(*value);
+            svg.line([x, bottom], [x, bottom + 5.0], TEXT, "axis");
+            svg.text(x, bottom + 20.0, Anchor::Middle, TEXT, "small", label);
+        }
+        svg.line([left, bottom], [right, bottom], TEXT, "axis");
+        svg.text(left, self.top - 14.0, Anchor::Start, TEXT, "name", title);
+        svg.text(
+            middle,
+            bottom + 38.0,
+            Anchor::Middle,
+            TEXT,
+            "small",
+            caption,
+        );
+    }
+
+    /// Says in the middle that there is nothing to draw.
+    pub fn empty(&self, svg: &mut Svg) {
+        let (x, y) = (self.left + self.width / 2.0, self.top + self.height / 2.0);
+        svg.text(x, y, Anchor::Middle, TEXT, "note", "not measured");
+    }
+}
 
 /// Pixels between two ticks of [`Axis::linear`], about: up the page, and across it.
 const APART: [f64; 2] = [40.0, 90.0];

@@ -1,7 +1,7 @@
 //! Lines over lengths: one panel, a logarithmic axis across, a legend.
 
-use crate::axis::Axis;
-use crate::figure::{TEXT, stroke};
+use crate::axis::{Area, Axis, TEXT};
+use crate::figure::stroke;
 use crate::svg::{Anchor, Svg};
 
 const WIDTH: f64 = 760.0;
@@ -22,8 +22,13 @@ pub struct Curve {
 /// `zero`.
 pub fn curves(title: &str, across: &str, zero: bool, curves: &[Curve]) -> String {
     let top = 70.0 + ROW * curves.len() as f64;
-    let bottom = top + HEIGHT;
-    let mut svg = Svg::new(WIDTH, bottom + 60.0, title);
+    let area = Area {
+        left: LEFT,
+        top,
+        width: WIDTH - 40.0 - LEFT,
+        height: HEIGHT,
+    };
+    let mut svg = Svg::new(WIDTH, area.bottom() + 60.0, title);
     svg.text(LEFT, 30.0, Anchor::Start, TEXT, "name", title);
     let shown = |curve: &Curve| -> Vec<(f64, f64)> {
         let finite = |(x, y): &(f64, f64)| *x > 0.0 && x.is_finite() && y.is_finite();
@@ -34,49 +39,18 @@ pub fn curves(title: &str, across: &str, zero: bool, curves: &[Curve]) -> String
     let lines: Vec<_> = curves.iter().map(shown).collect();
     let all = || lines.iter().flatten();
     if all().next().is_none() {
-        svg.text(
-            WIDTH / 2.0,
-            top + HEIGHT / 2.0,
-            Anchor::Middle,
-            TEXT,
-            "note",
-            "not measured",
-        );
+        area.empty(&mut svg);
         return svg.finish();
     }
-    let (left, right) = (LEFT, WIDTH - 40.0);
-    let x_axis = Axis::lengths(all().map(|point| point.0), left, right);
-    let y_axis = Axis::linear(all().map(|point| point.1), [bottom, top], zero, true);
-    for (value, label) in &y_axis.ticks {
-        let y = y_axis.at(*value);
-        svg.line([left, y], [right, y], TEXT, "grid");
-        svg.text(left - 8.0, y + 4.5, Anchor::End, TEXT, "small", label);
-    }
-    for (value, label) in &x_axis.ticks {
-        let x = x_axis.at(*value);
-        svg.line([x, bottom], [x, bottom + 5.0], TEXT, "axis");
-        svg.text(x, bottom + 20.0, Anchor::Middle, TEXT, "small", label);
-    }
-    svg.line([left, bottom], [right, bottom], TEXT, "axis");
-    svg.text(
-        (left + right) / 2.0,
-        bottom + 42.0,
-        Anchor::Middle,
-        TEXT,
-        "small",
-        across,
-    );
+    let x_axis = Axis::lengths(all().map(|point| point.0), LEFT, area.right());
+    let ends = [area.bottom(), top];
+    let y_axis = Axis::linear(all().map(|point| point.1), ends, zero, true);
+    area.frame(&mut svg, "", [&x_axis, &y_axis], across);
     for (i, (curve, points)) in curves.iter().zip(&lines).enumerate() {
         let (y, stroke) = (54.0 + ROW * i as f64, stroke(i, 2.4));
-        svg.polyline(&[[left, y], [left + 28.0, y]], &stroke);
-        svg.text(
-            left + 36.0,
-            y + 5.0,
-            Anchor::Start,
-            TEXT,
-            "small",
-            &curve.name,
-        );
+        svg.polyline(&[[LEFT, y], [LEFT + 28.0, y]], &stroke);
+        let (x, y) = (LEFT + 36.0, y + 5.0);
+        svg.text(x, y, Anchor::Start, TEXT, "small", &curve.name);
         let places: Vec<[f64; 2]> = points
             .iter()
             .map(|(x, y)| [x_axis.at(*x), y_axis.at(*y)])

@@ -1,7 +1,7 @@
 //! One or several runs in one picture: panels of loss, learning rate, gradient norm, speed and memory.
 
 use crate::Run;
-use crate::axis::Axis;
+use crate::axis::{Area, Axis, TEXT};
 use crate::svg::{Anchor, Stroke, Svg};
 
 const WIDTH: f64 = 1080.0;
@@ -225,9 +225,6 @@ fn range<'a>(points: impl Iterator<Item = &'a (f64, f64)>) -> [f64; 2] {
     [ends[0].min(0.0), ends[1].max(1.0)]
 }
 
-/// Of words and axes: legible on a white page and on a dark one.
-pub(crate) const TEXT: &str = "#72787f";
-
 /// Values whose greatest is this many times their median are shown by their logarithm.
 const WIDE: f64 = 20.0;
 /// Points a line has at most: more than a picture can show only make it large.
@@ -242,19 +239,6 @@ struct Line<'a> {
     stroke: Stroke<'a>,
     /// Dots at the points.
     dots: bool,
-}
-
-/// Where a panel stands: left, top, width, height of the area of its lines.
-#[derive(Clone, Copy, Debug)]
-struct Area {
-    /// Pixels from the left.
-    left: f64,
-    /// Pixels from the top.
-    top: f64,
-    /// Pixels across.
-    width: f64,
-    /// Pixels down.
-    height: f64,
 }
 
 /// One panel.
@@ -279,31 +263,11 @@ struct Panel<'a> {
 impl Panel<'_> {
     /// Draws it.
     fn draw(&self, svg: &mut Svg) {
-        let Area {
-            left,
-            top,
-            width,
-            height,
-        } = self.area;
-        let bottom = top + height;
-        let ends = [left, left + width];
+        let ends = [self.area.left, self.area.right()];
         let across = Axis::linear(self.range.into_iter(), ends, false, false);
         let (up, scale) = self.up();
         let title = format!("{}{scale}", self.title);
-        svg.text(left, top - 14.0, Anchor::Start, TEXT, "name", &title);
-        for (value, label) in &up.ticks {
-            let y = up.at(*value);
-            svg.line([left, y], [left + width, y], TEXT, "grid");
-            svg.text(left - 8.0, y + 4.5, Anchor::End, TEXT, "small", label);
-        }
-        for (value, label) in &across.ticks {
-            let x = across.at(*value);
-            svg.line([x, bottom], [x, bottom + 5.0], TEXT, "axis");
-            svg.text(x, bottom + 20.0, Anchor::Middle, TEXT, "small", label);
-        }
-        svg.line([left, bottom], [left + width, bottom], TEXT, "axis");
-        let (x, y) = (left + width / 2.0, bottom + 38.0);
-        svg.text(x, y, Anchor::Middle, TEXT, "small", self.across);
+        self.area.frame(svg, &title, [&across, &up], self.across);
         let mut empty = true;
         for line in &self.lines {
             for piece in pieces(&line.points, |y| y.is_finite() && (!up.is_log() || y > 0.0)) {
@@ -312,21 +276,19 @@ impl Panel<'_> {
             }
         }
         if empty {
-            let (x, y) = (left + width / 2.0, top + height / 2.0);
-            svg.text(x, y, Anchor::Middle, TEXT, "note", "not measured");
+            self.area.empty(svg);
         }
     }
 
     /// The y axis, and a word about it for the title.
     fn up(&self) -> (Axis, &'static str) {
-        let Area { top, height, .. } = self.area;
         let values = self.lines.iter().flat_map(|line| &line.points);
         let mut values: Vec<f64> = values.map(|(_, y)| *y).filter(|y| y.is_finite()).collect();
         values.sort_by(f64::total_cmp);
         let above: Vec<f64> = values.iter().copied().filter(|y| *y > 0.0).collect();
         let median = above.get(above.len() / 2).copied().unwrap_or(1.0);
         let wide = above.last().is_some_and(|most| *most > WIDE * median);
-        let ends = [top + height, top];
+        let ends = [self.area.bottom(), self.area.top];
         if self.may_log && wide {
             let axis = Axis::values(above.into_iter(), ends[0], ends[1]);
             return (axis, ", logarithmic");

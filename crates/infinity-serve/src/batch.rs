@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use infinity_model::replay::Replay;
 use infinity_model::{GenerateError, InfinityModel, ModelState};
 
 use crate::error::EngineError;
@@ -12,12 +13,24 @@ use crate::row::{Need, Row};
 /// Rows of one step: as many as a row has the same bits among, whoever they are.
 pub(crate) const DECODE_ROWS: usize = 32;
 
+/// Steps of the same rows after which one is recorded: about as many as recording takes.
+const STEADY: usize = 16;
+
 /// Some rows and the state of all of them.
-#[derive(Debug)]
 pub(crate) struct Batch {
     rows: Vec<Row>,
+    /// Empty while a recorded step has it.
     state: ModelState,
+    recorded: Option<Replay>,
+    /// Steps since rows came or left.
+    steady: usize,
 }
+
+/// A state that is somewhere else.
+const ELSEWHERE: ModelState = ModelState {
+    layers: Vec::new(),
+    position: Vec::new(),
+};
 
 /// A row that left its batch, and how.
 pub(crate) type Leaving = (Row, Result<(), EngineError>);
@@ -38,8 +51,12 @@ impl Batch {
     /// If there are none.
     pub(crate) fn new(mut rows: Vec<Row>) -> Self {
         let states = rows.iter_mut().flat_map(|row| row.state.take());
-        let state = ModelState::cat(states.collect());
-        Self { rows, state }
+        Self {
+            state: ModelState::cat(states.collect()),
+            rows,
+            recorded: None,
+            steady: 0,
+        }
     }
 
     /// How many rows it has.
@@ -49,6 +66,7 @@ impl Batch {
 
     /// Takes further rows in.
     pub(crate) fn join(&mut self, rows: Vec<Row>) {
+        self.unsettle();
         let mut states = vec![self.state.clone()];
         self.rows.extend(rows);
         states.extend(self.rows.iter_mut().flat_map(|row| row.state.take()));
@@ -61,6 +79,7 @@ impl Batch {
         if !leaving.contains(&true) {
             return Vec::new();
         }
+        self.unsettle();
         let (mut left, mut stay, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         for (i, mut row) in self.rows.drain(..).enumerate() {
             if leaving[i] {
@@ -78,6 +97,26 @@ impl Batch {
         left
     }
 
+    /// Rows come or leave: a recorded step, which is for those that are here, gives their state back.
+    fn unsettle(&mut self) {
+        if let Some(replay) = self.recorded.take() {
+            self.state = replay.state();
+        }
+        self.steady = 0;
+    }
+
+    /// Records the step of rows that have been together for a while and will be for another.
+    fn record(&mut self, model: &InfinityModel) {
+        let stays = |row: &Row| row.need() == Need::Decoding && row.left() >= Replay::WORTH;
+        if self.steady == STEADY && self.rows.iter().all(stays) {
+            self.recorded = Replay::new(model, &self.state);
+            if self.recorded.is_some() {
+                self.state = ELSEWHERE;
+            }
+        }
+        self.steady += 1;
+    }
+
     /// Reads every row's newest token, and gives the rows that have what they need, or failed.
     ///
     /// # Errors
@@ -85,13 +124,19 @@ impl Batch {
     pub(crate) fn step(&mut self, model: &InfinityModel, metrics: &Metrics) -> Vec<Leaving> {
         let start = Instant::now();
         let tokens: Vec<u32> = self.rows.iter().map(|row| row.wants()[0]).collect();
-        let empty = ModelState {
-            layers: Vec::new(),
-            position: Vec::new(),
+        self.record(model);
+        let logits = match &mut self.recorded {
+            Some(replay) => {
+                metrics.recorded.add(1);
+                replay.step(&tokens)
+            }
+            None => {
+                let state = std::mem::replace(&mut self.state, ELSEWHERE);
+                let (logits, state) = model.decode_step(ids(model, &tokens), state);
+                self.state = state;
+                logits
+            }
         };
-        let state = std::mem::replace(&mut self.state, empty);
-        let (logits, state) = model.decode_step(ids(model, &tokens), state);
-        self.state = state;
         let taken: Result<Vec<_>, GenerateError> = numbers(logits).map(|logits| {
             let each = logits.chunks(model.config().vocab_size);
             let rows = self.rows.iter_mut().zip(each);

@@ -95,29 +95,30 @@ impl Engine {
             shared: Arc::clone(&shared),
             engine: commands.clone(),
         };
-        let state = State {
-            batches: Vec::new(),
-            most_rows: most_rows(&model),
-            prefixes: Prefixes::new(shared.config.prefix_bytes),
-            sessions: Sessions::new(records),
-            model,
-            shared: Arc::clone(&shared),
-            jobs,
-            waiting: VecDeque::new(),
-            reading: VecDeque::new(),
-            piece: None,
-            joining: Vec::new(),
-            parked: Vec::new(),
-            pending: HashMap::new(),
-            tag: 0,
-            stop: None,
-        };
         let failed = |error: std::io::Error| EngineError::Failed(error.to_string());
         let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
         let kept = spawn("sessions").spawn(move || keeper.run(&work));
         let kept = kept.map_err(failed)?;
         let handle = EngineHandle::new(commands, Arc::clone(&shared));
         let run = move || {
+            // Made on its own thread, which recorded steps cannot leave.
+            let state = State {
+                batches: Vec::new(),
+                most_rows: most_rows(&model),
+                prefixes: Prefixes::new(shared.config.prefix_bytes),
+                sessions: Sessions::new(records),
+                model,
+                shared: Arc::clone(&shared),
+                jobs,
+                waiting: VecDeque::new(),
+                reading: VecDeque::new(),
+                piece: None,
+                joining: Vec::new(),
+                parked: Vec::new(),
+                pending: HashMap::new(),
+                tag: 0,
+                stop: None,
+            };
             // Whatever happened, every reader sees the end of its events.
             let mut stopped = catch_unwind(AssertUnwindSafe(|| state.run(&asked))).ok();
             shared.panicked.store(stopped.is_none(), Ordering::Relaxed);

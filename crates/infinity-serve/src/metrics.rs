@@ -102,6 +102,8 @@ metrics! {
     cached_tokens: counter = "infinity_prompt_tokens_cached_total",
     /// Tokens that were generated.
     new_tokens: counter = "infinity_generated_tokens_total",
+    /// Steps that a GPU repeated from a recorded one.
+    recorded: counter = "infinity_recorded_steps_total",
     /// Times that the engine looked for something to do.
     turns: counter = "infinity_engine_turns_total",
     /// Requests that wait for a place.

@@ -127,6 +127,11 @@ impl Row {
         self.decoder.wants()
     }
 
+    /// New tokens that may still come.
+    pub(crate) fn left(&self) -> usize {
+        self.decoder.left()
+    }
+
     /// Whether the logits after every token of the prompt are needed.
     pub(crate) fn scores(&self) -> bool {
         self.request.echo && self.request.logprobs.is_some()

@@ -322,7 +322,9 @@ impl LmMetric {
 
     /// Loss in nats a token.
     fn loss() -> Self {
-        Self::new("Loss", |numbers| Some(numbers.loss))
+        Self::new("Loss", |numbers| {
+            (numbers.n_tokens > 0).then_some(numbers.loss)
+        })
     }
 
     /// Global norm of the gradient.

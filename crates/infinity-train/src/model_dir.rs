@@ -9,16 +9,17 @@ use infinity_files::Fingerprint;
 use infinity_model::burn::tensor::Device;
 use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{
-    base_of, config_from_json, copy_adapter, is_adapter, read_adapter_settings, save_adapter,
-    with_adapter_of,
+    base_of, config_from_json, copy_adapter, is_adapter, read_adapter_settings, read_settings,
+    save_adapter, with_adapter_of,
 };
 use infinity_model::state_file::fingerprint_in_bf16;
 use infinity_model::{
-    GenerationConfig, InfinityModel, Precision, Pretrained, PretrainedError, Tokenizer,
-    from_pretrained_in,
+    GenerationConfig, InfinityModel, ModelConfig, Precision, Pretrained, PretrainedError,
+    Tokenizer, from_pretrained_in,
 };
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What makes a directory a model directory.
@@ -47,6 +48,19 @@ pub enum Found {
     Adapter(Box<Adapted>),
 }
 
+/// What is known of a model without its weights.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    /// Its shape.
+    pub(crate) model: ModelConfig,
+    /// Whether another family's program wrote it.
+    pub(crate) is_of_others: bool,
+    /// Whether its texts get the special tokens of its tokenizer.
+    pub(crate) begins: bool,
+    /// What was in another family's files and is not used.
+    pub(crate) notes: Vec<String>,
+}
+
 /// Adapters in a directory of their own.
 #[derive(Debug)]
 pub struct Adapted {
@@ -73,23 +87,10 @@ pub struct Checkpoint {
 /// # Errors
 /// There is no such directory, or no model in it; the message says what was looked for.
 pub fn find(given: &Path) -> Result<Found, TrainError> {
-    if let Some(checkpoint) = checkpoint(given)? {
-        return Ok(Found::Checkpoint(Box::new(checkpoint)));
-    }
-    match (directory(given), retired(given)) {
-        (Ok(found), _) => match newer(given, &found) {
-            Some(checkpoint) => Ok(Found::Checkpoint(Box::new(checkpoint))),
-            None if is_adapter(&found) => adapted(found, None),
-            None => Ok(Found::Directory(found)),
-        },
-        (Err(error), old) => match old.and_then(|old| newest(given, &old)) {
-            Some(checkpoint) => Ok(Found::Checkpoint(Box::new(checkpoint))),
-            None => Err(error),
-        },
-    }
+    find_on(given, None)
 }
 
-/// [`find`], with the adapters in the directory or run `adapter`, if one is given, whatever model they name.
+/// [`find`], with the adapters in the directory, run or checkpoint `adapter`, if one is given, whatever model they name.
 ///
 /// # Errors
 /// As [`find`]; or there are no adapters.
@@ -97,14 +98,56 @@ pub fn find_with(given: &Path, adapter: Option<&Path>) -> Result<Found, TrainErr
     let Some(adapter) = adapter else {
         return find(given);
     };
-    let folder = directory(adapter)?;
-    match is_adapter(&folder) {
-        true => adapted(folder, Some(given)),
+    let found = find_on(adapter, Some(given))?;
+    match found.has_adapters() {
+        true => Ok(found),
         false => Err(TrainError::NoModel(format!(
             "{} is a model and no adapter: there is no {ADAPTER_MARKER}, or a {MARKER} beside it",
-            folder.display()
+            found.place().display()
         ))),
     }
+}
+
+/// What `given` means; if that is adapters, those of the model in `base` or of the one that they name.
+fn find_on(given: &Path, base: Option<&Path>) -> Result<Found, TrainError> {
+    let on = |mut checkpoint: Checkpoint| {
+        if let (Some(base), Some(own)) = (base, &mut checkpoint.state.base) {
+            refuse_adapters(&find(base)?, &checkpoint.store.path(checkpoint.state.step))?;
+            own.path = base.to_path_buf();
+        }
+        Ok(Found::Checkpoint(Box::new(checkpoint)))
+    };
+    if let Some(checkpoint) = checkpoint(given)? {
+        return on(checkpoint);
+    }
+    match (directory(given), retired(given)) {
+        (Ok(found), _) => match newer(given, &found) {
+            Some(checkpoint) => on(checkpoint),
+            None if is_adapter(&found) => adapted(found, base),
+            None => Ok(Found::Directory(found)),
+        },
+        (Err(error), old) => match old.and_then(|old| newest(given, &old)) {
+            Some(checkpoint) => on(checkpoint),
+            None => Err(error),
+        },
+    }
+}
+
+/// Refuses a model that the adapters in `of` cannot belong to, because it is one of adapters itself.
+fn refuse_adapters(base: &Found, of: &Path) -> Result<(), TrainError> {
+    match base.has_adapters() {
+        false => Ok(()),
+        true => Err(is_adapter_itself(&base.place(), of)),
+    }
+}
+
+fn is_adapter_itself(base: &Path, of: &Path) -> TrainError {
+    TrainError::NoModel(format!(
+        "{} is an adapter of {}, which is an adapter itself: write that one as a model first, with \
+         `infinity export --merge`",
+        of.display(),
+        base.display()
+    ))
 }
 
 /// The adapters in `folder` on the model in `base`, or on the one that they name.
@@ -123,25 +166,17 @@ fn adapted(folder: PathBuf, base: Option<&Path>) -> Result<Found, TrainError> {
             }
         ))
     })?;
-    let itself = || {
-        TrainError::NoModel(format!(
-            "{shown} is an adapter of {}, which is an adapter itself: write that one as a model first, with \
-             `infinity export --merge`",
-            base.display()
-        ))
-    };
     // Before its own base is looked for, which may be this one.
     if directory(&base).is_ok_and(|dir| is_adapter(&dir)) {
-        return Err(itself());
+        return Err(is_adapter_itself(&base, &folder));
     }
-    match find(&base)? {
-        Found::Adapter(_) => Err(itself()),
-        base => Ok(Found::Adapter(Box::new(Adapted {
-            folder,
-            base,
-            fingerprint: settings.fingerprint,
-        }))),
-    }
+    let base = find(&base)?;
+    refuse_adapters(&base, &folder)?;
+    Ok(Found::Adapter(Box::new(Adapted {
+        folder,
+        base,
+        fingerprint: settings.fingerprint,
+    })))
 }
 
 /// The model that the run in `run` had finished before it went on.
@@ -197,26 +232,30 @@ fn marker(dir: &Path) -> Option<PathBuf> {
 /// The model directory meant by `given`: itself, or `final/` inside a run directory.
 fn directory(given: &Path) -> Result<PathBuf, TrainError> {
     let shown = given.display();
-    if !given.exists() {
-        return Err(TrainError::NoModel(format!(
-            "there is no model directory {shown}"
-        )));
-    }
-    if !given.is_dir() {
-        return Err(TrainError::NoModel(format!(
-            "{shown} is a file; a model is a directory with {MARKER} and model.safetensors"
-        )));
-    }
     let inside = given.join(FINAL);
     let mut places = [given.to_owned(), inside].into_iter();
     places.find(|dir| marker(dir).is_some()).ok_or_else(|| {
-        let hint = match given.join(CHECKPOINTS).is_dir() {
-            true => format!(
+        match given.read_dir().map_err(|why| (why.kind(), why)) {
+            Err((io::ErrorKind::NotFound, _)) => {
+                return TrainError::NoModel(format!("there is no model directory {shown}"));
+            }
+            Err((io::ErrorKind::NotADirectory, _)) => {
+                return TrainError::NoModel(format!(
+                    "{shown} is a file; a model is a directory with {MARKER} and model.safetensors"
+                ));
+            }
+            Err((_, why)) => return TrainError::NoModel(format!("cannot read {shown}: {why}")),
+            Ok(_) => {}
+        }
+        let saved = CheckpointStore::new(given.to_owned()).steps();
+        let hint = match saved.last() {
+            Some(last) => format!("; it holds checkpoints: name one, as in {shown}/step-{last}"),
+            None if given.join(CHECKPOINTS).is_dir() => format!(
                 "; it is a run that has not finished: its `train` command with --resume goes on \
                  with it, and {} is the best model it has made so far",
                 given.join(CHECKPOINTS).join(BEST).display()
             ),
-            false => String::new(),
+            None => String::new(),
         };
         TrainError::NoModel(format!(
             "{shown} is not a model directory: neither {MARKER} nor {FINAL}/{MARKER} is there{hint}"
@@ -291,11 +330,18 @@ impl Found {
             }
         };
         let (step, run) = (checkpoint.state.step, checkpoint.run.display());
+        let on = checkpoint
+            .state
+            .base
+            .as_ref()
+            .map_or_else(String::new, |base| {
+                format!(" on the model in {}", base.path.display())
+            });
         let than = checkpoint.older.as_ref().map_or_else(String::new, |older| {
             format!(", which is newer than {}", older.display())
         });
         Some(format!(
-            "checkpoint of step {step} of the run in {run}{than}"
+            "checkpoint of step {step} of the run in {run}{than}{on}"
         ))
     }
 
@@ -316,14 +362,35 @@ impl Found {
         }
     }
 
-    /// The configuration of the run whose checkpoint it is, if it is one.
-    pub(crate) fn config_of_run(&self) -> Result<Option<RunConfig>, TrainError> {
-        match self {
-            Found::Checkpoint(checkpoint) => {
-                Ok(Some(RunConfig::from_record(&checkpoint.state.config)?))
+    /// What network it is, and what is known of its tokenizer.
+    ///
+    /// # Errors
+    /// What is there cannot be read.
+    pub(crate) fn about(&self) -> Result<About, TrainError> {
+        let checkpoint = match self {
+            Found::Directory(folder) => {
+                let settings = read_settings(folder)?;
+                let tokenizer = settings.tokenizer.as_ref();
+                return Ok(About {
+                    is_of_others: settings.is_of_others(),
+                    begins: tokenizer.is_some_and(Tokenizer::adds_special_tokens),
+                    model: settings.config,
+                    notes: settings.notes,
+                });
             }
-            _ => Ok(None),
+            Found::Checkpoint(checkpoint) => checkpoint,
+            Found::Adapter(adapted) => return adapted.base.about(),
+        };
+        if let Some(base) = &checkpoint.state.base {
+            return find(&base.path)?.about();
         }
+        let config = RunConfig::from_record(&checkpoint.state.config)?;
+        Ok(About {
+            is_of_others: false,
+            begins: config.tokenizer.add_special_tokens,
+            model: config.model,
+            notes: Vec::new(),
+        })
     }
 
     /// Loads it onto a device, to compute in `precision`, adapters added to the weights. Beside weights that stay in
@@ -417,13 +484,17 @@ impl Found {
         )))
     }
 
-    /// How the conversations were written that adapters learned from, if they say so themselves.
+    /// How the conversations were written that it learned from, where the model, adapters or the run of a checkpoint say
+    /// so themselves.
     pub fn chat_template(&self) -> Option<PathBuf> {
-        let Found::Adapter(adapted) = self else {
-            return None;
+        let folders = match self {
+            Found::Directory(folder) => vec![folder.clone()],
+            Found::Adapter(adapted) => vec![adapted.folder.clone()],
+            // Earlier versions wrote it with the finished model alone.
+            Found::Checkpoint(of) => vec![of.run.clone(), of.run.join(FINAL)],
         };
-        let path = adapted.folder.join(TEMPLATE);
-        path.is_file().then_some(path)
+        let mut paths = folders.into_iter().map(|folder| folder.join(TEMPLATE));
+        paths.find(|path| path.is_file())
     }
 
     /// The `tokenizer.json` of the model. That of a checkpoint is there and the one it was trained
@@ -509,6 +580,7 @@ impl Checkpoint {
         };
         let (store, step) = (&self.store, self.state.step);
         let found = find(&base.path)?;
+        refuse_adapters(&found, &store.path(step))?;
         let loaded = found.load(precision, device)?;
         same_weights(&loaded.model, &base.fingerprint, &found, &store.path(step))?;
         let model = loaded.model.with_lora(&lora, 0)?;

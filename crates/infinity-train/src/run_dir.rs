@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! run.json  config.toml  config.effective.toml  tokenizer.json  metrics.jsonl
+//! tokenizer_config.json  chat_template.jinja   where the tokenizer has them, or rows are conversations
 //! tensorboard/events.out.tfevents.…
 //! checkpoints/step-00000500/…  samples/step-00000500.txt  final/{model.safetensors,config.json,…}
 //! .lock                        held by the process that trains here
@@ -33,6 +34,8 @@ const SAMPLES: &str = "samples";
 pub const FINAL: &str = "final";
 /// The tokenizer, in a run's directory as in a model's.
 pub const TOKENIZER: &str = "tokenizer.json";
+/// What is known of it, in either.
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const LOCK: &str = ".lock";
 
 /// How a run comes to its directory.
@@ -60,6 +63,8 @@ pub(crate) struct Described {
     pub(crate) config_text: String,
     /// `tokenizer.json`, which checkpoints need to be used before there is a finished model.
     pub(crate) tokenizer: String,
+    /// Names and texts of what is kept beside that: how conversations are written.
+    pub(crate) conversations: Vec<(&'static str, String)>,
 }
 
 /// Paths and open files of one run.
@@ -126,6 +131,7 @@ impl RunDir {
             (EFFECTIVE, config.to_toml()),
             (TOKENIZER, described.tokenizer),
         ];
+        run.described.extend(described.conversations);
         for (name, text) in &run.described {
             run.write(name, text)?;
         }
@@ -387,7 +393,9 @@ fn is_written(path: &Path) -> bool {
     match parts[..] {
         [name] => {
             let name = name.strip_suffix(".tmp").unwrap_or(name);
+            let conversations = [TEMPLATE, TOKENIZER_CONFIG];
             [RUN, CONFIG, EFFECTIVE, TOKENIZER, METRICS].contains(&name)
+                || conversations.contains(&name)
         }
         [TENSORBOARD, name] => name.starts_with("events.out.tfevents."),
         [SAMPLES, name] => name.starts_with("step-"),
@@ -414,7 +422,7 @@ const MODEL_FILES: [&str; 8] = [
     "config.json",
     "generation_config.json",
     TOKENIZER,
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
 ];
 
 /// Refuses a directory that holds anything but what a run leaves that was ended before its first
@@ -431,7 +439,7 @@ pub(crate) fn saved_nothing(root: &Path) -> Result<(), CheckpointError> {
     {
         [LOCK] => true,
         // A file of these names alone may be what somebody wrote for the run to come.
-        [CONFIG | TOKENIZER] => begun,
+        [CONFIG | TOKENIZER | TEMPLATE | TOKENIZER_CONFIG] => begun,
         [CHECKPOINTS, folder, ..] => folder.starts_with('.') && is_written(path),
         [folder, _] if folder.starts_with(FINAL) => false,
         _ => is_written(path),

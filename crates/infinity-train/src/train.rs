@@ -10,7 +10,7 @@ mod saved;
 use crate::burn_train::{Shell, Shown, Stretches, within_learner};
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
-use crate::data::{BatchSource, EvalSource, HostBatch, TrainSource, Workers};
+use crate::data::{BatchSource, EvalSource, HostBatch, TrainSource, Workers, templates};
 use crate::distributed::{Carried, Devices, Learned, Ranks, Update, Work};
 use crate::error::TrainError;
 use crate::evaluate::{EvalReport, evaluate_with};
@@ -23,11 +23,11 @@ use crate::step::loss_scale::LossScale;
 use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
 use burn::tensor::Device;
+use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{copy_conversations, copy_template, read_settings, save_adapter};
 use infinity_model::{GateSummary, GenerationConfig, Tokenizer, generate, save_pretrained};
 use saved::Saved;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -129,7 +129,10 @@ struct Ended {
 
 /// What one optimizer step gave.
 pub(crate) struct StepResult {
+    /// In nats a target; 0 where there is none.
     loss: f64,
+    /// Tokens that were to be predicted: none where rows hold no answer.
+    targets: usize,
     grad_norm: f64,
     learning_rate: f64,
     finite: bool,
@@ -331,6 +334,7 @@ impl Run {
         shell.step(output, self.state.step, learning_rate);
         Ok(StepResult {
             loss,
+            targets: n_tokens,
             grad_norm,
             learning_rate,
             finite,
@@ -373,7 +377,7 @@ impl Run {
         let metrics = StepMetrics {
             step: self.state.step,
             total_steps: self.total_steps,
-            loss: result.loss,
+            loss: (result.targets > 0).then_some(result.loss),
             learning_rate: result.learning_rate,
             grad_norm: result.grad_norm,
             tokens: self.state.tokens,
@@ -573,15 +577,9 @@ impl Run {
     fn finish(self, ended: Ended) -> Result<TrainReport, TrainError> {
         if self.config.checkpoint.export_safetensors && !ended.interrupted {
             // A model is talked to as the one that it comes from, and ends as that does.
-            let own = &self.config.tokenizer.path;
-            let beside = if own.is_dir() {
-                Some(&**own)
-            } else {
-                own.parent()
-            };
-            let beside = beside.filter(|dir| !dir.as_os_str().is_empty());
+            let beside = templates::directory(&self.config.tokenizer)?;
             let tuned = !self.config.training.init_from.as_os_str().is_empty();
-            let theirs = beside.filter(|_| tuned).map(read_settings);
+            let theirs = beside.filter(|_| tuned).map(|dir| read_settings(&dir));
             let generation = match theirs {
                 Some(Ok(settings)) => settings.generation,
                 _ => GenerationConfig {
@@ -590,23 +588,20 @@ impl Run {
                 },
             };
             let (path, model) = (self.directory.final_model(), self.trainee.valid().model);
-            // What it learned from was written by this one.
-            let template = Path::new(&self.config.data.chat_template);
+            let run = self.config.output_dir();
             match &self.state.base {
                 Some(base) => {
                     let found = model_dir::find(&base.path)?;
                     let of = found.directory();
                     save_adapter(&path, &model, of, &base.path, &base.fingerprint)?;
+                    if !self.config.data.messages_column.is_empty() {
+                        copy_template(&path, &run.join(TEMPLATE))?;
+                    }
                 }
                 None => {
                     save_pretrained(&path, &model, Some(&self.tokenizer), &generation)?;
-                    if let Some(from) = beside {
-                        copy_conversations(&path, from, Some(&self.tokenizer))?;
-                    }
+                    copy_conversations(&path, &run, Some(&self.tokenizer))?;
                 }
-            }
-            if template.is_file() {
-                copy_template(&path, template)?;
             }
         }
         Ok(TrainReport {

@@ -1,8 +1,8 @@
-//! Damaged input of every kind is an error, never a panic: configurations, model and generation files,
-//! tokenizers, token files, texts, weights and states.
+//! Damaged input of every kind is an error, never a panic: configurations, model and generation files, adapters,
+//! tokenizers, chat templates, conversations, token files, texts, weights and states.
 //!
 //! A fixed seed and a few thousand inputs by default; `INFINITY_FUZZ=1000000` takes so many, and
-//! `INFINITY_FUZZ_SEED` others.
+//! `INFINITY_FUZZ_SEED` others; `INFINITY_FUZZ_ONLY=conv` those with that in their name.
 #![allow(clippy::print_stdout, reason = "the long form says what it tried")]
 
 use std::fs;
@@ -11,11 +11,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use infinity_model::pretrained::config_from_json;
+use infinity_model::pretrained::{config_from_json, read_adapter_settings, with_adapter_of};
 use infinity_model::tokenizer::Tokenizer;
 use infinity_model::{
-    Context, GenerationConfig, ModelConfig, ModelState, from_pretrained, save_pretrained,
-    state_file,
+    ChatTemplate, Context, GenerationConfig, Message, ModelConfig, ModelState, from_pretrained,
+    save_pretrained, state_file,
 };
 use infinity_train::config::ConfigLayers;
 use infinity_train::data::{
@@ -166,8 +166,7 @@ fn targets(folder: &Path) -> Vec<Target> {
             drop(ModelConfig::from_json(text));
         }),
     ));
-    let others = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infinity-model/tests/foreign");
-    let others = fs::read_dir(others)
+    let others = fs::read_dir(foreign(""))
         .unwrap()
         .map(|entry| entry.unwrap().path());
     let others = others.filter(|path| path.join("config.json").is_file());
@@ -282,7 +281,139 @@ fn targets(folder: &Path) -> Vec<Target> {
         }),
     ));
     all.push(states(folder));
+    all.extend(adapters(folder));
+    all.extend(conversations(folder));
     all
+}
+
+fn foreign(path: &str) -> std::path::PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infinity-model/tests/foreign");
+    tests.join(path)
+}
+
+/// Settings and weights of adapters, as PEFT writes them.
+fn adapters(folder: &Path) -> Vec<Target> {
+    let base = foreign("llama");
+    let model = from_pretrained(&base, &Device::flex()).unwrap().model;
+    let names = ["adapter_config.json", "adapter_model.safetensors"];
+    let each = names.into_iter().zip([200, 20]);
+    let each = each.map(|(name, share)| {
+        let dir = folder.join(name);
+        fs::create_dir(&dir).unwrap();
+        let mut seeds = Vec::new();
+        for from in ["llama/end", "llama/start", "qwen3_5/end"] {
+            let from = foreign("adapters").join(from);
+            seeds.push(fs::read(from.join(name)).unwrap());
+            for name in names {
+                fs::copy(from.join(name), dir.join(name)).unwrap();
+            }
+        }
+        let (base, model) = (base.clone(), model.clone());
+        let read: Read = Box::new(move |bytes| {
+            fs::write(dir.join(name), bytes).unwrap();
+            drop(read_adapter_settings(&dir));
+            drop(with_adapter_of(model.clone(), Some(&base), &dir));
+        });
+        (name, share, seeds, read)
+    });
+    each.collect()
+}
+
+/// Chat templates, what a tokenizer's directory says of conversations, and files of them.
+fn conversations(folder: &Path) -> Vec<Target> {
+    let talk = || -> [Message; 5] {
+        let turns = [
+            ("system", "Be brief."),
+            ("user", " One? ß"),
+            ("assistant", "Two.\n"),
+            ("user", "水"),
+            ("assistant", "Three."),
+        ];
+        turns.map(|(role, content)| Message::new(role, content))
+    };
+    let said = move |template: &ChatTemplate| {
+        drop(template.render(&talk(), false));
+        drop(template.render(&talk()[..2], true));
+        if let Ok((text, ranges)) = template.answers(&talk()) {
+            ranges
+                .into_iter()
+                .for_each(|range| drop(text[range].to_owned()));
+        }
+    };
+    let marks = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}\
+                 <end>{%- endgeneration %}{% else %}{{ m['content'].strip()|upper }}{% endif %}{% endfor %}\
+                 {% if add_generation_prompt %}{{ bos_token ~ raise_exception('no') }}{% endif %}";
+    let theirs = ["llama", "qwen3_5"].map(|family| foreign(family).join("chat_template.jinja"));
+    let mut templates = texts(&[ChatTemplate::plain().text(), marks]);
+    templates.extend(theirs.iter().filter_map(|path| fs::read(path).ok()));
+    let from_jinja = move |text: &str| {
+        if let Ok(template) = ChatTemplate::from_jinja(text, "<s>", "</s>") {
+            said(&template);
+        }
+    };
+    let told = folder.join("told");
+    fs::create_dir(&told).unwrap();
+    let about = r#"{"bos_token": {"content": "B"}, "eos_token": "ß", "chat_template": [{"name": "default",
+        "template": "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"}]}"#;
+    let from_dir = move |bytes: &[u8]| {
+        fs::write(told.join("tokenizer_config.json"), bytes).unwrap();
+        if let Ok(template) = ChatTemplate::from_model_dir(&told) {
+            said(&template);
+        }
+    };
+    let rows = r#"{"messages": [{"role": "user", "content": "One? ß"}, {"role": "assistant", "content": "Two."}]}
+{"messages": [{"role": "system", "content": "x"}, {"role": "assistant", "content": "水"}], "tools": null}
+"#;
+    let (read, tokenized) = (folder.join("talks.jsonl"), folder.join("tokenized.jsonl"));
+    let fragments = move |bytes: &[u8]| {
+        fs::write(&read, bytes).unwrap();
+        for template in [
+            ChatTemplate::plain(),
+            ChatTemplate::from_jinja(marks, "", "").unwrap(),
+        ] {
+            let sources = Sources::resolve("data.train_file", &read, "messages");
+            let sources = sources.map(|sources| sources.written_by(Some(template)));
+            drop(sources.map(|sources| sources.fragments().count()));
+        }
+    };
+    let output = folder.join("tokens");
+    let data = DataConfig {
+        messages_column: "messages".into(),
+        chat_template: "plain".into(),
+        max_seq_length: 4,
+        ..DataConfig::default()
+    };
+    let tokens = move |bytes: &[u8]| {
+        fs::write(&tokenized, bytes).unwrap();
+        let texts = [tokenized.clone()];
+        let made = tokenize_to(
+            &texts,
+            &data,
+            &TokenizerConfig::default(),
+            &output,
+            &mut |_| {},
+        );
+        if let Ok(data) = made {
+            drop(data.train.tokens(0..data.train.len()));
+            fs::remove_dir_all(&output).unwrap();
+        }
+    };
+    vec![
+        ("chat template", 200, templates, with_text(from_jinja)),
+        (
+            "tokenizer_config.json",
+            100,
+            texts(&[about]),
+            Box::new(from_dir),
+        ),
+        ("conversations", 200, texts(&[rows]), Box::new(fragments)),
+        (
+            "conversations as tokens",
+            5,
+            texts(&[rows]),
+            Box::new(tokens),
+        ),
+    ]
 }
 
 /// State files: of both mixers, of a text with its logits, and without version and checksum, so that what
@@ -338,10 +469,12 @@ fn damaged_input_is_an_error_and_never_a_panic() {
     };
     let inputs: u64 = variable("INFINITY_FUZZ").unwrap_or(4000);
     let seed: u64 = variable("INFINITY_FUZZ_SEED").unwrap_or(1);
+    let only = std::env::var("INFINITY_FUZZ_ONLY").unwrap_or_default();
     let folder = tempfile::tempdir().unwrap();
     let mut random = StdRng::seed_from_u64(seed);
     let (mut total, mut failures) = (0, Vec::new());
-    for (name, share, seeds, read) in targets(folder.path()) {
+    let targets = targets(folder.path());
+    for (name, share, seeds, read) in targets.into_iter().filter(|of| of.0.contains(&only)) {
         let (begun, count) = (Instant::now(), (inputs * share).div_ceil(1000));
         let mut slowest = Duration::ZERO;
         for _ in 0..count {

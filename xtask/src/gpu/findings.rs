@@ -6,6 +6,7 @@
 //! {"kind":"missing","what":"FLA","why":"…"}         with "tokens" or "pass": only there
 //! {"kind":"tests","what":"…","passed":12,"failed":0}
 //! {"kind":"time","what":"GPT","pass":"memory","ms":6.0}       memory held, in GB
+//! {"kind":"time","what":"learning","pass":"loss","ms":1.52}   nats
 //! {"kind":"setting","text":"torch 2.9 on …"}
 //! ```
 //!
@@ -28,6 +29,9 @@ pub(crate) const GDN: &str = "GatedDeltaNet";
 pub(crate) const DECODING: &str = "decoding";
 pub(crate) const LAUNCHES: &str = "launches of a step";
 pub(crate) const FIRST: &str = "first step";
+pub(crate) const LEARNED: &str = "learning";
+/// What [`SMALL`] comes to on the CPU, in nats (README), and how far from it a device may be.
+const ON_CPUS: [f64; 2] = [1.524, 0.01];
 /// The two starts.
 pub(crate) const EMPTY: &str = "empty caches";
 pub(crate) const WARM: &str = "warm caches";
@@ -292,7 +296,19 @@ pub(crate) fn rows(found: &Findings) -> Vec<Row> {
             time(DECODING, pass, None),
         );
     }
+    rows.push(learned(time(LEARNED, "loss", None)));
     rows
+}
+
+/// The validation loss beside that of the CPU.
+fn learned(found: Result<f64, String>) -> Row {
+    let [mean, most] = ON_CPUS;
+    Row {
+        name: format!("{SMALL}: validation loss, nats (mean on the CPU {mean})"),
+        limit: format!("± {most}"),
+        met: found.as_ref().ok().map(|loss| (loss - mean).abs() <= most),
+        figure: found.map_or_else(|why| why, |loss| format!("{loss:.4} nats")),
+    }
 }
 
 /// Where attention can be asked at all: Burn's backward pass keeps all scores, at 16,384 tokens in half

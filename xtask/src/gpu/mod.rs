@@ -2,7 +2,8 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `plan.rs` | what was asked for, what Cargo builds, how it is carried, and the steps in order of worth |
+//! | `plan.rs` | what was asked for, what Cargo builds, and the steps in order of worth |
+//! | `pack.rs` | how it is carried |
 //! | `findings.rs` | what programs say, every criterion, and the table |
 //! | `machine_code.rs` | what is found without a GPU: `--compile-only` |
 //! | `peers.py` | PyTorch's attention and GPT, flash-linear-attention's gated delta rule and model |
@@ -12,6 +13,7 @@
 
 mod findings;
 mod machine_code;
+mod pack;
 mod plan;
 
 use std::fs;
@@ -45,8 +47,8 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
         Place::Compiled => machine_code::run(root, options.tools.as_deref()),
         Place::Pack(folder) => {
             // Before minutes of building.
-            plan::is_empty(folder)?;
-            Programs::build(root, &options)?.pack(folder, &options)
+            pack::is_empty(folder)?;
+            pack::pack(&Programs::build(root, &options)?, folder, &options)
         }
         Place::Here => measure(
             &options,

@@ -1,7 +1,6 @@
 //! What `cargo xtask gpu` was asked for, the executables it needs, and its steps in order of their worth.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -21,6 +20,7 @@ limit, met or not. Devices: cuda, rocm, metal, vulkan, wgpu.
   --only PARTS    of tests, scan, peers, training; with commas between them         [all]
   --python PATH   the Python that has torch and triton                              [python3]
   --fla FOLDER    a checkout of flash-linear-attention, put on PYTHONPATH           [none]
+  --text FILE     Tiny Shakespeare, for its validation loss beside the CPU's        [none]
   --rounds N      rounds of every measurement, of which the median counts           [7]
   --seconds N     starts what fits, of most worth first, and cuts what runs off     [no limit]
   --out FOLDER    where findings.jsonl (as they come) and table.txt are written     [target/gpu]
@@ -65,11 +65,10 @@ const FILES: [&str; 3] = [
     "configs/novels-large.toml",
     "configs/shakespeare-char.toml",
 ];
+/// What `--text` names, in a pack.
+const TEXT: &str = "text.txt";
 /// The one flag without a value.
 const COMPILE_ONLY: &str = "--compile-only";
-/// The most bytes of a pack that is carried.
-const PACK_BYTES: u64 = 60_000_000;
-
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Place {
     /// Built and run.
@@ -91,6 +90,7 @@ pub(crate) struct Options {
     pub(crate) parts: Vec<&'static str>,
     python: PathBuf,
     fla: Option<PathBuf>,
+    text: Option<PathBuf>,
     rounds: u64,
     pub(crate) seconds: Option<Duration>,
     pub(crate) out: Option<PathBuf>,
@@ -112,6 +112,7 @@ impl Options {
             parts: PARTS.to_vec(),
             python: "python3".into(),
             fla: None,
+            text: None,
             rounds: 7,
             seconds: None,
             out: None,
@@ -156,6 +157,10 @@ impl Options {
                 ensure!(Path::new(value).is_dir(), "--fla {value}: no such folder");
                 self.fla = Some(path());
             }
+            "--text" => {
+                ensure!(Path::new(value).is_file(), "--text {value}: no such file");
+                self.text = Some(path());
+            }
             "--rounds" => self.rounds = number()?,
             "--seconds" => self.seconds = Some(Duration::from_secs(number()?)),
             "--out" => self.out = Some(path()),
@@ -189,6 +194,7 @@ impl Programs {
     /// Builds what `options` needs, with one call of Cargo, so that Burn is built once.
     pub(crate) fn build(root: &Path, options: &Options) -> anyhow::Result<Self> {
         let mut all: BTreeMap<_, _> = FILES.map(|file| (name_of(file), root.join(file))).into();
+        all.extend(options.text.clone().map(|text| (TEXT, text)));
         if let Some(words) = command(options) {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             all.extend(
@@ -214,6 +220,7 @@ impl Programs {
         let names = TARGETS.map(|(_, _, name)| name).into_iter();
         let files = names
             .chain(FILES.map(name_of))
+            .chain([TEXT])
             .map(|name| (name, folder.join(name)));
         Ok(Programs(files.filter(|(_, path)| path.is_file()).collect()))
     }
@@ -223,85 +230,6 @@ impl Programs {
         let found = self.0.get(name).cloned();
         found.ok_or_else(|| format!("`{name}` is not in this pack"))
     }
-
-    /// Copies everything into `folder`, executables without their symbols, and packs that.
-    pub(crate) fn pack(&self, folder: &Path, options: &Options) -> anyhow::Result<()> {
-        fs::create_dir_all(folder).with_context(|| format!("--pack {}", folder.display()))?;
-        let this = std::env::current_exe().context("this program has no path")?;
-        for (name, path) in self
-            .0
-            .iter()
-            .map(|(name, path)| (*name, path))
-            .chain([("xtask", &this)])
-        {
-            let to = folder.join(name);
-            let mut command = Command::new(if name.contains('.') { "cp" } else { "strip" });
-            match name.contains('.') {
-                true => command.arg(path).arg(to),
-                false => command.arg("-o").arg(to).arg(path),
-            };
-            run("strip, which is part of binutils", &mut command)?;
-        }
-        fs::write(folder.join("run.sh"), script(options)).context("cannot write run.sh")?;
-        // The executables share most of their code: a dictionary that spans them.
-        let packed = PathBuf::from(format!("{}.tar.xz", folder.display()));
-        let line = r#"tar -C "$0" -c . | xz -T0 --lzma2=preset=2,dict=512MiB > "$1""#;
-        let mut command = Command::new("bash");
-        command
-            .args(["-o", "pipefail", "-c", line])
-            .arg(folder)
-            .arg(&packed);
-        run("tar and xz", &mut command)?;
-        let bytes = fs::metadata(&packed).context("the pack")?.len();
-        println!(
-            "{:.1} MB  {}; there: bash run.sh",
-            bytes as f64 / 1e6,
-            packed.display()
-        );
-        let most = PACK_BYTES / 1_000_000;
-        ensure!(
-            bytes <= PACK_BYTES,
-            "more than {most} MB: leave parts out with --only"
-        );
-        Ok(())
-    }
-}
-
-fn run(what: &str, command: &mut Command) -> anyhow::Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {what}"))?;
-    ensure!(status.success(), "{what}: {status}");
-    Ok(())
-}
-
-/// An error if something lies there: an executable of another day would be run with today's.
-pub(crate) fn is_empty(folder: &Path) -> anyhow::Result<()> {
-    let entries = fs::read_dir(folder).map_or(0, Iterator::count);
-    ensure!(
-        entries == 0,
-        "--pack {}: not empty; name a new folder",
-        folder.display()
-    );
-    Ok(())
-}
-
-/// What the other machine calls: this program, with its own arguments behind those of the pack.
-pub(crate) fn script(options: &Options) -> String {
-    let (parts, device) = (options.parts.join(","), options.gpu);
-    format!(
-        r#"#!/usr/bin/env bash
-# Checks and measures InfinityFormer's kernels on this machine's GPU, and ends with a table.
-#   bash run.sh [--python PATH] [--fla FOLDER] [--only {parts}] [--rounds N] [--seconds N] [--out FOLDER]
-set -euo pipefail
-here="$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)"
-# Not every way of unpacking keeps these.
-find "$here" -maxdepth 1 -type f ! -name '*.*' -exec chmod +x {{}} +
-# As .cargo/config.toml says for programs that Cargo starts.
-export MIMALLOC_PURGE_DELAY="${{MIMALLOC_PURGE_DELAY:--1}}"
-exec "$here/xtask" gpu {device} --unpacked "$here" --only {parts} "$@"
-"#
-    )
 }
 
 /// The last part of a path.
@@ -473,6 +401,14 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
         start.whats = vec![format!("{label}: {}", findings::FIRST)];
         start
     };
+    let mut learning = training("", "shakespeare-char.toml", PRECISIONS[0], [60, 300]);
+    learning.whats = vec![findings::LEARNED.to_owned()];
+    match options.text.clone().or(programs.0.get(TEXT).cloned()) {
+        Some(text) => learning
+            .args
+            .extend(["--learn".to_owned(), text.display().to_string()]),
+        None => learning.program = Err("--text named no text".to_owned()),
+    }
     let mut steps = vec![
         step(
             "tests",
@@ -503,6 +439,7 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
         training(LARGE, "novels-large.toml", &both, [60, 240]),
         peer("gpt", findings::GPT, [60, 150]),
         training(SMALL, "shakespeare-char.toml", &both, [60, 240]),
+        learning,
         launches,
         step(
             "training",
@@ -521,7 +458,7 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
         step(
             "tests",
             "training",
-            "devices:: --nocapture",
+            &format!("devices::gpu::{gpu}:: --nocapture"),
             &[findings::LEARNING],
             [60, 240],
         ),

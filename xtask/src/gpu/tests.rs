@@ -137,6 +137,22 @@ fn every_limit_is_broken_by_its_own_time() {
 }
 
 #[test]
+fn what_is_learned_is_held_to_the_cpus_loss() {
+    for (loss, met) in [(1.53, true), (1.5341, false), (1.51, false)] {
+        let mut found = fast("", 1.0);
+        for line in [
+            json!({ "kind": "check", "what": findings::LEARNED, "ok": true, "detail": "" }),
+            json!({ "kind": "time", "what": findings::LEARNED, "pass": "loss", "ms": loss }),
+        ] {
+            found.read(&line.to_string(), "").unwrap();
+        }
+        let rows = findings::rows(&found);
+        let row = rows.iter().find(|row| row.name.contains("validation loss"));
+        assert_eq!(row.unwrap().met, Some(met), "{loss}");
+    }
+}
+
+#[test]
 fn words_are_read_and_a_mistake_is_answered_with_the_way_out() {
     let read = options("cuda --pack p --only peers,scan --python py --seconds 60").unwrap();
     assert_eq!((read.dtype, read.place), ("bf16", Place::Pack("p".into())));
@@ -156,6 +172,7 @@ fn words_are_read_and_a_mistake_is_answered_with_the_way_out() {
             "--rounds 0: a whole number of at least 1",
         ),
         ("cuda --seconds soon", "--seconds soon"),
+        ("cuda --text no/such", "--text no/such: no such file"),
         ("wgpu --compile-only", "--compile-only: of cuda"),
         ("cuda --compile-only --tools no/such", "no bin/ptxas there"),
         ("cuda --compile-only --pack a", "once"),
@@ -333,6 +350,63 @@ mod programs {
         assert!(launches.contains("3.00 kernels"), "{launches}");
     }
 
+    /// What the bench says of the text that the pack has, or why it says nothing.
+    #[test]
+    fn a_text_is_learned_where_there_is_one() {
+        let bench = r#"case "$*" in *--learn*text.txt) echo '{"kind":"check","what":"learning","ok":true,"detail":"x"}'
+echo '{"kind":"time","what":"learning","pass":"loss","ms":1.525}';; esac"#;
+        let fake = Fake::new(&[("model_throughput", bench)]);
+        fs::write(fake.0.path().join("shakespeare-char.toml"), "").unwrap();
+        let name = "shakespeare-char: validation loss";
+        let (table, _) = fake.run("--only training");
+        assert!(row(&table, name).contains("--text named no text"));
+        fs::write(fake.0.path().join("text.txt"), "").unwrap();
+        let (table, _) = fake.run("--only training");
+        assert!(
+            row(&table, name).contains("  met           1.5250 nats"),
+            "{table}"
+        );
+    }
+
+    /// On a machine that has none of Vulkan, what the pack brings is found; where all is there, nothing is.
+    #[test]
+    fn loaders_travel_along_and_stand_in_for_what_is_lacking() {
+        let say = r#"echo "$LD_LIBRARY_PATH"; ls "$(dirname "$0")/lacking""#;
+        let fake = Fake::new(&[("xtask", say)]);
+        let folder = fake.0.path();
+        pack::pack_loaders(&folder.join("lib")).unwrap();
+        fs::write(folder.join("lib/libvulkan.so.1"), "").unwrap();
+        fs::write(
+            folder.join("run.sh"),
+            pack::script(&options("wgpu").unwrap()),
+        )
+        .unwrap();
+        for (known, carried) in [("", true), ("\tlibvulkan.so.1 (libc6) => /lib/x", false)] {
+            let _ = fs::remove_dir_all(folder.join("lacking"));
+            let tools = folder.join("tools");
+            fs::create_dir_all(&tools).unwrap();
+            fs::write(
+                tools.join("ldconfig"),
+                format!("#!/bin/sh\nprintf '%b' '{known}'\n"),
+            )
+            .unwrap();
+            let status = std::process::Command::new("chmod")
+                .arg("+x")
+                .arg(tools.join("ldconfig"))
+                .status();
+            assert!(status.unwrap().success());
+            let path = std::env::var("PATH").unwrap_or_default();
+            let output = std::process::Command::new("bash")
+                .arg(folder.join("run.sh"))
+                .env("PATH", format!("{}:{path}", tools.display()))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(said.contains("/lacking"), "{said}");
+            assert_eq!(said.contains("libvulkan.so.1"), carried, "{said}");
+        }
+    }
+
     /// The first start finds no caches, the second those of the first; an earlier call's are gone.
     #[test]
     fn starts_have_caches_of_their_own() {
@@ -352,13 +426,13 @@ echo '{"kind":"time","what":"first step","pass":"step","ms":'$n'000}';; esac"#;
     #[test]
     fn a_pack_is_new_and_its_script_hands_its_arguments_on() {
         let fake = Fake::new(&[("xtask", "echo \"$@\"")]);
-        let error = plan::is_empty(fake.0.path()).unwrap_err().to_string();
+        let error = pack::is_empty(fake.0.path()).unwrap_err().to_string();
         assert!(error.contains("not empty"), "{error}");
-        assert!(plan::is_empty(&fake.0.path().join("new")).is_ok());
+        assert!(pack::is_empty(&fake.0.path().join("new")).is_ok());
         let path = fake.0.path().join("run.sh");
         fs::write(
             &path,
-            plan::script(&options("cuda --only scan,peers").unwrap()),
+            pack::script(&options("cuda --only scan,peers").unwrap()),
         )
         .unwrap();
         let mut command = std::process::Command::new("bash");

@@ -1,7 +1,6 @@
 //! `infinity bench MODEL`: how fast a model reads and writes, and what it remembers in, at any depth of a
 //! text.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -10,18 +9,15 @@ use infinity_train::metrics::resident_bytes;
 use serde_json::{Value, json};
 
 use crate::args::{Global, count, length, whole};
+use crate::device;
+use crate::model_dir::{self, ModelArgs};
 use crate::terminal::{self, errors, signals};
-use crate::{device, model_dir};
 
 /// What to measure, and how often.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
-    /// Directory or run with adapters to add to the model
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    of: ModelArgs,
     /// Lengths of prompts to read: 512, 4k
     #[arg(
         long,
@@ -130,12 +126,10 @@ const COLUMNS: [&str; 7] = [
 
 /// Measures and prints.
 pub(crate) fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
+    let found = args.of.find()?;
     signals::ends()?;
     let chosen = device::open(&device::wanted(global))?;
-    let model = found
-        .load(args.precision, &chosen.device, global.quiet)?
-        .model;
+    let model = model_dir::load(&found, args.precision, &chosen.device, global.quiet)?.model;
     let mut depths = args.depth.clone();
     depths.sort_unstable();
     depths.dedup();

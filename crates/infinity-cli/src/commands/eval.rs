@@ -24,18 +24,14 @@ use serde_json::{Value, json};
 use super::eval_task;
 use crate::args::{Global, MemoryFlags, count, whole};
 use crate::device;
-use crate::model_dir::{self, Found};
+use crate::model_dir::{self, Found, ModelArgs};
 use crate::terminal::{self, errors, progress, signals};
 
 /// Which model, on what, in which windows.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// Model directory, the directory of a finished run, or a checkpoint: RUN/checkpoints/best
-    #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
-    /// Directory or run with adapters to add to the model
-    #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) of: ModelArgs,
     /// Text to measure on (default: what the run validated on)
     #[arg(long, alias = "validation-file", value_name = "PATH")]
     pub(crate) file: Option<String>,
@@ -73,9 +69,12 @@ pub(crate) struct EvalArgs {
 
 /// Evaluates and prints.
 pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
+    let found = args.of.find()?;
     let mut config = config(&args, &found)?;
     eval_task::check(&args.task, &config, args.file.as_deref())?;
+    if let Some(path) = &args.stream.state_out {
+        model_dir::can_hold("--state-out", path)?;
+    }
     if args.stream.stream
         && let Some(task) = config.data.source.task()
     {
@@ -89,7 +88,7 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let precision = args.precision.unwrap_or(config.run.precision);
     let Pretrained {
         model, tokenizer, ..
-    } = found.load(precision, &chosen.device, quiet)?;
+    } = model_dir::load(&found, precision, &chosen.device, quiet)?;
     // Texts of a model that others trained begin as its own reader has them begin.
     config.tokenizer.add_special_tokens |= args.file.is_some()
         && tokenizer
@@ -181,6 +180,12 @@ fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
     let LoadedConfig { mut config, .. } = layers.resolve()?;
     // Not as a layer: a run must not carry what grows, but whoever asks to see it here may.
     config.eval.carry_state |= args.stateful;
+    if let Some(template) = found.chat_template()
+        && !config.data.messages_column.is_empty()
+    {
+        // What it learned from is written as it was, wherever this is started.
+        config.data.chat_template = template.display().to_string();
+    }
     if let Some(file) = &args.file {
         config.data = of_one_file(&config, file, args.text_column.as_deref());
         config.tokenizer.kind = data::TokenizerKind::File;
@@ -223,9 +228,15 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
             "no text to measure on: this model lies in no run directory; give --file PATH",
         ));
     }
-    if let Some(file) = args.file.as_ref().filter(|file| !Path::new(file).exists()) {
+    if let Some(file) = &args.file
+        && let Err(why) = Path::new(file).metadata()
+    {
+        let why = match why.kind() {
+            std::io::ErrorKind::NotFound => format!("there is no file or directory {file}"),
+            _ => format!("{file}: {why}"),
+        };
         return Err(errors::usage(format!(
-            "cannot read the text to measure on: there is no file or directory {file}"
+            "cannot read the text to measure on: {why}"
         )));
     }
     let mut notify = |event: DataEvent| {

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::plot;
 use crate::args::{Global, count, length, whole};
+use crate::model_dir;
 use crate::terminal::{self, errors};
 
 /// Which task, at which lengths.
@@ -117,6 +118,9 @@ pub(super) fn check(args: &TaskArgs, config: &RunConfig, file: Option<&str>) -> 
         return Err(errors::usage(format!(
             "--plot {path}: name a file that ends in .svg or .png"
         )));
+    }
+    if let Some(path) = &args.plot {
+        model_dir::can_hold("--plot", path)?;
     }
     let trained = config.data.source;
     match (task.source(), file) {

@@ -11,25 +11,21 @@ use infinity_model::{Precision, Pretrained, SaveOptions, WeightFormat, save_pret
 
 use crate::args::Global;
 use crate::device;
-use crate::model_dir;
+use crate::model_dir::{self, ModelArgs};
 use crate::terminal::{self, errors};
 
 /// Which model, where to, and how.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
-    /// Directory or run with adapters to add to the model
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    of: ModelArgs,
     /// Directory to write; a model that is there is replaced with --overwrite
     #[arg(short, long, value_name = "DIR")]
     output_dir: PathBuf,
-    /// Number format of the weights: f32, bf16 or f16
-    #[arg(long, value_name = "FORMAT", default_value = "f32")]
-    dtype: WeightFormat,
-    /// Most bytes of one weight file, as in 5GB or 500MiB (default: one file)
+    /// Number format of a model's weights: f32, bf16 or f16 [default: f32]
+    #[arg(long, value_name = "FORMAT")]
+    dtype: Option<WeightFormat>,
+    /// Most bytes of one weight file of a model, as in 5GB or 500MiB (default: one file)
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
     /// Write adapters and the model that they belong to as one model, instead of the adapters alone
@@ -45,10 +41,7 @@ pub(crate) struct ExportArgs {
 
 /// Loads and writes.
 pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
-    let (found, target) = (
-        model_dir::find(&args.model, args.adapter.as_deref())?,
-        &args.output_dir,
-    );
+    let (found, target) = (args.of.find()?, &args.output_dir);
     let shown = target.display();
     let mut inside = target.read_dir().into_iter().flatten();
     if target.exists() && (!target.is_dir() || inside.next().is_some()) {
@@ -66,11 +59,19 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         }
     }
     let chosen = device::open(&device::wanted(global))?;
+    let of_models = [
+        ("--like", args.like.is_some()),
+        ("--dtype", args.dtype.is_some()),
+        ("--max-shard-size", args.max_shard_size.is_some()),
+    ];
+    let given = of_models.into_iter().find(|(_, given)| *given);
     match (found.has_adapters(), args.merge) {
-        (true, false) if args.like.is_some() => {
-            return Err(errors::usage(
-                "--like writes a model, and these are adapters: --merge makes one of both",
-            ));
+        (true, false) if given.is_some() => {
+            let flag = given.map_or("", |(flag, _)| flag);
+            return Err(errors::usage(format!(
+                "{flag} is for a model, and these are adapters, which are written in one file with the numbers that \
+                 they have: --merge makes one of both"
+            )));
         }
         (true, false) => {
             found.save_adapter(target, &chosen.device)?;
@@ -78,7 +79,7 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
             return said("adapter", target);
         }
         (false, true) => {
-            let model = args.model.display();
+            let model = args.of.model.display();
             return Err(errors::usage(format!("--merge: {model} has no adapters")));
         }
         _ => {}
@@ -88,14 +89,14 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         tokenizer,
         generation,
         ..
-    } = found.load(Precision::F32, &chosen.device, global.quiet)?;
+    } = model_dir::load(&found, Precision::F32, &chosen.device, global.quiet)?;
     if let Some(like) = &args.like {
         save_like(target, &model, like)?;
         settle(target, Some(like.join(TEMPLATE)))?;
         return said("model", target);
     }
     let options = SaveOptions {
-        format: Some(args.dtype),
+        format: Some(args.dtype.unwrap_or(WeightFormat::F32)),
         max_shard_bytes: args.max_shard_size,
     };
     save_pretrained_with(target, &model, tokenizer.as_ref(), &generation, &options)?;

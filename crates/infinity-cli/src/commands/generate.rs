@@ -17,19 +17,16 @@ use serde_json::{Value, json};
 
 use super::sampling::{LimitFlags, SamplingFlags};
 use crate::args::{Global, MemoryFlags, whole};
+use crate::device;
+use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::{self, Heeding};
 use crate::terminal::{self, errors};
-use crate::{device, model_dir};
 
 /// What to continue, with what, and how to show it.
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
-    /// Directory or run with adapters to add to the model
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    of: ModelArgs,
     /// The prompt (default: standard input, or nothing with --state-in)
     #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file")]
     prompt: Option<String>,
@@ -71,9 +68,9 @@ pub(crate) struct GenerateArgs {
 
 /// Generates and prints.
 pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
+    let found = args.of.find()?;
     if let Some(path) = &args.state_out {
-        model_dir::can_hold_a_state(path)?;
+        model_dir::can_hold("--state-out", path)?;
     }
     let prompt = read_prompt(&args)?;
     let chosen = device::open(&device::wanted(global))?;
@@ -82,9 +79,9 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
         tokenizer,
         generation,
         ..
-    } = found.load(args.precision, &chosen.device, global.quiet)?;
+    } = model_dir::load(&found, args.precision, &chosen.device, global.quiet)?;
     let model = args.memory.on(model)?;
-    let tokenizer = model_dir::needed(tokenizer, &args.model)?;
+    let tokenizer = model_dir::needed(tokenizer, &args.of.model)?;
     let (config, unused) = args
         .sampling
         .over(args.limit.over(generation), global.seed)?;

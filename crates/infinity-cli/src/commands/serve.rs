@@ -17,8 +17,9 @@ use infinity_serve::{Engine, EngineConfig, EngineHandle, Served, ServerConfig, r
 use tokio::net::TcpListener;
 
 use crate::args::{Global, whole};
+use crate::device;
+use crate::model_dir::{self, Found, ModelArgs};
 use crate::terminal::{self, errors, signals};
-use crate::{device, model_dir};
 
 /// How often a wish to stop is looked for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -26,12 +27,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Which model, where, and for whom.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
-    /// Directory or run with adapters to add to the model
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    of: ModelArgs,
     /// Address to listen on; anything but this machine's own needs --api-key
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: IpAddr,
@@ -78,15 +75,15 @@ pub(crate) struct ServeArgs {
 
 /// Serves until Ctrl-C or SIGTERM.
 pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
+    let found = args.of.find()?;
     let tokenizer = found.tokenizer()?;
-    let directory = tokenizer.parent().unwrap_or(&args.model);
+    let directory = tokenizer.parent().unwrap_or(&args.of.model);
     let mut config = ServerConfig {
         model_name: args
             .model_name
             .clone()
-            .unwrap_or_else(|| name_of(&args.model)),
-        template: found.template(directory)?,
+            .unwrap_or_else(|| name_of(&args.of.model)),
+        template: model_dir::template(&found, directory)?,
         generation: generation(directory)?,
         api_key: args.api_key.clone().filter(|key| !key.is_empty()),
         ..ServerConfig::default()
@@ -116,7 +113,7 @@ pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
     let interrupt =
         signals::listen("stopping: answers may finish, sessions are saved (again: now)")?;
     if !global.quiet {
-        terminal::note(&format!("loading {}", args.model.display()));
+        terminal::note(&format!("loading {}", args.of.model.display()));
     }
 
     let served = Served::loading();
@@ -138,21 +135,12 @@ pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
     Ok(errors::OK)
 }
 
-fn start(
-    args: &ServeArgs,
-    found: &model_dir::Found,
-    global: &Global,
-) -> anyhow::Result<EngineHandle> {
+fn start(args: &ServeArgs, found: &Found, global: &Global) -> anyhow::Result<EngineHandle> {
     let chosen = device::open(&device::wanted(global))?;
     let Pretrained {
         model, tokenizer, ..
-    } = found.load(args.precision, &chosen.device, global.quiet)?;
-    let tokenizer = tokenizer.with_context(|| {
-        format!(
-            "{} has no tokenizer.json, which text needs",
-            args.model.display()
-        )
-    })?;
+    } = model_dir::load(found, args.precision, &chosen.device, global.quiet)?;
+    let tokenizer = model_dir::needed(tokenizer, &args.of.model)?;
     let limits = EngineConfig {
         max_rows: args.max_rows as usize,
         max_queue: args.max_queue as usize,

@@ -18,6 +18,7 @@ use super::config::ConfigFlags;
 use super::eval::{self, EvalArgs, StreamArgs};
 use crate::args::{Global, MemoryFlags};
 use crate::device::Ranks;
+use crate::model_dir::ModelArgs;
 use crate::terminal::{self, errors, preparing, progress, signals};
 
 /// A run: its configuration, and where it starts.
@@ -108,8 +109,10 @@ fn stopped(report: &TrainReport) -> String {
 /// `--do-eval` without `--do-train`: the model that lies in the output directory.
 fn measure(config: &RunConfig, global: &Global) -> anyhow::Result<u8> {
     let args = EvalArgs {
-        model: config.output_dir(),
-        adapter: None,
+        of: ModelArgs {
+            model: config.output_dir(),
+            adapter: None,
+        },
         file: Some(config.data.validation_file.display().to_string()).filter(|f| !f.is_empty()),
         stateful: config.eval.carry_state,
         max_seq_length: Some(config.data.max_seq_length.to_string()),

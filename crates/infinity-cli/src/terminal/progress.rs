@@ -160,12 +160,13 @@ impl Reporter for SilentReporter {
 fn step_line(m: &StepMetrics) -> String {
     let width = m.total_steps.to_string().len().max(5);
     let percent = 100.0 * m.step as f64 / m.total_steps.max(1) as f64;
+    let loss = m.loss.map_or("nothing to predict".to_owned(), |loss| {
+        format!("loss {loss:.4} | ppl {}", perplexity(loss.exp()))
+    });
     let mut line = format!(
-        "step {:0width$}/{} ({percent:.1}%) | loss {:.4} | ppl {} | lr {:.2e} | gnorm {:.2} | {} tok/s",
+        "step {:0width$}/{} ({percent:.1}%) | {loss} | lr {:.2e} | gnorm {:.2} | {} tok/s",
         m.step,
         m.total_steps,
-        m.loss,
-        perplexity(m.loss.exp()),
         m.learning_rate,
         m.grad_norm,
         grouped(m.tokens_per_s.max(0.0).round() as u64),
@@ -211,7 +212,7 @@ mod tests {
         StepMetrics {
             step: 500,
             total_steps: 20_000,
-            loss: 3.2145,
+            loss: Some(3.2145),
             learning_rate: 2.98e-4,
             grad_norm: 0.83,
             tokens: 4_096_000,

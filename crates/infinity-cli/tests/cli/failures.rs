@@ -568,3 +568,88 @@ fn the_newest_model_of_a_resumed_run_is_taken_and_named() {
     let named = infinity(dir.path(), older).exits(0);
     assert!(!named.err.contains("checkpoint of"), "{}", named.err);
 }
+
+/// As a user who is not root, as far as that one may start the program: what is there and may not be read is not said to
+/// be missing, and what may not be written is found out before a model has read anything.
+#[test]
+fn what_may_not_be_read_or_written_is_named_at_once() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65_534;
+    let dir = with_model();
+    let allow = |name: &str, mode: u32| {
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(dir.path().join(name), permissions).unwrap();
+    };
+    for name in ["hidden", "locked", "hidden/model"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    fs::write(dir.path().join("hidden/model/config.json"), "{}").unwrap();
+    allow("", 0o755);
+    allow("locked", 0o555);
+    allow("hidden", 0o000);
+    let as_nobody = |line: &str| {
+        let mut command = command(dir.path(), line);
+        if is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    };
+    if as_nobody("--version").output().is_err() {
+        // The program lies where nobody else may look.
+        return;
+    }
+    for (line, words) in [
+        ("generate hidden/model -p x", "cannot read hidden/model"),
+        ("generate hidden -p x", "cannot read hidden"),
+        (
+            "generate model -p x --adapter hidden/model",
+            "cannot read hidden/model",
+        ),
+        (
+            "eval model --file hidden/text.txt",
+            "hidden/text.txt: Permission denied",
+        ),
+        (
+            "train --train-file hidden/text.txt -o run",
+            "cannot read hidden/text.txt",
+        ),
+        (
+            "generate model -p x --state-out locked/a.state",
+            "--state-out: locked/a.state cannot be written",
+        ),
+        (
+            "stream model valid.txt --state-out locked/a.state",
+            "--state-out: locked/a.state cannot be written",
+        ),
+        (
+            "eval model --file valid.txt --stream --state-out locked/a.state",
+            "--state-out: locked/a.state cannot be written",
+        ),
+        (
+            "eval model --file valid.txt --task needle --plot locked/a.svg",
+            "--plot: locked/a.svg cannot be written",
+        ),
+        (
+            "tokenize valid.txt -o locked/tokens",
+            "cannot write locked/tokens",
+        ),
+    ] {
+        let ran = super::ran(as_nobody(line));
+        assert!([1, 2].contains(&ran.code), "{line}: {}", ran.code);
+        let (before, told) = (ran.out.clone(), ran.says(&[words]).err);
+        // A run says what it will be before anything is read.
+        let nothing_done = before.is_empty() || line.starts_with("train");
+        assert!(
+            nothing_done && !told.contains("there is no"),
+            "{line}: {before}{told}"
+        );
+    }
+    allow("hidden", 0o700);
+    assert!(names(&dir.path().join("locked")).is_empty());
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}

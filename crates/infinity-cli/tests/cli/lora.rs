@@ -64,7 +64,12 @@ fn adapters_are_learned_used_exported_and_merged() {
     let bytes = |name: &str| fs::read(dir.join(name).join("adapter_model.safetensors")).unwrap();
     assert!(bytes("adapter") == bytes("again") && bytes("adapter") == bytes("run/final"));
     assert_eq!(tokens("adapter"), own);
-    assert_eq!(tokens(&format!("{base} --adapter adapter")), own);
+    for adapter in ["adapter", "run", "run/final", "run/checkpoints/step-12"] {
+        assert_eq!(tokens(&format!("{base} --adapter {adapter}")), own);
+    }
+    let earlier = format!("{base} --adapter run/checkpoints/step-6");
+    assert_eq!(tokens(&earlier), tokens("run/checkpoints/step-6"));
+    assert_ne!(said(&earlier), said("run"), "not the last ones");
     infinity(dir, "export run --merge -o merged").exits(0);
     assert_eq!(tokens("merged"), own);
     // In the folder's own number format, bf16, it may differ later on.
@@ -94,6 +99,18 @@ fn adapters_are_learned_used_exported_and_merged() {
             "is a model and no adapter",
         ),
         ("generate run --adapter adapter -p x", "an adapter itself"),
+        (
+            "generate run/checkpoints/best --adapter run/checkpoints/best -p x",
+            "an adapter itself",
+        ),
+        (
+            "export run --dtype bf16 -o x",
+            "--dtype is for a model, and these are adapters",
+        ),
+        (
+            "export adapter --max-shard-size 1KB -o x",
+            "--max-shard-size is for a model, and these are adapters",
+        ),
         (
             "train tune.toml --resume --set lora.r=2",
             "`lora.r` was 4 and is now 2",
@@ -125,6 +142,105 @@ fn adapters_are_learned_used_exported_and_merged() {
         .exits(2)
         .says(&["Qwen/Qwen3.5-0.8B", "--adapter"]);
     assert_eq!(tokens(&format!("{base} --adapter adapter")), own);
+}
+
+/// Paragraphs, where the folder has a template: what was learned is remembered in the run, its checkpoints, and whatever is
+/// made of them; and the path of a template means a file where the run was started.
+#[test]
+fn a_run_knows_how_its_conversations_were_written() {
+    let dir = directory();
+    let (dir, base) = (dir.path(), folder("llama"));
+    for (template, greets) in [
+        ("plain", "messages as plain text"),
+        ("own.jinja", "chat template of the model"),
+    ] {
+        fs::write(
+            dir.join("own.jinja"),
+            "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}",
+        )
+        .unwrap();
+        trained_by(dir, &base, template);
+        fs::remove_file(dir.join("own.jinja")).unwrap();
+        infinity(dir, "export run --merge -o merged --overwrite").exits(0);
+        infinity(dir, "export run -o adapter --overwrite").exits(0);
+        fs::write(dir.join("said"), "who\n").unwrap();
+        let elsewhere = directory();
+        for model in ["run", "run/checkpoints/best", "merged", "adapter"] {
+            let model = dir.join(model);
+            let model = model.display();
+            let line = format!("chat {model} -n 8 --no-history --greedy");
+            let mut chat = command(elsewhere.path(), &line);
+            chat.stdin(fs::File::open(dir.join("said")).unwrap());
+            ran(chat).exits(0).says(&[greets]);
+        }
+        let texts = ["run", "run/final", "merged", "adapter"];
+        let texts = texts.map(|of| fs::read(dir.join(of).join("chat_template.jinja")).unwrap());
+        assert!(texts.windows(2).all(|two| two[0] == two[1]));
+        let file = dir.join("talks.jsonl");
+        let measured = |model: &str| {
+            let model = dir.join(model);
+            let line = format!("eval {} --file {} --json", model.display(), file.display());
+            let out = infinity(elsewhere.path(), &line).exits(0).out;
+            serde_json::from_str::<Value>(&out).unwrap()
+        };
+        let (of_run, of_step) = (measured("run"), measured("run/checkpoints/step-12"));
+        assert_eq!(of_run["loss"], of_step["loss"]);
+        // Bits of the bytes that answers have, no others.
+        let nats = of_run["loss"].as_f64().unwrap() * of_run["tokens"].as_f64().unwrap();
+        let bits = of_run["bits_per_byte"].as_f64().unwrap() * of_run["bytes"].as_f64().unwrap();
+        assert!((nats / 2f64.ln() / bits - 1.0).abs() < 0.05, "{of_run}");
+        fs::remove_dir_all(dir.join("run")).unwrap();
+    }
+}
+
+/// Windows in which nobody answers have no loss, and a split without an answer none to be the best by.
+#[test]
+fn where_nobody_answers_there_is_no_loss() {
+    let dir = directory();
+    let dir = dir.path();
+    let row = |asked: &str, answer: &str| {
+        let said = [("user", asked), ("assistant", answer)];
+        let said = said.map(|(role, content)| json!({"role": role, "content": content}));
+        json!({ "messages": said }).to_string() + "\n"
+    };
+    let long = "x".repeat(400);
+    fs::write(dir.join("talks.jsonl"), row(&long, "yes").repeat(8)).unwrap();
+    let line = format!(
+        "train {} --train-file talks.jsonl --output-dir run --max-steps 12 --set data.messages_column=messages \
+         --set data.chat_template=plain --set data.packing=contiguous --set data.val_fraction=0.4 \
+         --set eval.sample_prompts=[] --set eval.max_batches=0",
+        super::TINY
+    );
+    let ran = infinity(dir, &line).exits(0);
+    assert!(ran.out.contains("| nothing to predict |"), "{}", ran.out);
+    let lines = fs::read_to_string(dir.join("run/metrics.jsonl")).unwrap();
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let losses: Vec<Option<f64>> = lines
+        .iter()
+        .filter(|line| line.get("train/lr").is_some())
+        .map(|line| line.get("train/loss").map(|loss| loss.as_f64().unwrap()))
+        .collect();
+    assert_eq!(losses.len(), 12);
+    assert!(losses.iter().any(Option::is_none) && losses.iter().any(Option::is_some));
+    assert!(
+        losses.iter().flatten().all(|loss| *loss > 0.0),
+        "{losses:?}"
+    );
+
+    let none = line.replace("eval.max_batches=0", "eval.max_batches=1");
+    let none = none.replace(
+        "per_device_eval_batch_size=4",
+        "per_device_eval_batch_size=1",
+    );
+    let none = none.replace("--output-dir run", "--output-dir none");
+    assert_ne!(none, line);
+    infinity(dir, &none)
+        .exits(1)
+        .says(&["validation split holds no answer", "data.val_fraction"]);
+    assert!(!dir.join("none").exists(), "nothing is begun");
 }
 
 /// What learned from conversations in a form of its own is talked to in that form, wherever it is copied to, and an

@@ -27,7 +27,7 @@ use super::read::StoredWeights;
 use super::{Staging, WeightFormat, parse, read_settings, write};
 use crate::adapter::{Lora, ends_with, projection};
 use crate::error::{ConfigError, PretrainedError};
-use crate::lora::Factors;
+use crate::lora::{Factors, factors};
 use crate::model::InfinityModel;
 use crate::parameters::{Weight, weights};
 
@@ -132,7 +132,7 @@ pub fn save_adapter(
     let places = Places::of(base)?;
     let numbers = |x: Tensor<2>| x.transpose().into_data().iter::<f32>().collect::<Vec<_>>();
     let mut all: BTreeMap<String, Fused> = BTreeMap::new();
-    let mut factors = model.factors();
+    let mut factors = factors(model);
     for weight in weights(model.config()) {
         let Some(Factors { a, b, .. }) = factors.remove(&weight.name) else {
             continue;

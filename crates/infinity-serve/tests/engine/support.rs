@@ -9,6 +9,10 @@ use infinity_serve::{
 use tokio::sync::mpsc::Receiver;
 
 pub(crate) fn model_of(mixer: Mixer, seed: u64) -> InfinityModel {
+    model_on(&Device::flex(), mixer, seed)
+}
+
+pub(crate) fn model_on(device: &Device, mixer: Mixer, seed: u64) -> InfinityModel {
     ModelConfig {
         vocab_size: 257,
         hidden_size: 32,
@@ -19,7 +23,7 @@ pub(crate) fn model_of(mixer: Mixer, seed: u64) -> InfinityModel {
         initializer_range: 0.3,
         ..ModelConfig::first()
     }
-    .init_seeded(seed, &Device::flex())
+    .init_seeded(seed, device)
 }
 
 pub(crate) fn model() -> InfinityModel {

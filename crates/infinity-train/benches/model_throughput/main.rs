@@ -7,6 +7,7 @@
 //! … -- --profile              where the time goes, operator by operator
 //! … -- --python PYTHON         PyTorch's GPT of the same width beside it, step by step in turns
 //! … --features cuda … -- --device cuda --precision f32,bf16-mixed [--json]
+//! … -- --learn TEXT           trains as the configuration says, on that text, and shows what is validated
 //! ```
 //!
 //! One run checks first (operator against its `f64` reference at the configuration's sizes, a falling
@@ -30,13 +31,15 @@ use infinity_kernels::{Form, memory_scan};
 use infinity_model::config::MemoryUpdate;
 use infinity_model::count::{ParameterCount, training_flops_per_token};
 use infinity_model::{Formats, ModelConfig, Precision};
-use infinity_train::RunConfig;
 use infinity_train::data::HostBatch;
+use infinity_train::metrics::{EvalMetrics, Reporter, StepMetrics};
 use infinity_train::optimizer::{Optimizer, clip};
 use infinity_train::step::{LmBatch, Trainee};
+use infinity_train::{RunConfig, TrainControl, train};
 use peer::Peer;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 #[global_allocator]
@@ -60,6 +63,9 @@ fn main() -> Outcome<()> {
     let start = Instant::now();
     let config = configuration()?;
     let device = device()?;
+    if let Some(text) = argument("--learn") {
+        return learn(config, text.into(), device);
+    }
     let window = config.data.max_seq_length;
     let form = match argument("--form") {
         Some(name) => name.parse()?,
@@ -228,6 +234,47 @@ fn first(mut run: Run, config: &RunConfig, device: &Device, start: Instant) -> O
     line(&json!({ "kind": "check", "what": what, "ok": ok, "detail": "its loss is a number" }));
     line(&json!({ "kind": "time", "what": what, "pass": "step", "ms": ms }));
     Ok(())
+}
+
+/// The loss on what `config` validates, when all of its steps are done.
+fn learn(mut config: RunConfig, text: PathBuf, device: Device) -> Outcome<()> {
+    let folder = tempfile::tempdir()?;
+    config.run.output_dir = folder.path().join("run").display().to_string();
+    config.data.cache_dir = folder.path().join("cache");
+    config.data.train_file = text;
+    // A tokenizer says how many tokens there are.
+    config.model.vocab_size = 0;
+    let control = TrainControl {
+        interrupt: Arc::default(),
+        heeded: Arc::default(),
+        reporter: Box::new(Validations),
+        resume: None,
+        config_text: config.to_toml(),
+    };
+    let report = train(config, device, control)?;
+    let loss = report.eval.ok_or("nothing was validated")?.loss;
+    let (what, steps) = ("learning", report.step);
+    let detail = format!("{loss:.4} nats after {steps} steps");
+    line(&json!({ "kind": "check", "what": what, "ok": loss.is_finite(), "detail": detail }));
+    line(&json!({ "kind": "time", "what": what, "pass": "loss", "ms": loss }));
+    Ok(())
+}
+
+/// Shows what is validated.
+struct Validations;
+
+impl Reporter for Validations {
+    fn step(&mut self, _metrics: &StepMetrics) {}
+
+    fn eval(&mut self, metrics: &EvalMetrics) {
+        println!("step {:<18} {:.4} nats", metrics.step, metrics.loss);
+    }
+
+    fn sample(&mut self, _prompt: &str, _text: &str) {}
+
+    fn message(&mut self, text: &str) {
+        println!("{text}");
+    }
 }
 
 /// What follows `name` on the command line.

@@ -19,6 +19,13 @@ pub enum DataError {
         /// What to write there.
         hint: &'static str,
     },
+    /// A validation split in whose windows nobody answers.
+    #[error(
+        "the validation split holds no answer of its conversations (`data.messages_column`), so that there is nothing \
+         to measure: hold out more (`data.val_fraction`), give longer windows (`data.max_seq_length`) or more of them \
+         (`eval.max_batches`), or set `eval.do_eval = false`"
+    )]
+    NoAnswers,
     /// Two keys that exclude each other, or a value out of range.
     #[error("`{key}` = {value}: {reason}")]
     BadValue {
@@ -245,6 +252,17 @@ impl DataError {
         move |source| Self::Read {
             path: path.to_path_buf(),
             source,
+        }
+    }
+
+    /// What the system says of a path that `key` names: [`DataError::NotFound`] if it is not there.
+    pub(super) fn not_read(key: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NotFound {
+                key,
+                path: path.to_path_buf(),
+            },
+            _ => Self::read(path)(source),
         }
     }
 

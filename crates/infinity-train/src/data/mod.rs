@@ -24,7 +24,7 @@ mod store;
 mod stories;
 mod task;
 mod task_splits;
-mod templates;
+pub(crate) mod templates;
 #[cfg(test)]
 mod tests;
 mod tokenize;
@@ -36,6 +36,7 @@ pub use config::{DataConfig, DataSource, InitialState, Packing, TokenizerConfig,
 pub use error::{CargoError, DataError, DataEvent};
 pub use formats::{Format, Fragment, SourceFile};
 pub use needle::Needles;
+pub(crate) use prepare::known_tokenizer;
 pub use prepare::{is_prepared, open_prepared, prepare, tokenize_to};
 pub use sources::{Fragments, Sources};
 pub use store::{

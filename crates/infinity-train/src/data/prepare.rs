@@ -101,6 +101,25 @@ pub fn tokenize_to(
     open_prepared(output)
 }
 
+/// The tokenizer that [`prepare`] will give, where that is known before any text is read.
+///
+/// # Errors
+/// Its file cannot be read, or `[tokenizer]` contradicts itself.
+pub(crate) fn known_tokenizer(
+    data: &DataConfig,
+    tokenizer: &TokenizerConfig,
+) -> Result<Option<Tokenizer>, DataError> {
+    if data.source.task().is_some() {
+        return Ok(None);
+    }
+    if is_prepared(&data.train_file) && data.source == DataSource::Files {
+        return Ok(Some(Tokenizer::from_file(
+            data.train_file.join(TOKENIZER_FILE),
+        )?));
+    }
+    tokenize::fixed(tokenizer, tokenizer.resolve()?)
+}
+
 /// Whether `directory` was made by [`tokenize_to`] or [`prepare`].
 pub fn is_prepared(directory: &Path) -> bool {
     directory.join(META_FILE).is_file() && directory.join(TOKENIZER_FILE).is_file()
@@ -342,6 +361,9 @@ fn build(
     directory: &Path,
     notify: &mut dyn FnMut(DataEvent),
 ) -> Result<(), DataError> {
+    // Before any text is read: there may be no place to write it.
+    let failed = DataError::write(directory);
+    let partial = PartialDirectory::create(directory).map_err(failed)?;
     let mut alphabet = (kind == TokenizerKind::Char).then(Alphabet::default);
     let train = scan(&inputs.train, alphabet.as_mut(), Fingerprint::default())?;
     let validation = inputs
@@ -379,8 +401,6 @@ fn build(
         }
     };
 
-    let failed = DataError::write(directory);
-    let partial = PartialDirectory::create(directory).map_err(failed)?;
     let mut progress = Progress {
         chars: 0,
         total_chars,
@@ -411,7 +431,9 @@ fn build(
         validation: validation_split,
     };
     meta.write(partial.path())?;
-    partial.rename_to(directory).map_err(failed)
+    partial
+        .rename_to(directory)
+        .map_err(DataError::write(directory))
 }
 
 /// How many of `chars` characters are for training, the rest being validation.

@@ -33,12 +33,7 @@ impl Sources {
     /// The path is missing or empty, is no regular file, or the directory holds nothing that can be
     /// read; `key` is the configuration key the message blames.
     pub fn resolve(key: &'static str, path: &Path, text_column: &str) -> Result<Self, DataError> {
-        let Ok(metadata) = fs::metadata(path) else {
-            return Err(DataError::NotFound {
-                key,
-                path: path.to_path_buf(),
-            });
-        };
+        let metadata = fs::metadata(path).map_err(DataError::not_read(key, path))?;
         let mut sources = Self {
             root: path.to_path_buf(),
             files: Vec::new(),
@@ -90,7 +85,7 @@ impl Sources {
     }
 
     /// The same, whose column holds conversations that `template` writes, if there is one.
-    pub(super) fn written_by(mut self, template: Option<ChatTemplate>) -> Self {
+    pub fn written_by(mut self, template: Option<ChatTemplate>) -> Self {
         self.column.template = template;
         self
     }

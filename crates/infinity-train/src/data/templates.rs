@@ -4,6 +4,9 @@ use super::config::{DataConfig, TokenizerConfig, TokenizerKind};
 use super::error::{DataError, bad};
 use super::tokenize::tokenizer_path;
 use infinity_model::ChatTemplate;
+use infinity_model::chat_template::TEMPLATE;
+use infinity_model::pretrained::conversations;
+use infinity_model::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
 
 /// The word for the template of models that have none.
@@ -21,16 +24,11 @@ pub(super) fn template(
     if data.messages_column.is_empty() {
         return Ok(None);
     }
-    let path = tokenizer_path(tokenizer);
-    let dir = match tokenizer.resolve()? {
-        TokenizerKind::File => path.parent().map(Path::to_path_buf),
-        _ => None,
-    };
-    let dir = dir.unwrap_or_default();
+    let dir = directory(tokenizer)?.unwrap_or_default();
     match given.as_str() {
         PLAIN => Ok(Some(ChatTemplate::plain())),
         "" => match ChatTemplate::from_model_dir(&dir)? {
-            template if template.is_plain() => {
+            template if template.is_plain() && !dir.join(TEMPLATE).is_file() => {
                 let hint = "the tokenizer's directory has no chat template: name a .jinja file, or \"plain\" for \
                             paragraphs with the speaker's name";
                 Err(DataError::NotSet {
@@ -48,4 +46,35 @@ pub(super) fn template(
             }
         }
     }
+}
+
+/// The directory of a tokenizer that lies in one.
+///
+/// # Errors
+/// `[tokenizer]` contradicts itself.
+pub(crate) fn directory(tokenizer: &TokenizerConfig) -> Result<Option<PathBuf>, DataError> {
+    let path = tokenizer_path(tokenizer);
+    Ok(match tokenizer.resolve()? {
+        TokenizerKind::File => path.parent().map(Path::to_path_buf),
+        _ => None,
+    })
+}
+
+/// What a run leaves beside its tokenizer, by the names of files, for what it learns to be talked to: what lies beside
+/// the one that it was given, and the template that its rows are written in, where they are conversations.
+///
+/// # Errors
+/// As [`template`].
+pub(crate) fn remembered(
+    data: &DataConfig,
+    config: &TokenizerConfig,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<(&'static str, String)>, DataError> {
+    let dir = directory(config)?;
+    let mut files = dir.map_or_else(Vec::new, |dir| conversations(&dir, Some(tokenizer)));
+    if let Some(template) = template(data, config)? {
+        files.retain(|(name, _)| *name != TEMPLATE);
+        files.push((TEMPLATE, template.text().to_owned()));
+    }
+    Ok(files)
 }

@@ -329,12 +329,7 @@ impl Alphabet {
 /// The tokenizer at `tokenizer.path`, which may be its directory.
 pub(super) fn from_file(config: &TokenizerConfig) -> Result<Tokenizer, DataError> {
     let path = tokenizer_path(config);
-    if !path.exists() {
-        return Err(DataError::NotFound {
-            key: "tokenizer.path",
-            path,
-        });
-    }
+    (path.metadata()).map_err(DataError::not_read("tokenizer.path", &path))?;
     Ok(Tokenizer::from_file(path)?.with_special_tokens(config.add_special_tokens))
 }
 

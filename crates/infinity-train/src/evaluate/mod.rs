@@ -10,7 +10,7 @@ pub use stream::{
     evaluate_stream_from,
 };
 
-use crate::data::EvalSource;
+use crate::data::{DataError, EvalSource};
 use crate::error::TrainError;
 use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
@@ -46,6 +46,9 @@ pub fn evaluate(
 ) -> Result<EvalReport, TrainError> {
     let trainee = Trainee::new(model.clone().valid(), loss_chunk);
     let report = evaluate_with(&trainee, source, &mut |_, _| true)?;
+    if report.tokens == 0 {
+        return Err(DataError::NoAnswers.into());
+    }
     finite(report.loss)?;
     Ok(report)
 }
@@ -81,7 +84,8 @@ pub(crate) fn evaluate_with(
             break;
         }
     }
-    let bytes = source.target_bytes();
+    // Where answers alone count, so do their bytes.
+    let bytes = source.target_bytes() * (tokens as f64 / source.targets().max(1) as f64);
     let loss = sum / tokens.max(1) as f64;
     Ok(EvalReport {
         loss,

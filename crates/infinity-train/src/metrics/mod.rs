@@ -12,8 +12,8 @@ pub struct StepMetrics {
     pub step: u64,
     /// Steps of the whole run.
     pub total_steps: u64,
-    /// Training loss in nats a token, of this step.
-    pub loss: f64,
+    /// Training loss in nats a token, of this step; none where nothing in it was to be predicted.
+    pub loss: Option<f64>,
     /// Learning rate of this step.
     pub learning_rate: f64,
     /// Global norm of the gradient before clipping.
@@ -74,7 +74,6 @@ impl StepMetrics {
             "step": self.step,
             "tokens": self.tokens,
             "time_s": self.elapsed_s,
-            "train/loss": self.loss,
             "train/lr": self.learning_rate,
             "train/grad_norm": self.grad_norm,
             "train/tok_per_sec": self.tokens_per_s,
@@ -82,8 +81,11 @@ impl StepMetrics {
             "train/skipped_steps": self.skipped,
             "mem/bytes": self.memory_bytes,
         });
-        if let Some(scale) = self.loss_scale {
-            line["train/loss_scale"] = json!(scale);
+        let some = [("loss", self.loss), ("loss_scale", self.loss_scale)];
+        for (name, value) in some {
+            if let Some(value) = value {
+                line[format!("train/{name}")] = json!(value);
+            }
         }
         line
     }

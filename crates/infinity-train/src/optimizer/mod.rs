@@ -621,6 +621,46 @@ mod tests {
         );
     }
 
+    /// Devices that are told apart: a GPU by what it is taken for when nothing is said, and by its number.
+    fn devices() -> Vec<Device> {
+        [
+            vec![Device::flex()],
+            #[cfg(feature = "wgpu")]
+            Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec(),
+            #[cfg(feature = "cuda")]
+            Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec(),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn moments_are_read_onto_the_device_of_their_parameter() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("optim.bpk");
+        let trained = module(DType::F32);
+        let mut first = optimizer(OptimizerName::Muon, &trained);
+        first.step(trained.clone(), grads(&trained, 0), 0);
+        write(&first, &path);
+        for device in devices() {
+            let there = trained.clone().to_device(&device.clone().autodiff());
+            let read = loaded(&path, OptimizerName::Muon, &there).unwrap();
+            let mut seen = 0;
+            for slot in read.slots.values() {
+                let found = match &slot.moments {
+                    Some(Moments::AdamW(AdamWState { momentum })) => {
+                        let both = [&momentum.moment_1, &momentum.moment_2];
+                        both.map(|moment| moment.device()).to_vec()
+                    }
+                    Some(Moments::Muon(velocity)) => vec![velocity.device()],
+                    None => Vec::new(),
+                };
+                seen += found.len();
+                assert!(found.iter().all(|one| *one == device), "{}", slot.path);
+            }
+            assert!(seen > 2);
+        }
+    }
+
     /// Files of versions that used Burn's optimizer for the whole module.
     #[test]
     fn burns_own_record_is_read() {

@@ -7,6 +7,7 @@
 
 use burn::tensor::Tensor;
 use infinity_kernels::cross_entropy::{Targets, cross_entropy, given_gradients, with_gradient};
+use infinity_kernels::has_pool;
 use infinity_model::Formats;
 
 /// Tokens at a time: `chunk`, or all of them where it is 0.
@@ -50,7 +51,7 @@ pub fn training_loss(
         let (h, targets) = (h.clone().narrow(0, start, len), targets.narrow(start, len));
         let logits = formats.by_weight(h.clone(), w.clone());
         let (losses, d_logits) = with_gradient(logits, &targets, scale);
-        sums.push(losses.sum());
+        sums.push(losses);
         let d_logits = formats.products(d_logits);
         d_hidden.push(formats.by_weight(d_logits.clone(), w.clone().transpose()));
         if !learns {
@@ -82,12 +83,16 @@ pub fn evaluation_loss(
     formats: Formats,
 ) -> f64 {
     let losses = chunks_of_losses(hidden, weight, targets, chunk, formats);
-    total(losses.map(|losses| losses.sum()).collect())
+    total(losses.collect())
 }
 
-/// The sum over chunks, which a device is asked for once: to wait for each would leave it idle in between.
-fn total(sums: Vec<Tensor<1>>) -> f64 {
-    let sums = Tensor::cat(sums, 0).into_data();
+/// The sum over chunks, which a device is asked for once: to wait for each would leave it idle in between. What a
+/// processor adds up itself, others leave to the host: they would tune sums of that length first.
+fn total(mut losses: Vec<Tensor<1>>) -> f64 {
+    if losses.iter().all(|losses| has_pool(&losses.device())) {
+        losses = losses.into_iter().map(Tensor::sum).collect();
+    }
+    let sums = Tensor::cat(losses, 0).into_data();
     sums.iter::<f32>().map(f64::from).sum()
 }
 

@@ -43,6 +43,10 @@ impl Run {
                 self.state.skipped
             ));
         }
+        if result.finite && result.targets == 0 {
+            // It says nothing of the model.
+            return Ok(());
+        }
         let watchdog = training.loss_watchdog;
         let is_on = watchdog.threshold > 0.0;
         let lost = !result.finite || (is_on && result.loss > watchdog.threshold);

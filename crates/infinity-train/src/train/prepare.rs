@@ -5,28 +5,29 @@ use super::{Clock, Run, TrainControl};
 use crate::checkpoint::{Base, CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
 use crate::data::{
-    BatchSource, DataError, EvalSource, Needles, PreparedData, TokenizerConfig, TokenizerKind,
-    TrainSource, prepare,
+    self, BatchSource, DataError, EvalSource, Needles, PreparedData, TokenizerConfig,
+    TokenizerKind, TrainSource, prepare, templates,
 };
 use crate::distributed::{Carried, Devices, Ranks, Reduction};
 use crate::error::{CheckpointError, TrainError};
 use crate::metrics::Reporter;
-use crate::model_dir::{self, Found};
+use crate::model_dir::{self, About, Found};
 use crate::optimizer::Optimizer;
 use crate::resume::{Resume, resume_state, same_text};
 use crate::run_dir::{CHECKPOINTS, Described, Opens, RunDir, saved_nothing};
 use crate::step::loss_scale::LossScale;
 use crate::step::{Recompute, Trainee, drops};
 use burn::tensor::Device;
-use infinity_files::Fingerprint;
+use infinity_files::{Fingerprint, fingerprint};
 use infinity_kernels::accelerator;
 use infinity_model::adapter::Lora;
 use infinity_model::count::ParameterCount;
-use infinity_model::pretrained::{Fit, read_settings, same_network};
+use infinity_model::pretrained::{Fit, same_network};
 use infinity_model::state_file::fingerprint_in_bf16;
 use infinity_model::{Formats, InfinityModel, ModelConfig, Precision, Tokenizer};
 use serde_json::json;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 impl Run {
@@ -38,8 +39,20 @@ impl Run {
         mut control: TrainControl,
         rehearses: bool,
     ) -> Result<Self, TrainError> {
-        let taken = take_over(&mut config)?;
+        let goes_on = control.resume.is_some() && config.lora.wanted().is_none();
+        let (source, missing) = match Source::of(&config) {
+            // A run that goes on has its weights already.
+            Err(missing) if goes_on && !is_unsaid(&config.model) => (None, Some(missing)),
+            found => (found?, None),
+        };
+        let taken = match &source {
+            Some(source) => source.take_over(&mut config)?,
+            None => Vec::new(),
+        };
         config.validate()?;
+        if let Some(source) = &source {
+            source.suits(&config)?;
+        }
         devices.settle(&mut config.distributed)?;
         supported(&config)?;
         devices.check(config.run.precision)?;
@@ -57,6 +70,9 @@ impl Run {
         let checkpoints = CheckpointStore::new(config.output_dir().join(CHECKPOINTS));
         let resume = control.resume.as_ref();
         let resumed = resume_state(&config, &checkpoints, resume, &mut **reporter)?;
+        if let (None, Some(missing)) = (&resumed, missing) {
+            return Err(missing);
+        }
         if resumed.is_none() && resume == Some(&Resume::Latest) {
             saved_nothing(&config.output_dir())?;
             let path = config.output_dir().join(CHECKPOINTS);
@@ -68,6 +84,9 @@ impl Run {
         })?;
         if let Some(state) = &resumed {
             same_text(state, &prepared.meta)?;
+        }
+        if let Some(source) = source.as_ref().filter(|_| config.lora.wanted().is_some()) {
+            source.has_tokenizer(&prepared.meta.tokenizer_hash)?;
         }
         config.model = model_config(&config, &prepared)?;
         let train = TrainSource::new(
@@ -85,17 +104,19 @@ impl Run {
 
         // Before anything is written: what is named may not be there, or not fit.
         let ranks = devices.with_autodiff(config.training.gradient_checkpointing);
-        let (model, base) = match config.lora.wanted() {
-            Some(lora) => {
-                let (model, base) = adapted(&config, &lora, &ranks[0], &prepared)?;
+        let (model, base) = match (config.lora.wanted(), &source) {
+            (Some(lora), Some(source)) => {
+                let (model, base) = source.adapted(&config, &lora, &ranks[0])?;
                 same_base(resumed.as_ref(), &base)?;
                 (model, Some(base))
             }
-            None => {
+            (_, source) => {
                 let model = config.model.init_seeded(config.run.seed, &ranks[0]);
-                let model = match resumed {
-                    None => started(&config, model, &prepared, &mut *control.reporter)?,
-                    Some(_) => model,
+                let model = match source {
+                    Some(source) if resumed.is_none() => {
+                        source.started(model, &prepared, &mut *control.reporter)?
+                    }
+                    _ => model,
                 };
                 (model, None)
             }
@@ -197,98 +218,186 @@ impl Run {
     }
 }
 
-/// Where `training.init_from` names another family's model, or any whose adapters are to learn, and nothing is said about
-/// `[model]` but its dropout, that is the model, and its tokenizer where nothing is said about `[tokenizer]`. What is to
-/// be told.
-fn take_over(config: &mut RunConfig) -> Result<Vec<String>, TrainError> {
-    let path = &config.training.init_from;
-    let said_nothing = ModelConfig {
-        max_position_embeddings: config.model.max_position_embeddings,
-        hidden_dropout_prob: config.model.hidden_dropout_prob,
-        attention_probs_dropout_prob: config.model.attention_probs_dropout_prob,
-        ..ModelConfig::default()
-    };
-    if path.as_os_str().is_empty() || config.model != said_nothing {
-        return Ok(Vec::new());
-    }
-    let (found, adapts) = (model_dir::find(path)?, config.lora.wanted().is_some());
-    let (theirs, begins, mut told) = match (&found, found.config_of_run()?) {
-        (_, Some(run)) if adapts => (run.model, run.tokenizer.add_special_tokens, Vec::new()),
-        (Found::Directory(folder), _) => {
-            let settings = read_settings(folder)?;
-            if !adapts && !settings.is_of_others() {
-                return Ok(Vec::new());
-            }
-            let tokenizer = settings.tokenizer.as_ref();
-            let begins = tokenizer.is_some_and(Tokenizer::adds_special_tokens);
-            (settings.config, begins, settings.notes)
-        }
-        _ => return Ok(Vec::new()),
-    };
-    told.push(format!("model     as {} says", found.place().display()));
-    let own = &config.model;
-    config.model = ModelConfig {
+/// `model` with what `own` says of dropout and windows, which are a run's.
+fn run_as(own: &ModelConfig, model: ModelConfig) -> ModelConfig {
+    ModelConfig {
+        max_position_embeddings: own.max_position_embeddings,
         hidden_dropout_prob: own.hidden_dropout_prob,
         attention_probs_dropout_prob: own.attention_probs_dropout_prob,
-        max_position_embeddings: own.max_position_embeddings,
-        ..theirs
-    };
-    let tokenizer = found.tokenizer().ok().filter(|path| path.is_file());
-    if let Some(path) = tokenizer
-        && config.tokenizer == TokenizerConfig::default()
-    {
-        told.push("tokenizer its own".to_owned());
-        config.tokenizer = TokenizerConfig {
-            kind: TokenizerKind::File,
-            path,
-            add_special_tokens: begins,
-            ..config.tokenizer.clone()
-        };
+        ..model
     }
-    Ok(told)
 }
 
-/// The model that `training.init_from` names, with adapters that learn, and what it was without them.
-fn adapted(
-    config: &RunConfig,
-    lora: &Lora,
-    device: &Device,
-    prepared: &PreparedData,
-) -> Result<(InfinityModel, Base), TrainError> {
-    let found = model_dir::find(&config.training.init_from)?;
-    let shown = found.place();
-    let shown = shown.display();
-    let refuse = |why: &str| {
+/// Whether nothing is said of a model but that.
+fn is_unsaid(model: &ModelConfig) -> bool {
+    *model == run_as(model, ModelConfig::default())
+}
+
+/// The model that `training.init_from` names, which is looked for before anything else is done.
+struct Source {
+    /// As it was named.
+    path: PathBuf,
+    found: Found,
+    about: About,
+}
+
+impl Source {
+    fn of(config: &RunConfig) -> Result<Option<Self>, TrainError> {
+        let path = &config.training.init_from;
+        if path.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        let named = |error| match error {
+            TrainError::NoModel(why) => TrainError::NoModel(format!("`training.init_from`: {why}")),
+            other => other,
+        };
+        let found = model_dir::find(path).map_err(named)?;
+        let about = found.about().map_err(named)?;
+        Ok(Some(Source {
+            path: path.clone(),
+            found,
+            about,
+        }))
+    }
+
+    fn refuse<T>(&self, why: &str) -> Result<T, TrainError> {
+        let shown = self.found.place();
         Err(TrainError::NoModel(format!(
-            "`training.init_from` names {shown}, {why}"
+            "`training.init_from` names {}, {why}",
+            shown.display()
         )))
-    };
-    if matches!(found, Found::Adapter(_)) {
-        return refuse(
-            "which is an adapter itself: write it as a model first, with `infinity export --merge`",
-        );
     }
-    let source = found.load(model_dir::own(config.run.precision), device)?;
-    same_network(
-        &config.model,
-        &source.config,
-        "adapters are of a model as it is: leave [model] out",
-    )?;
-    let theirs = source.tokenizer.map(|tokenizer| tokenizer.to_json());
-    if let Some(Ok(theirs)) = theirs
-        && !Fingerprint::matches(&prepared.meta.tokenizer_hash, theirs)
-    {
-        return refuse(
-            "whose embedding is of another tokenizer's tokens and does not learn: leave [tokenizer] out",
-        );
+
+    /// Where it is another family's model, or any whose adapters are to learn, and nothing is said about `[model]` but
+    /// its dropout, that is the model, and its tokenizer where nothing is said about `[tokenizer]`. What is to be told.
+    fn take_over(&self, config: &mut RunConfig) -> Result<Vec<String>, TrainError> {
+        let adapts = config.lora.wanted().is_some();
+        if adapts && self.found.has_adapters() {
+            return self.refuse(
+                "which is an adapter itself: write it as a model first, with `infinity export --merge`",
+            );
+        }
+        let about = &self.about;
+        if !is_unsaid(&config.model) || !(adapts || about.is_of_others) {
+            return Ok(Vec::new());
+        }
+        config.model = run_as(&config.model, about.model.clone());
+        let mut told = about.notes.clone();
+        told.push(format!(
+            "model     as {} says",
+            self.found.place().display()
+        ));
+        let tokenizer = self.found.tokenizer().ok().filter(|path| path.is_file());
+        if let Some(path) = tokenizer
+            && config.tokenizer == TokenizerConfig::default()
+        {
+            told.push("tokenizer its own".to_owned());
+            config.tokenizer = TokenizerConfig {
+                kind: TokenizerKind::File,
+                path,
+                add_special_tokens: about.begins,
+                ..config.tokenizer.clone()
+            };
+        }
+        Ok(told)
     }
-    let path = found.place();
-    let base = Base {
-        path: path.canonicalize().unwrap_or(path),
-        fingerprint: fingerprint_in_bf16(&source.model),
-    };
-    let model = source.model.dropping_out(&config.model);
-    Ok((model.with_lora(lora, config.run.seed)?, base))
+
+    /// Refuses what adapters of it cannot be, before any data is read.
+    fn suits(&self, config: &RunConfig) -> Result<(), TrainError> {
+        let Some(lora) = config.lora.wanted() else {
+            return Ok(());
+        };
+        let theirs = &self.about.model;
+        let ours = ModelConfig {
+            vocab_size: match config.model.vocab_size {
+                0 => theirs.vocab_size,
+                given => given,
+            },
+            ..config.model.clone()
+        };
+        same_network(
+            &ours,
+            theirs,
+            "adapters are of a model as it is: leave [model] out",
+        )?;
+        lora.targets(theirs)?;
+        match data::known_tokenizer(&config.data, &config.tokenizer)? {
+            Some(tokenizer) => {
+                let json = tokenizer.to_json().map_err(DataError::from)?;
+                self.has_tokenizer(&fingerprint(json))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a tokenizer other than its own, where it has one: its embedding does not learn.
+    fn has_tokenizer(&self, hash: &str) -> Result<(), TrainError> {
+        let path = self.found.tokenizer()?;
+        if !path.is_file() {
+            return Ok(());
+        }
+        let theirs = Tokenizer::from_file(path).and_then(|tokenizer| tokenizer.to_json());
+        match Fingerprint::matches(hash, theirs.map_err(DataError::from)?) {
+            true => Ok(()),
+            false => self.refuse(
+                "whose embedding is of another tokenizer's tokens and does not learn: leave [tokenizer] out",
+            ),
+        }
+    }
+
+    /// It with adapters that learn, and what it was without them.
+    fn adapted(
+        &self,
+        config: &RunConfig,
+        lora: &Lora,
+        device: &Device,
+    ) -> Result<(InfinityModel, Base), TrainError> {
+        let source = (self.found).load(model_dir::own(config.run.precision), device)?;
+        let path = self.found.place();
+        let base = Base {
+            path: path.canonicalize().unwrap_or(path),
+            fingerprint: fingerprint_in_bf16(&source.model),
+        };
+        let model = source.model.dropping_out(&config.model);
+        Ok((model.with_lora(lora, config.run.seed)?, base))
+    }
+
+    /// `model` with its weights, as far as they fit.
+    fn started(
+        &self,
+        model: InfinityModel,
+        prepared: &PreparedData,
+        reporter: &mut dyn Reporter,
+    ) -> Result<InfinityModel, TrainError> {
+        let source = (self.found).load(Precision::F32, &model.device().inner())?;
+        let (model, fit) = model.with_weights_of(&source.model);
+        let shown = self.path.display();
+        let of = self.found.describe().unwrap_or_else(|| shown.to_string());
+        if fit.taken.is_empty() {
+            return Err(TrainError::NoModel(format!(
+                "`training.init_from = \"{shown}\"` holds nothing of the name and shape of a weight of this model: {}",
+                Fit::listed(&fit.left_out)
+            )));
+        }
+        let (taken, all) = (fit.taken.len(), fit.taken.len() + fit.fresh.len());
+        reporter.message(&format!(
+            "weights   {taken} of {all} tensors are those of {of}"
+        ));
+        for (what, names) in [("left out ", &fit.left_out), ("fresh    ", &fit.fresh)] {
+            if !names.is_empty() {
+                reporter.message(&format!("{what} {}", Fit::listed(names)));
+            }
+        }
+        let theirs = source.tokenizer.map(|tokenizer| tokenizer.to_json());
+        if let Some(Ok(theirs)) = theirs
+            && !Fingerprint::matches(&prepared.meta.tokenizer_hash, theirs)
+        {
+            reporter.message(&format!(
+                "warning: {shown} has another tokenizer, whose tokens its embedding is of"
+            ));
+        }
+        Ok(model)
+    }
 }
 
 /// Refuses to go on with the adapters of another model.
@@ -303,48 +412,6 @@ fn same_base(resumed: Option<&TrainerState>, base: &Base) -> Result<(), Checkpoi
             why: None,
         }),
     }
-}
-
-/// `model` with the weights that `training.init_from` names, as far as they fit.
-fn started(
-    config: &RunConfig,
-    model: InfinityModel,
-    prepared: &PreparedData,
-    reporter: &mut dyn Reporter,
-) -> Result<InfinityModel, TrainError> {
-    let path = &config.training.init_from;
-    if path.as_os_str().is_empty() {
-        return Ok(model);
-    }
-    let found = model_dir::find(path)?;
-    let source = found.load(Precision::F32, &model.device().inner())?;
-    let (model, fit) = model.with_weights_of(&source.model);
-    let shown = path.display();
-    let of = found.describe().unwrap_or_else(|| shown.to_string());
-    if fit.taken.is_empty() {
-        return Err(TrainError::NoModel(format!(
-            "`training.init_from = \"{shown}\"` holds nothing of the name and shape of a weight of this model: {}",
-            Fit::listed(&fit.left_out)
-        )));
-    }
-    let (taken, all) = (fit.taken.len(), fit.taken.len() + fit.fresh.len());
-    reporter.message(&format!(
-        "weights   {taken} of {all} tensors are those of {of}"
-    ));
-    for (what, names) in [("left out ", &fit.left_out), ("fresh    ", &fit.fresh)] {
-        if !names.is_empty() {
-            reporter.message(&format!("{what} {}", Fit::listed(names)));
-        }
-    }
-    let theirs = source.tokenizer.map(|tokenizer| tokenizer.to_json());
-    if let Some(Ok(theirs)) = theirs
-        && !Fingerprint::matches(&prepared.meta.tokenizer_hash, theirs)
-    {
-        reporter.message(&format!(
-            "warning: {shown} has another tokenizer, whose tokens its embedding is of"
-        ));
-    }
-    Ok(model)
 }
 
 /// Optimizer steps of a run, and its micro-batches where it is measured in epochs.
@@ -400,6 +467,7 @@ fn run_directory(
         }),
         config_text: control.config_text.clone(),
         tokenizer: prepared.tokenizer.to_json().map_err(DataError::from)?,
+        conversations: templates::remembered(&config.data, &config.tokenizer, &prepared.tokenizer)?,
     };
     let mut notices = Vec::new();
     let directory = RunDir::open(config, opens, described, &mut notices)?;
@@ -473,5 +541,12 @@ fn validation(
         config.data.max_seq_length,
         config.eval.carry_state,
     )?;
-    Ok(Some(source.limited(config.eval.max_batches)))
+    let source = source.limited(config.eval.max_batches);
+    // Where rows are conversations, a split may have none of their answers.
+    let answered = source.iter().find_map(|batch| match batch {
+        Ok(batch) => (batch.valid > 0).then_some(Ok(())),
+        Err(error) => Some(Err(error)),
+    });
+    answered.unwrap_or(Err(DataError::NoAnswers))?;
+    Ok(Some(source))
 }

@@ -57,6 +57,25 @@ fn weights_are_those_of_a_run_a_checkpoint_or_a_directory() {
     assert!(weights(&started) != weights(&config) && weights(&fresh) != weights(&config));
 }
 
+/// A run that goes on has its weights; one that would begin anew is told what is missing.
+#[test]
+fn a_run_goes_on_without_the_model_that_it_began_from() {
+    let (source, config) = directory(Packing::Shuffled, |_| {});
+    run(&config, None, None).0.unwrap();
+    let (_run, started) = of(&config.output_dir(), false, |_| {});
+    let (_new, other) = of(&config.output_dir(), false, |_| {});
+    run(&started, None, Some(3)).0.unwrap();
+    drop(source);
+    let report = run(&started, Some(Resume::Latest), None).0.unwrap();
+    assert_eq!(report.step, 8);
+    for resume in [None, Some(Resume::Latest)] {
+        let message = run(&other, resume, None).0.unwrap_err().to_string();
+        for words in ["`training.init_from`", "no model directory"] {
+            assert!(message.contains(words), "{message}");
+        }
+    }
+}
+
 /// Whether a run says that it begins some weights anew; the word alone may be a folder's name.
 fn some_are_fresh(said: &str) -> bool {
     said.lines().any(|line| line.starts_with("fresh "))

@@ -3,9 +3,9 @@
 use crate::common::{metrics, run};
 use crate::{copy, directory, store};
 use infinity_kernels::testing::values;
-use infinity_model::ModelConfig;
 use infinity_model::burn::store::ModuleRecord;
 use infinity_model::burn::tensor::{Device, Int, Tensor};
+use infinity_model::{ModelConfig, ModelState};
 use infinity_train::config::{GradientCheckpointing, OptimizerName, Precision, RunConfig};
 use infinity_train::data::Packing;
 use infinity_train::model_dir::{find, find_with};
@@ -126,6 +126,7 @@ fn adapters_learn_beside_weights_in_bf16() {
             let in_bf16 = logits_in(Precision::Bf16Weights, dir);
             let apart = far(&in_bf16, &logits(dir));
             assert!((least..most).contains(&apart), "{apart}");
+            goes_on_in_either(dir, least == 0.0);
         }
     }
     let (_run, config) = directory(Packing::Shuffled, |config| {
@@ -134,6 +135,37 @@ fn adapters_learn_beside_weights_in_bf16() {
     let message = run(&config, None, None).0.unwrap_err().to_string();
     for words in ["run.precision", "bf16-weights", "[lora]"] {
         assert!(message.contains(words), "{message}");
+    }
+}
+
+/// A state of adapters goes from weights in f32, to which they are added, to weights in bf16, beside which they stay, and
+/// back, where the weights are the same.
+fn goes_on_in_either(run: &Path, the_same: bool) {
+    let models = [
+        (run.to_path_buf(), Precision::F32),
+        (run.to_path_buf(), Precision::Bf16Weights),
+        (run.join("final"), Precision::Bf16Mixed),
+    ];
+    let models = models.map(|(place, precision)| {
+        let loaded = find(&place).unwrap().load(precision, &Device::flex());
+        (precision, loaded.unwrap().model)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    for (from, model) in &models {
+        let ids = Tensor::<2, Int>::from_ints([[1, 20, 13, 10]], &Device::flex());
+        model.forward(ids, None).1.save(&path, model).unwrap();
+        for (to, model) in &models {
+            let loaded = ModelState::load(&path, model);
+            let bf16 = |of: &Precision| *of == Precision::Bf16Weights;
+            match the_same || bf16(from) == bf16(to) {
+                true => assert_eq!(loaded.unwrap().position, [4], "{from} to {to}"),
+                false => {
+                    let message = loaded.unwrap_err().to_string();
+                    assert!(message.contains("kept in bf16"), "{message}");
+                }
+            }
+        }
     }
 }
 
@@ -276,6 +308,7 @@ fn what_cannot_be_adapted_is_refused_by_name() {
             assert!(message.contains(word), "{word:?} in {message:?}");
         }
         assert!(!config.output_dir().exists(), "nothing is begun");
+        assert!(!config.data.cache_dir.exists(), "before data is prepared");
     };
     told(&ours, &|c| c.lora.r = 0, &["`lora.r` is 0"]);
     told(&ours, &|c| c.lora.alpha = 0.0, &["`lora.alpha` is 0"]);
@@ -297,13 +330,33 @@ fn what_cannot_be_adapted_is_refused_by_name() {
         &wider,
         &["model.", "in this folder", "leave [model] out"],
     );
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("model.txt");
+    fs::write(&file, "no model").unwrap();
+    for (base, words) in [
+        (elsewhere.path().join("none"), "there is no model directory"),
+        (elsewhere.path().to_path_buf(), "is not a model directory"),
+        (file, "is a file"),
+    ] {
+        // Whatever else is said of the model.
+        told(&base, &|_| {}, &["`training.init_from`", words]);
+        told(&base, &wider, &["`training.init_from`", words]);
+    }
+    let bytes = |c: &mut RunConfig| {
+        c.tokenizer.kind = infinity_train::data::TokenizerKind::Byte;
+        c.tokenizer.add_special_tokens = true;
+    };
+    told(&theirs, &bytes, &["tokens", "leave [tokenizer] out"]);
     let (_run, adapters) = of(&theirs, Packing::Shuffled, |_| {});
     run(&adapters, None, None).0.unwrap();
-    told(
-        &adapters.output_dir(),
-        &|_| {},
-        &["an adapter itself", "--merge"],
-    );
+    for of in [
+        adapters.output_dir(),
+        adapters.output_dir().join("final"),
+        store(&adapters).path(8),
+    ] {
+        told(&of, &|_| {}, &["an adapter itself", "--merge"]);
+        told(&of, &wider, &["an adapter itself", "--merge"]);
+    }
     // What a run of adapters was told, it goes on with.
     let mut other = adapters.clone();
     other.lora.alpha = 2.0;

@@ -177,7 +177,12 @@ fn a_run_of_which_every_step_overflowed_has_not_ended_well() {
             error.contains("every step") && error.contains("there is no checkpoint"),
             "{error}"
         );
-        assert!(heard.steps.iter().all(|step| step.loss.is_finite()));
+        assert!(
+            heard
+                .steps
+                .iter()
+                .all(|step| step.loss.is_some_and(f64::is_finite))
+        );
         assert!(store(&config).steps().is_empty());
         assert!(!config.output_dir().join("final").exists());
     }
@@ -209,7 +214,7 @@ fn one_step_that_is_not_finite_changes_nothing() {
     spoil_stream(&store(&config).path(4));
     let (report, heard) = run(&config, Some(Resume::Latest), None);
     assert_eq!(report.unwrap().step, 5);
-    assert!(!heard.steps[0].loss.is_finite());
+    assert!(!heard.steps[0].loss.is_some_and(f64::is_finite));
     assert_eq!(heard.steps[0].skipped, 1);
     assert!(fs::read(&model).unwrap() == weights, "weights unchanged");
     let state = store(&config).load(5).unwrap();
@@ -222,7 +227,7 @@ fn one_step_that_is_not_finite_changes_nothing() {
     let (report, heard) = run(&config, Some(Resume::Latest), None);
     report.unwrap();
     for step in &heard.steps {
-        assert!(step.loss.is_finite() && step.grad_norm.is_finite());
+        assert!(step.loss.is_some_and(f64::is_finite) && step.grad_norm.is_finite());
         assert_eq!(step.skipped, 1, "counted once");
     }
     let state = stream(7).expect("a stream again");
@@ -245,7 +250,7 @@ fn one_step_that_is_not_finite_changes_nothing() {
     let finite: Vec<bool> = heard
         .steps
         .iter()
-        .map(|step| step.loss.is_finite())
+        .map(|step| step.loss.is_some_and(f64::is_finite))
         .collect();
     assert_eq!(finite, [false, true, true]);
     assert_eq!(store(&config).steps(), [1, 2, 3, 4, 6, 7]);
@@ -272,6 +277,6 @@ fn the_best_of_a_step_that_was_left_out_is_kept() {
     });
     let (report, heard) = run_with(&config, Some(Resume::Latest), None, Some(hook));
     report.unwrap();
-    assert!(!heard.steps[0].loss.is_finite());
+    assert!(!heard.steps[0].loss.is_some_and(f64::is_finite));
     assert!(heard.evals[0].best && heard.evals[0].step == 5);
 }

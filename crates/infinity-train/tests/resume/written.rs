@@ -134,7 +134,7 @@ fn the_newest_and_the_best_are_kept() {
     left.retain(|name| !newest.contains(&&**name));
     // At such a rate the last step may be lost itself: the last good one is kept beside it then.
     let last = heard.steps.last().unwrap();
-    let is_lost = !(last.loss.is_finite() && last.grad_norm.is_finite());
+    let is_lost = !(last.loss.is_some_and(f64::is_finite) && last.grad_norm.is_finite());
     assert!(left.len() <= usize::from(is_lost), "{left:?}");
     assert_eq!(
         fs::read_to_string(checkpoints.join("best")).unwrap().trim(),

@@ -13,7 +13,7 @@ fn losses(device: Device, seed: u64) -> Vec<f64> {
     config.run.seed = seed;
     let (report, heard) = run_on(device, &config, None, None);
     let eval = report.expect("a run").eval.expect("a validation");
-    let mut losses: Vec<f64> = heard.steps.iter().map(|step| step.loss).collect();
+    let mut losses: Vec<f64> = heard.steps.iter().filter_map(|step| step.loss).collect();
     losses.push(eval.loss);
     losses
 }
@@ -47,13 +47,19 @@ fn the_processor_records_no_step() {
     assert!(Replay::new(&model, &state).is_none());
 }
 
-#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+#[cfg(any(
+    feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "cuda",
+    feature = "rocm"
+))]
 mod gpu {
     use super::{SAME, apart, config, losses, run_on};
     use crate::common::text;
     use infinity_kernels::accelerator::multiplies_in_tf32;
     use infinity_kernels::testing::values;
-    use infinity_model::burn::tensor::{Device, Int, Tensor};
+    use infinity_model::burn::tensor::{Device, DeviceType, Int, Tensor};
     use infinity_model::replay::Replay;
     use infinity_model::{
         GenerationConfig, InfinityModel, ModelConfig, ModelState, Tokenizer, generate::Context,
@@ -103,6 +109,21 @@ mod gpu {
         assert!(whole == weights(&directories[1], Some(4)));
     }
 
+    /// On a device by its number, which is not the one that `default` stands for: every tensor of both runs has to be
+    /// there, for none goes together with another's.
+    fn goes_on_by_its_number(kind: DeviceType, default: Device) {
+        let all = Device::enumerate(kind).into_vec();
+        let Some(device) = all.into_iter().find(|device| *device != default) else {
+            return println!("NOTHING SEEN: this machine has one device");
+        };
+        let together = std::panic::catch_unwind(|| {
+            let [here, there] = [&default, &device].map(|x| Tensor::<1>::ones([3], x));
+            (here + there).try_into_data().map(drop)
+        });
+        assert!(!matches!(together, Ok(Ok(()))), "devices are told apart");
+        goes_on_with_the_same_bits(device);
+    }
+
     /// The logits after each of `tokens`, by steps that are launched one by one.
     fn launched(model: &InfinityModel, mut state: ModelState, tokens: &[u32]) -> Vec<Vec<f64>> {
         let step = |token: &u32| {
@@ -133,6 +154,16 @@ mod gpu {
             gone_on[..],
             launched(&model, state.clone(), &next)[after.len()..]
         );
+        // Rows at places of their own.
+        let mut rows = ModelState::cat(vec![state.clone(), model.initial_state(1)]);
+        let mut replay = Replay::new(&model, &rows).expect("a device that records");
+        for pair in after.windows(2).take(9) {
+            let ids = Tensor::<1, Int>::from_ints([pair[0] as i32, pair[1] as i32], &device);
+            let (logits, next) = model.decode_step(ids, rows);
+            rows = next;
+            assert_eq!(values(replay.step(pair)), values(logits));
+        }
+        assert_eq!(replay.state().position, rows.position);
         // Another token, and another place, are seen.
         let mut other = Replay::new(&model, &state).expect("a device that records");
         assert_ne!(values(other.step(&[after[0] + 1])), expected[0]);
@@ -167,7 +198,7 @@ mod gpu {
     }
 
     macro_rules! on {
-        ($name:ident, $device:expr) => {
+        ($name:ident, $kind:ident, $device:expr) => {
             mod $name {
                 use infinity_model::burn::tensor::*;
 
@@ -179,6 +210,11 @@ mod gpu {
                 #[test]
                 fn goes_on_with_the_same_bits() {
                     super::goes_on_with_the_same_bits($device);
+                }
+
+                #[test]
+                fn goes_on_by_its_number() {
+                    super::goes_on_by_its_number(DeviceType::$kind, $device);
                 }
 
                 #[test]
@@ -194,10 +230,14 @@ mod gpu {
         };
     }
 
-    #[cfg(feature = "wgpu")]
-    on!(wgpu, Device::wgpu(DeviceKind::DefaultDevice));
+    #[cfg(all(feature = "wgpu", not(any(feature = "vulkan", feature = "metal"))))]
+    on!(wgpu, Wgpu, Device::wgpu(DeviceKind::DefaultDevice));
+    #[cfg(feature = "vulkan")]
+    on!(vulkan, Vulkan, Device::vulkan(DeviceKind::DefaultDevice));
+    #[cfg(feature = "metal")]
+    on!(metal, Metal, Device::metal(DeviceKind::DefaultDevice));
     #[cfg(feature = "cuda")]
-    on!(cuda, Device::cuda(0));
+    on!(cuda, Cuda, Device::cuda(0));
     #[cfg(feature = "rocm")]
-    on!(rocm, Device::rocm(0));
+    on!(rocm, Rocm, Device::rocm(0));
 }

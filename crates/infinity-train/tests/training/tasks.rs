@@ -57,7 +57,7 @@ fn copying_is_learned_and_a_resumed_run_sees_the_same_rows() {
     let whole = copying(dir.path());
     let (report, heard) = run(&whole, None, None);
     let report = report.unwrap().eval.unwrap();
-    let first = heard.steps[0].loss;
+    let first = heard.steps[0].loss.unwrap();
     assert!(
         (first - 11f64.ln()).abs() < 0.5,
         "11 tokens, evenly: {first}"
@@ -78,7 +78,7 @@ fn copying_is_learned_and_a_resumed_run_sees_the_same_rows() {
         report.loss,
         "bit by bit"
     );
-    let last = |heard: &crate::common::Heard| heard.steps.last().unwrap().loss;
+    let last = |heard: &crate::common::Heard| heard.steps.last().unwrap().loss.unwrap();
     assert_eq!(last(&again), last(&heard));
 
     // What it learned shows in the measure, and in no distance but its own.

@@ -21,19 +21,16 @@ use self::words::Said;
 use super::generate::rate;
 use super::sampling::{LimitFlags, SamplingFlags};
 use crate::args::Global;
+use crate::device;
+use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::{self, Heeding, Interrupt};
 use crate::terminal::{self, errors};
-use crate::{device, model_dir};
 
 /// With which model, and from where.
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
-    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
-    /// Directory or run with adapters to add to the model
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    of: ModelArgs,
     /// Instructions for the model, before the first message
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -61,9 +58,9 @@ pub(crate) struct ChatArgs {
 
 /// Talks.
 pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
+    let found = args.of.find()?;
     if let Some(path) = &args.state_out {
-        model_dir::can_hold_a_state(path)?;
+        model_dir::can_hold("--state-out", path)?;
     }
     let chosen = device::open(&device::wanted(global))?;
     let Pretrained {
@@ -71,18 +68,21 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
         tokenizer,
         generation,
         ..
-    } = found.load(args.precision, &chosen.device, global.quiet)?;
-    let tokenizer = model_dir::needed(tokenizer, &args.model)?;
+    } = model_dir::load(&found, args.precision, &chosen.device, global.quiet)?;
+    let tokenizer = model_dir::needed(tokenizer, &args.of.model)?;
     let (config, unused) = args
         .sampling
         .over(args.limit.over(generation), global.seed)?;
     let files = found.tokenizer()?;
-    let template = Template::new(found.template(files.parent().unwrap_or(&args.model))?);
+    let template = Template::new(model_dir::template(
+        &found,
+        files.parent().unwrap_or(&args.of.model),
+    )?);
     if !global.quiet {
         unused.iter().for_each(|what| terminal::warning(what));
         terminal::note(&format!(
             "{} on {} · {} · /help shows what there is, Ctrl-D ends",
-            args.model.display(),
+            args.of.model.display(),
             chosen.describe(),
             template.describe()
         ));

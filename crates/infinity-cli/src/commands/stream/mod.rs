@@ -33,19 +33,16 @@ use self::show::{Emit, Show};
 use self::source::{KEPT, Kept, Source, before_of, kept_in};
 use super::sampling::SamplingFlags;
 use crate::args::{Global, count, whole};
+use crate::device;
+use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::{self, Heeding};
 use crate::terminal::{self, errors};
-use crate::{device, model_dir};
 
 /// What to read, with what, and what to keep.
 #[derive(Debug, Args)]
 pub(crate) struct StreamArgs {
-    /// Model directory, the directory of a run, or a checkpoint: RUN/checkpoints/best
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
-    /// Directory or run with adapters to add to the model
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    of: ModelArgs,
     /// The text; - is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
@@ -84,20 +81,20 @@ pub(crate) struct StreamArgs {
 
 /// Reads.
 pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
-    let found = model_dir::find(&args.model, args.adapter.as_deref())?;
+    let found = args.of.find()?;
     if let Some(path) = &args.state_out {
-        model_dir::can_hold_a_state(path)?;
+        model_dir::can_hold("--state-out", path)?;
     }
     let source = Source::open(&args.file)?;
     let chosen = device::open(&device::wanted(global))?;
-    let loaded = found.load(args.precision, &chosen.device, global.quiet)?;
+    let loaded = model_dir::load(&found, args.precision, &chosen.device, global.quiet)?;
     let Pretrained {
         model,
         tokenizer,
         generation,
         ..
     } = loaded;
-    let tokenizer = model_dir::needed(tokenizer, &args.model)?;
+    let tokenizer = model_dir::needed(tokenizer, &args.of.model)?;
     let base = GenerationConfig {
         max_new_tokens: args.generate,
         max_length: None,

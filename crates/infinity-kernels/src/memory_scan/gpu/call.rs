@@ -10,6 +10,34 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 
+/// Launches a kernel of this folder, without bounds checks: its buffers, the call's sizes, what it is built for.
+///
+/// | kernel | why it stays within its buffers |
+/// |---|---|
+/// | `gates`, `finish` | a unit beyond the last does nothing; the others read or write `[B, T, H, S]` below `T` and the `C` places of theirs in every part, which the parts' lengths count |
+/// | `scores`, `inside` | rows are read below `T`, `K` and `V`; there is a place for every pair of a chunk's rows, and one for every row of gates and parts |
+/// | `carry`, `carry_back`, `through` | every load and store of a tile looks at the rows and columns that its block has; blocks of states and errors lie within what is saved, whose length counts them, those of results within theirs, the last parts behind those of every tile of keys |
+/// | `steps` | keys are read below `K` of rows below `T`, values and states below `V` |
+macro_rules! launch {
+    ($call:expr, $room:ident::$kernel:ident, $count:expr, [$($buffer:expr),+] $(, $built_for:expr)+) => {
+        let (count, units) = $count;
+        if count > 0 {
+            // SAFETY: the table above.
+            unsafe {
+                $room::$kernel::launch_unchecked(
+                    &$call.q.client,
+                    cubes(count),
+                    units,
+                    $($buffer.clone().into_buffer_arg(),)+
+                    $call.sizes(),
+                    $($built_for),+
+                );
+            }
+        }
+    };
+}
+pub(super) use launch;
+
 /// Contiguous tensors and their sizes. Queries, keys and values are of one type that kernels
 /// read, everything else is `f32`.
 pub(super) struct Call {
@@ -118,51 +146,29 @@ impl Call {
     pub(super) fn gates(&self) -> CubeTensor {
         let units = self.heads() * self.s * self.chunks();
         let out = self.empty([4 * units * self.kernel.chunk]);
-        if units > 0 {
-            // SAFETY: a unit beyond the last does nothing; the others read `[B, T, H, S]` below `T` and write
-            // the `C` places of theirs in each of the four parts.
-            unsafe {
-                gates::gates::launch_unchecked(
-                    &self.q.client,
-                    per_unit(units),
-                    CubeDim::new_1d(UNITS_IN_A_ROW),
-                    self.log_decay.clone().into_buffer_arg(),
-                    self.read.clone().into_buffer_arg(),
-                    self.write.clone().into_buffer_arg(),
-                    self.erase.clone().into_buffer_arg(),
-                    out.clone().into_buffer_arg(),
-                    self.sizes(),
-                    self.kernel.chunk,
-                );
-            }
-        }
+        launch!(
+            self,
+            gates::gates,
+            per_unit(units),
+            [self.log_decay, self.read, self.write, self.erase, out],
+            self.kernel.chunk
+        );
         out
     }
 
     /// `A` and `(I + L)⁻¹`, `[2, B·H, N, C, C]`, as tiles hold them.
     pub(super) fn scores(&self, gates: &CubeTensor) -> CubeTensor {
-        let squares = self.heads() * self.chunks();
-        let len = 2 * squares * self.kernel.chunk * self.kernel.chunk;
-        let out = empty(&self.q, [len], self.plan().holds());
-        if squares > 0 {
-            // SAFETY: rows of `q` and `k` are read below `T` and `K`; gates have a place for every row of a chunk,
-            // and `out` one for every pair of them.
-            unsafe {
-                scores::scores::launch_unchecked(
-                    &self.q.client,
-                    cubes(squares),
-                    square_of_units(),
-                    self.q.clone().into_buffer_arg(),
-                    self.k.clone().into_buffer_arg(),
-                    gates.clone().into_buffer_arg(),
-                    out.clone().into_buffer_arg(),
-                    self.sizes(),
-                    self.delta,
-                    self.plan(),
-                    self.elements(),
-                );
-            }
-        }
+        let out = self.squares();
+        let count = squares(self.heads() * self.chunks());
+        launch!(
+            self,
+            scores::scores,
+            count,
+            [self.q, self.k, gates, out],
+            self.delta,
+            self.plan(),
+            self.elements()
+        );
         out
     }
 
@@ -178,59 +184,57 @@ impl Call {
             true => self.empty([self.saved_len()]),
             false => self.empty([self.states_len()]),
         };
-        if self.states_len() > 0 {
-            // SAFETY: every load and store of a tile looks at the rows and columns that its block has; blocks of
-            // states and errors lie within `saved`, whose length counts them, and those of results within `both`.
-            unsafe {
-                carry::carry::launch_unchecked(
-                    &self.q.client,
-                    cubes(self.tiles()[1] * self.heads()),
-                    square_of_units(),
-                    self.q.clone().into_buffer_arg(),
-                    self.k.clone().into_buffer_arg(),
-                    self.v.clone().into_buffer_arg(),
-                    gates.clone().into_buffer_arg(),
-                    scores.clone().into_buffer_arg(),
-                    self.state.clone().into_buffer_arg(),
-                    saved.clone().into_buffer_arg(),
-                    both.clone().into_buffer_arg(),
-                    self.sizes(),
-                    self.delta,
-                    save,
-                    self.plan(),
-                    self.elements(),
-                );
-            }
-        }
+        launch!(
+            self,
+            carry::carry,
+            self.carriers(),
+            [
+                self.q, self.k, self.v, gates, scores, self.state, saved, both
+            ],
+            self.delta,
+            save,
+            self.plan(),
+            self.elements()
+        );
         (self.leaving(both), saved)
     }
 
     /// Outputs and final states, token by token.
     pub(super) fn steps(&self) -> CubeTensor {
         let both = self.empty([self.outputs_len() + self.states_len()]);
-        if self.states_len() > 0 {
-            // SAFETY: keys are read below `K` of rows below `T`, values and states below `V`.
-            unsafe {
-                step::steps::launch_unchecked(
-                    &self.q.client,
-                    cubes(self.width[1].div_ceil(UNITS) * self.heads()),
-                    square_of_units(),
-                    self.q.clone().into_buffer_arg(),
-                    self.k.clone().into_buffer_arg(),
-                    self.v.clone().into_buffer_arg(),
-                    self.log_decay.clone().into_buffer_arg(),
-                    self.read.clone().into_buffer_arg(),
-                    self.write.clone().into_buffer_arg(),
-                    self.erase.clone().into_buffer_arg(),
-                    self.state.clone().into_buffer_arg(),
-                    both.clone().into_buffer_arg(),
-                    self.sizes(),
-                    self.delta,
-                    element(self.q.dtype),
-                );
-            }
-        }
+        let cubes_of = self.width[1].div_ceil(UNITS) * self.heads();
+        let count = squares(cubes_of * usize::from(self.states_len() > 0));
+        let Call {
+            q,
+            k,
+            v,
+            log_decay,
+            read,
+            write,
+            erase,
+            state,
+            ..
+        } = self;
+        launch!(
+            self,
+            step::steps,
+            count,
+            [q, k, v, log_decay, read, write, erase, state, both],
+            self.delta,
+            element(q.dtype)
+        );
         self.leaving(both)
+    }
+
+    /// Cubes that each carry the states of a head and a tile of values.
+    pub(super) fn carriers(&self) -> Count {
+        squares(self.tiles()[1] * self.heads() * usize::from(self.states_len() > 0))
+    }
+
+    /// Two `C × C` matrices a chunk and head, as tiles hold them.
+    pub(super) fn squares(&self) -> CubeTensor {
+        let len = 2 * self.heads() * self.chunks() * self.kernel.chunk * self.kernel.chunk;
+        empty(&self.q, [len], self.plan().holds())
     }
 
     /// A result in the type that the state came in.
@@ -239,13 +243,16 @@ impl Call {
     }
 }
 
-/// Units of a cube where each works alone.
-pub(super) const UNITS_IN_A_ROW: u32 = 64;
+/// How many cubes, and units of a cube; without any nothing is launched.
+pub(super) type Count = (usize, CubeDim);
 
-pub(super) fn per_unit(units: usize) -> CubeCount {
-    cubes(units.div_ceil(UNITS_IN_A_ROW as usize))
+/// Units that each work alone.
+pub(super) fn per_unit(units: usize) -> Count {
+    let in_a_row = CubeDim::new_1d(64);
+    (units.div_ceil(in_a_row.num_elems() as usize), in_a_row)
 }
 
-pub(super) fn square_of_units() -> CubeDim {
-    CubeDim::new_2d(UNITS as u32, UNITS as u32)
+/// Cubes that work on tiles.
+pub(super) fn squares(count: usize) -> Count {
+    (count, CubeDim::new_2d(UNITS as u32, UNITS as u32))
 }

@@ -4,7 +4,9 @@
 use super::gates::{from_start, to_end};
 use super::product::{Lies, multiply};
 use super::sizes::{Gate, Sizes, Square};
-use super::tile::{Plan, add_block, add_rows, load, own_col, own_row, put, store, value, zeros};
+use super::tile::{
+    Plan, add_rows, carry_on, load, own_col, own_row, put, put_spare, store_tile, value, zeros,
+};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
@@ -117,7 +119,13 @@ pub(super) fn carry<F: Float, E: Float>(
         }
         if comptime!(save) {
             let behind = sizes.slot(sizes.heads, slots, 0, 0);
-            store::<f32>(saved, block.shifted(behind), &errors, plan);
+            store_tile::<E, f32>(
+                saved,
+                block.shifted(behind),
+                &rows,
+                comptime!(plan.pitch()),
+                plan,
+            );
         }
         // O = A Dm + Σ_s diag(r_s e^(b_s)) Q H_s.
         load::<E, E>(
@@ -136,7 +144,8 @@ pub(super) fn carry<F: Float, E: Float>(
             Lies::Straight,
             plan,
         );
-        store::<f32>(both, block, &o, plan);
+        put_spare(&mut spare, &o, plan);
+        store_tile::<f32, f32>(both, block, &spare, comptime!(plan.spare_pitch()), plan);
         sync_cube();
         write::<F, E>(
             k, gates, saved, &mut key, &mut rows, &errors, &mut spare, head, n, v_tile, from, to,
@@ -280,12 +289,13 @@ fn write<F: Float, E: Float>(
                 Lies::Straight,
                 plan,
             );
-            let old = sizes.state(from + skip, k_tile, v_tile, side);
-            add_block(&mut next, &*saved, old, kept, plan);
-            store::<f32>(
+            put_spare(spare, &next, plan);
+            carry_on(
                 saved,
+                sizes.state(from + skip, k_tile, v_tile, side),
                 sizes.state(to + skip, k_tile, v_tile, side),
-                &next,
+                kept,
+                &*spare,
                 plan,
             );
             sync_cube();
@@ -310,11 +320,20 @@ pub(super) fn copy(
         let skip = s * sizes.k * sizes.v;
         let mut k_tile = 0usize;
         while k_tile * side < sizes.k {
-            let mut own = zeros(plan);
             let old = sizes.state(from + skip, k_tile, v_tile, side);
-            add_block(&mut own, source, old, 1.0f32, plan);
             let new = sizes.state(to + skip, k_tile, v_tile, side);
-            store::<f32>(target, new, &own, plan);
+            let mut row = UNIT_POS_Y as usize;
+            while row < side {
+                #[unroll]
+                for j in 0..comptime!(plan.owned()) {
+                    let col = own_col(j);
+                    if row < old.rows && col < old.cols {
+                        target[new.start + row * new.stride + col] =
+                            source[old.start + row * old.stride + col];
+                    }
+                }
+                row += CUBE_DIM_Y as usize;
+            }
             k_tile += 1;
         }
     }

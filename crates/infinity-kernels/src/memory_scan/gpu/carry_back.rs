@@ -6,7 +6,7 @@ use super::gates::to_end;
 use super::product::{Lies, multiply};
 use super::sizes::{Gate, Sizes, Square};
 use super::tile::{
-    Block, Plan, UNITS, add_block, add_rows, load, own_col, put, store, value, zeros,
+    Block, Plan, add_rows, carry_on, load, own_col, put, put_spare, store_tile, value, zeros,
 };
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -121,7 +121,7 @@ pub(super) fn carry_back<F: Float, E: Float>(
             sync_cube();
             put::<E>(&mut d_x, &d_errors, plan);
         }
-        store::<E>(d_v, block, &d_errors, plan);
+        store_tile::<E, E>(d_v, block, &d_x, comptime!(plan.pitch()), plan);
         let starts = sizes.slot(head, slots, n, 0);
         through_states::<F, E>(
             q, k, gates, d_borders, &mut key, &mut query, &d_o, &d_x, &mut spare, head, n, v_tile,
@@ -259,12 +259,13 @@ fn through_states<F: Float, E: Float>(
                     plan,
                 );
             }
-            let old = sizes.state(ends + skip, k_tile, v_tile, side);
-            add_block(&mut next, &*d_borders, old, kept, plan);
-            store::<f32>(
+            put_spare(spare, &next, plan);
+            carry_on(
                 d_borders,
+                sizes.state(ends + skip, k_tile, v_tile, side),
                 sizes.state(starts + skip, k_tile, v_tile, side),
-                &next,
+                kept,
+                &*spare,
                 plan,
             );
             sync_cube();
@@ -289,9 +290,8 @@ fn load_weighted<F: Float, E: Float>(
     factor: f32,
     #[comptime] plan: Plan,
 ) {
-    // Row by row: all at once would take more registers than there are.
-    for i in 0..comptime!(plan.owned()) {
-        let row = UNIT_POS_Y as usize + i * UNITS;
+    let mut row = UNIT_POS_Y as usize;
+    while row < comptime!(plan.side) {
         let scale = factor * gates[weight + row] * gates[decay + row].exp();
         #[unroll]
         for j in 0..comptime!(plan.owned()) {
@@ -299,5 +299,6 @@ fn load_weighted<F: Float, E: Float>(
             tile[row * comptime!(plan.pitch()) + col] =
                 E::cast_from(scale * value::<F>(buffer, block, row, col));
         }
+        row += CUBE_DIM_Y as usize;
     }
 }

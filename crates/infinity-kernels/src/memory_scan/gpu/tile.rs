@@ -5,6 +5,10 @@
 //! registers, it stores them. What a unit wrote to a buffer, only that unit reads back in the same
 //! launch, so no barrier over device memory is needed (WGSL has none).
 //!
+//! Loops over own rows go by `CUBE_DIM_Y`, which compilers do not know to be 16: unrolled, the places of all rows in a
+//! buffer stay in registers from where it is loaded to where it is stored, and registers are spilled (a product's sums
+//! go to a buffer through the spare tile for the same reason).
+//!
 //! `product.rs` multiplies tiles.
 
 use crate::gpu::row_type;
@@ -138,15 +142,15 @@ pub(super) fn load<F: Float, E: Float>(
     block: Block,
     #[comptime] plan: Plan,
 ) {
-    // Row by row: all at once would take more registers than there are.
-    for i in 0..comptime!(plan.owned()) {
-        let row = UNIT_POS_Y as usize + i * UNITS;
+    let mut row = UNIT_POS_Y as usize;
+    while row < comptime!(plan.side) {
         #[unroll]
         for j in 0..comptime!(plan.owned()) {
             let col = own_col(j);
             let x = value::<F>(buffer, block, row, col);
             tile[row * comptime!(plan.pitch()) + col] = E::cast_from(x);
         }
+        row += CUBE_DIM_Y as usize;
     }
 }
 
@@ -200,6 +204,29 @@ pub(super) fn store<F: Float>(
     }
 }
 
+/// Own elements of a tile to the block of a buffer.
+#[cube]
+pub(super) fn store_tile<E: Float, F: Float>(
+    buffer: &mut [F],
+    block: Block,
+    tile: &Shared<[E]>,
+    #[comptime] pitch: usize,
+    #[comptime] plan: Plan,
+) {
+    let mut row = UNIT_POS_Y as usize;
+    while row < comptime!(plan.side) {
+        #[unroll]
+        for j in 0..comptime!(plan.owned()) {
+            let col = own_col(j);
+            if row < block.rows && col < block.cols {
+                buffer[block.start + row * block.stride + col] =
+                    F::cast_from(tile[row * pitch + col]);
+            }
+        }
+        row += CUBE_DIM_Y as usize;
+    }
+}
+
 /// `acc += diag(weights) · part`, a weight for every row of own elements.
 #[cube]
 pub(super) fn add_rows(
@@ -218,21 +245,27 @@ pub(super) fn add_rows(
     }
 }
 
-/// `acc += factor · block`, own elements.
+/// `new = factor · old + sum`, own elements of two blocks of one buffer, which are as large.
 #[cube]
-pub(super) fn add_block(
-    acc: &mut Array<f32>,
-    buffer: &[f32],
-    block: Block,
+pub(super) fn carry_on(
+    buffer: &mut [f32],
+    old: Block,
+    new: Block,
     factor: f32,
+    sum: &Shared<[f32]>,
     #[comptime] plan: Plan,
 ) {
-    #[unroll]
-    for i in 0..comptime!(plan.owned()) {
+    let mut row = UNIT_POS_Y as usize;
+    while row < comptime!(plan.side) {
         #[unroll]
         for j in 0..comptime!(plan.owned()) {
-            acc[comptime!(i * plan.owned() + j)] +=
-                factor * value::<f32>(buffer, block, own_row(i), own_col(j));
+            let col = own_col(j);
+            if row < old.rows && col < old.cols {
+                let was = buffer[old.start + row * old.stride + col];
+                buffer[new.start + row * new.stride + col] =
+                    sum[row * comptime!(plan.spare_pitch()) + col] + factor * was;
+            }
         }
+        row += CUBE_DIM_Y as usize;
     }
 }
