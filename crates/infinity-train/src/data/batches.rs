@@ -106,13 +106,13 @@ impl<'a> BatchBuilder<'a> {
     }
 
     /// Adds a row of a window that is there already, with one token more than a row has.
-    fn whole(&mut self, window: &[i32]) {
+    fn whole(&mut self, window: &[i32], carry: Option<usize>) {
         self.batch
             .inputs
             .extend_from_slice(&window[..self.batch.len]);
         self.batch.targets.extend_from_slice(&window[1..]);
         self.batch.valid += self.batch.len;
-        self.batch.carry.push(None);
+        self.batch.carry.push(carry);
         self.borders.push(Vec::new());
     }
 
@@ -241,25 +241,31 @@ impl TrainSource {
         Ok(source)
     }
 
-    /// The same with sentences hidden in windows that do not follow each other.
+    /// The same with sentences hidden in windows of a text.
     pub fn hiding(self, needles: Option<Needles>) -> Self {
         Self { needles, ..self }
     }
 
-    /// A row of a window that does not follow another.
-    fn apart(
+    /// A row of a window of the text as it is, or with what is hidden in it: of a stream among the windows that share
+    /// numbers, which begin with an empty memory.
+    fn plain(
         &self,
         builder: &mut BatchBuilder<'_>,
         start: u64,
         [step, row]: [u64; 2],
+        carry: Option<usize>,
     ) -> Result<(), DataError> {
         let Some(needles) = &self.needles else {
-            return builder.row(start, self.len, None);
+            return builder.row(start, self.len, carry);
         };
         let mut window = Vec::with_capacity(self.len + 1);
         self.store.read(start, self.len + 1, &mut window)?;
-        needles.hide(&mut window, [self.seed, step, row]);
-        builder.whole(&window);
+        let shared = self
+            .stateful
+            .then(|| Needles::sharing(self.seed, step % self.steps_per_epoch(), row));
+        let index = shared.map_or(0, |(index, _)| index);
+        needles.hide(&mut window, [self.seed, step - index as u64, row], shared);
+        builder.whole(&window, carry.filter(|_| index > 0));
         Ok(())
     }
 
@@ -394,13 +400,13 @@ impl BatchSource for TrainSource {
             PackingPlan::Random => {
                 for row in 0..self.rows {
                     let start = self.random_start(step, row);
-                    self.apart(&mut builder, start, [step, row as u64])?;
+                    self.plain(&mut builder, start, [step, row as u64], None)?;
                 }
             }
             PackingPlan::Shuffled => {
                 for row in 0..self.rows {
                     let start = self.shuffled_start(step, row);
-                    self.apart(&mut builder, start, [step, row as u64])?;
+                    self.plain(&mut builder, start, [step, row as u64], None)?;
                 }
             }
             PackingPlan::Contiguous => {
@@ -408,7 +414,8 @@ impl BatchSource for TrainSource {
                 let rows: Vec<usize> = (0..self.rows).collect();
                 for &row in &rows {
                     let carry = continues.then(|| self.initial_row(step, row, &rows));
-                    builder.row(self.contiguous_start(step, row), self.len, carry.flatten())?;
+                    let start = self.contiguous_start(step, row);
+                    self.plain(&mut builder, start, [step, row as u64], carry.flatten())?;
                 }
             }
             PackingPlan::Documents(plans) => {
@@ -727,6 +734,7 @@ mod tests {
 
     mod loader {
         use super::super::*;
+        use infinity_model::Tokenizer;
 
         /// A store whose tokens are their own positions.
         fn counting(tokens: u32) -> TokenStore {
@@ -857,6 +865,28 @@ mod tests {
                     (0..rows).map(|row| continues.then_some(row)).collect();
                 assert_eq!(next.carry, own);
             }
+        }
+
+        #[test]
+        fn windows_that_share_numbers_begin_with_an_empty_memory() {
+            let (rows, len) = (3, 400);
+            let store = TokenStore::from_documents(&[vec![u32::from(b'x'); 90_000]]);
+            let plain = source(store, Packing::Contiguous, true, rows, len);
+            let needles = Needles::new(&Tokenizer::bytes(), 1.0).unwrap();
+            let source = plain.clone().hiding(needles);
+            assert_eq!(source.steps_per_epoch(), 74);
+            for step in 0..160 {
+                let batch = source.batch(step).unwrap();
+                assert_eq!(batch.inputs.len(), rows * len);
+                assert_eq!(batch.valid, rows * len);
+                for (row, carry) in batch.carry.iter().enumerate() {
+                    let first = Needles::sharing(7, step % 74, row as u64).0 == 0;
+                    assert_eq!(*carry, (!first).then_some(row), "step {step}, row {row}");
+                }
+            }
+            let hidden = |source: &TrainSource| source.batch(33).unwrap().inputs;
+            assert_eq!(hidden(&source), hidden(&source));
+            assert_ne!(hidden(&source), hidden(&plain));
         }
 
         /// Every token is its position in its document, so a border is where an input is 0.

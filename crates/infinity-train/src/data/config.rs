@@ -91,7 +91,8 @@ section! {
         /// How windows are taken.
         packing: Packing = Packing::Contiguous;
         /// Part of the windows in which sentences with a number are hidden and asked for again, for
-        /// `infinity eval --task needle`, which asks for another; with "random" and "shuffled" windows.
+        /// `infinity eval --task needle`, which asks for another; with "random", "shuffled" and "contiguous" windows. With
+        /// `stateful` up to 32 windows share their numbers, and the first of them begins with an empty memory.
         needle_fraction: f64 = 0.0;
         /// Carry the model's memory from a window to the one that follows it.
         stateful: bool = false;
@@ -159,9 +160,10 @@ impl DataConfig {
             let limit = "must lie between 0 and 1";
             return bad("data.needle_fraction", self.needle_fraction, limit);
         }
-        let apart = matches!(self.packing, Packing::Random | Packing::Shuffled);
-        if self.needle_fraction > 0.0 && !apart {
-            let reason = "is of windows that do not follow each other: `data.packing = \"shuffled\"` or \"random\"";
+        if self.needle_fraction > 0.0
+            && matches!(self.packing, Packing::Documents | Packing::Packed)
+        {
+            let reason = "is of windows as they come: `data.packing = \"shuffled\"`, \"random\" or \"contiguous\"";
             return bad("data.needle_fraction", self.needle_fraction, reason);
         }
         self.initial_state.validate()?;

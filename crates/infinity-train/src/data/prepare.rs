@@ -113,9 +113,8 @@ pub(crate) fn known_tokenizer(
         return Ok(None);
     }
     if is_prepared(&data.train_file) && data.source == DataSource::Files {
-        return Ok(Some(Tokenizer::from_file(
-            data.train_file.join(TOKENIZER_FILE),
-        )?));
+        let file = data.train_file.join(TOKENIZER_FILE);
+        return Ok(Some(Tokenizer::from_file(file)?));
     }
     tokenize::fixed(tokenizer, tokenizer.resolve()?)
 }

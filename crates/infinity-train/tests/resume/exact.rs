@@ -74,6 +74,29 @@ fn a_stream_goes_on_with_what_it_remembers() {
     }
 }
 
+/// Which numbers windows share depends on the step, not on where a run was interrupted.
+#[test]
+fn numbers_that_windows_share_go_on_exactly() {
+    let hiding = |config: &mut RunConfig| {
+        config.data.stateful = true;
+        config.data.max_seq_length = 128;
+        config.model.max_position_embeddings = 128;
+        config.training.per_device_train_batch_size = 2;
+        config.data.needle_fraction = 1.0;
+    };
+    goes_on_exactly(Packing::Contiguous, hiding);
+    let losses = |change: &dyn Fn(&mut RunConfig)| {
+        let (directory, config) = directory(Packing::Contiguous, change);
+        run(&config, None, None).0.unwrap();
+        result(&directory).1
+    };
+    let without = |config: &mut RunConfig| {
+        hiding(config);
+        config.data.needle_fraction = 0.0;
+    };
+    assert_ne!(losses(&hiding), losses(&without), "they change the run");
+}
+
 /// Draws of initial states depend on the step, not on where a run was interrupted.
 #[test]
 fn a_mixture_of_initial_states_goes_on_exactly() {
