@@ -236,7 +236,7 @@ impl Formats {
             )),
             (None, _) | (_, Some((_, HalfSupport::Native))) => None,
             (Some(half), Some(_)) if cpu_multiplies(half) => Some(format!(
-                "{precision}, with matrix products in {} and everything in the memory of f32",
+                "{precision}, with matrix products in {}",
                 name(half)
             )),
             (Some(half), Some(_)) => Some(format!(
@@ -279,7 +279,7 @@ impl Formats {
         self.half.is_none()
     }
 
-    /// `x` times each of `weights`, where the CPU rounds what it multiplies.
+    /// How the CPU's products round what they multiply, and perhaps what comes of it; `None` where they do not.
     fn rounds(&self, results: bool) -> Option<Rounding> {
         match self.half {
             Some((half, HalfSupport::Widened)) => Some(Rounding { half, results }),
