@@ -53,6 +53,52 @@ fn matches_the_reference_and_can_be_cut_anywhere(device: &Device) {
     }
 }
 
+/// Token by token, with a tail that somebody keeps in every other step, is the whole; what was kept stays as it was.
+#[test]
+fn steps_are_the_whole_and_leave_kept_tails_alone() {
+    let (device, kernel) = (Device::flex(), 4);
+    for [b, t, channels] in [[1, 9, 5], [3, 7, 16], [40, 6, 96]] {
+        let mut random = Random(5);
+        let mut given = |dims: [usize; 3]| {
+            let values = random.values(dims.iter().product(), -1.0, 1.0);
+            tensor(&values, dims, DType::F32, &device)
+        };
+        let convs: Vec<Conv> = (0..3)
+            .map(|_| Conv {
+                x: given([b, t, channels]),
+                weight: given([channels, kernel, 1]).reshape([channels, kernel]),
+                tail: given([b, channels, kernel - 1]),
+            })
+            .collect();
+        let bits = |x: &Tensor<3>| {
+            values(x.clone())
+                .iter()
+                .map(|x| x.to_bits())
+                .collect::<Vec<_>>()
+        };
+        let whole = short_conv_silu_each(convs.clone(), &Borders::default());
+        let mut tails: Vec<_> = convs.iter().map(|conv| conv.tail.clone()).collect();
+        for i in 0..t {
+            let kept = (i % 2 == 0).then(|| tails.clone());
+            let before: Vec<_> = kept.iter().flatten().map(bits).collect();
+            let step = convs.iter().zip(tails).map(|(conv, tail)| Conv {
+                x: conv.x.clone().narrow(1, i, 1),
+                weight: conv.weight.clone(),
+                tail,
+            });
+            let stepped = short_conv_silu_each(step.collect(), &Borders::default());
+            for ((y, _), (all, _)) in stepped.iter().zip(&whole) {
+                assert_eq!(bits(y), bits(&all.clone().narrow(1, i, 1)), "{i}");
+            }
+            assert_eq!(kept.iter().flatten().map(bits).collect::<Vec<_>>(), before);
+            tails = stepped.into_iter().map(|(_, tail)| tail).collect();
+        }
+        for (tail, (_, end)) in tails.iter().zip(&whole) {
+            assert_eq!(bits(tail), bits(end));
+        }
+    }
+}
+
 #[test]
 fn a_flipped_kernel_is_caught() {
     let (x, tail) = (Random(1).values(20, -1.0, 1.0), vec![0.0; 15]);

@@ -14,9 +14,10 @@ use crate::borders::{Borders, Piece};
 use crate::cpu::exp::exp;
 use crate::cpu::results::in_pieces;
 use crate::cpu::simd::{Level, leveled, multiply_add};
-use crate::cpu::tensors::{Primitive, single, slice, tensor};
+use crate::cpu::tensors::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
+use rayon::prelude::*;
 
 /// A call's tensors as slices, channels innermost everywhere.
 struct Call {
@@ -200,6 +201,103 @@ pub(crate) fn forward(inputs: [Primitive; 3], borders: &Borders) -> Primitive {
         Shape::from([call.b, call.t, call.sizes.channels]),
         call.dtype,
     )
+}
+
+/// Values from which on threads share a step.
+const ALONE: usize = 1 << 13;
+
+/// What a step of one convolution has.
+struct Step {
+    x: Primitive,
+    taps: Vec<f32>,
+    /// `[B, kernel − 1, channels]`.
+    tail: Primitive,
+    y: Vec<f32>,
+    dtypes: [DType; 2],
+    shape: Shape,
+    sizes: Sizes,
+}
+
+impl Step {
+    fn new([x, weight, tail]: [Primitive; 3]) -> Self {
+        let [channels, kernel] = weight.shape().dims();
+        Step {
+            taps: swapped(slice(&single(weight)), channels, kernel),
+            y: vec![0.0; x.shape().num_elements()],
+            dtypes: [x.dtype(), tail.dtype()],
+            shape: x.shape(),
+            x: single(x),
+            tail: writable(tail),
+            sizes: Sizes { channels, kernel },
+        }
+    }
+
+    /// Inputs, place of the outputs and tail of every row.
+    fn rows(&mut self) -> impl Iterator<Item = StepRow<'_>> {
+        let Sizes { channels, kernel } = self.sizes;
+        let [b, t, _] = self.shape.dims();
+        let x = slice(&self.x).chunks_exact(t * channels);
+        let y = self.y.chunks_exact_mut(t * channels);
+        let tails = slice_mut(&mut self.tail).chunks_exact_mut((kernel - 1) * channels);
+        let (taps, sizes) = (&self.taps, self.sizes);
+        let row = move |((x, y), tail)| StepRow {
+            x,
+            y,
+            tail,
+            taps,
+            sizes,
+        };
+        x.zip(y).zip(tails).take(b).map(row)
+    }
+
+    fn results(self) -> [Primitive; 2] {
+        let y = tensor(self.y, self.shape, self.dtypes[0]);
+        [y, in_dtype(self.tail, self.dtypes[1])]
+    }
+}
+
+struct StepRow<'a> {
+    x: &'a [f32],
+    y: &'a mut [f32],
+    tail: &'a mut [f32],
+    taps: &'a [f32],
+    sizes: Sizes,
+}
+
+impl StepRow<'_> {
+    fn run(self, level: Level) {
+        let row = Row {
+            x: self.x,
+            before: self.tail,
+            taps: self.taps,
+            sizes: self.sizes,
+        };
+        forward_row(level, row, self.y);
+        self.tail.copy_within(self.x.len().., 0);
+        let kept = self.tail.len() - self.x.len();
+        self.tail[kept..].copy_from_slice(self.x);
+    }
+}
+
+/// `silu(conv(x))` and the next tail of one convolution after the other, for fewer tokens than a tail holds. Tails are written
+/// over where nobody else has a share in them.
+pub(crate) fn step(inputs: Vec<Primitive>) -> Vec<Primitive> {
+    let mut inputs = inputs.into_iter();
+    let mut steps = Vec::new();
+    while let (Some(x), Some(weight), Some(tail)) = (inputs.next(), inputs.next(), inputs.next()) {
+        steps.push(Step::new([x, weight, tail]));
+    }
+    let level = Level::detect();
+    let values: usize = steps.iter().map(|step| step.y.len()).sum();
+    let rows = steps.iter_mut().flat_map(Step::rows);
+    match values < ALONE {
+        true => rows.for_each(|row| row.run(level)),
+        false => {
+            let rows: Vec<_> = rows.collect();
+            rows.into_par_iter().for_each(|row| row.run(level));
+        }
+    }
+    steps.into_iter().flat_map(Step::results).collect()
 }
 
 /// Gradients of `x`, `weight` and `tail`.

@@ -18,6 +18,7 @@ pub use tensors::{short_conv, short_conv_packed};
 
 use crate::borders::Borders;
 use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
+use burn::backend::{Dispatch, tensor::FloatTensor};
 use burn::tensor::{Tensor, activation, assert_shape};
 
 /// `silu(short_conv(x))` and the next tail: a native kernel where the device has one, else
@@ -58,7 +59,8 @@ pub struct Conv {
     pub tail: Tensor<3>,
 }
 
-/// [`short_conv_silu_packed`] of some convolutions of the same tokens, on a GPU in the launches of one.
+/// [`short_conv_silu_packed`] of some convolutions of the same tokens, on a GPU in the launches of one. On a CPU fewer
+/// tokens than a tail holds are moved into tails that nobody shares.
 ///
 /// # Panics
 ///
@@ -71,21 +73,46 @@ pub fn short_conv_silu_each(convs: Vec<Conv>, borders: &Borders) -> Vec<(Tensor<
     };
     let same = convs.iter().all(|conv| sizes(conv) == sizes(&convs[0]));
     let most = operator::MOST_INPUTS / 3;
+    if same && borders.is_none() && convs.iter().all(is_step) {
+        return stepped(convs);
+    }
     if !same || convs.len() > most || !borders.is_none() || !is_on_gpu(&convs) {
         let one = |conv| alone(conv, borders);
         return convs.into_iter().map(one).collect();
     }
     let n = convs.len();
+    let mut results = operator::run(EachConvSilu, inputs(convs, |tail| tail));
+    let outputs: Vec<_> = (0..n).map(|_| results.take()).collect();
+    outputs.into_iter().map(|y| (y, results.take())).collect()
+}
+
+/// Inputs, taps and tail of one convolution after the other, tails as `turned`.
+#[track_caller]
+fn inputs(convs: Vec<Conv>, turned: impl Fn(Tensor<3>) -> Tensor<3>) -> Vec<FloatTensor<Dispatch>> {
     let inputs = convs.into_iter().flat_map(|Conv { x, weight, tail }| {
         let ([b, _, channels], [_, kernel]) = (x.dims(), weight.dims());
         assert_shape!(weight, [channels, kernel]);
         assert_shape!(tail, [b, channels, kernel - 1]);
-        let (weight, tail) = (weight.into_dispatch(), tail.into_dispatch());
+        let (weight, tail) = (weight.into_dispatch(), turned(tail).into_dispatch());
         [x.into_dispatch(), weight, tail]
     });
-    let mut results = operator::run(EachConvSilu, inputs.collect());
-    let outputs: Vec<_> = (0..n).map(|_| results.take()).collect();
-    outputs.into_iter().map(|y| (y, results.take())).collect()
+    inputs.collect()
+}
+
+/// Whether it is a few tokens without gradients on a CPU.
+fn is_step(conv: &Conv) -> bool {
+    let ([_, t, _], [_, kernel], device) = (conv.x.dims(), conv.weight.dims(), conv.x.device());
+    0 < t && t + 1 < kernel && !device.is_autodiff() && operator::on_cpu(&device)
+}
+
+/// A few tokens of each. The tails lie with their channels together, as a step reads and leaves them.
+#[track_caller]
+fn stepped(convs: Vec<Conv>) -> Vec<(Tensor<3>, Tensor<3>)> {
+    let n = convs.len();
+    let turned = |tail: Tensor<3>| tail.swap_dims(1, 2);
+    let mut results = operator::run(ConvSiluStep, inputs(convs, turned));
+    let mut pair = || (results.take(), turned(results.take()));
+    (0..n).map(|_| pair()).collect()
 }
 
 /// Whether all of them are in the reach of a GPU's kernels.
@@ -140,6 +167,17 @@ impl Operator for ConvSilu {
         |self, [x, weight, tail]| [cpu::forward([x, weight, tail], &self.0)];
         |self, [x, weight, tail], [d_y]| cpu::backward([x, weight, tail], d_y, &self.0)
     }
+}
+
+/// Inputs, taps and tail `[B, kernel − 1, channels]` of one convolution after the other to `silu(conv(x))` and the next tail of
+/// each, for a few tokens on the CPU.
+#[derive(Clone, Debug)]
+struct ConvSiluStep;
+
+impl Operator for ConvSiluStep {
+    const NAME: &'static str = "short_conv_silu_step";
+
+    cpu_kernel!(|self, inputs| cpu::step(inputs));
 }
 
 /// Inputs, taps and tail of one convolution after the other to `silu(conv(x))` of each and all next tails, on GPUs.
