@@ -414,12 +414,16 @@ fn tile<const FMA: bool, const R: usize, const C: usize, N: Number>(
     for at in (0..whole).step_by(LANES) {
         let mut values = [[0f32; LANES]; C];
         for (c, (values, w)) in values.iter_mut().zip(&w).enumerate() {
-            *values = N::lanes(w, at);
-            // A column is too short for the machine to see where the next ones are.
-            prefetch(weights, (column + C + c) * stride + at);
+            // SAFETY: `at + LANES <= whole`, and the slices of `w` have `width` values.
+            *values = unsafe { N::lanes_there(w, at) };
+            if row == 0 {
+                // A column is too short for the machine to see where the next ones are.
+                prefetch(weights, (column + C + c) * stride + at);
+            }
         }
         for (sums, x) in sums.iter_mut().zip(&x) {
-            let x = lanes(x, at);
+            // SAFETY: as above.
+            let x = unsafe { f32::lanes_there(x, at) };
             for (sums, values) in sums.iter_mut().zip(&values) {
                 for l in 0..LANES {
                     sums[l] = multiply_add::<FMA>(x[l], values[l], sums[l]);

@@ -19,6 +19,13 @@ pub(super) trait Number: Copy + Sync {
 
     /// [`LANES`] of them from `at` on.
     fn lanes(x: &[Self], at: usize) -> Lanes;
+
+    /// As [`lanes`](Self::lanes), unchecked: a loop that may panic keeps its sums in memory.
+    ///
+    /// # Safety
+    ///
+    /// There must be as many.
+    unsafe fn lanes_there(x: &[Self], at: usize) -> Lanes;
 }
 
 impl Number for f32 {
@@ -30,6 +37,12 @@ impl Number for f32 {
     #[inline(always)]
     fn lanes(x: &[f32], at: usize) -> Lanes {
         *lanes(x, at)
+    }
+
+    #[inline(always)]
+    unsafe fn lanes_there(x: &[f32], at: usize) -> Lanes {
+        // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
+        unsafe { *x.as_ptr().add(at).cast::<Lanes>() }
     }
 }
 
@@ -43,6 +56,17 @@ impl Number for bf16 {
     fn lanes(x: &[bf16], at: usize) -> Lanes {
         let mut wide = [0f32; LANES];
         for (wide, x) in wide.iter_mut().zip(&x[at..at + LANES]) {
+            *wide = x.widened();
+        }
+        wide
+    }
+
+    #[inline(always)]
+    unsafe fn lanes_there(x: &[bf16], at: usize) -> Lanes {
+        // SAFETY: the caller's promise; an array of bf16 has the alignment of bf16.
+        let values = unsafe { &*x.as_ptr().add(at).cast::<[bf16; LANES]>() };
+        let mut wide = [0f32; LANES];
+        for (wide, x) in wide.iter_mut().zip(values) {
             *wide = x.widened();
         }
         wide
