@@ -131,20 +131,20 @@ impl Scratch {
 
     /// `p` of a step: the product of its `factors` of `gram`.
     fn polynomial(&mut self, factors: &[[f64; 3]], gram: &Matrix, p: &mut Matrix) {
-        let mut square = std::mem::replace(&mut self.square, Matrix::zeros(0, 0));
-        self.symmetric(gram, gram, &mut square);
-        for (i, factor) in factors.iter().enumerate() {
-            if i == 0 {
-                p.quadratic(*factor, gram, &square);
-                continue;
-            }
-            let mut next = std::mem::replace(&mut self.factor, Matrix::zeros(0, 0));
-            next.quadratic(*factor, gram, &square);
-            self.lower.lower_product(self.level, [&next, &*p]);
-            p.mirrored(self.level, &self.lower);
-            self.factor = next;
+        let Scratch {
+            level,
+            lower,
+            square,
+            factor,
+        } = self;
+        lower.lower_product(*level, [gram, gram]);
+        square.mirrored(*level, lower);
+        p.quadratic(factors[0], gram, square);
+        for coefficients in &factors[1..] {
+            factor.quadratic(*coefficients, gram, square);
+            lower.lower_product(*level, [factor, p]);
+            p.mirrored(*level, lower);
         }
-        self.square = square;
     }
 }
 
