@@ -5,9 +5,9 @@ use burn::tensor::{DType, Device};
 use infinity_kernels::newton_schulz::{newton_schulz, reference, tensors};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
-/// The iteration multiplies a small singular value by up to 120, and its rounding with it; and as its polynomials swing around 1,
-/// the derivative of what it makes of a value times that value is up to 76: so many times ten products' roundings of 6e-8.
-/// Worst RMS ratio on Flex, 2026-11-28: 9.5e-6.
+/// The iteration multiplies a small singular value by up to 279, and its rounding with it; and as its polynomials swing around 1,
+/// the derivative of what it makes of a value times that value is up to 133: so many times twelve products' roundings of 6e-8.
+/// Worst RMS ratio on Flex, 2026-11-28: 3.2e-5.
 const TOL: Tol = Tol {
     rms_ratio: 1e-4,
     worst_over_rms: 20.0,
@@ -15,7 +15,7 @@ const TOL: Tol = Tol {
 };
 
 fn matches_the_reference(device: &Device) {
-    // Ten in a row, and small singular values magnify what the first of them lost.
+    // Twelve in a row, and small singular values magnify what the first of them lost.
     let tol = TOL.of_products(device, 25);
     for [rows, columns] in [
         [1, 1],
@@ -91,11 +91,11 @@ fn every_singular_value_from_the_smallest_on_comes_near_one() {
         let rest = (1.0 - value * value).sqrt();
         reference::forward([2, 2], &[value, 0.0, 0.0, rest])[0]
     };
-    let values = (0..=2_000).map(|i| 0.0092 * (1.0f64 / 0.0092).powf(f64::from(i) / 2_000.0));
+    let values = (0..=2_000).map(|i| 0.0045 * (1.0f64 / 0.0045).powf(f64::from(i) / 2_000.0));
     for value in values {
         assert!((0.77..1.2).contains(&of(value)), "{value}: {}", of(value));
     }
-    assert!((0.1..0.13).contains(&of(0.001)) && of(1e-6) < 1.3e-4);
+    assert!((0.2..0.3).contains(&of(0.001)) && of(1e-6) < 3e-4);
 }
 
 #[test]

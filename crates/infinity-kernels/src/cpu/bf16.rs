@@ -17,8 +17,6 @@ const TILE: [usize; 2] = [12, 32];
 const DEPTH: usize = 256;
 /// Most rows of a thread's piece of work.
 const ROWS: usize = 96;
-/// Pairs along the sum that a thread packs of all tiles before it goes on: rows of a factor are read from one end to the other.
-const PIECE: usize = 16;
 /// Numbers of the right factor that are packed at once, and stay in the last-level cache.
 const PACKED: usize = 1 << 20;
 
@@ -191,42 +189,6 @@ unsafe fn written(
     unsafe { values.assume_init() }.into_vec()
 }
 
-/// [`written`] of tiles of `size` values, of which a piece is [`PIECE`] rows of `width`; the same piece of all tiles is one
-/// thread's. `write` gets tile and piece.
-///
-/// # Safety
-///
-/// As [`written`].
-unsafe fn written_across(
-    len: usize,
-    [size, width]: [usize; 2],
-    write: impl Fn([usize; 2], &mut [MaybeUninit<u32>]) + Sync,
-) -> Vec<u32> {
-    let mut values = Box::new_uninit_slice(len);
-    let mut pieces: Vec<Vec<&mut [MaybeUninit<u32>]>> = Vec::new();
-    pieces.resize_with(size.div_ceil(PIECE * width), Vec::new);
-    for tile in values.chunks_mut(size.max(1)) {
-        let parts = tile.chunks_mut(PIECE * width);
-        pieces
-            .iter_mut()
-            .zip(parts)
-            .for_each(|(all, part)| all.push(part));
-    }
-    pieces.into_par_iter().enumerate().for_each(|(i, tiles)| {
-        for (j, to) in tiles.into_iter().enumerate() {
-            write([j, i], to);
-        }
-    });
-    // SAFETY: the pieces of the tiles are all of it, and by the caller's promise each is written.
-    unsafe { values.assume_init() }.into_vec()
-}
-
-/// `x` from piece `i` of its rows of `stride` on, and how many of `depth` rows the piece has.
-fn piece_of<T>(x: &[T], stride: usize, depth: usize, i: usize) -> (&[T], usize) {
-    let from = 2 * PIECE * i;
-    (&x[from * stride..], (depth - from).min(2 * PIECE))
-}
-
 impl Rounded {
     /// `x` `[rows, depth]`, of which rows or columns lie together.
     ///
@@ -255,13 +217,12 @@ impl Rounded {
                 assert_eq!(x.row, 1, "neither rows nor columns lie together");
                 let tiles = rows.div_ceil(TILE[0]);
                 let size = TILE[0] * pairs;
-                let write = |[j, i]: [usize; 2], to: &mut [MaybeUninit<u32>]| {
-                    let width = TILE[0].min(rows - j * TILE[0]);
-                    let (values, depth) = piece_of(&x.data[j * TILE[0]..], x.col, depth, i);
-                    pack_tile_rows(level, values, x.col, [width, depth], to);
+                let write = |i, to: &mut [MaybeUninit<u32>]| {
+                    let width = TILE[0].min(rows - i * TILE[0]);
+                    pack_tile_rows(level, &x.data[i * TILE[0]..], x.col, [width, depth], to);
                 };
-                // SAFETY: each piece of a tile is written, with zeros where it has no rows.
-                unsafe { written_across(tiles * size, [size, TILE[0]], write) }
+                // SAFETY: each tile is written, with zeros where it has no rows.
+                unsafe { written(tiles * size, size, write) }
             }
         };
         Rounded {
@@ -332,28 +293,19 @@ impl Rounded {
             .clamp(TILE[0], ROWS);
         for start in (0..n).step_by(at_once) {
             let columns = at_once.min(n - start);
-            let width = |j| TILE[1].min(columns - j * TILE[1]);
-            let len = columns.div_ceil(TILE[1]) * size;
-            let packed = match right.col {
-                1 => {
-                    let write = |[j, i]: [usize; 2], to: &mut [MaybeUninit<u32>]| {
-                        let x = &right.data[start + j * TILE[1]..];
-                        let (x, depth) = piece_of(x, right.row, self.depth, i);
-                        pack_tile_columns(level, x, right.row, [width(j), depth], to);
-                    };
-                    // SAFETY: each piece of a tile is written, with zeros where it has no columns.
-                    unsafe { written_across(len, [size, TILE[1]], write) }
-                }
-                _ => {
-                    assert_eq!(right.row, 1, "neither rows nor columns lie together");
-                    let write = |j, to: &mut [MaybeUninit<u32>]| {
-                        let x = &right.data[(start + j * TILE[1]) * right.col..];
-                        pack_along_rows(level, x, right.col, [width(j), self.depth], to);
-                    };
-                    // SAFETY: each tile is written, with zeros where it has no columns.
-                    unsafe { written(len, size, write) }
+            let write = |j, to: &mut [MaybeUninit<u32>]| {
+                let (from, width) = (start + j * TILE[1], TILE[1].min(columns - j * TILE[1]));
+                let (x, size) = (&right.data[from * right.col..], [width, self.depth]);
+                match right.col {
+                    1 => pack_tile_columns(level, x, right.row, size, to),
+                    _ => {
+                        assert_eq!(right.row, 1, "neither rows nor columns lie together");
+                        pack_along_rows(level, x, right.col, size, to);
+                    }
                 }
             };
+            // SAFETY: each tile is written, with zeros where it has no columns.
+            let packed = unsafe { written(columns.div_ceil(TILE[1]) * size, size, write) };
             let blocks = out.par_chunks_mut(block * n).enumerate();
             blocks.for_each(|(b, out)| {
                 for first in (0..pairs).step_by(DEPTH) {

@@ -5,7 +5,7 @@ use super::rule::Muon;
 use crate::gpu::many::{Places, in_a_launch};
 use crate::gpu::sums::over_lanes;
 use crate::gpu::{UNITS, contiguous, cubes, cubes_of_units, empty, units};
-use crate::newton_schulz::reference::{SMALLEST_NORM, STEPS};
+use crate::newton_schulz::reference::{COEFFICIENTS, SMALLEST_NORM};
 use burn::backend::{TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
@@ -292,29 +292,27 @@ impl Call {
             self.is_tall(),
             CUBES,
         );
-        for factors in STEPS {
+        for [a, b, c] in COEFFICIENTS {
             let transposed = CubeBackend::float_swap_dims(x.clone(), 1, 2);
             let gram = CubeBackend::float_matmul(x.clone(), transposed);
             let square = CubeBackend::float_matmul(gram.clone(), gram.clone());
             let [gram, square] = [gram, square].map(|x| contiguous(x, DType::F32));
-            for &[a, b, c] in factors {
-                let p = empty(of, [n, side, side], DType::F32);
-                let len = n * side * side;
-                polynomial_units::launch(
-                    &of.client,
-                    cubes_of_units(len),
-                    units(),
-                    gram.clone().into_buffer_arg(),
-                    square.clone().into_buffer_arg(),
-                    p.clone().into_buffer_arg(),
-                    a as f32,
-                    b as f32,
-                    c as f32,
-                    side,
-                    len,
-                );
-                x = CubeBackend::float_matmul(p, x);
-            }
+            let p = empty(of, [n, side, side], DType::F32);
+            let len = n * side * side;
+            polynomial_units::launch(
+                &of.client,
+                cubes_of_units(len),
+                units(),
+                gram.into_buffer_arg(),
+                square.into_buffer_arg(),
+                p.clone().into_buffer_arg(),
+                a as f32,
+                b as f32,
+                c as f32,
+                side,
+                len,
+            );
+            x = CubeBackend::float_matmul(p, x);
         }
         contiguous(x, DType::F32)
     }

@@ -1,7 +1,7 @@
 //! The iteration on the CPU: rows in blocks over the threads, symmetric products by their lower half, and for a matrix
 //! that is not square all but the first and the last product on its Gram matrix.
 
-use super::reference::{SMALLEST_NORM, STEPS};
+use super::reference::{COEFFICIENTS, SMALLEST_NORM};
 use crate::cpu::gemm;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::simd::{LANES, Level, padded};
@@ -53,8 +53,14 @@ impl Matrix {
         });
     }
 
-    /// On and below the diagonal, becomes `left · right`, which is symmetric.
-    fn lower_product(&mut self, level: Level, [left, right]: [&Matrix; 2]) {
+    /// On and below the diagonal, becomes `keep + factor · left · right`, which is symmetric.
+    fn lower_product(
+        &mut self,
+        level: Level,
+        [left, right]: [&Matrix; 2],
+        factor: f32,
+        keep: Option<(f32, &Matrix)>,
+    ) {
         let stride = self.stride;
         self.blocks(|first, out| {
             let rows = out.len() / stride;
@@ -63,8 +69,10 @@ impl Matrix {
                 left: Left::rows(&left.data[first * left.stride..], left.stride),
                 right: right.right(),
                 part: Part::Whole,
-                keep: Keep::Nothing,
-                scale: None,
+                keep: keep.map_or(Keep::Nothing, |(keep, other)| {
+                    Keep::Other(keep, &other.data[first * stride..])
+                }),
+                scale: Some(&[factor; BLOCK]),
             };
             multiply(level, &product, out, stride);
         });
@@ -86,65 +94,39 @@ impl Matrix {
         });
     }
 
-    /// Becomes `a + b gram + c square`.
-    fn quadratic(&mut self, [a, b, c]: [f64; 3], gram: &Matrix, square: &Matrix) {
-        let [a, b, c] = [a, b, c].map(|coefficient| coefficient as f32);
-        for ((x, gram), square) in self.data.iter_mut().zip(&gram.data).zip(&square.data) {
-            *x = b * gram + c * square;
+    fn copy(&self) -> Matrix {
+        Matrix {
+            data: self.data.clone(),
+            ..*self
         }
-        let diagonal = self.data.iter_mut().step_by(self.stride + 1);
-        diagonal.take(self.rows).for_each(|x| *x += a);
     }
 
-    /// `self = left · self`: its rows may lie a power of two apart, and large products pack them.
-    fn product(&mut self, left: &Matrix) {
-        let size = [left.rows, self.stride, left.columns];
-        let [left, right] = [left, &*self].map(|x| Left::rows(&x.data, x.stride));
+    fn add_to_diagonal(&mut self, value: f32) {
+        let diagonal = self.data.iter_mut().step_by(self.stride + 1);
+        diagonal.take(self.rows).for_each(|x| *x += value);
+    }
+
+    /// `self = left · right`, for a wide `right`: its rows may lie a power of two apart, and large products pack them.
+    fn product(&mut self, left: &Matrix, right: &Matrix) {
+        let size = [left.rows, right.stride, left.columns];
+        let [left, right] = [left, right].map(|x| Left::rows(&x.data, x.stride));
         self.data = gemm::product(size, left, right);
     }
-}
 
-/// Scratch for matrices of one size.
-struct Scratch {
-    level: Level,
-    lower: Matrix,
-    square: Matrix,
-    factor: Matrix,
-}
-
-impl Scratch {
-    fn new(level: Level, n: usize) -> Self {
-        let [lower, square, factor] = [0; 3].map(|_| Matrix::zeros(n, n));
-        Scratch {
-            level,
-            lower,
-            square,
-            factor,
-        }
-    }
-
-    /// `out = left · right`, which is symmetric.
-    fn symmetric(&mut self, left: &Matrix, right: &Matrix, out: &mut Matrix) {
-        self.lower.lower_product(self.level, [left, right]);
-        out.mirrored(self.level, &self.lower);
-    }
-
-    /// `p` of a step: the product of its `factors` of `gram`.
-    fn polynomial(&mut self, factors: &[[f64; 3]], gram: &Matrix, p: &mut Matrix) {
-        let Scratch {
-            level,
-            lower,
-            square,
-            factor,
-        } = self;
-        lower.lower_product(*level, [gram, gram]);
-        square.mirrored(*level, lower);
-        p.quadratic(factors[0], gram, square);
-        for coefficients in &factors[1..] {
-            factor.quadratic(*coefficients, gram, square);
-            lower.lower_product(*level, [factor, p]);
-            p.mirrored(*level, lower);
-        }
+    /// `self = keep · right + left · right`.
+    fn add_product(&mut self, level: Level, keep: f32, left: &Matrix, right: &Matrix) {
+        let stride = self.stride;
+        self.blocks(|first, out| {
+            let product = Product {
+                size: [out.len() / stride, stride, left.columns],
+                left: Left::rows(&left.data[first * left.stride..], left.stride),
+                right: right.right(),
+                part: Part::Whole,
+                keep: Keep::Other(keep, &right.data[first * stride..]),
+                scale: None,
+            };
+            multiply(level, &product, out, stride);
+        });
     }
 }
 
@@ -185,47 +167,58 @@ fn normalised(level: Level, g: &[f32], [rows, columns]: [usize; 2]) -> Matrix {
 
 fn iterate(level: Level, mut x: Matrix) -> Matrix {
     let (rows, columns) = (x.rows, x.columns);
-    let mut scratch = Scratch::new(level, rows);
     let mut x_t = Matrix::zeros(columns, rows);
-    let [mut gram, mut p] = [0; 2].map(|_| Matrix::zeros(rows, rows));
-    for factors in STEPS {
+    let [mut lower, mut gram, mut both] = [0; 3].map(|_| Matrix::zeros(rows, rows));
+    let mut next = Matrix::zeros(rows, columns);
+    for step in COEFFICIENTS {
+        let [a, b, c] = step.map(|coefficient| coefficient as f32);
         x_t.transpose_of(level, &x);
-        scratch.symmetric(&x, &x_t, &mut gram);
-        scratch.polynomial(factors, &gram, &mut p);
-        x.product(&p);
+        lower.lower_product(level, [&x, &x_t], 1.0, None);
+        gram.mirrored(level, &lower);
+        lower.lower_product(level, [&gram, &gram], c, Some((b, &gram)));
+        both.mirrored(level, &lower);
+        next.add_product(level, a, &both, &x);
+        std::mem::swap(&mut x, &mut next);
     }
     x
 }
 
-/// [`iterate`] on the Gram matrix `A = X Xᵀ` alone: a step is `X ← P X` with `P` a polynomial of `A`, so it takes `A` to
+/// [`iterate`] on the Gram matrix `A = X Xᵀ` alone: a step is `X ← P X` with `P = a + b A + c A²`, so it takes `A` to
 /// `P A P`, and the product of all `P` meets `X` once. All of these are polynomials of the first `A`: they are symmetric
 /// and their products too, so half of each is computed, however wide `X` is.
-fn iterate_gram(level: Level, mut x: Matrix) -> Matrix {
+fn iterate_gram(level: Level, x: &Matrix) -> Matrix {
     let (rows, columns) = (x.rows, x.columns);
-    let mut scratch = Scratch::new(level, rows);
     let square = || Matrix::zeros(rows, rows);
-    let (mut gram, mut p, mut both) = (square(), square(), square());
+    let (mut lower, mut gram, mut p, mut both) = (square(), square(), square(), square());
     let mut x_t = Matrix::zeros(columns, rows);
-    x_t.transpose_of(level, &x);
-    scratch.symmetric(&x, &x_t, &mut gram);
+    x_t.transpose_of(level, x);
+    lower.lower_product(level, [x, &x_t], 1.0, None);
     drop(x_t);
-    let mut all = square();
-    for (step, factors) in STEPS.into_iter().enumerate() {
-        scratch.polynomial(factors, &gram, &mut p);
-        match step {
-            0 => all.data.copy_from_slice(&p.data),
-            _ => {
-                scratch.symmetric(&p, &all, &mut both);
-                std::mem::swap(&mut all, &mut both);
+    gram.mirrored(level, &lower);
+    let mut all: Option<Matrix> = None;
+    for (step, coefficients) in COEFFICIENTS.into_iter().enumerate() {
+        let [a, b, c] = coefficients.map(|coefficient| coefficient as f32);
+        lower.lower_product(level, [&gram, &gram], c, Some((b, &gram)));
+        p.mirrored(level, &lower);
+        p.add_to_diagonal(a);
+        match &mut all {
+            None => all = Some(p.copy()),
+            Some(all) => {
+                lower.lower_product(level, [&p, &*all], 1.0, None);
+                all.mirrored(level, &lower);
             }
         }
-        if step + 1 < STEPS.len() {
-            scratch.symmetric(&p, &gram, &mut both);
-            scratch.symmetric(&both, &p, &mut gram);
+        if step + 1 < COEFFICIENTS.len() {
+            lower.lower_product(level, [&p, &gram], 1.0, None);
+            both.mirrored(level, &lower);
+            lower.lower_product(level, [&both, &p], 1.0, None);
+            gram.mirrored(level, &lower);
         }
     }
-    x.product(&all);
-    x
+    let all = all.expect("at least one step");
+    let mut result = Matrix::zeros(rows, columns);
+    result.product(&all, x);
+    result
 }
 
 /// The iteration for one matrix.
@@ -243,7 +236,7 @@ pub(crate) fn forward(g: Primitive) -> Primitive {
         // A step on the Gram matrix has three symmetric products of its size more and two of the other size fewer.
         let x = match rows == columns {
             true => iterate(level, x),
-            false => iterate_gram(level, x),
+            false => iterate_gram(level, &x),
         };
         if rows <= columns {
             return x;

@@ -1,6 +1,6 @@
 //! The iteration on tensors, on any device.
 
-use super::reference::{SMALLEST_NORM, STEPS};
+use super::reference::{COEFFICIENTS, SMALLEST_NORM};
 use burn::tensor::Tensor;
 
 /// As [`newton_schulz`](super::newton_schulz()).
@@ -10,12 +10,10 @@ pub fn newton_schulz(g: Tensor<2>) -> Tensor<2> {
     let g = if tall { g.transpose() } else { g };
     let norm: Tensor<2> = g.clone().square().sum().sqrt().unsqueeze();
     let mut x = g / norm.clamp_min(SMALLEST_NORM);
-    for factors in STEPS {
+    for [a, b, c] in COEFFICIENTS {
         let gram = x.clone().matmul(x.clone().transpose());
         let square = gram.clone().matmul(gram.clone());
-        for &[a, b, c] in factors {
-            x = x.clone() * a + (gram.clone() * b + square.clone() * c).matmul(x);
-        }
+        x = x.clone() * a + (gram * b + square * c).matmul(x);
     }
     if tall { x.transpose() } else { x }
 }
