@@ -39,6 +39,7 @@ impl Number for f32 {
         *lanes(x, at)
     }
 
+    // SAFETY: who calls it promises what the trait asks for.
     #[inline(always)]
     unsafe fn lanes_there(x: &[f32], at: usize) -> Lanes {
         // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
@@ -61,6 +62,7 @@ impl Number for bf16 {
         wide
     }
 
+    // SAFETY: who calls it promises what the trait asks for.
     #[inline(always)]
     unsafe fn lanes_there(x: &[bf16], at: usize) -> Lanes {
         // SAFETY: the caller's promise; an array of bf16 has the alignment of bf16.
