@@ -28,7 +28,7 @@ layer_config! {
         kernel_type: KernelType, qk_norm: QkNorm, use_rotary_embeddings: bool,
         rotary_fraction: f64, rotary_embedding_base: f64, memory_update: MemoryUpdate,
         use_multi_scale_memory: bool, num_memory_scales: usize, memory_routing: MemoryRouting, decay: Decay,
-        max_half_life: Option<f64>, allow_neg_eigval: bool, write_bias: f64, use_gating: bool, gate_init_bias: f64, use_output_gate: bool,
+        max_half_life: Option<f64>, allow_neg_eigval: bool, use_gating: bool, gate_init_bias: f64, use_output_gate: bool,
         output_gate_act: config::OutputGateAct, o_norm_eps: Option<f64>, qk_l2_eps: f64,
         linear_num_key_heads: Option<usize>, linear_num_value_heads: Option<usize>,
         linear_key_head_dim: Option<usize>, linear_value_head_dim: Option<usize>,

@@ -151,9 +151,6 @@ model_config! {
     /// Whether the write strength reaches 2 instead of 1, so that a write may turn what the memory says
     /// of its key around; delta writes only.
     allow_neg_eigval: bool = false;
-    /// Added to the input of the sigmoid that a write's strength is: below 0, a memory begins with weak writes, which
-    /// leave more of what it holds.
-    write_bias: f64 = 0.0, -15.0..=15.0;
     /// Whether memory states stand beside the context state. One state whose heads have more numbers in a key
     /// holds more in as many bytes.
     use_multi_scale_memory: bool = false;

@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn every_size_has_limits() {
-        let breaks: [fn(&mut ModelConfig); 15] = [
+        let breaks: [fn(&mut ModelConfig); 14] = [
             |c| c.hidden_size = 0,
             |c| c.num_hidden_layers = 0,
             |c| c.num_attention_heads = 0,
@@ -296,7 +296,6 @@ mod tests {
             |c| c.max_position_embeddings = 0,
             |c| c.max_half_life = Some(1.0),
             |c| c.gate_init_bias = f64::INFINITY,
-            |c| c.write_bias = -16.0,
             |c| c.initializer_range = -0.02,
             |c| c.attention_probs_dropout_prob = -0.1,
         ];

@@ -54,7 +54,6 @@ impl ModelConfig {
             rotary_embedding_base: 10_000.0,
             memory_update: MemoryUpdate::Delta,
             allow_neg_eigval: false,
-            write_bias: 0.0,
             use_multi_scale_memory: true,
             num_memory_scales: 3,
             memory_routing: MemoryRouting::Input,

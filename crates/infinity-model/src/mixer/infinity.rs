@@ -43,7 +43,7 @@ layer_config! {
         memory_update: MemoryUpdate, use_multi_scale_memory: bool, num_memory_scales: usize,
         memory_routing: MemoryRouting, decay: Decay, max_half_life: Option<f64>, use_gating: bool,
         gate_init_bias: f64,
-        allow_neg_eigval: bool, write_bias: f64, use_output_gate: bool, output_gate_act: OutputGateAct,
+        allow_neg_eigval: bool, use_output_gate: bool, output_gate_act: OutputGateAct,
         linear_num_key_heads: Option<usize>, linear_num_value_heads: Option<usize>,
         linear_key_head_dim: Option<usize>, linear_value_head_dim: Option<usize>,
         o_norm_eps: Option<f64>, qk_l2_eps: f64, initializer_range: f64, layer_norm_eps: f64,
@@ -357,8 +357,6 @@ pub struct Gates {
     routing: Option<Routing>,
     memory_gate_proj: Option<Linear>,
     #[module(skip)]
-    write_bias: f64,
-    #[module(skip)]
     rule: GateRule,
 }
 
@@ -440,7 +438,6 @@ impl Gates {
             memory_gate_proj: config
                 .has_memory_gate()
                 .then(|| init.linear_with_bias(width, h, config.gate_init_bias)),
-            write_bias: config.write_bias,
             rule: GateRule {
                 n_heads: h,
                 n_states: s,
@@ -490,25 +487,6 @@ impl Gates {
         }
     }
 
-    /// `projections` `[B, T, N]` with `write_bias` added to those of the write strengths.
-    fn biased_writes(&self, projections: Tensor<3>) -> Tensor<3> {
-        if self.write_bias == 0.0 {
-            return projections;
-        }
-        let (h, s, n) = (self.rule.n_heads, self.rule.n_states, projections.dims()[2]);
-        let start = self.decay_proj.as_ref().map_or(0, |_| h * s);
-        let columns = [(0, start), (start, h), (start + h, n - start - h)];
-        let parts = columns.into_iter().filter(|(_, len)| *len > 0);
-        let parts = parts.map(|(at, len)| {
-            let part = projections.clone().narrow(2, at, len);
-            match at == start {
-                true => part + self.write_bias,
-                false => part,
-            }
-        });
-        Tensor::cat(parts.collect(), 2)
-    }
-
     /// All gates for the normed input times the weights of all [`projections`](Self::projections), `[B, T, N]`.
     fn values(&self, projections: Tensor<3>) -> GateValues {
         let (h, s) = (self.rule.n_heads, self.rule.n_states);
@@ -518,7 +496,7 @@ impl Gates {
         let biases = biases.flat_map(|proj| &proj.bias).map(|bias| bias.val());
         let biases: Vec<Tensor<1>> = dt_bias.chain(biases).collect();
         let inputs = GateInputs {
-            projections: self.biased_writes(projections.cast(DType::F32)),
+            projections: projections.cast(DType::F32),
             a_log: match &self.A_log {
                 Some(a_log) => a_log.val(),
                 None => Tensor::zeros([h, s], &device),
@@ -545,33 +523,5 @@ mod tests {
             assert!((life - expected).abs() < 1e-9, "{lives:?}");
         }
         assert_eq!(half_lives(1, 1, [4.0, 64.0]), [4.0]);
-    }
-
-    #[test]
-    fn a_write_bias_reaches_the_write_strengths_alone() {
-        use burn::tensor::{Device, Distribution};
-        let device = Device::flex();
-        for (decay, first) in [(Decay::Adaptive, 4), (Decay::None, 0)] {
-            let config = ModelConfig {
-                num_attention_heads: 2,
-                use_multi_scale_memory: true,
-                num_memory_scales: 1,
-                write_bias: -1.5,
-                decay,
-                ..ModelConfig::new(11).with_hidden_size(16)
-            };
-            let gates = Gates::new(&config, &mut Init::new(1, 0.02, &device));
-            let n = gates.projections().map(|proj| proj.weight.dims()[1]).sum();
-            let before = Tensor::random([1, 3, n], Distribution::Default, &device);
-            let added = gates.biased_writes(before.clone()) - before;
-            let added: Vec<f32> = added.into_data().iter().collect();
-            for (i, found) in added.into_iter().enumerate() {
-                let expected = match (first..first + 2).contains(&(i % n)) {
-                    true => -1.5,
-                    false => 0.0,
-                };
-                assert!((found - expected).abs() < 1e-6, "{i}: {found}");
-            }
-        }
     }
 }

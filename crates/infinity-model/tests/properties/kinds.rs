@@ -126,7 +126,6 @@ pub(crate) fn kinds() -> [(&'static str, ModelConfig); KINDS] {
             "writes that turn around",
             ModelConfig {
                 allow_neg_eigval: true,
-                write_bias: -1.5,
                 ..small()
             },
         ),

@@ -139,7 +139,6 @@ fn every_switch_moves_the_logits() {
             Box::new(|c| c.use_rotary_embeddings = true),
         ),
         ("allow_neg_eigval", Box::new(|c| c.allow_neg_eigval = true)),
-        ("write_bias", Box::new(|c| c.write_bias = -2.0)),
     ];
     let tokens = tokens(&mut Random(8), 1, 40);
     let unflipped = ModelConfig {
