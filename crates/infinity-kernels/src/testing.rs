@@ -303,9 +303,56 @@ pub fn assert_close(case: &str, name: &str, actual: &[f64], expected: &[f64], to
     }
 }
 
+/// Refuses what a bench would pass over without a word: every argument is one of `flags`, those that end in `=` with a value
+/// after them. Errors name the argument and the flags there are.
+pub fn check_flags(flags: &[&str]) -> Result<(), String> {
+    // Cargo adds `--bench` to the arguments of every bench, and `cargo xtask bench` needs no `--` before them.
+    let args = std::env::args().skip(1);
+    check_arguments(flags, args.filter(|arg| arg != "--bench" && arg != "--"))
+}
+
+fn check_arguments(flags: &[&str], mut args: impl Iterator<Item = String>) -> Result<(), String> {
+    while let Some(arg) = args.next() {
+        if flags.contains(&arg.as_str()) {
+            continue;
+        }
+        if !flags
+            .iter()
+            .any(|flag| flag.strip_suffix('=') == Some(&arg))
+        {
+            let known = flags.join(" ").replace('=', " VALUE");
+            return Err(format!(
+                "{arg}: not an argument of this bench, which takes {known}"
+            ));
+        }
+        if args.next().is_none_or(|value| value.starts_with("--")) {
+            return Err(format!("{arg} has no value"));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_that_a_bench_does_not_know_are_refused() {
+        let check = |args: &[&str]| {
+            let args = args.iter().map(|arg| arg.to_string());
+            check_arguments(&["--rows=", "--json"], args)
+        };
+        assert_eq!(check(&["--json", "--rows", "8"]), Ok(()));
+        let error = check(&["--set", "model.kernel_type=relu"]).unwrap_err();
+        assert!(
+            error.contains("--set: not") && error.contains("--rows VALUE --json"),
+            "{error}"
+        );
+        assert!(check(&["8"]).unwrap_err().contains("8: not"));
+        for args in [&["--rows"][..], &["--rows", "--json"]] {
+            assert_eq!(check(args).unwrap_err(), "--rows has no value");
+        }
+    }
 
     const TOL: Tol = Tol {
         rms_ratio: 1e-3,

@@ -14,6 +14,7 @@
 
 use std::time::{Duration, Instant};
 
+use infinity_kernels::testing::check_flags;
 use infinity_model::burn::tensor::Device;
 use infinity_model::config::KernelType;
 use infinity_model::count::ParameterCount;
@@ -29,6 +30,14 @@ const LEAST: usize = 24;
 const ROUNDS: usize = 5;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    check_flags(&[
+        "--heads=",
+        "--hidden=",
+        "--layers=",
+        "--prompt=",
+        "--tokens=",
+        "--vocab=",
+    ])?;
     let number = |name: &str, or: usize| {
         let value = std::env::args().skip_while(|arg| arg != name).nth(1);
         value.map_or(Ok(or), |value| value.parse())

@@ -22,6 +22,7 @@ mod rows;
 mod scan;
 
 use case::{Case, LENGTHS, Operator};
+use infinity_kernels::testing::check_flags;
 use report::Report;
 use std::path::PathBuf;
 
@@ -31,6 +32,13 @@ static GLOBAL: counted::Counted = counted::Counted;
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
+    check_flags(&[
+        "--case=",
+        "--device=",
+        "--lengths=",
+        "--operator=",
+        "--out=",
+    ])?;
     let device = device::named(&after("--device").unwrap_or_else(|| "flex".to_owned()))?;
     if let Some(case) = after("--case") {
         println!("{}", child::measure(&case.parse()?, &device)?);

@@ -26,6 +26,7 @@ use attention::Attention;
 use burn::tensor::{DType, Device};
 use infinity_kernels::Form;
 use infinity_kernels::memory_scan::reference::Dims;
+use infinity_kernels::testing::check_flags;
 use race::{Contestant, race};
 use scan::Scan;
 
@@ -80,6 +81,19 @@ const LARGE: [(&str, Dims); 4] = [
     ("large, four states, 64 wide", large(4, 64)),
 ];
 
+const FLAGS: [&str; 10] = [
+    "--batch=",
+    "--device=",
+    "--dtype=",
+    "--heads=",
+    "--json",
+    "--memory=",
+    "--only=",
+    "--rounds=",
+    "--size=",
+    "--tokens=",
+];
+
 const fn large(s: usize, width: usize) -> Dims {
     Dims {
         b: 1,
@@ -91,7 +105,8 @@ const fn large(s: usize, width: usize) -> Dims {
     }
 }
 
-fn main() {
+fn main() -> Result<(), String> {
+    check_flags(&FLAGS)?;
     let rounds = number_after("--rounds").unwrap_or(7);
     let sizes = after("--size");
     let all: &[(&str, Dims)] = match after("--device") {
@@ -115,6 +130,7 @@ fn main() {
     if sizes.is_none() {
         decode(rounds);
     }
+    Ok(())
 }
 
 /// Checks and times one size.

@@ -21,7 +21,7 @@ mod peer;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use infinity_kernels::machine::{Machine, Reading, cache_bytes, matmul_flops};
-use infinity_kernels::testing::{Random, Tol, assert_close, compare, values};
+use infinity_kernels::testing::{Random, Tol, assert_close, check_flags, compare, values};
 use infinity_model::config::KernelType;
 use infinity_model::count::{ParameterCount, forward_flops_per_token, state_bytes};
 use infinity_model::replay::Replay;
@@ -59,9 +59,23 @@ const TOL_ON_GPU: Tol = Tol {
     ..TOL
 };
 
+const FLAGS: [&str; 10] = [
+    "--device=",
+    "--json",
+    "--model=",
+    "--precision=",
+    "--prompt=",
+    "--python=",
+    "--rows=",
+    "--size=",
+    "--turns=",
+    "--vocab=",
+];
+
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
+    check_flags(&FLAGS)?;
     let device = device()?;
     let on_cpu = device == Device::flex();
     let precision = argument("--precision").map_or(Ok(Precision::F32), |name| name.parse())?;

@@ -26,7 +26,7 @@ use burn::tensor::{DType, Device};
 use infinity_kernels::accelerator;
 use infinity_kernels::machine::{bf16_product_flops, matmul_flops};
 use infinity_kernels::memory_scan::reference::Dims;
-use infinity_kernels::testing::{Case, Probe, Tol, assert_close, values};
+use infinity_kernels::testing::{Case, Probe, Tol, assert_close, check_flags, values};
 use infinity_kernels::{Form, memory_scan};
 use infinity_model::config::MemoryUpdate;
 use infinity_model::count::{ParameterCount, training_flops_per_token};
@@ -57,10 +57,24 @@ const VOCABULARY: usize = 66;
 const ALIKE_STEPS: usize = 10;
 const ALIKE: f64 = 0.02;
 
+const FLAGS: [&str; 10] = [
+    "--config=",
+    "--device=",
+    "--first",
+    "--form=",
+    "--json",
+    "--learn=",
+    "--precision=",
+    "--profile",
+    "--python=",
+    "--turns=",
+];
+
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
     let start = Instant::now();
+    check_flags(&FLAGS)?;
     let config = configuration()?;
     let device = device()?;
     if let Some(text) = argument("--learn") {
