@@ -44,8 +44,7 @@ pub(crate) struct Code {
 
 /// Makes the table and compares it with the one that is there; `tools` is a CUDA toolkit's folder, with `bin` and `nvvm`.
 pub(crate) fn run(root: &Path, tools: Option<&Path>) -> anyhow::Result<()> {
-    let words: Vec<&str> = BUILD.split_whitespace().collect();
-    let built = match workspace::executables(root, &words) {
+    let built = match workspace::executables(root, BUILD) {
         Ok(built) => built,
         Err(error) => {
             println!(
@@ -54,25 +53,24 @@ pub(crate) fn run(root: &Path, tools: Option<&Path>) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    let program = built
-        .into_iter()
-        .find(|(name, ..)| name == "infinity_kernels");
+    let mut built = built.into_iter();
+    let program = built.find(|(name, ..)| name == "infinity_kernels");
     let (.., program) = program.context("cargo built no tests of infinity-kernels")?;
     let folder = root.join("target/gpu/ptx");
     // That of an earlier call; there may be none.
     let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let context = || folder.display().to_string();
+    fs::create_dir_all(&folder).with_context(context)?;
     let mut compile = Command::new(program);
-    compile
-        .args(["gpu::tests::every_kernel", "--exact", "--ignored"])
-        .env("INFINITY_PTX", &folder);
+    compile.args(["gpu::tests::every_kernel", "--exact", "--ignored"]);
+    compile.env("INFINITY_PTX", &folder);
     if let Some(tools) = tools {
         // libdevice lies there.
         compile.env("CUDA_PATH", tools);
     }
     output("the compiler", &mut compile)?;
     let mut codes = BTreeMap::new();
-    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+    for entry in fs::read_dir(&folder).with_context(context)? {
         let ptx = entry.context("the PTX")?.path();
         let name = ptx.file_stem().unwrap_or_default().to_string_lossy();
         codes.insert(name.into_owned(), code(&ptx, tools)?);
@@ -88,30 +86,23 @@ pub(crate) fn run(root: &Path, tools: Option<&Path>) -> anyhow::Result<()> {
         println!("{line}");
     }
     let spills = spilling(&codes);
-    ensure!(
-        spills.is_empty(),
-        "registers are spilled by {}",
-        spills.join(", ")
-    );
-    ensure!(
-        different.is_empty(),
-        "{} lines of {TABLE} were not as above; it is written anew",
-        different.len()
-    );
+    if !spills.is_empty() {
+        bail!("registers are spilled by {}", spills.join(", "));
+    }
+    if !different.is_empty() {
+        let lines = different.len();
+        bail!("{lines} lines of {TABLE} were not as above; it is written anew");
+    }
     println!("{} kernels, as in {TABLE}", codes.len());
     Ok(())
 }
 
 /// Kernels that may not spill and do.
 fn spilling(codes: &BTreeMap<String, Code>) -> Vec<&str> {
-    let spills = |(name, code): &(&String, &Code)| {
-        name.starts_with(NEVER_SPILLS) && code.spilled + code.local > 0
-    };
-    codes
-        .iter()
-        .filter(spills)
-        .map(|(name, _)| &**name)
-        .collect()
+    let kernels = codes.iter();
+    let kernels = kernels.filter(|(name, _)| name.starts_with(NEVER_SPILLS));
+    let spills = kernels.filter(|(_, code)| code.spilled + code.local > 0);
+    spills.map(|(name, _)| &**name).collect()
 }
 
 /// Lines of one text that are not in the other, with what they are.
@@ -143,14 +134,9 @@ fn tool(name: &str, tools: Option<&Path>) -> Command {
 
 fn code(ptx: &Path, tools: Option<&Path>) -> anyhow::Result<Code> {
     let cubin = ptx.with_extension("cubin");
-    let architecture = format!("-arch={ARCHITECTURE}");
     let mut assemble = tool("ptxas", tools);
-    assemble
-        .arg("-v")
-        .arg(architecture)
-        .arg("-o")
-        .arg(&cubin)
-        .arg(ptx);
+    assemble.args(["-v", &format!("-arch={ARCHITECTURE}"), "-o"]);
+    assemble.arg(&cubin).arg(ptx);
     let [said, also] = output("ptxas, which is part of CUDA", &mut assemble)?;
     let mut disassemble = tool("nvdisasm", tools);
     disassemble.arg("-c").arg(&cubin);
@@ -161,22 +147,16 @@ fn code(ptx: &Path, tools: Option<&Path>) -> anyhow::Result<Code> {
 
 /// What `ptxas -v` says.
 fn resources(said: &str) -> anyhow::Result<Code> {
-    let words: Vec<&str> = said
-        .split([' ', ',', '\n'])
-        .filter(|word| !word.is_empty())
-        .collect();
-    let before = |phrase: &[&str]| -> Option<u64> {
-        let at = words
-            .windows(phrase.len())
-            .position(|some| some == phrase)?;
-        words.get(at.checked_sub(1)?)?.parse().ok()
+    let before = |unit: &str| -> Option<u64> {
+        let (number, _) = said.split_once(&format!(" {unit}"))?;
+        number.rsplit(' ').next()?.parse().ok()
     };
-    let bytes = |phrase: &[&str]| before(phrase).unwrap_or(0);
+    let bytes = |of: &str| before(&format!("bytes {of}")).unwrap_or(0);
     Ok(Code {
-        registers: before(&["registers"]).context("ptxas names no registers")?,
-        spilled: bytes(&["bytes", "spill", "stores"]) + bytes(&["bytes", "spill", "loads"]),
-        shared: bytes(&["bytes", "smem"]),
-        stack: bytes(&["bytes", "stack", "frame"]),
+        registers: before("registers").context("ptxas names no registers")?,
+        spilled: bytes("spill stores") + bytes("spill loads"),
+        shared: bytes("smem"),
+        stack: bytes("stack frame"),
         ..Code::default()
     })
 }
@@ -185,22 +165,17 @@ fn resources(said: &str) -> anyhow::Result<Code> {
 fn counted(mut code: Code, listing: &str) -> Code {
     for line in listing.lines() {
         // `/*0010*/  @!P0 LDG.E.128 R4, [R2.64] ;`
-        let Some((_, rest)) = line
-            .trim_start()
-            .strip_prefix("/*")
-            .and_then(|x| x.split_once("*/"))
-        else {
+        let numbered = line.trim_start().strip_prefix("/*");
+        let Some((_, rest)) = numbered.and_then(|rest| rest.split_once("*/")) else {
             continue;
         };
-        let mut words = rest
-            .split_whitespace()
-            .filter(|word| !word.starts_with('@'));
-        let Some(name) = words
-            .next()
-            .filter(|name| name.starts_with(|c: char| c.is_ascii_uppercase()))
-        else {
+        let mut words = rest.split_whitespace();
+        let name = words
+            .find(|word| !word.starts_with('@'))
+            .unwrap_or_default();
+        if !name.starts_with(|c: char| c.is_ascii_uppercase()) {
             continue;
-        };
+        }
         let parts: Vec<&str> = name.split('.').collect();
         code.instructions += 1;
         match parts[0] {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
-use super::findings::{self, LARGE, LENGTHS, PRECISIONS, SMALL, TOKENS};
-use crate::child;
+use super::findings::{
+    BURN, DECODING, EMPTY, FIRST, FLA, FUSED, GDN, GPT, LARGE, LAUNCHES, LEARNED, LEARNING,
+    LENGTHS, OTHER_TESTS, SCAN_TESTS, SMALL, TENSORS, TOKENS, TORCH, WARM, labelled,
+};
 use crate::workspace;
 
 pub(crate) const USAGE: &str = "\
@@ -67,8 +68,12 @@ const FILES: [&str; 3] = [
 ];
 /// What `--text` names, in a pack.
 const TEXT: &str = "text.txt";
+/// What runs by `--python`.
+const PEERS: &str = "peers.py";
 /// The one flag without a value.
 const COMPILE_ONLY: &str = "--compile-only";
+
+/// What is done where.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Place {
     /// Built and run.
@@ -89,7 +94,7 @@ pub(crate) struct Options {
     pub(crate) place: Place,
     pub(crate) parts: Vec<&'static str>,
     python: PathBuf,
-    fla: Option<PathBuf>,
+    pub(crate) fla: Option<PathBuf>,
     text: Option<PathBuf>,
     rounds: u64,
     pub(crate) seconds: Option<Duration>,
@@ -144,10 +149,8 @@ impl Options {
             "--only" => {
                 let names: Vec<&str> = value.split(',').collect();
                 if let Some(unknown) = names.iter().find(|name| !PARTS.contains(name)) {
-                    bail!(
-                        "--only {value}: `{unknown}` is none of {}",
-                        PARTS.join(", ")
-                    );
+                    let parts = PARTS.join(", ");
+                    bail!("--only {value}: `{unknown}` is none of {parts}");
                 }
                 self.parts.retain(|part| names.contains(part));
             }
@@ -165,16 +168,14 @@ impl Options {
             "--seconds" => self.seconds = Some(Duration::from_secs(number()?)),
             "--out" => self.out = Some(path()),
             "--tools" => {
-                let is_it = Path::new(value).join("bin/ptxas").is_file();
-                ensure!(is_it, "--tools {value}: no bin/ptxas there");
+                let ptxas = Path::new(value).join("bin/ptxas");
+                ensure!(ptxas.is_file(), "--tools {value}: no bin/ptxas there");
                 self.tools = Some(path());
             }
             "--pack" | "--unpacked" => {
-                let is_first = self.place == Place::Here;
-                ensure!(
-                    is_first,
-                    "{flag} {value}: one of --pack and --unpacked, once"
-                );
+                if self.place != Place::Here {
+                    bail!("{flag} {value}: one of --pack and --unpacked, once");
+                }
                 self.place = match flag {
                     "--pack" => Place::Pack(value.into()),
                     _ => Place::Unpacked(value.into()),
@@ -195,40 +196,39 @@ impl Programs {
     pub(crate) fn build(root: &Path, options: &Options) -> anyhow::Result<Self> {
         let mut all: BTreeMap<_, _> = FILES.map(|file| (name_of(file), root.join(file))).into();
         all.extend(options.text.clone().map(|text| (TEXT, text)));
-        if let Some(words) = command(options) {
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            all.extend(
-                workspace::executables(root, &words)?
-                    .into_iter()
-                    .filter_map(ours),
-            );
-            for (_, _, name) in TARGETS {
-                let wanted = words.contains(&name);
-                ensure!(
-                    !wanted || all.contains_key(name),
-                    "cargo built no executable `{name}`"
-                );
+        let wanted = targets(options);
+        if !wanted.is_empty() {
+            for (name, kind, path) in workspace::executables(root, &command(options))? {
+                let mut targets = wanted.iter();
+                let ours = targets.find(|(_, flag, ours)| *ours == name && flag[2..] == kind);
+                all.extend(ours.map(|(.., ours)| (*ours, path)));
+            }
+            for (.., name) in wanted {
+                ensure!(all.contains_key(name), "cargo built no executable `{name}`");
             }
         }
         Ok(Programs(all))
     }
 
     /// What lies in `folder`.
-    pub(crate) fn unpacked(folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn unpacked(folder: &Path, options: &Options) -> anyhow::Result<Self> {
         let context = || format!("--unpacked {}: no such folder", folder.display());
         let folder = folder.canonicalize().with_context(context)?;
         let names = TARGETS.map(|(_, _, name)| name).into_iter();
-        let files = names
-            .chain(FILES.map(name_of))
-            .chain([TEXT])
-            .map(|name| (name, folder.join(name)));
-        Ok(Programs(files.filter(|(_, path)| path.is_file()).collect()))
+        let names = names.chain(FILES.map(name_of)).chain([TEXT]);
+        let files = names.map(|name| (name, folder.join(name)));
+        let mut all: BTreeMap<_, _> = files.filter(|(_, path)| path.is_file()).collect();
+        all.extend(options.text.clone().map(|text| (TEXT, text)));
+        Ok(Programs(all))
     }
 
     /// A file, or why it is not there.
     fn get(&self, name: &str) -> Result<PathBuf, String> {
         let found = self.0.get(name).cloned();
-        found.ok_or_else(|| format!("`{name}` is not in this pack"))
+        found.ok_or_else(|| match name {
+            TEXT => "--text named no text".to_owned(),
+            _ => format!("`{name}` is not in this pack"),
+        })
     }
 }
 
@@ -237,88 +237,58 @@ fn name_of(path: &'static str) -> &'static str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// The words of the Cargo command that builds what was asked for.
-pub(crate) fn command(options: &Options) -> Option<Vec<String>> {
-    let wanted = TARGETS
-        .iter()
-        .filter(|(part, ..)| options.parts.contains(part));
-    let targets: Vec<&str> = wanted.flat_map(|(_, flag, name)| [*flag, *name]).collect();
-    if targets.is_empty() {
-        return None;
-    }
-    let packages = ["infinity-kernels", "infinity-model", "infinity-train"];
-    let features = packages
-        .map(|package| format!("{package}/{}", options.gpu))
-        .join(",");
-    let line = format!(
-        "test --release --no-run --message-format json-render-diagnostics -p {} --features {features}",
-        packages.join(" -p ")
-    );
-    let words = line.split_whitespace().chain(targets);
-    Some(words.map(str::to_owned).collect())
+/// Those of [`TARGETS`] that were asked for.
+fn targets(options: &Options) -> Vec<(&'static str, &'static str, &'static str)> {
+    let mut targets = TARGETS.to_vec();
+    targets.retain(|(part, ..)| options.parts.contains(part));
+    targets
 }
 
-/// An executable by the name of ours that it is, if it is one.
-fn ours((name, kind, path): (String, String, PathBuf)) -> Option<(&'static str, PathBuf)> {
-    let is_it = |(_, flag, target): &&(_, &str, &str)| {
-        *target == name && flag.trim_start_matches('-') == kind
-    };
-    TARGETS
-        .iter()
-        .find(is_it)
-        .map(|(.., target)| (*target, path))
+/// The Cargo command that builds them.
+pub(crate) fn command(options: &Options) -> String {
+    let packages = ["infinity-kernels", "infinity-model", "infinity-train"];
+    let features = packages.map(|package| format!("{package}/{}", options.gpu));
+    let mut line = format!(
+        "test --release --no-run --message-format json-render-diagnostics -p {} --features {}",
+        packages.join(" -p "),
+        features.join(",")
+    );
+    for (_, flag, name) in targets(options) {
+        line += &format!(" {flag} {name}");
+    }
+    line
 }
 
 /// A program to run, and whose figures are missing if it fails.
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) part: &'static str,
-    /// The executable, or why there is none.
+    /// The executable, or what it lacks.
     pub(crate) program: Result<PathBuf, String>,
     pub(crate) args: Vec<String>,
-    /// Names of findings that it makes.
-    pub(crate) whats: Vec<String>,
     /// Goes before the names that the program gives.
     pub(crate) label: &'static str,
+    /// Names of findings that it makes.
+    pub(crate) whats: Vec<String>,
     /// If it measures nothing but this length.
     pub(crate) tokens: Option<u64>,
     /// Seconds that it needs to be worth a start, and gets at most.
     pub(crate) needs: u64,
     pub(crate) limit: u64,
-    /// Counts launches instead of seconds.
-    pub(crate) counts: bool,
-    /// Starts with caches of its own: empty ones, or those of the start before.
-    pub(crate) starts: Option<bool>,
-    python_path: Option<PathBuf>,
+    /// Where it runs, below `--out`: [`COUNTED`], [`STARTED`], or there.
+    pub(crate) folder: &'static str,
 }
+
+/// Launches are counted instead of seconds.
+pub(crate) const COUNTED: &str = "counted";
+/// Caches are of its own: empty ones, or those of the start before.
+pub(crate) const STARTED: &str = "started";
 
 impl Step {
     pub(crate) fn shown(&self) -> String {
         let program = self.program.as_deref().unwrap_or(Path::new("?"));
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         format!("{name} {}", self.args.join(" "))
-    }
-
-    /// Runs it in `folder` within `limit`; `each` takes its lines as they come.
-    pub(crate) fn run(
-        &self,
-        folder: &Path,
-        limit: Duration,
-        each: impl FnMut(&str),
-    ) -> child::Ended {
-        let program = match &self.program {
-            Ok(program) => program,
-            Err(why) => return child::Ended::without(why),
-        };
-        let mut command = Command::new(program);
-        command.args(&self.args).current_dir(folder);
-        if let Some(first) = &self.python_path {
-            let before = std::env::var_os("PYTHONPATH").unwrap_or_default();
-            let others = std::env::split_paths(&before).filter(|path| !path.as_os_str().is_empty());
-            let all = std::env::join_paths(std::iter::once(first.clone()).chain(others));
-            command.env("PYTHONPATH", all.unwrap_or_else(|_| first.into()));
-        }
-        child::run_with(&mut command, limit, each)
     }
 }
 
@@ -327,142 +297,140 @@ impl Step {
 /// start, so that every peer has a process and a limit of its own.
 pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
     let (gpu, dtype, rounds) = (options.gpu, options.dtype, options.rounds);
-    let step = |part, name: &str, line: &str, whats: &[&str], [needs, limit]: [u64; 2]| Step {
-        part,
-        program: programs.get(name),
-        args: line.split_whitespace().map(str::to_owned).collect(),
-        whats: whats.iter().map(|what| (*what).to_owned()).collect(),
-        label: "",
-        tokens: None,
-        needs,
-        limit,
-        counts: false,
-        starts: None,
-        python_path: None,
-    };
-    let peer = |line: &str, what: &str, seconds| {
-        let script = programs.get("peers.py");
-        let mut step = step("peers", "peers.py", "", &[what], seconds);
-        step.program = match (options.has_peers, script.is_ok()) {
-            (false, _) => Err(format!("PyTorch does not run on {gpu}")),
-            (true, true) => Ok(options.python.clone()),
-            (true, false) => step.program,
+    // A word that names a file that goes along is that file.
+    let step = |program: &str, line: &str, label, whats: &[&str], [needs, limit]: [u64; 2]| {
+        let (part, mut found) = match TARGETS.iter().find(|(.., name)| *name == program) {
+            Some((part, ..)) => (*part, programs.get(program)),
+            None if !options.has_peers => ("peers", Err(format!("PyTorch does not run on {gpu}"))),
+            None => ("peers", Ok(options.python.clone())),
         };
-        step.args = vec![
-            "-u".to_owned(),
-            script.unwrap_or_default().display().to_string(),
-        ];
-        step.args.extend(line.split_whitespace().map(str::to_owned));
-        step.python_path.clone_from(&options.fla);
-        step
+        let mut args = Vec::new();
+        for word in line.split_whitespace() {
+            let is_file = FILES.map(name_of).contains(&word) || word == TEXT;
+            let file = is_file.then(|| programs.get(word)).transpose();
+            match file {
+                Ok(Some(path)) => args.push(path.display().to_string()),
+                Ok(None) => args.push(word.to_owned()),
+                Err(why) => found = found.and(Err(why)),
+            }
+        }
+        Step {
+            part,
+            program: found,
+            args,
+            label,
+            whats: whats.iter().map(|what| labelled(label, what)).collect(),
+            tokens: None,
+            needs,
+            limit,
+            folder: "",
+        }
     };
-    let training = |label, config: &'static str, precisions: &str, seconds| {
-        let line = format!("--device {gpu} --precision {precisions} --json --config");
-        let mut step = step("training", "model_throughput", &line, &[], seconds);
-        let config = programs.get(config);
-        step.program = step
-            .program
-            .and_then(|program| config.clone().map(|_| program));
-        step.args
-            .push(config.unwrap_or_default().display().to_string());
-        step.label = label;
-        let each = precisions.split(',');
-        step.whats = each
-            .map(|precision| format!("{label}: training {precision}"))
-            .collect();
-        step
+    let tests = |program, filter: &str, what, seconds| {
+        step(
+            program,
+            &format!("{filter} --nocapture"),
+            "",
+            &[what],
+            seconds,
+        )
     };
-    let scan = format!("--device {gpu} --dtype {dtype} --rounds {rounds} --json");
+    let scan = |line: &str, whats: &[&str]| {
+        let line = format!("--device {gpu} --dtype {dtype} --rounds {rounds} --json {line}");
+        step("memory_scan", &line, "", whats, [20, 150])
+    };
+    let peer = |line: &str, what, needs| {
+        let line = format!("-u {PEERS} {line}");
+        step(PEERS, &line, "", &[what], [needs, 150])
+    };
+    let training = |line: &str, label, whats: &[&str], seconds| {
+        let line = format!("--device {gpu} --json {line}");
+        step("model_throughput", &line, label, whats, seconds)
+    };
+    let start = |label| Step {
+        folder: STARTED,
+        ..training(
+            "--precision f32 --config shakespeare-char.toml --first",
+            label,
+            &[FIRST],
+            [60, 240],
+        )
+    };
+    let both = ["training f32", "training bf16-mixed"];
+    let sizes = format!("--device cuda --dtype {dtype} --rounds {rounds} --lengths");
+    let lengths = LENGTHS.map(|tokens| tokens.to_string()).join(",");
     let at_lengths = LENGTHS.map(|tokens| {
-        let line = format!("{scan} --tokens {tokens} --only fused,attention");
-        let mut one = step(
-            "scan",
-            "memory_scan",
-            &line,
-            &[findings::FUSED, findings::BURN],
-            [20, 150],
-        );
+        let line = format!("--tokens {tokens} --only fused,attention");
+        let mut one = scan(&line, &[FUSED, BURN]);
         // One argument, though it has spaces.
-        one.args
-            .extend(["--size", "one state, 128 wide"].map(str::to_owned));
+        let size = ["--size", "one state, 128 wide"];
+        one.args.extend(size.map(str::to_owned));
         one.tokens = Some(tokens);
         one
     });
-    let lengths = LENGTHS.map(|tokens| tokens.to_string()).join(",");
-    let sizes = format!("--device cuda --dtype {dtype} --rounds {rounds}");
-    let both = PRECISIONS.join(",");
-    let mut launches = training(SMALL, "shakespeare-char.toml", PRECISIONS[0], [30, 120]);
-    (launches.counts, launches.label) = (true, "");
-    launches.whats = vec![findings::LAUNCHES.to_owned()];
-    let start = |label, empty| {
-        let mut start = training(label, "shakespeare-char.toml", PRECISIONS[0], [60, 240]);
-        start.args.push("--first".to_owned());
-        start.starts = Some(empty);
-        start.whats = vec![format!("{label}: {}", findings::FIRST)];
-        start
-    };
-    let mut learning = training("", "shakespeare-char.toml", PRECISIONS[0], [60, 300]);
-    learning.whats = vec![findings::LEARNED.to_owned()];
-    match options.text.clone().or(programs.0.get(TEXT).cloned()) {
-        Some(text) => learning
-            .args
-            .extend(["--learn".to_owned(), text.display().to_string()]),
-        None => learning.program = Err("--text named no text".to_owned()),
-    }
     let mut steps = vec![
-        step(
-            "tests",
+        tests(
             "kernels",
-            "memory_scan:: --skip flex:: --nocapture",
-            &[findings::SCAN_TESTS],
+            "memory_scan:: --skip flex::",
+            SCAN_TESTS,
             [10, 170],
         ),
-        peer(
-            &format!("fla {sizes} --lengths {TOKENS}"),
-            findings::FLA,
-            [60, 150],
+        peer(&format!("fla {sizes} {TOKENS}"), FLA, 60),
+        scan(
+            &format!("--tokens {TOKENS} --only fused,chunkwise"),
+            &[FUSED, TENSORS],
         ),
-        step(
-            "scan",
-            "memory_scan",
-            &format!("{scan} --tokens {TOKENS} --only fused,chunkwise"),
-            &[findings::FUSED, findings::TENSORS],
-            [20, 150],
-        ),
-        peer(
-            &format!("attention {sizes} --lengths {lengths}"),
-            findings::TORCH,
-            [40, 150],
-        ),
-        start(findings::EMPTY, true),
-        start(findings::WARM, false),
-        training(LARGE, "novels-large.toml", &both, [60, 240]),
-        peer("gpt", findings::GPT, [60, 150]),
-        training(SMALL, "shakespeare-char.toml", &both, [60, 240]),
-        learning,
-        launches,
-        step(
-            "training",
-            "decoding",
-            &format!("--device {gpu} --size 174m --json"),
-            &[findings::DECODING],
-            [20, 120],
-        ),
-        step(
-            "tests",
-            "kernels",
-            &format!("{gpu}:: --skip memory_scan:: --nocapture"),
-            &[findings::OTHER_TESTS],
-            [30, 170],
-        ),
-        step(
-            "tests",
-            "training",
-            &format!("devices::gpu::{gpu}:: --nocapture"),
-            &[findings::LEARNING],
+        peer(&format!("attention {sizes} {lengths}"), TORCH, 40),
+        start(EMPTY),
+        start(WARM),
+        training(
+            "--precision f32,bf16-mixed --config novels-large.toml",
+            LARGE,
+            &both,
             [60, 240],
         ),
-        peer("gdn", findings::GDN, [60, 150]),
+        peer("gpt", GPT, 60),
+        training(
+            "--precision f32,bf16-mixed --config shakespeare-char.toml",
+            SMALL,
+            &both,
+            [60, 240],
+        ),
+        training(
+            "--precision f32 --config shakespeare-char.toml --learn text.txt",
+            "",
+            &[LEARNED],
+            [60, 300],
+        ),
+        Step {
+            folder: COUNTED,
+            ..training(
+                "--precision f32 --config shakespeare-char.toml",
+                "",
+                &[LAUNCHES],
+                [30, 120],
+            )
+        },
+        step(
+            "decoding",
+            &format!("--device {gpu} --size 174m --json"),
+            "",
+            &[DECODING],
+            [20, 120],
+        ),
+        tests(
+            "kernels",
+            &format!("{gpu}:: --skip memory_scan::"),
+            OTHER_TESTS,
+            [30, 170],
+        ),
+        tests(
+            "training",
+            &format!("devices::gpu::{gpu}::"),
+            LEARNING,
+            [60, 240],
+        ),
+        peer("gdn", GDN, 60),
     ];
     steps.extend(at_lengths);
     steps
