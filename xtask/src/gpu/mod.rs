@@ -114,7 +114,7 @@ fn prepared(out: &Path) -> std::io::Result<File> {
 
 /// Why a step does not run, if it does not.
 fn may_run(step: &Step, options: &Options, found: &Findings, left: Duration) -> Result<(), String> {
-    let (part, needs) = (step.part, step.needs);
+    let (part, needs) = (step.part, step.seconds[0]);
     if !options.parts.contains(&part) {
         return Err(format!("--only leaves out {part}"));
     }
@@ -161,7 +161,7 @@ fn take(
     let mut broken = Ok(());
     let ended = child::run_with(
         &mut command,
-        left.min(Duration::from_secs(step.limit)),
+        left.min(Duration::from_secs(step.seconds[1])),
         |line| {
             if step.folder != COUNTED {
                 let read = found.read(line, step.label);

@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::findings::{
     BURN, DECODING, EMPTY, FIRST, FLA, FUSED, GDN, GPT, LARGE, LAUNCHES, LEARNED, LEARNING,
-    LENGTHS, OTHER_TESTS, SCAN_TESTS, SMALL, TENSORS, TOKENS, TORCH, WARM, labelled,
+    LENGTHS, OTHER_TESTS, PRECISIONS, SCAN_TESTS, SMALL, TENSORS, TOKENS, TORCH, WARM, labelled,
 };
 use crate::workspace;
 
@@ -52,14 +52,18 @@ const GPUS: [(&str, &str, bool); 5] = [
 /// What can be asked for alone.
 pub(crate) const PARTS: [&str; 4] = ["tests", "scan", "peers", "training"];
 
-/// Cargo's targets by the part that needs them, and the flag that builds them.
-const TARGETS: [(&str, &str, &str); 5] = [
-    ("tests", "--test", "kernels"),
-    ("tests", "--test", "training"),
-    ("scan", "--bench", "memory_scan"),
-    ("training", "--bench", "model_throughput"),
-    ("training", "--bench", "decoding"),
+/// Programs, the part that each belongs to, the flag with which Cargo builds it, and the seconds that it needs to be
+/// worth a start and gets at most.
+const PROGRAMS: [(&str, &str, &str, [u64; 2]); 6] = [
+    ("kernels", "tests", "--test", [30, 170]),
+    ("training", "tests", "--test", [60, 240]),
+    ("memory_scan", "scan", "--bench", [20, 150]),
+    (PEERS, "peers", "", [60, 150]),
+    ("model_throughput", "training", "--bench", [60, 300]),
+    ("decoding", "training", "--bench", [20, 120]),
 ];
+/// A script, which is there already.
+const PEERS: &str = "peers.py";
 /// Files that go along, from the workspace's root.
 const FILES: [&str; 3] = [
     "xtask/src/gpu/peers.py",
@@ -68,15 +72,14 @@ const FILES: [&str; 3] = [
 ];
 /// What `--text` names, in a pack.
 const TEXT: &str = "text.txt";
-/// What runs by `--python`.
-const PEERS: &str = "peers.py";
 /// The one flag without a value.
 const COMPILE_ONLY: &str = "--compile-only";
 
 /// What is done where.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) enum Place {
     /// Built and run.
+    #[default]
     Here,
     /// Built and copied into a folder.
     Pack(PathBuf),
@@ -86,7 +89,7 @@ pub(crate) enum Place {
     Compiled,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) gpu: &'static str,
     pub(crate) dtype: &'static str,
@@ -113,15 +116,10 @@ impl Options {
             gpu,
             dtype,
             has_peers: *has_peers,
-            place: Place::Here,
             parts: PARTS.to_vec(),
             python: "python3".into(),
-            fla: None,
-            text: None,
             rounds: 7,
-            seconds: None,
-            out: None,
-            tools: None,
+            ..Options::default()
         };
         let mut flags: Vec<&String> = flags.iter().collect();
         if let Some(at) = flags.iter().position(|flag| *flag == COMPILE_ONLY) {
@@ -199,11 +197,11 @@ impl Programs {
         let wanted = targets(options);
         if !wanted.is_empty() {
             for (name, kind, path) in workspace::executables(root, &command(options))? {
-                let mut targets = wanted.iter();
-                let ours = targets.find(|(_, flag, ours)| *ours == name && flag[2..] == kind);
-                all.extend(ours.map(|(.., ours)| (*ours, path)));
+                let mut wanted = wanted.iter();
+                let ours = wanted.find(|(ours, flag)| *ours == name && flag[2..] == kind);
+                all.extend(ours.map(|(ours, _)| (*ours, path)));
             }
-            for (.., name) in wanted {
+            for (name, _) in wanted {
                 ensure!(all.contains_key(name), "cargo built no executable `{name}`");
             }
         }
@@ -214,7 +212,7 @@ impl Programs {
     pub(crate) fn unpacked(folder: &Path, options: &Options) -> anyhow::Result<Self> {
         let context = || format!("--unpacked {}: no such folder", folder.display());
         let folder = folder.canonicalize().with_context(context)?;
-        let names = TARGETS.map(|(_, _, name)| name).into_iter();
+        let names = PROGRAMS.map(|(name, ..)| name).into_iter();
         let names = names.chain(FILES.map(name_of)).chain([TEXT]);
         let files = names.map(|name| (name, folder.join(name)));
         let mut all: BTreeMap<_, _> = files.filter(|(_, path)| path.is_file()).collect();
@@ -237,23 +235,24 @@ fn name_of(path: &'static str) -> &'static str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Those of [`TARGETS`] that were asked for.
-fn targets(options: &Options) -> Vec<(&'static str, &'static str, &'static str)> {
-    let mut targets = TARGETS.to_vec();
-    targets.retain(|(part, ..)| options.parts.contains(part));
-    targets
+/// Names and flags of Cargo's targets that were asked for.
+fn targets(options: &Options) -> Vec<(&'static str, &'static str)> {
+    let wanted = PROGRAMS
+        .iter()
+        .filter(|(_, part, ..)| options.parts.contains(part));
+    let targets = wanted.map(|(name, _, flag, _)| (*name, *flag));
+    targets.filter(|(_, flag)| !flag.is_empty()).collect()
 }
 
 /// The Cargo command that builds them.
 pub(crate) fn command(options: &Options) -> String {
     let packages = ["infinity-kernels", "infinity-model", "infinity-train"];
     let features = packages.map(|package| format!("{package}/{}", options.gpu));
+    let (packages, features) = (packages.join(" -p "), features.join(","));
     let mut line = format!(
-        "test --release --no-run --message-format json-render-diagnostics -p {} --features {}",
-        packages.join(" -p "),
-        features.join(",")
+        "test --release --no-run --message-format json-render-diagnostics -p {packages} --features {features}"
     );
-    for (_, flag, name) in targets(options) {
+    for (name, flag) in targets(options) {
         line += &format!(" {flag} {name}");
     }
     line
@@ -272,9 +271,8 @@ pub(crate) struct Step {
     pub(crate) whats: Vec<String>,
     /// If it measures nothing but this length.
     pub(crate) tokens: Option<u64>,
-    /// Seconds that it needs to be worth a start, and gets at most.
-    pub(crate) needs: u64,
-    pub(crate) limit: u64,
+    /// Those it needs to be worth a start, and gets at most.
+    pub(crate) seconds: [u64; 2],
     /// Where it runs, below `--out`: [`COUNTED`], [`STARTED`], or there.
     pub(crate) folder: &'static str,
 }
@@ -298,140 +296,101 @@ impl Step {
 pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
     let (gpu, dtype, rounds) = (options.gpu, options.dtype, options.rounds);
     // A word that names a file that goes along is that file.
-    let step = |program: &str, line: &str, label, whats: &[&str], [needs, limit]: [u64; 2]| {
-        let (part, mut found) = match TARGETS.iter().find(|(.., name)| *name == program) {
-            Some((part, ..)) => (*part, programs.get(program)),
-            None if !options.has_peers => ("peers", Err(format!("PyTorch does not run on {gpu}"))),
-            None => ("peers", Ok(options.python.clone())),
+    let step = |name: &str, line: &str, whats: &[&str]| {
+        let program = PROGRAMS.iter().find(|(program, ..)| *program == name);
+        let (_, part, _, seconds) = *program.expect("a name of PROGRAMS");
+        let mut program = match name == PEERS {
+            true if options.has_peers => Ok(options.python.clone()),
+            true => Err(format!("PyTorch does not run on {gpu}")),
+            false => programs.get(name),
         };
         let mut args = Vec::new();
         for word in line.split_whitespace() {
-            let is_file = FILES.map(name_of).contains(&word) || word == TEXT;
-            let file = is_file.then(|| programs.get(word)).transpose();
-            match file {
+            let is_file = word == TEXT || FILES.map(name_of).contains(&word);
+            match is_file.then(|| programs.get(word)).transpose() {
                 Ok(Some(path)) => args.push(path.display().to_string()),
                 Ok(None) => args.push(word.to_owned()),
-                Err(why) => found = found.and(Err(why)),
+                Err(why) => program = program.and(Err(why)),
             }
         }
         Step {
             part,
-            program: found,
+            program,
             args,
-            label,
-            whats: whats.iter().map(|what| labelled(label, what)).collect(),
+            label: "",
+            whats: whats.iter().map(|what| (*what).to_owned()).collect(),
             tokens: None,
-            needs,
-            limit,
+            seconds,
             folder: "",
         }
     };
-    let tests = |program, filter: &str, what, seconds| {
-        step(
-            program,
-            &format!("{filter} --nocapture"),
-            "",
-            &[what],
-            seconds,
-        )
+    let tests = |name, filter: &str, what| step(name, &format!("{filter} --nocapture"), &[what]);
+    let scan = |tokens, only: &str, whats: &[&str]| {
+        let line = format!("--device {gpu} --dtype {dtype} --rounds {rounds} --json");
+        let line = format!("{line} --tokens {tokens} --only {only}");
+        step("memory_scan", &line, whats)
     };
-    let scan = |line: &str, whats: &[&str]| {
-        let line = format!("--device {gpu} --dtype {dtype} --rounds {rounds} --json {line}");
-        step("memory_scan", &line, "", whats, [20, 150])
-    };
-    let peer = |line: &str, what, needs| {
-        let line = format!("-u {PEERS} {line}");
-        step(PEERS, &line, "", &[what], [needs, 150])
-    };
-    let training = |line: &str, label, whats: &[&str], seconds| {
-        let line = format!("--device {gpu} --json {line}");
-        step("model_throughput", &line, label, whats, seconds)
-    };
-    let start = |label| Step {
-        folder: STARTED,
-        ..training(
-            "--precision f32 --config shakespeare-char.toml --first",
-            label,
-            &[FIRST],
-            [60, 240],
-        )
-    };
-    let both = ["training f32", "training bf16-mixed"];
+    let peer = |line: &str, what| step(PEERS, &format!("-u {PEERS} {line}"), &[what]);
     let sizes = format!("--device cuda --dtype {dtype} --rounds {rounds} --lengths");
     let lengths = LENGTHS.map(|tokens| tokens.to_string()).join(",");
-    let at_lengths = LENGTHS.map(|tokens| {
-        let line = format!("--tokens {tokens} --only fused,attention");
-        let mut one = scan(&line, &[FUSED, BURN]);
-        // One argument, though it has spaces.
-        let size = ["--size", "one state, 128 wide"];
-        one.args.extend(size.map(str::to_owned));
-        one.tokens = Some(tokens);
-        one
-    });
+    let training = |label, config: &str, precisions: &str, more: &str, whats: &[&str]| {
+        let line = format!("--device {gpu} --precision {precisions} --json --config {config}.toml");
+        let mut step = step("model_throughput", &format!("{line} {more}"), whats);
+        step.label = label;
+        for what in &mut step.whats {
+            *what = labelled(label, what);
+        }
+        step
+    };
+    let both = |config| {
+        let whats = PRECISIONS.map(|precision| format!("training {precision}"));
+        training(
+            config,
+            config,
+            &PRECISIONS.join(","),
+            "",
+            &whats.each_ref().map(|what| &**what),
+        )
+    };
+    let start = |caches| Step {
+        folder: STARTED,
+        ..training(caches, SMALL, "f32", "--first", &[FIRST])
+    };
     let mut steps = vec![
-        tests(
-            "kernels",
-            "memory_scan:: --skip flex::",
-            SCAN_TESTS,
-            [10, 170],
-        ),
-        peer(&format!("fla {sizes} {TOKENS}"), FLA, 60),
-        scan(
-            &format!("--tokens {TOKENS} --only fused,chunkwise"),
-            &[FUSED, TENSORS],
-        ),
-        peer(&format!("attention {sizes} {lengths}"), TORCH, 40),
+        tests("kernels", "memory_scan:: --skip flex::", SCAN_TESTS),
+        peer(&format!("fla {sizes} {TOKENS}"), FLA),
+        scan(TOKENS, "fused,chunkwise", &[FUSED, TENSORS]),
+        peer(&format!("attention {sizes} {lengths}"), TORCH),
         start(EMPTY),
         start(WARM),
-        training(
-            "--precision f32,bf16-mixed --config novels-large.toml",
-            LARGE,
-            &both,
-            [60, 240],
-        ),
-        peer("gpt", GPT, 60),
-        training(
-            "--precision f32,bf16-mixed --config shakespeare-char.toml",
-            SMALL,
-            &both,
-            [60, 240],
-        ),
-        training(
-            "--precision f32 --config shakespeare-char.toml --learn text.txt",
-            "",
-            &[LEARNED],
-            [60, 300],
-        ),
+        both(LARGE),
+        peer("gpt", GPT),
+        both(SMALL),
+        training("", SMALL, "f32", "--learn text.txt", &[LEARNED]),
         Step {
             folder: COUNTED,
-            ..training(
-                "--precision f32 --config shakespeare-char.toml",
-                "",
-                &[LAUNCHES],
-                [30, 120],
-            )
+            ..training("", SMALL, "f32", "", &[LAUNCHES])
         },
         step(
             "decoding",
             &format!("--device {gpu} --size 174m --json"),
-            "",
             &[DECODING],
-            [20, 120],
         ),
         tests(
             "kernels",
             &format!("{gpu}:: --skip memory_scan::"),
             OTHER_TESTS,
-            [30, 170],
         ),
-        tests(
-            "training",
-            &format!("devices::gpu::{gpu}::"),
-            LEARNING,
-            [60, 240],
-        ),
-        peer("gdn", GDN, 60),
+        tests("training", &format!("devices::gpu::{gpu}::"), LEARNING),
+        peer("gdn", GDN),
     ];
-    steps.extend(at_lengths);
+    for tokens in LENGTHS {
+        let mut one = scan(tokens, "fused,attention", &[FUSED, BURN]);
+        // One argument, though it has spaces.
+        one.args
+            .extend(["--size", "one state, 128 wide"].map(str::to_owned));
+        one.tokens = Some(tokens);
+        steps.push(one);
+    }
     steps
 }
