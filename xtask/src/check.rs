@@ -127,7 +127,7 @@ fn start(root: &Path, name: &str, line: &str, tests: &mut Tests) -> anyhow::Resu
     }
     let ended = child::run(&mut command, LIMIT);
     tests.count(&ended.lines);
-    ended.outcome.map_err(anyhow::Error::msg)
+    ended.outcome
 }
 
 /// The words behind `cargo` of every line of the README's test command.

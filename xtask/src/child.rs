@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -33,7 +33,7 @@ pub(crate) struct Ended {
     /// Lines of its standard output; they were printed as they came.
     pub(crate) lines: Vec<String>,
     /// What went wrong, if something did.
-    pub(crate) outcome: Result<(), String>,
+    pub(crate) outcome: anyhow::Result<()>,
 }
 
 /// Runs `command`, shows what it prints and kills it after `limit`.
@@ -52,7 +52,7 @@ pub(crate) fn run_with(
         Ok(child) => child,
         Err(error) => {
             let program = command.get_program().to_string_lossy();
-            let outcome = Err(format!("cannot start {program}: {error}"));
+            let outcome = Err(anyhow!("cannot start {program}: {error}"));
             return Ended { lines, outcome };
         }
     };
@@ -97,18 +97,18 @@ fn listen(child: &mut Child) -> Receiver<String> {
 }
 
 /// How the program ended, if it did; after the deadline it does.
-fn end(child: &mut Child, deadline: Instant, limit: Duration) -> Option<Result<(), String>> {
+fn end(child: &mut Child, deadline: Instant, limit: Duration) -> Option<anyhow::Result<()>> {
     match child.try_wait() {
-        Err(error) => Some(Err(format!("was lost: {error}"))),
+        Err(error) => Some(Err(anyhow!("was lost: {error}"))),
         Ok(Some(status)) if status.success() => Some(Ok(())),
-        Ok(Some(status)) => Some(Err(format!("ended with {status}"))),
+        Ok(Some(status)) => Some(Err(anyhow!("ended with {status}"))),
         Ok(None) if Instant::now() < deadline => None,
         Ok(None) => {
             // It may end by itself in between; then there is nothing to kill.
             let _ = child.kill();
             let _ = child.wait();
             let seconds = limit.as_secs_f64();
-            Some(Err(format!("was stopped after {seconds:.0} s")))
+            Some(Err(anyhow!("was stopped after {seconds:.0} s")))
         }
     }
 }
@@ -126,7 +126,7 @@ mod tests {
     fn lines_and_failures_are_reported() {
         let ended = shell("echo one; echo two; exit 3", Duration::from_secs(20));
         assert_eq!(ended.lines, ["one", "two"]);
-        let why = ended.outcome.unwrap_err();
+        let why = ended.outcome.unwrap_err().to_string();
         assert!(why.contains('3'), "{why}");
         assert!(shell("true", Duration::from_secs(20)).outcome.is_ok());
     }
@@ -136,13 +136,25 @@ mod tests {
         let start = Instant::now();
         let ended = shell("echo one; sleep 30", Duration::from_millis(300));
         assert_eq!(ended.lines, ["one"]);
-        assert!(ended.outcome.unwrap_err().contains("was stopped"));
+        assert!(
+            ended
+                .outcome
+                .unwrap_err()
+                .to_string()
+                .contains("was stopped")
+        );
         assert!(start.elapsed() < Duration::from_secs(20));
     }
 
     #[test]
     fn a_program_that_is_not_there_is_named() {
         let ended = run(&mut Command::new("no-such-python"), Duration::from_secs(1));
-        assert!(ended.outcome.unwrap_err().contains("no-such-python"));
+        assert!(
+            ended
+                .outcome
+                .unwrap_err()
+                .to_string()
+                .contains("no-such-python")
+        );
     }
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{check, child};
@@ -69,9 +69,8 @@ fn measure(options: &Options, programs: &Programs, out: PathBuf) -> anyhow::Resu
         let left = deadline.map_or(Duration::MAX, |at| {
             at.saturating_duration_since(Instant::now())
         });
-        let outcome = may_run(&step, options, &found, left)
-            .and_then(|()| take(&mut found, &step, options, &out, left));
-        if let Err(why) = outcome {
+        if let Err(why) = take(&mut found, &step, options, &out, left) {
+            let why = format!("{why:#}");
             if options.parts.contains(&step.part) {
                 println!("{}: {why}", step.part);
             }
@@ -112,35 +111,27 @@ fn prepared(out: &Path) -> std::io::Result<File> {
     File::create(out.join("findings.jsonl"))
 }
 
-/// Why a step does not run, if it does not.
-fn may_run(step: &Step, options: &Options, found: &Findings, left: Duration) -> Result<(), String> {
-    let (part, needs) = (step.part, step.seconds[0]);
-    if !options.parts.contains(&part) {
-        return Err(format!("--only leaves out {part}"));
-    }
-    let failed = found
-        .tests(findings::SCAN_TESTS)
-        .is_ok_and(|(_, failed)| failed > 0);
-    if failed && part == "scan" {
-        return Err("memory_scan's tests did not pass, so it is not timed".to_owned());
-    }
-    if left < Duration::from_secs(needs) {
-        return Err(format!("no time was left of --seconds: {needs} needed"));
-    }
-    Ok(())
-}
-
-/// Runs a step, keeps its findings as they come, and says what went wrong.
+/// Runs a step if it was asked for and may run, keeps its findings as they come, and says what went wrong.
 fn take(
     found: &mut Findings,
     step: &Step,
     options: &Options,
     out: &Path,
     left: Duration,
-) -> Result<(), String> {
-    let program = step.program.as_ref().map_err(String::clone)?;
+) -> anyhow::Result<()> {
+    let (part, [needs, limit]) = (step.part, step.seconds);
+    ensure!(options.parts.contains(&part), "--only leaves out {part}");
+    let broke = |(_, failed)| failed > 0;
+    if part == "scan" && found.tests(findings::SCAN_TESTS).is_ok_and(broke) {
+        bail!("memory_scan's tests did not pass, so it is not timed");
+    }
+    if left < Duration::from_secs(needs) {
+        bail!("no time was left of --seconds: {needs} needed");
+    }
+    let program = step.program.clone().map_err(anyhow::Error::msg)?;
     let name = step.shown();
     println!("\n{name}");
+    let context = || format!("`{name}`");
     let folder = out.join(step.folder);
     // What an earlier call left; there may be nothing.
     let _ = fs::remove_file(folder.join(LOG));
@@ -153,55 +144,45 @@ fn take(
         let others = std::env::var_os("PYTHONPATH").unwrap_or_default();
         let others = std::env::split_paths(&others).filter(|path| !path.as_os_str().is_empty());
         let all = std::env::join_paths([fla.clone()].into_iter().chain(others));
-        command.env(
-            "PYTHONPATH",
-            all.map_err(|error| format!("--fla: {error}"))?,
-        );
+        command.env("PYTHONPATH", all.context("--fla")?);
     }
     let mut broken = Ok(());
-    let ended = child::run_with(
-        &mut command,
-        left.min(Duration::from_secs(step.seconds[1])),
-        |line| {
-            if step.folder != COUNTED {
-                let read = found.read(line, step.label);
-                if broken.is_ok() {
-                    broken = read;
-                }
+    let limit = left.min(Duration::from_secs(limit));
+    let ended = child::run_with(&mut command, limit, |line| {
+        if step.folder != COUNTED {
+            let read = found.read(line, step.label);
+            if broken.is_ok() {
+                broken = read;
             }
-        },
-    );
-    let outcome = ended.outcome.map_err(|why| format!("`{name}` {why}"));
-    if step.part == "tests" {
+        }
+    });
+    let outcome = ended.outcome.with_context(context);
+    if part == "tests" {
         let mut tests = check::Tests::default();
         tests.count(&ended.lines);
         if tests.passed == 0 && tests.failed == 0 {
-            return outcome.and(Err(format!("`{name}` ran no test")));
+            outcome?;
+            bail!("`{name}` ran no test");
         }
         // A test that ends the whole program is counted by nobody.
-        if outcome.is_err() {
-            tests.failed = tests.failed.max(1);
-        }
-        let (passed, failed) = (tests.passed, tests.failed);
-        found.add(
-            json!({ "kind": "tests", "what": step.whats[0], "passed": passed, "failed": failed }),
-        );
+        let failed = tests.failed.max(outcome.is_err().into());
+        let (what, passed) = (&step.whats[0], tests.passed);
+        found.add(json!({ "kind": "tests", "what": what, "passed": passed, "failed": failed }));
+        return outcome;
     }
+    outcome?;
     if step.folder == COUNTED {
-        outcome?;
-        let launches = fs::read_to_string(folder.join(LOG));
-        let launches = launches.map_err(|error| format!("{LOG}: {error}"))?;
-        let mut lines = ended.lines.iter();
+        let launches = fs::read_to_string(folder.join(LOG)).context(LOG)?;
+        let of_line = |line: &String| serde_json::from_str::<Value>(line).ok()?["steps"].as_f64();
+        let steps = ended.lines.iter().find_map(of_line);
         let steps =
-            lines.find_map(|line| serde_json::from_str::<Value>(line).ok()?["steps"].as_f64());
-        let steps = steps.ok_or_else(|| format!("`{name}` does not say how many steps it made"))?;
+            steps.with_context(|| format!("`{name}` does not say how many steps it made"))?;
         let each = launches.lines().count() as f64 / steps;
         let detail = "every launch is a line";
         found.add(json!({ "kind": "check", "what": LAUNCHES, "ok": each > 0.0, "detail": detail }));
         found.add(json!({ "kind": "time", "what": LAUNCHES, "pass": "step", "ms": each }));
-        return Ok(());
     }
-    outcome.and(broken.map_err(|error| format!("`{name}`: {error:#}")))
+    broken.with_context(context)
 }
 
 #[cfg(test)]
