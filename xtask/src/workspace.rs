@@ -3,6 +3,7 @@
 //!
 //! The benches themselves check their results before they time anything; this only starts them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -131,10 +132,9 @@ const FOUND: i32 = 99;
 pub(crate) fn valgrind(root: &Path, filters: &[String]) -> anyhow::Result<()> {
     let line = "test --release --workspace --lib --test kernels --no-run --message-format json-render-diagnostics";
     let built = executables(root, line)?;
-    let find = |name: &str| {
-        let found = built.iter().find(|(target, ..)| target == name);
-        let (.., path) = found.with_context(|| format!("cargo built no tests of {name}"))?;
-        anyhow::Ok(path)
+    let find = |name| {
+        let tests = built.get(name);
+        tests.with_context(|| format!("cargo built no tests of {name}"))
     };
     let (library, kernels) = (find("infinity_kernels")?, find("kernels")?);
     let run = |path: &Path, words: &[&str]| {
@@ -164,11 +164,8 @@ pub(crate) fn valgrind(root: &Path, filters: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An executable that Cargo built: name and kind of its target, and its path.
-type Executable = (String, String, PathBuf);
-
-/// Builds with the words given and returns every executable.
-pub(crate) fn executables(root: &Path, words: &str) -> anyhow::Result<Vec<Executable>> {
+/// Builds with the words given and returns every executable by the name of its target.
+pub(crate) fn executables(root: &Path, words: &str) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     println!("cargo {words}");
     let output = cargo(root, words).stderr(Stdio::inherit()).output();
     let output = output.context("cannot start cargo")?;
@@ -178,16 +175,10 @@ pub(crate) fn executables(root: &Path, words: &str) -> anyhow::Result<Vec<Execut
 }
 
 /// The executable that a line of Cargo's messages tells of.
-fn executable(line: &str) -> Option<Executable> {
+fn executable(line: &str) -> Option<(String, PathBuf)> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
-    let target = &message["target"];
-    let text = |value: &serde_json::Value| Some(value.as_str()?.to_owned());
-    let path = message["executable"].as_str()?;
-    Some((
-        text(&target["name"])?,
-        text(&target["kind"][0])?,
-        path.into(),
-    ))
+    let name = message["target"]["name"].as_str()?;
+    Some((name.to_owned(), message["executable"].as_str()?.into()))
 }
 
 #[cfg(test)]
@@ -215,11 +206,7 @@ mod tests {
     #[test]
     fn executables_are_found_among_cargos_messages() {
         let line = r#"{"reason":"compiler-artifact","target":{"kind":["bench"],"name":"memory_scan"},"executable":"/t/memory_scan-1"}"#;
-        let expected = (
-            "memory_scan".to_owned(),
-            "bench".to_owned(),
-            "/t/memory_scan-1".into(),
-        );
+        let expected = ("memory_scan".to_owned(), "/t/memory_scan-1".into());
         assert_eq!(executable(line), Some(expected));
         for other in [
             &*line.replace("\"/t/memory_scan-1\"", "null"),

@@ -52,9 +52,8 @@ pub(crate) fn run(root: &Path, tools: Option<&Path>) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    let mut built = built.into_iter();
-    let program = built.find(|(name, ..)| name == "infinity_kernels");
-    let (.., program) = program.context("cargo built no tests of infinity-kernels")?;
+    let program = built.get("infinity_kernels");
+    let program = program.context("cargo built no tests of infinity-kernels")?;
     let folder = root.join("target/gpu/ptx");
     // That of an earlier call; there may be none.
     let _ = fs::remove_dir_all(&folder);

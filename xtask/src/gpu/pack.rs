@@ -31,7 +31,7 @@ const LOADERS_FOLDER: &str = "lib";
 pub(crate) fn pack(programs: &Programs, folder: &Path, options: &Options) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("--pack {}", folder.display()))?;
     let this = std::env::current_exe().context("this program has no path")?;
-    for (name, path) in programs.0.iter().chain([(&"xtask", &this)]) {
+    for (name, path) in programs.0.iter().chain([(&"xtask".to_owned(), &this)]) {
         let to = folder.join(name);
         if name.contains('.') {
             fs::copy(path, to).with_context(|| path.display().to_string())?;

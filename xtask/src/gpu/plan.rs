@@ -143,6 +143,11 @@ impl Options {
         };
         // A path holds from here wherever the program will run; a bare name is looked for.
         let path = || std::path::absolute(value).unwrap_or_else(|_| value.into());
+        let given = Path::new(value);
+        let path_if = |is_there: bool, why: &str| {
+            ensure!(is_there, "{flag} {value}: {why}");
+            Ok(Some(path()))
+        };
         match flag {
             "--only" => {
                 let names: Vec<&str> = value.split(',').collect();
@@ -154,21 +159,14 @@ impl Options {
             }
             "--python" if value.contains(std::path::is_separator) => self.python = path(),
             "--python" => self.python = value.into(),
-            "--fla" => {
-                ensure!(Path::new(value).is_dir(), "--fla {value}: no such folder");
-                self.fla = Some(path());
-            }
-            "--text" => {
-                ensure!(Path::new(value).is_file(), "--text {value}: no such file");
-                self.text = Some(path());
-            }
+            "--fla" => self.fla = path_if(given.is_dir(), "no such folder")?,
+            "--text" => self.text = path_if(given.is_file(), "no such file")?,
             "--rounds" => self.rounds = number()?,
             "--seconds" => self.seconds = Some(Duration::from_secs(number()?)),
             "--out" => self.out = Some(path()),
             "--tools" => {
-                let ptxas = Path::new(value).join("bin/ptxas");
-                ensure!(ptxas.is_file(), "--tools {value}: no bin/ptxas there");
-                self.tools = Some(path());
+                let has_ptxas = given.join("bin/ptxas").is_file();
+                self.tools = path_if(has_ptxas, "no bin/ptxas there")?;
             }
             "--pack" | "--unpacked" => {
                 if self.place != Place::Here {
@@ -185,26 +183,26 @@ impl Options {
     }
 }
 
-/// Where everything that runs lies, by its name; all paths are absolute.
+/// Where everything that runs or goes along lies, by its name; all paths are absolute.
 #[derive(Debug)]
-pub(crate) struct Programs(pub(crate) BTreeMap<&'static str, PathBuf>);
+pub(crate) struct Programs(pub(crate) BTreeMap<String, PathBuf>);
 
 impl Programs {
     /// Builds what `options` needs, with one call of Cargo, so that Burn is built once.
     pub(crate) fn build(root: &Path, options: &Options) -> anyhow::Result<Self> {
-        let mut all: BTreeMap<_, _> = FILES.map(|file| (name_of(file), root.join(file))).into();
-        all.extend(options.text.clone().map(|text| (TEXT, text)));
         let wanted = targets(options);
-        if !wanted.is_empty() {
-            for (name, kind, path) in workspace::executables(root, &command(options))? {
-                let mut wanted = wanted.iter();
-                let ours = wanted.find(|(ours, flag)| *ours == name && flag[2..] == kind);
-                all.extend(ours.map(|(ours, _)| (*ours, path)));
-            }
-            for (name, _) in wanted {
-                ensure!(all.contains_key(name), "cargo built no executable `{name}`");
-            }
+        let mut all = match wanted.is_empty() {
+            true => BTreeMap::new(),
+            false => workspace::executables(root, &command(options))?,
+        };
+        for (name, _) in wanted {
+            ensure!(all.contains_key(name), "cargo built no executable `{name}`");
         }
+        for file in FILES {
+            let name = file.rsplit('/').next().unwrap_or(file);
+            all.insert(name.to_owned(), root.join(file));
+        }
+        all.extend(options.text.clone().map(|text| (TEXT.to_owned(), text)));
         Ok(Programs(all))
     }
 
@@ -212,12 +210,10 @@ impl Programs {
     pub(crate) fn unpacked(folder: &Path, options: &Options) -> anyhow::Result<Self> {
         let context = || format!("--unpacked {}: no such folder", folder.display());
         let folder = folder.canonicalize().with_context(context)?;
-        let names = PROGRAMS.map(|(name, ..)| name).into_iter();
-        let names = names.chain(FILES.map(name_of)).chain([TEXT]);
-        let files = names.map(|name| (name, folder.join(name)));
-        let mut all: BTreeMap<_, _> = files.filter(|(_, path)| path.is_file()).collect();
-        all.extend(options.text.clone().map(|text| (TEXT, text)));
-        Ok(Programs(all))
+        let entries = folder.read_dir().with_context(context)?.flatten();
+        let files = entries.map(|file| (file.file_name().to_string_lossy().into(), file.path()));
+        let text = options.text.clone().map(|text| (TEXT.to_owned(), text));
+        Ok(Programs(files.chain(text).collect()))
     }
 
     /// A file, or why it is not there.
@@ -228,11 +224,6 @@ impl Programs {
             _ => format!("`{name}` is not in this pack"),
         })
     }
-}
-
-/// The last part of a path.
-fn name_of(path: &'static str) -> &'static str {
-    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// Names and flags of Cargo's targets that were asked for.
@@ -295,7 +286,7 @@ impl Step {
 /// start, so that every peer has a process and a limit of its own.
 pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
     let (gpu, dtype, rounds) = (options.gpu, options.dtype, options.rounds);
-    // A word that names a file that goes along is that file.
+    // A word with a point is a file that goes along.
     let step = |name: &str, line: &str, whats: &[&str]| {
         let program = PROGRAMS.iter().find(|(program, ..)| *program == name);
         let (_, part, _, seconds) = *program.expect("a name of PROGRAMS");
@@ -306,11 +297,10 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
         };
         let mut args = Vec::new();
         for word in line.split_whitespace() {
-            let is_file = word == TEXT || FILES.map(name_of).contains(&word);
-            match is_file.then(|| programs.get(word)).transpose() {
-                Ok(Some(path)) => args.push(path.display().to_string()),
-                Ok(None) => args.push(word.to_owned()),
-                Err(why) => program = program.and(Err(why)),
+            match programs.get(word) {
+                Ok(path) if word.contains('.') => args.push(path.display().to_string()),
+                Err(why) if word.contains('.') => program = program.and(Err(why)),
+                _ => args.push(word.to_owned()),
             }
         }
         Step {

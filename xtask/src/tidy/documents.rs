@@ -54,8 +54,11 @@ pub(super) fn check(tree: &Tree) -> Vec<String> {
         );
     }
     for (line, number) in map.lines().zip(1..) {
-        let lost = lost_in_place(tree, line);
-        found.extend(lost.map(|what| format!("ARCHITECTURE.md:{number}: {what}")));
+        for (file, name) in lost_in_place(tree, line) {
+            found.push(format!(
+                "ARCHITECTURE.md:{number}: `{file}` holds no `{name}`"
+            ));
+        }
     }
     let unnamed = crates.into_iter().chain(operator_names(tree));
     let unnamed = unnamed.filter(|name| !map.contains(name));
@@ -63,24 +66,18 @@ pub(super) fn check(tree: &Tree) -> Vec<String> {
     found
 }
 
-/// What a place of a walk, `1. `file.rs` `item`, `other`: words`, names and its file does not hold.
-fn lost_in_place<'a>(tree: &Tree, line: &'a str) -> impl Iterator<Item = String> + use<'a> {
+/// The file of a place of a walk, `1. `file.rs` `item`, `other`: words`, with the names that it does not hold.
+fn lost_in_place<'a>(tree: &Tree, line: &'a str) -> Vec<(&'a str, &'a str)> {
     let (place, _) = line.split_once(": ").unwrap_or((line, ""));
     let mut quoted = place.split('`').skip(1).step_by(2);
-    let is_place = line.starts_with(|c: char| c.is_ascii_digit());
-    let file = quoted
-        .next()
-        .filter(|file| is_place && file.ends_with(".rs"));
-    let text = file
-        .map(|file| tree.text(file))
-        .filter(|text| !text.is_empty());
-    let lost: Vec<&str> = match text {
-        Some(text) => quoted.filter(|name| !text.contains(name)).collect(),
-        None => Vec::new(),
-    };
-    let file = file.unwrap_or_default();
-    lost.into_iter()
-        .map(move |name| format!("`{file}` holds no `{name}`"))
+    let file = quoted.next().unwrap_or_default();
+    let text = tree.text(file);
+    let is_place = line.starts_with(|c: char| c.is_ascii_digit()) && file.ends_with(".rs");
+    if !is_place || text.is_empty() {
+        return Vec::new();
+    }
+    let lost = quoted.filter(|name| !text.contains(name));
+    lost.map(|name| (file, name)).collect()
 }
 
 fn is_document(path: &str) -> bool {

@@ -234,7 +234,8 @@ impl Module {
         let mut at = 0;
         while at < code.len() {
             match (&code[..at], code[at]) {
-                (before, "use") => {
+                // Not `use<'a>`.
+                (before, "use") if code.get(at + 1) != Some(&"<") => {
                     // `pub use`, `pub(crate) use`.
                     let public = before
                         .last()
