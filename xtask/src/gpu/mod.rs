@@ -129,7 +129,8 @@ fn take(
         bail!("no time was left of --seconds: {needs} needed");
     }
     let program = step.program.clone().map_err(anyhow::Error::msg)?;
-    let name = step.shown();
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let name = format!("{name} {}", step.args.join(" "));
     println!("\n{name}");
     let context = || format!("`{name}`");
     let folder = out.join(step.folder);
@@ -138,7 +139,7 @@ fn take(
     if step.label == EMPTY {
         let _ = fs::remove_dir_all(folder.join("cache"));
     }
-    let mut command = Command::new(program);
+    let mut command = Command::new(&program);
     command.args(&step.args).current_dir(&folder);
     if let Some(fla) = &options.fla {
         let others = std::env::var_os("PYTHONPATH").unwrap_or_default();

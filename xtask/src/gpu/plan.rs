@@ -273,14 +273,6 @@ pub(crate) const COUNTED: &str = "counted";
 /// Caches are of its own: empty ones, or those of the start before.
 pub(crate) const STARTED: &str = "started";
 
-impl Step {
-    pub(crate) fn shown(&self) -> String {
-        let program = self.program.as_deref().unwrap_or(Path::new("?"));
-        let name = program.file_name().unwrap_or_default().to_string_lossy();
-        format!("{name} {}", self.args.join(" "))
-    }
-}
-
 /// Every step of every part, asked for or not, of most worth first. Burn's attention runs in a process for every
 /// length: out of memory on a device may take a process with it. torch.compile and Triton take up to a minute to
 /// start, so that every peer has a process and a limit of its own.
