@@ -15,51 +15,28 @@ use crate::workspace::cargo;
 const LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
 const PACKAGES: &str = "mesa-vulkan-drivers libvulkan1";
 
-/// What a step does.
-enum Run {
-    Tidy,
-    Cargo(&'static str),
-    /// The block after `<!-- ci:test -->` in README.md: read, not repeated, so that the two cannot differ.
-    Readme,
-    /// `cargo` with these words if `cargo deny` is installed.
-    Deny(&'static str),
-    /// The same on a Vulkan driver, which may run on the processor.
-    Vulkan(&'static str),
-}
-
-/// Quick steps first. Clippy and tests use the release profile, as numerics without optimisation take minutes.
+/// Names of the steps, and the words of Cargo; quick steps first. Clippy and tests use the release profile, as numerics
+/// without optimisation take minutes.
 ///
-/// One source serves every CubeCL runtime, so what passes on software Vulkan is the GPU kernels' arithmetic on all
-/// of them. Of those tests only the ones that name the device or what it is reached by run there; the rest ran on the
-/// CPU before.
-const STEPS: [(&str, Run); 7] = [
-    ("fmt", Run::Cargo("fmt --all --check")),
-    ("tidy", Run::Tidy),
-    ("deny", Run::Deny("deny check licenses bans sources")),
+/// The tests' words are the block after `<!-- ci:test -->` in README.md: read, not repeated, so that the two cannot
+/// differ. One source serves every CubeCL runtime, so what passes on software Vulkan is the GPU kernels' arithmetic on
+/// all of them. Of those tests only the ones that name the device or what it is reached by run there; the rest ran on
+/// the CPU before.
+const STEPS: [(&str, &str); 7] = [
+    ("fmt", "fmt --all --check"),
+    ("tidy", ""),
+    ("deny", "deny check licenses bans sources"),
     (
         "clippy",
-        Run::Cargo("clippy --locked --workspace --all-targets --release -- -D warnings"),
+        "clippy --locked --workspace --all-targets --release -- -D warnings",
     ),
-    (
-        "doc",
-        Run::Cargo("doc --locked --workspace --lib --no-deps --release"),
-    ),
-    ("test", Run::Readme),
+    ("doc", "doc --locked --workspace --lib --no-deps --release"),
+    ("test", ""),
     (
         "wgpu",
-        Run::Vulkan(
-            "test --locked --release -p infinity-kernels --features wgpu --tests -- wgpu:: cube::",
-        ),
+        "test --locked --release -p infinity-kernels --features wgpu --tests -- wgpu:: cube::",
     ),
 ];
-
-/// How a step ended.
-enum Outcome {
-    Passed,
-    Failed,
-    /// Not run, and why.
-    Skipped(String),
-}
 
 /// Tests of all `test result:` lines.
 #[derive(Debug, Default, PartialEq)]
@@ -80,19 +57,16 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
     let mut tests = Tests::default();
     let mut summary = String::from("\nsummary\n");
     let mut failed = Vec::new();
-    for (name, step) in &STEPS {
+    for (name, line) in STEPS {
         let start = Instant::now();
-        let outcome = perform(root, name, step, install, &mut tests).unwrap_or_else(|error| {
-            println!("{name}: {error:#}");
-            Outcome::Failed
-        });
-        let verdict = match outcome {
-            Outcome::Passed => "ok".to_owned(),
-            Outcome::Failed => {
-                failed.push(*name);
+        let verdict = match perform(root, name, line, install, &mut tests) {
+            Ok(None) => "ok".to_owned(),
+            Ok(Some(why)) => format!("SKIPPED: {why}"),
+            Err(error) => {
+                println!("{name}: {error:#}");
+                failed.push(name);
                 "FAILED".to_owned()
             }
-            Outcome::Skipped(why) => format!("SKIPPED: {why}"),
         };
         let seconds = start.elapsed().as_secs_f64();
         summary += &format!("  {name:<7} {seconds:>7.1} s  {verdict}\n");
@@ -109,71 +83,59 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a step, or says why it is left out.
 fn perform(
     root: &Path,
     name: &str,
-    step: &Run,
+    line: &str,
     install: bool,
     tests: &mut Tests,
-) -> anyhow::Result<Outcome> {
-    let mut start = |line: &str| start(root, name, line, tests);
-    match step {
-        Run::Tidy => {
+) -> anyhow::Result<Option<String>> {
+    match name {
+        "tidy" => {
             println!("\n── {name}");
             tidy::run(root)?;
         }
-        Run::Cargo(line) => start(line)?,
-        Run::Readme => {
+        "test" => {
             let readme = std::fs::read_to_string(root.join("README.md")).context("README.md")?;
             for line in test_commands(&readme)? {
-                start(line)?;
+                start(root, name, line, tests)?;
             }
         }
-        Run::Deny(line) => {
-            let found = cargo(root, &["deny", "--version"]).output();
-            if !found.is_ok_and(|output| output.status.success()) {
-                let why = "`cargo deny` is not installed (cargo install cargo-deny --locked)";
-                return Ok(Outcome::Skipped(why.to_owned()));
-            }
-            start(line)?;
+        "deny" if !has_deny(root) => {
+            let why = "`cargo deny` is not installed (cargo install cargo-deny --locked)";
+            return Ok(Some(why.to_owned()));
         }
-        Run::Vulkan(line) => {
-            if !has_vulkan() && install {
-                install_vulkan();
-            }
-            if !has_vulkan() {
-                let why = format!(
-                    "no Vulkan driver on this machine: THE KERNELS FOR GPUS WERE NOT TESTED (apt-get install {PACKAGES})"
-                );
-                eprintln!("\n!! {why}");
-                return Ok(Outcome::Skipped(why));
-            }
-            start(line)?;
+        "wgpu" if !has_vulkan(install) => {
+            let why = format!(
+                "no Vulkan driver on this machine: THE KERNELS FOR GPUS WERE NOT TESTED (apt-get install {PACKAGES})"
+            );
+            eprintln!("\n!! {why}");
+            return Ok(Some(why));
         }
+        _ => start(root, name, line, tests)?,
     }
-    Ok(Outcome::Passed)
+    Ok(None)
 }
 
 /// Runs Cargo with the words of `line`, shows what it says and counts its tests.
 fn start(root: &Path, name: &str, line: &str, tests: &mut Tests) -> anyhow::Result<()> {
     println!("\n── {name}: cargo {line}");
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let mut command = cargo(root, &words);
+    let mut command = cargo(root, line);
     if name == "doc" {
         command.env("RUSTDOCFLAGS", "-D warnings");
     }
     let ended = child::run(&mut command, LIMIT);
     tests.count(&ended.lines);
-    ended.outcome.map_err(anyhow::Error::msg)
+    ended.outcome
 }
 
 /// The words behind `cargo` of every line of the README's test command.
 fn test_commands(readme: &str) -> anyhow::Result<Vec<&str>> {
-    let mut lines = readme
+    let lines = readme
         .lines()
         .skip_while(|line| *line != "<!-- ci:test -->");
-    let block = lines.by_ref().skip(2);
-    let block = block.take_while(|line| !line.starts_with("```"));
+    let block = lines.skip(2).take_while(|line| !line.starts_with("```"));
     let commands = block.map(|line| {
         let words = line.strip_prefix("cargo ");
         words.with_context(|| format!("README.md: `{line}` is no call of cargo"))
@@ -189,51 +151,49 @@ fn test_commands(readme: &str) -> anyhow::Result<Vec<&str>> {
 impl Tests {
     /// Adds what every `test result: ok. 12 passed; 0 failed; 1 ignored; …` says.
     pub(crate) fn count(&mut self, lines: &[String]) {
-        for counts in lines
+        let results = lines
             .iter()
-            .filter_map(|line| line.strip_prefix("test result: "))
-        {
-            let words: Vec<&str> = counts.split_whitespace().collect();
-            let before = |word: &str| -> u64 {
-                let at = words
-                    .iter()
-                    .position(|one| one.trim_end_matches(';') == word);
-                let number = at.and_then(|at| words.get(at.checked_sub(1)?));
-                number.and_then(|number| number.parse().ok()).unwrap_or(0)
+            .filter_map(|line| line.strip_prefix("test result: "));
+        for part in results.flat_map(|line| line.split([';', '.'])) {
+            let Some((number, word)) = part.trim().split_once(' ') else {
+                continue;
             };
-            self.passed += before("passed");
-            self.failed += before("failed");
-            self.skipped += before("ignored");
+            let number = number.parse().unwrap_or(0);
+            match word {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.skipped += number,
+                _ => {}
+            }
         }
     }
 }
 
-/// Whether the loader of Vulkan and a driver are there.
-fn has_vulkan() -> bool {
-    if !cfg!(target_os = "linux") {
-        return false;
-    }
-    let listed = Command::new("ldconfig").arg("-p").output();
-    let loader = listed
-        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("libvulkan.so.1"));
+fn has_deny(root: &Path) -> bool {
+    let found = cargo(root, "deny --version").output();
+    found.is_ok_and(|output| output.status.success())
+}
+
+/// Whether the loader of Vulkan and a driver are there, if need be after an attempt to install them.
+fn has_vulkan(install: bool) -> bool {
     let drivers = std::fs::read_dir("/usr/share/vulkan/icd.d");
-    loader && drivers.is_ok_and(|mut files| files.next().is_some())
-}
-
-/// Tries to; whether it worked shows afterwards.
-fn install_vulkan() {
-    println!("\n── installing software Vulkan: {PACKAGES}");
-    for line in [
-        "update -qq".to_owned(),
-        format!("install -qq -y {PACKAGES}"),
-    ] {
-        let mut command = Command::new("apt-get");
-        command.args(line.split_whitespace());
-        command.env("DEBIAN_FRONTEND", "noninteractive");
-        if let Err(why) = child::run(&mut command, LIMIT).outcome {
-            eprintln!("apt-get {line}: {why}");
-        }
+    let has_driver = drivers.is_ok_and(|mut files| files.next().is_some());
+    if has_driver && child::loaders().contains("libvulkan.so.1") {
+        return cfg!(target_os = "linux");
     }
+    if install {
+        println!("\n── installing software Vulkan: {PACKAGES}");
+        for line in ["update -qq", &format!("install -qq -y {PACKAGES}")] {
+            let mut command = Command::new("apt-get");
+            command.args(line.split_whitespace());
+            command.env("DEBIAN_FRONTEND", "noninteractive");
+            if let Err(why) = child::run(&mut command, LIMIT).outcome {
+                eprintln!("apt-get {line}: {why}");
+            }
+        }
+        return has_vulkan(false);
+    }
+    false
 }
 
 #[cfg(test)]

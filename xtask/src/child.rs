@@ -1,14 +1,31 @@
-//! A program with a time limit, whose output is shown as it comes.
+//! Programs that are started: with a time limit and their output shown as it comes, or until they end by themselves.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, anyhow, ensure};
+
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// How long output is waited for that a program's own children still hold open.
 const AFTER: Duration = Duration::from_secs(1);
+
+/// Runs `command` to its end, with an error if it fails; `what` names it.
+pub(crate) fn succeed(what: &str, command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status();
+    let status = status.with_context(|| format!("cannot start {what}"))?;
+    ensure!(status.success(), "{what}: {status}");
+    Ok(())
+}
+
+/// What the loader of this system knows by name, as `ldconfig -p` lists it; nothing where there is no such program.
+pub(crate) fn loaders() -> String {
+    let listed = Command::new("ldconfig").arg("-p").output();
+    let listed = listed.map_or_else(|_| Vec::new(), |listed| listed.stdout);
+    String::from_utf8_lossy(&listed).into_owned()
+}
 
 /// What a program printed, and how it ended.
 #[derive(Debug)]
@@ -16,17 +33,7 @@ pub(crate) struct Ended {
     /// Lines of its standard output; they were printed as they came.
     pub(crate) lines: Vec<String>,
     /// What went wrong, if something did.
-    pub(crate) outcome: Result<(), String>,
-}
-
-impl Ended {
-    /// Of a program that was not started.
-    pub(crate) fn without(why: &str) -> Self {
-        Ended {
-            lines: Vec::new(),
-            outcome: Err(why.to_owned()),
-        }
-    }
+    pub(crate) outcome: anyhow::Result<()>,
 }
 
 /// Runs `command`, shows what it prints and kills it after `limit`.
@@ -40,39 +47,34 @@ pub(crate) fn run_with(
     limit: Duration,
     mut each: impl FnMut(&str),
 ) -> Ended {
-    let program = command.get_program().to_string_lossy().into_owned();
+    let mut lines = Vec::new();
     let mut child = match command.stdout(Stdio::piped()).spawn() {
         Ok(child) => child,
-        Err(error) => return Ended::without(&format!("cannot start {program}: {error}")),
+        Err(error) => {
+            let program = command.get_program().to_string_lossy();
+            let outcome = Err(anyhow!("cannot start {program}: {error}"));
+            return Ended { lines, outcome };
+        }
     };
     let printed = listen(&mut child);
+    let mut take = |line: String| {
+        println!("{line}");
+        each(&line);
+        lines.push(line);
+    };
     let deadline = Instant::now() + limit;
-    let mut lines = Vec::new();
-    let mut ended: Option<Instant> = None;
-    let mut outcome = Ok(());
-    loop {
-        let mut quiet = true;
+    let outcome = loop {
         match printed.recv_timeout(TICK) {
-            Ok(line) => {
-                println!("{line}");
-                each(&line);
-                lines.push(line);
-                quiet = false;
-            }
-            Err(RecvTimeoutError::Disconnected) if ended.is_some() => break,
+            Ok(line) => take(line),
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        match ended {
-            None => {
-                if let Some(how) = end(&mut child, deadline, limit) {
-                    ended = Some(Instant::now());
-                    outcome = how;
-                }
-            }
-            Some(at) if quiet && at.elapsed() > AFTER => break,
-            Some(_) => {}
+        if let Some(outcome) = end(&mut child, deadline, limit) {
+            break outcome;
         }
+    };
+    while let Ok(line) = printed.recv_timeout(AFTER) {
+        take(line);
     }
     Ended { lines, outcome }
 }
@@ -95,18 +97,18 @@ fn listen(child: &mut Child) -> Receiver<String> {
 }
 
 /// How the program ended, if it did; after the deadline it does.
-fn end(child: &mut Child, deadline: Instant, limit: Duration) -> Option<Result<(), String>> {
+fn end(child: &mut Child, deadline: Instant, limit: Duration) -> Option<anyhow::Result<()>> {
     match child.try_wait() {
-        Err(error) => Some(Err(format!("was lost: {error}"))),
+        Err(error) => Some(Err(anyhow!("was lost: {error}"))),
         Ok(Some(status)) if status.success() => Some(Ok(())),
-        Ok(Some(status)) => Some(Err(format!("ended with {status}"))),
+        Ok(Some(status)) => Some(Err(anyhow!("ended with {status}"))),
         Ok(None) if Instant::now() < deadline => None,
         Ok(None) => {
             // It may end by itself in between; then there is nothing to kill.
             let _ = child.kill();
             let _ = child.wait();
             let seconds = limit.as_secs_f64();
-            Some(Err(format!("was stopped after {seconds:.0} s")))
+            Some(Err(anyhow!("was stopped after {seconds:.0} s")))
         }
     }
 }
@@ -124,7 +126,7 @@ mod tests {
     fn lines_and_failures_are_reported() {
         let ended = shell("echo one; echo two; exit 3", Duration::from_secs(20));
         assert_eq!(ended.lines, ["one", "two"]);
-        let why = ended.outcome.unwrap_err();
+        let why = ended.outcome.unwrap_err().to_string();
         assert!(why.contains('3'), "{why}");
         assert!(shell("true", Duration::from_secs(20)).outcome.is_ok());
     }
@@ -134,13 +136,25 @@ mod tests {
         let start = Instant::now();
         let ended = shell("echo one; sleep 30", Duration::from_millis(300));
         assert_eq!(ended.lines, ["one"]);
-        assert!(ended.outcome.unwrap_err().contains("was stopped"));
+        assert!(
+            ended
+                .outcome
+                .unwrap_err()
+                .to_string()
+                .contains("was stopped")
+        );
         assert!(start.elapsed() < Duration::from_secs(20));
     }
 
     #[test]
     fn a_program_that_is_not_there_is_named() {
         let ended = run(&mut Command::new("no-such-python"), Duration::from_secs(1));
-        assert!(ended.outcome.unwrap_err().contains("no-such-python"));
+        assert!(
+            ended
+                .outcome
+                .unwrap_err()
+                .to_string()
+                .contains("no-such-python")
+        );
     }
 }

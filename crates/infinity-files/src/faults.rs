@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 static PLANS: Mutex<Vec<Plan>> = Mutex::new(Vec::new());
 static ACTIVE: AtomicUsize = AtomicUsize::new(0);
@@ -39,13 +39,11 @@ pub struct Injected {
 /// Fails change number `n` (from 0) below `folder`, which must exist, by any thread of this process.
 pub fn inject(folder: &Path, n: usize, fault: Fault) -> Injected {
     let folder = resolved(folder);
-    plans(|plans| {
-        plans.push(Plan {
-            folder: folder.clone(),
-            left: n,
-            fault,
-            happened: false,
-        });
+    plans().push(Plan {
+        folder: folder.clone(),
+        left: n,
+        fault,
+        happened: false,
     });
     ACTIVE.fetch_add(1, Relaxed);
     Injected { folder }
@@ -54,17 +52,14 @@ pub fn inject(folder: &Path, n: usize, fault: Fault) -> Injected {
 impl Injected {
     /// Whether the chosen change was reached.
     pub fn happened(&self) -> bool {
-        plans(|plans| {
-            plans
-                .iter()
-                .any(|plan| plan.folder == self.folder && plan.happened)
-        })
+        let is_it = |plan: &Plan| plan.folder == self.folder && plan.happened;
+        plans().iter().any(is_it)
     }
 }
 
 impl Drop for Injected {
     fn drop(&mut self) {
-        plans(|plans| plans.retain(|plan| plan.folder != self.folder));
+        plans().retain(|plan| plan.folder != self.folder);
         ACTIVE.fetch_sub(1, Relaxed);
     }
 }
@@ -78,22 +73,21 @@ pub fn point(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     let path = resolved(path);
-    plans(|plans| {
-        let Some(plan) = plans.iter_mut().find(|plan| path.starts_with(&plan.folder)) else {
-            return Ok(());
-        };
-        let chosen = plan.left == 0 && (plan.fault == Fault::Kill || !plan.happened);
-        plan.left = plan.left.saturating_sub(1);
-        if !chosen {
-            return Ok(());
-        }
-        plan.happened = true;
-        match plan.fault {
-            Fault::Error(kind) => Err(kind.into()),
-            Fault::Panic => panic!("a test asked for it"),
-            Fault::Kill => Err(io::Error::other("killed by a test")),
-        }
-    })
+    let mut plans = plans();
+    let Some(plan) = plans.iter_mut().find(|plan| path.starts_with(&plan.folder)) else {
+        return Ok(());
+    };
+    let chosen = plan.left == 0 && (plan.fault == Fault::Kill || !plan.happened);
+    plan.left = plan.left.saturating_sub(1);
+    if !chosen {
+        return Ok(());
+    }
+    plan.happened = true;
+    match plan.fault {
+        Fault::Error(kind) => Err(kind.into()),
+        Fault::Panic => panic!("a test asked for it"),
+        Fault::Kill => Err(io::Error::other("killed by a test")),
+    }
 }
 
 /// Writes all of `bytes`; an injected failure leaves half of them, as a full disk does.
@@ -108,9 +102,9 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
-fn plans<T>(act: impl FnOnce(&mut Vec<Plan>) -> T) -> T {
+fn plans() -> MutexGuard<'static, Vec<Plan>> {
     // A list of plans is never half-changed.
-    act(&mut PLANS.lock().unwrap_or_else(PoisonError::into_inner))
+    PLANS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The path without links in its folder, so that a test's folder is found in it.

@@ -14,7 +14,6 @@ mod suggest;
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use lock::Lock;
 pub use partial::{
-    PartialDirectory, can_write, remove_directory, remove_unfinished, sync_directory, write,
-    write_with,
+    PartialDirectory, can_write, remove_directory, remove_unfinished, write, write_with,
 };
 pub use suggest::{ALIKE, nearest, similarity};

@@ -174,10 +174,7 @@ pub fn remove_unfinished() {
 }
 
 /// Puts the names in a directory on the disk.
-///
-/// # Errors
-/// If the system cannot.
-pub fn sync_directory(path: &Path) -> io::Result<()> {
+fn sync_directory(path: &Path) -> io::Result<()> {
     point(path)?;
     // Windows cannot open a directory as a file, and syncs renames itself.
     match cfg!(unix) {

@@ -15,6 +15,9 @@
 //! says otherwise. flash-linear-attention's gated delta rule was published at that size with 0.47 ms forward and
 //! 1.44 ms backward on an H200; what counts here is what it takes on the same card in the same call.
 
+use std::fs::File;
+use std::io::Write;
+
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
@@ -53,58 +56,67 @@ pub(crate) const TOKENS: u64 = 8192;
 type Size = [u64; 3];
 const SIZES: [&str; 3] = ["tokens", "states", "width"];
 
-/// Everything found so far.
+/// Everything found so far, and the file that has it, too, where there is one.
 #[derive(Debug, Default)]
-pub(crate) struct Findings(Vec<Value>);
+pub(crate) struct Findings {
+    all: Vec<Value>,
+    file: Option<File>,
+}
 
 impl Findings {
-    /// Takes a line of a program and returns it as it is kept; `None` if it is no finding. `label` goes before the
-    /// name, where the same program runs twice.
-    pub(crate) fn read(&mut self, line: &str, label: &str) -> anyhow::Result<Option<String>> {
-        let Some(mut found) = serde_json::from_str::<Value>(line)
-            .ok()
-            .filter(Value::is_object)
-        else {
-            return Ok(None);
+    pub(crate) fn kept_in(file: File) -> Self {
+        Self {
+            all: Vec::new(),
+            file: Some(file),
+        }
+    }
+
+    pub(crate) fn add(&mut self, found: Value) {
+        let written = self
+            .file
+            .as_mut()
+            .map_or(Ok(()), |file| writeln!(file, "{found}"));
+        if let Err(error) = written {
+            eprintln!("findings.jsonl: {error}");
+        }
+        self.all.push(found);
+    }
+
+    /// Takes a line of a program, if it is a finding. `label` goes before the name, where the same program runs twice.
+    pub(crate) fn read(&mut self, line: &str, label: &str) -> anyhow::Result<()> {
+        let Ok(mut found @ Value::Object(_)) = serde_json::from_str(line) else {
+            return Ok(());
         };
         complete(&found).with_context(|| format!("cannot read the finding {line}"))?;
-        if let (false, Some(what)) = (label.is_empty(), found["what"].as_str()) {
-            found["what"] = format!("{label}: {what}").into();
+        if let Some(what) = found["what"].as_str() {
+            found["what"] = labelled(label, what).into();
         }
-        self.0.push(found.clone());
-        Ok(Some(found.to_string()))
+        self.add(found);
+        Ok(())
     }
 
     /// Why there may be no times of `what`: a step that failed, or was not run. `tokens`: only of that length.
-    pub(crate) fn explain(&mut self, what: &str, tokens: Option<u64>, why: &str) -> String {
-        let mut missing = json!({ "kind": "missing", "what": what, "why": why });
-        if let Some(tokens) = tokens {
-            missing["tokens"] = tokens.into();
-        }
-        self.0.push(missing.clone());
-        missing.to_string()
+    pub(crate) fn explain(&mut self, what: &str, tokens: Option<u64>, why: &str) {
+        self.add(json!({ "kind": "missing", "what": what, "tokens": tokens, "why": why }));
     }
 
-    fn of<'a>(
-        &'a self,
-        kind: &'a str,
-        what: &'a str,
-    ) -> impl DoubleEndedIterator<Item = &'a Value> {
+    fn of(&self, kind: &str, what: &str) -> impl DoubleEndedIterator<Item = &Value> {
         let is_it = move |one: &&Value| one["kind"] == kind && one["what"] == what;
-        self.0.iter().filter(is_it)
+        self.all.iter().filter(is_it)
     }
 
     pub(crate) fn settings(&self) -> impl Iterator<Item = &str> {
-        let settings = self.0.iter().filter(|one| one["kind"] == "setting");
+        let settings = self.all.iter().filter(|one| one["kind"] == "setting");
         settings.filter_map(|one| one["text"].as_str())
     }
 
     /// Passed and failed tests of that name, or why there are none.
     pub(crate) fn tests(&self, what: &str) -> Result<(u64, u64), String> {
-        let found = self.of("tests", what).next();
-        let count = |one: &Value, key: &str| one[key].as_u64().unwrap_or(0);
-        let counts = found.map(|one| (count(one, "passed"), count(one, "failed")));
-        counts.ok_or_else(|| self.why_missing(what, None, None))
+        let Some(found) = self.of("tests", what).next() else {
+            return Err(self.why_missing(what, None, None));
+        };
+        let count = |key: &str| found[key].as_u64().unwrap_or(0);
+        Ok((count("passed"), count("failed")))
     }
 
     /// A measurement in its unit, ms for times, or why it does not count. Of two of the same the first counts.
@@ -112,26 +124,18 @@ impl Findings {
         if let Some(failed) = self.of("check", what).find(|check| check["ok"] != true) {
             return Err(format!("{what}: check failed: {}", failed["detail"]));
         }
-        let sizes = size.map_or([Value::Null, Value::Null, Value::Null], |size| {
-            size.map(Value::from)
-        });
-        let is_it = |one: &&Value| {
-            one["pass"] == pass
-                && SIZES
-                    .iter()
-                    .zip(&sizes)
-                    .all(|(key, size)| one[*key] == *size)
-        };
+        let sizes = size.map(|size| size.map(Value::from)).unwrap_or_default();
+        let is_it =
+            |one: &&Value| one["pass"] == pass && SIZES.map(|key| one[key].clone()) == sizes;
         let Some(time) = self.of("time", what).find(is_it) else {
             return Err(self.why_missing(what, Some(pass), size.map(|[tokens, ..]| tokens)));
         };
         if self.of("check", what).next().is_none() {
             return Err(format!("{what}, {pass} was timed but not checked"));
         }
-        let ms = time["ms"].as_f64().unwrap_or(f64::NAN);
-        match ms.is_finite() && ms > 0.0 {
-            true => Ok(ms),
-            false => Err(format!("{what}, {pass} took {ms} ms")),
+        match time["ms"].as_f64().unwrap_or(f64::NAN) {
+            ms if ms.is_finite() && ms > 0.0 => Ok(ms),
+            ms => Err(format!("{what}, {pass} took {ms} ms")),
         }
     }
 
@@ -142,11 +146,8 @@ impl Findings {
                 && (one["tokens"].is_null() || one["tokens"].as_u64() == tokens)
         };
         let precision = |one: &&Value| {
-            ["pass", "tokens"]
-                .map(|key| !one[key].is_null())
-                .iter()
-                .filter(|is| **is)
-                .count()
+            let keys = ["pass", "tokens"].into_iter();
+            keys.filter(|key| !one[*key].is_null()).count()
         };
         let reasons = self.of("missing", what).rev().filter(fits);
         let reason = reasons
@@ -156,41 +157,35 @@ impl Findings {
     }
 }
 
+/// A program's name for something, where that program runs with this label.
+pub(crate) fn labelled(label: &str, what: &str) -> String {
+    match label {
+        "" => what.to_owned(),
+        _ => format!("{label}: {what}"),
+    }
+}
+
 /// An error if a finding lacks what its kind has.
 fn complete(found: &Value) -> anyhow::Result<()> {
-    let texts: &[&str] = match found["kind"].as_str() {
-        Some("check") => &["what", "detail"],
-        Some("time") => &["what", "pass"],
-        Some("missing") => &["what", "why"],
-        Some("tests") => &["what"],
-        Some("setting") => &["text"],
-        Some(other) => bail!("unknown kind `{other}`"),
-        None => bail!("no `kind`"),
+    let kind = found["kind"].as_str().context("no `kind`")?;
+    let texts: &[&str] = match kind {
+        "check" => &["what", "detail"],
+        "time" => &["what", "pass"],
+        "missing" => &["what", "why"],
+        "tests" => &["what"],
+        "setting" => &["text"],
+        other => bail!("unknown kind `{other}`"),
     };
     for key in texts {
         ensure!(found[*key].is_string(), "no text `{key}`");
     }
-    ensure!(
-        found["kind"] != "check" || found["ok"].is_boolean(),
-        "no `ok`"
-    );
-    ensure!(
-        found["kind"] != "time" || found["ms"].is_number(),
-        "no number `ms`"
-    );
-    let sized = found["kind"] == "time" && !found["tokens"].is_null();
+    ensure!(kind != "check" || found["ok"].is_boolean(), "no `ok`");
+    ensure!(kind != "time" || found["ms"].is_number(), "no number `ms`");
+    let sized = kind == "time" && !found["tokens"].is_null();
     for key in SIZES.iter().filter(|_| sized) {
         ensure!(found[*key].is_u64(), "no whole number `{key}`");
     }
     Ok(())
-}
-
-/// What a ratio has to be.
-#[derive(Clone, Copy, Debug)]
-enum Limit {
-    Above(f64),
-    AtLeast(f64),
-    AtMost(f64),
 }
 
 /// A line of the table.
@@ -204,111 +199,98 @@ pub(crate) struct Row {
     pub(crate) figure: String,
 }
 
+impl Row {
+    /// Of whether the limit is met and the figure that says so, or of why there is none.
+    fn new(name: &str, limit: &str, found: Result<(bool, String), String>) -> Self {
+        let (met, figure) = match found {
+            Ok((met, figure)) => (Some(met), figure),
+            Err(why) => (None, why),
+        };
+        Self {
+            name: name.to_owned(),
+            limit: limit.to_owned(),
+            met,
+            figure,
+        }
+    }
+}
+
 /// Every criterion, judged by what was found, and after them the figures that have no limit.
 pub(crate) fn rows(found: &Findings) -> Vec<Row> {
-    let wide = |tokens| Some([tokens, 1, 128]);
-    let time = |what: &str, pass: &str, size| found.time(what, pass, size);
-    let mut rows = Vec::from([SCAN_TESTS, OTHER_TESTS, LEARNING].map(|what| tests(found, what)));
-    let mut ratio = |name: String, over, under, limit| rows.push(ratio(name, over, under, limit));
+    let tests = [SCAN_TESTS, OTHER_TESTS, LEARNING].map(|what| {
+        let counts = found.tests(what).map(|(passed, failed)| {
+            let figure = format!("{passed} passed, {failed} failed");
+            (failed == 0 && passed > 0, figure)
+        });
+        Row::new(what, "all", counts)
+    });
+    let mut rows = Vec::from(tests);
+    let at = |what: &str, pass: &str, tokens| found.time(what, pass, Some([tokens, 1, 128]));
     for pass in PASSES {
+        let [fused, tensors, fla] = [FUSED, TENSORS, FLA].map(|what| at(what, pass, TOKENS));
         let name = format!("{pass}: faster than on tensors");
-        let fused = time(FUSED, pass, wide(TOKENS));
-        ratio(
-            name,
-            time(TENSORS, pass, wide(TOKENS)),
-            fused.clone(),
-            Limit::AtLeast(5.0),
-        );
+        rows.push(ratio(&name, tensors, fused.clone(), (">=", 5.0)));
         let name = format!("{pass}: time over {FLA}'s gated delta rule");
-        ratio(
-            name,
-            fused,
-            time(FLA, pass, wide(TOKENS)),
-            Limit::AtMost(2.0),
-        );
+        rows.push(ratio(&name, fused, fla, ("<=", 2.0)));
         for peer in [BURN, TORCH] {
             for &tokens in lengths(peer, pass) {
                 let name = format!("{pass}, T {tokens}: faster than {peer}");
-                let [peer, fused] = [peer, FUSED].map(|what| time(what, pass, wide(tokens)));
-                ratio(name, peer, fused, Limit::Above(1.0));
+                let [peer, fused] = [peer, FUSED].map(|what| at(what, pass, tokens));
+                rows.push(ratio(&name, peer, fused, (">", 1.0)));
             }
         }
         for (width, limit) in [(64, 2.6), (128, 3.0)] {
             let name = format!("{pass}, K = V = {width}: time at S = 4 over S = 1");
-            let [four, one] = [4, 1].map(|states| time(FUSED, pass, Some([TOKENS, states, width])));
-            ratio(name, four, one, Limit::AtMost(limit));
+            let [four, one] =
+                [4, 1].map(|states| found.time(FUSED, pass, Some([TOKENS, states, width])));
+            rows.push(ratio(&name, four, one, ("<=", limit)));
         }
     }
-    let step = |config: &str, precision: &str| {
-        time(&format!("{config}: training {precision}"), "step", None)
+    let training = |config: &str, precision: &str, pass: &str| {
+        found.time(&format!("{config}: training {precision}"), pass, None)
     };
-    let [single, mixed] = PRECISIONS.map(|precision| step(LARGE, precision));
+    let [single, mixed] = PRECISIONS.map(|precision| training(LARGE, precision, "step"));
     let name = format!("{LARGE}: tokens/s in bf16-mixed over f32");
-    ratio(name, single, mixed, Limit::AtLeast(1.8));
+    rows.push(ratio(&name, single, mixed, (">=", 1.8)));
 
-    let mut figure = |name: String, unit: &str, found: Result<f64, String>| {
-        let met = found.is_ok().then_some(true);
-        let figure = found.map_or_else(|why| why, |figure| format!("{figure:.2} {unit}"));
-        rows.push(Row {
-            name,
-            limit: "-".to_owned(),
-            met,
-            figure,
-        });
+    let mut figure = |name: &str, unit: &str, found: Result<f64, String>| {
+        let figure = found.map(|figure| (true, format!("{figure:.2} {unit}")));
+        rows.push(Row::new(name, "-", figure));
     };
     for (caches, bar) in [(EMPTY, 40), (WARM, 3)] {
         let name = format!("{SMALL}, {caches}: {FIRST} after the start (bar {bar} s)");
-        let found = time(&format!("{caches}: {FIRST}"), "step", None);
-        figure(name, "s", found.map(|ms| ms / 1e3));
+        let found = found.time(&labelled(caches, FIRST), "step", None);
+        figure(&name, "s", found.map(|ms| ms / 1e3));
     }
-    for (what, whose) in [
-        (format!("{LARGE}: training {}", PRECISIONS[1]), "ours"),
-        (GPT.to_owned(), GPT),
-    ] {
-        let name = format!("{LARGE}'s size, bf16: memory held, {whose}");
-        figure(name, "GB", time(&what, "memory", None));
-    }
+    let held = |whose: &str| format!("{LARGE}'s size, bf16: memory held, {whose}");
+    figure(
+        &held("ours"),
+        "GB",
+        training(LARGE, PRECISIONS[1], "memory"),
+    );
+    figure(&held(GPT), "GB", found.time(GPT, "memory", None));
     for config in [LARGE, SMALL] {
         for precision in PRECISIONS {
-            figure(
-                format!("{config}, {precision}: a step"),
-                "ms",
-                step(config, precision),
-            );
+            let name = format!("{config}, {precision}: a step");
+            figure(&name, "ms", training(config, precision, "step"));
         }
     }
     for peer in [GPT, GDN] {
-        figure(
-            format!("{peer} of {LARGE}'s size, bf16: a step"),
-            "ms",
-            time(peer, "step", None),
-        );
+        let name = format!("{peer} of {LARGE}'s size, bf16: a step");
+        figure(&name, "ms", found.time(peer, "step", None));
     }
-    figure(
-        format!("{SMALL}: {LAUNCHES}"),
-        "kernels",
-        time(LAUNCHES, "step", None),
-    );
+    let launches = found.time(LAUNCHES, "step", None);
+    figure(&format!("{SMALL}: {LAUNCHES}"), "kernels", launches);
     for pass in ["token", "token, replayed"] {
-        figure(
-            format!("decoding, {LARGE}: a {pass}"),
-            "ms",
-            time(DECODING, pass, None),
-        );
+        let name = format!("decoding, {LARGE}: a {pass}");
+        figure(&name, "ms", found.time(DECODING, pass, None));
     }
-    rows.push(learned(time(LEARNED, "loss", None)));
-    rows
-}
-
-/// The validation loss beside that of the CPU.
-fn learned(found: Result<f64, String>) -> Row {
     let [mean, most] = ON_CPUS;
-    Row {
-        name: format!("{SMALL}: validation loss, nats (mean on the CPU {mean})"),
-        limit: format!("± {most}"),
-        met: found.as_ref().ok().map(|loss| (loss - mean).abs() <= most),
-        figure: found.map_or_else(|why| why, |loss| format!("{loss:.4} nats")),
-    }
+    let name = format!("{SMALL}: validation loss, nats (mean on the CPU {mean})");
+    let loss = found.time(LEARNED, "loss", None);
+    let loss = loss.map(|loss| ((loss - mean).abs() <= most, format!("{loss:.4} nats")));
+    rows.push(Row::new(&name, &format!("± {most}"), loss));
+    rows
 }
 
 /// Where attention can be asked at all: Burn's backward pass keeps all scores, at 16,384 tokens in half
@@ -321,50 +303,26 @@ fn lengths(peer: &str, pass: &str) -> &'static [u64] {
 }
 
 /// The first time over the second.
-fn ratio(name: String, over: Result<f64, String>, under: Result<f64, String>, limit: Limit) -> Row {
-    let (met, figure) = match (over, under) {
-        (Err(one), Err(other)) if one != other => (None, format!("{one}; {other}")),
-        (Err(why), _) | (_, Err(why)) => (None, why),
+fn ratio(
+    name: &str,
+    over: Result<f64, String>,
+    under: Result<f64, String>,
+    (sign, limit): (&str, f64),
+) -> Row {
+    let found = match (over, under) {
+        (Err(one), Err(other)) if one != other => Err(format!("{one}; {other}")),
+        (Err(why), _) | (_, Err(why)) => Err(why),
         (Ok(over), Ok(under)) => {
             let ratio = over / under;
-            let met = match limit {
-                Limit::Above(limit) => ratio > limit,
-                Limit::AtLeast(limit) => ratio >= limit,
-                Limit::AtMost(limit) => ratio <= limit,
+            let met = match sign {
+                ">" => ratio > limit,
+                ">=" => ratio >= limit,
+                _ => ratio <= limit,
             };
-            (
-                Some(met),
-                format!("{ratio:.2} x ({over:.3} / {under:.3} ms)"),
-            )
+            Ok((met, format!("{ratio:.2} x ({over:.3} / {under:.3} ms)")))
         }
     };
-    let limit = match limit {
-        Limit::Above(limit) => format!("> {limit} x"),
-        Limit::AtLeast(limit) => format!(">= {limit} x"),
-        Limit::AtMost(limit) => format!("<= {limit} x"),
-    };
-    Row {
-        name,
-        limit,
-        met,
-        figure,
-    }
-}
-
-fn tests(found: &Findings, what: &str) -> Row {
-    let (met, figure) = match found.tests(what) {
-        Err(why) => (None, why),
-        Ok((passed, failed)) => {
-            let met = failed == 0 && passed > 0;
-            (Some(met), format!("{passed} passed, {failed} failed"))
-        }
-    };
-    Row {
-        name: what.to_owned(),
-        limit: "all".to_owned(),
-        met,
-        figure,
-    }
+    Row::new(name, &format!("{sign} {limit} x"), found)
 }
 
 /// Rows below each other, after the settings.
@@ -372,31 +330,25 @@ pub(crate) fn table(rows: &[Row], settings: &[&str]) -> String {
     let widest = rows.iter().map(|row| row.name.chars().count()).max();
     let width = widest.unwrap_or(0);
     let mut text: String = settings.iter().map(|line| format!("{line}\n")).collect();
+    let head = ["criterion", "limit", "verdict"];
     text += &format!(
         "{:width$}  {:8}  {:12}  figure\n",
-        "criterion", "limit", "verdict"
+        head[0], head[1], head[2]
     );
-    for Row {
-        name,
-        limit,
-        met,
-        figure,
-    } in rows
-    {
-        let verdict = match met {
+    for row in rows {
+        let verdict = match row.met {
             Some(true) => "met           ",
             Some(false) => "NOT MET       ",
             None => "not measured: ",
         };
+        let (name, limit, figure) = (&row.name, &row.limit, &row.figure);
         text += &format!("{name:width$}  {limit:8}  {verdict}{figure}\n");
     }
     let count = |met| rows.iter().filter(|row| row.met == met).count();
+    let [met, not_met, open] = [Some(true), Some(false), None].map(count);
     text + &format!(
-        "{} rows: {} met, {} not met, {} not measured\n",
-        rows.len(),
-        count(Some(true)),
-        count(Some(false)),
-        count(None)
+        "{} rows: {met} met, {not_met} not met, {open} not measured\n",
+        rows.len()
     )
 }
 

@@ -23,29 +23,27 @@ const BUILD: &str = "test --no-run --lib --message-format json-render-diagnostic
     --config profile.dev.opt-level=0 --config profile.dev.debug=false --config profile.dev.package.\"*\".opt-level=0 \
     --config profile.dev.package.\"*\".debug-assertions=false --config profile.dev.build-override.opt-level=0";
 
-/// What a kernel's machine code is like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Code {
-    registers: u64,
-    /// Bytes that registers are spilled to, written and read.
-    spilled: u64,
-    /// Bytes of shared memory that the code itself asks for, and of the stack.
-    shared: u64,
-    stack: u64,
-    instructions: u64,
-    /// Instructions of matrix units.
-    matrix: u64,
-    /// Loads and stores of 16 bytes to and from the device's memory, and all of them.
-    wide: u64,
-    global: u64,
-    /// Loads and stores to the stack.
-    local: u64,
-}
+/// What is said of a kernel's machine code, in this order: how many registers; bytes that they are spilled to, written
+/// and read; instructions that reach the stack; bytes of the stack, and of shared memory that the code itself asks for;
+/// instructions, those of matrix units, loads and stores of 16 bytes, and all that reach the device's memory.
+const COLUMNS: [&str; 9] = [
+    "registers",
+    "spilled",
+    "local",
+    "stack",
+    "static shared",
+    "instructions",
+    "matrix",
+    "wide",
+    "of all",
+];
+
+/// The numbers of one kernel by their columns; 0 where there is none.
+type Code = BTreeMap<&'static str, u64>;
 
 /// Makes the table and compares it with the one that is there; `tools` is a CUDA toolkit's folder, with `bin` and `nvvm`.
 pub(crate) fn run(root: &Path, tools: Option<&Path>) -> anyhow::Result<()> {
-    let words: Vec<&str> = BUILD.split_whitespace().collect();
-    let built = match workspace::executables(root, &words) {
+    let built = match workspace::executables(root, BUILD) {
         Ok(built) => built,
         Err(error) => {
             println!(
@@ -54,25 +52,23 @@ pub(crate) fn run(root: &Path, tools: Option<&Path>) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    let program = built
-        .into_iter()
-        .find(|(name, ..)| name == "infinity_kernels");
-    let (.., program) = program.context("cargo built no tests of infinity-kernels")?;
+    let program = built.get("infinity_kernels");
+    let program = program.context("cargo built no tests of infinity-kernels")?;
     let folder = root.join("target/gpu/ptx");
     // That of an earlier call; there may be none.
     let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let context = || folder.display().to_string();
+    fs::create_dir_all(&folder).with_context(context)?;
     let mut compile = Command::new(program);
-    compile
-        .args(["gpu::tests::every_kernel", "--exact", "--ignored"])
-        .env("INFINITY_PTX", &folder);
+    compile.args(["gpu::tests::every_kernel", "--exact", "--ignored"]);
+    compile.env("INFINITY_PTX", &folder);
     if let Some(tools) = tools {
         // libdevice lies there.
         compile.env("CUDA_PATH", tools);
     }
     output("the compiler", &mut compile)?;
     let mut codes = BTreeMap::new();
-    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+    for entry in fs::read_dir(&folder).with_context(context)? {
         let ptx = entry.context("the PTX")?.path();
         let name = ptx.file_stem().unwrap_or_default().to_string_lossy();
         codes.insert(name.into_owned(), code(&ptx, tools)?);
@@ -88,30 +84,23 @@ pub(crate) fn run(root: &Path, tools: Option<&Path>) -> anyhow::Result<()> {
         println!("{line}");
     }
     let spills = spilling(&codes);
-    ensure!(
-        spills.is_empty(),
-        "registers are spilled by {}",
-        spills.join(", ")
-    );
-    ensure!(
-        different.is_empty(),
-        "{} lines of {TABLE} were not as above; it is written anew",
-        different.len()
-    );
+    if !spills.is_empty() {
+        bail!("registers are spilled by {}", spills.join(", "));
+    }
+    if !different.is_empty() {
+        let lines = different.len();
+        bail!("{lines} lines of {TABLE} were not as above; it is written anew");
+    }
     println!("{} kernels, as in {TABLE}", codes.len());
     Ok(())
 }
 
 /// Kernels that may not spill and do.
 fn spilling(codes: &BTreeMap<String, Code>) -> Vec<&str> {
-    let spills = |(name, code): &(&String, &Code)| {
-        name.starts_with(NEVER_SPILLS) && code.spilled + code.local > 0
-    };
-    codes
-        .iter()
-        .filter(spills)
-        .map(|(name, _)| &**name)
-        .collect()
+    let kernels = codes.iter();
+    let kernels = kernels.filter(|(name, _)| name.starts_with(NEVER_SPILLS));
+    let spills = kernels.filter(|(_, code)| code["spilled"] > 0 || code.contains_key("local"));
+    spills.map(|(name, _)| &**name).collect()
 }
 
 /// Lines of one text that are not in the other, with what they are.
@@ -143,77 +132,57 @@ fn tool(name: &str, tools: Option<&Path>) -> Command {
 
 fn code(ptx: &Path, tools: Option<&Path>) -> anyhow::Result<Code> {
     let cubin = ptx.with_extension("cubin");
-    let architecture = format!("-arch={ARCHITECTURE}");
     let mut assemble = tool("ptxas", tools);
-    assemble
-        .arg("-v")
-        .arg(architecture)
-        .arg("-o")
-        .arg(&cubin)
-        .arg(ptx);
+    assemble.args(["-v", &format!("-arch={ARCHITECTURE}"), "-o"]);
+    assemble.arg(&cubin).arg(ptx);
     let [said, also] = output("ptxas, which is part of CUDA", &mut assemble)?;
     let mut disassemble = tool("nvdisasm", tools);
     disassemble.arg("-c").arg(&cubin);
     let [listing, _] = output("nvdisasm, which is part of CUDA", &mut disassemble)?;
-    let code = resources(&(said + &also)).with_context(|| format!("{}", ptx.display()))?;
-    Ok(counted(code, &listing))
+    code_of(&(said + &also), &listing).with_context(|| ptx.display().to_string())
 }
 
-/// What `ptxas -v` says.
-fn resources(said: &str) -> anyhow::Result<Code> {
-    let words: Vec<&str> = said
-        .split([' ', ',', '\n'])
-        .filter(|word| !word.is_empty())
-        .collect();
-    let before = |phrase: &[&str]| -> Option<u64> {
-        let at = words
-            .windows(phrase.len())
-            .position(|some| some == phrase)?;
-        words.get(at.checked_sub(1)?)?.parse().ok()
+/// What `ptxas -v` says, and the instructions of a listing of `nvdisasm`.
+fn code_of(said: &str, listing: &str) -> anyhow::Result<Code> {
+    let before = |unit: &str| -> Option<u64> {
+        let (number, _) = said.split_once(&format!(" {unit}"))?;
+        number.rsplit([' ', ',', '\n']).next()?.parse().ok()
     };
-    let bytes = |phrase: &[&str]| before(phrase).unwrap_or(0);
-    Ok(Code {
-        registers: before(&["registers"]).context("ptxas names no registers")?,
-        spilled: bytes(&["bytes", "spill", "stores"]) + bytes(&["bytes", "spill", "loads"]),
-        shared: bytes(&["bytes", "smem"]),
-        stack: bytes(&["bytes", "stack", "frame"]),
-        ..Code::default()
-    })
-}
-
-/// Instructions of a listing of `nvdisasm`, added to what is known.
-fn counted(mut code: Code, listing: &str) -> Code {
+    let bytes = |of: &str| before(&format!("bytes {of}")).unwrap_or(0);
+    let registers = before("registers").context("ptxas names no registers")?;
+    let mut code = Code::from([
+        ("registers", registers),
+        ("spilled", bytes("spill stores") + bytes("spill loads")),
+        ("stack", bytes("stack frame")),
+        ("static shared", bytes("smem")),
+    ]);
+    let mut count = |column| *code.entry(column).or_default() += 1;
     for line in listing.lines() {
         // `/*0010*/  @!P0 LDG.E.128 R4, [R2.64] ;`
-        let Some((_, rest)) = line
-            .trim_start()
-            .strip_prefix("/*")
-            .and_then(|x| x.split_once("*/"))
-        else {
+        let numbered = line.trim_start().strip_prefix("/*");
+        let Some((_, rest)) = numbered.and_then(|rest| rest.split_once("*/")) else {
             continue;
         };
-        let mut words = rest
-            .split_whitespace()
-            .filter(|word| !word.starts_with('@'));
-        let Some(name) = words
-            .next()
-            .filter(|name| name.starts_with(|c: char| c.is_ascii_uppercase()))
-        else {
+        let mut words = rest.split_whitespace();
+        let name = words.find(|word| !word.starts_with('@')).unwrap_or("");
+        if !name.starts_with(|c: char| c.is_ascii_uppercase()) {
             continue;
-        };
-        let parts: Vec<&str> = name.split('.').collect();
-        code.instructions += 1;
-        match parts[0] {
-            "HMMA" | "HGMMA" | "QGMMA" | "IMMA" => code.matrix += 1,
-            "LDG" | "STG" => {
-                code.global += 1;
-                code.wide += u64::from(parts.contains(&"128"));
+        }
+        count("instructions");
+        let mut parts = name.split('.');
+        match parts.next() {
+            Some("HMMA" | "HGMMA" | "QGMMA" | "IMMA") => count("matrix"),
+            Some("LDL" | "STL") => count("local"),
+            Some("LDG" | "STG") => {
+                count("of all");
+                if parts.any(|part| part == "128") {
+                    count("wide");
+                }
             }
-            "LDL" | "STL" => code.local += 1,
             _ => {}
         }
     }
-    code
+    Ok(code)
 }
 
 fn table(codes: &BTreeMap<String, Code>) -> String {
@@ -223,24 +192,13 @@ fn table(codes: &BTreeMap<String, Code>) -> String {
          `configs/novels-large.toml`\n(heads of 128, one state, rows in f32 and bf16). Shared memory that a launch asks for is not among it. Spilled: bytes, written and \
          read; local:\ninstructions that reach the stack; matrix: those of matrix units; wide: loads and stores of 16 bytes, of all that reach the \
          device's memory.\n\n\
-         | kernel | registers | spilled | local | stack | static shared | instructions | matrix | wide | of all |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+         | kernel | {} |\n|{}\n",
+        COLUMNS.join(" | "),
+        " --- |".repeat(1 + COLUMNS.len())
     );
     for (name, code) in codes {
-        let Code {
-            registers,
-            spilled,
-            shared,
-            stack,
-            instructions,
-            matrix,
-            wide,
-            global,
-            local,
-        } = code;
-        text += &format!(
-            "| `{name}` | {registers} | {spilled} | {local} | {stack} | {shared} | {instructions} | {matrix} | {wide} | {global} |\n"
-        );
+        let numbers = COLUMNS.map(|column| code.get(column).unwrap_or(&0).to_string());
+        text += &format!("| `{name}` | {} |\n", numbers.join(" | "));
     }
     text
 }
@@ -262,38 +220,48 @@ mod tests {
         /*0030*/              @P1  STG.E desc[UR4][R2.64], R0 ;\n        \
         /*0040*/                   STL [R1], R0 ;\n";
 
-    fn of(said: &str, listing: &str) -> Code {
-        counted(resources(said).expect("what ptxas says"), listing)
+    #[test]
+    fn machine_code_is_read_as_the_tools_print_it() {
+        let expected = Code::from([
+            ("registers", 168),
+            ("spilled", 20),
+            ("static shared", 512),
+            ("stack", 16),
+            ("instructions", 5),
+            ("matrix", 1),
+            ("wide", 1),
+            ("of all", 2),
+            ("local", 1),
+        ]);
+        let code = code_of(SAID, LISTING).unwrap();
+        assert_eq!(code, expected);
+        let table = table(&BTreeMap::from([("carry".to_owned(), code)]));
+        let row = "| `carry` | 168 | 20 | 1 | 16 | 512 | 5 | 1 | 1 | 2 |\n";
+        assert!(table.ends_with(row), "{table}");
+        assert!(code_of("ptxas fatal", "").is_err());
     }
 
     #[test]
-    fn machine_code_is_read_as_the_tools_print_it() {
-        let expected = Code {
-            registers: 168,
-            spilled: 20,
-            shared: 512,
-            stack: 16,
-            instructions: 5,
-            matrix: 1,
-            wide: 1,
-            global: 2,
-            local: 1,
-        };
-        assert_eq!(of(SAID, LISTING), expected);
-        assert!(resources("ptxas fatal").is_err());
+    fn the_head_of_the_table_is_that_of_the_document() {
+        let path = workspace::root().join(TABLE);
+        let document = fs::read_to_string(path).unwrap().replace('\r', "");
+        assert!(document.starts_with(&table(&BTreeMap::new())));
     }
 
     #[test]
     fn a_scan_that_spills_and_a_table_that_changes_are_caught() {
-        let clean = of("Used 40 registers", "");
+        let spills = code_of(SAID, LISTING).unwrap();
         let mut codes = BTreeMap::from([
-            ("memory_scan.carry".to_owned(), clean),
-            ("swiglu.multiply".to_owned(), of(SAID, LISTING)),
+            (
+                "memory_scan.carry".to_owned(),
+                code_of("Used 40 registers", "").unwrap(),
+            ),
+            ("swiglu.multiply".to_owned(), spills.clone()),
         ]);
         assert!(spilling(&codes).is_empty(), "others may");
         let before = table(&codes);
         assert!(different(&before, &before).is_empty());
-        codes.insert("memory_scan.carry".to_owned(), of(SAID, LISTING));
+        codes.insert("memory_scan.carry".to_owned(), spills);
         assert_eq!(spilling(&codes), ["memory_scan.carry"]);
         assert_eq!(different(&before, &table(&codes)).len(), 2);
     }

@@ -16,25 +16,23 @@ mod machine_code;
 mod pack;
 mod plan;
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use serde_json::json;
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
 
-use crate::check;
-use findings::Findings;
-use plan::{Options, Place, Programs, Step, USAGE};
+use crate::{check, child};
+use findings::{EMPTY, Findings, LAUNCHES};
+use plan::{COUNTED, Options, Place, Programs, STARTED, Step, USAGE};
 
 /// Compiled kernels and what was tuned stay in `CACHE` from one call to the next.
 const CUBECL: &str =
     "[compilation]\ncache = true\n[environment]\npath = { directory = \"CACHE\" }\n";
-/// Where what is to start without caches has its own.
-const STARTED: &str = "started";
-/// Writes a line a launch.
-const COUNTED: &str = "[profiling.logger]\nlevel = \"minimal\"\nfile = \"launches.log\"\n";
+/// Where [`COUNTED`] has a line for every launch.
+const LOG: &str = "launches.log";
 
 /// Does what `args` ask for.
 pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
@@ -42,21 +40,21 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
         print!("{USAGE}");
         return Ok(());
     }
-    let options = Options::parse(args)?;
+    let options = &Options::parse(args)?;
     match &options.place {
         Place::Compiled => machine_code::run(root, options.tools.as_deref()),
         Place::Pack(folder) => {
             // Before minutes of building.
             pack::is_empty(folder)?;
-            pack::pack(&Programs::build(root, &options)?, folder, &options)
+            pack::pack(&Programs::build(root, options)?, folder, options)
         }
-        Place::Here => measure(
-            &options,
-            &Programs::build(root, &options)?,
-            root.join("target/gpu"),
-        ),
+        Place::Here => {
+            let programs = Programs::build(root, options)?;
+            measure(options, &programs, root.join("target/gpu"))
+        }
         Place::Unpacked(folder) => {
-            measure(&options, &Programs::unpacked(folder)?, folder.join("out"))
+            let programs = Programs::unpacked(folder, options)?;
+            measure(options, &programs, folder.join("out"))
         }
     }
 }
@@ -64,180 +62,128 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
 /// Runs every step that was asked for and judges what they say.
 fn measure(options: &Options, programs: &Programs, out: PathBuf) -> anyhow::Result<()> {
     let out = std::path::absolute(options.out.clone().unwrap_or(out))?;
-    let mut notes = Notes::new(&out)?;
+    let context = || format!("--out {}", out.display());
+    let mut found = Findings::kept_in(prepared(&out).with_context(context)?);
     let deadline = options.seconds.map(|seconds| Instant::now() + seconds);
     for step in plan::steps(options, programs) {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let outcome = may_run(&step, options, &notes.found, left).and_then(|()| {
-            println!("\n{}", step.shown());
-            let limit = Duration::from_secs(step.limit);
-            take(
-                &mut notes,
-                &step,
-                &out,
-                left.map_or(limit, |left| left.min(limit)),
-            )
+        let left = deadline.map_or(Duration::MAX, |at| {
+            at.saturating_duration_since(Instant::now())
         });
-        if let Err(why) = outcome {
+        if let Err(why) = take(&mut found, &step, options, &out, left) {
+            let why = format!("{why:#}");
             if options.parts.contains(&step.part) {
                 println!("{}: {why}", step.part);
             }
             for what in &step.whats {
-                let line = notes.found.explain(what, step.tokens, &why);
-                notes.write(&line);
+                found.explain(what, step.tokens, &why);
             }
         }
     }
-    let rows = findings::rows(&notes.found);
+    let rows = findings::rows(&found);
     let subject = format!(
         "memory_scan on {} in {}: B 1, {} tokens, 32 heads, K = V = 128, S = 1 unless a row says otherwise",
         options.gpu,
         options.dtype,
         findings::TOKENS
     );
-    let settings: Vec<&str> = std::iter::once(&*subject)
-        .chain(notes.found.settings())
-        .collect();
+    let settings: Vec<&str> = std::iter::once(&*subject).chain(found.settings()).collect();
     let table = findings::table(&rows, &settings);
     println!("\n{table}");
-    let context = || format!("--out {}", out.display());
     fs::write(out.join("table.txt"), table).with_context(context)?;
     println!("written: findings.jsonl and table.txt in {}", out.display());
     findings::verdict(&rows)
 }
 
-/// What was found, in memory and on disk.
-struct Notes {
-    found: Findings,
-    file: fs::File,
+/// Makes the folders that steps run in, with their settings, and the file of findings.
+fn prepared(out: &Path) -> std::io::Result<File> {
+    let log = format!("[profiling.logger]\nlevel = \"minimal\"\nfile = \"{LOG}\"\n");
+    for (folder, cache, more) in [
+        ("", "cache", ""),
+        (COUNTED, "cache", &*log),
+        (STARTED, "started/cache", ""),
+    ] {
+        let cache = out.join(cache).display().to_string().replace('\\', "/");
+        let settings = CUBECL.replace("CACHE", &cache) + more;
+        let folder = out.join(folder);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("cubecl.toml"), settings)?;
+    }
+    File::create(out.join("findings.jsonl"))
 }
 
-impl Notes {
-    fn new(out: &Path) -> anyhow::Result<Self> {
-        let context = || format!("--out {}", out.display());
-        let settings = |cache: &str| {
-            let cache = out.join(cache).display().to_string().replace('\\', "/");
-            CUBECL.replace("CACHE", &cache)
-        };
-        for (folder, settings) in [
-            (out.to_path_buf(), settings("cache")),
-            (out.join("counted"), settings("cache") + COUNTED),
-            (out.join(STARTED), settings("started/cache")),
-        ] {
-            fs::create_dir_all(&folder).with_context(context)?;
-            fs::write(folder.join("cubecl.toml"), settings).with_context(context)?;
-        }
-        let file = fs::File::create(out.join("findings.jsonl")).with_context(context)?;
-        Ok(Notes {
-            found: Findings::default(),
-            file,
-        })
-    }
-
-    fn write(&mut self, line: &str) {
-        if let Err(error) = writeln!(self.file, "{line}") {
-            eprintln!("findings.jsonl: {error}");
-        }
-    }
-}
-
-/// Why a step does not run, if it does not.
-fn may_run(
+/// Runs a step if it was asked for and may run, keeps its findings as they come, and says what went wrong.
+fn take(
+    found: &mut Findings,
     step: &Step,
     options: &Options,
-    found: &Findings,
-    left: Option<Duration>,
-) -> Result<(), String> {
-    if !options.parts.contains(&step.part) {
-        return Err(format!("--only leaves out {}", step.part));
+    out: &Path,
+    left: Duration,
+) -> anyhow::Result<()> {
+    let (part, [needs, limit]) = (step.part, step.seconds);
+    ensure!(options.parts.contains(&part), "--only leaves out {part}");
+    let broke = |(_, failed)| failed > 0;
+    if part == "scan" && found.tests(findings::SCAN_TESTS).is_ok_and(broke) {
+        bail!("memory_scan's tests did not pass, so it is not timed");
     }
-    let failed = found
-        .tests(findings::SCAN_TESTS)
-        .is_ok_and(|(_, failed)| failed > 0);
-    if failed && step.part == "scan" {
-        return Err("memory_scan's tests did not pass, so it is not timed".to_owned());
+    if left < Duration::from_secs(needs) {
+        bail!("no time was left of --seconds: {needs} needed");
     }
-    if left.is_some_and(|left| left < Duration::from_secs(step.needs)) {
-        return Err(format!(
-            "no time was left of --seconds: {} needed",
-            step.needs
-        ));
-    }
-    step.program.clone().map(drop)
-}
-
-/// Runs a step, keeps its findings as they come, and says what went wrong.
-fn take(notes: &mut Notes, step: &Step, out: &Path, limit: Duration) -> Result<(), String> {
-    let folder = match (step.counts, step.starts) {
-        (true, _) => out.join("counted"),
-        (_, Some(_)) => out.join(STARTED),
-        _ => out.to_path_buf(),
-    };
-    if step.starts == Some(true) {
-        // Those of an earlier call; there may be none.
+    let program = step.program.clone().map_err(anyhow::Error::msg)?;
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let name = format!("{name} {}", step.args.join(" "));
+    println!("\n{name}");
+    let context = || format!("`{name}`");
+    let folder = out.join(step.folder);
+    // What an earlier call left; there may be nothing.
+    let _ = fs::remove_file(folder.join(LOG));
+    if step.label == EMPTY {
         let _ = fs::remove_dir_all(folder.join("cache"));
     }
-    let log = folder.join("launches.log");
-    // That of an earlier call; there may be none.
-    let _ = fs::remove_file(&log);
-    let mut broken = None;
-    let ended = step.run(&folder, limit, |line| {
-        if step.counts {
-            return;
-        }
-        match notes.found.read(line, step.label) {
-            Ok(Some(line)) => notes.write(&line),
-            Ok(None) => {}
-            Err(error) => broken = broken.take().or(Some(format!("{error:#}"))),
-        }
-    });
-    let name = step.shown();
-    let outcome = ended.outcome.map_err(|why| format!("`{name}` {why}"));
-    let mut add = |lines: &[serde_json::Value]| {
-        for line in lines.iter().map(ToString::to_string) {
-            // They are made here, complete.
-            if let Ok(Some(line)) = notes.found.read(&line, "") {
-                notes.write(&line);
+    let mut command = Command::new(&program);
+    command.args(&step.args).current_dir(&folder);
+    if let Some(fla) = &options.fla {
+        let others = std::env::var_os("PYTHONPATH").unwrap_or_default();
+        let others = std::env::split_paths(&others).filter(|path| !path.as_os_str().is_empty());
+        let all = std::env::join_paths([fla.clone()].into_iter().chain(others));
+        command.env("PYTHONPATH", all.context("--fla")?);
+    }
+    let mut broken = Ok(());
+    let limit = left.min(Duration::from_secs(limit));
+    let ended = child::run_with(&mut command, limit, |line| {
+        if step.folder != COUNTED {
+            let read = found.read(line, step.label);
+            if broken.is_ok() {
+                broken = read;
             }
         }
-    };
-    if step.part == "tests" {
+    });
+    let outcome = ended.outcome.with_context(context);
+    if part == "tests" {
         let mut tests = check::Tests::default();
         tests.count(&ended.lines);
         if tests.passed == 0 && tests.failed == 0 {
-            return outcome.and(Err(format!("`{name}` ran no test")));
+            outcome?;
+            bail!("`{name}` ran no test");
         }
         // A test that ends the whole program is counted by nobody.
-        if outcome.is_err() {
-            tests.failed = tests.failed.max(1);
-        }
-        let (passed, failed) = (tests.passed, tests.failed);
-        add(&[
-            json!({ "kind": "tests", "what": step.whats[0], "passed": passed, "failed": failed }),
-        ]);
+        let failed = tests.failed.max(outcome.is_err().into());
+        let (what, passed) = (&step.whats[0], tests.passed);
+        found.add(json!({ "kind": "tests", "what": what, "passed": passed, "failed": failed }));
+        return outcome;
     }
-    if step.counts {
-        outcome?;
-        let launches =
-            fs::read_to_string(&log).map_err(|error| format!("launches.log: {error}"))?;
-        let steps = steps_of(&ended.lines)
-            .ok_or_else(|| format!("`{name}` does not say how many steps it made"))?;
+    outcome?;
+    if step.folder == COUNTED {
+        let launches = fs::read_to_string(folder.join(LOG)).context(LOG)?;
+        let of_line = |line: &String| serde_json::from_str::<Value>(line).ok()?["steps"].as_f64();
+        let steps = ended.lines.iter().find_map(of_line);
+        let steps =
+            steps.with_context(|| format!("`{name}` does not say how many steps it made"))?;
         let each = launches.lines().count() as f64 / steps;
-        add(&[
-            json!({ "kind": "check", "what": step.whats[0], "ok": each > 0.0, "detail": "every launch is a line" }),
-            json!({ "kind": "time", "what": step.whats[0], "pass": "step", "ms": each }),
-        ]);
-        return Ok(());
+        let detail = "every launch is a line";
+        found.add(json!({ "kind": "check", "what": LAUNCHES, "ok": each > 0.0, "detail": detail }));
+        found.add(json!({ "kind": "time", "what": LAUNCHES, "pass": "step", "ms": each }));
     }
-    outcome.and(broken.map_or(Ok(()), |error| Err(format!("`{name}`: {error}"))))
-}
-
-/// How many training steps a bench made, as its findings say.
-fn steps_of(lines: &[String]) -> Option<f64> {
-    let found = lines
-        .iter()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    found.filter_map(|found| found["steps"].as_f64()).next()
+    broken.with_context(context)
 }
 
 #[cfg(test)]

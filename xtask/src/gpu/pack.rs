@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 
 use super::plan::{Options, Programs};
+use crate::child;
 
 /// The most bytes of a pack that is carried.
 const PACK_BYTES: u64 = 60_000_000;
@@ -30,19 +31,15 @@ const LOADERS_FOLDER: &str = "lib";
 pub(crate) fn pack(programs: &Programs, folder: &Path, options: &Options) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("--pack {}", folder.display()))?;
     let this = std::env::current_exe().context("this program has no path")?;
-    for (name, path) in programs
-        .0
-        .iter()
-        .map(|(name, path)| (*name, path))
-        .chain([("xtask", &this)])
-    {
+    for (name, path) in programs.0.iter().chain([(&"xtask".to_owned(), &this)]) {
         let to = folder.join(name);
-        let mut command = Command::new(if name.contains('.') { "cp" } else { "strip" });
-        match name.contains('.') {
-            true => command.arg(path).arg(to),
-            false => command.arg("-o").arg(to).arg(path),
-        };
-        run("strip, which is part of binutils", &mut command)?;
+        if name.contains('.') {
+            fs::copy(path, to).with_context(|| path.display().to_string())?;
+        } else {
+            let mut strip = Command::new("strip");
+            strip.arg("-o").arg(to).arg(path);
+            child::succeed("strip, which is part of binutils", &mut strip)?;
+        }
     }
     fs::write(folder.join("run.sh"), script(options)).context("cannot write run.sh")?;
     if ["vulkan", "wgpu"].contains(&options.gpu) {
@@ -52,17 +49,11 @@ pub(crate) fn pack(programs: &Programs, folder: &Path, options: &Options) -> any
     let packed = PathBuf::from(format!("{}.tar.xz", folder.display()));
     let line = r#"tar -C "$0" -c . | xz -T0 --lzma2=preset=2,dict=512MiB > "$1""#;
     let mut command = Command::new("bash");
-    command
-        .args(["-o", "pipefail", "-c", line])
-        .arg(folder)
-        .arg(&packed);
-    run("tar and xz", &mut command)?;
+    command.args(["-o", "pipefail", "-c", line]);
+    child::succeed("tar and xz", command.arg(folder).arg(&packed))?;
     let bytes = fs::metadata(&packed).context("the pack")?.len();
-    println!(
-        "{:.1} MB  {}; there: bash run.sh",
-        bytes as f64 / 1e6,
-        packed.display()
-    );
+    let (megabytes, packed) = (bytes as f64 / 1e6, packed.display());
+    println!("{megabytes:.1} MB  {packed}; there: bash run.sh");
     let most = PACK_BYTES / 1_000_000;
     ensure!(
         bytes <= PACK_BYTES,
@@ -73,9 +64,7 @@ pub(crate) fn pack(programs: &Programs, folder: &Path, options: &Options) -> any
 
 /// Copies those of [`LOADERS`] that this machine has.
 pub(crate) fn pack_loaders(folder: &Path) -> anyhow::Result<()> {
-    let listed = Command::new("ldconfig").arg("-p").output();
-    let listed = listed.map_or_else(|_| Vec::new(), |listed| listed.stdout);
-    let listed = String::from_utf8_lossy(&listed).into_owned();
+    let listed = child::loaders();
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     for name in LOADERS {
         // `libvulkan.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libvulkan.so.1`
@@ -93,21 +82,13 @@ pub(crate) fn pack_loaders(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run(what: &str, command: &mut Command) -> anyhow::Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {what}"))?;
-    ensure!(status.success(), "{what}: {status}");
-    Ok(())
-}
-
 /// An error if something lies there: an executable of another day would be run with today's.
 pub(crate) fn is_empty(folder: &Path) -> anyhow::Result<()> {
     let entries = fs::read_dir(folder).map_or(0, Iterator::count);
+    let folder = folder.display();
     ensure!(
         entries == 0,
-        "--pack {}: not empty; name a new folder",
-        folder.display()
+        "--pack {folder}: not empty; name a new folder"
     );
     Ok(())
 }

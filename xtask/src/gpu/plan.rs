@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
-use super::findings::{self, LARGE, LENGTHS, PRECISIONS, SMALL, TOKENS};
-use crate::child;
+use super::findings::{
+    BURN, DECODING, EMPTY, FIRST, FLA, FUSED, GDN, GPT, LARGE, LAUNCHES, LEARNED, LEARNING,
+    LENGTHS, OTHER_TESTS, PRECISIONS, SCAN_TESTS, SMALL, TENSORS, TOKENS, TORCH, WARM, labelled,
+};
 use crate::workspace;
 
 pub(crate) const USAGE: &str = "\
@@ -51,14 +52,18 @@ const GPUS: [(&str, &str, bool); 5] = [
 /// What can be asked for alone.
 pub(crate) const PARTS: [&str; 4] = ["tests", "scan", "peers", "training"];
 
-/// Cargo's targets by the part that needs them, and the flag that builds them.
-const TARGETS: [(&str, &str, &str); 5] = [
-    ("tests", "--test", "kernels"),
-    ("tests", "--test", "training"),
-    ("scan", "--bench", "memory_scan"),
-    ("training", "--bench", "model_throughput"),
-    ("training", "--bench", "decoding"),
+/// Programs, the part that each belongs to, the flag with which Cargo builds it, and the seconds that it needs to be
+/// worth a start and gets at most.
+const PROGRAMS: [(&str, &str, &str, [u64; 2]); 6] = [
+    ("kernels", "tests", "--test", [30, 170]),
+    ("training", "tests", "--test", [60, 240]),
+    ("memory_scan", "scan", "--bench", [20, 150]),
+    (PEERS, "peers", "", [60, 150]),
+    ("model_throughput", "training", "--bench", [60, 300]),
+    ("decoding", "training", "--bench", [20, 120]),
 ];
+/// A script, which is there already.
+const PEERS: &str = "peers.py";
 /// Files that go along, from the workspace's root.
 const FILES: [&str; 3] = [
     "xtask/src/gpu/peers.py",
@@ -69,9 +74,12 @@ const FILES: [&str; 3] = [
 const TEXT: &str = "text.txt";
 /// The one flag without a value.
 const COMPILE_ONLY: &str = "--compile-only";
-#[derive(Clone, Debug, PartialEq)]
+
+/// What is done where.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) enum Place {
     /// Built and run.
+    #[default]
     Here,
     /// Built and copied into a folder.
     Pack(PathBuf),
@@ -81,7 +89,7 @@ pub(crate) enum Place {
     Compiled,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) gpu: &'static str,
     pub(crate) dtype: &'static str,
@@ -89,7 +97,7 @@ pub(crate) struct Options {
     pub(crate) place: Place,
     pub(crate) parts: Vec<&'static str>,
     python: PathBuf,
-    fla: Option<PathBuf>,
+    pub(crate) fla: Option<PathBuf>,
     text: Option<PathBuf>,
     rounds: u64,
     pub(crate) seconds: Option<Duration>,
@@ -108,15 +116,10 @@ impl Options {
             gpu,
             dtype,
             has_peers: *has_peers,
-            place: Place::Here,
             parts: PARTS.to_vec(),
             python: "python3".into(),
-            fla: None,
-            text: None,
             rounds: 7,
-            seconds: None,
-            out: None,
-            tools: None,
+            ..Options::default()
         };
         let mut flags: Vec<&String> = flags.iter().collect();
         if let Some(at) = flags.iter().position(|flag| *flag == COMPILE_ONLY) {
@@ -140,41 +143,35 @@ impl Options {
         };
         // A path holds from here wherever the program will run; a bare name is looked for.
         let path = || std::path::absolute(value).unwrap_or_else(|_| value.into());
+        let given = Path::new(value);
+        let path_if = |is_there: bool, why: &str| {
+            ensure!(is_there, "{flag} {value}: {why}");
+            Ok(Some(path()))
+        };
         match flag {
             "--only" => {
                 let names: Vec<&str> = value.split(',').collect();
                 if let Some(unknown) = names.iter().find(|name| !PARTS.contains(name)) {
-                    bail!(
-                        "--only {value}: `{unknown}` is none of {}",
-                        PARTS.join(", ")
-                    );
+                    let parts = PARTS.join(", ");
+                    bail!("--only {value}: `{unknown}` is none of {parts}");
                 }
                 self.parts.retain(|part| names.contains(part));
             }
             "--python" if value.contains(std::path::is_separator) => self.python = path(),
             "--python" => self.python = value.into(),
-            "--fla" => {
-                ensure!(Path::new(value).is_dir(), "--fla {value}: no such folder");
-                self.fla = Some(path());
-            }
-            "--text" => {
-                ensure!(Path::new(value).is_file(), "--text {value}: no such file");
-                self.text = Some(path());
-            }
+            "--fla" => self.fla = path_if(given.is_dir(), "no such folder")?,
+            "--text" => self.text = path_if(given.is_file(), "no such file")?,
             "--rounds" => self.rounds = number()?,
             "--seconds" => self.seconds = Some(Duration::from_secs(number()?)),
             "--out" => self.out = Some(path()),
             "--tools" => {
-                let is_it = Path::new(value).join("bin/ptxas").is_file();
-                ensure!(is_it, "--tools {value}: no bin/ptxas there");
-                self.tools = Some(path());
+                let has_ptxas = given.join("bin/ptxas").is_file();
+                self.tools = path_if(has_ptxas, "no bin/ptxas there")?;
             }
             "--pack" | "--unpacked" => {
-                let is_first = self.place == Place::Here;
-                ensure!(
-                    is_first,
-                    "{flag} {value}: one of --pack and --unpacked, once"
-                );
+                if self.place != Place::Here {
+                    bail!("{flag} {value}: one of --pack and --unpacked, once");
+                }
                 self.place = match flag {
                     "--pack" => Place::Pack(value.into()),
                     _ => Place::Unpacked(value.into()),
@@ -186,284 +183,196 @@ impl Options {
     }
 }
 
-/// Where everything that runs lies, by its name; all paths are absolute.
+/// Where everything that runs or goes along lies, by its name; all paths are absolute.
 #[derive(Debug)]
-pub(crate) struct Programs(pub(crate) BTreeMap<&'static str, PathBuf>);
+pub(crate) struct Programs(pub(crate) BTreeMap<String, PathBuf>);
 
 impl Programs {
     /// Builds what `options` needs, with one call of Cargo, so that Burn is built once.
     pub(crate) fn build(root: &Path, options: &Options) -> anyhow::Result<Self> {
-        let mut all: BTreeMap<_, _> = FILES.map(|file| (name_of(file), root.join(file))).into();
-        all.extend(options.text.clone().map(|text| (TEXT, text)));
-        if let Some(words) = command(options) {
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            all.extend(
-                workspace::executables(root, &words)?
-                    .into_iter()
-                    .filter_map(ours),
-            );
-            for (_, _, name) in TARGETS {
-                let wanted = words.contains(&name);
-                ensure!(
-                    !wanted || all.contains_key(name),
-                    "cargo built no executable `{name}`"
-                );
-            }
+        let wanted = targets(options);
+        let mut all = match wanted.is_empty() {
+            true => BTreeMap::new(),
+            false => workspace::executables(root, &command(options))?,
+        };
+        for (name, _) in wanted {
+            ensure!(all.contains_key(name), "cargo built no executable `{name}`");
         }
+        for file in FILES {
+            let name = file.rsplit('/').next().unwrap_or(file);
+            all.insert(name.to_owned(), root.join(file));
+        }
+        all.extend(options.text.clone().map(|text| (TEXT.to_owned(), text)));
         Ok(Programs(all))
     }
 
     /// What lies in `folder`.
-    pub(crate) fn unpacked(folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn unpacked(folder: &Path, options: &Options) -> anyhow::Result<Self> {
         let context = || format!("--unpacked {}: no such folder", folder.display());
         let folder = folder.canonicalize().with_context(context)?;
-        let names = TARGETS.map(|(_, _, name)| name).into_iter();
-        let files = names
-            .chain(FILES.map(name_of))
-            .chain([TEXT])
-            .map(|name| (name, folder.join(name)));
-        Ok(Programs(files.filter(|(_, path)| path.is_file()).collect()))
+        let entries = folder.read_dir().with_context(context)?.flatten();
+        let files = entries.map(|file| (file.file_name().to_string_lossy().into(), file.path()));
+        let text = options.text.clone().map(|text| (TEXT.to_owned(), text));
+        Ok(Programs(files.chain(text).collect()))
     }
 
     /// A file, or why it is not there.
     fn get(&self, name: &str) -> Result<PathBuf, String> {
         let found = self.0.get(name).cloned();
-        found.ok_or_else(|| format!("`{name}` is not in this pack"))
+        found.ok_or_else(|| match name {
+            TEXT => "--text named no text".to_owned(),
+            _ => format!("`{name}` is not in this pack"),
+        })
     }
 }
 
-/// The last part of a path.
-fn name_of(path: &'static str) -> &'static str {
-    path.rsplit('/').next().unwrap_or(path)
-}
-
-/// The words of the Cargo command that builds what was asked for.
-pub(crate) fn command(options: &Options) -> Option<Vec<String>> {
-    let wanted = TARGETS
+/// Names and flags of Cargo's targets that were asked for.
+fn targets(options: &Options) -> Vec<(&'static str, &'static str)> {
+    let wanted = PROGRAMS
         .iter()
-        .filter(|(part, ..)| options.parts.contains(part));
-    let targets: Vec<&str> = wanted.flat_map(|(_, flag, name)| [*flag, *name]).collect();
-    if targets.is_empty() {
-        return None;
-    }
+        .filter(|(_, part, ..)| options.parts.contains(part));
+    let targets = wanted.map(|(name, _, flag, _)| (*name, *flag));
+    targets.filter(|(_, flag)| !flag.is_empty()).collect()
+}
+
+/// The Cargo command that builds them.
+pub(crate) fn command(options: &Options) -> String {
     let packages = ["infinity-kernels", "infinity-model", "infinity-train"];
-    let features = packages
-        .map(|package| format!("{package}/{}", options.gpu))
-        .join(",");
-    let line = format!(
-        "test --release --no-run --message-format json-render-diagnostics -p {} --features {features}",
-        packages.join(" -p ")
+    let features = packages.map(|package| format!("{package}/{}", options.gpu));
+    let (packages, features) = (packages.join(" -p "), features.join(","));
+    let mut line = format!(
+        "test --release --no-run --message-format json-render-diagnostics -p {packages} --features {features}"
     );
-    let words = line.split_whitespace().chain(targets);
-    Some(words.map(str::to_owned).collect())
-}
-
-/// An executable by the name of ours that it is, if it is one.
-fn ours((name, kind, path): (String, String, PathBuf)) -> Option<(&'static str, PathBuf)> {
-    let is_it = |(_, flag, target): &&(_, &str, &str)| {
-        *target == name && flag.trim_start_matches('-') == kind
-    };
-    TARGETS
-        .iter()
-        .find(is_it)
-        .map(|(.., target)| (*target, path))
+    for (name, flag) in targets(options) {
+        line += &format!(" {flag} {name}");
+    }
+    line
 }
 
 /// A program to run, and whose figures are missing if it fails.
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) part: &'static str,
-    /// The executable, or why there is none.
+    /// The executable, or what it lacks.
     pub(crate) program: Result<PathBuf, String>,
     pub(crate) args: Vec<String>,
-    /// Names of findings that it makes.
-    pub(crate) whats: Vec<String>,
     /// Goes before the names that the program gives.
     pub(crate) label: &'static str,
+    /// Names of findings that it makes.
+    pub(crate) whats: Vec<String>,
     /// If it measures nothing but this length.
     pub(crate) tokens: Option<u64>,
-    /// Seconds that it needs to be worth a start, and gets at most.
-    pub(crate) needs: u64,
-    pub(crate) limit: u64,
-    /// Counts launches instead of seconds.
-    pub(crate) counts: bool,
-    /// Starts with caches of its own: empty ones, or those of the start before.
-    pub(crate) starts: Option<bool>,
-    python_path: Option<PathBuf>,
+    /// Those it needs to be worth a start, and gets at most.
+    pub(crate) seconds: [u64; 2],
+    /// Where it runs, below `--out`: [`COUNTED`], [`STARTED`], or there.
+    pub(crate) folder: &'static str,
 }
 
-impl Step {
-    pub(crate) fn shown(&self) -> String {
-        let program = self.program.as_deref().unwrap_or(Path::new("?"));
-        let name = program.file_name().unwrap_or_default().to_string_lossy();
-        format!("{name} {}", self.args.join(" "))
-    }
-
-    /// Runs it in `folder` within `limit`; `each` takes its lines as they come.
-    pub(crate) fn run(
-        &self,
-        folder: &Path,
-        limit: Duration,
-        each: impl FnMut(&str),
-    ) -> child::Ended {
-        let program = match &self.program {
-            Ok(program) => program,
-            Err(why) => return child::Ended::without(why),
-        };
-        let mut command = Command::new(program);
-        command.args(&self.args).current_dir(folder);
-        if let Some(first) = &self.python_path {
-            let before = std::env::var_os("PYTHONPATH").unwrap_or_default();
-            let others = std::env::split_paths(&before).filter(|path| !path.as_os_str().is_empty());
-            let all = std::env::join_paths(std::iter::once(first.clone()).chain(others));
-            command.env("PYTHONPATH", all.unwrap_or_else(|_| first.into()));
-        }
-        child::run_with(&mut command, limit, each)
-    }
-}
+/// Launches are counted instead of seconds.
+pub(crate) const COUNTED: &str = "counted";
+/// Caches are of its own: empty ones, or those of the start before.
+pub(crate) const STARTED: &str = "started";
 
 /// Every step of every part, asked for or not, of most worth first. Burn's attention runs in a process for every
 /// length: out of memory on a device may take a process with it. torch.compile and Triton take up to a minute to
 /// start, so that every peer has a process and a limit of its own.
 pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
     let (gpu, dtype, rounds) = (options.gpu, options.dtype, options.rounds);
-    let step = |part, name: &str, line: &str, whats: &[&str], [needs, limit]: [u64; 2]| Step {
-        part,
-        program: programs.get(name),
-        args: line.split_whitespace().map(str::to_owned).collect(),
-        whats: whats.iter().map(|what| (*what).to_owned()).collect(),
-        label: "",
-        tokens: None,
-        needs,
-        limit,
-        counts: false,
-        starts: None,
-        python_path: None,
-    };
-    let peer = |line: &str, what: &str, seconds| {
-        let script = programs.get("peers.py");
-        let mut step = step("peers", "peers.py", "", &[what], seconds);
-        step.program = match (options.has_peers, script.is_ok()) {
-            (false, _) => Err(format!("PyTorch does not run on {gpu}")),
-            (true, true) => Ok(options.python.clone()),
-            (true, false) => step.program,
+    // A word with a point is a file that goes along.
+    let step = |name: &str, line: &str, whats: &[&str]| {
+        let program = PROGRAMS.iter().find(|(program, ..)| *program == name);
+        let (_, part, _, seconds) = *program.expect("a name of PROGRAMS");
+        let mut program = match name == PEERS {
+            true if options.has_peers => Ok(options.python.clone()),
+            true => Err(format!("PyTorch does not run on {gpu}")),
+            false => programs.get(name),
         };
-        step.args = vec![
-            "-u".to_owned(),
-            script.unwrap_or_default().display().to_string(),
-        ];
-        step.args.extend(line.split_whitespace().map(str::to_owned));
-        step.python_path.clone_from(&options.fla);
-        step
+        let mut args = Vec::new();
+        for word in line.split_whitespace() {
+            match programs.get(word) {
+                Ok(path) if word.contains('.') => args.push(path.display().to_string()),
+                Err(why) if word.contains('.') => program = program.and(Err(why)),
+                _ => args.push(word.to_owned()),
+            }
+        }
+        Step {
+            part,
+            program,
+            args,
+            label: "",
+            whats: whats.iter().map(|what| (*what).to_owned()).collect(),
+            tokens: None,
+            seconds,
+            folder: "",
+        }
     };
-    let training = |label, config: &'static str, precisions: &str, seconds| {
-        let line = format!("--device {gpu} --precision {precisions} --json --config");
-        let mut step = step("training", "model_throughput", &line, &[], seconds);
-        let config = programs.get(config);
-        step.program = step
-            .program
-            .and_then(|program| config.clone().map(|_| program));
-        step.args
-            .push(config.unwrap_or_default().display().to_string());
+    let tests = |name, filter: &str, what| step(name, &format!("{filter} --nocapture"), &[what]);
+    let scan = |tokens, only: &str, whats: &[&str]| {
+        let line = format!("--device {gpu} --dtype {dtype} --rounds {rounds} --json");
+        let line = format!("{line} --tokens {tokens} --only {only}");
+        step("memory_scan", &line, whats)
+    };
+    let peer = |line: &str, what| step(PEERS, &format!("-u {PEERS} {line}"), &[what]);
+    let sizes = format!("--device cuda --dtype {dtype} --rounds {rounds} --lengths");
+    let lengths = LENGTHS.map(|tokens| tokens.to_string()).join(",");
+    let training = |label, config: &str, precisions: &str, more: &str, whats: &[&str]| {
+        let line = format!("--device {gpu} --precision {precisions} --json --config {config}.toml");
+        let mut step = step("model_throughput", &format!("{line} {more}"), whats);
         step.label = label;
-        let each = precisions.split(',');
-        step.whats = each
-            .map(|precision| format!("{label}: training {precision}"))
-            .collect();
+        for what in &mut step.whats {
+            *what = labelled(label, what);
+        }
         step
     };
-    let scan = format!("--device {gpu} --dtype {dtype} --rounds {rounds} --json");
-    let at_lengths = LENGTHS.map(|tokens| {
-        let line = format!("{scan} --tokens {tokens} --only fused,attention");
-        let mut one = step(
-            "scan",
-            "memory_scan",
-            &line,
-            &[findings::FUSED, findings::BURN],
-            [20, 150],
-        );
+    let both = |config| {
+        let whats = PRECISIONS.map(|precision| format!("training {precision}"));
+        training(
+            config,
+            config,
+            &PRECISIONS.join(","),
+            "",
+            &whats.each_ref().map(|what| &**what),
+        )
+    };
+    let start = |caches| Step {
+        folder: STARTED,
+        ..training(caches, SMALL, "f32", "--first", &[FIRST])
+    };
+    let mut steps = vec![
+        tests("kernels", "memory_scan:: --skip flex::", SCAN_TESTS),
+        peer(&format!("fla {sizes} {TOKENS}"), FLA),
+        scan(TOKENS, "fused,chunkwise", &[FUSED, TENSORS]),
+        peer(&format!("attention {sizes} {lengths}"), TORCH),
+        start(EMPTY),
+        start(WARM),
+        both(LARGE),
+        peer("gpt", GPT),
+        both(SMALL),
+        training("", SMALL, "f32", "--learn text.txt", &[LEARNED]),
+        Step {
+            folder: COUNTED,
+            ..training("", SMALL, "f32", "", &[LAUNCHES])
+        },
+        step(
+            "decoding",
+            &format!("--device {gpu} --size 174m --json"),
+            &[DECODING],
+        ),
+        tests(
+            "kernels",
+            &format!("{gpu}:: --skip memory_scan::"),
+            OTHER_TESTS,
+        ),
+        tests("training", &format!("devices::gpu::{gpu}::"), LEARNING),
+        peer("gdn", GDN),
+    ];
+    for tokens in LENGTHS {
+        let mut one = scan(tokens, "fused,attention", &[FUSED, BURN]);
         // One argument, though it has spaces.
         one.args
             .extend(["--size", "one state, 128 wide"].map(str::to_owned));
         one.tokens = Some(tokens);
-        one
-    });
-    let lengths = LENGTHS.map(|tokens| tokens.to_string()).join(",");
-    let sizes = format!("--device cuda --dtype {dtype} --rounds {rounds}");
-    let both = PRECISIONS.join(",");
-    let mut launches = training(SMALL, "shakespeare-char.toml", PRECISIONS[0], [30, 120]);
-    (launches.counts, launches.label) = (true, "");
-    launches.whats = vec![findings::LAUNCHES.to_owned()];
-    let start = |label, empty| {
-        let mut start = training(label, "shakespeare-char.toml", PRECISIONS[0], [60, 240]);
-        start.args.push("--first".to_owned());
-        start.starts = Some(empty);
-        start.whats = vec![format!("{label}: {}", findings::FIRST)];
-        start
-    };
-    let mut learning = training("", "shakespeare-char.toml", PRECISIONS[0], [60, 300]);
-    learning.whats = vec![findings::LEARNED.to_owned()];
-    match options.text.clone().or(programs.0.get(TEXT).cloned()) {
-        Some(text) => learning
-            .args
-            .extend(["--learn".to_owned(), text.display().to_string()]),
-        None => learning.program = Err("--text named no text".to_owned()),
+        steps.push(one);
     }
-    let mut steps = vec![
-        step(
-            "tests",
-            "kernels",
-            "memory_scan:: --skip flex:: --nocapture",
-            &[findings::SCAN_TESTS],
-            [10, 170],
-        ),
-        peer(
-            &format!("fla {sizes} --lengths {TOKENS}"),
-            findings::FLA,
-            [60, 150],
-        ),
-        step(
-            "scan",
-            "memory_scan",
-            &format!("{scan} --tokens {TOKENS} --only fused,chunkwise"),
-            &[findings::FUSED, findings::TENSORS],
-            [20, 150],
-        ),
-        peer(
-            &format!("attention {sizes} --lengths {lengths}"),
-            findings::TORCH,
-            [40, 150],
-        ),
-        start(findings::EMPTY, true),
-        start(findings::WARM, false),
-        training(LARGE, "novels-large.toml", &both, [60, 240]),
-        peer("gpt", findings::GPT, [60, 150]),
-        training(SMALL, "shakespeare-char.toml", &both, [60, 240]),
-        learning,
-        launches,
-        step(
-            "training",
-            "decoding",
-            &format!("--device {gpu} --size 174m --json"),
-            &[findings::DECODING],
-            [20, 120],
-        ),
-        step(
-            "tests",
-            "kernels",
-            &format!("{gpu}:: --skip memory_scan:: --nocapture"),
-            &[findings::OTHER_TESTS],
-            [30, 170],
-        ),
-        step(
-            "tests",
-            "training",
-            &format!("devices::gpu::{gpu}:: --nocapture"),
-            &[findings::LEARNING],
-            [60, 240],
-        ),
-        peer("gdn", findings::GDN, [60, 150]),
-    ];
-    steps.extend(at_lengths);
     steps
 }

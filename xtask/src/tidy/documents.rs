@@ -9,8 +9,10 @@
 //! in that file as it is. ARCHITECTURE.md's list of public items names all that a library's root hands out, and
 //! a numbered line there that opens with a Rust file, a place of a walk, names only what that file holds.
 
+use std::collections::BTreeSet;
+
 use super::rooms::{operator_names, public_names};
-use super::source::{Finding, Tree};
+use super::source::Tree;
 
 const NEEDED: [&str; 2] = ["README.md", "ARCHITECTURE.md"];
 const OF_THE_PAST: [&str; 2] = ["LOG.md", "CHANGELOG.md"];
@@ -24,71 +26,58 @@ const TOP: [&str; 7] = [
     ".ci/",
 ];
 
-pub(super) fn check(tree: &Tree) -> Vec<Finding> {
-    let mut found = Vec::new();
+pub(super) fn check(tree: &Tree) -> Vec<String> {
     let crates = tree.folders_in("crates");
     let of_crates = crates.iter().map(|name| format!("crates/{name}/README.md"));
     let needed = NEEDED.map(str::to_owned).into_iter().chain(of_crates);
     let missing = needed.filter(|name| !tree.has(name));
-    found.extend(missing.map(|name| Finding::in_file(&name, "missing")));
-    for name in tree.files().iter().filter(|name| is_document(name)) {
-        found.extend(document(tree, name, &tree.text(name).unwrap_or_default()));
+    let mut found: Vec<String> = missing.map(|name| format!("{name}: missing")).collect();
+    for (name, file) in tree.files().filter(|(name, _)| is_document(name)) {
+        found.extend(document(tree, name, &file.text));
     }
-
-    let map = tree.text("ARCHITECTURE.md").unwrap_or_default();
-    for library in crates
-        .iter()
-        .filter(|name| !map.is_empty() && tree.has(&format!("crates/{name}/src/lib.rs")))
-    {
+    let map = tree.text("ARCHITECTURE.md");
+    if map.is_empty() {
+        return found;
+    }
+    let libraries = crates.iter();
+    for library in libraries.filter(|name| tree.has(&format!("crates/{name}/src/lib.rs"))) {
         let section = map.split("### ").find(|part| part.starts_with(library));
-        let section = section.unwrap_or_default();
-        let listed: Vec<&str> = section
+        let words = section.unwrap_or_default();
+        let listed: BTreeSet<&str> = words
             .split(|c: char| !c.is_alphanumeric() && c != '_')
             .collect();
-        for name in public_names(tree, library)
-            .iter()
-            .filter(|name| !listed.contains(&name.as_str()))
-        {
-            let message = format!("the public items of {library} lack `{name}`");
-            found.push(Finding::in_file("ARCHITECTURE.md", message));
+        let names = public_names(tree, library).into_iter();
+        found.extend(
+            names.filter(|name| !listed.contains(&**name)).map(|name| {
+                format!("ARCHITECTURE.md: the public items of {library} lack `{name}`")
+            }),
+        );
+    }
+    for (line, number) in map.lines().zip(1..) {
+        for (file, name) in lost_in_place(tree, line) {
+            found.push(format!(
+                "ARCHITECTURE.md:{number}: `{file}` holds no `{name}`"
+            ));
         }
     }
-    found.extend(
-        map.lines()
-            .enumerate()
-            .flat_map(|(i, line)| place(tree, i + 1, line)),
-    );
-    for name in crates
-        .union(&operator_names(tree))
-        .filter(|name| !map.contains(**name))
-    {
-        let message = format!("does not name `{name}`");
-        found.push(Finding::in_file("ARCHITECTURE.md", message));
-    }
+    let unnamed = crates.into_iter().chain(operator_names(tree));
+    let unnamed = unnamed.filter(|name| !map.contains(name));
+    found.extend(unnamed.map(|name| format!("ARCHITECTURE.md: does not name `{name}`")));
     found
 }
 
-/// What a place of a walk, `1. `file.rs` `item`, `other`: words`, names and its file does not hold.
-fn place(tree: &Tree, number: usize, line: &str) -> Vec<Finding> {
-    let mut quoted = line.split('`').skip(1).step_by(2);
-    let is_place = line.starts_with(|c: char| c.is_ascii_digit());
-    let file = quoted
-        .next()
-        .filter(|file| is_place && file.ends_with(".rs"));
-    let Some(text) = file.and_then(|file| tree.text(file)) else {
+/// The file of a place of a walk, `1. `file.rs` `item`, `other`: words`, with the names that it does not hold.
+fn lost_in_place<'a>(tree: &Tree, line: &'a str) -> Vec<(&'a str, &'a str)> {
+    let (place, _) = line.split_once(": ").unwrap_or((line, ""));
+    let mut quoted = place.split('`').skip(1).step_by(2);
+    let file = quoted.next().unwrap_or_default();
+    let text = tree.text(file);
+    let is_place = line.starts_with(|c: char| c.is_ascii_digit()) && file.ends_with(".rs");
+    if !is_place || text.is_empty() {
         return Vec::new();
-    };
-    let names = line
-        .split(": ")
-        .next()
-        .unwrap_or(line)
-        .split('`')
-        .skip(3)
-        .step_by(2);
-    let lost = names.filter(|name| !text.contains(name));
-    let message = |name| format!("`{}` holds no `{name}`", file.unwrap_or_default());
-    lost.map(|name| Finding::at("ARCHITECTURE.md", number, message(name)))
-        .collect()
+    }
+    let lost = quoted.filter(|name| !text.contains(name));
+    lost.map(|name| (file, name)).collect()
 }
 
 fn is_document(path: &str) -> bool {
@@ -97,51 +86,52 @@ fn is_document(path: &str) -> bool {
     (at_the_root && !OF_THE_PAST.contains(&path)) || (of_a_crate && path.split('/').count() == 3)
 }
 
-fn document(tree: &Tree, name: &str, text: &str) -> Vec<Finding> {
+fn document(tree: &Tree, name: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
     for (line, path) in named_paths(text, folder) {
         if !tree.has(&path) {
-            found.push(Finding::at(name, line, format!("`{path}` does not exist")));
+            found.push(format!("{name}:{line}: `{path}` does not exist"));
         }
     }
     for (line, path, quote) in quotes(text) {
         // Without carriage returns: a checkout may end its lines otherwise than the document.
-        let source = tree.text(path).unwrap_or_default().replace('\r', "");
+        let source = tree.text(path).replace('\r', "");
         if quote.trim().is_empty() || !source.contains(&quote) {
-            found.push(Finding::at(
-                name,
-                line,
-                format!("not what stands in `{path}`"),
-            ));
+            found.push(format!("{name}:{line}: not what stands in `{path}`"));
         }
     }
-    for (i, _) in text
+    let unfinished = text
         .lines()
-        .enumerate()
-        .filter(|(_, line)| line.contains("TODO"))
-    {
-        found.push(Finding::at(name, i + 1, "unfinished"));
-    }
+        .zip(1..)
+        .filter(|(line, _)| line.contains("TODO"));
+    found.extend(unfinished.map(|(_, line)| format!("{name}:{line}: unfinished")));
     found
 }
 
 /// Line number and path of everything in `text` that claims to exist.
 fn named_paths(text: &str, folder: &str) -> Vec<(usize, String)> {
     let mut paths = Vec::new();
-    let mut entries: Option<TreeBlock> = None;
-    for (i, line) in text.lines().enumerate() {
-        let number = i + 1;
+    // Inside a `tree` block, the folders above its current line with their indentation.
+    let mut block: Option<Vec<(usize, String)>> = None;
+    for (line, number) in text.lines().zip(1..) {
         if let Some(mark) = line.trim_start().strip_prefix("```") {
-            entries = (entries.is_none() && mark.trim() == "tree").then(TreeBlock::default);
-        } else if let Some(block) = &mut entries {
-            paths.extend(block.entry(line).map(|path| (number, path)));
+            block = (block.is_none() && mark.trim() == "tree").then(Vec::new);
+        } else if let Some(above) = &mut block {
+            let Some(name) = line.split_whitespace().next() else {
+                continue;
+            };
+            let indent = line.len() - line.trim_start().len();
+            above.retain(|(outer, _)| *outer < indent);
+            let parent = above.last().map_or("", |(_, path)| path);
+            let path = format!("{parent}{name}");
+            if name.ends_with('/') {
+                above.push((indent, path.clone()));
+            }
+            paths.push((number, path));
         } else {
-            paths.extend(
-                words(line)
-                    .chain(links(line, folder))
-                    .map(|path| (number, path)),
-            );
+            let named = words(line).chain(links(line, folder));
+            paths.extend(named.map(|path| (number, path)));
         }
     }
     paths
@@ -181,38 +171,19 @@ fn from_the_root(folder: &str, target: &str) -> String {
 /// Line, path and text of every block that claims to stand in a file.
 fn quotes(text: &str) -> Vec<(usize, &str, String)> {
     let mut quotes = Vec::new();
-    let mut lines = text.lines().enumerate();
-    while let Some((i, line)) = lines.next() {
-        let mark = line
-            .strip_prefix("<!-- file: ")
-            .and_then(|rest| rest.strip_suffix(" -->"));
-        if let Some(path) = mark {
+    let mut lines = text.lines().zip(1..);
+    while let Some((line, number)) = lines.next() {
+        let mark = line.strip_prefix("<!-- file: ");
+        if let Some(path) = mark.and_then(|rest| rest.strip_suffix(" -->")) {
             // The line after the mark opens the block.
-            let block = lines.by_ref().skip(1).map(|(_, line)| line);
+            let block = lines.by_ref().skip(1).map(|(line, _)| line);
             let quote = block.take_while(|line| !line.starts_with("```"));
-            quotes.push((i + 1, path, quote.map(|line| format!("{line}\n")).collect()));
+            quotes.push((
+                number,
+                path,
+                quote.map(|line| format!("{line}\n")).collect(),
+            ));
         }
     }
     quotes
-}
-
-/// Folders above the current line of a `tree` block, with their indentation.
-#[derive(Default)]
-struct TreeBlock {
-    above: Vec<(usize, String)>,
-}
-
-impl TreeBlock {
-    /// The path of one line: its first word, inside the last less indented folder.
-    fn entry(&mut self, line: &str) -> Option<String> {
-        let name = line.split_whitespace().next()?;
-        let indent = line.len() - line.trim_start().len();
-        self.above.retain(|(above, _)| *above < indent);
-        let parent = self.above.last().map_or("", |(_, path)| path);
-        let path = format!("{parent}{name}");
-        if name.ends_with('/') {
-            self.above.push((indent, path.clone()));
-        }
-        Some(path)
-    }
 }

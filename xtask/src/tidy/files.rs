@@ -1,6 +1,8 @@
 //! Rules about one file at a time: a head, a size, no machine's paths, and where `unsafe` may stand.
 
-use super::source::{Finding, Tree, is_test_file, lines};
+use std::collections::BTreeSet;
+
+use super::source::{File, Token, Tree, is_test_file};
 
 /// Lines of a Rust file that are code: not blank, no comment, no test.
 const CODE_LINES: usize = 600;
@@ -33,47 +35,43 @@ pub(super) const PACKAGE_HOSTS: [&str; 6] = [
 const NAMES_A_REGISTRY: [&str; 2] = ["Cargo.lock", "deny.toml"];
 
 /// Every Rust file opens with `//!`: a reader learns what it is before how it works.
-pub(super) fn heads(tree: &Tree) -> Vec<Finding> {
-    let has_head = |path: &&str| {
-        let text = tree.text(path).unwrap_or_default();
-        text.lines().next().is_some_and(|line| {
-            line.strip_prefix("//! ")
-                .is_some_and(|words| !words.is_empty())
-        })
+pub(super) fn heads(tree: &Tree) -> Vec<String> {
+    let has_head = |file: &File| {
+        let words = file
+            .text
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("//! "));
+        words.is_some_and(|words| !words.is_empty())
     };
     tree.rust_files()
-        .filter(|path| !has_head(path))
-        .map(|path| Finding::in_file(path, "does not open with `//!` and what the file is"))
+        .filter(|(_, file)| !has_head(file))
+        .map(|(path, _)| format!("{path}: does not open with `//!` and what the file is"))
         .collect()
 }
 
 /// Sizes. A Rust file with a line `//! Size: <reason>` in its head may be longer.
-pub(super) fn budgets(tree: &Tree) -> Vec<Finding> {
+pub(super) fn budgets(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
-    for path in tree.rust_files().filter(|path| !is_test_file(path)) {
-        let text = tree.text(path).unwrap_or_default();
-        let code = lines(&text);
-        let code = code.iter().filter(|l| !l.is_test).map(|l| l.code.trim());
-        let code = code.filter(|code| !code.is_empty()).count();
-        if code > CODE_LINES && !gives_a_reason(&text) {
-            let message = format!(
-                "{code} lines of code; the budget is {CODE_LINES}: split it, or say why in its head after `Size:`"
-            );
-            found.push(Finding::in_file(path, message));
+    for (path, file) in tree.rust_files().filter(|(path, _)| !is_test_file(path)) {
+        let code = file.tokens.iter().filter(|token| !token.is_test);
+        let code = code.map(|token| token.line).collect::<BTreeSet<_>>().len();
+        if code > CODE_LINES && !gives_a_reason(&file.text) {
+            found.push(format!(
+                "{path}: {code} lines of code; the budget is {CODE_LINES}: split it, or say why in its head after `Size:`"
+            ));
         }
     }
-    let map = tree.text("ARCHITECTURE.md").unwrap_or_default();
-    let map = map.lines().count();
+    let map = tree.text("ARCHITECTURE.md").lines().count();
     if map > ARCHITECTURE_LINES {
-        let message = format!("{map} lines; a map has at most {ARCHITECTURE_LINES}");
-        found.push(Finding::in_file("ARCHITECTURE.md", message));
+        found.push(format!(
+            "ARCHITECTURE.md: {map} lines; a map has at most {ARCHITECTURE_LINES}"
+        ));
     }
-    for path in tree.files() {
-        let bytes = tree.bytes(path);
-        if bytes > BYTES {
-            let message = format!("{bytes} bytes; at most {BYTES} are committed");
-            found.push(Finding::in_file(path, message));
-        }
+    for (path, File { bytes, .. }) in tree.files().filter(|(_, file)| file.bytes > BYTES) {
+        found.push(format!(
+            "{path}: {bytes} bytes; at most {BYTES} are committed"
+        ));
     }
     found
 }
@@ -87,18 +85,16 @@ fn gives_a_reason(text: &str) -> bool {
 }
 
 /// No text names one person's machine or a package host: both are wrong on the next machine.
-pub(super) fn hygiene(tree: &Tree) -> Vec<Finding> {
+pub(super) fn hygiene(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
-    for path in tree.files() {
-        // A file that is not text has no lines to look at.
-        let text = tree.text(path).unwrap_or_default();
-        for (i, line) in text.lines().enumerate() {
+    for (path, file) in tree.files() {
+        for (line, number) in file.text.lines().zip(1..) {
             if let Some(what) = MACHINE_PATHS.iter().find(|what| starts_a_path(line, what)) {
-                found.push(Finding::at(path, i + 1, format!("machine path `{what}`")));
+                found.push(format!("{path}:{number}: machine path `{what}`"));
             }
             let host = PACKAGE_HOSTS.iter().find(|what| line.contains(**what));
-            if let Some(what) = host.filter(|_| !NAMES_A_REGISTRY.contains(&path.as_str())) {
-                found.push(Finding::at(path, i + 1, format!("package host `{what}`")));
+            if let Some(what) = host.filter(|_| !NAMES_A_REGISTRY.contains(&path)) {
+                found.push(format!("{path}:{number}: package host `{what}`"));
             }
         }
     }
@@ -113,19 +109,20 @@ fn starts_a_path(line: &str, what: &str) -> bool {
 }
 
 /// `unsafe` stands only in its places, and each use says why it is sound.
-pub(super) fn unsafe_code(tree: &Tree) -> Vec<Finding> {
+pub(super) fn unsafe_code(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
-    for path in tree.rust_files() {
-        let text = tree.text(path).unwrap_or_default();
+    for (path, File { text, tokens, .. }) in tree.rust_files() {
         let raw: Vec<&str> = text.lines().collect();
         let allowed = UNSAFE.iter().any(|place| path.starts_with(place));
-        for line in lines(&text).iter().filter(|line| line.has_word("unsafe")) {
-            let message = match allowed {
-                false => format!("`unsafe` outside {}", UNSAFE.join(" and ")),
-                true if says_why(&raw, line.number - 1) => continue,
-                true => "`unsafe` without a `SAFETY:` comment above it".to_owned(),
-            };
-            found.push(Finding::at(path, line.number, message));
+        for Token { line, .. } in tokens.iter().filter(|token| token.text == "unsafe") {
+            if !allowed {
+                let places = UNSAFE.join(" and ");
+                found.push(format!("{path}:{line}: `unsafe` outside {places}"));
+            } else if !says_why(&raw, line - 1) {
+                found.push(format!(
+                    "{path}:{line}: `unsafe` without a `SAFETY:` comment above it"
+                ));
+            }
         }
     }
     found

@@ -3,7 +3,7 @@
 //! Only the kernels name a compute backend. Only programs (the command line, xtask, examples) use
 //! anyhow and clap, or print.
 
-use super::source::{Finding, Tree, is_test_file, lines};
+use super::source::{Token, Tree, is_test_file};
 
 /// The libraries and the crates of this workspace each may depend on. The command line may use all.
 const LIBRARIES: [(&str, &[&str]); 6] = [
@@ -32,16 +32,17 @@ pub(super) const BACKENDS: [&str; 7] = [
     "burn-ndarray",
 ];
 pub(super) const FOR_PROGRAMS: [&str; 2] = ["anyhow", "clap"];
-pub(super) const PRINTS: [&str; 5] = ["println!", "print!", "eprintln!", "eprint!", "dbg!"];
+pub(super) const PRINTS: [&str; 5] = ["println", "print", "eprintln", "eprint", "dbg"];
 
-pub(super) fn check(tree: &Tree) -> Vec<Finding> {
+pub(super) fn check(tree: &Tree) -> Vec<String> {
     let manifests = tree
         .files()
-        .iter()
-        .filter(|path| path.ends_with("/Cargo.toml"));
-    let mut found: Vec<Finding> = manifests.flat_map(|path| manifest(tree, path)).collect();
-    found.extend(tree.rust_files().flat_map(|path| source(tree, path)));
-    found
+        .filter(|(path, _)| path.ends_with("/Cargo.toml"));
+    let manifests = manifests.flat_map(|(path, file)| manifest(path, &file.text));
+    let sources = tree
+        .rust_files()
+        .flat_map(|(path, file)| source(path, &file.tokens));
+    manifests.chain(sources).collect()
 }
 
 /// The library a path belongs to, with what it may depend on.
@@ -50,16 +51,27 @@ fn library(path: &str) -> Option<(&'static str, &'static [&'static str])> {
     LIBRARIES.into_iter().find(|(library, _)| *library == name)
 }
 
-fn manifest(tree: &Tree, path: &str) -> Vec<Finding> {
-    let text = tree.text(path).unwrap_or_default();
-    let table: toml::Table = match toml::from_str(&text) {
-        Ok(table) => table,
-        Err(error) => return vec![Finding::in_file(path, error.message())],
+fn manifest(path: &str, text: &str) -> Vec<String> {
+    let manifest: toml::Table = match toml::from_str(text) {
+        Ok(manifest) => manifest,
+        Err(error) => return vec![format!("{path}: {}", error.message())],
     };
-    dependencies(&table)
-        .iter()
-        .filter_map(|name| forbidden(path, name))
-        .map(|message| Finding::in_file(path, message))
+    // Those for one target have their own tables.
+    let targets = manifest.get("target").and_then(toml::Value::as_table);
+    let targets = targets.into_iter().flat_map(toml::Table::values);
+    let packages = std::iter::once(&manifest).chain(targets.filter_map(toml::Value::as_table));
+    let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
+    packages
+        .flat_map(|table| kinds.map(|kind| table.get(kind)?.as_table()))
+        .flatten()
+        .flatten()
+        .map(|(key, value)| {
+            value
+                .get("package")
+                .and_then(toml::Value::as_str)
+                .unwrap_or(key)
+        })
+        .filter_map(|name| Some(format!("{path}: {}", forbidden(path, name)?)))
         .collect()
 }
 
@@ -90,48 +102,29 @@ fn forbidden(path: &str, name: &str) -> Option<String> {
     })
 }
 
-/// Package names in every dependency table of a manifest, those for one target included.
-fn dependencies(manifest: &toml::Table) -> Vec<String> {
-    let targets = manifest.get("target").and_then(toml::Value::as_table);
-    let targets = targets
-        .into_iter()
-        .flat_map(|t| t.values())
-        .filter_map(toml::Value::as_table);
-    std::iter::once(manifest)
-        .chain(targets)
-        .flat_map(|table| {
-            ["dependencies", "dev-dependencies", "build-dependencies"]
-                .into_iter()
-                .filter_map(|kind| table.get(kind)?.as_table())
-        })
-        .flat_map(|table| table.iter())
-        .map(|(key, value)| {
-            value
-                .get("package")
-                .and_then(toml::Value::as_str)
-                .unwrap_or(key)
-        })
-        .map(str::to_owned)
-        .collect()
-}
-
-fn source(tree: &Tree, path: &str) -> Vec<Finding> {
-    let text = tree.text(path).unwrap_or_default();
+fn source(path: &str, tokens: &[Token]) -> Vec<String> {
     let may_name_backends = path.starts_with("crates/infinity-kernels/");
     let may_print = library(path).is_none() || is_test_file(path);
     let mut found = Vec::new();
-    for line in lines(&text) {
-        let backend = BACKENDS
-            .iter()
-            .find(|name| line.has_word(&name.replace('-', "_")));
-        if let Some(name) = backend.filter(|_| !may_name_backends) {
-            let message = format!("`{name}`: only infinity-kernels names a compute backend");
-            found.push(Finding::at(path, line.number, message));
+    for (
+        at,
+        Token {
+            text,
+            line,
+            is_test,
+        },
+    ) in tokens.iter().enumerate()
+    {
+        if !may_name_backends && BACKENDS.contains(&&*text.replace('_', "-")) {
+            found.push(format!(
+                "{path}:{line}: `{text}`: only infinity-kernels names a compute backend"
+            ));
         }
-        let print = PRINTS.iter().find(|name| line.has_word(name));
-        if let Some(name) = print.filter(|_| !may_print && !line.is_test) {
-            let message = format!("`{name}` in a library; return the text to the caller");
-            found.push(Finding::at(path, line.number, message));
+        let calls = tokens.get(at + 1).is_some_and(|next| next.text == "!");
+        if !may_print && !is_test && calls && PRINTS.contains(&&**text) {
+            found.push(format!(
+                "{path}:{line}: `{text}!` in a library; return the text to the caller"
+            ));
         }
     }
     found

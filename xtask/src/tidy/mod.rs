@@ -6,7 +6,7 @@
 //! | `layering.rs` | which crate may depend on which, and who may print |
 //! | `rooms.rs` | what an operator's folder holds; no import circles between modules |
 //! | `documents.rs` | every path that a document names exists |
-//! | `source.rs` | the files of the workspace, and Rust source without comments and literals |
+//! | `source.rs` | the files of the workspace, and the tokens of Rust source |
 
 mod documents;
 mod files;
@@ -19,9 +19,10 @@ mod tests;
 use std::path::Path;
 
 use anyhow::Context;
-use source::{Finding, Tree};
+use source::Tree;
 
-type Rule = fn(&Tree) -> Vec<Finding>;
+/// Finds `path: message` or `path:line: message`.
+type Rule = fn(&Tree) -> Vec<String>;
 
 const RULES: [(&str, Rule); 8] = [
     ("heads", files::heads),
@@ -42,7 +43,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     anyhow::ensure!(findings.is_empty(), "findings: {}", findings.len());
     println!(
         "tidy: {} files, {} rules, nothing found",
-        tree.files().len(),
+        tree.files().count(),
         RULES.len()
     );
     Ok(())

@@ -1,260 +1,177 @@
-//! What the rules read: the files of the workspace, and Rust source seen as code, in which comments and
-//! the contents of literals are blanked and tests are marked.
+//! What the rules read: the files of the workspace with their texts, and the tokens of Rust source.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::{fmt, io};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::{fs, io};
 
-/// One broken rule at one place.
-#[derive(Debug)]
-pub(crate) struct Finding {
-    pub(crate) path: String,
-    /// From 1; 0 where the whole file is meant.
-    line: usize,
-    message: String,
-}
-
-impl Finding {
-    pub(crate) fn in_file(path: &str, message: impl Into<String>) -> Self {
-        Finding::at(path, 0, message)
-    }
-
-    pub(crate) fn at(path: &str, line: usize, message: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            line,
-            message: message.into(),
-        }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            0 => write!(f, "{}: {}", self.path, self.message),
-            line => write!(f, "{}:{line}: {}", self.path, self.message),
-        }
-    }
-}
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// What is, or would be, committed: everything but `.git`, `target` and what the root's `.gitignore` names.
-pub(crate) struct Tree {
-    root: PathBuf,
-    files: BTreeSet<String>,
+///
+/// Paths are relative to the root, with `/` on every platform.
+pub(crate) struct Tree(BTreeMap<String, File>);
+
+pub(crate) struct File {
+    pub(crate) bytes: u64,
+    /// Empty if it is not UTF-8.
+    pub(crate) text: String,
+    /// Those of Rust.
+    pub(crate) tokens: Vec<Token>,
 }
 
 impl Tree {
     pub(crate) fn read(root: &Path) -> io::Result<Self> {
-        let ignored = ignored(root);
-        let mut files = BTreeSet::new();
+        // Anchored, plain lines (`/runs`): this workspace uses no other form.
+        let ignored = fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
+        let ignored: BTreeSet<&str> = ignored
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix('/'))
+            .map(|path| path.trim_end_matches('/'))
+            .collect();
+        let mut files = BTreeMap::new();
         let mut folders = vec![String::new()];
         while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(root.join(&folder))? {
+            for entry in fs::read_dir(root.join(&folder))? {
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let path = if folder.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{folder}/{name}")
-                };
-                if name == ".git" || name == "target" || ignored.contains(&path) {
+                let path = format!("{folder}{name}");
+                if name == ".git" || name == "target" || ignored.contains(&*path) {
                     continue;
                 }
                 // A link is listed, not followed: what it points to is not committed.
-                if entry.file_type()?.is_dir() {
-                    folders.push(path);
+                let meta = entry.metadata()?;
+                if meta.is_dir() {
+                    folders.push(format!("{path}/"));
                 } else {
-                    files.insert(path);
+                    let bytes = meta.len();
+                    let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                    let tokens = match path.ends_with(".rs") {
+                        true => tokens(&text),
+                        false => Vec::new(),
+                    };
+                    let file = File {
+                        bytes,
+                        text,
+                        tokens,
+                    };
+                    files.insert(path, file);
                 }
             }
         }
-        Ok(Self {
-            root: root.to_path_buf(),
-            files,
-        })
+        Ok(Self(files))
     }
 
-    /// Paths relative to the root, sorted, with `/` on every platform.
-    pub(crate) fn files(&self) -> &BTreeSet<String> {
-        &self.files
+    /// All of them, sorted by their paths.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &File)> {
+        self.0.iter().map(|(path, file)| (&**path, file))
     }
 
-    /// The Rust files among them.
-    pub(crate) fn rust_files(&self) -> impl Iterator<Item = &str> {
-        self.files
-            .iter()
-            .map(String::as_str)
-            .filter(|path| path.ends_with(".rs"))
+    pub(crate) fn rust_files(&self) -> impl Iterator<Item = (&str, &File)> {
+        self.files().filter(|(path, _)| path.ends_with(".rs"))
     }
 
     /// Is there such a file, or a folder that holds one?
     pub(crate) fn has(&self, path: &str) -> bool {
         let path = path.trim_end_matches('/');
         let inside = format!("{path}/");
-        self.files.contains(path) || self.files.iter().any(|file| file.starts_with(&inside))
+        self.0.contains_key(path) || self.0.keys().any(|file| file.starts_with(&inside))
     }
 
     /// Names of the folders directly inside `folder`.
     pub(crate) fn folders_in(&self, folder: &str) -> BTreeSet<&str> {
         let prefix = format!("{folder}/");
-        self.files
-            .iter()
-            .filter_map(|file| file.strip_prefix(&prefix)?.split_once('/'))
-            .map(|(name, _)| name)
+        let inside = self.0.keys().filter_map(|file| file.strip_prefix(&prefix));
+        inside
+            .filter_map(|file| Some(file.split_once('/')?.0))
             .collect()
     }
 
-    /// The text of a file; `None` if it is not there or not UTF-8.
-    pub(crate) fn text(&self, path: &str) -> Option<String> {
-        std::fs::read_to_string(self.root.join(path)).ok()
+    /// The text of a file; empty if it is not there.
+    pub(crate) fn text(&self, path: &str) -> &str {
+        self.0.get(path).map_or("", |file| &file.text)
     }
 
-    pub(crate) fn bytes(&self, path: &str) -> u64 {
-        std::fs::symlink_metadata(self.root.join(path)).map_or(0, |meta| meta.len())
-    }
-}
-
-/// The anchored, plain lines of the root's `.gitignore` (`/runs`); this workspace uses no other form.
-fn ignored(root: &Path) -> BTreeSet<String> {
-    let text = std::fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.trim().strip_prefix('/'))
-        .map(|path| path.trim_end_matches('/').to_owned())
-        .collect()
-}
-
-/// One line of a Rust file.
-pub(crate) struct Line {
-    /// From 1.
-    pub(crate) number: usize,
-    /// The line without comments and without the contents of strings.
-    pub(crate) code: String,
-    /// Is it inside `#[cfg(test)]`?
-    pub(crate) is_test: bool,
-}
-
-impl Line {
-    /// Does `word` stand here as a whole word?
-    pub(crate) fn has_word(&self, word: &str) -> bool {
-        let is_part = |c: char| c.is_alphanumeric() || c == '_';
-        self.code.match_indices(word).any(|(at, _)| {
-            !self.code[..at].ends_with(is_part)
-                && !self.code[at + word.len()..].starts_with(is_part)
-        })
+    pub(crate) fn tokens(&self, path: &str) -> &[Token] {
+        self.0.get(path).map_or(&[], |file| &file.tokens)
     }
 }
 
 /// Files that are tests, benches or examples as a whole.
 pub(crate) fn is_test_file(path: &str) -> bool {
-    ["/tests/", "/benches/", "/examples/"]
-        .iter()
-        .any(|folder| path.contains(folder))
-        || path.ends_with("/tests.rs")
+    let folders = ["/tests/", "/benches/", "/examples/"];
+    folders.iter().any(|folder| path.contains(folder)) || path.ends_with("/tests.rs")
 }
 
-/// All lines of a file.
-pub(crate) fn lines(text: &str) -> Vec<Line> {
-    let mut in_test = false;
-    let mut closes_test = false;
-    blank(text)
-        .lines()
-        .enumerate()
-        .map(|(i, code)| {
-            // rustfmt puts a top-level item and its closing brace in the first column.
-            if !in_test {
-                in_test = code.starts_with("#[cfg(test)]");
-                closes_test = false;
-            } else {
-                closes_test = code == "}" || code.ends_with(';') && !code.starts_with(' ');
+/// A name, `::`, a bracket or another mark; a literal is a pair of quotes.
+pub(crate) struct Token {
+    pub(crate) text: String,
+    /// From 1.
+    pub(crate) line: usize,
+    /// Is it inside an item with `#[cfg(test)]`?
+    pub(crate) is_test: bool,
+}
+
+/// All tokens of a file but comments; none if it is no Rust.
+pub(crate) fn tokens(text: &str) -> Vec<Token> {
+    let mut tokens: Vec<Token> = Vec::new();
+    let mut is_test = false;
+    for tree in text.parse::<TokenStream>().unwrap_or_default() {
+        let (mut begins, mut ends) = (false, false);
+        match &tree {
+            TokenTree::Group(group) => {
+                begins = group.stream().to_string().replace(' ', "") == "cfg(test)";
+                ends = group.delimiter() == Delimiter::Brace;
             }
-            let line = Line {
-                number: i + 1,
-                code: code.to_owned(),
-                is_test: in_test,
-            };
-            in_test &= !closes_test;
-            line
-        })
-        .collect()
-}
-
-/// `text` without comments and literal contents; every line break stays where it was.
-fn blank(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let skipped = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            block_comment(rest)
-        } else if let Some(hashes) = raw_string(rest, &out) {
-            let close = format!("\"{}", "#".repeat(hashes));
-            let body = rest.find('"').map_or(rest.len(), |at| at + 1);
-            rest[body..]
-                .find(&close)
-                .map_or(rest.len(), |at| body + at + close.len())
-        } else if first == '"' {
-            quoted(rest, '"')
-        } else if first == '\'' && is_char_literal(rest) {
-            quoted(rest, '\'')
-        } else {
-            out.push(first);
-            rest = &rest[first.len_utf8()..];
-            continue;
-        };
-        if matches!(first, '"' | '\'' | 'r') {
-            out.push_str("\"\"");
-        }
-        out.extend(rest[..skipped].chars().filter(|c| *c == '\n'));
-        rest = &rest[skipped..];
-    }
-    out
-}
-
-/// Length of the block comment, comments inside it included, that `text` starts with.
-fn block_comment(text: &str) -> usize {
-    let mut depth = 0;
-    for (at, pair) in text.as_bytes().windows(2).enumerate() {
-        match pair {
-            b"/*" => depth += 1,
-            b"*/" => depth -= 1,
-            _ => continue,
-        }
-        if depth == 0 {
-            return at + 2;
-        }
-    }
-    text.len()
-}
-
-/// The number of `#` if `text` starts with a raw string; `before` tells `r"` from the end of a name.
-fn raw_string(text: &str, before: &str) -> Option<usize> {
-    let tail = text.strip_prefix('r')?;
-    let hashes = tail.len() - tail.trim_start_matches('#').len();
-    let name = before.strip_suffix(['b', 'c']).unwrap_or(before);
-    let ends_a_name = name.ends_with(|c: char| c.is_alphanumeric() || c == '_');
-    (tail[hashes..].starts_with('"') && !ends_a_name).then_some(hashes)
-}
-
-/// Length of the literal between two `quote`s that `text` starts with.
-fn quoted(text: &str, quote: char) -> usize {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            _ if c == quote => return at + 1,
+            TokenTree::Punct(mark) => ends = mark.as_char() == ';',
             _ => {}
         }
+        if begins && let Some(hash) = tokens.last_mut() {
+            (hash.is_test, is_test) = (true, true);
+        }
+        add(&mut tokens, tree, is_test);
+        is_test &= !ends;
     }
-    text.len()
+    tokens
 }
 
-/// `'x'` and `'\n'` are characters, `'a` is a lifetime.
-fn is_char_literal(text: &str) -> bool {
-    let mut chars = text.chars().skip(1);
-    matches!(
-        (chars.next(), chars.next()),
-        (Some('\\'), _) | (_, Some('\''))
-    )
+fn add(tokens: &mut Vec<Token>, tree: TokenTree, is_test: bool) {
+    let token = |text: &str, line| Token {
+        text: text.to_owned(),
+        line,
+        is_test,
+    };
+    let line = tree.span().start().line;
+    match tree {
+        TokenTree::Literal(_) => tokens.push(token("\"\"", line)),
+        TokenTree::Group(group) => {
+            let mut inside = group.stream().into_iter();
+            let is_doc = inside
+                .next()
+                .is_some_and(|first| first.to_string() == "doc");
+            if is_doc && group.delimiter() == Delimiter::Bracket {
+                // A doc comment arrives as `#[doc = ""]` or `#![doc = ""]`.
+                tokens.pop_if(|last| last.text == "!");
+                tokens.pop_if(|last| last.text == "#");
+                return;
+            }
+            let [open, close] = match group.delimiter() {
+                Delimiter::Parenthesis => ["(", ")"],
+                Delimiter::Brace => ["{", "}"],
+                Delimiter::Bracket => ["[", "]"],
+                Delimiter::None => ["", ""],
+            };
+            tokens.push(token(open, line));
+            for tree in group.stream() {
+                add(tokens, tree, is_test);
+            }
+            tokens.push(token(close, group.span_close().start().line));
+        }
+        TokenTree::Punct(mark) if mark.as_char() == ':' => {
+            match tokens.pop_if(|last| last.text == ":") {
+                Some(first) => tokens.push(token("::", first.line)),
+                None => tokens.push(token(":", line)),
+            }
+        }
+        TokenTree::Ident(_) | TokenTree::Punct(_) => tokens.push(token(&tree.to_string(), line)),
+    }
 }
