@@ -1,13 +1,7 @@
 //! Lines over lengths: one panel, a logarithmic axis across, a legend.
 
-use crate::axis::{Area, Axis, TEXT};
-use crate::figure::stroke;
-use crate::svg::{Anchor, Svg};
-
-const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 72.0;
-const ROW: f64 = 24.0;
+use crate::chart::{Chart, Line, Mark, Panel, Style};
+use crate::figure::style;
 
 /// A line with its name.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,46 +15,38 @@ pub struct Curve {
 /// Draws `curves` as an SVG picture: `title` above, `across` below; the axis up the page begins at 0 where
 /// `zero`.
 pub fn curves(title: &str, across: &str, zero: bool, curves: &[Curve]) -> String {
-    let top = 70.0 + ROW * curves.len() as f64;
-    let area = Area {
-        left: LEFT,
-        top,
-        width: WIDTH - 40.0 - LEFT,
-        height: HEIGHT,
+    let style = |i| Style {
+        mark: Some(Mark::Circle),
+        ..style(i, 2.4)
     };
-    let mut svg = Svg::new(WIDTH, area.bottom() + 60.0, title);
-    svg.text(LEFT, 30.0, Anchor::Start, TEXT, "name", title);
-    let shown = |curve: &Curve| -> Vec<(f64, f64)> {
+    let lines = curves.iter().enumerate().map(|(i, curve)| {
         let finite = |(x, y): &(f64, f64)| *x > 0.0 && x.is_finite() && y.is_finite();
         let mut points: Vec<_> = curve.points.iter().copied().filter(finite).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        points
-    };
-    let lines: Vec<_> = curves.iter().map(shown).collect();
-    let all = || lines.iter().flatten();
-    if all().next().is_none() {
-        area.empty(&mut svg);
-        return svg.finish();
-    }
-    let x_axis = Axis::lengths(all().map(|point| point.0), LEFT, area.right());
-    let ends = [area.bottom(), top];
-    let y_axis = Axis::linear(all().map(|point| point.1), ends, zero, true);
-    area.frame(&mut svg, "", [&x_axis, &y_axis], across);
-    for (i, (curve, points)) in curves.iter().zip(&lines).enumerate() {
-        let (y, stroke) = (54.0 + ROW * i as f64, stroke(i, 2.4));
-        svg.polyline(&[[LEFT, y], [LEFT + 28.0, y]], &stroke);
-        let (x, y) = (LEFT + 36.0, y + 5.0);
-        svg.text(x, y, Anchor::Start, TEXT, "small", &curve.name);
-        let places: Vec<[f64; 2]> = points
-            .iter()
-            .map(|(x, y)| [x_axis.at(*x), y_axis.at(*y)])
-            .collect();
-        svg.polyline(&places, &stroke);
-        for at in places {
-            svg.circle(at, 3.5, stroke.colour);
+        Line {
+            points,
+            style: style(i),
         }
+    });
+    let panel = Panel {
+        title: title.to_owned(),
+        caption: across.to_owned(),
+        lines: lines.collect(),
+        lengths: true,
+        reach: [vec![], if zero { vec![0.0] } else { vec![] }],
+        ..Panel::default()
+    };
+    let names = curves.iter().enumerate();
+    Chart {
+        title: title.to_owned(),
+        width: 760.0,
+        legend: names
+            .map(|(i, curve)| (curve.name.clone(), style(i)))
+            .collect(),
+        rows: vec![(300.0, vec![panel])],
+        notes: Vec::new(),
     }
-    svg.finish()
+    .svg()
 }
 
 #[cfg(test)]
@@ -87,8 +73,12 @@ mod tests {
             .skip(1)
             .map(|rest| rest.split('"').next().unwrap().parse().unwrap())
             .collect();
-        assert_eq!(heights.len(), 4, "two points a curve: {svg}");
-        assert!(heights[0] < heights[2], "higher is nearer the top");
+        assert_eq!(
+            heights.len(),
+            6,
+            "one in the legend and two points a curve: {svg}"
+        );
+        assert!(heights[2] < heights[4], "higher is nearer the top");
         assert!(curves("Loss", "x", false, &[]).contains("not measured"));
     }
 }

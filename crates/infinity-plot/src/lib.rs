@@ -8,20 +8,25 @@
 //! assert!(svg.contains("<polyline"));
 //! ```
 //!
-//! [`svg`] is as much of SVG as a plot needs and, with the feature `png`, draws it in pixels; [`axis`] maps values to
-//! places. [`Run`] reads a run's `metrics.jsonl`; [`figure()`] draws runs in one picture,
-//! [`curves()`] lines over lengths.
+//! [`Run`] reads a run's `metrics.jsonl`; [`figure()`] draws runs in one picture, [`curves()`] lines over lengths.
+//! Both are a [`Chart`], as any other picture can be. With the feature `png`, `png` draws one in pixels.
 
 #![forbid(unsafe_code)]
 
-pub mod axis;
+mod axis;
+mod chart;
 mod curves;
 mod figure;
+#[cfg(feature = "png")]
+mod pixels;
 mod runs;
-pub mod svg;
+mod svg;
 
+pub use axis::grouped;
+pub use chart::{Chart, Line, Mark, Panel, Scale, Style};
 pub use curves::{Curve, curves};
 pub use figure::{Across, figure};
-pub use runs::{PlotError, Run};
 #[cfg(feature = "png")]
-pub use svg::png;
+pub use pixels::png;
+pub use runs::{PlotError, Run};
+pub use svg::TEXT;

@@ -28,13 +28,13 @@ impl Run {
     /// # Errors
     /// If there is no such file, it cannot be read, or no line of it is whole.
     pub fn read(path: &Path) -> Result<Self, PlotError> {
-        let (file, directory) = match path.is_dir() {
-            true => (path.join(METRICS), path.to_path_buf()),
-            false => (path.to_path_buf(), parent(path)),
+        let file = match path.is_dir() {
+            true => path.join(METRICS),
+            false => path.to_path_buf(),
         };
         if path.is_dir() && !file.is_file() {
             return Err(PlotError::NoMetrics {
-                directory,
+                directory: path.to_path_buf(),
                 file: METRICS,
             });
         }
@@ -43,7 +43,7 @@ impl Run {
             source,
         })?;
         // Half a character at a torn end must not cost the rest.
-        let run = Run::parse(&name(&directory), &String::from_utf8_lossy(&bytes));
+        let run = Run::parse(&name(&file), &String::from_utf8_lossy(&bytes));
         if run.lines.is_empty() {
             return Err(PlotError::Empty { path: file });
         }
@@ -120,17 +120,12 @@ fn between(known: &[(f64, f64)], at: f64) -> Option<f64> {
     }
 }
 
-fn parent(file: &Path) -> PathBuf {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-        _ => PathBuf::from("."),
-    }
-}
-
-fn name(directory: &Path) -> String {
-    let real = directory.canonicalize().unwrap_or(directory.to_path_buf());
-    let name = real.file_name().map(|name| name.to_string_lossy());
-    name.map_or_else(|| "run".to_owned(), |name| name.into_owned())
+/// The name of the directory of `file`.
+fn name(file: &Path) -> String {
+    let directory = file.with_file_name(".").canonicalize().ok();
+    let name = directory.as_deref().and_then(Path::file_name);
+    name.map_or("run".into(), |name| name.to_string_lossy())
+        .into_owned()
 }
 
 /// An error of reading metrics or drawing them.

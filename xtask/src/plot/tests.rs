@@ -4,6 +4,24 @@ use super::*;
 
 const FILE: &str = include_str!("example.json");
 
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+/// The name of a line in the legend, and its points.
+type Named<'a> = (&'a str, &'a [(f64, f64)]);
+
+/// The lines of every panel.
+fn lines<'a>(chart: &'a Chart) -> Vec<Vec<Named<'a>>> {
+    let named = |panel: &'a Panel| {
+        let names = chart.legend.iter().map(|(name, _)| name.as_str());
+        names
+            .zip(panel.lines.iter().map(|line| line.points.as_slice()))
+            .collect()
+    };
+    chart.rows[0].1.iter().map(named).collect()
+}
+
 mod pictures {
     use super::*;
 
@@ -24,9 +42,14 @@ mod pictures {
 
     #[test]
     fn larger_values_stand_further_right_and_higher() {
-        let svg = picture(&Measurements::parse(FILE).expect("a file of the bench"));
+        let chart = measurements(&json(FILE)).expect("a file of the bench");
+        let svg = chart.svg();
+        let (_, height) = svg.split_once(" height=\"").expect("a height");
+        let (height, _) = height.split_once('"').expect("a closing quote");
+        let height: f64 = height.parse().expect("a number");
         let lines = polylines(&svg);
-        assert_eq!(lines.iter().map(Vec::len).collect::<Vec<_>>(), [3, 2, 3, 2]);
+        let lengths: Vec<usize> = lines.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [2, 2, 3, 2, 3, 2], "two of the legend first");
         for line in &lines {
             assert!(
                 line.windows(2).all(|pair| pair[0][0] < pair[1][0]),
@@ -34,12 +57,12 @@ mod pictures {
             );
             for [x, y] in line {
                 assert!(
-                    (0.0..WIDTH).contains(x) && (0.0..HEIGHT).contains(y),
+                    (0.0..chart.width).contains(x) && (0.0..height).contains(y),
                     "{line:?}"
                 );
             }
         }
-        let [infinity, softmax] = [&lines[0], &lines[1]];
+        let [infinity, softmax] = [&lines[2], &lines[3]];
         assert!(
             softmax[1][1] < softmax[0][1],
             "slower is higher on the page"
@@ -61,7 +84,9 @@ mod pictures {
 
     #[test]
     fn the_picture_is_well_formed_and_says_what_was_left_out() {
-        let svg = picture(&Measurements::parse(FILE).expect("a file of the bench"));
+        let svg = measurements(&json(FILE))
+            .expect("a file of the bench")
+            .svg();
         let closed = svg.matches("/>").count() + svg.matches("</").count();
         assert_eq!(svg.matches('<').count() - svg.matches("</").count(), closed);
         assert!(svg.contains("softmax stops at 4,096"), "{svg}");
@@ -91,7 +116,7 @@ mod pictures {
             let (a, b) = (luminance(a) + 0.05, luminance(b) + 0.05);
             a.max(b) / a.min(b)
         };
-        for colour in [TEXT, LINES[0].1, LINES[1].1, THIRD] {
+        for (colour, _) in STYLES {
             for page in ["#ffffff", "#0d1117"] {
                 let found = contrast(colour, page);
                 assert!(found >= 4.0, "{colour} on {page}: {found:.2}");
@@ -104,25 +129,42 @@ mod pictures {
     }
 }
 
-mod measurements {
+mod lengths {
     use super::*;
 
     #[test]
     fn lines_are_read_by_mixer_in_ascending_length() {
-        let found = Measurements::parse(FILE).expect("a file of the bench");
-        let names: Vec<&str> = found.time.iter().map(|line| line.name.as_str()).collect();
-        assert_eq!(names, ["infinity", "softmax"]);
-        assert_eq!(
-            found.time[0].points,
-            [(1024.0, 90.0), (4096.0, 91.5), (16384.0, 95.0)]
-        );
-        assert_eq!(found.memory[1].points, [(1024.0, 3.0), (4096.0, 11.5)]);
+        let chart = measurements(&json(FILE)).expect("a file of the bench");
+        let [time, memory] = &lines(&chart)[..] else {
+            panic!("two panels")
+        };
+        let infinity = [(1024.0, 90.0), (4096.0, 91.5), (16384.0, 95.0)];
+        assert_eq!(time[0], ("infinity", &infinity[..]));
+        assert_eq!(time[1].0, "softmax");
+        assert_eq!(memory[1].1, [(1024.0, 3.0), (4096.0, 11.5)]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_json_is_named() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let path = temp.path().join("torn.json");
+        fs::write(&path, "{").expect("written");
+        let path = path.display().to_string();
+        for args in [
+            vec![path.clone(), "x.svg".to_owned()],
+            vec!["stream".to_owned(), "x.svg".to_owned(), format!("a={path}")],
+        ] {
+            let error = format!("{:#}", run(&args).expect_err("broken"));
+            assert!(
+                error.contains("torn.json") && error.contains("not JSON"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        let message = |text: &str| format!("{:#}", Measurements::parse(text).expect_err("broken"));
-        assert!(message("{").contains("not JSON"));
+        let message = |text: &str| format!("{:#}", measurements(&json(text)).expect_err("broken"));
         assert!(message("{}").contains("`training` is missing"));
         assert!(message("{\"training\": []}").contains("is empty"));
         let renamed = FILE.replace("us_per_token", "ms_per_token");
@@ -153,13 +195,16 @@ mod kernels {
 
     #[test]
     fn lines_of_one_size_by_ascending_length() {
-        let found = Measurements::parse(&file("fused").to_string()).expect("a file of the bench");
-        let names: Vec<&str> = found.time.iter().map(|line| line.name.as_str()).collect();
+        let chart = measurements(&file("fused")).expect("a file of the bench");
+        let [time, memory] = &lines(&chart)[..] else {
+            panic!("two panels")
+        };
+        let names: Vec<&str> = time.iter().map(|line| line.0).collect();
         assert_eq!(names, ["fused", "softmax"]);
-        let [first, second] = [found.time[0].points[0], found.time[0].points[1]];
+        let [first, second] = [time[0].1[0], time[0].1[1]];
         assert_eq!([first.0, second.0], [256.0, 1024.0]);
         assert!((first.1 - 2.0).abs() < 1e-9 && (second.1 - 2.0).abs() < 1e-9);
-        assert_eq!(found.memory[0].points[0], (256.0, 2.0));
+        assert_eq!(memory[0].1[0], (256.0, 2.0));
     }
 
     #[test]
@@ -181,7 +226,7 @@ mod streams {
     use super::*;
 
     /// A file of four bins with these losses and excesses.
-    fn file(tokens: u64, losses: [f64; 4], excess: [f64; 4]) -> String {
+    fn file(tokens: u64, losses: [f64; 4], excess: [f64; 4]) -> Value {
         let width = tokens / 4;
         let bins = (0..4).map(|i| {
             let from = i as u64 * width;
@@ -193,7 +238,7 @@ mod streams {
             })
         });
         let bins: Vec<Value> = bins.collect();
-        serde_json::json!({ "tokens": tokens, "context": 4096, "bins": bins }).to_string()
+        serde_json::json!({ "tokens": tokens, "context": 4096, "bins": bins })
     }
 
     fn models() -> Vec<Model> {
@@ -208,14 +253,16 @@ mod streams {
             ),
         ]
         .into_iter()
-        .map(|(name, text)| Model::parse(name, &text).expect("a file"))
+        .map(|(name, file)| Model::parse(name, &file).expect("a file"))
         .collect()
     }
 
     #[test]
     fn what_went_far_wrong_stands_on_the_edge_and_is_told_in_numbers() {
-        let svg = stream_picture(&models());
-        assert_eq!(svg.matches("<polyline").count(), 4, "{svg}");
+        let chart = along_stream(&models());
+        let svg = chart.svg();
+        let lines = svg.matches("<polyline").count();
+        assert_eq!(lines, 6, "two of the legend, two a panel: {svg}");
         assert!(
             svg.contains("carried: worst bin +0.20 %, highest loss 3.20<"),
             "{svg}"
@@ -227,21 +274,21 @@ mod streams {
         assert!(
             numbers
                 .into_iter()
-                .all(|number| (0.0..=WIDTH).contains(&number))
+                .all(|number| (0.0..=chart.width).contains(&number))
         );
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        let message = |text: &str| match Model::parse("x", text) {
+        let message = |file: Value| match Model::parse("x", &file) {
             Ok(_) => String::new(),
             Err(error) => format!("{error:#}"),
         };
-        assert!(message("{").contains("not JSON"));
-        assert!(message("{}").contains("`bins`"));
-        let renamed = file(8, [1.0; 4], [0.0; 4]).replace("\"loss\"", "\"lost\"");
-        assert!(message(&renamed).contains("`loss` is missing"));
-        assert_eq!(message(&file(8, [1.0; 4], [0.0; 4])), "");
-        assert!(stream("x.svg", &["no-file".to_owned()]).is_err());
+        assert!(message(json("{}")).contains("`bins`"));
+        let whole = file(8, [1.0; 4], [0.0; 4]);
+        let renamed = whole.to_string().replace("\"loss\"", "\"lost\"");
+        assert!(message(json(&renamed)).contains("`loss` is missing"));
+        assert_eq!(message(whole), "");
+        assert!(streams(&["no-file".to_owned()]).is_err());
     }
 }
