@@ -11,7 +11,6 @@ use infinity_model::compression::{Compression, Width};
 
 use crate::terminal::errors;
 
-/// Flags of every verb.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Device: auto, flex, cpu, ndarray, wgpu[:i], vulkan[:i], metal[:i], cuda[:i], rocm[:i]
@@ -38,6 +37,13 @@ pub(crate) struct Global {
     /// Colours in messages
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = GLOBAL)]
     pub(crate) color: ColorChoice,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JsonArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Whether the memory is compressed while a text is read, for verbs that read one.
@@ -91,7 +97,6 @@ impl MemoryFlags {
     }
 }
 
-/// Title of the global flags in the help.
 const GLOBAL: &str = "Global options";
 
 /// The parser with the underscore spelling of every flag as a hidden alias, and with negative numbers
@@ -136,18 +141,13 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
 
 /// `4096`, `4k` or `1M`.
 pub(crate) fn length(text: &str) -> Result<usize, String> {
-    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
-        Some(digits) => (digits, 1 << 10),
-        None => text
-            .strip_suffix('M')
-            .map_or((text, 1), |digits| (digits, 1 << 20)),
-    };
-    let tokens = digits
-        .parse::<usize>()
-        .ok()
-        .and_then(|n| n.checked_mul(unit));
-    let tokens = tokens.filter(|tokens| *tokens > 0);
-    tokens.ok_or_else(|| "it must be a number of tokens above 0, like 4096, 4k or 1M".to_owned())
+    const UNITS: [(&str, usize); 4] = [("k", 1 << 10), ("K", 1 << 10), ("M", 1 << 20), ("", 1)];
+    let mut read = UNITS.iter();
+    let read = read.find_map(|(unit, tokens)| Some((text.strip_suffix(unit)?, tokens)));
+    let tokens = read.and_then(|(n, unit)| n.parse::<usize>().ok()?.checked_mul(*unit));
+    tokens
+        .filter(|tokens| *tokens > 0)
+        .ok_or_else(|| "it must be a number of tokens above 0, like 4096, 4k or 1M".to_owned())
 }
 
 #[cfg(test)]

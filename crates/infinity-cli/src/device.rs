@@ -18,7 +18,6 @@ use crate::terminal::{errors, preparing};
 /// a Cargo feature, and its device when no number is given.
 macro_rules! backends {
     ($($(#[$doc:meta])* $name:ident $word:literal $default:expr;)*) => {
-        /// A way to compute.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Backend {
             $($(#[$doc])* $name,)*
@@ -35,7 +34,6 @@ macro_rules! backends {
                 }
             }
 
-            /// Whether this build has it.
             pub(crate) fn is_compiled(self) -> bool {
                 match self {
                     $(Self::$name => cfg!(feature = $word),)*
@@ -95,6 +93,25 @@ impl Backend {
         }
         errors::caught(|| self.enumerate())
     }
+
+    /// What to call its device `number`.
+    pub(crate) fn label(self, number: usize) -> String {
+        match self.is_cpu() {
+            true => self.name().to_owned(),
+            false => format!("{}:{number}", self.name()),
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|backend| backend.name() == name)
+    }
+
+    /// Those of this build, in that order.
+    pub(crate) fn compiled() -> impl Iterator<Item = Self> {
+        Self::ALL
+            .into_iter()
+            .filter(|backend| backend.is_compiled())
+    }
 }
 
 /// What `--device` asks for.
@@ -111,7 +128,6 @@ pub(crate) enum Wanted {
 /// A device that works, and what to call it.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen {
-    /// The device.
     pub(crate) device: Device,
     /// How to ask for it again: `flex`, `cuda:1`.
     pub(crate) name: String,
@@ -119,14 +135,8 @@ pub(crate) struct Chosen {
 
 /// What `--device` says, or the environment, for verbs that read no configuration.
 pub(crate) fn wanted(global: &Global) -> String {
-    let variable = |name| {
-        std::env::var(name)
-            .ok()
-            .filter(|value: &String| !value.is_empty())
-    };
-    global
-        .device
-        .clone()
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    (global.device.clone())
         .or_else(|| variable("INFINITY_DEVICE"))
         .or_else(|| variable("BURN_DEVICE"))
         .unwrap_or_else(|| "auto".to_owned())
@@ -135,18 +145,10 @@ pub(crate) fn wanted(global: &Global) -> String {
 impl Chosen {
     /// For the log: what computes, and with how many threads where that is ours to say.
     pub(crate) fn describe(&self) -> String {
-        match Backend::ALL
-            .into_iter()
-            .find(|backend| backend.name() == self.name)
-        {
-            Some(backend) if backend.is_cpu() => {
-                format!(
-                    "{} (CPU, {} threads)",
-                    self.name,
-                    rayon::current_num_threads()
-                )
-            }
-            _ => self.name.clone(),
+        let name = &self.name;
+        match Backend::named(name).is_some_and(Backend::is_cpu) {
+            true => format!("{name} (CPU, {} threads)", rayon::current_num_threads()),
+            false => name.clone(),
         }
     }
 }
@@ -160,20 +162,14 @@ pub(crate) fn open(text: &str) -> anyhow::Result<Chosen> {
     match parse(text)? {
         Wanted::Auto => automatic(),
         Wanted::Cpu => {
-            let cpu = Backend::ALL
-                .into_iter()
-                .find(|b| b.is_cpu() && b.is_compiled());
-            let cpu = cpu.ok_or_else(|| not_compiled(Backend::Flex))?;
-            open_backend(cpu, None)
+            let cpu = Backend::compiled().find(|backend| backend.is_cpu());
+            open_backend(cpu.unwrap_or(Backend::Flex), None)
         }
         Wanted::Backend(backend, index) => open_backend(backend, index),
     }
 }
 
 /// Checks that `text` names a device that this build could have, without looking for it.
-///
-/// # Errors
-/// A word that is no device; a backend that is not compiled in.
 pub(crate) fn named(text: &str) -> anyhow::Result<()> {
     match parse(text)? {
         Wanted::Backend(backend, _) if !backend.is_compiled() => Err(not_compiled(backend)),
@@ -195,20 +191,14 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Wanted> {
             (name, Some(index))
         }
     };
-    match (name, index) {
-        ("auto", None) => return Ok(Wanted::Auto),
-        ("cpu", None) => return Ok(Wanted::Cpu),
-        _ => {}
-    }
-    match Backend::ALL
-        .into_iter()
-        .find(|backend| backend.name() == name)
-    {
-        Some(backend) if backend.is_cpu() && index.is_some_and(|i| i > 0) => Err(errors::usage(
-            format!("device `{text}`: `{name}` is the processor, of which there is one"),
-        )),
-        Some(backend) => Ok(Wanted::Backend(backend, index)),
-        None => Err(errors::usage(format!(
+    match (name, index, Backend::named(name)) {
+        ("auto", None, _) => Ok(Wanted::Auto),
+        ("cpu", None, _) => Ok(Wanted::Cpu),
+        (_, Some(1..), Some(backend)) if backend.is_cpu() => Err(errors::usage(format!(
+            "device `{text}`: `{name}` is the processor, of which there is one"
+        ))),
+        (_, _, Some(backend)) => Ok(Wanted::Backend(backend, index)),
+        (_, _, None) => Err(errors::usage(format!(
             "unknown device `{text}`; there are: auto, cpu, {}, the GPU ones with an optional \
              number, as in cuda:0",
             Backend::ALL.map(Backend::name).join(", ")
@@ -218,11 +208,7 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Wanted> {
 
 /// The names of the backends of this build.
 pub(crate) fn compiled() -> String {
-    let names: Vec<_> = Backend::ALL
-        .into_iter()
-        .filter(|b| b.is_compiled())
-        .map(Backend::name)
-        .collect();
+    let names: Vec<_> = Backend::compiled().map(Backend::name).collect();
     match names.is_empty() {
         true => "none".to_owned(),
         false => names.join(", "),
@@ -231,14 +217,14 @@ pub(crate) fn compiled() -> String {
 
 /// The first backend with a device that works, GPUs before the CPU.
 fn automatic() -> anyhow::Result<Chosen> {
-    for backend in Backend::ALL.into_iter().filter(|b| b.is_compiled()) {
-        let Ok(devices) = backend.devices() else {
-            continue;
-        };
-        if devices.is_empty() || (is_wgpu(backend) && !has_gpu(&devices)) {
-            continue;
-        }
-        if let Ok(chosen) = open_backend(backend, None) {
+    for backend in Backend::compiled() {
+        let devices = backend.devices().unwrap_or_default();
+        // A graphics interface emulated on the processor is beaten by far by the CPU backends.
+        let emulates = matches!(backend, Backend::Wgpu | Backend::Vulkan | Backend::Metal);
+        let is_gpu = |device: &Device| format!("{device:?}").contains("Gpu");
+        if devices.iter().any(|device| !emulates || is_gpu(device))
+            && let Ok(chosen) = open_backend(backend, None)
+        {
             return Ok(chosen);
         }
     }
@@ -254,10 +240,7 @@ const CACHE: &str = "INFINITY_GPU_CACHE";
 
 /// Keeps what GPUs compile and tune for the next start, before any is opened: in the user's cache folder, in
 /// the one that `INFINITY_GPU_CACHE` names, or not.
-pub(crate) fn keep_caches(quiet: bool) {
-    if quiet {
-        preparing::silence();
-    }
+pub(crate) fn keep_caches() {
     let version = concat!("infinity-", env!("CARGO_PKG_VERSION"));
     let folder = cache_folder(|name| std::env::var_os(name).filter(|value| !value.is_empty()));
     let in_time = accelerator::keep_caches(folder, version);
@@ -289,10 +272,7 @@ fn open_backend(backend: Backend, index: Option<usize>) -> anyhow::Result<Chosen
             "no device was found; is the driver installed?",
         ));
     }
-    let label = match index {
-        Some(index) if !backend.is_cpu() => format!("{name}:{index}"),
-        _ => name.to_owned(),
-    };
+    let label = index.map_or_else(|| name.to_owned(), |index| backend.label(index));
     let device = match index {
         None => errors::caught(|| backend.default_device())
             .map_err(|why| not_working(name, &why))?
@@ -309,10 +289,8 @@ fn open_backend(backend: Backend, index: Option<usize>) -> anyhow::Result<Chosen
         preparing::watch(backend != Backend::Wgpu && accelerator::cache_file().is_some());
     }
     works(&device).map_err(|why| not_working(&label, &why))?;
-    Ok(Chosen {
-        device,
-        name: label,
-    })
+    let name = label;
+    Ok(Chosen { device, name })
 }
 
 fn not_compiled(backend: Backend) -> anyhow::Error {
@@ -342,18 +320,6 @@ pub(crate) fn works(device: &Device) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!("1 + 4 and 2 + 3 gave {both:?}")),
     }
-}
-
-fn is_wgpu(backend: Backend) -> bool {
-    matches!(backend, Backend::Wgpu | Backend::Vulkan | Backend::Metal)
-}
-
-/// Whether one of these is more than a graphics interface emulated on the processor, which the
-/// CPU backends beat by far.
-fn has_gpu(devices: &[Device]) -> bool {
-    devices
-        .iter()
-        .any(|device| format!("{device:?}").contains("Gpu"))
 }
 
 const KEY: &str = "distributed.devices";
@@ -418,11 +384,11 @@ fn kind(chosen: &Chosen) -> &str {
 fn of_one_kind(main: &str, count: Option<usize>) -> anyhow::Result<Vec<Chosen>> {
     let first = open(main)?;
     let name = kind(&first);
-    let backend = match parse(name)? {
-        Wanted::Backend(backend, _) => backend,
-        Wanted::Auto | Wanted::Cpu => unreachable!("an open device is called by its backend"),
+    let backend = Backend::named(name).expect("an open device is called by its backend");
+    let there = match backend.is_cpu() {
+        true => 1,
+        false => backend.devices().map_or(1, |devices| devices.len()),
     };
-    let there = if backend.is_cpu() { 1 } else { number(backend) };
     let count = count.unwrap_or(there);
     if count > there {
         let hint = match backend.is_cpu() {
@@ -439,20 +405,13 @@ fn of_one_kind(main: &str, count: Option<usize>) -> anyhow::Result<Vec<Chosen>> 
     if count == 1 {
         return Ok(vec![first]);
     }
-    let own: usize = match first.name.split_once(':') {
-        Some((_, number)) => number.parse().unwrap_or(0),
-        None => 0,
-    };
+    let number = first.name.split_once(':').map(|(_, number)| number.parse());
+    let own = number.and_then(Result::ok).unwrap_or(0);
     let numbers = std::iter::once(own).chain((0..there).filter(|number| *number != own));
     numbers
         .take(count)
         .map(|number| open(&format!("{name}:{number}")))
         .collect()
-}
-
-/// How many devices a backend has that works.
-fn number(backend: Backend) -> usize {
-    backend.devices().map_or(1, |devices| devices.len())
 }
 
 /// The devices that `words` name, if they suit each other and `main`.

@@ -17,7 +17,6 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-use crate::args::Global;
 use crate::commands::{Cli, Verb};
 use crate::terminal::{errors, signals};
 
@@ -37,19 +36,14 @@ fn main() -> ExitCode {
         Ok(Err(error)) => {
             let code = errors::exit_code(&error);
             if code != errors::OK {
-                terminal::note(&format!(
-                    "{}: {}",
-                    terminal::error_word(),
-                    errors::message(&error)
-                ));
+                terminal::error(&errors::message(&error));
             }
             ExitCode::from(code)
         }
         Err(panic) => {
-            terminal::note(&format!(
-                "{}: a part of the program gave up: {panic}\n  this should have been a better \
-                 message; run again with -vv to see where it comes from",
-                terminal::error_word()
+            terminal::error(&format!(
+                "a part of the program gave up: {panic}\n  this should have been a better message; \
+                 run again with -vv to see where it comes from"
             ));
             ExitCode::from(errors::FAILED)
         }
@@ -69,8 +63,15 @@ fn parse() -> Result<Cli, ExitCode> {
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
     let Cli { command, global } = cli;
-    use_threads(&global)?;
-    device::keep_caches(global.quiet);
+    if let Some(threads) = global.threads {
+        // The pool that the CPU backend and the tokenizers share, before anyone uses it.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
+        pool.build_global()?;
+    }
+    if global.quiet {
+        terminal::be_quiet();
+    }
+    device::keep_caches();
     match command {
         Verb::Init(args) => commands::init::run(&args, &global),
         Verb::Train(args) => commands::train::run(*args, &global),
@@ -83,21 +84,11 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Serve(args) => commands::serve::run(*args, &global),
         Verb::State(verb) => commands::state::run(&verb, &global),
         Verb::Plot(args) => commands::plot::run(&args, &global),
-        Verb::Tokenize(args) => commands::tokenize::run(args, &global),
+        Verb::Tokenize(args) => commands::tokenize::run(args),
         Verb::Devices(args) => commands::devices::run(&args),
         Verb::Doctor(args) => commands::doctor::run(&args, &global),
         Verb::Bench(args) => commands::bench::run(&args, &global),
         Verb::Config(verb) => commands::config::run(verb, &global),
         Verb::Completions(args) => commands::completions(&args),
     }
-}
-
-/// Sizes the pool that the CPU backend and the tokenizers share, before anyone uses it.
-fn use_threads(global: &Global) -> anyhow::Result<()> {
-    if let Some(threads) = global.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.into())
-            .build_global()?;
-    }
-    Ok(())
 }

@@ -67,7 +67,7 @@ pub(crate) fn within_learner<T: Send + 'static>(
     let mut training = SupervisedTraining::new(&shown.root, Arc::new(NoLoader), Arc::new(NoLoader))
         .metric_train_numeric(LmMetric::loss())
         .metric_valid_numeric(LmMetric::loss())
-        .metric_train_numeric(LmMetric::grad_norm())
+        .metric_train_numeric(LmMetric::new("GradNorm", |numbers| numbers.grad_norm))
         .with_metric_logger(InMemoryMetricLogger::default())
         .with_application_logger(None)
         .num_epochs(stretches.count())
@@ -122,11 +122,7 @@ impl<T, F: FnOnce(&mut Shell) -> (Trainee, T)> SupervisedLearningStrategy<Traine
     ) -> (Trainee, SupervisedTrainingEventProcessor<Trainee>) {
         // It would keep the weights of the start beside those that learn.
         drop(learner);
-        let body = self
-            .body
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let body = self.body.lock().ok().and_then(|mut body| body.take());
         let mut shell = Shell {
             components,
             stretches: self.stretches,
@@ -165,31 +161,23 @@ impl Shell {
     pub(crate) fn begin_validation(&mut self, step: u64, batches: usize) {
         let epoch_number = self.stretches.of(step);
         self.train(LearnerEvent::EndSplit(epoch_number));
-        let told = self
-            .components
-            .event_processor
-            .process_valid(LearnerEvent::StartSplit {
-                epoch_number,
-                total_items: batches,
-            });
-        self.note(told);
+        self.valid(LearnerEvent::StartSplit {
+            epoch_number,
+            total_items: batches,
+        });
     }
 
     /// Batch `number` of `batches` of a validation, counted from 1.
     pub(crate) fn validated(&mut self, output: LmOutput, number: usize, batches: usize) {
         let progress = Progress::new(number, batches, Some("batches".to_owned()));
         let item = TrainingItem::new(output, progress, Some(number), None);
-        let event = LearnerEvent::ProcessedItem(item);
-        let told = self.components.event_processor.process_valid(event);
-        self.note(told);
+        self.valid(LearnerEvent::ProcessedItem(item));
     }
 
     /// The validation after `step` has ended.
     pub(crate) fn end_validation(&mut self, step: u64) {
         let epoch = self.stretches.of(step);
-        let event = LearnerEvent::EndSplit(epoch);
-        let told = self.components.event_processor.process_valid(event);
-        self.note(told);
+        self.valid(LearnerEvent::EndSplit(epoch));
         self.train(LearnerEvent::EndEpoch(epoch));
         let told = self.components.event_processor.flush();
         self.note(told);
@@ -201,7 +189,6 @@ impl Shell {
         interrupter.should_stop() && interrupter.error().is_none()
     }
 
-    /// # Errors
     /// What burn-train met since it started.
     pub(crate) fn check(&self) -> Result<(), TrainError> {
         match self.components.interrupter.error() {
@@ -212,6 +199,11 @@ impl Shell {
 
     fn train(&mut self, event: LearnerEvent<LmOutput>) {
         let told = self.components.event_processor.process_train(event);
+        self.note(told);
+    }
+
+    fn valid(&mut self, event: LearnerEvent<LmOutput>) {
+        let told = self.components.event_processor.process_valid(event);
         self.note(told);
     }
 
@@ -287,7 +279,7 @@ impl ItemLazy for LmOutput {
 /// The numbers metrics are made of.
 #[derive(Clone, Copy, Debug)]
 struct LmNumbers {
-    loss: f64,
+    loss: Option<f64>,
     n_tokens: usize,
     grad_norm: Option<f64>,
 }
@@ -295,7 +287,7 @@ struct LmNumbers {
 impl Adaptor<LmNumbers> for LmOutput {
     fn adapt(&self) -> LmNumbers {
         LmNumbers {
-            loss: self.loss_sum / self.n_tokens.max(1) as f64,
+            loss: (self.n_tokens > 0).then(|| self.loss_sum / self.n_tokens as f64),
             n_tokens: self.n_tokens,
             grad_norm: self.grad_norm,
         }
@@ -322,14 +314,7 @@ impl LmMetric {
 
     /// Loss in nats a token.
     fn loss() -> Self {
-        Self::new("Loss", |numbers| {
-            (numbers.n_tokens > 0).then_some(numbers.loss)
-        })
-    }
-
-    /// Global norm of the gradient.
-    fn grad_norm() -> Self {
-        Self::new("GradNorm", |numbers| numbers.grad_norm)
+        Self::new("Loss", |numbers| numbers.loss)
     }
 
     fn format(&self) -> FormatOptions {

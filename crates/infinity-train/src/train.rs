@@ -14,7 +14,7 @@ use crate::data::{BatchSource, EvalSource, HostBatch, TrainSource, Workers, temp
 use crate::distributed::{Carried, Devices, Learned, Ranks, Update, Work};
 use crate::error::TrainError;
 use crate::evaluate::{EvalReport, evaluate_with};
-use crate::metrics::{EvalMetrics, Reporter, StepMetrics, resident_bytes};
+use crate::metrics::{EvalMetrics, Event, Reporter, StepMetrics, resident_bytes};
 use crate::model_dir;
 use crate::optimizer::{Optimizer, measure};
 use crate::resume::Resume;
@@ -120,14 +120,12 @@ pub(crate) struct Run {
     batches: Option<Workers<HostBatch>>,
 }
 
-/// How the loop ended.
 #[derive(Clone, Debug, Default)]
 struct Ended {
     interrupted: bool,
     eval: Option<EvalReport>,
 }
 
-/// What one optimizer step gave.
 pub(crate) struct StepResult {
     /// In nats a target; 0 where there is none.
     loss: f64,
@@ -170,7 +168,6 @@ impl Run {
         })
     }
 
-    /// The loop.
     fn steps(&mut self, shell: &mut Shell) -> Result<Ended, TrainError> {
         let mut ended = Ended::default();
         shell.begin_training(self.state.step);
@@ -264,10 +261,9 @@ impl Run {
     /// One optimizer step over all its micro-batches.
     pub(crate) fn step(&mut self, shell: &mut Shell) -> Result<StepResult, TrainError> {
         let accumulated = self.config.training.gradient_accumulation_steps as u64;
-        let left = self
-            .micro_batches
-            .map(|all| all.saturating_sub(self.state.micro_step));
-        let n = left.map_or(accumulated, |left| accumulated.min(left.max(1)));
+        let done = self.state.micro_step;
+        let left = |all: u64| all.saturating_sub(done).max(1);
+        let n = (self.micro_batches).map_or(accumulated, |all| accumulated.min(left(all)));
         // All of the step's data before anything changes: a run without data can still be saved.
         let mut hosts = (0..n)
             .map(|_| self.next_batch())
@@ -275,11 +271,9 @@ impl Run {
         let states = self.config.data.initial_state;
         let first = states.first_passing(self.total_steps);
         if self.state.step >= first {
-            let seeds = (self.state.micro_step..).map(|n| self.config.run.seed ^ n);
-            hosts
-                .iter_mut()
-                .zip(seeds)
-                .for_each(|(host, seed)| host.pass(seed));
+            for (host, n) in hosts.iter_mut().zip(done..) {
+                host.pass(self.config.run.seed ^ n);
+            }
         }
         let loss_scale = self.state.loss_scale.map_or(1.0, |scale| scale.scale);
         let targets: usize = hosts.iter().map(|host| host.valid).sum();
@@ -287,17 +281,16 @@ impl Run {
         let work = Work {
             hosts,
             scale: loss_scale / targets.max(1) as f64,
-            seed: self.config.run.seed.wrapping_add(self.state.micro_step),
+            seed: self.config.run.seed.wrapping_add(done),
             // The step before the first that starts from states has to leave them.
             stateful: self.config.data.stateful
                 || (states.last_fraction > 0.0 && self.state.step + 1 >= first),
         };
-        let learned = self.ranks.learn(&self.trainee, work, &mut self.stream);
         let Learned {
             loss_sum,
             n_tokens,
             grads,
-        } = learned;
+        } = self.ranks.learn(&self.trainee, work, &mut self.stream);
         let max_norm = self.config.training.max_grad_norm;
         let (grads, clip) = measure(&self.trainee, grads, loss_scale, max_norm);
         let grad_norm = clip.norm;
@@ -391,7 +384,7 @@ impl Run {
         };
         self.clock.logged = Instant::now();
         (self.clock.paused_s, self.clock.tokens, self.clock.steps) = (0.0, 0, 0);
-        self.reporter.step(&metrics);
+        self.reporter.hear(Event::Step(&metrics));
         self.directory.log(&metrics.to_json())
     }
 
@@ -440,7 +433,7 @@ impl Run {
             best,
             gates,
         };
-        self.reporter.eval(&metrics);
+        self.reporter.hear(Event::Eval(&metrics));
         self.directory.log(&metrics.to_json())?;
         if step < self.total_steps {
             shell.begin_training(step);
@@ -450,10 +443,8 @@ impl Run {
 
     /// What the gates do with the first validation batch.
     fn gates(&self, trainee: &Trainee) -> Result<Vec<GateSummary>, TrainError> {
-        let Some(host) = (self.valid.as_ref())
-            .and_then(|valid| valid.iter().next())
-            .transpose()?
-        else {
+        let first = self.valid.as_ref().and_then(|valid| valid.iter().next());
+        let Some(host) = first.transpose()? else {
             return Ok(Vec::new());
         };
         let state = trainee.model.initial_state(host.rows);
@@ -485,8 +476,9 @@ impl Run {
             match generate(&model, &self.tokenizer, prompt, &config, quiet) {
                 _ if stops() => return Ok(()),
                 Ok(generation) => {
-                    self.reporter.sample(prompt, &generation.text);
-                    all.push_str(&format!("{prompt}{}\n\n", generation.text));
+                    let text = &*generation.text;
+                    self.reporter.hear(Event::Sample { prompt, text });
+                    all.push_str(&format!("{prompt}{text}\n\n"));
                 }
                 Err(error) => {
                     let text = format!("no sample for {prompt:?}: {error}");
@@ -497,7 +489,6 @@ impl Run {
         self.directory.sample(self.state.step, &all)
     }
 
-    /// Saves the run as it is.
     fn checkpoint(&mut self) -> Result<(), TrainError> {
         let step = self.state.step;
         let is_there = |step| self.checkpoints.path(step).exists();

@@ -13,7 +13,6 @@ use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::{self, errors, signals};
 
-/// What to measure, and how often.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
@@ -53,7 +52,6 @@ pub(crate) struct BenchArgs {
     precision: Precision,
 }
 
-/// How the figures are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// Columns for a terminal
@@ -78,11 +76,8 @@ struct Figure {
 impl Figure {
     /// Mean of the tokens a second, and their standard deviation.
     fn rate(&self) -> (f64, f64) {
-        let rates: Vec<f64> = self
-            .seconds
-            .iter()
-            .map(|s| self.tokens as f64 / s)
-            .collect();
+        let rates = self.seconds.iter().map(|s| self.tokens as f64 / s);
+        let rates: Vec<f64> = rates.collect();
         let n = rates.len() as f64;
         let mean = rates.iter().sum::<f64>() / n;
         let squares: f64 = rates.iter().map(|rate| (rate - mean).powi(2)).sum();
@@ -124,82 +119,51 @@ const COLUMNS: [&str; 7] = [
     "test", "tokens", "depth", "tokens/s", "ms/token", "state", "resident",
 ];
 
-/// Measures and prints.
 pub(crate) fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<u8> {
     let found = args.of.find()?;
     signals::ends()?;
     let chosen = device::open(&device::wanted(global))?;
-    let model = model_dir::load(&found, args.precision, &chosen.device, global.quiet)?.model;
+    let model = model_dir::load(&found, args.precision, &chosen.device)?.model;
     let mut depths = args.depth.clone();
     depths.sort_unstable();
     depths.dedup();
     let mut context = Context::new(&model);
     let mut figures = Vec::new();
     for depth in depths {
-        if !global.quiet {
-            terminal::note(&format!(
-                "reading to depth {} …",
-                terminal::grouped(depth as u64)
-            ));
-        }
+        let reading = terminal::grouped(depth as u64);
+        terminal::remark(&format!("reading to depth {reading} …"));
         let read = context.position() as usize;
         context.read(&model, &text(&model, read, depth - read))?;
         context.past.recent.clear();
-        for &tokens in &args.prompt_len {
-            let prompt = text(&model, depth, tokens);
-            figures.push(measure(
-                args,
-                "prefill",
-                tokens,
-                &context,
-                &mut |context| context.read(&model, &prompt).map(drop),
-            )?);
-        }
-        if args.gen_len > 0 {
-            let answer = text(&model, depth, args.gen_len);
-            figures.push(measure(
-                args,
-                "decode",
-                args.gen_len,
-                &context,
-                &mut |context| {
-                    let mut tokens = answer.iter();
-                    tokens.try_for_each(|token| context.read(&model, &[*token]).map(drop))
-                },
-            )?);
+        // Prompts are read at once, and an answer token by token.
+        let prompts = args.prompt_len.iter().map(|&n| ("prefill", n, n));
+        let answer = (args.gen_len > 0).then_some(("decode", args.gen_len, 1));
+        for (test, n, at_once) in prompts.chain(answer) {
+            let tokens = text(&model, depth, n);
+            let (mut seconds, mut state_bytes) = (Vec::new(), 0);
+            for i in 0..args.warmup + args.iterations {
+                let mut context = context.clone();
+                let began = Instant::now();
+                for piece in tokens.chunks(at_once) {
+                    context.read(&model, piece)?;
+                }
+                if i >= args.warmup {
+                    seconds.push(began.elapsed().as_secs_f64());
+                }
+                state_bytes = context.state.bytes();
+            }
+            figures.push(Figure {
+                test,
+                tokens: n,
+                depth,
+                seconds,
+                state_bytes,
+                resident_bytes: resident_bytes(),
+            });
         }
     }
     print(args.format, &figures, &chosen.describe(), &model)?;
     Ok(errors::OK)
-}
-
-/// Times `work` from `start`, as often as was asked for.
-fn measure(
-    args: &BenchArgs,
-    test: &'static str,
-    tokens: usize,
-    start: &Context,
-    work: &mut dyn FnMut(&mut Context) -> Result<(), infinity_model::GenerateError>,
-) -> anyhow::Result<Figure> {
-    let mut seconds = Vec::new();
-    let mut state_bytes = 0;
-    for i in 0..args.warmup + args.iterations {
-        let mut context = start.clone();
-        let began = Instant::now();
-        work(&mut context)?;
-        if i >= args.warmup {
-            seconds.push(began.elapsed().as_secs_f64());
-        }
-        state_bytes = context.state.bytes();
-    }
-    Ok(Figure {
-        test,
-        tokens,
-        depth: start.position() as usize,
-        seconds,
-        state_bytes,
-        resident_bytes: resident_bytes(),
-    })
 }
 
 /// Tokens `from` on of a text without end. Which they are does not change the time.
@@ -228,37 +192,30 @@ fn print(
     let rows: Vec<[String; 7]> = figures.iter().map(Figure::cells).collect();
     let header = COLUMNS.map(str::to_owned);
     let width = |column: usize| {
-        let cells = rows
-            .iter()
-            .chain([&header])
-            .map(|row| row[column].chars().count());
+        let rows = rows.iter().chain([&header]);
+        let cells = rows.map(|row| row[column].chars().count());
         cells.max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
-    let padded = |row: &[String; 7], between: &str| {
+    let (left, between, right) = match format {
+        Format::Markdown => ("| ", " | ", " |"),
+        _ => ("", "  ", ""),
+    };
+    let line = |row: &[String; 7]| {
         let cells = row.iter().zip(&widths).enumerate();
         let cells = cells.map(|(i, (cell, &width))| match i {
             0 => format!("{cell:<width$}"),
             _ => format!("{cell:>width$}"),
         });
-        cells.collect::<Vec<_>>().join(between)
+        format!("{left}{}{right}", cells.collect::<Vec<_>>().join(between))
     };
-    if format == Format::Table {
-        terminal::line(&padded(&header, "  "))?;
-        for row in &rows {
-            terminal::line(&padded(row, "  "))?;
-        }
-        terminal::line(&format!("on {device}"))?;
-        return Ok(());
+    let mut lines: Vec<String> = [&header].into_iter().chain(&rows).map(line).collect();
+    if format == Format::Markdown {
+        let rule: String = COLUMNS[1..].iter().map(|_| " ---: |").collect();
+        lines.insert(1, format!("| --- |{rule}"));
+        lines.push(format!("\nOn {device}."));
+    } else {
+        lines.push(format!("on {device}"));
     }
-    let rule: Vec<&str> = (0..COLUMNS.len())
-        .map(|i| if i == 0 { "---" } else { "---:" })
-        .collect();
-    terminal::line(&format!("| {} |", padded(&header, " | ")))?;
-    terminal::line(&format!("| {} |", rule.join(" | ")))?;
-    for row in &rows {
-        terminal::line(&format!("| {} |", padded(row, " | ")))?;
-    }
-    terminal::line(&format!("\nOn {device}."))?;
-    Ok(())
+    Ok(terminal::line(&lines.join("\n"))?)
 }

@@ -13,37 +13,28 @@ use infinity_train::config::{
     ConfigError, ConfigLayers, LoadedConfig, RunConfig, reference, schema,
 };
 
-use super::flags::{EVAL_SAMPLES, Given, TOKENIZER};
+use super::flags::{EVAL_SAMPLES, Given, TOKENIZER, over};
 use crate::args::Global;
 use crate::device;
 use crate::terminal::{self, errors};
 
-/// What to do with a configuration.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigVerb {
     /// Say whether keys and values are right, and what is wrong if not; data files, devices and the
     /// output directory are not looked at
-    Check(Box<ShowArgs>),
+    Check(Box<ConfigFlags>),
     /// Print every key with the value a training run would use
-    Show(Box<ShowArgs>),
+    Show(Box<ConfigFlags>),
     /// Print the JSON Schema of a configuration file, for editors
     Schema,
     /// Print the reference page: every key with its type, default and meaning
     Reference,
 }
 
-/// The same files and flags that `infinity train` takes.
-#[derive(Debug, Args)]
-pub(crate) struct ShowArgs {
-    #[command(flatten)]
-    config: ConfigFlags,
-}
-
-/// Checks or shows.
 pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
     match verb {
-        ConfigVerb::Check(args) => {
-            let config = args.config.load(global)?.config;
+        ConfigVerb::Check(flags) => {
+            let config = flags.load(global)?.config;
             device::named(&config.run.device)?;
             terminal::line(&format!(
                 "ok: keys and values are right: {}",
@@ -53,10 +44,7 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
                 "not looked at: data files, the output directory, whether the device works",
             )?;
         }
-        ConfigVerb::Show(args) => {
-            let config = args.config.load(global)?.config;
-            terminal::piece(&config.to_toml())?;
-        }
+        ConfigVerb::Show(flags) => terminal::piece(&flags.load(global)?.config.to_toml())?,
         ConfigVerb::Schema => terminal::piece(&format!("{:#}\n", schema()))?,
         ConfigVerb::Reference => terminal::piece(&reference())?,
     }
@@ -78,7 +66,6 @@ fn summary(config: &RunConfig) -> String {
     )
 }
 
-/// What the layers are.
 fn layers(model: &ModelConfig) -> String {
     if model.layer_types.is_none() {
         return format!("{} mixer", model.mixer);
@@ -122,34 +109,22 @@ const HEADING: &str = "Configuration";
 
 impl ConfigFlags {
     /// Layers files, environment and flags, and checks the result. Warnings are printed.
-    ///
-    /// # Errors
-    /// Whatever is wrong with any of them, with the place.
     pub(crate) fn load(&self, global: &Global) -> anyhow::Result<LoadedConfig> {
         let mut layers = self.layers(global)?;
         if let Some(rows) = self.eval_samples()? {
             // Rows become batches, whose size only the merged configuration knows.
-            let batch = self
-                .layers(global)?
-                .resolve()?
-                .config
-                .training
-                .per_device_eval_batch_size;
+            let config = self.layers(global)?.resolve()?.config;
+            let batch = config.training.per_device_eval_batch_size;
             let batches = rows.div_ceil(batch as u64).to_string();
             let typed = format!("--max-eval-samples {rows}");
             layers = layers.flag_as(&typed, "eval.max_batches", &batches)?;
         }
         let loaded = layers.resolve()?;
-        if !global.quiet {
-            loaded
-                .warnings
-                .iter()
-                .for_each(|warning| terminal::warning(warning));
-            if self.fp16_opt_level.is_some() {
-                terminal::warning(
-                    "--fp16-opt-level changes nothing: it belonged to a CUDA library",
-                );
-            }
+        for warning in &loaded.warnings {
+            terminal::warning(warning);
+        }
+        if self.fp16_opt_level.is_some() {
+            terminal::warning("--fp16-opt-level changes nothing: it belonged to a CUDA library");
         }
         Ok(loaded)
     }
@@ -182,37 +157,26 @@ impl ConfigFlags {
     }
 
     fn eval_samples(&self) -> anyhow::Result<Option<u64>> {
-        let given = self
-            .given
-            .0
-            .iter()
-            .find(|(flag, _)| flag.key == EVAL_SAMPLES);
-        let Some((_, rows)) = given else {
-            return Ok(None);
-        };
-        let rows = rows.parse().map_err(|_| {
-            errors::usage(format!(
-                "--max-eval-samples {rows}: expected a number of rows"
-            ))
-        })?;
-        Ok(Some(rows))
+        let mut given = self.given.0.iter();
+        let given = given.find(|(flag, _)| flag.key == EVAL_SAMPLES);
+        let rows = given.map(|(_, rows)| {
+            let wrong = || format!("--max-eval-samples {rows}: expected a number of rows");
+            rows.parse().map_err(|_| errors::usage(wrong()))
+        });
+        rows.transpose()
     }
 }
 
 impl Global {
     /// The global flags that set keys.
-    fn settings(&self, mut layers: ConfigLayers) -> Result<ConfigLayers, ConfigError> {
+    fn settings(&self, layers: ConfigLayers) -> Result<ConfigLayers, ConfigError> {
         let seed = self.seed.map(|seed| seed.to_string());
-        for (flag, key, value) in [
+        let flags = [
             ("--device", "run.device", &self.device),
             ("--seed", "run.seed", &seed),
             ("--progress", "logging.progress", &self.progress),
-        ] {
-            if let Some(value) = value {
-                layers = layers.flag(flag, key, value)?;
-            }
-        }
-        Ok(layers)
+        ];
+        over(layers, flags)
     }
 }
 

@@ -1,20 +1,12 @@
 //! `infinity devices`: what this build can compute on, what of it is here, and in which formats.
 
 use burn::tensor::{DType, Device};
-use clap::Args;
 use infinity_kernels::accelerator::{self, Facts};
 use serde_json::{Value, json};
 
+use crate::args::JsonArgs;
 use crate::device::{self, Backend};
 use crate::terminal::{self, errors};
-
-/// How to print.
-#[derive(Debug, Args)]
-pub(crate) struct DevicesArgs {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
 
 /// The number formats worth knowing about, and their names.
 const FORMATS: [(DType, &str); 5] = [
@@ -40,8 +32,7 @@ struct Working {
     facts: Option<Facts>,
 }
 
-/// Prints the list.
-pub(crate) fn run(args: &DevicesArgs) -> anyhow::Result<u8> {
+pub(crate) fn run(args: &JsonArgs) -> anyhow::Result<u8> {
     let found: Vec<Found> = Backend::ALL.into_iter().map(look).collect();
     let auto = device::open("auto").map(|chosen| chosen.name).ok();
     if args.json {
@@ -53,7 +44,8 @@ pub(crate) fn run(args: &DevicesArgs) -> anyhow::Result<u8> {
     for one in &found {
         terminal::line(&as_text(one))?;
     }
-    if found.iter().any(|one| one.has_gpu()) {
+    let mut working = found.iter().flat_map(|one| one.devices.iter().flatten());
+    if working.any(|device| device.facts.is_some()) {
         let cache = cache().unwrap_or_else(|| "nowhere (INFINITY_GPU_CACHE=off)".to_owned());
         terminal::line(&format!("\ncompiled and tuned kernels are kept in {cache}"))?;
     }
@@ -64,14 +56,6 @@ pub(crate) fn run(args: &DevicesArgs) -> anyhow::Result<u8> {
     Ok(errors::OK)
 }
 
-impl Found {
-    fn has_gpu(&self) -> bool {
-        let devices = self.devices.iter().flatten();
-        devices.into_iter().any(|device| device.facts.is_some())
-    }
-}
-
-/// Where GPUs' kernels are kept.
 fn cache() -> Option<String> {
     accelerator::cache_file().map(|file| file.display().to_string())
 }
@@ -81,18 +65,12 @@ fn look(backend: Backend) -> Found {
         if devices.is_empty() {
             return Err("no device found".to_owned());
         }
-        let named = devices
-            .iter()
-            .enumerate()
-            .map(|(i, one)| match backend.is_cpu() {
-                true => (backend.name().to_owned(), one),
-                false => (format!("{}:{i}", backend.name()), one),
-            });
-        named
-            .map(|(name, one)| {
+        let numbered = devices.iter().enumerate();
+        numbered
+            .map(|(i, one)| {
                 device::works(one)?;
                 Ok(Working {
-                    name,
+                    name: backend.label(i),
                     formats: formats(one),
                     facts: errors::caught(|| accelerator::facts(one))?,
                 })
@@ -114,18 +92,15 @@ pub(super) fn formats(device: &Device) -> Vec<&'static str> {
 fn as_text(found: &Found) -> String {
     let name = found.backend.name();
     match &found.devices {
-        Ok(devices) => devices
-            .iter()
-            .map(|one| {
-                let facts = one
-                    .facts
-                    .iter()
-                    .map(|facts| format!("\n{:<20}{}", "", told(facts)));
+        Ok(devices) => {
+            let lines = devices.iter().map(|one| {
+                let facts = one.facts.as_ref();
+                let facts = facts.map(|facts| format!("\n{:<20}{}", "", told(facts)));
                 let (name, formats) = (&one.name, one.formats.join(" "));
-                format!("{name:<10} ready    {formats}{}", facts.collect::<String>())
-            })
-            .collect::<Vec<_>>()
-            .join("\n"),
+                format!("{name:<10} ready    {formats}{}", facts.unwrap_or_default())
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        }
         Err(_) if !found.backend.is_compiled() => {
             format!("{name:<10} absent   build with --features {name}")
         }
@@ -143,15 +118,11 @@ fn told(facts: &Facts) -> String {
         [] => "no matrix units".to_owned(),
         formats => format!("matrix units {}", formats.join(" ")),
     };
-    format!("{}, {memory}, {units}, {}", facts.name, products(facts))
-}
-
-/// What `precision = "f32"` means for a product there.
-fn products(facts: &Facts) -> &'static str {
-    match facts.tf32 {
+    let products = match facts.tf32 {
         true => "f32 products in TF32 (10 bits of fraction)",
         false => "f32 products in f32",
-    }
+    };
+    format!("{}, {memory}, {units}, {products}", facts.name)
 }
 
 fn as_json(found: &Found) -> Value {

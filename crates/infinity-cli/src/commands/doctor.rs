@@ -2,28 +2,18 @@
 //! a training step on each device, and what to do about what is missing.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use burn::tensor::{Device, Int, Tensor};
-use clap::Args;
 use infinity_model::{Context, ModelConfig};
 use infinity_train::config::ConfigLayers;
 use infinity_train::{Devices, TrainControl, estimate};
 use serde_json::{Value, json};
 
 use super::devices::formats;
-use crate::args::Global;
+use crate::args::{Global, JsonArgs};
 use crate::device::{self, Backend};
 use crate::terminal::{self, errors, progress};
-
-/// How to print.
-#[derive(Debug, Args)]
-pub(crate) struct DoctorArgs {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
 
 /// Words in the name of a variable whose value is nobody else's business.
 const SECRET: [&str; 4] = ["KEY", "TOKEN", "SECRET", "PASSWORD"];
@@ -41,13 +31,18 @@ struct Finding {
 }
 
 impl Finding {
-    fn fact(what: &str, found: impl Into<String>) -> Self {
+    /// What was found, or what is wrong and what to do about that.
+    fn new(what: &str, found: Result<String, String>, advice: &str) -> Self {
         Self {
             what: what.to_owned(),
-            found: Ok(found.into()),
-            advice: None,
+            advice: found.is_err().then(|| advice.to_owned()),
+            found,
             minor: false,
         }
+    }
+
+    fn fact(what: &str, found: String) -> Self {
+        Self::new(what, Ok(found), "")
     }
 
     fn word(&self) -> &'static str {
@@ -60,20 +55,13 @@ impl Finding {
 }
 
 /// Looks and prints; fails if something does not work that this build has.
-pub(crate) fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: &JsonArgs, global: &Global) -> anyhow::Result<u8> {
+    let version = env!("CARGO_PKG_VERSION");
+    let program = format!("infinity {version}, with {}", device::compiled());
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     let mut findings = vec![
-        Finding::fact(
-            "program",
-            format!(
-                "infinity {}, with {}",
-                env!("CARGO_PKG_VERSION"),
-                device::compiled()
-            ),
-        ),
-        Finding::fact(
-            "system",
-            format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH),
-        ),
+        Finding::fact("program", program),
+        Finding::fact("system", format!("{os} on {arch}")),
         processor(),
         folder(),
     ];
@@ -92,22 +80,14 @@ pub(crate) fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<u8> {
     }
     findings.extend(Backend::ALL.into_iter().flat_map(backend));
     let wanted = device::wanted(global);
-    findings.push(match device::open(&wanted) {
-        Ok(chosen) => Finding::fact(
-            &format!("--device {wanted}"),
-            format!("is {}", chosen.describe()),
-        ),
-        Err(error) => Finding {
-            what: format!("--device {wanted}"),
-            found: Err(errors::message(&error)),
-            advice: Some("`infinity devices` lists what can be used".to_owned()),
-            minor: false,
-        },
-    });
-    let failed = findings
-        .iter()
-        .filter(|finding| finding.word() == "FAILED")
-        .count();
+    let opened = device::open(&wanted).map(|chosen| format!("is {}", chosen.describe()));
+    findings.push(Finding::new(
+        &format!("--device {wanted}"),
+        opened.map_err(|error| errors::message(&error)),
+        "`infinity devices` lists what can be used",
+    ));
+    let words = findings.iter().map(Finding::word);
+    let failed = words.filter(|word| *word == "FAILED").count();
     match args.json {
         true => terminal::line(&as_json(&findings).to_string())?,
         false => print(&findings, failed)?,
@@ -122,16 +102,13 @@ pub(crate) fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<u8> {
 fn processor() -> Finding {
     let threads = rayon::current_num_threads();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let finding = Finding::fact("processor", format!("{threads} threads, {}", vectors()));
-    match threads > cores {
-        true => Finding {
-            advice: Some(format!(
-                "{threads} threads share {cores} cores; --threads {cores} is faster"
-            )),
-            ..finding
-        },
-        false => finding,
+    let mut finding = Finding::fact("processor", format!("{threads} threads, {}", vectors()));
+    if threads > cores {
+        finding.advice = Some(format!(
+            "{threads} threads share {cores} cores; --threads {cores} is faster"
+        ));
     }
+    finding
 }
 
 /// The widest numbers that the processor computes with at once.
@@ -160,67 +137,43 @@ fn folder() -> Finding {
     let shown = here.map_or_else(|_| ".".to_owned(), |path| path.display().to_string());
     let name = format!(".infinity-doctor-{}", std::process::id());
     let written = std::fs::write(&name, b"x").and_then(|()| std::fs::remove_file(&name));
-    Finding {
-        what: "this folder".to_owned(),
-        advice: written.is_err().then(|| {
-            "runs are written below the folder you stand in; go to one of your own, or name one with \
-             --output-dir"
-                .to_owned()
-        }),
-        found: match written {
-            Ok(()) => Ok(format!("{shown} can be written to")),
-            Err(error) => Err(format!("{shown} cannot be written to: {error}")),
-        },
-        minor: false,
-    }
+    let found = match written {
+        Ok(()) => Ok(format!("{shown} can be written to")),
+        Err(error) => Err(format!("{shown} cannot be written to: {error}")),
+    };
+    Finding::new(
+        "this folder",
+        found,
+        "runs are written below the folder you stand in; go to one of your own, or name one with \
+         --output-dir",
+    )
 }
 
-/// What there is of a backend.
 fn backend(backend: Backend) -> Vec<Finding> {
     let name = backend.name();
     if !backend.is_compiled() {
+        let advice = format!("cargo install --path crates/infinity-cli --features {name}");
         return vec![Finding {
-            what: name.to_owned(),
-            found: Err("not compiled in".to_owned()),
-            advice: Some(format!(
-                "cargo install --path crates/infinity-cli --features {name}"
-            )),
             minor: true,
+            ..Finding::new(name, Err("not compiled in".to_owned()), &advice)
         }];
     }
-    let driver = || {
-        Some(match backend {
-            Backend::Cuda => {
-                "is an NVIDIA driver installed, and does `nvidia-smi` list the GPU?".to_owned()
-            }
-            Backend::Rocm => "is ROCm installed, and does `rocminfo` list the GPU?".to_owned(),
-            Backend::Metal => "Metal is there on macOS only".to_owned(),
-            _ => "is a graphics driver installed? `vulkaninfo --summary` lists what Vulkan sees"
-                .to_owned(),
-        })
+    let driver = match backend {
+        Backend::Cuda => "is an NVIDIA driver installed, and does `nvidia-smi` list the GPU?",
+        Backend::Rocm => "is ROCm installed, and does `rocminfo` list the GPU?",
+        Backend::Metal => "Metal is there on macOS only",
+        _ => "is a graphics driver installed? `vulkaninfo --summary` lists what Vulkan sees",
     };
-    match backend.devices() {
-        Ok(devices) if devices.is_empty() => vec![Finding {
-            what: name.to_owned(),
-            found: Err("no device was found".to_owned()),
-            advice: driver(),
-            minor: false,
-        }],
-        Err(why) => vec![Finding {
-            what: name.to_owned(),
-            found: Err(why),
-            advice: driver(),
-            minor: false,
-        }],
+    let devices = match backend.devices() {
+        Ok(devices) if devices.is_empty() => Err("no device was found".to_owned()),
+        listed => listed,
+    };
+    match devices {
+        Err(why) => vec![Finding::new(name, Err(why), driver)],
         Ok(devices) => {
-            let number = |i: usize| match backend.is_cpu() {
-                true => name.to_owned(),
-                false => format!("{name}:{i}"),
-            };
             let devices = devices.iter().enumerate();
-            devices
-                .flat_map(|(i, device)| tried(&number(i), device))
-                .collect()
+            let tried = devices.map(|(i, device)| tried(&backend.label(i), device));
+            tried.flatten().collect()
         }
     }
 }
@@ -228,7 +181,6 @@ fn backend(backend: Backend) -> Vec<Finding> {
 /// One piece of work on a device: says what is right about it, or what is wrong.
 type Trial = fn(&Device) -> Result<String, String>;
 
-/// Tries one device.
 fn tried(name: &str, device: &Device) -> Vec<Finding> {
     let trials: [(&str, Trial); 3] = [
         ("product", product),
@@ -239,20 +191,13 @@ fn tried(name: &str, device: &Device) -> Vec<Finding> {
     for (what, trial) in trials {
         let began = Instant::now();
         let found = errors::caught(|| trial(device)).and_then(|found| found);
-        let took = format!(
-            "{:.0} ms with what is made ready once",
-            1e3 * began.elapsed().as_secs_f64()
-        );
-        findings.push(Finding {
-            what: format!("{name}: {what}"),
-            advice: found.is_err().then(|| {
-                "this is a fault of the driver or of this program: please report it with the output of \
-                 `infinity doctor --json`, and use --device flex until then"
-                    .to_owned()
-            }),
-            found: found.map(|found| format!("{found}, {took}")),
-            minor: false,
-        });
+        let ms = 1e3 * began.elapsed().as_secs_f64();
+        findings.push(Finding::new(
+            &format!("{name}: {what}"),
+            found.map(|found| format!("{found}, {ms:.0} ms with what is made ready once")),
+            "this is a fault of the driver or of this program: please report it with the output of \
+             `infinity doctor --json`, and use --device flex until then",
+        ));
     }
     findings
 }
@@ -267,11 +212,8 @@ fn product(device: &Device) -> Result<String, String> {
     let a: Vec<f32> = (0..N * N).map(value).collect();
     let b: Vec<f32> = (0..N * N).map(|i| value(i + 5)).collect();
     let matrix = |values: &[f32]| Tensor::<1>::from_floats(values, device).reshape([N, N]);
-    let found: Vec<f32> = matrix(&a)
-        .matmul(matrix(&b))
-        .into_data()
-        .iter::<f32>()
-        .collect();
+    let found = matrix(&a).matmul(matrix(&b)).into_data();
+    let found: Vec<f32> = found.iter::<f32>().collect();
     let exact = |i: usize| -> f32 { (0..N).map(|k| a[i / N * N + k] * b[k * N + i % N]).sum() };
     let worst = (0..N * N)
         .map(|i| (found[i] - exact(i)).abs())
@@ -295,24 +237,17 @@ fn scan(device: &Device) -> Result<String, String> {
     let model = config.init_seeded(1, device);
     let tokens: Vec<u32> = (0..100).map(|i| i * 13 % 32).collect();
     let said = |error: infinity_model::GenerateError| error.to_string();
-    let mut whole = Context::new(&model);
-    whole.read(&model, &tokens).map_err(said)?;
-    let mut single = Context::new(&model);
-    for token in &tokens {
-        single.read(&model, &[*token]).map_err(said)?;
-    }
-    let apart = whole
-        .logits
-        .iter()
-        .zip(&single.logits)
-        .map(|(a, b)| (a - b).abs());
+    let logits = |at_once: usize| {
+        let mut context = Context::new(&model);
+        let mut pieces = tokens.chunks(at_once);
+        let read = pieces.try_for_each(|piece| context.read(&model, piece).map(drop));
+        read.map(|()| context.logits).map_err(said)
+    };
+    let (whole, single) = (logits(tokens.len())?, logits(1)?);
+    let apart = whole.iter().zip(&single).map(|(a, b)| (a - b).abs());
     let worst = apart.fold(0.0, f32::max);
-    let some = whole.logits.iter().any(|logit| *logit != 0.0);
-    let finite = whole
-        .logits
-        .iter()
-        .chain(&single.logits)
-        .all(|logit| logit.is_finite());
+    let some = whole.iter().any(|logit| *logit != 0.0);
+    let finite = whole.iter().chain(&single).all(|logit| logit.is_finite());
     // The device has to be asked once more: what it owes may come late.
     let ids = Tensor::<1, Int>::from_ints([1, 2, 3], device);
     let three = ids.into_data().iter::<i64>().sum::<i64>();
@@ -329,32 +264,27 @@ fn training_step(device: &Device) -> Result<String, String> {
         [model]\nhidden_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 2\n
         [training]\nmax_steps = 3\nper_device_train_batch_size = 2\n
         [eval]\nsample_every = 0\nmax_batches = 1\n[logging]\nprogress = 'none'\n";
-    let said = |error: &dyn std::error::Error| error.to_string();
-    let config = ConfigLayers::new()
-        .text("doctor", RUN)
-        .and_then(ConfigLayers::resolve);
-    let config = config.map_err(|error| said(&error))?.config;
+    let layers = ConfigLayers::new().text("doctor", RUN);
+    let config = layers.and_then(ConfigLayers::resolve);
+    let config = config.map_err(|error| error.to_string())?.config;
     let control = TrainControl {
-        interrupt: Arc::new(AtomicBool::new(false)),
-        heeded: Arc::new(AtomicBool::new(false)),
+        interrupt: Arc::default(),
+        heeded: Arc::default(),
         reporter: progress::silent(),
         resume: None,
         config_text: RUN.to_owned(),
     };
     let devices = Devices::new(device.clone(), Vec::new());
-    let made = estimate(config, devices, control).map_err(|error| said(&error))?;
+    let made = estimate(config, devices, control).map_err(|error| error.to_string())?;
     Ok(format!("{:.1} ms a step", 1e3 * made.step_s))
 }
 
 fn as_json(findings: &[Finding]) -> Value {
     let one = |finding: &Finding| {
-        let (found, problem) = match &finding.found {
-            Ok(found) => (Some(found), None),
-            Err(problem) => (None, Some(problem)),
-        };
+        let found = finding.found.as_ref();
         json!({
-            "what": finding.what, "status": finding.word().to_lowercase(), "found": found,
-            "problem": problem, "advice": finding.advice,
+            "what": finding.what, "status": finding.word().to_lowercase(), "found": found.ok(),
+            "problem": found.err(), "advice": finding.advice,
         })
     };
     json!({

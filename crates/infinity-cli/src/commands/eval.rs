@@ -22,13 +22,14 @@ use infinity_train::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate
 use serde_json::{Value, json};
 
 use super::eval_task;
+use super::flags::over;
 use crate::args::{Global, MemoryFlags, count, whole};
 use crate::device;
 use crate::model_dir::{self, Found, ModelArgs};
-use crate::terminal::{self, errors, progress, signals};
+use crate::terminal::progress::perplexity;
+use crate::terminal::{self, errors, signals};
 
-/// Which model, on what, in which windows.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) of: ModelArgs,
@@ -67,7 +68,6 @@ pub(crate) struct EvalArgs {
     pub(crate) task: eval_task::TaskArgs,
 }
 
-/// Evaluates and prints.
 pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let found = args.of.find()?;
     let mut config = config(&args, &found)?;
@@ -84,43 +84,36 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     }
     signals::ends()?;
     let chosen = device::open(&device::wanted(global))?;
-    let quiet = global.quiet || args.json;
     let precision = args.precision.unwrap_or(config.run.precision);
     let Pretrained {
         model, tokenizer, ..
-    } = model_dir::load(&found, precision, &chosen.device, quiet)?;
+    } = match args.json {
+        true => found.load(precision, &chosen.device)?,
+        false => model_dir::load(&found, precision, &chosen.device)?,
+    };
+    let tokenizer = tokenizer.as_ref();
     // Texts of a model that others trained begin as its own reader has them begin.
-    config.tokenizer.add_special_tokens |= args.file.is_some()
-        && tokenizer
-            .as_ref()
-            .is_some_and(Tokenizer::adds_special_tokens);
+    config.tokenizer.add_special_tokens |=
+        args.file.is_some() && tokenizer.is_some_and(Tokenizer::adds_special_tokens);
     let model = args.memory.on(model)?;
     let made = args.task.task.is_some_and(|task| task.source().is_some());
     let text = (!made).then(|| text(&args, &config, global)).transpose()?;
+    if let (None, Some(text)) = (args.task.task, &text) {
+        let longest = longest_window(&args, text)?;
+        config.data.max_seq_length = config.data.max_seq_length.min(longest);
+    }
+    let run = Run {
+        model: &model,
+        tokenizer,
+        config: &config,
+        device: &chosen.name,
+    };
     if args.task.task.is_some() {
-        let run = eval_task::Run {
-            model: &model,
-            tokenizer: tokenizer.as_ref(),
-            text,
-            config: &config,
-            device: &chosen.name,
-        };
-        return eval_task::run(&args.task, args.json, global, &run);
+        return eval_task::run(&args.task, args.json, global, text, &run);
     }
     let text = text.expect("read where no task makes rows");
-    config.data.max_seq_length = config
-        .data
-        .max_seq_length
-        .min(longest_window(&args, &text)?);
     if args.stream.stream {
-        let run = Stream {
-            model: &model,
-            tokenizer: tokenizer.as_ref(),
-            text: &text,
-            config: &config,
-            device: &chosen.name,
-        };
-        return run_stream(&args.stream, args.json, global, &run);
+        return run_stream(&args.stream, args.json, &text, &run);
     }
     let source = EvalSource::new(
         text,
@@ -129,12 +122,30 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
         config.eval.carry_state,
     )?
     .limited(config.eval.max_batches);
-    if !global.quiet {
-        warn_of_growth(model.config(), &source, config.data.max_seq_length);
-    }
+    warn_of_growth(model.config(), &source, config.data.max_seq_length);
     let report = evaluate(&model, &source, config.training.loss_chunk)?;
-    print(&args, &config, &chosen.name, &report)?;
+    print(args.json, &run, &report)?;
     Ok(errors::OK)
+}
+
+/// What is measured, and where.
+pub(super) struct Run<'a> {
+    pub(super) model: &'a InfinityModel,
+    pub(super) tokenizer: Option<&'a Tokenizer>,
+    pub(super) config: &'a RunConfig,
+    pub(super) device: &'a str,
+}
+
+/// Says now and then how many tokens have been read, of how many.
+pub(super) fn progress() -> impl FnMut(u64, u64) {
+    let mut told = Instant::now();
+    move |done, total| {
+        if told.elapsed() > Duration::from_secs(10) {
+            told = Instant::now();
+            let [done, total] = [done, total].map(terminal::grouped);
+            terminal::remark(&format!("read {done} of {total} tokens"));
+        }
+    }
 }
 
 /// The state of a model with full layers is their cache, which has every token in it.
@@ -154,29 +165,15 @@ fn warn_of_growth(model: &ModelConfig, source: &EvalSource, window: usize) {
 
 /// The run's configuration, or the defaults with the model's window, under the flags.
 fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
-    let mut layers = found.layers()?;
-    for (flag, key, value) in [
-        (
-            "--max-seq-length",
-            "data.max_seq_length",
-            &args.max_seq_length,
-        ),
-        (
-            "--batch-size",
-            "training.per_device_eval_batch_size",
-            &args.batch_size,
-        ),
-        (
-            "--max-eval-batches",
-            "eval.max_batches",
-            &args.max_eval_batches,
-        ),
+    let window = &args.max_seq_length;
+    let (rows, batches) = (&args.batch_size, &args.max_eval_batches);
+    let flags = [
+        ("--max-seq-length", "data.max_seq_length", window),
+        ("--batch-size", "training.per_device_eval_batch_size", rows),
+        ("--max-eval-batches", "eval.max_batches", batches),
         ("--cache-dir", "data.cache_dir", &args.cache_dir),
-    ] {
-        if let Some(value) = value {
-            layers = layers.flag(flag, key, value)?;
-        }
-    }
+    ];
+    let layers = over(found.layers()?, flags)?;
     let LoadedConfig { mut config, .. } = layers.resolve()?;
     // Not as a layer: a run must not carry what grows, but whoever asks to see it here may.
     config.eval.carry_state |= args.stateful;
@@ -218,7 +215,6 @@ fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> DataConf
     }
 }
 
-/// The tokens to measure on.
 fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<TokenStore> {
     let named = config.data.source.task().is_some()
         || !config.data.train_file.as_os_str().is_empty()
@@ -284,41 +280,32 @@ fn longest_window(args: &EvalArgs, text: &TokenStore) -> anyhow::Result<usize> {
     }
 }
 
-fn print(
-    args: &EvalArgs,
-    config: &RunConfig,
-    device: &str,
-    report: &EvalReport,
-) -> anyhow::Result<()> {
-    let window = config.data.max_seq_length;
-    let stateful = config.eval.carry_state;
-    if args.json {
-        terminal::line(
-            &json!({
-                "loss": report.loss, "perplexity": report.perplexity,
-                "bits_per_byte": report.bits_per_byte, "tokens": report.tokens,
-                "bytes": report.bytes, "seconds": report.seconds,
-                "window": window, "stateful": stateful, "device": device,
-            })
-            .to_string(),
-        )?;
-        return Ok(());
-    }
-    let carried = if stateful {
-        "state carried from window to window"
-    } else {
-        "each on its own"
+fn print(as_json: bool, run: &Run<'_>, report: &EvalReport) -> anyhow::Result<()> {
+    let (window, device) = (run.config.data.max_seq_length, run.device);
+    let stateful = run.config.eval.carry_state;
+    let carried = match stateful {
+        true => "state carried from window to window",
+        false => "each on its own",
     };
-    terminal::line(&format!(
-        "loss {:.4} | ppl {} | bpb {:.4} | {} tokens in windows of {window}, {carried} | \
-         {:.1}s on {device}",
-        report.loss,
-        progress::perplexity(report.perplexity),
-        report.bits_per_byte,
-        terminal::grouped(report.tokens),
-        report.seconds,
-    ))?;
-    Ok(())
+    let text = match as_json {
+        true => json!({
+            "loss": report.loss, "perplexity": report.perplexity,
+            "bits_per_byte": report.bits_per_byte, "tokens": report.tokens,
+            "bytes": report.bytes, "seconds": report.seconds,
+            "window": window, "stateful": stateful, "device": device,
+        })
+        .to_string(),
+        false => format!(
+            "loss {:.4} | ppl {} | bpb {:.4} | {} tokens in windows of {window}, {carried} | \
+             {:.1}s on {device}",
+            report.loss,
+            perplexity(report.perplexity),
+            report.bits_per_byte,
+            terminal::grouped(report.tokens),
+            report.seconds,
+        ),
+    };
+    Ok(terminal::line(&text)?)
 }
 
 /// How a stream is measured.
@@ -357,26 +344,16 @@ pub(crate) struct StreamArgs {
     state_out: Option<PathBuf>,
 }
 
-/// What is measured.
-struct Stream<'a> {
-    model: &'a InfinityModel,
-    tokenizer: Option<&'a Tokenizer>,
-    text: &'a TokenStore,
-    config: &'a RunConfig,
-    device: &'a str,
-}
-
 /// Tokens that a model which keeps all of them reads without being told to.
 const KEPT_TOKENS: u64 = 1 << 16;
 
-/// Measures and prints.
 fn run_stream(
     args: &StreamArgs,
     as_json: bool,
-    global: &Global,
-    run: &Stream<'_>,
+    text: &TokenStore,
+    run: &Run<'_>,
 ) -> anyhow::Result<u8> {
-    refuse_what_grows(args, run)?;
+    refuse_what_grows(args, run.model.config(), text.len())?;
     let options = StreamOptions {
         tokens: args.limit_tokens.unwrap_or(0),
         bins: args.bins,
@@ -387,34 +364,22 @@ fn run_stream(
         rows: run.config.training.per_device_eval_batch_size,
         loss_chunk: run.config.training.loss_chunk,
     };
-    let mut told = Instant::now();
-    let quiet = global.quiet;
     let mut context = match &args.state_in {
         Some(path) => Text::load(path, run.model, run.tokenizer)?,
         None => Text::new(run.model),
     };
-    let before = context.position();
-    if before > 0 && !quiet {
-        let before = terminal::grouped(before);
-        terminal::note(&format!(
+    if context.position() > 0 {
+        let before = terminal::grouped(context.position());
+        terminal::remark(&format!(
             "going on after {before} tokens that were read before"
         ));
     }
-    let (state, progress) = (context.state.clone(), &mut |done, total| {
-        if !quiet && told.elapsed() > Duration::from_secs(10) {
-            told = Instant::now();
-            terminal::note(&format!(
-                "read {} of {} tokens",
-                terminal::grouped(done),
-                terminal::grouped(total)
-            ));
-        }
-    });
-    let (report, state) = evaluate_stream_from(run.model, run.text, &options, state, progress)?;
+    let (state, progress) = (context.state.clone(), &mut progress());
+    let (report, state) = evaluate_stream_from(run.model, text, &options, state, progress)?;
     if let Some(path) = &args.state_out {
         context.state = state;
         // The stream's last token, from which nothing was predicted.
-        let last = run.text.tokens(report.tokens - 1..report.tokens)?;
+        let last = text.tokens(report.tokens - 1..report.tokens)?;
         context.read(run.model, &[last[0] as u32])?;
         let command = [("command", terminal::command_line())];
         let identity = Identity::of(run.model, run.tokenizer);
@@ -430,8 +395,7 @@ fn run_stream(
 }
 
 /// The cache of full layers grows by every token, and so does the time of the next one.
-fn refuse_what_grows(args: &StreamArgs, run: &Stream<'_>) -> anyhow::Result<()> {
-    let (model, tokens) = (run.model.config(), run.text.len());
+fn refuse_what_grows(args: &StreamArgs, model: &ModelConfig, tokens: u64) -> anyhow::Result<()> {
     let Some(setting) = model.grows_by() else {
         return Ok(());
     };
@@ -446,7 +410,7 @@ fn refuse_what_grows(args: &StreamArgs, run: &Stream<'_>) -> anyhow::Result<()> 
     )))
 }
 
-fn to_json(run: &Stream<'_>, options: &StreamOptions, report: &StreamReport) -> Value {
+fn to_json(run: &Run<'_>, options: &StreamOptions, report: &StreamReport) -> Value {
     let model = run.model.config();
     let bins = report.bins.iter().map(|bin| {
         let compared = bin.compared.map(|compared| {
@@ -473,7 +437,7 @@ fn to_json(run: &Stream<'_>, options: &StreamOptions, report: &StreamReport) -> 
 }
 
 fn print_stream(
-    run: &Stream<'_>,
+    run: &Run<'_>,
     options: &StreamOptions,
     report: &StreamReport,
 ) -> anyhow::Result<()> {
@@ -501,11 +465,8 @@ fn print_stream(
 }
 
 fn row(bin: &StreamBin) -> String {
-    let positions = format!(
-        "{}..{}",
-        terminal::grouped(bin.positions.start),
-        terminal::grouped(bin.positions.end)
-    );
+    let [from, to] = [bin.positions.start, bin.positions.end].map(terminal::grouped);
+    let positions = format!("{from}..{to}");
     let start = format!("{positions:>23}  {:>8.4}", bin.loss);
     match bin.compared {
         None => format!("{start}  {:>9}", 0),

@@ -1,19 +1,18 @@
 //! `infinity eval MODEL --task NAME`: what a memory holds, by distance, length or position.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use infinity_model::count::ParameterCount;
-use infinity_model::{InfinityModel, Tokenizer};
 use infinity_plot::{Curve, curves};
 use infinity_train::config::RunConfig;
-use infinity_train::data::{DataSource, Task, TokenStore};
+use infinity_train::data::{DataSource, TokenStore};
 use infinity_train::evaluate::tasks::{
     Figure, Needle, QUESTION, TaskOptions, evaluate_needle, evaluate_positions, evaluate_rows,
 };
 use serde_json::json;
 
+use super::eval::{Run, progress};
 use super::plot;
 use crate::args::{Global, count, length, whole};
 use crate::model_dir;
@@ -49,7 +48,6 @@ pub(crate) struct TaskArgs {
     plot: Option<PathBuf>,
 }
 
-/// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Named {
     /// The value behind a key, of many pairs
@@ -78,26 +76,10 @@ impl Named {
         }
     }
 
-    fn name(self) -> &'static str {
-        match self {
-            Named::Needle => "needle",
-            Named::Positions => "positions",
-            made => made
-                .source()
-                .and_then(DataSource::task)
-                .map_or("", Task::name),
-        }
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
-}
-
-/// What is measured.
-pub(super) struct Run<'a> {
-    pub(super) model: &'a InfinityModel,
-    pub(super) tokenizer: Option<&'a Tokenizer>,
-    /// What a needle and positions are measured on.
-    pub(super) text: Option<TokenStore>,
-    pub(super) config: &'a RunConfig,
-    pub(super) device: &'a str,
 }
 
 /// Tokens that a call reads at least: shorter windows are slow and give the same.
@@ -109,17 +91,14 @@ pub(super) fn check(args: &TaskArgs, config: &RunConfig, file: Option<&str>) -> 
     if args.question.is_some() && task != Named::Needle {
         return Err(errors::usage("--question belongs to --task needle"));
     }
-    let ends = |path: &PathBuf| {
-        path.extension()
-            .is_some_and(|end| end == "svg" || end == "png")
-    };
-    if let Some(path) = args.plot.as_ref().filter(|path| !ends(path)) {
-        let path = path.display();
-        return Err(errors::usage(format!(
-            "--plot {path}: name a file that ends in .svg or .png"
-        )));
-    }
     if let Some(path) = &args.plot {
+        let end = path.extension().and_then(|end| end.to_str());
+        if !matches!(end, Some("svg" | "png")) {
+            return Err(errors::usage(format!(
+                "--plot {}: name a file that ends in .svg or .png",
+                path.display()
+            )));
+        }
         model_dir::can_hold("--plot", path)?;
     }
     let trained = config.data.source;
@@ -140,38 +119,30 @@ pub(super) fn check(args: &TaskArgs, config: &RunConfig, file: Option<&str>) -> 
     }
 }
 
-/// Measures, prints and draws.
 pub(super) fn run(
     args: &TaskArgs,
     as_json: bool,
     global: &Global,
+    text: Option<TokenStore>,
     run: &Run<'_>,
 ) -> anyhow::Result<u8> {
     let task = args.task.expect("asked for only with a task");
     let config = run.config;
     let window = config.data.max_seq_length;
+    let seeds = if task == Named::Needle { 20 } else { 3 };
     let options = TaskOptions {
-        lengths: match args.context_lengths.is_empty() {
-            true => vec![window],
-            false => args.context_lengths.clone(),
+        lengths: match &args.context_lengths[..] {
+            [] => vec![window],
+            lengths => lengths.to_vec(),
         },
-        seeds: args
-            .seeds
-            .unwrap_or(if task == Named::Needle { 20 } else { 3 }),
+        seeds: args.seeds.unwrap_or(seeds),
         rows: args.task_rows,
         batch: config.training.per_device_eval_batch_size,
         window: window.max(WINDOW),
         loss_chunk: config.training.loss_chunk,
     };
-    let (mut told, quiet) = (Instant::now(), global.quiet);
-    let mut progress = |done: u64, total: u64| {
-        if !quiet && told.elapsed() > Duration::from_secs(10) {
-            told = Instant::now();
-            let (done, total) = (terminal::grouped(done), terminal::grouped(total));
-            terminal::note(&format!("read {done} of {total} tokens"));
-        }
-    };
-    let figures = match (task, &run.text) {
+    let mut progress = progress();
+    let figures = match (task, &text) {
         (Named::Needle, Some(text)) => {
             let tokenizer = run.tokenizer.ok_or_else(|| {
                 errors::usage("--task needle: the model has no tokenizer to write the needle with")
@@ -190,14 +161,13 @@ pub(super) fn run(
     }
     if let Some(path) = &args.plot {
         plot::save(&picture(task, &figures), path)?;
-        if !quiet && !as_json {
+        if !global.quiet && !as_json {
             terminal::line(&format!("written: {}", path.display()))?;
         }
     }
     Ok(errors::OK)
 }
 
-/// One JSON object for every figure.
 fn lines(
     task: Named,
     run: &Run<'_>,
@@ -224,34 +194,30 @@ fn table(
     options: &TaskOptions,
     figures: &[Figure],
 ) -> anyhow::Result<()> {
-    let of = match task {
-        Named::Needle | Named::Positions => format!("{} seeds", options.seeds),
-        _ => format!("{} seeds of {} rows", options.seeds, options.rows),
+    let (of, places, counted) = match task {
+        Named::Positions => (String::new(), "positions", "tokens"),
+        Named::Needle => (String::new(), "positions", "needles"),
+        _ => (
+            format!(" of {} rows", options.rows),
+            "tokens back",
+            "answers",
+        ),
     };
     terminal::line(&format!(
-        "{} | {of} | {} parameters on {}",
+        "{} | {} seeds{of} | {} parameters on {}",
         task.name(),
+        options.seeds,
         terminal::grouped(ParameterCount::of(run.model.config()).total()),
         run.device
     ))?;
-    let (places, counted) = match task {
-        Named::Positions => ("positions", "tokens"),
-        Named::Needle => ("positions", "needles"),
-        _ => ("tokens back", "answers"),
-    };
     terminal::line(&format!(
         "{:>9}  {:<8}  {places:>19}  {counted:>9}  {:>8}  {:>7}  {:>7}  {:>10}",
         "length", "kind", "accuracy", "±", "loss", "state"
     ))?;
+    let number = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
     for figure in figures {
-        let number =
-            |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
-        let range = &figure.range;
-        let range = format!(
-            "{}–{}",
-            terminal::grouped(range.start),
-            terminal::grouped(range.end)
-        );
+        let [start, end] = [figure.range.start, figure.range.end].map(terminal::grouped);
+        let range = format!("{start}–{end}");
         terminal::line(&format!(
             "{:>9}  {:<8}  {range:>19}  {:>9}  {:>8}  {:>7}  {:>7.4}  {:>10}",
             terminal::grouped(figure.length as u64),
@@ -271,21 +237,14 @@ fn picture(task: Named, figures: &[Figure]) -> String {
     let mut drawn: Vec<Curve> = Vec::new();
     for figure in figures {
         let state = terminal::bytes(figure.state_bytes);
+        let tokens = terminal::grouped(figure.length as u64);
         let name = match (task, figure.kind) {
             (Named::Needle, _) => "needle".to_owned(),
-            (_, Some(kind)) => format!(
-                "{kind}, {} tokens, {state}",
-                terminal::grouped(figure.length as u64)
-            ),
-            (_, None) => format!(
-                "{} tokens, {state}",
-                terminal::grouped(figure.length as u64)
-            ),
+            (_, Some(kind)) => format!("{kind}, {tokens} tokens, {state}"),
+            (_, None) => format!("{tokens} tokens, {state}"),
         };
-        let point = (
-            figure.range.end as f64,
-            figure.accuracy.unwrap_or(figure.loss),
-        );
+        let (x, y) = (figure.range.end, figure.accuracy.unwrap_or(figure.loss));
+        let point = (x as f64, y);
         match drawn.iter_mut().find(|curve| curve.name == name) {
             Some(curve) => curve.points.push(point),
             None => drawn.push(Curve {

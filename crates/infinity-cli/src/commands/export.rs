@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{copy_conversations, copy_template, save_like};
-use infinity_model::{Precision, Pretrained, SaveOptions, WeightFormat, save_pretrained_with};
+use infinity_model::{Precision, SaveOptions, WeightFormat, save_pretrained_with};
 
 use crate::args::Global;
 use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::{self, errors};
 
-/// Which model, where to, and how.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
@@ -39,7 +38,6 @@ pub(crate) struct ExportArgs {
     overwrite: bool,
 }
 
-/// Loads and writes.
 pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
     let (found, target) = (args.of.find()?, &args.output_dir);
     let shown = target.display();
@@ -64,32 +62,23 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         ("--dtype", args.dtype.is_some()),
         ("--max-shard-size", args.max_shard_size.is_some()),
     ];
-    let given = of_models.into_iter().find(|(_, given)| *given);
-    match (found.has_adapters(), args.merge) {
-        (true, false) if given.is_some() => {
-            let flag = given.map_or("", |(flag, _)| flag);
+    if found.has_adapters() && !args.merge {
+        if let Some((flag, _)) = of_models.iter().find(|(_, given)| *given) {
             return Err(errors::usage(format!(
                 "{flag} is for a model, and these are adapters, which are written in one file with the numbers that \
                  they have: --merge makes one of both"
             )));
         }
-        (true, false) => {
-            found.save_adapter(target, &chosen.device)?;
-            settle(target, found.chat_template())?;
-            return said("adapter", target);
-        }
-        (false, true) => {
-            let model = args.of.model.display();
-            return Err(errors::usage(format!("--merge: {model} has no adapters")));
-        }
-        _ => {}
+        found.save_adapter(target, &chosen.device)?;
+        settle(target, found.chat_template())?;
+        return said("adapter", target);
     }
-    let Pretrained {
-        model,
-        tokenizer,
-        generation,
-        ..
-    } = model_dir::load(&found, Precision::F32, &chosen.device, global.quiet)?;
+    if args.merge && !found.has_adapters() {
+        let model = args.of.model.display();
+        return Err(errors::usage(format!("--merge: {model} has no adapters")));
+    }
+    let loaded = model_dir::load(&found, Precision::F32, &chosen.device)?;
+    let (model, tokenizer) = (loaded.model, loaded.tokenizer.as_ref());
     if let Some(like) = &args.like {
         save_like(target, &model, like)?;
         settle(target, Some(like.join(TEMPLATE)))?;
@@ -99,11 +88,11 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
         format: Some(args.dtype.unwrap_or(WeightFormat::F32)),
         max_shard_bytes: args.max_shard_size,
     };
-    save_pretrained_with(target, &model, tokenizer.as_ref(), &generation, &options)?;
+    save_pretrained_with(target, &model, tokenizer, &loaded.generation, &options)?;
     // How a conversation is written is no part of what is loaded.
     let mut template = found.chat_template();
     if let Some(from) = found.tokenizer().ok().as_deref().and_then(Path::parent) {
-        copy_conversations(target, from, tokenizer.as_ref())?;
+        copy_conversations(target, from, tokenizer)?;
         template = template.or_else(|| Some(from.join(TEMPLATE)));
     }
     settle(target, template)?;
@@ -121,18 +110,14 @@ fn settle(target: &Path, template: Option<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says what was written.
 fn said(what: &str, target: &Path) -> anyhow::Result<u8> {
     let shown = target.display();
     let files = target.read_dir()?.flatten().map(|entry| entry.path());
-    let weights: Vec<PathBuf> = files
-        .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
-        .collect();
-    let sizes = weights
-        .iter()
-        .filter_map(|path| Some(path.metadata().ok()?.len()));
-    let bytes = terminal::bytes(sizes.sum());
-    terminal::line(&match weights.len() {
+    let weights = files.filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
+    let sizes = weights.map(|path| path.metadata().map_or(0, |data| data.len()));
+    let sizes: Vec<u64> = sizes.collect();
+    let bytes = terminal::bytes(sizes.iter().sum());
+    terminal::line(&match sizes.len() {
         1 => format!("{what} in {shown}: {bytes} of weights"),
         files => format!("{what} in {shown}: {bytes} of weights in {files} files"),
     })?;
@@ -142,33 +127,21 @@ fn said(what: &str, target: &Path) -> anyhow::Result<u8> {
 /// A number of bytes with a unit, of 1000 (`MB`) or 1024 (`MiB`), or without one.
 fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 10] = [
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("TiB", 1 << 40),
-        ("KB", 1_000),
-        ("MB", 1_000_000),
-        ("GB", 1_000_000_000),
-        ("TB", 1_000_000_000_000),
-        ("B", 1),
+        ("kib", 1 << 10),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("tib", 1 << 40),
+        ("kb", 1_000),
+        ("mb", 1_000_000),
+        ("gb", 1_000_000_000),
+        ("tb", 1_000_000_000_000),
+        ("b", 1),
         ("", 1),
     ];
-    let text = text.trim();
-    let ends = |unit: &str| {
-        let at = text
-            .len()
-            .checked_sub(unit.len())
-            .filter(|at| text.is_char_boundary(*at))?;
-        let (number, end) = text.split_at(at);
-        end.eq_ignore_ascii_case(unit).then_some(number.trim_end())
-    };
-    let (number, unit) = (UNITS.into_iter())
-        .find_map(|(unit, bytes)| Some((ends(unit)?, bytes)))
-        .unwrap_or((text, 1));
-    let bytes = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit));
+    let text = text.trim().to_ascii_lowercase();
+    let mut read = UNITS.iter();
+    let read = read.find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?.trim_end(), bytes)));
+    let bytes = read.and_then(|(number, unit)| number.parse::<u64>().ok()?.checked_mul(*unit));
     bytes.filter(|bytes| *bytes > 0).ok_or_else(|| {
         "it must be a whole number above 0 with or without a unit, as in 5GB".to_owned()
     })

@@ -4,7 +4,7 @@
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
-use infinity_train::config::key;
+use infinity_train::config::{ConfigError, ConfigLayers, key};
 
 /// One flag. Flags of the same key override each other, the last on the line wins.
 pub(super) struct Flag {
@@ -168,8 +168,19 @@ impl std::fmt::Debug for Flag {
     }
 }
 
+/// `layers` with those of `flags` that have a value, each with its key.
+pub(super) fn over<const N: usize>(
+    layers: ConfigLayers,
+    flags: [(&str, &str, &Option<String>); N],
+) -> Result<ConfigLayers, ConfigError> {
+    let mut given = flags.into_iter();
+    given.try_fold(layers, |layers, (flag, key, value)| match value {
+        Some(value) => layers.flag(flag, key, value),
+        None => Ok(layers),
+    })
+}
+
 impl Given {
-    /// Whether the flag was given.
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(flag, _)| flag.name == name)
     }
@@ -257,7 +268,6 @@ impl FromArgMatches for Given {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use infinity_train::config::ConfigLayers;
 
     #[test]
     fn every_flag_sets_a_key_that_exists() {

@@ -5,24 +5,22 @@
 use std::io::{self, IsTerminal, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::Args;
 use infinity_model::compression::Width;
 use infinity_model::generate::{Context, FinishReason, Generation, Identity, generate_from};
 use infinity_model::state_file::SavedSize;
-use infinity_model::{GenerationConfig, InfinityModel, Precision, Pretrained, Tokenizer};
+use infinity_model::{GenerateError, GenerationConfig, Precision};
 use serde_json::{Value, json};
 
 use super::sampling::{LimitFlags, SamplingFlags};
 use crate::args::{Global, MemoryFlags, whole};
 use crate::device;
 use crate::model_dir::{self, ModelArgs};
-use crate::terminal::signals::{self, Heeding};
+use crate::terminal::signals::Heeding;
 use crate::terminal::{self, errors};
 
-/// What to continue, with what, and how to show it.
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
@@ -66,7 +64,6 @@ pub(crate) struct GenerateArgs {
     json: bool,
 }
 
-/// Generates and prints.
 pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
     let found = args.of.find()?;
     if let Some(path) = &args.state_out {
@@ -74,61 +71,46 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
     }
     let prompt = read_prompt(&args)?;
     let chosen = device::open(&device::wanted(global))?;
-    let Pretrained {
-        model,
-        tokenizer,
-        generation,
-        ..
-    } = model_dir::load(&found, args.precision, &chosen.device, global.quiet)?;
-    let model = args.memory.on(model)?;
-    let tokenizer = model_dir::needed(tokenizer, &args.of.model)?;
-    let (config, unused) = args
-        .sampling
-        .over(args.limit.over(generation), global.seed)?;
+    let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
+    let model = args.memory.on(loaded.model)?;
+    let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
+    let base = args.limit.over(loaded.generation);
     let dropped = tokenizer.dropped(&prompt)?;
-    if !global.quiet {
-        unused.iter().for_each(|what| terminal::warning(what));
-        if let Some(first) = dropped.first.filter(|_| dropped.check().is_ok()) {
-            terminal::warning(&format!(
-                "the tokenizer has no token for {} of the prompt's {} characters, {first:?} first: \
-                 they are left out",
-                dropped.characters, dropped.of
-            ));
-        }
+    let config = args.sampling.over(base, global.seed)?;
+    if let Some(first) = dropped.first.filter(|_| dropped.check().is_ok()) {
+        terminal::warning(&format!(
+            "the tokenizer has no token for {} of the prompt's {} characters, {first:?} first: \
+             they are left out",
+            dropped.characters, dropped.of
+        ));
     }
     let start = match &args.state_in {
         Some(path) => Context::load(path, &model, Some(&tokenizer))?,
         None => Context::new(&model),
     };
-    let interrupt = signals::listen("")?;
-    let mut heeding = Heeding::on(&chosen.device, &interrupt);
+    let mut heeding = Heeding::listen(&chosen.device)?;
     heeding.begin();
-    let stop = interrupt.asked;
     let mut seed = config.seed;
     for number in 0..args.num_samples {
         let config = GenerationConfig {
             seed,
             ..config.clone()
         };
-        let mut show = Show {
-            args: &args,
-            prompt: &prompt,
-            stop: &stop,
-            heeding: &mut heeding,
-        };
-        let (made, context) = show.generate(&model, &tokenizer, start.clone(), &config)?;
+        let (made, context) = shown(&args, &prompt, &mut heeding, |on_text| {
+            generate_from(&model, &tokenizer, &prompt, start.clone(), &config, on_text)
+        })?;
         if let Some(path) = &args.state_out {
             let notes = [("command", terminal::command_line())];
             let identity = Identity::of(&model, Some(&tokenizer));
             let size = context.save_in(path, &model, &identity, &notes, args.compress)?;
-            if let (Some(bits), false) = (args.compress, global.quiet) {
-                terminal::note(&kept(bits, size));
+            if let Some(bits) = args.compress {
+                terminal::remark(&kept(bits, size));
             }
         }
-        if !global.quiet && !args.json {
-            terminal::note(&closing_line(&made, &chosen.name, config.is_greedy()));
+        if !args.json {
+            terminal::remark(&closing_line(&made, &chosen.name, config.is_greedy()));
         }
-        if stop.load(Ordering::SeqCst) {
+        if heeding.stops() {
             return Ok(errors::INTERRUPTED);
         }
         // Each continuation has a seed of its own that can be given again.
@@ -150,98 +132,83 @@ fn bits(text: &str) -> Result<Width, String> {
 
 /// What was kept, and what it would be exactly.
 fn kept(bits: Width, size: SavedSize) -> String {
-    let ratio = |[exact, kept]: [usize; 2]| exact as f64 / kept as f64;
-    format!(
-        "kept in {bits} bits: memory {} in {} ({:.2} times), file {} in {} ({:.2} times)",
-        terminal::bytes(size.memory[0] as u64),
-        terminal::bytes(size.memory[1] as u64),
-        ratio(size.memory),
-        terminal::bytes(size.file[0] as u64),
-        terminal::bytes(size.file[1] as u64),
-        ratio(size.file),
-    )
+    let [memory, file] = [size.memory, size.file].map(|[exact, kept]| {
+        let ratio = exact as f64 / kept as f64;
+        let [exact, kept] = [exact, kept].map(|bytes| terminal::bytes(bytes as u64));
+        format!("{exact} in {kept} ({ratio:.2} times)")
+    });
+    format!("kept in {bits} bits: memory {memory}, file {file}")
 }
 
-/// How one continuation is shown.
-struct Show<'a> {
-    args: &'a GenerateArgs,
-    prompt: &'a str,
-    stop: &'a AtomicBool,
-    heeding: &'a mut Heeding,
-}
-
-impl Show<'_> {
-    fn generate(
-        &mut self,
-        model: &InfinityModel,
-        tokenizer: &Tokenizer,
-        start: Context,
-        config: &GenerationConfig,
-    ) -> anyhow::Result<(Generation, Context)> {
-        let args = self.args;
-        let streams = !args.no_stream && !args.json;
-        let echo = if args.no_echo { "" } else { self.prompt };
-        // The prompt comes with the first new text: what is refused before shows nothing.
-        let mut owed = Some(echo);
-        let mut broken = None;
-        let mut on_text = |text: &str| {
-            self.heeding.step();
-            if streams && !text.is_empty() {
-                let shown = format!("{}{text}", owed.take().unwrap_or_default());
-                broken = terminal::piece(&shown).err();
-            }
-            match broken.is_some() || self.stop.load(Ordering::SeqCst) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        };
-        let made = generate_from(model, tokenizer, self.prompt, start, config, &mut on_text);
-        if made.is_err() && owed.is_none() {
-            // The message begins a line of its own.
-            terminal::line("")?;
+/// Shows the continuation of `prompt` that `make` makes, piece by piece or as a whole.
+fn shown(
+    args: &GenerateArgs,
+    prompt: &str,
+    heeding: &mut Heeding,
+    make: impl FnOnce(
+        &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(Generation, Context), GenerateError>,
+) -> anyhow::Result<(Generation, Context)> {
+    let streams = !args.no_stream && !args.json;
+    let echo = if args.no_echo { "" } else { prompt };
+    // The prompt comes with the first new text: what is refused before shows nothing.
+    let mut owed = Some(echo);
+    let mut broken = None;
+    let made = make(&mut |text| {
+        heeding.step();
+        if streams && !text.is_empty() {
+            let shown = format!("{}{text}", owed.take().unwrap_or_default());
+            broken = terminal::piece(&shown).err();
         }
-        let (made, context) = made?;
-        if let Some(error) = broken {
-            return Err(error.into());
+        match broken {
+            Some(_) => ControlFlow::Break(()),
+            None => heeding.going_on(),
         }
-        match (args.json, streams) {
-            (true, _) => terminal::line(&as_json(self.prompt, &made).to_string())?,
-            // Nothing continues a prompt that was not read to its end.
-            (_, true) if made.prompt_left > 0 => {}
-            (_, true) => terminal::line(owed.unwrap_or_default())?,
-            (_, false) => terminal::line(&format!("{echo}{}", made.text))?,
-        }
-        Ok((made, context))
+    });
+    if made.is_err() && owed.is_none() {
+        // The message begins a line of its own.
+        terminal::line("")?;
     }
+    let (made, context) = made?;
+    if let Some(error) = broken {
+        return Err(error.into());
+    }
+    match (args.json, streams) {
+        (true, _) => terminal::line(&as_json(prompt, &made).to_string())?,
+        // Nothing continues a prompt that was not read to its end.
+        (_, true) if made.prompt_left > 0 => {}
+        (_, true) => terminal::line(owed.unwrap_or_default())?,
+        (_, false) => terminal::line(&format!("{echo}{}", made.text))?,
+    }
+    Ok((made, context))
 }
 
 /// The prompt from the flag, a file, or standard input; nothing where a kept text goes on.
 fn read_prompt(args: &GenerateArgs) -> anyhow::Result<String> {
-    if let Some(prompt) = &args.prompt {
-        return Ok(prompt.clone());
-    }
-    let stdin = Path::new("-");
-    let path = args.prompt_file.as_deref().unwrap_or(stdin);
-    if args.prompt_file.is_none() && args.state_in.is_some() {
-        return Ok(String::new());
-    }
-    let mut bytes = Vec::new();
-    if path == stdin {
-        if args.prompt_file.is_none() && io::stdin().is_terminal() {
+    let path = match (&args.prompt, &args.prompt_file) {
+        (Some(prompt), _) => return Ok(prompt.clone()),
+        (_, Some(path)) => path,
+        _ if args.state_in.is_some() => return Ok(String::new()),
+        _ if io::stdin().is_terminal() => {
             return Err(errors::usage(
                 "no prompt: give -p TEXT, -f FILE, or text on standard input",
             ));
         }
-        io::stdin()
-            .read_to_end(&mut bytes)
-            .context("cannot read standard input")?;
-    } else {
-        bytes = std::fs::read(path)
-            .with_context(|| format!("cannot read the prompt {}", path.display()))?;
-    }
-    let name = match path == stdin {
-        true => "standard input".into(),
-        false => path.to_string_lossy(),
+        _ => Path::new("-"),
+    };
+    let mut bytes = Vec::new();
+    let name = match path == Path::new("-") {
+        true => {
+            let read = io::stdin().read_to_end(&mut bytes);
+            read.context("cannot read standard input")?;
+            "standard input".into()
+        }
+        false => {
+            let name = path.display();
+            bytes =
+                std::fs::read(path).with_context(|| format!("cannot read the prompt {name}"))?;
+            path.to_string_lossy()
+        }
     };
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -258,10 +225,9 @@ fn read_prompt(args: &GenerateArgs) -> anyhow::Result<String> {
 /// `prompt: 12 tokens, 1534.2 tok/s · decode: 256 tokens, 211.7 tok/s · state 1.6 MiB ·
 /// position 268 · …`.
 fn closing_line(made: &Generation, device: &str, greedy: bool) -> String {
-    let seed = if greedy {
-        "greedy".to_owned()
-    } else {
-        format!("seed {}", made.seed)
+    let seed = match greedy {
+        true => "greedy".to_owned(),
+        false => format!("seed {}", made.seed),
     };
     let ended = match made.finish {
         FinishReason::Length => "length",

@@ -23,7 +23,7 @@ pub(crate) mod train;
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::args::{self, Global};
+use crate::args::{self, Global, JsonArgs};
 use crate::terminal::{self, errors};
 
 /// Train, evaluate and run linear-time language models.
@@ -43,7 +43,6 @@ const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 training diverged,
 130 stopped by Ctrl-C after writing a checkpoint.";
 
-/// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Make a folder with a run that trains from this program alone
@@ -72,9 +71,9 @@ pub(crate) enum Verb {
     #[command(alias = "prepare")]
     Tokenize(tokenize::TokenizeArgs),
     /// List the devices this build can compute on
-    Devices(devices::DevicesArgs),
+    Devices(JsonArgs),
     /// Try out what this build can do on this machine, and say what to do about what is missing
-    Doctor(doctor::DoctorArgs),
+    Doctor(JsonArgs),
     /// Measure how fast a model reads and writes, at any depth of a text
     Bench(bench::BenchArgs),
     /// Check a configuration, or show what it amounts to
@@ -89,7 +88,6 @@ pub(crate) fn command() -> Command {
     args::with_underscores(Cli::command())
 }
 
-/// Which shell.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
     /// The shell

@@ -9,7 +9,6 @@ use infinity_plot::{Across, Run, figure};
 use crate::args::Global;
 use crate::terminal::{self, errors};
 
-/// Which runs, against what, and where the picture goes.
 #[derive(Debug, Args)]
 pub(crate) struct PlotArgs {
     /// Run directories, or their metrics.jsonl
@@ -35,7 +34,6 @@ enum X {
     Time,
 }
 
-/// Reads, draws, writes.
 pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
     let across = match args.x {
         X::Step => Across::Step,
@@ -43,10 +41,8 @@ pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
         X::Time => Across::Time,
     };
     let runs = read(&args.runs)?;
-    if !global.quiet {
-        let notes = runs.iter().flat_map(|run| &run.notes);
-        notes.for_each(|note| terminal::warning(note));
-    }
+    let notes = runs.iter().flat_map(|run| &run.notes);
+    notes.for_each(|note| terminal::warning(note));
     let svg = figure(&runs, across);
     for path in files(args)? {
         save(&svg, &path)?;
@@ -85,7 +81,6 @@ fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// The files to write.
 fn files(args: &PlotArgs) -> anyhow::Result<Vec<PathBuf>> {
     let both = |path: &Path| {
         ["svg", "png"]

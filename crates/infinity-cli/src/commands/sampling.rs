@@ -4,6 +4,7 @@ use clap::Args;
 use infinity_model::GenerationConfig;
 
 use crate::args::count;
+use crate::terminal;
 
 /// How much is generated.
 #[derive(Debug, Default, Args)]
@@ -74,12 +75,18 @@ pub(crate) struct SamplingFlags {
 }
 
 impl SamplingFlags {
-    /// `base` with what the flags and the global seed say, checked, and warnings of flags that come
-    /// to nothing.
-    ///
-    /// # Errors
-    /// A value out of range, with its key, value and limit.
+    /// `base` with what the flags and the global seed say, checked; warns of flags that come to nothing.
     pub(crate) fn over(
+        &self,
+        base: GenerationConfig,
+        seed: Option<u64>,
+    ) -> anyhow::Result<GenerationConfig> {
+        let (config, unused) = self.layered(base, seed)?;
+        unused.iter().for_each(|what| terminal::warning(what));
+        Ok(config)
+    }
+
+    fn layered(
         &self,
         base: GenerationConfig,
         seed: Option<u64>,
@@ -152,7 +159,7 @@ mod tests {
     fn over(base: GenerationConfig, line: &str) -> anyhow::Result<(GenerationConfig, Vec<String>)> {
         let words = std::iter::once("x").chain(line.split_whitespace());
         let line = Line::try_parse_from(words)?;
-        line.sampling.over(line.limit.over(base), Some(7))
+        line.sampling.layered(line.limit.over(base), Some(7))
     }
 
     fn config(line: &str) -> anyhow::Result<GenerationConfig> {

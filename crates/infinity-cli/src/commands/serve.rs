@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use infinity_model::pretrained::read_settings;
-use infinity_model::{GenerationConfig, Precision, Pretrained};
+use infinity_model::{GenerationConfig, Precision};
 use infinity_serve::{Engine, EngineConfig, EngineHandle, Served, ServerConfig, router};
 use tokio::net::TcpListener;
 
@@ -24,7 +24,6 @@ use crate::terminal::{self, errors, signals};
 /// How often a wish to stop is looked for.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Which model, where, and for whom.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
@@ -112,9 +111,7 @@ pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
     let address = listener.local_addr()?;
     let interrupt =
         signals::listen("stopping: answers may finish, sessions are saved (again: now)")?;
-    if !global.quiet {
-        terminal::note(&format!("loading {}", args.of.model.display()));
-    }
+    terminal::remark(&format!("loading {}", args.of.model.display()));
 
     let served = Served::loading();
     let early = runtime.spawn(infinity_serve::serve(
@@ -128,19 +125,15 @@ pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
     ));
     served.ready(start(&args, &found, global)?);
     interrupt.heeded.store(true, Ordering::SeqCst);
-    if !global.quiet {
-        terminal::note(&format!("http://{address}/ is ready; Ctrl-C stops it"));
-    }
+    terminal::remark(&format!("http://{address}/ is ready; Ctrl-C stops it"));
     runtime.block_on(early)??;
     Ok(errors::OK)
 }
 
 fn start(args: &ServeArgs, found: &Found, global: &Global) -> anyhow::Result<EngineHandle> {
     let chosen = device::open(&device::wanted(global))?;
-    let Pretrained {
-        model, tokenizer, ..
-    } = model_dir::load(found, args.precision, &chosen.device, global.quiet)?;
-    let tokenizer = model_dir::needed(tokenizer, &args.of.model)?;
+    let loaded = model_dir::load(found, args.precision, &chosen.device)?;
+    let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
     let limits = EngineConfig {
         max_rows: args.max_rows as usize,
         max_queue: args.max_queue as usize,
@@ -149,7 +142,7 @@ fn start(args: &ServeArgs, found: &Found, global: &Global) -> anyhow::Result<Eng
         state_dir: args.state_dir.clone(),
         ..EngineConfig::default()
     };
-    Ok(Engine::start(model, tokenizer, limits)?)
+    Ok(Engine::start(loaded.model, tokenizer, limits)?)
 }
 
 /// Ends when a signal has asked for it and the engine is on its way to stop.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use burn::tensor::{Device, Tensor};
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use infinity_model::{LayerState, ModelState, state_file};
 use serde_json::{Value, json};
 
@@ -12,51 +12,45 @@ use crate::args::Global;
 use crate::device;
 use crate::terminal::{self, errors};
 
-/// What to do with states.
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateVerb {
     /// Show what is in a state: layers, sizes, tokens read, and how large its numbers are
-    Inspect(InspectArgs),
+    Inspect {
+        /// File that a command's --state-out wrote
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show how far two states of one model are apart
-    Diff(DiffArgs),
+    Diff {
+        /// The first
+        #[arg(value_name = "FILE")]
+        first: PathBuf,
+        /// The second
+        #[arg(value_name = "OTHER")]
+        second: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
-/// Which state.
-#[derive(Debug, Args)]
-pub(crate) struct InspectArgs {
-    /// File that a command's --state-out wrote
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// Which states.
-#[derive(Debug, Args)]
-pub(crate) struct DiffArgs {
-    /// The first
-    #[arg(value_name = "FILE")]
-    first: PathBuf,
-    /// The second
-    #[arg(value_name = "OTHER")]
-    second: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// Shows one state or compares two.
 pub(crate) fn run(verb: &StateVerb, global: &Global) -> anyhow::Result<u8> {
     let device = device::open(&device::wanted(global))?.device;
-    let (lines, json) = match verb {
-        StateVerb::Inspect(args) => (inspect(&args.file, &device)?, args.json),
-        StateVerb::Diff(args) => (diff(&args.first, &args.second, &device)?, args.json),
+    let ((lines, object), json) = match verb {
+        StateVerb::Inspect { file, json } => (inspect(file, &device)?, json),
+        StateVerb::Diff {
+            first,
+            second,
+            json,
+        } => (diff(first, second, &device)?, json),
     };
-    match json {
-        true => terminal::line(&lines.1.to_string())?,
-        false => terminal::line(&lines.0.join("\n"))?,
-    }
+    terminal::line(&match json {
+        true => object.to_string(),
+        false => lines.join("\n"),
+    })?;
     Ok(errors::OK)
 }
 
@@ -81,11 +75,9 @@ fn inspect(path: &Path, device: &Device) -> anyhow::Result<Shown> {
         terminal::bytes(bytes),
         tokens(&state),
     )];
-    lines.extend(
-        notes
-            .iter()
-            .map(|(key, value)| format!("{key:<14} {value}")),
-    );
+    for (key, value) in &notes {
+        lines.push(format!("{key:<14} {value}"));
+    }
     lines.push(format!(
         "{:>5}  {:<10} {:<24} {:>10}  by time scale",
         "layer", "", "shape", "RMS"
@@ -93,26 +85,23 @@ fn inspect(path: &Path, device: &Device) -> anyhow::Result<Shown> {
     let mut layers = Vec::new();
     for (i, layer) in state.layers.iter().enumerate() {
         for part in parts(layer) {
-            let scales: Vec<String> = part.scales().iter().map(|x| format!("{x:.3e}")).collect();
+            let (name, rms, by_scale) = (part.name, rms(&part.values), part.scales());
+            let scales: Vec<String> = by_scale.iter().map(|x| format!("{x:.3e}")).collect();
+            let shape = format!("{:?}", part.shape);
             lines.push(format!(
-                "{i:>5}  {:<10} {:<24} {:>10.3e}  {}",
-                part.name,
-                format!("{:?}", part.shape),
-                rms(&part.values),
+                "{i:>5}  {name:<10} {shape:<24} {rms:>10.3e}  {}",
                 scales.join(" ")
             ));
             layers.push(json!({
-                "layer": i, "name": part.name, "shape": part.shape, "rms": rms(&part.values),
-                "rms_by_scale": part.scales(),
+                "layer": i, "name": name, "shape": part.shape, "rms": rms,
+                "rms_by_scale": by_scale,
             }));
         }
     }
-    let notes: serde_json::Map<String, Value> = notes
-        .into_iter()
-        .map(|(key, value)| (key, value.into()))
-        .collect();
+    let notes = notes.into_iter().map(|(key, value)| (key, value.into()));
     let json = json!({
-        "position": state.position, "bytes": bytes, "notes": notes, "tensors": layers,
+        "position": state.position, "bytes": bytes, "notes": Value::Object(notes.collect()),
+        "tensors": layers,
     });
     Ok((lines, json))
 }
@@ -120,13 +109,11 @@ fn inspect(path: &Path, device: &Device) -> anyhow::Result<Shown> {
 fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
     let (a, a_notes) = read(first, device)?;
     let (b, b_notes) = read(second, device)?;
-    let model = |notes: &[(String, String)]| {
-        let mut notes = notes.iter();
-        notes
-            .find(|(key, _)| key == "model")
-            .map(|(_, name)| name.clone())
-    };
-    let one_model = model(&a_notes) == model(&b_notes);
+    let [of_a, of_b] = [&a_notes, &b_notes].map(|notes| {
+        let note = notes.iter().find(|(key, _)| key == "model");
+        note.map(|(_, name)| name)
+    });
+    let one_model = of_a == of_b;
     let mut lines = vec![
         format!("tokens read: {} and {}", tokens(&a), tokens(&b)),
         format!("of one model: {}", if one_model { "yes" } else { "no" }),
@@ -160,11 +147,8 @@ fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
             let apart: Vec<f32> = apart.collect();
             let largest = apart.iter().copied().fold(0.0, f32::max);
             let ratio = rms(&apart) / rms(&a.values).max(f64::MIN_POSITIVE);
-            equal &= a
-                .values
-                .iter()
-                .map(|x| x.to_bits())
-                .eq(b.values.iter().map(|x| x.to_bits()));
+            let bits = |part: &Part| part.values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            equal &= bits(&a) == bits(&b);
             lines.push(format!(
                 "{i:>5}  {:<10} {largest:>12.3e}  {ratio:>12.3e}",
                 a.name
@@ -174,11 +158,12 @@ fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
             }));
         }
     }
-    lines.push(if equal {
-        "equal in every bit".into()
+    let told = if equal {
+        "equal in every bit"
     } else {
-        "not equal".to_owned()
-    });
+        "not equal"
+    };
+    lines.push(told.to_owned());
     let json = json!({
         "positions": [a.position, b.position], "one_model": one_model, "equal": equal,
         "tensors": layers,
@@ -187,12 +172,8 @@ fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
 }
 
 fn tokens(state: &ModelState) -> String {
-    let read: Vec<String> = state
-        .position
-        .iter()
-        .map(|n| terminal::grouped(*n))
-        .collect();
-    read.join(", ")
+    let read = state.position.iter().map(|n| terminal::grouped(*n));
+    read.collect::<Vec<_>>().join(", ")
 }
 
 /// One tensor of a layer.

@@ -11,10 +11,9 @@ use infinity_train::data::{DataEvent, tokenize_to};
 use serde_json::json;
 
 use super::config::tokenizer;
-use crate::args::Global;
+use super::flags::over;
 use crate::terminal::{self, errors, signals};
 
-/// What to read, with which tokenizer, and where to put it.
 #[derive(Debug, Args)]
 pub(crate) struct TokenizeArgs {
     /// .txt, .jsonl or .csv files, or directories of them, read in this order
@@ -46,15 +45,13 @@ pub(crate) struct TokenizeArgs {
     json: bool,
 }
 
-/// Tokenizes and says what became of the text.
-pub(crate) fn run(args: TokenizeArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: TokenizeArgs) -> anyhow::Result<u8> {
     let config = config(&args)?;
     signals::ends()?;
-    let quiet = global.quiet || args.json;
     let mut notify = |event: DataEvent| {
         // The last event repeats what is printed below.
-        if !quiet && !matches!(event, DataEvent::Ready { .. }) {
-            terminal::note(&event.to_string());
+        if !args.json && !matches!(event, DataEvent::Ready { .. }) {
+            terminal::remark(&event.to_string());
         }
     };
     let made = tokenize_to(
@@ -65,25 +62,23 @@ pub(crate) fn run(args: TokenizeArgs, global: &Global) -> anyhow::Result<u8> {
         &mut notify,
     )?;
     let directory = args.output_dir.display();
-    if made.train.is_empty() && !global.quiet {
+    if made.train.is_empty() {
         terminal::warning(&format!(
             "{directory} has 0 training tokens: all of the text is kept for validation; give more \
              text, or a smaller --val-fraction"
         ));
     }
     if args.json {
-        terminal::line(
-            &json!({
-                "directory": directory.to_string(),
-                "vocab_size": made.tokenizer.vocab_size(),
-                "train_tokens": made.train.len(),
-                "validation_tokens": made.valid.len(),
-                "train_bytes": made.train.text_bytes(),
-                "validation_bytes": made.valid.text_bytes(),
-                "train_documents": made.train.documents(),
-            })
-            .to_string(),
-        )?;
+        let made = json!({
+            "directory": directory.to_string(),
+            "vocab_size": made.tokenizer.vocab_size(),
+            "train_tokens": made.train.len(),
+            "validation_tokens": made.valid.len(),
+            "train_bytes": made.train.text_bytes(),
+            "validation_bytes": made.valid.text_bytes(),
+            "train_documents": made.train.documents(),
+        });
+        terminal::line(&made.to_string())?;
         return Ok(errors::OK);
     }
     let next = match made.train.is_empty() {
@@ -103,23 +98,21 @@ pub(crate) fn run(args: TokenizeArgs, global: &Global) -> anyhow::Result<u8> {
 
 /// The sections `[data]` and `[tokenizer]` that the flags amount to, checked like any other.
 fn config(args: &TokenizeArgs) -> anyhow::Result<RunConfig> {
-    let mut layers = ConfigLayers::new();
     let append_eos = args.append_eos.then(|| "true".to_owned());
-    for (flag, key, value) in [
-        (
-            "--validation-file",
-            "data.validation_file",
-            &args.validation_file,
-        ),
-        ("--val-fraction", "data.val_fraction", &args.val_fraction),
-        ("--text-column", "data.text_column", &args.text_column),
-        ("--append-eos", "data.append_eos", &append_eos),
-        ("--train-bpe", "tokenizer.train_bpe", &args.train_bpe),
-    ] {
-        if let Some(value) = value {
-            layers = layers.flag(flag, key, value)?;
-        }
-    }
+    let mut layers = over(
+        ConfigLayers::new(),
+        [
+            (
+                "--validation-file",
+                "data.validation_file",
+                &args.validation_file,
+            ),
+            ("--val-fraction", "data.val_fraction", &args.val_fraction),
+            ("--text-column", "data.text_column", &args.text_column),
+            ("--append-eos", "data.append_eos", &append_eos),
+            ("--train-bpe", "tokenizer.train_bpe", &args.train_bpe),
+        ],
+    )?;
     if let Some(given) = &args.tokenizer {
         layers = tokenizer(layers, given)?;
     }

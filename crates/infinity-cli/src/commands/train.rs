@@ -10,18 +10,17 @@ use infinity_model::Formats;
 use infinity_model::count::{
     forward_flops_per_token, state_bytes, state_bytes_per_token, training_flops_per_token,
 };
-use infinity_train::config::{LoadedConfig, LoggingConfig, Progress, RunConfig};
+use infinity_train::config::{LoadedConfig, Progress, RunConfig};
 use infinity_train::run_dir::{FINAL, is_used};
 use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
 
 use super::config::ConfigFlags;
-use super::eval::{self, EvalArgs, StreamArgs};
-use crate::args::{Global, MemoryFlags};
-use crate::device::Ranks;
+use super::eval::{self, EvalArgs};
+use crate::args::Global;
+use crate::device::{Backend, Ranks};
 use crate::model_dir::ModelArgs;
-use crate::terminal::{self, errors, preparing, progress, signals};
+use crate::terminal::{self, errors, progress, signals};
 
-/// A run: its configuration, and where it starts.
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
@@ -58,12 +57,12 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
         signals::remember();
     }
     if matches!(progress, Progress::Tui | Progress::None) {
-        preparing::silence();
+        terminal::be_quiet();
     }
     let mut reporter = progress::to_stdout(progress, global.quiet);
-    announcement(&config, &ranks)
-        .iter()
-        .for_each(|line| reporter.message(line));
+    for line in announcement(&config, &ranks) {
+        reporter.message(&line);
+    }
     let interrupt = signals::listen(match progress {
         // The dashboard has the screen.
         Progress::Tui => "",
@@ -118,13 +117,9 @@ fn measure(config: &RunConfig, global: &Global) -> anyhow::Result<u8> {
         max_seq_length: Some(config.data.max_seq_length.to_string()),
         batch_size: Some(config.training.per_device_eval_batch_size.to_string()),
         max_eval_batches: Some(config.eval.max_batches.to_string()),
-        text_column: None,
         cache_dir: Some(config.data.cache_dir.display().to_string()),
         precision: Some(config.run.precision),
-        json: false,
-        memory: MemoryFlags::default(),
-        stream: StreamArgs::default(),
-        task: super::eval_task::TaskArgs::default(),
+        ..EvalArgs::default()
     };
     eval::run(args, global).context("--do-eval without --do-train measures a trained model")
 }
@@ -208,7 +203,7 @@ fn announcement(config: &RunConfig, ranks: &Ranks) -> [String; 3] {
 }
 
 /// `--dry-run`: takes some steps for their cost, and says what the run would be.
-fn describe_only(config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Result<u8> {
+fn describe_only(mut config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Result<u8> {
     for line in announcement(&config, ranks) {
         terminal::line(&line)?;
     }
@@ -227,13 +222,7 @@ fn describe_only(config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Re
         resume: None,
         config_text: source,
     };
-    let config = RunConfig {
-        logging: LoggingConfig {
-            progress: Progress::None,
-            ..config.logging
-        },
-        ..config
-    };
+    config.logging.progress = Progress::None;
     let estimate = estimate(config, ranks.devices(), control)?;
     if asked.load(Ordering::Relaxed) {
         return Ok(errors::INTERRUPTED);
@@ -244,7 +233,6 @@ fn describe_only(config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Re
     Ok(errors::OK)
 }
 
-/// An estimate in lines.
 fn estimated(e: &Estimate, window: usize) -> [String; 6] {
     let tokens = e.total_steps * e.tokens_per_step;
     let flops = match e.frozen {
@@ -315,16 +303,6 @@ fn result(report: &TrainReport, model: &Path, prompt: &str, quiet: bool) -> Stri
     text
 }
 
-/// Features besides the default that this build has: a command that Cargo runs must name them too.
-const FEATURES: [(&str, bool); 6] = [
-    ("ndarray", cfg!(feature = "ndarray")),
-    ("wgpu", cfg!(feature = "wgpu")),
-    ("vulkan", cfg!(feature = "vulkan")),
-    ("metal", cfg!(feature = "metal")),
-    ("cuda", cfg!(feature = "cuda")),
-    ("rocm", cfg!(feature = "rocm")),
-];
-
 /// What stands for `infinity` at the start of a command line: `cargo run --release --` under Cargo,
 /// the path where one was typed, else the name.
 fn program() -> String {
@@ -337,31 +315,25 @@ fn program() -> String {
 
 fn started(by_cargo: bool, typed: &str) -> String {
     if by_cargo {
-        return by_cargo_run();
+        let profile = match cfg!(debug_assertions) {
+            true => "",
+            false => " --release",
+        };
+        // Those besides the default: a command that Cargo runs must name them too.
+        let features: Vec<&str> = (Backend::compiled().map(Backend::name))
+            .filter(|name| *name != "flex")
+            .collect();
+        let features = match features[..] {
+            [] => String::new(),
+            _ => format!(" --features {}", features.join(",")),
+        };
+        return format!("cargo run{profile}{features} --");
     }
     // A name without a path was found on the PATH, and will be again.
     match typed.contains(['/', MAIN_SEPARATOR]) {
         true => terminal::shell_word(typed),
         false => env!("CARGO_BIN_NAME").to_owned(),
     }
-}
-
-fn by_cargo_run() -> String {
-    let features: Vec<&str> = FEATURES
-        .iter()
-        .filter(|(_, built)| *built)
-        .map(|(name, _)| *name)
-        .collect();
-    let profile = if cfg!(debug_assertions) {
-        ""
-    } else {
-        " --release"
-    };
-    let features = match features[..] {
-        [] => String::new(),
-        _ => format!(" --features {}", features.join(",")),
-    };
-    format!("cargo run{profile}{features} --")
 }
 
 #[cfg(test)]

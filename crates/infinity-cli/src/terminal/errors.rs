@@ -68,43 +68,43 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
 ///
 /// Errors that pass another one on unchanged do not show it as their cause, so those are opened.
 fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
-    if let Some(train) = cause.downcast_ref::<TrainError>() {
-        return match train {
+    match cause.downcast_ref() {
+        Some(TrainError::Data(data)) => is_usage(data),
+        Some(TrainError::Checkpoint(checkpoint)) => matches!(
+            checkpoint,
+            CheckpointError::None { .. }
+                | CheckpointError::NoStep { .. }
+                | CheckpointError::Elsewhere { .. }
+                | CheckpointError::Changed { .. }
+        ),
+        Some(train) => matches!(
+            train,
             TrainError::Config(_)
-            | TrainError::Model(_)
-            | TrainError::Precision(_)
-            | TrainError::Unsupported { .. }
-            | TrainError::Vocabulary { .. }
-            | TrainError::NoModel(_)
-            | TrainError::OutputExists { .. }
-            | TrainError::OutputRefused { .. } => true,
-            TrainError::Data(data) => is_usage(data),
-            TrainError::Checkpoint(checkpoint) => matches!(
-                checkpoint,
-                CheckpointError::None { .. }
-                    | CheckpointError::NoStep { .. }
-                    | CheckpointError::Elsewhere { .. }
-                    | CheckpointError::Changed { .. }
-            ),
-            _ => false,
-        };
+                | TrainError::Model(_)
+                | TrainError::Precision(_)
+                | TrainError::Unsupported { .. }
+                | TrainError::Vocabulary { .. }
+                | TrainError::NoModel(_)
+                | TrainError::OutputExists { .. }
+                | TrainError::OutputRefused { .. }
+        ),
+        None => {
+            use DataError::{BadValue, NotFound, NotSet};
+            let (data, generate) = (cause.downcast_ref(), cause.downcast_ref());
+            cause.is::<Usage>()
+                || cause.is::<ConfigError>()
+                || cause.is::<infinity_model::ConfigError>()
+                || cause.is::<infinity_model::PrecisionError>()
+                || matches!(
+                    data,
+                    Some(NotSet { .. } | BadValue { .. } | NotFound { .. })
+                )
+                || matches!(
+                    generate,
+                    Some(GenerateError::Config(_) | GenerateError::EmptyPrompt)
+                )
+        }
     }
-    let data = cause.downcast_ref::<DataError>();
-    let generate = cause.downcast_ref::<GenerateError>();
-    cause.is::<Usage>()
-        || cause.is::<ConfigError>()
-        || cause.is::<infinity_model::ConfigError>()
-        || cause.is::<infinity_model::PrecisionError>()
-        || matches!(
-            data,
-            Some(
-                DataError::NotSet { .. } | DataError::BadValue { .. } | DataError::NotFound { .. }
-            )
-        )
-        || matches!(
-            generate,
-            Some(GenerateError::Config(_) | GenerateError::EmptyPrompt)
-        )
 }
 
 /// The message and its causes, one a line, without saying anything twice.
@@ -132,14 +132,10 @@ pub(crate) fn note_panics(show: bool) {
     let print = show || std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     let default = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        let place = info
-            .location()
-            .map(|at| format!(" ({}:{})", file_name(at.file()), at.line()));
-        let text = format!(
-            "{}{}",
-            payload_text(info.payload()),
-            place.unwrap_or_default()
-        );
+        let mut text = payload_text(info.payload());
+        if let Some(at) = info.location() {
+            text += &format!(" ({}:{})", file_name(at.file()), at.line());
+        }
         if let Ok(mut seen) = SEEN.lock() {
             seen.push(text);
         }

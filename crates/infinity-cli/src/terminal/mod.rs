@@ -6,6 +6,9 @@ pub(crate) mod progress;
 pub(crate) mod signals;
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::ColorChoice;
 
 /// Whether a dashboard can be shown: it draws on standard output and reads keys.
 pub(crate) fn is_there() -> bool {
@@ -21,9 +24,6 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
 }
 
 /// Writes a piece of text to standard output and shows it at once.
-///
-/// # Errors
-/// As [`line`].
 pub(crate) fn piece(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -39,48 +39,62 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Writes `warning: …` to standard error.
+/// Whether less is said: results and errors only.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// [`note`], unless less is to be said.
+pub(crate) fn remark(text: &str) {
+    if !QUIET.load(Ordering::Relaxed) {
+        note(text);
+    }
+}
+
+/// Writes `warning: …` to standard error, unless less is to be said.
 pub(crate) fn warning(text: &str) {
+    if !QUIET.load(Ordering::Relaxed) {
+        alarm(text);
+    }
+}
+
+/// Writes `warning: …` to standard error in any case.
+pub(crate) fn alarm(text: &str) {
     note(&format!("{}: {text}", painted("warning", "\x1b[1;33m")));
 }
 
-/// The word `error`, in red where that is wanted.
-pub(crate) fn error_word() -> String {
-    painted("error", "\x1b[1;31m")
+/// Writes `error: …` to standard error, in red where that is wanted.
+pub(crate) fn error(text: &str) {
+    note(&format!("{}: {text}", painted("error", "\x1b[1;31m")));
 }
 
 /// Whether messages are coloured; set once by `main`.
-static COLOR: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+static COLOR: AtomicBool = AtomicBool::new(false);
 
 /// Decides about colours: as asked, or where standard error is a terminal and `NO_COLOR` unset.
-pub(crate) fn choose_color(choice: clap::ColorChoice) {
+pub(crate) fn choose_color(choice: ColorChoice) {
     let on = match choice {
-        clap::ColorChoice::Always => true,
-        clap::ColorChoice::Never => false,
-        clap::ColorChoice::Auto => {
-            io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
-        }
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
     };
-    COLOR.store(on, std::sync::atomic::Ordering::Relaxed);
+    COLOR.store(on, Ordering::Relaxed);
 }
 
 fn painted(word: &str, color: &str) -> String {
-    if COLOR.load(std::sync::atomic::Ordering::Relaxed) {
-        format!("{color}{word}\x1b[0m")
-    } else {
-        word.to_owned()
+    match COLOR.load(Ordering::Relaxed) {
+        true => format!("{color}{word}\x1b[0m"),
+        false => word.to_owned(),
     }
 }
 
 /// `1234567` as `1,234,567`.
 pub(crate) fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
+    let mut text = n.to_string();
+    for at in (1..text.len()).rev().skip(2).step_by(3) {
+        text.insert(at, ',');
     }
     text
 }

@@ -1,25 +1,17 @@
 //! A line while a GPU's kernels are compiled: the first step on a GPU may take minutes of nothing else.
 
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use infinity_kernels::accelerator::{Prepared, prepared};
 
-use super::note;
+use super::remark;
 
 /// How often somebody looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks without news after which the next news comes at once again, and news between two lines.
 const PATIENCE: u32 = 5;
-
-static SILENT: AtomicBool = AtomicBool::new(false);
-
-/// Nothing is said from now on: the screen is a dashboard's, or the user wants less.
-pub(crate) fn silence() {
-    SILENT.store(true, Ordering::Relaxed);
-}
 
 /// Says how many kernels have been compiled for as long as there are more; `kept` if the next start finds
 /// them.
@@ -30,10 +22,8 @@ pub(crate) fn watch(kept: bool) {
             let mut news = News::default();
             loop {
                 thread::sleep(LOOK);
-                if let Some(now) = news.look(prepared())
-                    && !SILENT.load(Ordering::Relaxed)
-                {
-                    note(&said(now, kept));
+                if let Some(now) = news.look(prepared()) {
+                    remark(&said(now, kept));
                 }
             }
         };
@@ -62,18 +52,17 @@ struct News {
     last: Prepared,
     /// Looks since the last line.
     quiet: u32,
-    said: bool,
 }
 
 impl News {
     /// What is to be said now, if anything.
     fn look(&mut self, now: Prepared) -> Option<Prepared> {
         self.quiet += 1;
-        let due = !self.said || self.quiet >= PATIENCE;
+        let due = self.last == Prepared::default() || self.quiet >= PATIENCE;
         if now == self.last || !due {
             return None;
         }
-        (self.last, self.quiet, self.said) = (now, 0, true);
+        (self.last, self.quiet) = (now, 0);
         Some(now)
     }
 }

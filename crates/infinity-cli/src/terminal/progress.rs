@@ -1,158 +1,98 @@
-//! Progress of a training run as lines: for people ([`PlainReporter`]) and for programs
-//! ([`JsonReporter`]). A terminal and a log file get the same lines.
-
-use std::sync::mpsc::channel;
+//! Progress of a training run as lines, for people or for programs. A terminal and a log file get the
+//! same lines.
 
 use infinity_train::config::Progress;
-use infinity_train::metrics::{EvalMetrics, Reporter, StepMetrics};
+use infinity_train::metrics::{EvalMetrics, Event, Reporter, StepMetrics};
 use serde_json::{Value, json};
 
 use super::{bytes, clock, grouped, signals};
-
-/// Takes a finished line. Writing is the caller's, so that a test can look at the lines.
-type Sink = Box<dyn FnMut(&str) + Send>;
 
 /// A reporter for `logging.progress`, writing to standard output; nothing when `quiet`. Beside the
 /// dashboard, which has the screen to itself, lines wait until it is gone.
 pub(crate) fn to_stdout(progress: Progress, quiet: bool) -> Box<dyn Reporter + Send> {
     // A reader that went away must not end a run that still writes its own files.
-    let sink: Sink = Box::new(|line| drop(super::line(line)));
+    let write = |line: &str| drop(super::line(line));
     match progress {
-        _ if quiet => Box::new(SilentReporter),
-        Progress::None => Box::new(SilentReporter),
-        Progress::Json => Box::new(JsonReporter { sink }),
-        Progress::Tui => Box::new(LateReporter::new(sink)),
-        Progress::Auto | Progress::Plain => Box::new(PlainReporter { sink }),
+        _ if quiet => silent(),
+        Progress::None => silent(),
+        Progress::Json => Box::new(move |event: Event<'_>| write(&object(event).to_string())),
+        Progress::Tui => Box::new(Late::new(write)),
+        Progress::Auto | Progress::Plain => Box::new(move |event: Event<'_>| write(&plain(event))),
     }
 }
 
 /// A reporter that says nothing.
 pub(crate) fn silent() -> Box<dyn Reporter + Send> {
-    Box::new(SilentReporter)
+    Box::new(|_: Event<'_>| {})
 }
 
 /// Plain lines, said when the dashboard has left the screen: everything but the steps that it
 /// showed, of which the last one is said.
-struct LateReporter {
-    sink: Sink,
+struct Late<F: FnMut(&str)> {
+    write: F,
     lines: Vec<String>,
     last_step: Option<String>,
 }
 
-impl LateReporter {
-    fn new(sink: Sink) -> Self {
-        LateReporter {
-            sink,
+impl<F: FnMut(&str)> Late<F> {
+    fn new(write: F) -> Self {
+        Late {
+            write,
             lines: Vec::new(),
             last_step: None,
         }
     }
+}
 
-    /// Keeps what `say` says.
-    fn keep(&mut self, say: impl FnOnce(&mut PlainReporter)) {
-        let (sender, lines) = channel();
-        let sink: Sink = Box::new(move |line| drop(sender.send(line.to_owned())));
-        say(&mut PlainReporter { sink });
-        self.lines.extend(lines.try_iter());
+impl<F: FnMut(&str)> Reporter for Late<F> {
+    fn hear(&mut self, event: Event<'_>) {
+        match event {
+            Event::Step(_) => {
+                signals::keep_signals();
+                self.last_step = Some(plain(event));
+            }
+            _ => self.lines.push(plain(event)),
+        }
     }
 }
 
-impl Reporter for LateReporter {
-    fn step(&mut self, m: &StepMetrics) {
-        signals::keep_signals();
-        self.last_step = Some(step_line(m));
-    }
-
-    fn eval(&mut self, m: &EvalMetrics) {
-        self.keep(|plain| plain.eval(m));
-    }
-
-    fn sample(&mut self, prompt: &str, text: &str) {
-        self.keep(|plain| plain.sample(prompt, text));
-    }
-
-    fn message(&mut self, text: &str) {
-        self.keep(|plain| plain.message(text));
-    }
-}
-
-impl Drop for LateReporter {
+impl<F: FnMut(&str)> Drop for Late<F> {
     fn drop(&mut self) {
-        let lines = self.lines.drain(..).chain(self.last_step.take());
-        lines.for_each(|line| (self.sink)(&line));
+        let lines = self.lines.iter().chain(&self.last_step);
+        lines.for_each(|line| (self.write)(line));
     }
 }
 
-/// One line of text per event.
-pub(crate) struct PlainReporter {
-    sink: Sink,
-}
-
-impl Reporter for PlainReporter {
-    fn step(&mut self, m: &StepMetrics) {
-        (self.sink)(&step_line(m));
-    }
-
-    fn eval(&mut self, m: &EvalMetrics) {
-        (self.sink)(&eval_line(m));
-    }
-
-    fn sample(&mut self, prompt: &str, text: &str) {
-        let indented = format!("{prompt}{text}").trim_end().replace('\n', "\n  | ");
-        (self.sink)(&format!("sample\n  | {indented}"));
-    }
-
-    fn message(&mut self, text: &str) {
-        (self.sink)(text);
+/// An event as text.
+fn plain(event: Event<'_>) -> String {
+    match event {
+        Event::Step(metrics) => step_line(metrics),
+        Event::Eval(metrics) => eval_line(metrics),
+        Event::Sample { prompt, text } => {
+            let indented = format!("{prompt}{text}").trim_end().replace('\n', "\n  | ");
+            format!("sample\n  | {indented}")
+        }
+        Event::Message(text) => text.to_owned(),
     }
 }
 
-/// One JSON object per event.
-pub(crate) struct JsonReporter {
-    sink: Sink,
-}
-
-impl Reporter for JsonReporter {
-    fn step(&mut self, m: &StepMetrics) {
-        let head = json!({ "event": "step", "total_steps": m.total_steps, "eta_s": m.eta_s });
-        self.send(&joined(head, m.to_json()));
-    }
-
-    fn eval(&mut self, m: &EvalMetrics) {
-        self.send(&joined(json!({ "event": "eval" }), m.to_json()));
-    }
-
-    fn sample(&mut self, prompt: &str, text: &str) {
-        self.send(&json!({ "event": "sample", "prompt": prompt, "text": text }));
-    }
-
-    fn message(&mut self, text: &str) {
-        self.send(&json!({ "event": "message", "text": text }));
-    }
-}
-
-impl JsonReporter {
-    fn send(&mut self, event: &Value) {
-        (self.sink)(&event.to_string());
-    }
-}
-
-/// The keys of both objects.
-fn joined(mut head: Value, rest: Value) -> Value {
+/// An event as a JSON object.
+fn object(event: Event<'_>) -> Value {
+    let (mut head, rest) = match event {
+        Event::Step(m) => (
+            json!({ "event": "step", "total_steps": m.total_steps, "eta_s": m.eta_s }),
+            m.to_json(),
+        ),
+        Event::Eval(m) => (json!({ "event": "eval" }), m.to_json()),
+        Event::Sample { prompt, text } => {
+            return json!({ "event": "sample", "prompt": prompt, "text": text });
+        }
+        Event::Message(text) => return json!({ "event": "message", "text": text }),
+    };
     if let (Value::Object(head), Value::Object(rest)) = (&mut head, rest) {
         head.extend(rest);
     }
     head
-}
-
-/// Says nothing.
-struct SilentReporter;
-
-impl Reporter for SilentReporter {
-    fn step(&mut self, _: &StepMetrics) {}
-    fn eval(&mut self, _: &EvalMetrics) {}
-    fn sample(&mut self, _: &str, _: &str) {}
-    fn message(&mut self, _: &str) {}
 }
 
 /// `step 00500/20000 (2.5%) | loss 3.2145 | ppl 24.9 | lr 2.98e-4 | gnorm 0.83 | 41,203 tok/s |
@@ -206,7 +146,6 @@ pub(crate) fn perplexity(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
 
     fn step() -> StepMetrics {
         StepMetrics {
@@ -238,24 +177,19 @@ mod tests {
         }
     }
 
-    /// The lines a reporter writes for one event of each kind.
-    fn lines(make: impl FnOnce(Sink) -> Box<dyn Reporter>) -> Vec<String> {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let into = Arc::clone(&lines);
-        let mut reporter = make(Box::new(move |line| {
-            into.lock().unwrap().push(line.to_owned())
-        }));
-        reporter.step(&step());
-        reporter.eval(&eval());
-        reporter.sample("Once", " upon\na time");
-        reporter.message("a word");
-        drop(reporter);
-        lines.lock().unwrap().clone()
+    /// What a run says, one event of each kind.
+    fn told(mut hear: impl FnMut(Event<'_>)) {
+        hear(Event::Step(&step()));
+        hear(Event::Eval(&eval()));
+        let (prompt, text) = ("Once", " upon\na time");
+        hear(Event::Sample { prompt, text });
+        hear(Event::Message("a word"));
     }
 
     #[test]
     fn plain_lines() {
-        let lines = lines(|sink| Box::new(PlainReporter { sink }));
+        let mut lines = Vec::new();
+        told(|event| lines.push(plain(event)));
         assert_eq!(
             lines,
             [
@@ -286,7 +220,10 @@ mod tests {
 
     #[test]
     fn beside_a_dashboard_lines_wait_for_its_end() {
-        let lines = lines(|sink| Box::new(LateReporter::new(sink)));
+        let mut lines = Vec::new();
+        let mut late = Late::new(|line: &str| lines.push(line.to_owned()));
+        told(|event| late.hear(event));
+        drop(late);
         assert_eq!(lines.len(), 4, "{lines:?}");
         assert!(lines[0].starts_with("eval @500"), "{lines:?}");
         assert_eq!(lines[2], "a word");
@@ -298,11 +235,8 @@ mod tests {
 
     #[test]
     fn json_lines() {
-        let lines = lines(|sink| Box::new(JsonReporter { sink }));
-        let values: Vec<Value> = lines
-            .iter()
-            .map(|l| serde_json::from_str(l).unwrap())
-            .collect();
+        let mut values = Vec::new();
+        told(|event| values.push(object(event)));
         assert_eq!(values[0]["train/loss"], 3.2145);
         assert_eq!(values[1]["eval/bpb"], 1.41);
         assert_eq!(values[2]["text"], " upon\na time");

@@ -5,6 +5,7 @@
 //! other that it does not know. Signals are switched on again, so that Ctrl-C saves and stops as it
 //! does everywhere, and whatever happens the terminal is given back as it was.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,9 +24,6 @@ pub(crate) struct Interrupt {
 }
 
 /// Listens for Ctrl-C. `told`, if any, is printed when the work is asked to stop.
-///
-/// # Errors
-/// The handler cannot be installed.
 pub(crate) fn listen(told: &'static str) -> anyhow::Result<Interrupt> {
     let interrupt = Interrupt {
         asked: Arc::default(),
@@ -48,28 +46,29 @@ pub(crate) fn listen(told: &'static str) -> anyhow::Result<Interrupt> {
     Ok(interrupt)
 }
 
-/// When Ctrl-C is heeded by work that may wait for a GPU's kernels: from the first step on that compiled none. Until then
-/// it ends the program, which would not look for as long as they take.
+/// Ctrl-C for work that may wait for a GPU's kernels: heeded from the first step on that compiled none. Until then it
+/// ends the program, which would not look for as long as they take.
 pub(crate) struct Heeding {
-    heeded: Arc<AtomicBool>,
+    interrupt: Interrupt,
     /// Whether a step compiled nothing, or none ever does.
     ready: bool,
     compiled: usize,
 }
 
 impl Heeding {
-    /// Work on `device` that looks at `interrupt` after every step.
-    pub(crate) fn on(device: &Device, interrupt: &Interrupt) -> Self {
-        Heeding {
-            heeded: Arc::clone(&interrupt.heeded),
+    /// Listens, for work on `device` that looks after every step.
+    pub(crate) fn listen(device: &Device) -> anyhow::Result<Self> {
+        Ok(Heeding {
+            interrupt: listen("")?,
             ready: accelerator::facts(device).is_none(),
             compiled: accelerator::prepared().compiled,
-        }
+        })
     }
 
     /// The work begins.
     pub(crate) fn begin(&self) {
-        self.heeded.store(self.ready, Ordering::SeqCst);
+        let heeded = &self.interrupt.heeded;
+        heeded.store(self.ready, Ordering::SeqCst);
     }
 
     /// A step is done.
@@ -79,12 +78,28 @@ impl Heeding {
         self.compiled = compiled;
         self.begin();
     }
+
+    /// Whether Ctrl-C has asked for an end.
+    pub(crate) fn stops(&self) -> bool {
+        self.interrupt.asked.load(Ordering::SeqCst)
+    }
+
+    /// Breaks where Ctrl-C has asked for an end.
+    pub(crate) fn going_on(&self) -> ControlFlow<()> {
+        match self.stops() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    /// The work is done, and there may be more later.
+    pub(crate) fn end(&self) {
+        self.interrupt.heeded.store(false, Ordering::SeqCst);
+        self.interrupt.asked.store(false, Ordering::SeqCst);
+    }
 }
 
 /// What SIGUSR1 sets; elsewhere than on Unix nothing does.
-///
-/// # Errors
-/// The handler cannot be installed.
 pub(crate) fn on_request() -> anyhow::Result<Arc<AtomicBool>> {
     let asked = Arc::<AtomicBool>::default();
     #[cfg(unix)]
@@ -94,9 +109,6 @@ pub(crate) fn on_request() -> anyhow::Result<Arc<AtomicBool>> {
 }
 
 /// [`listen`], for work that never looks: Ctrl-C ends the program, and leaves nothing half-made.
-///
-/// # Errors
-/// As [`listen`].
 pub(crate) fn ends() -> anyhow::Result<()> {
     listen("").map(drop)
 }
@@ -149,15 +161,12 @@ mod modes {
     }
 }
 
+/// Nothing is changed here: the dashboard itself gives the terminal back, and `q` stops a run.
 #[cfg(not(unix))]
 mod modes {
-    /// Nothing is changed here: the dashboard itself gives the terminal back.
     pub(crate) fn remember() {}
-    /// There are no modes to change; `q` stops a run.
     pub(crate) fn keep_signals() {}
-    /// Nothing was changed.
     pub(crate) fn take_back() {}
-    /// Nothing was changed.
     pub(crate) fn restore() {}
 }
 

@@ -32,7 +32,7 @@ use infinity_model::config::MemoryUpdate;
 use infinity_model::count::{ParameterCount, training_flops_per_token};
 use infinity_model::{Formats, ModelConfig, Precision};
 use infinity_train::data::HostBatch;
-use infinity_train::metrics::{EvalMetrics, Reporter, StepMetrics};
+use infinity_train::metrics::Event;
 use infinity_train::optimizer::{Optimizer, clip};
 use infinity_train::step::{LmBatch, Trainee};
 use infinity_train::{RunConfig, TrainControl, train};
@@ -267,7 +267,7 @@ fn learn(mut config: RunConfig, text: PathBuf, device: Device) -> Outcome<()> {
     let control = TrainControl {
         interrupt: Arc::default(),
         heeded: Arc::default(),
-        reporter: Box::new(Validations),
+        reporter: Box::new(show_validations),
         resume: None,
         config_text: config.to_toml(),
     };
@@ -281,19 +281,11 @@ fn learn(mut config: RunConfig, text: PathBuf, device: Device) -> Outcome<()> {
 }
 
 /// Shows what is validated.
-struct Validations;
-
-impl Reporter for Validations {
-    fn step(&mut self, _metrics: &StepMetrics) {}
-
-    fn eval(&mut self, metrics: &EvalMetrics) {
-        println!("step {:<18} {:.4} nats", metrics.step, metrics.loss);
-    }
-
-    fn sample(&mut self, _prompt: &str, _text: &str) {}
-
-    fn message(&mut self, text: &str) {
-        println!("{text}");
+fn show_validations(event: Event<'_>) {
+    match event {
+        Event::Eval(metrics) => println!("step {:<18} {:.4} nats", metrics.step, metrics.loss),
+        Event::Message(text) => println!("{text}"),
+        Event::Step(_) | Event::Sample { .. } => {}
     }
 }
 

@@ -12,9 +12,11 @@ pub use stream::{
 
 use crate::data::{DataError, EvalSource};
 use crate::error::TrainError;
+use crate::step::loss::token_losses;
 use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
-use infinity_model::InfinityModel;
+use burn::tensor::{Int, Tensor, TensorData};
+use infinity_model::{InfinityModel, ModelState};
 use std::time::Instant;
 
 /// What a model makes of a text.
@@ -95,4 +97,74 @@ pub(crate) fn evaluate_with(
         bytes: bytes.round() as u64,
         seconds: start.elapsed().as_secs_f64(),
     })
+}
+
+/// Reads with a model and tells how much it has read.
+struct Reader<'a> {
+    model: InfinityModel,
+    loss_chunk: usize,
+    done: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl<'a> Reader<'a> {
+    /// One that is to read `total` tokens.
+    fn new(
+        model: &InfinityModel,
+        loss_chunk: usize,
+        total: u64,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> Self {
+        Reader {
+            model: model.clone().valid(),
+            loss_chunk,
+            done: 0,
+            total,
+            progress,
+        }
+    }
+
+    /// `inputs`, row after row, on the model's device.
+    fn tokens(&self, inputs: Vec<i32>, rows: usize) -> Tensor<2, Int> {
+        let shape = [rows, inputs.len() / rows];
+        Tensor::from_data(TensorData::new(inputs, shape), &self.model.device())
+    }
+
+    /// One call: the hidden vectors of `inputs` and the next state.
+    fn read(&self, inputs: Vec<i32>, rows: usize, state: ModelState) -> (Tensor<3>, ModelState) {
+        self.model.forward_hidden(self.tokens(inputs, rows), state)
+    }
+
+    /// Tells that `tokens` more have been read.
+    fn tell(&mut self, tokens: usize) {
+        self.done += tokens as u64;
+        (self.progress)(self.done, self.total);
+    }
+
+    /// Loss of every one of `targets` behind `hidden`, 0 where it is ignored.
+    fn losses(&self, hidden: Tensor<3>, targets: &[i32]) -> Vec<f32> {
+        let (weight, formats) = (self.model.output_weight(), self.model.formats());
+        token_losses(hidden, weight, targets, self.loss_chunk, formats)
+    }
+}
+
+fn refuse<T, E: From<DataError>>(
+    key: &'static str,
+    value: impl ToString,
+    reason: impl Into<String>,
+) -> Result<T, E> {
+    Err(E::from(DataError::BadValue {
+        key,
+        value: value.to_string(),
+        reason: reason.into(),
+    }))
+}
+
+/// Refuses options that are 0.
+fn at_least_one(options: &[(&'static str, usize)]) -> Result<(), DataError> {
+    match options.iter().find(|(_, value)| *value == 0) {
+        Some((key, value)) => refuse(key, value, "must be at least 1"),
+        None => Ok(()),
+    }
 }

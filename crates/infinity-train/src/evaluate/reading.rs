@@ -56,9 +56,10 @@ impl Reading {
     /// [`GenerateError`]: a token that the model does not know, or a device that fails.
     pub fn add(&mut self, tokens: &[u32]) -> Result<Vec<Option<f32>>, GenerateError> {
         let vocab_size = self.model.config().vocab_size;
-        if let Some(position) = tokens.iter().position(|&id| id as usize >= vocab_size) {
+        let mut all = tokens.iter().copied().enumerate();
+        if let Some((position, id)) = all.find(|(_, id)| *id as usize >= vocab_size) {
             return Err(GenerateError::UnknownToken {
-                id: tokens[position],
+                id,
                 position,
                 vocab_size,
             });
@@ -153,13 +154,8 @@ fn pass(
         let logits = model.logits(hidden.clone().narrow(1, n - 1, 1));
         (hidden, state, logits)
     });
-    let failed = |error: String| GenerateError::Device { reason: error };
-    let data = logits
-        .try_into_data()
-        .map_err(|error| failed(error.to_string()))?;
-    let logits = data
-        .try_into_vec_as::<f32>()
-        .map_err(|error| failed(error.to_string()))?;
+    let data = logits.try_into_data().map_err(failed)?;
+    let logits = data.try_into_vec_as::<f32>().map_err(failed)?;
 
     let mut losses = Vec::with_capacity(n - known);
     if known == 0 {
@@ -181,6 +177,11 @@ fn pass(
         .drain(..past.recent.len().saturating_sub(RECENT));
     past.has_logits = true;
     Ok((Context::after(state, logits, past), losses))
+}
+
+fn failed(error: impl ToString) -> GenerateError {
+    let reason = error.to_string();
+    GenerateError::Device { reason }
 }
 
 /// The loss in nats of `token` after these logits, if there are any.

@@ -16,12 +16,10 @@
 //! A model that compresses its memory is read with a certificate beside every layer, and once more
 //! without compression, for the loss that it costs.
 
-use super::finite;
+use super::{Reader, at_least_one, finite, refuse};
 use crate::data::{DataError, TokenStore};
 use crate::error::TrainError;
-use crate::step::loss::token_losses;
 use burn::module::Module;
-use burn::tensor::{Int, Tensor, TensorData};
 use infinity_model::certified::CertifiedReader;
 use infinity_model::compression::{Compression, Held};
 use infinity_model::{InfinityModel, ModelState};
@@ -143,24 +141,23 @@ pub fn evaluate_stream_from(
     let model = model.clone().valid();
     let compression = model.config().compression();
     let again = compression.map_or(0, |_| plan.tokens - 1);
-    let mut reader = Reader {
-        model: model.clone(),
-        options,
-        done: 0,
-        total: plan.work(options) + again,
-        progress,
-    };
+    let work = plan.work(options) + again;
+    let mut reader = Reader::new(&model, options.loss_chunk, work, progress);
     let mut certified = CertifiedReader::new(&model, &state);
     let before = state.clone();
-    let (stream, state) = reader.stream(text, plan.tokens, state, certified.as_mut())?;
+    let (tokens, window) = (plan.tokens, options.window);
+    let (stream, state) = reader.stream(text, tokens, window, state, certified.as_mut())?;
     let spans = plan.all_spans();
-    let limited = reader.limited(text, &spans)?;
+    let mut limited = Vec::with_capacity(spans.len());
+    for spans in spans.chunks(options.rows) {
+        limited.extend(reader.limited(text, spans, options)?);
+    }
     let exact = match compression {
         None => Vec::new(),
         Some(_) => {
             let exact = model.clone().with_compression(None);
             reader.model = exact.expect("a model is valid without compression");
-            reader.stream(text, plan.tokens, before, None)?.0
+            reader.stream(text, tokens, window, before, None)?.0
         }
     };
     let all = stream.iter().chain(&exact).map(|loss| f64::from(*loss));
@@ -183,7 +180,7 @@ pub fn evaluate_stream_from(
         }
     });
     let bins: Vec<StreamBin> = bins.collect();
-    let whole = 1..plan.tokens;
+    let whole = 1..tokens;
     let cost = |compression| StreamCompression {
         compression,
         loss: mean(&stream, &whole),
@@ -192,7 +189,7 @@ pub fn evaluate_stream_from(
         held: certified.map_or_else(Vec::new, |certified| certified.held()),
     };
     let report = StreamReport {
-        tokens: plan.tokens,
+        tokens,
         compression: compression.map(cost),
         bins,
         seconds: start.elapsed().as_secs_f64(),
@@ -213,17 +210,13 @@ struct PlannedBin {
 
 impl Plan {
     fn new(text: &TokenStore, options: &StreamOptions) -> Result<Self, DataError> {
-        for (key, value) in [
+        at_least_one(&[
             ("bins", options.bins),
             ("context", options.context),
             ("span", options.span),
             ("window", options.window),
             ("rows", options.rows),
-        ] {
-            if value == 0 {
-                return refuse(key, value, "must be at least 1".to_owned());
-            }
-        }
+        ])?;
         let tokens = match options.tokens {
             0 => text.len(),
             asked if asked > text.len() => {
@@ -275,15 +268,6 @@ fn spans(positions: &Range<u64>, options: &StreamOptions) -> Vec<u64> {
         .collect()
 }
 
-/// Reads text with a model and counts what it read.
-struct Reader<'a> {
-    model: InfinityModel,
-    options: &'a StreamOptions,
-    done: u64,
-    total: u64,
-    progress: &'a mut dyn FnMut(u64, u64),
-}
-
 impl Reader<'_> {
     /// The loss of every token with all tokens before it behind it, 0 for the first; and the state
     /// before the last.
@@ -291,6 +275,7 @@ impl Reader<'_> {
         &mut self,
         text: &TokenStore,
         tokens: u64,
+        window: usize,
         mut state: ModelState,
         mut certified: Option<&mut CertifiedReader<'_>>,
     ) -> Result<(Vec<f32>, ModelState), DataError> {
@@ -298,35 +283,30 @@ impl Reader<'_> {
         losses.push(0.0);
         let mut from = 0;
         while from < tokens - 1 {
-            let to = tokens.min(from + 1 + self.options.window as u64);
+            let to = tokens.min(from + 1 + window as u64);
             let read = text.tokens(from..to)?;
-            let (inputs, targets) = (&read[..read.len() - 1], &read[1..]);
-            let reader = certified.as_deref_mut();
-            let (found, next) = self.read(inputs, 1, state, Some(targets), reader);
-            losses.extend(found);
+            let (inputs, targets) = (read[..read.len() - 1].to_vec(), &read[1..]);
+            let (hidden, next) = match certified.as_deref_mut() {
+                Some(reader) => reader.forward_hidden(self.tokens(inputs, 1), state),
+                None => self.read(inputs, 1, state),
+            };
+            losses.extend(self.losses(hidden, targets));
+            self.tell(targets.len());
             state = next;
             from = to - 1;
         }
         Ok((losses, state))
     }
 
-    /// The summed loss of every span with the context before it behind it.
-    fn limited(&mut self, text: &TokenStore, spans: &[u64]) -> Result<Vec<f64>, DataError> {
-        let mut sums = Vec::with_capacity(spans.len());
-        for spans in spans.chunks(self.options.rows) {
-            sums.extend(self.limited_rows(text, spans)?);
-        }
-        Ok(sums)
-    }
-
-    /// The spans of one batch, one a row: contexts without losses, then the spans.
-    fn limited_rows(&mut self, text: &TokenStore, spans: &[u64]) -> Result<Vec<f64>, DataError> {
-        let StreamOptions {
-            context,
-            span,
-            window,
-            ..
-        } = *self.options;
+    /// The summed loss of each of `spans` with the context before it behind it, one a row: contexts
+    /// without losses, then the spans.
+    fn limited(
+        &mut self,
+        text: &TokenStore,
+        spans: &[u64],
+        options: &StreamOptions,
+    ) -> Result<Vec<f64>, DataError> {
+        let (context, span, window) = (options.context, options.span, options.window);
         let rows: Vec<Vec<i32>> = spans
             .iter()
             .map(|at| text.tokens(at - context as u64..at + span as u64))
@@ -340,41 +320,17 @@ impl Reader<'_> {
         // The last token of a context is read with the span, because it predicts its first.
         let scored = context - 1;
         for (from, to) in pieces(0..scored, window).chain(pieces(scored..scored + span, window)) {
-            let targets = (from >= scored).then(|| column(from + 1..to + 1));
-            let inputs = column(from..to);
-            let (losses, next) = self.read(&inputs, rows.len(), state, targets.as_deref(), None);
+            let (hidden, next) = self.read(column(from..to), rows.len(), state);
             state = next;
-            for (sum, losses) in sums.iter_mut().zip(losses.chunks(to - from)) {
-                *sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+            if from >= scored {
+                let losses = self.losses(hidden, &column(from + 1..to + 1));
+                for (sum, losses) in sums.iter_mut().zip(losses.chunks(to - from)) {
+                    *sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+                }
             }
+            self.tell(rows.len() * (to - from));
         }
         Ok(sums)
-    }
-
-    /// One call of the model: the losses of `targets` where there are any, and the next state.
-    fn read(
-        &mut self,
-        inputs: &[i32],
-        rows: usize,
-        state: ModelState,
-        targets: Option<&[i32]>,
-        certified: Option<&mut CertifiedReader<'_>>,
-    ) -> (Vec<f32>, ModelState) {
-        let shape = [rows, inputs.len() / rows];
-        let data = TensorData::new(inputs.to_vec(), shape);
-        let tokens = Tensor::<2, Int>::from_data(data, &self.model.device());
-        let (hidden, state) = match certified {
-            Some(reader) => reader.forward_hidden(tokens, state),
-            None => self.model.forward_hidden(tokens, state),
-        };
-        let losses = targets.map(|targets| {
-            let weight = self.model.output_weight();
-            let (chunk, formats) = (self.options.loss_chunk, self.model.formats());
-            token_losses(hidden, weight, targets, chunk, formats)
-        });
-        self.done += inputs.len() as u64;
-        (self.progress)(self.done, self.total);
-        (losses.unwrap_or_default(), state)
     }
 }
 
@@ -397,13 +353,16 @@ fn sum(losses: &[f32], range: Range<u64>) -> f64 {
 
 /// Standard error of the mean difference of a stream's losses with and without compression.
 fn between_bins(bins: &[StreamBin]) -> f64 {
-    let differences = bins
-        .iter()
-        .map(|bin| bin.loss - bin.exact.unwrap_or(bin.loss));
-    let differences: Vec<f64> = differences.collect();
-    let n = differences.len() as f64;
-    let mean = differences.iter().sum::<f64>() / n;
-    let spread: f64 = differences.iter().map(|d| (d - mean).powi(2)).sum();
+    let bins = bins.iter();
+    let differences = bins.map(|bin| bin.loss - bin.exact.unwrap_or(bin.loss));
+    standard_error(&differences.collect::<Vec<_>>())
+}
+
+/// Of the mean of several numbers; 0 of a single one.
+fn standard_error(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let spread: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (spread / n / (n - 1.0).max(1.0)).sqrt()
 }
 
@@ -412,25 +371,15 @@ fn compare(spans: &[(f64, f64)], span: usize) -> Option<Comparison> {
     if spans.is_empty() {
         return None;
     }
-    let n = spans.len() as f64;
-    let mean = |of: &dyn Fn(&(f64, f64)) -> f64| spans.iter().map(of).sum::<f64>() / n;
+    let (streams, limited): (Vec<f64>, Vec<f64>) = spans.iter().copied().unzip();
     let per_token = span as f64;
-    let difference = mean(&|(stream, limited)| stream - limited);
-    let spread = mean(&|(stream, limited)| (stream - limited - difference).powi(2));
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / spans.len() as f64 / per_token;
+    let differences = spans.iter().map(|(stream, limited)| stream - limited);
     Some(Comparison {
         tokens: (spans.len() * span) as u64,
-        stream: mean(&|span| span.0) / per_token,
-        limited: mean(&|span| span.1) / per_token,
-        // `spread` divides by n, so n − 1 takes the place of n.
-        standard_error: (spread / (n - 1.0).max(1.0)).sqrt() / per_token,
-    })
-}
-
-fn refuse<T>(key: &'static str, value: impl ToString, reason: String) -> Result<T, DataError> {
-    Err(DataError::BadValue {
-        key,
-        value: value.to_string(),
-        reason,
+        stream: mean(&streams),
+        limited: mean(&limited),
+        standard_error: standard_error(&differences.collect::<Vec<_>>()) / per_token,
     })
 }
 

@@ -7,13 +7,11 @@
 use crate::data::needle::{self, CANDIDATES};
 use crate::data::{DataConfig, DataError, IGNORE_INDEX, Kind, Part, TaskRow, TokenStore, draw};
 use crate::error::TrainError;
-use crate::evaluate::finite;
-use crate::step::loss::token_losses;
-use burn::module::Module;
+use crate::evaluate::{Reader, at_least_one, finite, refuse};
 use burn::tensor::{Int, Tensor, TensorData};
 use infinity_model::count::state_bytes;
-use infinity_model::{InfinityModel, ModelState, Tokenizer};
-use std::collections::BTreeMap;
+use infinity_model::{InfinityModel, Tokenizer};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// Distances below this are one bucket; every further bucket is as wide as all before it together.
@@ -74,98 +72,66 @@ impl Sums {
         self.loss += loss;
     }
 
-    fn mean(&self, of: f64) -> f64 {
-        of / self.answers.max(1) as f64
+    /// Mean accuracy and loss.
+    fn means(&self) -> (f64, f64) {
+        let n = self.answers.max(1) as f64;
+        (self.right as f64 / n, self.loss / n)
     }
 }
 
 /// Counts of one seed by kind and bucket.
 type Tally = BTreeMap<(Kind, u32), Sums>;
 
-/// Where a bucket of distances lies.
-fn distances(bucket: u32) -> Range<u64> {
-    match bucket {
-        0 => 0..NEAR,
-        n => NEAR << (n - 1)..NEAR << n,
+/// Where a bucket lies, of which the first holds `near` places.
+fn bucket(near: u64, number: u32) -> Range<u64> {
+    match number {
+        0 => 0..near,
+        n => near << (n - 1)..near << n,
     }
 }
 
-fn bucket_of_distance(distance: u64) -> u32 {
-    match distance / NEAR {
-        0 => 0,
-        n => n.ilog2() + 1,
-    }
+/// The bucket that a place lies in.
+fn bucket_of(near: u64, place: u64) -> u32 {
+    (place / near).checked_ilog2().map_or(0, |n| n + 1)
 }
 
-/// Where a bin of positions lies.
-fn positions(bin: u32) -> Range<u64> {
-    match bin {
-        0 => 0..1,
-        n => 1 << (n - 1)..1 << n,
-    }
-}
-
-fn bin_of_position(position: u64) -> u32 {
-    match position {
-        0 => 0,
-        n => n.ilog2() + 1,
-    }
-}
-
-/// What is measured at one length, before it is told.
-struct Measured<'a> {
-    model: &'a InfinityModel,
+/// What all seeds say of one length, in buckets of which the first holds `near` places.
+fn figures(
+    model: &InfinityModel,
     length: usize,
-    seeds: Vec<Tally>,
-}
-
-impl Measured<'_> {
-    fn figures(
-        self,
-        range: impl Fn(u32) -> Range<u64>,
-        has_accuracy: bool,
-    ) -> Result<Vec<Figure>, TrainError> {
-        let keys: BTreeMap<(Kind, u32), ()> = self
-            .seeds
-            .iter()
-            .flat_map(|tally| tally.keys().map(|key| (*key, ())))
-            .collect();
-        let figures = keys.into_keys().map(|key| {
-            let of_seeds: Vec<Sums> = self
-                .seeds
-                .iter()
-                .filter_map(|t| t.get(&key).copied())
-                .collect();
-            let mut all = Sums::default();
-            for sums in &of_seeds {
-                all.answers += sums.answers;
-                all.right += sums.right;
-                all.loss += sums.loss;
-            }
-            let loss = all.mean(all.loss);
-            finite(loss)?;
-            let means = of_seeds.iter().map(|sums| match has_accuracy {
-                true => sums.mean(sums.right as f64),
-                false => sums.mean(sums.loss),
-            });
-            let Range { start, end } = range(key.1);
-            Ok(Figure {
-                length: self.length,
-                kind: match key.0 {
-                    Kind::Plain => None,
-                    Kind::Sticky => Some("sticky"),
-                    Kind::Volatile => Some("volatile"),
-                },
-                range: start..end.min(self.length as u64),
-                answers: all.answers,
-                accuracy: has_accuracy.then(|| all.mean(all.right as f64)),
-                loss,
-                standard_error: standard_error(&means.collect::<Vec<_>>()),
-                state_bytes: state_bytes(self.model.config(), 1, self.length as u64),
-            })
-        });
-        figures.collect()
-    }
+    seeds: &[Tally],
+    near: u64,
+    has_accuracy: bool,
+) -> Result<Vec<Figure>, TrainError> {
+    let keys: BTreeSet<&(Kind, u32)> = seeds.iter().flat_map(BTreeMap::keys).collect();
+    let figures = keys.into_iter().map(|key| {
+        let (mut all, mut means) = (Sums::default(), Vec::new());
+        for sums in seeds.iter().filter_map(|tally| tally.get(key)) {
+            all.answers += sums.answers;
+            all.right += sums.right;
+            all.loss += sums.loss;
+            let (accuracy, loss) = sums.means();
+            means.push(if has_accuracy { accuracy } else { loss });
+        }
+        let (accuracy, loss) = all.means();
+        finite(loss)?;
+        let Range { start, end } = bucket(near, key.1);
+        Ok(Figure {
+            length,
+            kind: match key.0 {
+                Kind::Plain => None,
+                Kind::Sticky => Some("sticky"),
+                Kind::Volatile => Some("volatile"),
+            },
+            range: start..end.min(length as u64),
+            answers: all.answers,
+            accuracy: has_accuracy.then_some(accuracy),
+            loss,
+            standard_error: standard_error(&means),
+            state_bytes: state_bytes(model.config(), 1, length as u64),
+        })
+    });
+    figures.collect()
 }
 
 /// Of a mean of several numbers; none of a single one.
@@ -176,84 +142,38 @@ fn standard_error(values: &[f64]) -> Option<f64> {
     (values.len() > 1).then(|| (spread / (n - 1.0) / n).sqrt())
 }
 
-fn refuse<T>(key: &'static str, value: impl ToString, reason: String) -> Result<T, TrainError> {
-    Err(TrainError::from(DataError::BadValue {
-        key,
-        value: value.to_string(),
-        reason,
-    }))
-}
-
-fn check(options: &TaskOptions) -> Result<(), TrainError> {
-    for (key, value) in [
-        ("context lengths", options.lengths.len()),
-        ("seeds", options.seeds as usize),
-        ("rows", options.rows),
-        ("batch", options.batch),
-        ("window", options.window),
-    ] {
-        if value == 0 {
-            return refuse(key, value, "must be at least 1".to_owned());
-        }
-    }
-    Ok(())
-}
-
-/// Reads with a model and counts what it read.
-struct Reader<'a> {
-    model: InfinityModel,
-    options: &'a TaskOptions,
-    done: u64,
-    total: u64,
-    progress: &'a mut dyn FnMut(u64, u64),
-}
-
-impl<'a> Reader<'a> {
-    /// One that is to read every length `times` over.
-    fn new(
+impl TaskOptions {
+    /// A reader of every length, `times` over.
+    fn reader<'a>(
+        &self,
         model: &InfinityModel,
-        options: &'a TaskOptions,
         times: u64,
         progress: &'a mut dyn FnMut(u64, u64),
-    ) -> Self {
-        let lengths = options.lengths.iter().map(|length| *length as u64);
-        Reader {
-            model: model.clone().valid(),
-            options,
-            done: 0,
-            total: lengths.sum::<u64>() * times,
+    ) -> Result<Reader<'a>, TrainError> {
+        at_least_one(&[
+            ("context lengths", self.lengths.len()),
+            ("seeds", self.seeds as usize),
+            ("rows", self.rows),
+            ("batch", self.batch),
+            ("window", self.window),
+        ])?;
+        let tokens: u64 = self.lengths.iter().map(|length| *length as u64).sum();
+        Ok(Reader::new(
+            model,
+            self.loss_chunk,
+            tokens * times,
             progress,
-        }
+        ))
     }
 }
 
 impl Reader<'_> {
-    /// One call: the hidden vectors of `inputs`, row after row, and the next state.
-    fn read(&self, inputs: Vec<i32>, rows: usize, state: ModelState) -> (Tensor<3>, ModelState) {
-        let shape = [rows, inputs.len() / rows];
-        let tokens =
-            Tensor::<2, Int>::from_data(TensorData::new(inputs, shape), &self.model.device());
-        self.model.forward_hidden(tokens, state)
-    }
-
-    /// Tells that `tokens` more have been read.
-    fn tell(&mut self, tokens: usize) {
-        self.done += tokens as u64;
-        (self.progress)(self.done, self.total);
-    }
-
-    /// Loss of every one of `targets` behind `hidden`, 0 where it is ignored.
-    fn losses(&self, hidden: Tensor<3>, targets: &[i32]) -> Vec<f32> {
-        let (weight, formats) = (self.model.output_weight(), self.model.formats());
-        token_losses(hidden, weight, targets, self.options.loss_chunk, formats)
-    }
-
     /// Whether every answer of `rows` is right, and its loss: row after row in every piece.
-    fn answers(&mut self, rows: &[TaskRow], tally: &mut Tally) {
+    fn answers(&mut self, rows: &[TaskRow], window: usize, tally: &mut Tally) {
         let len = rows[0].inputs.len();
         let mut state = self.model.initial_state(rows.len());
-        for from in (0..len).step_by(self.options.window) {
-            let to = len.min(from + self.options.window);
+        for from in (0..len).step_by(window) {
+            let to = len.min(from + window);
             let inputs = rows.iter().flat_map(|row| &row.inputs[from..to]);
             let (hidden, next) = self.read(inputs.copied().collect(), rows.len(), state);
             state = next;
@@ -279,11 +199,9 @@ impl Reader<'_> {
             let vocabulary = logits.len() / asked.len();
             for (logits, (_, row, answer)) in logits.chunks(vocabulary).zip(asked) {
                 let (right, loss) = judge(logits, row.targets[answer.at]);
-                let bucket = bucket_of_distance(answer.distance as u64);
-                tally
-                    .entry((answer.kind, bucket))
-                    .or_default()
-                    .add(right, loss);
+                let bucket = bucket_of(NEAR, answer.distance as u64);
+                let sums = tally.entry((answer.kind, bucket)).or_default();
+                sums.add(right, loss);
             }
         }
     }
@@ -313,13 +231,11 @@ pub fn evaluate_rows(
     options: &TaskOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Figure>, TrainError> {
-    check(options)?;
-    let per_seed = options.rows as u64 * options.seeds;
-    let mut reader = Reader::new(model, options, per_seed, progress);
-    let mut figures = Vec::new();
-    for length in &options.lengths {
+    let mut reader = options.reader(model, options.rows as u64 * options.seeds, progress)?;
+    let mut found = Vec::new();
+    for &length in &options.lengths {
         let data = DataConfig {
-            max_seq_length: *length,
+            max_seq_length: length,
             ..data.clone()
         };
         let rows = data.task_rows(Part::HeldOut, 0)?;
@@ -337,18 +253,14 @@ pub fn evaluate_rows(
             let numbers: Vec<u64> = (0..options.rows as u64).collect();
             for numbers in numbers.chunks(options.batch) {
                 let rows: Vec<TaskRow> = numbers.iter().map(|n| rows.row(*n)).collect();
-                reader.answers(&rows, &mut tally);
+                reader.answers(&rows, options.window, &mut tally);
             }
             tally
         });
-        let measured = Measured {
-            model,
-            length: *length,
-            seeds: seeds.collect(),
-        };
-        figures.extend(measured.figures(distances, true)?);
+        let seeds: Vec<Tally> = seeds.collect();
+        found.extend(figures(model, length, &seeds, NEAR, true)?);
     }
-    Ok(figures)
+    Ok(found)
 }
 
 /// A sentence with a value, hidden in a text, and the question for it.
@@ -365,26 +277,23 @@ impl Needle {
     /// # Errors
     /// The tokenizer cannot write the sentence.
     pub fn new(tokenizer: &Tokenizer, question: &str) -> Result<Self, TrainError> {
-        let Some(question_ids) = needle::encoded(tokenizer, question) else {
-            let reason = "the model's tokenizer cannot write it; give another one".to_owned();
-            return refuse("question", format!("{question:?}"), reason);
+        let cannot = |reason: &str| refuse("question", format!("{question:?}"), reason);
+        let Some(question) = needle::encoded(tokenizer, question) else {
+            return cannot("the model's tokenizer cannot write it; give another one");
         };
         let Some(candidates) = needle::values(tokenizer) else {
-            let reason =
-                "the model's tokenizer can write neither digits nor letters behind it".to_owned();
-            return refuse("question", format!("{question:?}"), reason);
+            return cannot("the model's tokenizer can write neither digits nor letters behind it");
         };
         assert_eq!(candidates.len(), CANDIDATES);
         Ok(Needle {
-            question: question_ids,
+            question,
             candidates,
         })
     }
 
-    /// Tokens of the shortest text that holds the sentence and the question.
-    fn least(&self) -> usize {
-        let longest = self.candidates.iter().map(Vec::len).max().unwrap_or(0);
-        2 * self.question.len() + longest + 1
+    /// Tokens of the longest value.
+    fn longest(&self) -> usize {
+        self.candidates.iter().map(Vec::len).max().unwrap_or(0)
     }
 }
 
@@ -412,37 +321,27 @@ pub fn evaluate_needle(
     options: &TaskOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Figure>, TrainError> {
-    check(options)?;
+    let mut reader = options.reader(model, options.seeds, progress)?;
     if text.is_empty() {
-        return refuse("text", 0, "has no tokens".to_owned());
+        return refuse("text", 0, "has no tokens");
     }
-    if let Some(length) = options
-        .lengths
-        .iter()
-        .find(|length| **length < needle.least())
-    {
-        let limit = format!("sentence and question alone take {} tokens", needle.least());
+    let least = 2 * needle.question.len() + needle.longest() + 1;
+    if let Some(length) = options.lengths.iter().find(|length| **length < least) {
+        let limit = format!("sentence and question alone take {least} tokens");
         return refuse("context lengths", length, limit);
     }
-    let mut reader = Reader::new(model, options, options.seeds, progress);
-    let mut figures = Vec::new();
-    for length in &options.lengths {
+    let mut found = Vec::new();
+    for &length in &options.lengths {
         let mut seeds = Vec::new();
         for seed in 1..=options.seeds {
             let mut sums = Sums::default();
-            let (right, loss) = one_needle(&mut reader, text, needle, (*length, seed))?;
+            let (right, loss) = one_needle(&mut reader, text, needle, options, (length, seed))?;
             sums.add(right, loss);
             seeds.push(Tally::from([((Kind::Plain, 0), sums)]));
         }
-        let length = *length;
-        let measured = Measured {
-            model,
-            length,
-            seeds,
-        };
-        figures.extend(measured.figures(|_| 0..length as u64, true)?);
+        found.extend(figures(model, length, &seeds, length as u64, true)?);
     }
-    Ok(figures)
+    Ok(found)
 }
 
 /// One haystack: whether the hidden value is the likeliest, and its loss among all values.
@@ -450,6 +349,7 @@ fn one_needle(
     reader: &mut Reader<'_>,
     text: &TokenStore,
     needle: &Needle,
+    options: &TaskOptions,
     (length, seed): (usize, u64),
 ) -> Result<(bool, f64), DataError> {
     let random = |what, n: usize| draw(&[seed, length as u64, what], n as u64) as usize;
@@ -463,13 +363,13 @@ fn one_needle(
     let mut state = reader.model.initial_state(1);
     // The last token is read with the values, because it predicts their first.
     let (last, before) = tokens.split_last().expect("a question has tokens");
-    for piece in before.chunks(reader.options.window) {
+    for piece in before.chunks(options.window) {
         state = reader.read(piece.to_vec(), 1, state).1;
         reader.tell(piece.len());
     }
-    let longest = needle.candidates.iter().map(Vec::len).max().unwrap_or(0);
+    let longest = needle.longest();
     let mut losses = Vec::with_capacity(CANDIDATES);
-    for values in needle.candidates.chunks(reader.options.batch) {
+    for values in needle.candidates.chunks(options.batch) {
         let padded = |value: &[i32], filler: i32| -> Vec<i32> {
             let padding = std::iter::repeat_n(filler, longest - value.len());
             value.iter().copied().chain(padding).collect()
@@ -503,37 +403,30 @@ pub fn evaluate_positions(
     options: &TaskOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Figure>, TrainError> {
-    check(options)?;
-    if let Some(length) = options
-        .lengths
-        .iter()
-        .find(|length| **length as u64 >= text.len())
-    {
-        let limit = format!(
-            "the text has {} tokens, and one more than it is needed",
-            text.len()
-        );
+    let mut reader = options.reader(model, options.seeds, progress)?;
+    let (all, lengths) = (text.len(), &options.lengths);
+    if let Some(length) = lengths.iter().find(|length| **length as u64 >= all) {
+        let limit = format!("the text has {all} tokens, and one more than it is needed");
         return refuse("context lengths", length, limit);
     }
-    let mut reader = Reader::new(model, options, options.seeds, progress);
-    let mut figures = Vec::new();
-    for length in &options.lengths {
-        let last = text.len() - *length as u64;
-        let starts: Vec<u64> = (1..=options.seeds)
-            .map(|seed| draw(&[seed, *length as u64], last))
-            .collect();
+    let mut found = Vec::new();
+    for &length in lengths {
+        let seeds = 1..=options.seeds;
+        let starts = seeds.map(|seed| draw(&[seed, length as u64], all - length as u64));
+        let starts: Vec<u64> = starts.collect();
         let mut seeds = Vec::new();
         for starts in starts.chunks(options.batch) {
-            seeds.extend(by_position(&mut reader, text, starts, *length)?);
+            seeds.extend(by_position(
+                &mut reader,
+                text,
+                starts,
+                length,
+                options.window,
+            )?);
         }
-        let measured = Measured {
-            model,
-            length: *length,
-            seeds,
-        };
-        figures.extend(measured.figures(positions, false)?);
+        found.extend(figures(model, length, &seeds, 1, false)?);
     }
-    Ok(figures)
+    Ok(found)
 }
 
 /// Streams of `length` targets from each of `starts`, side by side.
@@ -542,11 +435,12 @@ fn by_position(
     text: &TokenStore,
     starts: &[u64],
     length: usize,
+    window: usize,
 ) -> Result<Vec<Tally>, DataError> {
     let mut tallies = vec![Tally::new(); starts.len()];
     let mut state = reader.model.initial_state(starts.len());
-    for from in (0..length).step_by(reader.options.window) {
-        let len = reader.options.window.min(length - from);
+    for from in (0..length).step_by(window) {
+        let len = window.min(length - from);
         let (mut inputs, mut targets) = (Vec::new(), Vec::new());
         for start in starts {
             text.read(start + from as u64, len, &mut inputs)?;
@@ -558,7 +452,7 @@ fn by_position(
         reader.tell(targets.len());
         for (tally, losses) in tallies.iter_mut().zip(losses.chunks(len)) {
             for (i, loss) in losses.iter().enumerate() {
-                let bin = bin_of_position((from + i) as u64);
+                let bin = bucket_of(1, (from + i) as u64);
                 let sums = tally.entry((Kind::Plain, bin)).or_default();
                 sums.add(false, f64::from(*loss));
             }
@@ -573,23 +467,17 @@ mod tests {
 
     #[test]
     fn buckets_follow_each_other() {
-        for (range, of) in [
-            (
-                distances as fn(u32) -> Range<u64>,
-                bucket_of_distance as fn(u64) -> u32,
-            ),
-            (positions, bin_of_position),
-        ] {
+        for near in [1, NEAR] {
             let mut next = 0;
-            for bucket in 0..16 {
-                let Range { start, end } = range(bucket);
+            for number in 0..16 {
+                let Range { start, end } = bucket(near, number);
                 assert_eq!(start, next);
-                assert!((start..end).all(|at| of(at) == bucket), "{bucket}");
+                assert!((start..end).all(|at| bucket_of(near, at) == number));
                 next = end;
             }
         }
         assert_eq!(
-            [0, 1, 2, 3].map(distances),
+            [0, 1, 2, 3].map(|number| bucket(NEAR, number)),
             [0..32, 32..64, 64..128, 128..256]
         );
     }

@@ -55,16 +55,39 @@ pub struct EvalMetrics {
     pub gates: Vec<GateSummary>,
 }
 
-/// Hears what a run does.
-pub trait Reporter {
+/// Something that a run says of itself.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
     /// A logged step.
-    fn step(&mut self, metrics: &StepMetrics);
+    Step(&'a StepMetrics),
     /// A validation.
-    fn eval(&mut self, metrics: &EvalMetrics);
-    /// A sample: what the model made of a prompt.
-    fn sample(&mut self, prompt: &str, text: &str);
+    Eval(&'a EvalMetrics),
+    /// What the model made of a prompt.
+    Sample {
+        /// The prompt.
+        prompt: &'a str,
+        /// The text after it.
+        text: &'a str,
+    },
     /// Anything else a person should know.
-    fn message(&mut self, text: &str);
+    Message(&'a str),
+}
+
+/// Hears what a run does. A closure that takes events is one.
+pub trait Reporter {
+    /// Something happened.
+    fn hear(&mut self, event: Event<'_>);
+
+    /// [`Event::Message`].
+    fn message(&mut self, text: &str) {
+        self.hear(Event::Message(text));
+    }
+}
+
+impl<F: FnMut(Event<'_>)> Reporter for F {
+    fn hear(&mut self, event: Event<'_>) {
+        self(event);
+    }
 }
 
 impl StepMetrics {
@@ -113,33 +136,33 @@ impl EvalMetrics {
 
 /// The numbers of a layer's gates by the names they are logged under.
 fn numbers(gates: &GateSummary) -> Vec<(String, f64)> {
-    let spread = |name: &str, of: Option<Quantiles>| {
-        let parts = of.map(|q| {
-            [
-                ("p10", q.p10),
-                ("p50", q.p50),
-                ("p90", q.p90),
-                ("mean", q.mean),
-            ]
-        });
-        let parts = parts.into_iter().flatten();
-        parts
-            .map(|(part, value)| (format!("{name}_{part}"), value))
-            .collect::<Vec<_>>()
-    };
-    let states = |name: &str, of: &[f64]| {
-        let values = of.iter().enumerate();
-        values
-            .map(|(state, value)| (format!("{name}_{state}"), *value))
-            .collect::<Vec<_>>()
-    };
-    [
-        spread("half_life", gates.half_life),
-        spread("write", Some(gates.write_strength)),
-        states("write_share", &gates.write_share),
-        states("read_weight", &gates.read_weight),
-    ]
-    .concat()
+    let mut numbers = Vec::new();
+    let spreads = [
+        ("half_life", gates.half_life),
+        ("write", Some(gates.write_strength)),
+    ];
+    for (name, of) in spreads {
+        let Some(Quantiles {
+            p10,
+            p50,
+            p90,
+            mean,
+        }) = of
+        else {
+            continue;
+        };
+        let parts = [("p10", p10), ("p50", p50), ("p90", p90), ("mean", mean)];
+        numbers.extend(parts.map(|(part, value)| (format!("{name}_{part}"), value)));
+    }
+    let states = [
+        ("write_share", &gates.write_share),
+        ("read_weight", &gates.read_weight),
+    ];
+    for (name, of) in states {
+        let of = of.iter().enumerate();
+        numbers.extend(of.map(|(state, value)| (format!("{name}_{state}"), *value)));
+    }
+    numbers
 }
 
 /// Resident memory of this process in bytes; 0 where the system does not tell.
@@ -149,18 +172,15 @@ pub fn resident_bytes() -> u64 {
 
 /// Largest resident memory of this process so far, in bytes; 0 where `/proc` does not tell.
 pub fn peak_resident_bytes() -> u64 {
-    proc_status("VmHWM:")
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 /// Lets [`peak_resident_bytes`] begin anew, where the system can.
 pub(crate) fn forget_peak() {
     // What 5 means to Linux; elsewhere there is no such file, and the peak stays.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
-}
-
-fn proc_status(key: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(key));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }

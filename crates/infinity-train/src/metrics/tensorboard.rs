@@ -19,7 +19,6 @@ const VERSION: &str = "brain.Event:2";
 /// `SessionLog.SessionStatus.START`.
 const START: u64 = 1;
 
-/// An open event file.
 #[derive(Debug)]
 pub(crate) struct EventFile {
     file: File,
@@ -28,34 +27,19 @@ pub(crate) struct EventFile {
 
 impl EventFile {
     /// A new event file in `directory`; `resume_at` is the last step that is kept of earlier files.
-    ///
-    /// # Errors
-    /// If it cannot be written.
     pub(crate) fn create(directory: &Path, resume_at: Option<u64>) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        let seconds = now() as u64;
+        let (seconds, after) = (now() as u64, resume_at.unwrap_or(0));
         // Sessions that begin within one second must not share a file.
-        let named = |n: u32| {
-            let after = resume_at.unwrap_or(0);
-            directory.join(format!(
-                "events.out.tfevents.{seconds:010}.infinity.{after}.{n}"
-            ))
-        };
-        let create = |n| {
-            OpenOptions::new()
-                .append(true)
-                .create_new(true)
-                .open(named(n))
-        };
         let mut n = 0;
-        let file = loop {
-            match create(n) {
+        let mut events = loop {
+            let name = format!("events.out.tfevents.{seconds:010}.infinity.{after}.{n}");
+            let path = directory.join(name);
+            match OpenOptions::new().append(true).create_new(true).open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => n += 1,
-                made => break made?,
+                file => break EventFile { file: file?, path },
             }
         };
-        let path = named(n);
-        let mut events = EventFile { file, path };
         events.write(&event(0, |event| event.bytes(3, VERSION.as_bytes())))?;
         if let Some(step) = resume_at {
             let mut session = Message::default();
@@ -65,15 +49,11 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Whether the file is still there.
     pub(crate) fn exists(&self) -> bool {
         self.path.exists()
     }
 
     /// Adds numbers of `step`, each with its tag.
-    ///
-    /// # Errors
-    /// If they cannot be written.
     pub(crate) fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> io::Result<()> {
         let mut summary = Message::default();
         for (tag, value) in scalars {

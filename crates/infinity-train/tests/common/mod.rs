@@ -8,7 +8,7 @@ use infinity_model::burn::optim::GradientsParams;
 use infinity_model::burn::tensor::{Device, Tensor};
 use infinity_train::config::{DeviceList, DistributedStrategy, LrSchedulerType, RunConfig};
 use infinity_train::data::Packing;
-use infinity_train::metrics::{EvalMetrics, Reporter, StepMetrics};
+use infinity_train::metrics::{EvalMetrics, Event, Reporter, StepMetrics};
 use infinity_train::{Devices, Resume, TrainControl, TrainError, TrainReport, train};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -94,24 +94,23 @@ pub struct Listener {
 }
 
 impl Reporter for Listener {
-    fn step(&mut self, metrics: &StepMetrics) {
-        self.heard.lock().unwrap().steps.push(metrics.clone());
-        if self.stop_at == Some(metrics.step) {
-            self.interrupt.store(true, Ordering::Relaxed);
+    fn hear(&mut self, event: Event<'_>) {
+        let mut heard = self.heard.lock().unwrap();
+        match event {
+            Event::Step(metrics) => {
+                heard.steps.push(metrics.clone());
+                drop(heard);
+                if self.stop_at == Some(metrics.step) {
+                    self.interrupt.store(true, Ordering::Relaxed);
+                }
+                if let Some(hook) = &mut self.hook {
+                    hook(metrics.step);
+                }
+            }
+            Event::Eval(metrics) => heard.evals.push(metrics.clone()),
+            Event::Sample { .. } => {}
+            Event::Message(text) => heard.messages.push(text.to_owned()),
         }
-        if let Some(hook) = &mut self.hook {
-            hook(metrics.step);
-        }
-    }
-
-    fn eval(&mut self, metrics: &EvalMetrics) {
-        self.heard.lock().unwrap().evals.push(metrics.clone());
-    }
-
-    fn sample(&mut self, _prompt: &str, _text: &str) {}
-
-    fn message(&mut self, text: &str) {
-        self.heard.lock().unwrap().messages.push(text.to_owned());
     }
 }
 

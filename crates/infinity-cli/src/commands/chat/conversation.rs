@@ -10,10 +10,11 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use infinity_model::generate::{Context, FinishReason, Generation, Identity, generate_from};
-use infinity_model::{GenerationConfig, InfinityModel, Tokenizer, state_file};
+use infinity_model::{ChatTemplate, GenerationConfig, InfinityModel, Tokenizer, state_file};
+use infinity_train::metrics::resident_bytes;
 use serde::{Deserialize, Serialize};
 
-use super::template::Template;
+use super::template::{first, later};
 use crate::terminal::{self, errors};
 
 /// States that `undo` goes back to, at most.
@@ -52,36 +53,23 @@ struct Note {
 pub(super) struct Conversation {
     model: InfinityModel,
     tokenizer: Tokenizer,
-    template: Template,
+    template: ChatTemplate,
     /// Instructions that a new conversation begins with.
     pub(super) system: Option<String>,
     branches: BTreeMap<String, Branch>,
     current: String,
 }
 
-/// What /stats shows.
-pub(super) struct Stats {
-    pub(super) position: u64,
-    pub(super) turns: u64,
-    pub(super) undo: usize,
-    pub(super) state_bytes: usize,
-    /// Whether the state grows with the text.
-    pub(super) grows: bool,
-    pub(super) branches: Vec<String>,
-}
-
 impl Conversation {
-    pub(super) fn new(model: InfinityModel, tokenizer: Tokenizer, template: Template) -> Self {
-        let tokenizer = match template.begins_texts() {
-            true => tokenizer.with_special_tokens(false),
-            false => tokenizer,
+    pub(super) fn new(model: InfinityModel, tokenizer: Tokenizer, template: ChatTemplate) -> Self {
+        // A template writes the tokens that begin a text itself, where a model has them.
+        let tokenizer = match template.is_plain() {
+            true => tokenizer,
+            false => tokenizer.with_special_tokens(false),
         };
-        let now = Moment {
-            context: Context::new(&model),
-            turns: 0,
-        };
+        let context = Context::new(&model);
         let branch = Branch {
-            now,
+            now: Moment { context, turns: 0 },
             before: VecDeque::new(),
         };
         Self {
@@ -112,9 +100,6 @@ impl Conversation {
 
     /// Gives the model a message and takes its answer, which `on_text` gets as it comes. A message that was
     /// not read to its end is as if it had not been given.
-    ///
-    /// # Errors
-    /// A template or a tokenizer that refuses the message; a model that gives no numbers.
     pub(super) fn say(
         &mut self,
         text: &str,
@@ -124,10 +109,8 @@ impl Conversation {
         let now = self.branch().now.clone();
         let system = self.system.as_deref();
         let prompt = match now.turns {
-            0 => self
-                .template
-                .first(system, text, now.context.position() > 0)?,
-            _ => self.template.later(system, text)?,
+            0 => first(&self.template, system, text, now.context.position() > 0)?,
+            _ => later(&self.template, system, text)?,
         };
         // The end of the answer before may have been said by the model itself.
         let said = now.context.past.recent.last().copied();
@@ -141,10 +124,10 @@ impl Conversation {
             0 => &*prompt,
             _ => prompt.strip_prefix(&*ended).unwrap_or(&prompt),
         };
-        let config = GenerationConfig {
-            stop: [config.stop.clone(), self.template.stops()].concat(),
-            ..config.clone()
-        };
+        let mut config = config.clone();
+        // Texts that end an answer, where no token does.
+        let stops = self.template.stops().iter();
+        config.stop.extend(stops.map(|stop| (*stop).to_owned()));
         let (made, mut context) = generate_from(
             &self.model,
             &self.tokenizer,
@@ -189,16 +172,12 @@ impl Conversation {
         there
     }
 
-    /// Begins anew.
     pub(super) fn reset(&mut self) {
         let context = Context::new(&self.model);
         self.step(Moment { context, turns: 0 });
     }
 
     /// Goes on in a copy called `name`.
-    ///
-    /// # Errors
-    /// There is one of that name.
     pub(super) fn fork(&mut self, name: &str) -> anyhow::Result<()> {
         if self.branches.contains_key(name) {
             return Err(errors::usage(format!(
@@ -211,10 +190,6 @@ impl Conversation {
         Ok(())
     }
 
-    /// Goes to another copy.
-    ///
-    /// # Errors
-    /// There is none of that name.
     pub(super) fn switch(&mut self, name: &str) -> anyhow::Result<()> {
         if !self.branches.contains_key(name) {
             let names: Vec<&str> = self.branches.keys().map(String::as_str).collect();
@@ -227,64 +202,59 @@ impl Conversation {
         Ok(())
     }
 
-    /// Keeps it in a file.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub(super) fn save(&mut self, path: &Path) -> anyhow::Result<()> {
-        let note = Note {
+        let note = serde_json::to_string(&Note {
             turns: self.branch().now.turns,
             system: self.system.clone(),
-        };
-        let note = serde_json::to_string(&note)?;
+        })?;
         let context = self.branch().now.context.clone();
         let identity = Identity::of(&self.model, Some(&self.tokenizer));
-        context.save_noting(
-            path,
-            &identity,
-            &[(NOTE, note), ("command", terminal::command_line())],
-        )?;
-        Ok(())
+        let notes = [(NOTE, note), ("command", terminal::command_line())];
+        Ok(context.save_noting(path, &identity, &notes)?)
     }
 
     /// Goes on from a file: a conversation where it was left, or after any other text.
-    ///
-    /// # Errors
-    /// The file is no state of this model and tokenizer.
     pub(super) fn load(&mut self, path: &Path) -> anyhow::Result<()> {
         let context = Context::load(path, &self.model, Some(&self.tokenizer))?;
-        let bytes =
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let shown = path.display();
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
         let notes = state_file::notes(&bytes)?;
-        let note = notes.iter().find(|(key, _)| key == NOTE);
-        let note = note
-            .map(|(_, note)| serde_json::from_str::<Note>(note))
-            .transpose();
-        let note =
-            note.with_context(|| format!("{}: its entry {NOTE:?} cannot be read", path.display()))?;
-        if let Some(note) = &note {
-            self.system.clone_from(&note.system);
+        let mut turns = 0;
+        if let Some((_, note)) = notes.iter().find(|(key, _)| key == NOTE) {
+            let note: Note = serde_json::from_str(note)
+                .with_context(|| format!("{shown}: its entry {NOTE:?} cannot be read"))?;
+            (turns, self.system) = (note.turns, note.system);
         }
-        let turns = note.map_or(0, |note| note.turns);
         self.step(Moment { context, turns });
         Ok(())
     }
 
-    pub(super) fn stats(&mut self) -> Stats {
-        let mark = |name: &String| match *name == self.current {
-            true => format!("{name} (here)"),
-            false => name.clone(),
+    pub(super) fn position(&mut self) -> u64 {
+        self.branch().now.context.position()
+    }
+
+    pub(super) fn stats(&mut self) -> String {
+        let names = self
+            .branches
+            .keys()
+            .map(|name| match *name == self.current {
+                true => format!("{name} (here)"),
+                false => name.clone(),
+            });
+        let names = names.collect::<Vec<_>>().join(", ");
+        let grows = match self.model.config().grows_by() {
+            Some(_) => "and more with every token",
+            None => "whatever their number",
         };
-        let branches = self.branches.keys().map(mark).collect();
-        let grows = self.model.config().grows_by().is_some();
-        let branch = self.branch();
-        Stats {
-            position: branch.now.context.position(),
-            turns: branch.now.turns,
-            undo: branch.before.len(),
-            state_bytes: branch.now.context.state.bytes(),
-            grows,
-            branches,
-        }
+        let Branch { now, before } = self.branch();
+        format!(
+            "tokens remembered   {}\nmessages            {}\nto take back        {}\n\
+             state               {}, {grows}\nbranches            {names}\nresident memory     {}",
+            terminal::grouped(now.context.position()),
+            now.turns,
+            before.len(),
+            terminal::bytes(now.context.state.bytes() as u64),
+            terminal::bytes(resident_bytes()),
+        )
     }
 }

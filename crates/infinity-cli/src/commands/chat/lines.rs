@@ -22,9 +22,6 @@ pub(super) enum Lines {
 
 impl Lines {
     /// Standard input, in an editor with the lines of `history` if that is a terminal.
-    ///
-    /// # Errors
-    /// The terminal cannot be used.
     pub(super) fn open(history: Option<PathBuf>) -> anyhow::Result<Self> {
         if !io::stdin().is_terminal() {
             return Ok(Lines::Pipe);
@@ -37,15 +34,12 @@ impl Lines {
         if let Some(path) = history.as_ref().filter(|path| path.exists())
             && let Err(error) = editor.load_history(path)
         {
-            terminal::warning(&format!("{}: {error}", path.display()));
+            terminal::alarm(&format!("{}: {error}", path.display()));
         }
         Ok(Lines::Editor(Box::new(editor), history))
     }
 
     /// The next line, or several that end with a backslash as one; nothing at the end.
-    ///
-    /// # Errors
-    /// What cannot be read, or is no text.
     pub(super) fn next(&mut self) -> anyhow::Result<Option<String>> {
         let mut text = String::new();
         loop {
@@ -101,7 +95,7 @@ impl Drop for Lines {
                 let _ = std::fs::create_dir_all(parent);
             }
             if let Err(error) = editor.save_history(path) {
-                terminal::warning(&format!("{}: {error}", path.display()));
+                terminal::alarm(&format!("{}: {error}", path.display()));
             }
         }
     }

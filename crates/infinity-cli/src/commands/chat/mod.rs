@@ -8,25 +8,21 @@ mod words;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use clap::Args;
-use infinity_model::{FinishReason, GenerationConfig, Precision, Pretrained};
-use infinity_train::metrics::resident_bytes;
+use infinity_model::{FinishReason, GenerationConfig, Precision};
 
-use self::conversation::{Conversation, Stats};
+use self::conversation::Conversation;
 use self::lines::Lines;
-use self::template::Template;
 use self::words::Said;
 use super::generate::rate;
 use super::sampling::{LimitFlags, SamplingFlags};
 use crate::args::Global;
 use crate::device;
 use crate::model_dir::{self, ModelArgs};
-use crate::terminal::signals::{self, Heeding, Interrupt};
+use crate::terminal::signals::Heeding;
 use crate::terminal::{self, errors};
 
-/// With which model, and from where.
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
     #[command(flatten)]
@@ -56,51 +52,39 @@ pub(crate) struct ChatArgs {
     sampling: SamplingFlags,
 }
 
-/// Talks.
 pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
     let found = args.of.find()?;
     if let Some(path) = &args.state_out {
         model_dir::can_hold("--state-out", path)?;
     }
     let chosen = device::open(&device::wanted(global))?;
-    let Pretrained {
-        model,
-        tokenizer,
-        generation,
-        ..
-    } = model_dir::load(&found, args.precision, &chosen.device, global.quiet)?;
-    let tokenizer = model_dir::needed(tokenizer, &args.of.model)?;
-    let (config, unused) = args
-        .sampling
-        .over(args.limit.over(generation), global.seed)?;
+    let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
+    let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
+    let base = args.limit.over(loaded.generation);
     let files = found.tokenizer()?;
-    let template = Template::new(model_dir::template(
-        &found,
-        files.parent().unwrap_or(&args.of.model),
-    )?);
-    if !global.quiet {
-        unused.iter().for_each(|what| terminal::warning(what));
-        terminal::note(&format!(
-            "{} on {} · {} · /help shows what there is, Ctrl-D ends",
-            args.of.model.display(),
-            chosen.describe(),
-            template.describe()
-        ));
-    }
-    let mut conversation = Conversation::new(model, tokenizer, template);
+    let directory = files.parent().unwrap_or(&args.of.model);
+    let template = model_dir::template(&found, directory)?;
+    let config = args.sampling.over(base, global.seed)?;
+    terminal::remark(&format!(
+        "{} on {} · {} · /help shows what there is, Ctrl-D ends",
+        args.of.model.display(),
+        chosen.describe(),
+        match template.is_plain() {
+            true => "no chat template: messages as plain text",
+            false => "chat template of the model",
+        }
+    ));
+    let mut conversation = Conversation::new(loaded.model, tokenizer, template);
     if let Some(path) = &args.state_in {
         conversation.load(path)?;
     }
     if args.system.is_some() {
         conversation.system.clone_from(&args.system);
     }
-    let interrupt = signals::listen("")?;
     let mut chat = Chat {
         conversation,
         config,
-        heeding: Heeding::on(&chosen.device, &interrupt),
-        interrupt,
-        quiet: global.quiet,
+        heeding: Heeding::listen(&chosen.device)?,
     };
     let history = match (&args.history, args.no_history) {
         (_, true) => None,
@@ -120,11 +104,7 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
             Ok(ControlFlow::Break(())) => break Ok(()),
             // A closed pipe ends it; anything else is said, and the conversation goes on.
             Err(error) if errors::is_closed_pipe(&error) => break Err(error),
-            Err(error) => terminal::note(&format!(
-                "{}: {}",
-                terminal::error_word(),
-                errors::message(&error)
-            )),
+            Err(error) => terminal::error(&errors::message(&error)),
         }
     };
     if let Some(path) = &args.state_out {
@@ -134,13 +114,10 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
     Ok(errors::OK)
 }
 
-/// A conversation and how it goes on.
 struct Chat {
     conversation: Conversation,
     config: GenerationConfig,
-    interrupt: Interrupt,
     heeding: Heeding,
-    quiet: bool,
 }
 
 impl Chat {
@@ -155,31 +132,28 @@ impl Chat {
             Said::Help => terminal::line(&words::help())?,
             Said::Save(path) => {
                 conversation.save(Path::new(&path))?;
-                self.note(&format!("kept in {path}"));
+                terminal::remark(&format!("kept in {path}"));
             }
             Said::Load(path) => {
                 conversation.load(Path::new(&path))?;
-                let position = conversation.stats().position;
-                self.note(&format!(
-                    "{path}: goes on after {} tokens",
-                    terminal::grouped(position)
-                ));
+                let position = terminal::grouped(conversation.position());
+                terminal::remark(&format!("{path}: goes on after {position} tokens"));
             }
             Said::Fork(name) => {
                 conversation.fork(&name)?;
-                self.note(&format!("in {name}"));
+                terminal::remark(&format!("in {name}"));
             }
             Said::Switch(name) => {
                 conversation.switch(&name)?;
-                self.note(&format!("in {name}"));
+                terminal::remark(&format!("in {name}"));
             }
             Said::Undo => match conversation.undo() {
-                true => self.note("taken back"),
+                true => terminal::remark("taken back"),
                 false => return Err(errors::usage("there is nothing to take back")),
             },
             Said::Reset => {
                 conversation.reset();
-                self.note("a new conversation");
+                terminal::remark("a new conversation");
             }
             Said::System(text) if text.is_empty() => {
                 let system = conversation.system.as_deref();
@@ -188,7 +162,7 @@ impl Chat {
             Said::System(text) => {
                 conversation.system = Some(text);
                 conversation.reset();
-                self.note("a new conversation with these instructions");
+                terminal::remark("a new conversation with these instructions");
             }
             Said::Set(name, _) if name.is_empty() => {
                 for (name, value) in words::settings(&self.config) {
@@ -198,16 +172,15 @@ impl Chat {
             Said::Set(name, value) => {
                 self.config =
                     words::with_setting(&self.config, &name, &value).map_err(errors::usage)?;
-                self.note(&format!("{name} is {value}"));
+                terminal::remark(&format!("{name} is {value}"));
             }
-            Said::Stats => terminal::line(&shown(&conversation.stats()))?,
+            Said::Stats => terminal::line(&conversation.stats())?,
         }
         Ok(ControlFlow::Continue(()))
     }
 
     /// A message, and its answer as it comes.
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
-        let asked = std::sync::Arc::clone(&self.interrupt.asked);
         self.heeding.begin();
         let mut broken = None;
         let mut begun = false;
@@ -219,25 +192,26 @@ impl Chat {
                 begun = true;
                 broken = terminal::piece(text).err();
             }
-            match broken.is_some() || asked.load(Ordering::SeqCst) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
+            match broken {
+                Some(_) => ControlFlow::Break(()),
+                None => self.heeding.going_on(),
             }
         };
         let made = self.conversation.say(text, &self.config, &mut on_text);
-        self.interrupt.heeded.store(false, Ordering::SeqCst);
-        self.interrupt.asked.store(false, Ordering::SeqCst);
+        self.heeding.end();
         if let Some(error) = broken {
             return Err(error.into());
         }
         let made = made?;
         terminal::line("")?;
         if made.prompt_left > 0 {
-            self.note("stopped before the message was read; it is as if it had not been given");
+            terminal::remark(
+                "stopped before the message was read; it is as if it had not been given",
+            );
         } else if made.finish == FinishReason::Interrupted {
-            self.note("stopped; what was said stays said, /undo takes it back");
-        } else if !self.quiet && io::stderr().is_terminal() {
-            terminal::note(&format!(
+            terminal::remark("stopped; what was said stays said, /undo takes it back");
+        } else if io::stderr().is_terminal() {
+            terminal::remark(&format!(
                 "{} tokens, {:.1} tok/s · position {}",
                 made.tokens.len(),
                 rate(made.tokens.len(), made.decode_s),
@@ -246,27 +220,4 @@ impl Chat {
         }
         Ok(())
     }
-
-    fn note(&self, text: &str) {
-        if !self.quiet {
-            terminal::note(text);
-        }
-    }
-}
-
-fn shown(stats: &Stats) -> String {
-    format!(
-        "tokens remembered   {}\nmessages            {}\nto take back        {}\nstate               {}, \
-         {}\nbranches            {}\nresident memory     {}",
-        terminal::grouped(stats.position),
-        stats.turns,
-        stats.undo,
-        terminal::bytes(stats.state_bytes as u64),
-        match stats.grows {
-            true => "and more with every token",
-            false => "whatever their number",
-        },
-        stats.branches.join(", "),
-        terminal::bytes(resident_bytes()),
-    )
 }

@@ -60,10 +60,7 @@ pub(super) enum Said {
     Exit,
 }
 
-/// Reads a line. Two slashes stand for one that begins a text.
-///
-/// # Errors
-/// What is wrong with a command, for the person.
+/// Reads a line, or says what is wrong with it. Two slashes stand for one that begins a text.
 pub(super) fn parse(line: &str) -> Result<Said, String> {
     let line = line.trim();
     let Some(command) = line.strip_prefix('/') else {
@@ -184,7 +181,6 @@ pub(super) fn with_setting(
     Ok(config)
 }
 
-/// The text of /help.
 pub(super) fn help() -> String {
     let line = |(name, what, does): &(&str, &str, &str)| {
         format!("{:<20} {does}", format!("/{name} {what}"))

@@ -13,7 +13,6 @@ use infinity_train::data::book;
 use crate::args::Global;
 use crate::terminal::{self, errors};
 
-/// What to make, and where.
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
     /// The folder; it is made if it is not there
@@ -47,33 +46,30 @@ struct Preset {
     stories: usize,
 }
 
+const TINY: Preset = Preset {
+    name: "tiny",
+    about: "parts of words; tells stories after three minutes",
+    hidden_size: 128,
+    layers: 3,
+    heads: 2,
+    entries: 1024,
+    window: 128,
+    rows: 12,
+    steps: 400,
+    seconds: 150,
+    stories: 6000,
+};
+
 const PRESETS: [Preset; 4] = [
     Preset {
         name: "tiny-char",
         about: "characters; learns to spell in three minutes",
-        hidden_size: 128,
-        layers: 3,
-        heads: 2,
         entries: 0,
         window: 256,
         rows: 8,
-        steps: 400,
-        seconds: 150,
-        stories: 6000,
+        ..TINY
     },
-    Preset {
-        name: "tiny",
-        about: "parts of words; tells stories after three minutes",
-        hidden_size: 128,
-        layers: 3,
-        heads: 2,
-        entries: 1024,
-        window: 128,
-        rows: 12,
-        steps: 400,
-        seconds: 150,
-        stories: 6000,
-    },
+    TINY,
     Preset {
         name: "small",
         about: "a size for text of your own, an hour or more on a processor",
@@ -107,7 +103,6 @@ const BOOK: &str = "book.txt";
 /// How many there are in it.
 const STORIES: u64 = 400;
 
-/// Makes the folder, or lists the presets.
 pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
     if args.list {
         for preset in &PRESETS {
@@ -118,18 +113,24 @@ pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
     let preset = preset(&args.preset)?;
     let seed = global.seed.unwrap_or(1);
     let directory = &args.directory;
-    let config = directory.join(CONFIG);
     let files = [
-        (config.clone(), preset.toml(seed)),
+        (directory.join(CONFIG), preset.toml(seed)),
         (directory.join(BOOK), book(seed, STORIES)),
     ];
-    refuse_what_is_there(
-        directory,
-        &files.each_ref().map(|(path, _)| path),
-        args.force,
-    )?;
+    let shown = directory.display();
+    if directory.exists() && !directory.is_dir() {
+        return Err(errors::usage(format!("{shown} is a file, not a folder")));
+    }
+    // Nothing of a person's is written over unless that is said.
+    let there = files.iter().find(|(path, _)| path.exists());
+    if let Some((path, _)) = there.filter(|_| !args.force) {
+        return Err(errors::usage(format!(
+            "{} is there already; --force writes over it",
+            path.display()
+        )));
+    }
     std::fs::create_dir_all(directory)
-        .with_context(|| format!("cannot make the folder {}", directory.display()))?;
+        .with_context(|| format!("cannot make the folder {shown}"))?;
     for (path, text) in &files {
         infinity_files::write(path, text.as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
@@ -141,33 +142,16 @@ pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
 }
 
 fn preset(name: &str) -> anyhow::Result<&'static Preset> {
-    PRESETS
-        .iter()
-        .find(|preset| preset.name == name)
-        .ok_or_else(|| {
-            let names = PRESETS.each_ref().map(|preset| preset.name);
-            let meant = nearest(name, names.iter().copied());
-            let meant = meant.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-            let names = names.join(", ");
-            errors::usage(format!(
-                "--preset: there is no `{name}`, only {names}{meant}"
-            ))
-        })
-}
-
-/// Nothing of a person's is written over unless that is said.
-fn refuse_what_is_there(directory: &Path, paths: &[&PathBuf], force: bool) -> anyhow::Result<()> {
-    if directory.exists() && !directory.is_dir() {
-        let shown = directory.display();
-        return Err(errors::usage(format!("{shown} is a file, not a folder")));
-    }
-    match paths.iter().find(|path| path.exists()) {
-        Some(path) if !force => Err(errors::usage(format!(
-            "{} is there already; --force writes over it",
-            path.display()
-        ))),
-        _ => Ok(()),
-    }
+    let mut presets = PRESETS.iter();
+    presets.find(|preset| preset.name == name).ok_or_else(|| {
+        let names = PRESETS.each_ref().map(|preset| preset.name);
+        let meant = nearest(name, names.iter().copied());
+        let meant = meant.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+        let names = names.join(", ");
+        errors::usage(format!(
+            "--preset: there is no `{name}`, only {names}{meant}"
+        ))
+    })
 }
 
 fn next_steps(directory: &Path, preset: &Preset) -> String {
@@ -186,7 +170,6 @@ fn next_steps(directory: &Path, preset: &Preset) -> String {
 }
 
 impl Preset {
-    /// The configuration file.
     fn toml(&self, seed: u64) -> String {
         let tokenizer = match self.entries {
             0 => "kind = \"char\"".to_owned(),

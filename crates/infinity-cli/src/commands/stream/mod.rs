@@ -15,7 +15,6 @@ mod source;
 
 use std::collections::VecDeque;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +24,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use infinity_model::generate::{Context, Identity, generate_from};
-use infinity_model::{GenerationConfig, Precision, Pretrained, Tokenizer};
+use infinity_model::{GenerationConfig, Precision, Tokenizer};
 use infinity_train::evaluate::{CUT, Reading};
 
 use self::input::{Item, Pieces, Place};
@@ -38,7 +37,6 @@ use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::{self, Heeding};
 use crate::terminal::{self, errors};
 
-/// What to read, with what, and what to keep.
 #[derive(Debug, Args)]
 pub(crate) struct StreamArgs {
     #[command(flatten)]
@@ -79,7 +77,6 @@ pub(crate) struct StreamArgs {
     sampling: SamplingFlags,
 }
 
-/// Reads.
 pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     let found = args.of.find()?;
     if let Some(path) = &args.state_out {
@@ -87,55 +84,38 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     }
     let source = Source::open(&args.file)?;
     let chosen = device::open(&device::wanted(global))?;
-    let loaded = model_dir::load(&found, args.precision, &chosen.device, global.quiet)?;
-    let Pretrained {
-        model,
-        tokenizer,
-        generation,
-        ..
-    } = loaded;
+    let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
+    let (model, tokenizer) = (loaded.model, loaded.tokenizer);
     let tokenizer = model_dir::needed(tokenizer, &args.of.model)?;
     let base = GenerationConfig {
         max_new_tokens: args.generate,
         max_length: None,
-        ..generation
+        ..loaded.generation
     };
-    let (config, unused) = args.sampling.over(base, global.seed)?;
-    if !global.quiet {
-        unused.iter().for_each(|what| terminal::warning(what));
-        if let Some(setting) = model.config().grows_by() {
-            terminal::warning(&format!(
-                "`{setting}` keeps every token: its memory grows and it becomes slower"
-            ));
-        }
+    let config = args.sampling.over(base, global.seed)?;
+    if let Some(setting) = model.config().grows_by() {
+        terminal::warning(&format!(
+            "`{setting}` keeps every token: its memory grows and it becomes slower"
+        ));
     }
-    let resumed = args
-        .state_out
-        .as_deref()
-        .filter(|path| args.resume && path.exists());
-    let (context, kept) = match resumed.or(args.state_in.as_deref()) {
-        None => (Context::new(&model), Kept::default()),
-        Some(path) => {
-            let context = Context::load(path, &model, Some(&tokenizer))?;
-            let kept = match resumed {
-                Some(path) => kept_in(path)?,
-                None => Kept::default(),
-            };
-            (context, kept)
-        }
+    let resumed = args.state_out.as_deref();
+    let resumed = resumed.filter(|path| args.resume && path.exists());
+    let context = match resumed.or(args.state_in.as_deref()) {
+        Some(path) => Context::load(path, &model, Some(&tokenizer))?,
+        None => Context::new(&model),
     };
+    let kept = resumed.map(kept_in).transpose()?.unwrap_or_default();
     let place = source.place(&kept)?;
-    if args.resume && !global.quiet {
+    if args.resume {
         let from = terminal::grouped(context.position());
-        terminal::note(&match resumed {
+        terminal::remark(&match resumed {
             Some(path) => format!("{}: goes on after {from} tokens", path.display()),
             None => "nothing to go on from yet: starts at the beginning".to_owned(),
         });
     }
     let seekable = source.seekable();
     let chunks = source.chunks(place.offset)?;
-    let interrupt = signals::listen("")?;
-    let heeding = Heeding::on(&chosen.device, &interrupt);
+    let heeding = Heeding::listen(&chosen.device)?;
     heeding.begin();
     let show = Show::new(
         args.emit,
@@ -145,10 +125,7 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
         global.quiet,
     );
     let mut session = Session {
-        quiet: global.quiet,
-        due: args
-            .snapshot_every
-            .map(|every| context.position().saturating_add(every)),
+        due: (args.snapshot_every).map(|every| context.position().saturating_add(every)),
         identity: Identity::of(&model, Some(&tokenizer)),
         reading: Reading::new(model, context),
         tokenizer,
@@ -160,14 +137,13 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
         show,
         seekable,
         args: &args,
-        stop: interrupt.asked,
         heeding,
         snapshot: signals::on_request()?,
         told_of_bytes: false,
     };
     let outcome = session.read_all(&chunks);
     session.show.clear();
-    let stopped = session.stop.load(Ordering::SeqCst);
+    let stopped = session.heeding.stops();
     // What was read is kept whatever ended it, and what ended it is said.
     let saved = session.keep(seekable && (stopped || outcome.is_err()));
     outcome?;
@@ -175,14 +151,11 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     if !stopped && args.generate.is_some() && args.marker.is_none() {
         session.speak()?;
     }
-    if !global.quiet {
-        let bytes = session.reading.now().state.bytes() as u64;
-        terminal::note(&session.show.closing_line(bytes, &chosen.name));
-    }
-    Ok(if stopped {
-        errors::INTERRUPTED
-    } else {
-        errors::OK
+    let bytes = session.reading.now().state.bytes() as u64;
+    terminal::remark(&session.show.closing_line(bytes, &chosen.name));
+    Ok(match stopped {
+        true => errors::INTERRUPTED,
+        false => errors::OK,
     })
 }
 
@@ -196,10 +169,8 @@ struct Begun {
     read: usize,
 }
 
-/// A stream that is being read.
 struct Session<'a> {
     args: &'a StreamArgs,
-    quiet: bool,
     reading: Reading,
     /// Whose states these are.
     identity: Identity,
@@ -215,15 +186,15 @@ struct Session<'a> {
     seekable: bool,
     /// The position after which a state is to be kept.
     due: Option<u64>,
-    stop: Arc<AtomicBool>,
     heeding: Heeding,
     snapshot: Arc<AtomicBool>,
     told_of_bytes: bool,
 }
 
 impl Session<'_> {
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+    /// Whether Ctrl-C has ended the reading of a text that can be read on from where it is left.
+    fn is_left(&self) -> bool {
+        self.heeding.stops() && self.seekable
     }
 
     /// Reads to the end of the input, or to Ctrl-C.
@@ -251,25 +222,23 @@ impl Session<'_> {
                 self.pieces.push(&chunk, &mut items);
                 self.take(&mut items)?;
             }
-            self.mind()?;
-            if self.stopped() {
+            self.mind();
+            if self.heeding.stops() {
                 break;
             }
         }
         // A file is left at a multiple of 512 tokens and read on from there. What came through a pipe does
         // not come again.
-        if self.stopped() && self.seekable {
-            return Ok(());
+        if !self.is_left() {
+            self.pieces.end(&mut items);
+            self.take(&mut items)?;
         }
-        self.pieces.end(&mut items);
-        self.take(&mut items)?;
-        match self.stopped() && self.seekable {
+        match self.is_left() {
             true => Ok(()),
             false => self.look(),
         }
     }
 
-    /// Reads pieces.
     fn take(&mut self, items: &mut VecDeque<Item>) -> anyhow::Result<()> {
         while let Some(item) = items.pop_front() {
             let piece = match item {
@@ -309,7 +278,7 @@ impl Session<'_> {
             for part in new.chunks(CUT as usize) {
                 let losses = self.reading.add(part)?;
                 self.read(losses)?;
-                if self.stopped() && self.seekable {
+                if self.is_left() {
                     return Ok(());
                 }
             }
@@ -339,40 +308,44 @@ impl Session<'_> {
             && position >= due
         {
             self.due = Some(position.saturating_add(every));
-            if let Err(error) = self.keep(true) {
-                // The state before is there still, and the next may fit.
-                let message = errors::message(&error);
-                self.show.warn(&format!(
-                    "no state was kept at position {position}: {message}"
-                ));
-            }
+            // The state before is there still, and the next may fit.
+            let kept = self.keep(true);
+            self.say_failed(kept, &format!(" at position {position}"));
         }
         Ok(())
     }
 
     /// Does what was asked for from outside, and says what has to be said once.
-    fn mind(&mut self) -> anyhow::Result<()> {
+    fn mind(&mut self) {
         if self.snapshot.swap(false, Ordering::SeqCst) {
             if self.args.state_out.is_none() {
-                self.show
-                    .warn("SIGUSR1 keeps the state where --state-out says, which was not given");
-            } else if let Err(error) = self.keep(self.seekable) {
-                let message = errors::message(&error);
-                self.show.warn(&format!("no state was kept: {message}"));
+                self.show.clear();
+                terminal::alarm(
+                    "SIGUSR1 keeps the state where --state-out says, which was not given",
+                );
+            } else {
+                let kept = self.keep(self.seekable);
+                self.say_failed(kept, "");
             }
         }
-        if self.pieces.replaced > 0
-            && !std::mem::replace(&mut self.told_of_bytes, true)
-            && !self.quiet
-        {
+        if self.pieces.replaced > 0 && !std::mem::replace(&mut self.told_of_bytes, true) {
             let at = self.pieces.first_replaced;
             let name = self.args.file.display();
-            self.show.warn(&format!(
+            self.show.clear();
+            terminal::warning(&format!(
                 "{name} is not UTF-8 text at byte {at}: such bytes are read as U+FFFD"
             ));
         }
         self.show.status();
-        Ok(())
+    }
+
+    /// Says that no state was kept `at` a place, if that failed.
+    fn say_failed(&mut self, kept: anyhow::Result<()>, at: &str) {
+        if let Err(error) = kept {
+            let message = errors::message(&error);
+            self.show.clear();
+            terminal::alarm(&format!("no state was kept{at}: {message}"));
+        }
     }
 
     /// Writes the state to --state-out, if there is one: that of the last multiple of 512 tokens, or of all
@@ -387,43 +360,29 @@ impl Session<'_> {
             self.reading.settle()?
         };
         let position = context.position();
-        let begun = self
-            .begun
-            .iter()
-            .find(|piece| piece.first < position && position < piece.end);
-        let kept = match begun {
-            Some(piece) => Kept {
-                offset: piece.from.offset,
-                line: piece.from.line,
-                read: piece.read + (position - piece.first) as usize,
-                bits: self.show.open().map_or(0.0, |open| open.bits),
-                before: None,
-            },
-            None => {
-                let next = self.begun.iter().find(|piece| piece.first >= position);
-                let place = next.map_or(self.end, |piece| piece.from);
-                // What an earlier process read of a piece stays read until the piece is.
-                let (read, bits) = match (next, self.resumed) {
-                    (Some(piece), _) if piece.read > 0 => {
-                        (piece.read, self.show.open().map_or(0.0, |open| open.bits))
-                    }
-                    (None, Some(resumed)) => resumed,
-                    _ => (0, 0.0),
-                };
-                Kept {
-                    offset: place.offset,
-                    line: place.line,
-                    read,
-                    bits,
-                    before: None,
-                }
-            }
+        let begun =
+            (self.begun.iter()).find(|piece| piece.first < position && position < piece.end);
+        let next = (self.begun.iter()).find(|piece| piece.first >= position);
+        let open = || self.show.open().map_or(0.0, |open| open.bits);
+        // What an earlier process read of a piece stays read until the piece is.
+        let (read, bits) = match (begun, next, self.resumed) {
+            (Some(piece), ..) => (piece.read + (position - piece.first) as usize, open()),
+            (_, Some(piece), _) if piece.read > 0 => (piece.read, open()),
+            (_, None, Some(resumed)) => resumed,
+            _ => (0, 0.0),
         };
+        let Place { offset, line } = begun.or(next).map_or(self.end, |piece| piece.from);
         let before = match self.seekable {
-            true => Some(before_of(&self.args.file, kept.offset)?),
+            true => Some(before_of(&self.args.file, offset)?),
             false => None,
         };
-        let note = serde_json::to_string(&Kept { before, ..kept })?;
+        let note = serde_json::to_string(&Kept {
+            offset,
+            line,
+            read,
+            bits,
+            before,
+        })?;
         context.save_noting(
             path,
             &self.identity,
@@ -435,21 +394,10 @@ impl Session<'_> {
     /// Lets the model go on from here, in a copy of what it remembers.
     fn speak(&mut self) -> anyhow::Result<()> {
         let context = self.reading.now().clone();
-        let stop = Arc::clone(&self.stop);
         let blank = self.pieces.blank().to_owned();
-        let mut on_text = |_: &str| match stop.load(Ordering::SeqCst) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        };
-        let model = self.reading.model();
-        let (made, _) = generate_from(
-            model,
-            &self.tokenizer,
-            &blank,
-            context,
-            &self.config,
-            &mut on_text,
-        )?;
+        let (model, tokenizer, config) = (self.reading.model(), &self.tokenizer, &self.config);
+        let mut on_text = |_: &str| self.heeding.going_on();
+        let (made, _) = generate_from(model, tokenizer, &blank, context, config, &mut on_text)?;
         self.show.generated(&made.text)?;
         Ok(())
     }

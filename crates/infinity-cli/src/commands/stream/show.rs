@@ -1,13 +1,14 @@
 //! What a reader of the stream sees: a record a line or token, a status line, a closing line.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use infinity_model::Tokenizer;
 use infinity_train::metrics::resident_bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::input::Piece;
 use crate::commands::generate::rate;
@@ -82,6 +83,7 @@ pub(super) struct Show {
 }
 
 /// The line at the bottom of a terminal.
+#[derive(Default)]
 struct Status {
     written: Option<Instant>,
     shown: bool,
@@ -98,11 +100,7 @@ impl Show {
         position: u64,
         quiet: bool,
     ) -> Self {
-        let status = (!quiet && io::stderr().is_terminal()).then_some(Status {
-            written: None,
-            shown: false,
-            tokens: 0,
-        });
+        let status = (!quiet && io::stderr().is_terminal()).then(Status::default);
         Self {
             emit,
             json,
@@ -136,9 +134,6 @@ impl Show {
     }
 
     /// The next tokens have these losses in nats.
-    ///
-    /// # Errors
-    /// Standard output is closed.
     pub(super) fn read(&mut self, losses: Vec<Option<f32>>) -> io::Result<()> {
         for loss in losses {
             self.finish()?;
@@ -199,45 +194,38 @@ impl Show {
     fn line(&mut self, open: &Open, sum: &Sum) -> io::Result<()> {
         let text = open.piece.text.trim();
         match self.json {
-            true => self.print(&json!({
+            true => self.print(json!({
                 "line": open.piece.line, "text": text, "tokens": sum.tokens, "bytes": sum.bytes,
                 "bits": round(sum.bits), "bits_per_byte": round(sum.bits_per_byte()),
                 "position": self.position,
             })),
-            false => self.print_text(&format!("{:>8.3}  {text}", sum.bits_per_byte())),
+            false => self.print(format!("{:>8.3}  {text}", sum.bits_per_byte())),
         }
     }
 
     fn token(&mut self, token: u32, line: u64, bits: Option<f64>) -> io::Result<()> {
         let text = self.tokenizer.decode(&[token]).unwrap_or_default();
         match (self.json, bits) {
-            (true, _) => self.print(&json!({
+            (true, _) => self.print(json!({
                 "position": self.position - 1, "line": line, "token": token, "text": text,
                 "bits": bits.map(round),
             })),
-            (false, Some(bits)) => self.print_text(&format!("{bits:>8.3}  {text:?}")),
-            (false, None) => self.print_text(&format!("{:>8}  {text:?}", "")),
+            (false, Some(bits)) => self.print(format!("{bits:>8.3}  {text:?}")),
+            (false, None) => self.print(format!("{:>8}  {text:?}", "")),
         }
     }
 
     /// What the model says here.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
     pub(super) fn generated(&mut self, text: &str) -> io::Result<()> {
         match self.json {
-            true => self.print(&json!({ "generated": text, "position": self.position })),
-            false => self.print_text(text),
+            true => self.print(json!({ "generated": text, "position": self.position })),
+            false => self.print(text),
         }
     }
 
-    fn print(&mut self, record: &Value) -> io::Result<()> {
-        self.print_text(&record.to_string())
-    }
-
-    fn print_text(&mut self, text: &str) -> io::Result<()> {
+    fn print(&mut self, record: impl Display) -> io::Result<()> {
         self.clear();
-        terminal::line(text)
+        terminal::line(&record.to_string())
     }
 
     /// Writes the status line where there is one, if it is time.
@@ -270,12 +258,6 @@ impl Show {
             let _ = write!(io::stderr().lock(), "\r\x1b[K");
             status.shown = false;
         }
-    }
-
-    /// A line on standard error, beside the status line.
-    pub(super) fn warn(&mut self, text: &str) {
-        self.clear();
-        terminal::warning(text);
     }
 
     /// Tokens of whole pieces that this process read.
