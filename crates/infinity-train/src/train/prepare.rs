@@ -5,8 +5,8 @@ use super::{Clock, Run, TrainControl};
 use crate::checkpoint::{Base, CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
 use crate::data::{
-    self, BatchSource, DataError, EvalSource, Needles, PreparedData, TokenizerConfig,
-    TokenizerKind, TrainSource, prepare, templates,
+    self, DataError, EvalSource, Needles, PreparedData, TokenizerConfig, TokenizerKind,
+    TrainSource, prepare, templates,
 };
 use crate::distributed::{Carried, Devices, Ranks, Reduction};
 use crate::error::{CheckpointError, TrainError};
