@@ -73,7 +73,9 @@ pub(crate) fn run_with(
             break outcome;
         }
     };
-    while let Ok(line) = printed.recv_timeout(AFTER) {
+    // A child of its own may print for ever.
+    let until = Instant::now() + AFTER;
+    while let Ok(line) = printed.recv_timeout(until.saturating_duration_since(Instant::now())) {
         take(line);
     }
     Ended { lines, outcome }
@@ -144,6 +146,15 @@ mod tests {
                 .contains("was stopped")
         );
         assert!(start.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_child_that_is_left_and_goes_on_printing_is_not_waited_for() {
+        let start = Instant::now();
+        let left = "(for i in $(seq 100); do echo left; sleep 0.2; done) & echo one";
+        let ended = shell(left, Duration::from_secs(20));
+        assert!(ended.lines.contains(&"one".to_owned()));
+        assert!(ended.outcome.is_ok() && start.elapsed() < Duration::from_secs(10));
     }
 
     #[test]

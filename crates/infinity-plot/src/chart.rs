@@ -172,7 +172,9 @@ impl Panel {
         svg.line([area.left, bottom], [right, bottom], "axis");
         svg.text([area.left, area.top - 14.0], "start", "name", &title);
         let middle = (area.left + right) / 2.0;
-        svg.text([middle, bottom + 38.0], "middle", "small", &self.caption);
+        if !self.caption.is_empty() {
+            svg.text([middle, bottom + 38.0], "middle", "small", &self.caption);
+        }
         if let Some((limit, words)) = &self.limit {
             let y = y(*limit);
             svg.line([area.left, y], [right, y], "axis");

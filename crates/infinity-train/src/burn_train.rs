@@ -85,7 +85,10 @@ pub(crate) fn within_learner<T: Send + 'static>(
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| training.launch(learner))) {
         // The dashboard knows no other way to say that somebody asked it to kill the program.
         match dashboard && words(&*panic).starts_with("Killing training") {
-            true => return Err(TrainError::Killed),
+            true => {
+                let message = "killed on the dashboard, without a checkpoint of its last step";
+                return Err(TrainError::Failed(message.to_owned()));
+            }
             false => resume_unwind(panic),
         }
     }
@@ -192,7 +195,7 @@ impl Shell {
     /// What burn-train met since it started.
     pub(crate) fn check(&self) -> Result<(), TrainError> {
         match self.components.interrupter.error() {
-            Some(error) => Err(TrainError::Learner(error.to_string())),
+            Some(error) => Err(TrainError::Failed(error.to_string())),
             None => Ok(()),
         }
     }

@@ -64,44 +64,6 @@ pub enum TrainError {
         /// Why.
         reason: String,
     },
-    /// Somebody else writes there.
-    #[error("another process is training in {path}; wait for it, or name another directory")]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// A model makes nothing that is a number.
-    #[error("the model's loss is {loss}: its weights are damaged, or it diverged")]
-    NotFinite {
-        /// NaN or +∞.
-        loss: f64,
-    },
-    /// A key asks for something this version does not do.
-    #[error("`{key} = {value}` is not there yet: {instead}")]
-    Unsupported {
-        /// Dotted key.
-        key: &'static str,
-        /// Its value.
-        value: String,
-        /// What to do instead.
-        instead: &'static str,
-    },
-    /// A run got another number of devices than it is configured for.
-    #[error("`distributed.devices` asks for {asked} devices, and the run was given {given}")]
-    Devices {
-        /// In the configuration.
-        asked: usize,
-        /// Handed over.
-        given: usize,
-    },
-    /// The devices cannot add up what is spread over them.
-    #[error(
-        "`distributed.strategy` is \"ddp\", but NCCL does not add up between these devices: {reason}; \"multi\" needs no NCCL"
-    )]
-    Collective {
-        /// What came of a sum of ones.
-        reason: String,
-    },
     /// Loss or gradient stopped being finite, or stayed too high.
     #[error("the run diverged at step {step}: {reason}")]
     Diverged {
@@ -110,22 +72,13 @@ pub enum TrainError {
         /// What was seen.
         reason: String,
     },
-    /// The vocabulary of the configuration is not the tokenizer's.
-    #[error(
-        "`model.vocab_size = {vocab_size}` is smaller than the tokenizer's {tokens} entries; leave it out to take the tokenizer's"
-    )]
-    Vocabulary {
-        /// Configured size.
-        vocab_size: usize,
-        /// The tokenizer's size.
-        tokens: usize,
-    },
-    /// Somebody killed the run on burn-train's dashboard.
-    #[error("killed on the dashboard, without a checkpoint of its last step")]
-    Killed,
-    /// burn-train stopped the run.
+    /// The configuration asks for what this version, or this tokenizer, does not have.
     #[error("{0}")]
-    Learner(String),
+    Refused(String),
+    /// The run cannot begin or go on: another one has its directory, its devices do not work together, or its loss is
+    /// no number.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// An error about a checkpoint.
@@ -141,34 +94,11 @@ pub enum CheckpointError {
         /// checkpoint, where one was to start anew over such a run.
         found: Option<PathBuf>,
     },
-    /// There are others.
-    #[error("there is no checkpoint of step {step} in {directory}; there are those of {}", listed(.steps))]
-    NoStep {
-        /// The step that was named.
-        step: u64,
-        /// Where it was looked for.
-        directory: PathBuf,
-        /// Those that are there.
-        steps: Vec<u64>,
-    },
-    /// It is not one of the run that goes on.
-    #[error("{path} is no checkpoint of this run, whose checkpoints are in {directory}")]
-    Elsewhere {
-        /// What was named.
-        path: PathBuf,
-        /// Where the run's checkpoints are.
-        directory: PathBuf,
-    },
-    /// It was never finished.
-    #[error(
-        "the checkpoint {path} is not complete (no COMPLETE file): it was being written when the run ended"
-    )]
-    Incomplete {
-        /// The checkpoint's directory.
-        path: PathBuf,
-    },
+    /// The named one is not among those of the run.
+    #[error("{0}")]
+    Missing(String),
     /// A file is not the one that was written.
-    #[error("the checkpoint file {path} is damaged: {reason}")]
+    #[error("the checkpoint {path} is damaged: {reason}")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -187,24 +117,9 @@ pub enum CheckpointError {
         /// What depends on it, with the sign that sets it off, where that is not plain.
         why: Option<String>,
     },
-    /// The note of the best checkpoint does not name it.
-    #[error("cannot write the note {path}: {reason}; {meant}")]
-    Note {
-        /// The note.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-        /// What it should say.
-        meant: String,
-    },
-    /// It cannot be written.
-    #[error("cannot write the checkpoint {path}: {reason}")]
-    Write {
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    /// It, or the note of the best one, cannot be written.
+    #[error("{0}")]
+    Write(String),
 }
 
 /// What to do without a checkpoint.
@@ -217,17 +132,5 @@ fn instead(found: Option<&Path>) -> String {
              one: name another directory, or start without --resume and with `run.overwrite = true`",
             found.display()
         ),
-    }
-}
-
-/// The last steps of many.
-fn listed(steps: &[u64]) -> String {
-    const SHOWN: usize = 10;
-    let earlier = steps.len().saturating_sub(SHOWN);
-    let last: Vec<String> = steps[earlier..].iter().map(u64::to_string).collect();
-    let last = last.join(", ");
-    match earlier {
-        0 => format!("the steps {last}"),
-        _ => format!("{earlier} earlier steps and {last}"),
     }
 }

@@ -1,7 +1,7 @@
 //! Where the model is: a model directory, a run directory that holds one, a checkpoint of a run, or adapters and the
 //! model that they belong to.
 
-use crate::checkpoint::{CheckpointStore, TrainerState, model_of};
+use crate::checkpoint::{BEST, CheckpointStore, STATE, TrainerState, model_of};
 use crate::config::{ConfigLayers, RunConfig};
 use crate::error::TrainError;
 use crate::run_dir::{CHECKPOINTS, EFFECTIVE, FINAL, TOKENIZER};
@@ -30,12 +30,6 @@ const ADAPTER_MARKER: &str = "adapter_config.json";
 
 /// Settings of generation beside a finished model.
 const GENERATION: &str = "generation_config.json";
-
-/// The file of a checkpoint that says at which step it is.
-const STATE: &str = "trainer_state.json";
-
-/// The note among checkpoints that names the best.
-const BEST: &str = "best";
 
 /// A model that was found and not loaded yet.
 #[derive(Debug)]
@@ -235,18 +229,6 @@ fn directory(given: &Path) -> Result<PathBuf, TrainError> {
     let inside = given.join(FINAL);
     let mut places = [given.to_owned(), inside].into_iter();
     places.find(|dir| marker(dir).is_some()).ok_or_else(|| {
-        match given.read_dir().map_err(|why| (why.kind(), why)) {
-            Err((io::ErrorKind::NotFound, _)) => {
-                return TrainError::NoModel(format!("there is no model directory {shown}"));
-            }
-            Err((io::ErrorKind::NotADirectory, _)) => {
-                return TrainError::NoModel(format!(
-                    "{shown} is a file; a model is a directory with {MARKER} and model.safetensors"
-                ));
-            }
-            Err((_, why)) => return TrainError::NoModel(format!("cannot read {shown}: {why}")),
-            Ok(_) => {}
-        }
         let saved = CheckpointStore::new(given.to_owned()).steps();
         let hint = match saved.last() {
             Some(last) => format!("; it holds checkpoints: name one, as in {shown}/step-{last}"),
@@ -257,9 +239,16 @@ fn directory(given: &Path) -> Result<PathBuf, TrainError> {
             ),
             None => String::new(),
         };
-        TrainError::NoModel(format!(
-            "{shown} is not a model directory: neither {MARKER} nor {FINAL}/{MARKER} is there{hint}"
-        ))
+        TrainError::NoModel(match given.read_dir().map_err(|why| (why.kind(), why)) {
+            Err((io::ErrorKind::NotFound, _)) => format!("there is no model directory {shown}"),
+            Err((io::ErrorKind::NotADirectory, _)) => format!(
+                "{shown} is a file; a model is a directory with {MARKER} and model.safetensors"
+            ),
+            Err((_, why)) => format!("cannot read {shown}: {why}"),
+            Ok(_) => format!(
+                "{shown} is not a model directory: neither {MARKER} nor {FINAL}/{MARKER} is there{hint}"
+            ),
+        })
     })
 }
 
@@ -317,32 +306,25 @@ fn no_best(given: &Path, store: &CheckpointStore) -> TrainError {
 impl Found {
     /// Which checkpoint of which run it is, or which adapters of which model, if it is one or the other.
     pub fn describe(&self) -> Option<String> {
-        let checkpoint = match self {
-            Found::Directory(_) => return None,
-            Found::Checkpoint(checkpoint) => checkpoint,
+        match self {
+            Found::Directory(_) => None,
             Found::Adapter(adapted) => {
-                let base = adapted.base.place();
-                let folder = adapted.folder.display();
-                return Some(format!(
-                    "the adapters in {folder} on the model in {}",
-                    base.display()
-                ));
+                let (folder, base) = (adapted.folder.display(), adapted.base.place());
+                let base = base.display();
+                Some(format!("the adapters in {folder} on the model in {base}"))
             }
-        };
-        let (step, run) = (checkpoint.state.step, checkpoint.run.display());
-        let on = checkpoint
-            .state
-            .base
-            .as_ref()
-            .map_or_else(String::new, |base| {
-                format!(" on the model in {}", base.path.display())
-            });
-        let than = checkpoint.older.as_ref().map_or_else(String::new, |older| {
-            format!(", which is newer than {}", older.display())
-        });
-        Some(format!(
-            "checkpoint of step {step} of the run in {run}{than}{on}"
-        ))
+            Found::Checkpoint(checkpoint) => {
+                let (step, run) = (checkpoint.state.step, checkpoint.run.display());
+                let base = checkpoint.state.base.as_ref();
+                let on = base.map(|base| format!(" on the model in {}", base.path.display()));
+                let older = checkpoint.older.as_ref();
+                let than = older.map(|old| format!(", which is newer than {}", old.display()));
+                let (on, than) = (on.unwrap_or_default(), than.unwrap_or_default());
+                Some(format!(
+                    "checkpoint of step {step} of the run in {run}{than}{on}"
+                ))
+            }
+        }
     }
 
     /// Where it lies: the model directory, the checkpoint or the directory of adapters.
@@ -542,26 +524,23 @@ impl Found {
     /// What is there cannot be read.
     pub fn layers(&self) -> Result<ConfigLayers, TrainError> {
         let layers = ConfigLayers::new();
-        let path = match self {
+        let made_by = match self {
             Found::Directory(directory) => run_config(directory),
             Found::Checkpoint(checkpoint) => effective(&checkpoint.run),
-            Found::Adapter(adapted) => match run_config(&adapted.folder) {
-                Some(path) => Some(path),
-                None => return adapted.base.layers(),
-            },
+            Found::Adapter(adapted) => run_config(&adapted.folder),
         };
-        Ok(match (path, self) {
-            (Some(path), _) => layers.file(&path)?,
-            (None, Found::Checkpoint(checkpoint)) => {
+        if let Some(path) = made_by {
+            return Ok(layers.file(&path)?);
+        }
+        Ok(match self {
+            Found::Adapter(adapted) => return adapted.base.layers(),
+            Found::Checkpoint(checkpoint) => {
                 layers.text("the checkpoint's configuration", &checkpoint.state.config)?
             }
-            (None, _) => {
-                let directory = self.place();
-                let window = window(&directory)?;
-                layers.text(
-                    "the model's config.json",
-                    &format!("[data]\nmax_seq_length = {window}\n"),
-                )?
+            Found::Directory(directory) => {
+                let window = window(directory)?;
+                let text = format!("[data]\nmax_seq_length = {window}\n");
+                layers.text("the model's config.json", &text)?
             }
         })
     }

@@ -52,8 +52,6 @@ pub(crate) fn resume_state(
 
 /// Rows of one device.
 const ROWS_KEY: &str = "per_device_train_batch_size";
-/// Keys of `[run]` that decide it too.
-const FIXED_RUN_KEYS: [&str; 2] = ["seed", "precision"];
 /// Sections whose settings decide what the next step computes. The model's come last: some follow
 /// from others, such as its positions from the window, and what was set is to be named.
 const FIXED_SECTIONS: [&str; 7] = [
@@ -101,45 +99,36 @@ fn unchanged(state: &TrainerState, config: &RunConfig) -> Result<(), CheckpointE
     );
     // Where the last part of a run is another one, its length decides what that is.
     let any_length = any_rate && config.data.initial_state.last_fraction == 0.0;
-    let of_run = |table: &toml::Table, key| table.get("run").and_then(|run| run.get(key)).cloned();
-    let pair = |key| (format!("run.{key}"), of_run(&was, key), of_run(&now, key));
-    let mut pairs: Vec<_> = FIXED_RUN_KEYS.map(pair).to_vec();
+    let fixed = |key: &&String| {
+        let key = key.as_str();
+        !(FREE_KEYS.contains(&key) || any_length && LENGTH_KEYS.contains(&key))
+    };
+    let mut fixed_keys = vec!["run.seed".to_owned(), "run.precision".to_owned()];
     for section in FIXED_SECTIONS {
-        let table = |from: &toml::Table| {
-            from.get(section)
-                .and_then(toml::Value::as_table)
-                .cloned()
-                .unwrap_or_default()
-        };
-        let (was, now) = (table(&was), table(&now));
-        let fixed = |key: &&String| {
-            let key = key.as_str();
-            !(FREE_KEYS.contains(&key) || any_length && LENGTH_KEYS.contains(&key))
-        };
-        for key in now.keys().chain(was.keys()).filter(fixed) {
-            pairs.push((
-                format!("{section}.{key}"),
-                was.get(key).cloned(),
-                now.get(key).cloned(),
-            ));
-        }
+        let tables = [&now, &was].map(|table| table.get(section)?.as_table());
+        let keys = tables.into_iter().flatten().flat_map(toml::Table::keys);
+        fixed_keys.extend(keys.filter(fixed).map(|key| format!("{section}.{key}")));
     }
     if let Some(changed) = other_rows(&was, config) {
         return Err(changed);
     }
-    let shown = |value: Option<toml::Value>| value.map_or("unset".to_owned(), |v| v.to_string());
-    let differ = |(key, was, now): &(String, Option<toml::Value>, Option<toml::Value>)| {
-        was != now && !is_same_path(key, was.as_ref(), now.as_ref(), state)
+    let value = |table: &toml::Table, key: &str| {
+        let (section, key) = key.split_once('.')?;
+        table.get(section)?.get(key).cloned()
     };
-    match pairs.into_iter().find(differ) {
-        Some((key, was, now)) => Err(CheckpointError::Changed {
-            why: of_length(&key, config),
-            key,
-            was: shown(was),
-            now: shown(now),
-        }),
-        None => Ok(()),
+    let shown = |value: Option<toml::Value>| value.map_or("unset".to_owned(), |v| v.to_string());
+    for key in fixed_keys {
+        let (was, now) = (value(&was, &key), value(&now, &key));
+        if was != now && !is_same_path(&key, was.as_ref(), now.as_ref(), state) {
+            return Err(CheckpointError::Changed {
+                why: of_length(&key, config),
+                key,
+                was: shown(was),
+                now: shown(now),
+            });
+        }
     }
+    Ok(())
 }
 
 /// Whether two values of `key` are paths of the same thing: of the same place or, where the

@@ -23,8 +23,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-const RUN: &str = "run.json";
-const CONFIG: &str = "config.toml";
+/// Versions, seed, device, data.
+pub(crate) const RUN: &str = "run.json";
+/// The configuration as it was written.
+pub(crate) const CONFIG: &str = "config.toml";
 pub(crate) const EFFECTIVE: &str = "config.effective.toml";
 const METRICS: &str = "metrics.jsonl";
 const TENSORBOARD: &str = "tensorboard";
@@ -54,19 +56,6 @@ pub(crate) enum Opens {
     },
 }
 
-/// What a run is, as text for its directory.
-#[derive(Clone, Debug)]
-pub(crate) struct Described {
-    /// `run.json`: versions, seed, device, data.
-    pub(crate) run: Value,
-    /// The configuration as it was written.
-    pub(crate) config_text: String,
-    /// `tokenizer.json`, which checkpoints need to be used before there is a finished model.
-    pub(crate) tokenizer: String,
-    /// Names and texts of what is kept beside that: how conversations are written.
-    pub(crate) conversations: Vec<(&'static str, String)>,
-}
-
 /// Paths and open files of one run.
 #[derive(Debug)]
 pub(crate) struct RunDir {
@@ -82,7 +71,8 @@ pub(crate) struct RunDir {
 }
 
 impl RunDir {
-    /// Opens the run directory of `config`, with what a person should know of it in `notices`.
+    /// Opens the run directory of `config`, with what a person should know of it in `notices`. `described` are names and
+    /// texts of what says what the run is.
     ///
     /// # Errors
     /// If another process trains there, it holds anything that this run must not replace, or it cannot
@@ -90,7 +80,7 @@ impl RunDir {
     pub(crate) fn open(
         config: &RunConfig,
         opens: Opens,
-        described: Described,
+        described: Vec<(&'static str, String)>,
         notices: &mut Vec<String>,
     ) -> Result<Self, TrainError> {
         let root = config.output_dir();
@@ -114,24 +104,15 @@ impl RunDir {
         };
         fs::create_dir_all(&root).map_err(|source| write_error(&root, source))?;
         run.lock = Some(lock(&root)?);
-        match opens {
-            Opens::Again => {
-                // Nobody else writes there any more, who may have saved something in between.
-                saved_nothing(&root)?;
-                clear(&root, notices).map_err(|source| write_error(&root, source))?;
-            }
-            Opens::Anew if replaces => {
-                clear(&root, notices).map_err(|source| write_error(&root, source))?;
-            }
-            _ => {}
+        if matches!(opens, Opens::Again) {
+            // Nobody else writes there any more, who may have saved something in between.
+            saved_nothing(&root)?;
         }
-        run.described = vec![
-            (RUN, format!("{:#}\n", described.run)),
-            (CONFIG, described.config_text),
-            (EFFECTIVE, config.to_toml()),
-            (TOKENIZER, described.tokenizer),
-        ];
-        run.described.extend(described.conversations);
+        if replaces || matches!(opens, Opens::Again) {
+            clear(&root, notices).map_err(|source| write_error(&root, source))?;
+        }
+        run.described = described;
+        run.described.push((EFFECTIVE, config.to_toml()));
         for (name, text) in &run.described {
             run.write(name, text)?;
         }
@@ -276,7 +257,7 @@ impl RunDir {
     fn write(&self, name: &str, text: &str) -> Result<(), TrainError> {
         let path = self.root.join(name);
         let written = infinity_files::write(&path, text.as_bytes());
-        written.map_err(|source| TrainError::Write { path, source })
+        written.map_err(|source| write_error(&path, source))
     }
 
     /// `metrics.jsonl`, without the lines after the step that goes on: those steps run again. A file
@@ -319,7 +300,7 @@ impl RunDir {
         }
         self.write(METRICS, &kept)?;
         let opened = OpenOptions::new().append(true).open(&path);
-        opened.map_err(|source| TrainError::Write { path, source })
+        opened.map_err(|source| write_error(&path, source))
     }
 }
 
@@ -514,7 +495,10 @@ fn lock(root: &Path) -> Result<Lock, TrainError> {
     let path = root.join(LOCK);
     match Lock::take(&path).map_err(|source| write_error(&path, source))? {
         Some(lock) => Ok(lock),
-        None => Err(TrainError::InUse { path: root.into() }),
+        None => Err(TrainError::Failed(format!(
+            "another process is training in {}; wait for it, or name another directory",
+            root.display()
+        ))),
     }
 }
 

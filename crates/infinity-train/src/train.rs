@@ -10,7 +10,7 @@ mod saved;
 use crate::burn_train::{Shell, Shown, Stretches, within_learner};
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
-use crate::data::{BatchSource, EvalSource, HostBatch, TrainSource, Workers, templates};
+use crate::data::{EvalSource, HostBatch, TrainSource, Workers, templates};
 use crate::distributed::{Carried, Devices, Learned, Ranks, Update, Work};
 use crate::error::TrainError;
 use crate::evaluate::{EvalReport, evaluate_with};

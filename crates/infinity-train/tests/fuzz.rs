@@ -194,7 +194,8 @@ fn targets(folder: &Path) -> Vec<Target> {
     let corpus: Vec<String> = (0..40)
         .map(|i| format!("the cat {i} sat on the mat, ß 水\n"))
         .collect();
-    let bpe = train_bpe(corpus.iter().map(|line| Ok(line.clone())), 280).unwrap();
+    let lines = corpus.iter().map(|line| Ok(line.clone()));
+    let (bpe, _) = train_bpe(lines, 280).unwrap();
     let tokenizers = [Tokenizer::bytes(), Tokenizer::chars("the cat".chars()), bpe];
     let jsons: Vec<String> = tokenizers.iter().map(|t| t.to_json().unwrap()).collect();
     let jsons: Vec<&str> = jsons.iter().map(String::as_str).collect();

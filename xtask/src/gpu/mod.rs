@@ -141,7 +141,7 @@ fn take(
     }
     let mut command = Command::new(&program);
     command.args(&step.args).current_dir(&folder);
-    if let Some(fla) = &options.fla {
+    if let Some(fla) = options.fla.as_ref().filter(|_| part == "peers") {
         let others = std::env::var_os("PYTHONPATH").unwrap_or_default();
         let others = std::env::split_paths(&others).filter(|path| !path.as_os_str().is_empty());
         let all = std::env::join_paths([fla.clone()].into_iter().chain(others));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::source::{File, Token, Tree, is_test_file};
+use super::source::{File, Token, Tree, is_test_file, is_tokens};
 
 /// Lines of a Rust file that are code: not blank, no comment, no test.
 const CODE_LINES: usize = 600;
@@ -88,6 +88,12 @@ fn gives_a_reason(text: &str) -> bool {
 pub(super) fn hygiene(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     for (path, file) in tree.files() {
+        let is_rust = path.ends_with(".rs");
+        if is_rust && file.bytes > 0 && file.tokens.is_empty() && !is_tokens(&file.text) {
+            found.push(format!(
+                "{path}: cannot be read as Rust, so nothing of it is checked"
+            ));
+        }
         for (line, number) in file.text.lines().zip(1..) {
             if let Some(what) = MACHINE_PATHS.iter().find(|what| starts_a_path(line, what)) {
                 found.push(format!("{path}:{number}: machine path `{what}`"));

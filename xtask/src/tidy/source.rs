@@ -39,7 +39,11 @@ impl Tree {
                     continue;
                 }
                 // A link is listed, not followed: what it points to is not committed.
-                let meta = entry.metadata()?;
+                let meta = match entry.metadata() {
+                    // A build beside this one makes and removes files.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    meta => meta?,
+                };
                 if meta.is_dir() {
                     folders.push(format!("{path}/"));
                 } else {
@@ -111,6 +115,11 @@ pub(crate) struct Token {
     pub(crate) is_test: bool,
 }
 
+/// Whether a text can be read as Rust, if it is one at all.
+pub(crate) fn is_tokens(text: &str) -> bool {
+    !text.is_empty() && text.parse::<TokenStream>().is_ok()
+}
+
 /// All tokens of a file but comments; none if it is no Rust.
 pub(crate) fn tokens(text: &str) -> Vec<Token> {
     let mut tokens: Vec<Token> = Vec::new();
@@ -144,11 +153,13 @@ fn add(tokens: &mut Vec<Token>, tree: TokenTree, is_test: bool) {
     match tree {
         TokenTree::Literal(_) => tokens.push(token("\"\"", line)),
         TokenTree::Group(group) => {
-            let mut inside = group.stream().into_iter();
-            let is_doc = inside
-                .next()
-                .is_some_and(|first| first.to_string() == "doc");
-            if is_doc && group.delimiter() == Delimiter::Bracket {
+            let inside: Vec<String> = group
+                .stream()
+                .into_iter()
+                .take(2)
+                .map(|tree| tree.to_string())
+                .collect();
+            if group.delimiter() == Delimiter::Bracket && inside == ["doc", "="] {
                 // A doc comment arrives as `#[doc = ""]` or `#![doc = ""]`.
                 tokens.pop_if(|last| last.text == "!");
                 tokens.pop_if(|last| last.text == "#");

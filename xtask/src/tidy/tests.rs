@@ -292,6 +292,15 @@ mod machine {
     }
 
     #[test]
+    fn a_file_that_is_no_rust_is_found() {
+        let path = "crates/infinity-model/src/new.rs";
+        let found = Sandbox::new().findings_after(path, "fn a() { \"open }\n", files::hygiene);
+        assert!(found[0].contains("cannot be read as Rust"), "{found:?}");
+        let found = Sandbox::new().findings_after(path, "//! Only words.\n", files::hygiene);
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
     fn a_folder_of_that_name_elsewhere_is_fine() {
         let text = format!("my{0} ../net{0} https://example.com{0}\n", MACHINE_PATHS[1]);
         assert!(

@@ -6,22 +6,19 @@
 mod compression;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
 use infinity_model::count::{ParameterCount, state_bytes};
 use infinity_model::generate::Identity;
-use infinity_model::{
-    Context as Text, InfinityModel, ModelConfig, Precision, Pretrained, Tokenizer,
-};
+use infinity_model::{Context as Text, ModelConfig, Precision, Pretrained, Tokenizer};
 use infinity_train::config::{LoadedConfig, RunConfig};
 use infinity_train::data::{self, DataConfig, DataEvent, EvalSource, Packing, TokenStore};
 use infinity_train::evaluate::StreamBin;
 use infinity_train::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate_stream_from};
 use serde_json::{Value, json};
 
-use super::eval_task;
+use super::eval_task::{self, Run};
 use super::flags::over;
 use crate::args::{Global, MemoryFlags, count, whole};
 use crate::device;
@@ -126,26 +123,6 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     let report = evaluate(&model, &source, config.training.loss_chunk)?;
     print(args.json, &run, &report)?;
     Ok(errors::OK)
-}
-
-/// What is measured, and where.
-pub(super) struct Run<'a> {
-    pub(super) model: &'a InfinityModel,
-    pub(super) tokenizer: Option<&'a Tokenizer>,
-    pub(super) config: &'a RunConfig,
-    pub(super) device: &'a str,
-}
-
-/// Says now and then how many tokens have been read, of how many.
-pub(super) fn progress() -> impl FnMut(u64, u64) {
-    let mut told = Instant::now();
-    move |done, total| {
-        if told.elapsed() > Duration::from_secs(10) {
-            told = Instant::now();
-            let [done, total] = [done, total].map(terminal::grouped);
-            terminal::remark(&format!("read {done} of {total} tokens"));
-        }
-    }
 }
 
 /// The state of a model with full layers is their cache, which has every token in it.
@@ -374,7 +351,7 @@ fn run_stream(
             "going on after {before} tokens that were read before"
         ));
     }
-    let (state, progress) = (context.state.clone(), &mut progress());
+    let (state, progress) = (context.state.clone(), &mut terminal::progress::reading());
     let (report, state) = evaluate_stream_from(run.model, text, &options, state, progress)?;
     if let Some(path) = &args.state_out {
         context.state = state;

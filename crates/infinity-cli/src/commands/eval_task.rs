@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use infinity_model::count::ParameterCount;
+use infinity_model::{InfinityModel, Tokenizer, count::ParameterCount};
 use infinity_plot::{Curve, curves};
 use infinity_train::config::RunConfig;
 use infinity_train::data::{DataSource, TokenStore};
@@ -12,11 +12,18 @@ use infinity_train::evaluate::tasks::{
 };
 use serde_json::json;
 
-use super::eval::{Run, progress};
 use super::plot;
 use crate::args::{Global, count, length, whole};
 use crate::model_dir;
 use crate::terminal::{self, errors};
+
+/// What is measured, and where.
+pub(super) struct Run<'a> {
+    pub(super) model: &'a InfinityModel,
+    pub(super) tokenizer: Option<&'a Tokenizer>,
+    pub(super) config: &'a RunConfig,
+    pub(super) device: &'a str,
+}
 
 /// Which task, at which lengths.
 #[derive(Debug, Default, Args)]
@@ -141,7 +148,7 @@ pub(super) fn run(
         window: window.max(WINDOW),
         loss_chunk: config.training.loss_chunk,
     };
-    let mut progress = progress();
+    let mut progress = terminal::progress::reading();
     let figures = match (task, &text) {
         (Named::Needle, Some(text)) => {
             let tokenizer = run.tokenizer.ok_or_else(|| {

@@ -73,8 +73,7 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
         Some(TrainError::Checkpoint(checkpoint)) => matches!(
             checkpoint,
             CheckpointError::None { .. }
-                | CheckpointError::NoStep { .. }
-                | CheckpointError::Elsewhere { .. }
+                | CheckpointError::Missing(_)
                 | CheckpointError::Changed { .. }
         ),
         Some(train) => matches!(
@@ -82,8 +81,7 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
             TrainError::Config(_)
                 | TrainError::Model(_)
                 | TrainError::Precision(_)
-                | TrainError::Unsupported { .. }
-                | TrainError::Vocabulary { .. }
+                | TrainError::Refused(_)
                 | TrainError::NoModel(_)
                 | TrainError::OutputExists { .. }
                 | TrainError::OutputRefused { .. }

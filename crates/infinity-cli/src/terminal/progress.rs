@@ -1,11 +1,13 @@
 //! Progress of a training run as lines, for people or for programs. A terminal and a log file get the
 //! same lines.
 
+use std::time::{Duration, Instant};
+
 use infinity_train::config::Progress;
 use infinity_train::metrics::{EvalMetrics, Event, Reporter, StepMetrics};
 use serde_json::{Value, json};
 
-use super::{bytes, clock, grouped, signals};
+use super::{bytes, clock, grouped, remark, signals};
 
 /// A reporter for `logging.progress`, writing to standard output; nothing when `quiet`. Beside the
 /// dashboard, which has the screen to itself, lines wait until it is gone.
@@ -140,6 +142,18 @@ pub(crate) fn perplexity(value: f64) -> String {
         0.0..100.0 => format!("{value:.2}"),
         100.0..1e6 => format!("{value:.0}"),
         _ => format!("{value:.2e}"),
+    }
+}
+
+/// Says now and then how many tokens have been read, of how many.
+pub(crate) fn reading() -> impl FnMut(u64, u64) {
+    let mut told = Instant::now();
+    move |done, total| {
+        if told.elapsed() > Duration::from_secs(10) {
+            told = Instant::now();
+            let [done, total] = [done, total].map(grouped);
+            remark(&format!("read {done} of {total} tokens"));
+        }
     }
 }
 

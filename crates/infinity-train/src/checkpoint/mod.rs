@@ -23,15 +23,17 @@ use burn::store::ModuleRecord;
 use burn::tensor::Device;
 use infinity_files::{Fingerprint, PartialDirectory, remove_directory};
 use infinity_model::{InfinityModel, ModelState};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use stream::STREAM;
 
 const COMPLETE: &str = "COMPLETE";
-const STATE: &str = "trainer_state.json";
+pub(crate) const STATE: &str = "trainer_state.json";
 const MODEL: &str = "model.bpk";
 const OPTIMIZER: &str = "optim.bpk";
 pub(crate) const BEST: &str = "best";
@@ -218,17 +220,18 @@ impl CheckpointStore {
 
     /// Removes what runs of earlier versions that died on the way have left.
     fn remove_old_unfinished(&self) {
-        for entry in fs::read_dir(&self.directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let name = entry.file_name();
+        for path in self.entries() {
+            let name = path.file_name().unwrap_or_default();
             if name.to_string_lossy().starts_with(OLD_TEMPORARY) {
                 // It is in nobody's way but the disk's.
-                let _ = fs::remove_dir_all(entry.path());
+                let _ = fs::remove_dir_all(path);
             }
         }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = PathBuf> + use<> {
+        let entries = fs::read_dir(&self.directory).into_iter();
+        entries.flatten().flatten().map(|entry| entry.path())
     }
 
     /// `trainee` with the weights of a step's checkpoint, on its own device.
@@ -246,10 +249,7 @@ impl CheckpointStore {
         let loaded = ModuleRecord::load(&path).map(|record| record.allow_partial(partial));
         let loaded = loaded.map(convert);
         let loaded = loaded.and_then(|record| trainee.try_load_record(record));
-        loaded.map_err(|error| CheckpointError::Damaged {
-            path,
-            reason: error.to_string(),
-        })
+        loaded.map_err(|error| damaged(&path, error))
     }
 
     /// Where a step's optimizer state is.
@@ -263,36 +263,24 @@ impl CheckpointStore {
     /// If `path` is another directory.
     pub fn step_of(&self, path: &Path) -> Result<u64, CheckpointError> {
         let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        let name = real.file_name().and_then(|name| name.to_str());
-        let step = name.and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
         let ours = |step: &u64| {
             self.path(*step)
                 .canonicalize()
                 .is_ok_and(|ours| ours == real)
         };
-        step.filter(ours).ok_or_else(|| CheckpointError::Elsewhere {
-            path: path.to_path_buf(),
-            directory: self.directory.clone(),
+        step_in(&real).filter(ours).ok_or_else(|| {
+            CheckpointError::Missing(format!(
+                "{} is no checkpoint of this run, whose checkpoints are in {}",
+                path.display(),
+                self.directory.display()
+            ))
         })
     }
 
     /// Steps with a complete checkpoint, oldest first.
     pub fn steps(&self) -> Vec<u64> {
-        let entries = fs::read_dir(&self.directory)
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut steps: Vec<u64> = entries
-            .filter(|entry| entry.path().join(COMPLETE).is_file())
-            .filter_map(|entry| {
-                entry
-                    .file_name()
-                    .to_str()?
-                    .strip_prefix(PREFIX)?
-                    .parse()
-                    .ok()
-            })
-            .collect();
+        let complete = self.entries().filter(|path| path.join(COMPLETE).is_file());
+        let mut steps: Vec<u64> = complete.filter_map(|path| step_in(&path)).collect();
         steps.sort_unstable();
         steps
     }
@@ -333,23 +321,19 @@ impl CheckpointStore {
         if !directory.is_dir() {
             return Err(match self.steps() {
                 steps if steps.is_empty() => self.none(),
-                steps => CheckpointError::NoStep {
-                    step,
-                    directory: self.directory.clone(),
-                    steps,
-                },
+                steps => CheckpointError::Missing(format!(
+                    "there is no checkpoint of step {step} in {}; there are those of {}",
+                    self.directory.display(),
+                    listed(&steps)
+                )),
             });
         }
         if !marker.is_file() {
-            return Err(CheckpointError::Incomplete { path: directory });
+            let reason =
+                "it is not complete (no COMPLETE file): it was being written when the run ended";
+            return Err(damaged(&directory, reason));
         }
-        let damaged = |path: &Path, reason: String| CheckpointError::Damaged {
-            path: path.to_path_buf(),
-            reason,
-        };
-        let text = fs::read(&marker).map_err(|error| damaged(&marker, error.to_string()))?;
-        let marks: BTreeMap<String, Mark> =
-            serde_json::from_slice(&text).map_err(|error| damaged(&marker, error.to_string()))?;
+        let marks: BTreeMap<String, Mark> = read(&marker)?;
         let needed = [MODEL, OPTIMIZER, STATE];
         if let Some(name) = needed.into_iter().find(|name| !marks.contains_key(*name)) {
             return Err(damaged(&marker, format!("it does not list {name}")));
@@ -357,14 +341,12 @@ impl CheckpointStore {
         for (name, mark) in marks {
             let path = directory.join(name);
             let found = Mark::of(&path, Fingerprint::like(&mark.fingerprint));
-            let found = found.map_err(|error| damaged(&path, error.to_string()))?;
+            let found = found.map_err(|error| damaged(&path, error))?;
             if found != mark {
                 return Err(damaged(&path, found.differs_from(&mark)));
             }
         }
-        let path = directory.join(STATE);
-        let text = fs::read(&path).map_err(|error| damaged(&path, error.to_string()))?;
-        serde_json::from_slice(&text).map_err(|error| damaged(&path, error.to_string()))
+        read(&directory.join(STATE))
     }
 
     /// The state that the batch after a step's checkpoint goes on from, on `device`, if it has one.
@@ -381,9 +363,7 @@ impl CheckpointStore {
             return Ok(None);
         }
         let state = stream::load(&path, device);
-        state
-            .map(Some)
-            .map_err(|reason| CheckpointError::Damaged { path, reason })
+        state.map(Some).map_err(|reason| damaged(&path, reason))
     }
 
     /// Removes all checkpoints up to `step`, which was written last, but the newest `keep_last`
@@ -431,7 +411,7 @@ impl CheckpointStore {
         written.map_err(|error| {
             let _ = fs::remove_file(self.note());
             let meant = format!("the best checkpoint is that of step {step}");
-            self.note_error(error, meant)
+            self.note_error(error, &meant)
         })
     }
 
@@ -451,27 +431,56 @@ impl CheckpointStore {
             Some(step) => self.mark_best(step),
             None => match fs::remove_file(self.note()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(self.note_error(error, "no checkpoint is the best".to_owned()))
+                    Err(self.note_error(error, "no checkpoint is the best"))
                 }
                 _ => Ok(()),
             },
         }
     }
 
-    fn note_error(&self, error: io::Error, meant: String) -> CheckpointError {
-        CheckpointError::Note {
-            path: self.note(),
-            reason: error.to_string(),
-            meant,
-        }
+    fn note_error(&self, error: io::Error, meant: &str) -> CheckpointError {
+        let note = self.note();
+        CheckpointError::Write(format!(
+            "cannot write the note {}: {error}; {meant}",
+            note.display()
+        ))
     }
 }
 
-fn write_error(path: &Path, error: impl std::fmt::Display) -> CheckpointError {
-    CheckpointError::Write {
+/// The step that a checkpoint's directory is named after.
+fn step_in(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// Reads a file of a checkpoint.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
+    let text = fs::read(path).map_err(|error| damaged(path, error))?;
+    serde_json::from_slice(&text).map_err(|error| damaged(path, error))
+}
+
+fn damaged(path: &Path, reason: impl Display) -> CheckpointError {
+    CheckpointError::Damaged {
         path: path.to_path_buf(),
-        reason: error.to_string(),
+        reason: reason.to_string(),
     }
+}
+
+/// The last steps of many.
+fn listed(steps: &[u64]) -> String {
+    const SHOWN: usize = 10;
+    let earlier = steps.len().saturating_sub(SHOWN);
+    let last: Vec<String> = steps[earlier..].iter().map(u64::to_string).collect();
+    let last = last.join(", ");
+    match earlier {
+        0 => format!("the steps {last}"),
+        _ => format!("{earlier} earlier steps and {last}"),
+    }
+}
+
+fn write_error(path: &Path, error: impl Display) -> CheckpointError {
+    let path = path.display();
+    CheckpointError::Write(format!("cannot write the checkpoint {path}: {error}"))
 }
 
 /// `model` with the weights of a step's checkpoint, to use and not to train. Weights in half precision become f32.

@@ -97,26 +97,17 @@ fn text(node: &Value) -> String {
     node.as_str().unwrap_or_default().replace('\n', " ")
 }
 
+/// The words that a value may be, each with its meaning.
 fn words(node: &Value) -> Vec<(String, String)> {
-    let described = node["oneOf"].as_array().into_iter().flatten();
-    let described = described.flat_map(|word| {
-        let one = word["const"]
-            .as_str()
-            .map(|name| (name.to_owned(), text(&word["description"])));
-        let several = word["enum"].as_array().into_iter().flatten();
-        let plain = several
-            .filter_map(Value::as_str)
-            .map(|name| (name.to_owned(), String::new()));
-        one.into_iter().chain(plain)
-    });
-    let plain = node["enum"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str);
-    described
-        .chain(plain.map(|name| (name.to_owned(), String::new())))
-        .collect()
+    let list = |key: &str| node[key].as_array().into_iter().flatten();
+    let own = node["const"]
+        .as_str()
+        .map(|word| (word, text(&node["description"])));
+    let plain = list("enum").filter_map(Value::as_str);
+    let plain = plain.map(|word| (word, String::new()));
+    let here = own.into_iter().chain(plain);
+    let here = here.map(|(word, meaning)| (word.to_owned(), meaning));
+    here.chain(list("oneOf").flat_map(words)).collect()
 }
 
 /// What a value is, in words.
@@ -233,12 +224,9 @@ pub(super) fn unknown(name: &str) -> Option<String> {
     let section = name.split_once('.').map_or("", |(section, _)| section);
     let leaves = |section: &str| {
         let leaf = |key: &'static Key| key.name.strip_prefix(section)?.strip_prefix('.');
-        let leaves: Vec<&str> = keys().iter().filter_map(leaf).collect();
-        leaves
-            .into_iter()
-            .filter(|leaf| !leaf.contains('.'))
-            .collect::<Vec<_>>()
-            .join(", ")
+        let leaves = keys().iter().filter_map(leaf);
+        let leaves = leaves.filter(|leaf| !leaf.contains('.'));
+        leaves.collect::<Vec<_>>().join(", ")
     };
     let names: Vec<&str> = keys().iter().map(|key| key.name.as_str()).collect();
     Some(match meant(name, &names) {

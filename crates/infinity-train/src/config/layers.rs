@@ -1,18 +1,17 @@
 //! Where values come from, and who wins: defaults < preset < files < environment < flags < `--set`.
 //!
-//! Each layer is a TOML table of what it sets and nothing else; merging is a deep merge of tables.
+//! Each layer holds what it sets and nothing else; merging is a deep merge of tables.
 //! The order of the calls does not matter between kinds of layers, and matters within one kind.
 //!
-//! Files are checked one by one, before they are merged, because a merged table no longer knows which
+//! Keys are checked one by one, before they are merged, because a merged table no longer knows which
 //! line a value came from. Keys of the original project that mean nothing here are accepted, with the
 //! reason: [`ModelConfig::LEGACY_KEYS`].
 
 use super::{ConfigError, ModelConfig, RunConfig, keys};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 use toml::{Table, Value};
 
 /// Beginning of the environment variables that set keys: `INFINITY__TRAINING__MAX_STEPS=100`.
@@ -21,7 +20,7 @@ const ENVIRONMENT_PREFIX: &str = "INFINITY__";
 /// A configuration being put together. See the module's head for who wins.
 #[derive(Debug, Default)]
 pub struct ConfigLayers {
-    layers: Vec<Layer>,
+    settings: Vec<Setting>,
     warnings: Vec<String>,
     source: String,
 }
@@ -36,12 +35,15 @@ enum Rank {
     Set,
 }
 
+/// A key that a layer sets.
 #[derive(Debug)]
-struct Layer {
+struct Setting {
     rank: Rank,
-    table: Table,
-    /// Dotted key to where it was set, for messages.
-    origins: Vec<(String, String)>,
+    /// Dotted name.
+    key: String,
+    value: Value,
+    /// Where it was set, for messages.
+    origin: String,
 }
 
 /// A configuration that has been merged and checked.
@@ -80,9 +82,9 @@ impl RunConfig {
     /// # Errors
     /// As [`RunConfig::load`], without the reading.
     pub fn from_record(text: &str) -> Result<Self, ConfigError> {
-        let first = toml::Table::try_from(ModelConfig::first()).unwrap_or_default();
-        let first = toml::Table::from_iter([("model".to_owned(), toml::Value::Table(first))]);
-        let layers = ConfigLayers::new().text("the first version", &first.to_string())?;
+        let first = Value::try_from(ModelConfig::first()).expect("a model has a TOML form");
+        let first = nested("model", first).to_string();
+        let layers = ConfigLayers::new().text("the first version", &first)?;
         Ok(layers.text("text", text)?.resolve()?.config)
     }
 }
@@ -99,17 +101,11 @@ impl ConfigLayers {
     /// No preset of this name.
     pub fn preset(self, name: &str) -> Result<Self, ConfigError> {
         let Some(model) = ModelConfig::preset(name) else {
-            return Err(ConfigError::Preset {
-                name: name.to_owned(),
-                hint: keys::among(name, infinity_model::config::PRESETS),
-            });
+            let hint = keys::among(name, infinity_model::config::PRESETS);
+            return Err(ConfigError(format!("unknown preset `{name}`{hint}")));
         };
-        let model = Value::try_from(model).expect("a model configuration has a TOML form");
-        Ok(self.push(
-            Rank::Preset,
-            Table::from_iter([("model".into(), model)]),
-            vec![],
-        ))
+        let model = Value::try_from(model).expect("a model has a TOML form");
+        Ok(self.push(Rank::Preset, "model", model, "the preset"))
     }
 
     /// A TOML file, above the files before it.
@@ -117,19 +113,15 @@ impl ConfigLayers {
     /// # Errors
     /// The file cannot be read, is not TOML, has an unknown key or a value of the wrong type.
     pub fn file(self, path: &Path) -> Result<Self, ConfigError> {
-        let read = |source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let bytes = std::fs::read(path).map_err(read)?;
-        let text = String::from_utf8(bytes).map_err(|error| ConfigError::Syntax {
-            origin: path.display().to_string(),
-            message: format!(
-                "the file is not UTF-8 text (byte {})",
-                error.utf8_error().valid_up_to()
-            ),
+        let shown = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|error| {
+            ConfigError(format!("cannot read the configuration {shown}: {error}"))
         })?;
-        self.text(&path.display().to_string(), &text)
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            not_toml(&shown, format!("the file is not UTF-8 text (byte {at})"))
+        })?;
+        self.text(&shown, &text)
     }
 
     /// TOML text, ranked like a file; `origin` names it in messages.
@@ -137,15 +129,47 @@ impl ConfigLayers {
     /// # Errors
     /// As [`ConfigLayers::file`], without the reading.
     pub fn text(mut self, origin: &str, text: &str) -> Result<Self, ConfigError> {
-        let checked = check(origin, text)?;
-        self.warnings.extend(checked.warnings);
+        let root = DeTable::parse(text).map_err(|error| not_toml(origin, error))?;
         if !self.source.is_empty() {
             self.source.push_str(&format!("\n# ---- {origin}\n"));
         }
         self.source.push_str(text);
-        let placed = |(key, line)| (key, format!("{origin}:{line}"));
-        let origins = checked.keys.into_iter().map(placed).collect();
-        Ok(self.push(Rank::File, checked.table, origins))
+        let place = |at: usize| {
+            let lines = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n');
+            format!("{origin}:{}", lines.count() + 1)
+        };
+        self.table(root.get_ref(), "", &place)
+    }
+
+    /// Every key below `table`, itself below `prefix`; `place` names the place of a byte.
+    fn table(
+        mut self,
+        table: &DeTable<'_>,
+        prefix: &str,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<Self, ConfigError> {
+        for (name, value) in table {
+            let origin = place(name.span().start);
+            let key = match prefix {
+                "" => name.get_ref().to_string(),
+                _ => format!("{prefix}.{}", name.get_ref()),
+            };
+            // A key in quotes may hold a point, and would pass for one of a section.
+            if name.get_ref().contains('.') {
+                return Err(ConfigError(format!("{origin}: unknown key `{key}`")));
+            }
+            if let DeValue::Table(inner) = value.get_ref() {
+                // The section's own line: some messages are about all of it.
+                let empty = Value::Table(Table::new());
+                self = self.value(Rank::File, &key, empty, &origin)?;
+                self = self.table(inner, &key, place)?;
+            } else {
+                let value = Value::deserialize(ValueDeserializer::from(value.clone()))
+                    .map_err(|error| wrong_value(&origin, &key, error.message()))?;
+                self = self.value(Rank::File, &key, value, &origin)?;
+            }
+        }
+        Ok(self)
     }
 
     /// The variables `INFINITY__SECTION__KEY=value` among `variables`; others are not looked at.
@@ -165,8 +189,7 @@ impl ConfigLayers {
             let key = name[ENVIRONMENT_PREFIX.len()..]
                 .to_lowercase()
                 .replace("__", ".");
-            let origin = format!("environment variable {name}");
-            self = self.word(Rank::Environment, &key, &value, &origin)?;
+            self = self.variable(&name, &key, &value)?;
         }
         Ok(self)
     }
@@ -185,7 +208,7 @@ impl ConfigLayers {
     /// # Errors
     /// An unknown key or a value of the wrong type.
     pub fn flag(self, flag: &str, key: &str, value: &str) -> Result<Self, ConfigError> {
-        self.word(Rank::Flag, key, value, &format!("{flag} {value}"))
+        self.flag_as(&format!("{flag} {value}"), key, value)
     }
 
     /// One key from a flag whose words are more than its value; messages quote `typed`.
@@ -201,18 +224,14 @@ impl ConfigLayers {
     /// # Errors
     /// Not of that form, an unknown key, or a value of the wrong type.
     pub fn set(self, assignment: &str) -> Result<Self, ConfigError> {
-        let Some((key, value)) = assignment.split_once('=') else {
-            return Err(ConfigError::Assignment {
-                argument: assignment.to_owned(),
-            });
-        };
-        let key = key.trim();
-        if key.is_empty() {
-            return Err(ConfigError::Assignment {
-                argument: assignment.to_owned(),
-            });
+        let (key, value) = assignment.split_once('=').unwrap_or_default();
+        if key.trim().is_empty() {
+            return Err(ConfigError(format!(
+                "`--set {assignment}`: expected section.key=value, as in `--set training.max_steps=100`"
+            )));
         }
-        self.word(Rank::Set, key, value.trim(), &format!("--set {assignment}"))
+        let origin = format!("--set {assignment}");
+        self.word(Rank::Set, key.trim(), value.trim(), &origin)
     }
 
     /// Merges the layers over the defaults and checks the result.
@@ -220,17 +239,15 @@ impl ConfigLayers {
     /// # Errors
     /// The first value that [`RunConfig::validate`] refuses, with the place that set it.
     pub fn resolve(mut self) -> Result<LoadedConfig, ConfigError> {
-        self.layers.sort_by_key(|layer| layer.rank);
+        self.settings.sort_by_key(|setting| setting.rank);
         let mut merged = Table::new();
         let mut origins = BTreeMap::new();
-        for layer in self.layers {
-            merge(&mut merged, layer.table);
-            origins.extend(layer.origins);
+        for setting in self.settings {
+            merge(&mut merged, nested(&setting.key, setting.value));
+            origins.insert(setting.key, setting.origin);
         }
-        let mut config = RunConfig::deserialize(merged).map_err(|error| ConfigError::Syntax {
-            origin: "the merged configuration".to_owned(),
-            message: error.to_string(),
-        })?;
+        let mut config = RunConfig::deserialize(merged)
+            .map_err(|error| not_toml("the merged configuration", error))?;
         // The key means "training window", and the slowest half-life follows from it.
         if !origins.contains_key("model.max_position_embeddings") {
             config.model.max_position_embeddings = config.data.max_seq_length;
@@ -246,18 +263,15 @@ impl ConfigLayers {
     /// A key with a value that arrived as text. Text that is TOML of the right type is taken as
     /// such, everything else as a string, so that quotes are needed only where they matter.
     fn word(self, rank: Rank, key: &str, text: &str, origin: &str) -> Result<Self, ConfigError> {
-        strict_key(origin, key)?;
         let string = Value::String(text.to_owned());
         let typed = format!("v = {text}")
             .parse::<Table>()
             .ok()
             .and_then(|mut t| t.remove("v"));
+        let fits = |value: &Value| check_type(key, value).is_ok();
         let value = match typed {
-            Some(typed) if check_type(key, &typed).is_err() && check_type(key, &string).is_ok() => {
-                string
-            }
-            Some(typed) => typed,
-            None => string,
+            Some(typed) if fits(&typed) || !fits(&string) => typed,
+            _ => string,
         };
         self.value(rank, key, value, origin)
     }
@@ -269,71 +283,53 @@ impl ConfigLayers {
         value: Value,
         origin: &str,
     ) -> Result<Self, ConfigError> {
-        strict_key(origin, key)?;
         if let Some(reason) = legacy_reason(key) {
-            self.warnings
-                .push(format!("{origin}: `{key}` changes nothing: {reason}"));
+            let warning = format!("{origin}: `{key}` changes nothing: {reason}");
+            self.warnings.push(warning);
             return Ok(self);
         }
-        check_type(key, &value).map_err(|message| ConfigError::Value {
-            origin: origin.to_owned(),
-            key: key.to_owned(),
-            message,
-        })?;
+        if let Some(hint) = keys::unknown(key) {
+            return Err(ConfigError(format!("{origin}: unknown key `{key}`{hint}")));
+        }
+        check_type(key, &value).map_err(|message| wrong_value(origin, key, &message))?;
         self.warnings.extend(idle(origin, key, &value));
-        Ok(self.push(
-            rank,
-            nested(key, value),
-            vec![(key.to_owned(), origin.to_owned())],
-        ))
+        Ok(self.push(rank, key, value, origin))
     }
 
-    fn push(mut self, rank: Rank, table: Table, origins: Vec<(String, String)>) -> Self {
-        self.layers.push(Layer {
+    fn push(mut self, rank: Rank, key: &str, value: Value, origin: &str) -> Self {
+        self.settings.push(Setting {
             rank,
-            table,
-            origins,
+            key: key.to_owned(),
+            value,
+            origin: origin.to_owned(),
         });
         self
     }
 }
 
-/// Known, or a legacy key.
-fn strict_key(origin: &str, key: &str) -> Result<(), ConfigError> {
-    match legacy_reason(key) {
-        Some(_) => Ok(()),
-        None => refuse_unknown(origin, key),
-    }
+fn not_toml(origin: &str, message: impl std::fmt::Display) -> ConfigError {
+    ConfigError(format!("{origin} is not valid TOML\n{message}"))
 }
 
-/// Errors when the dotted `key` is not one that is read.
-fn refuse_unknown(origin: &str, key: &str) -> Result<(), ConfigError> {
-    match keys::unknown(key) {
-        None => Ok(()),
-        Some(hint) => Err(ConfigError::UnknownKey {
-            origin: origin.to_owned(),
-            key: key.to_owned(),
-            hint,
-        }),
-    }
+/// A value of the wrong type, or outside the words that its key allows; `message` is serde's.
+fn wrong_value(origin: &str, key: &str, message: &str) -> ConfigError {
+    ConfigError(format!("{origin}: `{key}`: {}", in_words(message)))
 }
 
 /// Whether `value` can be the value of the dotted `key`; what is wrong otherwise.
 fn check_type(key: &str, value: &Value) -> Result<(), String> {
-    match RunConfig::deserialize(nested(key, value.clone())) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(in_words(error.message())),
-    }
+    RunConfig::deserialize(nested(key, value.clone()))
+        .map(drop)
+        .map_err(|error| error.message().to_owned())
 }
 
 /// `a.b.c` and a value as nested tables.
 fn nested(key: &str, value: Value) -> Table {
-    match key.split_once('.') {
-        None => Table::from_iter([(key.to_owned(), value)]),
-        Some((head, rest)) => {
-            Table::from_iter([(head.to_owned(), Value::Table(nested(rest, value)))])
-        }
-    }
+    let (key, value) = match key.split_once('.') {
+        None => (key, value),
+        Some((head, rest)) => (head, Value::Table(nested(rest, value))),
+    };
+    Table::from_iter([(key.to_owned(), value)])
 }
 
 /// Lays `over` on `base`: tables are merged, everything else is replaced.
@@ -345,88 +341,6 @@ fn merge(base: &mut Table, over: Table) {
                 base.insert(key, value);
             }
         }
-    }
-}
-
-/// A layer that parsed, has known keys only, and whose values have the right types.
-struct Checked {
-    /// The values, without legacy keys.
-    table: toml::Table,
-    /// Dotted keys that were set, each with its line.
-    keys: Vec<(String, usize)>,
-    /// What the reader should know about legacy keys.
-    warnings: Vec<String>,
-}
-
-/// Parses and checks `text`; `origin` names the file in messages.
-fn check(origin: &str, text: &str) -> Result<Checked, ConfigError> {
-    let mut root = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
-        origin: origin.to_owned(),
-        message: error.to_string(),
-    })?;
-    let line = |at: &Range<usize>| line_of(text, at.start);
-    let mut warnings = Vec::new();
-    for (key, at, reason) in take_legacy(root.get_mut()) {
-        warnings.push(format!(
-            "{origin}:{}: `{key}` changes nothing: {reason}",
-            line(&at)
-        ));
-    }
-    let mut keys = Vec::new();
-    walk(root.get_ref(), "", &mut |key, at| {
-        keys.push((key.to_owned(), line(at)));
-    });
-    for (key, line) in &keys {
-        refuse_unknown(&format!("{origin}:{line}"), key)?;
-    }
-    let spans = root.clone();
-    if let Err(error) = RunConfig::deserialize(toml::de::Deserializer::from(root)) {
-        return Err(wrong_value(origin, text, spans.get_ref(), &error));
-    }
-    let mut table: toml::Table = toml::from_str(text).map_err(|error| ConfigError::Syntax {
-        origin: origin.to_owned(),
-        message: error.to_string(),
-    })?;
-    drop_legacy(&mut table);
-    for (key, line) in &keys {
-        let name = key.strip_prefix("model.").unwrap_or_default();
-        let value = table.get("model").and_then(|model| model.get(name));
-        warnings.extend(value.and_then(|value| idle(&format!("{origin}:{line}"), key, value)));
-    }
-    Ok(Checked {
-        table,
-        keys,
-        warnings,
-    })
-}
-
-/// Calls `visit` with every key below `table`, dotted, tables before what is in them.
-fn walk(table: &DeTable<'_>, prefix: &str, visit: &mut dyn FnMut(&str, &Range<usize>)) {
-    for (key, value) in table {
-        let dotted = match prefix {
-            "" => key.get_ref().to_string(),
-            _ => format!("{prefix}.{}", key.get_ref()),
-        };
-        visit(&dotted, &key.span());
-        if let DeValue::Table(inner) = value.get_ref() {
-            walk(inner, &dotted, visit);
-        }
-    }
-}
-
-/// Turns serde's error into one that names the key and the line.
-fn wrong_value(
-    origin: &str,
-    text: &str,
-    root: &DeTable<'_>,
-    error: &toml::de::Error,
-) -> ConfigError {
-    let at = error.span().unwrap_or(0..0);
-    let key = key_at(root, &at).unwrap_or_else(|| "schema".to_owned());
-    ConfigError::Value {
-        origin: format!("{origin}:{}", line_of(text, at.start)),
-        key,
-        message: in_words(error.message()),
     }
 }
 
@@ -452,46 +366,9 @@ fn in_words(message: &str) -> String {
     }
 }
 
-/// The innermost dotted key whose value (or name) lies at `at`.
-fn key_at(root: &DeTable<'_>, at: &Range<usize>) -> Option<String> {
-    fn search(table: &DeTable<'_>, prefix: &str, at: &Range<usize>, found: &mut Option<String>) {
-        for (key, value) in table {
-            let dotted = match prefix {
-                "" => key.get_ref().to_string(),
-                _ => format!("{prefix}.{}", key.get_ref()),
-            };
-            if contains(&value.span(), at) || contains(&key.span(), at) {
-                *found = Some(dotted.clone());
-            }
-            if let DeValue::Table(inner) = value.get_ref() {
-                search(inner, &dotted, at, found);
-            }
-        }
-    }
-    let mut found = None;
-    search(root, "", at, &mut found);
-    found
-}
-
-fn contains(outer: &Range<usize>, inner: &Range<usize>) -> bool {
-    outer.start <= inner.start && inner.end <= outer.end
-}
-
-/// One-based line of the byte `at`.
-fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
-        + 1
-}
-
-/// The section of all legacy keys.
-const LEGACY_SECTION: &str = "model";
-
 /// Why `dotted` changes nothing; `None` for every key that does something or does not exist.
 fn legacy_reason(dotted: &str) -> Option<&'static str> {
-    let key = dotted.strip_prefix(LEGACY_SECTION)?.strip_prefix('.')?;
+    let key = dotted.strip_prefix("model.")?.split('.').next()?;
     let legacy = ModelConfig::LEGACY_KEYS.iter().find(|(k, _)| *k == key)?;
     Some(legacy.1)
 }
@@ -500,42 +377,17 @@ fn legacy_reason(dotted: &str) -> Option<&'static str> {
 /// default it says nothing, as in a run's own record.
 fn idle(origin: &str, key: &str, value: &Value) -> Option<String> {
     let name = key.strip_prefix("model.")?;
-    let known = ModelConfig::COMPRESSION_KEYS.contains(&name);
+    if !ModelConfig::COMPRESSION_KEYS.contains(&name) {
+        return None;
+    }
     let default = Table::try_from(ModelConfig::default()).ok()?;
     let number = |value: &Value| value.as_float().or(value.as_integer().map(|x| x as f64));
-    let changed = known && default.get(name).and_then(number) != number(value);
-    changed.then(|| {
+    (default.get(name).and_then(number) != number(value)).then(|| {
         format!(
             "{origin}: `{key}` changes nothing: the memory is compressed by `model.memory_compression` \
              alone, when a model reads and not when it learns"
         )
     })
-}
-
-/// Removes legacy keys from a parsed file: dotted key, place, reason.
-fn take_legacy(root: &mut DeTable<'_>) -> Vec<(String, Range<usize>, &'static str)> {
-    let Some(section) = root.get_mut(LEGACY_SECTION) else {
-        return Vec::new();
-    };
-    let DeValue::Table(section) = section.get_mut() else {
-        return Vec::new();
-    };
-    ModelConfig::LEGACY_KEYS
-        .iter()
-        .filter_map(|(key, reason)| {
-            let (name, _) = section.remove_entry(*key)?;
-            Some((format!("{LEGACY_SECTION}.{key}"), name.span(), *reason))
-        })
-        .collect()
-}
-
-/// Removes legacy keys from a plain table.
-fn drop_legacy(root: &mut toml::Table) {
-    if let Some(toml::Value::Table(section)) = root.get_mut(LEGACY_SECTION) {
-        for (key, _) in ModelConfig::LEGACY_KEYS {
-            section.remove(*key);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -716,7 +568,7 @@ mod tests {
     }
 
     fn message(text: &str) -> String {
-        match check("a.toml", text) {
+        match ConfigLayers::new().text("a.toml", text) {
             Ok(_) => String::new(),
             Err(error) => error.to_string(),
         }
@@ -734,6 +586,11 @@ mod tests {
         );
         assert!(message("[training.loss_watchdog]\npatient = 2\n").contains("patient"));
         assert!(message("[run]\nzzz = 1\n").contains("the section has: name, output_dir"));
+        assert_eq!(
+            message("\"model.hidden_size\" = 3\n"),
+            "a.toml:1: unknown key `model.hidden_size`",
+            "a point in quotes is part of the key"
+        );
     }
 
     #[test]

@@ -7,8 +7,7 @@ use crate::section::section;
 pub use infinity_model::Precision;
 use infinity_model::adapter::Lora;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -181,12 +180,15 @@ fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
         More(Vec<String>),
     }
     Ok(match Words::deserialize(deserializer)? {
-        Words::One(words) => words
-            .split(',')
-            .map(|word| word.trim().to_owned())
-            .collect(),
+        Words::One(words) => apart(&words),
         Words::More(words) => words,
     })
+}
+
+/// Words with commas between them, which are a list on a command line.
+fn apart(words: &str) -> Vec<String> {
+    let words = words.split(',').map(|word| word.trim().to_owned());
+    words.collect()
 }
 
 section! {
@@ -365,7 +367,8 @@ fn device_list(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// Which devices take part.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "GivenDevices", into = "GivenDevices")]
 pub enum DeviceList {
     /// `run.device` alone, or with another strategy than `single` every device of its kind.
     #[default]
@@ -397,58 +400,36 @@ impl fmt::Display for DeviceList {
     }
 }
 
-impl Serialize for DeviceList {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            DeviceList::Auto => serializer.serialize_str("auto"),
-            DeviceList::Count(count) => serializer.serialize_u64(*count as u64),
-            DeviceList::Words(words) => words.serialize(serializer),
+/// A [`DeviceList`] as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected \"auto\", a number of devices, or a list of devices as in [\"cuda:0\", \"cuda:1\"]"
+)]
+enum GivenDevices {
+    Word(String),
+    Count(usize),
+    Words(Vec<String>),
+}
+
+impl From<GivenDevices> for DeviceList {
+    fn from(given: GivenDevices) -> Self {
+        match given {
+            GivenDevices::Word(word) if word == "auto" => DeviceList::Auto,
+            GivenDevices::Word(words) => DeviceList::Words(apart(&words)),
+            GivenDevices::Count(count) => DeviceList::Count(count),
+            GivenDevices::Words(words) => DeviceList::Words(words),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for DeviceList {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(DeviceListVisitor)
-    }
-}
-
-struct DeviceListVisitor;
-
-impl<'de> Visitor<'de> for DeviceListVisitor {
-    type Value = DeviceList;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "\"auto\", a number of devices, or a list of devices as in [\"cuda:0\", \"cuda:1\"]",
-        )
-    }
-
-    /// `auto`, or words with commas between them, which is a list on a command line.
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<DeviceList, E> {
-        if text == "auto" {
-            return Ok(DeviceList::Auto);
+impl From<DeviceList> for GivenDevices {
+    fn from(list: DeviceList) -> Self {
+        match list {
+            DeviceList::Auto => GivenDevices::Word("auto".to_owned()),
+            DeviceList::Count(count) => GivenDevices::Count(count),
+            DeviceList::Words(words) => GivenDevices::Words(words),
         }
-        let words = text.split(',').map(|word| word.trim().to_owned());
-        Ok(DeviceList::Words(words.collect()))
-    }
-
-    fn visit_u64<E: de::Error>(self, count: u64) -> Result<DeviceList, E> {
-        Ok(DeviceList::Count(count as usize))
-    }
-
-    fn visit_i64<E: de::Error>(self, count: i64) -> Result<DeviceList, E> {
-        let positive = usize::try_from(count);
-        let count = positive.map_err(|_| E::invalid_value(de::Unexpected::Signed(count), &self))?;
-        Ok(DeviceList::Count(count))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<DeviceList, A::Error> {
-        let mut words = Vec::new();
-        while let Some(word) = list.next_element()? {
-            words.push(word);
-        }
-        Ok(DeviceList::Words(words))
     }
 }
 

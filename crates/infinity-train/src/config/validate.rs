@@ -58,15 +58,13 @@ impl RunConfig {
                 "matrices that are kept in bf16 do not learn: train adapters beside them ([lora]), or in f32, bf16-mixed, f16-mixed or bf16-true",
             );
         }
-        ModelConfig {
+        let model = ModelConfig {
             vocab_size,
             ..self.model.clone()
-        }
-        .validate()
-        .map_err(|problem| ConfigError::Model {
-            problem,
-            origin: String::new(),
-        })
+        };
+        model
+            .validate()
+            .map_err(|error| ConfigError(error.to_string()))
     }
 
     /// A configuration without a training text is fine: a flag may still name it, and reading it
@@ -80,16 +78,13 @@ impl RunConfig {
             other => other,
         };
         data.and_then(|()| self.tokenizer.resolve().map(drop))
-            .map_err(|problem| ConfigError::Data {
-                problem: Box::new(problem),
-                origin: String::new(),
-            })
+            .map_err(|error| ConfigError(error.to_string()))
     }
 
     /// Something has to end the run.
     fn validate_length(&self) -> Result<(), ConfigError> {
         let t = &self.training;
-        at_least("training.num_train_epochs", t.num_train_epochs, 0.0)?;
+        not_negative("training.num_train_epochs", t.num_train_epochs)?;
         if t.max_steps == 0 && t.max_tokens == 0 && t.num_train_epochs == 0.0 {
             return refuse(
                 "training.max_steps",
@@ -113,63 +108,56 @@ impl RunConfig {
 
     fn validate_training(&self) -> Result<(), ConfigError> {
         let t = &self.training;
-        for (key, value) in [
+        let (scale, watchdog) = (&t.loss_scale, &t.loss_watchdog);
+        for (key, is_zero) in [
             (
-                "training.per_device_train_batch_size",
-                t.per_device_train_batch_size,
+                "per_device_train_batch_size",
+                t.per_device_train_batch_size == 0,
             ),
             (
-                "training.per_device_eval_batch_size",
-                t.per_device_eval_batch_size,
+                "per_device_eval_batch_size",
+                t.per_device_eval_batch_size == 0,
             ),
             (
-                "training.gradient_accumulation_steps",
-                t.gradient_accumulation_steps,
+                "gradient_accumulation_steps",
+                t.gradient_accumulation_steps == 0,
+            ),
+            ("loss_scale.growth_interval", scale.growth_interval == 0),
+            (
+                "loss_watchdog.patience",
+                watchdog.threshold > 0.0 && watchdog.patience == 0,
+            ),
+            (
+                "loss_watchdog.non_finite_patience",
+                watchdog.non_finite_patience == 0,
             ),
         ] {
-            if value == 0 {
-                return refuse(key, value, "must be at least 1");
+            if is_zero {
+                return refuse(&format!("training.{key}"), 0, "must be at least 1");
             }
         }
-        at_least("training.max_grad_norm", t.max_grad_norm, 0.0)?;
-        at_least(
-            "training.loss_watchdog.threshold",
-            t.loss_watchdog.threshold,
-            0.0,
-        )?;
+        not_negative("training.max_grad_norm", t.max_grad_norm)?;
+        not_negative("training.loss_watchdog.threshold", watchdog.threshold)?;
         let segments = t.gradient_checkpointing == GradientCheckpointing::Segments;
         if t.checkpoint_segment > 0 && !segments {
             let limit = "only training.gradient_checkpointing = \"segments\" has segments";
             return refuse("training.checkpoint_segment", t.checkpoint_segment, limit);
         }
-        if !(t.loss_scale.initial >= FLOOR && (t.loss_scale.initial as f32).is_finite()) {
+        if !(scale.initial >= FLOOR && (scale.initial as f32).is_finite()) {
             let limit = "must be at least 1 and a number that f32 has";
-            return refuse("training.loss_scale.initial", t.loss_scale.initial, limit);
-        }
-        if t.loss_scale.growth_interval == 0 {
-            let key = "training.loss_scale.growth_interval";
-            return refuse(key, 0, "must be at least 1");
-        }
-        if t.loss_watchdog.threshold > 0.0 && t.loss_watchdog.patience == 0 {
-            return refuse("training.loss_watchdog.patience", 0, "must be at least 1");
-        }
-        if t.loss_watchdog.non_finite_patience == 0 {
-            let key = "training.loss_watchdog.non_finite_patience";
-            return refuse(key, 0, "must be at least 1");
+            return refuse("training.loss_scale.initial", scale.initial, limit);
         }
         Ok(())
     }
 
     fn validate_lora(&self) -> Result<(), ConfigError> {
-        let (l, default) = (&self.lora, LoraConfig::default());
+        let l = &self.lora;
+        if *l == LoraConfig::default() {
+            return Ok(());
+        }
         if l.r == 0 {
-            let same = LoraConfig { r: 0, ..l.clone() } == default;
             let limit = "without a rank there are no adapters: write 8, or leave [lora] out";
-            return if same {
-                Ok(())
-            } else {
-                refuse("lora.r", 0, limit)
-            };
+            return refuse("lora.r", 0, limit);
         }
         if self.training.init_from.as_os_str().is_empty() {
             let limit =
@@ -213,7 +201,7 @@ impl RunConfig {
                 return refuse(key, value, "must be at least 0 and below 1");
             }
         }
-        at_least("optimizer.weight_decay", o.weight_decay, 0.0)
+        not_negative("optimizer.weight_decay", o.weight_decay)
     }
 
     fn validate_schedule(&self) -> Result<(), ConfigError> {
@@ -243,21 +231,14 @@ impl RunConfig {
 
     fn validate_eval(&self) -> Result<(), ConfigError> {
         let e = &self.eval;
-        if e.early_stopping_patience > 0 && !e.do_eval {
+        let (key, patience) = ("eval.early_stopping_patience", e.early_stopping_patience);
+        if patience > 0 && !e.do_eval {
             let limit = "it needs validations, and eval.do_eval is false";
-            return refuse(
-                "eval.early_stopping_patience",
-                e.early_stopping_patience,
-                limit,
-            );
+            return refuse(key, patience, limit);
         }
-        if e.early_stopping_patience > 0 && e.every == 0 {
+        if patience > 0 && e.every == 0 {
             let limit = "it needs validations while training, and eval.every is 0";
-            return refuse(
-                "eval.early_stopping_patience",
-                e.early_stopping_patience,
-                limit,
-            );
+            return refuse(key, patience, limit);
         }
         if e.sample_tokens == 0 && !e.sample_prompts.is_empty() {
             return refuse("eval.sample_tokens", 0, "must be at least 1");
@@ -287,21 +268,19 @@ impl RunConfig {
     /// A stream needs a memory that does not grow with it.
     fn validate_stream(&self) -> Result<(), ConfigError> {
         let passing = self.data.initial_state.last_fraction;
-        if passing > 0.0 {
-            const KEY: &str = "data.initial_state.last_fraction";
-            if self.rows() < 2 {
-                let limit = "a batch of one row has no other row to start from: \
-                             training.per_device_train_batch_size must be at least 2";
-                return refuse(KEY, passing, limit);
-            }
-            if let Some(setting) = self.model.grows_by() {
-                let limit = format!("`{setting}` has no state of constant size to pass on");
-                return refuse(KEY, passing, limit);
-            }
+        let key = "data.initial_state.last_fraction";
+        if passing > 0.0 && self.rows() < 2 {
+            let limit = "a batch of one row has no other row to start from: \
+                         training.per_device_train_batch_size must be at least 2";
+            return refuse(key, passing, limit);
         }
         let Some(setting) = self.model.grows_by() else {
             return Ok(());
         };
+        if passing > 0.0 {
+            let limit = format!("`{setting}` has no state of constant size to pass on");
+            return refuse(key, passing, limit);
+        }
         for (key, carries, of) in [
             ("data.stateful", self.data.stateful, "the run"),
             ("eval.carry_state", self.eval.carry_state, "a validation"),
@@ -319,54 +298,26 @@ impl RunConfig {
 }
 
 impl ConfigError {
-    /// Adds who set the value, where that is known and not said yet.
+    /// Adds who set the value, where that is known.
     pub(super) fn placed(self, origins: &BTreeMap<String, String>) -> Self {
-        // Messages of all sections begin with the key; the other crates' errors have it there only.
-        let message = self.to_string();
-        let key = message
-            .split(' ')
-            .next()
-            .unwrap_or_default()
-            .trim_matches(['`', ':']);
-        let origin = match origins.get(key) {
-            Some(place) => format!(" (set in {place})"),
-            None => String::new(),
-        };
-        match self {
-            Self::Invalid {
-                key, value, limit, ..
-            } => Self::Invalid {
-                key,
-                value,
-                limit,
-                origin,
-            },
-            Self::Model { problem, .. } => Self::Model { problem, origin },
-            Self::Data { problem, .. } => Self::Data { problem, origin },
-            other => other,
+        // Messages of all sections begin with the key.
+        let key = self.0.split(' ').next().unwrap_or_default();
+        match origins.get(key.trim_matches(['`', ':'])) {
+            Some(place) => Self(format!("{} (set in {place})", self.0)),
+            None => self,
         }
     }
 }
 
-fn refuse<T>(
-    key: &'static str,
-    value: impl Display,
-    limit: impl Into<String>,
-) -> Result<T, ConfigError> {
-    Err(ConfigError::Invalid {
-        key,
-        value: value.to_string(),
-        limit: limit.into(),
-        origin: String::new(),
-    })
+fn refuse<T>(key: &str, value: impl Display, limit: impl Display) -> Result<T, ConfigError> {
+    Err(ConfigError(format!("`{key}` is {value}, but {limit}")))
 }
 
-/// A finite number not below `limit`.
-fn at_least(key: &'static str, value: f64, limit: f64) -> Result<(), ConfigError> {
-    if value.is_finite() && value >= limit {
-        return Ok(());
+fn not_negative(key: &str, value: f64) -> Result<(), ConfigError> {
+    match value.is_finite() && value >= 0.0 {
+        true => Ok(()),
+        false => refuse(key, value, "must be a number of at least 0"),
     }
-    refuse(key, value, format!("must be a number of at least {limit}"))
 }
 
 #[cfg(test)]

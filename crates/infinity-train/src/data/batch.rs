@@ -59,7 +59,7 @@ impl HostBatch {
         let targets = ids(&self.targets);
         HostBatch {
             inputs: ids(&self.inputs),
-            valid: targets.iter().filter(|id| **id != IGNORE_INDEX).count(),
+            valid: valid(&targets),
             targets,
             rows: to - from,
             len: self.len,
@@ -77,8 +77,16 @@ impl HostBatch {
         let known = |id: i32| id == IGNORE_INDEX || usize::try_from(id).is_ok_and(|id| id < size);
         let ids = self.inputs.iter().chain(&self.targets);
         match ids.copied().find(|id| !known(*id)) {
-            Some(id) => Err(DataError::UnknownToken { id, size }),
+            Some(id) => Err(DataError::Unusable(format!(
+                "the token files hold the id {id}, but the vocabulary has {size} entries: they are damaged, or \
+                 changed while the run was going on; delete them in `data.cache_dir` to have them made again"
+            ))),
             None => Ok(self),
         }
     }
+}
+
+/// How many of `targets` count.
+pub(super) fn valid(targets: &[i32]) -> usize {
+    targets.iter().filter(|id| **id != IGNORE_INDEX).count()
 }

@@ -23,8 +23,8 @@
 //! number is `w` modulo `n`, and the loop takes them in order: how many threads there are changes when
 //! a batch is ready, never what is in it.
 
-use super::batch::{HostBatch, IGNORE_INDEX};
-use super::chat;
+use super::batch::{HostBatch, IGNORE_INDEX, valid};
+use super::chat::SILENT;
 use super::config::{DataConfig, InitialState, Packing};
 use super::error::{DataError, bad};
 use super::needle::Needles;
@@ -33,24 +33,15 @@ use super::random::{Permutation, below, mix};
 use super::store::TokenStore;
 use super::task::TaskRows;
 use infinity_kernels::borders::Borders;
+use std::iter::repeat_n;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
-
-/// Batches by number. The same number always gives the same batch, on any thread and in any order.
-pub trait BatchSource: Send + Sync {
-    /// The batch number `step`, counted from 0 over all epochs.
-    fn batch(&self, step: u64) -> Result<HostBatch, DataError>;
-
-    /// How many batches see the data once; at least 1.
-    fn steps_per_epoch(&self) -> u64;
-}
 
 /// Fills a batch row by row.
 pub(super) struct BatchBuilder<'a> {
     store: &'a TokenStore,
     batch: HostBatch,
     borders: Vec<Vec<usize>>,
-    window: Vec<i32>,
 }
 
 impl<'a> BatchBuilder<'a> {
@@ -68,7 +59,6 @@ impl<'a> BatchBuilder<'a> {
             store,
             batch,
             borders: Vec::with_capacity(rows),
-            window: Vec::with_capacity(len + 1),
         }
     }
 
@@ -85,35 +75,21 @@ impl<'a> BatchBuilder<'a> {
         targets: usize,
         carry: Option<usize>,
     ) -> Result<(), DataError> {
-        debug_assert!(
-            targets <= self.batch.len,
-            "{targets} targets in a row of {}",
-            self.batch.len
-        );
-        let padding = self.batch.len - targets;
         self.piece(start, targets)?;
-        let inputs = &self.window[..targets];
-        let filler = inputs.last().copied().unwrap_or(0);
-        self.batch
-            .inputs
-            .extend(std::iter::repeat_n(filler, padding));
-        self.batch
-            .targets
-            .extend(std::iter::repeat_n(IGNORE_INDEX, padding));
-        self.batch.carry.push(carry);
-        self.borders.push(Vec::new());
+        let batch = &mut self.batch;
+        let padding = batch.len - targets;
+        let last = batch.inputs.last().filter(|_| targets > 0);
+        let filler = last.copied().unwrap_or(0);
+        batch.inputs.extend(repeat_n(filler, padding));
+        batch.targets.extend(repeat_n(IGNORE_INDEX, padding));
+        self.end_row(carry, Vec::new());
         Ok(())
     }
 
     /// Adds a row of a window that is there already, with one token more than a row has.
     fn whole(&mut self, window: &[i32], carry: Option<usize>) {
-        self.batch
-            .inputs
-            .extend_from_slice(&window[..self.batch.len]);
-        self.batch.targets.extend_from_slice(&window[1..]);
-        self.batch.valid += self.batch.len;
-        self.batch.carry.push(carry);
-        self.borders.push(Vec::new());
+        self.add(window);
+        self.end_row(carry, Vec::new());
     }
 
     /// Adds a row of pieces of documents, which fill it.
@@ -121,54 +97,48 @@ impl<'a> BatchBuilder<'a> {
     /// # Errors
     /// The store's.
     fn packed(&mut self, pieces: &[Window], carry: Option<usize>) -> Result<(), DataError> {
-        let mut borders = Vec::with_capacity(pieces.len() - 1);
-        let mut at = 0;
+        let (mut borders, mut at) = (Vec::with_capacity(pieces.len()), 0);
         for piece in pieces {
             self.piece(piece.start, piece.targets)?;
             borders.push(at);
             at += piece.targets;
         }
-        debug_assert_eq!(at, self.batch.len);
         // The first is where the row begins, which its carry speaks of.
         borders.remove(0);
-        self.batch.carry.push(carry);
-        self.borders.push(borders);
+        self.end_row(carry, borders);
         Ok(())
     }
 
     /// Adds inputs and targets to the row that is made.
     fn piece(&mut self, start: u64, targets: usize) -> Result<(), DataError> {
-        self.window.clear();
         if targets > 0 {
-            self.store
-                .read_marked(start, targets + 1, &mut self.window)?;
+            let mut window = Vec::with_capacity(targets + 1);
+            self.store.read_marked(start, targets + 1, &mut window)?;
+            self.add(&window);
         }
-        let HostBatch {
-            inputs,
-            targets: after,
-            valid,
-            ..
-        } = &mut self.batch;
-        let behind = self.window.get(1..).unwrap_or_default();
-        if self.store.is_marked() {
-            inputs.extend(chat::inputs(&self.window[..targets]));
-            let before = after.len();
-            after.extend(chat::targets(behind));
-            let counted = after[before..].iter().filter(|id| **id != IGNORE_INDEX);
-            *valid += counted.count();
-            // What padding repeats.
-            self.window = chat::inputs(&self.window).collect();
-            return Ok(());
-        }
-        inputs.extend_from_slice(&self.window[..targets]);
-        after.extend_from_slice(behind);
-        *valid += targets;
         Ok(())
+    }
+
+    /// Adds the tokens of a window but the last, and what follows each where it is predicted.
+    fn add(&mut self, window: &[i32]) {
+        let mark = if self.store.text.marked { SILENT } else { 0 } as i32;
+        let predicted = |id: i32| if id & mark == 0 { id } else { IGNORE_INDEX };
+        let (inputs, targets) = (&window[..window.len() - 1], &window[1..]);
+        self.batch.inputs.extend(inputs.iter().map(|id| id & !mark));
+        let targets = targets.iter().map(|id| predicted(*id));
+        self.batch.targets.extend(targets);
+    }
+
+    fn end_row(&mut self, carry: Option<usize>, borders: Vec<usize>) {
+        self.batch.carry.push(carry);
+        self.borders.push(borders);
+        debug_assert_eq!(self.batch.inputs.len(), self.borders.len() * self.batch.len);
     }
 
     pub(super) fn finish(self) -> HostBatch {
         debug_assert_eq!(self.batch.carry.len(), self.batch.rows);
         HostBatch {
+            valid: valid(&self.batch.targets),
             borders: Borders::new(self.borders),
             ..self.batch
         }
@@ -178,7 +148,7 @@ impl<'a> BatchBuilder<'a> {
 /// Streams below which a step sees too little variety.
 const FEW_STREAMS: usize = 8;
 
-/// What every source of training batches knows.
+/// The batches of training.
 #[derive(Clone, Debug)]
 pub struct TrainSource {
     store: TokenStore,
@@ -237,7 +207,6 @@ impl TrainSource {
             needles: None,
         };
         source.check()?;
-        source.check_initial_state()?;
         Ok(source)
     }
 
@@ -280,58 +249,36 @@ impl TrainSource {
         })
     }
 
-    fn check_initial_state(&self) -> Result<(), DataError> {
-        if self.initial_state.other > 0.0 && self.rows < 2 {
-            return bad(
-                "data.initial_state.other",
-                self.initial_state.other,
-                &format!(
-                    "needs another row to take a state from, and `training.per_device_train_batch_size` is {}",
-                    self.rows
-                ),
-            );
-        }
-        Ok(())
-    }
-
     fn check(&self) -> Result<(), DataError> {
-        let tokens = self.store.len();
+        if self.initial_state.other > 0.0 && self.rows < 2 {
+            let reason = format!(
+                "needs another row to take a state from, and `training.per_device_train_batch_size` is {}",
+                self.rows
+            );
+            return bad("data.initial_state.other", self.initial_state.other, reason);
+        }
+        let (tokens, rows, len) = (self.store.len(), self.rows, self.len);
         let enough = match self.packing {
             PackingPlan::Documents(ref plans) => plans.windows() > 0,
-            PackingPlan::Packed(ref plans) => plans.windows() >= (self.rows * self.len) as u64,
-            PackingPlan::Contiguous => self.stream() >= self.len as u64,
-            PackingPlan::Random | PackingPlan::Shuffled => tokens > self.len as u64,
+            PackingPlan::Packed(ref plans) => plans.windows() >= (rows * len) as u64,
+            PackingPlan::Contiguous => self.stream() >= len as u64,
+            PackingPlan::Random | PackingPlan::Shuffled => tokens > len as u64,
             PackingPlan::Rows(_) => true,
         };
         if enough {
             return Ok(());
         }
-        if tokens > self.len as u64 && matches!(self.packing, PackingPlan::Contiguous) {
-            return bad(
-                "training.per_device_train_batch_size × devices",
-                self.rows,
-                &format!(
-                    "`data.packing = \"contiguous\"` gives every row its own part of the training split, and {tokens} tokens are fewer than {} windows of {}; use fewer rows, shorter windows, or `data.packing = \"random\"`",
-                    self.rows, self.len
-                ),
-            );
-        }
-        if tokens > self.len as u64 && matches!(self.packing, PackingPlan::Packed(_)) {
-            return bad(
-                "training.per_device_train_batch_size × devices",
-                self.rows,
-                &format!(
-                    "`data.packing = \"packed\"` fills every row of a batch, and the {tokens} tokens of the training split are too few for {} rows of {}; use fewer rows, shorter windows, or `data.packing = \"documents\"`",
-                    self.rows, self.len
-                ),
-            );
-        }
-        Err(DataError::SplitTooShort {
-            split: "training",
-            more: "more text",
-            tokens,
-            window: self.len,
-        })
+        let reason = match self.packing {
+            PackingPlan::Contiguous if tokens > len as u64 => format!(
+                "`data.packing = \"contiguous\"` gives every row its own part of the training split, and {tokens} tokens are fewer than {rows} windows of {len}; use fewer rows, shorter windows, or `data.packing = \"random\"`"
+            ),
+            PackingPlan::Packed(_) if tokens > len as u64 => format!(
+                "`data.packing = \"packed\"` fills every row of a batch, and the {tokens} tokens of the training split are too few for {rows} rows of {len}; use fewer rows, shorter windows, or `data.packing = \"documents\"`"
+            ),
+            _ => return Err(DataError::too_short("training", "more text", tokens, len)),
+        };
+        let key = "training.per_device_train_batch_size × devices";
+        bad(key, rows, reason)
     }
 
     /// Predicted tokens in a row's part of the store, for `contiguous`.
@@ -344,15 +291,15 @@ impl TrainSource {
         (self.store.len() - 1) / self.len as u64
     }
 
-    fn random_start(&self, step: u64, row: usize) -> u64 {
+    fn random_start(&self, step: u64, row: u64) -> u64 {
         below(
-            mix(&[self.seed, step, row as u64]),
+            mix(&[self.seed, step, row]),
             self.store.len() - self.len as u64,
         )
     }
 
-    fn shuffled_start(&self, step: u64, row: usize) -> u64 {
-        let window = step * self.rows as u64 + row as u64;
+    fn shuffled_start(&self, step: u64, row: u64) -> u64 {
+        let window = step * self.rows as u64 + row;
         let (epoch, place) = (window / self.grid(), window % self.grid());
         let slack = self.store.len() - 1 - self.grid() * self.len as u64;
         let shift = below(mix(&[self.seed, epoch, 0]), slack + 1);
@@ -360,20 +307,13 @@ impl TrainSource {
             + Permutation::new(self.grid(), mix(&[self.seed, epoch, 1])).at(place) * self.len as u64
     }
 
-    fn contiguous_start(&self, step: u64, row: usize) -> u64 {
+    fn contiguous_start(&self, step: u64, row: u64) -> u64 {
         let steps = self.steps_per_epoch();
         let (epoch, place) = (step / steps, step % steps);
         // The tokens that fill no window are others in every epoch.
         let slack = self.stream() - steps * self.len as u64;
         let shift = below(mix(&[self.seed, epoch]), slack + 1);
-        row as u64 * self.stream() + shift + place * self.len as u64
-    }
-}
-
-impl TrainSource {
-    /// The row of the batch before that `row` of a window which continues starts from.
-    fn initial_row(&self, step: u64, row: usize, others: &[usize]) -> Option<usize> {
-        self.initial_state.draw(self.seed, step, row, others)
+        row * self.stream() + shift + place * self.len as u64
     }
 
     /// Rows that ended the batch before `step` without padding: no text looks like what padding
@@ -388,58 +328,64 @@ impl TrainSource {
             .map(|(row, _)| row)
             .collect()
     }
-}
 
-impl BatchSource for TrainSource {
-    fn batch(&self, step: u64) -> Result<HostBatch, DataError> {
+    /// The batch number `step`, counted from 0 over all epochs: the same on any thread and in any order.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn batch(&self, step: u64) -> Result<HostBatch, DataError> {
         let mut builder = BatchBuilder::new(&self.store, self.rows, self.len);
+        let rows: Vec<usize> = (0..self.rows).collect();
+        // The row of the batch before that a row starts from, of those that it may take a state of.
+        let carried = |continues: bool, row, others: &[usize]| {
+            let state = &self.initial_state;
+            let row =
+                (self.stateful && continues).then(|| state.draw(self.seed, step, row, others));
+            row.flatten()
+        };
         match &self.packing {
             PackingPlan::Rows(task) => {
                 return Ok(task.batch(step * self.rows as u64, self.rows));
             }
             PackingPlan::Random => {
-                for row in 0..self.rows {
+                for row in 0..self.rows as u64 {
                     let start = self.random_start(step, row);
-                    self.plain(&mut builder, start, [step, row as u64], None)?;
+                    self.plain(&mut builder, start, [step, row], None)?;
                 }
             }
             PackingPlan::Shuffled => {
-                for row in 0..self.rows {
+                for row in 0..self.rows as u64 {
                     let start = self.shuffled_start(step, row);
-                    self.plain(&mut builder, start, [step, row as u64], None)?;
+                    self.plain(&mut builder, start, [step, row], None)?;
                 }
             }
             PackingPlan::Contiguous => {
-                let continues = self.stateful && !step.is_multiple_of(self.steps_per_epoch());
-                let rows: Vec<usize> = (0..self.rows).collect();
+                let continues = !step.is_multiple_of(self.steps_per_epoch());
                 for &row in &rows {
-                    let carry = continues.then(|| self.initial_row(step, row, &rows));
-                    let start = self.contiguous_start(step, row);
-                    self.plain(&mut builder, start, [step, row as u64], carry.flatten())?;
+                    let carry = carried(continues, row, &rows);
+                    let start = self.contiguous_start(step, row as u64);
+                    self.plain(&mut builder, start, [step, row as u64], carry)?;
                 }
             }
             PackingPlan::Documents(plans) => {
                 let whole = self.whole_rows(plans, step);
                 for (row, window) in plans.windows_of(step).enumerate() {
-                    let continues = self.stateful && window.continues;
-                    let carry = continues.then(|| self.initial_row(step, row, &whole));
-                    builder.row(window.start, window.targets, carry.flatten())?;
+                    let carry = carried(window.continues, row, &whole);
+                    builder.row(window.start, window.targets, carry)?;
                 }
             }
             PackingPlan::Packed(plans) => {
-                let rows: Vec<usize> = (0..self.rows).collect();
                 let pieces = plans.packed(step, self.len as u64, self.steps_per_epoch());
                 for (row, pieces) in pieces.iter().enumerate() {
-                    let continues = self.stateful && pieces[0].continues;
-                    let carry = continues.then(|| self.initial_row(step, row, &rows));
-                    builder.packed(pieces, carry.flatten())?;
+                    builder.packed(pieces, carried(pieces[0].continues, row, &rows))?;
                 }
             }
         }
         Ok(builder.finish())
     }
 
-    fn steps_per_epoch(&self) -> u64 {
+    /// How many batches see the data once; at least 1.
+    pub fn steps_per_epoch(&self) -> u64 {
         let (rows, len) = (self.rows as u64, self.len as u64);
         match &self.packing {
             // Random windows have no epochs; this many tokens are as many as there are.
@@ -474,12 +420,7 @@ impl EvalSource {
         }
         let tokens = store.len();
         if tokens <= len as u64 {
-            return Err(DataError::SplitTooShort {
-                split: "validation",
-                more: "more text",
-                tokens,
-                window: len,
-            });
+            return Err(DataError::too_short("validation", "more text", tokens, len));
         }
         let len = len as u64;
         let windows = (tokens - 1).div_ceil(len);
@@ -558,7 +499,7 @@ impl EvalSource {
 
     /// All batches in order, or why one cannot be read.
     pub fn iter(&self) -> impl Iterator<Item = Result<HostBatch, DataError>> + '_ {
-        (0..self.batches).map(|step| self.make(step))
+        (0..self.batches).map(|step| self.batch(step))
     }
 
     /// Start and number of targets of window `step` of `row`.
@@ -575,7 +516,16 @@ impl EvalSource {
             .div_ceil(self.rows)
     }
 
-    fn make(&self, step: u64) -> Result<HostBatch, DataError> {
+    /// The batch number `step`, from 0.
+    ///
+    /// # Errors
+    /// There is no such batch, or it cannot be read.
+    pub fn batch(&self, step: u64) -> Result<HostBatch, DataError> {
+        let batches = self.batches;
+        if step >= batches {
+            let message = format!("batch {step} does not exist: there are {batches}");
+            return Err(DataError::Unusable(message));
+        }
         if let Some(task) = self.store.rows() {
             let first = step * self.rows;
             let rows = self.rows.min(task.rows() - first);
@@ -588,22 +538,6 @@ impl EvalSource {
             builder.row(start, targets, carried.then_some(row as usize))?;
         }
         Ok(builder.finish())
-    }
-}
-
-impl BatchSource for EvalSource {
-    fn batch(&self, step: u64) -> Result<HostBatch, DataError> {
-        if step >= self.batches {
-            return Err(DataError::NoSuchBatch {
-                step,
-                batches: self.batches,
-            });
-        }
-        self.make(step)
-    }
-
-    fn steps_per_epoch(&self) -> u64 {
-        self.batches
     }
 }
 
@@ -640,10 +574,11 @@ impl<T: Send + 'static> Workers<T> {
             let thread = Builder::new()
                 .name(format!("batches-{i}"))
                 .spawn(move || work(make, (from..).step_by(count), &sender));
-            let thread = thread.map_err(|source| DataError::NoThread {
-                number: i + 1,
-                count,
-                source,
+            let thread = thread.map_err(|error| {
+                DataError::Unusable(format!(
+                    "cannot start thread {} of the `data.num_workers = {count}` that prepare batches: {error}",
+                    i + 1
+                ))
             })?;
             Ok(Worker {
                 batches,
@@ -659,7 +594,7 @@ impl<T: Send + 'static> Workers<T> {
     /// The next batch.
     ///
     /// # Errors
-    /// The source's, or [`DataError::Worker`] if the thread that should have made it has died.
+    /// The source's, or that the thread which should have made it has died.
     pub fn take(&mut self) -> Made<T> {
         let index = (self.next % self.workers.len() as u64) as usize;
         self.next += 1;
@@ -679,9 +614,10 @@ impl<T> Worker<T> {
             let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             literal.or_else(|| panic.downcast_ref::<String>().cloned())
         });
-        DataError::Worker {
-            reason: text.unwrap_or_else(|| "it ended without saying why".to_owned()),
-        }
+        let reason = text.unwrap_or_else(|| "it ended without saying why".to_owned());
+        DataError::Unusable(format!(
+            "a thread that prepares batches (`data.num_workers`) died: {reason}"
+        ))
     }
 }
 
@@ -1091,7 +1027,7 @@ mod tests {
             move |step| {
                 assert!(step != dies_at, "the disk of batch {step} is gone");
                 if step == fails_at {
-                    return Err(DataError::NoSuchBatch { step, batches: 0 });
+                    return Err(DataError::Unusable(format!("no batch {step}")));
                 }
                 Ok(step)
             }
@@ -1117,7 +1053,7 @@ mod tests {
 
         #[test]
         fn an_id_that_no_token_has_is_an_error() {
-            use crate::data::{BatchSource, DataConfig, Packing, TokenStore, TrainSource};
+            use crate::data::{DataConfig, Packing, TokenStore, TrainSource};
             let store = TokenStore::from_documents(&[vec![1, 2, 300, 4, 5, 6, 7, 8, 9]]);
             let config = DataConfig {
                 max_seq_length: 8,
@@ -1139,10 +1075,7 @@ mod tests {
             let mut workers = Workers::start(numbers(4, NEVER), 0, 2).unwrap();
             take(&mut workers, 4);
             let error = workers.take().unwrap_err();
-            assert!(
-                matches!(error, DataError::NoSuchBatch { step: 4, .. }),
-                "{error}"
-            );
+            assert_eq!(error.to_string(), "no batch 4");
 
             let mut workers = Workers::start(numbers(NEVER, 3), 0, 2).unwrap();
             take(&mut workers, 3);

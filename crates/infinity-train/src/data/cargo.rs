@@ -4,8 +4,8 @@
 //! Cargo keeps its sources. Only `.rs` files are read, crate after crate and path after path, so
 //! the same lock file gives the same text everywhere; a fingerprint of it is reported.
 
-use super::error::{CargoError, DataError};
-use super::formats::{Column, Format, SourceFile};
+use super::error::DataError;
+use super::formats::{Format, SourceFile};
 use super::sources::{Sources, Walk};
 use infinity_files::Fingerprint;
 use serde::Deserialize;
@@ -30,20 +30,19 @@ struct LockFile {
 
 /// Sources of crates, ready to be read, and what was found on the way.
 #[derive(Clone, Debug)]
-pub struct CrateSources {
-    /// The `.rs` files, sorted by crate and path.
-    pub sources: Sources,
+pub(super) struct CrateSources {
+    /// The `.rs` files, sorted by crate and path. Their fingerprint, of names, versions, paths and contents, is the same
+    /// on every machine.
+    pub(super) sources: Sources,
     /// The crates, as `name version`.
-    pub crates: Vec<String>,
+    pub(super) crates: Vec<String>,
     /// Files left out because they are not UTF-8 text.
-    pub skipped: usize,
-    /// Fingerprint of crate names, versions, paths and contents: the same on every machine.
-    pub fingerprint: String,
+    pub(super) skipped: usize,
 }
 
 /// A Cargo workspace and where its dependencies' sources are.
 #[derive(Debug)]
-pub struct CargoWorkspace {
+pub(super) struct CargoWorkspace {
     root: PathBuf,
     locked: Vec<LockedCrate>,
     /// Directories that `cargo metadata` named, or why it named none.
@@ -64,20 +63,24 @@ struct Metadata {
 
 impl CargoWorkspace {
     /// The workspace that `start` is in: the nearest directory upward that has a `Cargo.lock`.
-    pub fn find(start: &Path) -> Result<Self, CargoError> {
-        let root = start
-            .ancestors()
+    pub(super) fn find(start: &Path) -> Result<Self, DataError> {
+        let mut above = start.ancestors();
+        let root = above
             .find(|directory| directory.join("Cargo.lock").is_file())
-            .ok_or_else(|| CargoError::NoWorkspace {
-                start: start.to_path_buf(),
+            .ok_or_else(|| {
+                DataError::Unusable(format!(
+                    "`data.source = \"cargo-registry\"` reads the dependencies of a Cargo workspace, but there is no \
+                     Cargo.lock in {} or above it; run this inside the workspace, or name a text of your own with \
+                     `--train-file`",
+                    start.display()
+                ))
             })?;
         let path = root.join("Cargo.lock");
-        let bad = |reason: String| CargoError::BadLock {
-            path: path.clone(),
-            reason,
+        let bad = |error: &dyn std::fmt::Display| {
+            DataError::Unusable(format!("cannot read {}: {error}", path.display()))
         };
-        let text = fs::read_to_string(&path).map_err(|error| bad(error.to_string()))?;
-        let lock: LockFile = toml::from_str(&text).map_err(|error| bad(error.to_string()))?;
+        let text = fs::read_to_string(&path).map_err(|error| bad(&error))?;
+        let lock: LockFile = toml::from_str(&text).map_err(|error| bad(&error))?;
         Ok(Self {
             root: root.to_path_buf(),
             locked: lock.package,
@@ -86,7 +89,11 @@ impl CargoWorkspace {
     }
 
     /// Files of the crates in `names` (`name` or `name@version`); `key` is blamed in messages.
-    pub fn sources(&self, key: &'static str, names: &[String]) -> Result<CrateSources, DataError> {
+    pub(super) fn sources(
+        &self,
+        key: &'static str,
+        names: &[String],
+    ) -> Result<CrateSources, DataError> {
         let mut chosen = names
             .iter()
             .map(|name| self.locked(key, name))
@@ -98,7 +105,7 @@ impl CargoWorkspace {
             let before = files.len();
             let directory = self.directory(package)?;
             hash.field(&package.name).field(&package.version);
-            Walk::new(&directory, false).visit(&mut |path| {
+            Walk::new(false).directory(&directory, &mut |path| {
                 if path.extension().is_none_or(|extension| extension != "rs") || !path.is_file() {
                     return Ok(());
                 }
@@ -110,11 +117,10 @@ impl CargoWorkspace {
                 Ok(())
             })?;
             if files.len() == before {
-                return Err(CargoError::NoSources {
-                    key,
-                    name: package.name.clone(),
-                }
-                .into());
+                return Err(DataError::Unusable(format!(
+                    "`{key}`: the sources of {} hold no UTF-8 .rs file",
+                    package.name
+                )));
             }
         }
         let crates = chosen
@@ -124,19 +130,17 @@ impl CargoWorkspace {
         let sources = Sources {
             root: self.root.join("Cargo.lock"),
             files,
-            stories: None,
-            skipped: Vec::new(),
-            column: Column::text(""),
+            known: Some(hash.hex()),
+            ..Sources::default()
         };
         Ok(CrateSources {
             sources,
             crates,
             skipped,
-            fingerprint: hash.hex(),
         })
     }
 
-    fn locked(&self, key: &'static str, wanted: &str) -> Result<&LockedCrate, CargoError> {
+    fn locked(&self, key: &'static str, wanted: &str) -> Result<&LockedCrate, DataError> {
         let (name, version) = match wanted.split_once('@') {
             Some((name, version)) => (name, Some(version)),
             None => (wanted, None),
@@ -148,26 +152,19 @@ impl CargoWorkspace {
             .filter(|package| version.is_none_or(|version| package.version == version))
             .collect();
         let lock = self.root.join("Cargo.lock");
-        match candidates.as_slice() {
-            [one] => Ok(one),
-            [] => Err(CargoError::NotLocked {
-                key,
-                lock,
-                name: wanted.to_owned(),
-                hint: self.hint(name),
-            }),
-            [first, ..] => Err(CargoError::SeveralVersions {
-                key,
-                lock,
-                name: name.to_owned(),
-                versions: candidates
-                    .iter()
-                    .map(|package| package.version.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-                example: first.version.clone(),
-            }),
-        }
+        let lock = lock.display();
+        Err(DataError::Unusable(match candidates.as_slice() {
+            [one] => return Ok(one),
+            [] => format!("`{key}`: {lock} has no crate `{wanted}`{}", self.hint(name)),
+            [first, ..] => {
+                let versions = candidates.iter().map(|package| package.version.as_str());
+                let versions = versions.collect::<Vec<_>>().join(", ");
+                format!(
+                    "`{key}`: {lock} has several versions of `{name}` ({versions}); write one of them as `{name}@{}`",
+                    first.version
+                )
+            }
+        }))
     }
 
     /// Names the locked version, or the most similar crate.
@@ -184,26 +181,25 @@ impl CargoWorkspace {
             .map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
     }
 
-    fn directory(&self, package: &LockedCrate) -> Result<PathBuf, CargoError> {
-        let named = match &self.packages {
-            Ok(packages) => packages
-                .iter()
-                .find(|found| found.name == package.name && found.version == package.version)
-                .and_then(|found| found.manifest_path.parent())
-                .map(Path::to_path_buf),
-            Err(_) => None,
-        };
+    fn directory(&self, package: &LockedCrate) -> Result<PathBuf, DataError> {
+        let LockedCrate { name, version, .. } = package;
+        let mut known = self.packages.iter().flatten();
+        let named = known
+            .find(|found| found.name == *name && found.version == *version)
+            .and_then(|found| found.manifest_path.parent())
+            .map(Path::to_path_buf);
         let directory = named
             .or_else(|| in_registry(package))
             .filter(|directory| directory.is_dir());
-        directory.ok_or_else(|| CargoError::NotDownloaded {
-            name: package.name.clone(),
-            version: package.version.clone(),
-            root: self.root.clone(),
-            detail: match &self.packages {
+        directory.ok_or_else(|| {
+            let detail = match &self.packages {
                 Ok(_) => String::new(),
                 Err(said) => format!(" (cargo: {said})"),
-            },
+            };
+            DataError::Unusable(format!(
+                "the sources of {name} {version} are not on this machine; run `cargo fetch --locked` in {}{detail}",
+                self.root.display()
+            ))
         })
     }
 }
@@ -212,7 +208,7 @@ impl CargoWorkspace {
 ///
 /// It answers only when *every* dependency of every member is there, also those that building the
 /// binary does not need; therefore its refusal is kept as text, not returned as the error.
-fn packages(root: &Path) -> Result<Result<Vec<Package>, String>, CargoError> {
+fn packages(root: &Path) -> Result<Result<Vec<Package>, String>, DataError> {
     let version = cargo(root, &["-vV"])?;
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
     let host = version
@@ -239,14 +235,19 @@ fn packages(root: &Path) -> Result<Result<Vec<Package>, String>, CargoError> {
         .map_err(|error| error.to_string()))
 }
 
-fn cargo(root: &Path, arguments: &[&str]) -> Result<Output, CargoError> {
+fn cargo(root: &Path, arguments: &[&str]) -> Result<Output, DataError> {
     // Cargo sets this for what it runs; it is the one that built this program.
     let program = env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
     let output = Command::new(&program)
         .args(arguments)
         .current_dir(root)
         .output();
-    output.map_err(|source| CargoError::NoCargo { program, source })
+    output.map_err(|error| {
+        DataError::Unusable(format!(
+            "cannot run `{}`: {error}; Cargo is needed to find the sources of dependencies",
+            program.display()
+        ))
+    })
 }
 
 /// The place where Cargo unpacks a registry's crates: `$CARGO_HOME/registry/src/INDEX/NAME-VERSION`.
@@ -317,14 +318,11 @@ mod tests {
         let again = workspace
             .sources("data.train_crates", &names(&["csv", "memmap2", "csv"]))
             .unwrap();
-        assert_eq!(
-            (found.sources, &found.fingerprint),
-            (again.sources, &again.fingerprint)
-        );
+        assert_eq!(found.sources, again.sources);
         let other = workspace
             .sources("data.train_crates", &names(&["csv"]))
             .unwrap();
-        assert_ne!(found.fingerprint, other.fingerprint);
+        assert_ne!(found.sources.known, other.sources.known);
     }
 
     #[test]
@@ -343,7 +341,7 @@ mod tests {
             let searched = workspace
                 .sources("data.train_crates", &names(&["csv"]))
                 .unwrap();
-            assert_eq!(found.fingerprint, searched.fingerprint);
+            assert_eq!(found.sources.known, searched.sources.known);
         }
         workspace.locked[0] = LockedCrate {
             name: "never-published-crate".to_owned(),
@@ -401,9 +399,7 @@ mod tests {
         let message = CargoWorkspace::find(dir.path()).unwrap_err().to_string();
         assert!(message.contains("no Cargo.lock"), "{message}");
         fs::write(dir.path().join("Cargo.lock"), "package = 3").unwrap();
-        assert!(matches!(
-            CargoWorkspace::find(dir.path()),
-            Err(CargoError::BadLock { .. })
-        ));
+        let message = CargoWorkspace::find(dir.path()).unwrap_err().to_string();
+        assert!(message.starts_with("cannot read "), "{message}");
     }
 }

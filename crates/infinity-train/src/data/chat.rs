@@ -8,11 +8,9 @@
 //! document of its own. Tokens that share no byte with an answer are read and never predicted. In a token file they
 //! carry a mark, the highest of 32 bits.
 
-use super::batch::IGNORE_INDEX;
 use super::error::DataError;
 use infinity_model::tokenizer::Tokenizer;
 use infinity_model::{ChatTemplate, Message, TokenizerError};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::ops::Range;
 use std::path::Path;
@@ -58,18 +56,6 @@ impl Answers {
     }
 }
 
-/// The ids of a window that may be marked.
-pub(super) fn inputs(window: &[i32]) -> impl Iterator<Item = i32> + '_ {
-    window.iter().map(|id| id & !(SILENT as i32))
-}
-
-/// The targets of a window that may be marked.
-pub(super) fn targets(window: &[i32]) -> impl Iterator<Item = i32> + '_ {
-    window
-        .iter()
-        .map(|id| if *id < 0 { IGNORE_INDEX } else { *id })
-}
-
 /// The text of the conversation in a row of a file.
 pub(super) fn conversation(
     template: &ChatTemplate,
@@ -78,20 +64,11 @@ pub(super) fn conversation(
     line: u64,
     column: &str,
 ) -> Result<(String, Answers), DataError> {
-    #[derive(Deserialize)]
-    struct Said {
-        role: String,
-        content: String,
-    }
     let wrong = |reason: String| DataError::bad_row(path, line, reason);
     let Some(found) = row.remove(column) else {
-        return Err(DataError::NoColumn {
-            path: path.to_path_buf(),
-            line,
-            key: "data.messages_column",
-            column: column.to_owned(),
-            columns: row.keys().cloned().collect::<Vec<_>>().join(", "),
-        });
+        let key = "data.messages_column";
+        let others = row.keys().map(String::as_str);
+        return Err(DataError::no_column(path, line, [key, column], others));
     };
     let Value::Array(found) = found else {
         return Err(wrong(format!("`{column}` is no list of messages")));
@@ -103,32 +80,27 @@ pub(super) fn conversation(
         Some(_) => true,
     };
     if says(row.get("tools")) {
-        return Err(wrong(
-            "`tools` are not read: rows are conversations of texts".to_owned(),
-        ));
+        let reason = "`tools` are not read: rows are conversations of texts";
+        return Err(wrong(reason.to_owned()));
     }
     for (i, message) in found.into_iter().enumerate() {
         for key in ["tool_calls", "function_call"] {
             if says(message.get(key)) {
-                return Err(wrong(format!(
-                    "{column}[{i}].{key} is not read: messages are texts"
-                )));
+                let reason = format!("{column}[{i}].{key} is not read: messages are texts");
+                return Err(wrong(reason));
             }
         }
-        let said: Said = serde_json::from_value(message).map_err(|error| {
+        let said: Message = serde_json::from_value(message).map_err(|error| {
             wrong(format!(
                 "{column}[{i}] is no {{\"role\", \"content\"}} of texts: {error}"
             ))
         })?;
         if !ROLES.contains(&said.role.as_str()) {
-            let roles = ROLES.join(", ");
-            let reason = format!(
-                "{column}[{i}].role is {:?}, and must be one of {roles}",
-                said.role
-            );
+            let (role, roles) = (&said.role, ROLES.join(", "));
+            let reason = format!("{column}[{i}].role is {role:?}, and must be one of {roles}");
             return Err(wrong(reason));
         }
-        messages.push(Message::new(said.role, said.content));
+        messages.push(said);
     }
     let written = template.answers(&messages);
     let (text, ranges) = written.map_err(|error| wrong(format!("`{column}`: {error}")))?;
@@ -140,7 +112,7 @@ pub(super) fn conversation(
 mod tests {
     use super::*;
     use crate::data::{
-        BatchSource, DataConfig, EvalSource, Packing, PreparedData, TokenizerConfig, TrainSource,
+        DataConfig, EvalSource, IGNORE_INDEX, Packing, PreparedData, TokenizerConfig, TrainSource,
         prepare,
     };
     use std::fmt::Write as _;

@@ -7,7 +7,7 @@ use crate::section::section;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Threads beyond which nothing gets faster, and the system may refuse the next one.
 const MANY_WORKERS: usize = 256;
@@ -120,11 +120,8 @@ impl DataConfig {
         if let Some(fraction) = self.val_fraction {
             // The comparison is written so that NaN fails it.
             if !(0.0..1.0).contains(&fraction) {
-                return bad(
-                    "data.val_fraction",
-                    fraction,
-                    "must be at least 0 and below 1",
-                );
+                let limit = "must be at least 0 and below 1";
+                return bad("data.val_fraction", fraction, limit);
             }
         }
         for (key, value) in [
@@ -138,20 +135,18 @@ impl DataConfig {
         }
         if self.num_workers > MANY_WORKERS {
             let limit = format!("must be at most {MANY_WORKERS}");
-            return bad("data.num_workers", self.num_workers, &limit);
+            return bad("data.num_workers", self.num_workers, limit);
         }
         if self.text_column.is_empty() {
             return bad("data.text_column", "\"\"", "must name a column");
         }
         self.validate_chat()?;
         if self.tbptt_chunks > 1 && !self.stateful {
-            return bad(
-                "data.tbptt_chunks",
-                self.tbptt_chunks,
-                "needs `data.stateful = true`",
-            );
+            let reason = "needs `data.stateful = true`";
+            return bad("data.tbptt_chunks", self.tbptt_chunks, reason);
         }
-        if self.stateful && matches!(self.packing, Packing::Random | Packing::Shuffled) {
+        let alone = matches!(self.packing, Packing::Random | Packing::Shuffled);
+        if self.stateful && alone {
             let reason = "windows that do not follow each other carry no memory; use `data.packing = \"contiguous\"`, \"documents\" or \"packed\"";
             return bad("data.stateful", true, reason);
         }
@@ -166,26 +161,28 @@ impl DataConfig {
             let reason = "is of windows as they come: `data.packing = \"shuffled\"`, \"random\" or \"contiguous\"";
             return bad("data.needle_fraction", self.needle_fraction, reason);
         }
-        self.initial_state.validate()?;
-        let passing = self.initial_state.last_fraction > 0.0;
-        if passing && !matches!(self.packing, Packing::Random | Packing::Shuffled) {
-            return bad(
-                "data.initial_state.last_fraction",
-                self.initial_state.last_fraction,
-                "windows that follow each other carry their own state: use `data.stateful`, or \
-                 `data.packing = \"shuffled\"`",
-            );
+        let state = &self.initial_state;
+        state.validate()?;
+        if state.last_fraction > 0.0 && !alone {
+            let reason = "windows that follow each other carry their own state: use `data.stateful`, or \
+                          `data.packing = \"shuffled\"`";
+            let key = "data.initial_state.last_fraction";
+            return bad(key, state.last_fraction, reason);
         }
-        if !self.stateful && !self.initial_state.is_own() {
-            return bad(
-                "data.initial_state",
-                self.initial_state,
-                "needs `data.stateful = true`",
-            );
+        if !self.stateful && !state.is_own() {
+            return bad("data.initial_state", state, "needs `data.stateful = true`");
         }
+        self.validate_source()?;
         match self.source {
-            DataSource::Files => self.validate_files(),
-            DataSource::CargoRegistry => self.validate_crates(),
+            DataSource::Files if self.train_file.as_os_str().is_empty() => Err(DataError::NotSet {
+                key: "data.train_file",
+                hint: "name a .txt, .jsonl or .csv file or a directory of them (--train-file)",
+            }),
+            DataSource::CargoRegistry if self.train_crates.is_empty() => Err(DataError::NotSet {
+                key: "data.train_crates",
+                hint: "`data.source = \"cargo-registry\"` needs names of locked dependencies",
+            }),
+            DataSource::Files | DataSource::CargoRegistry => Ok(()),
             DataSource::Stories => self.validate_stories(),
             DataSource::Recall | DataSource::Sticky | DataSource::Parity | DataSource::Copy => {
                 self.validate_task()
@@ -237,144 +234,79 @@ impl DataConfig {
         Ok(())
     }
 
-    fn validate_files(&self) -> Result<(), DataError> {
-        if self.train_file.as_os_str().is_empty() {
-            let hint = "name a .txt, .jsonl or .csv file or a directory of them (--train-file)";
-            return Err(DataError::NotSet {
-                key: "data.train_file",
-                hint,
-            });
-        }
-        for (key, crates) in self.crate_lists() {
-            if !crates.is_empty() {
-                return bad(
-                    key,
-                    format!("{crates:?}"),
-                    "needs `data.source = \"cargo-registry\"`",
-                );
+    /// Refuses what names another text than the source, naming the key.
+    fn validate_source(&self) -> Result<(), DataError> {
+        let shown = |path: &Path| path.display().to_string();
+        let fraction = self.val_fraction.map(|fraction| fraction.to_string());
+        let given = [
+            ("data.train_file", shown(&self.train_file)),
+            ("data.validation_file", shown(&self.validation_file)),
+            ("data.train_crates", self.train_crates.join(", ")),
+            ("data.validation_crates", self.validation_crates.join(", ")),
+            ("data.val_fraction", fraction.unwrap_or_default()),
+        ];
+        let own_rows = self.useless("they are from no text");
+        let (refused, reason) = match self.source {
+            DataSource::Files => (&given[2..4], "needs `data.source = \"cargo-registry\"`"),
+            DataSource::CargoRegistry => (
+                &given[..2],
+                "contradicts `data.source = \"cargo-registry\"`",
+            ),
+            DataSource::Stories => (
+                &given[..],
+                "`data.source = \"stories\"` tells its own text and holds out `data.stories.validation` stories",
+            ),
+            DataSource::Recall | DataSource::Sticky | DataSource::Parity | DataSource::Copy => {
+                (&given[..], own_rows.as_str())
             }
+        };
+        if let Some((key, value)) = refused.iter().find(|(_, value)| !value.is_empty()) {
+            return bad(key, value, reason);
         }
-        if self.val_fraction.is_some_and(|fraction| fraction > 0.0)
-            && !self.validation_file.as_os_str().is_empty()
-        {
-            let reason = "contradicts `data.validation_file`; keep one of them";
-            return bad(
-                "data.val_fraction",
-                self.val_fraction.unwrap_or(0.0),
-                reason,
-            );
+        let held_out = self.val_fraction.filter(|fraction| *fraction > 0.0);
+        match held_out.filter(|_| !self.validation_file.as_os_str().is_empty()) {
+            Some(fraction) => {
+                let reason = "contradicts `data.validation_file`; keep one of them";
+                bad("data.val_fraction", fraction, reason)
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    fn validate_crates(&self) -> Result<(), DataError> {
-        for (key, path) in [
-            ("data.train_file", &self.train_file),
-            ("data.validation_file", &self.validation_file),
-        ] {
-            if !path.as_os_str().is_empty() {
-                return bad(
-                    key,
-                    path.display(),
-                    "contradicts `data.source = \"cargo-registry\"`",
-                );
-            }
-        }
-        if self.train_crates.is_empty() {
-            let hint = "`data.source = \"cargo-registry\"` needs names of locked dependencies";
-            return Err(DataError::NotSet {
-                key: "data.train_crates",
-                hint,
-            });
-        }
-        Ok(())
+    /// Why a task has no use for a key.
+    fn useless(&self, what: &str) -> String {
+        let task = self.source.task().map_or("", Task::name);
+        format!("`data.source = \"{task}\"` makes its own rows: {what}")
     }
 
     /// Refuses what a task has no use for, naming the key.
     fn validate_task(&self) -> Result<(), DataError> {
-        let source = self.source.task().map_or("", Task::name);
-        let useless = |what| format!("`data.source = \"{source}\"` makes its own rows: {what}");
-        let set = |path: &std::path::Path| !path.as_os_str().is_empty();
-        for (key, is_set, value) in [
-            (
-                "data.train_file",
-                set(&self.train_file),
-                self.train_file.display().to_string(),
-            ),
-            (
-                "data.validation_file",
-                set(&self.validation_file),
-                self.validation_file.display().to_string(),
-            ),
-            (
-                "data.train_crates",
-                !self.train_crates.is_empty(),
-                self.train_crates.join(", "),
-            ),
-            (
-                "data.validation_crates",
-                !self.validation_crates.is_empty(),
-                self.validation_crates.join(", "),
-            ),
-            (
-                "data.val_fraction",
-                self.val_fraction.is_some(),
-                self.val_fraction.unwrap_or(0.0).to_string(),
-            ),
-        ] {
-            if is_set {
-                return bad(key, value, &useless("they are from no text"));
-            }
-        }
         if self.packing != Packing::default() {
             let value = format!("{:?}", self.packing).to_lowercase();
-            return bad("data.packing", value, &useless("leave it out"));
+            return bad("data.packing", value, self.useless("leave it out"));
         }
         if self.initial_state.last_fraction > 0.0 {
             let key = "data.initial_state.last_fraction";
-            let why = useless("each asks for what it holds itself");
-            return bad(key, self.initial_state.last_fraction, &why);
+            let why = self.useless("each asks for what it holds itself");
+            return bad(key, self.initial_state.last_fraction, why);
         }
         if self.stateful {
-            return bad("data.stateful", true, &useless("none follows from another"));
+            let why = self.useless("none follows from another");
+            return bad("data.stateful", true, why);
         }
         self.task_rows(Part::Train, 0).map(drop)
     }
 
-    /// Refuses what stories have no use for, naming the key.
     fn validate_stories(&self) -> Result<(), DataError> {
-        let useless = "`data.source = \"stories\"` tells its own text";
-        let path = |path: &std::path::Path| path.display().to_string();
-        for (key, value) in [
-            ("data.train_file", path(&self.train_file)),
-            ("data.validation_file", path(&self.validation_file)),
-            ("data.train_crates", self.train_crates.join(", ")),
-            ("data.validation_crates", self.validation_crates.join(", ")),
-        ] {
-            if !value.is_empty() {
-                return bad(key, value, useless);
-            }
-        }
-        if let Some(fraction) = self.val_fraction {
-            let reason = format!("{useless} and holds out `data.stories.validation` stories");
-            return bad("data.val_fraction", fraction, &reason);
-        }
         for (key, count) in [
             ("data.stories.count", self.stories.count),
             ("data.stories.validation", self.stories.validation),
         ] {
             if !(1..=MOST_STORIES).contains(&count) {
-                return bad(key, count, &format!("must be from 1 to {MOST_STORIES}"));
+                return bad(key, count, format!("must be from 1 to {MOST_STORIES}"));
             }
         }
         Ok(())
-    }
-
-    fn crate_lists(&self) -> [(&'static str, &Vec<String>); 2] {
-        [
-            ("data.train_crates", &self.train_crates),
-            ("data.validation_crates", &self.validation_crates),
-        ]
     }
 }
 
@@ -447,19 +379,12 @@ impl TokenizerConfig {
             TokenizerKind::Byte if has_path => TokenizerKind::File,
             kind => kind,
         };
+        let contradicts = || format!("contradicts `tokenizer.kind = \"{}\"`", kind.name());
         if self.train_bpe > 0 && kind != TokenizerKind::Bpe {
-            return bad(
-                "tokenizer.train_bpe",
-                self.train_bpe,
-                &format!("contradicts `tokenizer.kind = \"{}\"`", kind.name()),
-            );
+            return bad("tokenizer.train_bpe", self.train_bpe, contradicts());
         }
         if has_path && kind != TokenizerKind::File {
-            return bad(
-                "tokenizer.path",
-                self.path.display(),
-                &format!("contradicts `tokenizer.kind = \"{}\"`", kind.name()),
-            );
+            return bad("tokenizer.path", self.path.display(), contradicts());
         }
         match kind {
             TokenizerKind::Hub => bad(
@@ -474,7 +399,7 @@ impl TokenizerConfig {
             TokenizerKind::Bpe if self.train_bpe < SMALLEST_BPE => bad(
                 "tokenizer.train_bpe",
                 self.train_bpe,
-                &format!("must be at least {SMALLEST_BPE}: 256 bytes and the end of text"),
+                format!("must be at least {SMALLEST_BPE}: 256 bytes and the end of text"),
             ),
             kind => Ok(kind),
         }
@@ -527,19 +452,16 @@ impl InitialState {
             }
         }
         let sum = self.own.unwrap_or(0.0) + self.other + self.zero;
-        match self.own {
-            Some(_) if (sum - 1.0).abs() > ROUNDING => bad(
-                "data.initial_state",
-                self,
-                &format!("adds up to {sum}; own, other and zero must add up to 1"),
-            ),
-            None if sum > 1.0 + ROUNDING => bad(
-                "data.initial_state",
-                self,
-                &format!("adds up to {sum}; other and zero leave nothing below 0 for own"),
-            ),
-            _ => Ok(()),
-        }
+        let reason = match self.own {
+            Some(_) if (sum - 1.0).abs() > ROUNDING => "own, other and zero must add up to 1",
+            None if sum > 1.0 + ROUNDING => "other and zero leave nothing below 0 for own",
+            _ => return Ok(()),
+        };
+        bad(
+            "data.initial_state",
+            self,
+            format!("adds up to {sum}; {reason}"),
+        )
     }
 }
 

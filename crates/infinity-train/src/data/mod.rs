@@ -30,18 +30,16 @@ mod tests;
 mod tokenize;
 
 pub use batch::{HostBatch, IGNORE_INDEX};
-pub use batches::{BatchSource, EvalSource, TrainSource, Workers};
-pub use cargo::{CargoWorkspace, CrateSources};
+pub use batches::{EvalSource, TrainSource, Workers};
 pub use config::{DataConfig, DataSource, InitialState, Packing, TokenizerConfig, TokenizerKind};
-pub use error::{CargoError, DataError, DataEvent};
+pub use error::{DataError, DataEvent};
 pub use formats::{Format, Fragment, SourceFile};
 pub use needle::Needles;
 pub(crate) use prepare::known_tokenizer;
 pub use prepare::{is_prepared, open_prepared, prepare, tokenize_to};
 pub use sources::{Fragments, Sources};
 pub use store::{
-    FileStamp, NumberFile, NumberWriter, PreparedData, PreparedMeta, SourceMeta, SplitMeta,
-    TokenStore, Width,
+    FileStamp, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TextMeta, TokenStore, Width,
 };
 pub use stories::{Stories, StoriesConfig, book};
 pub(crate) use task::draw;

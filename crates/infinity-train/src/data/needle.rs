@@ -7,7 +7,7 @@
 //! The sentence that an evaluation asks for is not among them.
 
 use super::error::{DataError, bad};
-use super::random::{below, mix};
+use super::random::{Chance, below, mix};
 use infinity_model::Tokenizer;
 use std::sync::Arc;
 
@@ -69,9 +69,6 @@ pub(crate) fn values(tokenizer: &Tokenizer) -> Option<Vec<Vec<i32>>> {
     of("0123456789").or_else(|| of("etaoinsrhd"))
 }
 
-/// A number below another.
-type Draw<'a> = dyn FnMut(usize) -> usize + 'a;
-
 /// Question and value.
 type Sentence<'a> = [&'a [i32]; 2];
 
@@ -127,18 +124,13 @@ impl Needles {
         key: [u64; 3],
         shared: Option<(usize, usize)>,
     ) {
-        let key = mix(&[HIDE, key[0], key[1], key[2]]);
-        let mut drawn = 0;
-        let draw = &mut |n: usize| {
-            drawn += 1;
-            below(mix(&[key, drawn]), n as u64) as usize
-        };
-        if draw(1 << 30) as f64 >= self.fraction * f64::from(1 << 30) {
+        let chance = &mut Chance::new(mix(&[HIDE, key[0], key[1], key[2]]));
+        if chance.below(1 << 30) as f64 >= self.fraction * f64::from(1 << 30) {
             return;
         }
         let mut said = match shared {
-            None => self.alone(window.len(), draw),
-            Some(shared) => self.shared(window.len(), shared, draw),
+            None => self.alone(window.len(), chance),
+            Some(shared) => self.shared(window.len(), shared, chance),
         };
         said.sort_by_key(|(at, _)| *at);
         let mut text = Vec::with_capacity(window.len());
@@ -156,28 +148,26 @@ impl Needles {
     /// Sentences for different places, each with a number that is drawn for it.
     fn sentences<'a>(
         &'a self,
-        draw: &mut Draw<'_>,
-    ) -> impl Fn(usize, &mut Draw<'_>) -> Sentence<'a> + use<'a> {
+        chance: &mut Chance,
+    ) -> impl Fn(usize, &mut Chance) -> Sentence<'a> + use<'a> {
         // As many places as a prime number: steps of any width give different ones.
-        let (first, width) = (
-            draw(self.questions.len()),
-            1 + draw(self.questions.len() - 1),
-        );
-        move |fact: usize, draw: &mut Draw<'_>| {
-            let question = &self.questions[(first + fact * width) % self.questions.len()];
-            [question, &self.values[draw(self.values.len())]]
+        let count = self.questions.len();
+        let (first, width) = (chance.below(count), 1 + chance.below(count - 1));
+        move |fact: usize, chance: &mut Chance| {
+            let question = &self.questions[(first + fact * width) % count];
+            [question, &self.values[chance.below(self.values.len())]]
         }
     }
 
     /// Sentences of a window alone, and their places in what is left of the text; none where two have no room.
-    fn alone(&self, len: usize, draw: &mut Draw<'_>) -> Vec<(usize, Sentence<'_>)> {
-        let facts = FACTS[draw(FACTS.len())];
-        let sentence = self.sentences(draw);
+    fn alone(&self, len: usize, chance: &mut Chance) -> Vec<(usize, Sentence<'_>)> {
+        let facts = chance.of(&FACTS);
+        let sentence = self.sentences(chance);
         let (mut said, mut room) = (Vec::new(), len / 2);
         for fact in 0..facts {
-            let sentence = sentence(fact, draw);
+            let sentence = sentence(fact, chance);
             let len = sentence.concat().len();
-            let times = (1 + ASKED[draw(ASKED.len())]).min(room / len / (facts - fact));
+            let times = (1 + chance.of(&ASKED)).min(room / len / (facts - fact));
             if times < 2 {
                 break;
             }
@@ -187,13 +177,13 @@ impl Needles {
         let hay = len - (len / 2 - room);
         let stretches: Vec<(usize, usize)> = (0..facts)
             .map(|_| {
-                let width = hay >> draw(STRETCHES);
-                (draw(hay - width + 1), width)
+                let width = hay >> chance.below(STRETCHES);
+                (chance.below(hay - width + 1), width)
             })
             .collect();
         let places = said.into_iter().map(|(fact, sentence)| {
             let (start, width) = stretches[fact];
-            (start + draw(width + 1), sentence)
+            (start + chance.below(width + 1), sentence)
         });
         places.collect()
     }
@@ -204,25 +194,25 @@ impl Needles {
         &self,
         len: usize,
         (index, windows): (usize, usize),
-        draw: &mut Draw<'_>,
+        chance: &mut Chance,
     ) -> Vec<(usize, Sentence<'_>)> {
         let doublings = (windows * TICKS / NEAR).ilog2() as usize;
         // As many numbers as it takes to be asked so often: distances are one and a half times a power of two.
         let distance = NEAR * 3 / 2 * ((1 << doublings) - 1) / doublings;
-        let facts = (OFTEN[draw(OFTEN.len())] * distance / TICKS).clamp(1, MOST);
-        let sentence = self.sentences(draw);
+        let facts = (chance.of(&OFTEN) * distance / TICKS).clamp(1, MOST);
+        let sentence = self.sentences(chance);
         let (mut said, mut room) = (Vec::new(), len / 2);
         for fact in 0..facts {
-            let sentence = sentence(fact, draw);
+            let sentence = sentence(fact, chance);
             let len = sentence.concat().len();
-            let mut at = draw(windows * TICKS);
+            let mut at = chance.below(windows * TICKS);
             while at < windows * TICKS {
                 if at / TICKS == index && len <= room {
                     room -= len;
                     said.push((at % TICKS, sentence));
                 }
-                let least = NEAR << draw(doublings);
-                at += least + draw(least);
+                let least = NEAR << chance.below(doublings);
+                at += least + chance.below(least);
             }
         }
         let hay = len - (len / 2 - room);

@@ -20,7 +20,7 @@ use super::stories::Stories;
 use super::task::{Part, Task};
 use super::task_splits;
 use super::templates;
-use super::tokenize::{self, Alphabet, SplitWriter};
+use super::tokenize::{self, Alphabet, LONGEST_WORD, SplitWriter};
 use infinity_files::{Fingerprint, PartialDirectory, fingerprint};
 use infinity_model::ChatTemplate;
 use infinity_model::tokenizer::Tokenizer;
@@ -43,27 +43,20 @@ pub fn prepare(
     }
     let kind = tokenizer.resolve()?;
     let mut prepared = if is_prepared(&data.train_file) && data.source == DataSource::Files {
-        let given = given(data, tokenizer, kind)?;
-        if !data.messages_column.is_empty() && !given.train.is_marked() {
-            return Err(DataError::BadValue {
-                key: "data.messages_column",
-                value: data.messages_column.clone(),
-                reason: "data.train_file names tokens of a text, in which no answers are marked: name the rows".into(),
-            });
-        }
-        given
+        given(data, tokenizer, kind)?
     } else {
         cached(data, tokenizer, kind, notify)?
     };
     let adds = tokenizer.add_special_tokens;
     prepared.tokenizer = prepared.tokenizer.with_special_tokens(adds);
     check_lengths(data, &prepared)?;
-    notify(DataEvent::Ready {
-        train_tokens: prepared.train.len(),
-        validation_tokens: prepared.valid.len(),
-        vocab_size: prepared.tokenizer.vocab_size(),
-        directory: prepared.directory.clone(),
-    });
+    notify(DataEvent::Ready(format!(
+        "{} training and {} validation tokens of {} kinds in {}",
+        prepared.train.len(),
+        prepared.valid.len(),
+        prepared.tokenizer.vocab_size(),
+        prepared.directory.display()
+    )));
     Ok(prepared)
 }
 
@@ -83,9 +76,10 @@ pub fn tokenize_to(
     data.validate()?;
     let kind = tokenizer.resolve()?;
     if output.exists() {
-        return Err(DataError::OutputExists {
-            path: output.to_path_buf(),
-        });
+        return Err(DataError::Unusable(format!(
+            "{} already exists; name another directory, or delete it",
+            output.display()
+        )));
     }
     let fixed = tokenize::fixed(tokenizer, kind)?;
     let template = templates::template(data, tokenizer)?;
@@ -129,10 +123,7 @@ pub fn is_prepared(directory: &Path) -> bool {
 /// # Errors
 /// A file is missing, truncated, or not the one that was written.
 pub fn open_prepared(directory: &Path) -> Result<PreparedData, DataError> {
-    open(directory, PreparedMeta::read(directory)?)
-}
-
-fn open(directory: &Path, meta: PreparedMeta) -> Result<PreparedData, DataError> {
+    let meta = PreparedMeta::read(directory)?;
     let path = directory.join(TOKENIZER_FILE);
     let tokenizer = Tokenizer::from_file(&path)?;
     if !Fingerprint::matches(&meta.tokenizer_hash, tokenizer.to_json()?) {
@@ -164,31 +155,30 @@ fn given(
         );
     }
     let prepared = open_prepared(&data.train_file)?;
+    if !data.messages_column.is_empty() && !prepared.train.text.marked {
+        let reason =
+            "data.train_file names tokens of a text, in which no answers are marked: name the rows";
+        return bad("data.messages_column", &data.messages_column, reason);
+    }
     let found = prepared.meta.tokenizer_kind;
-    let other = |wanted: String| {
-        Err(DataError::OtherTokenizer {
-            path: data.train_file.clone(),
-            found: found.name().to_owned(),
-            wanted,
-        })
+    let (same, wanted) = match kind {
+        // The default asks for nothing in particular.
+        _ if *tokenizer == TokenizerConfig::default() => return Ok(prepared),
+        TokenizerKind::File => {
+            let json = tokenize::from_file(tokenizer)?.to_json()?;
+            let same = Fingerprint::matches(&prepared.meta.tokenizer_hash, json);
+            (same, tokenizer.path.display().to_string())
+        }
+        kind => (kind == found, kind.name().to_owned()),
     };
-    // The default asks for nothing in particular.
-    if *tokenizer == TokenizerConfig::default() {
-        return Ok(prepared);
-    }
-    if kind == TokenizerKind::File {
-        let wanted = tokenize::from_file(tokenizer)?;
-        let same = Fingerprint::matches(&prepared.meta.tokenizer_hash, wanted.to_json()?);
-        return if same {
-            Ok(prepared)
-        } else {
-            other(tokenizer.path.display().to_string())
-        };
-    }
-    if kind == found {
-        Ok(prepared)
-    } else {
-        other(kind.name().to_owned())
+    match same {
+        true => Ok(prepared),
+        false => Err(DataError::Unusable(format!(
+            "{} was made with another tokenizer ({}) than the configuration asks for ({wanted}); tokenize again, or \
+             set [tokenizer] accordingly",
+            data.train_file.display(),
+            found.name()
+        ))),
     }
 }
 
@@ -208,10 +198,10 @@ fn cached(
     if directory.exists() {
         match change(&directory, &inputs, fixed.as_ref())? {
             None => return open_prepared(&directory),
-            Some(reason) => notify(DataEvent::Rebuilding {
-                directory: directory.clone(),
-                reason,
-            }),
+            Some(reason) => notify(DataEvent::Step(format!(
+                "{reason}: making {} again",
+                directory.display()
+            ))),
         }
     }
     build(&inputs, tokenizer, kind, fixed, data, &directory, notify)?;
@@ -276,64 +266,48 @@ fn change(
     directory: &Path,
     inputs: &Inputs,
     fixed: Option<&Tokenizer>,
-) -> Result<Option<String>, DataError> {
+) -> Result<Option<&'static str>, DataError> {
     let meta = PreparedMeta::read(directory)?;
     if let Some(tokenizer) = fixed
         && !Fingerprint::matches(&meta.tokenizer_hash, tokenizer.to_json()?)
     {
-        return Ok(Some("the tokenizer changed".to_owned()));
+        return Ok(Some("the tokenizer changed"));
     }
-    let known = inputs.known_hashes.as_ref();
-    if source_changed(&inputs.train, &meta.source, known.map(|known| &known.0))? {
-        return Ok(Some("the training text changed".to_owned()));
+    if source_changed(&inputs.train, &meta.source)? {
+        return Ok(Some("the training text changed"));
     }
     let validation_changed = match (&inputs.validation, &meta.validation_source) {
         (None, None) => false,
-        (Some(sources), Some(meta)) => {
-            source_changed(sources, meta, known.and_then(|known| known.1.as_ref()))?
-        }
+        (Some(sources), Some(meta)) => source_changed(sources, meta)?,
         _ => true,
     };
-    Ok(validation_changed.then(|| "the validation text changed".to_owned()))
+    Ok(validation_changed.then_some("the validation text changed"))
 }
 
 /// Compares names, lengths and times first; contents only when these differ.
-fn source_changed(
-    sources: &Sources,
-    meta: &SourceMeta,
-    known: Option<&String>,
-) -> Result<bool, DataError> {
-    if let Some(hash) = known {
+fn source_changed(sources: &Sources, meta: &SourceMeta) -> Result<bool, DataError> {
+    if let Some(hash) = &sources.known {
         return Ok(*hash != meta.hash);
     }
     if sources.files == meta.files {
         return Ok(false);
     }
-    Ok(content_hash(sources, &meta.hash)? != meta.hash)
+    let (now, _) = scan(sources, None, Fingerprint::like(&meta.hash))?;
+    Ok(now.hash != meta.hash)
 }
 
 fn check_lengths(data: &DataConfig, prepared: &PreparedData) -> Result<(), DataError> {
     let window = data.max_seq_length;
-    let held_out = prepared.valid.len();
+    let (tokens, held_out) = (prepared.train.len(), prepared.valid.len());
     let wanted = data.val_fraction.is_none_or(|fraction| fraction > 0.0);
-    if held_out <= window as u64 && (wanted || held_out > 0) {
-        return Err(DataError::SplitTooShort {
-            split: "validation",
-            more: data.more_validation(),
-            tokens: held_out,
-            window,
-        });
-    }
-    let tokens = prepared.train.len();
-    if tokens <= window as u64 && data.packing != Packing::Documents {
-        return Err(DataError::SplitTooShort {
-            split: "training",
-            more: "more text",
-            tokens,
-            window,
-        });
-    }
-    Ok(())
+    let (split, more, tokens) = if held_out <= window as u64 && (wanted || held_out > 0) {
+        ("validation", data.more_validation(), held_out)
+    } else if tokens <= window as u64 && data.packing != Packing::Documents {
+        ("training", "more text", tokens)
+    } else {
+        return Ok(());
+    };
+    Err(DataError::too_short(split, more, tokens, window))
 }
 
 /// A tenth is enough to judge a small text by; of a large one, so many characters are.
@@ -346,8 +320,6 @@ struct Inputs {
     train: Sources,
     /// Absent when validation is the end of the training text.
     validation: Option<Sources>,
-    /// Fingerprints of the two, where finding them already took them.
-    known_hashes: Option<(String, Option<String>)>,
 }
 
 /// Makes the directory, under another name until it is complete. Replaces one that is there.
@@ -364,68 +336,60 @@ fn build(
     let failed = DataError::write(directory);
     let partial = PartialDirectory::create(directory).map_err(failed)?;
     let mut alphabet = (kind == TokenizerKind::Char).then(Alphabet::default);
-    let train = scan(&inputs.train, alphabet.as_mut(), Fingerprint::default())?;
-    let validation = inputs
-        .validation
-        .as_ref()
-        .map(|sources| scan(sources, alphabet.as_mut(), Fingerprint::default()))
-        .transpose()?;
-    let total_chars = train.chars + validation.as_ref().map_or(0, |scan| scan.chars);
-    let documents = train.documents + validation.as_ref().map_or(0, |scan| scan.documents);
-    notify(DataEvent::Scanned {
-        documents,
-        chars: total_chars,
-    });
+    let mut scan = |sources| scan(sources, alphabet.as_mut(), Fingerprint::default());
+    let (source, chars) = scan(&inputs.train)?;
+    let validation = inputs.validation.as_ref().map(scan).transpose()?;
+    let (documents, total_chars) = match &validation {
+        Some((held_out, held_out_chars)) => (
+            source.documents + held_out.documents,
+            chars + held_out_chars,
+        ),
+        None => (source.documents, chars),
+    };
+    notify(DataEvent::Step(format!(
+        "read {documents} documents, {total_chars} characters"
+    )));
 
-    let train_chars = if validation.is_some() {
-        train.chars
-    } else {
-        train_chars(train.chars, data.val_fraction)
+    let train_chars = match &validation {
+        // A file that grew since it was counted must not leak into the validation of another file.
+        Some(_) => u64::MAX,
+        None => train_chars(chars, data.val_fraction),
     };
     let tokenizer = match (fixed, &alphabet) {
         (Some(tokenizer), _) => tokenizer,
         (None, Some(alphabet)) => alphabet.tokenizer(),
         (None, None) => {
-            notify(DataEvent::TrainingTokenizer {
-                entries: config.train_bpe,
-            });
+            notify(DataEvent::Step(format!(
+                "learning a BPE tokenizer of {} entries",
+                config.train_bpe
+            )));
             let (tokenizer, cut) = learn(&inputs.train, train_chars, config.train_bpe)?;
             if cut > 0 {
-                notify(DataEvent::LongWords {
-                    count: cut,
-                    limit: tokenize::LONGEST_WORD,
-                });
+                notify(DataEvent::Step(format!(
+                    "{cut} words of more than {LONGEST_WORD} characters are cut for learning the tokenizer"
+                )));
             }
             tokenizer
         }
     };
 
-    let mut progress = Progress {
-        chars: 0,
-        total_chars,
-        next: 0,
-        notify,
-    };
     let (train_split, validation_split) = write_splits(
         inputs,
-        train_chars,
+        [train_chars, total_chars],
         &tokenizer,
         data.append_eos,
         partial.path(),
-        &mut progress,
+        notify,
     )?;
     tokenizer.save(partial.path().join(TOKENIZER_FILE))?;
-    let known = inputs.known_hashes.clone().unzip();
     let meta = PreparedMeta {
         format_version: FORMAT_VERSION,
         tokenizer_kind: kind,
         tokenizer_hash: fingerprint(tokenizer.to_json()?),
         vocab_size: tokenizer.vocab_size(),
         eos_id: tokenizer.eos_id(),
-        source: train.describe(&inputs.train, known.0),
-        validation_source: validation
-            .zip(inputs.validation.as_ref())
-            .map(|(scan, sources)| scan.describe(sources, known.1.flatten())),
+        source,
+        validation_source: validation.map(|(source, _)| source),
         train: train_split,
         validation: validation_split,
     };
@@ -438,46 +402,18 @@ fn build(
 /// How many of `chars` characters are for training, the rest being validation.
 fn train_chars(chars: u64, val_fraction: Option<f64>) -> u64 {
     let chars = chars as f64;
-    let fraction = val_fraction.unwrap_or_else(|| {
-        if chars == 0.0 {
-            0.0
-        } else {
-            (MANY_CHARS / chars).clamp(LARGE_FRACTION, SMALL_FRACTION)
-        }
-    });
+    let usual = (MANY_CHARS / chars).clamp(LARGE_FRACTION, SMALL_FRACTION);
+    let fraction = val_fraction.unwrap_or(usual);
     // 1 − 0.1 is exactly 0.9, and rounding down makes this the split that nanoGPT's data scripts make.
     ((1.0 - fraction) * chars).floor() as u64
 }
 
-/// What reading a text once says about it.
-struct Scan {
-    documents: u64,
-    chars: u64,
-    hash: String,
-}
-
-impl Scan {
-    fn describe(&self, sources: &Sources, known: Option<String>) -> SourceMeta {
-        // Files of dependencies are named by the lock file; their paths mean nothing elsewhere.
-        let files = if known.is_some() {
-            Vec::new()
-        } else {
-            sources.files.clone()
-        };
-        SourceMeta {
-            hash: known.unwrap_or_else(|| self.hash.clone()),
-            documents: self.documents,
-            files,
-        }
-    }
-}
-
-/// Reads everything once; `hash` is the empty hash to take fingerprints with.
+/// Reads everything once: what it is, and how many characters it has. `hash` is the empty hash to take fingerprints with.
 fn scan(
     sources: &Sources,
     mut alphabet: Option<&mut Alphabet>,
     mut hash: Fingerprint,
-) -> Result<Scan, DataError> {
+) -> Result<(SourceMeta, u64), DataError> {
     let (mut documents, mut chars) = (0, 0);
     let mut fragments = sources.fragments().hashing(hash.clone());
     for fragment in &mut fragments {
@@ -489,23 +425,22 @@ fn scan(
         }
     }
     if chars == 0 {
-        return Err(DataError::Empty {
-            path: sources.root.clone(),
-        });
+        return Err(DataError::empty(&sources.root));
     }
     for fingerprint in fragments.fingerprints() {
         hash.field(fingerprint);
     }
-    Ok(Scan {
+    let (hash, files) = match &sources.known {
+        // Files of dependencies are named by the lock file; their paths mean nothing elsewhere.
+        Some(known) => (known.clone(), Vec::new()),
+        None => (hash.hex(), sources.files.clone()),
+    };
+    let source = SourceMeta {
+        hash,
         documents,
-        chars,
-        hash: hash.hex(),
-    })
-}
-
-/// Fingerprint of the contents of all files, in order, as `stored` was taken.
-fn content_hash(sources: &Sources, stored: &str) -> Result<String, DataError> {
-    Ok(scan(sources, None, Fingerprint::like(stored))?.hash)
+        files,
+    };
+    Ok((source, chars))
 }
 
 /// Learns a tokenizer from the training part only: validation must stay unseen.
@@ -526,42 +461,47 @@ fn learn(
             }
             Err(error) => Some(Err(error)),
         });
-    tokenize::learn_bpe(texts, entries)
+    tokenize::train_bpe(texts, entries)
 }
 
+/// Tokenizes the first `train_chars` characters of the training text, and what is for validation.
 fn write_splits(
     inputs: &Inputs,
-    train_chars: u64,
+    [train_chars, total_chars]: [u64; 2],
     tokenizer: &Tokenizer,
     append_eos: bool,
     directory: &Path,
-    progress: &mut Progress,
+    notify: &mut dyn FnMut(DataEvent),
 ) -> Result<(SplitMeta, SplitMeta), DataError> {
     let chat = inputs.train.column.template.is_some();
     let mut train = SplitWriter::create(directory, "train", tokenizer, chat)?;
     let mut validation = SplitWriter::create(directory, "val", tokenizer, chat)?;
-    let mut left = train_chars;
+    let (mut chars, mut told, mut left) = (0, 0, train_chars);
+    // Told every few million characters.
+    let mut progress = |text: &str| {
+        chars += text.chars().count() as u64;
+        if chars >= told + (1 << 22) || chars == total_chars {
+            told = chars;
+            notify(DataEvent::Step(format!(
+                "tokenized {chars} of {total_chars} characters"
+            )));
+        }
+    };
     for fragment in inputs.train.fragments() {
-        // A file that grew since it was counted must not leak into the validation of another file.
-        let limit = if inputs.validation.is_some() {
-            u64::MAX
-        } else {
-            left
-        };
-        let (before, after, chars) = divide(fragment?, limit);
-        left = left.saturating_sub(chars);
+        let (before, after, chars) = divide(fragment?, left);
+        left -= chars;
         if let Some(fragment) = before {
-            progress.add(&fragment.text);
+            progress(&fragment.text);
             train.push(fragment)?;
         }
         if let Some(fragment) = after {
-            progress.add(&fragment.text);
+            progress(&fragment.text);
             validation.push(fragment)?;
         }
     }
     for fragment in inputs.validation.iter().flat_map(Sources::fragments) {
         let fragment = fragment?;
-        progress.add(&fragment.text);
+        progress(&fragment.text);
         validation.push(fragment)?;
     }
     let (train, dropped) = train.finish(append_eos)?;
@@ -569,35 +509,12 @@ fn write_splits(
     let dropped = dropped.and(also_dropped);
     dropped.check()?;
     if let Some(first) = dropped.first {
-        (progress.notify)(DataEvent::Missing {
-            missing: dropped.characters,
-            chars: dropped.of,
-            first,
-        });
+        notify(DataEvent::Step(format!(
+            "warning: the tokenizer has no tokens for {} of {} characters, which are left out; the first is {first:?}",
+            dropped.characters, dropped.of
+        )));
     }
     Ok((train, validation))
-}
-
-/// Tells about the progress every few million characters.
-struct Progress<'a> {
-    chars: u64,
-    total_chars: u64,
-    next: u64,
-    notify: &'a mut dyn FnMut(DataEvent),
-}
-
-impl Progress<'_> {
-    fn add(&mut self, text: &str) {
-        const STEP: u64 = 1 << 22;
-        self.chars += text.chars().count() as u64;
-        if self.chars >= self.next + STEP || self.chars == self.total_chars {
-            self.next = self.chars;
-            (self.notify)(DataEvent::Tokenized {
-                chars: self.chars,
-                total_chars: self.total_chars,
-            });
-        }
-    }
 }
 
 /// Finds the text, without reading files of the user; messages about `texts` blame `key`.
@@ -619,36 +536,40 @@ fn inputs(
             .transpose()?;
         let train = Sources::concatenated(key, texts, column)?;
         let all = [Some(&train), validation.as_ref()].into_iter().flatten();
-        let directories: Vec<PathBuf> = all.flat_map(|s| s.skipped.clone()).collect();
-        if !directories.is_empty() {
-            notify(DataEvent::Skipped { directories });
+        let skipped = all.flat_map(|sources| &sources.skipped);
+        let skipped: Vec<String> = skipped.map(|path| path.display().to_string()).collect();
+        if !skipped.is_empty() {
+            notify(DataEvent::Step(format!(
+                "not read, because runs, models and token files are no text: {}",
+                skipped.join(", ")
+            )));
         }
         return Ok(Inputs {
             train: train.written_by(template.clone()),
             validation: validation.map(|sources| sources.written_by(template)),
-            known_hashes: None,
         });
     }
     if data.source == DataSource::Stories {
-        let [train, valid] =
-            [Part::Train, Part::HeldOut].map(|part| Stories::new(&data.stories, part));
+        let told = |part| Sources::of_stories(Stories::new(&data.stories, part));
         return Ok(Inputs {
-            train: Sources::of_stories(train),
-            validation: Some(Sources::of_stories(valid)),
-            known_hashes: Some((train.fingerprint(), Some(valid.fingerprint()))),
+            train: told(Part::Train),
+            validation: Some(told(Part::HeldOut)),
         });
     }
     let here = env::current_dir().map_err(DataError::read(Path::new(".")))?;
     let workspace = CargoWorkspace::find(&here)?;
     let mut crates = |key, names: &[String]| {
         let found = workspace.sources(key, names)?;
-        notify(DataEvent::Crates {
-            key,
-            crates: found.crates.clone(),
-            files: found.sources.files.len(),
-            skipped: found.skipped,
-            fingerprint: found.fingerprint.clone(),
-        });
+        let skipped = match found.skipped {
+            0 => String::new(),
+            n => format!(", {n} that are not UTF-8 left out"),
+        };
+        notify(DataEvent::Step(format!(
+            "{key}: {} in {} files{skipped} (content {})",
+            found.crates.join(", "),
+            found.sources.files.len(),
+            found.sources.known.as_deref().unwrap_or_default()
+        )));
         Ok::<_, DataError>(found)
     };
     let train = crates("data.train_crates", &data.train_crates)?;
@@ -664,13 +585,8 @@ fn inputs(
             "is also in `data.train_crates`",
         );
     }
-    let known_hashes = Some((
-        train.fingerprint,
-        validation.as_ref().map(|found| found.fingerprint.clone()),
-    ));
     Ok(Inputs {
         train: train.sources,
         validation: validation.map(|found| found.sources),
-        known_hashes,
     })
 }

@@ -15,6 +15,41 @@ pub(super) fn below(bits: u64, n: u64) -> u64 {
     ((u128::from(bits) * u128::from(n)) >> 64) as u64
 }
 
+/// Random numbers, one after the other.
+pub(super) struct Chance {
+    key: u64,
+    drawn: u64,
+}
+
+impl Chance {
+    /// The numbers named by `key`.
+    pub(super) fn new(key: u64) -> Self {
+        Self { key, drawn: 0 }
+    }
+
+    /// The next one, below `n`.
+    pub(super) fn below(&mut self, n: usize) -> usize {
+        self.drawn += 1;
+        below(mix(&[self.key, self.drawn]), n as u64) as usize
+    }
+
+    /// One of `all`.
+    pub(super) fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+
+    /// `count` different numbers below `n`, in random order.
+    pub(super) fn distinct(&mut self, count: usize, n: usize) -> Vec<usize> {
+        let mut all: Vec<usize> = (0..n).collect();
+        for i in 0..count {
+            let other = i + self.below(n - i);
+            all.swap(i, other);
+        }
+        all.truncate(count);
+        all
+    }
+}
+
 /// A random order of `0..n` that can be asked for any place of it.
 ///
 /// Four Feistel rounds permute the numbers of `2 · half_bits` bits; results outside `0..n` are

@@ -12,7 +12,7 @@ use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 
 /// Files in a fixed order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
     /// What the user named; messages about the whole name it.
     pub root: PathBuf,
@@ -20,6 +20,8 @@ pub struct Sources {
     pub files: Vec<SourceFile>,
     /// Made text, after the files.
     pub(super) stories: Option<Stories>,
+    /// Fingerprint of the contents, where finding them already took it.
+    pub(super) known: Option<String>,
     /// Directories passed over because this program wrote them: runs, models, token files.
     pub skipped: Vec<PathBuf>,
     /// Column or key of the text in `.json`, `.jsonl`, `.csv` and `.tsv`, or of conversations.
@@ -36,26 +38,22 @@ impl Sources {
         let metadata = fs::metadata(path).map_err(DataError::not_read(key, path))?;
         let mut sources = Self {
             root: path.to_path_buf(),
-            files: Vec::new(),
-            stories: None,
-            skipped: Vec::new(),
             column: Column::text(text_column),
+            ..Self::default()
         };
         if metadata.is_dir() {
             sources.directory()?;
         } else if metadata.is_file() {
             sources.files.push(SourceFile::new(path)?);
         } else {
-            return Err(DataError::NotAFile {
-                key,
-                path: path.to_path_buf(),
-                kind: kind(&metadata),
-            });
+            let (path, kind) = (path.display(), kind(&metadata));
+            return Err(DataError::Unusable(format!(
+                "`{key}`: {path} is {kind}, which cannot be read twice, and text is read more than once; write it to \
+                 a file first"
+            )));
         }
-        if sources.bytes() == 0 {
-            return Err(DataError::Empty {
-                path: path.to_path_buf(),
-            });
+        if sources.files.iter().all(|file| file.bytes == 0) {
+            return Err(DataError::empty(path));
         }
         Ok(sources)
     }
@@ -71,10 +69,8 @@ impl Sources {
     ) -> Result<Self, DataError> {
         let mut all = Self {
             root: paths.first().cloned().unwrap_or_default(),
-            files: Vec::new(),
-            stories: None,
-            skipped: Vec::new(),
             column: Column::text(text_column),
+            ..Self::default()
         };
         for path in paths {
             let one = Self::resolve(key, path, text_column)?;
@@ -107,23 +103,17 @@ impl Sources {
     pub(super) fn of_stories(stories: Stories) -> Self {
         Self {
             root: PathBuf::from("stories"),
-            files: Vec::new(),
+            known: Some(stories.fingerprint()),
             stories: Some(stories),
-            skipped: Vec::new(),
-            column: Column::text(""),
+            ..Self::default()
         }
-    }
-
-    /// Bytes of all files together.
-    pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
     }
 
     /// Finds the files below `root`. An empty one among others is no document.
     fn directory(&mut self) -> Result<(), DataError> {
         let mut others = 0;
-        let mut walk = Walk::new(&self.root, true);
-        walk.visit(&mut |path| {
+        let mut walk = Walk::new(true);
+        walk.directory(&self.root, &mut |path| {
             match Format::of(path).filter(|_| path.is_file()) {
                 Some(_) => self.files.push(SourceFile::new(path)?),
                 None => others += 1,
@@ -132,15 +122,17 @@ impl Sources {
         })?;
         self.skipped = walk.skipped;
         self.files.retain(|file| file.bytes > 0);
-        match self.files.is_empty() {
-            true => Err(DataError::NoFiles {
-                path: self.root.clone(),
-                expected: EXPECTED,
-                others,
-                skipped: self.skipped.len(),
-            }),
-            false => Ok(()),
+        if !self.files.is_empty() {
+            return Ok(());
         }
+        let skipped = match self.skipped.len() {
+            0 => String::new(),
+            n => format!("directories of runs, models or token files there: {n}, "),
+        };
+        Err(DataError::Unusable(format!(
+            "{} holds no text files: expected {EXPECTED}; {skipped}other files there: {others}",
+            self.root.display()
+        )))
     }
 }
 
@@ -164,8 +156,7 @@ fn kind(metadata: &Metadata) -> &'static str {
 /// A walk through a directory, in the order of names. Hidden entries are passed over: they are rarely
 /// meant. Linked directories are followed where their text would not be read otherwise.
 pub(super) struct Walk {
-    root: PathBuf,
-    /// Directories read so far, without links.
+    /// Directories read so far, without links; the first is the root.
     read: Vec<PathBuf>,
     /// Whether directories that this program wrote are passed over.
     skips: bool,
@@ -173,25 +164,16 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(root: &Path, skips: bool) -> Self {
+    pub(super) fn new(skips: bool) -> Self {
         Self {
-            root: root.to_path_buf(),
             read: Vec::new(),
             skips,
             skipped: Vec::new(),
         }
     }
 
-    /// Calls `visit` with everything that is no directory.
-    pub(super) fn visit(
-        &mut self,
-        visit: &mut dyn FnMut(&Path) -> Result<(), DataError>,
-    ) -> Result<(), DataError> {
-        let root = self.root.clone();
-        self.directory(&root, visit)
-    }
-
-    fn directory(
+    /// Calls `visit` with everything below `path` that is no directory.
+    pub(super) fn directory(
         &mut self,
         path: &Path,
         visit: &mut dyn FnMut(&Path) -> Result<(), DataError>,
@@ -279,11 +261,7 @@ impl Fragments<'_> {
         let stories = self.sources.stories.as_ref();
         let stories = stories.filter(|stories| self.next_story < stories.count())?;
         self.next_story += 1;
-        Some(Fragment {
-            text: stories.story(self.next_story - 1),
-            ends_document: true,
-            answers: None,
-        })
+        Some(Fragment::whole(stories.story(self.next_story - 1)))
     }
 
     fn advance(&mut self) -> Result<Option<Fragment>, DataError> {
@@ -522,7 +500,7 @@ mod tests {
     #[test]
     fn another_column_can_be_the_text() {
         let dir = tempfile::tempdir().unwrap();
-        let path = write(dir.path(), "x.csv", "\u{feff}body,id\nhello,1\n");
+        let path = write(dir.path(), "x.csv", "\u{feff}\"body\",id\nhello,1\n");
         assert_eq!(documents(&path, "body").unwrap(), ["hello"]);
         let path = write(
             dir.path(),

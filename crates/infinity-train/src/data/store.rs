@@ -7,7 +7,7 @@
 //! are compared when a file is opened. The checksum covers the whole of a file up to 16 MiB and
 //! 256 evenly spaced blocks of a larger one, so that opening a large corpus stays quick.
 
-use super::chat;
+use super::chat::SILENT;
 use super::config::TokenizerKind;
 use super::error::DataError;
 use super::formats::SourceFile;
@@ -39,15 +39,6 @@ pub enum Width {
 }
 
 impl Width {
-    /// The narrowest width for token ids below `vocab_size`.
-    pub fn for_vocabulary(vocab_size: usize) -> Self {
-        if vocab_size <= 1 << 16 {
-            Self::U16
-        } else {
-            Self::U32
-        }
-    }
-
     /// Bytes of one number.
     pub fn bytes(self) -> u64 {
         match self {
@@ -72,7 +63,7 @@ pub struct FileStamp {
 }
 
 /// Writes numbers to a new file.
-pub struct NumberWriter {
+pub(super) struct NumberWriter {
     out: BufWriter<File>,
     path: PathBuf,
     width: Width,
@@ -81,7 +72,7 @@ pub struct NumberWriter {
 
 impl NumberWriter {
     /// Creates `directory/name`; numbers must fit `width`.
-    pub fn create(directory: &Path, name: &str, width: Width) -> Result<Self, DataError> {
+    pub(super) fn create(directory: &Path, name: &str, width: Width) -> Result<Self, DataError> {
         let path = directory.join(name);
         let file = faults::point(&path)
             .and_then(|()| File::create_new(&path))
@@ -94,18 +85,15 @@ impl NumberWriter {
         })
     }
 
-    /// Numbers written so far.
-    pub fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.count
     }
 
-    /// Appends token ids.
-    pub fn extend(&mut self, ids: &[u32]) -> Result<(), DataError> {
+    pub(super) fn extend(&mut self, ids: &[u32]) -> Result<(), DataError> {
         ids.iter().try_for_each(|id| self.push(u64::from(*id)))
     }
 
-    /// Appends one number.
-    pub fn push(&mut self, number: u64) -> Result<(), DataError> {
+    pub(super) fn push(&mut self, number: u64) -> Result<(), DataError> {
         let bytes = number.to_le_bytes();
         let (kept, cut) = bytes.split_at(self.width.bytes() as usize);
         debug_assert!(
@@ -114,41 +102,30 @@ impl NumberWriter {
             self.width
         );
         self.count += 1;
-        self.out
-            .write_all(kept)
-            .map_err(|source| self.error(source))
+        let written = self.out.write_all(kept);
+        written.map_err(DataError::write(&self.path))
     }
 
     /// Puts everything on the disk and says what was written.
-    pub fn finish(mut self) -> Result<FileStamp, DataError> {
-        faults::point(&self.path)
+    pub(super) fn finish(mut self) -> Result<FileStamp, DataError> {
+        let checksum = faults::point(&self.path)
             .and_then(|()| self.out.flush())
             .and_then(|()| self.out.get_ref().sync_all())
-            .map_err(|source| self.error(source))?;
-        let checksum =
-            checksum(&self.path, Fingerprint::default()).map_err(|source| self.error(source))?;
-        let file = self
-            .path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+            .and_then(|()| checksum(&self.path, Fingerprint::default()))
+            .map_err(DataError::write(&self.path))?;
+        let file = self.path.file_name().unwrap_or_default();
         Ok(FileStamp {
-            file,
+            file: file.to_string_lossy().into_owned(),
             dtype: self.width,
             count: self.count,
             checksum,
         })
     }
-
-    fn error(&self, source: io::Error) -> DataError {
-        DataError::write(&self.path)(source)
-    }
 }
 
 /// A file of numbers, open for reading.
 #[derive(Debug)]
-pub struct NumberFile {
+pub(super) struct NumberFile {
     file: File,
     path: PathBuf,
     width: Width,
@@ -160,7 +137,7 @@ impl NumberFile {
     ///
     /// # Errors
     /// The file is missing, or is not as long as the stamp says, or its checksum differs.
-    pub fn open(directory: &Path, stamp: &FileStamp) -> Result<Self, DataError> {
+    pub(super) fn open(directory: &Path, stamp: &FileStamp) -> Result<Self, DataError> {
         let path = directory.join(&stamp.file);
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => DataError::damaged(&path, "it is missing"),
@@ -188,27 +165,13 @@ impl NumberFile {
         })
     }
 
-    /// How many numbers there were when the file was opened.
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.count
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// All numbers.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is shorter than it was.
-    pub fn all(&self) -> Result<Vec<u64>, DataError> {
+    pub(super) fn all(&self) -> Result<Vec<u64>, DataError> {
         let mut numbers = Vec::with_capacity(self.count as usize);
-        self.for_each_piece(0, self.count, &mut |bytes| match self.width {
-            Width::U16 => numbers.extend(decoded(bytes, u16::from_le_bytes).map(u64::from)),
-            Width::U32 => numbers.extend(decoded(bytes, u32::from_le_bytes).map(u64::from)),
-            Width::U64 => numbers.extend(decoded(bytes, u64::from_le_bytes)),
-        })?;
+        self.for_each(0, self.count, |number| numbers.push(number))?;
         Ok(numbers)
     }
 
@@ -217,26 +180,19 @@ impl NumberFile {
     ///
     /// # Errors
     /// The file cannot be read, or is shorter than it was.
-    pub fn read(&self, start: u64, count: usize, out: &mut Vec<i32>) -> Result<(), DataError> {
-        self.for_each_piece(start, count as u64, &mut |bytes| match self.width {
-            Width::U16 => out.extend(decoded(bytes, u16::from_le_bytes).map(i32::from)),
-            Width::U32 => out.extend(decoded(bytes, u32::from_le_bytes).map(|id| id as i32)),
-            Width::U64 => out.extend(decoded(bytes, u64::from_le_bytes).map(|id| id as i32)),
-        })
-    }
-
-    /// Hands over the bytes of `count` numbers from `start` on, whole numbers at a time.
-    fn for_each_piece(
+    pub(super) fn read(
         &self,
         start: u64,
-        count: u64,
-        take: &mut dyn FnMut(&[u8]),
+        count: usize,
+        out: &mut Vec<i32>,
     ) -> Result<(), DataError> {
+        self.for_each(start, count as u64, |number| out.push(number as i32))
+    }
+
+    fn for_each(&self, start: u64, count: u64, mut take: impl FnMut(u64)) -> Result<(), DataError> {
         debug_assert!(start + count <= self.count, "{start} + {count}");
-        let (mut at, end) = (
-            start * self.width.bytes(),
-            (start + count) * self.width.bytes(),
-        );
+        let width = self.width.bytes();
+        let (mut at, end) = (start * width, (start + count) * width);
         let mut buffer = vec![0; (end - at).min(PIECE) as usize];
         while at < end {
             let piece = &mut buffer[..(end - at).min(PIECE) as usize];
@@ -244,7 +200,11 @@ impl NumberFile {
                 io::ErrorKind::UnexpectedEof => self.cut_short(),
                 _ => DataError::read(&self.path)(source),
             })?;
-            take(piece);
+            for bytes in piece.chunks_exact(width as usize) {
+                let mut number = [0; 8];
+                number[..bytes.len()].copy_from_slice(bytes);
+                take(u64::from_le_bytes(number));
+            }
             at += piece.len() as u64;
         }
         Ok(())
@@ -253,27 +213,9 @@ impl NumberFile {
     fn cut_short(&self) -> DataError {
         let length = self.file.metadata().map_or(0, |metadata| metadata.len());
         let opened = self.count * self.width.bytes();
-        self.damaged(format!(
-            "it has {length} bytes and had {opened} when it was opened"
-        ))
-    }
-
-    /// That its numbers cannot be what was written.
-    pub(super) fn damaged(&self, reason: String) -> DataError {
+        let reason = format!("it has {length} bytes and had {opened} when it was opened");
         DataError::damaged(&self.path, reason)
     }
-}
-
-/// Little-endian numbers of `N` bytes.
-fn decoded<const N: usize, T>(
-    bytes: &[u8],
-    number: impl Fn([u8; N]) -> T,
-) -> impl Iterator<Item = T> {
-    bytes
-        .as_chunks::<N>()
-        .0
-        .iter()
-        .map(move |bytes| number(*bytes))
 }
 
 /// Fills `buffer` from the place `at`, without a cursor that threads would share.
@@ -331,6 +273,14 @@ pub struct SplitMeta {
     /// The file of positions where documents start; a document reaches to the next one's start and
     /// includes the end-of-text token after it.
     pub documents: FileStamp,
+    /// What they were made of.
+    #[serde(flatten)]
+    pub text: TextMeta,
+}
+
+/// The text of one split.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextMeta {
     /// UTF-8 bytes of the text, without end-of-text tokens.
     pub text_bytes: u64,
     /// Characters of the text.
@@ -361,10 +311,8 @@ pub struct PreparedData {
 #[derive(Clone, Debug)]
 pub struct TokenStore {
     numbers: Numbers,
-    text_bytes: u64,
-    text_chars: u64,
-    first_token_bytes: u64,
-    marked: bool,
+    /// What they were made of, and whether [`read_marked`](Self::read_marked) gives marks.
+    pub(super) text: TextMeta,
 }
 
 #[derive(Clone, Debug)]
@@ -378,7 +326,7 @@ enum Numbers {
         documents: Arc<[u64]>,
     },
     /// Rows of a task, one a document.
-    Rows(Arc<TaskRows>),
+    Rows(TaskRows),
 }
 
 impl TokenStore {
@@ -388,10 +336,7 @@ impl TokenStore {
         let documents = Arc::new(NumberFile::open(directory, &split.documents)?);
         Ok(Self {
             numbers: Numbers::Files { tokens, documents },
-            text_bytes: split.text_bytes,
-            text_chars: split.text_chars,
-            first_token_bytes: split.first_token_bytes,
-            marked: split.marked,
+            text: split.text,
         })
     }
 
@@ -409,23 +354,20 @@ impl TokenStore {
             tokens: tokens.into(),
             documents: starts.into(),
         };
-        Self {
-            numbers,
+        let text = TextMeta {
             text_bytes: bytes,
             text_chars: bytes,
             first_token_bytes: bytes.min(1),
             marked: false,
-        }
+        };
+        Self { numbers, text }
     }
 
     /// The rows of a task, made when they are read.
     pub fn of_rows(rows: TaskRows) -> Self {
         Self {
-            numbers: Numbers::Rows(Arc::new(rows)),
-            text_bytes: 0,
-            text_chars: 0,
-            first_token_bytes: 0,
-            marked: false,
+            numbers: Numbers::Rows(rows),
+            text: TextMeta::default(),
         }
     }
 
@@ -458,16 +400,10 @@ impl TokenStore {
     pub fn read(&self, start: u64, count: usize, out: &mut Vec<i32>) -> Result<(), DataError> {
         let from = out.len();
         self.read_marked(start, count, out)?;
-        if self.marked {
-            let ids: Vec<i32> = chat::inputs(&out[from..]).collect();
-            out.splice(from.., ids);
+        if self.text.marked {
+            out[from..].iter_mut().for_each(|id| *id &= !SILENT as i32);
         }
         Ok(())
-    }
-
-    /// Whether [`read_marked`](Self::read_marked) gives marks.
-    pub(super) fn is_marked(&self) -> bool {
-        self.marked
     }
 
     /// [`read`](Self::read), with their marks on tokens that are not predicted.
@@ -528,7 +464,8 @@ impl TokenStore {
         borders.push(self.len());
         match &self.numbers {
             Numbers::Files { documents, .. } if !borders.is_sorted() => {
-                Err(documents.damaged("documents begin before those in front of them".to_owned()))
+                let reason = "documents begin before those in front of them";
+                Err(DataError::damaged(&documents.path, reason))
             }
             _ => Ok(borders),
         }
@@ -536,17 +473,13 @@ impl TokenStore {
 
     /// UTF-8 bytes of the text, without end-of-text tokens.
     pub fn text_bytes(&self) -> u64 {
-        self.text_bytes
-    }
-
-    /// Characters of the text.
-    pub fn text_chars(&self) -> u64 {
-        self.text_chars
+        self.text.text_bytes
     }
 
     /// UTF-8 bytes that predicting every token but the first accounts for.
     pub fn target_bytes(&self) -> u64 {
-        self.text_bytes - self.first_token_bytes.min(self.text_bytes)
+        let text = &self.text;
+        text.text_bytes.saturating_sub(text.first_token_bytes)
     }
 }
 
@@ -603,9 +536,7 @@ impl PreparedMeta {
         })?;
         let value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        let version = value
-            .get("format_version")
-            .and_then(serde_json::Value::as_u64);
+        let version = value["format_version"].as_u64();
         if version != Some(u64::from(FORMAT_VERSION)) {
             let found = version.map_or("none".to_owned(), |version| version.to_string());
             return Err(damaged(format!(
@@ -676,7 +607,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let stamp = written(dir.path(), Width::U16, &[]);
             let file = NumberFile::open(dir.path(), &stamp).unwrap();
-            assert!(file.is_empty() && file.all().unwrap().is_empty());
+            assert!(file.len() == 0 && file.all().unwrap().is_empty());
         }
 
         #[test]

@@ -14,7 +14,7 @@
 
 use super::batch::{HostBatch, IGNORE_INDEX};
 use super::error::{DataError, bad};
-use super::random::{below, mix};
+use super::random::{Chance, below, mix};
 use crate::section::section;
 use std::fmt;
 
@@ -137,30 +137,6 @@ pub struct TaskRows {
     rows: u64,
 }
 
-/// Random numbers of one row.
-struct Chance {
-    key: u64,
-    drawn: u64,
-}
-
-impl Chance {
-    fn below(&mut self, n: usize) -> usize {
-        self.drawn += 1;
-        below(mix(&[self.key, self.drawn]), n as u64) as usize
-    }
-
-    /// `count` different numbers below `n`, in random order.
-    fn distinct(&mut self, count: usize, n: usize) -> Vec<usize> {
-        let mut all: Vec<usize> = (0..n).collect();
-        for i in 0..count {
-            let other = i + self.below(n - i);
-            all.swap(i, other);
-        }
-        all.truncate(count);
-        all
-    }
-}
-
 impl TaskRows {
     /// The rows of `task`, each of `len` tokens, with the sizes of `config`.
     ///
@@ -178,19 +154,19 @@ impl TaskRows {
             ("data.task.values", config.values),
         ] {
             if !(2..=MOST_KINDS).contains(&value) {
-                return bad(key, value, &format!("must be from 2 to {MOST_KINDS}"));
+                return bad(key, value, format!("must be from 2 to {MOST_KINDS}"));
             }
         }
         if !(1..=MOST_ROWS).contains(&config.validation_rows) {
             let limit = format!("must be from 1 to {MOST_ROWS}");
-            return bad("data.task.validation_rows", config.validation_rows, &limit);
+            return bad("data.task.validation_rows", config.validation_rows, limit);
         }
         let written = match task {
             Task::Recall => config.pairs.unwrap_or(40),
             Task::Sticky => config.pairs.unwrap_or(8),
             Task::Parity | Task::Copy if config.pairs.is_some() => {
                 let reason = format!("`data.source = \"{task}\"` has no pairs");
-                return bad("data.task.pairs", config.pairs.unwrap_or(0), &reason);
+                return bad("data.task.pairs", config.pairs.unwrap_or(0), reason);
             }
             Task::Parity | Task::Copy => 0,
         };
@@ -200,14 +176,14 @@ impl TaskRows {
                 "must be from 1 to {most}: a row's keys differ, and `data.task.keys` is {}",
                 config.keys
             );
-            return bad("data.task.pairs", written, &limit);
+            return bad("data.task.pairs", written, limit);
         }
         let room = len.saturating_sub(2 * written);
         let least = 2 * written + if task == Task::Recall { 1 } else { 2 };
         if len < least {
             let limit =
                 format!("a row of `data.source = \"{task}\"` has at least {least} tokens here");
-            return bad("data.max_seq_length", len, &limit);
+            return bad("data.max_seq_length", len, limit);
         }
         let queries = match (task, config.queries) {
             (Task::Recall, None) => room.min(48),
@@ -217,12 +193,12 @@ impl TaskRows {
                     "must be from 1 to {room}: so many of `data.max_seq_length = {len}` tokens are left \
                      behind {written} pairs"
                 );
-                return bad("data.task.queries", queries, &limit);
+                return bad("data.task.queries", queries, limit);
             }
             (_, None) => 0,
             (_, Some(queries)) => {
                 let reason = format!("`data.source = \"{task}\"` asks wherever there is room");
-                return bad("data.task.queries", queries, &reason);
+                return bad("data.task.queries", queries, reason);
             }
         };
         let rows = TaskRows {
@@ -249,7 +225,7 @@ impl TaskRows {
                  needed",
                 rows.bits()
             );
-            return bad("data.source", task, &reason);
+            return bad("data.source", task, reason);
         }
         Ok(rows)
     }
@@ -336,7 +312,7 @@ impl TaskRows {
     }
 
     fn draw(&self, key: u64) -> TaskRow {
-        let mut chance = Chance { key, drawn: 0 };
+        let mut chance = Chance::new(key);
         let mut row = TaskRow {
             inputs: Vec::with_capacity(self.len),
             targets: Vec::with_capacity(self.len),
@@ -476,8 +452,7 @@ fn held_out(inputs: &[i32]) -> bool {
 mod tests {
     use super::*;
     use crate::data::{
-        BatchSource, DataConfig, DataSource, EvalSource, Packing, TokenizerConfig, TrainSource,
-        prepare,
+        DataConfig, DataSource, EvalSource, Packing, TokenizerConfig, TrainSource, prepare,
     };
     use std::collections::HashSet;
 

@@ -3,7 +3,8 @@
 use super::config::{DataConfig, TokenizerConfig, TokenizerKind};
 use super::error::{DataError, bad};
 use super::store::{
-    FORMAT_VERSION, FileStamp, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TokenStore, Width,
+    FORMAT_VERSION, FileStamp, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TextMeta,
+    TokenStore, Width,
 };
 use super::task::{Part, TaskRows};
 use infinity_files::fingerprint;
@@ -32,23 +33,16 @@ pub(super) fn of(
     let characters = ('!'..=char::MAX).filter(visible).take(train.vocab_size());
     let tokenizer = Tokenizer::chars(characters);
     let hash = fingerprint(train.describe());
+    let stamp = |count| FileStamp {
+        file: String::new(),
+        dtype: Width::U16,
+        count,
+        checksum: hash.clone(),
+    };
     let split = |rows: &TaskRows| SplitMeta {
-        tokens: FileStamp {
-            file: String::new(),
-            dtype: Width::U16,
-            count: rows.rows() * rows.row_len() as u64,
-            checksum: hash.clone(),
-        },
-        documents: FileStamp {
-            file: String::new(),
-            dtype: Width::U16,
-            count: rows.rows(),
-            checksum: hash.clone(),
-        },
-        text_bytes: 0,
-        text_chars: 0,
-        first_token_bytes: 0,
-        marked: false,
+        tokens: stamp(rows.rows() * rows.row_len() as u64),
+        documents: stamp(rows.rows()),
+        text: TextMeta::default(),
     };
     Ok(PreparedData {
         meta: PreparedMeta {

@@ -9,7 +9,7 @@ use super::chat::{Answers, SILENT};
 use super::config::{TokenizerConfig, TokenizerKind};
 use super::error::DataError;
 use super::formats::Fragment;
-use super::store::{NumberWriter, SplitMeta, Width};
+use super::store::{NumberWriter, SplitMeta, TextMeta, Width};
 use infinity_model::TokenizerError;
 use infinity_model::tokenizer::{Dropped, Tokenizer, TokenizerKind as Made};
 use rayon::prelude::*;
@@ -25,6 +25,8 @@ use tokenizers::{AddedToken, TokenizerBuilder};
 const PIECE_BYTES: usize = 256 << 10;
 /// Text on each side of a cut that must not notice the cut.
 const CONTEXT_BYTES: usize = 2 << 10;
+/// Text in which the first cut is looked for.
+const CUT_AT: usize = PIECE_BYTES + CONTEXT_BYTES;
 /// Places that are tried before a piece is left to grow.
 const CANDIDATES: usize = 32;
 /// Pieces are encoded in parallel when this much text has gathered.
@@ -44,13 +46,11 @@ pub(super) struct SplitWriter<'a> {
     batch_bytes: usize,
     /// Characters of the open document that are in `batch` or written.
     chars_before: u64,
-    text_bytes: u64,
-    text_chars: u64,
-    first_token_bytes: u64,
+    text: TextMeta,
     /// Characters that the tokenizer has no token for.
     dropped: Dropped,
-    /// Of conversations, whether the last one ends by itself.
-    chat: Option<bool>,
+    /// Whether the last document is a conversation that ends by itself.
+    whole: bool,
     /// Of conversations, what marks the token that ends the last one: its end is learned behind an answer.
     end_mark: u64,
 }
@@ -73,9 +73,9 @@ impl<'a> SplitWriter<'a> {
         chat: bool,
     ) -> Result<Self, DataError> {
         let width = match chat {
+            false if tokenizer.vocab_size() <= 1 << 16 => Width::U16,
             // Room for a mark.
-            true => Width::U32,
-            false => Width::for_vocabulary(tokenizer.vocab_size()),
+            _ => Width::U32,
         };
         Ok(Self {
             tokenizer,
@@ -87,15 +87,16 @@ impl<'a> SplitWriter<'a> {
             )?,
             open: String::new(),
             in_document: false,
-            cut_at: PIECE_BYTES + CONTEXT_BYTES,
+            cut_at: CUT_AT,
             batch: Vec::new(),
             batch_bytes: 0,
             chars_before: 0,
-            text_bytes: 0,
-            text_chars: 0,
-            first_token_bytes: 0,
+            text: TextMeta {
+                marked: chat,
+                ..TextMeta::default()
+            },
             dropped: Dropped::default(),
-            chat: chat.then_some(true),
+            whole: false,
             end_mark: 0,
         })
     }
@@ -116,7 +117,7 @@ impl<'a> SplitWriter<'a> {
                 Some(cut) => {
                     let rest = self.open.split_off(cut);
                     let piece = std::mem::replace(&mut self.open, rest);
-                    self.cut_at = PIECE_BYTES + CONTEXT_BYTES;
+                    self.cut_at = CUT_AT;
                     self.enqueue(piece, None)?;
                 }
                 None => self.cut_at = self.open.len() * 2,
@@ -133,7 +134,7 @@ impl<'a> SplitWriter<'a> {
             let last = std::mem::take(&mut self.open);
             self.enqueue(last, None)?;
         }
-        self.cut_at = PIECE_BYTES + CONTEXT_BYTES;
+        self.cut_at = CUT_AT;
         self.in_document = false;
         self.chars_before = 0;
         Ok(())
@@ -142,11 +143,11 @@ impl<'a> SplitWriter<'a> {
     fn enqueue(&mut self, text: String, answers: Option<Answers>) -> Result<(), DataError> {
         let chars = text.chars().count() as u64;
         self.batch_bytes += text.len();
-        self.text_bytes += match &answers {
+        self.text.text_bytes += match &answers {
             Some(answers) => answers.bytes(),
             None => text.len() as u64,
         };
-        self.text_chars += chars;
+        self.text.text_chars += chars;
         let begins_document = !std::mem::replace(&mut self.in_document, true);
         self.batch.push(Piece {
             text,
@@ -187,13 +188,13 @@ impl<'a> SplitWriter<'a> {
                 self.documents.push(self.tokens.count())?;
             }
             if let Some(answers) = &piece.answers {
-                self.chat = Some(answers.whole);
+                self.whole = answers.whole;
                 self.end_mark = match answers.end(&piece.text) {
                     true => 0,
                     false => u64::from(SILENT),
                 };
             } else if self.tokens.count() == 0 && !ids.is_empty() {
-                self.first_token_bytes = bytes_of(self.tokenizer, ids[0])?;
+                self.text.first_token_bytes = bytes_of(self.tokenizer, ids[0])?;
             }
             self.tokens.extend(ids)?;
         }
@@ -201,14 +202,15 @@ impl<'a> SplitWriter<'a> {
     }
 
     fn separate(&mut self) -> Result<(), DataError> {
-        if self.chat == Some(true) {
+        if self.whole {
             return Ok(());
         }
-        let documents = self.documents.count() + 1;
-        let eos = self
-            .tokenizer
-            .eos_id()
-            .ok_or(DataError::NoSeparator { documents })?;
+        let eos = self.tokenizer.eos_id().ok_or_else(|| {
+            DataError::Unusable(format!(
+                "{} documents, but the tokenizer has no end-of-text token to separate them",
+                self.documents.count() + 1
+            ))
+        })?;
         self.tokens.push(u64::from(eos) | self.end_mark)
     }
 
@@ -218,35 +220,24 @@ impl<'a> SplitWriter<'a> {
         let cut_inside = self.in_document || !self.open.is_empty();
         self.end_document()?;
         self.flush()?;
-        if (append_eos || self.chat.is_some()) && !cut_inside && self.documents.count() > 0 {
+        if (append_eos || self.text.marked) && !cut_inside && self.documents.count() > 0 {
             self.separate()?;
         }
         let meta = SplitMeta {
             tokens: self.tokens.finish()?,
             documents: self.documents.finish()?,
-            text_bytes: self.text_bytes,
-            text_chars: self.text_chars,
-            first_token_bytes: self.first_token_bytes,
-            marked: self.chat.is_some(),
+            text: self.text,
         };
         Ok((meta, self.dropped))
     }
 }
 
 /// Makes the place an error names the place in the document, not in the piece.
-fn placed(error: TokenizerError, piece: &Piece) -> TokenizerError {
-    match error {
-        TokenizerError::UnknownChar {
-            character,
-            position,
-            vocab_size,
-        } => TokenizerError::UnknownChar {
-            character,
-            position: position + piece.chars_before as usize,
-            vocab_size,
-        },
-        other => other,
+fn placed(mut error: TokenizerError, piece: &Piece) -> TokenizerError {
+    if let TokenizerError::UnknownChar { position, .. } = &mut error {
+        *position += piece.chars_before as usize;
     }
+    error
 }
 
 /// UTF-8 bytes of one token. A token that is only part of a character counts as what it decodes to,
@@ -297,27 +288,22 @@ const END_OF_TEXT: &str = "<|endoftext|>";
 /// A pair seen once teaches nothing about the next text.
 const MIN_FREQUENCY: u64 = 2;
 
-/// A set of characters, one bit each.
-pub(super) struct Alphabet(Vec<u64>);
+/// A set of characters: for each, whether it is in it.
+pub(super) struct Alphabet(Vec<bool>);
 
 impl Default for Alphabet {
     fn default() -> Self {
-        Self(vec![0; (char::MAX as usize + 1) / 64])
+        Self(vec![false; char::MAX as usize + 1])
     }
 }
 
 impl Alphabet {
     pub(super) fn extend(&mut self, text: &str) {
-        for character in text.chars() {
-            self.0[character as usize / 64] |= 1 << (character as u32 % 64);
-        }
+        text.chars().for_each(|c| self.0[c as usize] = true);
     }
 
     fn characters(&self) -> impl Iterator<Item = char> + '_ {
-        let holds = |code: u32| self.0[code as usize / 64] >> (code % 64) & 1 == 1;
-        (0..=char::MAX as u32)
-            .filter(move |code| holds(*code))
-            .filter_map(char::from_u32)
+        ('\0'..=char::MAX).filter(move |c| self.0[*c as usize])
     }
 
     /// The tokenizer whose tokens are these characters.
@@ -358,23 +344,18 @@ pub(super) fn fixed(
 pub(super) const LONGEST_WORD: usize = 256;
 
 /// Learns a byte-level BPE of `entries` tokens (GPT-2's kind: bytes, merges inside words, no unknown
-/// token) from `texts`. The same texts give the same tokenizer.
+/// token) from `texts`, and says how many words were cut because they are longer than 256 characters. The same texts
+/// give the same tokenizer.
 ///
 /// # Errors
 /// The first error of `texts`, or what the `tokenizers` crate refuses.
 pub fn train_bpe(
     texts: impl Iterator<Item = Result<String, DataError>> + Send,
     entries: usize,
-) -> Result<Tokenizer, DataError> {
-    Ok(learn_bpe(texts, entries)?.0)
-}
-
-/// [`train_bpe`], and how many words were cut because they are longer than [`LONGEST_WORD`].
-pub(super) fn learn_bpe(
-    texts: impl Iterator<Item = Result<String, DataError>> + Send,
-    entries: usize,
 ) -> Result<(Tokenizer, u64), DataError> {
-    let failed = |error: tokenizers::Error| DataError::TrainTokenizer(error.to_string());
+    let failed = |error: tokenizers::Error| {
+        DataError::Unusable(format!("cannot train a BPE tokenizer: {error}"))
+    };
     let mut trainer = BpeTrainerBuilder::new()
         .show_progress(false)
         .vocab_size(entries)
@@ -401,22 +382,14 @@ pub(super) fn learn_bpe(
             None
         }
     });
-    let good = good.flatten();
-    let trained = tokenizer
-        .train(&mut trainer, good)
-        .map_err(failed)
-        .map(drop);
-    match first_error
-        .into_inner()
-        .expect("nothing panics while holding it")
-    {
-        Some(error) => Err(error),
-        None => {
-            trained?;
-            let json = tokenizer.to_string(false).map_err(failed)?;
-            Ok((Tokenizer::from_json(&json)?, cut.into_inner()))
-        }
+    let trained = tokenizer.train(&mut trainer, good.flatten()).map(drop);
+    let first_error = first_error.into_inner();
+    if let Some(error) = first_error.expect("nothing panics while holding it") {
+        return Err(error);
     }
+    trained.map_err(failed)?;
+    let json = tokenizer.to_string(false).map_err(failed)?;
+    Ok((Tokenizer::from_json(&json)?, cut.into_inner()))
 }
 
 /// The text, cut inside words that are longer than [`LONGEST_WORD`], which are counted. A word is
@@ -495,7 +468,11 @@ mod tests {
             assert_eq!(ids(&store), [97, 98, 256, 99, 100, 256, 0xc3, 0x9f]);
             assert_eq!(store.borders().unwrap(), [0, 3, 6, 8]);
             assert_eq!(
-                (meta.text_bytes, meta.text_chars, store.target_bytes()),
+                (
+                    meta.text.text_bytes,
+                    meta.text.text_chars,
+                    store.target_bytes()
+                ),
                 (6, 5, 5)
             );
             let (store, _) = split(&Tokenizer::bytes(), &fragments, true);
@@ -512,8 +489,8 @@ mod tests {
         fn pieces_give_the_ids_of_the_whole() {
             let text = long_text();
             let half = text.floor_char_boundary(text.len() / 2);
-            let bpe =
-                train_bpe(text.lines().take(500).map(|line| Ok(line.to_owned())), 500).unwrap();
+            let lines = text.lines().take(500).map(|line| Ok(line.to_owned()));
+            let (bpe, _) = train_bpe(lines, 500).unwrap();
             for tokenizer in [Tokenizer::bytes(), Tokenizer::chars(text.chars()), bpe] {
                 let (store, meta) = split(
                     &tokenizer,
@@ -525,15 +502,15 @@ mod tests {
                     tokenizer.encode(&text).unwrap(),
                     "{tokenizer:?}"
                 );
-                assert_eq!(meta.text_chars, text.chars().count() as u64);
+                assert_eq!(meta.text.text_chars, text.chars().count() as u64);
             }
         }
 
         #[test]
         fn a_cut_inside_a_word_is_noticed_and_a_tokenizer_without_safe_cuts_gets_whole_documents() {
             let text = long_text();
-            let bpe =
-                train_bpe(text.lines().take(500).map(|line| Ok(line.to_owned())), 500).unwrap();
+            let lines = text.lines().take(500).map(|line| Ok(line.to_owned()));
+            let (bpe, _) = train_bpe(lines, 500).unwrap();
             let inside = text.find("number").unwrap() + 3;
             assert!(!leaves_ids(&bpe, &text, inside).unwrap());
             // A space before every text changes what follows a cut.
@@ -592,7 +569,8 @@ mod tests {
         }
 
         fn trained(text: &str, entries: usize) -> Tokenizer {
-            train_bpe(text.lines().map(|line| Ok(format!("{line}\n"))), entries).unwrap()
+            let lines = text.lines().map(|line| Ok(format!("{line}\n")));
+            train_bpe(lines, entries).unwrap().0
         }
 
         #[test]
@@ -627,9 +605,7 @@ mod tests {
         fn an_error_in_the_text_ends_the_training() {
             let texts = [
                 Ok("good".to_owned()),
-                Err(DataError::Empty {
-                    path: "bad.txt".into(),
-                }),
+                Err(DataError::empty(Path::new("bad.txt"))),
             ];
             let message = train_bpe(texts.into_iter(), 300).unwrap_err().to_string();
             assert!(message.contains("bad.txt"), "{message}");

@@ -69,12 +69,12 @@ impl Devices {
         if several && config.devices == DeviceList::Auto {
             config.devices = DeviceList::Count(self.ranks());
         }
-        match config.ranks() == self.ranks() {
+        let (asked, given) = (config.ranks(), self.ranks());
+        match asked == given {
             true => Ok(()),
-            false => Err(TrainError::Devices {
-                asked: config.ranks(),
-                given: self.ranks(),
-            }),
+            false => Err(TrainError::Failed(format!(
+                "`distributed.devices` asks for {asked} devices, and the run was given {given}"
+            ))),
         }
     }
 }

@@ -30,6 +30,7 @@ use infinity_model::ModelState;
 use reduction::{copy, reduced};
 use replica::Replica;
 use std::ops::Range;
+use std::sync::mpsc::Receiver;
 
 /// The states of a batch's rows in order, in as many parts as there were ranks, each on the device
 /// that computed it. A state from a checkpoint is one part.
@@ -197,18 +198,25 @@ impl Ranks {
     ) -> GradientsParams {
         if let Some(Reduction::Collective(all_reduce)) = &self.reduction {
             // All have learned: no rank is waited for in a sum that it never comes to.
-            for replica in &self.replicas {
-                replica.reduce(all_reduce.clone());
-            }
+            let replicas = self.replicas.iter();
+            let reducing = replicas.map(|replica| replica.reduce(all_reduce.clone()));
+            let reducing = reducing.collect();
             let sum = reduced(trainee, grads.grads(), &**all_reduce);
-            self.replicas.iter_mut().for_each(Replica::done);
+            self.wait(reducing);
             return sum;
         }
         let main = self.main.clone().inner();
         for replica in &mut self.replicas {
-            grads.accumulate(trainee, replica.finish(&main));
+            let own = replica.finish(main.clone());
+            grads.accumulate(trainee, replica.wait(own));
         }
         grads.grads()
+    }
+
+    fn wait(&mut self, answers: Vec<Receiver<()>>) {
+        for (replica, answer) in self.replicas.iter_mut().zip(answers) {
+            replica.wait(answer);
+        }
     }
 
     /// A micro-batch in parts, one a rank: rank `r` of `R` has the rows `B·r/R` to `B·(r + 1)/R`.
@@ -249,19 +257,19 @@ impl Ranks {
         let first = batches.next().expect("a part for rank 0");
         // A process has one random generator, which every rank seeds: where it is used, they take
         // turns.
-        let in_turn = drops(&trainee.model);
-        if !in_turn {
-            for (replica, batch) in self.replicas.iter().zip(batches.by_ref()) {
-                replica.learn(batch);
-            }
-        }
+        let learning: Vec<_> = match drops(&trainee.model) {
+            true => Vec::new(),
+            false => (self.replicas.iter().zip(batches.by_ref()))
+                .map(|(replica, batch)| replica.learn(batch))
+                .collect(),
+        };
+        let mut learning = learning.into_iter();
         let (output, own) = trainee.learn(first);
         let mut outputs = vec![output];
         for replica in &mut self.replicas {
-            if in_turn {
-                replica.learn(batches.next().expect("a part for every rank"));
-            }
-            outputs.push(replica.learned());
+            let in_turn = || batches.next().map(|batch| replica.learn(batch));
+            let output = learning.next().or_else(in_turn);
+            outputs.push(replica.wait(output.expect("a part for every rank")));
         }
         (outputs, own)
     }
@@ -275,19 +283,18 @@ impl Ranks {
         grads: GradientsParams,
         update: Update,
     ) {
+        let mut updating = Vec::new();
         if let Some(reduction) = &self.reduction {
             for replica in &self.replicas {
                 let sum = match reduction {
                     Reduction::Process => Some(copy(trainee, &grads)),
                     Reduction::Collective(_) => None,
                 };
-                replica.update(update, sum);
+                updating.push(replica.update(update, sum));
             }
         }
         update.apply(trainee, optimizer, grads);
-        if self.reduction.is_some() {
-            self.replicas.iter_mut().for_each(Replica::done);
-        }
+        self.wait(updating);
     }
 }
 

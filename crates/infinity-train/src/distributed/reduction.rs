@@ -99,7 +99,10 @@ impl Reduction {
                     PATIENCE.as_secs()
                 ),
             };
-            return Err(TrainError::Collective { reason });
+            return Err(TrainError::Failed(format!(
+                "`distributed.strategy` is \"ddp\", but NCCL does not add up between these devices: {reason}; \
+                 \"multi\" needs no NCCL"
+            )));
         }
         Ok(())
     }

@@ -11,51 +11,39 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-/// What a replica is asked to do.
-enum Task {
-    /// Copy these weights and this optimizer, and keep them from now on.
-    Own(Box<(Trainee, Optimizer)>),
-    /// A step begins: copy these weights, or take one's own.
-    Begin(Option<Box<Trainee>>),
-    /// Add the gradient of a micro-batch.
-    Learn(LmBatch),
-    /// Hand the gradient over, on this device.
-    Finish(Device),
-    /// Add the gradient to those of all ranks, and keep the sum.
-    Reduce(Arc<AllReduce>),
-    /// Update one's own weights, by this gradient or by the sum that was kept.
-    Update(Update, Option<GradientsParams>),
-}
+/// What a replica does on its thread.
+type Task = Box<dyn FnOnce(&mut Rank) + Send>;
 
-/// What it gives back.
-enum Answer {
-    Learned(LmOutput),
-    Finished(GradientsParams),
-    Done,
-}
+/// The weights and the optimizer that a replica has, if they are its own.
+type Own = Option<(Trainee, Optimizer)>;
 
 /// A replica, seen from the loop. It works until this is dropped.
 pub(super) struct Replica {
     device: Device,
     /// `None` while it is being dropped, which ends the thread.
     tasks: Option<Sender<Task>>,
-    answers: Receiver<Answer>,
     thread: Option<JoinHandle<Own>>,
 }
-
-/// The weights and the optimizer that a replica ends with, if it has its own.
-type Own = Option<(Trainee, Optimizer)>;
 
 impl Replica {
     /// Starts a thread that computes on `device`, which has autodiff.
     pub(super) fn start(device: Device) -> Self {
-        let ((tasks, to_do), (done, answers)) = (channel(), channel());
+        let (tasks, to_do) = channel::<Task>();
         let own = device.clone();
+        let work = move || {
+            let mut rank = Rank {
+                device: own,
+                own: None,
+                step: None,
+                sum: None,
+            };
+            to_do.into_iter().for_each(|task| task(&mut rank));
+            rank.own
+        };
         Replica {
             device,
             tasks: Some(tasks),
-            answers,
-            thread: Some(thread::spawn(move || work(own, &to_do, &done))),
+            thread: Some(thread::spawn(work)),
         }
     }
 
@@ -65,57 +53,86 @@ impl Replica {
 
     /// Gives it weights and their optimizer to keep.
     pub(super) fn own(&self, trainee: Trainee, optimizer: Optimizer) {
-        self.send(Task::Own(Box::new((trainee, optimizer))));
+        self.ask(move |rank| {
+            let optimizer = optimizer.on_device(&rank.device.clone().inner());
+            rank.own = Some((trainee.fork(&rank.device), optimizer));
+        });
     }
 
     /// Starts a step with the weights of `trainee`, or with its own.
     pub(super) fn begin(&self, trainee: Option<Trainee>) {
-        self.send(Task::Begin(trainee.map(Box::new)));
+        self.ask(move |rank| {
+            let trainee = match (trainee, &rank.own) {
+                (Some(weights), _) => weights.fork(&rank.device),
+                (None, Some((own, _))) => own.clone(),
+                (None, None) => unreachable!("a step begins with weights"),
+            };
+            rank.step = Some((trainee, GradientsAccumulator::new()));
+        });
     }
 
-    /// Starts a micro-batch, whose output is [`learned`](Self::learned).
-    pub(super) fn learn(&self, batch: LmBatch) {
-        self.send(Task::Learn(batch));
+    /// Starts a micro-batch, whose gradient it keeps.
+    pub(super) fn learn(&self, batch: LmBatch) -> Receiver<LmOutput> {
+        self.ask(move |rank| {
+            let (trainee, grads) = rank.step.as_mut().expect("a step has begun");
+            let (output, own) = trainee.learn(batch);
+            grads.accumulate(trainee, own);
+            output
+        })
     }
 
-    /// Waits for the output of a micro-batch.
+    /// Starts to end the step: its gradient, on the device `to`, which has no autodiff.
+    pub(super) fn finish(&self, to: Device) -> Receiver<GradientsParams> {
+        self.ask(move |rank| {
+            let (trainee, grads) = rank.end_step();
+            grads.to_device(&to, &trainee)
+        })
+    }
+
+    /// Starts to add its gradient to those of all ranks. The replica keeps the sum.
+    pub(super) fn reduce(&self, all_reduce: Arc<AllReduce>) -> Receiver<()> {
+        self.ask(move |rank| {
+            let (trainee, grads) = rank.end_step();
+            rank.sum = Some(reduced(&trainee, grads, &*all_reduce));
+        })
+    }
+
+    /// Starts to update its own weights: by `grads`, on whatever device, or by the sum that it keeps.
+    pub(super) fn update(&self, update: Update, grads: Option<GradientsParams>) -> Receiver<()> {
+        self.ask(move |rank| {
+            let (trainee, optimizer) = rank.own.as_mut().expect("its own weights");
+            let grads = match grads {
+                Some(grads) => grads.to_device(&rank.device.clone().inner(), trainee),
+                None => rank.sum.take().expect("a sum that was kept"),
+            };
+            update.apply(trainee, optimizer, grads);
+        })
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut Rank) -> T + Send + 'static,
+    ) -> Receiver<T> {
+        let (answer, answered) = channel();
+        // Who does not wait for an answer does not miss it.
+        let task = move |rank: &mut Rank| drop(answer.send(task(rank)));
+        // A thread that is no more says so where its answer is waited for.
+        let tasks = self.tasks.as_ref().expect("not being dropped");
+        drop(tasks.send(Box::new(task)));
+        answered
+    }
+
+    /// Waits for what was asked.
     ///
     /// # Panics
-    /// As every function that waits: if the replica has panicked, as it did.
-    pub(super) fn learned(&mut self) -> LmOutput {
-        match self.answers.recv() {
-            Ok(Answer::Learned(output)) => output,
-            _ => self.failed(),
-        }
-    }
-
-    /// Ends the step: its gradient, on `device`, which has no autodiff.
-    pub(super) fn finish(&mut self, device: &Device) -> GradientsParams {
-        self.send(Task::Finish(device.clone()));
-        match self.answers.recv() {
-            Ok(Answer::Finished(grads)) => grads,
-            _ => self.failed(),
-        }
-    }
-
-    /// Starts to add its gradient to those of all ranks, until it is [`done`](Self::done). The
-    /// replica keeps the sum.
-    pub(super) fn reduce(&self, all_reduce: Arc<AllReduce>) {
-        self.send(Task::Reduce(all_reduce));
-    }
-
-    /// Starts to update its own weights, until it is [`done`](Self::done): by `grads`, on whatever
-    /// device, or by the sum that it keeps.
-    pub(super) fn update(&self, update: Update, grads: Option<GradientsParams>) {
-        self.send(Task::Update(update, grads));
-    }
-
-    /// Waits for the end of what gives nothing back.
-    pub(super) fn done(&mut self) {
-        match self.answers.recv() {
-            Ok(Answer::Done) => (),
-            _ => self.failed(),
-        }
+    /// If the replica has panicked, as it did.
+    pub(super) fn wait<T>(&mut self, answer: Receiver<T>) -> T {
+        answer
+            .recv()
+            .unwrap_or_else(|_| match self.thread.take().map(JoinHandle::join) {
+                Some(Err(panic)) => resume_unwind(panic),
+                _ => unreachable!("a replica answers what it is asked, or panics"),
+            })
     }
 
     /// Ends the thread: what it kept of its own.
@@ -123,20 +140,6 @@ impl Replica {
     pub(super) fn end(mut self) -> Own {
         self.tasks = None;
         self.thread.take()?.join().ok()?
-    }
-
-    fn send(&self, task: Task) {
-        let tasks = self.tasks.as_ref().expect("not being dropped");
-        // A thread that is no more says so where its answer is waited for.
-        let _ = tasks.send(task);
-    }
-
-    /// Goes on with the panic that ended the thread.
-    fn failed(&mut self) -> ! {
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Err(panic)) => resume_unwind(panic),
-            _ => unreachable!("a replica answers what it is asked, or panics"),
-        }
     }
 }
 
@@ -150,24 +153,6 @@ impl Drop for Replica {
     }
 }
 
-/// The thread: tasks in, answers out, until one of them has no other end.
-fn work(device: Device, tasks: &Receiver<Task>, answers: &Sender<Answer>) -> Own {
-    let mut rank = Rank {
-        device,
-        own: None,
-        step: None,
-        sum: None,
-    };
-    for task in tasks {
-        if let Some(answer) = rank.does(task)
-            && answers.send(answer).is_err()
-        {
-            break;
-        }
-    }
-    rank.own
-}
-
 /// What a replica has.
 struct Rank {
     device: Device,
@@ -179,50 +164,6 @@ struct Rank {
 }
 
 impl Rank {
-    fn does(&mut self, task: Task) -> Option<Answer> {
-        match task {
-            Task::Own(given) => {
-                let (trainee, optimizer) = *given;
-                let optimizer = optimizer.on_device(&self.device.clone().inner());
-                self.own = Some((trainee.fork(&self.device), optimizer));
-                None
-            }
-            Task::Begin(weights) => {
-                let trainee = match (weights, &self.own) {
-                    (Some(weights), _) => weights.fork(&self.device),
-                    (None, Some((own, _))) => own.clone(),
-                    (None, None) => unreachable!("a step begins with weights"),
-                };
-                self.step = Some((trainee, GradientsAccumulator::new()));
-                None
-            }
-            Task::Learn(batch) => {
-                let (trainee, grads) = self.step.as_mut().expect("a step has begun");
-                let (output, own) = trainee.learn(batch);
-                grads.accumulate(trainee, own);
-                Some(Answer::Learned(output))
-            }
-            Task::Finish(to) => {
-                let (trainee, grads) = self.end_step();
-                Some(Answer::Finished(grads.to_device(&to, &trainee)))
-            }
-            Task::Reduce(all_reduce) => {
-                let (trainee, grads) = self.end_step();
-                self.sum = Some(reduced(&trainee, grads, &*all_reduce));
-                Some(Answer::Done)
-            }
-            Task::Update(update, given) => {
-                let (trainee, optimizer) = self.own.as_mut().expect("its own weights");
-                let grads = match given {
-                    Some(grads) => grads.to_device(&self.device.clone().inner(), trainee),
-                    None => self.sum.take().expect("a sum that was kept"),
-                };
-                update.apply(trainee, optimizer, grads);
-                Some(Answer::Done)
-            }
-        }
-    }
-
     /// The weights of a step, which are not kept beside the next ones, and its gradient.
     fn end_step(&mut self) -> (Trainee, GradientsParams) {
         let (trainee, mut grads) = self.step.take().expect("a step has begun");

@@ -59,7 +59,9 @@ pub fn evaluate(
 pub(crate) fn finite(loss: f64) -> Result<(), TrainError> {
     match loss.is_finite() {
         true => Ok(()),
-        false => Err(TrainError::NotFinite { loss }),
+        false => Err(TrainError::Failed(format!(
+            "the model's loss is {loss}: its weights are damaged, or it diverged"
+        ))),
     }
 }
 

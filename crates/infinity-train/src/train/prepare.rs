@@ -5,8 +5,8 @@ use super::{Clock, Run, TrainControl};
 use crate::checkpoint::{Base, CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
 use crate::data::{
-    self, BatchSource, DataError, EvalSource, Needles, PreparedData, TokenizerConfig,
-    TokenizerKind, TrainSource, prepare, templates,
+    self, DataError, EvalSource, Needles, PreparedData, TokenizerConfig, TokenizerKind,
+    TrainSource, prepare, templates,
 };
 use crate::distributed::{Carried, Devices, Ranks, Reduction};
 use crate::error::{CheckpointError, TrainError};
@@ -14,7 +14,7 @@ use crate::metrics::Reporter;
 use crate::model_dir::{self, About, Found};
 use crate::optimizer::Optimizer;
 use crate::resume::{Resume, resume_state, same_text};
-use crate::run_dir::{CHECKPOINTS, Described, Opens, RunDir, saved_nothing};
+use crate::run_dir::{CHECKPOINTS, CONFIG, Opens, RUN, RunDir, TOKENIZER, saved_nothing};
 use crate::step::loss_scale::LossScale;
 use crate::step::{Recompute, Trainee, drops};
 use burn::tensor::Device;
@@ -453,22 +453,30 @@ fn run_directory(
         None if control.resume == Some(Resume::Latest) => Opens::Again,
         None => Opens::Anew,
     };
-    let described = Described {
-        run: json!({
-            "infinity_version": env!("CARGO_PKG_VERSION"),
-            "burn_version": "0.22.1",
-            "seed": config.run.seed,
-            "device": config.run.device,
-            "init_from": config.training.init_from,
-            "facts": {
-                "parameters": ParameterCount::of(&config.model).total(),
-                "data": prepared.meta,
-            },
-        }),
-        config_text: control.config_text.clone(),
-        tokenizer: prepared.tokenizer.to_json().map_err(DataError::from)?,
-        conversations: templates::remembered(&config.data, &config.tokenizer, &prepared.tokenizer)?,
-    };
+    let run = json!({
+        "infinity_version": env!("CARGO_PKG_VERSION"),
+        "burn_version": "0.22.1",
+        "seed": config.run.seed,
+        "device": config.run.device,
+        "init_from": config.training.init_from,
+        "facts": {
+            "parameters": ParameterCount::of(&config.model).total(),
+            "data": prepared.meta,
+        },
+    });
+    let tokenizer = &prepared.tokenizer;
+    let mut described = vec![
+        (RUN, format!("{run:#}\n")),
+        (CONFIG, control.config_text.clone()),
+        // Checkpoints need it to be used before there is a finished model.
+        (TOKENIZER, tokenizer.to_json().map_err(DataError::from)?),
+    ];
+    // How conversations are written.
+    described.extend(templates::remembered(
+        &config.data,
+        &config.tokenizer,
+        tokenizer,
+    )?);
     let mut notices = Vec::new();
     let directory = RunDir::open(config, opens, described, &mut notices)?;
     if let Some(state) = resumed {
@@ -484,25 +492,14 @@ fn run_directory(
 
 /// Refuses what this version cannot do, before anything is made.
 fn supported(config: &RunConfig) -> Result<(), TrainError> {
-    let refuse = |key, value: String, instead| {
-        Err(TrainError::Unsupported {
-            key,
-            value,
-            instead,
-        })
+    let why = match config.logging.progress {
+        Progress::Tui if !cfg!(feature = "tui") => "this build is without the feature `tui`",
+        Progress::Tui if !std::io::stdout().is_terminal() => "a dashboard needs a terminal",
+        _ => return Ok(()),
     };
-    if config.logging.progress == Progress::Tui {
-        let value = "\"tui\"".to_owned();
-        if !cfg!(feature = "tui") {
-            let instead = "use \"plain\"; this build is without the feature `tui`";
-            return refuse("logging.progress", value, instead);
-        }
-        if !std::io::stdout().is_terminal() {
-            let instead = "use \"plain\"; a dashboard needs a terminal";
-            return refuse("logging.progress", value, instead);
-        }
-    }
-    Ok(())
+    Err(TrainError::Refused(format!(
+        "`logging.progress = \"tui\"` is not there yet: use \"plain\"; {why}"
+    )))
 }
 
 /// The model's configuration with what the tokenizer decides.
@@ -511,10 +508,10 @@ fn model_config(config: &RunConfig, prepared: &PreparedData) -> Result<ModelConf
     let vocab_size = match config.model.vocab_size {
         0 => tokens,
         given if given < tokens => {
-            return Err(TrainError::Vocabulary {
-                vocab_size: given,
-                tokens,
-            });
+            return Err(TrainError::Refused(format!(
+                "`model.vocab_size = {given}` is smaller than the tokenizer's {tokens} entries; leave it out to take \
+                 the tokenizer's"
+            )));
         }
         given => given,
     };

@@ -6,9 +6,7 @@ use infinity_model::burn::module::Module;
 use infinity_model::burn::train::InferenceStep;
 use infinity_model::config::Mixer;
 use infinity_model::{LayerState, ModelConfig, ModelState};
-use infinity_train::data::{
-    BatchSource, DataConfig, HostBatch, InitialState, Packing, TokenStore, TrainSource,
-};
+use infinity_train::data::{DataConfig, HostBatch, InitialState, Packing, TokenStore, TrainSource};
 use infinity_train::step::{LmBatch, Trainee};
 
 /// Every number of row `row` of a state, its position first.
