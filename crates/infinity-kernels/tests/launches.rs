@@ -25,7 +25,7 @@ mod wgpu {
     /// Forward and backward, a layer.
     const OF_A_LAYER: usize = 60;
     /// All matrices of one shape.
-    const OF_MUON: usize = 20;
+    const OF_MUON: usize = 17;
     const TENSORS: usize = 40;
     const D: usize = 64;
     const RULE: GateRule = GateRule {

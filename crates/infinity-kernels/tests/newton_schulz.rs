@@ -5,9 +5,8 @@ use burn::tensor::{DType, Device};
 use infinity_kernels::newton_schulz::{newton_schulz, reference, tensors};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
 
-/// The iteration multiplies a small singular value by up to 279, and its rounding with it; and as its polynomials swing around 1,
-/// the derivative of what it makes of a value times that value is up to 133: so many times twelve products' roundings of 6e-8.
-/// Worst RMS ratio on Flex, 2026-11-28: 3.2e-5.
+/// The polynomials swing around 1, and the derivative of what they make of a singular value times that value is up to 45: so many
+/// times nine products' roundings of 6e-8, and as much again for what their terms lose. Worst RMS ratio on Flex, 2026-11-29: 1.7e-5.
 const TOL: Tol = Tol {
     rms_ratio: 1e-4,
     worst_over_rms: 20.0,
@@ -15,7 +14,7 @@ const TOL: Tol = Tol {
 };
 
 fn matches_the_reference(device: &Device) {
-    // Twelve in a row, and small singular values magnify what the first of them lost.
+    // Nine in a row, and small singular values magnify what the first of them lost.
     let tol = TOL.of_products(device, 25);
     for [rows, columns] in [
         [1, 1],
@@ -84,18 +83,18 @@ fn singular_values_come_near_one() {
     }
 }
 
-/// The singular values of a diagonal matrix are its entries; a second one makes the norm 1.
+/// The singular values of a diagonal matrix are its entries; a second one is almost the norm.
 #[test]
 fn every_singular_value_from_the_smallest_on_comes_near_one() {
     let of = |value: f64| {
         let rest = (1.0 - value * value).sqrt();
         reference::forward([2, 2], &[value, 0.0, 0.0, rest])[0]
     };
-    let values = (0..=2_000).map(|i| 0.0045 * (1.0f64 / 0.0045).powf(f64::from(i) / 2_000.0));
+    let values = (0..=2_000).map(|i| 0.01 * (1.0f64 / 0.01).powf(f64::from(i) / 2_000.0));
     for value in values {
-        assert!((0.77..1.2).contains(&of(value)), "{value}: {}", of(value));
+        assert!((0.71..1.29).contains(&of(value)), "{value}: {}", of(value));
     }
-    assert!((0.2..0.3).contains(&of(0.001)) && of(1e-6) < 3e-4);
+    assert!((0.07..0.08).contains(&of(0.001)) && of(1e-6) < 8e-5);
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use super::rule::Muon;
 use crate::gpu::many::{Places, in_a_launch};
 use crate::gpu::sums::over_lanes;
-use crate::gpu::{UNITS, contiguous, cubes, cubes_of_units, empty, units};
-use crate::newton_schulz::reference::{COEFFICIENTS, SMALLEST_NORM};
+use crate::gpu::{UNITS, contiguous, cubes, empty, units};
+use crate::newton_schulz::reference::{COEFFICIENTS, SMALLEST_NORM, SMALLEST_SQUARE};
 use burn::backend::{TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
@@ -108,7 +108,8 @@ fn scaled_units(
     }
 }
 
-/// `a + b A + c A²` for matrices of `side` rows and columns.
+/// `P(A / s²) / s` with `P = a + b A + c A²`, for matrices of `side` rows and columns: `each` cubes take one. `s` is the fourth
+/// root of the norm of `A²`, whose squares' `sums` are there, where `scaled`, and 1 elsewhere.
 #[cube(launch)]
 #[allow(
     clippy::too_many_arguments,
@@ -117,20 +118,38 @@ fn scaled_units(
 fn polynomial_units(
     gram: &[f32],
     square: &[f32],
+    sums: &[f32],
     p: &mut [f32],
     a: f32,
     b: f32,
     c: f32,
     side: usize,
-    len: usize,
+    matrices: usize,
+    each: usize,
+    smallest: f32,
+    #[comptime] scaled: bool,
+    #[comptime] cubes: usize,
 ) {
-    let at = ABSOLUTE_POS;
-    if at < len {
-        let mut value = gram[at] * b + square[at] * c;
-        if at % side == at / side % side {
+    let mut spare = Shared::<[f32]>::new_slice(UNITS);
+    let matrix = CUBE_POS / each;
+    let unit = UNIT_POS as usize;
+    let mut norm = 1.0f32;
+    if comptime!(scaled) {
+        let mut sum = 0.0f32;
+        if matrix < matrices && unit < cubes {
+            sum = sums[matrix * cubes + unit];
+        }
+        norm = max(over_lanes(sum, &mut spare, UNITS).sqrt(), smallest);
+    }
+    let s_2 = norm.sqrt();
+    let at = CUBE_POS % each * UNITS + unit;
+    if matrix < matrices && at < side * side {
+        let place = matrix * side * side + at;
+        let mut value = gram[place] / s_2 * b + square[place] / norm * c;
+        if at % side == at / side {
             value += a;
         }
-        p[at] = value;
+        p[place] = value / s_2.sqrt();
     }
 }
 
@@ -215,6 +234,11 @@ pub(super) fn step(rule: Muon, inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
         .collect()
 }
 
+/// `left · right` of every matrix.
+fn product(left: CubeTensor, right: CubeTensor) -> CubeTensor {
+    contiguous(CubeBackend::float_matmul(left, right), DType::F32)
+}
+
 impl Call {
     fn of(&self) -> &CubeTensor {
         &self.matrices[0][0]
@@ -261,20 +285,27 @@ impl Call {
         (momenta, update)
     }
 
-    /// [`newton_schulz`](crate::newton_schulz) of each, on its side where it is tall.
-    fn orthogonal(&self, update: CubeTensor) -> CubeTensor {
+    /// [`CUBES`] sums of squares of every matrix of `len` values in `x`.
+    fn square_sums(&self, x: &CubeTensor, len: usize) -> CubeTensor {
         let (of, n) = (self.of(), self.matrices.len());
-        let side = self.rows.min(self.columns);
         let sums = empty(of, [n, CUBES], DType::F32);
         square_units::launch(
             &of.client,
             cubes(n * CUBES),
             units(),
-            update.clone().into_buffer_arg(),
+            x.clone().into_buffer_arg(),
             sums.clone().into_buffer_arg(),
-            self.len(),
+            len,
             CUBES,
         );
+        sums
+    }
+
+    /// [`newton_schulz`](crate::newton_schulz) of each, on its side where it is tall.
+    fn orthogonal(&self, update: CubeTensor) -> CubeTensor {
+        let (of, n) = (self.of(), self.matrices.len());
+        let side = self.rows.min(self.columns);
+        let sums = self.square_sums(&update, self.len());
         let mut x = empty(of, [n, side, self.len() / side], DType::F32);
         let each = self.len().div_ceil(UNITS);
         scaled_units::launch(
@@ -292,29 +323,36 @@ impl Call {
             self.is_tall(),
             CUBES,
         );
+        let mut norms = None;
         for [a, b, c] in COEFFICIENTS {
             let transposed = CubeBackend::float_swap_dims(x.clone(), 1, 2);
-            let gram = CubeBackend::float_matmul(x.clone(), transposed);
-            let square = CubeBackend::float_matmul(gram.clone(), gram.clone());
-            let [gram, square] = [gram, square].map(|x| contiguous(x, DType::F32));
+            let gram = product(x.clone(), transposed);
+            let square = product(gram.clone(), gram.clone());
+            let scaled = norms.is_none();
+            let sums = norms.get_or_insert_with(|| self.square_sums(&square, side * side));
             let p = empty(of, [n, side, side], DType::F32);
-            let len = n * side * side;
+            let each = (side * side).div_ceil(UNITS);
             polynomial_units::launch(
                 &of.client,
-                cubes_of_units(len),
+                cubes(n * each),
                 units(),
                 gram.into_buffer_arg(),
                 square.into_buffer_arg(),
+                sums.clone().into_buffer_arg(),
                 p.clone().into_buffer_arg(),
                 a as f32,
                 b as f32,
                 c as f32,
                 side,
-                len,
+                n,
+                each,
+                SMALLEST_SQUARE as f32,
+                scaled,
+                CUBES,
             );
-            x = CubeBackend::float_matmul(p, x);
+            x = product(p, x);
         }
-        contiguous(x, DType::F32)
+        x
     }
 
     /// Weights after their orthogonal updates.

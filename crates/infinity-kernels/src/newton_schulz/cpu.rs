@@ -1,7 +1,6 @@
-//! The iteration on the CPU: rows in blocks over the threads, symmetric products by their lower half, and for a matrix
-//! that is not square all but the first and the last product on its Gram matrix.
+//! The iteration on the CPU: rows in blocks over the threads, symmetric products by their lower half.
 
-use super::reference::{COEFFICIENTS, SMALLEST_NORM};
+use super::reference::{COEFFICIENTS, SMALLEST_NORM, SMALLEST_SQUARE};
 use crate::cpu::gemm;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::simd::{LANES, Level, padded};
@@ -32,10 +31,6 @@ impl Matrix {
         }
     }
 
-    fn right(&self) -> Right<'_> {
-        Right::rows(&self.data, self.stride)
-    }
-
     /// Runs `block` for every block of rows, with its first row.
     fn blocks(&mut self, block: impl Fn(usize, &mut [f32]) + Sync) {
         self.data
@@ -53,26 +48,18 @@ impl Matrix {
         });
     }
 
-    /// On and below the diagonal, becomes `keep + factor · left · right`, which is symmetric.
-    fn lower_product(
-        &mut self,
-        level: Level,
-        [left, right]: [&Matrix; 2],
-        factor: f32,
-        keep: Option<(f32, &Matrix)>,
-    ) {
+    /// On and below the diagonal, becomes `left · right`, which is symmetric.
+    fn lower_product(&mut self, level: Level, left: &Matrix, right: &Matrix) {
         let stride = self.stride;
         self.blocks(|first, out| {
             let rows = out.len() / stride;
             let product = Product {
                 size: [rows, padded(first + rows), left.columns],
                 left: Left::rows(&left.data[first * left.stride..], left.stride),
-                right: right.right(),
+                right: Right::rows(&right.data, right.stride),
                 part: Part::Whole,
-                keep: keep.map_or(Keep::Nothing, |(keep, other)| {
-                    Keep::Other(keep, &other.data[first * stride..])
-                }),
-                scale: Some(&[factor; BLOCK]),
+                keep: Keep::Nothing,
+                scale: None,
             };
             multiply(level, &product, out, stride);
         });
@@ -94,38 +81,17 @@ impl Matrix {
         });
     }
 
-    fn copy(&self) -> Matrix {
-        Matrix {
-            data: self.data.clone(),
-            ..*self
-        }
-    }
-
-    fn add_to_diagonal(&mut self, value: f32) {
-        let diagonal = self.data.iter_mut().step_by(self.stride + 1);
-        diagonal.take(self.rows).for_each(|x| *x += value);
-    }
-
-    /// `self = left · right`, for a wide `right`: its rows may lie a power of two apart, and large products pack them.
-    fn product(&mut self, left: &Matrix, right: &Matrix) {
-        let size = [left.rows, right.stride, left.columns];
-        let [left, right] = [left, right].map(|x| Left::rows(&x.data, x.stride));
-        self.data = gemm::product(size, left, right);
-    }
-
-    /// `self = keep · right + left · right`.
-    fn add_product(&mut self, level: Level, keep: f32, left: &Matrix, right: &Matrix) {
+    /// Becomes `a + b A + c A²`.
+    fn polynomial(&mut self, gram: &Matrix, square: &Matrix, [a, b, c]: [f32; 3]) {
         let stride = self.stride;
-        self.blocks(|first, out| {
-            let product = Product {
-                size: [out.len() / stride, stride, left.columns],
-                left: Left::rows(&left.data[first * left.stride..], left.stride),
-                right: right.right(),
-                part: Part::Whole,
-                keep: Keep::Other(keep, &right.data[first * stride..]),
-                scale: None,
-            };
-            multiply(level, &product, out, stride);
+        self.blocks(|first, rows| {
+            let at = first * stride..first * stride + rows.len();
+            let powers = gram.data[at.clone()].iter().zip(&square.data[at]);
+            for (x, (gram, square)) in rows.iter_mut().zip(powers) {
+                *x = b * gram + c * square;
+            }
+            let diagonal = rows[first..].iter_mut().step_by(stride + 1);
+            diagonal.for_each(|x| *x += a);
         });
     }
 }
@@ -165,60 +131,52 @@ fn normalised(level: Level, g: &[f32], [rows, columns]: [usize; 2]) -> Matrix {
     x
 }
 
-fn iterate(level: Level, mut x: Matrix) -> Matrix {
-    let (rows, columns) = (x.rows, x.columns);
-    let mut x_t = Matrix::zeros(columns, rows);
-    let [mut lower, mut gram, mut both] = [0; 3].map(|_| Matrix::zeros(rows, rows));
-    let mut next = Matrix::zeros(rows, columns);
-    for step in COEFFICIENTS {
-        let [a, b, c] = step.map(|coefficient| coefficient as f32);
-        x_t.transpose_of(level, &x);
-        lower.lower_product(level, [&x, &x_t], 1.0, None);
-        gram.mirrored(level, &lower);
-        lower.lower_product(level, [&gram, &gram], c, Some((b, &gram)));
-        both.mirrored(level, &lower);
-        next.add_product(level, a, &both, &x);
-        std::mem::swap(&mut x, &mut next);
-    }
-    x
-}
-
-/// [`iterate`] on the Gram matrix `A = X Xᵀ` alone: a step is `X ← P X` with `P = a + b A + c A²`, so it takes `A` to
-/// `P A P`, and the product of all `P` meets `X` once. All of these are polynomials of the first `A`: they are symmetric
+/// All steps for `x` of norm 1, on the Gram matrix `A = X Xᵀ`: a step is `X ← P X` with `P = a + b A + c A²`, so it takes `A`
+/// to `P A P`, and the product of all `P` meets `X` once. All of these are polynomials of the first `A`: they are symmetric
 /// and their products too, so half of each is computed, however wide `X` is.
-fn iterate_gram(level: Level, x: &Matrix) -> Matrix {
-    let (rows, columns) = (x.rows, x.columns);
-    let square = || Matrix::zeros(rows, rows);
-    let (mut lower, mut gram, mut p, mut both) = (square(), square(), square(), square());
-    let mut x_t = Matrix::zeros(columns, rows);
+fn iterate(level: Level, x: &Matrix) -> Matrix {
+    let square = || Matrix::zeros(x.rows, x.rows);
+    let mut lower = square();
+    let mut product = |into: &mut Matrix, left: &Matrix, right: &Matrix| {
+        lower.lower_product(level, left, right);
+        into.mirrored(level, &lower);
+    };
+    let [mut gram, mut squared, mut p, mut both] = [(); 4].map(|()| square());
+    let mut all = square();
+    let mut x_t = Matrix::zeros(x.columns, x.rows);
     x_t.transpose_of(level, x);
-    lower.lower_product(level, [x, &x_t], 1.0, None);
+    product(&mut gram, x, &x_t);
     drop(x_t);
-    gram.mirrored(level, &lower);
-    let mut all: Option<Matrix> = None;
-    for (step, coefficients) in COEFFICIENTS.into_iter().enumerate() {
-        let [a, b, c] = coefficients.map(|coefficient| coefficient as f32);
-        lower.lower_product(level, [&gram, &gram], c, Some((b, &gram)));
-        p.mirrored(level, &lower);
-        p.add_to_diagonal(a);
-        match &mut all {
-            None => all = Some(p.copy()),
-            Some(all) => {
-                lower.lower_product(level, [&p, &*all], 1.0, None);
-                all.mirrored(level, &lower);
+    for (step, [a, b, c]) in COEFFICIENTS.into_iter().enumerate() {
+        product(&mut squared, &gram, &gram);
+        // The first polynomial is of `A` over `s²` and itself over `s`, so that it takes `A` and `X` as they are.
+        let s = match step {
+            0 => square_of(&squared.data)
+                .sqrt()
+                .max(SMALLEST_SQUARE)
+                .powf(0.25),
+            _ => 1.0,
+        };
+        let coefficients = [a / s, b / s.powi(3), c / s.powi(5)];
+        p.polynomial(&gram, &squared, coefficients.map(|x| x as f32));
+        match step {
+            0 => std::mem::swap(&mut all, &mut p),
+            _ => {
+                product(&mut both, &p, &all);
+                std::mem::swap(&mut all, &mut both);
             }
         }
         if step + 1 < COEFFICIENTS.len() {
-            lower.lower_product(level, [&p, &gram], 1.0, None);
-            both.mirrored(level, &lower);
-            lower.lower_product(level, [&both, &p], 1.0, None);
-            gram.mirrored(level, &lower);
+            let p = if step == 0 { &all } else { &p };
+            product(&mut both, p, &gram);
+            product(&mut gram, &both, p);
         }
     }
-    let all = all.expect("at least one step");
-    let mut result = Matrix::zeros(rows, columns);
-    result.product(&all, x);
-    result
+    // Rows of `x` may lie a power of two apart, and large products pack them.
+    let size = [x.rows, x.stride, x.rows];
+    let [left, right] = [&all, x].map(|x| Left::rows(&x.data, x.stride));
+    let data = gemm::product(size, left, right);
+    Matrix { data, ..*x }
 }
 
 /// The iteration for one matrix.
@@ -232,12 +190,7 @@ pub(crate) fn forward(g: Primitive) -> Primitive {
     let level = Level::detect();
     // One way into the pool for all blocks of all steps.
     let x = rayon::scope(|_| {
-        let x = normalised(level, slice(&g), [rows, columns]);
-        // A step on the Gram matrix has three symmetric products of its size more and two of the other size fewer.
-        let x = match rows == columns {
-            true => iterate(level, x),
-            false => iterate_gram(level, &x),
-        };
+        let x = iterate(level, &normalised(level, slice(&g), [rows, columns]));
         if rows <= columns {
             return x;
         }

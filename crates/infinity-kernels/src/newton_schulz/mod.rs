@@ -2,11 +2,12 @@
 //! does to its momentum (Jordan et al. 2024, <https://kellerjordan.github.io/posts/muon/>).
 //!
 //! ```text
-//! X ← G / ‖G‖_F      four times: A = X Xᵀ,  X ← a X + (b A + c A²) X
+//! A = X Xᵀ      X ← G / ‖G‖,  X ← X / ‖A²‖^¼      three times: X ← a X + (b A + c A²) X
 //! ```
 //!
-//! Every step has coefficients of its own. They take singular values from [0.003, 1] to about (0.77, 1.2), not to 1: that
-//! is enough for an update and needs few steps.
+//! `‖A²‖^¼` is the eighth root of the sum of the eighth powers of the singular values: no less than the largest of them, and
+//! hardly more. Every step has coefficients of its own. They take singular values from 0.01 of it on to (0.71, 1.29), not to
+//! 1: that is enough for an update and needs few steps.
 
 #[cfg(feature = "flex")]
 mod cpu;

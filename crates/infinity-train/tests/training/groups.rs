@@ -275,13 +275,16 @@ fn muon(grad: &[f64], from: usize, to: usize, rate: f64) -> Vec<f64> {
     let mut x: Vec<Vec<f64>> = (0..rows)
         .map(|r| (0..columns).map(|c| grad[c * to + r]).collect())
         .collect();
-    let norm = x.iter().flatten().map(|x| x * x).sum::<f64>().sqrt();
+    // The eighth root of the sum of the singular values' eighth powers.
+    let gram = product(&x, &transposed(&x));
+    let squared = product(&gram, &gram);
+    let squares = squared.iter().flatten().map(|x| x * x);
+    let norm = squares.sum::<f64>().powf(0.125);
     x.iter_mut().flatten().for_each(|x| *x /= norm);
     for [a, b, c] in [
-        [8.2193, -23.3375, 16.6266],
-        [3.9641, -2.8377, 0.5158],
-        [3.4368, -2.4752, 0.4762],
-        [2.4901, -1.8343, 0.4368],
+        [7.72619, -20.46939, 13.71652],
+        [3.660824, -2.739433, 0.5385373],
+        [2.697164, -2.006448, 0.455871],
     ] {
         let gram = product(&x, &transposed(&x));
         let squared = product(&gram, &gram);
