@@ -24,6 +24,17 @@ const BACKWARD_F32: Tol = Tol {
     worst_over_rms: 30.0,
     floor: 1e-8,
 };
+/// For drawn sizes, tensors of one number among them: terms of about one can cancel there, and the error left is theirs.
+/// Worst over 40,000 of the smallest sizes on Flex, 2026-11-29: 5.5e-7.
+const DRAWN_FORWARD: Tol = Tol {
+    floor: 1.5e-6,
+    ..FORWARD_F32
+};
+/// The same of gradients: 1.3e-6.
+const DRAWN_BACKWARD: Tol = Tol {
+    floor: 3e-6,
+    ..BACKWARD_F32
+};
 /// Worst RMS ratio over `CASES` in f64 on Flex, 2026-11-23: 2e-15.
 const F64: Tol = Tol {
     rms_ratio: 1e-12,
@@ -567,19 +578,14 @@ proptest! {
         }
     }
 
-    /// The chunk form on random sizes and chunks, in f64 to 1e-12 and in f32 to 1e-5.
+    /// The chunk form on random sizes and chunks, in f64 and in f32.
     #[test]
     fn the_chunk_form_on_random_sizes(
         b in 1usize..3, t in 1usize..70, h in 1usize..3, s in 1usize..5,
         k in 1usize..20, v in 1usize..20, delta: bool, seed: u64,
     ) {
         let case = Case { name: "random", dims: dims(b, t, h, s, k, v), delta };
-        let probe = Probe::seeded(case, seed);
-        let device = &Device::flex();
-        for form in [chunk_of::<32> as Run, chunk_of::<5>] {
-            check(&probe, &run(device, &probe, DType::F64, form), F64, F64);
-            check(&probe, &run(device, &probe, DType::F32, form), FORWARD_F32, BACKWARD_F32);
-        }
+        chunk_form(&Probe::seeded(case, seed));
     }
 
     /// The kernel on random sizes, over more than two of its chunks.
@@ -591,7 +597,7 @@ proptest! {
         let case = Case { name: "random", dims: dims(b, t, h, s, k, v), delta };
         let probe = Probe::seeded(case, seed);
         let answer = run(&Device::flex(), &probe, DType::F32, fused);
-        check(&probe, &answer, FORWARD_F32, BACKWARD_F32);
+        check(&probe, &answer, DRAWN_FORWARD, DRAWN_BACKWARD);
     }
 
     /// A few tokens without gradients: the kernel's other path, token by token.
@@ -606,12 +612,43 @@ proptest! {
     }
 }
 
+fn chunk_form(probe: &Probe) {
+    let device = &Device::flex();
+    for form in [chunk_of::<32> as Run, chunk_of::<5>] {
+        check(probe, &run(device, probe, DType::F64, form), F64, F64);
+        let answer = run(device, probe, DType::F32, form);
+        check(probe, &answer, DRAWN_FORWARD, DRAWN_BACKWARD);
+    }
+}
+
+/// The sizes at which whole tensors cancel, and a wrong answer there.
+#[test]
+fn one_number_for_each_tensor() {
+    let case = |delta| Case {
+        name: "one number",
+        dims: dims(1, 24, 1, 1, 1, 1),
+        delta,
+    };
+    for seed in 0..100 {
+        chunk_form(&Probe::seeded(case(seed % 2 == 0), seed));
+        decode(&Device::flex(), &Probe::seeded(case(true), seed));
+    }
+    let probe = Probe::seeded(case(true), 1);
+    let wrong = run(
+        &Device::flex(),
+        &probe.without_decay(),
+        DType::F32,
+        chunk_of::<5>,
+    );
+    assert!(compare(&wrong.o, &probe.reference().o, DRAWN_FORWARD).is_err());
+}
+
 /// A few tokens without gradients against the reference.
 fn decode(device: &Device, probe: &Probe) {
     let (o, state) = untracked(device, probe);
     let expected = probe.reference();
-    assert_close("decode", "o", &o, &expected.o, FORWARD_F32);
-    assert_close("decode", "state", &state, &expected.state, FORWARD_F32);
+    assert_close("decode", "o", &o, &expected.o, DRAWN_FORWARD);
+    assert_close("decode", "state", &state, &expected.state, DRAWN_FORWARD);
 }
 
 /// Sizes drawn from a fixed seed: few enough for a software device, where the properties above
