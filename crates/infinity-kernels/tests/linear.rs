@@ -1,6 +1,6 @@
 //! The projection against its reference, weights stored both ways, gradients too.
 
-use crate::devices::on_every_device;
+use crate::devices::{cases, on_every_device};
 use burn::tensor::{DType, Device, Tensor, bf16};
 use infinity_kernels::linear::{
     linear, projections, projections_and, projections_rounded, reference,
@@ -19,14 +19,15 @@ const TOL: Tol = Tol {
 fn matches_the_reference_however_the_weight_is_stored(device: &Device) {
     let tol = TOL.of_products(device, 1);
     // The last two have more weights than one thread takes at a time; nine rows are not few.
-    for [b, t, width, out] in [
+    let sizes = [
         [1, 1, 1, 1],
         [1, 1, 7, 5],
         [3, 2, 33, 17],
         [1, 9, 20, 30],
         [1, 1, 700, 333],
         [2, 1, 130, 1111],
-    ] {
+    ];
+    for [b, t, width, out] in cases(device, sizes, 2) {
         let (x, weight) = (
             Random(1).values(b * t * width, -1.0, 1.0),
             Random(2).values(width * out, -1.0, 1.0),
@@ -85,8 +86,13 @@ fn what_is_frozen_has_no_gradient_and_changes_no_other() {
 /// Rows enough for the products of training, widths that fill no block.
 fn gradients_match_the_reference_however_the_weight_is_stored(device: &Device) {
     let tol = TOL.of_products(device, 1);
+    let sizes = cases(
+        device,
+        [[1, 65, 1, 3], [2, 40, 33, 17], [3, 100, 20, 130]],
+        1,
+    );
     let device = device.clone().autodiff();
-    for [b, t, width, out] in [[1, 65, 1, 3], [2, 40, 33, 17], [3, 100, 20, 130]] {
+    for [b, t, width, out] in sizes {
         let rows = b * t;
         let mut random = Random(4);
         let mut draw = |len| random.values(len, -1.0, 1.0);

@@ -1,6 +1,6 @@
 //! Newton–Schulz, native and on tensors, against its reference.
 
-use crate::devices::on_every_device;
+use crate::devices::{cases, on_every_device};
 use burn::tensor::{DType, Device};
 use infinity_kernels::newton_schulz::{newton_schulz, reference, tensors};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
@@ -16,7 +16,7 @@ const TOL: Tol = Tol {
 fn matches_the_reference(device: &Device) {
     // Nine in a row, and small singular values magnify what the first of them lost.
     let tol = TOL.of_products(device, 25);
-    for [rows, columns] in [
+    let sizes = [
         [1, 1],
         [3, 7],
         [7, 3],
@@ -24,7 +24,8 @@ fn matches_the_reference(device: &Device) {
         [40, 33],
         [65, 130],
         [130, 17],
-    ] {
+    ];
+    for [rows, columns] in cases(device, sizes, 2) {
         let g = Random(6).values(rows * columns, -1.0, 1.0);
         let expected = reference::forward([rows, columns], &g);
         let x = tensor(&g, [rows, columns], DType::F32, device);
@@ -48,7 +49,7 @@ fn cosine(n: usize, i: usize, at: usize) -> f64 {
 /// Singular values from 1 to 1e-4, as momenta have them. On the Gram matrix the small ones are squares near its rounding:
 /// their directions are off by that much, which an update may be (about 3e-4 of the whole), and nothing grows.
 fn small_singular_values_stay_harmless(device: &Device) {
-    for [rows, columns] in [[40, 90], [90, 40]] {
+    for [rows, columns] in cases(device, [[40, 90], [90, 40]], 1) {
         let least = rows.min(columns);
         let value = |i: usize| 10f64.powf(-4.0 * i as f64 / (least - 1) as f64);
         let g: Vec<f64> = (0..rows * columns)

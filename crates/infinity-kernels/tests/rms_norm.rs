@@ -1,6 +1,6 @@
 //! The norm, plain and gated, native and on tensors, against its reference, gradients too.
 
-use crate::devices::on_every_device;
+use crate::devices::{cases, on_every_device};
 use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::rms_norm::{self, GateAct, gated_rms_norm, reference};
 use infinity_kernels::testing::{Random, Tol, assert_close, compare, tensor, values};
@@ -49,7 +49,8 @@ fn run(device: &Device, dims: [usize; 4], gated: Option<GateAct>, native: bool) 
 
 fn matches_the_reference_gradients_too(device: &Device) {
     // The last has more rows than one thread takes at a time.
-    for dims in [[1, 1, 1, 1], [2, 3, 2, 5], [1, 4, 3, 40], [2, 70, 4, 33]] {
+    let sizes = [[1, 1, 1, 1], [2, 3, 2, 5], [1, 4, 3, 40], [2, 70, 4, 33]];
+    for dims in cases(device, sizes, 2) {
         let [x, weight, gate, d_y] = seeded(dims);
         for gated in [None, Some(GateAct::Sigmoid), Some(GateAct::Silu)] {
             let gate = (gated.map(|_| &gate[..]), gated.unwrap_or(GateAct::Silu));

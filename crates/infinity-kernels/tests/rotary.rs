@@ -1,6 +1,6 @@
 //! The rotated unit vector, native and on tensors, against its reference, gradients too.
 
-use crate::devices::on_every_device;
+use crate::devices::{cases, on_every_device};
 use burn::tensor::{DType, Device};
 use infinity_kernels::feature_map::{FeatureMap, L2_EPS, unit_length};
 use infinity_kernels::rotary::{Rotary, RotaryDims, Scaling, reference};
@@ -74,13 +74,13 @@ fn expected(
 }
 
 fn matches_the_reference_gradients_too(device: &Device) {
-    let cases: [([usize; 4], &[u64], usize); 4] = [
+    let all: [([usize; 4], &[u64], usize); 4] = [
         ([1, 1, 1, 1], &[0], 0),
         ([2, 5, 3, 6], &[0, 7], 4),
         ([2, 70, 2, 33], &[900, 900], 32),
         ([1, 3, 2, 16], &[12], 16),
     ];
-    for (dims, starts, rotated) in cases {
+    for (dims, starts, rotated) in cases(device, all, 2) {
         for map in MAPS {
             for eps in [L2_EPS, 0.5] {
                 let call = (starts, rotated, eps);

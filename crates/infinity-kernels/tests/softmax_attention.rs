@@ -1,6 +1,6 @@
 //! Softmax attention against its reference, with and without a cache, gradients too.
 
-use crate::devices::on_every_device;
+use crate::devices::{cases, on_every_device};
 use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::borders::Borders;
 use infinity_kernels::softmax_attention::{
@@ -97,7 +97,7 @@ impl Call {
 
 fn matches_the_reference(device: &Device) {
     let tol = TOL.of_products(device, 2);
-    for size in CASES {
+    for size in cases(device, CASES, 3) {
         let call = Call::new(size, 4);
         let [.., expected] = call.expected();
         let [q, k, v] = call.tensors(device);
@@ -118,8 +118,9 @@ fn matches_the_reference(device: &Device) {
 
 fn gradients_match_the_reference(device: &Device) {
     let tol = TOL.of_products(device, 4);
+    let sizes = cases(device, CASES, 3);
     let device = device.clone().autodiff();
-    for size in CASES {
+    for size in sizes {
         let call = Call::new(size, 5);
         let [d_q, d_k, d_v, o] = call.expected();
         let [q, k, v] = call.tensors(&device).map(Tensor::require_grad);
@@ -256,8 +257,9 @@ fn a_peek_at_the_future_is_caught() {
 /// The kernel and all scores at once: outputs and gradients are those of each document alone, and a cache
 /// is seen by the document that goes on from it.
 fn documents_in_a_row_are_each_alone(device: &Device) {
+    let sizes = cases(device, [[5, 3], [150, 70]], 1);
     let device = device.clone().autodiff();
-    for [t, cached] in [[150, 70], [5, 3]] {
+    for [t, cached] in sizes {
         let call = Call::new([3, t, cached, 2, 24, 20], 8);
         let borders = Borders::new(vec![vec![1, 2, t - 2], vec![0, t / 2], vec![]]);
         let d_o = tensor(&call.d_o, [3, t, 2, 20], DType::F32, &device);
@@ -305,14 +307,15 @@ fn documents_in_a_row_are_each_alone(device: &Device) {
 /// kernel, its steps, and all scores at once, with gradients.
 fn views_match_the_reference(device: &Device) {
     // Rows, tokens, cached ones, heads, those of keys, widths of keys and values, window.
-    for [b, t, cached, h, groups, k, v, window] in [
+    let sizes = [
         [2, 1, 6, 4, 2, 8, 8, 100],
         [1, 3, 90, 6, 2, 24, 20, 33],
         [2, 7, 0, 4, 1, 5, 6, 3],
         [2, 150, 70, 4, 2, 16, 16, 65],
         [1, 130, 10, 2, 2, 20, 18, 1],
         [2, 70, 140, 3, 3, 8, 8, 64],
-    ] {
+    ];
+    for [b, t, cached, h, groups, k, v, window] in cases(device, sizes, 3) {
         let name = format!("{b} × {t} after {cached}, {h} heads on {groups}, window {window}");
         let (total, shared) = (cached + t, h / groups);
         let mut random = Random(9);
