@@ -1,6 +1,10 @@
 //! A second process finds what the first one tuned.
 
-#[cfg(all(feature = "wgpu", not(any(feature = "vulkan", feature = "metal"))))]
+#[cfg(all(
+    feature = "wgpu",
+    feature = "autotune",
+    not(any(feature = "vulkan", feature = "metal"))
+))]
 mod wgpu {
     use burn::tensor::{Device, DeviceKind, Distribution, Tensor};
     use infinity_kernels::accelerator::{cache_file, facts, keep_caches, prepared};

@@ -193,10 +193,8 @@ fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> DataConf
 }
 
 fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<TokenStore> {
-    let named = config.data.source.task().is_some()
-        || !config.data.train_file.as_os_str().is_empty()
-        || !config.data.train_crates.is_empty();
-    if args.file.is_none() && !named {
+    let of_files = config.data.source == data::DataSource::Files;
+    if args.file.is_none() && of_files && config.data.train_file.as_os_str().is_empty() {
         return Err(errors::usage(
             "no text to measure on: this model lies in no run directory; give --file PATH",
         ));

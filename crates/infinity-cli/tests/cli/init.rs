@@ -24,6 +24,9 @@ fn a_new_folder_trains_from_the_program_alone() {
         run.out
     );
     infinity(&demo, "generate runs/tiny-char/final -p One -n 3").exits(0);
+    // The stories that were held out.
+    let measured = infinity(&demo, "eval runs/tiny-char/final").exits(0);
+    assert!(measured.out.contains("loss"), "{}", measured.out);
     let book = fs::read_to_string(demo.join("book.txt")).unwrap();
     assert!(book.len() > 100_000 && book.contains("\n\n"), "{book:.40}");
     // The alphabet of so few stories is all that this model can read.

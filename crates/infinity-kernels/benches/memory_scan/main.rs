@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --workspace --bench memory_scan -- [--rounds 7] [--batch 1] [--tokens 4096] [--heads 2] [--size state] [--only fused,attention]
-//! cargo bench -p infinity-kernels --features cuda --bench memory_scan -- --device cuda [--dtype bf16] [--memory 64] [--json]
+//! cargo bench -p infinity-kernels --features cuda,autotune --bench memory_scan -- --device cuda [--dtype bf16] [--memory 64] [--json]
 //! ```
 //!
 //! `--dtype` is that of queries, keys and values; gates and states are `f32`. Devices that are not

@@ -163,6 +163,14 @@ fn refuse<T, E: From<DataError>>(
     }))
 }
 
+/// Standard error of the mean of several numbers; none of a single one.
+fn standard_error(values: &[f64]) -> Option<f64> {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let spread: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (values.len() > 1).then(|| (spread / (n - 1.0) / n).sqrt())
+}
+
 /// Refuses options that are 0.
 fn at_least_one(options: &[(&'static str, usize)]) -> Result<(), DataError> {
     match options.iter().find(|(_, value)| *value == 0) {

@@ -16,7 +16,7 @@
 //! A model that compresses its memory is read with a certificate beside every layer, and once more
 //! without compression, for the loss that it costs.
 
-use super::{Reader, at_least_one, finite, refuse};
+use super::{Reader, at_least_one, finite, refuse, standard_error};
 use crate::data::{DataError, TokenStore};
 use crate::error::TrainError;
 use burn::module::Module;
@@ -355,15 +355,7 @@ fn sum(losses: &[f32], range: Range<u64>) -> f64 {
 fn between_bins(bins: &[StreamBin]) -> f64 {
     let bins = bins.iter();
     let differences = bins.map(|bin| bin.loss - bin.exact.unwrap_or(bin.loss));
-    standard_error(&differences.collect::<Vec<_>>())
-}
-
-/// Of the mean of several numbers; 0 of a single one.
-fn standard_error(values: &[f64]) -> f64 {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let spread: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (spread / n / (n - 1.0).max(1.0)).sqrt()
+    standard_error(&differences.collect::<Vec<_>>()).unwrap_or(0.0)
 }
 
 /// Means over spans whose summed losses are `(stream, limited)`.
@@ -379,7 +371,7 @@ fn compare(spans: &[(f64, f64)], span: usize) -> Option<Comparison> {
         tokens: (spans.len() * span) as u64,
         stream: mean(&streams),
         limited: mean(&limited),
-        standard_error: standard_error(&differences.collect::<Vec<_>>()) / per_token,
+        standard_error: standard_error(&differences.collect::<Vec<_>>()).unwrap_or(0.0) / per_token,
     })
 }
 

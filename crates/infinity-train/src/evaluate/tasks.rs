@@ -7,7 +7,7 @@
 use crate::data::needle::{self, CANDIDATES};
 use crate::data::{DataConfig, DataError, IGNORE_INDEX, Kind, Part, TaskRow, TokenStore, draw};
 use crate::error::TrainError;
-use crate::evaluate::{Reader, at_least_one, finite, refuse};
+use crate::evaluate::{Reader, at_least_one, finite, refuse, standard_error};
 use burn::tensor::{Int, Tensor, TensorData};
 use infinity_model::count::state_bytes;
 use infinity_model::{InfinityModel, Tokenizer};
@@ -132,14 +132,6 @@ fn figures(
         })
     });
     figures.collect()
-}
-
-/// Of a mean of several numbers; none of a single one.
-fn standard_error(values: &[f64]) -> Option<f64> {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let spread: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (values.len() > 1).then(|| (spread / (n - 1.0) / n).sqrt())
 }
 
 impl TaskOptions {
