@@ -1,11 +1,18 @@
 //! Large matrix products by all threads: those of the `gemm` crate, which Burn's matrix products on the CPU are too.
 //!
 //! Factors are read with the strides that they are stored with, and a product may be added to what is there, so a sum of
-//! products is one pass. Which thread takes what depends on the machine, the order in which a value is summed up does not
-//! depend on the threads: with one and with many of them the bits are the same.
+//! products is one pass. Every thread takes a stretch of rows: the crate's own sharing waits for all threads several times in a
+//! product, and takes half as long again for a gradient of a small weight (LOG.md). The order in which a value is summed up
+//! does not depend on the rows beside it: with one and with many threads the bits are the same.
 
 use crate::cpu::product::Left;
+use rayon::prelude::*;
 use std::mem::MaybeUninit;
+
+/// Rows of a thread below which the crate shares a product, by columns too.
+const LEAST_ROWS: usize = 64;
+/// Multiplications below which one thread takes all of a product, as the crate would.
+const LEAST_WORK: usize = 48 * 48 * 256;
 
 /// `left · right`, `[m, k]` and `[k, n]`; zeros where `k` is 0.
 ///
@@ -52,32 +59,55 @@ fn multiply(
     assert!(out.len() >= m * n && k > 0);
     assert!((m - 1) * left.row + (k - 1) * left.col < left.data.len());
     assert!((k - 1) * right.row + (n - 1) * right.col < right.data.len());
+    let threads = match m * n * k {
+        0..LEAST_WORK => 1,
+        _ => rayon::current_num_threads(),
+    };
+    let rows = m.div_ceil(threads).next_multiple_of(16).min(m);
+    let last = m - (m - 1) / rows * rows;
+    // Small results are summed up in another order: no stretch may be one where the whole is none.
+    let alike = |rows: usize| rows > 1 && rows * n > 256 && (rows > 64 || n > 64);
+    let (rows, shared) = match threads == 1 || (rows >= LEAST_ROWS && alike(last)) {
+        true => (rows, gemm::Parallelism::None),
+        false => (m, gemm::Parallelism::Rayon(0)),
+    };
     let stride = |stride: usize| isize::try_from(stride).expect("no slice is longer");
     let kept = if adds { 1.0 } else { 0.0 };
-    // SAFETY: the factors and the result lie inside their slices, as was just seen, and nothing else has the result. It is
-    // read only where `adds` says that it was written.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr().cast::<f32>(),
-            1,
-            stride(n),
-            adds,
-            left.data.as_ptr(),
-            stride(left.col),
-            stride(left.row),
-            right.data.as_ptr(),
-            stride(right.col),
-            stride(right.row),
-            kept,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::Rayon(0),
-        );
+    let stretch = |i: usize, out: &mut [MaybeUninit<f32>]| {
+        let left_rows = &left.data[i * rows * left.row..];
+        // SAFETY: the factors lie inside their slices, as was just seen of all rows, and the result of `rows` or what is left
+        // of them is this stretch of it, which nothing else has. It is read only where `adds` says that it was written.
+        unsafe {
+            gemm::gemm(
+                out.len() / n,
+                n,
+                k,
+                out.as_mut_ptr().cast::<f32>(),
+                1,
+                stride(n),
+                adds,
+                left_rows.as_ptr(),
+                stride(left.col),
+                stride(left.row),
+                right.data.as_ptr(),
+                stride(right.col),
+                stride(right.row),
+                kept,
+                1.0,
+                false,
+                false,
+                false,
+                shared,
+            );
+        }
+    };
+    let out = &mut out[..m * n];
+    match rows < m {
+        true => out
+            .par_chunks_mut(rows * n)
+            .enumerate()
+            .for_each(|(i, out)| stretch(i, out)),
+        false => stretch(0, out),
     }
 }
 
@@ -157,7 +187,7 @@ mod tests {
         );
     }
 
-    /// Sizes below and above those from which the crate shares a product.
+    /// Sizes below and above those from which a product is shared, by rows or by the crate.
     #[test]
     fn the_number_of_threads_changes_no_bit() {
         for [m, n, k] in [
@@ -165,6 +195,12 @@ mod tests {
             [60, 70, 900],
             [128, 384, 1_536],
             [1_536, 66, 384],
+            [128, 66, 1_536],
+            [1_537, 128, 66],
+            [400, 1_024, 700],
+            [201, 3, 3_000],
+            [161, 80, 300],
+            [160, 50, 700],
         ] {
             let (left, right) = (random(3, m * k), random(4, k * n));
             for transposed in [false, true] {
