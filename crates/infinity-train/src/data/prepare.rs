@@ -11,6 +11,7 @@
 use super::cargo::CargoWorkspace;
 use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind};
 use super::error::{DataError, DataEvent, bad};
+use super::needle;
 use super::sources::{Sources, divide};
 use super::store::{
     FORMAT_VERSION, META_FILE, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE,
@@ -239,6 +240,9 @@ fn entry_name(
     if tokenizer.add_special_tokens {
         hash.field("add_special_tokens");
     }
+    if kind == TokenizerKind::Bpe && data.needle_fraction > 0.0 {
+        hash.field(format!("needles {}", data.needle_fraction));
+    }
     if let Some(template) = template {
         hash.field(&data.messages_column)
             .field(format!("{template:?}"));
@@ -363,7 +367,8 @@ fn build(
                 "learning a BPE tokenizer of {} entries",
                 config.train_bpe
             )));
-            let (tokenizer, cut) = learn(&inputs.train, train_chars, config.train_bpe)?;
+            let said = needle::examples(train_chars.min(chars), data.needle_fraction);
+            let (tokenizer, cut) = learn(&inputs.train, train_chars, said, config.train_bpe)?;
             if cut > 0 {
                 notify(DataEvent::Step(format!(
                     "{cut} words of more than {LONGEST_WORD} characters are cut for learning the tokenizer"
@@ -443,10 +448,11 @@ fn scan(
     Ok((source, chars))
 }
 
-/// Learns a tokenizer from the training part only: validation must stay unseen.
+/// Learns a tokenizer from the training part only: validation must stay unseen. And from what is `said` beside it.
 fn learn(
     sources: &Sources,
     train_chars: u64,
+    said: impl Iterator<Item = String> + Send,
     entries: usize,
 ) -> Result<(Tokenizer, u64), DataError> {
     let mut left = train_chars;
@@ -461,7 +467,7 @@ fn learn(
             }
             Err(error) => Some(Err(error)),
         });
-    tokenize::train_bpe(texts, entries)
+    tokenize::train_bpe(texts.chain(said.map(Ok)), entries)
 }
 
 /// Tokenizes the first `train_chars` characters of the training text, and what is for validation.
