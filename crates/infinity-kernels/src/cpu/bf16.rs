@@ -59,118 +59,96 @@ pub(crate) struct Rounded {
     in_tiles: bool,
 }
 
-/// Rows of `depth` values to rows of pairs.
-#[inline(always)]
-fn rows_loop<const FMA: bool, const N: usize, T: ToBf16>(
-    x: &[T],
-    depth: usize,
-    to: &mut [MaybeUninit<u32>],
-) {
-    let (x, to) = (
-        x.chunks_exact(depth),
-        to.chunks_exact_mut(depth.div_ceil(2)),
-    );
-    for (x, to) in x.zip(to) {
-        let (twos, rest) = x.as_chunks::<2>();
-        for ([first, second], to) in twos.iter().zip(&mut *to) {
-            to.write(pair(*first, *second));
-        }
-        if let ([last], Some(to)) = (rest, to.last_mut()) {
-            to.write(last.bits());
-        }
-    }
-}
-leveled!(fn pack_rows<T: ToBf16>(x: &[T], depth: usize, to: &mut [MaybeUninit<u32>]) = rows_loop);
-
-/// `W` columns or fewer of rows of `stride`, which are `depth`, to pairs of `W` rows, filled up with zeros.
-#[inline(always)]
-fn between_rows<T: ToBf16, const W: usize>(
-    x: &[T],
-    stride: usize,
-    [width, depth]: [usize; 2],
-    to: &mut [MaybeUninit<u32>],
-) {
-    let (to, _) = to.as_chunks_mut::<W>();
-    for (p, to) in to.iter_mut().enumerate() {
-        let first = &x[2 * p * stride..][..width];
-        let second = match 2 * p + 1 < depth {
-            true => &x[(2 * p + 1) * stride..][..width],
-            false => &[],
-        };
-        match (<&[T; W]>::try_from(first), <&[T; W]>::try_from(second)) {
-            (Ok(first), Ok(second)) => {
-                for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
-                    to.write(pair(*first, *second));
-                }
+leveled!(
+    /// Rows of `depth` values to rows of pairs.
+    fn pack_rows<const FMA: bool, const N: usize, T: ToBf16>(
+        x: &[T],
+        depth: usize,
+        to: &mut [MaybeUninit<u32>],
+    ) {
+        let to = to.chunks_exact_mut(depth.div_ceil(2));
+        for (x, to) in x.chunks_exact(depth).zip(to) {
+            let (twos, rest) = x.as_chunks::<2>();
+            for ([first, second], to) in twos.iter().zip(&mut *to) {
+                to.write(pair(*first, *second));
             }
-            _ => {
-                for (c, to) in to.iter_mut().enumerate() {
-                    let first = first.get(c).map_or(0, |x| x.bits());
-                    to.write(first | (second.get(c).map_or(0, |x| x.bits()) << 16));
-                }
+            if let ([last], Some(to)) = (rest, to.last_mut()) {
+                to.write(last.bits());
             }
         }
     }
-}
+);
 
-#[inline(always)]
-fn tile_rows_loop<const FMA: bool, const N: usize, T: ToBf16>(
-    x: &[T],
-    stride: usize,
-    size: [usize; 2],
-    to: &mut [MaybeUninit<u32>],
-) {
-    between_rows::<T, { TILE[0] }>(x, stride, size, to);
-}
-leveled!(fn pack_tile_rows<T: ToBf16>(x: &[T], stride: usize, size: [usize; 2], to: &mut [MaybeUninit<u32>]) = tile_rows_loop);
-
-#[inline(always)]
-fn tile_columns_loop<const FMA: bool, const N: usize, T: ToBf16>(
-    x: &[T],
-    stride: usize,
-    size: [usize; 2],
-    to: &mut [MaybeUninit<u32>],
-) {
-    between_rows::<T, { TILE[1] }>(x, stride, size, to);
-}
-leveled!(fn pack_tile_columns<T: ToBf16>(x: &[T], stride: usize, size: [usize; 2], to: &mut [MaybeUninit<u32>]) = tile_columns_loop);
-
-/// `width` columns that are stored as rows of `stride`, each `depth` values, to pairs of a tile's columns.
-#[inline(always)]
-fn along_rows_loop<const FMA: bool, const N: usize, T: ToBf16>(
-    x: &[T],
-    stride: usize,
-    [width, depth]: [usize; 2],
-    to: &mut [MaybeUninit<u32>],
-) {
-    const SOME: usize = 16;
-    let (to, _) = to.as_chunks_mut::<{ TILE[1] }>();
-    for (at, to) in to.chunks_mut(SOME).enumerate() {
-        for c in 0..TILE[1] {
-            let column = match c < width {
-                true => &x[c * stride..][..depth][2 * SOME * at..],
+leveled!(
+    /// `W` columns or fewer of rows of `stride`, which are `depth`, to pairs of `W` rows, filled up with zeros.
+    fn pack_between_rows<const FMA: bool, const N: usize, T: ToBf16, const W: usize>(
+        x: &[T],
+        stride: usize,
+        size: [usize; 2],
+        to: &mut [MaybeUninit<u32>],
+    ) {
+        let [width, depth] = size;
+        let (to, _) = to.as_chunks_mut::<W>();
+        for (p, to) in to.iter_mut().enumerate() {
+            let first = &x[2 * p * stride..][..width];
+            let second = match 2 * p + 1 < depth {
+                true => &x[(2 * p + 1) * stride..][..width],
                 false => &[],
             };
-            let mut some = [0; SOME];
-            match column.first_chunk::<{ 2 * SOME }>() {
-                Some(column) => {
-                    for (some, [first, second]) in some.iter_mut().zip(column.as_chunks().0) {
-                        *some = pair(*first, *second);
+            match (<&[T; W]>::try_from(first), <&[T; W]>::try_from(second)) {
+                (Ok(first), Ok(second)) => {
+                    for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
+                        to.write(pair(*first, *second));
                     }
                 }
-                None => {
-                    for (some, two) in some.iter_mut().zip(column.chunks(2)) {
-                        *some = two.iter().rev().fold(0, |bits, x| (bits << 16) | x.bits());
+                _ => {
+                    for (c, to) in to.iter_mut().enumerate() {
+                        let first = first.get(c).map_or(0, |x| x.bits());
+                        to.write(first | (second.get(c).map_or(0, |x| x.bits()) << 16));
                     }
                 }
-            }
-            for (to, some) in to.iter_mut().zip(some) {
-                to[c].write(some);
             }
         }
     }
-}
-leveled!(fn pack_along_rows<T: ToBf16>(x: &[T], stride: usize, size: [usize; 2], to: &mut [MaybeUninit<u32>]) = along_rows_loop);
+);
+
+leveled!(
+    /// `width` columns that are stored as rows of `stride`, each `depth` values, to pairs of a tile's columns.
+    fn pack_along_rows<const FMA: bool, const N: usize, T: ToBf16>(
+        x: &[T],
+        stride: usize,
+        size: [usize; 2],
+        to: &mut [MaybeUninit<u32>],
+    ) {
+        const SOME: usize = 16;
+        let [width, depth] = size;
+        let (to, _) = to.as_chunks_mut::<{ TILE[1] }>();
+        for (at, to) in to.chunks_mut(SOME).enumerate() {
+            for c in 0..TILE[1] {
+                let column = match c < width {
+                    true => &x[c * stride..][..depth][2 * SOME * at..],
+                    false => &[],
+                };
+                let mut some = [0; SOME];
+                match column.first_chunk::<{ 2 * SOME }>() {
+                    Some(column) => {
+                        for (some, [first, second]) in some.iter_mut().zip(column.as_chunks().0) {
+                            *some = pair(*first, *second);
+                        }
+                    }
+                    None => {
+                        for (some, two) in some.iter_mut().zip(column.chunks(2)) {
+                            *some = two.iter().rev().fold(0, |bits, x| (bits << 16) | x.bits());
+                        }
+                    }
+                }
+                for (to, some) in to.iter_mut().zip(some) {
+                    to[c].write(some);
+                }
+            }
+        }
+    }
+);
 
 /// A vector of `count` pieces of `size` values, which `write` writes, each all of it, by all threads.
 ///
@@ -218,8 +196,9 @@ impl Rounded {
                 let tiles = rows.div_ceil(TILE[0]);
                 let size = TILE[0] * pairs;
                 let write = |i, to: &mut [MaybeUninit<u32>]| {
-                    let width = TILE[0].min(rows - i * TILE[0]);
-                    pack_tile_rows(level, &x.data[i * TILE[0]..], x.col, [width, depth], to);
+                    let (first, stride) = (i * TILE[0], x.col);
+                    let (x, size) = (&x.data[first..], [TILE[0].min(rows - first), depth]);
+                    pack_between_rows::<_, { TILE[0] }>(level, x, stride, size, to);
                 };
                 // SAFETY: each tile is written, with zeros where it has no rows.
                 unsafe { written(tiles * size, size, write) }
@@ -297,7 +276,7 @@ impl Rounded {
                 let (from, width) = (start + j * TILE[1], TILE[1].min(columns - j * TILE[1]));
                 let (x, size) = (&right.data[from * right.col..], [width, self.depth]);
                 match right.col {
-                    1 => pack_tile_columns(level, x, right.row, size, to),
+                    1 => pack_between_rows::<_, { TILE[1] }>(level, x, right.row, size, to),
                     _ => {
                         assert_eq!(right.row, 1, "neither rows nor columns lie together");
                         pack_along_rows(level, x, right.col, size, to);
