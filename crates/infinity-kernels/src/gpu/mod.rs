@@ -73,6 +73,17 @@ pub(crate) fn contiguous(x: CubeTensor, dtype: DType) -> CubeTensor {
     into_contiguous(cast(x, dtype))
 }
 
+/// All of `inputs` as kernels read them that take nothing but `f32`.
+pub(crate) fn single(inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
+    let inputs = inputs.into_iter();
+    inputs.map(|x| contiguous(x, DType::F32)).collect()
+}
+
+/// As many zeros in `f32`.
+pub(crate) fn zeros(like: &CubeTensor) -> CubeTensor {
+    CubeBackend::float_zeros(like.shape(), &like.device, DType::F32.into())
+}
+
 /// `x` for a kernel that reads it; something else where `x` holds nothing, which cannot be bound.
 pub(crate) fn bound(x: &CubeTensor, else_this: &CubeTensor) -> BufferArg {
     let there = x.shape().num_elements() > 0;

@@ -11,8 +11,6 @@ mod cpu;
 mod few_rows;
 #[cfg(feature = "cube")]
 mod gpu;
-#[cfg(feature = "flex")]
-mod in_bf16;
 pub mod reference;
 #[cfg(feature = "flex")]
 mod weight;
