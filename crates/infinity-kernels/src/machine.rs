@@ -41,14 +41,10 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let load = self
-            .load_average
-            .map_or_else(|| "unknown".to_owned(), |load| load.to_string());
-        write!(
-            f,
-            "{}, {} cores, {}, load {load}",
-            self.cpu, self.cores, self.system
-        )
+        let load = self.load_average.map(|load| load.to_string());
+        let load = load.unwrap_or_else(|| "unknown".to_owned());
+        let (cpu, cores, system) = (&self.cpu, self.cores, &self.system);
+        write!(f, "{cpu}, {cores} cores, {system}, load {load}")
     }
 }
 
@@ -66,9 +62,8 @@ fn kib_of(file: &str, key: &str) -> Option<u64> {
 fn value_of(file: &str, key: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
-    pairs
-        .find(|(name, _)| name.trim() == key)
-        .map(|(_, value)| value.trim().to_owned())
+    let (_, value) = pairs.find(|(name, _)| name.trim() == key)?;
+    Some(value.trim().to_owned())
 }
 
 /// Today's date, UTC.

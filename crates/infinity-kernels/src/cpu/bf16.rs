@@ -293,8 +293,16 @@ impl Rounded {
                         let at = start + j * TILE[1];
                         let columns = TILE[1].min(start + columns - at);
                         for (i, out) in out.chunks_mut(TILE[0] * n).enumerate() {
+                            let row = b * block + i * TILE[0];
+                            let (start, to_row, to_pair) = match self.in_tiles {
+                                true => (row * pairs + first * TILE[0], 1, TILE[0]),
+                                false => (row * pairs + first, pairs, 1),
+                            };
                             let tile = Tile {
-                                left: self.tile(b * block + i * TILE[0], first),
+                                left: &self.pairs[start..],
+                                rows: TILE[0].min(self.rows - row),
+                                to_row,
+                                to_pair,
                                 right: &packed[first * TILE[1]..last * TILE[1]],
                                 pairs: last - first,
                                 out: &mut out[at..],
@@ -310,41 +318,16 @@ impl Rounded {
             });
         }
     }
-
-    /// The rows from `row` on, as many as a tile has or there are, each from its pair `first` on, and the step from pair to
-    /// pair.
-    fn tile(&self, row: usize, first: usize) -> TileRows<'_> {
-        let pairs = self.depth.div_ceil(2);
-        let rows = TILE[0].min(self.rows - row);
-        match self.in_tiles {
-            true => TileRows {
-                data: &self.pairs[row * pairs + first * TILE[0]..],
-                rows,
-                row: 1,
-                pair: TILE[0],
-            },
-            false => TileRows {
-                data: &self.pairs[row * pairs + first..],
-                rows,
-                row: pairs,
-                pair: 1,
-            },
-        }
-    }
-}
-
-/// Rows of the left factor for a tile.
-struct TileRows<'a> {
-    data: &'a [u32],
-    rows: usize,
-    /// From one row to the next, and from one pair to the next.
-    row: usize,
-    pair: usize,
 }
 
 /// A part of the sums of a tile of the result.
 struct Tile<'a> {
-    left: TileRows<'a>,
+    /// Rows of the left factor, from the first of these pairs on.
+    left: &'a [u32],
+    rows: usize,
+    /// From one row to the next, and from one pair to the next.
+    to_row: usize,
+    to_pair: usize,
     right: &'a [u32],
     pairs: usize,
     out: &'a mut [MaybeUninit<f32>],
@@ -358,19 +341,14 @@ impl Tile<'_> {
     #[cfg(target_arch = "x86_64")]
     #[inline]
     fn multiply(self) {
-        let TileRows {
-            data,
-            rows,
-            row,
-            pair,
-        } = self.left;
-        assert!((rows - 1) * row + (self.pairs - 1) * pair < data.len());
+        let last = self.rows - 1;
+        assert!(last * self.to_row + (self.pairs - 1) * self.to_pair < self.left.len());
         assert!(self.right.len() == self.pairs * TILE[1] && self.columns <= TILE[1]);
-        assert!((rows - 1) * self.stride + self.columns <= self.out.len());
+        assert!(last * self.stride + self.columns <= self.out.len());
         // SAFETY: `times` has seen that the machine has the instructions, and everything that is read or written lies in
         // its slice, as was just seen.
         unsafe {
-            match pair {
+            match self.to_pair {
                 1 => x86::tile::<1>(self),
                 _ => x86::tile::<{ TILE[0] }>(self),
             }
@@ -399,12 +377,12 @@ mod x86 {
     /// have the instructions.
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512bf16")]
     pub(super) unsafe fn tile<const PAIR: usize>(tile: Tile<'_>) {
-        let rows = tile.left.rows;
+        let rows = tile.rows;
         // Rows that are not there read the last one again, and their sums go nowhere.
         let place = |r: usize| r.min(rows - 1);
         // SAFETY: the first pairs of the rows that there are lie in the slice.
         let left: [*const u32; TILE[0]] =
-            from_fn(|r| unsafe { tile.left.data.as_ptr().add(place(r) * tile.left.row) });
+            from_fn(|r| unsafe { tile.left.as_ptr().add(place(r) * tile.to_row) });
         let out = tile.out.as_mut_ptr().cast::<f32>();
         let masks: [__mmask16; VECTORS] = from_fn(|v| {
             let here = tile.columns.saturating_sub(v * LANES).min(LANES);

@@ -44,17 +44,23 @@ fn to_f16(x: f32) -> f32 {
 }
 
 leveled!(
-    fn bf16_piece<const FMA: bool, const ROWS: usize>(x: &[f32], y: &mut [MaybeUninit<f32>]) {
-        for (x, y) in x.iter().zip(y) {
-            y.write(to_bf16(*x));
-        }
-    }
-);
-
-leveled!(
-    fn f16_piece<const FMA: bool, const ROWS: usize>(x: &[f32], y: &mut [MaybeUninit<f32>]) {
-        for (x, y) in x.iter().zip(y) {
-            y.write(to_f16(*x));
+    fn round<const FMA: bool, const ROWS: usize>(
+        half: Half,
+        x: &[f32],
+        y: &mut [MaybeUninit<f32>],
+    ) {
+        let values = x.iter().zip(y);
+        match half {
+            Half::Bf16 => {
+                for (x, y) in values {
+                    y.write(to_bf16(*x));
+                }
+            }
+            Half::F16 => {
+                for (x, y) in values {
+                    y.write(to_f16(*x));
+                }
+            }
         }
     }
 );
@@ -62,11 +68,7 @@ leveled!(
 /// Each value as `half` has it, in `f32`.
 pub(crate) fn rounded(x: Primitive, half: Half) -> Primitive {
     let level = Level::detect();
-    let piece = match half {
-        Half::Bf16 => bf16_piece,
-        Half::F16 => f16_piece,
-    };
     // SAFETY: the loops write a value for each of the input.
-    let [y] = unsafe { value_by_value([single(x)], |[x], [y]| piece(level, x, y)) };
+    let [y] = unsafe { value_by_value([single(x)], |[x], [y]| round(level, half, x, y)) };
     y
 }

@@ -171,24 +171,18 @@ pub(super) fn backward(
         let [d_k, d_v] = [k, v].map(|width| call.shared(zeros(total, width), total, width));
         return [call.result(Vec::new(), 0, k), d_k, d_v];
     }
-    let room = |rows: usize, width: usize| Box::new_uninit_slice(call.heads() * rows * width);
-    let (mut d_q, mut d_k, mut d_v) = (room(t, k), room(total, k), room(total, v));
-    let split = [
-        RowsMut::split(&mut d_q, call.rows_of(t, k)),
-        RowsMut::split(&mut d_k, call.rows_of(total, k)),
-        RowsMut::split(&mut d_v, call.rows_of(total, v)),
-    ];
-    let [q, keys, values] = split.map(Vec::into_iter);
-    let grads = q
-        .zip(keys)
-        .zip(values)
-        .map(|((q, k), v)| HeadGrads { q, k, v });
+    let sizes = [(t, k), (total, k), (total, v)];
+    let room = |(rows, width)| Box::new_uninit_slice(call.heads() * rows * width);
+    let [mut d_q, mut d_k, mut d_v] = sizes.map(room);
+    let heads = RowsMut::split(&mut d_q, call.rows_of(t, k)).into_par_iter();
+    let heads = heads.zip(RowsMut::split(&mut d_k, call.rows_of(total, k)));
+    let heads = heads.zip(RowsMut::split(&mut d_v, call.rows_of(total, v)));
     let level = Level::detect();
-    let grads: Vec<HeadGrads> = grads.collect();
-    grads.into_par_iter().enumerate().for_each_init(
+    heads.enumerate().for_each_init(
         || Backward::new(level, call.sizes),
-        |scratch, (head, mut grads)| {
-            let rows = |x| Rows::of_head(x, call.rows_of(t, v), head);
+        |scratch, (head, ((q, k), v))| {
+            let mut grads = HeadGrads { q, k, v };
+            let rows = |x| Rows::of_head(x, call.rows_of(t, call.sizes.v), head);
             let sums = &sums[head * t..][..t];
             let outputs = [rows(&o), rows(&d_o)];
             let pieces = call.pieces(head);
