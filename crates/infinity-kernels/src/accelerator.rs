@@ -1,6 +1,11 @@
 //! What a program wants to know of a GPU beside its results: where compiled kernels are kept, how many
 //! are being compiled, what the device can do. In a build without GPUs there is nothing to tell.
 
+#![cfg_attr(
+    not(feature = "cube"),
+    allow(unused_variables, reason = "without GPUs")
+)]
+
 use burn::tensor::Device;
 use std::path::PathBuf;
 
@@ -33,10 +38,7 @@ pub fn keep_caches(folder: Option<PathBuf>, name: &str) -> bool {
     #[cfg(feature = "cube")]
     return cube::keep_caches(folder, name);
     #[cfg(not(feature = "cube"))]
-    {
-        let _ = (folder, name);
-        true
-    }
+    true
 }
 
 /// Where CubeCL keeps its caches, as [`keep_caches`] or the user decided; `None` if nowhere.
@@ -60,10 +62,7 @@ pub fn facts(device: &Device) -> Option<Facts> {
     #[cfg(feature = "cube")]
     return cube::facts(device);
     #[cfg(not(feature = "cube"))]
-    {
-        let _ = device;
-        None
-    }
+    None
 }
 
 /// Bytes that CubeCL holds of the memory of `device`, which it rarely gives back: the most that was needed, and the room
@@ -72,10 +71,7 @@ pub fn memory_held(device: &Device) -> Option<u64> {
     #[cfg(feature = "cube")]
     return cube::memory_held(device);
     #[cfg(not(feature = "cube"))]
-    {
-        let _ = device;
-        None
-    }
+    None
 }
 
 /// Whether `device` rounds the factors of `f32` products to TF32, as [`Facts::tf32`].
@@ -83,20 +79,16 @@ pub fn multiplies_in_tf32(device: &Device) -> bool {
     #[cfg(feature = "cube")]
     return cube::multiplies_in_tf32(device);
     #[cfg(not(feature = "cube"))]
-    {
-        let _ = device;
-        false
-    }
+    false
 }
 
 #[cfg(feature = "cube")]
 mod cube {
     use super::{Facts, Prepared};
-    use burn::backend::DispatchDevice;
+    use crate::gpu::client;
     use burn::serde::{Deserialize, Serialize};
     use burn::tensor::Device;
     use burn_cubecl::cubecl::MemoryScope;
-    use burn_cubecl::cubecl::client::Client;
     use burn_cubecl::cubecl::config::cache::CacheConfig;
     use burn_cubecl::cubecl::config::compilation::CompilationLogLevel;
     use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
@@ -123,14 +115,14 @@ mod cube {
     /// What the user's own file says of the cache of kernels; CubeCL's type has `false` where it says nothing.
     #[derive(Clone, Default, Serialize, Deserialize)]
     #[serde(crate = "burn::serde", default)]
-    struct Said {
-        compilation: OfCompilation,
+    pub(super) struct Said {
+        pub(super) compilation: OfCompilation,
     }
 
     #[derive(Clone, Default, Serialize, Deserialize)]
     #[serde(crate = "burn::serde", default)]
-    struct OfCompilation {
-        cache: Option<bool>,
+    pub(super) struct OfCompilation {
+        pub(super) cache: Option<bool>,
     }
 
     impl RuntimeConfig for Said {
@@ -150,7 +142,7 @@ mod cube {
 
     /// `config` with the caches in `folder`, where it does not say otherwise; `cache` is what it says of compiled
     /// kernels.
-    fn kept(
+    pub(super) fn kept(
         mut config: CubeClRuntimeConfig,
         cache: Option<bool>,
         folder: Option<PathBuf>,
@@ -224,16 +216,6 @@ mod cube {
         fn flush(&self) {}
     }
 
-    /// The client of a CubeCL device.
-    fn client(device: &Device) -> Option<Client> {
-        let device = device.clone().without_autodiff();
-        match device.as_dispatch() {
-            DispatchDevice::Cube(device) => Some(device.client()),
-            #[allow(unreachable_patterns, reason = "a build without the processor")]
-            _ => None,
-        }
-    }
-
     pub(super) fn memory_held(device: &Device) -> Option<u64> {
         let report = client(device)?.memory_report(MemoryScope::Device);
         Some(report.usage().bytes_reserved)
@@ -262,66 +244,72 @@ mod cube {
             matrix_units: units.into_iter().collect(),
         })
     }
+}
 
-    #[cfg(test)]
-    mod tests {
-        use super::*;
+#[cfg(test)]
+mod tests {
+    #![cfg(feature = "cube")]
 
-        #[test]
-        fn what_the_user_set_stays() {
-            let folder = || Some(PathBuf::from("/ours"));
-            let fresh = kept(CubeClRuntimeConfig::default(), None, folder(), "gpu");
-            assert!(fresh.compilation.cache);
-            assert_eq!(fresh.environment.name, "gpu");
-            assert_eq!(fresh.environment.path.root(), PathBuf::from("/ours"));
-            let mut own = CubeClRuntimeConfig::default();
-            own.environment.path = CacheConfig::Directory("/theirs".into());
-            own.environment.name = "h100".to_owned();
-            own.compilation.logger.level = CompilationLogLevel::Full;
-            let own = kept(own, None, folder(), "gpu");
-            assert_eq!(own.environment.path.root(), PathBuf::from("/theirs"));
-            assert_eq!(own.environment.name, "h100");
-            assert!(matches!(
-                own.compilation.logger.level,
-                CompilationLogLevel::Full
-            ));
-            let none = kept(CubeClRuntimeConfig::default(), None, None, "gpu");
-            assert!(!none.compilation.cache && none.autotune.disable_cache);
-        }
+    use super::cube::{Said, kept};
+    use burn_cubecl::cubecl::config::cache::CacheConfig;
+    use burn_cubecl::cubecl::config::compilation::CompilationLogLevel;
+    use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+    use std::path::PathBuf;
 
-        /// In either kind of file, and not where it stands for something else.
-        #[test]
-        fn a_user_who_wants_no_cache_of_kernels_has_none() {
-            let folder = std::env::temp_dir().join(format!("infinity-said-{}", std::process::id()));
-            std::fs::create_dir_all(&folder).expect("a folder");
-            let said = |name: &str, text: &str| {
-                let path = folder.join(name);
-                std::fs::write(&path, text).expect("a file");
-                let said = match name {
-                    "burn.toml" => Said::from_section_file_path(path, "cubecl"),
-                    _ => Said::from_file_path(path),
-                };
-                said.expect("a file that is right").compilation.cache
+    #[test]
+    fn what_the_user_set_stays() {
+        let folder = || Some(PathBuf::from("/ours"));
+        let fresh = kept(CubeClRuntimeConfig::default(), None, folder(), "gpu");
+        assert!(fresh.compilation.cache);
+        assert_eq!(fresh.environment.name, "gpu");
+        assert_eq!(fresh.environment.path.root(), PathBuf::from("/ours"));
+        let mut own = CubeClRuntimeConfig::default();
+        own.environment.path = CacheConfig::Directory("/theirs".into());
+        own.environment.name = "h100".to_owned();
+        own.compilation.logger.level = CompilationLogLevel::Full;
+        let own = kept(own, None, folder(), "gpu");
+        assert_eq!(own.environment.path.root(), PathBuf::from("/theirs"));
+        assert_eq!(own.environment.name, "h100");
+        assert!(matches!(
+            own.compilation.logger.level,
+            CompilationLogLevel::Full
+        ));
+        let none = kept(CubeClRuntimeConfig::default(), None, None, "gpu");
+        assert!(!none.compilation.cache && none.autotune.disable_cache);
+    }
+
+    /// In either kind of file, and not where it stands for something else.
+    #[test]
+    fn a_user_who_wants_no_cache_of_kernels_has_none() {
+        let folder = std::env::temp_dir().join(format!("infinity-said-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let said = |name: &str, text: &str| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).expect("a file");
+            let said = match name {
+                "burn.toml" => Said::from_section_file_path(path, "cubecl"),
+                _ => Said::from_file_path(path),
             };
-            let own = "[compilation]\ncache = false\n[autotune]\nlevel = \"full\"\n";
-            let of_burn = "[cubecl.compilation]\ncache = false\n";
-            for (file, text, expected) in [
-                ("cubecl.toml", own, Some(false)),
-                ("cubecl.toml", "[compilation]\ncache = true\n", Some(true)),
-                ("cubecl.toml", "[autotune]\nlevel = \"full\"\n", None),
-                ("burn.toml", of_burn, Some(false)),
-            ] {
-                let cache = said(file, text);
-                assert_eq!(cache, expected, "{file}: {text}");
-                let ours = Some(folder.clone());
-                let kept = kept(CubeClRuntimeConfig::default(), cache, ours, "gpu");
-                assert_eq!(kept.compilation.cache, expected.unwrap_or(true), "{text}");
-                assert!(
-                    !kept.autotune.disable_cache,
-                    "what is tuned is kept all the same"
-                );
-            }
-            std::fs::remove_dir_all(folder).expect("that folder");
+            said.expect("a file that is right").compilation.cache
+        };
+        let own = "[compilation]\ncache = false\n[autotune]\nlevel = \"full\"\n";
+        let of_burn = "[cubecl.compilation]\ncache = false\n";
+        for (file, text, expected) in [
+            ("cubecl.toml", own, Some(false)),
+            ("cubecl.toml", "[compilation]\ncache = true\n", Some(true)),
+            ("cubecl.toml", "[autotune]\nlevel = \"full\"\n", None),
+            ("burn.toml", of_burn, Some(false)),
+        ] {
+            let cache = said(file, text);
+            assert_eq!(cache, expected, "{file}: {text}");
+            let ours = Some(folder.clone());
+            let kept = kept(CubeClRuntimeConfig::default(), cache, ours, "gpu");
+            assert_eq!(kept.compilation.cache, expected.unwrap_or(true), "{text}");
+            assert!(
+                !kept.autotune.disable_cache,
+                "what is tuned is kept all the same"
+            );
         }
+        std::fs::remove_dir_all(folder).expect("that folder");
     }
 }

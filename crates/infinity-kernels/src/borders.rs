@@ -70,13 +70,15 @@ impl Borders {
     /// The documents of a row of `t` tokens, in order.
     pub fn pieces(&self, row: usize, t: usize) -> impl DoubleEndedIterator<Item = Piece> + use<> {
         let borders = self.row(row);
-        let first = (borders.first() != Some(&0)).then_some(0);
-        let ends = borders.iter().copied().filter(|at| *at > 0).chain([t]);
-        let starts: Vec<usize> = first.into_iter().chain(borders.iter().copied()).collect();
-        let fresh = (0..starts.len()).map(move |i| i > 0 || first.is_none());
-        let ranges: Vec<Range<usize>> = starts.into_iter().zip(ends).map(|(a, b)| a..b).collect();
-        let piece = |(tokens, fresh)| Piece { tokens, fresh };
-        let pieces: Vec<Piece> = ranges.into_iter().zip(fresh).map(piece).collect();
+        let goes_on = borders.first() != Some(&0);
+        let starts = goes_on.then_some(0).into_iter();
+        let starts: Vec<usize> = starts.chain(borders.iter().copied()).collect();
+        let ends = starts[1..].iter().copied().chain([t]);
+        let piece = |(i, (start, end)): (usize, (&usize, usize))| Piece {
+            tokens: *start..end,
+            fresh: i > 0 || !goes_on,
+        };
+        let pieces: Vec<Piece> = starts.iter().zip(ends).enumerate().map(piece).collect();
         pieces.into_iter()
     }
 
@@ -108,11 +110,6 @@ impl Borders {
         }
     }
 
-    /// Where the document begins that a row ends with, if it begins in the row.
-    fn last(&self, row: usize) -> Option<usize> {
-        self.row(row).last().copied()
-    }
-
     /// Stretches of `t` tokens in which no row has a border but at the beginning, and the rows that have it
     /// there.
     pub(crate) fn stretches(&self, b: usize, t: usize) -> Vec<(Range<usize>, Vec<bool>)> {
@@ -136,18 +133,15 @@ impl Borders {
     ) -> Tensor<3, Bool> {
         let beyond = |row, i| (self.position(row, distance as u64, i) as usize) < distance;
         let values = (0..b).flat_map(|row| (0..t).map(move |i| beyond(row, i)));
-        Tensor::from_data(TensorData::new(values.collect::<Vec<_>>(), [b, t, 1]), on)
+        mask(values.collect(), [b, t, 1], on)
     }
 
     /// `[B, 1, n]`, true for those of the last `n` of `t` tokens, and of what came before them, that are not
     /// of the document that their row ends with.
     pub fn forgotten(&self, b: usize, t: usize, n: usize, device: &Device) -> Tensor<3, Bool> {
-        let old = |row, i: usize| self.last(row).is_some_and(|last| t + i < last + n);
+        let old = |row, i: usize| self.row(row).last().is_some_and(|last| t + i < last + n);
         let values = (0..b).flat_map(|row| (0..n).map(move |i| old(row, i)));
-        Tensor::from_data(
-            TensorData::new(values.collect::<Vec<_>>(), [b, 1, n]),
-            device,
-        )
+        mask(values.collect(), [b, 1, n], device)
     }
 
     /// `[B, 1, T, P + T]`, true where a query meets a key of another document; `p` keys came in.
@@ -160,8 +154,12 @@ impl Borders {
                 }
             }
         }
-        Tensor::from_data(TensorData::new(values, [b, 1, t, p + t]), device)
+        mask(values, [b, 1, t, p + t], device)
     }
+}
+
+fn mask<const D: usize>(values: Vec<bool>, dims: [usize; D], device: &Device) -> Tensor<D, Bool> {
+    Tensor::from_data(TensorData::new(values, dims), device)
 }
 
 #[cfg(test)]

@@ -41,14 +41,10 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let load = self
-            .load_average
-            .map_or_else(|| "unknown".to_owned(), |load| load.to_string());
-        write!(
-            f,
-            "{}, {} cores, {}, load {load}",
-            self.cpu, self.cores, self.system
-        )
+        let load = self.load_average.map(|load| load.to_string());
+        let load = load.unwrap_or_else(|| "unknown".to_owned());
+        let (cpu, cores, system) = (&self.cpu, self.cores, &self.system);
+        write!(f, "{cpu}, {cores} cores, {system}, load {load}")
     }
 }
 
@@ -66,9 +62,8 @@ fn kib_of(file: &str, key: &str) -> Option<u64> {
 fn value_of(file: &str, key: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
-    pairs
-        .find(|(name, _)| name.trim() == key)
-        .map(|(_, value)| value.trim().to_owned())
+    let (_, value) = pairs.find(|(name, _)| name.trim() == key)?;
+    Some(value.trim().to_owned())
 }
 
 /// Today's date, UTC.
@@ -76,24 +71,16 @@ pub fn date() -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let (mut year, mut day) = (1970, now.as_secs() / 86_400);
-    let leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    while day >= 365 + u64::from(leap(year)) {
-        day -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(leap(year));
-    let mut month = 1;
-    for days in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if day < days {
-            break;
-        }
-        day -= days;
-        month += 1;
-    }
-    format!("{year}-{month:02}-{:02}", day + 1)
+    let days = now.as_secs() / 86_400;
+    // Years begin with March here, so that a leap day is the last of one, and 400 of them have the same days (Hinnant's
+    // `civil_from_days`).
+    let (days, era) = ((days + 719_468) % 146_097, (days + 719_468) / 146_097);
+    let year = (days - days / 1_460 + days / 36_524 - days / 146_096) / 365;
+    let day = days - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = (era * 400 + year + month / 10, (month + 2) % 12 + 1);
+    format!("{year}-{month:02}-{day:02}")
 }
 
 /// Sizes `(m, k, n)` of the products tried for the peak, all larger than a core's cache lines and
@@ -199,14 +186,9 @@ impl Reading {
         let values = &self.0;
         let each = values.len() / rayon::current_num_threads();
         let seconds = [PIECE, each].map(|len| {
-            let read = |piece: &[f32]| {
-                let mut sum = 0.0;
-                add_all(level, piece, &mut sum);
-                sum
-            };
-            once_of(SECONDS, || {
-                let total: f32 = values.par_chunks(len).map(read).sum();
-                std::hint::black_box(total);
+            fastest_in(SECONDS, || {
+                let pieces = values.par_chunks(len).map(|piece| add_all(level, piece));
+                std::hint::black_box(pieces.sum::<f32>());
             })
         });
         let bytes = values.len() * size_of::<f32>();
@@ -224,7 +206,7 @@ pub fn read_bandwidth() -> f64 {
 
 /// The fewest seconds that a call of `work` takes in `seconds`.
 #[cfg(feature = "flex")]
-fn once_of(seconds: f64, mut work: impl FnMut()) -> f64 {
+fn fastest_in(seconds: f64, mut work: impl FnMut()) -> f64 {
     let (start, mut fastest) = (Instant::now(), f64::INFINITY);
     while start.elapsed().as_secs_f64() < seconds {
         let start = Instant::now();
@@ -235,17 +217,16 @@ fn once_of(seconds: f64, mut work: impl FnMut()) -> f64 {
 }
 
 #[cfg(feature = "flex")]
-#[inline(always)]
-fn add_all_loop<const FMA: bool, const ROWS: usize>(values: &[f32], sum: &mut f32) {
-    let mut sums = [[0f32; LANES]; 4];
-    for lanes in values.chunks_exact(4 * LANES) {
-        for (i, sums) in sums.iter_mut().enumerate() {
-            for l in 0..LANES {
-                sums[l] += lanes[i * LANES + l];
+leveled!(
+    fn add_all<const FMA: bool, const ROWS: usize>(values: &[f32]) -> f32 {
+        let mut sums = [[0f32; LANES]; 4];
+        for lanes in values.chunks_exact(4 * LANES) {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                for l in 0..LANES {
+                    sums[l] += lanes[i * LANES + l];
+                }
             }
         }
+        sums.into_iter().flatten().sum()
     }
-    *sum = sums.into_iter().flatten().sum();
-}
-#[cfg(feature = "flex")]
-leveled!(fn add_all(values: &[f32], sum: &mut f32) = add_all_loop);
+);

@@ -29,6 +29,7 @@ use burn::backend::{
 use burn::tensor::{DType, Device, Shape, Tensor};
 #[cfg(feature = "cube")]
 use burn_cubecl::CubeBackend;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -131,33 +132,33 @@ pub(crate) trait Operator: Clone + Debug + Send + Sync + 'static {
     }
 }
 
-/// The bodies of an [`Operator`] with a kernel of the CPU that saves nothing: results of the inputs, and
-/// gradients of the inputs and of those of the results. Each list is named as a whole, or in brackets
-/// one by one.
-macro_rules! cpu_kernel {
-    (|$self:ident, $inputs:tt| $forward:expr
-        $(; |$self_back:ident, $inputs_back:tt, $grads:tt| $backward:expr)?) => {
-        #[cfg(feature = "flex")]
-        fn cpu(
+/// The bodies of an [`Operator`] with a kernel that saves nothing: results of the inputs, and gradients of the inputs, of
+/// those of the results and, where it asks, of which are wanted. Each list is named as a whole, or in brackets one by one.
+macro_rules! kernel {
+    ($feature:literal, $backend:ty, $forward:ident, $backward:ident: |$self:ident, $inputs:tt| $results:expr
+        $(; |$self_back:ident, $inputs_back:tt, $grads:tt $(, $wanted:ident)?| $gradients:expr)?) => {
+        #[cfg(feature = $feature)]
+        fn $forward(
             &$self,
-            inputs: Vec<burn::backend::tensor::FloatTensor<burn::backend::Flex>>,
+            inputs: Vec<burn::backend::tensor::FloatTensor<$backend>>,
             _save: bool,
-        ) -> crate::operator::Forward<burn::backend::Flex> {
-            crate::operator::cpu_kernel!(@let $inputs = inputs);
+        ) -> crate::operator::Forward<$backend> {
+            crate::operator::kernel!(@let $inputs = inputs);
             crate::operator::Forward {
-                results: Vec::from($forward),
+                results: Vec::from($results),
                 saved: Vec::new(),
             }
         }
 
-        $(#[cfg(feature = "flex")]
-        fn cpu_backward(
+        $(#[cfg(feature = $feature)]
+        fn $backward(
             &$self_back,
-            call: crate::operator::Backward<burn::backend::Flex>,
-        ) -> Vec<burn::backend::tensor::FloatTensor<burn::backend::Flex>> {
-            crate::operator::cpu_kernel!(@let $inputs_back = call.inputs);
-            crate::operator::cpu_kernel!(@let $grads = call.grads);
-            Vec::from($backward)
+            call: crate::operator::Backward<$backend>,
+        ) -> Vec<burn::backend::tensor::FloatTensor<$backend>> {
+            crate::operator::kernel!(@let $inputs_back = call.inputs);
+            crate::operator::kernel!(@let $grads = call.grads);
+            $(let $wanted = call.wanted;)?
+            Vec::from($gradients)
         })?
     };
     (@let [$($name:ident),*] = $list:expr) => {
@@ -167,16 +168,22 @@ macro_rules! cpu_kernel {
         let $name = $list;
     };
 }
+pub(crate) use kernel;
+
+/// [`kernel!`] of the CPU.
+macro_rules! cpu_kernel {
+    ($($bodies:tt)*) => {
+        crate::operator::kernel!("flex", burn::backend::Flex, cpu, cpu_backward: $($bodies)*);
+    };
+}
 pub(crate) use cpu_kernel;
 
-/// The bodies of an [`Operator`] with a kernel of the CubeCL runtimes that saves nothing: the specs of its
-/// results for those of its inputs, then as for `cpu_kernel!`.
+/// [`kernel!`] of the CubeCL runtimes, behind the specs of its results for those of its inputs.
 macro_rules! gpu_kernel {
-    (|$self_like:ident, $specs:tt| $layout:expr; |$self:ident, $inputs:tt| $forward:expr
-        $(; |$self_back:ident, $inputs_back:tt, $grads:tt| $backward:expr)?) => {
+    (|$self:ident, $specs:tt| $layout:expr; $($bodies:tt)*) => {
         #[cfg(feature = "cube")]
         fn layout(
-            &$self_like,
+            &$self,
             inputs: &[burn::backend::fusion::custom::TensorSpec],
             _save: bool,
         ) -> Option<crate::operator::Layout> {
@@ -187,28 +194,7 @@ macro_rules! gpu_kernel {
             })
         }
 
-        #[cfg(feature = "cube")]
-        fn gpu(
-            &$self,
-            inputs: Vec<burn::backend::tensor::FloatTensor<burn_cubecl::CubeBackend>>,
-            _save: bool,
-        ) -> crate::operator::Forward<burn_cubecl::CubeBackend> {
-            crate::operator::cpu_kernel!(@let $inputs = inputs);
-            crate::operator::Forward {
-                results: Vec::from($forward),
-                saved: Vec::new(),
-            }
-        }
-
-        $(#[cfg(feature = "cube")]
-        fn gpu_backward(
-            &$self_back,
-            call: crate::operator::Backward<burn_cubecl::CubeBackend>,
-        ) -> Vec<burn::backend::tensor::FloatTensor<burn_cubecl::CubeBackend>> {
-            crate::operator::cpu_kernel!(@let $inputs_back = call.inputs);
-            crate::operator::cpu_kernel!(@let $grads = call.grads);
-            Vec::from($backward)
-        })?
+        crate::operator::kernel!("cube", burn_cubecl::CubeBackend, gpu, gpu_backward: $($bodies)*);
     };
 }
 pub(crate) use gpu_kernel;
@@ -238,6 +224,29 @@ pub(crate) fn exactly<T, const N: usize>(list: Vec<T>) -> [T; N] {
     let len = list.len();
     let array = <[T; N]>::try_from(list);
     array.unwrap_or_else(|_| unreachable!("{len} tensors, not {N}"))
+}
+
+/// `work` of all items of one key at once, for one key after the other; results in the order of the items.
+pub(crate) fn by_key<T, K: PartialEq, R>(
+    items: Vec<T>,
+    key: impl Fn(&T) -> K,
+    work: impl Fn(K, Vec<T>) -> Vec<R>,
+) -> Vec<R> {
+    let mut groups: Vec<(K, Vec<usize>, Vec<T>)> = Vec::new();
+    for (place, item) in items.into_iter().enumerate() {
+        let key = key(&item);
+        match groups.iter_mut().find(|(of, ..)| *of == key) {
+            Some((_, places, all)) => {
+                places.push(place);
+                all.push(item);
+            }
+            None => groups.push((key, vec![place], vec![item])),
+        }
+    }
+    let results = groups.into_iter();
+    let results = results.flat_map(|(key, places, all)| places.into_iter().zip(work(key, all)));
+    let results: BTreeMap<usize, R> = results.collect();
+    results.into_values().collect()
 }
 
 /// The results of `op`, on the device of its inputs: at least one, with autodiff at most [`MOST_INPUTS`].
@@ -312,9 +321,9 @@ pub(crate) trait Kernels: Backend {
     fn backward<O: Operator>(op: &O, call: Backward<Self>) -> Vec<FloatTensor<Self>>;
 }
 
-/// `Kernels` of a backend by two methods of `Operator`.
+/// `Kernels` of a backend by two methods of `Operator`, and `OperatorBackend` of that or of what is around it.
 macro_rules! kernels {
-    ($backend:ty: $forward:ident, $backward:ident) => {
+    ($backend:ty, $around:ty: $forward:ident, $backward:ident) => {
         impl Kernels for $backend {
             fn forward<O: Operator>(
                 op: &O,
@@ -336,13 +345,8 @@ macro_rules! kernels {
                 timed(O::NAME, Pass::Backward, || op.$backward(call))
             }
         }
-    };
-}
 
-/// `OperatorBackend` of a backend without autodiff.
-macro_rules! operators {
-    ($backend:ty) => {
-        impl OperatorBackend for $backend {
+        impl OperatorBackend for $around {
             fn run<O: Operator>(op: O, inputs: Tensors<Self>) -> Tensors<Self> {
                 Tensors(Self::forward(&op, inputs.0, false).results)
             }
@@ -351,17 +355,11 @@ macro_rules! operators {
 }
 
 #[cfg(feature = "flex")]
-kernels!(Flex: cpu, cpu_backward);
-#[cfg(feature = "flex")]
-operators!(Flex);
+kernels!(Flex, Flex: cpu, cpu_backward);
 #[cfg(feature = "ndarray")]
-kernels!(burn::backend::NdArray: composed, composed_backward);
-#[cfg(feature = "ndarray")]
-operators!(burn::backend::NdArray);
+kernels!(burn::backend::NdArray, burn::backend::NdArray: composed, composed_backward);
 #[cfg(feature = "cube")]
-kernels!(CubeBackend: gpu, gpu_backward);
-#[cfg(feature = "cube")]
-operators!(burn::backend::Cube);
+kernels!(CubeBackend, burn::backend::Cube: gpu, gpu_backward);
 
 /// A kernel becomes one operation of fusion's stream; without one the primitives do.
 #[cfg(feature = "cube")]
@@ -451,23 +449,17 @@ impl<B: Kernels, C: CheckpointStrategy> OperatorBackend for Autodiff<B, C> {
         let parents = std::array::from_fn(|i| inputs[i.min(last)].node());
         let inputs: Vec<_> = inputs.into_iter().map(|x| x.into_primitive()).collect();
         let node = Node(op.clone(), inputs.len()).prepare::<C>(parents);
-        let (node, results, incoming) = match node.compute_bound().stateful() {
-            OpsKind::Tracked(node) => {
-                let kept = if O::READS_INPUTS {
-                    inputs.clone()
-                } else {
-                    Vec::new()
-                };
-                let Forward { results, saved } = B::forward(&op, inputs, true);
-                let incoming = Incoming::new(&results);
-                let state = (kept, saved, incoming.clone());
-                (node.finish(state, results[0].clone()), results, incoming)
-            }
-            OpsKind::UnTracked(node) => {
-                let results = B::forward(&op, inputs, false).results;
-                let incoming = Incoming::new(&results);
-                (node.finish(results[0].clone()), results, incoming)
-            }
+        let node = node.compute_bound().stateful();
+        let tracked = matches!(node, OpsKind::Tracked(_));
+        let kept = match tracked && O::READS_INPUTS {
+            true => inputs.clone(),
+            false => Vec::new(),
+        };
+        let Forward { results, saved } = B::forward(&op, inputs, tracked);
+        let (incoming, first) = (Incoming::new(&results), results[0].clone());
+        let node = match node {
+            OpsKind::Tracked(node) => node.finish((kept, saved, incoming.clone()), first),
+            OpsKind::UnTracked(node) => node.finish(first),
         };
         if results.len() == 1 {
             return Tensors(vec![node]);

@@ -2,9 +2,8 @@
 
 use super::rule::Factors;
 use crate::gpu::many::{Places, in_a_launch};
-use crate::gpu::{UNITS, contiguous, units};
+use crate::gpu::{UNITS, single, units};
 use burn::backend::TensorMetadata;
-use burn::tensor::DType;
 use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -67,10 +66,7 @@ fn update_units(
 
 /// Weights and moments after the update, for weights, gradients and moments of one parameter after the other.
 pub(super) fn update(f: Factors, inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
-    let inputs: Vec<_> = inputs
-        .into_iter()
-        .map(|x| contiguous(x, DType::F32))
-        .collect();
+    let inputs = single(inputs);
     let n = in_a_launch(&inputs[0], 4, 3);
     inputs
         .chunks(4 * n)

@@ -54,29 +54,17 @@ fn alone(parameter: Parameter) -> (Tensor<1>, [Tensor<1>; 2]) {
 
 /// One operation for all parameters with the same numbers.
 fn together(parameters: Vec<Parameter>) -> Vec<(Tensor<1>, [Tensor<1>; 2])> {
-    let mut groups: Vec<(Update, Vec<usize>)> = Vec::new();
-    for (i, parameter) in parameters.iter().enumerate() {
-        let update = Update(parameter.rule.factors());
-        match groups.iter_mut().find(|(group, _)| *group == update) {
-            Some((_, all)) => all.push(i),
-            None => groups.push((update, vec![i])),
-        }
-    }
-    let mut parameters: Vec<_> = parameters.into_iter().map(Some).collect();
-    let mut updated: Vec<_> = parameters.iter().map(|_| None).collect();
-    for (update, of) in groups {
-        let inputs = of.iter().flat_map(|i| {
-            let one = parameters[*i].take().expect("each is in one group");
+    let update = |one: &Parameter| Update(one.rule.factors());
+    operator::by_key(parameters, update, |update, parameters| {
+        let n = parameters.len();
+        let inputs = parameters.into_iter().flat_map(|one| {
             let [first, second] = one.moments;
             [one.weights, one.grad, first, second].map(Tensor::into_dispatch)
         });
         let mut results = operator::run(update, inputs.collect());
-        for i in of {
-            let weights = results.take();
-            updated[i] = Some((weights, [results.take(), results.take()]));
-        }
-    }
-    updated.into_iter().flatten().collect()
+        let mut updated = || (results.take(), [results.take(), results.take()]);
+        (0..n).map(|_| updated()).collect()
+    })
 }
 
 /// Weights, gradient and moments of one parameter after the other to weights and moments.

@@ -59,118 +59,96 @@ pub(crate) struct Rounded {
     in_tiles: bool,
 }
 
-/// Rows of `depth` values to rows of pairs.
-#[inline(always)]
-fn rows_loop<const FMA: bool, const N: usize, T: ToBf16>(
-    x: &[T],
-    depth: usize,
-    to: &mut [MaybeUninit<u32>],
-) {
-    let (x, to) = (
-        x.chunks_exact(depth),
-        to.chunks_exact_mut(depth.div_ceil(2)),
-    );
-    for (x, to) in x.zip(to) {
-        let (twos, rest) = x.as_chunks::<2>();
-        for ([first, second], to) in twos.iter().zip(&mut *to) {
-            to.write(pair(*first, *second));
-        }
-        if let ([last], Some(to)) = (rest, to.last_mut()) {
-            to.write(last.bits());
-        }
-    }
-}
-leveled!(fn pack_rows<T: ToBf16>(x: &[T], depth: usize, to: &mut [MaybeUninit<u32>]) = rows_loop);
-
-/// `W` columns or fewer of rows of `stride`, which are `depth`, to pairs of `W` rows, filled up with zeros.
-#[inline(always)]
-fn between_rows<T: ToBf16, const W: usize>(
-    x: &[T],
-    stride: usize,
-    [width, depth]: [usize; 2],
-    to: &mut [MaybeUninit<u32>],
-) {
-    let (to, _) = to.as_chunks_mut::<W>();
-    for (p, to) in to.iter_mut().enumerate() {
-        let first = &x[2 * p * stride..][..width];
-        let second = match 2 * p + 1 < depth {
-            true => &x[(2 * p + 1) * stride..][..width],
-            false => &[],
-        };
-        match (<&[T; W]>::try_from(first), <&[T; W]>::try_from(second)) {
-            (Ok(first), Ok(second)) => {
-                for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
-                    to.write(pair(*first, *second));
-                }
+leveled!(
+    /// Rows of `depth` values to rows of pairs.
+    fn pack_rows<const FMA: bool, const N: usize, T: ToBf16>(
+        x: &[T],
+        depth: usize,
+        to: &mut [MaybeUninit<u32>],
+    ) {
+        let to = to.chunks_exact_mut(depth.div_ceil(2));
+        for (x, to) in x.chunks_exact(depth).zip(to) {
+            let (twos, rest) = x.as_chunks::<2>();
+            for ([first, second], to) in twos.iter().zip(&mut *to) {
+                to.write(pair(*first, *second));
             }
-            _ => {
-                for (c, to) in to.iter_mut().enumerate() {
-                    let first = first.get(c).map_or(0, |x| x.bits());
-                    to.write(first | (second.get(c).map_or(0, |x| x.bits()) << 16));
-                }
+            if let ([last], Some(to)) = (rest, to.last_mut()) {
+                to.write(last.bits());
             }
         }
     }
-}
+);
 
-#[inline(always)]
-fn tile_rows_loop<const FMA: bool, const N: usize, T: ToBf16>(
-    x: &[T],
-    stride: usize,
-    size: [usize; 2],
-    to: &mut [MaybeUninit<u32>],
-) {
-    between_rows::<T, { TILE[0] }>(x, stride, size, to);
-}
-leveled!(fn pack_tile_rows<T: ToBf16>(x: &[T], stride: usize, size: [usize; 2], to: &mut [MaybeUninit<u32>]) = tile_rows_loop);
-
-#[inline(always)]
-fn tile_columns_loop<const FMA: bool, const N: usize, T: ToBf16>(
-    x: &[T],
-    stride: usize,
-    size: [usize; 2],
-    to: &mut [MaybeUninit<u32>],
-) {
-    between_rows::<T, { TILE[1] }>(x, stride, size, to);
-}
-leveled!(fn pack_tile_columns<T: ToBf16>(x: &[T], stride: usize, size: [usize; 2], to: &mut [MaybeUninit<u32>]) = tile_columns_loop);
-
-/// `width` columns that are stored as rows of `stride`, each `depth` values, to pairs of a tile's columns.
-#[inline(always)]
-fn along_rows_loop<const FMA: bool, const N: usize, T: ToBf16>(
-    x: &[T],
-    stride: usize,
-    [width, depth]: [usize; 2],
-    to: &mut [MaybeUninit<u32>],
-) {
-    const SOME: usize = 16;
-    let (to, _) = to.as_chunks_mut::<{ TILE[1] }>();
-    for (at, to) in to.chunks_mut(SOME).enumerate() {
-        for c in 0..TILE[1] {
-            let column = match c < width {
-                true => &x[c * stride..][..depth][2 * SOME * at..],
+leveled!(
+    /// `W` columns or fewer of rows of `stride`, which are `depth`, to pairs of `W` rows, filled up with zeros.
+    fn pack_between_rows<const FMA: bool, const N: usize, T: ToBf16, const W: usize>(
+        x: &[T],
+        stride: usize,
+        size: [usize; 2],
+        to: &mut [MaybeUninit<u32>],
+    ) {
+        let [width, depth] = size;
+        let (to, _) = to.as_chunks_mut::<W>();
+        for (p, to) in to.iter_mut().enumerate() {
+            let first = &x[2 * p * stride..][..width];
+            let second = match 2 * p + 1 < depth {
+                true => &x[(2 * p + 1) * stride..][..width],
                 false => &[],
             };
-            let mut some = [0; SOME];
-            match column.first_chunk::<{ 2 * SOME }>() {
-                Some(column) => {
-                    for (some, [first, second]) in some.iter_mut().zip(column.as_chunks().0) {
-                        *some = pair(*first, *second);
+            match (<&[T; W]>::try_from(first), <&[T; W]>::try_from(second)) {
+                (Ok(first), Ok(second)) => {
+                    for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
+                        to.write(pair(*first, *second));
                     }
                 }
-                None => {
-                    for (some, two) in some.iter_mut().zip(column.chunks(2)) {
-                        *some = two.iter().rev().fold(0, |bits, x| (bits << 16) | x.bits());
+                _ => {
+                    for (c, to) in to.iter_mut().enumerate() {
+                        let first = first.get(c).map_or(0, |x| x.bits());
+                        to.write(first | (second.get(c).map_or(0, |x| x.bits()) << 16));
                     }
                 }
-            }
-            for (to, some) in to.iter_mut().zip(some) {
-                to[c].write(some);
             }
         }
     }
-}
-leveled!(fn pack_along_rows<T: ToBf16>(x: &[T], stride: usize, size: [usize; 2], to: &mut [MaybeUninit<u32>]) = along_rows_loop);
+);
+
+leveled!(
+    /// `width` columns that are stored as rows of `stride`, each `depth` values, to pairs of a tile's columns.
+    fn pack_along_rows<const FMA: bool, const N: usize, T: ToBf16>(
+        x: &[T],
+        stride: usize,
+        size: [usize; 2],
+        to: &mut [MaybeUninit<u32>],
+    ) {
+        const SOME: usize = 16;
+        let [width, depth] = size;
+        let (to, _) = to.as_chunks_mut::<{ TILE[1] }>();
+        for (at, to) in to.chunks_mut(SOME).enumerate() {
+            for c in 0..TILE[1] {
+                let column = match c < width {
+                    true => &x[c * stride..][..depth][2 * SOME * at..],
+                    false => &[],
+                };
+                let mut some = [0; SOME];
+                match column.first_chunk::<{ 2 * SOME }>() {
+                    Some(column) => {
+                        for (some, [first, second]) in some.iter_mut().zip(column.as_chunks().0) {
+                            *some = pair(*first, *second);
+                        }
+                    }
+                    None => {
+                        for (some, two) in some.iter_mut().zip(column.chunks(2)) {
+                            *some = two.iter().rev().fold(0, |bits, x| (bits << 16) | x.bits());
+                        }
+                    }
+                }
+                for (to, some) in to.iter_mut().zip(some) {
+                    to[c].write(some);
+                }
+            }
+        }
+    }
+);
 
 /// A vector of `count` pieces of `size` values, which `write` writes, each all of it, by all threads.
 ///
@@ -218,8 +196,9 @@ impl Rounded {
                 let tiles = rows.div_ceil(TILE[0]);
                 let size = TILE[0] * pairs;
                 let write = |i, to: &mut [MaybeUninit<u32>]| {
-                    let width = TILE[0].min(rows - i * TILE[0]);
-                    pack_tile_rows(level, &x.data[i * TILE[0]..], x.col, [width, depth], to);
+                    let (first, stride) = (i * TILE[0], x.col);
+                    let (x, size) = (&x.data[first..], [TILE[0].min(rows - first), depth]);
+                    pack_between_rows::<_, { TILE[0] }>(level, x, stride, size, to);
                 };
                 // SAFETY: each tile is written, with zeros where it has no rows.
                 unsafe { written(tiles * size, size, write) }
@@ -297,7 +276,7 @@ impl Rounded {
                 let (from, width) = (start + j * TILE[1], TILE[1].min(columns - j * TILE[1]));
                 let (x, size) = (&right.data[from * right.col..], [width, self.depth]);
                 match right.col {
-                    1 => pack_tile_columns(level, x, right.row, size, to),
+                    1 => pack_between_rows::<_, { TILE[1] }>(level, x, right.row, size, to),
                     _ => {
                         assert_eq!(right.row, 1, "neither rows nor columns lie together");
                         pack_along_rows(level, x, right.col, size, to);
@@ -314,8 +293,16 @@ impl Rounded {
                         let at = start + j * TILE[1];
                         let columns = TILE[1].min(start + columns - at);
                         for (i, out) in out.chunks_mut(TILE[0] * n).enumerate() {
+                            let row = b * block + i * TILE[0];
+                            let (start, to_row, to_pair) = match self.in_tiles {
+                                true => (row * pairs + first * TILE[0], 1, TILE[0]),
+                                false => (row * pairs + first, pairs, 1),
+                            };
                             let tile = Tile {
-                                left: self.tile(b * block + i * TILE[0], first),
+                                left: &self.pairs[start..],
+                                rows: TILE[0].min(self.rows - row),
+                                to_row,
+                                to_pair,
                                 right: &packed[first * TILE[1]..last * TILE[1]],
                                 pairs: last - first,
                                 out: &mut out[at..],
@@ -331,41 +318,16 @@ impl Rounded {
             });
         }
     }
-
-    /// The rows from `row` on, as many as a tile has or there are, each from its pair `first` on, and the step from pair to
-    /// pair.
-    fn tile(&self, row: usize, first: usize) -> TileRows<'_> {
-        let pairs = self.depth.div_ceil(2);
-        let rows = TILE[0].min(self.rows - row);
-        match self.in_tiles {
-            true => TileRows {
-                data: &self.pairs[row * pairs + first * TILE[0]..],
-                rows,
-                row: 1,
-                pair: TILE[0],
-            },
-            false => TileRows {
-                data: &self.pairs[row * pairs + first..],
-                rows,
-                row: pairs,
-                pair: 1,
-            },
-        }
-    }
-}
-
-/// Rows of the left factor for a tile.
-struct TileRows<'a> {
-    data: &'a [u32],
-    rows: usize,
-    /// From one row to the next, and from one pair to the next.
-    row: usize,
-    pair: usize,
 }
 
 /// A part of the sums of a tile of the result.
 struct Tile<'a> {
-    left: TileRows<'a>,
+    /// Rows of the left factor, from the first of these pairs on.
+    left: &'a [u32],
+    rows: usize,
+    /// From one row to the next, and from one pair to the next.
+    to_row: usize,
+    to_pair: usize,
     right: &'a [u32],
     pairs: usize,
     out: &'a mut [MaybeUninit<f32>],
@@ -379,19 +341,14 @@ impl Tile<'_> {
     #[cfg(target_arch = "x86_64")]
     #[inline]
     fn multiply(self) {
-        let TileRows {
-            data,
-            rows,
-            row,
-            pair,
-        } = self.left;
-        assert!((rows - 1) * row + (self.pairs - 1) * pair < data.len());
+        let last = self.rows - 1;
+        assert!(last * self.to_row + (self.pairs - 1) * self.to_pair < self.left.len());
         assert!(self.right.len() == self.pairs * TILE[1] && self.columns <= TILE[1]);
-        assert!((rows - 1) * self.stride + self.columns <= self.out.len());
+        assert!(last * self.stride + self.columns <= self.out.len());
         // SAFETY: `times` has seen that the machine has the instructions, and everything that is read or written lies in
         // its slice, as was just seen.
         unsafe {
-            match pair {
+            match self.to_pair {
                 1 => x86::tile::<1>(self),
                 _ => x86::tile::<{ TILE[0] }>(self),
             }
@@ -420,12 +377,12 @@ mod x86 {
     /// have the instructions.
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512bf16")]
     pub(super) unsafe fn tile<const PAIR: usize>(tile: Tile<'_>) {
-        let rows = tile.left.rows;
+        let rows = tile.rows;
         // Rows that are not there read the last one again, and their sums go nowhere.
         let place = |r: usize| r.min(rows - 1);
         // SAFETY: the first pairs of the rows that there are lie in the slice.
         let left: [*const u32; TILE[0]] =
-            from_fn(|r| unsafe { tile.left.data.as_ptr().add(place(r) * tile.left.row) });
+            from_fn(|r| unsafe { tile.left.as_ptr().add(place(r) * tile.to_row) });
         let out = tile.out.as_mut_ptr().cast::<f32>();
         let masks: [__mmask16; VECTORS] = from_fn(|v| {
             let here = tile.columns.saturating_sub(v * LANES).min(LANES);

@@ -172,7 +172,7 @@ mod awake {
     }
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
 mod tests {
     use super::awake::run;
     use super::*;

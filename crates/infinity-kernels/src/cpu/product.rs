@@ -106,29 +106,26 @@ leveled!(
     /// # Panics
     ///
     /// If a matrix is smaller than the sizes say, or rows are not whole lanes.
-    fn multiply(product: &Product<'_>, out: &mut [f32], stride: usize) = multiply_body
-);
-
-#[inline(always)]
-fn multiply_body<const FMA: bool, const ROWS: usize>(
-    product: &Product<'_>,
-    out: &mut [f32],
-    stride: usize,
-) {
-    product.check(out, stride);
-    let m = product.size[0];
-    // Zeros of a triangle are there within the lanes around the diagonal: no block crosses them.
-    let group = match product.part {
-        Part::Whole => m,
-        _ => LANES,
-    };
-    let mut from = 0;
-    while from < m {
-        let to = m.min(from + group);
-        row_blocks::<FMA, ROWS>(product, out, stride, from..to);
-        from = to;
+    fn multiply<const FMA: bool, const ROWS: usize>(
+        product: &Product<'_>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        product.check(out, stride);
+        let m = product.size[0];
+        // Zeros of a triangle are there within the lanes around the diagonal: no block crosses them.
+        let group = match product.part {
+            Part::Whole => m,
+            _ => LANES,
+        };
+        let mut from = 0;
+        while from < m {
+            let to = m.min(from + group);
+            row_blocks::<FMA, ROWS>(product, out, stride, from..to);
+            from = to;
+        }
     }
-}
+);
 
 /// `rows` in blocks as equal as can be: a last one of a row or two would leave most registers idle.
 #[inline(always)]

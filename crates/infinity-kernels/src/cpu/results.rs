@@ -4,9 +4,14 @@
 //! `MaybeUninit` until the thread that computes a piece fills it, and finds it in its cache. Kernels that
 //! write every value once anyway take `MaybeUninit` themselves; `cargo xtask valgrind` checks that they do.
 
+use crate::cpu::tensors::{Input, Primitive};
 use rayon::prelude::*;
 use std::array::from_fn;
 use std::mem::{MaybeUninit, take};
+
+/// Values a thread takes at a time where each is computed alone: enough to be worth handing over, little enough for its
+/// cache.
+const VALUES: usize = 16_384;
 
 /// Vectors of `lens` values. `work(i, pieces)` computes the `i`-th piece of each, of `sizes` values (the
 /// last one of what is left), which it finds filled with zeros; threads share the pieces.
@@ -33,6 +38,35 @@ pub(crate) unsafe fn in_unwritten_pieces<const N: usize>(
     share(values.each_mut().map(|values| &mut values[..]), sizes, work);
     // SAFETY: the pieces are all of the values, and by the caller's promise all of each is written.
     values.map(|values| unsafe { values.assume_init() }.into_vec())
+}
+
+/// Results like the first of `inputs`, which are as long: `work` computes those of some values, of which it gets the inputs.
+///
+/// # Safety
+///
+/// As [`in_unwritten_pieces`].
+pub(crate) unsafe fn value_by_value<const I: usize, const O: usize>(
+    inputs: [Primitive; I],
+    work: impl Fn([&[f32]; I], [&mut [MaybeUninit<f32>]; O]) + Sync,
+) -> [Primitive; O] {
+    let inputs = inputs.map(Input::new);
+    let values = inputs.each_ref().map(|input| &input[..]);
+    let work = |i, pieces: [&mut [MaybeUninit<f32>]; O]| {
+        let at = i * VALUES..i * VALUES + pieces[0].len();
+        work(values.map(|values| &values[at.clone()]), pieces);
+    };
+    // SAFETY: the caller's promise.
+    let results = unsafe { in_unwritten_pieces([values[0].len(); O], [VALUES; O], work) };
+    results.map(|values| inputs[0].like(values))
+}
+
+/// The sum of pieces of `len` values, in their order.
+pub(crate) fn summed(pieces: &[f32], len: usize) -> Vec<f32> {
+    let mut sums = vec![0f32; len];
+    for piece in pieces.chunks_exact(len.max(1)) {
+        sums.iter_mut().zip(piece).for_each(|(sum, x)| *sum += x);
+    }
+    sums
 }
 
 /// Hands every piece of `outs` to `work`, by all threads.

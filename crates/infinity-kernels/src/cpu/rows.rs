@@ -1,7 +1,7 @@
 //! One head's rows of a tensor `[B, T, H, X]`, `T` rows that lie `H · X` apart, and the loops over rows in
 //! scratch memory: copying, scaling, sums over keys.
 
-use crate::cpu::simd::{LANES, Level, lanes, lanes_mut, leveled, multiply_add, sum};
+use crate::cpu::simd::{LANES, lanes, lanes_mut, leveled, multiply_add, sum};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -146,88 +146,75 @@ impl RowsMut<'_, f32> {
 leveled!(
     /// Rows `from..from + c` of a head into scratch rows of `wide` (whole lanes), filled up with
     /// zeros: what a row that was not finite left in a tail would otherwise reach the next head.
-    fn gather(x: Rows<'_>, from: usize, c: usize, to: &mut [f32], wide: usize) = gather_body
-);
-
-#[inline(always)]
-fn gather_body<const FMA: bool, const ROWS: usize>(
-    x: Rows<'_>,
-    from: usize,
-    c: usize,
-    to: &mut [f32],
-    wide: usize,
-) {
-    for (i, to) in to.chunks_exact_mut(wide).take(c).enumerate() {
-        let row = x.row(from + i);
-        // Whole lanes inline: a call of memcpy for every short row costs more than the copy.
-        let (row_lanes, row_rest) = row.as_chunks::<LANES>();
-        let (to_lanes, to_rest) = to.split_at_mut(row_lanes.len() * LANES);
-        for (to, row) in to_lanes
-            .as_chunks_mut::<LANES>()
-            .0
-            .iter_mut()
-            .zip(row_lanes)
-        {
-            *to = *row;
-        }
-        if let Some(to) = to_rest.first_chunk_mut::<LANES>() {
-            for (l, to) in to.iter_mut().enumerate() {
-                *to = row_rest.get(l).copied().unwrap_or(0.0);
+    fn gather<const FMA: bool, const ROWS: usize>(
+        x: Rows<'_>,
+        from: usize,
+        c: usize,
+        to: &mut [f32],
+        wide: usize,
+    ) {
+        for (i, to) in to.chunks_exact_mut(wide).take(c).enumerate() {
+            let row = x.row(from + i);
+            // Whole lanes inline: a call of memcpy for every short row costs more than the copy.
+            let (row_lanes, row_rest) = row.as_chunks::<LANES>();
+            let (to_lanes, to_rest) = to.split_at_mut(row_lanes.len() * LANES);
+            let (to_lanes, _) = to_lanes.as_chunks_mut::<LANES>();
+            for (to, row) in to_lanes.iter_mut().zip(row_lanes) {
+                *to = *row;
+            }
+            if let Some(to) = to_rest.first_chunk_mut::<LANES>() {
+                for (l, to) in to.iter_mut().enumerate() {
+                    *to = row_rest.get(l).copied().unwrap_or(0.0);
+                }
             }
         }
     }
-}
+);
 
 leveled!(
     /// The way back: scratch rows of `wide` to rows `from..from + c` of a head.
-    fn scatter<P: Place>(x: &[f32], wide: usize, c: usize, to: &mut RowsMut<'_, P>, from: usize) = scatter_body
-);
-
-#[inline(always)]
-fn scatter_body<const FMA: bool, const ROWS: usize, P: Place>(
-    x: &[f32],
-    wide: usize,
-    c: usize,
-    to: &mut RowsMut<'_, P>,
-    from: usize,
-) {
-    for (i, x) in x.chunks_exact(wide).take(c).enumerate() {
-        let (to_lanes, to_rest) = to.row(from + i).as_chunks_mut::<LANES>();
-        let (x_lanes, x_rest) = x.as_chunks::<LANES>();
-        for (to, x) in to_lanes.iter_mut().zip(x_lanes) {
-            for l in 0..LANES {
-                to[l] = P::of(x[l]);
+    fn scatter<const FMA: bool, const ROWS: usize, P: Place>(
+        x: &[f32],
+        wide: usize,
+        c: usize,
+        to: &mut RowsMut<'_, P>,
+        from: usize,
+    ) {
+        for (i, x) in x.chunks_exact(wide).take(c).enumerate() {
+            let (to_lanes, to_rest) = to.row(from + i).as_chunks_mut::<LANES>();
+            let (x_lanes, x_rest) = x.as_chunks::<LANES>();
+            for (to, x) in to_lanes.iter_mut().zip(x_lanes) {
+                for l in 0..LANES {
+                    to[l] = P::of(x[l]);
+                }
             }
-        }
-        if !to_rest.is_empty() {
-            let rest = x_lanes[to_lanes.len()];
-            for (to, x) in to_rest.iter_mut().zip(rest) {
-                *to = P::of(x);
+            if !to_rest.is_empty() {
+                let rest = x_lanes[to_lanes.len()];
+                for (to, x) in to_rest.iter_mut().zip(rest) {
+                    *to = P::of(x);
+                }
             }
+            debug_assert!(x_rest.is_empty());
         }
-        debug_assert!(x_rest.is_empty());
     }
-}
+);
 
 leveled!(
     /// `to = diag(factors) · from`, rows of `width` (whole lanes), as many as there are factors.
-    fn scale_rows(factors: &[f32], from: &[f32], to: &mut [f32], width: usize) = scale_rows_body
-);
-
-#[inline(always)]
-fn scale_rows_body<const FMA: bool, const ROWS: usize>(
-    factors: &[f32],
-    from: &[f32],
-    to: &mut [f32],
-    width: usize,
-) {
-    let rows = from.chunks_exact(width).zip(to.chunks_exact_mut(width));
-    for (factor, (from, to)) in factors.iter().zip(rows) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = factor * from;
+    fn scale_rows<const FMA: bool, const ROWS: usize>(
+        factors: &[f32],
+        from: &[f32],
+        to: &mut [f32],
+        width: usize,
+    ) {
+        let rows = from.chunks_exact(width).zip(to.chunks_exact_mut(width));
+        for (factor, (from, to)) in factors.iter().zip(rows) {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = factor * from;
+            }
         }
     }
-}
+);
 
 /// A sum over the keys of a chunk for every position, and rows that are added to others: matrices
 /// `[K, C]` with rows of `stride`.
@@ -245,49 +232,40 @@ pub(crate) struct Columns<'a> {
 
 leveled!(
     /// `sums[j] = Σ_k left[k, j] · right[k, j]` and `out[k, j] += factors[j] · right[k, j]`.
-    fn dot_columns(x: &Columns<'_>, out: &mut [f32], sums: &mut [f32]) = dot_columns_body
+    fn dot_columns<const FMA: bool, const ROWS: usize>(
+        x: &Columns<'_>,
+        out: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        for j in (0..x.width).step_by(LANES) {
+            let factor = *lanes(x.factors, j);
+            let mut sum = [0f32; LANES];
+            for at in (j..x.left.len()).step_by(x.stride) {
+                let (left, right, out) =
+                    (lanes(x.left, at), lanes(x.right, at), lanes_mut(out, at));
+                for l in 0..LANES {
+                    sum[l] = multiply_add::<FMA>(left[l], right[l], sum[l]);
+                    out[l] = multiply_add::<FMA>(factor[l], right[l], out[l]);
+                }
+            }
+            *lanes_mut(sums, j) = sum;
+        }
+    }
 );
 
-#[inline(always)]
-fn dot_columns_body<const FMA: bool, const ROWS: usize>(
-    x: &Columns<'_>,
-    out: &mut [f32],
-    sums: &mut [f32],
-) {
-    for j in (0..x.width).step_by(LANES) {
-        let factor = *lanes(x.factors, j);
-        let mut sum = [0f32; LANES];
-        for at in (j..x.left.len()).step_by(x.stride) {
-            let (left, right, out) = (lanes(x.left, at), lanes(x.right, at), lanes_mut(out, at));
+leveled!(
+    /// `Σ x · y`, over whole lanes.
+    fn dot<const FMA: bool, const ROWS: usize>(x: &[f32], y: &[f32]) -> f32 {
+        let mut sums = [[0f32; LANES]; 4];
+        for (at, i) in (0..x.len()).step_by(LANES).zip((0..4).cycle()) {
+            let (x, y) = (lanes(x, at), lanes(y, at));
             for l in 0..LANES {
-                sum[l] = multiply_add::<FMA>(left[l], right[l], sum[l]);
-                out[l] = multiply_add::<FMA>(factor[l], right[l], out[l]);
+                sums[i][l] = multiply_add::<FMA>(x[l], y[l], sums[i][l]);
             }
         }
-        *lanes_mut(sums, j) = sum;
+        sum(&sums[0]) + sum(&sums[1]) + (sum(&sums[2]) + sum(&sums[3]))
     }
-}
-
-/// `Σ x · y`, over whole lanes.
-pub(crate) fn dot(level: Level, x: &[f32], y: &[f32]) -> f32 {
-    let mut out = 0.0;
-    dot_into(level, x, y, &mut out);
-    out
-}
-
-leveled!(fn dot_into(x: &[f32], y: &[f32], out: &mut f32) = dot_body);
-
-#[inline(always)]
-fn dot_body<const FMA: bool, const ROWS: usize>(x: &[f32], y: &[f32], out: &mut f32) {
-    let mut sums = [[0f32; LANES]; 4];
-    for (at, i) in (0..x.len()).step_by(LANES).zip((0..4).cycle()) {
-        let (x, y) = (lanes(x, at), lanes(y, at));
-        for l in 0..LANES {
-            sums[i][l] = multiply_add::<FMA>(x[l], y[l], sums[i][l]);
-        }
-    }
-    *out = sum(&sums[0]) + sum(&sums[1]) + (sum(&sums[2]) + sum(&sums[3]));
-}
+);
 
 #[cfg(test)]
 mod tests {

@@ -2,9 +2,47 @@
 
 use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor};
 use burn::tensor::{DType, FloatDType, Shape, TensorData};
+use std::ops::Deref;
 
 /// A float tensor of Flex.
 pub(crate) type Primitive = FloatTensor<Flex>;
+
+/// A tensor as a kernel reads it: its values in `f32`, and what a result like it has.
+pub(crate) struct Input {
+    values: Primitive,
+    dtype: DType,
+}
+
+impl Input {
+    pub(crate) fn new(x: Primitive) -> Self {
+        Input {
+            dtype: x.dtype(),
+            values: single(x),
+        }
+    }
+
+    pub(crate) fn dims<const D: usize>(&self) -> [usize; D] {
+        self.values.shape().dims()
+    }
+
+    /// A result of its shape and type.
+    pub(crate) fn like(&self, values: Vec<f32>) -> Primitive {
+        self.result(values, self.values.shape())
+    }
+
+    /// A result of its type.
+    pub(crate) fn result(&self, values: Vec<f32>, shape: impl Into<Shape>) -> Primitive {
+        tensor(values, shape.into(), self.dtype)
+    }
+}
+
+impl Deref for Input {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        slice(&self.values)
+    }
+}
 
 pub(crate) fn single(x: Primitive) -> Primitive {
     let x = match x.dtype() {

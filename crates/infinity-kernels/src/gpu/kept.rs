@@ -1,7 +1,7 @@
 //! Tensors in one buffer on CubeCL runtimes, which are parts of it, and what writes over them there.
 
 use super::many::{Places, in_a_launch};
-use super::{UNITS, contiguous, units};
+use super::{UNITS, single, units};
 use burn::backend::TensorMetadata;
 use burn::backend::fusion::custom::TensorSpec;
 use burn::tensor::{Bytes, DType, Shape};
@@ -38,9 +38,7 @@ pub(crate) fn specs(tensors: &[TensorSpec]) -> Vec<TensorSpec> {
     let lens = tensors.iter().map(|x| x.shape.num_elements());
     let all = Shape::from([Places::aligned(lens, ALIGNED).values]);
     let buffer = TensorSpec::new(all, DType::F32);
-    std::iter::once(buffer)
-        .chain(tensors.iter().cloned())
-        .collect()
+    [&[buffer], tensors].concat()
 }
 
 /// The buffer of all, and every tensor as a part of it.
@@ -50,9 +48,8 @@ pub(crate) fn keep(tensors: Vec<CubeTensor>) -> Vec<CubeTensor> {
     let places = Places::aligned(lens, ALIGNED);
     let buffer = places.buffer(&tensors[0]);
     put(tensors, &buffer, &places.start);
-    let parts = shapes.into_iter().enumerate();
-    let parts = parts.map(|(i, shape)| places.part(&buffer, i, shape));
-    std::iter::once(buffer.clone()).chain(parts).collect()
+    let parts = places.parts(&buffer, shapes);
+    [vec![buffer], parts].concat()
 }
 
 /// The buffer, with tensors written over what was there.
@@ -77,10 +74,7 @@ pub(crate) fn upload(lens: &[usize], numbers: &[Vec<f32>], buffer: CubeTensor) -
 
 /// Writes every tensor to its place in `buffer`.
 fn put(tensors: Vec<CubeTensor>, buffer: &CubeTensor, start: &[usize]) {
-    let tensors: Vec<_> = tensors
-        .into_iter()
-        .map(|x| contiguous(x, DType::F32))
-        .collect();
+    let tensors = single(tensors);
     let n = in_a_launch(buffer, 1, 1);
     for (some, start) in tensors.chunks(n).zip(start.chunks(n)) {
         let places = Places::aligned(some.iter().map(|x| x.shape().num_elements()), 1);

@@ -70,6 +70,17 @@ impl Places {
         empty(of, [self.values], DType::F32)
     }
 
+    /// Those of `buffer`, from the first on, as tensors of `shapes`.
+    pub(crate) fn parts(
+        &self,
+        buffer: &CubeTensor,
+        shapes: impl IntoIterator<Item = impl Into<Shape>>,
+    ) -> Vec<CubeTensor> {
+        let shapes = shapes.into_iter().enumerate();
+        let parts = shapes.map(|(i, shape)| self.part(buffer, i, shape));
+        parts.collect()
+    }
+
     /// The `i`th of `buffer` as a tensor of `shape`.
     pub(crate) fn part(
         &self,
@@ -127,21 +138,18 @@ pub(crate) fn side_by_side(
 ) -> CubeTensor {
     let width: usize = parts.iter().map(|(_, width)| width).sum();
     let out = empty(of, [rows, width], DType::F32);
-    let single =
-        |(x, width): (Option<CubeTensor>, usize)| (x.map(|x| contiguous(x, DType::F32)), width);
-    let parts: Vec<_> = parts.into_iter().map(single).collect();
     let mut column = 0;
     for some in parts.chunks(in_a_launch(of, 1, 1)) {
         let places = Places::new(of, some.iter().map(|(_, width)| rows * width));
-        let mut sequence = SequenceArg::new();
-        for (i, (x, width)) in some.iter().enumerate() {
+        let sequence = some.iter().enumerate().map(|(i, (x, width))| {
             let there = usize::from(x.is_some());
-            let x = x.as_ref().unwrap_or(of).clone().into_buffer_arg();
-            let (first, len) = (places.first[i], places.len[i]);
-            let width_or_one = (*width).max(1);
-            sequence.push(PartLaunch::new(x, there, first, len, width_or_one, column));
+            let x = x.clone().map(|x| contiguous(x, DType::F32));
+            let x = x.unwrap_or_else(|| of.clone()).into_buffer_arg();
+            let (first, len, start) = (places.first[i], places.len[i], column);
             column += width;
-        }
+            PartLaunch::new(x, there, first, len, (*width).max(1), start)
+        });
+        let sequence = sequence.collect();
         if !places.are_empty() {
             join_units::launch(
                 &of.client,
@@ -192,18 +200,12 @@ pub(crate) fn columns(x: CubeTensor, widths: &[usize]) -> Vec<CubeTensor> {
     let places = Places::new(&x, widths.iter().map(|width| rows * width));
     let out = places.buffer(&x);
     let mut column = 0;
-    let mut sequence = SequenceArg::new();
-    for (i, part) in widths.iter().enumerate() {
+    let sequence = widths.iter().enumerate().map(|(i, part)| {
         let (first, len, start) = (places.first[i], places.len[i], places.start[i]);
-        sequence.push(ColumnsLaunch::new(
-            first,
-            len,
-            (*part).max(1),
-            column,
-            start,
-        ));
         column += part;
-    }
+        ColumnsLaunch::new(first, len, (*part).max(1), column - part, start)
+    });
+    let sequence = sequence.collect();
     if !places.are_empty() {
         part_units::launch(
             &x.client.clone(),
@@ -216,8 +218,5 @@ pub(crate) fn columns(x: CubeTensor, widths: &[usize]) -> Vec<CubeTensor> {
             widths.len(),
         );
     }
-    let parts = widths.iter().enumerate();
-    parts
-        .map(|(i, width)| places.part(&out, i, [rows, *width]))
-        .collect()
+    places.parts(&out, widths.iter().map(|width| [rows, *width]))
 }

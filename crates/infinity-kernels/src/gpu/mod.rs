@@ -13,7 +13,7 @@ pub(crate) mod tests;
 
 use burn::backend::{DispatchDevice, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::{DType, Device, FloatDType, Shape};
-use burn_cubecl::cubecl::{ir::FloatKind, prelude::*};
+use burn_cubecl::cubecl::{client::Client, ir::FloatKind, prelude::*};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 
 /// Units of a cube.
@@ -23,13 +23,20 @@ const CUBES_IN_A_ROW: usize = 65_535;
 /// Buffers of the kernel that has most, and one for the numbers of a call.
 const BUFFERS: u32 = 11;
 
+/// The client of a CubeCL device.
+pub(crate) fn client(device: &Device) -> Option<Client> {
+    match device.clone().without_autodiff().as_dispatch() {
+        DispatchDevice::Cube(device) => Some(device.client()),
+        #[allow(unreachable_patterns, reason = "a build without the processor")]
+        _ => None,
+    }
+}
+
 /// Whether `device` is of a CubeCL runtime and can run the kernels.
 pub(crate) fn has_kernels(device: &Device) -> bool {
-    let device = device.clone().without_autodiff();
-    let DispatchDevice::Cube(device) = device.as_dispatch() else {
+    let Some(client) = client(device) else {
         return false;
     };
-    let client = device.client();
     let hardware = &client.properties().hardware;
     hardware.max_units_per_cube >= UNITS as u32
         && hardware.max_cube_dim.0 >= UNITS as u32
@@ -64,6 +71,17 @@ pub(crate) fn cast(x: CubeTensor, dtype: DType) -> CubeTensor {
 /// `x` in `dtype`, its values in the order of its dims.
 pub(crate) fn contiguous(x: CubeTensor, dtype: DType) -> CubeTensor {
     into_contiguous(cast(x, dtype))
+}
+
+/// All of `inputs` as kernels read them that take nothing but `f32`.
+pub(crate) fn single(inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
+    let inputs = inputs.into_iter();
+    inputs.map(|x| contiguous(x, DType::F32)).collect()
+}
+
+/// As many zeros in `f32`.
+pub(crate) fn zeros(like: &CubeTensor) -> CubeTensor {
+    CubeBackend::float_zeros(like.shape(), &like.device, DType::F32.into())
 }
 
 /// `x` for a kernel that reads it; something else where `x` holds nothing, which cannot be bound.

@@ -212,21 +212,18 @@ impl<'a> Block<'a> {
 
 leveled!(
     /// Adds the product with a weight that is stored by rows to `y`, rows of whole lanes.
-    fn by_rows(block: &Block<'_>, y: &mut [f32]) = by_rows_loop
-);
-
-#[inline(always)]
-fn by_rows_loop<const FMA: bool, const ROWS: usize>(block: &Block<'_>, y: &mut [f32]) {
-    span_loop::<FMA, ROWS>(block, 0, y);
-    let mut sums = vec![0f32; y.len()];
-    for span in 1..block.rows.spans() {
-        span_loop::<FMA, ROWS>(block, span, &mut sums);
-        for (y, sum) in y.iter_mut().zip(&mut sums) {
-            *y += *sum;
-            *sum = 0.0;
+    fn by_rows<const FMA: bool, const ROWS: usize>(block: &Block<'_>, y: &mut [f32]) {
+        span_loop::<FMA, ROWS>(block, 0, y);
+        let mut sums = vec![0f32; y.len()];
+        for span in 1..block.rows.spans() {
+            span_loop::<FMA, ROWS>(block, span, &mut sums);
+            for (y, sum) in y.iter_mut().zip(&mut sums) {
+                *y += *sum;
+                *sum = 0.0;
+            }
         }
     }
-}
+);
 
 leveled!(
     /// Adds the product of a span of inputs to `y`, rows of whole lanes.
@@ -341,16 +338,13 @@ fn strip<const FMA: bool, const K: usize, const G: usize, const THERE: bool, N: 
 
 leveled!(
     /// Writes the product with a weight that is stored by columns to `y`, rows of whole lanes.
-    fn by_columns(block: &Block<'_>, y: &mut [f32]) = by_columns_loop
-);
-
-#[inline(always)]
-fn by_columns_loop<const FMA: bool, const ROWS: usize>(block: &Block<'_>, y: &mut [f32]) {
-    match block.weights {
-        Values::Single(weights) => in_tiles_of::<FMA, ROWS, _>(block, weights, y),
-        Values::Half(weights) => in_tiles_of::<FMA, ROWS, _>(block, weights, y),
+    fn by_columns<const FMA: bool, const ROWS: usize>(block: &Block<'_>, y: &mut [f32]) {
+        match block.weights {
+            Values::Single(weights) => in_tiles_of::<FMA, ROWS, _>(block, weights, y),
+            Values::Half(weights) => in_tiles_of::<FMA, ROWS, _>(block, weights, y),
+        }
     }
-}
+);
 
 /// As many rows and columns at a time as the registers hold sums for.
 #[inline(always)]

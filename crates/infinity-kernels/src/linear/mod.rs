@@ -11,24 +11,16 @@ mod cpu;
 mod few_rows;
 #[cfg(feature = "cube")]
 mod gpu;
-#[cfg(feature = "flex")]
-mod in_bf16;
 pub mod reference;
 #[cfg(feature = "flex")]
 mod weight;
 
-#[cfg(any(feature = "flex", feature = "cube"))]
-use crate::operator::Backward;
 use crate::operator::{self, MOST_INPUTS, Operator, cpu_kernel, gpu_kernel};
 #[cfg(feature = "cube")]
-use crate::operator::{Forward, Layout};
+use crate::operator::{Backward, Forward, Layout};
 use crate::rounding::Rounding;
-#[cfg(feature = "flex")]
-use burn::backend::Flex;
 #[cfg(feature = "cube")]
-use burn::backend::fusion::custom::TensorSpec;
-#[cfg(any(feature = "flex", feature = "cube"))]
-use burn::backend::tensor::FloatTensor;
+use burn::backend::{fusion::custom::TensorSpec, tensor::FloatTensor};
 #[cfg(feature = "cube")]
 use burn::tensor::Shape;
 use burn::tensor::{DType, Device, FloatDType, Tensor, assert_shape, module};
@@ -89,10 +81,7 @@ pub fn projections_rounded(
     assert!(operator::on_cpu(&device), "{device:?} is not the CPU");
     let x = x.cast(FloatDType::F32);
     let n = weights.len();
-    let there = b * t > 0
-        && weights
-            .iter()
-            .all(|weight| weight.dims().iter().all(|n| *n > 0));
+    let there = b * t > 0 && weights.iter().all(|weight| !weight.dims().contains(&0));
     if n >= MOST_INPUTS || !there {
         let one = |weight: Tensor<2>| match there && n > 1 {
             true => projections_rounded(x.clone(), vec![weight], rounding).remove(0),
@@ -100,16 +89,7 @@ pub fn projections_rounded(
         };
         return weights.into_iter().map(one).collect();
     }
-    let few = is_few(b * t, &device);
-    run(
-        x,
-        weights,
-        Projections {
-            few,
-            thin: 0,
-            rounding: Some(rounding),
-        },
-    )
+    run(x, weights, 0, Some(rounding))
 }
 
 /// `x · weight` for `x` `[B, T, D]` and each of `weights` `[D, N]`, of any strides, in one operation
@@ -125,7 +105,7 @@ pub fn projections(x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
         assert_shape!(weight, [width, _]);
     }
     if !weights.is_empty() && are_together(&x, &weights) {
-        return together(x, weights, 0);
+        return run(x, weights, 0, None);
     }
     let native = |weight: &Tensor<2>| is_native(&x, weight);
     if weights.len() >= MOST_INPUTS || !weights.iter().all(native) {
@@ -135,27 +115,24 @@ pub fn projections(x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
         };
         return weights.into_iter().map(one).collect();
     }
-    together(x, weights, 0)
+    run(x, weights, 0, None)
 }
 
 /// All in one operation, of which the last `thin` weights share a result.
-fn together(x: Tensor<3>, weights: Vec<Tensor<2>>, thin: usize) -> Vec<Tensor<3>> {
+fn run(
+    x: Tensor<3>,
+    weights: Vec<Tensor<2>>,
+    thin: usize,
+    rounding: Option<Rounding>,
+) -> Vec<Tensor<3>> {
     let [b, t, _] = x.dims();
-    let few = b * t <= FEW_ROWS;
-    let rounding = None;
-    run(
-        x,
-        weights,
-        Projections {
-            few,
-            thin,
-            rounding,
-        },
-    )
-}
-
-fn run(x: Tensor<3>, weights: Vec<Tensor<2>>, projections: Projections) -> Vec<Tensor<3>> {
-    let n = weights.len() - projections.thin + usize::from(projections.thin > 0);
+    let few = b * t <= FEW_ROWS && !(rounding.is_some() && x.device().is_autodiff());
+    let projections = Projections {
+        few,
+        thin,
+        rounding,
+    };
+    let n = weights.len() - thin + usize::from(thin > 0);
     let weights = weights.into_iter().map(Tensor::into_dispatch);
     let inputs = std::iter::once(x.into_dispatch()).chain(weights);
     let mut results = operator::run(projections, inputs.collect());
@@ -165,11 +142,10 @@ fn run(x: Tensor<3>, weights: Vec<Tensor<2>>, projections: Projections) -> Vec<T
 /// Whether weights are put side by side for one product: on a GPU that trains, where launches cost more than that.
 fn are_together(x: &Tensor<3>, weights: &[Tensor<2>]) -> bool {
     let device = x.device();
-    let single = weights.iter().all(|weight| weight.dtype() == DType::F32);
-    let there = x.dims().iter().all(|dim| *dim > 0) && weights.len() < MOST_INPUTS;
-    single
+    weights.iter().all(|weight| weight.dtype() == DType::F32)
         && x.dtype() == DType::F32
-        && there
+        && !x.dims().contains(&0)
+        && weights.len() < MOST_INPUTS
         && device.is_autodiff()
         && operator::has_gpu_kernels(&device)
 }
@@ -198,7 +174,7 @@ pub fn projections_and(
     }
     let both: Vec<_> = weights.iter().chain(&thin).cloned().collect();
     if are_together(&x, &both) {
-        let mut all = together(x, both, thin.len());
+        let mut all = run(x, both, thin.len(), None);
         let thin = all.pop().expect("the result that they share");
         return (all, thin);
     }
@@ -259,12 +235,8 @@ impl Operator for Projections {
     const NAME: &'static str = "projections";
 
     cpu_kernel! {
-        |self, inputs| cpu::forward(inputs, self.few, self.rounding)
-    }
-
-    #[cfg(feature = "flex")]
-    fn cpu_backward(&self, call: Backward<Flex>) -> Vec<FloatTensor<Flex>> {
-        cpu::backward(call.inputs, call.grads, &call.wanted, self.rounding)
+        |self, inputs| cpu::forward(inputs, self.few, self.rounding);
+        |self, inputs, grads, wanted| cpu::backward(inputs, grads, &wanted, self.rounding)
     }
 
     #[cfg(feature = "cube")]

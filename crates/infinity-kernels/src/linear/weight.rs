@@ -1,7 +1,7 @@
 //! A projection's weight as it is stored, for products that read it so.
 
 use crate::cpu::product::Left;
-use crate::cpu::simd::{LANES, Lanes, lanes};
+use crate::cpu::simd::{LANES, Lanes};
 use crate::cpu::tensors::{Primitive, single, slice};
 use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::{DType, bf16};
@@ -18,7 +18,12 @@ pub(super) trait Number: Copy + Sync {
     fn widened(self) -> f32;
 
     /// [`LANES`] of them from `at` on.
-    fn lanes(x: &[Self], at: usize) -> Lanes;
+    #[inline(always)]
+    fn lanes(x: &[Self], at: usize) -> Lanes {
+        assert!(at + LANES <= x.len());
+        // SAFETY: as was just seen.
+        unsafe { Self::lanes_there(x, at) }
+    }
 
     /// As [`lanes`](Self::lanes), unchecked: a loop that may panic keeps its sums in memory.
     ///
@@ -34,11 +39,6 @@ impl Number for f32 {
         self
     }
 
-    #[inline(always)]
-    fn lanes(x: &[f32], at: usize) -> Lanes {
-        *lanes(x, at)
-    }
-
     // SAFETY: who calls it promises what the trait asks for.
     #[inline(always)]
     unsafe fn lanes_there(x: &[f32], at: usize) -> Lanes {
@@ -51,15 +51,6 @@ impl Number for bf16 {
     #[inline(always)]
     fn widened(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-
-    #[inline(always)]
-    fn lanes(x: &[bf16], at: usize) -> Lanes {
-        let mut wide = [0f32; LANES];
-        for (wide, x) in wide.iter_mut().zip(&x[at..at + LANES]) {
-            *wide = x.widened();
-        }
-        wide
     }
 
     // SAFETY: who calls it promises what the trait asks for.

@@ -1,14 +1,19 @@
 //! The gates on CubeCL runtimes: one launch forward; back one, and one that sums the gradients of `A_log` and of
 //! the biases over pieces of tokens.
 
+#![allow(
+    clippy::too_many_arguments,
+    reason = "a kernel's arguments are its buffers"
+)]
+
 use super::rule::{DecayRule, GateRule, Sections};
 use crate::gpu::many::Places;
 use crate::gpu::sums::row_sums;
-use crate::gpu::{bound, cast, contiguous, cubes_of_units, empty, units};
-use burn::backend::{TensorMetadata, ops::FloatTensorOps};
+use crate::gpu::{bound, cast, contiguous, cubes_of_units, empty, single, units, zeros};
+use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl;
-use burn_cubecl::{CubeBackend, tensor::CubeTensor};
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 /// Tokens that a unit takes one after the other where gradients are summed over them.
@@ -180,10 +185,6 @@ fn side(memory: f32, #[comptime] i: usize, #[comptime] rule: GateRule) -> f32 {
 
 /// A unit a token and head. `erase` is written with delta writes only.
 #[cube(launch)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 fn forward_heads(
     z: &[f32],
     a_log: &[f32],
@@ -218,10 +219,6 @@ fn forward_heads(
 /// A unit a head and [`TOKENS`] tokens. `partial` `[pieces, H·S + biases]` gets their part of the
 /// gradients of `A_log` and of the biases.
 #[cube(launch)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 fn backward_heads(
     z: &[f32],
     a_log: &[f32],
@@ -389,7 +386,7 @@ pub(crate) fn backward(
 ) -> [CubeTensor; 3] {
     let dtypes = [&inputs[0], &inputs[1], &inputs[2]].map(|x| x.dtype);
     let [z, a_log, bias] = inputs.map(|x| contiguous(x, DType::F32));
-    let d: Vec<CubeTensor> = d.into_iter().map(|d| contiguous(d, DType::F32)).collect();
+    let d = single(d);
     let [b, t, _] = z.shape().dims();
     let pieces = (b * t).div_ceil(TOKENS);
     // Apart as far as two tensors in one buffer have to be.
@@ -420,13 +417,11 @@ pub(crate) fn backward(
     let sums = row_sums(&partial, [pieces, columns, 0], [columns]);
     // What is not read may be of any size.
     let d_a_log = match rule.decay {
-        DecayRule::None => {
-            CubeBackend::float_zeros(a_log.shape(), &a_log.device, DType::F32.into())
-        }
+        DecayRule::None => zeros(&a_log),
         _ => places.part(&sums, 0, a_log.shape()),
     };
     let d_bias = match rule.bias_width() {
-        0 => CubeBackend::float_zeros(bias.shape(), &bias.device, DType::F32.into()),
+        0 => zeros(&bias),
         _ => places.part(&sums, 1, bias.shape()),
     };
     [

@@ -78,7 +78,7 @@ impl Operator for Gates {
     const NAME: &'static str = "memory_gates";
 
     cpu_kernel! {
-        |self, [z, a_log, bias]| cpu::forward(self.0, z, a_log, bias);
+        |self, [z, a_log, bias]| cpu::forward(self.0, [z, a_log, bias]);
         |self, [z, a_log, bias], d| cpu::backward(self.0, [z, a_log, bias], d)
     }
 

@@ -29,8 +29,9 @@ pub struct GateValues {
 
 /// The gates of every token, as [`memory_gates`](super::memory_gates()).
 pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
+    let [b, t, _] = inputs.projections.dims();
     let gates = OnTensors {
-        rule,
+        dims: [b, t, rule.n_heads, rule.n_states],
         of_z: Sections::of_projections(&rule),
         of_bias: Sections::of_biases(&rule),
         inputs,
@@ -46,7 +47,7 @@ pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
             let z = gates.per_state(at, gates.of_bias.write);
             (activation::log_softmax(z, 3) * 0.5).exp()
         }
-        None => gates.ones(),
+        None => Tensor::ones(gates.dims, &log_decay.device()),
     };
     let written = allocation.clone() * beta.clone();
     // 1 − exp(2g) is −tanh(g) (exp(2g) + 1), which keeps its digits for slow decays.
@@ -68,7 +69,8 @@ pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
 
 /// Projections and biases with the places in them.
 struct OnTensors {
-    rule: GateRule,
+    /// `[B, T, H, S]`.
+    dims: [usize; 4],
     of_z: Sections,
     of_bias: Sections,
     inputs: GateInputs,
@@ -76,36 +78,32 @@ struct OnTensors {
 
 impl OnTensors {
     fn per_head(&self, at: usize) -> Tensor<4> {
-        let [b, t, _] = self.inputs.projections.dims();
-        let h = self.rule.n_heads;
+        let [b, t, h, _] = self.dims;
         let z = self.inputs.projections.clone().narrow(2, at, h);
         z.reshape([b, t, h, 1])
     }
 
     fn per_state(&self, at: usize, bias: Option<usize>) -> Tensor<4> {
-        let [b, t, _] = self.inputs.projections.dims();
-        let (h, s) = (self.rule.n_heads, self.rule.n_states);
+        let [_, _, h, s] = self.dims;
         let z = self.inputs.projections.clone().narrow(2, at, h * s);
-        let bias = bias.expect("a bias for every section per state");
-        z.reshape([b, t, h, s]) + self.bias(bias, h * s).reshape([1, 1, h, s])
+        z.reshape(self.dims) + self.bias(bias.expect("a bias for every section per state"), s)
     }
 
-    fn bias(&self, at: usize, width: usize) -> Tensor<1> {
-        self.inputs.bias.clone().narrow(0, at, width)
+    /// `each` values a head.
+    fn bias(&self, at: usize, each: usize) -> Tensor<4> {
+        let [_, _, h, _] = self.dims;
+        let bias = self.inputs.bias.clone().narrow(0, at, h * each);
+        bias.reshape([1, 1, h, each])
     }
 
     fn log_decay(&self) -> Tensor<4> {
-        let (h, s) = (self.rule.n_heads, self.rule.n_states);
-        let [b, t, _] = self.inputs.projections.dims();
+        let [_, _, h, s] = self.dims;
         let Some(dt_bias) = self.of_bias.decay else {
-            return Tensor::zeros([b, t, h, s], &self.inputs.projections.device());
+            return Tensor::zeros(self.dims, &self.inputs.projections.device());
         };
         let steps = match self.of_z.decay {
             Some(at) => self.per_state(at, Some(dt_bias)),
-            None => {
-                let steps = self.bias(dt_bias, h * s).reshape([1, 1, h, s]);
-                steps.expand([b, t, h, s])
-            }
+            None => self.bias(dt_bias, s).expand(self.dims),
         };
         // softplus(x) = max(x, 0) + ln(1 + exp(−|x|)), which overflows nowhere.
         let softplus = activation::relu(steps.clone()) + steps.abs().neg().exp().log1p();
@@ -113,15 +111,9 @@ impl OnTensors {
         softplus * rate.reshape([1, 1, h, s])
     }
 
-    fn ones(&self) -> Tensor<4> {
-        let [b, t, _] = self.inputs.projections.dims();
-        let shape = [b, t, self.rule.n_heads, self.rule.n_states];
-        Tensor::ones(shape, &self.inputs.projections.device())
-    }
-
     /// Read weights, the memory-or-context gate included; `None` where all are one.
     fn read(&self) -> Option<Tensor<4>> {
-        let (h, s) = (self.rule.n_heads, self.rule.n_states);
+        let [_, _, _, s] = self.dims;
         let read = self.of_z.read.map(|at| {
             let z = self.per_state(at, self.of_bias.read);
             activation::sigmoid(z) * (2.0 * (s as f64).powf(-0.5))
@@ -129,13 +121,11 @@ impl OnTensors {
         let (Some(at), Some(bias)) = (self.of_z.memory, self.of_bias.memory) else {
             return read;
         };
-        let m = self.per_head(at) + self.bias(bias, h).reshape([1, 1, h, 1]);
-        let m = activation::sigmoid(m);
+        let m = activation::sigmoid(self.per_head(at) + self.bias(bias, 1));
         // 2(1 − m) on state 0 and 2m on the others, as offset + slope · m.
         let row = |first: f32, others: f32| {
-            let values = (0..s)
-                .map(|state| if state == 0 { first } else { others })
-                .collect();
+            let mut values = vec![others; s];
+            values[0] = first;
             Tensor::<4>::from_data(TensorData::new(values, [1, 1, 1, s]), &m.device())
         };
         let side = m.clone() * row(-2.0, 2.0) + row(2.0, 0.0);

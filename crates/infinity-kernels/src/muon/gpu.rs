@@ -1,10 +1,15 @@
 //! Muon's step of matrices of one shape on CubeCL runtimes: their products side by side, and a launch around them for
 //! as many matrices as a device binds buffers for.
 
+#![allow(
+    clippy::too_many_arguments,
+    reason = "a kernel's arguments are its buffers"
+)]
+
 use super::rule::Muon;
 use crate::gpu::many::{Places, in_a_launch};
 use crate::gpu::sums::over_lanes;
-use crate::gpu::{UNITS, contiguous, cubes, empty, units};
+use crate::gpu::{UNITS, contiguous, cubes, empty, single, units};
 use crate::newton_schulz::reference::{COEFFICIENTS, SMALLEST_NORM, SMALLEST_SQUARE};
 use burn::backend::{TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::DType;
@@ -26,10 +31,6 @@ struct Before {
 
 /// `from`: where the first of them is among all that is to be made orthogonal.
 #[cube(launch)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 fn momentum_units(
     before: &Sequence<Before>,
     new_m: &mut [f32],
@@ -73,10 +74,6 @@ fn square_units(update: &[f32], sums: &mut [f32], len: usize, #[comptime] cubes:
 
 /// Matrices over their norms, on their side where they are tall: `each` cubes take one.
 #[cube(launch)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 fn scaled_units(
     update: &[f32],
     sums: &[f32],
@@ -111,10 +108,6 @@ fn scaled_units(
 /// `P(A / s²) / s` with `P = a + b A + c A²`, for matrices of `side` rows and columns: `each` cubes take one. `s` is the fourth
 /// root of the norm of `A²`, whose squares' `sums` are there, where `scaled`, and 1 elsewhere.
 #[cube(launch)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 fn polynomial_units(
     gram: &[f32],
     square: &[f32],
@@ -162,10 +155,6 @@ struct Weights {
 }
 
 #[cube(launch)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 fn moved_units(
     weights: &Sequence<Weights>,
     orthogonal: &[f32],
@@ -218,20 +207,16 @@ pub(super) fn step(rule: Muon, inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
         let kept = inputs.into_iter().enumerate().filter(|(i, _)| i % 3 != 1);
         return kept.map(|(_, x)| x).collect();
     }
-    let (matrices, _) = inputs.as_chunks::<3>();
-    let single = |x: CubeTensor| contiguous(x, DType::F32);
     let call = Call {
         rule,
-        matrices: matrices.iter().map(|one| one.clone().map(single)).collect(),
+        matrices: single(inputs).as_chunks().0.to_vec(),
         rows,
         columns,
     };
     let (momenta, update) = call.momenta();
     let weights = call.moved(call.orthogonal(update));
     let pairs = weights.into_iter().zip(momenta);
-    pairs
-        .flat_map(|(weights, momentum)| [weights, momentum])
-        .collect()
+    pairs.flat_map(<[CubeTensor; 2]>::from).collect()
 }
 
 /// `left · right` of every matrix.
@@ -261,16 +246,15 @@ impl Call {
         for (i, some) in self.matrices.chunks(each).enumerate() {
             let places = Places::new(of, some.iter().map(|_| self.len()));
             let new_m = places.buffer(of);
-            let mut before = SequenceArg::new();
-            for (i, [_, g, m]) in some.iter().enumerate() {
+            let before = some.iter().enumerate().map(|(i, [_, g, m])| {
                 let [g, m] = [g, m].map(|x| x.clone().into_buffer_arg());
-                before.push(BeforeLaunch::new(g, m, places.first[i], places.start[i]));
-            }
+                BeforeLaunch::new(g, m, places.first[i], places.start[i])
+            });
             momentum_units::launch(
                 &of.client,
                 places.cubes(),
                 units(),
-                before,
+                before.collect(),
                 new_m.clone().into_buffer_arg(),
                 update.clone().into_buffer_arg(),
                 self.rule.momentum,
@@ -279,8 +263,8 @@ impl Call {
                 i * each * self.len(),
                 some.len(),
             );
-            let part = |i| places.part(&new_m, i, [self.rows, self.columns]);
-            momenta.extend((0..some.len()).map(part));
+            let shapes = some.iter().map(|_| [self.rows, self.columns]);
+            momenta.extend(places.parts(&new_m, shapes));
         }
         (momenta, update)
     }
@@ -363,16 +347,15 @@ impl Call {
         for (i, some) in self.matrices.chunks(each).enumerate() {
             let places = Places::new(of, some.iter().map(|_| self.len()));
             let new_w = places.buffer(of);
-            let mut before = SequenceArg::new();
-            for (i, [w, ..]) in some.iter().enumerate() {
+            let before = some.iter().enumerate().map(|(i, [w, ..])| {
                 let w = w.clone().into_buffer_arg();
-                before.push(WeightsLaunch::new(w, places.first[i], places.start[i]));
-            }
+                WeightsLaunch::new(w, places.first[i], places.start[i])
+            });
             moved_units::launch(
                 &of.client,
                 places.cubes(),
                 units(),
-                before,
+                before.collect(),
                 orthogonal.clone().into_buffer_arg(),
                 new_w.clone().into_buffer_arg(),
                 rule.decay as f32,
@@ -384,8 +367,8 @@ impl Call {
                 rule.cautious,
                 some.len(),
             );
-            let part = |i| places.part(&new_w, i, [self.rows, self.columns]);
-            weights.extend((0..some.len()).map(part));
+            let shapes = some.iter().map(|_| [self.rows, self.columns]);
+            weights.extend(places.parts(&new_w, shapes));
         }
         weights
     }

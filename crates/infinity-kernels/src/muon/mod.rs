@@ -28,40 +28,16 @@ pub fn muon(matrices: Vec<Matrix>) -> Vec<(Tensor<2>, Tensor<2>)> {
     if has_pool(&device) || !operator::has_gpu_kernels(&device) {
         return each_in_pool(&device, matrices, tensors::muon);
     }
-    let mut groups: Vec<(Muon, [usize; 2], Vec<usize>)> = Vec::new();
-    for (i, matrix) in matrices.iter().enumerate() {
-        let (rule, dims) = (matrix.rule, matrix.weights.dims());
-        match groups.iter_mut().find(|(r, d, _)| *r == rule && *d == dims) {
-            Some((.., all)) => all.push(i),
-            None => groups.push((rule, dims, vec![i])),
-        }
-    }
-    let mut matrices: Vec<_> = matrices.into_iter().map(Some).collect();
-    let mut moved: Vec<_> = matrices.iter().map(|_| None).collect();
-    for (rule, _, of) in groups {
-        let group = of.iter().flat_map(|i| matrices[*i].take());
-        for (i, result) in of.iter().zip(together(rule, group.collect())) {
-            moved[*i] = Some(result);
-        }
-    }
-    moved.into_iter().flatten().collect()
-}
-
-/// Matrices of one shape.
-fn together(rule: Muon, matrices: Vec<Matrix>) -> Vec<(Tensor<2>, Tensor<2>)> {
-    let n = matrices.len();
-    let inputs = matrices.into_iter().flat_map(|matrix| {
-        let Matrix {
-            weights,
-            grad,
-            velocity,
-            ..
-        } = matrix;
-        let velocity = velocity.unwrap_or_else(|| grad.zeros_like());
-        [weights, grad, velocity].map(Tensor::into_dispatch)
-    });
-    let mut results = operator::run(Step(rule), inputs.collect());
-    (0..n).map(|_| (results.take(), results.take())).collect()
+    let alike = |matrix: &Matrix| (matrix.rule, matrix.weights.dims());
+    operator::by_key(matrices, alike, |(rule, _), matrices| {
+        let n = matrices.len();
+        let inputs = matrices.into_iter().flat_map(|matrix| {
+            let velocity = matrix.velocity.unwrap_or_else(|| matrix.grad.zeros_like());
+            [matrix.weights, matrix.grad, velocity].map(Tensor::into_dispatch)
+        });
+        let mut results = operator::run(Step(rule), inputs.collect());
+        (0..n).map(|_| (results.take(), results.take())).collect()
+    })
 }
 
 /// Weights, gradient and momentum of one matrix after the other to weights and momentum of each, on GPUs.

@@ -4,7 +4,7 @@ use super::reference::{COEFFICIENTS, SMALLEST_NORM, SMALLEST_SQUARE};
 use crate::cpu::gemm;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::simd::{LANES, Level, padded};
-use crate::cpu::tensors::{Primitive, single, slice, tensor};
+use crate::cpu::tensors::{Input, Primitive};
 use crate::cpu::transpose::transpose;
 use burn::backend::TensorMetadata;
 use rayon::prelude::*;
@@ -181,16 +181,14 @@ fn iterate(level: Level, x: &Matrix) -> Matrix {
 
 /// The iteration for one matrix.
 pub(crate) fn forward(g: Primitive) -> Primitive {
-    let (shape, dtype) = (g.shape(), g.dtype());
-    let [rows, columns] = shape.dims();
+    let [rows, columns] = g.shape().dims();
     if rows * columns == 0 {
         return g;
     }
-    let g = single(g);
-    let level = Level::detect();
+    let (g, level) = (Input::new(g), Level::detect());
     // One way into the pool for all blocks of all steps.
     let x = rayon::scope(|_| {
-        let x = iterate(level, &normalised(level, slice(&g), [rows, columns]));
+        let x = iterate(level, &normalised(level, &g, [rows, columns]));
         if rows <= columns {
             return x;
         }
@@ -202,5 +200,5 @@ pub(crate) fn forward(g: Primitive) -> Primitive {
     for row in x.data.chunks_exact(x.stride) {
         y.extend_from_slice(&row[..columns]);
     }
-    tensor(y, shape, dtype)
+    g.like(y)
 }

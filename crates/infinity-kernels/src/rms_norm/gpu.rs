@@ -1,6 +1,11 @@
 //! The norm on CubeCL runtimes: one launch forward; back one for the inputs, which also sums the weight's
 //! gradient over the rows of every cube, and one that sums those.
 
+#![allow(
+    clippy::too_many_arguments,
+    reason = "a kernel's arguments are its buffers"
+)]
+
 use super::rule::{GateAct, RmsNorm};
 use crate::gpu::sums::{lanes, over_lanes, row_sums};
 use crate::gpu::{UNITS, cast, contiguous, cubes, element, empty, row_type, units};
@@ -15,10 +20,6 @@ const CUBES: usize = 128;
 
 /// `lanes` units a row.
 #[cube(launch)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 fn forward_rows<F: Float>(
     x: &[F],
     weight: &[f32],
@@ -67,10 +68,6 @@ fn forward_rows<F: Float>(
 /// A cube takes `each` times as many rows as it has groups of `lanes` units. `partial`
 /// `[cubes · groups, width]` gets the gradient of the weight by group.
 #[cube(launch)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 fn backward_rows<F: Float>(
     x: &[F],
     weight: &[f32],

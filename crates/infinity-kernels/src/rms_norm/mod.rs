@@ -20,17 +20,7 @@ use rule::RmsNorm;
 /// If the last dim of `x` is not that of `weight`.
 #[track_caller]
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
-    let [width] = weight.dims();
-    assert_shape!(x, [.., width]);
-    if operator::has_row_kernels(&x.device()) {
-        let inputs = vec![x.into_dispatch(), weight.into_dispatch()];
-        let rule = RmsNorm {
-            eps: eps as f32,
-            act: GateAct::Sigmoid,
-        };
-        return operator::run(rule, inputs).take();
-    }
-    tensors::rms_norm(x, weight, eps)
+    normed(x, weight, None, eps)
 }
 
 /// `rms_norm(x) ⊙ act(gate)`; `gate` has the shape of `x` `[B, T, H, V]`, or `[B, T, H·V]`.
@@ -46,19 +36,32 @@ pub fn gated_rms_norm<const G: usize>(
     act: GateAct,
     eps: f64,
 ) -> Tensor<4> {
-    let dims = x.dims();
+    let gate = gate.reshape(x.dims());
+    normed(x, weight, Some((gate, act)), eps)
+}
+
+#[track_caller]
+fn normed<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    gate: Option<(Tensor<D>, GateAct)>,
+    eps: f64,
+) -> Tensor<D> {
     assert_shape!(x, [.., weight.dims()[0]]);
-    let gate: Tensor<4> = gate.reshape(dims);
-    if operator::has_row_kernels(&x.device()) {
-        let inputs = vec![
-            x.into_dispatch(),
-            weight.into_dispatch(),
-            gate.into_dispatch(),
-        ];
-        let eps = eps as f32;
-        return operator::run(RmsNorm { eps, act }, inputs).take();
+    if !operator::has_row_kernels(&x.device()) {
+        let y = tensors::rms_norm(x, weight, eps);
+        return match gate {
+            Some((gate, act)) => y * act.apply(gate),
+            None => y,
+        };
     }
-    tensors::rms_norm(x, weight, eps) * act.apply(gate)
+    let rule = RmsNorm {
+        eps: eps as f32,
+        act: gate.as_ref().map_or(GateAct::Sigmoid, |(_, act)| *act),
+    };
+    let mut inputs = vec![x.into_dispatch(), weight.into_dispatch()];
+    inputs.extend(gate.map(|(gate, _)| gate.into_dispatch()));
+    operator::run(rule, inputs).take()
 }
 
 impl Operator for RmsNorm {

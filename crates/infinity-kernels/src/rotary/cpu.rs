@@ -7,29 +7,63 @@
 
 use super::unit::Unit;
 use crate::cpu::exp::exp;
-use crate::cpu::results::zeroed;
+use crate::cpu::results::in_pieces;
 use crate::cpu::simd::{Level, dot, leveled, multiply_add};
-use crate::cpu::tensors::{Primitive, single, slice, tensor};
+use crate::cpu::tensors::{Input, Primitive};
 use crate::feature_map::FeatureMap;
-use burn::backend::TensorMetadata;
-use rayon::prelude::*;
-use std::mem::MaybeUninit;
 
 /// Tokens a thread takes at a time.
 const TOKENS: usize = 32;
 
-/// Some tokens of one row of the batch: their values `[tokens, H, K]` and their tables
-/// `[tokens, K]`.
+/// Some tokens, and the tables of all.
 #[derive(Clone, Copy)]
 pub(crate) struct Tokens<'a> {
+    unit: Unit,
+    /// `[tokens, H, K]`, from the token `first` on.
     x: &'a [f32],
+    first: usize,
+    /// `[B · T or T, K]`.
     cos: &'a [f32],
     sin: &'a [f32],
-    n_heads: usize,
+    /// Values of a token.
+    width: usize,
     key_dim: usize,
-    map: FeatureMap,
-    half: usize,
-    eps: f32,
+}
+
+impl<'a> Tokens<'a> {
+    /// All of a call.
+    fn new(unit: Unit, [x, cos, sin]: [&'a Input; 3]) -> Self {
+        let [_, _, h, key_dim] = x.dims();
+        Tokens {
+            unit,
+            x,
+            first: 0,
+            cos,
+            sin,
+            width: h * key_dim,
+            key_dim,
+        }
+    }
+
+    /// Those of `len` values that are the `i`-th piece.
+    fn part(&self, i: usize, len: usize) -> Self {
+        Tokens {
+            x: &self.x[i * TOKENS * self.width..][..len],
+            first: i * TOKENS,
+            ..*self
+        }
+    }
+
+    /// Vectors of token `i`, its cosines and its sines.
+    #[inline(always)]
+    fn token(&self, i: usize) -> (impl Iterator<Item = &'a [f32]>, [&'a [f32]; 2]) {
+        let x = &self.x[i * self.width..][..self.width];
+        let at = (self.first + i) * self.key_dim % self.cos.len();
+        (
+            x.chunks_exact(self.key_dim),
+            [&self.cos[at..], &self.sin[at..]],
+        )
+    }
 }
 
 #[inline(always)]
@@ -58,7 +92,7 @@ fn length<const FMA: bool>(x: &[f32], eps: f32) -> f32 {
 
 /// Turns the first `2 · half` values of `x` by the angles of a token, or back with `turn` −1.
 #[inline(always)]
-fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], half: usize, turn: f32) {
+fn rotate(x: &mut [f32], [cos, sin]: [&[f32]; 2], half: usize, turn: f32) {
     let (first, rest) = x.split_at_mut(half);
     for (((a, b), c), s) in first.iter_mut().zip(&mut rest[..half]).zip(cos).zip(sin) {
         let (x, y, s) = (*a, *b, turn * s);
@@ -67,128 +101,83 @@ fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], half: usize, turn: f32) {
     }
 }
 
-#[inline(always)]
-fn forward_loop<const FMA: bool, const ROWS: usize>(tokens: Tokens<'_>, y: &mut [f32]) {
-    let Tokens {
-        key_dim, half, eps, ..
-    } = tokens;
-    for (i, y) in y.chunks_exact_mut(key_dim).enumerate() {
-        map::<FMA>(tokens.map, &tokens.x[i * key_dim..][..key_dim], y);
-        let inverse = 1.0 / length::<FMA>(y, eps);
-        for y in y.iter_mut() {
-            *y *= inverse;
-        }
-        let at = i / tokens.n_heads * key_dim;
-        rotate(y, &tokens.cos[at..], &tokens.sin[at..], half, 1.0);
-    }
-}
-leveled!(fn forward_tokens(tokens: Tokens<'_>, y: &mut [f32]) = forward_loop);
-
-#[inline(always)]
-fn backward_loop<const FMA: bool, const ROWS: usize>(
-    tokens: Tokens<'_>,
-    d_y: &[f32],
-    d_x: &mut [f32],
-) {
-    let Tokens {
-        key_dim, half, eps, ..
-    } = tokens;
-    let mut mapped = vec![0f32; key_dim];
-    for (i, d) in d_x.chunks_exact_mut(key_dim).enumerate() {
-        let (x, at) = (
-            &tokens.x[i * key_dim..][..key_dim],
-            i / tokens.n_heads * key_dim,
-        );
-        map::<FMA>(tokens.map, x, &mut mapped);
-        let inverse = 1.0 / length::<FMA>(&mapped, eps);
-        d.copy_from_slice(&d_y[i * key_dim..][..key_dim]);
-        rotate(d, &tokens.cos[at..], &tokens.sin[at..], half, -1.0);
-        let along = -dot::<FMA>(&mapped, d) * inverse * inverse * inverse;
-        for (d, phi) in d.iter_mut().zip(&mapped) {
-            *d = multiply_add::<FMA>(along, *phi, *d * inverse);
-        }
-        let values = d.iter_mut().zip(x).zip(&mapped);
-        match tokens.map {
-            FeatureMap::Identity => {}
-            FeatureMap::Relu => {
-                for ((d, x), _) in values {
-                    *d = if *x > 0.0 { *d } else { 0.0 };
-                }
-            }
-            FeatureMap::EluPlusOne => {
-                for ((d, x), phi) in values {
-                    *d *= if *x > 0.0 { 1.0 } else { *phi };
-                }
-            }
-        }
-    }
-}
 leveled!(
-    fn backward_tokens(tokens: Tokens<'_>, d_y: &[f32], d_x: &mut [f32]) = backward_loop
+    fn forward_tokens<const FMA: bool, const ROWS: usize>(tokens: Tokens<'_>, y: &mut [f32]) {
+        let Unit {
+            map: rule,
+            half,
+            eps,
+        } = tokens.unit;
+        for (i, y) in y.chunks_exact_mut(tokens.width).enumerate() {
+            let (vectors, tables) = tokens.token(i);
+            for (x, y) in vectors.zip(y.chunks_exact_mut(tokens.key_dim)) {
+                map::<FMA>(rule, x, y);
+                let inverse = 1.0 / length::<FMA>(y, eps);
+                for y in y.iter_mut() {
+                    *y *= inverse;
+                }
+                rotate(y, tables, half, 1.0);
+            }
+        }
+    }
 );
 
-/// Values like `x` `[B, T, H, K]`, of which `run` computes some tokens' at a time: it gets the tokens,
-/// where they start, and their values to write, zeros so far.
-fn in_pieces(
-    Unit { map, half, eps }: Unit,
-    [x, cos, sin]: [&Primitive; 3],
-    run: impl Fn(Tokens<'_>, usize, &mut [f32]) + Sync,
-) -> Vec<f32> {
-    let [_, t, n_heads, key_dim] = x.shape().dims();
-    let [table_rows, ..] = cos.shape().dims::<4>();
-    let (x, cos, sin) = (slice(x), slice(cos), slice(sin));
-    let mut out: Box<[MaybeUninit<f32>]> = Box::new_uninit_slice(x.len());
-    let row = t * n_heads * key_dim;
-    let piece = TOKENS * n_heads * key_dim;
-    out.par_chunks_mut(row.max(1))
-        .enumerate()
-        .for_each(|(b, out)| {
-            let table = if table_rows == 1 { 0 } else { b * t * key_dim };
-            out.par_chunks_mut(piece).enumerate().for_each(|(i, out)| {
-                let at = b * row + i * piece;
-                let tables = table + i * TOKENS * key_dim..;
-                let tokens = Tokens {
-                    x: &x[at..at + out.len()],
-                    cos: &cos[tables.clone()],
-                    sin: &sin[tables],
-                    n_heads,
-                    key_dim,
-                    map,
-                    half,
-                    eps,
-                };
-                run(tokens, at, zeroed(out));
-            });
-        });
-    // SAFETY: the pieces cover all rows and the rows all values, and each piece was filled.
-    unsafe { out.assume_init() }.into_vec()
-}
+leveled!(
+    /// `d` is the gradient of the vectors, and becomes that of the inputs.
+    fn backward_tokens<const FMA: bool, const ROWS: usize>(tokens: Tokens<'_>, d: &mut [f32]) {
+        let Unit {
+            map: rule,
+            half,
+            eps,
+        } = tokens.unit;
+        let mut mapped = vec![0f32; tokens.key_dim];
+        for (i, d) in d.chunks_exact_mut(tokens.width).enumerate() {
+            let (vectors, tables) = tokens.token(i);
+            for (x, d) in vectors.zip(d.chunks_exact_mut(tokens.key_dim)) {
+                map::<FMA>(rule, x, &mut mapped);
+                let inverse = 1.0 / length::<FMA>(&mapped, eps);
+                rotate(d, tables, half, -1.0);
+                let along = -dot::<FMA>(&mapped, d) * inverse * inverse * inverse;
+                for (d, phi) in d.iter_mut().zip(&mapped) {
+                    *d = multiply_add::<FMA>(along, *phi, *d * inverse);
+                }
+                let values = d.iter_mut().zip(x).zip(&mapped);
+                match rule {
+                    FeatureMap::Identity => {}
+                    FeatureMap::Relu => {
+                        for ((d, x), _) in values {
+                            *d = if *x > 0.0 { *d } else { 0.0 };
+                        }
+                    }
+                    FeatureMap::EluPlusOne => {
+                        for ((d, x), phi) in values {
+                            *d *= if *x > 0.0 { 1.0 } else { *phi };
+                        }
+                    }
+                }
+            }
+        }
+    }
+);
 
 /// The rotated unit vectors.
-pub(super) fn forward(rule: Unit, x: Primitive, cos: Primitive, sin: Primitive) -> Primitive {
-    let (shape, dtype) = (x.shape(), x.dtype());
-    let [x, cos, sin] = [x, cos, sin].map(single);
-    let level = Level::detect();
-    let y = in_pieces(rule, [&x, &cos, &sin], |tokens, _, y| {
-        forward_tokens(level, tokens, y);
+pub(super) fn forward(unit: Unit, inputs: [Primitive; 3]) -> Primitive {
+    let [x, cos, sin] = inputs.map(Input::new);
+    let (all, level) = (Tokens::new(unit, [&x, &cos, &sin]), Level::detect());
+    let [y] = in_pieces([x.len()], [TOKENS * all.width], |i, [y]| {
+        forward_tokens(level, all.part(i, y.len()), y);
     });
-    tensor(y, shape, dtype)
+    x.like(y)
 }
 
 /// Gradient of the inputs.
-pub(super) fn backward(
-    rule: Unit,
-    x: Primitive,
-    cos: Primitive,
-    sin: Primitive,
-    d_y: Primitive,
-) -> Primitive {
-    let (shape, dtype) = (x.shape(), x.dtype());
-    let [x, cos, sin, d_y] = [x, cos, sin, d_y].map(single);
-    let d_y = slice(&d_y);
-    let level = Level::detect();
-    let d_x = in_pieces(rule, [&x, &cos, &sin], |tokens, at, d_x| {
-        backward_tokens(level, tokens, &d_y[at..at + d_x.len()], d_x);
+pub(super) fn backward(unit: Unit, inputs: [Primitive; 3], d_y: Primitive) -> Primitive {
+    let ([x, cos, sin], d_y) = (inputs.map(Input::new), Input::new(d_y));
+    let (all, level) = (Tokens::new(unit, [&x, &cos, &sin]), Level::detect());
+    let piece = TOKENS * all.width;
+    let [d_x] = in_pieces([x.len()], [piece], |i, [d]| {
+        d.copy_from_slice(&d_y[i * piece..][..d.len()]);
+        backward_tokens(level, all.part(i, d.len()), d);
     });
-    tensor(d_x, shape, dtype)
+    x.like(d_x)
 }

@@ -1,6 +1,11 @@
 //! Feature map, unit length and rotation on CubeCL runtimes: one launch forward, one back, for one tensor of
 //! vectors or for two.
 
+#![allow(
+    clippy::too_many_arguments,
+    reason = "a kernel's arguments are its buffers"
+)]
+
 use super::unit::Unit;
 use crate::feature_map::FeatureMap;
 use crate::gpu::sums::{lanes, over_lanes};
@@ -80,10 +85,6 @@ fn partner(at: usize, half: usize) -> (usize, f32) {
 }
 
 #[cube(launch)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 fn forward_rows<F: Float>(
     x: &[F],
     other_x: &[F],
@@ -131,10 +132,6 @@ fn forward_rows<F: Float>(
 }
 
 #[cube(launch)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 fn backward_rows<F: Float>(
     x: &[F],
     other_x: &[F],

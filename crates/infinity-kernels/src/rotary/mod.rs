@@ -263,8 +263,8 @@ impl Operator for Unit {
     const CONSTANTS: usize = 2;
 
     cpu_kernel! {
-        |self, [x, cos, sin]| [cpu::forward(*self, x, cos, sin)];
-        |self, [x, cos, sin], [d_y]| [cpu::backward(*self, x, cos, sin, d_y)]
+        |self, [x, cos, sin]| [cpu::forward(*self, [x, cos, sin])];
+        |self, [x, cos, sin], [d_y]| [cpu::backward(*self, [x, cos, sin], d_y)]
     }
 
     gpu_kernel! {

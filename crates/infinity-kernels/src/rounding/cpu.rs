@@ -1,15 +1,11 @@
 //! Rounding to half on the CPU: one pass, on the bits.
 
 use super::half::Half;
-use crate::cpu::results::in_unwritten_pieces;
+use crate::cpu::results::value_by_value;
 use crate::cpu::simd::{Level, leveled};
-use crate::cpu::tensors::{Primitive, single, slice, tensor};
-use burn::backend::TensorMetadata;
-use burn::tensor::DType;
+use crate::cpu::tensors::{Primitive, single};
 use std::mem::MaybeUninit;
 
-/// Values a thread takes at a time: enough to be worth handing over, little enough for its cache.
-const PIECE: usize = 16_384;
 /// The smallest normal f16.
 const F16_NORMAL: f32 = 6.103_515_6e-5;
 /// The first power of two that f16 does not have.
@@ -47,36 +43,32 @@ fn to_f16(x: f32) -> f32 {
     if x.is_nan() { x } else { rounded.copysign(x) }
 }
 
-#[inline(always)]
-fn bf16_loop<const FMA: bool, const ROWS: usize>(x: &[f32], y: &mut [MaybeUninit<f32>]) {
-    for (x, y) in x.iter().zip(y) {
-        y.write(to_bf16(*x));
+leveled!(
+    fn round<const FMA: bool, const ROWS: usize>(
+        half: Half,
+        x: &[f32],
+        y: &mut [MaybeUninit<f32>],
+    ) {
+        let values = x.iter().zip(y);
+        match half {
+            Half::Bf16 => {
+                for (x, y) in values {
+                    y.write(to_bf16(*x));
+                }
+            }
+            Half::F16 => {
+                for (x, y) in values {
+                    y.write(to_f16(*x));
+                }
+            }
+        }
     }
-}
-leveled!(fn bf16_piece(x: &[f32], y: &mut [MaybeUninit<f32>]) = bf16_loop);
+);
 
-#[inline(always)]
-fn f16_loop<const FMA: bool, const ROWS: usize>(x: &[f32], y: &mut [MaybeUninit<f32>]) {
-    for (x, y) in x.iter().zip(y) {
-        y.write(to_f16(*x));
-    }
-}
-leveled!(fn f16_piece(x: &[f32], y: &mut [MaybeUninit<f32>]) = f16_loop);
-
-/// Each value as `half` has it.
+/// Each value as `half` has it, in `f32`.
 pub(crate) fn rounded(x: Primitive, half: Half) -> Primitive {
-    let shape = x.shape();
-    let x = single(x);
-    let x = slice(&x);
     let level = Level::detect();
-    let piece = match half {
-        Half::Bf16 => bf16_piece,
-        Half::F16 => f16_piece,
-    };
-    let work = |i, [y]: [&mut [MaybeUninit<f32>]; 1]| {
-        piece(level, &x[i * PIECE..][..y.len()], y);
-    };
-    // SAFETY: the input is as long as its piece of the result, and the loops write a value for each.
-    let [y] = unsafe { in_unwritten_pieces([x.len()], [PIECE], work) };
-    tensor(y, shape, DType::F32)
+    // SAFETY: the loops write a value for each of the input.
+    let [y] = unsafe { value_by_value([single(x)], |[x], [y]| round(level, half, x, y)) };
+    y
 }

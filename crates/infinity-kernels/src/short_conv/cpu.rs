@@ -12,21 +12,23 @@
 
 use crate::borders::{Borders, Piece};
 use crate::cpu::exp::exp;
-use crate::cpu::results::in_pieces;
+use crate::cpu::results::{in_pieces, summed};
 use crate::cpu::simd::{Level, leveled, multiply_add};
-use crate::cpu::tensors::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
+use crate::cpu::tensors::{Input, Primitive, in_dtype, single, slice, slice_mut, writable};
 use burn::backend::TensorMetadata;
-use burn::tensor::{DType, Shape};
+use burn::tensor::DType;
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// A call's tensors as slices, channels innermost everywhere.
+/// A call's tensors, channels innermost everywhere.
 struct Call {
-    x: Primitive,
+    x: Input,
     /// Taps `[kernel, channels]`.
     taps: Vec<f32>,
     /// Inputs before the first `[B, kernel − 1, channels]`.
     before: Vec<f32>,
-    dtype: DType,
+    /// What comes before a document in the middle of a row.
+    nothing: Vec<f32>,
     b: usize,
     t: usize,
     sizes: Sizes,
@@ -39,13 +41,17 @@ pub(crate) struct Sizes {
     kernel: usize,
 }
 
+impl Sizes {
+    fn of(weight: &Primitive) -> Self {
+        let [channels, kernel] = weight.shape().dims();
+        Sizes { channels, kernel }
+    }
+}
+
 /// `[rows, a, b]` → `[rows, b, a]`.
 fn swapped(x: &[f32], a: usize, b: usize) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    for (from, to) in x
-        .chunks_exact((a * b).max(1))
-        .zip(y.chunks_exact_mut((a * b).max(1)))
-    {
+    let (mut y, len) = (vec![0.0; x.len()], (a * b).max(1));
+    for (from, to) in x.chunks_exact(len).zip(y.chunks_exact_mut(len)) {
         for i in 0..a {
             for j in 0..b {
                 to[j * a + i] = from[i * b + j];
@@ -57,33 +63,44 @@ fn swapped(x: &[f32], a: usize, b: usize) -> Vec<f32> {
 
 impl Call {
     fn new([x, weight, tail]: [Primitive; 3]) -> Self {
-        let [b, t, channels] = x.shape().dims();
-        let [_, kernel] = weight.shape().dims::<2>();
+        let (x, sizes) = (Input::new(x), Sizes::of(&weight));
+        let [b, t, channels] = x.dims();
+        let before = sizes.kernel - 1;
         Call {
-            dtype: x.dtype(),
-            taps: swapped(slice(&single(weight)), channels, kernel),
-            before: swapped(slice(&single(tail)), channels, kernel - 1),
-            x: single(x),
+            x,
+            taps: swapped(slice(&single(weight)), channels, sizes.kernel),
+            before: swapped(slice(&single(tail)), channels, before),
+            nothing: vec![0.0; before * channels],
             b,
             t,
-            sizes: Sizes { channels, kernel },
+            sizes,
         }
     }
 
-    /// Values of one row of the batch in `x` and in `before`.
-    fn row_len(&self) -> (usize, usize) {
-        let Sizes { channels, kernel } = self.sizes;
-        (self.t * channels, (kernel - 1) * channels)
+    /// Values of one row of the batch in `x`.
+    fn row_len(&self) -> usize {
+        self.t * self.sizes.channels
     }
 
-    fn row(&self, b: usize) -> Row<'_> {
-        let (x, before) = self.row_len();
-        Row {
-            x: &slice(&self.x)[b * x..][..x],
-            before: &self.before[b * before..][..before],
-            taps: &self.taps,
-            sizes: self.sizes,
-        }
+    /// The documents of row `b`, each with its place among the row's values.
+    fn documents(
+        &self,
+        b: usize,
+        borders: &Borders,
+    ) -> impl Iterator<Item = (Row<'_>, Piece, Range<usize>)> {
+        let x = &self.x[b * self.row_len()..][..self.row_len()];
+        let before = &self.before[b * self.nothing.len()..][..self.nothing.len()];
+        borders.pieces(b, self.t).map(move |piece| {
+            let [start, end] =
+                [piece.tokens.start, piece.tokens.end].map(|t| t * self.sizes.channels);
+            let row = Row {
+                x: &x[start..end],
+                before: if piece.fresh { &self.nothing } else { before },
+                taps: &self.taps,
+                sizes: self.sizes,
+            };
+            (row, piece, start..end)
+        })
     }
 }
 
@@ -97,16 +114,6 @@ pub(crate) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// One document of it; `nothing` is what comes before a document.
-    fn part(&self, piece: &Piece, nothing: &'a [f32]) -> Self {
-        let channels = self.sizes.channels;
-        Row {
-            x: &self.x[piece.tokens.start * channels..piece.tokens.end * channels],
-            before: if piece.fresh { nothing } else { self.before },
-            ..*self
-        }
-    }
-
     /// Input `i`, counted from the first of the tail.
     #[inline(always)]
     fn input(&self, i: usize) -> &'a [f32] {
@@ -131,76 +138,63 @@ impl<'a> Row<'a> {
     }
 }
 
-#[inline(always)]
-fn forward_loop<const FMA: bool, const ROWS: usize>(row: Row<'_>, y: &mut [f32]) {
-    for (t, y) in y.chunks_exact_mut(row.sizes.channels).enumerate() {
-        row.convolve::<FMA>(t, y);
-        for y in y {
-            *y /= 1.0 + exp::<FMA>(-*y);
-        }
-    }
-}
-leveled!(fn forward_row(row: Row<'_>, y: &mut [f32]) = forward_loop);
-
-/// Gradients of one row of the batch.
-pub(crate) struct RowGrads<'a> {
-    x: &'a mut [f32],
-    before: &'a mut [f32],
-    taps: &'a mut [f32],
-}
-
-#[inline(always)]
-fn backward_loop<const FMA: bool, const ROWS: usize>(
-    row: Row<'_>,
-    d_y: &[f32],
-    grads: &mut RowGrads<'_>,
-) {
-    let Sizes { channels, kernel } = row.sizes;
-    let mut d_z = vec![0.0; channels];
-    for (t, d_y) in d_y.chunks_exact(channels).enumerate() {
-        row.convolve::<FMA>(t, &mut d_z);
-        for (d_z, d_y) in d_z.iter_mut().zip(d_y) {
-            let z = *d_z;
-            let sigma = 1.0 / (1.0 + exp::<FMA>(-z));
-            *d_z = d_y * sigma * multiply_add::<FMA>(z, 1.0 - sigma, 1.0);
-        }
-        for j in 0..kernel {
-            let at = j * channels;
-            let input = row.input(t + j);
-            let taps = &row.taps[at..at + channels];
-            let d_taps = &mut grads.taps[at..at + channels];
-            let d_input = match (t + j).checked_sub(kernel - 1) {
-                Some(t) => &mut grads.x[t * channels..][..channels],
-                None => &mut grads.before[(t + j) * channels..][..channels],
-            };
-            for ((d_tap, x), d_z) in d_taps.iter_mut().zip(input).zip(&d_z) {
-                *d_tap = multiply_add::<FMA>(*d_z, *x, *d_tap);
-            }
-            for ((d_x, w), d_z) in d_input.iter_mut().zip(taps).zip(&d_z) {
-                *d_x = multiply_add::<FMA>(*d_z, *w, *d_x);
+leveled!(
+    fn forward_row<const FMA: bool, const ROWS: usize>(row: Row<'_>, y: &mut [f32]) {
+        for (t, y) in y.chunks_exact_mut(row.sizes.channels).enumerate() {
+            row.convolve::<FMA>(t, y);
+            for y in y {
+                *y /= 1.0 + exp::<FMA>(-*y);
             }
         }
     }
-}
-leveled!(fn backward_row(row: Row<'_>, d_y: &[f32], grads: &mut RowGrads<'_>) = backward_loop);
+);
+
+leveled!(
+    /// Adds to the gradients of a row's inputs, of those before it and of the taps.
+    fn backward_row<const FMA: bool, const ROWS: usize>(
+        row: Row<'_>,
+        d_y: &[f32],
+        grads: [&mut [f32]; 3],
+    ) {
+        let [d_x, d_before, all_d_taps] = grads;
+        let Sizes { channels, kernel } = row.sizes;
+        let mut d_z = vec![0.0; channels];
+        for (t, d_y) in d_y.chunks_exact(channels).enumerate() {
+            row.convolve::<FMA>(t, &mut d_z);
+            for (d_z, d_y) in d_z.iter_mut().zip(d_y) {
+                let z = *d_z;
+                let sigma = 1.0 / (1.0 + exp::<FMA>(-z));
+                *d_z = d_y * sigma * multiply_add::<FMA>(z, 1.0 - sigma, 1.0);
+            }
+            for j in 0..kernel {
+                let at = j * channels;
+                let input = row.input(t + j);
+                let taps = &row.taps[at..at + channels];
+                let d_taps = &mut all_d_taps[at..at + channels];
+                let d_input = match (t + j).checked_sub(kernel - 1) {
+                    Some(t) => &mut d_x[t * channels..][..channels],
+                    None => &mut d_before[(t + j) * channels..][..channels],
+                };
+                for ((d_tap, x), d_z) in d_taps.iter_mut().zip(input).zip(&d_z) {
+                    *d_tap = multiply_add::<FMA>(*d_z, *x, *d_tap);
+                }
+                for ((d_x, w), d_z) in d_input.iter_mut().zip(taps).zip(&d_z) {
+                    *d_x = multiply_add::<FMA>(*d_z, *w, *d_x);
+                }
+            }
+        }
+    }
+);
 
 /// `silu(conv(x))`.
 pub(crate) fn forward(inputs: [Primitive; 3], borders: &Borders) -> Primitive {
-    let call = Call::new(inputs);
-    let (row_len, before_len) = call.row_len();
-    let (level, nothing) = (Level::detect(), vec![0f32; before_len]);
-    let [y] = in_pieces([call.b * row_len], [row_len], |b, [y]| {
-        for piece in borders.pieces(b, call.t) {
-            let row = call.row(b).part(&piece, &nothing);
-            let (from, len) = (piece.tokens.start * call.sizes.channels, row.x.len());
-            forward_row(level, row, &mut y[from..from + len]);
+    let (call, level) = (Call::new(inputs), Level::detect());
+    let [y] = in_pieces([call.x.len()], [call.row_len()], |b, [y]| {
+        for (row, _, at) in call.documents(b, borders) {
+            forward_row(level, row, &mut y[at]);
         }
     });
-    tensor(
-        y,
-        Shape::from([call.b, call.t, call.sizes.channels]),
-        call.dtype,
-    )
+    call.x.like(y)
 }
 
 /// Values from which on threads share a step.
@@ -208,74 +202,52 @@ const ALONE: usize = 1 << 13;
 
 /// What a step of one convolution has.
 struct Step {
-    x: Primitive,
+    x: Input,
     taps: Vec<f32>,
     /// `[B, kernel − 1, channels]`.
     tail: Primitive,
+    tail_dtype: DType,
     y: Vec<f32>,
-    dtypes: [DType; 2],
-    shape: Shape,
     sizes: Sizes,
 }
 
 impl Step {
     fn new([x, weight, tail]: [Primitive; 3]) -> Self {
-        let [channels, kernel] = weight.shape().dims();
+        let (x, sizes) = (Input::new(x), Sizes::of(&weight));
         Step {
-            taps: swapped(slice(&single(weight)), channels, kernel),
-            y: vec![0.0; x.shape().num_elements()],
-            dtypes: [x.dtype(), tail.dtype()],
-            shape: x.shape(),
-            x: single(x),
+            taps: swapped(slice(&single(weight)), sizes.channels, sizes.kernel),
+            y: vec![0.0; x.len()],
+            tail_dtype: tail.dtype(),
             tail: writable(tail),
-            sizes: Sizes { channels, kernel },
+            x,
+            sizes,
         }
     }
 
-    /// Inputs, place of the outputs and tail of every row.
-    fn rows(&mut self) -> impl Iterator<Item = StepRow<'_>> {
-        let Sizes { channels, kernel } = self.sizes;
-        let [b, t, _] = self.shape.dims();
-        let x = slice(&self.x).chunks_exact(t * channels);
-        let y = self.y.chunks_exact_mut(t * channels);
-        let tails = slice_mut(&mut self.tail).chunks_exact_mut((kernel - 1) * channels);
+    /// Every row, with nothing before it yet, the place of its outputs and its tail.
+    fn rows(&mut self) -> impl Iterator<Item = (Row<'_>, &mut [f32], &mut [f32])> {
         let (taps, sizes) = (&self.taps, self.sizes);
-        let row = move |((x, y), tail)| StepRow {
-            x,
-            y,
-            tail,
-            taps,
-            sizes,
-        };
-        x.zip(y).zip(tails).take(b).map(row)
+        let [_, t, channels] = self.x.dims();
+        let x = self.x.chunks_exact(t * channels);
+        let y = self.y.chunks_exact_mut(t * channels);
+        let tails = slice_mut(&mut self.tail).chunks_exact_mut((sizes.kernel - 1) * channels);
+        x.zip(y).zip(tails).map(move |((x, y), tail)| {
+            let before = &[];
+            (
+                Row {
+                    x,
+                    before,
+                    taps,
+                    sizes,
+                },
+                y,
+                tail,
+            )
+        })
     }
 
     fn results(self) -> [Primitive; 2] {
-        let y = tensor(self.y, self.shape, self.dtypes[0]);
-        [y, in_dtype(self.tail, self.dtypes[1])]
-    }
-}
-
-struct StepRow<'a> {
-    x: &'a [f32],
-    y: &'a mut [f32],
-    tail: &'a mut [f32],
-    taps: &'a [f32],
-    sizes: Sizes,
-}
-
-impl StepRow<'_> {
-    fn run(self, level: Level) {
-        let row = Row {
-            x: self.x,
-            before: self.tail,
-            taps: self.taps,
-            sizes: self.sizes,
-        };
-        forward_row(level, row, self.y);
-        self.tail.copy_within(self.x.len().., 0);
-        let kept = self.tail.len() - self.x.len();
-        self.tail[kept..].copy_from_slice(self.x);
+        [self.x.like(self.y), in_dtype(self.tail, self.tail_dtype)]
     }
 }
 
@@ -288,14 +260,24 @@ pub(crate) fn step(inputs: Vec<Primitive>) -> Vec<Primitive> {
         steps.push(Step::new([x, weight, tail]));
     }
     let level = Level::detect();
+    let run = |(row, y, tail): (Row<'_>, &mut [f32], &mut [f32])| {
+        forward_row(
+            level,
+            Row {
+                before: tail,
+                ..row
+            },
+            y,
+        );
+        tail.copy_within(row.x.len().., 0);
+        let kept = tail.len() - row.x.len();
+        tail[kept..].copy_from_slice(row.x);
+    };
     let values: usize = steps.iter().map(|step| step.y.len()).sum();
     let rows = steps.iter_mut().flat_map(Step::rows);
     match values < ALONE {
-        true => rows.for_each(|row| row.run(level)),
-        false => {
-            let rows: Vec<_> = rows.collect();
-            rows.into_par_iter().for_each(|row| row.run(level));
-        }
+        true => rows.for_each(run),
+        false => rows.collect::<Vec<_>>().into_par_iter().for_each(run),
     }
     steps.into_iter().flat_map(Step::results).collect()
 }
@@ -306,52 +288,33 @@ pub(crate) fn backward(
     d_y: Primitive,
     borders: &Borders,
 ) -> [Primitive; 3] {
-    let call = Call::new(inputs);
+    let (call, d_y, level) = (Call::new(inputs), Input::new(d_y), Level::detect());
     let Sizes { channels, kernel } = call.sizes;
-    let (row_len, before_len) = call.row_len();
-    let d_y = single(d_y);
-    let d_y = slice(&d_y);
-    let taps_len = kernel * channels;
-    let (level, nothing) = (Level::detect(), vec![0f32; before_len]);
-    let [d_x, d_before, d_taps] = in_pieces(
-        [row_len, before_len, taps_len].map(|len| call.b * len),
-        [row_len, before_len, taps_len],
-        |b, [x, before, taps]| {
-            let d_y = &d_y[b * row_len..][..row_len];
-            // What came before a document is nothing, and its gradient nobody's.
-            let mut nobody = vec![0f32; before_len];
-            for piece in borders.pieces(b, call.t) {
-                let row = call.row(b).part(&piece, &nothing);
-                let from = piece.tokens.start * channels;
-                let part = from..from + row.x.len();
-                let mut grads = RowGrads {
-                    x: &mut x[part.clone()],
-                    before: if piece.fresh {
-                        &mut nobody
-                    } else {
-                        &mut *before
-                    },
-                    taps: &mut *taps,
-                };
-                backward_row(level, row, &d_y[part], &mut grads);
-            }
-        },
-    );
-    let mut sum = vec![0f32; taps_len];
-    for row in d_taps.chunks_exact(taps_len) {
-        sum.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
-    }
+    let sizes = [call.row_len(), call.nothing.len(), call.taps.len()];
+    let [d_x, d_before, d_taps] = in_pieces(sizes.map(|len| call.b * len), sizes, |b, grads| {
+        let [x, before, taps] = grads;
+        let d_y = &d_y[b * x.len()..][..x.len()];
+        // What came before a document is nothing, and its gradient nobody's.
+        let mut nobody = call.nothing.clone();
+        for (row, piece, at) in call.documents(b, borders) {
+            let before = if piece.fresh {
+                &mut nobody
+            } else {
+                &mut *before
+            };
+            backward_row(
+                level,
+                row,
+                &d_y[at.clone()],
+                [&mut x[at], before, &mut *taps],
+            );
+        }
+    });
+    let d_taps = swapped(&summed(&d_taps, kernel * channels), kernel, channels);
+    let d_tail = swapped(&d_before, kernel - 1, channels);
     [
-        tensor(d_x, Shape::from([call.b, call.t, channels]), call.dtype),
-        tensor(
-            swapped(&sum, kernel, channels),
-            Shape::from([channels, kernel]),
-            call.dtype,
-        ),
-        tensor(
-            swapped(&d_before, kernel - 1, channels),
-            Shape::from([call.b, channels, kernel - 1]),
-            call.dtype,
-        ),
+        call.x.like(d_x),
+        call.x.result(d_taps, [channels, kernel]),
+        call.x.result(d_tail, [call.b, channels, kernel - 1]),
     ]
 }

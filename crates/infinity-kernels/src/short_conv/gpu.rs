@@ -3,7 +3,7 @@
 
 use crate::gpu::many::{Places, in_a_launch};
 use crate::gpu::sums::row_sums;
-use crate::gpu::{UNITS, cast, contiguous, empty, units};
+use crate::gpu::{UNITS, cast, contiguous, empty, units, zeros};
 use crate::operator::is_none;
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
@@ -59,23 +59,23 @@ struct Tokens {
     t: usize,
 }
 
-/// Input `at`, counted from the first of the tail.
-#[cube]
-#[allow(clippy::too_many_arguments, reason = "a place in two buffers")]
-fn input(
-    x: &[f32],
-    tail: &[f32],
+/// A channel of a row of the batch.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+struct Place {
     t: usize,
     channels: usize,
     batch: usize,
-    at: usize,
     channel: usize,
-    #[comptime] before: usize,
-) -> f32 {
+}
+
+/// Input `at`, counted from the first of the tail.
+#[cube]
+fn input(x: &[f32], tail: &[f32], place: Place, at: usize, #[comptime] before: usize) -> f32 {
     if at < before {
-        tail[(batch * channels + channel) * before + at]
+        tail[(place.batch * place.channels + place.channel) * before + at]
     } else {
-        x[(batch * t + at - before) * channels + channel]
+        x[(place.batch * place.t + at - before) * place.channels + place.channel]
     }
 }
 
@@ -99,19 +99,16 @@ fn forward_units(
                 let channel = at % conv.channels;
                 let t = at / conv.channels % tokens.t;
                 let batch = at / conv.channels / tokens.t;
+                let place = Place {
+                    t: tokens.t,
+                    channels: conv.channels,
+                    batch,
+                    channel,
+                };
                 let mut z = 0.0f32;
                 #[unroll]
                 for j in 0..kernel {
-                    let x = input(
-                        &conv.x,
-                        &conv.tail,
-                        tokens.t,
-                        conv.channels,
-                        batch,
-                        t + j,
-                        channel,
-                        before,
-                    );
+                    let x = input(&conv.x, &conv.tail, place, t + j, before);
                     z += conv.weight[channel * kernel + j] * x;
                 }
                 y[conv.y + at] = z / (1.0f32 + (0.0f32 - z).exp());
@@ -119,16 +116,14 @@ fn forward_units(
                 let at = at - values;
                 let channel = at / before % conv.channels;
                 let batch = at / before / conv.channels;
-                next[conv.next + at] = input(
-                    &conv.x,
-                    &conv.tail,
-                    tokens.t,
-                    conv.channels,
+                let place = Place {
+                    t: tokens.t,
+                    channels: conv.channels,
                     batch,
-                    tokens.t + at % before,
                     channel,
-                    before,
-                );
+                };
+                next[conv.next + at] =
+                    input(&conv.x, &conv.tail, place, tokens.t + at % before, before);
             }
         }
     }
@@ -159,6 +154,12 @@ fn backward_taps(
             let channel = unit % conv.channels;
             let piece = unit / conv.channels % pieces;
             let batch = unit / conv.channels / pieces;
+            let place = Place {
+                t: tokens.t,
+                channels: conv.channels,
+                batch,
+                channel,
+            };
             let mut taps = Array::<f32>::new(kernel);
             #[unroll]
             for j in 0..kernel {
@@ -170,16 +171,7 @@ fn backward_taps(
                     let mut z = 0.0f32;
                     #[unroll]
                     for j in 0..kernel {
-                        let x = input(
-                            &conv.x,
-                            &conv.tail,
-                            tokens.t,
-                            conv.channels,
-                            batch,
-                            t + j,
-                            channel,
-                            before,
-                        );
+                        let x = input(&conv.x, &conv.tail, place, t + j, before);
                         z += conv.weight[channel * kernel + j] * x;
                     }
                     let sigma = 1.0f32 / (1.0f32 + (0.0f32 - z).exp());
@@ -188,16 +180,7 @@ fn backward_taps(
                     d_z[conv.z + at] = d;
                     #[unroll]
                     for j in 0..kernel {
-                        taps[j] += d * input(
-                            &conv.x,
-                            &conv.tail,
-                            tokens.t,
-                            conv.channels,
-                            batch,
-                            t + j,
-                            channel,
-                            before,
-                        );
+                        taps[j] += d * input(&conv.x, &conv.tail, place, t + j, before);
                     }
                 }
             }
@@ -336,12 +319,9 @@ impl Call {
         places: &Places,
         shape: impl Fn(usize) -> [usize; 3],
     ) -> Vec<CubeTensor> {
-        let each = self.convs.iter().enumerate();
-        let part = |(i, conv): (usize, &Conv)| {
-            let shape = Shape::from(shape(conv.channels));
-            cast(places.part(buffer, i, shape), conv.dtype)
-        };
-        each.map(part).collect()
+        let shapes = self.convs.iter().map(|conv| shape(conv.channels));
+        let parts = places.parts(buffer, shapes).into_iter().zip(&self.convs);
+        parts.map(|(x, conv)| cast(x, conv.dtype)).collect()
     }
 }
 
@@ -351,28 +331,19 @@ pub(super) fn forward(inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
     let (b, t, before) = (call.b, call.t, call.kernel - 1);
     let [y, next] = [&call.values, &call.tails].map(|places| places.buffer(call.of()));
     for (from, convs, places) in call.launches([3, 2], b * (t + before)) {
-        let mut sequence = SequenceArg::new();
-        for (i, conv) in convs.iter().enumerate() {
+        let sequence = convs.iter().enumerate().map(|(i, conv)| {
             let [x, weight, tail] = [&conv.x, &conv.weight, &conv.tail];
             let [x, weight, tail] = [x, weight, tail].map(|x| x.clone().into_buffer_arg());
             let [y, next] = [&call.values, &call.tails].map(|places| places.start[from + i]);
-            let first = places.first[i];
-            sequence.push(AheadLaunch::new(
-                x,
-                weight,
-                tail,
-                first,
-                conv.channels,
-                y,
-                next,
-            ));
-        }
+            let (first, channels) = (places.first[i], conv.channels);
+            AheadLaunch::new(x, weight, tail, first, channels, y, next)
+        });
         if !places.are_empty() {
             forward_units::launch(
                 &call.of().client,
                 places.cubes(),
                 units(),
-                sequence,
+                sequence.collect(),
                 y.clone().into_buffer_arg(),
                 next.clone().into_buffer_arg(),
                 call.tokens(),
@@ -397,36 +368,26 @@ pub(super) fn backward(inputs: Vec<CubeTensor>, grads: Vec<CubeTensor>) -> Vec<C
         there.then(|| contiguous(grads[i].clone(), DType::F32))
     };
     let pieces = t.div_ceil(POSITIONS);
-    let taps = Places::new(
-        call.of(),
-        call.convs.iter().map(|conv| conv.channels * kernel),
-    );
+    let lens = call.convs.iter().map(|conv| conv.channels * kernel);
+    let taps = Places::new(call.of(), lens);
     let [d_z, d_x] = [(); 2].map(|()| call.values.buffer(call.of()));
     let d_tail = call.tails.buffer(call.of());
     let partial = empty(call.of(), [b * pieces, taps.values], DType::F32);
     for (from, convs, places) in call.launches([4, 2], b * pieces) {
-        let mut sequence = SequenceArg::new();
-        for (i, conv) in convs.iter().enumerate() {
-            let shape = [b, t, conv.channels];
-            let d_y = grad(from + i, shape).unwrap_or_else(|| zeros(&conv.x));
+        let sequence = convs.iter().enumerate().map(|(i, conv)| {
+            let channels = conv.channels;
+            let d_y = grad(from + i, [b, t, channels]).unwrap_or_else(|| zeros(&conv.x));
             let tensors = [conv.x.clone(), conv.weight.clone(), conv.tail.clone(), d_y];
             let [x, weight, tail, d_y] = tensors.map(CubeTensor::into_buffer_arg);
-            let (first, z, taps) = (
-                places.first[i],
-                call.values.start[from + i],
-                taps.start[from + i],
-            );
-            let channels = conv.channels;
-            sequence.push(BackLaunch::new(
-                x, weight, tail, d_y, first, channels, z, taps,
-            ));
-        }
+            let [z, taps] = [&call.values, &taps].map(|places| places.start[from + i]);
+            BackLaunch::new(x, weight, tail, d_y, places.first[i], channels, z, taps)
+        });
         if !places.are_empty() {
             backward_taps::launch(
                 &call.of().client,
                 places.cubes(),
                 units(),
-                sequence,
+                sequence.collect(),
                 d_z.clone().into_buffer_arg(),
                 partial.clone().into_buffer_arg(),
                 call.tokens(),
@@ -438,27 +399,21 @@ pub(super) fn backward(inputs: Vec<CubeTensor>, grads: Vec<CubeTensor>) -> Vec<C
         }
     }
     for (from, convs, places) in call.launches([2, 3], b * (t + before)) {
-        let mut sequence = SequenceArg::new();
-        for (i, conv) in convs.iter().enumerate() {
+        let sequence = convs.iter().enumerate().map(|(i, conv)| {
             let d_next = grad(n + from + i, [b, conv.channels, before]);
             let has_next = usize::from(d_next.is_some());
-            let tensors = [
-                conv.weight.clone(),
-                d_next.unwrap_or_else(|| conv.tail.clone()),
-            ];
-            let [weight, d_next] = tensors.map(CubeTensor::into_buffer_arg);
+            let d_next = d_next.unwrap_or_else(|| conv.tail.clone());
+            let [weight, d_next] = [conv.weight.clone(), d_next].map(CubeTensor::into_buffer_arg);
             let (first, channels) = (places.first[i], conv.channels);
             let [z, tail] = [&call.values, &call.tails].map(|places| places.start[from + i]);
-            sequence.push(ThroughLaunch::new(
-                weight, d_next, has_next, first, channels, z, tail,
-            ));
-        }
+            ThroughLaunch::new(weight, d_next, has_next, first, channels, z, tail)
+        });
         if !places.are_empty() {
             backward_inputs::launch(
                 &call.of().client,
                 places.cubes(),
                 units(),
-                sequence,
+                sequence.collect(),
                 d_z.clone().into_buffer_arg(),
                 d_x.clone().into_buffer_arg(),
                 d_tail.clone().into_buffer_arg(),
@@ -477,9 +432,4 @@ pub(super) fn backward(inputs: Vec<CubeTensor>, grads: Vec<CubeTensor>) -> Vec<C
         all.extend([d_x, cast(d_taps, weight_types[i]), d_tail]);
     }
     all
-}
-
-fn zeros(like: &CubeTensor) -> CubeTensor {
-    use burn::backend::ops::FloatTensorOps;
-    burn_cubecl::CubeBackend::float_zeros(like.shape(), &like.device, DType::F32.into())
 }

@@ -125,32 +125,20 @@ fn is_on_gpu(convs: &[Conv]) -> bool {
 /// One convolution, with the CPU's kernel or on tensors.
 #[track_caller]
 fn alone(conv: Conv, borders: &Borders) -> (Tensor<3>, Tensor<3>) {
-    let Conv { x, weight, tail } = conv;
-    let [b, t, channels] = x.dims();
-    let [_, kernel] = weight.dims();
+    let Conv { x, weight, tail } = conv.clone();
+    let ([b, t, channels], [_, kernel]) = (x.dims(), weight.dims());
     if kernel == 1 || t == 0 || !operator::on_cpu(&x.device()) {
         let (y, tail) = short_conv_packed(x, weight, tail, borders);
         return (activation::silu(y), tail);
     }
-    let before = kernel - 1;
-    assert_shape!(weight, [channels, kernel]);
-    assert_shape!(tail, [b, channels, before]);
+    let inputs = inputs(vec![conv], |tail| tail);
     borders.check(b, t);
+    let before = kernel - 1;
+    let last = x.slice([0..b, t.saturating_sub(before)..t]).swap_dims(1, 2);
     let next = match t < before {
-        true => Tensor::cat(
-            vec![
-                tail.clone().slice([0..b, 0..channels, t..before]),
-                x.clone().swap_dims(1, 2),
-            ],
-            2,
-        ),
-        false => x.clone().slice([0..b, t - before..t]).swap_dims(1, 2),
+        true => Tensor::cat(vec![tail.slice([0..b, 0..channels, t..before]), last], 2),
+        false => last,
     };
-    let inputs = vec![
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        tail.into_dispatch(),
-    ];
     let next = tensors::remembered(next, t, borders);
     let op = ConvSilu(borders.clone());
     (operator::run(op, inputs).take(), next)

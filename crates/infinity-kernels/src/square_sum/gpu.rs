@@ -3,7 +3,7 @@
 
 use crate::gpu::many::{Places, in_a_launch};
 use crate::gpu::sums::over_lanes;
-use crate::gpu::{UNITS, contiguous, cubes, empty, units};
+use crate::gpu::{UNITS, cubes, empty, single, units};
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
@@ -65,10 +65,7 @@ fn sum_of_cubes(sums: &[f32], out: &mut [f32], len: usize) {
 
 /// `Σ x²`, `[1]`.
 pub(super) fn square_sum(inputs: Vec<CubeTensor>) -> CubeTensor {
-    let inputs: Vec<_> = inputs
-        .into_iter()
-        .map(|x| contiguous(x, DType::F32))
-        .collect();
+    let inputs = single(inputs);
     let of = &inputs[0];
     let groups: Vec<_> = inputs.chunks(in_a_launch(of, 1, 1)).collect();
     let len = groups.len() * CUBES;

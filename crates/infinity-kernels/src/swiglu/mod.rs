@@ -33,8 +33,8 @@ impl Operator for Swiglu {
     const NAME: &'static str = "swiglu";
 
     cpu_kernel! {
-        |self, [gate, up]| [cpu::forward(gate, up)];
-        |self, [gate, up], [d_y]| cpu::backward(gate, up, d_y)
+        |self, [gate, up]| cpu::forward([gate, up]);
+        |self, [gate, up], [d_y]| cpu::backward([gate, up, d_y])
     }
 
     gpu_kernel! {

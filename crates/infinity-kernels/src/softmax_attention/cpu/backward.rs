@@ -139,39 +139,32 @@ leveled!(
     /// zeros where a row does not see the key. Of all keys, the first row sees the last `window` of the first
     /// `seen`, and each next one key more; these begin with key `from`. Of every row the sum of weights, as a
     /// logarithm, and `Σ do ⊙ o`.
-    fn through_softmax(
+    fn through_softmax<const FMA: bool, const ROWS: usize>(
         size: [usize; 2],
         seen: [usize; 3],
         rows: &[[f32; 2]; QUERIES],
         block: [&mut [f32]; 2],
-    ) = through_softmax_body
-);
-
-#[inline(always)]
-fn through_softmax_body<const FMA: bool, const ROWS: usize>(
-    [m, n]: [usize; 2],
-    [seen, from, window]: [usize; 3],
-    rows: &[[f32; 2]; QUERIES],
-    [weights, d_scores]: [&mut [f32]; 2],
-) {
-    let block = weights
-        .chunks_exact_mut(KEYS)
-        .zip(d_scores.chunks_exact_mut(KEYS));
-    for (i, ((weights, d_scores), [sums, through])) in block.zip(rows).take(m).enumerate() {
-        let (weights, d_scores) = (&mut weights[..padded(n)], &mut d_scores[..padded(n)]);
-        let hidden = (seen + i).saturating_sub(window);
-        let [hidden, seen] = [hidden, seen + i].map(|key| key.saturating_sub(from).min(n));
-        for unseen in [0..hidden, seen..weights.len()] {
-            weights[unseen.clone()].fill(f32::NEG_INFINITY);
-            d_scores[unseen].fill(0.0);
-        }
-        let (weights, _) = weights.as_chunks_mut::<LANES>();
-        let (d_scores, _) = d_scores.as_chunks_mut::<LANES>();
-        for (weights, d_scores) in weights.iter_mut().zip(d_scores) {
-            for l in 0..LANES {
-                weights[l] = exp::<FMA>(weights[l] - sums);
-                d_scores[l] = weights[l] * (d_scores[l] - through);
+    ) {
+        let ([m, n], [seen, from, window], [weights, d_scores]) = (size, seen, block);
+        let block = weights
+            .chunks_exact_mut(KEYS)
+            .zip(d_scores.chunks_exact_mut(KEYS));
+        for (i, ((weights, d_scores), [sums, through])) in block.zip(rows).take(m).enumerate() {
+            let (weights, d_scores) = (&mut weights[..padded(n)], &mut d_scores[..padded(n)]);
+            let hidden = (seen + i).saturating_sub(window);
+            let [hidden, seen] = [hidden, seen + i].map(|key| key.saturating_sub(from).min(n));
+            for unseen in [0..hidden, seen..weights.len()] {
+                weights[unseen.clone()].fill(f32::NEG_INFINITY);
+                d_scores[unseen].fill(0.0);
+            }
+            let (weights, _) = weights.as_chunks_mut::<LANES>();
+            let (d_scores, _) = d_scores.as_chunks_mut::<LANES>();
+            for (weights, d_scores) in weights.iter_mut().zip(d_scores) {
+                for l in 0..LANES {
+                    weights[l] = exp::<FMA>(weights[l] - sums);
+                    d_scores[l] = weights[l] * (d_scores[l] - through);
+                }
             }
         }
     }
-}
+);

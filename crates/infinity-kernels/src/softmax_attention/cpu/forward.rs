@@ -102,77 +102,72 @@ leveled!(
     /// Scores of `m` rows with `n` keys to weights, zeros where a row does not see the key: of all keys, the
     /// first row sees the last `window` of the first `seen`, and each next one key more; these begin with key
     /// `from`.
-    fn weigh(scores: &mut [f32], size: [usize; 2], seen: [usize; 3], rows: &mut Online) = weigh_body
-);
-
-#[inline(always)]
-fn weigh_body<const FMA: bool, const ROWS: usize>(
-    scores: &mut [f32],
-    [m, n]: [usize; 2],
-    [seen, from, window]: [usize; 3],
-    rows: &mut Online,
-) {
-    for (i, scores) in scores.chunks_exact_mut(KEYS).take(m).enumerate() {
-        let scores = &mut scores[..padded(n)];
-        let hidden = (seen + i).saturating_sub(window);
-        let [hidden, seen] = [hidden, seen + i].map(|key| key.saturating_sub(from).min(n));
-        scores[..hidden].fill(f32::NEG_INFINITY);
-        scores[seen..].fill(f32::NEG_INFINITY);
-        let (scores, _) = scores.as_chunks_mut::<LANES>();
-        let mut most = [f32::NEG_INFINITY; LANES];
-        for scores in scores.iter() {
-            for l in 0..LANES {
-                most[l] = if scores[l] > most[l] {
-                    scores[l]
-                } else {
-                    most[l]
-                };
+    fn weigh<const FMA: bool, const ROWS: usize>(
+        scores: &mut [f32],
+        size: [usize; 2],
+        seen: [usize; 3],
+        rows: &mut Online,
+    ) {
+        let ([m, n], [seen, from, window]) = (size, seen);
+        for (i, scores) in scores.chunks_exact_mut(KEYS).take(m).enumerate() {
+            let scores = &mut scores[..padded(n)];
+            let hidden = (seen + i).saturating_sub(window);
+            let [hidden, seen] = [hidden, seen + i].map(|key| key.saturating_sub(from).min(n));
+            scores[..hidden].fill(f32::NEG_INFINITY);
+            scores[seen..].fill(f32::NEG_INFINITY);
+            let (scores, _) = scores.as_chunks_mut::<LANES>();
+            let mut most = [f32::NEG_INFINITY; LANES];
+            for scores in scores.iter() {
+                for l in 0..LANES {
+                    most[l] = if scores[l] > most[l] {
+                        scores[l]
+                    } else {
+                        most[l]
+                    };
+                }
             }
-        }
-        let before = rows.highest[i];
-        let highest = most.iter().fold(before, |a, b| if *b > a { *b } else { a });
-        if highest == f32::NEG_INFINITY {
-            // It sees none of them; a row without any score above that has no weights at all.
-            let nothing = if seen == hidden { 0.0 } else { f32::NAN };
-            scores.fill([nothing; LANES]);
-            continue;
-        }
-        let mut sums = [0f32; LANES];
-        for scores in scores.iter_mut() {
-            for l in 0..LANES {
-                scores[l] = exp::<FMA>(scores[l] - highest);
-                sums[l] += scores[l];
+            let before = rows.highest[i];
+            let highest = most.iter().fold(before, |a, b| if *b > a { *b } else { a });
+            if highest == f32::NEG_INFINITY {
+                // It sees none of them; a row without any score above that has no weights at all.
+                let nothing = if seen == hidden { 0.0 } else { f32::NAN };
+                scores.fill([nothing; LANES]);
+                continue;
             }
-        }
-        let mut total = sum(&sums);
-        if highest > before {
-            let kept = exp::<FMA>(before - highest);
-            for o in &mut rows.o[i * rows.wide..][..rows.wide] {
-                *o *= kept;
+            let mut sums = [0f32; LANES];
+            for scores in scores.iter_mut() {
+                for l in 0..LANES {
+                    scores[l] = exp::<FMA>(scores[l] - highest);
+                    sums[l] += scores[l];
+                }
             }
-            total = multiply_add::<FMA>(rows.sums[i], kept, total);
-        } else {
-            total += rows.sums[i];
+            let mut total = sum(&sums);
+            if highest > before {
+                let kept = exp::<FMA>(before - highest);
+                for o in &mut rows.o[i * rows.wide..][..rows.wide] {
+                    *o *= kept;
+                }
+                total = multiply_add::<FMA>(rows.sums[i], kept, total);
+            } else {
+                total += rows.sums[i];
+            }
+            (rows.highest[i], rows.sums[i]) = (highest, total);
         }
-        (rows.highest[i], rows.sums[i]) = (highest, total);
     }
-}
+);
 
 leveled!(
     /// Sums over weights to outputs.
-    fn finish(m: usize, rows: &mut Online) = finish_body
-);
-
-#[inline(always)]
-fn finish_body<const FMA: bool, const ROWS: usize>(m: usize, rows: &mut Online) {
-    let sums = rows.sums.iter().take(m);
-    for (o, sum) in rows.o.chunks_exact_mut(rows.wide).zip(sums) {
-        let inverse = 1.0 / sum;
-        for o in o {
-            *o *= inverse;
+    fn finish<const FMA: bool, const ROWS: usize>(m: usize, rows: &mut Online) {
+        let sums = rows.sums.iter().take(m);
+        for (o, sum) in rows.o.chunks_exact_mut(rows.wide).zip(sums) {
+            let inverse = 1.0 / sum;
+            for o in o {
+                *o *= inverse;
+            }
         }
     }
-}
+);
 
 /// Writes the outputs of a few queries, each of which reads keys and values as they lie. `places` are those of
 /// the queries and of the keys up to the last one's.
@@ -196,50 +191,42 @@ pub(super) fn step(
 
 leveled!(
     /// The output of a query that sees all keys.
-    fn query(
+    fn query<const FMA: bool, const ROWS: usize>(
         head: &Head<'_>,
         scale: f32,
         weights: &mut [f32],
         o: &mut [f32],
-    ) = query_body
-);
-
-#[inline(always)]
-fn query_body<const FMA: bool, const ROWS: usize>(
-    head: &Head<'_>,
-    scale: f32,
-    weights: &mut [f32],
-    o: &mut [f32],
-) {
-    let (q, n) = (head.q.row(0), head.k.len());
-    let weights = &mut weights[..padded(n)];
-    weights[n..].fill(f32::NEG_INFINITY);
-    let mut highest = f32::NEG_INFINITY;
-    for (j, weight) in weights[..n].iter_mut().enumerate() {
-        *weight = scale * dot::<FMA>(q, head.k.row(j));
-        highest = if *weight > highest { *weight } else { highest };
-    }
-    let mut sums = [0f32; LANES];
-    for at in (0..weights.len()).step_by(LANES) {
-        let weights = lanes_mut(weights, at);
-        for l in 0..LANES {
-            weights[l] = exp::<FMA>(weights[l] - highest);
-            sums[l] += weights[l];
+    ) {
+        let (q, n) = (head.q.row(0), head.k.len());
+        let weights = &mut weights[..padded(n)];
+        weights[n..].fill(f32::NEG_INFINITY);
+        let mut highest = f32::NEG_INFINITY;
+        for (j, weight) in weights[..n].iter_mut().enumerate() {
+            *weight = scale * dot::<FMA>(q, head.k.row(j));
+            highest = if *weight > highest { *weight } else { highest };
         }
-    }
-    let inverse = 1.0 / sum(&sums);
-    o.fill(0.0);
-    for (j, weight) in weights[..n].iter().enumerate() {
-        let (weight, v) = (weight * inverse, head.v.row(j));
-        let whole = v.len() / LANES * LANES;
-        for at in (0..whole).step_by(LANES) {
-            let (o, v) = (lanes_mut(o, at), lanes(v, at));
+        let mut sums = [0f32; LANES];
+        for at in (0..weights.len()).step_by(LANES) {
+            let weights = lanes_mut(weights, at);
             for l in 0..LANES {
-                o[l] = multiply_add::<FMA>(weight, v[l], o[l]);
+                weights[l] = exp::<FMA>(weights[l] - highest);
+                sums[l] += weights[l];
             }
         }
-        for (o, v) in o[whole..].iter_mut().zip(&v[whole..]) {
-            *o = multiply_add::<FMA>(weight, *v, *o);
+        let inverse = 1.0 / sum(&sums);
+        o.fill(0.0);
+        for (j, weight) in weights[..n].iter().enumerate() {
+            let (weight, v) = (weight * inverse, head.v.row(j));
+            let whole = v.len() / LANES * LANES;
+            for at in (0..whole).step_by(LANES) {
+                let (o, v) = (lanes_mut(o, at), lanes(v, at));
+                for l in 0..LANES {
+                    o[l] = multiply_add::<FMA>(weight, v[l], o[l]);
+                }
+            }
+            for (o, v) in o[whole..].iter_mut().zip(&v[whole..]) {
+                *o = multiply_add::<FMA>(weight, *v, *o);
+            }
         }
     }
-}
+);

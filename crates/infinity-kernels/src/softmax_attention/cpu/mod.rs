@@ -15,10 +15,9 @@ mod forward;
 use super::view::View;
 use crate::cpu::rows::{Rows, RowsMut};
 use crate::cpu::simd::Level;
-use crate::cpu::tensors::{Primitive, single, slice, tensor};
+use crate::cpu::tensors::{Input, Primitive, tensor};
 use backward::{Backward, HeadGrads};
 use block::{Head, Sizes};
-use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use forward::{Forward, step};
 use rayon::prelude::*;
@@ -29,10 +28,9 @@ const STEPS_UP_TO: usize = 4;
 
 /// Contiguous `f32` tensors and their sizes.
 struct Call {
-    q: Primitive,
-    k: Primitive,
-    v: Primitive,
-    dtype: DType,
+    q: Input,
+    k: Input,
+    v: Input,
     b: usize,
     h: usize,
     /// Heads of keys and values.
@@ -45,13 +43,13 @@ struct Call {
 
 impl Call {
     fn new([q, k, v]: [Primitive; 3], view: &View) -> Self {
-        let [b, t, h, key_dim] = q.shape().dims();
-        let [_, room, groups, value_dim] = v.shape().dims();
+        let [q, k, v] = [q, k, v].map(Input::new);
+        let [b, t, h, key_dim] = q.dims();
+        let [_, room, groups, value_dim] = v.dims();
         Call {
-            dtype: q.dtype(),
-            q: single(q),
-            k: single(k),
-            v: single(v),
+            q,
+            k,
+            v,
             b,
             h,
             groups,
@@ -79,9 +77,9 @@ impl Call {
     fn head(&self, head: usize) -> Head<'_> {
         let Sizes { t, k, v, .. } = self.sizes;
         let shared = head / self.h * self.groups + head % self.h / (self.h / self.groups);
-        let rows = |x, width| Rows::of_head(slice(x), [self.room, self.groups, width], shared);
+        let rows = |x, width| Rows::of_head(x, [self.room, self.groups, width], shared);
         Head {
-            q: Rows::of_head(slice(&self.q), self.rows_of(t, k), head),
+            q: Rows::of_head(&self.q, self.rows_of(t, k), head),
             k: rows(&self.k, k),
             v: rows(&self.v, v),
         }
@@ -103,9 +101,9 @@ impl Call {
 
     /// What the heads that share keys give to each `[B, rows, H, width]`, in sum.
     fn shared(&self, each: Vec<f32>, rows: usize, width: usize) -> Primitive {
-        let shape = Shape::from([self.b, rows, self.groups, width]);
+        let shape = [self.b, rows, self.groups, width];
         if self.groups == self.h {
-            return tensor(each, shape, self.dtype);
+            return self.q.result(each, shape);
         }
         let mut sums = vec![0f32; each.len() / self.h * self.groups];
         let heads = each.chunks_exact(self.h / self.groups * width);
@@ -114,12 +112,11 @@ impl Call {
                 sum.iter_mut().zip(head).for_each(|(sum, x)| *sum += x);
             }
         }
-        tensor(sums, shape, self.dtype)
+        self.q.result(sums, shape)
     }
 
     fn result(&self, values: Vec<f32>, rows: usize, width: usize) -> Primitive {
-        let shape = Shape::from([self.b, rows, self.h, width]);
-        tensor(values, shape, self.dtype)
+        self.q.result(values, [self.b, rows, self.h, width])
     }
 }
 
@@ -168,31 +165,25 @@ pub(super) fn backward(
     let call = Call::new(inputs, view);
     let Sizes { t, total, k, v, .. } = call.sizes;
     assert_eq!(total, call.room, "what learns has no room");
-    let (o, d_o) = (single(o), single(d_o));
+    let [o, sums, d_o] = [o, sums, d_o].map(Input::new);
     if t == 0 {
         let zeros = |rows, width| vec![0f32; call.heads() * rows * width];
         let [d_k, d_v] = [k, v].map(|width| call.shared(zeros(total, width), total, width));
         return [call.result(Vec::new(), 0, k), d_k, d_v];
     }
-    let room = |rows: usize, width: usize| Box::new_uninit_slice(call.heads() * rows * width);
-    let (mut d_q, mut d_k, mut d_v) = (room(t, k), room(total, k), room(total, v));
-    let split = [
-        RowsMut::split(&mut d_q, call.rows_of(t, k)),
-        RowsMut::split(&mut d_k, call.rows_of(total, k)),
-        RowsMut::split(&mut d_v, call.rows_of(total, v)),
-    ];
-    let [q, keys, values] = split.map(Vec::into_iter);
-    let grads = q
-        .zip(keys)
-        .zip(values)
-        .map(|((q, k), v)| HeadGrads { q, k, v });
+    let sizes = [(t, k), (total, k), (total, v)];
+    let room = |(rows, width)| Box::new_uninit_slice(call.heads() * rows * width);
+    let [mut d_q, mut d_k, mut d_v] = sizes.map(room);
+    let heads = RowsMut::split(&mut d_q, call.rows_of(t, k)).into_par_iter();
+    let heads = heads.zip(RowsMut::split(&mut d_k, call.rows_of(total, k)));
+    let heads = heads.zip(RowsMut::split(&mut d_v, call.rows_of(total, v)));
     let level = Level::detect();
-    let grads: Vec<HeadGrads> = grads.collect();
-    grads.into_par_iter().enumerate().for_each_init(
+    heads.enumerate().for_each_init(
         || Backward::new(level, call.sizes),
-        |scratch, (head, mut grads)| {
-            let rows = |x| Rows::of_head(slice(x), call.rows_of(t, v), head);
-            let sums = &slice(&sums)[head * t..][..t];
+        |scratch, (head, ((q, k), v))| {
+            let mut grads = HeadGrads { q, k, v };
+            let rows = |x| Rows::of_head(x, call.rows_of(t, call.sizes.v), head);
+            let sums = &sums[head * t..][..t];
             let outputs = [rows(&o), rows(&d_o)];
             let pieces = call.pieces(head);
             // A cache that none of the documents sees.
