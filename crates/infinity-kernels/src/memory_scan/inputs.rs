@@ -1,7 +1,8 @@
 //! What the operator takes and returns: as tensors, and as the primitives that its kernels see; and how those run.
 
-use super::reference::Dims;
-use burn::backend::{Backend, Dispatch, tensor::FloatTensor};
+use super::reference::{Dims, Scan};
+use crate::operator;
+use burn::backend::{Dispatch, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{Tensor, assert_shape};
 
 /// What a layer feeds the operator.
@@ -36,17 +37,13 @@ pub struct MemoryScanOutput {
 }
 
 impl MemoryScanInputs {
-    /// These and the state as a list, in the order of [`ScanTensors::into_list`].
+    /// These and the state as a list, in the order of [`Scan::into_list`].
     pub(super) fn into_list(self, state: Tensor<5>) -> Vec<FloatTensor<Dispatch>> {
-        let mut list = vec![
-            self.q.into_dispatch(),
-            self.k.into_dispatch(),
-            self.v.into_dispatch(),
-            self.log_decay.into_dispatch(),
-            self.read.into_dispatch(),
-            self.write.into_dispatch(),
-            state.into_dispatch(),
-        ];
+        let rows = [self.q, self.k, self.v];
+        let weights = [self.log_decay, self.read, self.write];
+        let tensors = rows.into_iter().chain(weights);
+        let mut list: Vec<_> = tensors.map(Tensor::into_dispatch).collect();
+        list.push(state.into_dispatch());
         list.extend(self.erase.map(Tensor::into_dispatch));
         list
     }
@@ -88,61 +85,42 @@ impl MemoryScanInputs {
 }
 
 /// How a device's own kernel runs.
+#[cfg_attr(not(feature = "cube"), allow(dead_code))]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kernel {
     /// Positions in a chunk. The CPU's kernel cuts as it likes.
-    #[cfg_attr(not(feature = "cube"), allow(dead_code))]
     pub(super) chunk: usize,
     /// Whether matrix units multiply `bf16`.
-    #[cfg_attr(not(feature = "cube"), allow(dead_code))]
     pub(super) matrix: bool,
 }
 
 /// The inputs and the state below autodiff, or the gradients of both.
-#[derive(Clone, Debug)]
-pub(crate) struct ScanTensors<B: Backend> {
-    pub(crate) q: FloatTensor<B>,
-    pub(crate) k: FloatTensor<B>,
-    pub(crate) v: FloatTensor<B>,
-    pub(crate) log_decay: FloatTensor<B>,
-    pub(crate) read: FloatTensor<B>,
-    pub(crate) write: FloatTensor<B>,
-    /// In additive mode any tensor of its shape, which is not read, or any gradient.
-    pub(crate) erase: FloatTensor<B>,
-    pub(crate) state: FloatTensor<B>,
-}
+pub(super) type ScanTensors<B> = Scan<FloatTensor<B>>;
 
-impl<B: Backend> ScanTensors<B> {
+impl<T: Clone> Scan<T> {
     /// As a list, `erase` last and there with delta writes only.
-    pub(super) fn into_list(self, delta: bool) -> Vec<FloatTensor<B>> {
-        let mut list = vec![
-            self.q,
-            self.k,
-            self.v,
-            self.log_decay,
-            self.read,
-            self.write,
-            self.state,
-        ];
-        list.extend(delta.then_some(self.erase));
+    pub(super) fn into_list(self, delta: bool) -> Vec<T> {
+        let [inputs @ .., erase, state] = self.into_array();
+        let mut list = Vec::from(inputs);
+        list.push(state);
+        list.extend(delta.then_some(erase));
         list
     }
 
-    /// The way back.
-    pub(super) fn from_list(list: Vec<FloatTensor<B>>) -> Self {
-        let mut list = list.into_iter();
-        let mut next = || list.next().expect("seven tensors or eight");
-        let (q, k, v) = (next(), next(), next());
-        let (log_decay, read, write, state) = (next(), next(), next(), next());
-        ScanTensors {
-            erase: list.next().unwrap_or_else(|| write.clone()),
-            q,
-            k,
-            v,
-            log_decay,
-            read,
-            write,
-            state,
-        }
+    /// The way back. Without an `erase` any tensor of its shape stands there, which nobody reads.
+    pub(super) fn from_list(mut list: Vec<T>) -> Self {
+        let erase = list.get(7).unwrap_or(&list[5]).clone();
+        list.insert(6, erase);
+        list.truncate(8);
+        Scan::from_array(operator::exactly(list))
+    }
+}
+
+impl<T: TensorMetadata> Scan<T> {
+    /// The sizes of tensors whose shapes were checked.
+    pub(super) fn dims(&self) -> Dims {
+        let [b, t, h, k] = self.q.shape().dims();
+        let [.., s, _, v] = self.state.shape().dims::<5>();
+        Dims { b, t, h, s, k, v }
     }
 }

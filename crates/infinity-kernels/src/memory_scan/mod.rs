@@ -27,6 +27,7 @@ use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::{Bool, Tensor, TensorData, assert_shape};
 use chunkwise::Saved;
 use inputs::ScanTensors;
+use reference::Scan;
 #[cfg(feature = "cube")]
 use {
     crate::operator::Layout, burn::backend::fusion::custom::TensorSpec, burn_cubecl::CubeBackend,
@@ -139,8 +140,8 @@ impl Operator for Chunkwise {
     const READS_INPUTS: bool = false;
 
     fn composed<B: Backend>(&self, inputs: Vec<FloatTensor<B>>, save: bool) -> Forward<B> {
-        let inputs = ScanTensors::<B>::from_list(inputs);
-        let (o, state, saved) = chunkwise::forward(inputs, self.chunk, self.delta);
+        let inputs = Scan::from_list(inputs);
+        let (o, state, saved) = chunkwise::forward::<B>(inputs, self.chunk, self.delta);
         Forward {
             results: vec![o, state],
             saved: if save { saved.into_list() } else { Vec::new() },
@@ -171,7 +172,7 @@ impl Operator for Fused {
 
     #[cfg(feature = "flex")]
     fn cpu(&self, inputs: Vec<FloatTensor<Flex>>, save: bool) -> Forward<Flex> {
-        let x = ScanTensors::from_list(inputs);
+        let x = Scan::from_list(inputs);
         let [o, state, saved] = cpu::forward(x, self.delta, &self.borders, save);
         Forward {
             results: vec![o, state],
@@ -196,7 +197,7 @@ impl Operator for Fused {
 
     #[cfg(feature = "cube")]
     fn gpu(&self, inputs: Vec<FloatTensor<CubeBackend>>, save: bool) -> Forward<CubeBackend> {
-        let x = ScanTensors::from_list(inputs);
+        let x = Scan::from_list(inputs);
         let [results, saved] = gpu::forward(x, self.kernel, self.delta, save);
         Forward { results, saved }
     }
@@ -228,7 +229,7 @@ impl Operator for Fused {
 fn apart<B: Backend, const N: usize>(
     call: Backward<B>,
 ) -> (ScanTensors<B>, [FloatTensor<B>; N], [FloatTensor<B>; 2]) {
-    let x = ScanTensors::from_list(call.inputs);
+    let x = Scan::from_list(call.inputs);
     (
         x,
         operator::exactly(call.saved),

@@ -22,25 +22,84 @@ pub struct Dims {
     pub v: usize,
 }
 
-/// Inputs in row-major order; also the shape of the gradients, field by field.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Values {
+/// One of a kind for every input, the initial state included: values, tensors, rows, or gradients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scan<T> {
     /// Queries `[B, T, H, K]`.
-    pub q: Vec<f64>,
+    pub q: T,
     /// Keys `[B, T, H, K]`.
-    pub k: Vec<f64>,
+    pub k: T,
     /// Values `[B, T, H, V]`.
-    pub v: Vec<f64>,
+    pub v: T,
     /// Log decay `[B, T, H, S]`, at most 0.
-    pub log_decay: Vec<f64>,
+    pub log_decay: T,
     /// Read weights `[B, T, H, S]`.
-    pub read: Vec<f64>,
+    pub read: T,
     /// Write weights `[B, T, H, S]`.
-    pub write: Vec<f64>,
-    /// Erase weights `[B, T, H, S]`; all zero for additive writes.
-    pub erase: Vec<f64>,
+    pub write: T,
+    /// Erase weights `[B, T, H, S]`; all zero, or not read, for additive writes.
+    pub erase: T,
     /// Initial state `[B, H, S, K, V]`.
-    pub state: Vec<f64>,
+    pub state: T,
+}
+
+/// Inputs in row-major order; also the shape of the gradients, field by field.
+pub type Values = Scan<Vec<f64>>;
+
+impl<T> Scan<T> {
+    pub(super) fn from_array([q, k, v, log_decay, read, write, erase, state]: [T; 8]) -> Self {
+        Scan {
+            q,
+            k,
+            v,
+            log_decay,
+            read,
+            write,
+            erase,
+            state,
+        }
+    }
+
+    pub(super) fn into_array(self) -> [T; 8] {
+        [
+            self.q,
+            self.k,
+            self.v,
+            self.log_decay,
+            self.read,
+            self.write,
+            self.erase,
+            self.state,
+        ]
+    }
+
+    pub(super) fn each(&self) -> Scan<&T> {
+        Scan {
+            q: &self.q,
+            k: &self.k,
+            v: &self.v,
+            log_decay: &self.log_decay,
+            read: &self.read,
+            write: &self.write,
+            erase: &self.erase,
+            state: &self.state,
+        }
+    }
+
+    pub(super) fn map<U>(self, f: impl FnMut(T) -> U) -> Scan<U> {
+        Scan::from_array(self.into_array().map(f))
+    }
+
+    /// [`map`](Self::map), but the state by a function of its own.
+    pub(super) fn map_apart<U>(
+        self,
+        rows: impl FnMut(T) -> U,
+        state: impl FnOnce(T) -> U,
+    ) -> Scan<U> {
+        let [inputs @ .., before] = self.into_array();
+        let [q, k, v, log_decay, read, write, erase] = inputs.map(rows);
+        Scan::from_array([q, k, v, log_decay, read, write, erase, state(before)])
+    }
 }
 
 /// Outputs `[B, T, H, V]` and the final state `[B, H, S, K, V]`.
@@ -53,7 +112,7 @@ pub struct Output {
 
 impl Dims {
     /// Elements of one head's state, `S · K · V`.
-    fn head_state(&self) -> usize {
+    pub(super) fn head_state(&self) -> usize {
         self.s * self.k * self.v
     }
 
@@ -63,76 +122,55 @@ impl Dims {
     }
 }
 
-/// One token of one head: slices into the inputs.
-struct Token<'a> {
-    q: &'a [f64],
-    k: &'a [f64],
-    v: &'a [f64],
-    g: &'a [f64],
-    r: &'a [f64],
-    u: &'a [f64],
-    p: &'a [f64],
-}
-
 impl Values {
-    fn token(&self, dims: Dims, b: usize, t: usize, h: usize) -> Token<'_> {
+    /// The rows of token `(b, t, h)`, beside all states.
+    fn token<'a>(&'a self, dims: Dims, [b, t, h]: [usize; 3]) -> Scan<&'a [f64]> {
         let i = dims.token(b, t, h);
-        let (n_k, n_v, n_s) = (dims.k, dims.v, dims.s);
-        Token {
-            q: &self.q[i * n_k..][..n_k],
-            k: &self.k[i * n_k..][..n_k],
-            v: &self.v[i * n_v..][..n_v],
-            g: &self.log_decay[i * n_s..][..n_s],
-            r: &self.read[i * n_s..][..n_s],
-            u: &self.write[i * n_s..][..n_s],
-            p: &self.erase[i * n_s..][..n_s],
-        }
-    }
-
-    fn zeros_like(&self) -> Self {
-        let zeros = |x: &Vec<f64>| vec![0.0; x.len()];
-        Values {
-            q: zeros(&self.q),
-            k: zeros(&self.k),
-            v: zeros(&self.v),
-            log_decay: zeros(&self.log_decay),
-            read: zeros(&self.read),
-            write: zeros(&self.write),
-            erase: zeros(&self.erase),
-            state: zeros(&self.state),
+        let row = |x: &'a [f64], width: usize| &x[i * width..][..width];
+        Scan {
+            q: row(&self.q, dims.k),
+            k: row(&self.k, dims.k),
+            v: row(&self.v, dims.v),
+            log_decay: row(&self.log_decay, dims.s),
+            read: row(&self.read, dims.s),
+            write: row(&self.write, dims.s),
+            erase: row(&self.erase, dims.s),
+            state: &self.state,
         }
     }
 
     /// Every field with its name, in the order of the struct.
     pub fn named(&self) -> [(&'static str, &Vec<f64>); 8] {
-        [
-            ("q", &self.q),
-            ("k", &self.k),
-            ("v", &self.v),
-            ("log_decay", &self.log_decay),
-            ("read", &self.read),
-            ("write", &self.write),
-            ("erase", &self.erase),
-            ("state", &self.state),
-        ]
+        let names = [
+            "q",
+            "k",
+            "v",
+            "log_decay",
+            "read",
+            "write",
+            "erase",
+            "state",
+        ];
+        let values = self.each().into_array();
+        std::array::from_fn(|i| (names[i], values[i]))
     }
 }
 
-/// What one step computes on the way: the decayed state and the prediction error.
+/// What one step computes on the way: the decayed state, the prediction error and the state after it.
 struct Step {
     decayed: Vec<f64>,
     error: Vec<f64>,
+    written: Vec<f64>,
 }
 
 /// Runs one token of one head on `state` `[S, K, V]`, adding the read to `o` `[V]`.
-fn step(dims: Dims, x: &Token, state: &mut [f64], o: &mut [f64]) -> Step {
+fn step(dims: Dims, x: &Scan<&[f64]>, state: &mut [f64], o: &mut [f64]) -> Step {
     let (n_k, n_v) = (dims.k, dims.v);
     let size = n_k * n_v;
     for s in 0..dims.s {
-        let decay = x.g[s].exp();
-        state[s * size..][..size]
-            .iter_mut()
-            .for_each(|h| *h *= decay); // forget
+        let decay = x.log_decay[s].exp();
+        let state = &mut state[s * size..][..size];
+        state.iter_mut().for_each(|h| *h *= decay); // forget
     }
     let decayed = state.to_vec();
     let mut error = x.v.to_vec();
@@ -141,19 +179,23 @@ fn step(dims: Dims, x: &Token, state: &mut [f64], o: &mut [f64]) -> Step {
             let recalled: f64 = (0..n_k)
                 .map(|i| x.k[i] * decayed[s * size + i * n_v + c])
                 .sum();
-            *e -= x.p[s] * recalled; // correct
+            *e -= x.erase[s] * recalled; // correct
         }
     }
     for s in 0..dims.s {
         for i in 0..n_k {
             for c in 0..n_v {
                 let h = &mut state[s * size + i * n_v + c];
-                *h += x.u[s] * x.k[i] * error[c]; // write
-                o[c] += x.r[s] * x.q[i] * *h; // read
+                *h += x.write[s] * x.k[i] * error[c]; // write
+                o[c] += x.read[s] * x.q[i] * *h; // read
             }
         }
     }
-    Step { decayed, error }
+    Step {
+        decayed,
+        error,
+        written: state.to_vec(),
+    }
 }
 
 fn begins(borders: &[Vec<usize>], b: usize, t: usize) -> bool {
@@ -175,16 +217,12 @@ pub fn forward_packed(dims: Dims, x: &Values, borders: &[Vec<usize>]) -> Output 
         for h in 0..dims.h {
             let head = &mut state[(b * dims.h + h) * size..][..size];
             for t in 0..dims.t {
-                let out = dims.token(b, t, h) * dims.v;
                 if begins(borders, b, t) {
                     head.fill(0.0);
                 }
-                step(
-                    dims,
-                    &x.token(dims, b, t, h),
-                    head,
-                    &mut o[out..out + dims.v],
-                );
+                let out = dims.token(b, t, h) * dims.v;
+                let token = x.token(dims, [b, t, h]);
+                step(dims, &token, head, &mut o[out..out + dims.v]);
             }
         }
     }
@@ -204,38 +242,27 @@ pub fn backward_packed(
     d_o: &[f64],
     d_state: &[f64],
 ) -> Values {
-    let mut grads = x.zeros_like();
+    let mut grads = x.each().map(|x| vec![0.0; x.len()]);
     let size = dims.head_state();
     for b in 0..dims.b {
         for h in 0..dims.h {
             let at = (b * dims.h + h) * size;
             let mut head = x.state[at..at + size].to_vec();
             let mut scratch = vec![0.0; dims.v];
-            let tape: Vec<(Step, Vec<f64>)> = (0..dims.t)
-                .map(|t| {
-                    if begins(borders, b, t) {
-                        head.fill(0.0);
-                    }
-                    let taken = step(dims, &x.token(dims, b, t, h), &mut head, &mut scratch);
-                    (taken, head.clone())
-                })
-                .collect();
+            let mut tape = Vec::new();
+            for t in 0..dims.t {
+                if begins(borders, b, t) {
+                    head.fill(0.0);
+                }
+                let token = x.token(dims, [b, t, h]);
+                tape.push(step(dims, &token, &mut head, &mut scratch));
+            }
             let mut d_head = d_state[at..at + size].to_vec();
             for t in (0..dims.t).rev() {
                 let i = dims.token(b, t, h);
-                let (taken, written) = &tape[t];
                 let d_out = &d_o[i * dims.v..][..dims.v];
-                let token = x.token(dims, b, t, h);
-                step_backward(
-                    dims,
-                    &token,
-                    taken,
-                    written,
-                    d_out,
-                    &mut d_head,
-                    &mut grads,
-                    i,
-                );
+                let token = x.token(dims, [b, t, h]);
+                step_backward(dims, &token, &tape[t], d_out, &mut d_head, &mut grads, i);
                 if begins(borders, b, t) {
                     d_head.fill(0.0);
                 }
@@ -248,13 +275,12 @@ pub fn backward_packed(
 
 /// Backward of one step; `d_head` comes in as the gradient after the step and leaves as the
 /// gradient before it.
-// One call site, and the names and indices are the equations'.
-#[allow(clippy::too_many_arguments, clippy::needless_range_loop)]
+// The names and indices are the equations'.
+#[allow(clippy::needless_range_loop)]
 fn step_backward(
     dims: Dims,
-    x: &Token,
+    x: &Scan<&[f64]>,
     taken: &Step,
-    written: &[f64],
     d_out: &[f64],
     d_head: &mut [f64],
     grads: &mut Values,
@@ -268,13 +294,13 @@ fn step_backward(
             for c in 0..n_v {
                 let at = s * size + r * n_v + c;
                 // read
-                grads.read[i * n_s + s] += x.q[r] * written[at] * d_out[c];
-                grads.q[i * n_k + r] += x.r[s] * written[at] * d_out[c];
-                d_head[at] += x.r[s] * x.q[r] * d_out[c];
+                grads.read[i * n_s + s] += x.q[r] * taken.written[at] * d_out[c];
+                grads.q[i * n_k + r] += x.read[s] * taken.written[at] * d_out[c];
+                d_head[at] += x.read[s] * x.q[r] * d_out[c];
                 // write
-                d_error[c] += x.u[s] * x.k[r] * d_head[at];
+                d_error[c] += x.write[s] * x.k[r] * d_head[at];
                 grads.write[i * n_s + s] += x.k[r] * d_head[at] * taken.error[c];
-                grads.k[i * n_k + r] += x.u[s] * d_head[at] * taken.error[c];
+                grads.k[i * n_k + r] += x.write[s] * d_head[at] * taken.error[c];
             }
         }
     }
@@ -282,14 +308,14 @@ fn step_backward(
         grads.v[i * n_v + c] += d;
     }
     for s in 0..n_s {
-        let decay = x.g[s].exp();
+        let decay = x.log_decay[s].exp();
         for r in 0..n_k {
             for c in 0..n_v {
                 let at = s * size + r * n_v + c;
                 // correct
                 grads.erase[i * n_s + s] -= x.k[r] * taken.decayed[at] * d_error[c];
-                grads.k[i * n_k + r] -= x.p[s] * taken.decayed[at] * d_error[c];
-                d_head[at] -= x.p[s] * x.k[r] * d_error[c];
+                grads.k[i * n_k + r] -= x.erase[s] * taken.decayed[at] * d_error[c];
+                d_head[at] -= x.erase[s] * x.k[r] * d_error[c];
                 // forget
                 grads.log_decay[i * n_s + s] += d_head[at] * taken.decayed[at];
                 d_head[at] *= decay;

@@ -5,11 +5,11 @@
 //! multiplies a state is kept transposed (`[V, C]` in, `[K, C]` out), so no state is ever
 //! transposed and the sums over keys run along lanes.
 
-use super::chunk::{Chunk, HeadInputs, narrow, widen};
+use super::chunk::{CHUNK, Chunk, GROUP, HeadInputs, Layout, narrow, widen};
 use super::scores::{MaskGrads, mask_grads, solve_transposed};
 use crate::borders::Piece;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
-use crate::cpu::rows::{Columns, RowsMut, dot, dot_columns, gather, scale_rows, scatter};
+use crate::cpu::rows::{Columns, RowsMut, dot, dot_columns, gather, scatter};
 use crate::cpu::simd::padded;
 use crate::cpu::transpose::transpose;
 
@@ -75,11 +75,12 @@ pub(super) struct Backward {
 impl Backward {
     pub(super) fn new(chunk: Chunk) -> Self {
         let zeros = |len: usize| vec![0f32; len];
-        let (columns_v, columns_k) = (chunk.v_wide * chunk.stride, chunk.sizes.k * chunk.stride);
+        let Layout { sizes, stride, .. } = chunk.layout;
+        let (columns_v, columns_k) = (chunk.layout.v_wide * stride, sizes.k * stride);
         let gate = || zeros(chunk.gates.read.len());
         Backward {
-            states: zeros(chunk.sizes.group * chunk.sizes.state_len()),
-            d_states: zeros(chunk.sizes.state_len()),
+            states: zeros(GROUP * sizes.state_len()),
+            d_states: zeros(sizes.state_len()),
             d_o: zeros(chunk.errors.len()),
             d_x: zeros(chunk.errors.len()),
             rows: zeros(chunk.errors.len()),
@@ -98,56 +99,54 @@ impl Backward {
                 read: gate(),
                 write: gate(),
                 erase: gate(),
-                ends: zeros(chunk.sizes.states),
+                ends: zeros(sizes.states),
             },
-            spare: zeros(2 * chunk.stride),
+            spare: zeros(2 * stride),
             chunk,
         }
     }
 
-    /// Runs one head backward. `first` is the state `[S, K, V]` that came in, `saved` what forward
-    /// saved.
+    /// Runs one head backward; `saved` is what forward saved.
     pub(super) fn run(
         &mut self,
-        (x, pieces): (&HeadInputs<'_>, &[Piece]),
-        [first, mut saved]: [&[f32]; 2],
+        (x, pieces): (HeadInputs<'_>, &[Piece]),
+        mut saved: &[f32],
         grads: &mut HeadGrads<'_>,
     ) {
-        let whole = self.chunk.sizes;
-        widen(grads.state, whole.v, &mut self.d_states, self.chunk.v_wide);
+        let Layout { sizes, v_wide, .. } = self.chunk.layout;
+        widen(grads.state, sizes.v, &mut self.d_states, v_wide);
         for piece in pieces.iter().rev() {
-            self.chunk.sizes = whole.of(piece);
-            let (rest, own) = saved.split_at(saved.len() - self.chunk.sizes.saved_len());
-            let first = (!piece.fresh).then_some(first);
-            self.piece((&x.part(piece), piece.tokens.start), first, own, grads);
+            self.chunk.layout.sizes = sizes.of(piece);
+            let own = self.chunk.layout.sizes.saved_len();
+            let (rest, own) = saved.split_at(saved.len() - own);
+            self.piece(&x.part(piece), piece, own, grads);
             saved = rest;
             if piece.fresh {
                 self.d_states.fill(0.0);
             }
         }
-        self.chunk.sizes = whole;
-        narrow(&self.d_states, self.chunk.v_wide, grads.state, whole.v);
+        self.chunk.layout.sizes = sizes;
+        narrow(&self.d_states, v_wide, grads.state, sizes.v);
     }
 
-    /// Backward through one document, whose rows stand from `start` on.
+    /// Backward through one document.
     fn piece(
         &mut self,
-        (x, start): (&HeadInputs<'_>, usize),
-        first: Option<&[f32]>,
+        x: &HeadInputs<'_>,
+        piece: &Piece,
         saved: &[f32],
         grads: &mut HeadGrads<'_>,
     ) {
-        let sizes = self.chunk.sizes;
+        let sizes = self.chunk.layout.sizes;
         let mut states = std::mem::take(&mut self.states);
         let len = sizes.state_len();
         for group in (0..sizes.groups()).rev() {
-            let chunks = sizes.chunks_of(group);
-            self.chunk
-                .recompute_states(x, first, group, saved, &mut states, &mut self.rows);
-            for (i, n) in chunks.enumerate().rev() {
+            let (chunk, rows) = (&mut self.chunk, &mut self.rows);
+            chunk.recompute_states((x, piece.fresh), group, saved, &mut states, rows);
+            for (i, n) in sizes.chunks_of(group).enumerate().rev() {
                 self.chunk.load(x, n, true);
                 self.chunk.load_errors(x, n, saved);
-                let from = start + n * sizes.chunk;
+                let from = piece.tokens.start + n * CHUNK;
                 self.step(from, &states[i * len..(i + 1) * len], grads);
             }
         }
@@ -156,9 +155,9 @@ impl Backward {
 
     /// Backward through the chunk that is loaded, whose rows stand from `from` on, given the states before it.
     fn step(&mut self, from: usize, states: &[f32], grads: &mut HeadGrads<'_>) {
-        let Chunk {
+        let Layout {
             level, c, v_wide, ..
-        } = self.chunk;
+        } = self.chunk.layout;
         let d_o = grads.v.as_rows();
         gather(level, d_o, from, c, &mut self.d_o, v_wide);
         self.backward_errors();
@@ -172,28 +171,18 @@ impl Backward {
 
     /// Writes the chunk's gradients to positions `from` and on.
     fn store(&mut self, from: usize, grads: &mut HeadGrads<'_>) {
-        let Chunk {
-            c,
-            stride,
-            k_wide,
-            v_wide,
-            level,
-            sizes,
-            ..
-        } = self.chunk;
+        let layout = self.chunk.layout;
+        let (level, c, k_wide) = (layout.level, layout.c, layout.k_wide);
         scatter(level, &self.d_q, k_wide, c, &mut grads.q, from);
         scatter(level, &self.d_k, k_wide, c, &mut grads.k, from);
-        scatter(level, &self.d_x, v_wide, c, &mut grads.v, from);
+        scatter(level, &self.d_x, layout.v_wide, c, &mut grads.v, from);
         let gates = &self.chunk.gates;
-        for s in 0..sizes.states {
+        for s in 0..layout.sizes.states {
             let mut sum = self.gates.ends[s];
-            for i in (0..c).rev() {
-                let (at, t) = (s * stride + i, from + i);
-                let [d_read, d_write, d_erase] = [
-                    self.gates.read[at],
-                    self.gates.write[at],
-                    self.gates.erase[at],
-                ];
+            for (at, t) in layout.loaded(s).zip(from..from + c).rev() {
+                let d_read = self.gates.read[at];
+                let d_write = self.gates.write[at];
+                let d_erase = self.gates.erase[at];
                 sum +=
                     gates.read[at] * d_read + gates.erase[at] * d_erase - gates.write[at] * d_write;
                 grads.log_decay.row(t)[s].write(sum);
@@ -209,114 +198,43 @@ impl Backward {
 impl Backward {
     /// `dX = (I + L)⁻ᵀ (Aᵀ dO + Σ_s diag(u e^(b_C − b)) K dH_s)`.
     fn backward_errors(&mut self) {
+        let (layout, d_x) = (self.chunk.layout, &mut self.d_x);
         let Chunk {
-            c,
-            stride,
-            k_wide,
-            v_wide,
-            level,
-            sizes,
-            ..
-        } = self.chunk;
-        let inside = Product {
-            size: [c, v_wide, c],
-            left: Left::transposed(&self.chunk.scores.attention, stride),
-            right: Right::rows(&self.d_o, v_wide),
-            part: Part::LeftUpper,
-            keep: Keep::Nothing,
-            scale: None,
-        };
-        multiply(level, &inside, &mut self.d_x, v_wide);
-        for s in 0..sizes.states {
-            let product = Product {
-                size: [c, v_wide, sizes.k],
-                left: Left::rows(&self.chunk.k, k_wide),
-                right: Right::rows(&self.d_states[sizes.state(s)], v_wide),
-                part: Part::Whole,
-                keep: Keep::Times(1.0),
-                scale: Some(&self.chunk.weights.writes[s * stride..]),
-            };
-            multiply(level, &product, &mut self.d_x, v_wide);
-        }
-        if sizes.delta {
-            solve_transposed(level, self.chunk.system(), &mut self.d_x);
+            k, weights, scores, ..
+        } = &self.chunk;
+        let inside = layout.upper(&scores.attention, &self.d_o, layout.v_wide);
+        multiply(layout.level, &inside, d_x, layout.v_wide);
+        layout.ask_states(k, &weights.writes, &self.d_states, d_x);
+        if layout.sizes.delta {
+            solve_transposed(layout, &scores.minus_l, d_x);
         }
     }
 
     /// The transposes that the rest reads.
     fn transpose_rows(&mut self) {
-        let Chunk {
-            c,
-            stride,
-            k_wide,
-            v_wide,
-            level,
-            sizes,
-            ..
-        } = self.chunk;
-        let values = [c, sizes.v];
-        transpose(
-            level,
-            values,
-            &self.d_o,
-            v_wide,
-            &mut self.d_o_columns,
-            stride,
+        let layout = self.chunk.layout;
+        let (keys, values) = (
+            [layout.sizes.k, layout.k_wide],
+            [layout.sizes.v, layout.v_wide],
         );
-        transpose(
-            level,
-            values,
-            &self.chunk.errors,
-            v_wide,
-            &mut self.error_columns,
-            stride,
-        );
-        if sizes.delta {
-            transpose(
-                level,
-                values,
-                &self.d_x,
-                v_wide,
-                &mut self.d_x_columns,
-                stride,
-            );
+        layout.columns(values, &self.d_o, &mut self.d_o_columns);
+        layout.columns(values, &self.chunk.errors, &mut self.error_columns);
+        if layout.sizes.delta {
+            layout.columns(values, &self.d_x, &mut self.d_x_columns);
         }
-        transpose(
-            level,
-            [c, sizes.k],
-            &self.chunk.q,
-            k_wide,
-            &mut self.q_columns,
-            stride,
-        );
+        layout.columns(keys, &self.chunk.q, &mut self.q_columns);
     }
 
     /// Through `A` and `L`: `dP`, `dG` and the gates inside the chunk.
     fn backward_scores(&mut self) {
-        let Chunk {
-            c,
-            stride,
-            v_wide,
-            level,
-            sizes,
-            ..
-        } = self.chunk;
-        let with_errors = |rows| Product {
-            size: [c, padded(c), sizes.v],
-            left: Left::rows(rows, v_wide),
-            right: Right::rows(&self.error_columns, stride),
-            part: Part::OutLower,
-            keep: Keep::Nothing,
-            scale: None,
-        };
-        multiply(
-            level,
-            &with_errors(&self.d_o),
-            &mut self.d_attention,
-            stride,
-        );
-        if sizes.delta {
-            multiply(level, &with_errors(&self.d_x), &mut self.d_errors, stride);
+        let layout = self.chunk.layout;
+        let (level, stride) = (layout.level, layout.stride);
+        let width = [layout.sizes.v, layout.v_wide];
+        let product = layout.scores(width, &self.d_o, &self.error_columns);
+        multiply(level, &product, &mut self.d_attention, stride);
+        if layout.sizes.delta {
+            let product = layout.scores(width, &self.d_x, &self.error_columns);
+            multiply(level, &product, &mut self.d_errors, stride);
         }
         let mut grads = MaskGrads {
             attention: &mut self.d_attention,
@@ -326,71 +244,29 @@ impl Backward {
             erase: &mut self.gates.erase,
             rows: &mut self.spare,
         };
-        let extent = self.chunk.extent();
-        mask_grads(
-            level,
-            extent,
-            &self.chunk.gates,
-            &self.chunk.scores,
-            &mut grads,
-        );
+        let Chunk { gates, scores, .. } = &self.chunk;
+        mask_grads(level, layout, gates, scores, &mut grads);
     }
 
     /// `dQ += dP K`, `dK += dPᵀ Q + (dG + dGᵀ) K`, on top of what came through the states.
     fn backward_queries_and_keys(&mut self) {
-        let Chunk {
-            c,
-            stride,
-            k_wide,
-            level,
-            sizes,
-            ..
-        } = self.chunk;
-        let size = [sizes.k, c];
-        transpose(
-            level,
-            size,
-            &self.d_q_columns,
-            stride,
-            &mut self.d_q,
-            k_wide,
-        );
-        transpose(
-            level,
-            size,
-            &self.d_k_columns,
-            stride,
-            &mut self.d_k,
-            k_wide,
-        );
-        let with = |left, part, rows| Product {
-            size: [c, k_wide, c],
-            left,
-            right: Right::rows(rows, k_wide),
-            part,
-            keep: Keep::Times(1.0),
-            scale: None,
+        let layout = self.chunk.layout;
+        let (level, stride, wide) = (layout.level, layout.stride, layout.k_wide);
+        let (d_q, d_k) = (&mut self.d_q, &mut self.d_k);
+        let size = [layout.sizes.k, layout.c];
+        transpose(level, size, &self.d_q_columns, stride, d_q, wide);
+        transpose(level, size, &self.d_k_columns, stride, d_k, wide);
+        let add = |product: Product<'_>, out: &mut [f32]| {
+            let keep = Keep::Times(1.0);
+            multiply(level, &Product { keep, ..product }, out, wide);
         };
-        let (q, k) = (self.chunk.q.as_slice(), self.chunk.k.as_slice());
-        let d_p = Left::rows(&self.d_attention, stride);
-        let d_p_columns = Left::transposed(&self.d_attention, stride);
-        multiply(level, &with(d_p, Part::LeftLower, k), &mut self.d_q, k_wide);
-        multiply(
-            level,
-            &with(d_p_columns, Part::LeftUpper, q),
-            &mut self.d_k,
-            k_wide,
-        );
-        if sizes.delta {
-            let d_g = Left::rows(&self.d_errors, stride);
-            let d_g_columns = Left::transposed(&self.d_errors, stride);
-            multiply(level, &with(d_g, Part::LeftLower, k), &mut self.d_k, k_wide);
-            multiply(
-                level,
-                &with(d_g_columns, Part::LeftUpper, k),
-                &mut self.d_k,
-                k_wide,
-            );
+        let (q, k) = (&self.chunk.q, &self.chunk.k);
+        let (d_p, d_g) = (&self.d_attention, &self.d_errors);
+        add(layout.lower(d_p, k, wide), d_q);
+        add(layout.upper(d_p, q, wide), d_k);
+        if layout.sizes.delta {
+            add(layout.lower(d_g, k, wide), d_k);
+            add(layout.upper(d_g, k, wide), d_k);
         }
     }
 }
@@ -399,180 +275,93 @@ impl Backward {
 impl Backward {
     /// Through every state that came in and every gradient of a state that went out.
     fn backward_states(&mut self, states: &[f32]) {
-        let sizes = self.chunk.sizes;
         self.d_q_columns.fill(0.0);
         self.d_k_columns.fill(0.0);
+        let layout = self.chunk.layout;
+        let (c, sizes) = (layout.c, layout.sizes);
+        let Chunk {
+            k_columns, weights, ..
+        } = &self.chunk;
+        let scratch = &mut [self.state_columns.as_mut_slice(), &mut self.spare];
         for s in 0..sizes.states {
-            let state = &states[sizes.state(s)];
-            self.backward_read(s, state);
-            self.backward_write(s, state);
+            let gates = || layout.gates(s);
+            let (state, d_state) = (&states[sizes.state(s)], &self.d_states[sizes.state(s)]);
+            let (from_start, to_end) = (&weights.from_start[gates()], &weights.to_end[gates()]);
+
+            // Y_sᵀ = H_s dOᵀ: dQ += diag(r e^b) Y_s, dr += e^b q · Y_s.
+            let met = [state, &self.d_o_columns, &self.q_columns];
+            let reads = &weights.reads[gates()];
+            through_state(layout, met, reads, &mut self.d_q_columns, scratch);
+            let d_read = &mut self.gates.read[gates()];
+            add_scaled(d_read, from_start, &scratch[1][..c], 1.0);
+
+            // Z_sᵀ = dH_s Dmᵀ: dK += diag(u e^(b_C − b)) Z_s, du += e^(b_C − b) k · Z_s.
+            let met = [d_state, &self.error_columns, k_columns];
+            let writes = &weights.writes[gates()];
+            through_state(layout, met, writes, &mut self.d_k_columns, scratch);
+            let d_write = &mut self.gates.write[gates()];
+            let sums = &scratch[1][..c];
+            add_scaled(d_write, to_end, sums, 1.0);
+            // ⟨dH¹, H¹⟩ in its two parts: what was kept of H⁰ and what was written.
+            let kept = dot(layout.level, d_state, state);
+            let written: f32 = writes.iter().zip(sums).map(|(x, sum)| x * sum).sum();
+            self.gates.ends[s] = weights.whole[s] * kept + written;
+
+            // Y'_sᵀ = −H_s dXᵀ: dK += diag(p e^b) Y'_s, dp += e^b k · Y'_s.
             if sizes.delta {
-                self.backward_recall(s, state);
+                let met = [state, &self.d_x_columns, k_columns];
+                let recalls = &weights.recalls[gates()];
+                through_state(layout, met, recalls, &mut self.d_k_columns, scratch);
+                let d_erase = &mut self.gates.erase[gates()];
+                add_scaled(d_erase, from_start, &scratch[1][..c], -1.0);
             }
         }
     }
 
-    /// `Y_sᵀ = H_s dOᵀ`: `dQ += diag(r e^b) Y_s`, `dr += e^b q · Y_s`.
-    fn backward_read(&mut self, s: usize, state: &[f32]) {
-        let of_state = self.chunk.of_state(s);
-        let weights = &self.chunk.weights;
-        times_columns(
-            &self.chunk,
-            state,
-            &self.d_o_columns,
-            &mut self.state_columns,
-        );
-        let columns = Columns {
-            width: padded(self.chunk.c),
-            stride: self.chunk.stride,
-            left: &self.q_columns,
-            right: &self.state_columns,
-            factors: &weights.reads[of_state.clone()],
-        };
-        dot_columns(
-            self.chunk.level,
-            &columns,
-            &mut self.d_q_columns,
-            &mut self.spare,
-        );
-        let decays = &weights.from_start[of_state.clone()];
-        add_scaled(
-            &mut self.gates.read[of_state],
-            decays,
-            &self.spare[..self.chunk.c],
-            1.0,
-        );
-    }
-
-    /// `Z_sᵀ = dH_s Dmᵀ`: `dK += diag(u e^(b_C − b)) Z_s`, `du += e^(b_C − b) k · Z_s`.
-    fn backward_write(&mut self, s: usize, state: &[f32]) {
-        let of_state = self.chunk.of_state(s);
-        let weights = &self.chunk.weights;
-        let d_state = &self.d_states[self.chunk.sizes.state(s)];
-        times_columns(
-            &self.chunk,
-            d_state,
-            &self.error_columns,
-            &mut self.state_columns,
-        );
-        let columns = Columns {
-            width: padded(self.chunk.c),
-            stride: self.chunk.stride,
-            left: &self.chunk.k_columns,
-            right: &self.state_columns,
-            factors: &weights.writes[of_state.clone()],
-        };
-        dot_columns(
-            self.chunk.level,
-            &columns,
-            &mut self.d_k_columns,
-            &mut self.spare,
-        );
-        // ⟨dH¹, H¹⟩ in its two parts: what was kept of H⁰ and what was written.
-        let sums = &self.spare[..self.chunk.c];
-        let kept = dot(self.chunk.level, d_state, state);
-        let written: f32 = columns
-            .factors
-            .iter()
-            .zip(sums)
-            .map(|(x, sum)| x * sum)
-            .sum();
-        self.gates.ends[s] = weights.whole[s] * kept + written;
-        let decays = &weights.to_end[of_state.clone()];
-        add_scaled(&mut self.gates.write[of_state], decays, sums, 1.0);
-    }
-
-    /// `Y'_sᵀ = −H_s dXᵀ`: `dK += diag(p e^b) Y'_s`, `dp += e^b k · Y'_s`.
-    fn backward_recall(&mut self, s: usize, state: &[f32]) {
-        let of_state = self.chunk.of_state(s);
-        let weights = &self.chunk.weights;
-        times_columns(
-            &self.chunk,
-            state,
-            &self.d_x_columns,
-            &mut self.state_columns,
-        );
-        let columns = Columns {
-            width: padded(self.chunk.c),
-            stride: self.chunk.stride,
-            left: &self.chunk.k_columns,
-            right: &self.state_columns,
-            factors: &weights.recalls[of_state.clone()],
-        };
-        dot_columns(
-            self.chunk.level,
-            &columns,
-            &mut self.d_k_columns,
-            &mut self.spare,
-        );
-        let decays = &weights.from_start[of_state.clone()];
-        add_scaled(
-            &mut self.gates.erase[of_state],
-            decays,
-            &self.spare[..self.chunk.c],
-            -1.0,
-        );
-    }
-
     /// `dH_s ← e^(b_C) dH_s + Qᵀ diag(r e^b) dO − Kᵀ diag(p e^b) dX`.
     fn backward_carry(&mut self) {
-        let Chunk {
-            c,
-            stride,
-            k_wide,
-            v_wide,
-            level,
-            sizes,
-            ..
-        } = self.chunk;
+        let (layout, rows) = (self.chunk.layout, &mut self.rows);
         let Chunk { q, k, weights, .. } = &self.chunk;
-        for s in 0..sizes.states {
-            let of_state = s * stride..s * stride + c;
-            let d_state = &mut self.d_states[sizes.state(s)];
-            let mut add = |weights: &[f32], rows: &[f32], left: &[f32], keep: f32| {
-                scale_rows(level, weights, rows, &mut self.rows, v_wide);
-                let product = Product {
-                    size: [sizes.k, v_wide, c],
-                    left: Left::transposed(left, k_wide),
-                    right: Right::rows(&self.rows, v_wide),
-                    part: Part::Whole,
-                    keep: Keep::Times(keep),
-                    scale: None,
-                };
-                multiply(level, &product, d_state, v_wide);
-            };
-            add(
-                &weights.reads[of_state.clone()],
-                &self.d_o,
-                q,
-                weights.whole[s],
-            );
-            if sizes.delta {
-                add(&weights.recalls[of_state], &self.d_x, k, 1.0);
+        for s in 0..layout.sizes.states {
+            let d_state = &mut self.d_states[layout.sizes.state(s)];
+            let reads = &weights.reads[layout.loaded(s)];
+            let keep = Keep::Times(weights.whole[s]);
+            layout.write_state(keep, q, reads, &self.d_o, rows, d_state);
+            if layout.sizes.delta {
+                let recalls = &weights.recalls[layout.loaded(s)];
+                layout.write_state(Keep::Times(1.0), k, recalls, &self.d_x, rows, d_state);
             }
         }
     }
 }
 
-/// `out = state · columns`, `[K, V] · [V, C]`.
-fn times_columns(chunk: &Chunk, state: &[f32], columns: &[f32], out: &mut [f32]) {
-    let Chunk {
-        c,
-        stride,
-        v_wide,
-        level,
-        sizes,
-        ..
-    } = *chunk;
-    let product = Product {
-        size: [sizes.k, padded(c), sizes.v],
-        left: Left::rows(state, v_wide),
-        right: Right::rows(columns, stride),
+/// What a state gives to the gradients of queries or keys `[K, C]` that met it: `product = state · columns`,
+/// `out += product · diag(factors)`, and `sums` of `left . product` over keys.
+fn through_state(
+    layout: Layout,
+    [state, columns, left]: [&[f32]; 3],
+    factors: &[f32],
+    out: &mut [f32],
+    [product, sums]: &mut [&mut [f32]; 2],
+) {
+    let width = padded(layout.c);
+    let times = Product {
+        size: [layout.sizes.k, width, layout.sizes.v],
+        left: Left::rows(state, layout.v_wide),
+        right: Right::rows(columns, layout.stride),
         part: Part::Whole,
         keep: Keep::Nothing,
         scale: None,
     };
-    multiply(level, &product, out, stride);
+    multiply(layout.level, &times, product, layout.stride);
+    let columns = Columns {
+        width,
+        stride: layout.stride,
+        left,
+        right: product,
+        factors,
+    };
+    dot_columns(layout.level, &columns, out, sums);
 }
 
 /// `grads += sign · decays . sums`, as many as there are sums.

@@ -1,10 +1,10 @@
 //! Forward over one head: chunk by chunk, or for a few tokens (decoding) one by one. Of the latter every
 //! state element is read, updated and written once for each token, and stays in cache between the two.
 
-use super::chunk::{Chunk, HeadInputs, Sizes, narrow, widen};
+use super::chunk::{CHUNK, Chunk, HeadInputs, Layout, Sizes, narrow, widen};
 use crate::borders::Piece;
 use crate::cpu::exp::exp;
-use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
+use crate::cpu::product::multiply;
 use crate::cpu::rows::{RowsMut, scatter};
 use crate::cpu::simd::{LANES, Level, leveled, multiply_add};
 use std::mem::MaybeUninit;
@@ -21,39 +21,38 @@ pub(super) struct Forward {
 impl Forward {
     pub(super) fn new(chunk: Chunk) -> Self {
         Forward {
-            states: vec![0.0; chunk.sizes.state_len()],
+            states: vec![0.0; chunk.layout.sizes.state_len()],
             rows: chunk.errors.clone(),
             chunk,
         }
     }
 
-    /// Runs one head from `state` `[S, K, V]` to `last`, and from an empty one where a document begins.
+    /// Runs one head from its states to `last`, and from empty ones where a document begins.
     /// Writes outputs, and into `saved` (unless it is empty) what backward needs besides the inputs.
     pub(super) fn run(
         &mut self,
-        (x, pieces): (&HeadInputs<'_>, &[Piece]),
-        state: &[f32],
+        (x, pieces): (HeadInputs<'_>, &[Piece]),
         o: &mut RowsMut<'_>,
         last: &mut [MaybeUninit<f32>],
         mut saved: &mut [MaybeUninit<f32>],
     ) {
-        let whole = self.chunk.sizes;
-        widen(state, whole.v, &mut self.states, self.chunk.v_wide);
+        let Layout { sizes, v_wide, .. } = self.chunk.layout;
+        widen(x.state.row(0), sizes.v, &mut self.states, v_wide);
         for piece in pieces {
             if piece.fresh {
                 self.states.fill(0.0);
             }
-            self.chunk.sizes = whole.of(piece);
+            self.chunk.layout.sizes = sizes.of(piece);
             let own = match saved.is_empty() {
                 true => 0,
-                false => self.chunk.sizes.saved_len(),
+                false => self.chunk.layout.sizes.saved_len(),
             };
             let (own, rest) = saved.split_at_mut(own);
             self.piece(&x.part(piece), piece.tokens.start, o, own);
             saved = rest;
         }
-        self.chunk.sizes = whole;
-        narrow(&self.states, self.chunk.v_wide, last, whole.v);
+        self.chunk.layout.sizes = sizes;
+        narrow(&self.states, v_wide, last, sizes.v);
     }
 
     /// One document, whose outputs stand from row `from` on.
@@ -64,53 +63,22 @@ impl Forward {
         o: &mut RowsMut<'_>,
         saved: &mut [MaybeUninit<f32>],
     ) {
-        let sizes = self.chunk.sizes;
-        for n in 0..sizes.chunks() {
-            self.chunk.save_border(n, &self.states, saved);
-            self.chunk.load(x, n, false);
-            self.chunk.load_values(x, n);
-            self.chunk.solve_errors(&self.states);
-            self.chunk.save_errors(n, saved);
-            self.read();
-            let Chunk {
-                level, c, v_wide, ..
-            } = self.chunk;
-            scatter(level, &self.rows, v_wide, c, o, from + n * sizes.chunk);
-            self.chunk
-                .update_states(None, &mut self.states, &mut self.rows);
-        }
-    }
-
-    /// `O = A Dm + Σ_s diag(r e^b) Q H_s`.
-    fn read(&mut self) {
-        let Chunk {
-            c,
-            stride,
-            k_wide,
-            v_wide,
-            level,
-            sizes,
-            ..
-        } = self.chunk;
-        let inside = Product {
-            size: [c, v_wide, c],
-            left: Left::rows(&self.chunk.scores.attention, stride),
-            right: Right::rows(&self.chunk.errors, v_wide),
-            part: Part::LeftLower,
-            keep: Keep::Nothing,
-            scale: None,
-        };
-        multiply(level, &inside, &mut self.rows, v_wide);
-        for s in 0..sizes.states {
-            let product = Product {
-                size: [c, v_wide, sizes.k],
-                left: Left::rows(&self.chunk.q, k_wide),
-                right: Right::rows(&self.states[sizes.state(s)], v_wide),
-                part: Part::Whole,
-                keep: Keep::Times(1.0),
-                scale: Some(&self.chunk.weights.reads[s * stride..]),
-            };
-            multiply(level, &product, &mut self.rows, v_wide);
+        let chunk = &mut self.chunk;
+        for n in 0..chunk.layout.sizes.chunks() {
+            chunk.save_border(n, &self.states, saved);
+            chunk.load(x, n, false);
+            chunk.load_values(x, n);
+            chunk.solve_errors(&self.states);
+            chunk.save_errors(n, saved);
+            // O = A Dm + Σ_s diag(r e^b) Q H_s.
+            let layout = chunk.layout;
+            let (level, wide) = (layout.level, layout.v_wide);
+            let inside = layout.lower(&chunk.scores.attention, &chunk.errors, wide);
+            multiply(level, &inside, &mut self.rows, wide);
+            let reads = &chunk.weights.reads;
+            layout.ask_states(&chunk.q, reads, &self.states, &mut self.rows);
+            scatter(level, &self.rows, wide, layout.c, o, from + n * CHUNK);
+            chunk.update_states(None, &mut self.states, &mut self.rows);
         }
     }
 }
@@ -161,15 +129,9 @@ impl Steps {
     pub(super) fn run(&mut self, x: &HeadInputs<'_>, state: &mut [f32], o: &mut RowsMut<'_>) {
         for t in 0..self.sizes.t {
             self.weigh(x, t);
-            let sums = Sums {
-                out: [&mut self.recalled, &mut self.read],
-            };
-            sum_rows(
-                self.level,
-                state,
-                [&self.rows.recall, &self.rows.read],
-                sums,
-            );
+            let weights = [self.rows.recall.as_slice(), &self.rows.read];
+            let sums = [self.recalled.as_mut_slice(), &mut self.read];
+            sum_rows(self.level, state, weights, sums);
             // What this token wrote is read with it: Σ_s r_s u_s (q · k) d.
             let dot: f32 = x.q.row(t).iter().zip(x.k.row(t)).map(|(q, k)| q * k).sum();
             let gates = x.read.row(t).iter().zip(x.write.row(t));
@@ -192,10 +154,9 @@ impl Steps {
         let (q, k) = (x.q.row(t), x.k.row(t));
         for s in 0..self.sizes.states {
             let decay = exp::<false>(x.log_decay.row(t)[s]);
-            let erase = if self.sizes.delta {
-                x.erase.row(t)[s]
-            } else {
-                0.0
+            let erase = match self.sizes.delta {
+                true => x.erase.row(t)[s],
+                false => 0.0,
             };
             let (read, write) = (x.read.row(t)[s], x.write.row(t)[s]);
             for i in 0..self.sizes.k {
@@ -209,23 +170,17 @@ impl Steps {
     }
 }
 
-/// Where two sums over rows go, `[V]` each.
-pub(super) struct Sums<'a> {
-    out: [&'a mut [f32]; 2],
-}
-
 leveled!(
-    /// `out_n = Σ_row weights_n[row] · state[row]` for two sets of weights, in one pass.
-    fn sum_rows(state: &[f32], weights: [&[f32]; 2], sums: Sums<'_>) = sum_rows_body
+    /// `out_n = Σ_row weights_n[row] · state[row]` `[V]` for two sets of weights, in one pass.
+    fn sum_rows(state: &[f32], weights: [&[f32]; 2], out: [&mut [f32]; 2]) = sum_rows_body
 );
 
 #[inline(always)]
 fn sum_rows_body<const FMA: bool, const ROWS: usize>(
     state: &[f32],
     weights: [&[f32]; 2],
-    sums: Sums<'_>,
+    [first, second]: [&mut [f32]; 2],
 ) {
-    let [first, second] = sums.out;
     let width = first.len();
     let mut at = 0;
     while at + 4 * LANES <= width {

@@ -21,8 +21,9 @@ mod forward;
 mod scores;
 
 use super::inputs::ScanTensors;
+use super::reference::{Dims, Scan};
 use crate::borders::{Borders, Piece};
-use crate::cpu::rows::{Place, Rows, RowsMut};
+use crate::cpu::rows::{Rows, RowsMut};
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
 use backward::{Backward, HeadGrads};
@@ -31,29 +32,14 @@ use burn::tensor::{DType, Shape};
 use chunk::{Chunk, HeadInputs, Sizes};
 use forward::{Forward, Steps};
 use rayon::prelude::*;
-
 use std::mem::MaybeUninit;
 
-/// Positions in a chunk. Work inside a chunk grows with it, and with one state that is most of the
-/// work. Of 16, 32 and 64 on an AVX-512 machine 32 is the fastest, with one state and with four.
-const CHUNK: usize = 32;
-/// Chunks from one saved state to the next. Between them backward writes again, which with saved
-/// errors costs a tenth of its work; sixteen instead of four take 11 MB in 71 from a call of 8,192
-/// tokens with S 4, K = V = 64, and one to two parts in a hundred of speed.
-const GROUP: usize = 16;
 /// Up to this many tokens steps cost less than a chunk.
 const STEPS_UP_TO: usize = 4;
 
 /// Contiguous `f32` tensors and their sizes.
 struct Call {
-    q: Primitive,
-    k: Primitive,
-    v: Primitive,
-    log_decay: Primitive,
-    read: Primitive,
-    write: Primitive,
-    erase: Primitive,
-    state: Primitive,
+    x: ScanTensors<Flex>,
     dtype: DType,
     b: usize,
     h: usize,
@@ -63,27 +49,17 @@ struct Call {
 
 impl Call {
     fn new(x: ScanTensors<Flex>, delta: bool, borders: &Borders) -> Self {
-        let [b, t, h, k] = x.q.shape().dims();
-        let [.., states, _, v] = x.state.shape().dims::<5>();
+        let Dims { b, t, h, s, k, v } = x.dims();
         Call {
             dtype: x.q.dtype(),
-            q: single(x.q),
-            k: single(x.k),
-            v: single(x.v),
-            log_decay: single(x.log_decay),
-            read: single(x.read),
-            write: single(x.write),
-            erase: single(x.erase),
-            state: single(x.state),
+            x: x.map(single),
             b,
             h,
             sizes: Sizes {
                 t,
-                states,
+                states: s,
                 k,
                 v,
-                chunk: CHUNK.min(t.max(1)),
-                group: GROUP,
                 delta,
             },
             borders: borders.clone(),
@@ -99,23 +75,23 @@ impl Call {
         [self.sizes.t, self.h, width]
     }
 
-    fn inputs(&self, head: usize) -> HeadInputs<'_> {
-        let Sizes { states, k, v, .. } = self.sizes;
-        let rows = |x, width| Rows::of_head(slice(x), self.rows_of(width), head);
-        HeadInputs {
-            q: rows(&self.q, k),
-            k: rows(&self.k, k),
-            v: rows(&self.v, v),
-            log_decay: rows(&self.log_decay, states),
-            read: rows(&self.read, states),
-            write: rows(&self.write, states),
-            erase: rows(&self.erase, states),
-        }
+    /// Rows of `width` for every head and token.
+    fn unwritten(&self, width: usize) -> Box<[MaybeUninit<f32>]> {
+        Box::new_uninit_slice(self.heads() * self.sizes.t * width)
     }
 
-    /// One head's states that come in, `[S, K, V]`.
-    fn state_of(&self, head: usize) -> &[f32] {
-        &slice(&self.state)[head * self.state_len()..][..self.state_len()]
+    /// Such rows as a tensor of the call's type.
+    fn tensor(&self, rows: Box<[f32]>, width: usize) -> Primitive {
+        let shape = Shape::from([self.b, self.sizes.t, self.h, width]);
+        tensor(rows.into_vec(), shape, self.dtype)
+    }
+
+    fn inputs(&self, head: usize) -> HeadInputs<'_> {
+        let of_head = |x, rows| Rows::of_head(slice(x), rows, head);
+        self.x.each().map_apart(
+            |x| of_head(x, self.rows_of(x.shape()[3])),
+            |state| of_head(state, [1, self.h, self.state_len()]),
+        )
     }
 
     /// The documents that one head reads.
@@ -127,18 +103,20 @@ impl Call {
     fn saved_lens(&self) -> Vec<usize> {
         let of_row = |row| {
             let pieces = self.borders.pieces(row, self.sizes.t);
-            pieces.map(|piece| self.sizes.of(&piece).saved_len()).sum()
+            let len = pieces.map(|piece| self.sizes.of(&piece).saved_len()).sum();
+            std::iter::repeat_n(len, self.h)
         };
-        let rows: Vec<usize> = (0..self.b).map(of_row).collect();
-        rows.into_iter()
-            .flat_map(|len| std::iter::repeat_n(len, self.h))
-            .collect()
+        (0..self.b).flat_map(of_row).collect()
     }
 
     /// Values in one head's states, as tensors have them.
     fn state_len(&self) -> usize {
         self.sizes.states * self.sizes.k * self.sizes.v
     }
+}
+
+fn nothing() -> Primitive {
+    tensor(Vec::new(), Shape::from([0]), DType::F32)
 }
 
 /// Outputs, the final state, and, if asked for, what backward needs besides the inputs.
@@ -150,56 +128,53 @@ pub(super) fn forward(
 ) -> [Primitive; 3] {
     let call = Call::new(x, delta, borders);
     let sizes = call.sizes;
-    let results = |o, last, kept: Vec<f32>| {
-        let outputs = Shape::from([call.b, sizes.t, call.h, sizes.v]);
-        let kept_shape = Shape::from([kept.len()]);
-        [
-            tensor(o, outputs, call.dtype),
-            tensor(last, call.state.shape(), call.dtype),
-            tensor(kept, kept_shape, DType::F32),
-        ]
-    };
-    if sizes.t == 0 {
-        // No output, and the state as it came in.
-        return results(Vec::new(), slice(&call.state).to_vec(), Vec::new());
-    }
     if sizes.t <= STEPS_UP_TO && !save && borders.is_none() {
         return steps(call);
+    }
+    if sizes.t == 0 {
+        // No output, and the state as it came in.
+        let o = call.tensor(Box::default(), sizes.v);
+        return [o, in_dtype(call.x.state, call.dtype), nothing()];
     }
     let saved = match save {
         true => call.saved_lens(),
         false => vec![0; call.heads()],
     };
-    let mut o = Box::new_uninit_slice(call.heads() * sizes.t * sizes.v);
+    let mut o = call.unwritten(sizes.v);
     let mut last = Box::new_uninit_slice(call.heads() * call.state_len());
     let mut kept = Box::new_uninit_slice(saved.iter().sum());
+    let mut rest = &mut kept[..];
+    let part = |len: usize| rest.split_off_mut(..len).expect("the sum of all");
+    let saved: Vec<_> = saved.into_iter().map(part).collect();
     let level = Level::detect();
-    let heads = RowsMut::split(&mut o, call.rows_of(sizes.v))
+    let scratch = || Forward::new(Chunk::new(level, sizes, false));
+    RowsMut::split(&mut o, call.rows_of(sizes.v))
         .into_par_iter()
         .zip(last.par_chunks_exact_mut(call.state_len()))
-        .enumerate();
-    let scratch = || Forward::new(Chunk::new(level, sizes, false));
-    let kept_of_heads = parts_of(&mut kept, &saved);
-    heads
-        .zip(kept_of_heads)
-        .for_each_init(scratch, |scratch, ((head, (mut o, last)), saved)| {
+        .zip(saved)
+        .enumerate()
+        .for_each_init(scratch, |scratch, (head, ((mut o, last), saved))| {
             let (x, pieces) = (call.inputs(head), call.pieces(head));
-            scratch.run((&x, &pieces), call.state_of(head), &mut o, last, saved);
+            scratch.run((x, &pieces), &mut o, last, saved);
         });
     // SAFETY: every head writes all its rows of the outputs and its whole final state, and of what is
     // saved its whole piece: a state for each group of chunks but the first, and the errors of every
     // chunk. That is what `saved_len` counts.
     let (o, last, kept) = unsafe { (o.assume_init(), last.assume_init(), kept.assume_init()) };
-    results(o.into_vec(), last.into_vec(), kept.into_vec())
+    let kept_shape = Shape::from([kept.len()]);
+    [
+        call.tensor(o, sizes.v),
+        tensor(last.into_vec(), call.x.state.shape(), call.dtype),
+        tensor(kept.into_vec(), kept_shape, DType::F32),
+    ]
 }
 
 /// A few tokens one by one. States are written over where nobody else has a share in them: with many rows
 /// they are more than the weights, and a new place would have to be read before it is written.
 fn steps(mut call: Call) -> [Primitive; 3] {
     let (sizes, len) = (call.sizes, call.state_len());
-    let nothing = || tensor(Vec::new(), Shape::from([0]), DType::F32);
-    let mut state = writable(std::mem::replace(&mut call.state, nothing()));
-    let mut o = Box::new_uninit_slice(call.heads() * sizes.t * sizes.v);
+    let mut state = writable(std::mem::replace(&mut call.x.state, nothing()));
+    let mut o = call.unwritten(sizes.v);
     let level = Level::detect();
     RowsMut::split(&mut o, call.rows_of(sizes.v))
         .into_par_iter()
@@ -210,24 +185,14 @@ fn steps(mut call: Call) -> [Primitive; 3] {
             |steps, (head, (mut o, state))| steps.run(&call.inputs(head), state, &mut o),
         );
     // SAFETY: every head writes all its rows.
-    let o = unsafe { o.assume_init() }.into_vec();
-    let outputs = Shape::from([call.b, sizes.t, call.h, sizes.v]);
-    let o = tensor(o, outputs, call.dtype);
+    let o = unsafe { o.assume_init() };
+    let o = call.tensor(o, sizes.v);
     [o, in_dtype(state, call.dtype), nothing()]
 }
 
-/// `values` in parts of `lens`, one a head.
-fn parts_of<'a, T>(mut values: &'a mut [T], lens: &[usize]) -> Vec<&'a mut [T]> {
-    let mut part = |len: &usize| {
-        let (part, rest) = std::mem::take(&mut values).split_at_mut(*len);
-        values = rest;
-        part
-    };
-    lens.iter().map(&mut part).collect()
-}
-
 /// Gradients of every input, given what `forward` saved and the gradients of outputs and final state.
-/// In additive mode the one of `erase` is zero.
+/// In additive mode the one of `erase` is zero. Those of values and of the first state are written over
+/// those of outputs and of the last state, which nobody needs any more: a seventh of the memory.
 pub(super) fn backward(
     x: ScanTensors<Flex>,
     saved: Primitive,
@@ -236,104 +201,55 @@ pub(super) fn backward(
     borders: &Borders,
 ) -> ScanTensors<Flex> {
     let call = Call::new(x, delta, borders);
-    let sizes = call.sizes;
+    let Sizes { states, k, v, .. } = call.sizes;
     let mut rest = slice(&saved);
     let part = |len: usize| rest.split_off(..len).expect("as long as forward made it");
     let saved: Vec<&[f32]> = call.saved_lens().into_iter().map(part).collect();
-    let mut grads = Gradients::from_incoming(&call, [d_o, d_last]);
-    let level = Level::detect();
-    let scratch = || Backward::new(Chunk::new(level, sizes, true));
-    grads
-        .heads(&call)
-        .into_par_iter()
-        .enumerate()
-        .for_each_init(scratch, |scratch, (head, mut grads)| {
-            let (x, pieces) = (call.inputs(head), call.pieces(head));
-            let kept = [call.state_of(head), saved[head]];
-            scratch.run((&x, &pieces), kept, &mut grads);
-        });
-    // SAFETY: `Backward::run` stores every chunk of its head.
-    unsafe { grads.into_tensors(&call) }
-}
-
-/// Gradients of whole tensors. Those of values and of the first state are written over those of
-/// outputs and of the last state, which nobody needs any more: a seventh of the memory.
-struct Gradients {
-    q: Unwritten,
-    k: Unwritten,
-    v: Primitive,
-    log_decay: Unwritten,
-    read: Unwritten,
-    write: Unwritten,
-    erase: Unwritten,
-    state: Primitive,
-}
-
-type Unwritten = Box<[MaybeUninit<f32>]>;
-
-impl Gradients {
-    fn from_incoming(call: &Call, [d_o, d_last]: [Primitive; 2]) -> Self {
-        let rows = |width| Box::new_uninit_slice(call.heads() * call.sizes.t * width);
-        let Sizes { states, k, .. } = call.sizes;
-        Gradients {
-            q: rows(k),
-            k: rows(k),
-            v: writable(d_o),
-            log_decay: rows(states),
-            read: rows(states),
-            write: rows(states),
-            erase: rows(states),
-            state: writable(d_last),
-        }
-    }
-
-    fn heads(&mut self, call: &Call) -> Vec<HeadGrads<'_>> {
-        let Sizes { states, k, v, .. } = call.sizes;
-        fn split<P: Place>(x: &mut [P], rows: [usize; 3]) -> impl Iterator<Item = RowsMut<'_, P>> {
-            RowsMut::split(x, rows).into_iter()
-        }
-        let (keys, gates) = (call.rows_of(k), call.rows_of(states));
-        let mut q = split(&mut self.q, keys);
-        let mut key = split(&mut self.k, keys);
-        let mut value = split(slice_mut(&mut self.v), call.rows_of(v));
-        let mut log_decay = split(&mut self.log_decay, gates);
-        let mut read = split(&mut self.read, gates);
-        let mut write = split(&mut self.write, gates);
-        let mut erase = split(&mut self.erase, gates);
-        let states = slice_mut(&mut self.state).chunks_exact_mut(call.state_len());
-        let head = |state| {
-            Some(HeadGrads {
-                q: q.next()?,
-                k: key.next()?,
-                v: value.next()?,
-                log_decay: log_decay.next()?,
-                read: read.next()?,
-                write: write.next()?,
-                erase: erase.next()?,
+    let (mut d_v, mut d_state) = (writable(d_o), writable(d_last));
+    let mut grads =
+        [k, k, states, states, states, states].map(|width| (width, call.unwritten(width)));
+    let mut rows = grads
+        .each_mut()
+        .map(|(width, grad)| RowsMut::split(grad, call.rows_of(*width)).into_iter());
+    let heads: Vec<HeadGrads<'_>> = RowsMut::split(slice_mut(&mut d_v), call.rows_of(v))
+        .into_iter()
+        .zip(slice_mut(&mut d_state).chunks_exact_mut(call.state_len()))
+        .map(|(v, state)| {
+            let [q, k, log_decay, read, write, erase] =
+                rows.each_mut().map(|rows| rows.next().expect("every head"));
+            HeadGrads {
+                q,
+                k,
+                v,
+                log_decay,
+                read,
+                write,
+                erase,
                 state,
-            })
-        };
-        states.map_while(head).collect()
-    }
-
-    /// # Safety
-    ///
-    /// Every row of [`Gradients::heads`] must be written.
-    unsafe fn into_tensors(self, call: &Call) -> ScanTensors<Flex> {
-        let tensor = |values: Unwritten, like: &Primitive| {
-            // SAFETY: the heads' rows are all there is, and the caller's promise.
-            let values = unsafe { values.assume_init() };
-            tensor(values.into_vec(), like.shape(), call.dtype)
-        };
-        ScanTensors {
-            q: tensor(self.q, &call.q),
-            k: tensor(self.k, &call.k),
-            v: in_dtype(self.v, call.dtype),
-            log_decay: tensor(self.log_decay, &call.log_decay),
-            read: tensor(self.read, &call.read),
-            write: tensor(self.write, &call.write),
-            erase: tensor(self.erase, &call.erase),
-            state: in_dtype(self.state, call.dtype),
-        }
+            }
+        })
+        .collect();
+    let level = Level::detect();
+    let scratch = || Backward::new(Chunk::new(level, call.sizes, true));
+    heads.into_par_iter().zip(saved).enumerate().for_each_init(
+        scratch,
+        |scratch, (head, (mut grads, saved))| {
+            let (x, pieces) = (call.inputs(head), call.pieces(head));
+            scratch.run((x, &pieces), saved, &mut grads);
+        },
+    );
+    let [q, k, log_decay, read, write, erase] = grads.map(|(width, grad)| {
+        // SAFETY: `Backward::run` stores every chunk of its head, and the heads' rows are all there is.
+        call.tensor(unsafe { grad.assume_init() }, width)
+    });
+    Scan {
+        q,
+        k,
+        v: in_dtype(d_v, call.dtype),
+        log_decay,
+        read,
+        write,
+        erase,
+        state: in_dtype(d_state, call.dtype),
     }
 }

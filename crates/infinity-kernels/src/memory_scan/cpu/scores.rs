@@ -10,9 +10,10 @@
 //! The solve is in place, by forward substitution on blocks of [`LANES`] rows. Not by a product of powers
 //! of `L`: for repeated keys those reach 1e18 and cancel.
 
+use super::chunk::Layout;
 use crate::cpu::exp::exp;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
-use crate::cpu::simd::{LANES, Lanes, Level, lanes, lanes_mut, leveled, multiply_add, sum};
+use crate::cpu::simd::{LANES, Lanes, lanes, lanes_mut, leveled, multiply_add, sum};
 
 /// Gates of a chunk, one row of `stride` for each state, zero behind the last position.
 #[derive(Clone, Debug, Default)]
@@ -25,17 +26,6 @@ pub(super) struct Gates {
     pub(super) write: Vec<f32>,
     /// `p`, zero in additive mode.
     pub(super) erase: Vec<f32>,
-}
-
-/// Sizes of the masks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Extent {
-    /// Positions in this chunk.
-    pub(super) c: usize,
-    /// From one row of a mask, or of gates, to the next.
-    pub(super) stride: usize,
-    pub(super) states: usize,
-    pub(super) delta: bool,
 }
 
 /// Matrices `[C, C]` of a chunk, rows of `stride`.
@@ -59,12 +49,12 @@ pub(super) struct Scores {
 
 leveled!(
     /// `attention` and `minus_l` from `products` and `keys`; with `save`, also the masks and `E`.
-    fn mask(extent: Extent, gates: &Gates, scores: &mut Scores, save: bool) = mask_body
+    fn mask(layout: Layout, gates: &Gates, scores: &mut Scores, save: bool) = mask_body
 );
 
 #[inline(always)]
 fn mask_body<const FMA: bool, const ROWS: usize>(
-    x: Extent,
+    x: Layout,
     gates: &Gates,
     scores: &mut Scores,
     save: bool,
@@ -72,7 +62,7 @@ fn mask_body<const FMA: bool, const ROWS: usize>(
     for i in 0..x.c {
         for j in (0..=i).step_by(LANES) {
             let (mut m, mut n) = ([0f32; LANES], [0f32; LANES]);
-            for s in 0..x.states {
+            for s in 0..x.sizes.states {
                 let at = s * x.stride;
                 let e = decays::<FMA>(&gates.decay[at..at + x.stride], i, j);
                 let (write, read, erase) = (
@@ -95,7 +85,7 @@ fn mask_body<const FMA: bool, const ROWS: usize>(
             if save {
                 *lanes_mut(&mut scores.read_mask, at) = m;
             }
-            if x.delta {
+            if x.sizes.delta {
                 let keys = lanes(&scores.keys, at);
                 *lanes_mut(&mut scores.minus_l, at) = below(i, j, |l| -keys[l] * n[l]);
                 if save {
@@ -146,12 +136,12 @@ pub(super) struct MaskGrads<'a> {
 
 leveled!(
     /// Gradients through the masks: of the gates, of `P` and of `K Kᵀ`.
-    fn mask_grads(extent: Extent, gates: &Gates, scores: &Scores, grads: &mut MaskGrads<'_>) = grads_body
+    fn mask_grads(layout: Layout, gates: &Gates, scores: &Scores, grads: &mut MaskGrads<'_>) = grads_body
 );
 
 #[inline(always)]
 fn grads_body<const FMA: bool, const ROWS: usize>(
-    x: Extent,
+    x: Layout,
     gates: &Gates,
     scores: &Scores,
     grads: &mut MaskGrads<'_>,
@@ -166,14 +156,14 @@ fn grads_body<const FMA: bool, const ROWS: usize>(
             let (product, mask) = (lanes(&scores.products, at), lanes(&scores.read_mask, at));
             *lanes_mut(d_m, j) = below(i + 1, j, |l| d_a[l] * product[l]);
             *d_a = below(i + 1, j, |l| d_a[l] * mask[l]);
-            if x.delta {
+            if x.sizes.delta {
                 let minus_d_l = lanes_mut(grads.errors, at);
                 let (keys, mask) = (lanes(&scores.keys, at), lanes(&scores.erase_mask, at));
                 *lanes_mut(d_n, j) = below(i, j, |l| -minus_d_l[l] * keys[l]);
                 *minus_d_l = below(i, j, |l| -minus_d_l[l] * mask[l]);
             }
         }
-        for s in 0..x.states {
+        for s in 0..x.sizes.states {
             let at = s * x.stride;
             let (read, erase) = (gates.read[at + i], gates.erase[at + i]);
             let (mut d_read, mut d_erase) = ([0f32; LANES], [0f32; LANES]);
@@ -208,24 +198,9 @@ fn exponentials_body<const FMA: bool, const ROWS: usize>(values: &mut [f32]) {
     }
 }
 
-/// The system: `−L` `[c, c]` with rows of `stride`, right-hand sides with rows of `width` (whole
-/// lanes).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct System<'a> {
-    pub(super) minus_l: &'a [f32],
-    pub(super) stride: usize,
-    pub(super) c: usize,
-    pub(super) width: usize,
-}
-
-/// `x ← (I + L)⁻¹ x`.
-pub(super) fn solve(level: Level, system: System<'_>, x: &mut [f32]) {
-    let System {
-        minus_l,
-        stride,
-        c,
-        width,
-    } = system;
+/// `x ← (I + L)⁻¹ x`, rows `[C, V]`.
+pub(super) fn solve(layout: Layout, minus_l: &[f32], x: &mut [f32]) {
+    let (c, stride, width) = (layout.c, layout.stride, layout.v_wide);
     for from in (0..c).step_by(LANES) {
         let to = c.min(from + LANES);
         let (known, block) = x.split_at_mut(from * width);
@@ -237,26 +212,15 @@ pub(super) fn solve(level: Level, system: System<'_>, x: &mut [f32]) {
             keep: Keep::Times(1.0),
             scale: None,
         };
-        multiply(level, &product, block, width);
+        multiply(layout.level, &product, block, width);
         let corner = Left::rows(&minus_l[from * stride + from..], stride);
-        substitute(
-            level,
-            corner,
-            to - from,
-            &mut block[..(to - from) * width],
-            width,
-        );
+        substitute(layout.level, corner, to - from, false, block, width);
     }
 }
 
 /// `x ← (I + L)⁻ᵀ x`.
-pub(super) fn solve_transposed(level: Level, system: System<'_>, x: &mut [f32]) {
-    let System {
-        minus_l,
-        stride,
-        c,
-        width,
-    } = system;
+pub(super) fn solve_transposed(layout: Layout, minus_l: &[f32], x: &mut [f32]) {
+    let (c, stride, width) = (layout.c, layout.stride, layout.v_wide);
     for from in (0..c).step_by(LANES).rev() {
         let to = c.min(from + LANES);
         let (block, known) = x[from * width..c * width].split_at_mut((to - from) * width);
@@ -269,65 +233,42 @@ pub(super) fn solve_transposed(level: Level, system: System<'_>, x: &mut [f32]) 
                 keep: Keep::Times(1.0),
                 scale: None,
             };
-            multiply(level, &product, block, width);
+            multiply(layout.level, &product, block, width);
         }
         let corner = Left::transposed(&minus_l[from * stride + from..], stride);
-        substitute_back(level, corner, to - from, block, width);
+        substitute(layout.level, corner, to - from, true, block, width);
     }
 }
 
 leveled!(
-    /// Rows from the first to the last: `x_i += Σ_{j<i} l_ij x_j`.
-    fn substitute(l: Left<'_>, rows: usize, x: &mut [f32], width: usize) = substitute_body
+    /// Rows from the first to the last: `x_i += Σ_{j<i} l_ij x_j`; or `back` from the last to the first:
+    /// `x_i += Σ_{j>i} l_ij x_j`.
+    fn substitute(l: Left<'_>, rows: usize, back: bool, x: &mut [f32], width: usize) = substitute_body
 );
 
 #[inline(always)]
 fn substitute_body<const FMA: bool, const ROWS: usize>(
     l: Left<'_>,
     rows: usize,
+    back: bool,
     x: &mut [f32],
     width: usize,
 ) {
     for i in 1..rows {
-        add_rows::<FMA>(l, i, 0..i, x, width);
-    }
-}
-
-leveled!(
-    /// Rows from the last to the first: `x_i += Σ_{j>i} l_ij x_j`.
-    fn substitute_back(l: Left<'_>, rows: usize, x: &mut [f32], width: usize) = substitute_back_body
-);
-
-#[inline(always)]
-fn substitute_back_body<const FMA: bool, const ROWS: usize>(
-    l: Left<'_>,
-    rows: usize,
-    x: &mut [f32],
-    width: usize,
-) {
-    for i in (0..rows.saturating_sub(1)).rev() {
-        add_rows::<FMA>(l, i, i + 1..rows, x, width);
-    }
-}
-
-/// `x_i += Σ_j l_ij x_j` for `j` in `range`.
-#[inline(always)]
-fn add_rows<const FMA: bool>(
-    l: Left<'_>,
-    i: usize,
-    range: std::ops::Range<usize>,
-    x: &mut [f32],
-    width: usize,
-) {
-    for at in (0..width).step_by(LANES) {
-        let mut sums = *lanes(x, i * width + at);
-        for j in range.clone() {
-            let factor = l.data[i * l.row + j * l.col];
-            let row = lanes(x, j * width + at);
-            for lane in 0..LANES {
-                sums[lane] = multiply_add::<FMA>(factor, row[lane], sums[lane]);
+        let (i, range) = match back {
+            false => (i, 0..i),
+            true => (rows - 1 - i, rows - i..rows),
+        };
+        for at in (0..width).step_by(LANES) {
+            let mut sums = *lanes(x, i * width + at);
+            for j in range.clone() {
+                let factor = l.data[i * l.row + j * l.col];
+                let row = lanes(x, j * width + at);
+                for lane in 0..LANES {
+                    sums[lane] = multiply_add::<FMA>(factor, row[lane], sums[lane]);
+                }
             }
+            *lanes_mut(x, i * width + at) = sums;
         }
-        *lanes_mut(x, i * width + at) = sums;
     }
 }

@@ -1,12 +1,13 @@
 //! A call from the host's side: its tensors made contiguous, its sizes, and its launches.
 
 use super::super::inputs::{Kernel, ScanTensors};
+use super::super::reference::{Dims, Scan};
 use super::sizes::SizesLaunch;
 use super::tile::{Plan, UNITS, native};
-use super::{carry, gates, scores, step};
+use super::{carry, carry_back, finish, gates, inside, scores, step, through};
 use crate::gpu::{cast, contiguous, cubes, element, empty};
 use burn::backend::TensorMetadata;
-use burn::tensor::{DType, Shape};
+use burn::tensor::DType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 
@@ -25,7 +26,7 @@ macro_rules! launch {
             // SAFETY: the table above.
             unsafe {
                 $room::$kernel::launch_unchecked(
-                    &$call.q.client,
+                    &$call.x.q.client,
                     cubes(count),
                     units,
                     $($buffer.clone().into_buffer_arg(),)+
@@ -36,122 +37,100 @@ macro_rules! launch {
         }
     };
 }
-pub(super) use launch;
 
 /// Contiguous tensors and their sizes. Queries, keys and values are of one type that kernels
 /// read, everything else is `f32`.
 pub(super) struct Call {
-    pub(super) q: CubeTensor,
-    pub(super) k: CubeTensor,
-    pub(super) v: CubeTensor,
-    pub(super) log_decay: CubeTensor,
-    pub(super) read: CubeTensor,
-    pub(super) write: CubeTensor,
-    pub(super) erase: CubeTensor,
-    pub(super) state: CubeTensor,
-    /// Types of `q`, `k` and `v` as they came in.
-    pub(super) rows: [DType; 3],
-    /// Types of the gates as they came in.
-    pub(super) gates: [DType; 4],
-    /// Type of the state as it came in, and of outputs and states that leave.
-    pub(super) carried: DType,
-    pub(super) b: usize,
-    pub(super) t: usize,
-    pub(super) h: usize,
-    pub(super) s: usize,
-    pub(super) width: [usize; 2],
-    pub(super) kernel: Kernel,
-    pub(super) delta: bool,
+    x: ScanTensors<CubeBackend>,
+    /// Types as they came in. Outputs and states leave in the state's.
+    types: Scan<DType>,
+    pub(super) dims: Dims,
+    kernel: Kernel,
+    delta: bool,
+}
+
+impl<T> Scan<T> {
+    fn zip<U>(self, other: Scan<U>) -> Scan<(T, U)> {
+        let mut other = other.into_array().into_iter();
+        self.map(|x| (x, other.next().expect("as many")))
+    }
 }
 
 impl Call {
     pub(super) fn new(x: ScanTensors<CubeBackend>, kernel: Kernel, delta: bool) -> Self {
-        let [b, t, h, k] = x.q.shape().dims();
-        let [.., s, _, v] = x.state.shape().dims::<5>();
-        let rows = [x.q.dtype(), x.k.dtype(), x.v.dtype()];
-        let native = native(rows);
+        let types = x.each().map(|x| x.dtype());
+        let native = native([types.q, types.k, types.v]);
+        let held = Scan {
+            q: native,
+            k: native,
+            v: native,
+            ..Scan::from_array([DType::F32; 8])
+        };
         Call {
-            rows,
-            gates: [&x.log_decay, &x.read, &x.write, &x.erase].map(|x| x.dtype()),
-            carried: x.state.dtype(),
-            q: contiguous(x.q, native),
-            k: contiguous(x.k, native),
-            v: contiguous(x.v, native),
-            log_decay: contiguous(x.log_decay, DType::F32),
-            read: contiguous(x.read, DType::F32),
-            write: contiguous(x.write, DType::F32),
-            erase: contiguous(x.erase, DType::F32),
-            state: contiguous(x.state, DType::F32),
-            b,
-            t,
-            h,
-            s,
-            width: [k, v],
+            dims: x.dims(),
+            x: x.zip(held).map(|(x, dtype)| contiguous(x, dtype)),
+            types,
             kernel,
             delta,
         }
     }
 
-    pub(super) fn heads(&self) -> usize {
-        self.b * self.h
+    fn heads(&self) -> usize {
+        self.dims.b * self.dims.h
     }
 
-    pub(super) fn chunks(&self) -> usize {
-        self.t.div_ceil(self.kernel.chunk)
+    fn chunks(&self) -> usize {
+        self.dims.t.div_ceil(self.kernel.chunk)
     }
 
-    pub(super) fn states_len(&self) -> usize {
-        self.heads() * self.s * self.width[0] * self.width[1]
+    /// Chunks of all heads and states.
+    fn places(&self) -> usize {
+        self.heads() * self.dims.s * self.chunks()
     }
 
-    pub(super) fn outputs_len(&self) -> usize {
-        self.heads() * self.t * self.width[1]
+    fn states_len(&self) -> usize {
+        self.heads() * self.dims.head_state()
     }
 
-    /// Tiles that cover the keys, and the values.
-    pub(super) fn tiles(&self) -> [usize; 2] {
-        self.width.map(|width| width.div_ceil(self.kernel.chunk))
+    fn outputs_len(&self) -> usize {
+        self.heads() * self.dims.t * self.dims.v
     }
 
-    /// Values that training saves: states at the borders, then errors.
-    pub(super) fn saved_len(&self) -> usize {
-        self.states_len() * (self.chunks() + 1) + self.outputs_len()
+    /// Tiles that cover rows of `width`.
+    fn tiles(&self, width: usize) -> usize {
+        width.div_ceil(self.kernel.chunk)
     }
 
     /// How tiles are multiplied.
-    pub(super) fn plan(&self) -> Plan {
-        self.kernel.plan(self.q.dtype)
+    fn plan(&self) -> Plan {
+        self.kernel.plan(self.x.q.dtype)
     }
 
     /// What rows hold in memory and in tiles.
-    pub(super) fn elements(&self) -> [ElemType; 2] {
-        [self.q.dtype, self.plan().holds()].map(element)
+    fn elements(&self) -> [ElemType; 2] {
+        [self.x.q.dtype, self.plan().holds()].map(element)
     }
 
-    pub(super) fn sizes(&self) -> SizesLaunch {
-        let [k, v] = self.width;
-        SizesLaunch::new(self.t, self.h, self.s, k, v, self.heads(), self.chunks())
+    fn sizes(&self) -> SizesLaunch {
+        let Dims { t, h, s, k, v, .. } = self.dims;
+        SizesLaunch::new(t, h, s, k, v, self.heads(), self.chunks())
     }
 
     /// An `f32` tensor that a kernel fills.
-    pub(super) fn empty(&self, shape: impl Into<Shape>) -> CubeTensor {
-        empty(&self.q, shape, DType::F32)
-    }
-
-    pub(super) fn like(&self, tensor: &CubeTensor) -> CubeTensor {
-        self.empty(tensor.shape())
+    fn empty(&self, len: usize) -> CubeTensor {
+        empty(&self.x.q, [len], DType::F32)
     }
 
     /// `[4, B·H, S, N·C]`.
     pub(super) fn gates(&self) -> CubeTensor {
-        let units = self.heads() * self.s * self.chunks();
-        let out = self.empty([4 * units * self.kernel.chunk]);
+        let x = &self.x;
+        let out = self.empty(4 * self.places() * self.kernel.chunk);
         launch!(
             self,
             gates::gates,
-            per_unit(units),
-            [self.log_decay, self.read, self.write, self.erase, out],
-            self.kernel.chunk
+            per_unit(self.places()),
+            [x.log_decay, x.read, x.write, x.erase, out],
+            self.plan()
         );
         out
     }
@@ -159,12 +138,11 @@ impl Call {
     /// `A` and `(I + L)⁻¹`, `[2, B·H, N, C, C]`, as tiles hold them.
     pub(super) fn scores(&self, gates: &CubeTensor) -> CubeTensor {
         let out = self.squares();
-        let count = squares(self.heads() * self.chunks());
         launch!(
             self,
             scores::scores,
-            count,
-            [self.q, self.k, gates, out],
+            on_tiles(self.heads() * self.chunks()),
+            [self.x.q, self.x.k, gates, out],
             self.delta,
             self.plan(),
             self.elements()
@@ -172,39 +150,38 @@ impl Call {
         out
     }
 
-    /// Outputs and final states in one vector; what training saves, if asked to.
+    /// Outputs and final states in one vector; what training saves, if asked to: states at the borders,
+    /// then errors.
     pub(super) fn carry(
         &self,
         gates: &CubeTensor,
         scores: &CubeTensor,
         save: bool,
     ) -> (CubeTensor, CubeTensor) {
-        let both = self.empty([self.outputs_len() + self.states_len()]);
-        let saved = match save {
-            true => self.empty([self.saved_len()]),
-            false => self.empty([self.states_len()]),
-        };
+        let x = &self.x;
+        let both = self.empty(self.outputs_len() + self.states_len());
+        let saved = self.empty(match save {
+            true => self.states_len() * (self.chunks() + 1) + self.outputs_len(),
+            false => self.states_len(),
+        });
         launch!(
             self,
             carry::carry,
             self.carriers(),
-            [
-                self.q, self.k, self.v, gates, scores, self.state, saved, both
-            ],
+            [x.q, x.k, x.v, gates, scores, x.state, saved, both],
             self.delta,
             save,
             self.plan(),
             self.elements()
         );
-        (self.leaving(both), saved)
+        (cast(both, self.types.state), saved)
     }
 
     /// Outputs and final states, token by token.
     pub(super) fn steps(&self) -> CubeTensor {
-        let both = self.empty([self.outputs_len() + self.states_len()]);
-        let cubes_of = self.width[1].div_ceil(UNITS) * self.heads();
-        let count = squares(cubes_of * usize::from(self.states_len() > 0));
-        let Call {
+        let both = self.empty(self.outputs_len() + self.states_len());
+        let cubes_of = self.dims.v.div_ceil(UNITS) * self.heads();
+        let Scan {
             q,
             k,
             v,
@@ -213,46 +190,119 @@ impl Call {
             write,
             erase,
             state,
-            ..
-        } = self;
+        } = &self.x;
         launch!(
             self,
             step::steps,
-            count,
+            on_tiles(cubes_of * usize::from(self.states_len() > 0)),
             [q, k, v, log_decay, read, write, erase, state, both],
             self.delta,
             element(q.dtype)
         );
-        self.leaving(both)
+        cast(both, self.types.state)
     }
 
     /// Cubes that each carry the states of a head and a tile of values.
-    pub(super) fn carriers(&self) -> Count {
-        squares(self.tiles()[1] * self.heads() * usize::from(self.states_len() > 0))
+    fn carriers(&self) -> Count {
+        let cubes = self.tiles(self.dims.v) * self.heads();
+        on_tiles(cubes * usize::from(self.states_len() > 0))
     }
 
     /// Two `C × C` matrices a chunk and head, as tiles hold them.
-    pub(super) fn squares(&self) -> CubeTensor {
+    fn squares(&self) -> CubeTensor {
         let len = 2 * self.heads() * self.chunks() * self.kernel.chunk * self.kernel.chunk;
-        empty(&self.q, [len], self.plan().holds())
+        empty(&self.x.q, [len], self.plan().holds())
     }
 
-    /// A result in the type that the state came in.
-    pub(super) fn leaving(&self, x: CubeTensor) -> CubeTensor {
-        cast(x, self.carried)
+    /// Gradients of every input, from what training saved and the gradient of outputs and final
+    /// states.
+    pub(super) fn backward(
+        self,
+        [saved, gates, scores]: [CubeTensor; 3],
+        d_both: CubeTensor,
+    ) -> ScanTensors<CubeBackend> {
+        let x = &self.x;
+        let plan = self.plan();
+        let like = |x: &CubeTensor| empty(x, x.shape(), x.dtype);
+        let d_both = contiguous(d_both, DType::F32);
+        // The states carried back: gradients of values and initial states, and of the states at every border.
+        let d_v = empty(&x.v, x.v.shape(), plan.holds());
+        let d_state = like(&x.state);
+        let d_borders = self.empty(self.states_len() * (self.chunks() + 1));
+        launch!(
+            self,
+            carry_back::carry_back,
+            self.carriers(),
+            [x.q, x.k, gates, scores, d_both, d_borders, d_v, d_state],
+            self.delta,
+            plan,
+            self.elements()
+        );
+        drop(scores);
+        // `dP` and `dG + dGᵀ`, `[2, B·H, N, C, C]`, and the first of `parts`.
+        let k_tiles = self.tiles(self.dims.k);
+        let of_gates = 3 * (1 + k_tiles) * self.places() * self.kernel.chunk;
+        let parts = self.empty(of_gates + k_tiles * self.places());
+        let d_scores = self.squares();
+        launch!(
+            self,
+            inside::inside,
+            on_tiles(self.heads() * self.chunks()),
+            [x.q, x.k, gates, saved, d_both, d_v, d_scores, parts],
+            self.delta,
+            plan,
+            self.elements()
+        );
+        // Gradients of queries and keys, and the other `parts`.
+        let [d_q, d_k] = [&x.q, &x.k].map(like);
+        launch!(
+            self,
+            through::through,
+            on_tiles(k_tiles * self.chunks() * self.heads()),
+            [
+                x.q, x.k, gates, saved, d_both, d_v, d_borders, d_scores, d_q, d_k, parts
+            ],
+            self.delta,
+            plan,
+            self.elements()
+        );
+        drop([saved, d_both, d_borders, d_scores]);
+        let of_gates = [&x.log_decay, &x.read, &x.write, &x.erase];
+        let [log_decay, read, write, erase] = of_gates.map(like);
+        launch!(
+            self,
+            finish::finish,
+            per_unit(self.places()),
+            [gates, parts, log_decay, read, write, erase],
+            k_tiles,
+            self.delta,
+            plan
+        );
+        let grads = Scan {
+            q: d_q,
+            k: d_k,
+            v: d_v,
+            log_decay,
+            read,
+            write,
+            erase,
+            state: d_state,
+        };
+        let grads = grads.zip(self.types);
+        grads.map(|(grad, dtype)| cast(grad, dtype))
     }
 }
 
 /// How many cubes, and units of a cube; without any nothing is launched.
-pub(super) type Count = (usize, CubeDim);
+type Count = (usize, CubeDim);
 
 /// Units that each work alone.
-pub(super) fn per_unit(units: usize) -> Count {
+fn per_unit(units: usize) -> Count {
     let in_a_row = CubeDim::new_1d(64);
     (units.div_ceil(in_a_row.num_elems() as usize), in_a_row)
 }
 
 /// Cubes that work on tiles.
-pub(super) fn squares(count: usize) -> Count {
+fn on_tiles(count: usize) -> Count {
     (count, CubeDim::new_2d(UNITS as u32, UNITS as u32))
 }

@@ -1,13 +1,10 @@
 //! Backward, first part: the gradient of the states carried back over the chunks of a head, last
-//! to first, with the gradient of the values on the way.
+//! to first, with the gradient of the values on the way. One long body, as forward.
 
 use super::carry::copy;
-use super::gates::to_end;
-use super::product::{Lies, multiply};
-use super::sizes::{Gate, Sizes, Square};
-use super::tile::{
-    Block, Plan, add_rows, carry_on, load, own_col, put, put_spare, store_tile, value, zeros,
-};
+use super::product::{Turned, multiply};
+use super::sizes::{Chunk, Gate, Sizes, Square};
+use super::tile::{Plan, add_rows, carry_on, load, own_col, put, store_tile, value, zeros};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
@@ -15,10 +12,6 @@ use cubecl::prelude::*;
 /// `d_borders` gets the gradients of the states before every chunk and after the last,
 /// `[B·H, N + 1, S, K, V]`, `d_v` that of the values and `d_state` that of the initial states.
 #[cube(launch_unchecked)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 pub(super) fn carry_back<F: Float, E: Float>(
     q: &[F],
     k: &[F],
@@ -41,6 +34,7 @@ pub(super) fn carry_back<F: Float, E: Float>(
     let v_tile = CUBE_POS % v_tiles;
     let head = CUBE_POS / v_tiles;
     let len = comptime!(plan.len());
+    let pitch = comptime!(plan.pitch());
     let mut spare = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
     let mut key = Shared::<[E]>::new_slice(len);
     let mut query = Shared::<[E]>::new_slice(len);
@@ -49,247 +43,100 @@ pub(super) fn carry_back<F: Float, E: Float>(
     let mut d_x = Shared::<[E]>::new_slice(len);
     let slots = sizes.chunks + 1;
     let all = sizes.s * sizes.k * sizes.v;
-    let last = sizes.slot(head, slots, sizes.chunks, 0);
-    copy(
-        d_both,
-        d_borders,
-        sizes.outputs() + head * all,
-        last,
-        v_tile,
-        sizes,
-        plan,
-    );
+    let from = sizes.outputs() + head * all;
+    let last = sizes.slot(head, slots, sizes.chunks);
+    copy(d_both, d_borders, from, last, v_tile, sizes, plan);
 
     for back in 0..sizes.chunks {
         let n = sizes.chunks - 1 - back;
-        let block = sizes.rows(head, n, v_tile, sizes.v, side);
+        let chunk = Chunk::new(sizes, head, n, plan);
+        let ends = sizes.slot(head, slots, n + 1);
+        let starts = sizes.slot(head, slots, n);
+        let block = chunk.values(v_tile);
         load::<f32, E>(&mut d_o, d_both, block, plan);
-        load::<E, E>(
-            &mut query,
-            scores,
-            sizes.square(Square::First, head, n, side),
-            plan,
-        );
+        load::<E, E>(&mut query, scores, chunk.square(Square::First), plan);
         sync_cube();
         // dDm = Aᵀ dO + Σ_s diag(u_s e^(b_C − b_s)) K dH_s, then dX = (I + L)⁻ᵀ dDm.
         let mut d_errors = zeros(plan);
-        multiply::<E>(
-            &mut d_errors,
-            &query,
-            &d_o,
-            &mut spare,
-            Lies::Transposed,
-            Lies::Straight,
-            plan,
-        );
+        multiply::<E>(&mut d_errors, &query, &d_o, &mut spare, Turned::Left, plan);
         sync_cube();
-        let ends = sizes.slot(head, slots, n + 1, 0);
-        through_writes::<F, E>(
-            k,
-            gates,
-            &*d_borders,
-            &mut key,
-            &mut state,
-            &mut d_errors,
-            &mut spare,
-            head,
-            n,
-            v_tile,
-            ends,
-            sizes,
-            plan,
-        );
-        put::<E>(&mut d_x, &d_errors, plan);
-        if comptime!(delta) {
-            load::<E, E>(
-                &mut query,
-                scores,
-                sizes.square(Square::Second, head, n, side),
-                plan,
-            );
-            sync_cube();
-            d_errors = zeros(plan);
-            multiply::<E>(
-                &mut d_errors,
-                &query,
-                &d_x,
-                &mut spare,
-                Lies::Transposed,
-                Lies::Straight,
-                plan,
-            );
-            sync_cube();
-            put::<E>(&mut d_x, &d_errors, plan);
-        }
-        store_tile::<E, E>(d_v, block, &d_x, comptime!(plan.pitch()), plan);
-        let starts = sizes.slot(head, slots, n, 0);
-        through_states::<F, E>(
-            q, k, gates, d_borders, &mut key, &mut query, &d_o, &d_x, &mut spare, head, n, v_tile,
-            ends, starts, sizes, delta, plan,
-        );
-    }
-    copy(
-        &*d_borders,
-        d_state,
-        sizes.slot(head, slots, 0, 0),
-        head * all,
-        v_tile,
-        sizes,
-        plan,
-    );
-}
-
-/// `acc += Σ_s diag(u_s e^(b_C − b_s)) K dH_s`. The tiles are free when this returns.
-#[cube]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's values live in its body"
-)]
-fn through_writes<F: Float, E: Float>(
-    k: &[F],
-    gates: &[f32],
-    d_borders: &[f32],
-    key: &mut Shared<[E]>,
-    state: &mut Shared<[E]>,
-    acc: &mut Array<f32>,
-    spare: &mut Shared<[f32]>,
-    head: usize,
-    n: usize,
-    v_tile: usize,
-    ends: usize,
-    sizes: Sizes,
-    #[comptime] plan: Plan,
-) {
-    let side = comptime!(plan.side);
-    let mut k_tile = 0usize;
-    while k_tile * side < sizes.k {
-        load::<F, E>(key, k, sizes.rows(head, n, k_tile, sizes.k, side), plan);
-        for s in 0..sizes.s {
-            let here = ends + s * sizes.k * sizes.v;
-            load::<f32, E>(
-                state,
-                d_borders,
-                sizes.state(here, k_tile, v_tile, side),
-                plan,
-            );
-            sync_cube();
-            let mut part = zeros(plan);
-            multiply::<E>(
-                &mut part,
-                &*key,
-                &*state,
-                spare,
-                Lies::Straight,
-                Lies::Straight,
-                plan,
-            );
-            let decay = sizes.gate(Gate::Decay, head, s, n, side);
-            let weights = to_end(
-                gates,
-                decay,
-                sizes.gate(Gate::Write, head, s, n, side),
-                plan,
-            );
-            add_rows(acc, &weights, &part, plan);
-            sync_cube();
-        }
-        k_tile += 1;
-    }
-}
-
-/// `dH_s ← e^(b_C) dH_s + Qᵀ diag(r_s e^(b_s)) dO − Kᵀ diag(p_s e^(b_s)) dX`. The tiles are free
-/// when this returns.
-#[cube]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's values live in its body"
-)]
-fn through_states<F: Float, E: Float>(
-    q: &[F],
-    k: &[F],
-    gates: &[f32],
-    d_borders: &mut [f32],
-    key: &mut Shared<[E]>,
-    query: &mut Shared<[E]>,
-    d_o: &Shared<[E]>,
-    d_x: &Shared<[E]>,
-    spare: &mut Shared<[f32]>,
-    head: usize,
-    n: usize,
-    v_tile: usize,
-    ends: usize,
-    starts: usize,
-    sizes: Sizes,
-    #[comptime] delta: bool,
-    #[comptime] plan: Plan,
-) {
-    let side = comptime!(plan.side);
-    for s in 0..sizes.s {
-        let decay = sizes.gate(Gate::Decay, head, s, n, side);
-        let read = sizes.gate(Gate::Read, head, s, n, side);
-        let erase = sizes.gate(Gate::Erase, head, s, n, side);
-        let skip = s * sizes.k * sizes.v;
-        let kept = gates[decay + side - 1].exp();
         let mut k_tile = 0usize;
         while k_tile * side < sizes.k {
-            let keys = sizes.rows(head, n, k_tile, sizes.k, side);
-            load_weighted::<F, E>(query, q, keys, gates, decay, read, 1.0f32, plan);
-            if comptime!(delta) {
-                load_weighted::<F, E>(key, k, keys, gates, decay, erase, -1.0f32, plan);
+            load::<F, E>(&mut key, k, chunk.keys(k_tile), plan);
+            for s in 0..sizes.s {
+                let end = sizes.state(ends, s, k_tile, v_tile, side);
+                load::<f32, E>(&mut state, &*d_borders, end, plan);
+                sync_cube();
+                let mut part = zeros(plan);
+                multiply::<E>(&mut part, &key, &state, &mut spare, Turned::No, plan);
+                add_rows(&mut d_errors, &chunk.to_end(gates, s), &part, plan);
+                sync_cube();
             }
-            sync_cube();
-            let mut next = zeros(plan);
-            multiply::<E>(
-                &mut next,
-                &*query,
-                d_o,
-                spare,
-                Lies::Transposed,
-                Lies::Straight,
-                plan,
-            );
-            if comptime!(delta) {
-                multiply::<E>(
-                    &mut next,
-                    &*key,
-                    d_x,
-                    spare,
-                    Lies::Transposed,
-                    Lies::Straight,
-                    plan,
-                );
-            }
-            put_spare(spare, &next, plan);
-            carry_on(
-                d_borders,
-                sizes.state(ends + skip, k_tile, v_tile, side),
-                sizes.state(starts + skip, k_tile, v_tile, side),
-                kept,
-                &*spare,
-                plan,
-            );
-            sync_cube();
             k_tile += 1;
         }
+        put::<E>(&mut d_x, &d_errors, pitch, plan);
+        if comptime!(delta) {
+            load::<E, E>(&mut query, scores, chunk.square(Square::Second), plan);
+            sync_cube();
+            d_errors = zeros(plan);
+            multiply::<E>(&mut d_errors, &query, &d_x, &mut spare, Turned::Left, plan);
+            sync_cube();
+            put::<E>(&mut d_x, &d_errors, pitch, plan);
+        }
+        store_tile::<E, E>(d_v, block, &d_x, pitch, plan);
+        // dH_s ← e^(b_C) dH_s + Qᵀ diag(r_s e^(b_s)) dO − Kᵀ diag(p_s e^(b_s)) dX.
+        for s in 0..sizes.s {
+            let kept = chunk.kept(gates, s);
+            let mut k_tile = 0usize;
+            while k_tile * side < sizes.k {
+                load_weighted::<F, E>(&mut query, q, k_tile, gates, Gate::Read, s, 1.0f32, chunk);
+                if comptime!(delta) {
+                    load_weighted::<F, E>(
+                        &mut key,
+                        k,
+                        k_tile,
+                        gates,
+                        Gate::Erase,
+                        s,
+                        -1.0f32,
+                        chunk,
+                    );
+                }
+                sync_cube();
+                let mut next = zeros(plan);
+                multiply::<E>(&mut next, &query, &d_o, &mut spare, Turned::Left, plan);
+                if comptime!(delta) {
+                    multiply::<E>(&mut next, &key, &d_x, &mut spare, Turned::Left, plan);
+                }
+                put::<f32>(&mut spare, &next, comptime!(plan.spare_pitch()), plan);
+                let end = sizes.state(ends, s, k_tile, v_tile, side);
+                let start = sizes.state(starts, s, k_tile, v_tile, side);
+                carry_on(d_borders, end, start, kept, &spare, plan);
+                sync_cube();
+                k_tile += 1;
+            }
+        }
     }
+    let first = sizes.slot(head, slots, 0);
+    copy(&*d_borders, d_state, first, head * all, v_tile, sizes, plan);
 }
 
-/// `factor · diag(weight . e^b)` times a block, into a tile.
+/// `factor · diag(weight . e^b)` times a tile of keys or queries.
 #[cube]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's values live in its body"
-)]
 fn load_weighted<F: Float, E: Float>(
     tile: &mut Shared<[E]>,
     buffer: &[F],
-    block: Block,
+    k_tile: usize,
     gates: &[f32],
-    decay: usize,
-    weight: usize,
+    #[comptime] weight: Gate,
+    s: usize,
     factor: f32,
-    #[comptime] plan: Plan,
+    chunk: Chunk,
 ) {
+    let plan = comptime!(chunk.plan);
+    let block = chunk.keys(k_tile);
+    let decay = chunk.gate(Gate::Decay, s);
+    let weight = chunk.gate(weight, s);
     let mut row = UNIT_POS_Y as usize;
     while row < comptime!(plan.side) {
         let scale = factor * gates[weight + row] * gates[decay + row].exp();

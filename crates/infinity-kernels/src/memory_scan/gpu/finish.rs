@@ -1,16 +1,13 @@
 //! Backward, last part: the parts of the gates' gradients summed, and the log decay's gradient,
 //! which is theirs summed from every chunk's end.
 
-use super::sizes::{Gate, Sizes};
+use super::sizes::{Chunk, Gate, Sizes};
+use super::tile::Plan;
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 /// One unit a head, state and chunk. Gradients go to `[B, T, H, S]`.
 #[cube(launch_unchecked)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 pub(super) fn finish(
     gates: &[f32],
     parts: &[f32],
@@ -21,40 +18,41 @@ pub(super) fn finish(
     sizes: Sizes,
     k_tiles: usize,
     #[comptime] delta: bool,
-    #[comptime] side: usize,
+    #[comptime] plan: Plan,
 ) {
+    let side = comptime!(plan.side);
     let unit = ABSOLUTE_POS;
     if unit < sizes.heads * sizes.s * sizes.chunks {
         let n = unit % sizes.chunks;
         let s = unit / sizes.chunks % sizes.s;
         let head = unit / (sizes.chunks * sizes.s);
-        let batch = head / sizes.h;
-        let read = sizes.gate(Gate::Read, head, s, n, side);
-        let write = sizes.gate(Gate::Write, head, s, n, side);
-        let erase = sizes.gate(Gate::Erase, head, s, n, side);
+        let chunk = Chunk::new(sizes, head, n, plan);
+        let read = chunk.gate(Gate::Read, s);
+        let write = chunk.gate(Gate::Write, s);
+        let erase = chunk.gate(Gate::Erase, s);
+        let first = sizes.token(head, n * side);
         let mut sum = 0.0f32;
         for tile in 0..k_tiles {
-            sum += parts[sizes.end(tile, head, s, n, side)];
+            sum += parts[chunk.end(tile, s)];
         }
         for back in 0..side {
             let i = side - 1 - back;
-            let t = n * side + i;
-            if t < sizes.t {
+            if n * side + i < sizes.t {
                 let mut r = 0.0f32;
                 let mut u = 0.0f32;
                 let mut p = 0.0f32;
                 for part in 0..k_tiles + 1 {
-                    r += parts[sizes.part(part, Gate::Read, head, s, n, side) + i];
-                    u += parts[sizes.part(part, Gate::Write, head, s, n, side) + i];
+                    r += parts[chunk.part(part, Gate::Read, s) + i];
+                    u += parts[chunk.part(part, Gate::Write, s) + i];
                     if comptime!(delta) {
-                        p += parts[sizes.part(part, Gate::Erase, head, s, n, side) + i];
+                        p += parts[chunk.part(part, Gate::Erase, s) + i];
                     }
                 }
                 sum += gates[read + i] * r - gates[write + i] * u;
                 if comptime!(delta) {
                     sum += gates[erase + i] * p;
                 }
-                let at = ((batch * sizes.t + t) * sizes.h + head % sizes.h) * sizes.s + s;
+                let at = (first + i * sizes.h) * sizes.s + s;
                 d_log_decay[at] = sum;
                 d_read[at] = r;
                 d_write[at] = u;

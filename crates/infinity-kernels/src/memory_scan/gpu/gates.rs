@@ -1,7 +1,7 @@
 //! Gates cut into chunks: the log decay summed from every chunk's start, and the three weights
 //! beside it, all `[B·H, S, N·C]`. Behind the sequence's end weights are 0 and nothing decays.
 
-use super::sizes::{Gate, Sizes};
+use super::sizes::{Chunk, ChunkExpand, Gate, Sizes};
 use super::tile::{Plan, own_row};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -15,26 +15,27 @@ pub(super) fn gates(
     erase: &[f32],
     out: &mut [f32],
     sizes: Sizes,
-    #[comptime] side: usize,
+    #[comptime] plan: Plan,
 ) {
+    let side = comptime!(plan.side);
     let unit = ABSOLUTE_POS;
     if unit < sizes.heads * sizes.s * sizes.chunks {
         let n = unit % sizes.chunks;
         let s = unit / sizes.chunks % sizes.s;
         let head = unit / (sizes.chunks * sizes.s);
-        let to_decay = sizes.gate(Gate::Decay, head, s, n, side);
-        let to_read = sizes.gate(Gate::Read, head, s, n, side);
-        let to_write = sizes.gate(Gate::Write, head, s, n, side);
-        let to_erase = sizes.gate(Gate::Erase, head, s, n, side);
-        let batch = head / sizes.h;
+        let chunk = Chunk::new(sizes, head, n, plan);
+        let to_decay = chunk.gate(Gate::Decay, s);
+        let to_read = chunk.gate(Gate::Read, s);
+        let to_write = chunk.gate(Gate::Write, s);
+        let to_erase = chunk.gate(Gate::Erase, s);
+        let first = sizes.token(head, n * side);
         let mut sum = 0.0f32;
         for i in 0..side {
-            let t = n * side + i;
             let mut r = 0.0f32;
             let mut u = 0.0f32;
             let mut p = 0.0f32;
-            if t < sizes.t {
-                let at = ((batch * sizes.t + t) * sizes.h + head % sizes.h) * sizes.s + s;
+            if n * side + i < sizes.t {
+                let at = (first + i * sizes.h) * sizes.s + s;
                 sum += log_decay[at];
                 r = read[at];
                 u = write[at];
@@ -48,39 +49,44 @@ pub(super) fn gates(
     }
 }
 
-/// `out_i = weight_i · e^{b_i}` for own rows: what multiplies a state that comes into the chunk.
 #[cube]
-pub(super) fn from_start(
-    gates: &[f32],
-    decay: usize,
-    weight: usize,
-    #[comptime] plan: Plan,
-) -> Array<f32> {
-    let own = comptime!(plan.owned());
-    let mut out = Array::<f32>::new(own);
-    #[unroll]
-    for i in 0..own {
-        let row = own_row(i);
-        out[i] = gates[weight + row] * gates[decay + row].exp();
+impl Chunk {
+    /// `weight_i · e^{b_i}` for own rows: what multiplies a state that comes into the chunk.
+    pub(super) fn from_start(
+        &self,
+        gates: &[f32],
+        #[comptime] weight: Gate,
+        s: usize,
+    ) -> Array<f32> {
+        let own = comptime!(self.plan.owned());
+        let decay = self.gate(Gate::Decay, s);
+        let weight = self.gate(weight, s);
+        let mut out = Array::<f32>::new(own);
+        #[unroll]
+        for i in 0..own {
+            let row = own_row(i);
+            out[i] = gates[weight + row] * gates[decay + row].exp();
+        }
+        out
     }
-    out
-}
 
-/// `out_i = u_i · e^{b_C − b_i}` for own rows: what a write still weighs when the chunk ends.
-#[cube]
-pub(super) fn to_end(
-    gates: &[f32],
-    decay: usize,
-    write: usize,
-    #[comptime] plan: Plan,
-) -> Array<f32> {
-    let own = comptime!(plan.owned());
-    let last = gates[decay + comptime!(plan.side - 1)];
-    let mut out = Array::<f32>::new(own);
-    #[unroll]
-    for i in 0..own {
-        let row = own_row(i);
-        out[i] = gates[write + row] * (last - gates[decay + row]).exp();
+    /// `u_i · e^{b_C − b_i}` for own rows: what a write still weighs when the chunk ends.
+    pub(super) fn to_end(&self, gates: &[f32], s: usize) -> Array<f32> {
+        let own = comptime!(self.plan.owned());
+        let decay = self.gate(Gate::Decay, s);
+        let write = self.gate(Gate::Write, s);
+        let last = gates[decay + comptime!(self.plan.side - 1)];
+        let mut out = Array::<f32>::new(own);
+        #[unroll]
+        for i in 0..own {
+            let row = own_row(i);
+            out[i] = gates[write + row] * (last - gates[decay + row]).exp();
+        }
+        out
     }
-    out
+
+    /// `e^{b_C}`: what is left of a state when the chunk ends.
+    pub(super) fn kept(&self, gates: &[f32], s: usize) -> f32 {
+        gates[self.gate(Gate::Decay, s) + comptime!(self.plan.side - 1)].exp()
+    }
 }

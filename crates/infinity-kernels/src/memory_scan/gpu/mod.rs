@@ -11,15 +11,18 @@
 //! Backward has gates and scores from there and goes on with `carry_back.rs` (the same loop,
 //! reversed), `inside.rs` and `through.rs` (all chunks at once), and `finish.rs`. A few tokens
 //! without gradients are one launch of `step.rs`. `tile.rs`, `product.rs` and `reduce.rs`
-//! are what kernels are made of; `call.rs` and `call_back.rs` launch them, without bounds checks: what a
-//! kernel reads and writes is within its buffers by their lengths and the blocks of `sizes.rs`. (CubeCL's
+//! are what kernels are made of; `call.rs` launches them, without bounds checks: what a kernel reads and
+//! writes is within its buffers by their lengths and the blocks of `sizes.rs`. (CubeCL's
 //! `[compilation] check_mode = "validate"` checks it all the same.)
 //!
 //! Sums run in a fixed order and nothing is added atomically: two runs on one device give the
 //! same bits.
+#![allow(
+    clippy::too_many_arguments,
+    reason = "a kernel's arguments are its buffers, and its values live in its body"
+)]
 
 mod call;
-mod call_back;
 mod carry;
 mod carry_back;
 mod finish;
@@ -131,7 +134,7 @@ pub(super) fn forward(
 ) -> [Vec<CubeTensor>; 2] {
     let shapes = [x.v.shape(), x.state.shape()];
     let call = Call::new(x, kernel, delta);
-    if !save && (1..=STEPS_UP_TO).contains(&call.t) {
+    if !save && (1..=STEPS_UP_TO).contains(&call.dims.t) {
         return [apart(call.steps(), shapes), Vec::new()];
     }
     let gates = call.gates();

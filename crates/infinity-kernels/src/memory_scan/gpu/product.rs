@@ -22,18 +22,19 @@ pub(super) fn has_matrix_units(properties: &DeviceProperties, kind: FloatKind) -
     })
 }
 
-/// How a factor of a product lies in its tile.
+/// The factor of a product that is transposed to what lies in its tile.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
-pub(super) enum Lies {
-    Straight,
-    Transposed,
+pub(super) enum Turned {
+    No,
+    Left,
+    Right,
 }
 
-impl Lies {
-    const fn layout(self) -> cmma::MatrixLayout {
-        match self {
-            Lies::Straight => cmma::MatrixLayout::RowMajor,
-            Lies::Transposed => cmma::MatrixLayout::ColMajor,
+impl Turned {
+    fn layout(self, factor: Turned) -> cmma::MatrixLayout {
+        match self == factor {
+            true => cmma::MatrixLayout::ColMajor,
+            false => cmma::MatrixLayout::RowMajor,
         }
     }
 }
@@ -45,12 +46,11 @@ pub(super) fn multiply<E: Float>(
     left: &Shared<[E]>,
     right: &Shared<[E]>,
     spare: &mut Shared<[f32]>,
-    #[comptime] left_lies: Lies,
-    #[comptime] right_lies: Lies,
+    #[comptime] turned: Turned,
     #[comptime] plan: Plan,
 ) {
     if comptime!(plan.matrix) {
-        multiply_in_planes::<E>(left, right, spare, left_lies, right_lies, plan);
+        multiply_in_planes::<E>(left, right, spare, turned, plan);
         sync_cube();
         #[unroll]
         for i in 0..comptime!(plan.owned()) {
@@ -62,7 +62,7 @@ pub(super) fn multiply<E: Float>(
         }
         sync_cube();
     } else {
-        multiply_in_units::<E>(acc, left, right, left_lies, right_lies, plan);
+        multiply_in_units::<E>(acc, left, right, turned, plan);
     }
 }
 
@@ -72,8 +72,7 @@ fn multiply_in_units<E: Float>(
     acc: &mut Array<f32>,
     left: &Shared<[E]>,
     right: &Shared<[E]>,
-    #[comptime] left_lies: Lies,
-    #[comptime] right_lies: Lies,
+    #[comptime] turned: Turned,
     #[comptime] plan: Plan,
 ) {
     let own = comptime!(plan.owned());
@@ -83,7 +82,7 @@ fn multiply_in_units<E: Float>(
         #[unroll]
         for i in 0..own {
             let row = own_row(i);
-            a[i] = if comptime!(left_lies == Lies::Straight) {
+            a[i] = if comptime!(turned != Turned::Left) {
                 f32::cast_from(left[row * pitch + l])
             } else {
                 f32::cast_from(left[l * pitch + row])
@@ -92,7 +91,7 @@ fn multiply_in_units<E: Float>(
         #[unroll]
         for j in 0..own {
             let col = own_col(j);
-            let b = if comptime!(right_lies == Lies::Straight) {
+            let b = if comptime!(turned != Turned::Right) {
                 f32::cast_from(right[l * pitch + col])
             } else {
                 f32::cast_from(right[col * pitch + l])
@@ -111,8 +110,7 @@ fn multiply_in_planes<E: Float>(
     left: &Shared<[E]>,
     right: &Shared<[E]>,
     out: &mut Shared<[f32]>,
-    #[comptime] left_lies: Lies,
-    #[comptime] right_lies: Lies,
+    #[comptime] turned: Turned,
     #[comptime] plan: Plan,
 ) {
     let pitch = comptime!(plan.pitch());
@@ -134,12 +132,12 @@ fn multiply_in_planes<E: Float>(
         #[unroll]
         for l in 0..along {
             let deep = comptime!(l * FRAGMENT);
-            let a_at = if comptime!(left_lies == Lies::Straight) {
+            let a_at = if comptime!(turned != Turned::Left) {
                 row * pitch + deep
             } else {
                 deep * pitch + row
             };
-            let b_at = if comptime!(right_lies == Lies::Straight) {
+            let b_at = if comptime!(turned != Turned::Right) {
                 deep * pitch + col
             } else {
                 col * pitch + deep
@@ -149,7 +147,7 @@ fn multiply_in_planes<E: Float>(
                 FRAGMENT,
                 FRAGMENT,
                 FRAGMENT,
-                comptime!(left_lies.layout()),
+                comptime!(turned.layout(Turned::Left)),
                 &left[a_at..len],
                 comptime!(pitch as u32),
             );
@@ -158,7 +156,7 @@ fn multiply_in_planes<E: Float>(
                 FRAGMENT,
                 FRAGMENT,
                 FRAGMENT,
-                comptime!(right_lies.layout()),
+                comptime!(turned.layout(Turned::Right)),
                 &right[b_at..len],
                 comptime!(pitch as u32),
             );

@@ -1,10 +1,10 @@
 //! What does not depend on the states, for all chunks at once: `A = Q Kᵀ . M` and `(I + L)⁻¹` with
 //! `L = K Kᵀ . Nm`.
 
-use super::product::{Lies, multiply};
-use super::sizes::{Gate, Sizes, Square};
+use super::product::{Turned, multiply};
+use super::sizes::{Chunk, Gate, Sizes, Square};
 use super::solve::invert;
-use super::tile::{Plan, load, own_col, own_row, put_spare, store, zeros};
+use super::tile::{Plan, load, own_col, own_row, put, store, zeros};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
@@ -20,172 +20,120 @@ pub(super) fn scores<F: Float, E: Float>(
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
-    let side = comptime!(plan.side);
     if CUBE_POS >= sizes.heads * sizes.chunks {
         terminate!();
     }
     let n = CUBE_POS % sizes.chunks;
     let head = CUBE_POS / sizes.chunks;
+    let chunk = Chunk::new(sizes, head, n, plan);
     let len = comptime!(plan.len());
     let mut spare = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
     let mut query = Shared::<[E]>::new_slice(len);
     let mut key = Shared::<[E]>::new_slice(len);
-    let mut read_products = zeros(plan);
-    let mut key_products = zeros(plan);
-    products::<F, E>(
-        q,
-        k,
-        &mut query,
-        &mut key,
-        &mut read_products,
-        &mut key_products,
-        &mut spare,
-        head,
-        n,
-        sizes,
-        delta,
-        plan,
-    );
-    let mut read_mask = zeros(plan);
-    let mut erase_mask = zeros(plan);
-    masks(
-        gates,
-        &mut read_mask,
-        &mut erase_mask,
-        head,
-        n,
-        sizes,
-        delta,
-        plan,
-    );
+    let mut pair = products::<F, E>(q, k, &mut query, &mut key, &mut spare, chunk, delta);
+    let mask = masks(gates, chunk, delta);
     #[unroll]
     for i in 0..comptime!(plan.owned() * plan.owned()) {
-        read_products[i] *= read_mask[i];
-        key_products[i] *= erase_mask[i];
+        pair.read[i] *= mask.read[i];
+        pair.erase[i] *= mask.erase[i];
     }
-    store::<E>(
-        out,
-        sizes.square(Square::First, head, n, side),
-        &read_products,
-        plan,
-    );
+    store::<E>(out, chunk.square(Square::First), &pair.read, plan);
     if comptime!(delta) {
         let mut l = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
         let mut inverse = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
         let pitch = comptime!(plan.spare_pitch());
-        put_spare(&mut l, &key_products, plan);
+        put::<f32>(&mut l, &pair.erase, pitch, plan);
         sync_cube();
         invert(&l, &mut inverse, &mut spare, plan);
         #[unroll]
         for i in 0..comptime!(plan.owned()) {
             #[unroll]
             for j in 0..comptime!(plan.owned()) {
-                key_products[comptime!(i * plan.owned() + j)] =
+                pair.erase[comptime!(i * plan.owned() + j)] =
                     inverse[own_row(i) * pitch + own_col(j)];
             }
         }
-        store::<E>(
-            out,
-            sizes.square(Square::Second, head, n, side),
-            &key_products,
-            plan,
-        );
+        store::<E>(out, chunk.square(Square::Second), &pair.erase, plan);
+    }
+}
+
+/// A unit's own elements of a matrix of what is read, and of one of what the delta rule erases.
+#[derive(CubeType)]
+pub(super) struct Pair {
+    pub(super) read: Array<f32>,
+    pub(super) erase: Array<f32>,
+}
+
+#[cube]
+impl Pair {
+    pub(super) fn zeros(#[comptime] plan: Plan) -> Pair {
+        Pair {
+            read: zeros(plan),
+            erase: zeros(plan),
+        }
     }
 }
 
 /// `Q Kᵀ` and, for the delta rule, `K Kᵀ`. The tiles are free when this returns.
 #[cube]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's values live in its body"
-)]
 pub(super) fn products<F: Float, E: Float>(
     q: &[F],
     k: &[F],
     query: &mut Shared<[E]>,
     key: &mut Shared<[E]>,
-    read_products: &mut Array<f32>,
-    key_products: &mut Array<f32>,
     spare: &mut Shared<[f32]>,
-    head: usize,
-    n: usize,
-    sizes: Sizes,
+    chunk: Chunk,
     #[comptime] delta: bool,
-    #[comptime] plan: Plan,
-) {
-    let side = comptime!(plan.side);
+) -> Pair {
+    let plan = comptime!(chunk.plan);
+    let mut out = Pair::zeros(plan);
     let mut tile = 0usize;
-    while tile * side < sizes.k {
-        let block = sizes.rows(head, n, tile, sizes.k, side);
+    while tile * comptime!(plan.side) < chunk.sizes.k {
+        let block = chunk.keys(tile);
         load::<F, E>(query, q, block, plan);
         load::<F, E>(key, k, block, plan);
         sync_cube();
-        multiply::<E>(
-            read_products,
-            &*query,
-            &*key,
-            spare,
-            Lies::Straight,
-            Lies::Transposed,
-            plan,
-        );
+        multiply::<E>(&mut out.read, &*query, &*key, spare, Turned::Right, plan);
         if comptime!(delta) {
-            multiply::<E>(
-                key_products,
-                &*key,
-                &*key,
-                spare,
-                Lies::Straight,
-                Lies::Transposed,
-                plan,
-            );
+            multiply::<E>(&mut out.erase, &*key, &*key, spare, Turned::Right, plan);
         }
         sync_cube();
         tile += 1;
     }
+    out
 }
 
 /// `M` and, below the diagonal, `Nm`.
 #[cube]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's values live in its body"
-)]
-pub(super) fn masks(
-    gates: &[f32],
-    read_mask: &mut Array<f32>,
-    erase_mask: &mut Array<f32>,
-    head: usize,
-    n: usize,
-    sizes: Sizes,
-    #[comptime] delta: bool,
-    #[comptime] plan: Plan,
-) {
-    let side = comptime!(plan.side);
+pub(super) fn masks(gates: &[f32], chunk: Chunk, #[comptime] delta: bool) -> Pair {
+    let plan = comptime!(chunk.plan);
     let own = comptime!(plan.owned());
-    for s in 0..sizes.s {
-        let decay = sizes.gate(Gate::Decay, head, s, n, side);
-        let read = sizes.gate(Gate::Read, head, s, n, side);
-        let write = sizes.gate(Gate::Write, head, s, n, side);
-        let erase = sizes.gate(Gate::Erase, head, s, n, side);
+    let mut out = Pair::zeros(plan);
+    for s in 0..chunk.sizes.s {
+        let decay = chunk.gate(Gate::Decay, s);
+        let read = chunk.gate(Gate::Read, s);
+        let write = chunk.gate(Gate::Write, s);
+        let erase = chunk.gate(Gate::Erase, s);
         #[unroll]
         for i in 0..own {
             let row = own_row(i);
             #[unroll]
             for j in 0..own {
                 let col = own_col(j);
+                let at = comptime!(i * own + j);
                 if row >= col {
                     // Below the diagonal the exponent is at most 0.
                     let written =
                         gates[write + col] * (gates[decay + row] - gates[decay + col]).exp();
-                    read_mask[comptime!(i * own + j)] += gates[read + row] * written;
+                    out.read[at] += gates[read + row] * written;
                     if comptime!(delta) {
                         if row > col {
-                            erase_mask[comptime!(i * own + j)] += gates[erase + row] * written;
+                            out.erase[at] += gates[erase + row] * written;
                         }
                     }
                 }
             }
         }
     }
+    out
 }

@@ -12,10 +12,6 @@ use cubecl::prelude::*;
 /// A cube a head and `UNITS` values. Units of a column share its keys. `both` gets outputs, then
 /// final states.
 #[cube(launch_unchecked)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 pub(super) fn steps<F: Float>(
     q: &[F],
     k: &[F],
@@ -39,7 +35,6 @@ pub(super) fn steps<F: Float>(
     let y = UNIT_POS_Y as usize;
     let head = CUBE_POS / tiles;
     let col = CUBE_POS % tiles * UNITS + x;
-    let batch = head / sizes.h;
     let kv = sizes.k * sizes.v;
     let from = head * sizes.s * kv + col;
     let to = sizes.outputs() + from;
@@ -47,7 +42,7 @@ pub(super) fn steps<F: Float>(
     let mut answers = Shared::<[f32]>::new_slice(comptime!(UNITS * UNITS));
     let mut dots = Shared::<[f32]>::new_slice(comptime!(UNITS * UNITS));
     for t in 0..sizes.t {
-        let row = (batch * sizes.t + t) * sizes.h + head % sizes.h;
+        let row = sizes.token(head, t);
         let mut recalled = 0.0f32;
         let mut answered = 0.0f32;
         let mut dot = 0.0f32;

@@ -1,10 +1,9 @@
 //! Backward, third part: the gradients of queries and keys, and what reaches the gates through the
 //! states, for all chunks at once.
 
-use super::gates::{from_start, to_end};
-use super::product::{Lies, multiply};
+use super::product::{Turned, multiply};
 use super::reduce::{over_cols, over_units};
-use super::sizes::{Gate, Sizes, Square};
+use super::sizes::{Chunk, Gate, Sizes, Square};
 use super::tile::{Plan, add_rows, load, own_col, own_row, store, value, zeros};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -12,10 +11,6 @@ use cubecl::prelude::*;
 /// A cube a tile of keys, chunk and head. `parts` gets the gradients of the gates through this
 /// tile of keys, and behind them `⟨dH_s, H_s⟩` at every chunk's end, `[tiles of K, B·H, S, N]`.
 #[cube(launch_unchecked)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's arguments are its buffers"
-)]
 pub(super) fn through<F: Float, E: Float>(
     q: &[F],
     k: &[F],
@@ -41,6 +36,8 @@ pub(super) fn through<F: Float, E: Float>(
     let k_tile = CUBE_POS % k_tiles;
     let n = CUBE_POS / k_tiles % sizes.chunks;
     let head = CUBE_POS / (k_tiles * sizes.chunks);
+    let chunk = Chunk::new(sizes, head, n, plan);
+    let own = comptime!(plan.owned());
     let len = comptime!(plan.len());
     let mut spare = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
     let mut query = Shared::<[E]>::new_slice(len);
@@ -48,220 +45,114 @@ pub(super) fn through<F: Float, E: Float>(
     let mut first = Shared::<[E]>::new_slice(len);
     let mut second = Shared::<[E]>::new_slice(len);
     let mut third = Shared::<[E]>::new_slice(len);
-    let keys = sizes.rows(head, n, k_tile, sizes.k, side);
+    let keys = chunk.keys(k_tile);
     load::<F, E>(&mut query, q, keys, plan);
     load::<F, E>(&mut key, k, keys, plan);
     // dQ = dP K, dK = dPᵀ Q + (dG + dGᵀ) K.
-    load::<E, E>(
-        &mut first,
-        d_scores,
-        sizes.square(Square::First, head, n, side),
-        plan,
-    );
+    load::<E, E>(&mut first, d_scores, chunk.square(Square::First), plan);
     if comptime!(delta) {
-        load::<E, E>(
-            &mut second,
-            d_scores,
-            sizes.square(Square::Second, head, n, side),
-            plan,
-        );
+        load::<E, E>(&mut second, d_scores, chunk.square(Square::Second), plan);
     }
     sync_cube();
     let mut of_q = zeros(plan);
     let mut of_k = zeros(plan);
-    multiply::<E>(
-        &mut of_q,
-        &first,
-        &key,
-        &mut spare,
-        Lies::Straight,
-        Lies::Straight,
-        plan,
-    );
-    multiply::<E>(
-        &mut of_k,
-        &first,
-        &query,
-        &mut spare,
-        Lies::Transposed,
-        Lies::Straight,
-        plan,
-    );
+    multiply::<E>(&mut of_q, &first, &key, &mut spare, Turned::No, plan);
+    multiply::<E>(&mut of_k, &first, &query, &mut spare, Turned::Left, plan);
     if comptime!(delta) {
-        multiply::<E>(
-            &mut of_k,
-            &second,
-            &key,
-            &mut spare,
-            Lies::Straight,
-            Lies::Straight,
-            plan,
-        );
+        multiply::<E>(&mut of_k, &second, &key, &mut spare, Turned::No, plan);
     }
     sync_cube();
+    let slots = sizes.chunks + 1;
+    let behind = sizes.slot(sizes.heads, slots, 0);
+    let starts = sizes.slot(head, slots, n);
+    let ends = sizes.slot(head, slots, n + 1);
     for s in 0..sizes.s {
+        // Y = dO H⁰ᵀ, Z = Dm dH¹ᵀ, Y' = −dX H⁰ᵀ, and this unit's part of ⟨dH¹, H¹⟩.
         let mut y = zeros(plan);
         let mut z = zeros(plan);
         let mut recalled = zeros(plan);
-        let end = states::<E>(
-            saved,
-            d_both,
-            d_v,
-            d_borders,
-            &mut first,
-            &mut second,
-            &mut third,
-            &mut y,
-            &mut z,
-            &mut recalled,
-            &mut spare,
-            head,
-            n,
-            s,
-            k_tile,
-            sizes,
-            delta,
-            plan,
-        );
-        let decay = sizes.gate(Gate::Decay, head, s, n, side);
-        let reads = from_start(gates, decay, sizes.gate(Gate::Read, head, s, n, side), plan);
-        let writes = to_end(
-            gates,
-            decay,
-            sizes.gate(Gate::Write, head, s, n, side),
-            plan,
-        );
+        let mut dot = 0.0f32;
+        let mut v_tile = 0usize;
+        while v_tile * side < sizes.v {
+            let values = chunk.values(v_tile);
+            let start = sizes.state(starts, s, k_tile, v_tile, side);
+            load::<f32, E>(&mut first, saved, start, plan);
+            load::<f32, E>(&mut second, d_both, values, plan);
+            if comptime!(delta) {
+                load::<E, E>(&mut third, d_v, values, plan);
+            }
+            sync_cube();
+            multiply::<E>(&mut y, &second, &first, &mut spare, Turned::Right, plan);
+            if comptime!(delta) {
+                multiply::<E>(
+                    &mut recalled,
+                    &third,
+                    &first,
+                    &mut spare,
+                    Turned::Right,
+                    plan,
+                );
+            }
+            sync_cube();
+            let end = sizes.state(ends, s, k_tile, v_tile, side);
+            load::<f32, E>(&mut first, d_borders, end, plan);
+            load::<f32, E>(&mut second, saved, values.shifted(behind), plan);
+            #[unroll]
+            for i in 0..own {
+                #[unroll]
+                for j in 0..own {
+                    dot += value::<f32>(saved, end, own_row(i), own_col(j))
+                        * value::<f32>(d_borders, end, own_row(i), own_col(j));
+                }
+            }
+            sync_cube();
+            multiply::<E>(&mut z, &second, &first, &mut spare, Turned::Right, plan);
+            sync_cube();
+            v_tile += 1;
+        }
+        #[unroll]
+        for i in 0..comptime!(own * own) {
+            recalled[i] = 0.0f32 - recalled[i];
+        }
+        let reads = chunk.from_start(gates, Gate::Read, s);
         add_rows(&mut of_q, &reads, &y, plan);
-        add_rows(&mut of_k, &writes, &z, plan);
+        add_rows(&mut of_k, &chunk.to_end(gates, s), &z, plan);
         if comptime!(delta) {
-            let erase = sizes.gate(Gate::Erase, head, s, n, side);
-            add_rows(
-                &mut of_k,
-                &from_start(gates, decay, erase, plan),
-                &recalled,
-                plan,
-            );
+            let recalls = chunk.from_start(gates, Gate::Erase, s);
+            add_rows(&mut of_k, &recalls, &recalled, plan);
         }
         // The gates' own: e^b q·Y, e^(b_C − b) k·Z, e^b k·Y'.
+        let decay = chunk.gate(Gate::Decay, s);
         let last = gates[decay + side - 1];
         #[unroll]
-        for i in 0..comptime!(plan.owned()) {
+        for i in 0..own {
             let row = own_row(i);
             let start = gates[decay + row].exp();
             let rest = (last - gates[decay + row]).exp();
             #[unroll]
-            for j in 0..comptime!(plan.owned()) {
-                let at = comptime!(i * plan.owned() + j);
+            for j in 0..own {
+                let at = comptime!(i * own + j);
                 let here = row * comptime!(plan.pitch()) + own_col(j);
                 y[at] *= start * f32::cast_from(query[here]);
                 z[at] *= rest * f32::cast_from(key[here]);
                 recalled[at] *= start * f32::cast_from(key[here]);
             }
         }
-        let read = sizes.part(k_tile + 1, Gate::Read, head, s, n, side);
-        over_cols(&y, parts, read, &mut spare, plan);
-        let write = sizes.part(k_tile + 1, Gate::Write, head, s, n, side);
-        over_cols(&z, parts, write, &mut spare, plan);
+        let part = k_tile + 1;
+        over_cols(&y, parts, chunk.part(part, Gate::Read, s), &mut spare, plan);
+        over_cols(
+            &z,
+            parts,
+            chunk.part(part, Gate::Write, s),
+            &mut spare,
+            plan,
+        );
         if comptime!(delta) {
-            let erase = sizes.part(k_tile + 1, Gate::Erase, head, s, n, side);
+            let erase = chunk.part(part, Gate::Erase, s);
             over_cols(&recalled, parts, erase, &mut spare, plan);
         }
-        over_units(end, parts, sizes.end(k_tile, head, s, n, side), &mut spare);
+        over_units(dot, parts, chunk.end(k_tile, s), &mut spare);
     }
     store::<F>(d_q, keys, &of_q, plan);
     store::<F>(d_k, keys, &of_k, plan);
-}
-
-/// `Y = dO H⁰ᵀ`, `Z = Dm dH¹ᵀ` and `Y' = −dX H⁰ᵀ` of one state, and this unit's part of
-/// `⟨dH¹, H¹⟩`. The tiles are free when this returns.
-#[cube]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's values live in its body"
-)]
-fn states<E: Float>(
-    saved: &[f32],
-    d_both: &[f32],
-    d_v: &[E],
-    d_borders: &[f32],
-    first: &mut Shared<[E]>,
-    second: &mut Shared<[E]>,
-    third: &mut Shared<[E]>,
-    y: &mut Array<f32>,
-    z: &mut Array<f32>,
-    recalled: &mut Array<f32>,
-    spare: &mut Shared<[f32]>,
-    head: usize,
-    n: usize,
-    s: usize,
-    k_tile: usize,
-    sizes: Sizes,
-    #[comptime] delta: bool,
-    #[comptime] plan: Plan,
-) -> f32 {
-    let side = comptime!(plan.side);
-    let slots = sizes.chunks + 1;
-    let behind = sizes.slot(sizes.heads, slots, 0, 0);
-    let start = sizes.slot(head, slots, n, s);
-    let end = sizes.slot(head, slots, n + 1, s);
-    let mut dot = 0.0f32;
-    let mut v_tile = 0usize;
-    while v_tile * side < sizes.v {
-        let values = sizes.rows(head, n, v_tile, sizes.v, side);
-        load::<f32, E>(first, saved, sizes.state(start, k_tile, v_tile, side), plan);
-        load::<f32, E>(second, d_both, values, plan);
-        if comptime!(delta) {
-            load::<E, E>(third, d_v, values, plan);
-        }
-        sync_cube();
-        multiply::<E>(
-            y,
-            &*second,
-            &*first,
-            spare,
-            Lies::Straight,
-            Lies::Transposed,
-            plan,
-        );
-        if comptime!(delta) {
-            multiply::<E>(
-                recalled,
-                &*third,
-                &*first,
-                spare,
-                Lies::Straight,
-                Lies::Transposed,
-                plan,
-            );
-        }
-        sync_cube();
-        let ends = sizes.state(end, k_tile, v_tile, side);
-        load::<f32, E>(first, d_borders, ends, plan);
-        load::<f32, E>(second, saved, values.shifted(behind), plan);
-        #[unroll]
-        for i in 0..comptime!(plan.owned()) {
-            #[unroll]
-            for j in 0..comptime!(plan.owned()) {
-                dot += value::<f32>(saved, ends, own_row(i), own_col(j))
-                    * value::<f32>(d_borders, ends, own_row(i), own_col(j));
-            }
-        }
-        sync_cube();
-        multiply::<E>(
-            z,
-            &*second,
-            &*first,
-            spare,
-            Lies::Straight,
-            Lies::Transposed,
-            plan,
-        );
-        sync_cube();
-        v_tile += 1;
-    }
-    #[unroll]
-    for i in 0..comptime!(plan.owned() * plan.owned()) {
-        recalled[i] = 0.0f32 - recalled[i];
-    }
-    dot
 }

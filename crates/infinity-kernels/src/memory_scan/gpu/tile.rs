@@ -154,30 +154,20 @@ pub(super) fn load<F: Float, E: Float>(
     }
 }
 
-/// Own elements from registers into a tile.
+/// Own elements from registers into a tile with rows of `pitch`.
 #[cube]
-pub(super) fn put<E: Float>(tile: &mut Shared<[E]>, acc: &Array<f32>, #[comptime] plan: Plan) {
+pub(super) fn put<E: Float>(
+    tile: &mut Shared<[E]>,
+    acc: &Array<f32>,
+    #[comptime] pitch: usize,
+    #[comptime] plan: Plan,
+) {
     #[unroll]
     for i in 0..comptime!(plan.owned()) {
         let row = own_row(i);
         #[unroll]
         for j in 0..comptime!(plan.owned()) {
-            tile[row * comptime!(plan.pitch()) + own_col(j)] =
-                E::cast_from(acc[comptime!(i * plan.owned() + j)]);
-        }
-    }
-}
-
-/// Own elements from registers into a tile that is not multiplied.
-#[cube]
-pub(super) fn put_spare(tile: &mut Shared<[f32]>, acc: &Array<f32>, #[comptime] plan: Plan) {
-    #[unroll]
-    for i in 0..comptime!(plan.owned()) {
-        let row = own_row(i);
-        #[unroll]
-        for j in 0..comptime!(plan.owned()) {
-            tile[row * comptime!(plan.spare_pitch()) + own_col(j)] =
-                acc[comptime!(i * plan.owned() + j)];
+            tile[row * pitch + own_col(j)] = E::cast_from(acc[comptime!(i * plan.owned() + j)]);
         }
     }
 }
