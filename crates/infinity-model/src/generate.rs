@@ -178,10 +178,7 @@ impl Context {
             infinity_files::write(path, &bytes).map_err(StateProblem::Write)?;
             Ok(SavedSize::of(bytes.len(), memory))
         };
-        write().map_err(|problem| StateError {
-            path: path.into(),
-            problem,
-        })
+        write().map_err(StateError::at(path))
     }
 
     /// [`save`](Self::save) with further entries of the file's header, which
@@ -198,10 +195,7 @@ impl Context {
         let written = |bytes: Vec<u8>| infinity_files::write(path, &bytes);
         let bytes = self.to_bytes_noting(identity, further);
         let problem = bytes.and_then(|bytes| written(bytes).map_err(StateProblem::Write));
-        problem.map_err(|problem| StateError {
-            path: path.into(),
-            problem,
-        })
+        problem.map_err(StateError::at(path))
     }
 
     /// The bytes of the file that [`save`](Self::save) writes.
@@ -282,10 +276,7 @@ impl Context {
         let bytes = fs::read(path).map_err(StateProblem::Read);
         let read = bytes
             .and_then(|bytes| Self::from_bytes(&bytes, model, &Identity::of(model, tokenizer)));
-        read.map_err(|problem| StateError {
-            path: path.into(),
-            problem,
-        })
+        read.map_err(StateError::at(path))
     }
 
     /// Reads the bytes of a file that [`save`](Self::save) wrote. `identity` is that of `model` and

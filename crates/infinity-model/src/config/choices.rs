@@ -42,15 +42,9 @@ macro_rules! choice {
             fn from_str(word: &str) -> Result<Self, ConfigError> {
                 let words: Vec<&str> = Self::ALL.iter().map(|choice| choice.as_str()).collect();
                 Self::ALL.iter().copied().find(|choice| choice.as_str() == word).ok_or_else(|| {
-                    ConfigError::UnknownValue {
-                        key: $key.into(),
-                        value: word.into(),
-                        limit: format!(
-                            "one of {}{}",
-                            quoted_list(&words),
-                            did_you_mean(word, &words)
-                        ),
-                    }
+                    let meant = did_you_mean(word, &words);
+                    let words = words.join("\", \"");
+                    ConfigError::unknown($key, word, format!("one of \"{words}\"{meant}"))
                 })
             }
         }
@@ -207,15 +201,6 @@ choice! {
 pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
     let near = infinity_files::nearest(word, known.iter().copied());
     near.map_or(String::new(), |near| format!("; did you mean \"{near}\"?"))
-}
-
-/// The words in quotes, separated by commas.
-fn quoted_list(words: &[&str]) -> String {
-    words
-        .iter()
-        .map(|word| format!("\"{word}\""))
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 #[cfg(test)]
