@@ -16,11 +16,11 @@ mod version;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use choices::did_you_mean;
 pub use choices::{
     AttnNormOrder, AttnQkNorm, Decay, KernelType, LayerType, MemoryRouting, MemoryUpdate, Mixer,
     OutputGateAct, QkNorm, RopeType,
 };
+pub(crate) use choices::{choice, did_you_mean};
 pub use layer_types::LinearHeads;
 pub(crate) use limits::Check;
 pub use rope::RopeParameters;
