@@ -95,11 +95,8 @@ impl Lora {
         let all = weights(config).into_iter();
         let all: Vec<Weight> = all.filter(|w| projection(&w.name).is_some()).collect();
         if self.r == 0 {
-            return Err(ConfigError::TooSmall {
-                key: "lora.r".into(),
-                value: "0".into(),
-                limit: "at least 1".into(),
-            });
+            let wrong = "is too small: it must be at least 1";
+            return Err(ConfigError::value("lora.r", 0, wrong));
         }
         let is = |weight: &Weight, target: &str| {
             let name = projection(&weight.name).unwrap_or_default();
@@ -114,13 +111,10 @@ impl Lora {
                 names.sort_unstable();
                 names.dedup();
                 let meant = nearest(target, names.iter().copied());
-                let meant =
-                    meant.map_or_else(String::new, |name| format!("; did you mean {name}?"));
-                return Err(ConfigError::UnknownValue {
-                    key: "lora.target_modules".into(),
-                    value: target.clone(),
-                    limit: format!("{ALL_LINEAR} or of {}{meant}", names.join(", ")),
-                });
+                let meant = meant.map(|name| format!("; did you mean {name}?"));
+                let (names, meant) = (names.join(", "), meant.unwrap_or_default());
+                let limit = format!("{ALL_LINEAR} or of {names}{meant}");
+                return Err(ConfigError::unknown("lora.target_modules", target, limit));
             }
         }
         let named = |weight: &Weight| self.target_modules.iter().any(|target| is(weight, target));

@@ -72,12 +72,10 @@ pub fn forward_flops_per_token(config: &ModelConfig, window: usize) -> u64 {
     let mut matmul = 0;
     for weight in weights(config) {
         let shared = ["feature_map.weight", "routing.weight"];
-        let uses = if shared.iter().any(|name| weight.name.ends_with(name)) {
-            2
-        } else if weight.name.ends_with("_proj.weight") || weight.name == "lm_head.weight" {
-            1
-        } else {
-            0
+        let uses = match weight.name.as_str() {
+            name if shared.iter().any(|end| name.ends_with(end)) => 2,
+            name if name.ends_with("_proj.weight") || name == "lm_head.weight" => 1,
+            _ => 0,
         };
         matmul += uses * weight.len() as u64;
     }
@@ -89,10 +87,8 @@ pub fn forward_flops_per_token(config: &ModelConfig, window: usize) -> u64 {
 
 /// The sum over all layers of what one of its type counts.
 fn over_layers(config: &ModelConfig, of: impl Fn(LayerType) -> u64) -> u64 {
-    let kinds = LayerType::ALL.iter();
-    kinds
-        .map(|kind| config.num_layers_of(*kind) as u64 * of(*kind))
-        .sum()
+    let all = |kind: &LayerType| config.num_layers_of(*kind) as u64 * of(*kind);
+    LayerType::ALL.iter().map(all).sum()
 }
 
 /// Floating-point operations to train on one token: a forward pass and a backward pass of twice

@@ -2,66 +2,21 @@
 //!
 //! Every message names the value, the limit, and the key or the file.
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 
-/// A setting that cannot be used.
-///
-/// `key` is the whole path of the setting (`model.hidden_size`, `generation.top_p`).
+/// A setting that cannot be used. A key is its whole path (`model.hidden_size`, `generation.top_p`).
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ConfigError {
-    /// A number below the smallest that makes sense.
-    #[error("{key} = {value} is too small: it must be {limit}")]
-    TooSmall {
+    /// A value that cannot be.
+    #[error("{key} = {value} {wrong}")]
+    Value {
         /// Path of the setting.
         key: String,
         /// What was given.
         value: String,
-        /// What is allowed, in words (`at least 1`).
-        limit: String,
-    },
-    /// A number above the largest that makes sense.
-    #[error("{key} = {value} is too large: it must be {limit}")]
-    TooLarge {
-        /// Path of the setting.
-        key: String,
-        /// What was given.
-        value: String,
-        /// What is allowed, in words (`at most 64`).
-        limit: String,
-    },
-    /// Not a number, or infinite.
-    #[error("{key} = {value} is not a finite number")]
-    NotFinite {
-        /// Path of the setting.
-        key: String,
-        /// What was given.
-        value: String,
-    },
-    /// One size must be a multiple of another and is not.
-    #[error(
-        "{key} = {value} is not divisible by {by_key} = {by}; change one of them, or set {instead}"
-    )]
-    NotDivisible {
-        /// Path of the setting.
-        key: String,
-        /// What was given.
-        value: usize,
-        /// Path of the divisor's setting.
-        by_key: String,
-        /// The divisor.
-        by: usize,
-        /// The setting that removes the need.
-        instead: String,
-    },
-    /// A number that is not a multiple of another one.
-    #[error("{key} = {value} is not a multiple of {of}, and at least that")]
-    NotAMultiple {
-        /// Path of the setting.
-        key: String,
-        /// What was given.
-        value: usize,
-        /// What it must be a multiple of.
-        of: usize,
+        /// What is wrong with it and what is allowed (`is too small: it must be at least 1`).
+        wrong: String,
     },
     /// Two settings, each fine alone, that cannot stand together.
     #[error("{setting} does not go together with {other}: {why}")]
@@ -73,16 +28,6 @@ pub enum ConfigError {
         /// Why, and what to write instead.
         why: String,
     },
-    /// A word that is not one of the choices.
-    #[error("{key} = \"{value}\" is not known: it must be {limit}")]
-    UnknownValue {
-        /// Path of the setting.
-        key: String,
-        /// What was given.
-        value: String,
-        /// What is allowed, and what was probably meant.
-        limit: String,
-    },
     /// A key that nothing reads.
     #[error("{key} is not a known key{hint}")]
     UnknownKey {
@@ -90,16 +35,6 @@ pub enum ConfigError {
         key: String,
         /// Empty, or `; did you mean …?`, or why the key has no meaning here.
         hint: String,
-    },
-    /// A value that another program knows and this one has no layer for.
-    #[error("{key} = {value} cannot be run here: {why}")]
-    Unsupported {
-        /// Path of the setting.
-        key: String,
-        /// What was given, as JSON.
-        value: String,
-        /// What is missing.
-        why: String,
     },
     /// A setting that has to be there and is not.
     #[error("{key} is missing: {why}")]
@@ -109,12 +44,60 @@ pub enum ConfigError {
         /// What it is needed for.
         why: String,
     },
-    /// A file's text is not the JSON object it should be.
-    #[error("not a valid configuration: {reason}")]
-    Json {
-        /// What the parser said, with line and column.
-        reason: String,
-    },
+    /// A text is not the JSON object it should be: what the parser said, with line and column.
+    #[error("not a valid configuration: {0}")]
+    Json(String),
+}
+
+impl ConfigError {
+    /// A value, and what is wrong with it.
+    pub(crate) fn value(
+        key: impl Into<String>,
+        value: impl Display,
+        wrong: impl Into<String>,
+    ) -> Self {
+        Self::Value {
+            key: key.into(),
+            value: value.to_string(),
+            wrong: wrong.into(),
+        }
+    }
+
+    /// A word that is not one of the choices, and what is allowed.
+    pub(crate) fn unknown(key: impl Into<String>, word: &str, limit: impl Display) -> Self {
+        let wrong = format!("is not known: it must be {limit}");
+        Self::value(key, format!("\"{word}\""), wrong)
+    }
+
+    /// A value that another program knows and this one has no layer for.
+    pub(crate) fn unsupported(key: impl Into<String>, value: impl Display, why: &str) -> Self {
+        Self::value(key, value, format!("cannot be run here: {why}"))
+    }
+
+    pub(crate) fn conflict(
+        setting: impl Into<String>,
+        other: impl Into<String>,
+        why: impl Into<String>,
+    ) -> Self {
+        Self::Conflict {
+            setting: setting.into(),
+            other: other.into(),
+            why: why.into(),
+        }
+    }
+
+    pub(crate) fn missing(key: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Missing {
+            key: key.into(),
+            why: why.into(),
+        }
+    }
+}
+
+impl From<serde_json::Error> for ConfigError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json(error.to_string())
+    }
 }
 
 /// A text that cannot be turned into tokens, or tokens that cannot be turned into text.
@@ -188,11 +171,8 @@ pub enum TokenizerError {
         vocab_size: usize,
     },
     /// The `tokenizers` crate refused.
-    #[error("the tokenizer failed: {reason}")]
-    Failed {
-        /// What the crate said.
-        reason: String,
-    },
+    #[error("the tokenizer failed: {0}")]
+    Failed(String),
 }
 
 /// Text cannot be generated.
@@ -250,6 +230,14 @@ pub struct StateError {
     pub path: PathBuf,
     /// What is wrong with it.
     pub problem: StateProblem,
+}
+
+impl StateError {
+    /// What is wrong with the file at `path`.
+    pub(crate) fn at(path: &Path) -> impl FnOnce(StateProblem) -> Self {
+        let path = path.into();
+        |problem| Self { path, problem }
+    }
 }
 
 /// What can be wrong with a saved state.
@@ -328,11 +316,8 @@ pub enum StateProblem {
 #[derive(Debug, thiserror::Error)]
 pub enum PretrainedError {
     /// There is no such directory.
-    #[error("{} is not a model directory: there is no such directory", path.display())]
-    NotADirectory {
-        /// What was given.
-        path: PathBuf,
-    },
+    #[error("{} is not a model directory: there is no such directory", .0.display())]
+    NotADirectory(PathBuf),
     /// A file that every model has is not there.
     #[error("{} is missing: {why}", path.display())]
     MissingFile {
@@ -371,18 +356,10 @@ pub enum PretrainedError {
     /// The device cannot hold the weights so.
     #[error("{0}")]
     Precision(String),
-    /// The weights cannot be read or written.
+    /// The weights cannot be read or written, or an index of weight files contradicts itself or its files.
     #[error("{}: {reason}", path.display())]
     Weights {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// An index of weight files contradicts itself or its files.
-    #[error("{}: {reason}", path.display())]
-    Index {
-        /// The index.
+        /// The file, or the index.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,

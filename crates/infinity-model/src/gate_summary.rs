@@ -70,18 +70,12 @@ impl InfinityModel {
 
 fn summary(gates: &GateValues) -> GateSummary {
     let [_, _, _, s] = gates.write.dims();
-    let host =
-        |tensor: &Tensor<4>| -> Vec<f64> { tensor.clone().into_data().iter::<f64>().collect() };
-    let (decays, writes, reads) = (
-        host(&gates.log_decay),
-        host(&gates.write),
-        host(&gates.read),
-    );
+    let host = |tensor: &Tensor<4>| tensor.to_data().iter::<f64>().collect::<Vec<_>>();
+    let [decays, writes, reads] = [&gates.log_decay, &gates.write, &gates.read].map(host);
     let decays: Vec<f64> = decays.into_iter().filter(|g| *g < 0.0).collect();
     let half_lives = decays.iter().map(|g| std::f64::consts::LN_2 / -g);
-    let strengths = writes
-        .chunks(s)
-        .map(|states| states.iter().map(|w| w * w).sum::<f64>().sqrt());
+    let squares = |states: &[f64]| states.iter().map(|w| w * w).sum::<f64>();
+    let strengths = writes.chunks(s).map(|states| squares(states).sqrt());
     // Mean over positions, rows and heads of what `part` makes of a state's value.
     let by_state = |values: &[f64], part: &dyn Fn(f64, &[f64]) -> f64| -> Vec<f64> {
         let mut sums = vec![0.0; s];
@@ -93,14 +87,7 @@ fn summary(gates: &GateValues) -> GateSummary {
         let n = (values.len() / s).max(1) as f64;
         sums.into_iter().map(|sum| sum / n).collect()
     };
-    let share = |w: f64, states: &[f64]| {
-        w * w
-            / states
-                .iter()
-                .map(|w| w * w)
-                .sum::<f64>()
-                .max(f64::MIN_POSITIVE)
-    };
+    let share = |w: f64, states: &[f64]| w * w / squares(states).max(f64::MIN_POSITIVE);
     GateSummary {
         half_life: (!decays.is_empty()).then(|| Quantiles::of(half_lives.collect())),
         write_strength: Quantiles::of(strengths.collect()),

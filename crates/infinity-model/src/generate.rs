@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{fs, ops::ControlFlow, path::Path, time::Instant};
+use std::{ops::ControlFlow, path::Path, time::Instant};
 
 use burn::prelude::*;
 use infinity_files::Fingerprint;
@@ -23,7 +23,7 @@ use crate::model::InfinityModel;
 use crate::replay::Replay;
 use crate::sampler::Draws;
 use crate::state::ModelState;
-use crate::state_file::{Extra, Metadata, SavedSize, fingerprint};
+use crate::state_file::{self, Extra, SavedSize, fingerprint};
 use crate::tokenizer::Tokenizer;
 
 /// Names in the header of a context's file.
@@ -104,16 +104,15 @@ pub struct Context {
 #[derive(Clone, Debug)]
 struct Folded {
     state: ModelState,
-    tokens: Vec<u32>,
-    /// How many tokens at once: other pieces give other bits.
-    pieces: Vec<usize>,
+    since: Since,
 }
 
-/// What a file in fewer bits says of the tokens since its fold.
-#[derive(Serialize, Deserialize)]
+/// The tokens since a fold, as a file in fewer bits has them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Since {
     compression: Compression,
     tokens: Vec<u32>,
+    /// How many tokens at once: other pieces give other bits.
     pieces: Vec<usize>,
 }
 
@@ -150,8 +149,7 @@ impl Context {
         model: &InfinityModel,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<(), StateError> {
-        let identity = Identity::of(model, tokenizer);
-        self.save_in(path, model, &identity, &[], None).map(drop)
+        self.save_noting(path, &Identity::of(model, tokenizer), &[])
     }
 
     /// [`save`](Self::save) with `further` entries of the file's header and the memory in `width` bits a
@@ -172,16 +170,8 @@ impl Context {
         further: &[(&str, String)],
         width: Option<Width>,
     ) -> Result<SavedSize, StateError> {
-        let write = || {
-            let width = width.map(|width| (width, model.config().compression()));
-            let (bytes, memory) = self.to_bytes_in(identity, further, width)?;
-            infinity_files::write(path, &bytes).map_err(StateProblem::Write)?;
-            Ok(SavedSize::of(bytes.len(), memory))
-        };
-        write().map_err(|problem| StateError {
-            path: path.into(),
-            problem,
-        })
+        let width = width.map(|width| (width, model.config().compression()));
+        state_file::write(path, self.to_bytes_in(identity, further, width))
     }
 
     /// [`save`](Self::save) with further entries of the file's header, which
@@ -195,13 +185,7 @@ impl Context {
         identity: &Identity,
         further: &[(&str, String)],
     ) -> Result<(), StateError> {
-        let written = |bytes: Vec<u8>| infinity_files::write(path, &bytes);
-        let bytes = self.to_bytes_noting(identity, further);
-        let problem = bytes.and_then(|bytes| written(bytes).map_err(StateProblem::Write));
-        problem.map_err(|problem| StateError {
-            path: path.into(),
-            problem,
-        })
+        state_file::write(path, self.to_bytes_in(identity, further, None)).map(drop)
     }
 
     /// The bytes of the file that [`save`](Self::save) writes.
@@ -209,16 +193,7 @@ impl Context {
     /// # Errors
     /// If the state has numbers of another format than f32.
     pub fn to_bytes(&self, identity: &Identity) -> Result<Vec<u8>, StateProblem> {
-        self.to_bytes_noting(identity, &[])
-    }
-
-    fn to_bytes_noting(
-        &self,
-        identity: &Identity,
-        further: &[(&str, String)],
-    ) -> Result<Vec<u8>, StateProblem> {
-        let (bytes, _) = self.to_bytes_in(identity, further, None)?;
-        Ok(bytes)
+        Ok(self.to_bytes_in(identity, &[], None)?.0)
     }
 
     /// The bytes, and those of the memory in them: exact, and as they are kept in the width that is
@@ -229,20 +204,14 @@ impl Context {
         further: &[(&str, String)],
         width: Option<(Width, Option<Compression>)>,
     ) -> Result<(Vec<u8>, [usize; 2]), StateProblem> {
-        let past = &self.past;
-        let mut notes =
-            Metadata::from([(RECENT_TOKENS.to_owned(), json!(past.recent).to_string())]);
-        notes.extend(
-            past.draws
-                .map(|draws| (DRAWS.to_owned(), json!(draws).to_string())),
-        );
-        notes.extend(
-            identity
-                .tokenizer
-                .clone()
-                .map(|hash| (TOKENIZER.to_owned(), hash)),
-        );
         let mut state = &self.state;
+        let mut notes = vec![(RECENT_TOKENS, json!(self.past.recent).to_string())];
+        notes.extend(
+            self.past
+                .draws
+                .map(|draws| (DRAWS, json!(draws).to_string())),
+        );
+        notes.extend(identity.tokenizer.clone().map(|hash| (TOKENIZER, hash)));
         if let Some((width, Some(compression))) = width {
             if width != compression.width {
                 return Err(StateProblem::OtherCompression {
@@ -252,20 +221,16 @@ impl Context {
             }
             if let Some(folded) = &self.folded {
                 state = &folded.state;
-                let since = Since {
-                    compression,
-                    tokens: folded.tokens.clone(),
-                    pieces: folded.pieces.clone(),
-                };
-                notes.insert(SINCE.to_owned(), json!(since).to_string());
+                notes.push((SINCE, json!(folded.since).to_string()));
             }
         }
-
-        let further = further.iter().cloned();
-        notes.extend(further.map(|(key, value)| (key.to_owned(), value)));
+        notes.extend_from_slice(further);
+        let notes = notes
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value));
         let extra = Extra {
             logits: self.logits.clone(),
-            notes,
+            notes: notes.collect(),
         };
         state.to_bytes_with(Some(&identity.model), &extra, width.map(|(width, _)| width))
     }
@@ -279,12 +244,8 @@ impl Context {
         model: &InfinityModel,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<Self, StateError> {
-        let bytes = fs::read(path).map_err(StateProblem::Read);
-        let read = bytes
-            .and_then(|bytes| Self::from_bytes(&bytes, model, &Identity::of(model, tokenizer)));
-        read.map_err(|problem| StateError {
-            path: path.into(),
-            problem,
+        state_file::read(path, |bytes| {
+            Self::from_bytes(bytes, model, &Identity::of(model, tokenizer))
         })
     }
 
@@ -301,10 +262,8 @@ impl Context {
         let (state, Extra { logits, notes }) =
             ModelState::from_bytes_of(bytes, model, &identity.model)?;
         let damaged = |what: &str| StateProblem::NotAState(what.to_owned());
-        let (found, own) = (notes.get(TOKENIZER), &identity.tokenizer);
-        if found
-            .zip(own.as_ref())
-            .is_some_and(|(found, own)| found != own)
+        if let (Some(found), Some(own)) = (notes.get(TOKENIZER), &identity.tokenizer)
+            && found != own
         {
             return Err(StateProblem::OtherTokenizer);
         }
@@ -324,20 +283,19 @@ impl Context {
         let since: Option<Since> = serde_json::from_str(note(SINCE))
             .map_err(|_| damaged("the tokens since its last compression cannot be read"))?;
         let own = model.config().compression();
-        if let Some(since) = &since
-            && Some(since.compression) != own
-        {
-            return Err(StateProblem::OtherCompression {
-                found: shown(Some(since.compression)),
-                expected: shown(own),
-            });
+        let mut position = state.position[0];
+        if let Some(since) = &since {
+            if Some(since.compression) != own {
+                return Err(StateProblem::OtherCompression {
+                    found: shown(Some(since.compression)),
+                    expected: shown(own),
+                });
+            }
+            if !since.fits(&state, vocab_size) {
+                return Err(damaged("the tokens since its last compression do not fit"));
+            }
+            position = position.wrapping_add(since.tokens.len() as u64);
         }
-        let fits = |since: &Since| since.fits(&state, vocab_size);
-        if !since.as_ref().is_none_or(fits) {
-            return Err(damaged("the tokens since its last compression do not fit"));
-        }
-        let read_since = since.as_ref().map_or(0, |since| since.tokens.len() as u64);
-        let position = state.position[0].wrapping_add(read_since);
         if draws.is_some_and(|draws| draws.count > position) {
             return Err(damaged("it has more draws than tokens"));
         }
@@ -376,12 +334,10 @@ impl Context {
     /// # Errors
     /// [`GenerateError::Device`].
     pub fn read(&mut self, model: &InfinityModel, tokens: &[u32]) -> Result<&[f32], GenerateError> {
-        let mut rest = tokens;
+        let (mut rest, compression) = (tokens, model.config().compression());
         while !rest.is_empty() {
-            let whole = rest.len();
-            let compression = model.config().compression();
-            let until = compression.map_or(whole, |c| c.until_fold(&self.state.position));
-            let (piece, later) = rest.split_at(until.min(whole));
+            let until = compression.map(|c| c.until_fold(&self.state.position));
+            let (piece, later) = rest.split_at(until.map_or(rest.len(), |n| n.min(rest.len())));
             self.read_piece(model, piece)?;
             rest = later;
         }
@@ -408,14 +364,11 @@ impl Context {
         self.state = state;
         self.past.recent.extend(tokens);
         self.past.has_logits = true;
-        match Folded::at(model, &self.state) {
-            None => {
-                if let Some(folded) = &mut self.folded {
-                    folded.tokens.extend(tokens);
-                    folded.pieces.push(tokens.len());
-                }
-            }
-            folded => self.folded = folded,
+        if let Some(folded) = Folded::at(model, &self.state) {
+            self.folded = Some(folded);
+        } else if let Some(Folded { since, .. }) = &mut self.folded {
+            since.tokens.extend(tokens);
+            since.pieces.push(tokens.len());
         }
         Ok(())
     }
@@ -469,8 +422,11 @@ impl Folded {
         let compression = model.config().compression()?;
         compression.folds(&state.position)[0].then(|| Self {
             state: state.clone(),
-            tokens: Vec::new(),
-            pieces: Vec::new(),
+            since: Since {
+                compression,
+                tokens: Vec::new(),
+                pieces: Vec::new(),
+            },
         })
     }
 }
@@ -479,10 +435,8 @@ impl Since {
     /// Whether the tokens follow a fold, reach no other, and are known.
     fn fits(&self, state: &ModelState, vocab_size: usize) -> bool {
         let folded = self.compression.folds(&state.position)[0];
-        let pieces = self
-            .pieces
-            .iter()
-            .try_fold(0_usize, |sum, piece| sum.checked_add(*piece));
+        let mut pieces = self.pieces.iter();
+        let pieces = pieces.try_fold(0_usize, |sum, piece| sum.checked_add(*piece));
         folded
             && pieces == Some(self.tokens.len())
             && self.tokens.len() < self.compression.every
@@ -557,17 +511,12 @@ pub fn generate_tokens(
     on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generation, GenerateError> {
     let mut context = Context::new(model);
-    let past = Past::default();
-    let decoder = Decoder::new(model.config(), None, prompt.to_vec(), &past, config)?;
-    run(
-        model,
-        decoder,
-        &mut context,
-        &mut |decoder| match decoder.tokens().last() {
-            Some(token) if decoder.finish() != Some(FinishReason::Eos) => on_token(*token),
-            _ => ControlFlow::Continue(()),
-        },
-    )
+    let decoder = Decoder::new(model.config(), None, prompt.to_vec(), &context.past, config)?;
+    let mut on_step = |decoder: &Decoder| match decoder.tokens().last() {
+        Some(token) if decoder.finish() != Some(FinishReason::Eos) => on_token(*token),
+        _ => ControlFlow::Continue(()),
+    };
+    run(model, decoder, &mut context, &mut on_step)
 }
 
 fn continue_text(

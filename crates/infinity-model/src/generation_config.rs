@@ -127,44 +127,33 @@ impl GenerationConfig {
     /// [`ConfigError`], which names the key, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if let (Some(new), Some(length)) = (self.max_new_tokens, self.max_length) {
-            return Err(ConfigError::Conflict {
-                setting: format!("{} = {new}", CHECK.key("max_new_tokens")),
-                other: format!("{} = {length}", CHECK.key("max_length")),
-                why: "both limit the length, one without and one with the prompt; give one".into(),
-            });
+            return Err(ConfigError::conflict(
+                format!("generation.max_new_tokens = {new}"),
+                format!("generation.max_length = {length}"),
+                "both limit the length, one without and one with the prompt; give one",
+            ));
         }
-        CHECK.range(
-            "max_new_tokens",
-            self.max_new_tokens.unwrap_or(1),
-            1,
-            usize::MAX,
-        )?;
-        CHECK.range("max_length", self.max_length.unwrap_or(1), 1, usize::MAX)?;
+        for (name, most) in [
+            ("max_new_tokens", self.max_new_tokens),
+            ("max_length", self.max_length),
+        ] {
+            CHECK.range(name, most.unwrap_or(1), 1, usize::MAX)?;
+        }
         CHECK.number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)?;
         CHECK.positive("top_p", self.top_p, 1.0)?;
         CHECK.probability_below_one("min_p", self.min_p)?;
         CHECK.positive("repetition_penalty", self.repetition_penalty, MAX_PENALTY)?;
         CHECK.range("repeat_last_n", self.repeat_last_n, 0, MAX_REPEAT_LAST_N)?;
-        CHECK.number(
-            "presence_penalty",
-            self.presence_penalty,
-            -MAX_PENALTY,
-            MAX_PENALTY,
-        )?;
-        CHECK.number(
-            "frequency_penalty",
-            self.frequency_penalty,
-            -MAX_PENALTY,
-            MAX_PENALTY,
-        )?;
-        if self.stop.iter().any(String::is_empty) {
-            return Err(ConfigError::TooSmall {
-                key: CHECK.key("stop_strings"),
-                value: "\"\"".into(),
-                limit: "at least one character".into(),
-            });
+        let (presence, frequency) = (self.presence_penalty, self.frequency_penalty);
+        CHECK.number("presence_penalty", presence, -MAX_PENALTY, MAX_PENALTY)?;
+        CHECK.number("frequency_penalty", frequency, -MAX_PENALTY, MAX_PENALTY)?;
+        match self.stop.iter().any(String::is_empty) {
+            true => {
+                let wrong = "is too small: it must be at least one character";
+                Err(CHECK.wrong("stop_strings", "\"\"", wrong))
+            }
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// How many tokens may follow a prompt of `prompt_tokens` tokens.
@@ -175,13 +164,13 @@ impl GenerationConfig {
         match self.max_length {
             None => Ok(self.max_new_tokens.unwrap_or(DEFAULT_MAX_NEW_TOKENS)),
             Some(length) if length > prompt_tokens => Ok(length - prompt_tokens),
-            Some(length) => Err(ConfigError::TooSmall {
-                key: CHECK.key("max_length"),
-                value: length.to_string(),
-                limit: format!(
-                    "above the prompt's {prompt_tokens} tokens (max_new_tokens counts without it)"
-                ),
-            }),
+            Some(length) => {
+                let wrong = format!(
+                    "is too small: it must be above the prompt's {prompt_tokens} tokens \
+                     (max_new_tokens counts without it)"
+                );
+                Err(CHECK.wrong("max_length", length, wrong))
+            }
         }
     }
 
@@ -235,12 +224,9 @@ impl GenerationConfig {
 
     /// What a file says over `defaults`, and the keys in it that nothing reads.
     fn over(defaults: Self, text: &str) -> Result<(Self, Vec<String>), ConfigError> {
-        let json_error = |error: serde_json::Error| ConfigError::Json {
-            reason: error.to_string(),
-        };
         // Some programs begin a file with a mark that is no part of its text.
         let text = text.trim_start_matches('\u{feff}');
-        let mut object: Map<String, Value> = serde_json::from_str(text).map_err(json_error)?;
+        let mut object: Map<String, Value> = serde_json::from_str(text)?;
         let known = |key: &str| Self::KEYS.contains(&key) || IGNORED_KEYS.contains(&key);
         let unknown = object.keys().filter(|key| !known(key)).cloned().collect();
         object.retain(|_, value| !value.is_null());
@@ -253,10 +239,9 @@ impl GenerationConfig {
         if let Some(all) = object.get_mut("top_k").filter(|k| is_negative(k)) {
             *all = 0.into();
         }
-        let all = serde_json::to_value(defaults).map_err(json_error)?;
-        let mut all = all.as_object().cloned().unwrap_or_default();
+        let mut all: Map<String, Value> = serde_json::from_value(serde_json::to_value(defaults)?)?;
         all.extend(object);
-        let mut config: Self = serde_json::from_value(all.into()).map_err(json_error)?;
+        let mut config: Self = serde_json::from_value(all.into())?;
         if config.max_new_tokens.is_some() {
             config.max_length = None;
         }

@@ -78,8 +78,7 @@ impl KvCache {
 
     /// Bytes of keys and values, with the room behind them.
     pub fn bytes(&self) -> usize {
-        let of = |x: &Tensor<4>| x.shape().num_elements() * x.dtype().size();
-        self.buffers.iter().flatten().map(of).sum()
+        self.buffers.iter().flatten().map(tensor_bytes).sum()
     }
 
     /// The cache with keys `[B, T, G, K]` and values `[B, T, G, V]` of further tokens, of which later ones look
@@ -122,12 +121,10 @@ impl KvCache {
 
     /// The cache before its last `t` tokens, of one that has no window.
     pub(crate) fn without_last(self, t: usize) -> Self {
-        match self.len > t {
-            true => KvCache {
-                len: self.len - t,
-                ..self
-            },
-            false => Self::empty(self.starts.len()),
+        let len = self.len.saturating_sub(t);
+        match len {
+            0 => Self::empty(self.starts.len()),
+            _ => KvCache { len, ..self },
         }
     }
 
@@ -204,28 +201,6 @@ impl KvCache {
         KvCache { buffers, ..self }
     }
 
-    /// Keys with keys and values with values of another cache of as many tokens, through `join`.
-    ///
-    /// # Panics
-    ///
-    /// If the other one has another number of tokens.
-    pub(crate) fn zip(
-        self,
-        other: Self,
-        mut join: impl FnMut(Tensor<4>, Tensor<4>) -> Tensor<4>,
-    ) -> Self {
-        assert_eq!(self.len, other.len, "caches of one length");
-        let both = self.filled().zip(other.filled());
-        let buffers = both.map(|([keys, values], [other_keys, other_values])| {
-            [join(keys, other_keys), join(values, other_values)]
-        });
-        KvCache {
-            buffers,
-            first: 0,
-            ..self
-        }
-    }
-
     /// The same without room, and without what belongs to no row.
     pub(crate) fn trimmed(self) -> Self {
         let gone = self.starts.iter().copied().min().unwrap_or(0);
@@ -247,12 +222,10 @@ impl KvCache {
         from: &[Option<usize>],
         rows: impl FnMut(Tensor<4>) -> Tensor<4>,
     ) -> Self {
-        let starts = from
-            .iter()
-            .map(|row| row.map_or(self.len, |row| self.starts[row]));
-        let starts = starts.collect();
+        let starts = from.iter();
+        let starts = starts.map(|row| row.map_or(self.len, |row| self.starts[row]));
         KvCache {
-            starts,
+            starts: starts.collect(),
             ..self.map(rows)
         }
         .trimmed()
@@ -269,18 +242,11 @@ impl KvCache {
         let like = caches.iter().find_map(Self::filled);
         let mut parts = [Vec::new(), Vec::new()];
         for cache in caches {
-            let b = cache.starts.len();
-            let filled = cache.filled();
+            let (b, before, filled) = (cache.starts.len(), len - cache.len, cache.filled());
             for (i, (parts, like)) in parts.iter_mut().zip(like.iter().flatten()).enumerate() {
-                let [_, _, groups, width] = like.dims();
-                let before = len - cache.len;
-                let mut row = Vec::new();
-                if before > 0 {
-                    let zeros = Tensor::<4>::zeros([b, before, groups, width], &like.device());
-                    row.push(zeros.cast(like.dtype()));
-                }
-                row.extend(filled.as_ref().map(|filled| filled[i].clone()));
-                parts.push(Tensor::cat(row, 1));
+                let zeros = (before > 0).then(|| room(like, b, before));
+                let own = filled.as_ref().map(|filled| filled[i].clone());
+                parts.push(Tensor::cat(zeros.into_iter().chain(own).collect(), 1));
             }
         }
         KvCache {
@@ -308,11 +274,21 @@ fn spare(window: Option<usize>, len: usize) -> usize {
 /// The parts one behind the other, and room for `spare` tokens.
 fn with_room(mut parts: Vec<Tensor<4>>, spare: usize) -> Tensor<4> {
     if spare > 0 {
-        let [b, _, groups, width] = parts[0].dims();
-        let room = Tensor::<4>::zeros([b, spare, groups, width], &parts[0].device());
-        parts.push(room.cast(parts[0].dtype()));
+        parts.push(room(&parts[0], parts[0].dims()[0], spare));
     }
     Tensor::cat(parts, 1)
+}
+
+/// Zeros for `t` tokens of `b` rows of what is `like` them.
+fn room(like: &Tensor<4>, b: usize, t: usize) -> Tensor<4> {
+    let [_, _, groups, width] = like.dims();
+    let zeros = Tensor::<4>::zeros([b, t, groups, width], &like.device());
+    zeros.cast(like.dtype())
+}
+
+/// Bytes of a tensor at its present precision.
+pub(crate) fn tensor_bytes<const D: usize>(tensor: &Tensor<D>) -> usize {
+    tensor.shape().num_elements() * tensor.dtype().size()
 }
 
 #[cfg(test)]

@@ -39,39 +39,46 @@ pub enum ParameterRole {
 pub(crate) const ADAPTER: &str = "lora";
 
 /// Every module that holds parameters, by a segment of its path. The first that fits counts.
-const NAMES: [(&str, Part, ParameterRole); 23] = [
-    ("gates", Part::Gates, ParameterRole::Gate),
-    ("value_residual", Part::Gates, ParameterRole::Gate),
-    ("input_residual", Part::Gates, ParameterRole::Gate),
-    ("output_gate_proj", Part::Gates, ParameterRole::Matrix),
-    ("q_proj", Part::MixerProjections, ParameterRole::Matrix),
-    ("k_proj", Part::MixerProjections, ParameterRole::Matrix),
-    ("v_proj", Part::MixerProjections, ParameterRole::Matrix),
-    ("o_proj", Part::MixerProjections, ParameterRole::Matrix),
-    ("q_conv1d", Part::Convolution, ParameterRole::Kernel),
-    ("k_conv1d", Part::Convolution, ParameterRole::Kernel),
-    ("v_conv1d", Part::Convolution, ParameterRole::Kernel),
-    ("feature_map", Part::MixerProjections, ParameterRole::Kernel),
-    ("gate_proj", Part::FeedForward, ParameterRole::Matrix),
-    ("up_proj", Part::FeedForward, ParameterRole::Matrix),
-    ("down_proj", Part::FeedForward, ParameterRole::Matrix),
-    ("embed_tokens", Part::Embedding, ParameterRole::Other),
-    ("lm_head", Part::Embedding, ParameterRole::Other),
-    ("input_layernorm", Part::Norms, ParameterRole::Other),
+const NAMES: [(&str, Part, ParameterRole); 8] = [
     (
-        "post_attention_layernorm",
+        "gates value_residual input_residual",
+        Part::Gates,
+        ParameterRole::Gate,
+    ),
+    ("output_gate_proj", Part::Gates, ParameterRole::Matrix),
+    (
+        "q_proj k_proj v_proj o_proj",
+        Part::MixerProjections,
+        ParameterRole::Matrix,
+    ),
+    (
+        "q_conv1d k_conv1d v_conv1d",
+        Part::Convolution,
+        ParameterRole::Kernel,
+    ),
+    ("feature_map", Part::MixerProjections, ParameterRole::Kernel),
+    (
+        "gate_proj up_proj down_proj",
+        Part::FeedForward,
+        ParameterRole::Matrix,
+    ),
+    (
+        "embed_tokens lm_head",
+        Part::Embedding,
+        ParameterRole::Other,
+    ),
+    (
+        "input_layernorm post_attention_layernorm o_norm q_norm k_norm norm",
         Part::Norms,
         ParameterRole::Other,
     ),
-    ("o_norm", Part::Norms, ParameterRole::Other),
-    ("q_norm", Part::Norms, ParameterRole::Other),
-    ("k_norm", Part::Norms, ParameterRole::Other),
-    ("norm", Part::Norms, ParameterRole::Other),
 ];
 
 fn named(path: &str) -> Option<(Part, ParameterRole)> {
     let is = |name: &str| path.split('.').any(|segment| segment == name);
-    let found = NAMES.into_iter().find(|(name, ..)| is(name));
+    let found = NAMES
+        .into_iter()
+        .find(|(names, ..)| names.split(' ').any(is));
     found.map(|(_, part, role)| match role {
         // The bias of a matrix is a vector.
         ParameterRole::Matrix if is("bias") => (part, ParameterRole::Other),
@@ -134,11 +141,8 @@ impl Weight {
 /// Every tensor of a model's weight file, in the order of the network.
 pub fn weights(config: &ModelConfig) -> Vec<Weight> {
     let mut list = Vec::new();
-    let (vocab, d, inner) = (
-        config.vocab_size,
-        config.hidden_size,
-        config.intermediate_size(),
-    );
+    let (vocab, d) = (config.vocab_size, config.hidden_size);
+    let inner = config.intermediate_size();
     add(&mut list, "model.embed_tokens.weight", &[vocab, d]);
     for layer in 0..config.num_hidden_layers {
         let mut add = |name: &str, shape: &[usize]| {
@@ -157,26 +161,17 @@ pub fn weights(config: &ModelConfig) -> Vec<Weight> {
             add("mixer.value_residual.scales", &[2]);
         }
         add("post_attention_layernorm.weight", &[d]);
-        for (name, [to, from]) in [
-            ("gate_proj", [inner, d]),
-            ("up_proj", [inner, d]),
-            ("down_proj", [d, inner]),
-        ] {
-            add(&format!("mlp.{name}.weight"), &[to, from]);
-            if config.mlp_bias {
-                add(&format!("mlp.{name}.bias"), &[to]);
-            }
-        }
+        linear(&mut add, "mlp.gate_proj", [inner, d], config.mlp_bias);
+        linear(&mut add, "mlp.up_proj", [inner, d], config.mlp_bias);
+        linear(&mut add, "mlp.down_proj", [d, inner], config.mlp_bias);
     }
     add(&mut list, "model.norm.weight", &[d]);
     if !config.tie_word_embeddings {
         add(&mut list, "lm_head.weight", &[vocab, d]);
     }
     for weight in &mut list {
-        let constant = ["A_log", "dt_bias"]
-            .iter()
-            .any(|end| weight.name.ends_with(end));
-        weight.learned = !(constant && config.decay == Decay::Fixed);
+        let start = weight.name.ends_with("A_log") || weight.name.ends_with("dt_bias");
+        weight.learned = !(start && config.decay == Decay::Fixed);
     }
     list
 }
@@ -190,6 +185,14 @@ fn add(list: &mut Vec<Weight>, name: &str, shape: &[usize]) {
         role,
         learned: true,
     });
+}
+
+/// Those of a projection `[to, from]`.
+fn linear(add: &mut dyn FnMut(&str, &[usize]), name: &str, shape: [usize; 2], biased: bool) {
+    add(&format!("{name}.weight"), &shape);
+    if biased {
+        add(&format!("{name}.bias"), &shape[..1]);
+    }
 }
 
 /// Those of the first layer's mixer.
@@ -221,32 +224,22 @@ fn mixer(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
 }
 
 fn attention(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
-    let (d, h, groups) = (
-        config.hidden_size,
-        config.num_attention_heads,
+    let (d, h) = (config.hidden_size, config.num_attention_heads);
+    let (k, v, groups) = (
+        config.head_dim(),
+        config.value_head_dim(),
         config.num_key_value_heads(),
     );
-    let (k, v) = (config.head_dim(), config.value_head_dim());
     let of_qkv = config.attention_bias || config.qkv_bias;
-    for (name, [to, from], biased) in [
-        ("q_proj", [h * k, d], of_qkv),
-        ("k_proj", [groups * k, d], of_qkv),
-        ("v_proj", [groups * v, d], of_qkv),
-        ("o_proj", [d, h * v], config.attention_bias),
-    ] {
-        add(&format!("{name}.weight"), &[to, from]);
-        if biased {
-            add(&format!("{name}.bias"), &[to]);
-        }
-    }
-    let normed = |heads| match config.attn_qk_norm {
-        AttnQkNorm::None => None,
-        AttnQkNorm::Head => Some(k),
-        AttnQkNorm::Full => Some(heads * k),
-    };
-    for (name, heads) in [("q_norm", h), ("k_norm", groups)] {
-        if let Some(width) = normed(heads) {
-            add(&format!("{name}.weight"), &[width]);
+    linear(add, "q_proj", [h * k, d], of_qkv);
+    linear(add, "k_proj", [groups * k, d], of_qkv);
+    linear(add, "v_proj", [groups * v, d], of_qkv);
+    linear(add, "o_proj", [d, h * v], config.attention_bias);
+    for (name, heads) in [("q_norm.weight", h), ("k_norm.weight", groups)] {
+        match config.attn_qk_norm {
+            AttnQkNorm::None => {}
+            AttnQkNorm::Head => add(name, &[k]),
+            AttnQkNorm::Full => add(name, &[heads * k]),
         }
     }
     if config.attn_output_gate {
@@ -273,14 +266,11 @@ fn gates(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
         add("gates.routing.weight", &[h, s, of.key_dim]);
         add("gates.routing.log_temperature", &[h]);
     } else if s > 1 {
-        add("gates.write_proj.weight", &[h * s, d]);
-        add("gates.write_proj.bias", &[h * s]);
-        add("gates.read_proj.weight", &[h * s, d]);
-        add("gates.read_proj.bias", &[h * s]);
+        linear(add, "gates.write_proj", [h * s, d], true);
+        linear(add, "gates.read_proj", [h * s, d], true);
     }
     if config.has_memory_gate() {
-        add("gates.memory_gate_proj.weight", &[h, d]);
-        add("gates.memory_gate_proj.bias", &[h]);
+        linear(add, "gates.memory_gate_proj", [h, d], true);
     }
 }
 

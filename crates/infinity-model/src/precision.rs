@@ -31,6 +31,7 @@
 //! processor can ([`projection::projections_rounded`]).
 
 use crate::adapter::Adapter;
+use crate::config::choice;
 use crate::parameters::ParameterRole;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Linear;
@@ -38,47 +39,33 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use infinity_kernels::accelerator;
 use infinity_kernels::linear as projection;
 use infinity_kernels::rounding::{Half, HalfSupport, Rounding, cpu_multiplies, rounded};
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 
-/// Number formats of parameters and arithmetic. A choice of the moment, like the device: it is not
-/// part of a model's files.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// Everything in 32-bit floats.
-    #[default]
-    F32,
-    /// Matrix products and kernels in bf16, the rest in f32.
-    Bf16Mixed,
-    /// Matrix products and kernels in f16, the rest in f32; training scales the loss.
-    F16Mixed,
-    /// Everything in bf16 but gates, state, loss and what the optimiser remembers.
-    Bf16True,
-    /// Matrices kept in bf16, everything computed in f32.
-    Bf16Weights,
+choice! {
+    /// Number formats of parameters and arithmetic. A choice of the moment, like the device: it is not
+    /// part of a model's files.
+    Precision, key = "precision",
+    {
+        /// Everything in 32-bit floats.
+        F32 = "f32",
+        /// Matrix products and kernels in bf16, the rest in f32.
+        Bf16Mixed = "bf16-mixed",
+        /// Matrix products and kernels in f16, the rest in f32; training scales the loss.
+        F16Mixed = "f16-mixed",
+        /// Everything in bf16 but gates, state, loss and what the optimiser remembers.
+        Bf16True = "bf16-true",
+        /// Matrices kept in bf16, everything computed in f32.
+        Bf16Weights = "bf16-weights",
+    }
 }
 
-/// A number format that does not exist or cannot be computed in.
+/// The parameters would be in a format that the device does not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PrecisionError {
-    /// There is no precision of that name.
-    #[error("no precision `{name}`: f32, bf16-mixed, f16-mixed, bf16-true or bf16-weights")]
-    Unknown {
-        /// What was given.
-        name: String,
-    },
-    /// The parameters would be in a format that the device does not have.
-    #[error("precision {precision} needs a device with bf16, and {device} has none: use f32")]
-    Missing {
-        /// What was asked for.
-        precision: Precision,
-        /// The device, as Burn prints it.
-        device: String,
-    },
+#[error("precision {precision} needs a device with bf16, and {device} has none: use f32")]
+pub struct PrecisionError {
+    /// What was asked for.
+    pub precision: Precision,
+    /// The device, as Burn prints it.
+    pub device: String,
 }
 
 /// What has a format of its own.
@@ -106,36 +93,28 @@ pub enum Operation {
     Loss,
 }
 
-/// The table above: formats in the order of [`Precision`].
-const TABLE: [(Operation, [FloatDType; 5]); 10] = {
-    use FloatDType::{BF16, F16, F32};
-    [
-        (Operation::Matrices, [F32, F32, F32, BF16, BF16]),
-        (Operation::Parameters, [F32, F32, F32, BF16, F32]),
-        (Operation::Optimizer, [F32, F32, F32, F32, F32]),
-        (Operation::Gates, [F32, F32, F32, F32, F32]),
-        (Operation::Stream, [F32, F32, F32, BF16, F32]),
-        (Operation::Products, [F32, BF16, F16, BF16, F32]),
-        (Operation::Kernels, [F32, BF16, F16, BF16, F32]),
-        (Operation::Maps, [F32, F32, F32, F32, F32]),
-        (Operation::State, [F32, F32, F32, F32, F32]),
-        (Operation::Loss, [F32, F32, F32, F32, F32]),
-    ]
-};
+impl Default for Precision {
+    fn default() -> Self {
+        Self::F32
+    }
+}
 
 impl Precision {
-    /// All of them, as they are written.
-    pub const NAMES: [(Precision, &'static str); 5] = [
-        (Precision::F32, "f32"),
-        (Precision::Bf16Mixed, "bf16-mixed"),
-        (Precision::F16Mixed, "f16-mixed"),
-        (Precision::Bf16True, "bf16-true"),
-        (Precision::Bf16Weights, "bf16-weights"),
-    ];
-
     /// The format of one kind of operation.
     pub fn format(self, operation: Operation) -> FloatDType {
-        TABLE[operation as usize].1[self as usize]
+        use FloatDType::{BF16, F16, F32};
+        // The table above, in the order of the precisions.
+        let row = match operation {
+            Operation::Matrices => [F32, F32, F32, BF16, BF16],
+            Operation::Parameters | Operation::Stream => [F32, F32, F32, BF16, F32],
+            Operation::Products | Operation::Kernels => [F32, BF16, F16, BF16, F32],
+            Operation::Optimizer
+            | Operation::Gates
+            | Operation::Maps
+            | Operation::State
+            | Operation::Loss => [F32; 5],
+        };
+        row[self as usize]
     }
 
     /// The half format it uses, if any.
@@ -161,25 +140,6 @@ impl Precision {
     /// Whether small gradients vanish in it, so that training has to scale the loss.
     pub fn scales_loss(self) -> bool {
         self.half() == Some(Half::F16)
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::NAMES[*self as usize].1)
-    }
-}
-
-impl FromStr for Precision {
-    type Err = PrecisionError;
-
-    fn from_str(name: &str) -> Result<Self, PrecisionError> {
-        let found = Self::NAMES.iter().find(|(_, known)| *known == name);
-        found
-            .map(|(precision, _)| *precision)
-            .ok_or_else(|| PrecisionError::Unknown {
-                name: name.to_owned(),
-            })
     }
 }
 
@@ -214,7 +174,7 @@ impl Formats {
         let matrices = self.precision.format(Operation::Matrices);
         let missing = || HalfSupport::of(device, Half::Bf16) == HalfSupport::Missing;
         if matrices != FloatDType::F32 && missing() {
-            return Err(PrecisionError::Missing {
+            return Err(PrecisionError {
                 precision: self.precision,
                 device: format!("{device:?}"),
             });
@@ -226,27 +186,25 @@ impl Formats {
     /// does what was asked for.
     pub fn remark(&self) -> Option<String> {
         let precision = self.precision;
-        let name = |half| match half {
+        let Some(half) = precision.half() else {
+            let products = "with matrix products in TF32 (10 bits of fraction) on this device";
+            return self.tf32.then(|| format!("{precision}, {products}"));
+        };
+        let name = match half {
             Half::Bf16 => "bf16",
             Half::F16 => "f16",
         };
-        match (precision.half(), self.half) {
-            (None, _) if self.tf32 => Some(format!(
-                "{precision}, with matrix products in TF32 (10 bits of fraction) on this device"
+        match self.half {
+            Some((_, HalfSupport::Native)) => None,
+            Some(_) if cpu_multiplies(half) => {
+                Some(format!("{precision}, with matrix products in {name}"))
+            }
+            Some(_) => Some(format!(
+                "{precision} is emulated here: numbers are rounded to {name} and multiplied in f32; \
+                 the results are those of a device that computes in {name}, time and memory are not"
             )),
-            (None, _) | (_, Some((_, HalfSupport::Native))) => None,
-            (Some(half), Some(_)) if cpu_multiplies(half) => Some(format!(
-                "{precision}, with matrix products in {}",
-                name(half)
-            )),
-            (Some(half), Some(_)) => Some(format!(
-                "{precision} is emulated here: numbers are rounded to {} and multiplied in f32; \
-                 the results are those of a device that computes in {0}, time and memory are not",
-                name(half)
-            )),
-            (Some(half), None) => Some(format!(
-                "{precision} is f32 here: this device has no {}",
-                name(half)
+            None => Some(format!(
+                "{precision} is f32 here: this device has no {name}"
             )),
         }
     }
@@ -254,15 +212,6 @@ impl Formats {
     /// The precision in a line, with its [`remark`](Self::remark).
     pub fn describe(&self) -> String {
         self.remark().unwrap_or_else(|| self.precision.to_string())
-    }
-
-    /// `x` with the values of the half format in it, still in `f32`.
-    fn rounded<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        match self.half {
-            // What is in half already needs no rounding.
-            Some((half, _)) if FloatDType::from(x.dtype()) != half.dtype() => rounded(x, half),
-            _ => x.cast(FloatDType::F32),
-        }
     }
 
     /// `x` as matrix products read it: in half where the device multiplies that. The CPU's products round what they read.
@@ -326,13 +275,16 @@ impl Formats {
         y.pop().expect("one projection, one result")
     }
 
-    /// The projection `y` of `x` with its bias and what its adapter adds, if it has them.
-    fn completed(&self, linear: &Linear, x: &Tensor<3>, y: Tensor<3>) -> Tensor<3> {
-        let y = match &linear.bias {
-            Some(bias) => self.in_half(y + self.in_half(bias.val()).unsqueeze()),
-            None => y,
-        };
-        self.adapted(linear, x, y)
+    /// The projections `all` of `x` with their biases and what their adapters add, where they have them.
+    fn completed(&self, linears: &[&Linear], x: &Tensor<3>, all: Vec<Tensor<3>>) -> Vec<Tensor<3>> {
+        let each = all.into_iter().zip(linears).map(|(y, linear)| {
+            let y = match &linear.bias {
+                Some(bias) => self.in_half(y + self.in_half(bias.val()).unsqueeze()),
+                None => y,
+            };
+            self.adapted(linear, x, y)
+        });
+        each.collect()
     }
 
     /// The projection `y` of `x` with what its adapter adds, if it has one.
@@ -350,18 +302,14 @@ impl Formats {
     pub fn in_half<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.half {
             Some((half, HalfSupport::Native)) => x.cast(half.dtype()),
-            Some(_) => self.rounded(x),
-            None => x,
+            _ => self.kernels(x),
         }
     }
 
     /// [`linear`](Self::linear) by several projections: in one operation where the device has a kernel for it.
     pub fn projections(&self, linears: &[&Linear], x: Tensor<3>) -> Vec<Tensor<3>> {
-        let weights = linears.iter().map(|linear| linear.weight.base());
-        let all = self.multiply(x.clone(), weights.collect()).into_iter();
-        let all = all.zip(linears);
-        all.map(|(y, linear)| self.completed(linear, &x, y))
-            .collect()
+        let all = self.multiply(x.clone(), weights(linears));
+        self.completed(linears, &x, all)
     }
 
     /// The same, and `x` times all of `gates` side by side, in f32 whatever the format is.
@@ -371,21 +319,15 @@ impl Formats {
         x: Tensor<3>,
         gates: &[&Linear],
     ) -> (Vec<Tensor<3>>, Tensor<3>) {
-        let weights = |linears: &[&Linear]| {
-            let each = linears.iter().map(|linear| linear.weight.base());
-            each.collect::<Vec<_>>()
-        };
         let single = self.single(x.clone());
-        if self.half.is_some() {
-            let (_, of_gates) =
-                projection::projections_and(single.clone(), Vec::new(), weights(gates));
-            let of_gates = self.adapted_gates(gates, single, of_gates);
-            return (self.projections(linears, x), of_gates);
-        }
-        let (all, of_gates) = projection::projections_and(x, weights(linears), weights(gates));
-        let all = all.into_iter().zip(linears);
-        let all = all.map(|(y, linear)| self.completed(linear, &single, y));
-        let all = all.collect();
+        let (all, of_gates) = if self.is_single() {
+            let (all, of_gates) = projection::projections_and(x, weights(linears), weights(gates));
+            (self.completed(linears, &single, all), of_gates)
+        } else {
+            let read = single.clone();
+            let (_, of_gates) = projection::projections_and(read, Vec::new(), weights(gates));
+            (self.projections(linears, x), of_gates)
+        };
         (all, self.adapted_gates(gates, single, of_gates))
     }
 
@@ -412,7 +354,9 @@ impl Formats {
     /// `x` as kernels read it: values of their format in an `f32` tensor.
     pub fn kernels<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.half {
-            Some(_) => self.rounded(x),
+            // What is in half already needs no rounding.
+            Some((half, _)) if FloatDType::from(x.dtype()) != half.dtype() => rounded(x, half),
+            Some(_) => self.single(x),
             None => x,
         }
     }
@@ -434,6 +378,11 @@ impl Formats {
             path: Vec::new(),
         })
     }
+}
+
+fn weights(linears: &[&Linear]) -> Vec<Tensor<2>> {
+    let each = linears.iter().map(|linear| linear.weight.base());
+    each.collect()
 }
 
 fn rounded_product(x: Tensor<2>, y: Tensor<2>, rounding: Rounding) -> Tensor<2> {
@@ -477,14 +426,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_in_the_order_of_the_operations_and_reads_as_it_is_written() {
-        for (row, (operation, _)) in TABLE.iter().enumerate() {
-            assert_eq!(*operation as usize, row, "{operation:?}");
-        }
-        for (row, (precision, name)) in Precision::NAMES.iter().enumerate() {
+    fn precisions_are_in_the_order_of_the_table_and_read_as_they_are_written() {
+        assert_eq!(Precision::default(), Precision::F32);
+        for (row, precision) in Precision::ALL.iter().enumerate() {
+            let name = precision.as_str();
             assert_eq!(*precision as usize, row);
             assert_eq!(name.parse(), Ok(*precision));
-            assert_eq!(precision.to_string(), *name);
+            assert_eq!(precision.to_string(), name);
             let json = serde_json::to_string(precision).unwrap();
             assert_eq!(json, format!("{name:?}"), "TOML and flags say the same");
         }
@@ -497,7 +445,7 @@ mod tests {
 
     #[test]
     fn what_must_never_be_in_half_is_not() {
-        for (precision, _) in Precision::NAMES {
+        for precision in Precision::ALL {
             for operation in [
                 Operation::Optimizer,
                 Operation::Gates,
@@ -556,6 +504,6 @@ mod tests {
         assert!(formats.remark().unwrap().contains("is f32 here"));
         assert_eq!(formats.check(&device), Ok(()));
         let error = Formats::new(Precision::Bf16True, &device).check(&device);
-        assert!(matches!(error, Err(PrecisionError::Missing { .. })));
+        assert!(error.is_err());
     }
 }

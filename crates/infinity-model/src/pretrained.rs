@@ -44,7 +44,8 @@ use crate::precision::{Formats, Precision, PrecisionError};
 use crate::tokenizer::Tokenizer;
 pub use back::{same_network, save_like};
 use files::{
-    CONFIG, GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, is_part, missing, write_error,
+    CONFIG, GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, config_error, is_part, missing,
+    read_error, write_error,
 };
 pub use fit::Fit;
 use foreign::Foreign;
@@ -125,14 +126,9 @@ pub fn save_pretrained_with(
     options: &SaveOptions,
 ) -> Result<(), PretrainedError> {
     let config = model.config();
-    let checked = |name: &str, result: Result<(), ConfigError>| {
-        result.map_err(|source| PretrainedError::Config {
-            path: dir.join(name),
-            source,
-        })
-    };
-    checked(CONFIG, config.validate())?;
-    checked(GENERATION, generation.validate())?;
+    let error_in = |name| config_error(dir.join(name));
+    config.validate().map_err(error_in(CONFIG))?;
+    generation.validate().map_err(error_in(GENERATION))?;
     check_vocabulary(dir, config, tokenizer)?;
 
     let staging = Staging::create(dir)?;
@@ -220,7 +216,7 @@ pub fn from_pretrained_in(
 /// [`PretrainedError`]: a file is missing or damaged, or belongs to a network that is not there.
 pub fn read_settings(dir: &Path) -> Result<Settings, PretrainedError> {
     if !dir.is_dir() {
-        return Err(PretrainedError::NotADirectory { path: dir.into() });
+        return Err(PretrainedError::NotADirectory(dir.into()));
     }
     let understood = |text: &str| match Foreign::read(text)? {
         Some(foreign) => Ok((foreign.config.clone(), Some(foreign))),
@@ -299,9 +295,7 @@ struct AboutTokenizer {
 
 fn about_tokenizer(text: &str) -> Result<AboutTokenizer, ConfigError> {
     let text = text.trim_start_matches('\u{feff}');
-    let object: Value = serde_json::from_str(text).map_err(|error| ConfigError::Json {
-        reason: error.to_string(),
-    })?;
+    let object: Value = serde_json::from_str(text)?;
     let eos = &object["eos_token"];
     let eos = eos.as_str().or_else(|| eos.get("content")?.as_str());
     Ok(AboutTokenizer {
@@ -318,15 +312,9 @@ fn parse<T>(
     match fs::read_to_string(path) {
         Ok(text) => from_json(&text)
             .map(Some)
-            .map_err(|source| PretrainedError::Config {
-                path: path.into(),
-                source,
-            }),
+            .map_err(config_error(path.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(PretrainedError::Read {
-            path: path.into(),
-            source,
-        }),
+        Err(source) => Err(read_error(path, source)),
     }
 }
 
@@ -352,10 +340,7 @@ fn check_vocabulary(
 /// # Errors
 /// [`PretrainedError`]: one cannot be read, or the other not written.
 pub fn copy_template(dir: &Path, from: &Path) -> Result<(), PretrainedError> {
-    let text = fs::read(from).map_err(|source| PretrainedError::Read {
-        path: from.into(),
-        source,
-    })?;
+    let text = fs::read(from).map_err(|source| read_error(from, source))?;
     let path = dir.join(TEMPLATE);
     infinity_files::write(&path, &text).map_err(|source| write_error(&path, source))
 }

@@ -2,6 +2,7 @@
 
 use crate::config::{LayerType, ModelConfig, QkNorm};
 pub use crate::kv_cache::KvCache;
+use crate::kv_cache::tensor_bytes;
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
 use infinity_kernels::borders::Borders;
@@ -86,26 +87,26 @@ impl LayerState {
         }
     }
 
-    fn map(self, map: &mut impl StateMap) -> Self {
+    fn change(self, change: &mut Change<'_>) -> Self {
         match self {
             LayerState::Infinity { memory, tails } => LayerState::Infinity {
-                memory: map.map(memory),
-                tails: tails.into_iter().map(|tail| map.map(tail)).collect(),
+                memory: change.tensor(memory),
+                tails: tails.into_iter().map(|tail| change.tensor(tail)).collect(),
             },
             LayerState::Softmax { cache } => LayerState::Softmax {
-                cache: map.cache(cache),
+                cache: change.cache(cache),
             },
         }
     }
 
     /// As [`ModelState::detach`].
     pub fn detach(self) -> Self {
-        self.map(&mut Detach)
+        self.change(&mut Change::Detach)
     }
 
     /// As [`ModelState::compact`].
     pub fn compact(self) -> Self {
-        self.map(&mut Compact)
+        self.change(&mut Change::Compact)
     }
 
     /// The rows of all, one after the other.
@@ -116,11 +117,7 @@ impl LayerState {
             match layer {
                 LayerState::Infinity { memory, tails } => {
                     memories.push(memory);
-                    all_tails.resize_with(tails.len(), Vec::new);
-                    all_tails
-                        .iter_mut()
-                        .zip(tails)
-                        .for_each(|(all, tail): (&mut Vec<_>, _)| all.push(tail));
+                    all_tails.push(tails);
                 }
                 LayerState::Softmax { cache } => caches.push(cache),
             }
@@ -129,21 +126,20 @@ impl LayerState {
             memories.len() == n || caches.len() == n,
             "states of one kind of layers"
         );
-        if caches.is_empty() {
-            return LayerState::Infinity {
-                memory: Tensor::cat(memories, 0),
-                tails: all_tails
-                    .into_iter()
-                    .map(|tails| Tensor::cat(tails, 0))
-                    .collect(),
-            };
+        if !caches.is_empty() {
+            let cache = KvCache::cat(caches);
+            return LayerState::Softmax { cache };
         }
-        let cache = KvCache::cat(caches);
-        LayerState::Softmax { cache }
+        LayerState::Infinity {
+            memory: Tensor::cat(memories, 0),
+            tails: transposed(all_tails)
+                .map(|tails| Tensor::cat(tails, 0))
+                .collect(),
+        }
     }
 
-    /// Every tensor made of this state's and `other`'s, whose cache is as long. An empty one has none.
-    fn zip(self, other: Self, zip: &mut impl StateZip) -> Self {
+    /// As [`ModelState::inner_product`]; caches are as long.
+    fn inner_product(&self, other: &Self) -> Option<Tensor<1>> {
         match (self, other) {
             (
                 LayerState::Infinity { memory, tails },
@@ -151,111 +147,73 @@ impl LayerState {
                     memory: other,
                     tails: others,
                 },
-            ) => LayerState::Infinity {
-                memory: zip.zip(memory, other),
-                tails: (tails.into_iter().zip(others))
-                    .map(|(tail, other)| zip.zip(tail, other))
-                    .collect(),
-            },
+            ) => {
+                let tails = tails.iter().zip(others).map(product);
+                Some(tails.fold(product((memory, other)), Tensor::add))
+            }
             (LayerState::Softmax { cache }, LayerState::Softmax { cache: other }) => {
-                let cache = cache.zip(other, |x, other| zip.zip(x, other));
-                LayerState::Softmax { cache }
+                assert_eq!(cache.len(), other.len(), "caches of one length");
+                let (own, others) = (cache.filled()?, other.filled()?);
+                own.iter().zip(&others).map(product).reduce(Tensor::add)
             }
             _ => panic!("states of different kinds of layers"),
         }
     }
 }
 
+fn product<const D: usize>((a, b): (&Tensor<D>, &Tensor<D>)) -> Tensor<1> {
+    (a.clone() * b.clone()).sum()
+}
+
+/// The first of all rows, the second of all, and so on; rows are equally long.
+fn transposed<T>(rows: Vec<Vec<T>>) -> impl Iterator<Item = Vec<T>> {
+    let mut rows: Vec<_> = rows.into_iter().map(Vec::into_iter).collect();
+    std::iter::from_fn(move || rows.iter_mut().map(Iterator::next).collect())
+}
+
 /// One operation for tensors of every rank.
-trait StateMap {
-    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D>;
-
-    fn cache(&mut self, cache: KvCache) -> KvCache {
-        cache.map(|tensor| self.map(tensor))
-    }
+enum Change<'a> {
+    /// Below autodiff: a carried state is a constant of the next call, not a graph.
+    Detach,
+    Track,
+    TakeGradients(&'a mut Gradients),
+    Compact,
+    ToDevice(&'a Device),
+    /// Rows taken from others, or zeros. A product with zero would keep NaN.
+    Gather(&'a [Option<usize>]),
 }
 
-/// One operation for pairs of tensors of every rank.
-trait StateZip {
-    fn zip<const D: usize>(&mut self, tensor: Tensor<D>, other: Tensor<D>) -> Tensor<D>;
-}
-
-/// The sum over all numbers of their products.
-struct InnerProduct(Option<Tensor<1>>);
-
-impl StateZip for InnerProduct {
-    fn zip<const D: usize>(&mut self, tensor: Tensor<D>, other: Tensor<D>) -> Tensor<D> {
-        let product = (tensor.clone() * other).sum();
-        self.0 = Some(match self.0.take() {
-            Some(sum) => sum + product,
-            None => product,
-        });
-        tensor
-    }
-}
-
-struct Detach;
-
-impl StateMap for Detach {
-    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
-        // Below autodiff: a carried state is a constant of the next call, not a graph.
-        tensor.inner()
-    }
-}
-
-struct Track;
-
-impl StateMap for Track {
-    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
-        Tensor::from_inner(tensor.inner()).require_grad()
-    }
-}
-
-struct TakeGradients<'a>(&'a mut Gradients);
-
-impl StateMap for TakeGradients<'_> {
-    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
-        let gradient = tensor.grad_remove(self.0);
-        gradient.unwrap_or_else(|| tensor.inner().zeros_like())
-    }
-}
-
-struct Compact;
-
-impl StateMap for Compact {
-    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
-        // An operation with a second owner cannot write in place: its result is a new buffer.
-        let _owner = tensor.clone();
-        tensor * 1.0
+impl Change<'_> {
+    fn tensor<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        match self {
+            Change::Detach => tensor.inner(),
+            Change::Track => Tensor::from_inner(tensor.inner()).require_grad(),
+            Change::TakeGradients(gradients) => {
+                let gradient = tensor.grad_remove(gradients);
+                gradient.unwrap_or_else(|| tensor.inner().zeros_like())
+            }
+            Change::Compact => {
+                // An operation with a second owner cannot write in place: its result is a new buffer.
+                let _owner = tensor.clone();
+                tensor * 1.0
+            }
+            Change::ToDevice(device) => tensor.to_device(device),
+            Change::Gather(from) => {
+                let parts = from.iter().map(|from| match from {
+                    Some(row) => tensor.clone().narrow(0, *row, 1),
+                    None => tensor.clone().narrow(0, 0, 1).zeros_like(),
+                });
+                Tensor::cat(parts.collect(), 0)
+            }
+        }
     }
 
     fn cache(&mut self, cache: KvCache) -> KvCache {
-        cache.trimmed().map(|tensor| self.map(tensor))
-    }
-}
-
-struct ToDevice<'a>(&'a Device);
-
-impl StateMap for ToDevice<'_> {
-    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
-        tensor.to_device(self.0)
-    }
-}
-
-/// Rows taken from others, or zeros. A product with zero would keep NaN.
-struct Gather<'a>(&'a [Option<usize>]);
-
-impl StateMap for Gather<'_> {
-    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
-        let parts = self.0.iter().map(|from| match from {
-            Some(row) => tensor.clone().narrow(0, *row, 1),
-            None => tensor.clone().narrow(0, 0, 1).zeros_like(),
-        });
-        Tensor::cat(parts.collect(), 0)
-    }
-
-    fn cache(&mut self, cache: KvCache) -> KvCache {
-        cache.gather(self.0, |tensor| self.map(tensor))
+        match self {
+            Change::Compact => cache.trimmed().map(|tensor| self.tensor(tensor)),
+            &mut Change::Gather(from) => cache.gather(from, |tensor| self.tensor(tensor)),
+            _ => cache.map(|tensor| self.tensor(tensor)),
+        }
     }
 }
 
@@ -274,10 +232,10 @@ impl ModelState {
         }
     }
 
-    fn apply(self, map: &mut impl StateMap) -> Self {
+    fn change(self, mut change: Change<'_>) -> Self {
         let layers = self.layers.into_iter();
         ModelState {
-            layers: layers.map(|layer| layer.map(map)).collect(),
+            layers: layers.map(|layer| layer.change(&mut change)).collect(),
             position: self.position,
         }
     }
@@ -289,30 +247,26 @@ impl ModelState {
 
     /// The same values outside any autodiff graph: a border of truncated backpropagation.
     pub fn detach(self) -> Self {
-        self.apply(&mut Detach)
+        self.change(Change::Detach)
     }
 
     /// The same values as leaves of a new autodiff graph, whose gradients
     /// [`take_gradients`](Self::take_gradients) returns after a backward pass.
     pub fn track(self) -> Self {
-        self.apply(&mut Track)
+        self.change(Change::Track)
     }
 
     /// The gradients of a state that [`track`](Self::track) made, outside any graph; zero where
     /// nothing depends on a value. Its positions are the state's.
     pub fn take_gradients(&self, gradients: &mut Gradients) -> Self {
-        self.clone().apply(&mut TakeGradients(gradients))
+        self.clone().change(Change::TakeGradients(gradients))
     }
 
     /// The sum over all numbers of the products with `other`'s, `[1]`: a scalar whose gradient is
     /// `other`. `None` if there are no numbers, as in a baseline that has read nothing.
     pub fn inner_product(&self, other: &Self) -> Option<Tensor<1>> {
         let pairs = self.layers.iter().zip(&other.layers);
-        let products = pairs.filter_map(|(layer, other)| {
-            let mut product = InnerProduct(None);
-            layer.clone().zip(other.clone(), &mut product);
-            product.0
-        });
+        let products = pairs.filter_map(|(layer, other)| layer.inner_product(other));
         products.reduce(Tensor::add)
     }
 
@@ -321,7 +275,7 @@ impl ModelState {
     /// On some devices what comes out of a forward pass are windows onto the activations it ends,
     /// which live as long as the state does. This is for a state that is kept.
     pub fn compact(self) -> Self {
-        self.apply(&mut Compact)
+        self.change(Change::Compact)
     }
 
     /// The positions of all rows after `t` more tokens.
@@ -339,7 +293,7 @@ impl ModelState {
 
     /// The same values on another device.
     pub fn to_device(self, device: &Device) -> Self {
-        self.apply(&mut ToDevice(device))
+        self.change(Change::ToDevice(device))
     }
 
     /// Forgets the rows that are marked; they start again at position 0.
@@ -352,12 +306,9 @@ impl ModelState {
     /// If `rows` has another length than the batch.
     pub fn reset_rows(self, rows: &[bool]) -> Self {
         assert_eq!(rows.len(), self.batch(), "one mark a row");
-        let from: Vec<Option<usize>> = rows
-            .iter()
-            .enumerate()
-            .map(|(row, reset)| (!reset).then_some(row))
-            .collect();
-        self.gather_rows(&from)
+        let from = rows.iter().enumerate();
+        let from = from.map(|(row, reset)| (!reset).then_some(row));
+        self.gather_rows(&from.collect::<Vec<_>>())
     }
 
     /// Other rows in the place of these: row `i` of the result is row `from[i]` of this state, its
@@ -371,14 +322,11 @@ impl ModelState {
         if in_place.eq(from.iter().copied()) {
             return self;
         }
-        let state = self.apply(&mut Gather(from));
-        let position = from
-            .iter()
-            .map(|row| row.map_or(0, |row| state.position[row]));
-        ModelState {
-            position: position.collect(),
-            layers: state.layers,
-        }
+        let mut state = self.change(Change::Gather(from));
+        let position = from.iter();
+        let position = position.map(|row| row.map_or(0, |row| state.position[row]));
+        state.position = position.collect();
+        state
     }
 
     /// The rows of all parts, one part after the other, as one state. The parts are on one device.
@@ -387,20 +335,16 @@ impl ModelState {
     ///
     /// Without any part, or if they are not states of one model.
     pub fn cat(parts: Vec<Self>) -> Self {
-        let position = parts.iter().flat_map(|part| part.position.clone());
-        let position = position.collect();
         let depth = parts.first().expect("at least one part").layers.len();
-        let mut layers: Vec<Vec<LayerState>> = (0..depth).map(|_| Vec::new()).collect();
-        for part in parts {
-            assert_eq!(part.layers.len(), depth, "states of one model");
-            layers
-                .iter_mut()
-                .zip(part.layers)
-                .for_each(|(all, layer)| all.push(layer));
-        }
+        let same = parts.iter().all(|part| part.layers.len() == depth);
+        assert!(same, "states of one model");
+        let (layers, positions): (Vec<_>, Vec<_>) = parts
+            .into_iter()
+            .map(|part| (part.layers, part.position))
+            .unzip();
         ModelState {
-            layers: layers.into_iter().map(LayerState::cat).collect(),
-            position,
+            layers: transposed(layers).map(LayerState::cat).collect(),
+            position: positions.concat(),
         }
     }
 
@@ -409,45 +353,38 @@ impl ModelState {
     /// the place of this one, or [`take_back`](Self::take_back) is called, they are missing here.
     pub(crate) fn lend(&mut self, config: &ModelConfig) -> Self {
         let lent = self.clone();
-        for (i, layer) in self.layers.iter_mut().enumerate() {
-            if let LayerState::Softmax { cache } = layer
-                && config.layer_type(i) == LayerType::Full
-            {
-                *cache = KvCache::empty(lent.batch());
-            }
+        for cache in self.growing(config) {
+            *cache = KvCache::empty(lent.batch());
         }
         lent
     }
 
     /// The caches that were lent, out of the state that the call gave after `t` tokens.
-    pub(crate) fn take_back(&mut self, after: Self, t: usize, config: &ModelConfig) {
-        let layers = self.layers.iter_mut().zip(after.layers).enumerate();
-        for (i, pair) in layers {
-            if let (LayerState::Softmax { cache }, LayerState::Softmax { cache: after }) = pair
-                && config.layer_type(i) == LayerType::Full
-            {
-                *cache = after.without_last(t);
-            }
+    pub(crate) fn take_back(&mut self, mut after: Self, t: usize, config: &ModelConfig) {
+        for (cache, after) in self.growing(config).zip(after.growing(config)) {
+            *cache = after.clone().without_last(t);
         }
+    }
+
+    /// The caches that grow.
+    fn growing(&mut self, config: &ModelConfig) -> impl Iterator<Item = &mut KvCache> {
+        let layers = self.layers.iter_mut().enumerate();
+        layers.filter_map(move |(i, layer)| match layer {
+            LayerState::Softmax { cache } if config.layer_type(i) == LayerType::Full => Some(cache),
+            _ => None,
+        })
     }
 
     /// Bytes of all tensors, at their present precision, with the room that caches have.
     pub fn bytes(&self) -> usize {
-        let mut bytes = 0;
-        for layer in &self.layers {
-            bytes += match layer {
-                LayerState::Infinity { memory, tails } => {
-                    tensor_bytes(memory) + tails.iter().map(tensor_bytes).sum::<usize>()
-                }
-                LayerState::Softmax { cache } => cache.bytes(),
-            };
-        }
-        bytes + size_of_val(self.position.as_slice())
+        let layers = self.layers.iter().map(|layer| match layer {
+            LayerState::Infinity { memory, tails } => {
+                tensor_bytes(memory) + tails.iter().map(tensor_bytes).sum::<usize>()
+            }
+            LayerState::Softmax { cache } => cache.bytes(),
+        });
+        layers.sum::<usize>() + size_of_val(self.position.as_slice())
     }
-}
-
-fn tensor_bytes<const D: usize>(tensor: &Tensor<D>) -> usize {
-    tensor.shape().num_elements() * tensor.dtype().size()
 }
 
 #[cfg(test)]

@@ -95,14 +95,11 @@ impl ModelState {
         model: &impl Stateful,
         width: Option<Width>,
     ) -> Result<SavedSize, StateError> {
-        let error = |problem| StateError {
-            path: path.into(),
-            problem,
-        };
-        let made = self.to_bytes_with(Some(&fingerprint(model)), &Extra::default(), width);
-        let (bytes, memory) = made.map_err(error)?;
-        infinity_files::write(path, &bytes).map_err(|source| error(StateProblem::Write(source)))?;
-        Ok(SavedSize::of(bytes.len(), memory))
+        let identity = fingerprint(model);
+        write(
+            path,
+            self.to_bytes_with(Some(&identity), &Extra::default(), width),
+        )
     }
 
     /// Reads a state of `model` onto its device.
@@ -112,11 +109,8 @@ impl ModelState {
     /// [`StateError`]: the file cannot be read, is cut or changed, belongs to another model, or
     /// holds numbers that are not finite.
     pub fn load(path: &Path, model: &impl Stateful) -> Result<Self, StateError> {
-        let bytes = fs::read(path).map_err(StateProblem::Read);
-        let read = bytes.and_then(|bytes| Self::from_bytes_of(&bytes, model, &fingerprint(model)));
-        read.map(|(state, _)| state).map_err(|problem| StateError {
-            path: path.into(),
-            problem,
+        read(path, |bytes| {
+            Ok(Self::from_bytes_of(bytes, model, &fingerprint(model))?.0)
         })
     }
 
@@ -151,84 +145,78 @@ impl ModelState {
         extra: &Extra,
         width: Option<Width>,
     ) -> Result<(Vec<u8>, [usize; 2]), StateProblem> {
-        let mut tensors: Vec<(String, TensorData)> = Vec::new();
-        let mut packed: Vec<(usize, Compressed)> = Vec::new();
-        let mut started: Vec<(String, Vec<u8>)> = Vec::new();
-        let mut memories = [0, 0];
+        let mut tensors = BTreeMap::from([("position".to_owned(), counts(&self.position))]);
+        let (mut memories, mut packing, mut started) = ([0, 0], None::<Packing>, false);
         if !extra.logits.is_empty() {
             let logits = TensorData::new(extra.logits.clone(), [1, extra.logits.len()]);
-            tensors.push((LOGITS.to_owned(), logits));
+            tensors.insert(LOGITS.to_owned(), logits);
         }
         for (i, layer) in self.layers.iter().enumerate() {
-            let mut add = |name: &str, data| tensors.push((format!("layers.{i}.{name}"), data));
+            let at = |name: &str| format!("layers.{i}.{name}");
+            let mut add = |name: &str, data: TensorData| match data.dtype() {
+                DType::F32 => {
+                    tensors.insert(at(name), data);
+                    Ok(())
+                }
+                other => Err(StateProblem::Format(at(name), format!("{other:?}"))),
+            };
             match layer {
                 LayerState::Infinity { memory, tails } => {
-                    let exact = 4 * memory.shape().num_elements();
-                    let small = width.map(|width| compress(memory, width));
-                    memories[0] += exact;
-                    memories[1] += small.as_ref().map_or(exact, Compressed::bytes);
-                    match small {
-                        None => add("memory", memory.to_data()),
-                        Some(small) if small.norm.iter().all(|norm| norm.is_finite()) => {
-                            packed.push((i, small));
-                        }
-                        Some(_) => {
-                            return Err(StateProblem::NotFinite(format!("layers.{i}.memory")));
-                        }
-                    }
                     for (j, tail) in tails.iter().enumerate() {
-                        add(&format!("tails.{j}"), tail.to_data());
+                        add(&format!("tails.{j}"), tail.to_data())?;
                     }
+                    let [b, h, s, k, v] = memory.dims();
+                    let exact = 4 * b * h * s * k * v;
+                    memories[0] += exact;
+                    let Some(width) = width else {
+                        memories[1] += exact;
+                        add("memory", memory.to_data())?;
+                        continue;
+                    };
+                    let small = compress(memory, width);
+                    if !small.norm.iter().all(|norm| norm.is_finite()) {
+                        return Err(StateProblem::NotFinite(at("memory")));
+                    }
+                    memories[1] += small.bytes();
+                    let packing = packing.get_or_insert(Packing {
+                        bits: width,
+                        head: [k, v],
+                        relative_error: 0.0,
+                    });
+                    packing.relative_error = packing.relative_error.max(small.relative_error());
+                    let (codes, each) = (small.codes.len() / b, small.scales.len() / (b * h * s));
+                    tensors.insert(at("codes"), TensorData::new(small.codes, [b, codes]));
+                    tensors.insert(at("scales"), TensorData::new(small.scales, [b, h, s, each]));
                 }
                 LayerState::Softmax { cache } => {
                     let cache = cache.clone().trimmed();
                     if let Some([keys, values]) = cache.filled() {
-                        add("keys", keys.to_data());
-                        add("values", values.to_data());
+                        add("keys", keys.to_data())?;
+                        add("values", values.to_data())?;
                     }
                     if cache.starts().iter().any(|start| *start > 0) {
-                        let starts = cache.starts().iter().map(|start| *start as u64);
-                        let bytes: Vec<u8> = starts.flat_map(u64::to_le_bytes).collect();
-                        started.push((format!("layers.{i}.start"), bytes));
+                        started = true;
+                        let starts: Vec<u64> = cache.starts().iter().map(|at| *at as u64).collect();
+                        tensors.insert(at("start"), counts(&starts));
                     }
                 }
             }
         }
-        let position: Vec<u8> = (self.position.iter().copied())
-            .flat_map(u64::to_le_bytes)
-            .collect();
         let damaged = |error: SafeTensorError| StateProblem::NotAState(error.to_string());
-        let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).map_err(damaged);
-        let mut views = BTreeMap::new();
-        views.insert(
-            "position".to_owned(),
-            view(Dtype::U64, vec![self.batch()], &position)?,
-        );
-        for (name, starts) in &started {
-            let starts = view(Dtype::U64, vec![self.batch()], starts)?;
-            views.insert(name.clone(), starts);
-        }
-        for (name, data) in &tensors {
-            if data.dtype() != DType::F32 {
-                let dtype = format!("{:?}", data.dtype());
-                return Err(StateProblem::Format(name.clone(), dtype));
-            }
-            let shape = data.shape().to_vec();
-            views.insert(name.clone(), view(Dtype::F32, shape, data.as_bytes())?);
-        }
-        let scales: Vec<Vec<u8>> = (packed.iter())
-            .map(|(_, small)| small.scales.iter().flat_map(|s| s.to_le_bytes()).collect())
-            .collect();
-        for ((i, small), scales) in packed.iter().zip(&scales) {
-            let [b, h, s, ..] = small.shape;
-            let (codes, each) = (small.codes.len() / b, small.scales.len() / (b * h * s));
-            let codes = view(Dtype::U8, vec![b, codes], &small.codes)?;
-            views.insert(format!("layers.{i}.codes"), codes);
-            let scales = view(Dtype::F16, vec![b, h, s, each], scales)?;
-            views.insert(format!("layers.{i}.scales"), scales);
-        }
+        let views = tensors.iter().map(|(name, data)| {
+            let dtype = match data.dtype() {
+                DType::F32 => Dtype::F32,
+                DType::F16 => Dtype::F16,
+                DType::U64 => Dtype::U64,
+                DType::U8 => Dtype::U8,
+                other => unreachable!("{name} was added as {other:?}"),
+            };
+            let view = TensorView::new(dtype, data.shape().to_vec(), data.as_bytes());
+            Ok((name.clone(), view.map_err(damaged)?))
+        });
+        let views: BTreeMap<String, TensorView<'_>> = views.collect::<Result<_, _>>()?;
         let version = match width {
-            _ if !started.is_empty() => STARTED,
+            _ if started => STARTED,
             Some(_) => COMPRESSED,
             None => VERSION,
         };
@@ -236,14 +224,7 @@ impl ModelState {
             ("version".to_owned(), version.to_owned()),
             ("layers".to_owned(), self.layers.len().to_string()),
         ]);
-        if let Some((_, small)) = packed.first() {
-            let packing = Packing {
-                bits: small.width,
-                head: [small.shape[3], small.shape[4]],
-                relative_error: (packed.iter())
-                    .map(|(_, small)| small.relative_error())
-                    .fold(0.0, f64::max),
-            };
+        if let Some(packing) = packing {
             let text = serde_json::to_string(&packing).unwrap_or_default();
             metadata.insert(PACKING.to_owned(), text);
         }
@@ -275,14 +256,43 @@ impl ModelState {
 /// If the bytes are no state file.
 pub fn notes(bytes: &[u8]) -> Result<Vec<(String, String)>, StateProblem> {
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
-    let mut notes: Vec<_> = header
-        .metadata()
-        .clone()
-        .unwrap_or_default()
-        .into_iter()
-        .collect();
-    notes.sort();
-    Ok(notes)
+    Ok(noted(&header).into_iter().collect())
+}
+
+fn noted(header: &safetensors::tensor::Metadata) -> Metadata {
+    let notes = header.metadata().clone().unwrap_or_default();
+    notes.into_iter().collect()
+}
+
+/// A number for every row.
+fn counts(rows: &[u64]) -> TensorData {
+    TensorData::new(rows.to_vec(), [rows.len()])
+}
+
+/// What was made for the file at `path` goes there: its bytes, and those of the memory in it.
+pub(crate) fn write(
+    path: &Path,
+    made: Result<(Vec<u8>, [usize; 2]), StateProblem>,
+) -> Result<SavedSize, StateError> {
+    let written = made.and_then(|(bytes, memory)| {
+        infinity_files::write(path, &bytes).map_err(StateProblem::Write)?;
+        Ok(SavedSize {
+            memory,
+            file: [bytes.len() + memory[0] - memory[1], bytes.len()],
+        })
+    });
+    written.map_err(StateError::at(path))
+}
+
+/// What `of` makes of the bytes of a file.
+pub(crate) fn read<T>(
+    path: &Path,
+    of: impl FnOnce(&[u8]) -> Result<T, StateProblem>,
+) -> Result<T, StateError> {
+    let bytes = fs::read(path).map_err(StateProblem::Read);
+    bytes
+        .and_then(|bytes| of(&bytes))
+        .map_err(StateError::at(path))
 }
 
 /// What identifies `model`: a hash of its weights and of those settings that decide what it computes.
@@ -368,14 +378,12 @@ fn computing_settings(config: &ModelConfig) -> Vec<(String, String)> {
         pad_token_id: None,
         ..config.resolved()
     };
-    let [all, default] = [computing, default].map(|config| {
-        let object = serde_json::to_value(config).ok();
-        object.and_then(|object| object.as_object().cloned())
-    });
-    let (all, default) = (all.unwrap_or_default(), default.unwrap_or_default());
-    let changed = all.iter().filter(|(key, value)| default[*key] != **value);
+    let [all, default] = [computing, default].map(|config| config.to_object());
+    let changed = all
+        .into_iter()
+        .filter(|(key, value)| default[key] != *value);
     changed
-        .map(|(key, value)| (key.clone(), value.to_string()))
+        .map(|(key, value)| (key, value.to_string()))
         .collect()
 }
 
@@ -401,16 +409,6 @@ pub struct SavedSize {
     pub file: [usize; 2],
 }
 
-impl SavedSize {
-    /// Of a file of so many bytes.
-    pub(crate) fn of(file: usize, memory: [usize; 2]) -> Self {
-        SavedSize {
-            memory,
-            file: [file + memory[0] - memory[1], file],
-        }
-    }
-}
-
 /// How the memories of a file in fewer bits are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Packing {
@@ -434,8 +432,6 @@ pub(crate) struct Extra {
 struct Saved {
     state: ModelState,
     extra: Extra,
-    /// Fingerprint of its model; old files and checkpoints have none.
-    model: Option<String>,
     /// The first tensor that holds a number that is not finite.
     not_finite: Option<String>,
 }
@@ -444,9 +440,7 @@ impl Saved {
     fn read(bytes: &[u8], device: &Device) -> Result<Self, StateProblem> {
         let not_a_state = |reason: &str| StateProblem::NotAState(reason.to_owned());
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
-        let metadata: Metadata = (header.metadata().clone().unwrap_or_default())
-            .into_iter()
-            .collect();
+        let metadata = noted(&header);
         let file = SafeTensors::deserialize(bytes).map_err(unreadable)?;
         let tensors: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().collect();
         match metadata.get("version").map(String::as_str) {
@@ -466,13 +460,11 @@ impl Saved {
         let position = (tensors.get("position").and_then(whole_numbers))
             .filter(|rows| !rows.is_empty())
             .ok_or_else(|| not_a_state("no positions of rows in it"))?;
-        let packing = metadata.get(PACKING).map(|text| serde_json::from_str(text));
+        let packing = serde_json::from_str(metadata.get(PACKING).map_or("null", String::as_str));
         let reader = Reader {
             tensors: &tensors,
             rows: position.len(),
-            packing: packing
-                .transpose()
-                .map_err(|_| not_a_state("how its memory is packed cannot be read"))?,
+            packing: packing.map_err(|_| not_a_state("how its memory is packed cannot be read"))?,
             device,
         };
         let layers: Result<Vec<_>, _> = (0..layers).map(|i| reader.layer(i)).collect();
@@ -487,7 +479,6 @@ impl Saved {
                 layers: layers?,
                 position,
             },
-            model: metadata.get("model").cloned(),
             not_finite: not_finite.map(|(name, _)| name.clone()),
             extra: Extra {
                 logits: reader.tensor::<2>(LOGITS)?.map_or_else(Vec::new, |logits| {
@@ -500,10 +491,13 @@ impl Saved {
 
     /// Whether `model`, of this fingerprint, can go on from it.
     fn check(&self, model: &impl Stateful, fingerprint: &str) -> Result<(), StateProblem> {
-        let expected = fingerprint.to_owned();
-        let found = self.model.clone().unwrap_or_else(|| "none".to_owned());
-        if found != expected {
-            return Err(StateProblem::OtherModel { found, expected });
+        // Old files and checkpoints have no fingerprint.
+        let found = self.extra.notes.get("model").map_or("none", String::as_str);
+        if found != fingerprint {
+            return Err(StateProblem::OtherModel {
+                found: found.to_owned(),
+                expected: fingerprint.to_owned(),
+            });
         }
         let fresh = model.initial_state(self.state.batch());
         if fresh.layers.len() != self.state.layers.len() {
@@ -537,16 +531,11 @@ fn shape(layer: &LayerState, config: &ModelConfig) -> String {
             format!("memory {:?}, tails {tails:?}", memory.dims())
         }
         LayerState::Softmax { cache } => {
-            let (h, k, v) = (
-                config.num_key_value_heads(),
-                config.head_dim(),
-                config.value_head_dim(),
-            );
-            let found = cache.filled().map(|[keys, values]| {
-                let ([_, _, h, k], [.., v]) = (keys.dims(), values.dims());
-                (h, k, v)
-            });
-            let (h, k, v) = found.unwrap_or((h, k, v));
+            let h = config.num_key_value_heads();
+            let (h, k, v) = match cache.filled().map(|filled| filled.map(|x| x.dims())) {
+                Some([[_, _, h, k], [.., v]]) => (h, k, v),
+                None => (h, config.head_dim(), config.value_head_dim()),
+            };
             format!("keys [.., {h}, {k}], values [.., {h}, {v}]")
         }
     }
@@ -628,13 +617,10 @@ impl Reader<'_> {
         let &[b, h, s, each] = scales.shape() else {
             return Err(wrong());
         };
-        let numbers = head[0]
-            .checked_mul(head[1])
-            .filter(|n| *n > 0)
-            .ok_or_else(wrong)?;
-        let per_row = h
-            .checked_mul(s)
-            .and_then(|states| states.checked_mul(bits.code_bytes(numbers)));
+        let numbers = head[0].checked_mul(head[1]).filter(|n| *n > 0);
+        let numbers = numbers.ok_or_else(wrong)?;
+        let states = h.checked_mul(s);
+        let per_row = states.and_then(|states| states.checked_mul(bits.code_bytes(numbers)));
         let fits = codes.dtype() == Dtype::U8
             && scales.dtype() == Dtype::F16
             && b == self.rows
@@ -671,10 +657,8 @@ impl Reader<'_> {
         }
         let shape = found.shape().to_vec();
         if shape.len() != D || shape[0] != self.rows {
-            let reason = format!(
-                "{name} is {shape:?}: not {D} dimensions and {} rows",
-                self.rows
-            );
+            let rows = self.rows;
+            let reason = format!("{name} is {shape:?}: not {D} dimensions and {rows} rows");
             return Err(StateProblem::NotAState(reason));
         }
         let data = TensorData::from_bytes_vec(found.data().to_vec(), shape, DType::F32);

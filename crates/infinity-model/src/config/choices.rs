@@ -1,13 +1,6 @@
 //! The settings that are a word out of a list, spelled the same in TOML, JSON and flags, and what a
 //! misspelled word was probably meant to be.
 
-use std::{fmt, str::FromStr};
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use crate::error::ConfigError;
-
 /// An enum of lower-case words: `Display` and `FromStr` say what serde says.
 macro_rules! choice {
     (
@@ -15,7 +8,9 @@ macro_rules! choice {
         { $( $(#[$variant_doc:meta])* $variant:ident = $word:literal ),+ $(,)? }
     ) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+        )]
         pub enum $name {
             $( $(#[$variant_doc])* #[serde(rename = $word)] $variant, )+
         }
@@ -30,32 +25,28 @@ macro_rules! choice {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(self.as_str())
             }
         }
 
-        impl FromStr for $name {
-            type Err = ConfigError;
+        impl std::str::FromStr for $name {
+            type Err = $crate::error::ConfigError;
 
-            fn from_str(word: &str) -> Result<Self, ConfigError> {
+            fn from_str(word: &str) -> Result<Self, Self::Err> {
                 let words: Vec<&str> = Self::ALL.iter().map(|choice| choice.as_str()).collect();
-                Self::ALL.iter().copied().find(|choice| choice.as_str() == word).ok_or_else(|| {
-                    ConfigError::UnknownValue {
-                        key: $key.into(),
-                        value: word.into(),
-                        limit: format!(
-                            "one of {}{}",
-                            quoted_list(&words),
-                            did_you_mean(word, &words)
-                        ),
-                    }
+                let found = words.iter().position(|known| *known == word);
+                found.map(|at| Self::ALL[at]).ok_or_else(|| {
+                    let meant = $crate::config::did_you_mean(word, &words);
+                    let limit = format!("one of \"{}\"{meant}", words.join("\", \""));
+                    $crate::error::ConfigError::unknown($key, word, limit)
                 })
             }
         }
     };
 }
+pub(crate) use choice;
 
 choice! {
     /// What mixes positions in a block.
@@ -207,15 +198,6 @@ choice! {
 pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
     let near = infinity_files::nearest(word, known.iter().copied());
     near.map_or(String::new(), |near| format!("; did you mean \"{near}\"?"))
-}
-
-/// The words in quotes, separated by commas.
-fn quoted_list(words: &[&str]) -> String {
-    words
-        .iter()
-        .map(|word| format!("\"{word}\""))
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 #[cfg(test)]

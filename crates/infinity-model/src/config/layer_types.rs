@@ -103,60 +103,41 @@ impl ModelConfig {
 
     pub(super) fn validate_layers(&self) -> Result<(), ConfigError> {
         let heads = self.linear_heads();
-        if !heads.values.is_multiple_of(heads.keys) {
-            return Err(ConfigError::NotDivisible {
-                key: CHECK.key("linear_num_value_heads"),
-                value: heads.values,
-                by_key: CHECK.key("linear_num_key_heads"),
-                by: heads.keys,
-                instead: CHECK.key("linear_num_key_heads"),
-            });
-        }
+        let keys = ("model.linear_num_key_heads", heads.keys);
+        let values = ("linear_num_value_heads", heads.values);
+        CHECK.divisible(values, keys, "linear_num_key_heads")?;
         if heads.values != heads.keys && self.routes_by_content() {
-            return Err(ConfigError::Conflict {
-                setting: format!("{} = {}", CHECK.key("linear_num_value_heads"), heads.values),
-                other: format!("{} = \"content\"", CHECK.key("memory_routing")),
-                why: "states are chosen by the keys of each value head; use \"input\"".into(),
-            });
+            return Err(ConfigError::conflict(
+                format!("model.linear_num_value_heads = {}", heads.values),
+                "model.memory_routing = \"content\"",
+                "states are chosen by the keys of each value head; use \"input\"",
+            ));
         }
+        let linear = heads.value_width();
         let full = self.num_key_value_heads() * self.value_head_dim();
         let mixed = self.has_linear_layers() && self.has_attention_layers();
-        if self.value_residual && mixed && full != heads.value_width() {
-            return Err(ConfigError::Conflict {
-                setting: format!("{} = true", CHECK.key("value_residual")),
-                other: CHECK.key("layer_types"),
-                why: format!(
-                    "linear layers have {} channels of values and the others {full}: they cannot be added",
-                    heads.value_width()
-                ),
-            });
+        if self.value_residual && mixed && full != linear {
+            let why = format!(
+                "linear layers have {linear} channels of values and the others {full}: they cannot be added"
+            );
+            return Err(self.conflict("value_residual", "layer_types", &why));
         }
         let Some(types) = &self.layer_types else {
             return Ok(());
         };
-        let (key, layers) = (CHECK.key("layer_types"), self.num_hidden_layers);
-        if types.is_empty() || !layers.is_multiple_of(types.len()) {
-            return Err(ConfigError::NotDivisible {
-                key: CHECK.key("num_hidden_layers"),
-                value: layers,
-                by_key: format!("the length of {key}"),
-                by: types.len(),
-                instead: key,
-            });
-        }
+        let layers = ("num_hidden_layers", self.num_hidden_layers);
+        let length = ("the length of model.layer_types", types.len());
+        CHECK.divisible(layers, length, "layer_types")?;
         if self.mixer == Mixer::Softmax && self.has_linear_layers() {
-            return Err(ConfigError::Conflict {
-                setting: format!("{} = \"softmax\"", CHECK.key("mixer")),
-                other: format!("{key} with \"linear_attention\""),
-                why: "the first is for models whose layers are all of one type; leave it out"
-                    .into(),
-            });
+            return Err(ConfigError::conflict(
+                "model.mixer = \"softmax\"",
+                "model.layer_types with \"linear_attention\"",
+                "the first is for models whose layers are all of one type; leave it out",
+            ));
         }
         if self.sliding_window.is_none() && types.contains(&LayerType::Sliding) {
-            return Err(ConfigError::Missing {
-                key: CHECK.key("sliding_window"),
-                why: format!("{key} has \"sliding_attention\""),
-            });
+            let why = "model.layer_types has \"sliding_attention\"";
+            return Err(ConfigError::missing("model.sliding_window", why));
         }
         Ok(())
     }

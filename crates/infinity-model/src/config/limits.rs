@@ -36,6 +36,16 @@ impl Check {
         format!("{}.{name}", self.0)
     }
 
+    /// What is said of a value of `name`.
+    pub(crate) fn wrong(
+        &self,
+        name: &str,
+        value: impl Display,
+        wrong: impl Into<String>,
+    ) -> ConfigError {
+        ConfigError::value(self.key(name), value, wrong)
+    }
+
     /// `low ≤ value ≤ high`.
     pub(crate) fn range<T: PartialOrd + Display>(
         &self,
@@ -44,13 +54,14 @@ impl Check {
         low: T,
         high: T,
     ) -> Result<(), ConfigError> {
-        if value < low {
-            return Err(self.too_small(name, value, format!("at least {low}")));
-        }
-        if value > high {
-            return Err(self.too_large(name, value, format!("at most {high}")));
-        }
-        Ok(())
+        let wrong = if value < low {
+            format!("is too small: it must be at least {low}")
+        } else if value > high {
+            format!("is too large: it must be at most {high}")
+        } else {
+            return Ok(());
+        };
+        Err(self.wrong(name, value, wrong))
     }
 
     /// A finite number with `low ≤ value ≤ high`.
@@ -61,64 +72,42 @@ impl Check {
         low: f64,
         high: f64,
     ) -> Result<(), ConfigError> {
-        self.finite(name, value)?;
-        self.range(name, value, low, high)
-    }
-
-    /// A finite number with `low ≤ value ≤ high`, or none.
-    pub(super) fn limits(
-        &self,
-        name: &str,
-        value: &impl Number,
-        low: f64,
-        high: f64,
-    ) -> Result<(), ConfigError> {
-        let given = value.number();
-        given.map_or(Ok(()), |value| self.number(name, value, low, high))
+        match value.is_finite() {
+            true => self.range(name, value, low, high),
+            false => Err(self.wrong(name, value, "is not a finite number")),
+        }
     }
 
     /// A finite number with `0 < value ≤ high`.
     pub(crate) fn positive(&self, name: &str, value: f64, high: f64) -> Result<(), ConfigError> {
-        self.finite(name, value)?;
         if value <= 0.0 {
-            return Err(self.too_small(name, value, "above 0".into()));
+            return Err(self.wrong(name, value, "is too small: it must be above 0"));
         }
-        self.range(name, value, 0.0, high)
+        self.number(name, value, 0.0, high)
     }
 
     /// A finite number with `0 ≤ value < 1`.
     pub(crate) fn probability_below_one(&self, name: &str, value: f64) -> Result<(), ConfigError> {
-        self.finite(name, value)?;
         if value >= 1.0 {
-            return Err(self.too_large(name, value, "below 1".into()));
+            return Err(self.wrong(name, value, "is too large: it must be below 1"));
         }
-        self.range(name, value, 0.0, 1.0)
+        self.number(name, value, 0.0, 1.0)
     }
 
-    fn finite(&self, name: &str, value: f64) -> Result<(), ConfigError> {
-        if value.is_finite() {
+    /// A size that is a multiple of that at the key `by`; to set `instead` removes the need.
+    pub(super) fn divisible(
+        &self,
+        (name, value): (&str, usize),
+        (by_key, by): (&str, usize),
+        instead: &str,
+    ) -> Result<(), ConfigError> {
+        if value.is_multiple_of(by) {
             return Ok(());
         }
-        Err(ConfigError::NotFinite {
-            key: self.key(name),
-            value: value.to_string(),
-        })
-    }
-
-    fn too_small(&self, name: &str, value: impl Display, limit: String) -> ConfigError {
-        ConfigError::TooSmall {
-            key: self.key(name),
-            value: value.to_string(),
-            limit,
-        }
-    }
-
-    pub(super) fn too_large(&self, name: &str, value: impl Display, limit: String) -> ConfigError {
-        ConfigError::TooLarge {
-            key: self.key(name),
-            value: value.to_string(),
-            limit,
-        }
+        let instead = self.key(instead);
+        let wrong =
+            format!("is not divisible by {by_key} = {by}; change one of them, or set {instead}");
+        Err(self.wrong(name, value, wrong))
     }
 }
 

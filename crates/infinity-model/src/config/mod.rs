@@ -16,11 +16,11 @@ mod version;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use choices::did_you_mean;
 pub use choices::{
     AttnNormOrder, AttnQkNorm, Decay, KernelType, LayerType, MemoryRouting, MemoryUpdate, Mixer,
     OutputGateAct, QkNorm, RopeType,
 };
+pub(crate) use choices::{choice, did_you_mean};
 pub use layer_types::LinearHeads;
 pub(crate) use limits::Check;
 pub use rope::RopeParameters;
@@ -31,7 +31,7 @@ macro_rules! model_config {
     ($(
         $(#[doc = $doc:literal])+
         $(#[serde($($serde:tt)+)])?
-        $key:ident: $type:ty = $default:expr $(, $low:literal..=$high:literal)?;
+        $key:ident: $type:ty = $default:expr $(, first $first:expr)? $(, $low:literal..=$high:literal)?;
     )+) => {
         /// The shape of a model and the rules of its layers.
         ///
@@ -66,6 +66,17 @@ macro_rules! model_config {
             /// Every key, in the order of the documentation.
             pub const KEYS: &'static [&'static str] = &[$(stringify!($key)),+];
 
+            /// What every key means in a file that lacks it: how models were before there was the key.
+            ///
+            /// A new key's default is the value that changes nothing. A row whose default becomes another
+            /// one keeps the old as its `first`, which is never changed.
+            pub fn first() -> Self {
+                Self {
+                    $($($key: $first,)?)+
+                    ..Self::default()
+                }
+            }
+
             pastey::paste! {$(
                 #[doc = "Sets [`" $key "`](Self::" $key ")."]
                 pub fn [<with_ $key>](mut self, $key: $type) -> Self {
@@ -77,7 +88,9 @@ macro_rules! model_config {
             /// Compares every key that has limits with them.
             fn check_limits(&self) -> Result<(), crate::error::ConfigError> {
                 $($(
-                    limits::CHECK.limits(stringify!($key), &self.$key, $low as f64, $high as f64)?;
+                    if let Some(value) = limits::Number::number(&self.$key) {
+                        limits::CHECK.number(stringify!($key), value, $low as f64, $high as f64)?;
+                    }
                 )?)+
                 Ok(())
             }
@@ -93,7 +106,7 @@ model_config! {
     /// Number of blocks.
     num_hidden_layers: usize = 6, 1..=1024;
     /// Number of heads H.
-    num_attention_heads: usize = 4, 1..=1024;
+    num_attention_heads: usize = 4, first 8, 1..=1024;
     /// Key dimension K of a head; `hidden_size / num_attention_heads` if not given.
     head_dim: Option<usize> = None, 1..=1024;
     /// Value dimension V of a head; `head_dim` if not given.
@@ -153,7 +166,7 @@ model_config! {
     allow_neg_eigval: bool = false;
     /// Whether memory states stand beside the context state. One state whose heads have more numbers in a key
     /// holds more in as many bytes.
-    use_multi_scale_memory: bool = false;
+    use_multi_scale_memory: bool = false, first true;
     /// How many memory states stand beside the context state.
     num_memory_scales: usize = 3;
     /// What decides to which of several states a token writes and from which it reads; "content" needs
@@ -293,6 +306,7 @@ impl ModelConfig {
             _ => return None,
         })
     }
+
     /// Key dimension K of a head.
     pub fn head_dim(&self) -> usize {
         self.head_dim
@@ -313,10 +327,9 @@ impl ModelConfig {
 
     /// States S a head has: the context state and the memory states.
     pub fn num_states(&self) -> usize {
-        if self.use_multi_scale_memory {
-            1 + self.num_memory_scales
-        } else {
-            1
+        match self.use_multi_scale_memory {
+            true => 1 + self.num_memory_scales,
+            false => 1,
         }
     }
 

@@ -54,13 +54,10 @@ impl RopeParameters {
     /// The values by name, with those that the type needs.
     fn given(&self) -> [(&'static str, Option<f64>, bool); 4] {
         let llama3 = self.rope_type == Some(RopeType::Llama3);
+        let scaled = llama3 || self.rope_type == Some(RopeType::Linear);
         let original = self.original_max_position_embeddings;
         [
-            (
-                "factor",
-                self.factor,
-                llama3 || self.rope_type == Some(RopeType::Linear),
-            ),
+            ("factor", self.factor, scaled),
             ("low_freq_factor", self.low_freq_factor, llama3),
             ("high_freq_factor", self.high_freq_factor, llama3),
             ("original_max_position_embeddings", original, llama3),
@@ -91,20 +88,17 @@ impl RopeParameters {
         }
         let named = self.rope_type.unwrap_or(RopeType::Default);
         for (name, value, needed) in self.given() {
+            let (key, named) = (key(name), format!("rope_type = \"{named}\""));
             match (value, needed) {
-                (Some(value), true) => CHECK.positive(&key(name), value, 1e12)?,
+                (Some(value), true) => CHECK.positive(&key, value, 1e12)?,
                 (None, true) => {
-                    return Err(ConfigError::Missing {
-                        key: CHECK.key(&key(name)),
-                        why: format!("rope_type = \"{named}\" needs it"),
-                    });
+                    let why = format!("{named} needs it");
+                    return Err(ConfigError::missing(CHECK.key(&key), why));
                 }
                 (Some(value), false) => {
-                    return Err(ConfigError::Conflict {
-                        setting: format!("{} = {value}", CHECK.key(&key(name))),
-                        other: format!("rope_type = \"{named}\""),
-                        why: "that type has no such number; leave it out".into(),
-                    });
+                    let setting = format!("{} = {value}", CHECK.key(&key));
+                    let why = "that type has no such number; leave it out";
+                    return Err(ConfigError::conflict(setting, named, why));
                 }
                 (None, false) => {}
             }
@@ -113,8 +107,8 @@ impl RopeParameters {
         if let (Some(low), Some(high)) = (low, high)
             && low >= high
         {
-            let limit = format!("below high_freq_factor = {high}");
-            return Err(CHECK.too_large(&key("low_freq_factor"), low, limit));
+            let wrong = format!("is too large: it must be below high_freq_factor = {high}");
+            return Err(CHECK.wrong(&key("low_freq_factor"), low, wrong));
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ impl ModelConfig {
         for (name, id) in special {
             if let Some(id) = id.filter(|&id| id as usize >= self.vocab_size) {
                 let limit = format!("below model.vocab_size = {}", self.vocab_size);
-                return Err(CHECK.too_large(name, id, limit));
+                return Err(CHECK.wrong(name, id, format!("is too large: it must be {limit}")));
             }
         }
         Ok(())
@@ -50,14 +50,10 @@ impl ModelConfig {
     fn validate_numbers(&self) -> Result<(), ConfigError> {
         // Sizes that follow from others have the same limits as those that are given.
         self.resolved().check_limits()?;
-        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            return Err(ConfigError::NotDivisible {
-                key: CHECK.key("hidden_size"),
-                value: self.hidden_size,
-                by_key: CHECK.key("num_attention_heads"),
-                by: self.num_attention_heads,
-                instead: CHECK.key("head_dim"),
-            });
+        let heads = ("num_attention_heads", self.num_attention_heads);
+        if self.head_dim.is_none() {
+            let by = ("model.num_attention_heads", heads.1);
+            CHECK.divisible(("hidden_size", self.hidden_size), by, "head_dim")?;
         }
         if self.use_multi_scale_memory {
             let scales = self.num_memory_scales;
@@ -66,16 +62,8 @@ impl ModelConfig {
         let (hidden, attention) = (self.hidden_dropout_prob, self.attention_probs_dropout_prob);
         CHECK.probability_below_one("hidden_dropout_prob", hidden)?;
         CHECK.probability_below_one("attention_probs_dropout_prob", attention)?;
-        let (heads, groups) = (self.num_attention_heads, self.num_key_value_heads());
-        if !heads.is_multiple_of(groups) {
-            return Err(ConfigError::NotDivisible {
-                key: CHECK.key("num_attention_heads"),
-                value: heads,
-                by_key: CHECK.key("num_key_value_heads"),
-                by: groups,
-                instead: CHECK.key("num_key_value_heads"),
-            });
-        }
+        let groups = ("model.num_key_value_heads", self.num_key_value_heads());
+        CHECK.divisible(heads, groups, "num_key_value_heads")?;
         self.rope_parameters.validate()?;
         self.validate_layers()?;
         CHECK.positive("initializer_range", self.initializer_range, 1.0)?;
@@ -92,98 +80,72 @@ impl ModelConfig {
         if !self.memory_compression {
             return Ok(());
         }
-        let conflict = |key: &str, value: &str, why: &str| ConfigError::Conflict {
-            setting: format!("{} = true", CHECK.key("memory_compression")),
-            other: format!("{} = \"{value}\"", CHECK.key(key)),
-            why: why.into(),
-        };
-        if self.has_attention_layers() {
-            let why = "its cache of keys and values is no memory of constant size";
-            return Err(match &self.layer_types {
-                None => conflict("mixer", self.mixer.as_str(), why),
-                Some(_) => conflict("layer_types", "… attention …", why),
-            });
-        }
-        if self.qk_norm != QkNorm::L2 {
-            let why = "the error is bounded for keys and queries of unit length; use \"l2\"";
-            return Err(conflict("qk_norm", self.qk_norm.as_str(), why));
-        }
-        let (key, every) = (
-            "memory_compression_frequency",
-            self.memory_compression_frequency,
-        );
+        let every = self.memory_compression_frequency;
         if every == 0 || !every.is_multiple_of(FOLD_MULTIPLE) {
-            return Err(ConfigError::NotAMultiple {
-                key: CHECK.key(key),
-                value: every,
-                of: FOLD_MULTIPLE,
-            });
+            let wrong = format!("is not a multiple of {FOLD_MULTIPLE}, and at least that");
+            return Err(CHECK.wrong("memory_compression_frequency", every, wrong));
         }
-        CHECK.positive(
-            "memory_compression_ratio",
-            self.memory_compression_ratio,
-            0.5,
-        )
+        let ratio = self.memory_compression_ratio;
+        CHECK.positive("memory_compression_ratio", ratio, 0.5)
+    }
+
+    /// Two keys whose settings cannot stand together.
+    pub(super) fn conflict(&self, one: &str, other: &str, why: &str) -> ConfigError {
+        let all = self.to_object();
+        let [one, other] = [one, other].map(|key| format!("{} = {}", CHECK.key(key), all[key]));
+        ConfigError::conflict(one, other, why)
     }
 
     fn validate_combinations(&self) -> Result<(), ConfigError> {
-        self.validate_compression()?;
-        if !self.has_attention_layers() && self.attention_probs_dropout_prob > 0.0 {
-            let (name, value) = (
-                "attention_probs_dropout_prob",
-                self.attention_probs_dropout_prob,
-            );
-            return Err(ConfigError::Conflict {
-                setting: format!("{} = {value}", CHECK.key(name)),
-                other: format!("{} = \"{}\"", CHECK.key("mixer"), self.mixer),
-                why: "the infinity mixer has no attention weights to drop; use \
-                      model.hidden_dropout_prob"
-                    .into(),
-            });
-        }
-        if self.allow_neg_eigval && self.memory_update != MemoryUpdate::Delta {
-            return Err(ConfigError::Conflict {
-                setting: format!("{} = true", CHECK.key("allow_neg_eigval")),
-                other: format!(
-                    "{} = \"{}\"",
-                    CHECK.key("memory_update"),
-                    self.memory_update
-                ),
-                why: "only a write that corrects can turn around what is there; use \"delta\""
-                    .into(),
-            });
-        }
-        if self.qk_norm != QkNorm::Denominator {
-            return Ok(());
-        }
-        let conflict = |name: &str, value: &str, why: &str| ConfigError::Conflict {
-            setting: format!("{} = \"{}\"", CHECK.key("qk_norm"), self.qk_norm),
-            other: format!("{} = \"{value}\"", CHECK.key(name)),
-            why: why.into(),
+        let (attention, compressed) = (self.has_attention_layers(), self.memory_compression);
+        let additive = self.memory_update == MemoryUpdate::Additive;
+        let divided = self.qk_norm == QkNorm::Denominator;
+        let layers = match self.layer_types {
+            None => "mixer",
+            Some(_) => "layer_types",
         };
-        if !self.kernel_type.is_non_negative() {
-            return Err(conflict(
-                "kernel_type",
-                self.kernel_type.as_str(),
+        let conflicts = [
+            (
+                compressed && attention,
+                ["memory_compression", layers],
+                "its cache of keys and values is no memory of constant size",
+            ),
+            (
+                compressed && self.qk_norm != QkNorm::L2,
+                ["memory_compression", "qk_norm"],
+                "the error is bounded for keys and queries of unit length; use \"l2\"",
+            ),
+            (
+                !attention && self.attention_probs_dropout_prob > 0.0,
+                ["attention_probs_dropout_prob", "mixer"],
+                "the infinity mixer has no attention weights to drop; use model.hidden_dropout_prob",
+            ),
+            (
+                self.allow_neg_eigval && additive,
+                ["allow_neg_eigval", "memory_update"],
+                "only a write that corrects can turn around what is there; use \"delta\"",
+            ),
+            (
+                divided && !self.kernel_type.is_non_negative(),
+                ["qk_norm", "kernel_type"],
                 "a sum of weights is a denominator only if no weight is negative; \
                  use \"elu\", \"relu\" or \"learnable\"",
-            ));
-        }
-        if self.memory_routing != MemoryRouting::Input {
-            return Err(conflict(
-                "memory_routing",
-                self.memory_routing.as_str(),
+            ),
+            (
+                divided && self.memory_routing != MemoryRouting::Input,
+                ["qk_norm", "memory_routing"],
                 "states are chosen by keys and queries of unit length; use \"input\"",
-            ));
-        }
-        if self.memory_update != MemoryUpdate::Additive {
-            return Err(conflict(
-                "memory_update",
-                self.memory_update.as_str(),
+            ),
+            (
+                divided && !additive,
+                ["qk_norm", "memory_update"],
                 "only additive writes have a sum of weights to divide by; use \"additive\"",
-            ));
+            ),
+        ];
+        match conflicts.into_iter().find(|(conflict, ..)| *conflict) {
+            Some((_, [one, other], why)) => Err(self.conflict(one, other, why)),
+            None => self.validate_compression(),
         }
-        Ok(())
     }
 }
 

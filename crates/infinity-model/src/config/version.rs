@@ -6,10 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{
-    AttnNormOrder, AttnQkNorm, Decay, KernelType, MemoryRouting, MemoryUpdate, Mixer, ModelConfig,
-    OutputGateAct, QkNorm, RopeParameters,
-};
+use super::ModelConfig;
 use crate::error::ConfigError;
 
 /// The key of the version in `config.json`.
@@ -18,91 +15,20 @@ pub(super) const FORMAT_VERSION: &str = "format_version";
 /// The version that is written. Files from before have none.
 pub(super) const VERSION: u64 = 1;
 
-impl ModelConfig {
-    /// What every key means in a file that lacks it: how models were before there was the key.
-    ///
-    /// A new key is added here as the value that changes nothing. No value in here is ever changed.
-    pub fn first() -> Self {
-        Self {
-            vocab_size: 0,
-            hidden_size: 256,
-            num_hidden_layers: 6,
-            num_attention_heads: 8,
-            head_dim: None,
-            value_head_dim: None,
-            intermediate_size: None,
-            mixer: Mixer::Infinity,
-            layer_types: None,
-            sliding_window: None,
-            linear_num_key_heads: None,
-            linear_num_value_heads: None,
-            linear_key_head_dim: None,
-            linear_value_head_dim: None,
-            num_key_value_heads: None,
-            attn_qk_norm: AttnQkNorm::None,
-            attn_output_gate: false,
-            attn_norm_order: AttnNormOrder::Pre,
-            attention_bias: false,
-            qkv_bias: false,
-            mlp_bias: false,
-            rope_parameters: RopeParameters::default(),
-            conv_kernel_size: 4,
-            kernel_type: KernelType::Elu,
-            qk_norm: QkNorm::L2,
-            use_rotary_embeddings: true,
-            rotary_fraction: 0.5,
-            rotary_embedding_base: 10_000.0,
-            memory_update: MemoryUpdate::Delta,
-            allow_neg_eigval: false,
-            use_multi_scale_memory: true,
-            num_memory_scales: 3,
-            memory_routing: MemoryRouting::Input,
-            decay: Decay::Adaptive,
-            max_half_life: None,
-            memory_compression: false,
-            memory_compression_frequency: 128,
-            memory_compression_ratio: 0.3,
-            use_gating: true,
-            gate_init_bias: 0.0,
-            use_output_gate: true,
-            output_gate_act: OutputGateAct::Sigmoid,
-            o_norm_eps: None,
-            qk_l2_eps: 1e-12,
-            value_residual: false,
-            input_residual: false,
-            hidden_dropout_prob: 0.0,
-            attention_probs_dropout_prob: 0.0,
-            max_position_embeddings: 2048,
-            initializer_range: 0.02,
-            layer_norm_eps: 1e-5,
-            tie_word_embeddings: true,
-            bos_token_id: None,
-            eos_token_id: None,
-            pad_token_id: None,
-        }
-    }
-}
-
 /// Refuses a file of a later version.
 pub(super) fn check(object: &Map<String, Value>) -> Result<(), ConfigError> {
-    let too_new = |value: String| ConfigError::TooLarge {
-        key: FORMAT_VERSION.into(),
-        value,
-        limit: format!("a whole number of at most {VERSION}, which this program reads"),
+    let new = |found: &&Value| found.as_u64().is_none_or(|version| version > VERSION);
+    let Some(found) = object.get(FORMAT_VERSION).filter(new) else {
+        return Ok(());
     };
-    match object.get(FORMAT_VERSION) {
-        None => Ok(()),
-        Some(found) if found.as_u64().is_some_and(|version| version <= VERSION) => Ok(()),
-        Some(found) => Err(too_new(found.to_string())),
-    }
+    let limit = format!("a whole number of at most {VERSION}, which this program reads");
+    let wrong = format!("is too large: it must be {limit}");
+    Err(ConfigError::value(FORMAT_VERSION, found, wrong))
 }
 
 /// The keys of `object` over what the others meant before they existed.
 pub(super) fn completed(object: Map<String, Value>) -> Map<String, Value> {
-    let mut all = match serde_json::to_value(ModelConfig::first()) {
-        Ok(Value::Object(all)) => all,
-        _ => Map::new(),
-    };
+    let mut all = ModelConfig::first().to_object();
     all.extend(object);
     all
 }

@@ -7,9 +7,10 @@ use std::path::Path;
 use burn::store::burn_pack::{Error as PackError, Tensor as PackTensor};
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, bridge};
 use burn::tensor::{DType, Shape, TensorData};
-use serde_json::Value;
 
-use super::files::{CONFIG, GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG};
+use super::files::{
+    CONFIG, GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, config_error, read_error,
+};
 use super::plan::Made;
 use super::read::StoredWeights;
 use super::{Settings, Staging, read_settings, write};
@@ -49,19 +50,13 @@ struct Rows {
 /// written. What was in `dir` is there still.
 pub fn save_like(dir: &Path, model: &InfinityModel, like: &Path) -> Result<(), PretrainedError> {
     let Settings { config, names, .. } = read_settings(like)?;
-    let refuse = |source| PretrainedError::Config {
-        path: like.join(CONFIG),
-        source,
-    };
+    let refuse = || config_error(like.join(CONFIG));
     let names = names.ok_or_else(|| {
-        refuse(ConfigError::UnknownValue {
-            key: "model_type".into(),
-            value: "infinityformer".into(),
-            limit: "that of another family, to write a model like it".into(),
-        })
+        let limit = "that of another family, to write a model like it";
+        refuse()(ConfigError::unknown("model_type", "infinityformer", limit))
     })?;
     let why = "a model is written like the one that it comes from";
-    same_network(model.config(), &config, why).map_err(refuse)?;
+    same_network(model.config(), &config, why).map_err(refuse())?;
     let stored = StoredWeights::open(like)?;
     let ours = model.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
     let mut made: BTreeMap<&str, Vec<Rows>> = BTreeMap::new();
@@ -109,8 +104,7 @@ pub fn save_like(dir: &Path, model: &InfinityModel, like: &Path) -> Result<(), P
     for name in [CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, TEMPLATE] {
         let path = like.join(name);
         if path.is_file() {
-            let text = fs::read_to_string(&path);
-            let text = text.map_err(|source| PretrainedError::Read { path, source })?;
+            let text = fs::read_to_string(&path).map_err(|source| read_error(&path, source))?;
             staging.text(name, &text)?;
         }
     }
@@ -142,23 +136,14 @@ pub fn same_network(
     theirs: &ModelConfig,
     why: &str,
 ) -> Result<(), ConfigError> {
-    let [ours, theirs] = [ours, theirs].map(|config| {
-        let value = serde_json::to_value(config.resolved());
-        value
-            .unwrap_or_default()
-            .as_object()
-            .cloned()
-            .unwrap_or_default()
-    });
-    let other = theirs
-        .iter()
-        .find(|(key, value)| !FREE.contains(&key.as_str()) && ours.get(*key) != Some(*value));
-    match other {
+    let [ours, theirs] = [ours, theirs].map(|config| config.resolved().to_object());
+    let mut theirs = theirs.iter();
+    match theirs.find(|(key, value)| !FREE.contains(&key.as_str()) && ours[*key] != **value) {
         None => Ok(()),
-        Some((key, value)) => Err(ConfigError::Conflict {
-            setting: format!("model.{key} = {}", ours.get(key).unwrap_or(&Value::Null)),
-            other: format!("{value} in this folder"),
-            why: why.into(),
-        }),
+        Some((key, value)) => Err(ConfigError::conflict(
+            format!("model.{key} = {}", ours[key]),
+            format!("{value} in this folder"),
+            why,
+        )),
     }
 }

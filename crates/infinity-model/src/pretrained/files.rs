@@ -2,9 +2,9 @@
 
 /// No part of a model of ours: how a conversation is written.
 pub(super) use crate::chat_template::TEMPLATE;
-use crate::error::PretrainedError;
+use crate::error::{ConfigError, PretrainedError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
@@ -48,11 +48,22 @@ pub(super) fn is_part(name: &str) -> bool {
         || is_shard(name)
 }
 
+pub(super) fn read_error(path: &Path, source: io::Error) -> PretrainedError {
+    PretrainedError::Read {
+        path: path.into(),
+        source,
+    }
+}
+
 pub(super) fn write_error(path: &Path, source: io::Error) -> PretrainedError {
     PretrainedError::Write {
         path: path.into(),
         source,
     }
+}
+
+pub(super) fn config_error(path: PathBuf) -> impl FnOnce(ConfigError) -> PretrainedError {
+    |source| PretrainedError::Config { path, source }
 }
 
 pub(super) fn damaged(path: &Path, reason: impl ToString) -> PretrainedError {

@@ -19,7 +19,7 @@ use burn::tensor::{DType, Shape, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
 use super::files::{
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, TEMPLATE, damaged, missing, write_error,
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, TEMPLATE, damaged, missing, read_error, write_error,
 };
 use super::foreign::Names;
 use super::plan::{Problems, Recipe, made};
@@ -185,8 +185,7 @@ pub fn copy_adapter(dir: &Path, from: &Path) -> Result<(), PretrainedError> {
         if [BASE, TEMPLATE].contains(&name) && !path.is_file() {
             continue;
         }
-        let bytes = std::fs::read(&path);
-        let mut bytes = bytes.map_err(|source| PretrainedError::Read { path, source })?;
+        let mut bytes = std::fs::read(&path).map_err(|source| read_error(&path, source))?;
         if name == ADAPTER_CONFIG
             && let Some(base) = base_of(from, &read_adapter_settings(from)?)
             && let Ok(base) = base.canonicalize()
@@ -280,7 +279,8 @@ pub fn read_adapter_settings(dir: &Path) -> Result<AdapterSettings, PretrainedEr
     let settings =
         settings.ok_or_else(|| missing(dir, ADAPTER_CONFIG, "it describes the adapter"))?;
     let fingerprint = parse(&dir.join(BASE), |text| {
-        Ok(object(text)?["fingerprint"].as_str().map(str::to_owned))
+        let base: Value = serde_json::from_str(text)?;
+        Ok(base["fingerprint"].as_str().map(str::to_owned))
     })?;
     Ok(AdapterSettings {
         fingerprint: fingerprint.flatten(),
@@ -288,23 +288,9 @@ pub fn read_adapter_settings(dir: &Path) -> Result<AdapterSettings, PretrainedEr
     })
 }
 
-fn object(text: &str) -> Result<Value, ConfigError> {
-    serde_json::from_str(text).map_err(|error| ConfigError::Json {
-        reason: error.to_string(),
-    })
-}
-
 fn understood(text: &str) -> Result<AdapterSettings, ConfigError> {
-    let object = object(text)?;
-    let unsupported = |key: &str, why: &str| ConfigError::Unsupported {
-        key: key.into(),
-        value: object[key].to_string(),
-        why: why.into(),
-    };
-    let missing = |key: &str, why: &str| ConfigError::Missing {
-        key: key.into(),
-        why: why.into(),
-    };
+    let object: Value = serde_json::from_str(text)?;
+    let unsupported = |key: &str, why| ConfigError::unsupported(key, &object[key], why);
     for (key, value) in object.as_object().into_iter().flatten() {
         let says_nothing = match value {
             Value::Null | Value::Bool(false) => true,
@@ -328,7 +314,13 @@ fn understood(text: &str) -> Result<AdapterSettings, ConfigError> {
             return Err(unsupported(key, why));
         }
     }
-    let r = object["r"].as_u64().filter(|r| *r > 0);
+    let r = object["r"]
+        .as_u64()
+        .filter(|r| *r > 0)
+        .ok_or_else(|| ConfigError::missing("r", "it is the rank, a whole number above 0"))?;
+    let alpha = object["lora_alpha"].as_f64().ok_or_else(|| {
+        ConfigError::missing("lora_alpha", "over the rank it is what the adapter counts")
+    })?;
     let base = object["base_model_name_or_path"].as_str();
     let pattern = |key: &str| object[key].as_object().cloned().unwrap_or_default();
     for key in ["rank_pattern", "alpha_pattern"] {
@@ -336,19 +328,15 @@ fn understood(text: &str) -> Result<AdapterSettings, ConfigError> {
         let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let plain = |name: &String| name.trim_start_matches('^').chars().all(is_name);
         if !pattern(key).keys().all(plain) {
-            return Err(unsupported(
-                key,
-                "names of modules are read, or ends of them",
-            ));
+            let why = "names of modules are read, or ends of them";
+            return Err(unsupported(key, why));
         }
     }
     Ok(AdapterSettings {
         base: base.filter(|base| !base.is_empty()).map(str::to_owned),
         fingerprint: None,
-        r: r.ok_or_else(|| missing("r", "it is the rank, a whole number above 0"))? as usize,
-        alpha: object["lora_alpha"]
-            .as_f64()
-            .ok_or_else(|| missing("lora_alpha", "over the rank it is what the adapter counts"))?,
+        r: r as usize,
+        alpha,
         ranks: pattern("rank_pattern"),
         alphas: pattern("alpha_pattern"),
     })

@@ -4,7 +4,7 @@
 //! in small pieces, each widened to f32 and put where the network has it, so that no second copy of
 //! the weights exists while they are loaded.
 
-use super::files::{INDEX, WEIGHTS, damaged, missing};
+use super::files::{INDEX, WEIGHTS, damaged, missing, read_error};
 use super::write::WeightFormat;
 use crate::error::PretrainedError;
 use half::{bf16, f16};
@@ -68,14 +68,8 @@ impl StoredWeights {
 
     /// Reads the headers of all files that an index names.
     fn sharded(dir: &Path, index: PathBuf) -> Result<Self, PretrainedError> {
-        let refuse = |reason: String| PretrainedError::Index {
-            path: index.clone(),
-            reason,
-        };
-        let text = fs::read_to_string(&index).map_err(|source| PretrainedError::Read {
-            path: index.clone(),
-            source,
-        })?;
+        let refuse = |reason: String| damaged(&index, reason);
+        let text = fs::read_to_string(&index).map_err(|source| read_error(&index, source))?;
         let Index { weight_map } =
             serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?;
         // By file, so that each is opened once.
@@ -161,10 +155,7 @@ impl Shard {
         };
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::UnexpectedEof => not_whole("it ends in its header".to_owned()),
-            _ => PretrainedError::Read {
-                path: path.into(),
-                source,
-            },
+            _ => read_error(path, source),
         };
         let mut file = File::open(path).map_err(failed)?;
         let mut length = [0; 8];

@@ -414,7 +414,5 @@ fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Tokeniz
 }
 
 fn failed(error: impl fmt::Display) -> TokenizerError {
-    TokenizerError::Failed {
-        reason: error.to_string(),
-    }
+    TokenizerError::Failed(error.to_string())
 }

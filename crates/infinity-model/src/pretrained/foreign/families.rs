@@ -47,10 +47,8 @@ fn common(keys: &Keys<'_>, eps: &'static str, longest: usize) -> Result<Common, 
         &[json!("silu"), json!("swish")],
         "the feed-forward here has SiLU",
     )?;
-    let (hidden_size, layers) = (
-        keys.needed("hidden_size")?,
-        keys.needed("num_hidden_layers")?,
-    );
+    let hidden_size = keys.needed("hidden_size")?;
+    let layers = keys.needed("num_hidden_layers")?;
     if layers > MOST_LAYERS {
         let instead = format!("at most {MOST_LAYERS}");
         return Err(keys.wrong("num_hidden_layers", &json!(layers), &instead));
@@ -133,10 +131,10 @@ fn rope(keys: &Keys<'_>, fraction: f64) -> Result<Value, ConfigError> {
             }
         };
         for key in needed {
-            let number = inner.number(key)?.ok_or_else(|| ConfigError::Missing {
-                key: format!("rope_parameters.{key}"),
-                why: format!("rotary positions of the type {kind:?} need it"),
-            })?;
+            let Some(number) = inner.number(key)? else {
+                let why = format!("rotary positions of the type {kind:?} need it");
+                return Err(ConfigError::missing(format!("rope_parameters.{key}"), why));
+            };
             found.insert((*key).into(), json!(number));
         }
         if kind == "llama3" {
@@ -179,35 +177,34 @@ fn layer_types(
     words.iter().map(word).collect()
 }
 
-/// Settings of a network without linear layers.
-fn attention_only(
+/// Settings of layers of these kinds. `more` is what full layers and the family have of their own.
+fn settings(
     keys: &Keys<'_>,
+    family: Family,
     common: Common,
-    heads: Heads,
+    (heads, linear): (Heads, Option<Linear>),
     kinds: Vec<String>,
-    ignored: &'static [&'static str],
+    more: Value,
 ) -> Result<Settings, ConfigError> {
     let mut ours = common.ours;
-    let bias = keys.flag("attention_bias", false)?;
+    let full = kinds.iter().map(|kind| kind != LINEAR).collect();
+    add(&mut ours, json!({ "layer_types": kinds }));
     add(&mut ours, heads.ours());
     add(
         &mut ours,
-        json!({
-            "mixer": "softmax", "layer_types": kinds, "attention_bias": bias,
-            "intermediate_size": keys.needed("intermediate_size")?,
-            "rope_parameters": rope(keys, 1.0)?,
-        }),
+        linear.map_or_else(|| json!({ "mixer": "softmax" }), Linear::ours),
     );
+    add(&mut ours, more);
     Ok(Settings {
-        family: Family::Llama,
+        family,
         ours,
         vocab_size: keys.needed("vocab_size")?,
         tied: keys.flag("tie_word_embeddings", false)?,
         ends: keys.tokens("eos_token_id")?,
-        full: vec![true; common.layers],
+        full,
         heads,
-        linear: None,
-        ignored,
+        linear,
+        ignored: &[],
     })
 }
 
@@ -215,10 +212,14 @@ pub(super) fn llama(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
     let common = common(keys, "rms_norm_eps", 2048)?;
     let heads = heads(keys, common.hidden_size, None)?;
     let kinds = vec![FULL.to_owned(); common.layers];
-    let mut settings = attention_only(keys, common, heads, kinds, &["pretraining_tp"])?;
-    let bias = keys.flag("mlp_bias", false)?;
-    add(&mut settings.ours, json!({ "mlp_bias": bias }));
-    Ok(settings)
+    let more = json!({
+        "intermediate_size": keys.needed("intermediate_size")?, "rope_parameters": rope(keys, 1.0)?,
+        "attention_bias": keys.flag("attention_bias", false)?, "mlp_bias": keys.flag("mlp_bias", false)?,
+    });
+    Ok(Settings {
+        ignored: &["pretraining_tp"],
+        ..settings(keys, Family::Llama, common, (heads, None), kinds, more)?
+    })
 }
 
 pub(super) fn qwen3(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
@@ -239,61 +240,36 @@ pub(super) fn qwen3(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
         let why = "use_sliding_window is false";
         return Err(keys.unsupported("layer_types", &json!(kind), why));
     }
-    let mut settings = attention_only(keys, common, heads, kinds, &[])?;
-    add(&mut settings.ours, json!({ "attn_qk_norm": "head" }));
+    let mut more = json!({
+        "intermediate_size": keys.needed("intermediate_size")?, "rope_parameters": rope(keys, 1.0)?,
+        "attention_bias": keys.flag("attention_bias", false)?, "attn_qk_norm": "head",
+    });
     if slides {
-        add(&mut settings.ours, json!({ "sliding_window": window }));
+        more["sliding_window"] = json!(window);
     }
-    Ok(settings)
+    settings(keys, Family::Llama, common, (heads, None), kinds, more)
 }
 
-/// Linear layers of ours that compute the gated delta rule as others do, beside full ones.
-fn hybrid(
-    keys: &Keys<'_>,
-    family: Family,
-    common: Common,
-    (heads, linear): (Heads, Linear),
-    kinds: Vec<String>,
-    more: Value,
-) -> Result<Settings, ConfigError> {
-    let mut ours = common.ours;
-    add(&mut ours, heads.ours());
-    let full: Vec<bool> = kinds.iter().map(|kind| kind != LINEAR).collect();
-    add(
-        &mut ours,
+impl Linear {
+    /// Linear layers of ours that compute the gated delta rule as others do.
+    fn ours(self) -> Value {
         json!({
-            "mixer": "infinity", "layer_types": kinds, "kernel_type": "identity", "qk_norm": "l2",
-            "qk_l2_eps": L2_EPS, "use_rotary_embeddings": false, "memory_update": "delta",
-            "decay": "adaptive", "use_multi_scale_memory": false, "use_gating": false,
-            "conv_kernel_size": linear.kernel, "linear_num_key_heads": linear.key_heads,
-            "linear_num_value_heads": linear.value_heads, "linear_key_head_dim": linear.key_width,
-            "linear_value_head_dim": linear.value_width, "output_gate_act": "silu",
-        }),
-    );
-    add(&mut ours, more);
-    Ok(Settings {
-        family,
-        ours,
-        vocab_size: keys.needed("vocab_size")?,
-        tied: keys.flag("tie_word_embeddings", false)?,
-        ends: keys.tokens("eos_token_id")?,
-        full,
-        heads,
-        linear: Some(linear),
-        ignored: &[],
-    })
+            "mixer": "infinity", "kernel_type": "identity", "qk_norm": "l2", "qk_l2_eps": L2_EPS,
+            "use_rotary_embeddings": false, "memory_update": "delta", "decay": "adaptive",
+            "use_multi_scale_memory": false, "use_gating": false, "output_gate_act": "silu",
+            "conv_kernel_size": self.kernel, "linear_num_key_heads": self.key_heads,
+            "linear_num_value_heads": self.value_heads, "linear_key_head_dim": self.key_width,
+            "linear_value_head_dim": self.value_width,
+        })
+    }
 }
 
 /// The sizes of linear layers, `linear_…`, with what they are where the file does not say.
 fn linear(keys: &Keys<'_>, otherwise: Linear) -> Result<Linear, ConfigError> {
-    let or = |key, size| Ok(keys.size(key)?.unwrap_or(size));
-    let (key_heads, value_heads) = (
-        or("linear_num_key_heads", otherwise.key_heads)?,
-        or("linear_num_value_heads", otherwise.value_heads)?,
-    );
+    let or = |key, size| Ok::<_, ConfigError>(keys.size(key)?.unwrap_or(size));
     Ok(Linear {
-        key_heads,
-        value_heads,
+        key_heads: or("linear_num_key_heads", otherwise.key_heads)?,
+        value_heads: or("linear_num_value_heads", otherwise.value_heads)?,
         key_width: or("linear_key_head_dim", otherwise.key_width)?,
         value_width: or("linear_value_head_dim", otherwise.value_width)?,
         kernel: or("linear_conv_kernel_dim", otherwise.kernel)?,
@@ -316,7 +292,7 @@ pub(super) fn qwen_hybrid(keys: &Keys<'_>, model_type: &str) -> Result<Settings,
     keys.only("attn_output_gate", &[json!(true)], why)?;
     let why = "the projection to that gate has no bias here";
     keys.only("attention_bias", &[json!(false)], why)?;
-    let mut common = common(keys, "rms_norm_eps", 32_768)?;
+    let common = common(keys, "rms_norm_eps", 32_768)?;
     let eps = keys.number("rms_norm_eps")?.unwrap_or(1e-6);
     let otherwise = Linear {
         key_heads: 16,
@@ -337,14 +313,12 @@ pub(super) fn qwen_hybrid(keys: &Keys<'_>, model_type: &str) -> Result<Settings,
         false => LINEAR,
     };
     let kinds = layer_types(keys, common.layers, &[FULL, LINEAR], rule)?;
-    let inner = keys.needed("intermediate_size")?;
-    add(&mut common.ours, json!({ "intermediate_size": inner }));
     let more = json!({
+        "intermediate_size": keys.needed("intermediate_size")?,
         "o_norm_eps": eps * linear.key_width as f64, "attn_qk_norm": "head",
         "attn_output_gate": true, "rope_parameters": rope(keys, 0.25)?,
     });
     let family = Family::Qwen { fused: next };
-    let settings = hybrid(keys, family, common, (heads, linear), kinds, more)?;
     Ok(Settings {
         ignored: &[
             "mamba_ssm_dtype",
@@ -359,12 +333,12 @@ pub(super) fn qwen_hybrid(keys: &Keys<'_>, model_type: &str) -> Result<Settings,
             "output_router_logits",
             "router_aux_loss_coef",
         ],
-        ..settings
+        ..settings(keys, family, common, (heads, Some(linear)), kinds, more)?
     })
 }
 
 pub(super) fn olmo(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
-    let mut common = common(keys, "rms_norm_eps", 65_536)?;
+    let common = common(keys, "rms_norm_eps", 65_536)?;
     let heads = heads(keys, common.hidden_size, None)?;
     let key_heads = keys.size("linear_num_key_heads")?.unwrap_or(heads.queries);
     let key_width = keys.size("linear_key_head_dim")?;
@@ -384,15 +358,13 @@ pub(super) fn olmo(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
         false => LINEAR,
     };
     let kinds = layer_types(keys, common.layers, &[FULL, LINEAR], rule)?;
-    let inner = keys.needed("intermediate_size")?;
-    add(&mut common.ours, json!({ "intermediate_size": inner }));
     let more = json!({
+        "intermediate_size": keys.needed("intermediate_size")?,
         "o_norm_eps": 1e-5 * linear.key_width as f64, "attn_qk_norm": "full",
         "attn_norm_order": "post", "rope_parameters": rope(keys, 1.0)?,
         "allow_neg_eigval": keys.flag("linear_allow_neg_eigval", true)?,
         "attention_bias": keys.flag("attention_bias", false)?,
     });
-    let settings = hybrid(keys, Family::Olmo, common, (heads, linear), kinds, more)?;
     Ok(Settings {
         ignored: &[
             "linear_a_log_min",
@@ -401,7 +373,14 @@ pub(super) fn olmo(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
             "linear_dt_max",
             "linear_dt_init_floor",
         ],
-        ..settings
+        ..settings(
+            keys,
+            Family::Olmo,
+            common,
+            (heads, Some(linear)),
+            kinds,
+            more,
+        )?
     })
 }
 
@@ -411,7 +390,7 @@ pub(super) fn fla(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
     keys.only("attnres_block_size", &[], not_there)?;
     let bias = "the convolution here has no bias";
     keys.only("conv_bias", &[json!(false)], bias)?;
-    let mut common = common(keys, "norm_eps", 2048)?;
+    let common = common(keys, "norm_eps", 2048)?;
     let eps = keys.number("norm_eps")?.unwrap_or(1e-6);
     let key_heads = keys.size("num_heads")?.unwrap_or(6);
     let key_width = keys.size("head_dim")?.unwrap_or(256);
@@ -438,23 +417,23 @@ pub(super) fn fla(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
         None => (inner.clamp(1.0, 1e9) as usize).div_ceil(256) * 256,
     };
     let Attention { heads, full, ours } = fla_attention(keys, common.hidden_size, common.layers)?;
-    let sliding = ours.get("sliding_window").is_some();
+    let sliding = ours.contains_key("sliding_window");
     let kind = |full: bool| match (full, sliding) {
         (false, _) => LINEAR,
         (true, false) => FULL,
         (true, true) => SLIDING,
     };
     let kinds = full.into_iter().map(|full| kind(full).to_owned()).collect();
-    add(&mut common.ours, json!({ "intermediate_size": inner }));
-    let mut more = json!({
-        "o_norm_eps": eps * linear.key_width as f64,
-        "allow_neg_eigval": keys.flag("allow_neg_eigval", false)?,
-        "use_output_gate": keys.flag("use_gate", true)?,
-    });
-    if let Value::Object(more) = &mut more {
-        add(more, ours);
-    }
-    let settings = hybrid(keys, Family::Fla, common, (heads, linear), kinds, more)?;
+    let mut more = ours;
+    add(
+        &mut more,
+        json!({
+            "intermediate_size": inner, "o_norm_eps": eps * linear.key_width as f64,
+            "allow_neg_eigval": keys.flag("allow_neg_eigval", false)?,
+            "use_output_gate": keys.flag("use_gate", true)?,
+        }),
+    );
+    let more = Value::Object(more);
     Ok(Settings {
         ignored: &[
             "attn_mode",
@@ -464,7 +443,14 @@ pub(super) fn fla(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
             "fuse_linear_cross_entropy",
             "use_l2warp",
         ],
-        ..settings
+        ..settings(
+            keys,
+            Family::Fla,
+            common,
+            (heads, Some(linear)),
+            kinds,
+            more,
+        )?
     })
 }
 
@@ -472,7 +458,7 @@ pub(super) fn fla(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
 struct Attention {
     heads: Heads,
     full: Vec<bool>,
-    ours: Value,
+    ours: Map<String, Value>,
 }
 
 fn fla_attention(
@@ -485,20 +471,21 @@ fn fla_attention(
         let why = "all softmax layers of a model have the same heads here: give one object";
         return Err(keys.unsupported("attn", value.unwrap_or(&Value::Null), why));
     }
-    let Some(attn) = keys.section("attn")? else {
-        // No layer is one: any heads will do.
-        return Ok(Attention {
-            heads: Heads {
-                queries: 1,
-                keys: 1,
-                width: hidden_size.min(1024),
-                gated: false,
-            },
-            full: vec![false; layers],
-            ours: json!({ "rope_parameters": null }),
-        });
+    let heads = |queries, keys, width| Heads {
+        queries,
+        keys,
+        width,
+        gated: false,
     };
     let mut full = vec![false; layers];
+    let Some(attn) = keys.section("attn")? else {
+        return Ok(Attention {
+            // No layer is one: any heads will do.
+            heads: heads(1, 1, hidden_size.min(1024)),
+            full,
+            ours: Map::from_iter([("rope_parameters".into(), Value::Null)]),
+        });
+    };
     let listed = attn.value("layers");
     let places = listed
         .and_then(Value::as_array)
@@ -519,21 +506,15 @@ fn fla_attention(
         &[json!(false)],
         "norms of q and k in these layers are not there",
     )?;
-    let heads = Heads {
-        queries,
-        keys: attn.size("num_kv_heads")?.unwrap_or(queries),
-        width: hidden_size / queries,
-        gated: false,
-    };
+    let key_heads = attn.size("num_kv_heads")?.unwrap_or(queries);
+    let heads = heads(queries, key_heads, hidden_size / queries);
     let base = attn.number("rope_theta")?.unwrap_or(1e4);
-    let mut ours = json!({
-        "qkv_bias": attn.flag("qkv_bias", false)?,
-        "rope_parameters": {
-            "rope_type": "default", "rope_theta": base, "partial_rotary_factor": 1.0,
-        },
-    });
-    if let (Some(window), Value::Object(ours)) = (attn.size("window_size")?, &mut ours) {
-        ours.insert("sliding_window".into(), json!(window));
-    }
+    let rope = json!({ "rope_type": "default", "rope_theta": base, "partial_rotary_factor": 1.0 });
+    let mut ours = Map::from_iter([
+        ("qkv_bias".into(), json!(attn.flag("qkv_bias", false)?)),
+        ("rope_parameters".into(), rope),
+    ]);
+    let window = attn.size("window_size")?;
+    ours.extend(window.map(|window| ("sliding_window".into(), json!(window))));
     Ok(Attention { heads, full, ours })
 }

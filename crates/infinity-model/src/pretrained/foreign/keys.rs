@@ -87,10 +87,10 @@ impl<'a> Keys<'a> {
 
     /// A size that every file of the family has.
     pub(super) fn needed(&self, key: &'static str) -> Result<usize, ConfigError> {
-        self.size(key)?.ok_or_else(|| ConfigError::Missing {
-            key: format!("{}{key}", self.under),
-            why: "the network cannot be built without it".into(),
-        })
+        let key_path = format!("{}{key}", self.under);
+        let why = "the network cannot be built without it";
+        let found = self.size(key)?;
+        found.ok_or_else(|| ConfigError::missing(key_path, why))
     }
 
     pub(super) fn number(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
@@ -142,18 +142,12 @@ impl<'a> Keys<'a> {
     }
 
     pub(super) fn unsupported(&self, key: &str, value: &Value, why: &str) -> ConfigError {
-        ConfigError::Unsupported {
-            key: format!("{}{key}", self.under),
-            value: value.to_string(),
-            why: why.into(),
-        }
+        ConfigError::unsupported(format!("{}{key}", self.under), value, why)
     }
 
     pub(super) fn wrong(&self, key: &str, value: &Value, instead: &str) -> ConfigError {
         let under = &self.under;
-        ConfigError::Json {
-            reason: format!("{under}{key} is {value} instead of {instead}"),
-        }
+        ConfigError::Json(format!("{under}{key} is {value} instead of {instead}"))
     }
 
     /// A note on every key that nobody asked for and that is not `ignored`.

@@ -40,15 +40,10 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("moe", MOE),
     ("mixtral", MOE),
-    (
-        "mamba",
-        "Mamba-2's layers (unnormalised keys, a skip, a norm by groups) are not there",
-    ),
-    (
-        "bamba",
-        "Mamba-2's layers (unnormalised keys, a skip, a norm by groups) are not there",
-    ),
+    ("mamba", MAMBA),
+    ("bamba", MAMBA),
 ];
+const MAMBA: &str = "Mamba-2's layers (unnormalised keys, a skip, a norm by groups) are not there";
 
 impl Foreign {
     /// The text of a `config.json`; `None` if it is one of ours.
@@ -65,11 +60,8 @@ impl Foreign {
             Some(Value::String(name)) if name == "infinityformer" => return Ok(None),
             Some(Value::String(name)) => name.as_str(),
             Some(other) => {
-                return Err(ConfigError::UnknownValue {
-                    key: "model_type".into(),
-                    value: other.to_string(),
-                    limit: READ.into(),
-                });
+                let shown = other.to_string();
+                return Err(ConfigError::unknown("model_type", &shown, READ));
             }
         };
         let top = Keys::new(&object);
@@ -93,10 +85,8 @@ impl Foreign {
     /// The language model in a model that also sees.
     fn multimodal(top: &Keys<'_>) -> Result<Self, ConfigError> {
         let text = top.section("text_config")?;
-        let text = text.ok_or_else(|| ConfigError::Missing {
-            key: "text_config".into(),
-            why: "it is the language model's part".into(),
-        })?;
+        let missing = || ConfigError::missing("text_config", "it is the language model's part");
+        let text = text.ok_or_else(missing)?;
         let tied = [
             top.value("tie_word_embeddings"),
             text.value("tie_word_embeddings"),
@@ -164,17 +154,8 @@ impl Foreign {
 }
 
 fn refused(model_type: &str) -> ConfigError {
-    let known = REFUSED.iter().find(|(part, _)| model_type.contains(part));
-    match known {
-        Some((_, why)) => ConfigError::Unsupported {
-            key: "model_type".into(),
-            value: json!(model_type).to_string(),
-            why: (*why).into(),
-        },
-        None => ConfigError::UnknownValue {
-            key: "model_type".into(),
-            value: model_type.into(),
-            limit: READ.into(),
-        },
+    match REFUSED.iter().find(|(part, _)| model_type.contains(part)) {
+        Some((_, why)) => ConfigError::unsupported("model_type", json!(model_type), why),
+        None => ConfigError::unknown("model_type", model_type, READ),
     }
 }
