@@ -11,7 +11,7 @@ use crate::burn_train::{Shell, Shown, Stretches, within_learner};
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
 use crate::data::{EvalSource, HostBatch, TrainSource, Workers, templates};
-use crate::distributed::{Carried, Devices, Learned, Ranks, Update, Work};
+use crate::distributed::{Carried, Devices, Ranks, Update, Work};
 use crate::error::TrainError;
 use crate::evaluate::{EvalReport, evaluate_with};
 use crate::metrics::{EvalMetrics, Event, Reporter, StepMetrics, resident_bytes};
@@ -20,7 +20,7 @@ use crate::optimizer::{Optimizer, measure};
 use crate::resume::Resume;
 use crate::run_dir::RunDir;
 use crate::step::loss_scale::LossScale;
-use crate::step::{LmBatch, LmOutput, Trainee};
+use crate::step::{LmBatch, Trainee};
 use burn::module::Module;
 use burn::tensor::Device;
 use infinity_model::chat_template::TEMPLATE;
@@ -51,7 +51,7 @@ pub struct TrainControl {
 }
 
 /// What came of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TrainReport {
     /// Optimizer steps done.
     pub step: u64,
@@ -74,10 +74,8 @@ pub fn train(
     control: TrainControl,
 ) -> Result<TrainReport, TrainError> {
     let run = Run::prepare(config, &devices.into(), control, false)?;
-    let (run, ended) = run.in_learner(|run, shell| {
-        let ended = run.steps(shell);
-        ended.map_err(|error| run.ended_by(error))
-    })?;
+    let (run, ended) =
+        run.in_learner(|run, shell| run.steps(shell).map_err(|error| run.ended_by(error)))?;
     run.finish(ended?)
 }
 
@@ -118,12 +116,6 @@ pub(crate) struct Run {
     pub(crate) clock: Clock,
     /// Made ahead by `data.num_workers` threads, from the first step of this session on.
     batches: Option<Workers<HostBatch>>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Ended {
-    interrupted: bool,
-    eval: Option<EvalReport>,
 }
 
 pub(crate) struct StepResult {
@@ -168,8 +160,9 @@ impl Run {
         })
     }
 
-    fn steps(&mut self, shell: &mut Shell) -> Result<Ended, TrainError> {
-        let mut ended = Ended::default();
+    /// Whether it was interrupted, and its last validation.
+    fn steps(&mut self, shell: &mut Shell) -> Result<TrainReport, TrainError> {
+        let mut ended = TrainReport::default();
         shell.begin_training(self.state.step);
         // A validation that was broken off comes before the next step.
         let mut revalidates = self.state.validation_owed;
@@ -182,9 +175,7 @@ impl Run {
                 return Ok(ended);
             }
             if self.is_asked_to_stop(shell) {
-                self.save_on_interrupt()?;
-                ended.interrupted = true;
-                return Ok(ended);
+                return self.interrupted(ended);
             }
 
             let result = match std::mem::take(&mut revalidates) {
@@ -209,9 +200,7 @@ impl Run {
             if due.eval {
                 let Some(report) = self.validate(shell)? else {
                     self.state.validation_owed = true;
-                    self.save_on_interrupt()?;
-                    ended.interrupted = true;
-                    return Ok(ended);
+                    return self.interrupted(ended);
                 };
                 best = self.state.best_step == self.state.step;
                 ended.eval = Some(report);
@@ -286,15 +275,12 @@ impl Run {
             stateful: self.config.data.stateful
                 || (states.last_fraction > 0.0 && self.state.step + 1 >= first),
         };
-        let Learned {
-            loss_sum,
-            n_tokens,
-            grads,
-        } = self.ranks.learn(&self.trainee, work, &mut self.stream);
+        let (mut output, grads) = self.ranks.learn(&self.trainee, work, &mut self.stream);
         let max_norm = self.config.training.max_grad_norm;
         let (grads, clip) = measure(&self.trainee, grads, loss_scale, max_norm);
-        let grad_norm = clip.norm;
-        let loss = loss_sum / n_tokens.max(1) as f64;
+        let (n_tokens, grad_norm) = (output.n_tokens, clip.norm);
+        output.grad_norm = Some(grad_norm);
+        let loss = output.loss_sum / n_tokens.max(1) as f64;
         let finite = loss.is_finite() && grad_norm.is_finite();
         let overflow = self.rescale(finite)?;
         let update = Update {
@@ -318,12 +304,6 @@ impl Run {
         self.state.tokens += tokens as u64;
         self.clock.tokens += tokens as u64;
         self.clock.steps += 1;
-        let output = LmOutput {
-            loss_sum,
-            n_tokens,
-            grad_norm: Some(grad_norm),
-            state: None,
-        };
         shell.step(output, self.state.step, learning_rate);
         Ok(StepResult {
             loss,
@@ -337,16 +317,14 @@ impl Run {
 
     /// The next batch of the session, whose first is the one the run has come to.
     fn next_batch(&mut self) -> Result<HostBatch, TrainError> {
-        let batches = match &mut self.batches {
-            Some(batches) => batches,
-            none => {
-                let source = self.train.clone();
-                let vocabulary = self.config.model.vocab_size;
-                let make = move |n| source.batch(n)?.within(vocabulary);
-                let (first, count) = (self.state.micro_step, self.config.data.num_workers);
-                none.insert(Workers::start(make, first, count)?)
-            }
-        };
+        if self.batches.is_none() {
+            let source = self.train.clone();
+            let vocabulary = self.config.model.vocab_size;
+            let make = move |n| source.batch(n)?.within(vocabulary);
+            let (first, count) = (self.state.micro_step, self.config.data.num_workers);
+            self.batches = Some(Workers::start(make, first, count)?);
+        }
+        let batches = self.batches.as_mut().expect("just started");
         Ok(batches.take()?)
     }
 
@@ -417,12 +395,11 @@ impl Run {
         let gates = self.gates(&trainee)?;
         self.validated = Some(step);
         self.saved.is_old |= std::mem::take(&mut self.state.validation_owed);
-        let best = self.state.best_loss.is_none_or(|best| report.loss < best);
-        self.state.stale_evals += 1;
+        let state = &mut self.state;
+        let best = state.best_loss.is_none_or(|best| report.loss < best);
+        state.stale_evals += 1;
         if best {
-            self.state.best_loss = Some(report.loss);
-            self.state.best_step = step;
-            self.state.stale_evals = 0;
+            (state.best_loss, state.best_step, state.stale_evals) = (Some(report.loss), step, 0);
         }
         let metrics = EvalMetrics {
             step,
@@ -468,11 +445,11 @@ impl Run {
         let interrupt = Arc::clone(&self.interrupt);
         let stops = || interrupt.load(Ordering::Relaxed) || shell.asked_to_stop();
         let mut all = String::new();
+        let quiet = &mut |_: &str| match stops() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
         for prompt in &eval.sample_prompts {
-            let quiet = &mut |_: &str| match stops() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            };
             match generate(&model, &self.tokenizer, prompt, &config, quiet) {
                 _ if stops() => return Ok(()),
                 Ok(generation) => {
@@ -481,8 +458,7 @@ impl Run {
                     all.push_str(&format!("{prompt}{text}\n\n"));
                 }
                 Err(error) => {
-                    let text = format!("no sample for {prompt:?}: {error}");
-                    self.reporter.message(&text);
+                    (self.reporter).message(&format!("no sample for {prompt:?}: {error}"))
                 }
             }
         }
@@ -497,9 +473,8 @@ impl Run {
         }
         if let Some(gone) = self.saved.last.filter(|step| !is_there(*step)) {
             let path = self.checkpoints.path(gone);
-            let path = path.display();
-            self.reporter
-                .message(&format!("{path} has been removed while the run goes on"));
+            let text = format!("{} has been removed while the run goes on", path.display());
+            self.reporter.message(&text);
         }
         self.state.elapsed_s = self.clock.elapsed_s();
         for notice in self.directory.sync()? {
@@ -520,24 +495,24 @@ impl Run {
         Ok(())
     }
 
+    /// The end of a run that is asked to stop. What it has learned is saved, unless its last step was lost.
+    fn interrupted(&mut self, ended: TrainReport) -> Result<TrainReport, TrainError> {
+        if self.config.checkpoint.save_on_interrupt && self.is_sound() {
+            self.checkpoint()?;
+        } else if self.config.checkpoint.save_on_interrupt {
+            let lost = self.state.lost();
+            let text = format!("no checkpoint is written: the last {lost} steps were lost");
+            self.reporter.message(&text);
+        }
+        Ok(TrainReport {
+            interrupted: true,
+            ..ended
+        })
+    }
+
     /// Whether someone asked for an end: by a signal, or on burn-train's dashboard.
     pub(crate) fn is_asked_to_stop(&self, shell: &Shell) -> bool {
         self.interrupt.load(Ordering::Relaxed) || shell.asked_to_stop()
-    }
-
-    /// Saves what a run that is asked to stop has learned, unless its last step was lost.
-    fn save_on_interrupt(&mut self) -> Result<(), TrainError> {
-        if !self.config.checkpoint.save_on_interrupt {
-            return Ok(());
-        }
-        if self.is_sound() {
-            return self.checkpoint();
-        }
-        let lost = self.state.lost();
-        self.reporter.message(&format!(
-            "no checkpoint is written: the last {lost} steps were lost"
-        ));
-        Ok(())
     }
 
     /// Whether early stopping ends the run.
@@ -556,16 +531,16 @@ impl Run {
     fn say_why_over(&mut self) {
         let (step, limit) = (self.state.step, self.config.training.max_seconds);
         if self.is_stale() {
-            self.reporter
-                .message("stopped early: the validation loss no longer falls");
+            let text = "stopped early: the validation loss no longer falls";
+            self.reporter.message(text);
         } else if step < self.total_steps {
-            self.reporter
-                .message(&format!("stopped after {limit} s, at step {step}"));
+            let text = format!("stopped after {limit} s, at step {step}");
+            self.reporter.message(&text);
         }
     }
 
     /// Writes `final/` and says how it went.
-    fn finish(self, ended: Ended) -> Result<TrainReport, TrainError> {
+    fn finish(self, ended: TrainReport) -> Result<TrainReport, TrainError> {
         if self.config.checkpoint.export_safetensors && !ended.interrupted {
             // A model is talked to as the one that it comes from, and ends as that does.
             let beside = templates::directory(&self.config.tokenizer)?;
@@ -573,10 +548,7 @@ impl Run {
             let theirs = beside.filter(|_| tuned).map(|dir| read_settings(&dir));
             let generation = match theirs {
                 Some(Ok(settings)) => settings.generation,
-                _ => GenerationConfig {
-                    eos_token_id: self.tokenizer.eos_id().into_iter().collect(),
-                    ..GenerationConfig::default()
-                },
+                _ => model_dir::generation_of(&self.tokenizer),
             };
             let (path, model) = (self.directory.final_model(), self.trainee.valid().model);
             let run = self.config.output_dir();
@@ -598,8 +570,7 @@ impl Run {
         Ok(TrainReport {
             step: self.state.step,
             saved: self.there(self.saved.last),
-            interrupted: ended.interrupted,
-            eval: ended.eval,
+            ..ended
         })
     }
 }

@@ -111,14 +111,6 @@ pub(crate) struct Work {
     pub(crate) stateful: bool,
 }
 
-/// What all ranks together learned in a step, on the main device. Where every rank has an optimizer,
-/// each has the gradient, or gets it in [`Ranks::update`].
-pub(crate) struct Learned {
-    pub(crate) loss_sum: f64,
-    pub(crate) n_tokens: usize,
-    pub(crate) grads: GradientsParams,
-}
-
 /// The devices of a run at work.
 pub(crate) struct Ranks {
     main: Device,
@@ -155,14 +147,15 @@ impl Ranks {
         1 + self.replicas.len()
     }
 
-    /// Loss and gradient of a step of `trainee`, which is on the main device. `carried` is what the
-    /// step before left behind and becomes what this one does.
+    /// Loss and gradient of a step of `trainee`, both on the main device. `carried` is what the step before left
+    /// behind and becomes what this one does. Where every rank has an optimizer, each has the gradient too, or gets it
+    /// in [`update`](Self::update).
     pub(crate) fn learn(
         &mut self,
         trainee: &Trainee,
         work: Work,
         carried: &mut Option<Carried>,
-    ) -> Learned {
+    ) -> (LmOutput, GradientsParams) {
         if !self.replicas.is_empty() {
             // What clones share before it is initialised is initialised by whichever comes first.
             initialise(trainee);
@@ -170,24 +163,19 @@ impl Ranks {
         for replica in &self.replicas {
             replica.begin(self.reduction.is_none().then(|| trainee.clone()));
         }
-        let (mut loss_sum, mut n_tokens) = (0.0, 0);
-        let mut grads = GradientsAccumulator::new();
+        let (mut all, mut grads) = (LmOutput::default(), GradientsAccumulator::new());
         for (i, host) in work.hosts.into_iter().enumerate() {
             let seed = work.seed.wrapping_add(i as u64);
             let batches = self.share(host, carried.take(), work.scale, seed);
             let (outputs, own) = self.micro_step(trainee, batches);
             grads.accumulate(trainee, own);
-            loss_sum += outputs.iter().map(|output| output.loss_sum).sum::<f64>();
-            n_tokens += outputs.iter().map(|output| output.n_tokens).sum::<usize>();
+            all.loss_sum += outputs.iter().map(|output| output.loss_sum).sum::<f64>();
+            all.n_tokens += outputs.iter().map(|output| output.n_tokens).sum::<usize>();
             if work.stateful {
                 *carried = outputs.into_iter().map(|output| output.state).collect();
             }
         }
-        Learned {
-            loss_sum,
-            n_tokens,
-            grads: self.sum(trainee, grads),
-        }
+        (all, self.sum(trainee, grads))
     }
 
     /// The gradient of all ranks, of which `grads` are rank 0's.
