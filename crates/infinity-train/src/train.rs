@@ -22,7 +22,6 @@ use crate::run_dir::RunDir;
 use crate::step::loss_scale::LossScale;
 use crate::step::{LmBatch, Trainee};
 use burn::module::Module;
-use burn::tensor::Device;
 use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{copy_conversations, copy_template, read_settings, save_adapter};
 use infinity_model::{GateSummary, GenerationConfig, Tokenizer, generate, save_pretrained};
@@ -82,9 +81,6 @@ pub fn train(
 /// A run: what it is, and how far it has come.
 pub(crate) struct Run {
     pub(crate) config: RunConfig,
-    /// The devices by rank, with autodiff.
-    devices: Vec<Device>,
-    pub(crate) total_steps: u64,
     /// Micro-batches of a run that is measured in epochs: its last step takes what is left.
     micro_batches: Option<u64>,
     /// Tokens of the training text.
@@ -151,7 +147,7 @@ impl Run {
             root: self.config.output_dir(),
             name: self.config.run.name.clone(),
             dashboard: self.config.logging.progress == Progress::Tui && !self.rehearses,
-            stretches: Stretches::new(every, self.total_steps),
+            stretches: Stretches::new(every, self.state.total_steps),
             step: self.state.step,
         };
         within_learner(shown, self.trainee.clone(), move |shell| {
@@ -171,7 +167,7 @@ impl Run {
             return Ok(ended);
         }
         loop {
-            if !revalidates && self.state.step >= self.total_steps {
+            if !revalidates && self.state.step >= self.state.total_steps {
                 return Ok(ended);
             }
             if self.is_asked_to_stop(shell) {
@@ -236,7 +232,7 @@ impl Run {
     fn due(&self) -> Due {
         let (config, step) = (&self.config, self.state.step);
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
-        let end = step == self.total_steps;
+        let end = step == self.state.total_steps;
         let last = end || self.is_out_of_time();
         Due {
             report: due(config.logging.every) || end || step == 1,
@@ -258,7 +254,7 @@ impl Run {
             .map(|_| self.next_batch())
             .collect::<Result<Vec<_>, _>>()?;
         let states = self.config.data.initial_state;
-        let first = states.first_passing(self.total_steps);
+        let first = states.first_passing(self.state.total_steps);
         if self.state.step >= first {
             for (host, n) in hosts.iter_mut().zip(done..) {
                 host.pass(self.config.run.seed ^ n);
@@ -347,7 +343,7 @@ impl Run {
         self.state.elapsed_s = self.clock.elapsed_s();
         let metrics = StepMetrics {
             step: self.state.step,
-            total_steps: self.total_steps,
+            total_steps: self.state.total_steps,
             loss: (result.targets > 0).then_some(result.loss),
             learning_rate: result.learning_rate,
             grad_norm: result.grad_norm,
@@ -356,7 +352,7 @@ impl Run {
             step_ms: step_s * 1e3,
             memory_bytes: resident_bytes(),
             elapsed_s: self.state.elapsed_s,
-            eta_s: step_s * (self.total_steps - self.state.step) as f64,
+            eta_s: step_s * (self.state.total_steps - self.state.step) as f64,
             skipped: self.state.skipped,
             loss_scale: self.state.loss_scale.map(|scale| scale.scale),
         };
@@ -412,7 +408,7 @@ impl Run {
         };
         self.reporter.hear(Event::Eval(&metrics));
         self.directory.log(&metrics.to_json())?;
-        if step < self.total_steps {
+        if step < self.state.total_steps {
             shell.begin_training(step);
         }
         Ok(Some(report))
@@ -480,7 +476,7 @@ impl Run {
         for notice in self.directory.sync()? {
             self.reporter.message(&notice);
         }
-        let main = self.devices[0].clone().inner();
+        let main = self.trainee.model.device().inner();
         let stream = self.stream.as_ref().map(|stream| stream.whole(&main));
         self.checkpoints
             .write(&self.state, stream.as_ref(), &self.trainee, &self.optimizer)?;
@@ -533,7 +529,7 @@ impl Run {
         if self.is_stale() {
             let text = "stopped early: the validation loss no longer falls";
             self.reporter.message(text);
-        } else if step < self.total_steps {
+        } else if step < self.state.total_steps {
             let text = format!("stopped after {limit} s, at step {step}");
             self.reporter.message(&text);
         }

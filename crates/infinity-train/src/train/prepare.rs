@@ -195,10 +195,8 @@ impl Run {
         }
         Ok(Run {
             ranks: Ranks::start(&ranks, reduction, &trainee, &optimizer),
-            devices: ranks,
             saved: Saved::before(resumed_at, &checkpoints.steps()),
             clock: Clock::new(&state),
-            total_steps,
             micro_batches,
             training_tokens: prepared.train.len(),
             train,
@@ -213,7 +211,7 @@ impl Run {
             trainee,
             optimizer,
             state,
-            stream: stream.map(Carried::from),
+            stream: stream.map(|whole| Carried(vec![whole])),
             validated: None,
             finite: true,
             owes_checkpoint: false,
