@@ -47,10 +47,7 @@ pub(crate) struct Shown {
 }
 
 /// Runs `body`, a training loop, inside burn-train's learner. `body` returns the trained model and
-/// whatever else is to come out.
-///
-/// # Errors
-/// If the run is killed from the dashboard. A panic goes through.
+/// whatever else is to come out. To be killed from the dashboard is an error; a panic goes through.
 pub(crate) fn within_learner<T: Send + 'static>(
     shown: Shown,
     trainee: Trainee,
@@ -67,7 +64,7 @@ pub(crate) fn within_learner<T: Send + 'static>(
     let mut training = SupervisedTraining::new(&shown.root, Arc::new(NoLoader), Arc::new(NoLoader))
         .metric_train_numeric(LmMetric::loss())
         .metric_valid_numeric(LmMetric::loss())
-        .metric_train_numeric(LmMetric::new("GradNorm", |numbers| numbers.grad_norm))
+        .metric_train_numeric(LmMetric::new("GradNorm", |output| output.grad_norm))
         .with_metric_logger(InMemoryMetricLogger::default())
         .with_application_logger(None)
         .num_epochs(stretches.count())
@@ -84,13 +81,11 @@ pub(crate) fn within_learner<T: Send + 'static>(
     }
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| training.launch(learner))) {
         // The dashboard knows no other way to say that somebody asked it to kill the program.
-        match dashboard && words(&*panic).starts_with("Killing training") {
-            true => {
-                let message = "killed on the dashboard, without a checkpoint of its last step";
-                return Err(TrainError::Failed(message.to_owned()));
-            }
-            false => resume_unwind(panic),
+        if !(dashboard && words(&*panic).starts_with("Killing training")) {
+            resume_unwind(panic);
         }
+        let message = "killed on the dashboard, without a checkpoint of its last step";
+        return Err(TrainError::Failed(message.to_owned()));
     }
     let mut out = strategy.out.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(out
@@ -146,10 +141,9 @@ impl Shell {
     /// A stretch of training begins, after so many steps.
     pub(crate) fn begin_training(&mut self, step: u64) {
         let epoch_number = self.stretches.of(step + 1);
-        let total_items = self.stretches.items(epoch_number);
         self.train(LearnerEvent::StartSplit {
             epoch_number,
-            total_items,
+            total_items: self.stretches.items(epoch_number),
         });
     }
 
@@ -194,10 +188,8 @@ impl Shell {
 
     /// What burn-train met since it started.
     pub(crate) fn check(&self) -> Result<(), TrainError> {
-        match self.components.interrupter.error() {
-            Some(error) => Err(TrainError::Failed(error.to_string())),
-            None => Ok(()),
-        }
+        let error = self.components.interrupter.error();
+        error.map_or(Ok(()), |error| Err(TrainError::Failed(error.to_string())))
     }
 
     fn train(&mut self, event: LearnerEvent<LmOutput>) {
@@ -279,20 +271,12 @@ impl ItemLazy for LmOutput {
     }
 }
 
-/// The numbers metrics are made of.
-#[derive(Clone, Copy, Debug)]
-struct LmNumbers {
-    loss: Option<f64>,
-    n_tokens: usize,
-    grad_norm: Option<f64>,
-}
-
-impl Adaptor<LmNumbers> for LmOutput {
-    fn adapt(&self) -> LmNumbers {
-        LmNumbers {
-            loss: (self.n_tokens > 0).then(|| self.loss_sum / self.n_tokens as f64),
-            n_tokens: self.n_tokens,
-            grad_norm: self.grad_norm,
+/// Metrics are made of it as it is, without the state.
+impl Adaptor<LmOutput> for LmOutput {
+    fn adapt(&self) -> LmOutput {
+        LmOutput {
+            state: None,
+            ..*self
         }
     }
 }
@@ -302,12 +286,12 @@ impl Adaptor<LmNumbers> for LmOutput {
 #[derive(Clone)]
 struct LmMetric {
     name: Arc<String>,
-    pick: fn(&LmNumbers) -> Option<f64>,
+    pick: fn(&LmOutput) -> Option<f64>,
     state: NumericMetricState,
 }
 
 impl LmMetric {
-    fn new(name: &str, pick: fn(&LmNumbers) -> Option<f64>) -> Self {
+    fn new(name: &str, pick: fn(&LmOutput) -> Option<f64>) -> Self {
         LmMetric {
             name: Arc::new(name.to_owned()),
             pick,
@@ -317,7 +301,9 @@ impl LmMetric {
 
     /// Loss in nats a token.
     fn loss() -> Self {
-        Self::new("Loss", |numbers| numbers.loss)
+        Self::new("Loss", |output| {
+            (output.n_tokens > 0).then(|| output.loss_sum / output.n_tokens as f64)
+        })
     }
 
     fn format(&self) -> FormatOptions {
@@ -326,15 +312,15 @@ impl LmMetric {
 }
 
 impl Metric for LmMetric {
-    type Input = LmNumbers;
+    type Input = LmOutput;
 
     fn update(
         &mut self,
-        numbers: &LmNumbers,
+        output: &LmOutput,
         _metadata: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
-        if let Some(value) = (self.pick)(numbers) {
-            self.state.update(value, numbers.n_tokens);
+        if let Some(value) = (self.pick)(output) {
+            self.state.update(value, output.n_tokens);
         }
         Ok(self.state.compute_update(self.format()))
     }

@@ -53,14 +53,8 @@ pub fn estimate(
     let run = Run::prepare(config, &devices.into(), control, true)?;
     let (run, cost) = run.in_learner(Run::rehearse)?;
     let cost = cost?;
-    let Run {
-        config,
-        total_steps,
-        valid,
-        training_tokens,
-        ..
-    } = run;
-    let eval_batches = valid.as_ref().map_or(0, EvalSource::batches);
+    let (config, total_steps) = (run.config, run.state.total_steps);
+    let eval_batches = run.valid.as_ref().map_or(0, EvalSource::batches);
     let times = |every: u64| match every {
         0 => 1,
         _ => total_steps.div_ceil(every),
@@ -70,12 +64,12 @@ pub fn estimate(
         Some(lora) => (lora.count(&config.model)?, all),
         None => (all, 0),
     };
-    let steps_s = total_steps as f64 * cost.step_s;
-    // A run with a time limit stops within it and then validates and samples once more.
-    let (steps_s, part) = match limit > 0.0 && steps_s > limit {
-        true => (limit, limit / steps_s),
-        false => (steps_s, 1.0),
-    };
+    let mut steps_s = total_steps as f64 * cost.step_s;
+    let mut part = 1.0;
+    if limit > 0.0 && steps_s > limit {
+        // A run with a time limit stops within it and then validates and samples once more.
+        (steps_s, part) = (limit, limit / steps_s);
+    }
     let eval_s = cost.eval_batch_s * eval_batches as f64;
     let evals = (times(config.eval.every) as f64 * part).max(1.0);
     let samples = (times(config.eval.sample_every) as f64 * part).max(1.0);
@@ -84,7 +78,7 @@ pub fn estimate(
         frozen,
         total_steps,
         tokens_per_step: config.tokens_per_step(),
-        training_tokens,
+        training_tokens: run.training_tokens,
         step_s: cost.step_s,
         eval_s,
         run_s: steps_s + evals * eval_s + samples * cost.sample_s,
@@ -100,16 +94,13 @@ const TIME: Duration = Duration::from_secs(10);
 /// Validation batches that are measured.
 const EVAL_BATCHES: u64 = 3;
 
-/// What was measured.
+/// What was measured: seconds of a step, a validation batch and the samples of one moment, and the largest
+/// resident memory of the process.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
-    /// Seconds of a step.
     step_s: f64,
-    /// Seconds of a validation batch.
     eval_batch_s: f64,
-    /// Seconds of the samples of one moment.
     sample_s: f64,
-    /// Largest resident memory of the process in bytes.
     peak_bytes: u64,
 }
 
@@ -122,7 +113,7 @@ impl Run {
         self.step(shell)?;
         let (began, mut steps) = (Instant::now(), 0);
         while steps < STEPS || began.elapsed() < TIME {
-            if self.is_asked_to_stop(shell) || self.state.step >= self.total_steps {
+            if self.is_asked_to_stop(shell) || self.state.step >= self.state.total_steps {
                 break;
             }
             self.step(shell)?;

@@ -9,8 +9,8 @@ use infinity_files::Fingerprint;
 use infinity_model::burn::tensor::Device;
 use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{
-    base_of, config_from_json, copy_adapter, is_adapter, read_adapter_settings, read_settings,
-    save_adapter, with_adapter_of,
+    base_of, copy_adapter, is_adapter, read_adapter_settings, read_settings, save_adapter,
+    with_adapter_of,
 };
 use infinity_model::state_file::fingerprint_in_bf16;
 use infinity_model::{
@@ -93,13 +93,13 @@ pub fn find_with(given: &Path, adapter: Option<&Path>) -> Result<Found, TrainErr
         return find(given);
     };
     let found = find_on(adapter, Some(given))?;
-    match found.has_adapters() {
-        true => Ok(found),
-        false => Err(TrainError::NoModel(format!(
-            "{} is a model and no adapter: there is no {ADAPTER_MARKER}, or a {MARKER} beside it",
-            found.place().display()
-        ))),
+    if found.has_adapters() {
+        return Ok(found);
     }
+    Err(TrainError::NoModel(format!(
+        "{} is a model and no adapter: there is no {ADAPTER_MARKER}, or a {MARKER} beside it",
+        found.place().display()
+    )))
 }
 
 /// What `given` means; if that is adapters, those of the model in `base` or of the one that they name.
@@ -114,13 +114,13 @@ fn find_on(given: &Path, base: Option<&Path>) -> Result<Found, TrainError> {
     if let Some(checkpoint) = checkpoint(given)? {
         return on(checkpoint);
     }
-    match (directory(given), retired(given)) {
-        (Ok(found), _) => match newer(given, &found) {
+    match directory(given) {
+        Ok(found) => match newer(given, &found) {
             Some(checkpoint) => on(checkpoint),
             None if is_adapter(&found) => adapted(found, base),
             None => Ok(Found::Directory(found)),
         },
-        (Err(error), old) => match old.and_then(|old| newest(given, &old)) {
+        Err(error) => match retired(given).and_then(|old| newest(given, &old)) {
             Some(checkpoint) => on(checkpoint),
             None => Err(error),
         },
@@ -147,10 +147,8 @@ fn is_adapter_itself(base: &Path, of: &Path) -> TrainError {
 /// The adapters in `folder` on the model in `base`, or on the one that they name.
 fn adapted(folder: PathBuf, base: Option<&Path>) -> Result<Found, TrainError> {
     let (settings, shown) = (read_adapter_settings(&folder)?, folder.display());
-    let base = base
-        .map(Path::to_path_buf)
-        .or_else(|| base_of(&folder, &settings));
-    let base = base.ok_or_else(|| {
+    let given = base.map(Path::to_path_buf);
+    let base = given.or_else(|| base_of(&folder, &settings)).ok_or_else(|| {
         TrainError::NoModel(format!(
             "{shown} is an adapter of {}, and no such directory is here: name the model's own, and the \
              adapter with --adapter {shown}",
@@ -266,15 +264,10 @@ fn checkpoint(given: &Path) -> Result<Option<Checkpoint>, TrainError> {
     if !among || (step.is_none() && name != BEST) || marker(given).is_some() {
         return Ok(None);
     }
-    let step = match step.or_else(|| store.best()) {
-        Some(step) => step,
-        None => return Err(no_best(given, &store)),
-    };
-    let state = store.load(step)?;
-    let run = match around.parent() {
-        Some(run) => or_here(run).to_owned(),
-        None => around.join(".."),
-    };
+    let best = || store.best().ok_or_else(|| no_best(given, &store));
+    let state = store.load(step.map_or_else(best, Ok)?)?;
+    let run = around.parent().map(|run| or_here(run).to_owned());
+    let run = run.unwrap_or_else(|| around.join(".."));
     Ok(Some(Checkpoint {
         run,
         store,
@@ -345,9 +338,6 @@ impl Found {
     }
 
     /// What network it is, and what is known of its tokenizer.
-    ///
-    /// # Errors
-    /// What is there cannot be read.
     pub(crate) fn about(&self) -> Result<About, TrainError> {
         let checkpoint = match self {
             Found::Directory(folder) => {
@@ -411,17 +401,12 @@ impl Found {
         let model = model_of(store, step, config.model.init(device))?;
         let model = model.with_precision(precision)?;
         // Settings of generation may have been changed by hand beside the finished model.
-        let settings = checkpoint
-            .older
-            .as_ref()
-            .map(|older| older.join(GENERATION));
+        let older = checkpoint.older.as_ref();
+        let settings = older.map(|older| older.join(GENERATION));
         let generation = match settings {
             Some(path) if path.is_file() => GenerationConfig::from_json(&read(&path)?)
                 .map_err(|source| PretrainedError::Config { path, source })?,
-            _ => GenerationConfig {
-                eos_token_id: tokenizer.eos_id().into_iter().collect(),
-                ..GenerationConfig::default()
-            },
+            _ => generation_of(&tokenizer),
         };
         Ok(Pretrained {
             config: model.config().clone(),
@@ -446,23 +431,21 @@ impl Found {
     /// # Errors
     /// There are none, or they cannot be loaded or written.
     pub fn save_adapter(&self, dir: &Path, device: &Device) -> Result<(), TrainError> {
-        match self {
-            Found::Adapter(adapted) => return Ok(copy_adapter(dir, &adapted.folder)?),
-            Found::Checkpoint(checkpoint) => {
-                if let (Some((loaded, found)), Some(base)) = (
-                    checkpoint.adapted(Precision::F32, device)?,
-                    &checkpoint.state.base,
-                ) {
-                    let of = found.directory();
-                    save_adapter(dir, &loaded.model, of, &base.path, &base.fingerprint)?;
-                    return Ok(());
-                }
-            }
-            Found::Directory(_) => {}
+        if let Found::Adapter(adapted) = self {
+            return Ok(copy_adapter(dir, &adapted.folder)?);
         }
+        if let Found::Checkpoint(checkpoint) = self
+            && let Some(base) = &checkpoint.state.base
+            && let Some((loaded, found)) = checkpoint.adapted(Precision::F32, device)?
+        {
+            let of = found.directory();
+            save_adapter(dir, &loaded.model, of, &base.path, &base.fingerprint)?;
+            return Ok(());
+        }
+        let place = self.place();
         Err(TrainError::NoModel(format!(
             "{} has no adapters",
-            self.place().display()
+            place.display()
         )))
     }
 
@@ -504,10 +487,8 @@ impl Found {
             ))
         })?;
         let found = Tokenizer::from_file(&path).and_then(|found| found.to_json());
-        let (expected, found) = (
-            &checkpoint.state.tokenizer,
-            found.map_err(PretrainedError::from)?,
-        );
+        let found = found.map_err(PretrainedError::from)?;
+        let expected = &checkpoint.state.tokenizer;
         if !expected.is_empty() && !Fingerprint::matches(expected, found) {
             return Err(TrainError::NoModel(format!(
                 "{} is not the tokenizer that the checkpoint of step {} was trained with",
@@ -532,17 +513,19 @@ impl Found {
         if let Some(path) = made_by {
             return Ok(layers.file(&path)?);
         }
-        Ok(match self {
+        let (origin, text) = match self {
             Found::Adapter(adapted) => return adapted.base.layers(),
-            Found::Checkpoint(checkpoint) => {
-                layers.text("the checkpoint's configuration", &checkpoint.state.config)?
-            }
-            Found::Directory(directory) => {
-                let window = window(directory)?;
+            Found::Checkpoint(checkpoint) => (
+                "the checkpoint's configuration",
+                checkpoint.state.config.clone(),
+            ),
+            Found::Directory(_) => {
+                let window = self.about()?.model.max_position_embeddings;
                 let text = format!("[data]\nmax_seq_length = {window}\n");
-                layers.text("the model's config.json", &text)?
+                ("the model's config.json", text)
             }
-        })
+        };
+        Ok(layers.text(origin, &text)?)
     }
 }
 
@@ -593,13 +576,21 @@ fn same_weights(
     of: &Path,
 ) -> Result<(), TrainError> {
     let found = fingerprint_in_bf16(model);
-    match found == expected {
-        true => Ok(()),
-        false => Err(TrainError::NoModel(format!(
-            "the adapters in {} belong to a model of other weights ({expected}) than the one in {} ({found})",
-            of.display(),
-            base.place().display()
-        ))),
+    if found == expected {
+        return Ok(());
+    }
+    let (of, base) = (of.display(), base.place());
+    Err(TrainError::NoModel(format!(
+        "the adapters in {of} belong to a model of other weights ({expected}) than the one in {} ({found})",
+        base.display()
+    )))
+}
+
+/// How a model of a run generates: it ends where its tokenizer says that a text does.
+pub(crate) fn generation_of(tokenizer: &Tokenizer) -> GenerationConfig {
+    GenerationConfig {
+        eos_token_id: tokenizer.eos_id().into_iter().collect(),
+        ..GenerationConfig::default()
     }
 }
 
@@ -619,14 +610,6 @@ fn read(path: &Path) -> Result<String, PretrainedError> {
         path: path.into(),
         source,
     })
-}
-
-/// The training window in a model's `config.json`.
-fn window(directory: &Path) -> Result<usize, TrainError> {
-    let path = directory.join(MARKER);
-    let config = config_from_json(&read(&path)?);
-    let config = config.map_err(|source| PretrainedError::Config { path, source })?;
-    Ok(config.max_position_embeddings)
 }
 
 #[cfg(test)]

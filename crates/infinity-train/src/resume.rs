@@ -31,20 +31,17 @@ pub(crate) fn resume_state(
     let Some(resume) = resume else {
         return Ok(None);
     };
-    let state = match resume {
+    let (state, damaged) = match resume {
         Resume::Latest => match checkpoints.latest() {
-            Ok((state, damaged)) => {
-                for error in damaged {
-                    reporter.message(&format!("{error}; going back to an older one"));
-                }
-                state
-            }
             Err(CheckpointError::None { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
+            latest => latest?,
         },
-        Resume::Step(step) => checkpoints.load(*step)?,
-        Resume::Directory(path) => checkpoints.load(checkpoints.step_of(path)?)?,
+        Resume::Step(step) => (checkpoints.load(*step)?, Vec::new()),
+        Resume::Directory(path) => (checkpoints.load(checkpoints.step_of(path)?)?, Vec::new()),
     };
+    for error in damaged {
+        reporter.message(&format!("{error}; going back to an older one"));
+    }
     unchanged(&state, config)?;
     reporter.message(&format!("going on after step {}", state.step));
     Ok(Some(state))
@@ -93,33 +90,31 @@ fn unchanged(state: &TrainerState, config: &RunConfig) -> Result<(), CheckpointE
     let was = RunConfig::from_record(&state.config).map(|was| was.to_toml());
     let was = parse(was.as_deref().unwrap_or(&state.config));
     let now = parse(&config.to_toml());
-    let any_rate = matches!(
-        config.lr_scheduler.kind,
-        LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup
-    );
-    // Where the last part of a run is another one, its length decides what that is.
-    let any_length = any_rate && config.data.initial_state.last_fraction == 0.0;
+    let any_length = match config.lr_scheduler.kind {
+        // Where the last part of a run is another one, its length decides what that is.
+        LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => {
+            config.data.initial_state.last_fraction == 0.0
+        }
+        _ => false,
+    };
     let fixed = |key: &&String| {
         let key = key.as_str();
         !(FREE_KEYS.contains(&key) || any_length && LENGTH_KEYS.contains(&key))
     };
-    let mut fixed_keys = vec!["run.seed".to_owned(), "run.precision".to_owned()];
+    let mut fixed_keys = vec![("run", "seed"), ("run", "precision")];
     for section in FIXED_SECTIONS {
         let tables = [&now, &was].map(|table| table.get(section)?.as_table());
         let keys = tables.into_iter().flatten().flat_map(toml::Table::keys);
-        fixed_keys.extend(keys.filter(fixed).map(|key| format!("{section}.{key}")));
+        fixed_keys.extend(keys.filter(fixed).map(|key| (section, key.as_str())));
     }
     if let Some(changed) = other_rows(&was, config) {
         return Err(changed);
     }
-    let value = |table: &toml::Table, key: &str| {
-        let (section, key) = key.split_once('.')?;
-        table.get(section)?.get(key).cloned()
-    };
-    let shown = |value: Option<toml::Value>| value.map_or("unset".to_owned(), |v| v.to_string());
-    for key in fixed_keys {
-        let (was, now) = (value(&was, &key), value(&now, &key));
-        if was != now && !is_same_path(&key, was.as_ref(), now.as_ref(), state) {
+    let shown = |value: Option<&toml::Value>| value.map_or("unset".to_owned(), |v| v.to_string());
+    for (section, name) in fixed_keys {
+        let [was, now] = [&was, &now].map(|table| table.get(section)?.get(name));
+        let key = format!("{section}.{name}");
+        if was != now && !is_same_path(&key, was, now, state) {
             return Err(CheckpointError::Changed {
                 why: of_length(&key, config),
                 key,
@@ -185,24 +180,16 @@ fn other_rows(was: &toml::Table, config: &RunConfig) -> Option<CheckpointError> 
 
 /// Refuses to go on with another text or tokenizer under the same name.
 pub(crate) fn same_text(state: &TrainerState, meta: &PreparedMeta) -> Result<(), CheckpointError> {
-    let pairs = [
+    let [train, validation] = [&meta.train, &meta.validation].map(|split| &split.tokens.checksum);
+    let mut pairs = [
         ("data.train_file", &state.text, &meta.source.hash),
         // A prepared directory may hold another part of the same text.
-        (
-            "data.train_file",
-            &state.train_tokens,
-            &meta.train.tokens.checksum,
-        ),
+        ("data.train_file", &state.train_tokens, train),
         ("tokenizer", &state.tokenizer, &meta.tokenizer_hash),
-        (
-            "data.validation_file",
-            &state.validation_tokens,
-            &meta.validation.tokens.checksum,
-        ),
-    ];
-    let changed = pairs
-        .into_iter()
-        .find(|(_, was, now)| !was.is_empty() && was != now);
+        ("data.validation_file", &state.validation_tokens, validation),
+    ]
+    .into_iter();
+    let changed = pairs.find(|(_, was, now)| !was.is_empty() && was != now);
     changed.map_or(Ok(()), |(key, was, now)| {
         Err(CheckpointError::Changed {
             key: key.to_owned(),

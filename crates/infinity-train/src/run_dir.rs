@@ -11,7 +11,7 @@
 //! `run.json` is what makes a directory a run: none without it is overwritten, and then only files
 //! that this program wrote are removed.
 
-use crate::checkpoint::{BEST, PREFIX, is_part};
+use crate::checkpoint::{BEST, PREFIX, TrainerState, is_part};
 use crate::config::RunConfig;
 use crate::error::{CheckpointError, TrainError};
 use crate::metrics::tensorboard::EventFile;
@@ -42,44 +42,34 @@ const LOCK: &str = ".lock";
 
 /// How a run comes to its directory.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Opens {
+pub(crate) enum Opens<'a> {
     /// A new run, over an old one where `run.overwrite` says so.
     Anew,
     /// Begins again because the one there was ended before its first checkpoint, or there was none.
     Again,
-    /// Goes on after this step, whose validation may be done again.
-    After {
-        /// The step.
-        step: u64,
-        /// Whether it is to be validated again.
-        revalidates: bool,
-    },
+    /// Goes on from the checkpoint of this state.
+    After(&'a TrainerState),
 }
 
 /// Paths and open files of one run.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     root: PathBuf,
-    /// Whether anything is written at all.
-    writes: bool,
     metrics: Option<File>,
     events: Option<EventFile>,
     /// Names and texts of the descriptions.
     described: Vec<(&'static str, String)>,
-    /// Nobody else trains here as long as it is held.
+    /// Nobody else trains here as long as it is held. Without one nothing is written.
     lock: Option<Lock>,
 }
 
 impl RunDir {
-    /// Opens the run directory of `config`, with what a person should know of it in `notices`. `described` are names and
-    /// texts of what says what the run is.
-    ///
-    /// # Errors
-    /// If another process trains there, it holds anything that this run must not replace, or it cannot
-    /// be written.
+    /// Opens the run directory of `config`, unless another process trains there or it holds anything that this run must
+    /// not replace, with what a person should know of it in `notices`. `described` are names and texts of what says what
+    /// the run is.
     pub(crate) fn open(
         config: &RunConfig,
-        opens: Opens,
+        opens: Opens<'_>,
         described: Vec<(&'static str, String)>,
         notices: &mut Vec<String>,
     ) -> Result<Self, TrainError> {
@@ -96,20 +86,17 @@ impl RunDir {
                 }
             }
             Opens::Again => saved_nothing(&root)?,
-            Opens::After { .. } => {}
+            Opens::After(_) => {}
         }
-        let mut run = RunDir {
-            writes: true,
-            ..Self::nowhere(config)
-        };
-        fs::create_dir_all(&root).map_err(|source| write_error(&root, source))?;
+        let mut run = Self::nowhere(config);
+        fs::create_dir_all(&root).map_err(failed(&root))?;
         run.lock = Some(lock(&root)?);
         if matches!(opens, Opens::Again) {
             // Nobody else writes there any more, who may have saved something in between.
             saved_nothing(&root)?;
         }
         if replaces || matches!(opens, Opens::Again) {
-            clear(&root, notices).map_err(|source| write_error(&root, source))?;
+            clear(&root, notices).map_err(failed(&root))?;
         }
         run.described = described;
         run.described.push((EFFECTIVE, config.to_toml()));
@@ -120,13 +107,13 @@ impl RunDir {
             run.metrics = Some(run.open_metrics(opens, notices)?);
         }
         if config.logging.tensorboard {
-            let directory = root.join(TENSORBOARD);
             let after = match opens {
-                Opens::After { step, .. } => Some(step),
+                Opens::After(state) => Some(state.step),
                 _ => None,
             };
+            let directory = root.join(TENSORBOARD);
             let events = EventFile::create(&directory, after);
-            run.events = Some(events.map_err(|source| write_error(&directory, source))?);
+            run.events = Some(events.map_err(failed(&directory))?);
         }
         Ok(run)
     }
@@ -135,7 +122,6 @@ impl RunDir {
     pub(crate) fn nowhere(config: &RunConfig) -> Self {
         RunDir {
             root: config.output_dir(),
-            writes: false,
             metrics: None,
             events: None,
             described: Vec::new(),
@@ -150,47 +136,42 @@ impl RunDir {
 
     /// Moves a finished model aside, of which the run that goes on is no longer: it keeps the number of
     /// the step it was made at. Gives its new place, if there was one.
-    ///
-    /// # Errors
-    /// If it cannot be renamed.
     pub(crate) fn retire_final(&self, step: u64) -> Result<Option<PathBuf>, TrainError> {
         let path = self.final_model();
-        if !self.writes || path.symlink_metadata().is_err() {
+        if self.lock.is_none() || path.symlink_metadata().is_err() {
             return Ok(None);
         }
-        let mut names = (1..).map(|n| match n {
-            1 => self.root.join(format!("{FINAL}-step-{step:08}")),
-            n => self.root.join(format!("{FINAL}-step-{step:08}-{n}")),
+        let to = self.free_name(|n| match n {
+            1 => format!("{FINAL}-step-{step:08}"),
+            n => format!("{FINAL}-step-{step:08}-{n}"),
         });
-        let free = names.find(|name| name.symlink_metadata().is_err());
-        let to = free.expect("names do not end");
-        let moved = fs::rename(&path, &to);
-        moved.map_err(|source| write_error(&path, source))?;
+        fs::rename(&path, &to).map_err(failed(&path))?;
         Ok(Some(to))
     }
 
+    /// The first path that nothing has of those with the names of 1, 2, ….
+    fn free_name(&self, name: impl Fn(u64) -> String) -> PathBuf {
+        let mut paths = (1..).map(|n| self.root.join(name(n)));
+        let free = paths.find(|path| path.symlink_metadata().is_err());
+        free.expect("names do not end")
+    }
+
     /// Adds a line to `metrics.jsonl`, and its numbers to TensorBoard's events.
-    ///
-    /// # Errors
-    /// If it cannot be written.
     pub(crate) fn log(&mut self, line: &Value) -> Result<(), TrainError> {
         if let Some(file) = &mut self.metrics {
-            let path = self.root.join(METRICS);
             // One write: a run that is killed leaves at most one torn line, the last.
-            file.write_all(format!("{line}\n").as_bytes())
-                .map_err(|source| write_error(&path, source))?;
+            let written = file.write_all(format!("{line}\n").as_bytes());
+            written.map_err(failed(&self.root.join(METRICS)))?;
         }
         if let Some(events) = &mut self.events {
-            let path = self.root.join(TENSORBOARD);
             let step = line["step"].as_u64().unwrap_or_default();
             let keys = line.as_object().into_iter().flatten();
             let scalars: Vec<(&str, f64)> = keys
                 .filter(|(key, _)| key.contains('/'))
                 .filter_map(|(key, value)| Some((key.as_str(), value.as_f64()?)))
                 .collect();
-            events
-                .scalars(step, &scalars)
-                .map_err(|source| write_error(&path, source))?;
+            let written = events.scalars(step, &scalars);
+            written.map_err(failed(&self.root.join(TENSORBOARD)))?;
         }
         Ok(())
     }
@@ -198,9 +179,6 @@ impl RunDir {
     /// Makes sure that what was logged outlives the machine as the checkpoint of the same step
     /// does. What has been removed meanwhile is made again, with a notice of each: descriptions as
     /// they were, logs from here on.
-    ///
-    /// # Errors
-    /// If it cannot be written, or another process trains in the directory that was removed.
     pub(crate) fn sync(&mut self) -> Result<Vec<String>, TrainError> {
         let root = &self.root;
         let mut notices = Vec::new();
@@ -210,7 +188,7 @@ impl RunDir {
                 "{shown} has been removed while the run goes on; it {now}"
             ));
         };
-        fs::create_dir_all(root).map_err(|source| write_error(root, source))?;
+        fs::create_dir_all(root).map_err(failed(root))?;
         if !root.join(LOCK).exists() {
             self.lock = Some(lock(root)?);
         }
@@ -223,49 +201,48 @@ impl RunDir {
         }
         if let Some(file) = &self.metrics {
             let path = root.join(METRICS);
-            let failed = |source| write_error(&path, source);
             if path.exists() {
-                file.sync_data().map_err(failed)?;
+                file.sync_data().map_err(failed(&path))?;
             } else {
                 let new = OpenOptions::new().append(true).create(true).open(&path);
-                self.metrics = Some(new.map_err(failed)?);
+                self.metrics = Some(new.map_err(failed(&path))?);
                 gone(&path, "begins anew");
             }
         }
         if self.events.as_ref().is_some_and(|events| !events.exists()) {
             let directory = root.join(TENSORBOARD);
             let events = EventFile::create(&directory, None);
-            self.events = Some(events.map_err(|source| write_error(&directory, source))?);
+            self.events = Some(events.map_err(failed(&directory))?);
             gone(&directory, "begins anew");
         }
         Ok(notices)
     }
 
     /// Writes a sample of step `step`.
-    ///
-    /// # Errors
-    /// If it cannot be written.
     pub(crate) fn sample(&self, step: u64, text: &str) -> Result<(), TrainError> {
-        if !self.writes {
+        if self.lock.is_none() {
             return Ok(());
         }
         let directory = self.root.join(SAMPLES);
-        fs::create_dir_all(&directory).map_err(|source| write_error(&directory, source))?;
+        fs::create_dir_all(&directory).map_err(failed(&directory))?;
         self.write(&format!("{SAMPLES}/step-{step:08}.txt"), text)
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), TrainError> {
         let path = self.root.join(name);
-        let written = infinity_files::write(&path, text.as_bytes());
-        written.map_err(|source| write_error(&path, source))
+        infinity_files::write(&path, text.as_bytes()).map_err(failed(&path))
     }
 
     /// `metrics.jsonl`, without the lines after the step that goes on: those steps run again. A file
     /// that cannot be read, or holds anything but such lines, is kept beside it.
-    fn open_metrics(&self, opens: Opens, notices: &mut Vec<String>) -> Result<File, TrainError> {
+    fn open_metrics(
+        &self,
+        opens: Opens<'_>,
+        notices: &mut Vec<String>,
+    ) -> Result<File, TrainError> {
         let path = self.root.join(METRICS);
         let mut kept = String::new();
-        if let Opens::After { step, revalidates } = opens {
+        if let Opens::After(state) = opens {
             let mut aside = None;
             match fs::read(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -277,11 +254,9 @@ impl RunDir {
                     let mut lines = text.lines().peekable();
                     while let Some(line) = lines.next() {
                         match step_of(line) {
-                            Some((at, eval)) => {
-                                if at < step || at == step && !(eval && revalidates) {
-                                    kept.extend([line, "\n"]);
-                                }
-                            }
+                            Some((at, _)) if at > state.step => {}
+                            Some((at, true)) if at == state.step && state.validation_owed => {}
+                            Some(_) => kept.extend([line, "\n"]),
                             // Half a line is no line, and was never more.
                             None if torn && lines.peek().is_none() => {}
                             None => aside = Some("has lines that are no metrics".to_owned()),
@@ -290,17 +265,15 @@ impl RunDir {
                 }
             }
             if let Some(why) = aside {
-                let names = (1..).map(|n| self.root.join(format!("{METRICS}.kept-{n}")));
-                let mut free = names.filter(|name| name.symlink_metadata().is_err());
-                let beside = free.next().expect("names do not end");
-                fs::rename(&path, &beside).map_err(|source| write_error(&path, source))?;
+                let beside = self.free_name(|n| format!("{METRICS}.kept-{n}"));
+                fs::rename(&path, &beside).map_err(failed(&path))?;
                 let (path, beside) = (path.display(), beside.display());
                 notices.push(format!("{path} {why}: it is kept as {beside}"));
             }
         }
         self.write(METRICS, &kept)?;
         let opened = OpenOptions::new().append(true).open(&path);
-        opened.map_err(|source| write_error(&path, source))
+        opened.map_err(failed(&path))
     }
 }
 
@@ -318,12 +291,6 @@ pub fn is_used(root: &Path) -> bool {
 
 /// Refuses a place that is somebody's working directory or holds the text to learn from.
 fn refuse_place(root: &Path, config: &RunConfig) -> Result<(), TrainError> {
-    let refuse = |reason: String| {
-        Err(TrainError::OutputRefused {
-            path: root.to_path_buf(),
-            reason,
-        })
-    };
     let Ok(real) = root.canonicalize() else {
         return Ok(());
     };
@@ -332,52 +299,55 @@ fn refuse_place(root: &Path, config: &RunConfig) -> Result<(), TrainError> {
             .is_ok_and(|path| path.starts_with(&real))
     };
     if std::env::current_dir().is_ok_and(|here| holds(&here)) {
-        return refuse("it is, or holds, the directory this program was started in".to_owned());
+        return refuse(
+            root,
+            "it is, or holds, the directory this program was started in",
+        );
     }
-    let texts = [&config.data.train_file, &config.data.validation_file];
-    match texts
-        .into_iter()
-        .find(|text| !text.as_os_str().is_empty() && holds(text))
-    {
-        Some(text) => refuse(format!("it holds the text {}", text.display())),
+    let mut texts = [&config.data.train_file, &config.data.validation_file].into_iter();
+    match texts.find(|text| !text.as_os_str().is_empty() && holds(text)) {
+        Some(text) => refuse(root, &format!("it holds the text {}", text.display())),
         None => Ok(()),
     }
+}
+
+fn refuse(root: &Path, reason: &str) -> Result<(), TrainError> {
+    Err(TrainError::OutputRefused {
+        path: root.to_path_buf(),
+        reason: reason.to_owned(),
+    })
 }
 
 /// Refuses a directory that no run of this program has described.
 fn refuse_foreign(root: &Path) -> Result<(), TrainError> {
     let described = fs::read(root.join(RUN)).ok();
     let run: Option<Value> = described.and_then(|text| serde_json::from_slice(&text).ok());
-    match run.is_some_and(|run| run.get("infinity_version").is_some()) {
-        true => Ok(()),
-        false => Err(TrainError::OutputRefused {
-            path: root.to_path_buf(),
-            reason: format!(
-                "it is not empty and holds no {RUN} of this program; only a run's directory is \
-                 overwritten"
-            ),
-        }),
+    if run.is_some_and(|run| run.get("infinity_version").is_some()) {
+        return Ok(());
     }
+    let why = format!("it is not empty and holds no {RUN} of this program");
+    refuse(
+        root,
+        &format!("{why}; only a run's directory is overwritten"),
+    )
+}
+
+/// The names on a path; none where one of them is no text.
+fn parts(path: &Path) -> Vec<&str> {
+    let names: Option<Vec<&str>> = path.iter().map(OsStr::to_str).collect();
+    names.unwrap_or_default()
 }
 
 /// Whether this program writes a file of this path in a run's directory.
 fn is_written(path: &Path) -> bool {
-    let parts: Vec<&str> = path.iter().filter_map(OsStr::to_str).collect();
-    if parts.len() != path.iter().count() {
-        return false;
-    }
+    let parts = parts(path);
     // What a writer that was killed leaves beside the name: see infinity-files.
     let unfinished = |part: &str| part.starts_with('.') && part.contains(".partial-");
     if parts.iter().any(|part| unfinished(part)) {
         return true;
     }
     match parts[..] {
-        [name] => {
-            let name = name.strip_suffix(".tmp").unwrap_or(name);
-            let conversations = [TEMPLATE, TOKENIZER_CONFIG];
-            [RUN, CONFIG, EFFECTIVE, TOKENIZER, METRICS].contains(&name)
-                || conversations.contains(&name)
-        }
+        [name] => RUN_FILES.contains(&name.strip_suffix(".tmp").unwrap_or(name)),
         [TENSORBOARD, name] => name.starts_with("events.out.tfevents."),
         [SAMPLES, name] => name.starts_with("step-"),
         [CHECKPOINTS, name] => [BEST, ".tmp-best"].contains(&name),
@@ -393,6 +363,17 @@ fn is_written(path: &Path) -> bool {
         _ => false,
     }
 }
+
+/// What a run's directory holds besides folders.
+const RUN_FILES: [&str; 7] = [
+    RUN,
+    CONFIG,
+    EFFECTIVE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    TEMPLATE,
+    METRICS,
+];
 
 /// What a model directory holds besides weights.
 const MODEL_FILES: [&str; 8] = [
@@ -416,8 +397,7 @@ pub(crate) fn saved_nothing(root: &Path) -> Result<(), CheckpointError> {
     let begun = [RUN, EFFECTIVE].iter().any(|name| root.join(name).exists());
     let mut all = Vec::new();
     walk(root, Path::new(""), &mut all).map_err(refuse)?;
-    let leftover = |path: &Path| match path.iter().filter_map(OsStr::to_str).collect::<Vec<_>>()[..]
-    {
+    let leftover = |path: &Path| match parts(path)[..] {
         [LOCK] => true,
         // A file of these names alone may be what somebody wrote for the run to come.
         [CONFIG | TOKENIZER | TEMPLATE | TOKENIZER_CONFIG] => begun,
@@ -432,10 +412,8 @@ pub(crate) fn saved_nothing(root: &Path) -> Result<(), CheckpointError> {
 }
 
 /// Adds the paths of all files below `root` that are in `folder` or below it, relative to `root`; none
-/// where there is no such directory. Links are not followed.
-///
-/// # Errors
-/// Gives the directory back that cannot be looked into: it may hold anything.
+/// where there is no such directory. Links are not followed. The error is the directory that cannot be
+/// looked into: it may hold anything.
 fn walk(root: &Path, folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), PathBuf> {
     let entries = match fs::read_dir(root.join(folder)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -454,11 +432,8 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Path
 }
 
 /// Removes what runs have written in a directory, `run.json` last: one that is killed on the way can be
-/// overwritten again. What is left of others is told.
-///
-/// # Errors
-/// If something of others is in a checkpoint's folder, whose name the new run may need; or if a file
-/// cannot be removed.
+/// overwritten again. What is left of others is told, and refused in a checkpoint's folder, whose name the
+/// new run may need.
 fn clear(root: &Path, notices: &mut Vec<String>) -> io::Result<()> {
     let mut all = Vec::new();
     let unreadable = |path: PathBuf| io::Error::other(format!("{} cannot be read", path.display()));
@@ -474,12 +449,8 @@ fn clear(root: &Path, notices: &mut Vec<String>) -> io::Result<()> {
     }
     for path in &ours {
         fs::remove_file(root.join(path))?;
-        let folders = path
-            .ancestors()
-            .skip(1)
-            .take_while(|folder| !folder.as_os_str().is_empty());
-        for folder in folders {
-            // One that still holds something stays.
+        // The last of them is `root`, which holds its lock; whichever still holds something stays.
+        for folder in path.ancestors().skip(1) {
             let _ = fs::remove_dir(root.join(folder));
         }
     }
@@ -493,17 +464,16 @@ fn clear(root: &Path, notices: &mut Vec<String>) -> io::Result<()> {
 /// Takes the lock of a run directory.
 fn lock(root: &Path) -> Result<Lock, TrainError> {
     let path = root.join(LOCK);
-    match Lock::take(&path).map_err(|source| write_error(&path, source))? {
-        Some(lock) => Ok(lock),
-        None => Err(TrainError::Failed(format!(
-            "another process is training in {}; wait for it, or name another directory",
-            root.display()
-        ))),
-    }
+    Lock::take(&path).map_err(failed(&path))?.ok_or_else(|| {
+        let root = root.display();
+        TrainError::Failed(format!(
+            "another process is training in {root}; wait for it, or name another directory"
+        ))
+    })
 }
 
-fn write_error(path: &Path, source: io::Error) -> TrainError {
-    TrainError::Write {
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> TrainError {
+    move |source| TrainError::Write {
         path: path.to_path_buf(),
         source,
     }

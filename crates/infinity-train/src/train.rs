@@ -11,7 +11,7 @@ use crate::burn_train::{Shell, Shown, Stretches, within_learner};
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
 use crate::data::{EvalSource, HostBatch, TrainSource, Workers, templates};
-use crate::distributed::{Carried, Devices, Learned, Ranks, Update, Work};
+use crate::distributed::{Carried, Devices, Ranks, Update, Work};
 use crate::error::TrainError;
 use crate::evaluate::{EvalReport, evaluate_with};
 use crate::metrics::{EvalMetrics, Event, Reporter, StepMetrics, resident_bytes};
@@ -20,9 +20,8 @@ use crate::optimizer::{Optimizer, measure};
 use crate::resume::Resume;
 use crate::run_dir::RunDir;
 use crate::step::loss_scale::LossScale;
-use crate::step::{LmBatch, LmOutput, Trainee};
+use crate::step::{LmBatch, Trainee};
 use burn::module::Module;
-use burn::tensor::Device;
 use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{copy_conversations, copy_template, read_settings, save_adapter};
 use infinity_model::{GateSummary, GenerationConfig, Tokenizer, generate, save_pretrained};
@@ -51,7 +50,7 @@ pub struct TrainControl {
 }
 
 /// What came of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TrainReport {
     /// Optimizer steps done.
     pub step: u64,
@@ -74,19 +73,14 @@ pub fn train(
     control: TrainControl,
 ) -> Result<TrainReport, TrainError> {
     let run = Run::prepare(config, &devices.into(), control, false)?;
-    let (run, ended) = run.in_learner(|run, shell| {
-        let ended = run.steps(shell);
-        ended.map_err(|error| run.ended_by(error))
-    })?;
+    let (run, ended) =
+        run.in_learner(|run, shell| run.steps(shell).map_err(|error| run.ended_by(error)))?;
     run.finish(ended?)
 }
 
 /// A run: what it is, and how far it has come.
 pub(crate) struct Run {
     pub(crate) config: RunConfig,
-    /// The devices by rank, with autodiff.
-    devices: Vec<Device>,
-    pub(crate) total_steps: u64,
     /// Micro-batches of a run that is measured in epochs: its last step takes what is left.
     micro_batches: Option<u64>,
     /// Tokens of the training text.
@@ -118,12 +112,6 @@ pub(crate) struct Run {
     pub(crate) clock: Clock,
     /// Made ahead by `data.num_workers` threads, from the first step of this session on.
     batches: Option<Workers<HostBatch>>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Ended {
-    interrupted: bool,
-    eval: Option<EvalReport>,
 }
 
 pub(crate) struct StepResult {
@@ -159,7 +147,7 @@ impl Run {
             root: self.config.output_dir(),
             name: self.config.run.name.clone(),
             dashboard: self.config.logging.progress == Progress::Tui && !self.rehearses,
-            stretches: Stretches::new(every, self.total_steps),
+            stretches: Stretches::new(every, self.state.total_steps),
             step: self.state.step,
         };
         within_learner(shown, self.trainee.clone(), move |shell| {
@@ -168,8 +156,9 @@ impl Run {
         })
     }
 
-    fn steps(&mut self, shell: &mut Shell) -> Result<Ended, TrainError> {
-        let mut ended = Ended::default();
+    /// Whether it was interrupted, and its last validation.
+    fn steps(&mut self, shell: &mut Shell) -> Result<TrainReport, TrainError> {
+        let mut ended = TrainReport::default();
         shell.begin_training(self.state.step);
         // A validation that was broken off comes before the next step.
         let mut revalidates = self.state.validation_owed;
@@ -178,13 +167,11 @@ impl Run {
             return Ok(ended);
         }
         loop {
-            if !revalidates && self.state.step >= self.total_steps {
+            if !revalidates && self.state.step >= self.state.total_steps {
                 return Ok(ended);
             }
             if self.is_asked_to_stop(shell) {
-                self.save_on_interrupt()?;
-                ended.interrupted = true;
-                return Ok(ended);
+                return self.interrupted(ended);
             }
 
             let result = match std::mem::take(&mut revalidates) {
@@ -209,9 +196,7 @@ impl Run {
             if due.eval {
                 let Some(report) = self.validate(shell)? else {
                     self.state.validation_owed = true;
-                    self.save_on_interrupt()?;
-                    ended.interrupted = true;
-                    return Ok(ended);
+                    return self.interrupted(ended);
                 };
                 best = self.state.best_step == self.state.step;
                 ended.eval = Some(report);
@@ -247,7 +232,7 @@ impl Run {
     fn due(&self) -> Due {
         let (config, step) = (&self.config, self.state.step);
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
-        let end = step == self.total_steps;
+        let end = step == self.state.total_steps;
         let last = end || self.is_out_of_time();
         Due {
             report: due(config.logging.every) || end || step == 1,
@@ -269,7 +254,7 @@ impl Run {
             .map(|_| self.next_batch())
             .collect::<Result<Vec<_>, _>>()?;
         let states = self.config.data.initial_state;
-        let first = states.first_passing(self.total_steps);
+        let first = states.first_passing(self.state.total_steps);
         if self.state.step >= first {
             for (host, n) in hosts.iter_mut().zip(done..) {
                 host.pass(self.config.run.seed ^ n);
@@ -286,15 +271,12 @@ impl Run {
             stateful: self.config.data.stateful
                 || (states.last_fraction > 0.0 && self.state.step + 1 >= first),
         };
-        let Learned {
-            loss_sum,
-            n_tokens,
-            grads,
-        } = self.ranks.learn(&self.trainee, work, &mut self.stream);
+        let (mut output, grads) = self.ranks.learn(&self.trainee, work, &mut self.stream);
         let max_norm = self.config.training.max_grad_norm;
         let (grads, clip) = measure(&self.trainee, grads, loss_scale, max_norm);
-        let grad_norm = clip.norm;
-        let loss = loss_sum / n_tokens.max(1) as f64;
+        let (n_tokens, grad_norm) = (output.n_tokens, clip.norm);
+        output.grad_norm = Some(grad_norm);
+        let loss = output.loss_sum / n_tokens.max(1) as f64;
         let finite = loss.is_finite() && grad_norm.is_finite();
         let overflow = self.rescale(finite)?;
         let update = Update {
@@ -318,12 +300,6 @@ impl Run {
         self.state.tokens += tokens as u64;
         self.clock.tokens += tokens as u64;
         self.clock.steps += 1;
-        let output = LmOutput {
-            loss_sum,
-            n_tokens,
-            grad_norm: Some(grad_norm),
-            state: None,
-        };
         shell.step(output, self.state.step, learning_rate);
         Ok(StepResult {
             loss,
@@ -337,16 +313,14 @@ impl Run {
 
     /// The next batch of the session, whose first is the one the run has come to.
     fn next_batch(&mut self) -> Result<HostBatch, TrainError> {
-        let batches = match &mut self.batches {
-            Some(batches) => batches,
-            none => {
-                let source = self.train.clone();
-                let vocabulary = self.config.model.vocab_size;
-                let make = move |n| source.batch(n)?.within(vocabulary);
-                let (first, count) = (self.state.micro_step, self.config.data.num_workers);
-                none.insert(Workers::start(make, first, count)?)
-            }
-        };
+        if self.batches.is_none() {
+            let source = self.train.clone();
+            let vocabulary = self.config.model.vocab_size;
+            let make = move |n| source.batch(n)?.within(vocabulary);
+            let (first, count) = (self.state.micro_step, self.config.data.num_workers);
+            self.batches = Some(Workers::start(make, first, count)?);
+        }
+        let batches = self.batches.as_mut().expect("just started");
         Ok(batches.take()?)
     }
 
@@ -369,7 +343,7 @@ impl Run {
         self.state.elapsed_s = self.clock.elapsed_s();
         let metrics = StepMetrics {
             step: self.state.step,
-            total_steps: self.total_steps,
+            total_steps: self.state.total_steps,
             loss: (result.targets > 0).then_some(result.loss),
             learning_rate: result.learning_rate,
             grad_norm: result.grad_norm,
@@ -378,7 +352,7 @@ impl Run {
             step_ms: step_s * 1e3,
             memory_bytes: resident_bytes(),
             elapsed_s: self.state.elapsed_s,
-            eta_s: step_s * (self.total_steps - self.state.step) as f64,
+            eta_s: step_s * (self.state.total_steps - self.state.step) as f64,
             skipped: self.state.skipped,
             loss_scale: self.state.loss_scale.map(|scale| scale.scale),
         };
@@ -417,12 +391,11 @@ impl Run {
         let gates = self.gates(&trainee)?;
         self.validated = Some(step);
         self.saved.is_old |= std::mem::take(&mut self.state.validation_owed);
-        let best = self.state.best_loss.is_none_or(|best| report.loss < best);
-        self.state.stale_evals += 1;
+        let state = &mut self.state;
+        let best = state.best_loss.is_none_or(|best| report.loss < best);
+        state.stale_evals += 1;
         if best {
-            self.state.best_loss = Some(report.loss);
-            self.state.best_step = step;
-            self.state.stale_evals = 0;
+            (state.best_loss, state.best_step, state.stale_evals) = (Some(report.loss), step, 0);
         }
         let metrics = EvalMetrics {
             step,
@@ -435,7 +408,7 @@ impl Run {
         };
         self.reporter.hear(Event::Eval(&metrics));
         self.directory.log(&metrics.to_json())?;
-        if step < self.total_steps {
+        if step < self.state.total_steps {
             shell.begin_training(step);
         }
         Ok(Some(report))
@@ -468,11 +441,11 @@ impl Run {
         let interrupt = Arc::clone(&self.interrupt);
         let stops = || interrupt.load(Ordering::Relaxed) || shell.asked_to_stop();
         let mut all = String::new();
+        let quiet = &mut |_: &str| match stops() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
         for prompt in &eval.sample_prompts {
-            let quiet = &mut |_: &str| match stops() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            };
             match generate(&model, &self.tokenizer, prompt, &config, quiet) {
                 _ if stops() => return Ok(()),
                 Ok(generation) => {
@@ -481,8 +454,7 @@ impl Run {
                     all.push_str(&format!("{prompt}{text}\n\n"));
                 }
                 Err(error) => {
-                    let text = format!("no sample for {prompt:?}: {error}");
-                    self.reporter.message(&text);
+                    (self.reporter).message(&format!("no sample for {prompt:?}: {error}"))
                 }
             }
         }
@@ -497,15 +469,14 @@ impl Run {
         }
         if let Some(gone) = self.saved.last.filter(|step| !is_there(*step)) {
             let path = self.checkpoints.path(gone);
-            let path = path.display();
-            self.reporter
-                .message(&format!("{path} has been removed while the run goes on"));
+            let text = format!("{} has been removed while the run goes on", path.display());
+            self.reporter.message(&text);
         }
         self.state.elapsed_s = self.clock.elapsed_s();
         for notice in self.directory.sync()? {
             self.reporter.message(&notice);
         }
-        let main = self.devices[0].clone().inner();
+        let main = self.trainee.model.device().inner();
         let stream = self.stream.as_ref().map(|stream| stream.whole(&main));
         self.checkpoints
             .write(&self.state, stream.as_ref(), &self.trainee, &self.optimizer)?;
@@ -520,24 +491,24 @@ impl Run {
         Ok(())
     }
 
+    /// The end of a run that is asked to stop. What it has learned is saved, unless its last step was lost.
+    fn interrupted(&mut self, ended: TrainReport) -> Result<TrainReport, TrainError> {
+        if self.config.checkpoint.save_on_interrupt && self.is_sound() {
+            self.checkpoint()?;
+        } else if self.config.checkpoint.save_on_interrupt {
+            let lost = self.state.lost();
+            let text = format!("no checkpoint is written: the last {lost} steps were lost");
+            self.reporter.message(&text);
+        }
+        Ok(TrainReport {
+            interrupted: true,
+            ..ended
+        })
+    }
+
     /// Whether someone asked for an end: by a signal, or on burn-train's dashboard.
     pub(crate) fn is_asked_to_stop(&self, shell: &Shell) -> bool {
         self.interrupt.load(Ordering::Relaxed) || shell.asked_to_stop()
-    }
-
-    /// Saves what a run that is asked to stop has learned, unless its last step was lost.
-    fn save_on_interrupt(&mut self) -> Result<(), TrainError> {
-        if !self.config.checkpoint.save_on_interrupt {
-            return Ok(());
-        }
-        if self.is_sound() {
-            return self.checkpoint();
-        }
-        let lost = self.state.lost();
-        self.reporter.message(&format!(
-            "no checkpoint is written: the last {lost} steps were lost"
-        ));
-        Ok(())
     }
 
     /// Whether early stopping ends the run.
@@ -556,16 +527,16 @@ impl Run {
     fn say_why_over(&mut self) {
         let (step, limit) = (self.state.step, self.config.training.max_seconds);
         if self.is_stale() {
-            self.reporter
-                .message("stopped early: the validation loss no longer falls");
-        } else if step < self.total_steps {
-            self.reporter
-                .message(&format!("stopped after {limit} s, at step {step}"));
+            let text = "stopped early: the validation loss no longer falls";
+            self.reporter.message(text);
+        } else if step < self.state.total_steps {
+            let text = format!("stopped after {limit} s, at step {step}");
+            self.reporter.message(&text);
         }
     }
 
     /// Writes `final/` and says how it went.
-    fn finish(self, ended: Ended) -> Result<TrainReport, TrainError> {
+    fn finish(self, ended: TrainReport) -> Result<TrainReport, TrainError> {
         if self.config.checkpoint.export_safetensors && !ended.interrupted {
             // A model is talked to as the one that it comes from, and ends as that does.
             let beside = templates::directory(&self.config.tokenizer)?;
@@ -573,10 +544,7 @@ impl Run {
             let theirs = beside.filter(|_| tuned).map(|dir| read_settings(&dir));
             let generation = match theirs {
                 Some(Ok(settings)) => settings.generation,
-                _ => GenerationConfig {
-                    eos_token_id: self.tokenizer.eos_id().into_iter().collect(),
-                    ..GenerationConfig::default()
-                },
+                _ => model_dir::generation_of(&self.tokenizer),
             };
             let (path, model) = (self.directory.final_model(), self.trainee.valid().model);
             let run = self.config.output_dir();
@@ -598,8 +566,7 @@ impl Run {
         Ok(TrainReport {
             step: self.state.step,
             saved: self.there(self.saved.last),
-            interrupted: ended.interrupted,
-            eval: ended.eval,
+            ..ended
         })
     }
 }

@@ -137,14 +137,23 @@ impl Mark {
 
     /// How a file shows that it is not the one that was `written`.
     fn differs_from(&self, written: &Self) -> String {
-        match self.bytes == written.bytes {
+        let (is, was) = (self.bytes, written.bytes);
+        match is == was {
             true => "its fingerprint is not that of what was written".to_owned(),
-            false => format!(
-                "it has {} bytes and was written with {}",
-                self.bytes, written.bytes
-            ),
+            false => format!("it has {is} bytes and was written with {was}"),
         }
     }
+}
+
+/// Writes `COMPLETE`, with the mark of every other file in `folder`.
+fn mark(folder: &Path) -> io::Result<()> {
+    let mut marks = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        marks.insert(name, Mark::of(&entry.path(), Fingerprint::default())?);
+    }
+    infinity_files::write(&folder.join(COMPLETE), &serde_json::to_vec_pretty(&marks)?)
 }
 
 /// The checkpoints of one run.
@@ -164,11 +173,8 @@ impl CheckpointStore {
         self.directory.join(format!("{PREFIX}{step:08}"))
     }
 
-    /// Writes the checkpoint of `state`'s step, in the place of one that may be there. `stream` is
-    /// the state that the next batch goes on from, if any.
-    ///
-    /// # Errors
-    /// If it cannot be written; what was there is there still.
+    /// Writes the checkpoint of `state`'s step, in the place of one that may be there, and which stays if
+    /// this fails. `stream` is the state that the next batch goes on from, if any.
     pub(crate) fn write(
         &self,
         state: &TrainerState,
@@ -177,45 +183,34 @@ impl CheckpointStore {
         optimizer: &Optimizer,
     ) -> Result<(), CheckpointError> {
         let target = self.path(state.step);
-        let failed = |error: io::Error| write_error(&target, error);
-        fs::create_dir_all(&self.directory).map_err(failed)?;
-        self.remove_old_unfinished();
-        let partial = PartialDirectory::create(&target).map_err(failed)?;
-        let folder = partial.path();
+        let write = || -> io::Result<()> {
+            fs::create_dir_all(&self.directory)?;
+            self.remove_old_unfinished();
+            let partial = PartialDirectory::create(&target)?;
+            let folder = partial.path();
 
-        let trainee = trainee.clone();
-        let record = match trainee.model.lora() {
-            Some(_) => trainee.into_record_group(InfinityModel::adapters()),
-            None => trainee.into_record(),
+            let trainee = trainee.clone();
+            let record = match trainee.model.lora() {
+                Some(_) => trainee.into_record_group(InfinityModel::adapters()),
+                None => trainee.into_record(),
+            };
+            let bytes = record.into_bytes().map_err(io::Error::other)?;
+            infinity_files::write(&folder.join(MODEL), &bytes)?;
+            drop(bytes);
+            let bytes = optimizer.to_bytes().map_err(io::Error::other)?;
+            infinity_files::write(&folder.join(OPTIMIZER), &bytes)?;
+            drop(bytes);
+            if let Some(state) = stream {
+                stream::save(&folder.join(STREAM), state)?;
+            }
+            infinity_files::write(&folder.join(STATE), &serde_json::to_vec_pretty(state)?)?;
+            mark(folder)?;
+            partial.rename_to(&target)
         };
-        let bytes = record.into_bytes();
-        let bytes = bytes.map_err(|error| write_error(&target, error))?;
-        infinity_files::write(&folder.join(MODEL), &bytes).map_err(failed)?;
-        drop(bytes);
-        let bytes = optimizer.to_bytes();
-        let bytes = bytes.map_err(|error| write_error(&target, error))?;
-        infinity_files::write(&folder.join(OPTIMIZER), &bytes).map_err(failed)?;
-        drop(bytes);
-        if let Some(state) = stream {
-            stream::save(&folder.join(STREAM), state).map_err(failed)?;
-        }
-        let text = serde_json::to_vec_pretty(state).map_err(io::Error::from);
-        text.and_then(|text| infinity_files::write(&folder.join(STATE), &text))
-            .map_err(failed)?;
-
-        self.mark(folder).map_err(failed)?;
-        partial.rename_to(&target).map_err(failed)
-    }
-
-    /// Writes `COMPLETE`, with the mark of every other file in `folder`.
-    fn mark(&self, folder: &Path) -> io::Result<()> {
-        let mut marks = BTreeMap::new();
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            marks.insert(name, Mark::of(&entry.path(), Fingerprint::default())?);
-        }
-        infinity_files::write(&folder.join(COMPLETE), &serde_json::to_vec_pretty(&marks)?)
+        write().map_err(|error| {
+            let path = target.display();
+            CheckpointError::Write(format!("cannot write the checkpoint {path}: {error}"))
+        })
     }
 
     /// Removes what runs of earlier versions that died on the way have left.
@@ -235,9 +230,6 @@ impl CheckpointStore {
     }
 
     /// `trainee` with the weights of a step's checkpoint, on its own device.
-    ///
-    /// # Errors
-    /// If they cannot be read, or are of another model.
     pub(crate) fn weights(
         &self,
         step: u64,
@@ -246,9 +238,8 @@ impl CheckpointStore {
     ) -> Result<Trainee, CheckpointError> {
         let path = self.path(step).join(MODEL);
         let partial = trainee.model.lora().is_some();
-        let loaded = ModuleRecord::load(&path).map(|record| record.allow_partial(partial));
-        let loaded = loaded.map(convert);
-        let loaded = loaded.and_then(|record| trainee.try_load_record(record));
+        let record = ModuleRecord::load(&path).map(|record| convert(record.allow_partial(partial)));
+        let loaded = record.and_then(|record| trainee.try_load_record(record));
         loaded.map_err(|error| damaged(&path, error))
     }
 
@@ -263,11 +254,7 @@ impl CheckpointStore {
     /// If `path` is another directory.
     pub fn step_of(&self, path: &Path) -> Result<u64, CheckpointError> {
         let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        let ours = |step: &u64| {
-            self.path(*step)
-                .canonicalize()
-                .is_ok_and(|ours| ours == real)
-        };
+        let ours = |step: &u64| self.path(*step).canonicalize().ok().as_ref() == Some(&real);
         step_in(&real).filter(ours).ok_or_else(|| {
             CheckpointError::Missing(format!(
                 "{} is no checkpoint of this run, whose checkpoints are in {}",
@@ -298,10 +285,7 @@ impl CheckpointStore {
                 Err(error) => damaged.push(error),
             }
         }
-        match damaged.into_iter().next() {
-            Some(error) => Err(error),
-            None => Err(self.none()),
-        }
+        Err(damaged.into_iter().next().unwrap_or_else(|| self.none()))
     }
 
     fn none(&self) -> CheckpointError {
@@ -319,19 +303,20 @@ impl CheckpointStore {
         let directory = self.path(step);
         let marker = directory.join(COMPLETE);
         if !directory.is_dir() {
-            return Err(match self.steps() {
-                steps if steps.is_empty() => self.none(),
-                steps => CheckpointError::Missing(format!(
-                    "there is no checkpoint of step {step} in {}; there are those of {}",
-                    self.directory.display(),
-                    listed(&steps)
-                )),
-            });
+            let (steps, folder) = (self.steps(), self.directory.display());
+            if steps.is_empty() {
+                return Err(self.none());
+            }
+            let there = listed(&steps);
+            return Err(CheckpointError::Missing(format!(
+                "there is no checkpoint of step {step} in {folder}; there are those of {there}"
+            )));
         }
         if !marker.is_file() {
-            let reason =
-                "it is not complete (no COMPLETE file): it was being written when the run ended";
-            return Err(damaged(&directory, reason));
+            return Err(damaged(
+                &directory,
+                "it is not complete (no COMPLETE file): it was being written when the run ended",
+            ));
         }
         let marks: BTreeMap<String, Mark> = read(&marker)?;
         let needed = [MODEL, OPTIMIZER, STATE];
@@ -401,49 +386,39 @@ impl CheckpointStore {
         self.directory.join(BEST)
     }
 
-    /// Names the best checkpoint, for people and for [`prune`](Self::prune).
-    ///
-    /// # Errors
-    /// If the note cannot be written; there is none then, because an old one would name another.
-    pub fn mark_best(&self, step: u64) -> Result<(), CheckpointError> {
-        let written =
-            infinity_files::write(&self.note(), format!("{PREFIX}{step:08}\n").as_bytes());
-        written.map_err(|error| {
-            let _ = fs::remove_file(self.note());
-            let meant = format!("the best checkpoint is that of step {step}");
-            self.note_error(error, &meant)
-        })
-    }
-
     /// The step that is named the best.
     pub fn best(&self) -> Option<u64> {
         let note = fs::read_to_string(self.note()).ok()?;
         note.trim().strip_prefix(PREFIX)?.parse().ok()
     }
 
-    /// Makes the note name the checkpoint of `best`, or goes without one where that is not there.
-    ///
-    /// # Errors
-    /// As [`mark_best`](Self::mark_best).
+    /// Makes the note name the checkpoint of `best`, for people and for [`prune`](Self::prune). There is none where that
+    /// checkpoint is not there, or where the note cannot be written: an old one would name another.
     pub(crate) fn settle_best(&self, best: Option<u64>) -> Result<(), CheckpointError> {
-        match best.filter(|step| self.path(*step).join(COMPLETE).is_file()) {
-            there if there == self.best() => Ok(()),
-            Some(step) => self.mark_best(step),
-            None => match fs::remove_file(self.note()) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(self.note_error(error, "no checkpoint is the best"))
-                }
-                _ => Ok(()),
-            },
+        let best = best.filter(|step| self.path(*step).join(COMPLETE).is_file());
+        if best == self.best() {
+            return Ok(());
         }
-    }
-
-    fn note_error(&self, error: io::Error, meant: &str) -> CheckpointError {
         let note = self.note();
-        CheckpointError::Write(format!(
-            "cannot write the note {}: {error}; {meant}",
-            note.display()
-        ))
+        let (settled, meant) = match best {
+            Some(step) => {
+                let written =
+                    infinity_files::write(&note, format!("{PREFIX}{step:08}\n").as_bytes());
+                (
+                    written,
+                    format!("the best checkpoint is that of step {step}"),
+                )
+            }
+            None => (
+                fs::remove_file(&note),
+                "no checkpoint is the best".to_owned(),
+            ),
+        };
+        settled.map_err(|error| {
+            let _ = fs::remove_file(&note);
+            let note = note.display();
+            CheckpointError::Write(format!("cannot write the note {note}: {error}; {meant}"))
+        })
     }
 }
 
@@ -476,11 +451,6 @@ fn listed(steps: &[u64]) -> String {
         0 => format!("the steps {last}"),
         _ => format!("{earlier} earlier steps and {last}"),
     }
-}
-
-fn write_error(path: &Path, error: impl Display) -> CheckpointError {
-    let path = path.display();
-    CheckpointError::Write(format!("cannot write the checkpoint {path}: {error}"))
 }
 
 /// `model` with the weights of a step's checkpoint, to use and not to train. Weights in half precision become f32.

@@ -10,19 +10,13 @@ use std::path::Path;
 /// Name of the file in a checkpoint. It is not there where no state was carried.
 pub(crate) const STREAM: &str = "stream.safetensors";
 
-/// Writes `state` to `path`.
-///
-/// # Errors
-/// If it cannot be written, or has numbers of another format than f32.
+/// Writes `state`, whose numbers are f32, to `path`.
 pub(crate) fn save(path: &Path, state: &ModelState) -> io::Result<()> {
     let bytes = state.to_bytes(None).map_err(io::Error::other)?;
     fs::write(path, bytes)
 }
 
-/// Reads the state in `path` onto `device`.
-///
-/// # Errors
-/// Says why the file is not a state.
+/// Reads the state in `path` onto `device`, or says why the file is not one.
 pub(crate) fn load(path: &Path, device: &Device) -> Result<ModelState, String> {
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
     ModelState::from_bytes(&bytes, device).map_err(|error| error.to_string())

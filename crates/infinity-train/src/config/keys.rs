@@ -64,15 +64,12 @@ fn collect(object: &Value, prefix: &str, defaults: Option<&toml::Value>, keys: &
         keys.push(Key {
             name: format!("{prefix}{name}"),
             kind: if section { String::new() } else { kind(node) },
-            default: match default {
-                Some(value) if !section => value.to_string(),
-                _ => String::new(),
+            default: (default.filter(|_| !section))
+                .map_or_else(String::new, |value| value.to_string()),
+            meaning: match text(described) {
+                unsaid if unsaid.is_empty() => text(&node["description"]),
+                said => said,
             },
-            meaning: text(if described.is_null() {
-                &node["description"]
-            } else {
-                described
-            }),
             words: words(node),
         });
         collect(node, &format!("{prefix}{name}."), default, keys);
@@ -173,46 +170,39 @@ pub fn reference() -> String {
     page + &allowed
 }
 
-/// Words for the same thing in trainers people come from, and the key here.
-const SYNONYMS: &[(&str, &str)] = &[
-    ("lr", "optimizer.learning_rate"),
-    ("max_lr", "optimizer.learning_rate"),
-    ("wd", "optimizer.weight_decay"),
-    ("betas", "optimizer.beta1"),
-    ("muon_lr", "optimizer.muon_learning_rate"),
-    ("grad_clip", "training.max_grad_norm"),
-    ("clip", "training.max_grad_norm"),
-    ("batch_size", "training.per_device_train_batch_size"),
-    ("device_batch_size", "training.per_device_train_batch_size"),
-    ("grad_accum", "training.gradient_accumulation_steps"),
-    ("max_iters", "training.max_steps"),
-    ("max_train_steps", "training.max_steps"),
-    ("steps", "training.max_steps"),
-    ("epochs", "training.num_train_epochs"),
-    ("num_epochs", "training.num_train_epochs"),
-    ("block_size", "data.max_seq_length"),
-    ("seq_len", "data.max_seq_length"),
-    ("context_length", "data.max_seq_length"),
-    ("warmup", "lr_scheduler.warmup_steps"),
-    ("num_warmup_steps", "lr_scheduler.warmup_steps"),
-    ("lr_scheduler_type", "lr_scheduler.type"),
-    ("scheduler", "lr_scheduler.type"),
-    ("n_embd", "model.hidden_size"),
-    ("d_model", "model.hidden_size"),
-    ("dim", "model.hidden_size"),
-    ("n_layer", "model.num_hidden_layers"),
-    ("n_layers", "model.num_hidden_layers"),
-    ("n_head", "model.num_attention_heads"),
-    ("n_heads", "model.num_attention_heads"),
-    ("dropout", "model.hidden_dropout_prob"),
-    ("eval_steps", "eval.every"),
-    ("eval_interval", "eval.every"),
-    ("eval_iters", "eval.max_batches"),
-    ("save_steps", "checkpoint.every"),
-    ("save_total_limit", "checkpoint.keep_last"),
-    ("logging_steps", "logging.every"),
-    ("log_interval", "logging.every"),
-    ("out_dir", "run.output_dir"),
+/// Keys, and words for the same thing in trainers that people come from.
+const SYNONYMS: &[(&str, &[&str])] = &[
+    ("optimizer.learning_rate", &["lr", "max_lr"]),
+    ("optimizer.weight_decay", &["wd"]),
+    ("optimizer.beta1", &["betas"]),
+    ("optimizer.muon_learning_rate", &["muon_lr"]),
+    ("training.max_grad_norm", &["grad_clip", "clip"]),
+    (
+        "training.per_device_train_batch_size",
+        &["batch_size", "device_batch_size"],
+    ),
+    ("training.gradient_accumulation_steps", &["grad_accum"]),
+    (
+        "training.max_steps",
+        &["max_iters", "max_train_steps", "steps"],
+    ),
+    ("training.num_train_epochs", &["epochs", "num_epochs"]),
+    (
+        "data.max_seq_length",
+        &["block_size", "seq_len", "context_length"],
+    ),
+    ("lr_scheduler.warmup_steps", &["warmup", "num_warmup_steps"]),
+    ("lr_scheduler.type", &["lr_scheduler_type", "scheduler"]),
+    ("model.hidden_size", &["n_embd", "d_model", "dim"]),
+    ("model.num_hidden_layers", &["n_layer", "n_layers"]),
+    ("model.num_attention_heads", &["n_head", "n_heads"]),
+    ("model.hidden_dropout_prob", &["dropout"]),
+    ("eval.every", &["eval_steps", "eval_interval"]),
+    ("eval.max_batches", &["eval_iters"]),
+    ("checkpoint.every", &["save_steps"]),
+    ("checkpoint.keep_last", &["save_total_limit"]),
+    ("logging.every", &["logging_steps", "log_interval"]),
+    ("run.output_dir", &["out_dir"]),
 ];
 
 /// What an unknown key was probably meant to be, as the end of the message about it; nothing for a key
@@ -249,7 +239,7 @@ fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         .iter()
         .find(|known| known.rsplit('.').next() == Some(leaf));
     let synonym = || {
-        let (_, target) = SYNONYMS.iter().find(|(word, _)| *word == leaf)?;
+        let (target, _) = SYNONYMS.iter().find(|(_, words)| words.contains(&leaf))?;
         known.iter().find(|known| *known == target)
     };
     same_name

@@ -7,6 +7,7 @@
 //! line a value came from. Keys of the original project that mean nothing here are accepted, with the
 //! reason: [`ModelConfig::LEGACY_KEYS`].
 
+use super::validate::number;
 use super::{ConfigError, ModelConfig, RunConfig, keys};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -105,7 +106,7 @@ impl ConfigLayers {
             return Err(ConfigError(format!("unknown preset `{name}`{hint}")));
         };
         let model = Value::try_from(model).expect("a model has a TOML form");
-        Ok(self.push(Rank::Preset, "model", model, "the preset"))
+        self.value(Rank::Preset, "model", model, "the preset")
     }
 
     /// A TOML file, above the files before it.
@@ -180,16 +181,13 @@ impl ConfigLayers {
         mut self,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let mut ours: Vec<_> = variables
-            .into_iter()
-            .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
-            .collect();
-        ours.sort();
-        for (name, value) in ours {
-            let key = name[ENVIRONMENT_PREFIX.len()..]
-                .to_lowercase()
-                .replace("__", ".");
-            self = self.variable(&name, &key, &value)?;
+        let mut sorted: Vec<_> = variables.into_iter().collect();
+        sorted.sort();
+        for (name, value) in sorted {
+            if let Some(key) = name.strip_prefix(ENVIRONMENT_PREFIX) {
+                let key = key.to_lowercase().replace("__", ".");
+                self = self.variable(&name, &key, &value)?;
+            }
         }
         Ok(self)
     }
@@ -293,17 +291,13 @@ impl ConfigLayers {
         }
         check_type(key, &value).map_err(|message| wrong_value(origin, key, &message))?;
         self.warnings.extend(idle(origin, key, &value));
-        Ok(self.push(rank, key, value, origin))
-    }
-
-    fn push(mut self, rank: Rank, key: &str, value: Value, origin: &str) -> Self {
         self.settings.push(Setting {
             rank,
             key: key.to_owned(),
             value,
             origin: origin.to_owned(),
         });
-        self
+        Ok(self)
     }
 }
 
@@ -346,24 +340,20 @@ fn merge(base: &mut Table, over: Table) {
 
 /// Serde's message without Rust's names for numbers.
 fn in_words(message: &str) -> String {
-    let message = message.trim_end().replace(", expected ", ", expected: ");
-    let mut words = message.split(", expected: ");
-    let found = words.next().unwrap_or_default().to_owned();
-    match words.next() {
-        None => found,
-        Some(expected) => {
-            let expected = match expected {
-                "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative",
-                "i32" | "i64" => "a whole number",
-                "f32" | "f64" => "a number",
-                "a boolean" => "true or false",
-                "a sequence" => "a list, as in [\"a\", \"b\"]",
-                "a string" => "text in quotes",
-                other => other,
-            };
-            format!("{found}, expected {expected}")
-        }
-    }
+    let message = message.trim_end();
+    let Some((found, expected)) = message.split_once(", expected ") else {
+        return message.to_owned();
+    };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative",
+        "i32" | "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list, as in [\"a\", \"b\"]",
+        "a string" => "text in quotes",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
 }
 
 /// Why `dotted` changes nothing; `None` for every key that does something or does not exist.
@@ -381,7 +371,6 @@ fn idle(origin: &str, key: &str, value: &Value) -> Option<String> {
         return None;
     }
     let default = Table::try_from(ModelConfig::default()).ok()?;
-    let number = |value: &Value| value.as_float().or(value.as_integer().map(|x| x as f64));
     (default.get(name).and_then(number) != number(value)).then(|| {
         format!(
             "{origin}: `{key}` changes nothing: the memory is compressed by `model.memory_compression` \

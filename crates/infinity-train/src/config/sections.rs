@@ -7,8 +7,8 @@ use crate::section::section;
 pub use infinity_model::Precision;
 use infinity_model::adapter::Lora;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize};
-use std::fmt;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::path::PathBuf;
 
 section! {
@@ -180,15 +180,13 @@ fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
         More(Vec<String>),
     }
     Ok(match Words::deserialize(deserializer)? {
-        Words::One(words) => apart(&words),
+        // With commas between them they are a list on a command line.
+        Words::One(words) => words
+            .split(',')
+            .map(|word| word.trim().to_owned())
+            .collect(),
         Words::More(words) => words,
     })
-}
-
-/// Words with commas between them, which are a list on a command line.
-fn apart(words: &str) -> Vec<String> {
-    let words = words.split(',').map(|word| word.trim().to_owned());
-    words.collect()
 }
 
 section! {
@@ -368,14 +366,19 @@ fn device_list(_: &mut SchemaGenerator) -> Schema {
 
 /// Which devices take part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "GivenDevices", into = "GivenDevices")]
+#[serde(
+    untagged,
+    expecting = "expected \"auto\", a number of devices, or a list of devices as in [\"cuda:0\", \"cuda:1\"]"
+)]
 pub enum DeviceList {
     /// `run.device` alone, or with another strategy than `single` every device of its kind.
     #[default]
+    #[serde(serialize_with = "write_auto", deserialize_with = "read_auto")]
     Auto,
     /// So many of the kind of `run.device`, from number 0 on.
     Count(usize),
     /// These, in words as `run.device` has them. A device may be named several times.
+    #[serde(deserialize_with = "one_or_more")]
     Words(Vec<String>),
 }
 
@@ -390,46 +393,16 @@ impl DistributedConfig {
     }
 }
 
-impl fmt::Display for DeviceList {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DeviceList::Auto => f.write_str("\"auto\""),
-            DeviceList::Count(count) => write!(f, "{count}"),
-            DeviceList::Words(words) => write!(f, "{words:?}"),
-        }
-    }
+const AUTO: &str = "auto";
+
+fn write_auto<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(AUTO)
 }
 
-/// A [`DeviceList`] as it is written.
-#[derive(Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected \"auto\", a number of devices, or a list of devices as in [\"cuda:0\", \"cuda:1\"]"
-)]
-enum GivenDevices {
-    Word(String),
-    Count(usize),
-    Words(Vec<String>),
-}
-
-impl From<GivenDevices> for DeviceList {
-    fn from(given: GivenDevices) -> Self {
-        match given {
-            GivenDevices::Word(word) if word == "auto" => DeviceList::Auto,
-            GivenDevices::Word(words) => DeviceList::Words(apart(&words)),
-            GivenDevices::Count(count) => DeviceList::Count(count),
-            GivenDevices::Words(words) => DeviceList::Words(words),
-        }
-    }
-}
-
-impl From<DeviceList> for GivenDevices {
-    fn from(list: DeviceList) -> Self {
-        match list {
-            DeviceList::Auto => GivenDevices::Word("auto".to_owned()),
-            DeviceList::Count(count) => GivenDevices::Count(count),
-            DeviceList::Words(words) => GivenDevices::Words(words),
-        }
+fn read_auto<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        AUTO => Ok(()),
+        other => Err(D::Error::custom(other)),
     }
 }
 

@@ -5,13 +5,64 @@ use std::fmt::Display;
 
 use super::{
     ConfigError, DeviceList, DistributedStrategy, FLOOR, GradientCheckpointing, LoraConfig,
-    LrSchedulerType, ModelConfig, RunConfig, SCHEMA,
+    LrSchedulerType, RunConfig, SCHEMA,
 };
 use crate::data::DataError;
 use infinity_model::Precision;
 
 /// Stands in for a vocabulary that is still to be read from the tokenizer.
 const ANY_VOCABULARY: usize = 1 << 24;
+
+/// What a number must be, in code and in words.
+type Limit = (fn(f64) -> bool, &'static str);
+
+const AT_LEAST_ONE: Limit = (|x| x >= 1.0, "must be at least 1");
+const ABOVE_ZERO: Limit = (|x| x > 0.0 && x.is_finite(), "must be a number above 0");
+const NOT_NEGATIVE: Limit = (
+    |x| x >= 0.0 && x.is_finite(),
+    "must be a number of at least 0",
+);
+const BELOW_ONE: Limit = (
+    |x| (0.0..1.0).contains(&x),
+    "must be at least 0 and below 1",
+);
+const PART: Limit = (|x| (0.0..=1.0).contains(&x), "must lie between 0 and 1");
+const SCALE: Limit = (
+    |x| x >= FLOOR && (x as f32).is_finite(),
+    "must be at least 1 and a number that f32 has",
+);
+
+/// Keys whose numbers have a limit whatever the others are.
+const LIMITS: [(&str, Limit); 22] = [
+    ("training.num_train_epochs", NOT_NEGATIVE),
+    ("training.per_device_train_batch_size", AT_LEAST_ONE),
+    ("training.per_device_eval_batch_size", AT_LEAST_ONE),
+    ("training.gradient_accumulation_steps", AT_LEAST_ONE),
+    ("training.max_grad_norm", NOT_NEGATIVE),
+    ("training.loss_scale.initial", SCALE),
+    ("training.loss_scale.growth_interval", AT_LEAST_ONE),
+    ("training.loss_watchdog.threshold", NOT_NEGATIVE),
+    ("training.loss_watchdog.non_finite_patience", AT_LEAST_ONE),
+    ("lora.alpha", ABOVE_ZERO),
+    ("lora.dropout", BELOW_ONE),
+    ("optimizer.learning_rate", ABOVE_ZERO),
+    ("optimizer.muon_learning_rate", ABOVE_ZERO),
+    ("optimizer.eps", ABOVE_ZERO),
+    ("optimizer.gate_learning_rate_multiplier", ABOVE_ZERO),
+    ("optimizer.beta1", BELOW_ONE),
+    ("optimizer.beta2", BELOW_ONE),
+    ("optimizer.muon_momentum", BELOW_ONE),
+    ("optimizer.weight_decay", NOT_NEGATIVE),
+    ("lr_scheduler.min_lr_ratio", PART),
+    ("lr_scheduler.decay_ratio", PART),
+    ("logging.every", AT_LEAST_ONE),
+];
+
+/// The number that a value is, if it is one.
+pub(super) fn number(value: &toml::Value) -> Option<f64> {
+    let whole = value.as_integer().map(|whole| whole as f64);
+    value.as_float().or(whole)
+}
 
 impl RunConfig {
     /// Checks every section, and what sections ask of each other.
@@ -20,48 +71,37 @@ impl RunConfig {
     /// The first problem, with the dotted key, the value and the limit.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.schema != SCHEMA {
-            return refuse(
-                "schema",
-                self.schema,
-                format!("this version reads schema {SCHEMA}"),
-            );
+            let limit = format!("this version reads schema {SCHEMA}");
+            return refuse("schema", self.schema, limit);
         }
         self.validate_data()?;
         self.validate_model()?;
         self.validate_stream()?;
+        self.validate_numbers()?;
         self.validate_length()?;
         self.validate_training()?;
         self.validate_lora()?;
-        self.validate_optimizer()?;
         self.validate_schedule()?;
         self.validate_eval()?;
         self.validate_distributed()
     }
 
     fn validate_model(&self) -> Result<(), ConfigError> {
-        let vocab_size = match self.model.vocab_size {
-            0 => ANY_VOCABULARY,
-            given => given,
-        };
         if self.model.memory_compression {
-            return refuse(
-                "model.memory_compression",
-                true,
-                "rounding has no gradient: train with false, and compress where the model reads: \
-                 `infinity eval`, `generate` with --memory-compression",
-            );
+            let limit = "rounding has no gradient: train with false, and compress where the model reads: \
+                         `infinity eval`, `generate` with --memory-compression";
+            return refuse("model.memory_compression", true, limit);
         }
-        if self.run.precision == Precision::Bf16Weights && self.lora.r == 0 {
-            return refuse(
-                "run.precision",
-                self.run.precision,
-                "matrices that are kept in bf16 do not learn: train adapters beside them ([lora]), or in f32, bf16-mixed, f16-mixed or bf16-true",
-            );
+        let precision = self.run.precision;
+        if precision == Precision::Bf16Weights && self.lora.r == 0 {
+            let limit = "matrices that are kept in bf16 do not learn: train adapters beside them ([lora]), or in \
+                         f32, bf16-mixed, f16-mixed or bf16-true";
+            return refuse("run.precision", precision, limit);
         }
-        let model = ModelConfig {
-            vocab_size,
-            ..self.model.clone()
-        };
+        let mut model = self.model.clone();
+        if model.vocab_size == 0 {
+            model.vocab_size = ANY_VOCABULARY;
+        }
         model
             .validate()
             .map_err(|error| ConfigError(error.to_string()))
@@ -81,10 +121,21 @@ impl RunConfig {
             .map_err(|error| ConfigError(error.to_string()))
     }
 
+    fn validate_numbers(&self) -> Result<(), ConfigError> {
+        let all = toml::Value::try_from(self).map_err(|error| ConfigError(error.to_string()))?;
+        for (key, (holds, words)) in LIMITS {
+            let value = key.split('.').fold(&all, |table, name| &table[name]);
+            let value = number(value).expect("a key of a number");
+            if !holds(value) {
+                return refuse(key, value, words);
+            }
+        }
+        Ok(())
+    }
+
     /// Something has to end the run.
     fn validate_length(&self) -> Result<(), ConfigError> {
         let t = &self.training;
-        not_negative("training.num_train_epochs", t.num_train_epochs)?;
         if t.max_steps == 0 && t.max_tokens == 0 && t.num_train_epochs == 0.0 {
             return refuse(
                 "training.max_steps",
@@ -108,44 +159,13 @@ impl RunConfig {
 
     fn validate_training(&self) -> Result<(), ConfigError> {
         let t = &self.training;
-        let (scale, watchdog) = (&t.loss_scale, &t.loss_watchdog);
-        for (key, is_zero) in [
-            (
-                "per_device_train_batch_size",
-                t.per_device_train_batch_size == 0,
-            ),
-            (
-                "per_device_eval_batch_size",
-                t.per_device_eval_batch_size == 0,
-            ),
-            (
-                "gradient_accumulation_steps",
-                t.gradient_accumulation_steps == 0,
-            ),
-            ("loss_scale.growth_interval", scale.growth_interval == 0),
-            (
-                "loss_watchdog.patience",
-                watchdog.threshold > 0.0 && watchdog.patience == 0,
-            ),
-            (
-                "loss_watchdog.non_finite_patience",
-                watchdog.non_finite_patience == 0,
-            ),
-        ] {
-            if is_zero {
-                return refuse(&format!("training.{key}"), 0, "must be at least 1");
-            }
+        if t.loss_watchdog.threshold > 0.0 && t.loss_watchdog.patience == 0 {
+            return refuse("training.loss_watchdog.patience", 0, AT_LEAST_ONE.1);
         }
-        not_negative("training.max_grad_norm", t.max_grad_norm)?;
-        not_negative("training.loss_watchdog.threshold", watchdog.threshold)?;
         let segments = t.gradient_checkpointing == GradientCheckpointing::Segments;
         if t.checkpoint_segment > 0 && !segments {
             let limit = "only training.gradient_checkpointing = \"segments\" has segments";
             return refuse("training.checkpoint_segment", t.checkpoint_segment, limit);
-        }
-        if !(scale.initial >= FLOOR && (scale.initial as f32).is_finite()) {
-            let limit = "must be at least 1 and a number that f32 has";
-            return refuse("training.loss_scale.initial", scale.initial, limit);
         }
         Ok(())
     }
@@ -164,12 +184,6 @@ impl RunConfig {
                 "adapters are of a model that has learned already: name it in training.init_from";
             return refuse("lora.r", l.r, limit);
         }
-        if !(l.alpha > 0.0 && l.alpha.is_finite()) {
-            return refuse("lora.alpha", l.alpha, "must be a number above 0");
-        }
-        if !(0.0..1.0).contains(&l.dropout) {
-            return refuse("lora.dropout", l.dropout, "must be at least 0 and below 1");
-        }
         if l.target_modules.is_empty() {
             let limit = "something must learn: write \"all-linear\", or names as in \"q_proj\"";
             return refuse("lora.target_modules", "[]", limit);
@@ -177,54 +191,16 @@ impl RunConfig {
         Ok(())
     }
 
-    fn validate_optimizer(&self) -> Result<(), ConfigError> {
-        let o = &self.optimizer;
-        for (key, value) in [
-            ("optimizer.learning_rate", o.learning_rate),
-            ("optimizer.muon_learning_rate", o.muon_learning_rate),
-            ("optimizer.eps", o.eps),
-            (
-                "optimizer.gate_learning_rate_multiplier",
-                o.gate_learning_rate_multiplier,
-            ),
-        ] {
-            if !(value > 0.0 && value.is_finite()) {
-                return refuse(key, value, "must be a number above 0");
-            }
-        }
-        for (key, value) in [
-            ("optimizer.beta1", o.beta1),
-            ("optimizer.beta2", o.beta2),
-            ("optimizer.muon_momentum", o.muon_momentum),
-        ] {
-            if !(0.0..1.0).contains(&value) {
-                return refuse(key, value, "must be at least 0 and below 1");
-            }
-        }
-        not_negative("optimizer.weight_decay", o.weight_decay)
-    }
-
     fn validate_schedule(&self) -> Result<(), ConfigError> {
         let s = &self.lr_scheduler;
-        for (key, value) in [
-            ("lr_scheduler.min_lr_ratio", s.min_lr_ratio),
-            ("lr_scheduler.decay_ratio", s.decay_ratio),
-        ] {
-            if !(0.0..=1.0).contains(&value) {
-                return refuse(key, value, "must lie between 0 and 1");
-            }
-        }
+        let (key, steps) = ("lr_scheduler.warmup_steps", self.training.max_steps);
         if s.kind == LrSchedulerType::Constant && s.warmup_steps > 0 {
-            return refuse(
-                "lr_scheduler.warmup_steps",
-                s.warmup_steps,
-                "type = \"constant\" has no warm-up: write constant_with_warmup",
-            );
+            let limit = "type = \"constant\" has no warm-up: write constant_with_warmup";
+            return refuse(key, s.warmup_steps, limit);
         }
-        let steps = self.training.max_steps;
         if steps > 0 && s.warmup_steps >= steps {
             let limit = format!("must be below training.max_steps = {steps}");
-            return refuse("lr_scheduler.warmup_steps", s.warmup_steps, limit);
+            return refuse(key, s.warmup_steps, limit);
         }
         Ok(())
     }
@@ -241,28 +217,24 @@ impl RunConfig {
             return refuse(key, patience, limit);
         }
         if e.sample_tokens == 0 && !e.sample_prompts.is_empty() {
-            return refuse("eval.sample_tokens", 0, "must be at least 1");
-        }
-        if self.logging.every == 0 {
-            return refuse("logging.every", 0, "must be at least 1");
+            return refuse("eval.sample_tokens", 0, AT_LEAST_ONE.1);
         }
         Ok(())
     }
 
     fn validate_distributed(&self) -> Result<(), ConfigError> {
-        const KEY: &str = "distributed.devices";
         let d = &self.distributed;
-        match (d.strategy, &d.devices) {
-            (_, DeviceList::Auto) => Ok(()),
-            (DistributedStrategy::Single, list) => refuse(
-                KEY,
-                list,
+        let limit = match (d.strategy, &d.devices) {
+            (_, DeviceList::Auto) => return Ok(()),
+            (DistributedStrategy::Single, _) => {
                 "distributed.strategy = \"single\" runs on run.device alone; write \"multi\" or \
-                 \"ddp\" for more than one",
-            ),
-            (_, list) if d.ranks() == 0 => refuse(KEY, list, "must be at least one device"),
-            _ => Ok(()),
-        }
+                 \"ddp\" for more than one"
+            }
+            _ if d.ranks() == 0 => "must be at least one device",
+            _ => return Ok(()),
+        };
+        let list = toml::Value::try_from(&d.devices).expect("a list has a TOML form");
+        refuse("distributed.devices", list, limit)
     }
 
     /// A stream needs a memory that does not grow with it.
@@ -309,15 +281,8 @@ impl ConfigError {
     }
 }
 
-fn refuse<T>(key: &str, value: impl Display, limit: impl Display) -> Result<T, ConfigError> {
+fn refuse(key: &str, value: impl Display, limit: impl Display) -> Result<(), ConfigError> {
     Err(ConfigError(format!("`{key}` is {value}, but {limit}")))
-}
-
-fn not_negative(key: &str, value: f64) -> Result<(), ConfigError> {
-    match value.is_finite() && value >= 0.0 {
-        true => Ok(()),
-        false => refuse(key, value, "must be a number of at least 0"),
-    }
 }
 
 #[cfg(test)]

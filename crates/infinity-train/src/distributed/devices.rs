@@ -39,10 +39,7 @@ impl Devices {
         std::iter::once(&self.main).chain(&self.others)
     }
 
-    /// Checks that every device can compute in `precision`.
-    ///
-    /// # Errors
-    /// The first that cannot hold the parameters.
+    /// Checks that every device can hold parameters of `precision`.
     pub(crate) fn check(&self, precision: Precision) -> Result<(), PrecisionError> {
         let mut all = self.iter();
         all.try_for_each(|device| Formats::new(precision, device).check(device))
@@ -50,31 +47,25 @@ impl Devices {
 
     /// The devices with autodiff, and with what they recompute by themselves.
     pub(crate) fn with_autodiff(&self, recomputed: GradientCheckpointing) -> Vec<Device> {
-        let with_autodiff = self.iter().map(|device| {
-            let device = device.clone().autodiff();
-            match recomputed {
-                GradientCheckpointing::Ops => device.gradient_checkpointing(),
-                _ => device,
-            }
-        });
-        with_autodiff.collect()
+        let devices = self.iter().map(|device| device.clone().autodiff());
+        match recomputed {
+            GradientCheckpointing::Ops => devices.map(Device::gradient_checkpointing).collect(),
+            _ => devices.collect(),
+        }
     }
 
-    /// Writes into `config` how many there are where it leaves that to be found out.
-    ///
-    /// # Errors
-    /// If it asks for another number of devices.
+    /// Writes into `config` how many there are where it leaves that to be found out; refuses another number.
     pub(crate) fn settle(&self, config: &mut DistributedConfig) -> Result<(), TrainError> {
         let several = config.strategy != DistributedStrategy::Single;
         if several && config.devices == DeviceList::Auto {
             config.devices = DeviceList::Count(self.ranks());
         }
         let (asked, given) = (config.ranks(), self.ranks());
-        match asked == given {
-            true => Ok(()),
-            false => Err(TrainError::Failed(format!(
-                "`distributed.devices` asks for {asked} devices, and the run was given {given}"
-            ))),
+        if asked == given {
+            return Ok(());
         }
+        Err(TrainError::Failed(format!(
+            "`distributed.devices` asks for {asked} devices, and the run was given {given}"
+        )))
     }
 }

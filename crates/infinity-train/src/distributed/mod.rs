@@ -35,26 +35,9 @@ use std::sync::mpsc::Receiver;
 /// The states of a batch's rows in order, in as many parts as there were ranks, each on the device
 /// that computed it. A state from a checkpoint is one part.
 #[derive(Clone, Debug)]
-pub(crate) struct Carried(Vec<ModelState>);
-
-impl From<ModelState> for Carried {
-    fn from(whole: ModelState) -> Self {
-        Carried(vec![whole])
-    }
-}
-
-impl FromIterator<ModelState> for Carried {
-    fn from_iter<I: IntoIterator<Item = ModelState>>(parts: I) -> Self {
-        Carried(parts.into_iter().collect())
-    }
-}
+pub(crate) struct Carried(pub(crate) Vec<ModelState>);
 
 impl Carried {
-    /// Rows of all parts.
-    fn rows(&self) -> usize {
-        self.0.iter().map(ModelState::batch).sum()
-    }
-
     /// All rows as one state on `device`, which has no autodiff.
     pub(crate) fn whole(&self, device: &Device) -> ModelState {
         match &self.0[..] {
@@ -78,10 +61,11 @@ impl Carried {
         carry: &mut [Option<usize>],
         device: &Device,
     ) -> ModelState {
+        let stays = self.0.len() == ranks && carry.iter().flatten().all(|row| own.contains(row));
         let mut first = 0;
         for part in &self.0 {
             let rows = first..first + part.batch();
-            if self.0.len() == ranks && rows == own && within(carry, &own) {
+            if stays && rows == own {
                 for row in carry.iter_mut().flatten() {
                     *row -= first;
                 }
@@ -91,10 +75,6 @@ impl Carried {
         }
         self.whole(device)
     }
-}
-
-fn within(carry: &[Option<usize>], rows: &Range<usize>) -> bool {
-    carry.iter().flatten().all(|row| rows.contains(row))
 }
 
 /// Keeps the seeds of ranks apart, as steps and places in a step have neighbouring ones.
@@ -109,14 +89,6 @@ pub(crate) struct Work {
     pub(crate) seed: u64,
     /// Whether a micro-batch starts from what the one before leaves behind.
     pub(crate) stateful: bool,
-}
-
-/// What all ranks together learned in a step, on the main device. Where every rank has an optimizer,
-/// each has the gradient, or gets it in [`Ranks::update`].
-pub(crate) struct Learned {
-    pub(crate) loss_sum: f64,
-    pub(crate) n_tokens: usize,
-    pub(crate) grads: GradientsParams,
 }
 
 /// The devices of a run at work.
@@ -151,18 +123,15 @@ impl Ranks {
         }
     }
 
-    fn count(&self) -> usize {
-        1 + self.replicas.len()
-    }
-
-    /// Loss and gradient of a step of `trainee`, which is on the main device. `carried` is what the
-    /// step before left behind and becomes what this one does.
+    /// Loss and gradient of a step of `trainee`, both on the main device. `carried` is what the step before left
+    /// behind and becomes what this one does. Where every rank has an optimizer, each has the gradient too, or gets it
+    /// in [`update`](Self::update).
     pub(crate) fn learn(
         &mut self,
         trainee: &Trainee,
         work: Work,
         carried: &mut Option<Carried>,
-    ) -> Learned {
+    ) -> (LmOutput, GradientsParams) {
         if !self.replicas.is_empty() {
             // What clones share before it is initialised is initialised by whichever comes first.
             initialise(trainee);
@@ -170,24 +139,20 @@ impl Ranks {
         for replica in &self.replicas {
             replica.begin(self.reduction.is_none().then(|| trainee.clone()));
         }
-        let (mut loss_sum, mut n_tokens) = (0.0, 0);
-        let mut grads = GradientsAccumulator::new();
+        let (mut all, mut grads) = (LmOutput::default(), GradientsAccumulator::new());
         for (i, host) in work.hosts.into_iter().enumerate() {
             let seed = work.seed.wrapping_add(i as u64);
             let batches = self.share(host, carried.take(), work.scale, seed);
             let (outputs, own) = self.micro_step(trainee, batches);
             grads.accumulate(trainee, own);
-            loss_sum += outputs.iter().map(|output| output.loss_sum).sum::<f64>();
-            n_tokens += outputs.iter().map(|output| output.n_tokens).sum::<usize>();
+            all.loss_sum += outputs.iter().map(|output| output.loss_sum).sum::<f64>();
+            all.n_tokens += outputs.iter().map(|output| output.n_tokens).sum::<usize>();
             if work.stateful {
-                *carried = outputs.into_iter().map(|output| output.state).collect();
+                let states: Option<_> = outputs.into_iter().map(|output| output.state).collect();
+                *carried = states.map(Carried);
             }
         }
-        Learned {
-            loss_sum,
-            n_tokens,
-            grads: self.sum(trainee, grads),
-        }
+        (all, self.sum(trainee, grads))
     }
 
     /// The gradient of all ranks, of which `grads` are rank 0's.
@@ -198,9 +163,8 @@ impl Ranks {
     ) -> GradientsParams {
         if let Some(Reduction::Collective(all_reduce)) = &self.reduction {
             // All have learned: no rank is waited for in a sum that it never comes to.
-            let replicas = self.replicas.iter();
-            let reducing = replicas.map(|replica| replica.reduce(all_reduce.clone()));
-            let reducing = reducing.collect();
+            let reduce = |replica: &Replica| replica.reduce(all_reduce.clone());
+            let reducing = self.replicas.iter().map(reduce).collect();
             let sum = reduced(trainee, grads.grads(), &**all_reduce);
             self.wait(reducing);
             return sum;
@@ -227,23 +191,22 @@ impl Ranks {
         scale: f64,
         seed: u64,
     ) -> Vec<LmBatch> {
-        let carried = carried.filter(|carried| carried.rows() == host.rows);
-        let (ranks, rows) = (self.count(), host.rows);
-        let devices = std::iter::once(&self.main).chain(self.replicas.iter().map(Replica::device));
+        let (ranks, rows) = (1 + self.replicas.len(), host.rows);
+        let all = |carried: &Carried| carried.0.iter().map(ModelState::batch).sum::<usize>();
+        let carried = carried.filter(|carried| all(carried) == rows);
+        let others = self.replicas.iter().map(|replica| &replica.device);
         let part = |(rank, device): (usize, &Device)| {
             let own = rows * rank / ranks..rows * (rank + 1) / ranks;
             let mut host = host.part(own.start, own.end);
-            let device = device.clone().inner();
-            let state = carried
-                .as_ref()
-                .map(|carried| carried.start(ranks, own, &mut host.carry, &device));
+            let (carried, device) = (carried.as_ref(), device.clone().inner());
             LmBatch {
+                state: carried.map(|from| from.start(ranks, own, &mut host.carry, &device)),
                 host,
-                state,
                 scale,
                 seed: Some(seed.wrapping_add((rank as u64).wrapping_mul(SEEDS_APART))),
             }
         };
+        let devices = std::iter::once(&self.main).chain(others);
         devices.enumerate().map(part).collect()
     }
 

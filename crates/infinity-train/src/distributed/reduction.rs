@@ -43,9 +43,6 @@ pub(crate) enum Reduction {
 impl Reduction {
     /// The one between `devices`, which has been tried; none where `config` gives the main device
     /// alone an optimizer.
-    ///
-    /// # Errors
-    /// If a collective operation does not work there.
     pub(crate) fn of(
         config: &DistributedConfig,
         devices: &Devices,
@@ -68,10 +65,7 @@ impl Reduction {
     }
 
     /// Adds up a one from each of `devices`, every one on its own thread, as steps will add up
-    /// gradients.
-    ///
-    /// # Errors
-    /// If a collective operation gives another sum, or none.
+    /// gradients: a collective operation may give another sum, or none.
     fn check(&self, devices: &Devices) -> Result<(), TrainError> {
         let Reduction::Collective(all_reduce) = self else {
             return Ok(());
@@ -152,45 +146,33 @@ pub(super) fn reduced(
     mut grads: GradientsParams,
     all_reduce: &AllReduce,
 ) -> GradientsParams {
-    struct Reduce<'a> {
-        grads: &'a mut GradientsParams,
-        all_reduce: &'a AllReduce,
-    }
+    struct Reduce<'a>(&'a mut GradientsParams, &'a AllReduce);
     impl ModuleVisitor for Reduce<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(part) = self.grads.remove::<D>(param.id) {
+            if let Some(part) = self.0.remove::<D>(param.id) {
                 let dims = part.dims();
-                let sum = (self.all_reduce)(part.reshape([-1]));
-                self.grads.register(param.id, sum.reshape(dims));
+                let sum = (self.1)(part.reshape([-1]));
+                self.0.register(param.id, sum.reshape(dims));
             }
         }
     }
-    trainee.visit(&mut Reduce {
-        grads: &mut grads,
-        all_reduce,
-    });
+    trainee.visit(&mut Reduce(&mut grads, all_reduce));
     grads
 }
 
 /// The same gradients once more.
 pub(super) fn copy(trainee: &Trainee, grads: &GradientsParams) -> GradientsParams {
-    struct Copy<'a> {
-        of: &'a GradientsParams,
-        copy: GradientsParams,
-    }
+    struct Copy<'a>(&'a GradientsParams, GradientsParams);
     impl ModuleVisitor for Copy<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(grad) = self.of.get::<D>(param.id) {
-                self.copy.register(param.id, grad);
+            if let Some(grad) = self.0.get::<D>(param.id) {
+                self.1.register(param.id, grad);
             }
         }
     }
-    let mut copy = Copy {
-        of: grads,
-        copy: GradientsParams::new(),
-    };
+    let mut copy = Copy(grads, GradientsParams::new());
     trainee.visit(&mut copy);
-    copy.copy
+    copy.1
 }
 
 /// What a rank with an optimizer does at the end of a step.
@@ -265,8 +247,8 @@ mod tests {
         let (mut carried, mut norms) = (None, Vec::new());
         for (step, loss_scale) in loss_scales.iter().enumerate() {
             let work = work(hosts(), loss_scale * mean(&hosts()));
-            let learned = ranks.learn(&trainee, work, &mut carried);
-            let (grads, clip) = measure(&trainee, learned.grads, *loss_scale, MAX_NORM);
+            let (_, grads) = ranks.learn(&trainee, work, &mut carried);
+            let (grads, clip) = measure(&trainee, grads, *loss_scale, MAX_NORM);
             let update = Update {
                 step: step as u64,
                 factor: clip.factor,

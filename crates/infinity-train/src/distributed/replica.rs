@@ -19,7 +19,7 @@ type Own = Option<(Trainee, Optimizer)>;
 
 /// A replica, seen from the loop. It works until this is dropped.
 pub(super) struct Replica {
-    device: Device,
+    pub(super) device: Device,
     /// `None` while it is being dropped, which ends the thread.
     tasks: Option<Sender<Task>>,
     thread: Option<JoinHandle<Own>>,
@@ -45,10 +45,6 @@ impl Replica {
             tasks: Some(tasks),
             thread: Some(thread::spawn(work)),
         }
-    }
-
-    pub(super) fn device(&self) -> &Device {
-        &self.device
     }
 
     /// Gives it weights and their optimizer to keep.
@@ -122,17 +118,15 @@ impl Replica {
         answered
     }
 
-    /// Waits for what was asked.
-    ///
-    /// # Panics
-    /// If the replica has panicked, as it did.
+    /// Waits for what was asked. Where the replica has panicked, this does.
     pub(super) fn wait<T>(&mut self, answer: Receiver<T>) -> T {
-        answer
-            .recv()
-            .unwrap_or_else(|_| match self.thread.take().map(JoinHandle::join) {
-                Some(Err(panic)) => resume_unwind(panic),
-                _ => unreachable!("a replica answers what it is asked, or panics"),
-            })
+        if let Ok(answer) = answer.recv() {
+            return answer;
+        }
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Err(panic)) => resume_unwind(panic),
+            _ => unreachable!("a replica answers what it is asked, or panics"),
+        }
     }
 
     /// Ends the thread: what it kept of its own.

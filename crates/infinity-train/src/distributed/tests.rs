@@ -143,10 +143,10 @@ fn learned(
     let (trainee, optimizer) = learner(way);
     let mut carried = None;
     let mut ranks = start(ranks, reduction, &trainee, &optimizer);
-    let learned = ranks.learn(&trainee, work(hosts, scale), &mut carried);
-    let mut flat = Flat(&learned.grads, Vec::new());
+    let (output, grads) = ranks.learn(&trainee, work(hosts, scale), &mut carried);
+    let mut flat = Flat(&grads, Vec::new());
     trainee.visit(&mut flat);
-    let loss = learned.loss_sum / learned.n_tokens as f64;
+    let loss = output.loss_sum / output.n_tokens as f64;
     (loss, flat.1, carried.expect("a stream"))
 }
 

@@ -12,7 +12,7 @@ pub use stream::{
 
 use crate::data::{DataError, EvalSource};
 use crate::error::TrainError;
-use crate::step::loss::token_losses;
+use crate::step::loss::Head;
 use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -57,12 +57,11 @@ pub fn evaluate(
 
 /// Refuses the loss of a model that makes nothing that is a number.
 pub(crate) fn finite(loss: f64) -> Result<(), TrainError> {
-    match loss.is_finite() {
-        true => Ok(()),
-        false => Err(TrainError::Failed(format!(
-            "the model's loss is {loss}: its weights are damaged, or it diverged"
-        ))),
+    if loss.is_finite() {
+        return Ok(());
     }
+    let why = format!("the model's loss is {loss}: its weights are damaged, or it diverged");
+    Err(TrainError::Failed(why))
 }
 
 /// [`evaluate`] of whatever the loss is, handing every batch's output and number to `each`, which returns false to stop.
@@ -72,8 +71,7 @@ pub(crate) fn evaluate_with(
     each: &mut dyn FnMut(LmOutput, u64) -> bool,
 ) -> Result<EvalReport, TrainError> {
     let start = Instant::now();
-    let (mut sum, mut tokens) = (0.0, 0u64);
-    let mut state = None;
+    let (mut sum, mut tokens, mut state) = (0.0, 0u64, None);
     for (number, host) in source.iter().enumerate() {
         let batch = LmBatch {
             state: state.take(),
@@ -82,8 +80,7 @@ pub(crate) fn evaluate_with(
         let mut output = trainee.evaluate(batch);
         sum += output.loss_sum;
         tokens += output.n_tokens as u64;
-        let next = output.state.take();
-        state = if source.carry() { next } else { None };
+        state = output.state.take().filter(|_| source.carry());
         if !each(output, number as u64 + 1) {
             break;
         }
@@ -146,8 +143,7 @@ impl<'a> Reader<'a> {
 
     /// Loss of every one of `targets` behind `hidden`, 0 where it is ignored.
     fn losses(&self, hidden: Tensor<3>, targets: &[i32]) -> Vec<f32> {
-        let (weight, formats) = (self.model.output_weight(), self.model.formats());
-        token_losses(hidden, weight, targets, self.loss_chunk, formats)
+        Head::of(&self.model, self.loss_chunk).losses(hidden, targets)
     }
 }
 
@@ -156,11 +152,8 @@ fn refuse<T, E: From<DataError>>(
     value: impl ToString,
     reason: impl Into<String>,
 ) -> Result<T, E> {
-    Err(E::from(DataError::BadValue {
-        key,
-        value: value.to_string(),
-        reason: reason.into(),
-    }))
+    let (value, reason) = (value.to_string(), reason.into());
+    Err(E::from(DataError::BadValue { key, value, reason }))
 }
 
 /// Standard error of the mean of several numbers; none of a single one.

@@ -12,7 +12,7 @@
 //! arrived together or one by one. What came after it is read ahead, to be looked at at once, and read
 //! again with the rest when the next cut is reached.
 
-use crate::step::loss::token_losses;
+use crate::step::loss::Head;
 use burn::tensor::{Int, Tensor, TensorData};
 use infinity_kernels::in_pool;
 use infinity_model::decoder::RECENT;
@@ -148,9 +148,8 @@ fn pass(
     let device = model.device();
     let state = context.state.clone();
     let (hidden, state, logits) = in_pool(&device, || {
-        let data = TensorData::new(ids.clone(), [1, n]);
-        let (hidden, state) =
-            model.forward_hidden(Tensor::<2, Int>::from_data(data, &device), state);
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [1, n]), &device);
+        let (hidden, state) = model.forward_hidden(tokens, state);
         let logits = model.logits(hidden.clone().narrow(1, n - 1, 1));
         (hidden, state, logits)
     });
@@ -165,16 +164,14 @@ fn pass(
     if first < n {
         let chunk = (MOST_LOGITS / vocab_size.max(1)).max(1);
         let behind = hidden.narrow(1, first - 1, n - first);
-        let (weight, targets) = (model.output_weight(), &ids[first..]);
-        let found = in_pool(&device, || {
-            token_losses(behind, weight, targets, chunk, model.formats())
-        });
+        let head = Head::of(model, chunk);
+        let found = in_pool(&device, || head.losses(behind, &ids[first..]));
         losses.extend(found.into_iter().map(Some));
     }
     let mut past = context.past.clone();
     past.recent.extend(tokens);
-    past.recent
-        .drain(..past.recent.len().saturating_sub(RECENT));
+    let old = past.recent.len().saturating_sub(RECENT);
+    past.recent.drain(..old);
     past.has_logits = true;
     Ok((Context::after(state, logits, past), losses))
 }
@@ -187,10 +184,8 @@ fn failed(error: impl ToString) -> GenerateError {
 /// The loss in nats of `token` after these logits, if there are any.
 fn loss_of(logits: &[f32], token: u32) -> Option<f32> {
     let most = logits.iter().copied().reduce(f32::max)?;
-    let sum: f64 = logits
-        .iter()
-        .map(|logit| f64::from(logit - most).exp())
-        .sum();
+    let shares = logits.iter().map(|logit| f64::from(logit - most).exp());
+    let sum: f64 = shares.sum();
     Some((sum.ln() - f64::from(logits[token as usize] - most)) as f32)
 }
 

@@ -140,14 +140,14 @@ pub fn evaluate_stream_from(
     let plan = Plan::new(text, options)?;
     let model = model.clone().valid();
     let compression = model.config().compression();
-    let again = compression.map_or(0, |_| plan.tokens - 1);
-    let work = plan.work(options) + again;
+    let (tokens, window, spans) = (plan.tokens, options.window, plan.all_spans());
+    let times = if compression.is_some() { 2 } else { 1 };
+    let again = spans.len() * (options.context + options.span - 1);
+    let work = times * (tokens - 1) + again as u64;
     let mut reader = Reader::new(&model, options.loss_chunk, work, progress);
     let mut certified = CertifiedReader::new(&model, &state);
     let before = state.clone();
-    let (tokens, window) = (plan.tokens, options.window);
     let (stream, state) = reader.stream(text, tokens, window, state, certified.as_mut())?;
-    let spans = plan.all_spans();
     let mut limited = Vec::with_capacity(spans.len());
     for spans in spans.chunks(options.rows) {
         limited.extend(reader.limited(text, spans, options)?);
@@ -164,7 +164,7 @@ pub fn evaluate_stream_from(
     all.chain(limited.iter().copied()).try_for_each(finite)?;
     let mut limited = spans.into_iter().zip(limited);
     let mean = |losses: &[f32], positions: &Range<u64>| {
-        sum(losses, positions.clone()) / length(positions) as f64
+        sum(losses, positions.clone()) / (positions.end - positions.start) as f64
     };
     let bins = plan.bins.iter().map(|bin| {
         let compared: Vec<(f64, f64)> = limited
@@ -185,7 +185,12 @@ pub fn evaluate_stream_from(
         compression,
         loss: mean(&stream, &whole),
         exact: mean(&exact, &whole),
-        standard_error: between_bins(&bins),
+        standard_error: {
+            let differences = bins
+                .iter()
+                .map(|bin| bin.loss - bin.exact.unwrap_or(bin.loss));
+            standard_error(&differences.collect::<Vec<_>>()).unwrap_or(0.0)
+        },
         held: certified.map_or_else(Vec::new, |certified| certified.held()),
     };
     let report = StreamReport {
@@ -246,12 +251,6 @@ impl Plan {
     fn all_spans(&self) -> Vec<u64> {
         let spans = self.bins.iter().flat_map(|bin| &bin.spans);
         spans.copied().collect()
-    }
-
-    /// Tokens that are read in all.
-    fn work(&self, options: &StreamOptions) -> u64 {
-        let spans: usize = self.bins.iter().map(|bin| bin.spans.len()).sum();
-        self.tokens - 1 + spans as u64 * (options.context + options.span - 1) as u64
     }
 }
 
@@ -342,20 +341,9 @@ fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = (usize, usize
         .map(move |from| (from, end.min(from + len)))
 }
 
-fn length(range: &Range<u64>) -> u64 {
-    range.end - range.start
-}
-
 fn sum(losses: &[f32], range: Range<u64>) -> f64 {
     let losses = &losses[range.start as usize..range.end as usize];
     losses.iter().map(|loss| f64::from(*loss)).sum()
-}
-
-/// Standard error of the mean difference of a stream's losses with and without compression.
-fn between_bins(bins: &[StreamBin]) -> f64 {
-    let bins = bins.iter();
-    let differences = bins.map(|bin| bin.loss - bin.exact.unwrap_or(bin.loss));
-    standard_error(&differences.collect::<Vec<_>>()).unwrap_or(0.0)
 }
 
 /// Means over spans whose summed losses are `(stream, limited)`.

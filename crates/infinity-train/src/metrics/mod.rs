@@ -2,7 +2,7 @@
 
 pub(crate) mod tensorboard;
 
-use infinity_model::{GateSummary, Quantiles};
+use infinity_model::GateSummary;
 use serde_json::{Value, json};
 
 /// One logged optimizer step. Rates are means over the steps since the last logged one.
@@ -136,33 +136,31 @@ impl EvalMetrics {
 
 /// The numbers of a layer's gates by the names they are logged under.
 fn numbers(gates: &GateSummary) -> Vec<(String, f64)> {
-    let mut numbers = Vec::new();
     let spreads = [
         ("half_life", gates.half_life),
         ("write", Some(gates.write_strength)),
     ];
-    for (name, of) in spreads {
-        let Some(Quantiles {
-            p10,
-            p50,
-            p90,
-            mean,
-        }) = of
-        else {
-            continue;
-        };
-        let parts = [("p10", p10), ("p50", p50), ("p90", p90), ("mean", mean)];
-        numbers.extend(parts.map(|(part, value)| (format!("{name}_{part}"), value)));
-    }
+    let spreads = spreads.into_iter().flat_map(|(name, of)| {
+        let parts = of.map(|of| {
+            [
+                ("p10", of.p10),
+                ("p50", of.p50),
+                ("p90", of.p90),
+                ("mean", of.mean),
+            ]
+        });
+        let parts = parts.into_iter().flatten();
+        parts.map(move |(part, value)| (format!("{name}_{part}"), value))
+    });
     let states = [
         ("write_share", &gates.write_share),
         ("read_weight", &gates.read_weight),
     ];
-    for (name, of) in states {
+    let states = states.into_iter().flat_map(|(name, of)| {
         let of = of.iter().enumerate();
-        numbers.extend(of.map(|(state, value)| (format!("{name}_{state}"), *value)));
-    }
-    numbers
+        of.map(move |(state, value)| (format!("{name}_{state}"), *value))
+    });
+    spreads.chain(states).collect()
 }
 
 /// Resident memory of this process in bytes; 0 where the system does not tell.

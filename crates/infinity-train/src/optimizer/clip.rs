@@ -24,8 +24,14 @@ pub fn clip_scaled<M: Module + Sync>(
     scale: f64,
     max_norm: f64,
 ) -> (GradientsParams, f64) {
-    let (grads, clip) = measure(model, grads, scale, max_norm);
-    (scaled(model, grads, clip.factor), clip.norm)
+    let (mut grads, Clip { norm, factor }) = measure(model, grads, scale, max_norm);
+    if factor != 1.0 {
+        let grads = &mut grads;
+        pooled(&model.devices(), || {
+            model.visit(&mut Scale { grads, factor })
+        });
+    }
+    (grads, norm)
 }
 
 /// What clipping does with gradients.
@@ -54,27 +60,12 @@ pub(crate) fn measure<M: Module + Sync>(
         let Squares { sum, others, .. } = squares;
         let sum = sum.or_else(|| (!others.is_empty()).then(|| square_sum(others)));
         let norm = sum.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt()) / scale;
-        let too_long = max_norm > 0.0 && norm > max_norm;
-        let factor = match (norm.is_finite(), too_long) {
-            (false, _) => 1.0,
-            (true, true) => max_norm / norm / scale,
-            (true, false) => 1.0 / scale,
+        let factor = match max_norm > 0.0 && norm > max_norm {
+            _ if !norm.is_finite() => 1.0,
+            true => max_norm / norm / scale,
+            false => 1.0 / scale,
         };
         (grads, Clip { norm, factor })
-    })
-}
-
-/// The second half: the gradients times `factor`.
-fn scaled<M: Module + Sync>(model: &M, mut grads: GradientsParams, factor: f64) -> GradientsParams {
-    if factor == 1.0 {
-        return grads;
-    }
-    pooled(&model.devices(), || {
-        model.visit(&mut Scale {
-            grads: &mut grads,
-            factor,
-        });
-        grads
     })
 }
 

@@ -23,7 +23,7 @@ pub use schedule::Schedule;
 
 use crate::config::{LrSchedulerConfig, OptimizerConfig, OptimizerName};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams};
+use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::adamw::{AdamW, Parameter, adamw};
 use infinity_kernels::has_pool;
@@ -44,8 +44,8 @@ struct Rule {
 #[derive(Clone)]
 #[allow(clippy::large_enum_variant, reason = "one a parameter")]
 enum Moments {
-    /// Of the parameter's numbers in a row.
-    AdamW(AdamWState<1>),
+    /// After so many steps, of the parameter's numbers in a row.
+    AdamW(usize, [Tensor<1>; 2]),
     /// Muon's momentum.
     Muon(Tensor<2>),
 }
@@ -78,16 +78,16 @@ impl Optimizer {
         total_steps: u64,
         module: &M,
     ) -> Self {
-        let rate = |peak: f64| Schedule::new(schedule, peak, total_steps);
         let mut slots = Slots {
-            rule: |path: &str, dims: &[usize]| rule(config, rate, path, dims),
+            config,
+            base: Schedule::new(schedule, config.learning_rate, total_steps),
             path: Vec::new(),
             found: HashMap::new(),
         };
         module.visit(&mut slots);
         Optimizer {
             config: config.clone(),
-            base: rate(config.learning_rate),
+            base: slots.base,
             slots: slots.found,
         }
     }
@@ -97,9 +97,7 @@ impl Optimizer {
         for slot in self.slots.values_mut() {
             slot.device = device.clone();
             slot.moments = slot.moments.take().map(|moments| match moments {
-                Moments::AdamW(state) => Moments::AdamW(AdamWState {
-                    momentum: state.momentum.to_device(device),
-                }),
+                Moments::AdamW(time, of) => Moments::AdamW(time, of.map(|x| x.to_device(device))),
                 Moments::Muon(velocity) => Moments::Muon(velocity.to_device(device)),
             });
         }
@@ -147,7 +145,7 @@ impl Optimizer {
 struct Aside {
     id: ParamId,
     dtype: DType,
-    /// AdamW's steps before this one.
+    /// AdamW's steps, this one included.
     time: usize,
     /// Its numbers before the step and the decay, where that is cautious.
     cautious: Option<(Tensor<1>, f64)>,
@@ -216,12 +214,10 @@ impl ModuleVisitor for Moving<'_> {
         }
         let [weights, grad] = [weights, grad].map(|x| x.reshape([-1]));
         let (time, moments) = match slot.moments.take() {
-            Some(Moments::AdamW(AdamWState { momentum })) => {
-                (momentum.time, [momentum.moment_1, momentum.moment_2])
-            }
+            Some(Moments::AdamW(time, moments)) => (time, moments),
             _ => (0, [(); 2].map(|()| weights.zeros_like())),
         };
-        aside.time = time;
+        aside.time = time + 1;
         let cautious = slot.rule.decays && config.cautious_weight_decay;
         aside.cautious = cautious.then(|| (weights.clone(), rate * decay));
         let rule = AdamW {
@@ -230,12 +226,8 @@ impl ModuleVisitor for Moving<'_> {
             eps: config.eps as f32,
             learning_rate: rate,
             // In f32, as Burn's optimizer keeps it.
-            weight_decay: if cautious {
-                0.0
-            } else {
-                f64::from(decay as f32)
-            },
-            time: time as i32 + 1,
+            weight_decay: f64::from(if cautious { 0.0 } else { decay as f32 }),
+            time: aside.time as i32,
             scale,
         };
         let one_by_one = has_pool(&weights.device());
@@ -255,15 +247,12 @@ impl ModuleVisitor for Moving<'_> {
 impl Moving<'_> {
     fn move_by_adamw(&mut self) {
         let (asides, parameters): (Vec<_>, Vec<_>) = self.adamw.drain(..).unzip();
-        for (mut aside, (mut weights, [moment_1, moment_2])) in
-            asides.into_iter().zip(adamw(parameters))
-        {
+        for (mut aside, (mut weights, moments)) in asides.into_iter().zip(adamw(parameters)) {
             if let Some((old, decay)) = aside.cautious.take() {
                 let update = old.clone() - weights.clone();
                 weights = weights - cautious_decay(old, update, decay);
             }
-            let momentum = AdaptiveMomentumState::new(aside.time + 1, moment_1, moment_2);
-            self.keep(&aside, weights, Moments::AdamW(AdamWState { momentum }));
+            self.keep(&aside, weights, Moments::AdamW(aside.time, moments));
         }
     }
 
@@ -282,39 +271,34 @@ impl Moving<'_> {
     }
 }
 
-/// The rule of the parameter at `path`.
-fn rule(
-    config: &OptimizerConfig,
-    rate: impl Fn(f64) -> Schedule,
-    path: &str,
-    dims: &[usize],
-) -> Rule {
-    let excluded = config
-        .decay_exclude
-        .iter()
-        .any(|word| path.contains(&**word));
-    let role = ParameterRole::of(path);
-    let muon = role == ParameterRole::Matrix && config.name == OptimizerName::Muon;
-    let peak = match role == ParameterRole::Gate {
-        true => config.learning_rate * config.gate_learning_rate_multiplier,
-        false if muon => config.muon_learning_rate * (dims[1] as f64 / dims[0] as f64).sqrt(),
-        false => config.learning_rate,
-    };
-    Rule {
-        muon,
-        rate: rate(peak),
-        decays: !excluded && role.may_decay(),
-    }
-}
-
 /// Makes the slot of every parameter.
-struct Slots<R> {
-    rule: R,
+struct Slots<'a> {
+    config: &'a OptimizerConfig,
+    base: Schedule,
     path: Vec<String>,
     found: HashMap<ParamId, Slot>,
 }
 
-impl<R: Fn(&str, &[usize]) -> Rule> ModuleVisitor for Slots<R> {
+impl Slots<'_> {
+    /// The rule of the parameter at `path`.
+    fn rule(&self, path: &str, dims: &[usize]) -> Rule {
+        let (config, role) = (self.config, ParameterRole::of(path));
+        let mut excluded = config.decay_exclude.iter();
+        let muon = role == ParameterRole::Matrix && config.name == OptimizerName::Muon;
+        let peak = match role == ParameterRole::Gate {
+            true => config.learning_rate * config.gate_learning_rate_multiplier,
+            false if muon => config.muon_learning_rate * (dims[1] as f64 / dims[0] as f64).sqrt(),
+            false => config.learning_rate,
+        };
+        Rule {
+            muon,
+            rate: self.base.with_peak(peak),
+            decays: role.may_decay() && !excluded.any(|word| path.contains(&**word)),
+        }
+    }
+}
+
+impl ModuleVisitor for Slots<'_> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.push(name.to_owned());
     }
@@ -327,7 +311,7 @@ impl<R: Fn(&str, &[usize]) -> Rule> ModuleVisitor for Slots<R> {
         let (path, value) = (self.path.join("."), param.val());
         let dims = value.dims().to_vec();
         let slot = Slot {
-            rule: (self.rule)(&path, &dims),
+            rule: self.rule(&path, &dims),
             path,
             dims,
             device: value.device().inner(),
@@ -555,8 +539,8 @@ mod tests {
             // Moments are f32 in every precision.
             for slot in of_all.slots.values() {
                 match &slot.moments {
-                    Some(Moments::AdamW(state)) => {
-                        assert_eq!(state.momentum.moment_2.dtype(), DType::F32);
+                    Some(Moments::AdamW(_, moments)) => {
+                        assert_eq!(moments[1].dtype(), DType::F32);
                     }
                     Some(Moments::Muon(velocity)) => {
                         assert_eq!(velocity.dtype(), DType::F32);
@@ -647,9 +631,8 @@ mod tests {
             let mut seen = 0;
             for slot in read.slots.values() {
                 let found = match &slot.moments {
-                    Some(Moments::AdamW(AdamWState { momentum })) => {
-                        let both = [&momentum.moment_1, &momentum.moment_2];
-                        both.map(|moment| moment.device()).to_vec()
+                    Some(Moments::AdamW(_, both)) => {
+                        both.each_ref().map(|moment| moment.device()).to_vec()
                     }
                     Some(Moments::Muon(velocity)) => vec![velocity.device()],
                     None => Vec::new(),

@@ -13,7 +13,6 @@
 
 use super::{Moments, Optimizer, Slot};
 use crate::error::CheckpointError;
-use burn::optim::{AdamWState, AdaptiveMomentumState};
 use burn::tensor::{DType, Tensor, TensorData};
 use burn_pack::{Bytes, Reader, Writer};
 use std::collections::HashMap;
@@ -25,9 +24,6 @@ fn name(id: u64, leaf: &str) -> String {
 
 impl Optimizer {
     /// The moments of all parameters as the bytes of the file, fetched one tensor at a time.
-    ///
-    /// # Errors
-    /// If they do not fit the format.
     pub(crate) fn to_bytes(&self) -> Result<Bytes, burn_pack::Error> {
         let mut slots: Vec<_> = self.slots.iter().collect();
         slots.sort_by(|(_, a), (_, b)| a.path.cmp(&b.path));
@@ -35,11 +31,10 @@ impl Optimizer {
         for (id, slot) in &slots {
             let id = id.val();
             match &slot.moments {
-                Some(Moments::AdamW(state)) => {
-                    let momentum = &state.momentum;
-                    tensors.push(entry(id, "moment_1", slot, &momentum.moment_1));
-                    tensors.push(entry(id, "moment_2", slot, &momentum.moment_2));
-                    times.push((name(id, "time"), momentum.time));
+                Some(Moments::AdamW(time, [first, second])) => {
+                    tensors.push(entry(id, "moment_1", slot, first));
+                    tensors.push(entry(id, "moment_2", slot, second));
+                    times.push((name(id, "time"), *time));
                 }
                 Some(Moments::Muon(velocity)) => {
                     tensors.push(entry(id, "velocity", slot, velocity));
@@ -57,11 +52,8 @@ impl Optimizer {
         writer.into_bytes()
     }
 
-    /// Takes over the moments in `path`. Those of a parameter that has none there begin anew, as they do
-    /// for one that never had a gradient.
-    ///
-    /// # Errors
-    /// If the file cannot be read, or belongs to other parameters than the module's.
+    /// Takes over the moments in `path`, of the same parameters as the module's. Those of a parameter that has none there
+    /// begin anew, as they do for one that never had a gradient.
     pub(crate) fn load(&mut self, path: &Path) -> Result<(), CheckpointError> {
         self.read(path).map_err(|reason| CheckpointError::Damaged {
             path: path.to_path_buf(),
@@ -76,40 +68,40 @@ impl Optimizer {
         for tensor in reader.into_tensors().map_err(|error| error.to_string())? {
             let parts = tensor.into_parts().map_err(|error| error.to_string())?;
             let (name, dtype, shape, _, bytes) = parts;
-            tensors.insert(name, TensorData::from_bytes(bytes, shape, dtype));
+            tensors.insert(name, (dtype, shape, bytes));
         }
         for (id, slot) in &mut self.slots {
-            let id = id.val();
+            let (id, dims) = (id.val(), &slot.dims);
             let mut take = |leaf| match tensors.remove(&name(id, leaf)) {
-                Some(data) if data.shape()[..] != slot.dims[..] || data.dtype() != DType::F32 => {
+                Some((dtype, shape, _)) if shape[..] != dims[..] || dtype != DType::F32 => {
                     Err(format!(
-                        "the {leaf} of {} is {:?} {:?}, not {:?} in f32",
-                        slot.path,
-                        data.shape(),
-                        data.dtype(),
-                        slot.dims
+                        "the {leaf} of {} is {shape:?} {dtype:?}, not {dims:?} in f32",
+                        slot.path
                     ))
                 }
-                found => Ok(found),
+                found => Ok(found.map(|(.., bytes)| bytes)),
             };
             let device = (&slot.device, DType::F32);
             slot.moments = match slot.rule.muon {
-                true => take("velocity")?
-                    .map(|velocity| Moments::Muon(Tensor::from_data(velocity, device))),
+                true => take("velocity")?.map(|bytes| {
+                    let data = TensorData::from_bytes(bytes, dims.clone(), DType::F32);
+                    Moments::Muon(Tensor::from_data(data, device))
+                }),
                 false => {
-                    let [first, second] = [take("moment_1")?, take("moment_2")?];
+                    let both = [take("moment_1")?, take("moment_2")?];
                     let time = times.get(&name(id, "time")).copied();
                     let time = time.and_then(|time| usize::try_from(time).ok());
-                    first.zip(second).zip(time).map(|((first, second), time)| {
-                        let row = |data: TensorData| {
-                            let numbers = data.num_elements();
-                            let (bytes, _, dtype) = data.into_parts();
-                            let data = TensorData::from_bytes(bytes, [numbers], dtype);
-                            Tensor::<1>::from_data(data, device)
-                        };
-                        let momentum = AdaptiveMomentumState::new(time, row(first), row(second));
-                        Moments::AdamW(AdamWState::new(momentum))
-                    })
+                    let row = |bytes: Bytes| {
+                        let numbers = bytes.len() / size_of::<f32>();
+                        let data = TensorData::from_bytes(bytes, [numbers], DType::F32);
+                        Tensor::from_data(data, device)
+                    };
+                    match (time, both) {
+                        (Some(time), [Some(first), Some(second)]) => {
+                            Some(Moments::AdamW(time, [row(first), row(second)]))
+                        }
+                        _ => None,
+                    }
                 }
             };
         }

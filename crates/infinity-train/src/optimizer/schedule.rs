@@ -31,6 +31,14 @@ impl Schedule {
         }
     }
 
+    /// The same with another largest rate.
+    pub(super) fn with_peak(&self, peak: f64) -> Self {
+        Schedule {
+            peak,
+            ..self.clone()
+        }
+    }
+
     /// The rate of step `step`, counted from 0.
     pub fn at(&self, step: u64) -> f64 {
         let warmup = match self.config.kind {
@@ -49,12 +57,12 @@ impl Schedule {
             LrSchedulerType::Wsd => {
                 let falling = self.config.decay_ratio * self.total_steps as f64;
                 let left = self.total_steps.saturating_sub(step) as f64;
-                min + (1.0 - min)
-                    * if falling > 0.0 {
-                        (left / falling).min(1.0)
-                    } else {
-                        1.0
-                    }
+                let left = if falling > 0.0 {
+                    (left / falling).min(1.0)
+                } else {
+                    1.0
+                };
+                min + (1.0 - min) * left
             }
             LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => 1.0,
         };

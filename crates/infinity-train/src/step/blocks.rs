@@ -7,7 +7,6 @@
 //!
 //! The embedding comes last. If the head is tied to it, its gradient is the sum of both.
 
-use super::loss::training_loss;
 use super::trainee::{Draws, Learned, LmBatch, Trainee, untracked};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Int, Tensor};
@@ -16,10 +15,7 @@ use infinity_model::layer::{Layer, Pass as Shared, Stream};
 use infinity_model::{LayerState, ModelState};
 
 /// What a block reads, outside any graph.
-struct Input {
-    stream: Stream,
-    state: LayerState,
-}
+type Input = (Stream, LayerState);
 
 /// One step on its way.
 struct Pass<'a> {
@@ -69,10 +65,7 @@ impl Pass<'_> {
         let mut stream = Stream::from(model.embed(tokens).inner());
         let (mut inputs, mut layers) = (Vec::new(), Vec::new());
         for (i, (block, state)) in model.blocks().iter().zip(start.layers).enumerate() {
-            inputs.push(Input {
-                stream: stream.clone(),
-                state: state.clone(),
-            });
+            inputs.push((stream.clone(), state.clone()));
             self.draws.before(0, i + 1);
             let input = stream.map(Tensor::from_inner);
             let (output, after) = block.forward_in(input, &self.shared, state);
@@ -86,25 +79,18 @@ impl Pass<'_> {
     fn head(&mut self, x: Tensor<3>) -> (f64, Stream) {
         let (trainee, batch) = (self.trainee, self.batch);
         let read = leaves(x.into());
-        let loss = training_loss(
-            trainee.model.final_norm(read.x.clone()),
-            trainee.model.output_weight(),
-            &batch.host.targets,
-            batch.scale,
-            trainee.loss_chunk,
-            trainee.model.formats(),
-            trainee.model.output_learns(),
-        );
+        let hidden = trainee.model.final_norm(read.x.clone());
+        let loss = (trainee.head()).learn(hidden, &batch.host.targets, batch.scale);
         let gradients = loss.surrogate.backward();
         (loss.sum, self.learned(gradients, &read))
     }
 
     /// The gradient of what block `i` read, given that of what it returned. What the first block
     /// leaves for all is returned as it was read: its gradients add up on the way.
-    fn block(&mut self, i: usize, block: &Block, input: Input, d: &Stream) -> Stream {
-        let read = leaves(input.stream);
+    fn block(&mut self, i: usize, block: &Block, (stream, state): Input, d: &Stream) -> Stream {
+        let read = leaves(stream);
         self.draws.before(0, i + 1);
-        let (output, _) = block.forward_in(read.clone(), &self.shared, input.state);
+        let (output, _) = block.forward_in(read.clone(), &self.shared, state);
         let gradients = output.inner_product(d).backward();
         self.learned(gradients, &read)
     }
@@ -116,8 +102,7 @@ impl Pass<'_> {
         }
         self.draws.before(0, 0);
         let x = self.trainee.model.embed(tokens);
-        let mut gradients = (x * d_x).sum().backward();
-        let grads = GradientsParams::from_module(&mut gradients, self.trainee);
+        let grads = GradientsParams::from_grads((x * d_x).sum().backward(), self.trainee);
         self.grads.accumulate(self.trainee, grads);
     }
 

@@ -8,82 +8,117 @@
 use burn::tensor::Tensor;
 use infinity_kernels::cross_entropy::{Targets, cross_entropy, given_gradients, with_gradient};
 use infinity_kernels::has_pool;
-use infinity_model::Formats;
+use infinity_model::{Formats, InfinityModel};
 
-/// Tokens at a time: `chunk`, or all of them where it is 0.
-fn chunk_len(chunk: usize, n: usize) -> usize {
-    if chunk == 0 { n } else { chunk.min(n) }
+/// What turns hidden vectors into losses: the output projection of a model.
+pub(crate) struct Head {
+    /// `[D, vocab_size]`.
+    weight: Tensor<2>,
+    /// Whether the weight gets a gradient.
+    learns: bool,
+    formats: Formats,
+    /// Tokens at a time; 0 is all.
+    chunk: usize,
 }
 
 /// A loss outside the autodiff graph and what stands for it inside.
-pub struct LossHead {
+pub(super) struct Loss {
     /// Sum of the losses over all targets that count, in nats.
-    pub sum: f64,
+    pub(super) sum: f64,
     /// Its gradient is `scale` times the gradient of the sum.
-    pub surrogate: Tensor<1>,
+    pub(super) surrogate: Tensor<1>,
 }
 
-/// Loss of `hidden` `[B, T, D]` (on an autodiff device) under the output projection `weight`
-/// `[D, vocab_size]`, for `targets` of `B · T` tokens. Its matrix products are in `formats`, the
-/// loss itself is in f32. The weight has a gradient if it `learns`.
-pub fn training_loss(
-    hidden: Tensor<3>,
-    weight: Tensor<2>,
-    targets: &[i32],
-    scale: f64,
-    chunk: usize,
-    formats: Formats,
-    learns: bool,
-) -> LossHead {
-    let [b, t, width] = hidden.dims();
-    let (hidden, weight) = (formats.products(hidden), formats.products(weight));
-    let n = b * t;
-    let (h, w) = (
-        hidden.clone().inner().reshape([n, width]),
-        weight.clone().inner(),
-    );
-    let targets = Targets::new(targets, &h.device());
-    let step = chunk_len(chunk, n);
-    let (mut sums, mut d_hidden) = (Vec::new(), Vec::new());
-    let mut d_weight: Option<Tensor<2>> = None;
-    for start in (0..n).step_by(step) {
-        let len = step.min(n - start);
-        let (h, targets) = (h.clone().narrow(0, start, len), targets.narrow(start, len));
-        let logits = formats.matmul(h.clone(), w.clone());
-        let (losses, d_logits) = with_gradient(logits, &targets, scale);
-        sums.push(losses);
-        let d_logits = formats.products(d_logits);
-        d_hidden.push(formats.matmul(d_logits.clone(), w.clone().transpose()));
-        if !learns {
-            continue;
+impl Head {
+    /// That of `model`; `chunk` as in `training.loss_chunk`.
+    pub(crate) fn of(model: &InfinityModel, chunk: usize) -> Self {
+        Head {
+            weight: model.output_weight(),
+            learns: model.output_learns(),
+            formats: model.formats(),
+            chunk,
         }
-        // In f32, or the chunks would not add up to what one chunk gives.
-        let d_w = formats.matmul_to_single(h.transpose(), d_logits);
-        d_weight = Some(match d_weight {
-            Some(sum) => sum + d_w,
-            None => d_w,
-        });
     }
-    let d_hidden = Tensor::cat(d_hidden, 0).reshape([b, t, width]);
-    LossHead {
-        sum: total(sums),
-        surrogate: match d_weight {
-            Some(d) => given_gradients(hidden, weight.clone(), (d_hidden, d.cast(weight.dtype()))),
-            None => (hidden * Tensor::from_inner(d_hidden)).sum(),
-        },
+
+    /// Loss of `hidden` `[B, T, D]` (on an autodiff device) for `targets` of `B · T` tokens. Its
+    /// matrix products are in the model's formats, the loss itself is in f32.
+    pub(super) fn learn(self, hidden: Tensor<3>, targets: &[i32], scale: f64) -> Loss {
+        let [b, t, width] = hidden.dims();
+        let formats = self.formats;
+        let (hidden, weight) = (formats.products(hidden), formats.products(self.weight));
+        let n = b * t;
+        let (h, w) = (
+            hidden.clone().inner().reshape([n, width]),
+            weight.clone().inner(),
+        );
+        let targets = Targets::new(targets, &h.device());
+        let (mut sums, mut d_hidden) = (Vec::new(), Vec::new());
+        let mut d_weight: Option<Tensor<2>> = None;
+        for (start, len) in chunks(self.chunk, n) {
+            let (h, targets) = (h.clone().narrow(0, start, len), targets.narrow(start, len));
+            let logits = formats.matmul(h.clone(), w.clone());
+            let (losses, d_logits) = with_gradient(logits, &targets, scale);
+            sums.push(losses);
+            let d_logits = formats.products(d_logits);
+            d_hidden.push(formats.matmul(d_logits.clone(), w.clone().transpose()));
+            if !self.learns {
+                continue;
+            }
+            // In f32, or the chunks would not add up to what one chunk gives.
+            let d_w = formats.matmul_to_single(h.transpose(), d_logits);
+            d_weight = Some(match d_weight {
+                Some(sum) => sum + d_w,
+                None => d_w,
+            });
+        }
+        let d_hidden = Tensor::cat(d_hidden, 0).reshape([b, t, width]);
+        Loss {
+            sum: total(sums),
+            surrogate: match d_weight {
+                Some(d) => {
+                    given_gradients(hidden, weight.clone(), (d_hidden, d.cast(weight.dtype())))
+                }
+                None => (hidden * Tensor::from_inner(d_hidden)).sum(),
+            },
+        }
+    }
+
+    /// Sum of the losses in nats over all targets that count, without gradients.
+    pub(super) fn sum(self, hidden: Tensor<3>, targets: &[i32]) -> f64 {
+        total(self.chunks_of_losses(hidden, targets).collect())
+    }
+
+    /// The loss in nats of every one of `targets`, 0 where it is ignored, without gradients.
+    pub(crate) fn losses(self, hidden: Tensor<3>, targets: &[i32]) -> Vec<f32> {
+        self.chunks_of_losses(hidden, targets)
+            .flat_map(|losses| losses.into_data().iter::<f32>().collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// Losses `[n]` of one chunk of tokens after another.
+    fn chunks_of_losses(
+        self,
+        hidden: Tensor<3>,
+        targets: &[i32],
+    ) -> impl Iterator<Item = Tensor<1>> {
+        let [b, t, width] = hidden.dims();
+        let formats = self.formats;
+        let hidden = formats.products(hidden.inner().reshape([b * t, width]));
+        let targets = Targets::new(targets, &hidden.device());
+        let weight = formats.products(self.weight.inner());
+        chunks(self.chunk, b * t).map(move |(start, len)| {
+            let hidden = hidden.clone().narrow(0, start, len);
+            let targets = targets.narrow(start, len);
+            cross_entropy(formats.matmul(hidden, weight.clone()), &targets)
+        })
     }
 }
 
-/// Sum of the losses in nats over all targets that count, without gradients.
-pub fn evaluation_loss(
-    hidden: Tensor<3>,
-    weight: Tensor<2>,
-    targets: &[i32],
-    chunk: usize,
-    formats: Formats,
-) -> f64 {
-    let losses = chunks_of_losses(hidden, weight, targets, chunk, formats);
-    total(losses.collect())
+/// Where chunks of `n` tokens begin, and their lengths.
+fn chunks(chunk: usize, n: usize) -> impl Iterator<Item = (usize, usize)> {
+    let step = if chunk == 0 { n } else { chunk.min(n) };
+    let starts = (0..n).step_by(step);
+    starts.map(move |start| (start, step.min(n - start)))
 }
 
 /// The sum over chunks, which a device is asked for once: to wait for each would leave it idle in between. What a
@@ -94,41 +129,6 @@ fn total(mut losses: Vec<Tensor<1>>) -> f64 {
     }
     let sums = Tensor::cat(losses, 0).into_data();
     sums.iter::<f32>().map(f64::from).sum()
-}
-
-/// The loss in nats of every one of `targets`, 0 where it is ignored, without gradients.
-pub fn token_losses(
-    hidden: Tensor<3>,
-    weight: Tensor<2>,
-    targets: &[i32],
-    chunk: usize,
-    formats: Formats,
-) -> Vec<f32> {
-    chunks_of_losses(hidden, weight, targets, chunk, formats)
-        .flat_map(|losses| losses.into_data().iter::<f32>().collect::<Vec<_>>())
-        .collect()
-}
-
-/// Losses `[n]` of one chunk of tokens after another.
-fn chunks_of_losses(
-    hidden: Tensor<3>,
-    weight: Tensor<2>,
-    targets: &[i32],
-    chunk: usize,
-    formats: Formats,
-) -> impl Iterator<Item = Tensor<1>> {
-    let [b, t, width] = hidden.dims();
-    let n = b * t;
-    let hidden = formats.products(hidden.inner().reshape([n, width]));
-    let targets = Targets::new(targets, &hidden.device());
-    let weight = formats.products(weight.inner());
-    let step = chunk_len(chunk, n);
-    (0..n).step_by(step).map(move |start| {
-        let len = step.min(n - start);
-        let hidden = hidden.clone().narrow(0, start, len);
-        let targets = targets.narrow(start, len);
-        cross_entropy(formats.matmul(hidden, weight.clone()), &targets)
-    })
 }
 
 #[cfg(test)]
@@ -194,36 +194,26 @@ mod tests {
         for chunk in [0, 1, 3, 10, 99] {
             let hidden = tensor(&h, [b, t, d], DType::F32, &device).require_grad();
             let weight = tensor(&w, [d, vocab], DType::F32, &device).require_grad();
-            let head = training_loss(
-                hidden.clone(),
-                weight.clone(),
-                &targets,
-                0.25,
-                chunk,
+            let head = |learns| Head {
+                weight: weight.clone(),
+                learns,
                 formats,
-                true,
-            );
-            let frozen = training_loss(
-                hidden.clone(),
-                weight.clone(),
-                &targets,
-                0.25,
                 chunk,
-                formats,
-                false,
-            );
+            };
+            let loss = head(true).learn(hidden.clone(), &targets, 0.25);
+            let frozen = head(false).learn(hidden.clone(), &targets, 0.25);
             let of_frozen = frozen.surrogate.backward();
             assert!(weight.grad(&of_frozen).is_none());
-            let grads = head.surrogate.backward();
-            assert_close("loss", "sum", &[head.sum], &[sum], TOL);
+            let grads = loss.surrogate.backward();
+            assert_close("loss", "sum", &[loss.sum], &[sum], TOL);
             let actual = values(hidden.grad(&grads).unwrap());
             assert_close("loss", "d_hidden", &actual, &d_h, TOL);
             assert_eq!(values(hidden.grad(&of_frozen).unwrap()), actual);
             let actual = values(weight.grad(&grads).unwrap());
             assert_close("loss", "d_weight", &actual, &d_w, TOL);
-            let without = evaluation_loss(hidden.clone(), weight.clone(), &targets, chunk, formats);
+            let without = head(true).sum(hidden.clone(), &targets);
             assert_close("loss", "evaluation", &[without], &[sum], TOL);
-            let each = token_losses(hidden, weight, &targets, chunk, formats);
+            let each = head(true).losses(hidden, &targets);
             assert_eq!((each.len(), each[3], each[7]), (b * t, 0.0, 0.0));
             let added = each.iter().map(|loss| f64::from(*loss)).sum();
             assert_close("loss", "token by token", &[added], &[sum], TOL);

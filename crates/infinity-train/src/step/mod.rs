@@ -10,7 +10,7 @@
 //! | `segments.rs` | the state at every border between segments of the sequence |
 
 mod blocks;
-pub mod loss;
+pub(crate) mod loss;
 pub mod loss_scale;
 mod segments;
 mod trainee;
@@ -21,7 +21,6 @@ pub(crate) use trainee::{drops, initialise};
 
 use burn::optim::GradientsParams;
 use infinity_kernels::in_pool;
-use loss::{evaluation_loss, training_loss};
 use trainee::{Draws, Learned};
 
 impl Trainee {
@@ -53,41 +52,24 @@ impl Trainee {
             &host.borders,
             &mut |part| draws.before(0, part),
         );
-        let loss = training_loss(
-            hidden,
-            model.output_weight(),
-            &host.targets,
-            batch.scale,
-            self.loss_chunk,
-            model.formats(),
-            model.output_learns(),
-        );
-        let mut gradients = loss.surrogate.backward();
+        let loss = self.head().learn(hidden, &host.targets, batch.scale);
         Learned {
             loss_sum: loss.sum,
-            grads: GradientsParams::from_module(&mut gradients, self),
+            grads: GradientsParams::from_grads(loss.surrogate.backward(), self),
             state,
         }
     }
 
     /// The numbers of a batch, without gradients.
     pub(crate) fn evaluate(&self, batch: LmBatch) -> LmOutput {
-        in_pool(&self.model.device(), || {
-            let model = &self.model;
-            let tokens = batch.tokens(0, batch.host.len, &model.device());
-            let borders = &batch.host.borders;
-            let (hidden, state) =
-                model.forward_packed(tokens, batch.start(model), borders, &mut |_| ());
-            let (weight, formats) = (model.output_weight(), model.formats());
+        let (model, host) = (&self.model, &batch.host);
+        in_pool(&model.device(), || {
+            let tokens = batch.tokens(0, host.len, &model.device());
+            let start = batch.start(model);
+            let (hidden, state) = model.forward_packed(tokens, start, &host.borders, &mut |_| ());
             LmOutput {
-                loss_sum: evaluation_loss(
-                    hidden,
-                    weight,
-                    &batch.host.targets,
-                    self.loss_chunk,
-                    formats,
-                ),
-                n_tokens: batch.host.valid,
+                loss_sum: self.head().sum(hidden, &host.targets),
+                n_tokens: host.valid,
                 grad_norm: None,
                 state: Some(state),
             }

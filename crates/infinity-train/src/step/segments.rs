@@ -12,7 +12,6 @@
 //! whole gradient, truncated nowhere, with the activations of one segment and `T / segment` states
 //! in memory: for a segment of about √T tokens both grow with √T.
 
-use super::loss::training_loss;
 use super::trainee::{Draws, Learned, LmBatch, Trainee, untracked};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
@@ -37,27 +36,17 @@ pub(super) fn learn(trainee: &Trainee, batch: &LmBatch, segment: usize) -> Learn
     let mut grads = GradientsAccumulator::new();
     let (mut loss_sum, mut last, mut d_state) = (0.0, None, None);
     while let Some(start) = starts.pop() {
-        let learned = pass.segment(starts.len(), start, d_state.take());
+        let (learned, d_start) = pass.segment(starts.len(), start, d_state.take());
         loss_sum += learned.loss_sum;
         grads.accumulate(trainee, learned.grads);
-        d_state = Some(learned.d_start);
-        last.get_or_insert_with(|| learned.end.compact());
+        d_state = Some(d_start);
+        last.get_or_insert_with(|| learned.state.compact());
     }
     Learned {
         loss_sum,
         grads: grads.grads(),
         state: last.expect("at least one segment"),
     }
-}
-
-/// What one segment gives.
-struct SegmentLearned {
-    loss_sum: f64,
-    grads: GradientsParams,
-    /// Gradient of the state it started from.
-    d_start: ModelState,
-    /// The state after it.
-    end: ModelState,
 }
 
 impl Pass<'_> {
@@ -92,33 +81,31 @@ impl Pass<'_> {
         starts
     }
 
-    /// Segment `i`, given the gradient of the state after it; the last one has none.
-    fn segment(&self, i: usize, start: ModelState, d_end: Option<ModelState>) -> SegmentLearned {
-        let (trainee, batch) = (self.trainee, self.batch);
+    /// What segment `i` gives and the gradient of the state it started from, given that of the state
+    /// after it; the last one has none.
+    fn segment(
+        &self,
+        i: usize,
+        start: ModelState,
+        d_end: Option<ModelState>,
+    ) -> (Learned, ModelState) {
+        let (trainee, host) = (self.trainee, &self.batch.host);
         let start = start.track();
         let (hidden, end) = self.forward(&trainee.model, i, start.clone());
         let (from, to) = self.range(i);
-        let loss = training_loss(
-            hidden,
-            trainee.model.output_weight(),
-            &batch.host.columns(&batch.host.targets, from, to),
-            batch.scale,
-            trainee.loss_chunk,
-            trainee.model.formats(),
-            trainee.model.output_learns(),
-        );
-        let onward = d_end.and_then(|d_end| end.inner_product(&d_end));
-        let surrogate = match onward {
+        let targets = host.columns(&host.targets, from, to);
+        let loss = trainee.head().learn(hidden, &targets, self.batch.scale);
+        let surrogate = match d_end.and_then(|d_end| end.inner_product(&d_end)) {
             Some(onward) => loss.surrogate + onward,
             None => loss.surrogate,
         };
         let mut gradients = surrogate.backward();
-        SegmentLearned {
+        let learned = Learned {
             loss_sum: loss.sum,
             grads: GradientsParams::from_module(&mut gradients, trainee),
-            d_start: start.take_gradients(&mut gradients),
-            end: end.detach(),
-        }
+            state: end.detach(),
+        };
+        (learned, start.take_gradients(&mut gradients))
     }
 }
 
@@ -165,11 +152,11 @@ mod tests {
             LayerState::Softmax { .. } => unreachable!("the default mixer"),
         };
         let starts = pass.borders();
-        let end = |i: usize| memory(&pass.segment(i, starts[i].clone(), None).end);
+        let end = |i: usize| memory(&pass.segment(i, starts[i].clone(), None).0.state);
         assert_eq!(end(0), memory(&starts[1]));
         assert_eq!(end(1), memory(&starts[2]));
         // Another place of the sequence drops others.
-        let elsewhere = pass.segment(1, starts[0].clone(), None).end;
+        let elsewhere = pass.segment(1, starts[0].clone(), None).0.state;
         assert_ne!(memory(&elsewhere), memory(&starts[1]));
     }
 }

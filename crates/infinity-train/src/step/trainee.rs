@@ -1,5 +1,6 @@
 //! What every way through a step takes and gives: a batch, the model that learns, its seeds.
 
+use super::loss::Head;
 use crate::config::{GradientCheckpointing, RunConfig};
 use crate::data::HostBatch;
 use burn::module::{Module, ModuleVisitor, Param};
@@ -78,9 +79,8 @@ impl Recompute {
 pub struct Trainee {
     /// The model that learns.
     pub model: InfinityModel,
-    /// Tokens whose logits exist at one time; 0 is all of a batch.
     #[module(skip)]
-    pub(super) loss_chunk: usize,
+    loss_chunk: usize,
     #[module(skip)]
     pub(super) recompute: Recompute,
 }
@@ -98,6 +98,11 @@ impl Trainee {
     /// The same with another way through a training step.
     pub fn recomputing(self, recompute: Recompute) -> Self {
         Trainee { recompute, ..self }
+    }
+
+    /// What turns its hidden vectors into losses.
+    pub(super) fn head(&self) -> Head {
+        Head::of(&self.model, self.loss_chunk)
     }
 }
 
@@ -136,7 +141,7 @@ pub(super) struct Learned {
 }
 
 /// What a batch gives besides gradients: numbers, no logits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LmOutput {
     /// Sum of the losses in nats.
     pub loss_sum: f64,

@@ -16,6 +16,13 @@ impl TrainerState {
     }
 }
 
+impl StepResult {
+    /// For the reason of an end.
+    fn seen(&self) -> String {
+        format!("loss {}, gradient norm {}", self.loss, self.grad_norm)
+    }
+}
+
 impl Run {
     /// Stops a run that is lost.
     pub(super) fn watch(&mut self, result: &StepResult) -> Result<(), TrainError> {
@@ -32,16 +39,13 @@ impl Run {
             return Ok(());
         }
         self.state.overflows_in_a_row = 0;
+        let (seen, skipped) = (result.seen(), self.state.skipped);
         if !result.finite {
-            let (loss, norm) = (result.loss, result.grad_norm);
             if !training.skip_non_finite {
-                let reason = format!("loss {loss}, gradient norm {norm}");
-                return Err(TrainError::Diverged { step, reason });
+                return Err(TrainError::Diverged { step, reason: seen });
             }
-            self.reporter.message(&format!(
-                "step {step} left out: loss {loss}, gradient norm {norm} ({} so far)",
-                self.state.skipped
-            ));
+            let text = format!("step {step} left out: {seen} ({skipped} so far)");
+            self.reporter.message(&text);
         }
         if result.finite && result.targets == 0 {
             // It says nothing of the model.
@@ -59,10 +63,7 @@ impl Run {
         if *in_a_row >= patience.max(1) {
             let reason = match result.finite {
                 true => format!("loss {} after {in_a_row} lost steps in a row", result.loss),
-                false => format!(
-                    "loss {}, gradient norm {}, after {in_a_row} lost steps in a row",
-                    result.loss, result.grad_norm
-                ),
+                false => format!("{seen}, after {in_a_row} lost steps in a row"),
             };
             return Err(TrainError::Diverged { step, reason });
         }
@@ -76,21 +77,19 @@ impl Run {
             return Ok(());
         }
         let (step, lost) = (self.state.step, self.state.lost());
-        let (loss, norm) = (result.loss, result.grad_norm);
-        let patience = self.config.training.loss_watchdog.patience;
+        let (mut reason, patience) = (result.seen(), self.config.training.loss_watchdog.patience);
         // A gradient that overflows under a finite loss is a scale too high, not a model that is lost.
-        let is_model = result.overflow.is_none() || !loss.is_finite();
-        let reason = if self.state.skipped == step {
-            let scale = match result.overflow {
-                Some(scale) => format!(", loss scale now {}", scale.scale),
-                None => String::new(),
-            };
-            format!("loss {loss}, gradient norm {norm}{scale}; every step of the run was left out")
+        let is_model = result.overflow.is_none() || !result.loss.is_finite();
+        if self.state.skipped == step {
+            if let Some(scale) = result.overflow {
+                reason += &format!(", loss scale now {}", scale.scale);
+            }
+            reason += "; every step of the run was left out";
         } else if is_model && lost >= patience.max(1) {
-            format!("loss {loss}, gradient norm {norm}, not finite in the last {lost} steps")
+            reason += &format!(", not finite in the last {lost} steps");
         } else {
             return Ok(());
-        };
+        }
         Err(TrainError::Diverged { step, reason })
     }
 
@@ -116,9 +115,7 @@ impl Run {
     pub(super) fn prune(&mut self, step: u64) {
         let keep_last = self.config.checkpoint.keep_last;
         let best = self.state.best(&self.config);
-        let pruned = self
-            .checkpoints
-            .prune(step, keep_last, best, self.saved.good);
+        let pruned = (self.checkpoints).prune(step, keep_last, best, self.saved.good);
         if let Err(error) = pruned {
             self.reporter.message(&error.to_string());
         }

@@ -5,7 +5,7 @@ use super::{Clock, Run, TrainControl};
 use crate::checkpoint::{Base, CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
 use crate::data::{
-    self, DataError, EvalSource, Needles, PreparedData, TokenizerConfig, TokenizerKind,
+    self, DataError, EvalSource, HostBatch, Needles, PreparedData, TokenizerConfig, TokenizerKind,
     TrainSource, prepare, templates,
 };
 use crate::distributed::{Carried, Devices, Ranks, Reduction};
@@ -45,10 +45,10 @@ impl Run {
             Err(missing) if goes_on && !is_unsaid(&config.model) => (None, Some(missing)),
             found => (found?, None),
         };
-        let taken = match &source {
-            Some(source) => source.take_over(&mut config)?,
-            None => Vec::new(),
-        };
+        let mut taken = Vec::new();
+        if let Some(source) = &source {
+            taken = source.take_over(&mut config)?;
+        }
         config.validate()?;
         if let Some(source) = &source {
             source.suits(&config)?;
@@ -76,8 +76,11 @@ impl Run {
         if resumed.is_none() && resume == Some(&Resume::Latest) {
             saved_nothing(&config.output_dir())?;
             let path = config.output_dir().join(CHECKPOINTS);
-            let path = path.display();
-            reporter.message(&format!("no checkpoint in {path} yet: the run starts anew"));
+            let text = format!(
+                "no checkpoint in {} yet: the run starts anew",
+                path.display()
+            );
+            reporter.message(&text);
         }
         let prepared = prepare(&config.data, &config.tokenizer, &mut |event| {
             reporter.message(&event.to_string());
@@ -89,12 +92,8 @@ impl Run {
             source.has_tokenizer(&prepared.meta.tokenizer_hash)?;
         }
         config.model = model_config(&config, &prepared)?;
-        let train = TrainSource::new(
-            prepared.train.clone(),
-            &config.data,
-            config.rows(),
-            config.run.seed,
-        )?;
+        let (text, seed) = (prepared.train.clone(), config.run.seed);
+        let train = TrainSource::new(text, &config.data, config.rows(), seed)?;
         let needles = Needles::new(&prepared.tokenizer, config.data.needle_fraction)?;
         let train = train.hiding(needles);
         if let Some(warning) = train.warning() {
@@ -111,13 +110,10 @@ impl Run {
                 (model, Some(base))
             }
             (_, source) => {
-                let model = config.model.init_seeded(config.run.seed, &ranks[0]);
-                let model = match source {
-                    Some(source) if resumed.is_none() => {
-                        source.started(model, &prepared, &mut *control.reporter)?
-                    }
-                    _ => model,
-                };
+                let mut model = config.model.init_seeded(seed, &ranks[0]);
+                if let Some(source) = source.as_ref().filter(|_| resumed.is_none()) {
+                    model = source.started(model, &prepared, &mut *control.reporter)?;
+                }
                 (model, None)
             }
         };
@@ -125,17 +121,26 @@ impl Run {
         let (total_steps, micro_batches) = length(&config, &train, resumed.as_ref());
         let directory = match rehearses {
             true => RunDir::nowhere(&config),
-            false => run_directory(&config, &mut control, &prepared, resumed.as_ref())?,
+            false => run_directory(
+                &config,
+                &mut control,
+                &prepared,
+                &checkpoints,
+                resumed.as_ref(),
+            )?,
         };
         let reporter = &mut control.reporter;
         let parameters = ParameterCount::of(&config.model).total();
-        reporter.message(&match model.lora() {
+        let adapted = match model.lora() {
             Some(lora) => format!(
-                "model     {parameters} parameters that stay as they are, adapters of {} that learn, {total_steps} steps",
+                " that stay as they are, adapters of {} that learn",
                 lora.count(&config.model)?
             ),
-            None => format!("model     {parameters} parameters, {total_steps} steps"),
-        });
+            None => String::new(),
+        };
+        reporter.message(&format!(
+            "model     {parameters} parameters{adapted}, {total_steps} steps"
+        ));
         if devices.ranks() > 1 && drops(&model) {
             reporter
                 .message("dropout   devices take turns: all draw from the process's one generator");
@@ -190,10 +195,8 @@ impl Run {
         }
         Ok(Run {
             ranks: Ranks::start(&ranks, reduction, &trainee, &optimizer),
-            devices: ranks,
             saved: Saved::before(resumed_at, &checkpoints.steps()),
             clock: Clock::new(&state),
-            total_steps,
             micro_batches,
             training_tokens: prepared.train.len(),
             train,
@@ -208,7 +211,7 @@ impl Run {
             trainee,
             optimizer,
             state,
-            stream: stream.map(Carried::from),
+            stream: stream.map(|whole| Carried(vec![whole])),
             validated: None,
             finite: true,
             owes_checkpoint: false,
@@ -261,11 +264,8 @@ impl Source {
     }
 
     fn refuse<T>(&self, why: &str) -> Result<T, TrainError> {
-        let shown = self.found.place();
-        Err(TrainError::NoModel(format!(
-            "`training.init_from` names {}, {why}",
-            shown.display()
-        )))
+        let why = format!("names {}, {why}", self.found.place().display());
+        Err(TrainError::NoModel(format!("`training.init_from` {why}")))
     }
 
     /// Where it is another family's model, or any whose adapters are to learn, and nothing is said about `[model]` but
@@ -283,10 +283,8 @@ impl Source {
         }
         config.model = run_as(&config.model, about.model.clone());
         let mut told = about.notes.clone();
-        told.push(format!(
-            "model     as {} says",
-            self.found.place().display()
-        ));
+        let place = self.found.place();
+        told.push(format!("model     as {} says", place.display()));
         let tokenizer = self.found.tokenizer().ok().filter(|path| path.is_file());
         if let Some(path) = tokenizer
             && config.tokenizer == TokenizerConfig::default()
@@ -308,26 +306,18 @@ impl Source {
             return Ok(());
         };
         let theirs = &self.about.model;
-        let ours = ModelConfig {
-            vocab_size: match config.model.vocab_size {
-                0 => theirs.vocab_size,
-                given => given,
-            },
-            ..config.model.clone()
-        };
-        same_network(
-            &ours,
-            theirs,
-            "adapters are of a model as it is: leave [model] out",
-        )?;
-        lora.targets(theirs)?;
-        match data::known_tokenizer(&config.data, &config.tokenizer)? {
-            Some(tokenizer) => {
-                let json = tokenizer.to_json().map_err(DataError::from)?;
-                self.has_tokenizer(&fingerprint(json))
-            }
-            None => Ok(()),
+        let mut ours = config.model.clone();
+        if ours.vocab_size == 0 {
+            ours.vocab_size = theirs.vocab_size;
         }
+        let why = "adapters are of a model as it is: leave [model] out";
+        same_network(&ours, theirs, why)?;
+        lora.targets(theirs)?;
+        if let Some(tokenizer) = data::known_tokenizer(&config.data, &config.tokenizer)? {
+            let json = tokenizer.to_json().map_err(DataError::from)?;
+            self.has_tokenizer(&fingerprint(json))?;
+        }
+        Ok(())
     }
 
     /// Refuses a tokenizer other than its own, where it has one: its embedding does not learn.
@@ -403,15 +393,15 @@ impl Source {
 /// Refuses to go on with the adapters of another model.
 fn same_base(resumed: Option<&TrainerState>, base: &Base) -> Result<(), CheckpointError> {
     let was = resumed.and_then(|state| state.base.as_ref());
-    match was.filter(|was| was.fingerprint != base.fingerprint) {
-        None => Ok(()),
-        Some(was) => Err(CheckpointError::Changed {
+    let other = was.filter(|was| was.fingerprint != base.fingerprint);
+    other.map_or(Ok(()), |was| {
+        Err(CheckpointError::Changed {
             key: "training.init_from".to_owned(),
             was: format!("a model of weights {}", was.fingerprint),
             now: format!("one of weights {}", base.fingerprint),
             why: None,
-        }),
-    }
+        })
+    })
 }
 
 /// Optimizer steps of a run, and its micro-batches where it is measured in epochs.
@@ -425,10 +415,8 @@ fn length(
 ) -> (u64, Option<u64>) {
     let training = &config.training;
     let accumulated = training.gradient_accumulation_steps as u64;
-    if training.max_steps > 0 || training.max_tokens > 0 {
-        return (training.total_steps(config.tokens_per_step(), 1), None);
-    }
-    if resumed.is_some_and(|state| state.total_steps == 0) {
+    let is_capped = training.max_steps > 0 || training.max_tokens > 0;
+    if is_capped || resumed.is_some_and(|state| state.total_steps == 0) {
         let steps_per_epoch = train.steps_per_epoch().div_ceil(accumulated);
         let steps = training.total_steps(config.tokens_per_step(), steps_per_epoch);
         return (steps, None);
@@ -443,13 +431,11 @@ fn run_directory(
     config: &RunConfig,
     control: &mut TrainControl,
     prepared: &PreparedData,
+    checkpoints: &CheckpointStore,
     resumed: Option<&TrainerState>,
 ) -> Result<RunDir, TrainError> {
     let opens = match resumed {
-        Some(state) => Opens::After {
-            step: state.step,
-            revalidates: state.validation_owed,
-        },
+        Some(state) => Opens::After(state),
         None if control.resume == Some(Resume::Latest) => Opens::Again,
         None => Opens::Anew,
     };
@@ -471,16 +457,11 @@ fn run_directory(
         // Checkpoints need it to be used before there is a finished model.
         (TOKENIZER, tokenizer.to_json().map_err(DataError::from)?),
     ];
-    // How conversations are written.
-    described.extend(templates::remembered(
-        &config.data,
-        &config.tokenizer,
-        tokenizer,
-    )?);
+    let conversations = templates::remembered(&config.data, &config.tokenizer, tokenizer);
+    described.extend(conversations?);
     let mut notices = Vec::new();
     let directory = RunDir::open(config, opens, described, &mut notices)?;
     if let Some(state) = resumed {
-        let checkpoints = CheckpointStore::new(config.output_dir().join(CHECKPOINTS));
         let settled = checkpoints.settle_best(state.best(config));
         notices.extend(settled.err().map(|error| error.to_string()));
     }
@@ -504,23 +485,18 @@ fn supported(config: &RunConfig) -> Result<(), TrainError> {
 
 /// The model's configuration with what the tokenizer decides.
 fn model_config(config: &RunConfig, prepared: &PreparedData) -> Result<ModelConfig, TrainError> {
-    let tokens = prepared.tokenizer.vocab_size();
-    let vocab_size = match config.model.vocab_size {
-        0 => tokens,
+    let (mut model, tokens) = (config.model.clone(), prepared.tokenizer.vocab_size());
+    match model.vocab_size {
+        0 => model.vocab_size = tokens,
         given if given < tokens => {
             return Err(TrainError::Refused(format!(
                 "`model.vocab_size = {given}` is smaller than the tokenizer's {tokens} entries; leave it out to take \
                  the tokenizer's"
             )));
         }
-        given => given,
-    };
-    let eos_token_id = config.model.eos_token_id.or(prepared.tokenizer.eos_id());
-    let model = ModelConfig {
-        vocab_size,
-        eos_token_id,
-        ..config.model.clone()
-    };
+        _ => {}
+    }
+    model.eos_token_id = model.eos_token_id.or(prepared.tokenizer.eos_id());
     model.validate()?;
     Ok(model)
 }
@@ -540,10 +516,10 @@ fn validation(
     )?;
     let source = source.limited(config.eval.max_batches);
     // Where rows are conversations, a split may have none of their answers.
-    let answered = source.iter().find_map(|batch| match batch {
-        Ok(batch) => (batch.valid > 0).then_some(Ok(())),
-        Err(error) => Some(Err(error)),
-    });
+    let is_empty = |batch: &HostBatch| batch.valid == 0;
+    let answered = source
+        .iter()
+        .find(|batch| !batch.as_ref().is_ok_and(is_empty));
     answered.unwrap_or(Err(DataError::NoAnswers))?;
     Ok(Some(source))
 }
