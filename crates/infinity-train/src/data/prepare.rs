@@ -415,7 +415,8 @@ fn scan(
     mut hash: Fingerprint,
 ) -> Result<(SourceMeta, u64), DataError> {
     let (mut documents, mut chars) = (0, 0);
-    let mut fragments = sources.fragments().hashing(hash.clone());
+    let mut fragments = sources.fragments();
+    fragments.hash = hash.clone();
     for fragment in &mut fragments {
         let fragment = fragment?;
         documents += u64::from(fragment.ends_document);
@@ -427,7 +428,7 @@ fn scan(
     if chars == 0 {
         return Err(DataError::empty(&sources.root));
     }
-    for fingerprint in fragments.fingerprints() {
+    for fingerprint in fragments.fingerprints {
         hash.field(fingerprint);
     }
     let (hash, files) = match &sources.known {
