@@ -78,6 +78,14 @@ impl DataError {
         }
     }
 
+    /// What the system says of a file that belongs to a prepared directory.
+    pub(super) fn lost(path: &Path) -> impl FnOnce(io::Error) -> Self + Copy {
+        move |source| match source.kind() {
+            io::ErrorKind::NotFound => Self::damaged(path, "it is missing"),
+            _ => Self::read(path)(source),
+        }
+    }
+
     /// A file, or everything that was named together, holds no text.
     pub(super) fn empty(path: &Path) -> Self {
         Self::Unusable(format!("{} holds no text", path.display()))
