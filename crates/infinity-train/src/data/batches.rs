@@ -33,19 +33,18 @@ use super::random::{Permutation, below, mix};
 use super::store::TokenStore;
 use super::task::TaskRows;
 use infinity_kernels::borders::Borders;
-use std::iter::repeat_n;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 /// Fills a batch row by row.
-pub(super) struct BatchBuilder<'a> {
+struct BatchBuilder<'a> {
     store: &'a TokenStore,
     batch: HostBatch,
     borders: Vec<Vec<usize>>,
 }
 
 impl<'a> BatchBuilder<'a> {
-    pub(super) fn new(store: &'a TokenStore, rows: usize, len: usize) -> Self {
+    fn new(store: &'a TokenStore, rows: usize, len: usize) -> Self {
         let batch = HostBatch {
             inputs: Vec::with_capacity(rows * len),
             targets: Vec::with_capacity(rows * len),
@@ -62,61 +61,40 @@ impl<'a> BatchBuilder<'a> {
         }
     }
 
-    /// Adds a row of the `targets` tokens after `start`, each predicted from the ones before it.
+    /// Adds a row of pieces of documents, each of which predicts its tokens from the ones before.
     ///
     /// Fewer targets than `len` leave the rest of the row padded: the last input is repeated, so
     /// that padding is a token every model knows, and its target is ignored.
     ///
     /// # Errors
     /// The store's.
-    pub(super) fn row(
-        &mut self,
-        start: u64,
-        targets: usize,
-        carry: Option<usize>,
-    ) -> Result<(), DataError> {
-        self.piece(start, targets)?;
+    fn row(&mut self, pieces: &[Window], carry: Option<usize>) -> Result<(), DataError> {
+        let begin = self.batch.inputs.len();
+        let mut borders = Vec::with_capacity(pieces.len());
+        let mut tokens = Vec::with_capacity(self.batch.len + 1);
+        for piece in pieces.iter().filter(|piece| piece.targets > 0) {
+            borders.push(self.batch.inputs.len() - begin);
+            tokens.clear();
+            self.store
+                .read_marked(piece.start, piece.targets + 1, &mut tokens)?;
+            self.add(&tokens);
+        }
+        // The first is where the row begins, which its carry speaks of.
+        borders.drain(..borders.len().min(1));
         let batch = &mut self.batch;
-        let padding = batch.len - targets;
-        let last = batch.inputs.last().filter(|_| targets > 0);
-        let filler = last.copied().unwrap_or(0);
-        batch.inputs.extend(repeat_n(filler, padding));
-        batch.targets.extend(repeat_n(IGNORE_INDEX, padding));
-        self.end_row(carry, Vec::new());
+        let filler = batch.inputs[begin..].last().copied().unwrap_or(0);
+        batch.inputs.resize(begin + batch.len, filler);
+        batch.targets.resize(begin + batch.len, IGNORE_INDEX);
+        batch.carry.push(carry);
+        self.borders.push(borders);
         Ok(())
     }
 
     /// Adds a row of a window that is there already, with one token more than a row has.
     fn whole(&mut self, window: &[i32], carry: Option<usize>) {
         self.add(window);
-        self.end_row(carry, Vec::new());
-    }
-
-    /// Adds a row of pieces of documents, which fill it.
-    ///
-    /// # Errors
-    /// The store's.
-    fn packed(&mut self, pieces: &[Window], carry: Option<usize>) -> Result<(), DataError> {
-        let (mut borders, mut at) = (Vec::with_capacity(pieces.len()), 0);
-        for piece in pieces {
-            self.piece(piece.start, piece.targets)?;
-            borders.push(at);
-            at += piece.targets;
-        }
-        // The first is where the row begins, which its carry speaks of.
-        borders.remove(0);
-        self.end_row(carry, borders);
-        Ok(())
-    }
-
-    /// Adds inputs and targets to the row that is made.
-    fn piece(&mut self, start: u64, targets: usize) -> Result<(), DataError> {
-        if targets > 0 {
-            let mut window = Vec::with_capacity(targets + 1);
-            self.store.read_marked(start, targets + 1, &mut window)?;
-            self.add(&window);
-        }
-        Ok(())
+        self.batch.carry.push(carry);
+        self.borders.push(Vec::new());
     }
 
     /// Adds the tokens of a window but the last, and what follows each where it is predicted.
@@ -129,14 +107,9 @@ impl<'a> BatchBuilder<'a> {
         self.batch.targets.extend(targets);
     }
 
-    fn end_row(&mut self, carry: Option<usize>, borders: Vec<usize>) {
-        self.batch.carry.push(carry);
-        self.borders.push(borders);
-        debug_assert_eq!(self.batch.inputs.len(), self.borders.len() * self.batch.len);
-    }
-
-    pub(super) fn finish(self) -> HostBatch {
+    fn finish(self) -> HostBatch {
         debug_assert_eq!(self.batch.carry.len(), self.batch.rows);
+        debug_assert_eq!(self.batch.inputs.len(), self.batch.rows * self.batch.len);
         HostBatch {
             valid: valid(&self.batch.targets),
             borders: Borders::new(self.borders),
@@ -158,14 +131,18 @@ pub struct TrainSource {
     stateful: bool,
     initial_state: InitialState,
     packing: PackingPlan,
+    /// Batches that see the data once.
+    steps: u64,
     needles: Option<Needles>,
 }
 
 #[derive(Clone, Debug)]
 enum PackingPlan {
     Random,
-    Shuffled,
-    Contiguous,
+    /// On a grid of so many windows.
+    Shuffled(u64),
+    /// Every row from its own stream of so many predicted tokens.
+    Contiguous(u64),
     Documents(DocumentPlans),
     /// Windows of one target.
     Packed(DocumentPlans),
@@ -183,31 +160,53 @@ impl TrainSource {
         rows: usize,
         seed: u64,
     ) -> Result<Self, DataError> {
+        let initial_state = config.initial_state;
+        if initial_state.other > 0.0 && rows < 2 {
+            let reason = format!(
+                "needs another row to take a state from, and `training.per_device_train_batch_size` is {rows}"
+            );
+            return bad("data.initial_state.other", initial_state.other, reason);
+        }
         let len = config.training_window();
-        let packing = match (store.rows(), config.packing) {
-            (Some(task), _) => PackingPlan::Rows(task.with_seed(seed)),
-            (None, Packing::Random) => PackingPlan::Random,
-            (None, Packing::Shuffled) => PackingPlan::Shuffled,
-            (None, Packing::Contiguous) => PackingPlan::Contiguous,
+        let targets = store.len().saturating_sub(1);
+        let grid = targets / len as u64;
+        let (packing, steps) = match (store.rows(), config.packing) {
+            (Some(task), _) => {
+                let steps = task.rows().div_ceil(rows as u64);
+                (PackingPlan::Rows(task.with_seed(seed)), steps)
+            }
+            // Random windows have no epochs; this many tokens are as many as there are.
+            (None, Packing::Random) => (PackingPlan::Random, grid.div_ceil(rows as u64)),
+            (None, Packing::Shuffled) => (PackingPlan::Shuffled(grid), grid.div_ceil(rows as u64)),
+            (None, Packing::Contiguous) => {
+                let stream = targets / rows as u64;
+                (PackingPlan::Contiguous(stream), stream / len as u64)
+            }
             (None, Packing::Documents) => {
-                PackingPlan::Documents(DocumentPlans::new(&store, rows, len, seed)?)
+                let plans = DocumentPlans::new(&store, rows, len, seed)?;
+                let steps = plans.steps();
+                (PackingPlan::Documents(plans), steps)
             }
             (None, Packing::Packed) => {
-                PackingPlan::Packed(DocumentPlans::new(&store, rows, 1, seed)?)
+                let plans = DocumentPlans::new(&store, rows, 1, seed)?;
+                let steps = plans.windows() / (rows * len) as u64;
+                (PackingPlan::Packed(plans), steps)
             }
         };
-        let source = Self {
+        if steps == 0 {
+            return Err(too_few(&packing, store.len(), rows, len));
+        }
+        Ok(Self {
             store,
             rows,
             len,
             seed,
             stateful: config.stateful,
-            initial_state: config.initial_state,
+            initial_state,
             packing,
+            steps,
             needles: None,
-        };
-        source.check()?;
-        Ok(source)
+        })
     }
 
     /// The same with sentences hidden in windows of a text.
@@ -215,118 +214,78 @@ impl TrainSource {
         Self { needles, ..self }
     }
 
-    /// A row of a window of the text as it is, or with what is hidden in it: of a stream among the windows that share
-    /// numbers, which begin with an empty memory.
-    fn plain(
-        &self,
-        builder: &mut BatchBuilder<'_>,
-        start: u64,
-        [step, row]: [u64; 2],
-        carry: Option<usize>,
-    ) -> Result<(), DataError> {
-        let Some(needles) = &self.needles else {
-            return builder.row(start, self.len, carry);
-        };
-        let mut window = Vec::with_capacity(self.len + 1);
-        self.store.read(start, self.len + 1, &mut window)?;
-        let shared = self
-            .stateful
-            .then(|| Needles::sharing(self.seed, step % self.steps_per_epoch(), row));
-        let index = shared.map_or(0, |(index, _)| index);
-        needles.hide(&mut window, [self.seed, step - index as u64, row], shared);
-        builder.whole(&window, carry.filter(|_| index > 0));
-        Ok(())
-    }
-
     /// What a user should know of windows that are read side by side from few places.
     pub fn warning(&self) -> Option<String> {
-        let few = matches!(self.packing, PackingPlan::Contiguous) && self.rows < FEW_STREAMS;
+        let rows = self.rows;
+        let few = matches!(self.packing, PackingPlan::Contiguous(_)) && rows < FEW_STREAMS;
         few.then(|| {
             format!(
-                "warning: `data.packing = \"contiguous\"` with {} rows learns from {} places of the text at a time, and neighbouring windows are much alike; more rows (training.per_device_train_batch_size), or `data.packing = \"shuffled\"`, learn more from as many tokens",
-                self.rows, self.rows
+                "warning: `data.packing = \"contiguous\"` with {rows} rows learns from {rows} places of the text at a time, and neighbouring windows are much alike; more rows (training.per_device_train_batch_size), or `data.packing = \"shuffled\"`, learn more from as many tokens"
             )
         })
     }
 
-    fn check(&self) -> Result<(), DataError> {
-        if self.initial_state.other > 0.0 && self.rows < 2 {
-            let reason = format!(
-                "needs another row to take a state from, and `training.per_device_train_batch_size` is {}",
-                self.rows
-            );
-            return bad("data.initial_state.other", self.initial_state.other, reason);
-        }
-        let (tokens, rows, len) = (self.store.len(), self.rows, self.len);
-        let enough = match self.packing {
-            PackingPlan::Documents(ref plans) => plans.windows() > 0,
-            PackingPlan::Packed(ref plans) => plans.windows() >= (rows * len) as u64,
-            PackingPlan::Contiguous => self.stream() >= len as u64,
-            PackingPlan::Random | PackingPlan::Shuffled => tokens > len as u64,
-            PackingPlan::Rows(_) => true,
+    /// What every row of batch `step` reads.
+    fn windows(&self, step: u64) -> Vec<Vec<Window>> {
+        let (seed, rows, len) = (self.seed, self.rows as u64, self.len as u64);
+        let (epoch, place) = (step / self.steps, step % self.steps);
+        let full = |start, continues| {
+            let targets = self.len;
+            vec![Window {
+                start,
+                targets,
+                continues,
+            }]
         };
-        if enough {
-            return Ok(());
+        match &self.packing {
+            PackingPlan::Random => {
+                let start = |row| below(mix(&[seed, step, row]), self.store.len() - len);
+                (0..rows).map(|row| full(start(row), false)).collect()
+            }
+            PackingPlan::Shuffled(grid) => {
+                let window = |row| {
+                    let (epoch, place) = ((step * rows + row) / grid, (step * rows + row) % grid);
+                    let slack = self.store.len() - 1 - grid * len;
+                    let shift = below(mix(&[seed, epoch, 0]), slack + 1);
+                    let order = Permutation::new(*grid, mix(&[seed, epoch, 1]));
+                    full(shift + order.at(place) * len, false)
+                };
+                (0..rows).map(window).collect()
+            }
+            PackingPlan::Contiguous(stream) => {
+                // The tokens that fill no window are others in every epoch.
+                let slack = stream - self.steps * len;
+                let start = below(mix(&[seed, epoch]), slack + 1) + place * len;
+                let rows = 0..rows;
+                rows.map(|row| full(row * stream + start, place > 0))
+                    .collect()
+            }
+            PackingPlan::Documents(plans) => plans.windows_of(step).map(|it| vec![it]).collect(),
+            PackingPlan::Packed(plans) => plans.packed(step, len, self.steps),
+            PackingPlan::Rows(_) => unreachable!("a task makes its batches itself"),
         }
-        let reason = match self.packing {
-            PackingPlan::Contiguous if tokens > len as u64 => format!(
-                "`data.packing = \"contiguous\"` gives every row its own part of the training split, and {tokens} tokens are fewer than {rows} windows of {len}; use fewer rows, shorter windows, or `data.packing = \"random\"`"
-            ),
-            PackingPlan::Packed(_) if tokens > len as u64 => format!(
-                "`data.packing = \"packed\"` fills every row of a batch, and the {tokens} tokens of the training split are too few for {rows} rows of {len}; use fewer rows, shorter windows, or `data.packing = \"documents\"`"
-            ),
-            _ => return Err(DataError::too_short("training", "more text", tokens, len)),
+    }
+
+    /// The row of the batch before `step` that each row starts from, if it goes on.
+    fn carry(&self, step: u64, windows: &[Vec<Window>]) -> Vec<Option<usize>> {
+        // Rows that ended without padding: no text looks like what padding leaves behind.
+        let full = |pieces: &Vec<Window>| {
+            pieces.iter().map(|piece| piece.targets).sum::<usize>() == self.len
         };
-        let key = "training.per_device_train_batch_size × devices";
-        bad(key, rows, reason)
-    }
-
-    /// Predicted tokens in a row's part of the store, for `contiguous`.
-    fn stream(&self) -> u64 {
-        self.store.len().saturating_sub(1) / self.rows as u64
-    }
-
-    /// Windows of an epoch, for `shuffled`.
-    fn grid(&self) -> u64 {
-        (self.store.len() - 1) / self.len as u64
-    }
-
-    fn random_start(&self, step: u64, row: u64) -> u64 {
-        below(
-            mix(&[self.seed, step, row]),
-            self.store.len() - self.len as u64,
-        )
-    }
-
-    fn shuffled_start(&self, step: u64, row: u64) -> u64 {
-        let window = step * self.rows as u64 + row;
-        let (epoch, place) = (window / self.grid(), window % self.grid());
-        let slack = self.store.len() - 1 - self.grid() * self.len as u64;
-        let shift = below(mix(&[self.seed, epoch, 0]), slack + 1);
-        shift
-            + Permutation::new(self.grid(), mix(&[self.seed, epoch, 1])).at(place) * self.len as u64
-    }
-
-    fn contiguous_start(&self, step: u64, row: u64) -> u64 {
-        let steps = self.steps_per_epoch();
-        let (epoch, place) = (step / steps, step % steps);
-        // The tokens that fill no window are others in every epoch.
-        let slack = self.stream() - steps * self.len as u64;
-        let shift = below(mix(&[self.seed, epoch]), slack + 1);
-        row * self.stream() + shift + place * self.len as u64
-    }
-
-    /// Rows that ended the batch before `step` without padding: no text looks like what padding
-    /// leaves behind.
-    fn whole_rows(&self, plans: &DocumentPlans, step: u64) -> Vec<usize> {
-        if self.initial_state.other == 0.0 || step.is_multiple_of(plans.steps()) {
-            return Vec::new();
-        }
-        let windows = plans.windows_of(step - 1).enumerate();
-        windows
-            .filter(|(_, window)| window.targets == self.len)
-            .map(|(row, _)| row)
-            .collect()
+        let any = windows.iter().any(|pieces| pieces[0].continues);
+        let before = match self.stateful && self.initial_state.other > 0.0 && any {
+            true => self.windows(step - 1),
+            false => Vec::new(),
+        };
+        let others: Vec<usize> = (0..before.len())
+            .filter(|row| full(&before[*row]))
+            .collect();
+        let drawn = |(row, pieces): (usize, &Vec<Window>)| {
+            let goes_on = self.stateful && pieces[0].continues;
+            let state = &self.initial_state;
+            goes_on.then(|| state.draw(self.seed, step, row, &others))?
+        };
+        windows.iter().enumerate().map(drawn).collect()
     }
 
     /// The batch number `step`, counted from 0 over all epochs: the same on any thread and in any order.
@@ -334,68 +293,64 @@ impl TrainSource {
     /// # Errors
     /// The store cannot be read.
     pub fn batch(&self, step: u64) -> Result<HostBatch, DataError> {
+        if let PackingPlan::Rows(task) = &self.packing {
+            return Ok(task.batch(step * self.rows as u64, self.rows));
+        }
+        let windows = self.windows(step);
+        let carry = self.carry(step, &windows);
         let mut builder = BatchBuilder::new(&self.store, self.rows, self.len);
-        let rows: Vec<usize> = (0..self.rows).collect();
-        // The row of the batch before that a row starts from, of those that it may take a state of.
-        let carried = |continues: bool, row, others: &[usize]| {
-            let state = &self.initial_state;
-            let row =
-                (self.stateful && continues).then(|| state.draw(self.seed, step, row, others));
-            row.flatten()
-        };
-        match &self.packing {
-            PackingPlan::Rows(task) => {
-                return Ok(task.batch(step * self.rows as u64, self.rows));
-            }
-            PackingPlan::Random => {
-                for row in 0..self.rows as u64 {
-                    let start = self.random_start(step, row);
-                    self.plain(&mut builder, start, [step, row], None)?;
-                }
-            }
-            PackingPlan::Shuffled => {
-                for row in 0..self.rows as u64 {
-                    let start = self.shuffled_start(step, row);
-                    self.plain(&mut builder, start, [step, row], None)?;
-                }
-            }
-            PackingPlan::Contiguous => {
-                let continues = !step.is_multiple_of(self.steps_per_epoch());
-                for &row in &rows {
-                    let carry = carried(continues, row, &rows);
-                    let start = self.contiguous_start(step, row as u64);
-                    self.plain(&mut builder, start, [step, row as u64], carry)?;
-                }
-            }
-            PackingPlan::Documents(plans) => {
-                let whole = self.whole_rows(plans, step);
-                for (row, window) in plans.windows_of(step).enumerate() {
-                    let carry = carried(window.continues, row, &whole);
-                    builder.row(window.start, window.targets, carry)?;
-                }
-            }
-            PackingPlan::Packed(plans) => {
-                let pieces = plans.packed(step, self.len as u64, self.steps_per_epoch());
-                for (row, pieces) in pieces.iter().enumerate() {
-                    builder.packed(pieces, carried(pieces[0].continues, row, &rows))?;
+        for (row, (pieces, carry)) in windows.iter().zip(carry).enumerate() {
+            match &self.needles {
+                None => builder.row(pieces, carry)?,
+                Some(needles) => {
+                    let (window, first) =
+                        self.hidden(needles, pieces[0].start, [step, row as u64])?;
+                    builder.whole(&window, carry.filter(|_| !first));
                 }
             }
         }
         Ok(builder.finish())
     }
 
+    /// A window of the text with what is hidden in it, and whether it is the first of those that share numbers, which
+    /// begins with an empty memory. Those of a stream share them.
+    fn hidden(
+        &self,
+        needles: &Needles,
+        start: u64,
+        [step, row]: [u64; 2],
+    ) -> Result<(Vec<i32>, bool), DataError> {
+        let mut window = Vec::with_capacity(self.len + 1);
+        self.store.read(start, self.len + 1, &mut window)?;
+        let shared = self
+            .stateful
+            .then(|| Needles::sharing(self.seed, step % self.steps, row));
+        let index = shared.map_or(0, |(index, _)| index);
+        needles.hide(&mut window, [self.seed, step - index as u64, row], shared);
+        Ok((window, index == 0))
+    }
+
     /// How many batches see the data once; at least 1.
     pub fn steps_per_epoch(&self) -> u64 {
-        let (rows, len) = (self.rows as u64, self.len as u64);
-        match &self.packing {
-            // Random windows have no epochs; this many tokens are as many as there are.
-            PackingPlan::Random | PackingPlan::Shuffled => self.grid().div_ceil(rows),
-            PackingPlan::Contiguous => self.stream() / len,
-            PackingPlan::Documents(plans) => plans.steps(),
-            PackingPlan::Packed(plans) => plans.windows() / (rows * len),
-            PackingPlan::Rows(task) => task.rows().div_ceil(rows),
-        }
-        .max(1)
+        self.steps
+    }
+}
+
+/// That `tokens` do not fill a batch.
+fn too_few(packing: &PackingPlan, tokens: u64, rows: usize, len: usize) -> DataError {
+    let reason = match packing {
+        PackingPlan::Contiguous(_) if tokens > len as u64 => format!(
+            "`data.packing = \"contiguous\"` gives every row its own part of the training split, and {tokens} tokens are fewer than {rows} windows of {len}; use fewer rows, shorter windows, or `data.packing = \"random\"`"
+        ),
+        PackingPlan::Packed(_) if tokens > len as u64 => format!(
+            "`data.packing = \"packed\"` fills every row of a batch, and the {tokens} tokens of the training split are too few for {rows} rows of {len}; use fewer rows, shorter windows, or `data.packing = \"documents\"`"
+        ),
+        _ => return DataError::too_short("training", "more text", tokens, len),
+    };
+    DataError::BadValue {
+        key: "training.per_device_train_batch_size × devices",
+        value: rows.to_string(),
+        reason,
     }
 }
 
@@ -406,49 +361,43 @@ pub struct EvalSource {
     rows: u64,
     len: u64,
     carry: bool,
+    /// Windows in a row's run.
+    run: u64,
     batches: u64,
 }
 
 impl EvalSource {
-    /// Windows of `len` tokens, `rows` at a time (fewer when there are fewer windows).
+    /// Windows of `len` tokens, or rows of a task, `rows` at a time (fewer when there are fewer).
     ///
     /// # Errors
-    /// The split is shorter than one window.
+    /// The split is shorter than one window, or `carry` asks for what rows of a task do not have.
     pub fn new(store: TokenStore, rows: usize, len: usize, carry: bool) -> Result<Self, DataError> {
-        if let Some(task) = store.rows() {
-            return Self::of_task(store.clone(), task.rows(), rows, carry);
-        }
         let tokens = store.len();
-        if tokens <= len as u64 {
-            return Err(DataError::too_short("validation", "more text", tokens, len));
-        }
-        let len = len as u64;
-        let windows = (tokens - 1).div_ceil(len);
-        let batches = windows.div_ceil(windows.min(rows.max(1) as u64));
-        // Runs that are rounded up can leave rows without any window.
-        let rows = windows.div_ceil(batches);
+        let (windows, len) = match store.rows() {
+            Some(_) if carry => {
+                let reason = "rows of a task do not follow each other";
+                return bad("eval.carry_state", carry, reason);
+            }
+            Some(task) => (task.rows(), task.row_len() as u64),
+            None if tokens <= len as u64 => {
+                return Err(DataError::too_short("validation", "more text", tokens, len));
+            }
+            None => ((tokens - 1).div_ceil(len as u64), len as u64),
+        };
+        let most = windows.min(rows.max(1) as u64);
+        let batches = windows.div_ceil(most);
+        let rows = match store.rows() {
+            Some(_) => most,
+            // Runs that are rounded up can leave rows without any window.
+            None => windows.div_ceil(batches),
+        };
         Ok(Self {
             store,
             rows,
             len,
             carry,
+            run: batches,
             batches,
-        })
-    }
-
-    /// All rows of a task, `rows` at a time; none goes on where another ends.
-    fn of_task(store: TokenStore, all: u64, rows: usize, carry: bool) -> Result<Self, DataError> {
-        if carry {
-            let reason = "rows of a task do not follow each other";
-            return bad("eval.carry_state", carry, reason);
-        }
-        let rows = all.min(rows.max(1) as u64);
-        Ok(Self {
-            len: store.len() / all,
-            store,
-            rows,
-            carry,
-            batches: all.div_ceil(rows),
         })
     }
 
@@ -481,10 +430,8 @@ impl EvalSource {
             let batches = self.iter().flatten();
             return batches.map(|batch| batch.valid as u64).sum();
         }
-        (0..self.rows)
-            .flat_map(|row| (0..self.batches).map(move |step| (row, step)))
-            .map(|(row, step)| self.window(row, step).1 as u64)
-            .sum()
+        let windows = (0..self.batches).flat_map(|step| self.windows(step));
+        windows.map(|window| window.targets as u64).sum()
     }
 
     /// UTF-8 bytes that these targets stand for: exact when all batches are read, in proportion to
@@ -502,18 +449,17 @@ impl EvalSource {
         (0..self.batches).map(|step| self.batch(step))
     }
 
-    /// Start and number of targets of window `step` of `row`.
-    fn window(&self, row: u64, step: u64) -> (u64, usize) {
-        let start = (row * self.run() + step) * self.len;
-        let targets = (self.store.len() - 1).saturating_sub(start).min(self.len);
-        (start, targets as usize)
-    }
-
-    /// Windows in a row's run; does not change when the number of batches is limited.
-    fn run(&self) -> u64 {
-        (self.store.len() - 1)
-            .div_ceil(self.len)
-            .div_ceil(self.rows)
+    /// The windows of batch `step`, one a row.
+    fn windows(&self, step: u64) -> impl Iterator<Item = Window> {
+        (0..self.rows).map(move |row| {
+            let start = (row * self.run + step) * self.len;
+            let left = (self.store.len() - 1).saturating_sub(start);
+            Window {
+                start,
+                targets: left.min(self.len) as usize,
+                continues: self.carry && step > 0,
+            }
+        })
     }
 
     /// The batch number `step`, from 0.
@@ -532,10 +478,8 @@ impl EvalSource {
             return Ok(task.batch(first, rows as usize));
         }
         let mut builder = BatchBuilder::new(&self.store, self.rows as usize, self.len as usize);
-        for row in 0..self.rows {
-            let (start, targets) = self.window(row, step);
-            let carried = self.carry && step > 0;
-            builder.row(start, targets, carried.then_some(row as usize))?;
+        for (row, window) in self.windows(step).enumerate() {
+            builder.row(&[window], window.continues.then_some(row))?;
         }
         Ok(builder.finish())
     }
@@ -571,9 +515,17 @@ impl<T: Send + 'static> Workers<T> {
         let start = |i: usize| {
             let (sender, batches) = sync_channel(AHEAD);
             let (make, from) = (make.clone(), first + i as u64);
-            let thread = Builder::new()
-                .name(format!("batches-{i}"))
-                .spawn(move || work(make, (from..).step_by(count), &sender));
+            // Until nobody takes them, or one cannot be made.
+            let work = move || {
+                for number in (from..).step_by(count) {
+                    let made = make(number);
+                    let over = made.is_err();
+                    if sender.send(made).is_err() || over {
+                        return;
+                    }
+                }
+            };
+            let thread = Builder::new().name(format!("batches-{i}")).spawn(work);
             let thread = thread.map_err(|error| {
                 DataError::Unusable(format!(
                     "cannot start thread {} of the `data.num_workers = {count}` that prepare batches: {error}",
@@ -599,10 +551,7 @@ impl<T: Send + 'static> Workers<T> {
         let index = (self.next % self.workers.len() as u64) as usize;
         self.next += 1;
         let worker = &mut self.workers[index];
-        match worker.batches.recv() {
-            Ok(made) => made,
-            Err(_) => Err(worker.died()),
-        }
+        worker.batches.recv().unwrap_or_else(|_| Err(worker.died()))
     }
 }
 
@@ -621,21 +570,6 @@ impl<T> Worker<T> {
     }
 }
 
-/// Makes the batches of `numbers` until nobody takes them, or one cannot be made.
-fn work<T>(
-    make: impl Fn(u64) -> Made<T>,
-    numbers: impl Iterator<Item = u64>,
-    sender: &SyncSender<Made<T>>,
-) {
-    for number in numbers {
-        let made = make(number);
-        let over = made.is_err();
-        if sender.send(made).is_err() || over {
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     mod batch {
@@ -645,9 +579,17 @@ mod tests {
         fn targets_are_inputs_shifted_by_one_and_padding_is_ignored() {
             let store = TokenStore::from_documents(&[vec![10, 11, 12, 13, 14, 15]]);
             let mut builder = BatchBuilder::new(&store, 3, 4);
-            builder.row(1, 4, Some(0)).unwrap();
-            builder.row(3, 2, None).unwrap();
-            builder.row(0, 0, Some(1)).unwrap();
+            let mut row = |start, targets, carry| {
+                let window = Window {
+                    start,
+                    targets,
+                    continues: false,
+                };
+                builder.row(&[window], carry).unwrap();
+            };
+            row(1, 4, Some(0));
+            row(3, 2, None);
+            row(0, 0, Some(1));
             let batch = builder.finish();
             assert_eq!(batch.inputs, [11, 12, 13, 14, 13, 14, 14, 14, 0, 0, 0, 0]);
             assert_eq!(

@@ -7,12 +7,14 @@
 use super::error::DataError;
 use super::formats::{Format, SourceFile};
 use super::sources::{Sources, Walk};
-use infinity_files::Fingerprint;
+use infinity_files::{Fingerprint, nearest};
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::env;
+use std::fmt::{self, Display};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 /// A locked dependency.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -21,6 +23,12 @@ struct LockedCrate {
     version: String,
     /// Absent for the workspace's own members.
     source: Option<String>,
+}
+
+impl Display for LockedCrate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
 }
 
 #[derive(Deserialize)]
@@ -76,11 +84,12 @@ impl CargoWorkspace {
                 ))
             })?;
         let path = root.join("Cargo.lock");
-        let bad = |error: &dyn std::fmt::Display| {
+        let bad = |error: &dyn Display| {
             DataError::Unusable(format!("cannot read {}: {error}", path.display()))
         };
         let text = fs::read_to_string(&path).map_err(|error| bad(&error))?;
-        let lock: LockFile = toml::from_str(&text).map_err(|error| bad(&error))?;
+        let mut lock: LockFile = toml::from_str(&text).map_err(|error| bad(&error))?;
+        lock.package.retain(|package| package.source.is_some());
         Ok(Self {
             root: root.to_path_buf(),
             locked: lock.package,
@@ -94,25 +103,19 @@ impl CargoWorkspace {
         key: &'static str,
         names: &[String],
     ) -> Result<CrateSources, DataError> {
-        let mut chosen = names
-            .iter()
-            .map(|name| self.locked(key, name))
-            .collect::<Result<Vec<_>, _>>()?;
-        chosen.sort();
-        chosen.dedup();
+        let chosen = names.iter().map(|name| self.locked(key, name));
+        let chosen = chosen.collect::<Result<BTreeSet<_>, _>>()?;
         let (mut files, mut skipped, mut hash) = (Vec::new(), 0, Fingerprint::default());
         for package in &chosen {
             let before = files.len();
             let directory = self.directory(package)?;
             hash.field(&package.name).field(&package.version);
-            Walk::new(false).directory(&directory, &mut |path| {
-                if path.extension().is_none_or(|extension| extension != "rs") || !path.is_file() {
-                    return Ok(());
-                }
-                let relative = path.strip_prefix(&directory).unwrap_or(path);
-                match rust_file(path, relative, &mut hash)? {
-                    Some(file) => files.push(file),
-                    None => skipped += 1,
+            Walk::default().directory(&directory, &mut |path| {
+                if path.extension().is_some_and(|extension| extension == "rs") && path.is_file() {
+                    match rust_file(path, &directory, &mut hash)? {
+                        Some(file) => files.push(file),
+                        None => skipped += 1,
+                    }
                 }
                 Ok(())
             })?;
@@ -123,32 +126,23 @@ impl CargoWorkspace {
                 )));
             }
         }
-        let crates = chosen
-            .iter()
-            .map(|package| format!("{} {}", package.name, package.version))
-            .collect();
-        let sources = Sources {
-            root: self.root.join("Cargo.lock"),
-            files,
-            known: Some(hash.hex()),
-            ..Sources::default()
-        };
         Ok(CrateSources {
-            sources,
-            crates,
+            sources: Sources {
+                root: self.root.join("Cargo.lock"),
+                files,
+                known: Some(hash.hex()),
+                ..Sources::default()
+            },
+            crates: chosen.iter().map(ToString::to_string).collect(),
             skipped,
         })
     }
 
     fn locked(&self, key: &'static str, wanted: &str) -> Result<&LockedCrate, DataError> {
-        let (name, version) = match wanted.split_once('@') {
-            Some((name, version)) => (name, Some(version)),
-            None => (wanted, None),
-        };
-        let candidates: Vec<&LockedCrate> = self
-            .locked
-            .iter()
-            .filter(|package| package.source.is_some() && package.name == name)
+        let (name, version) = wanted.split_once('@').unzip();
+        let name = name.unwrap_or(wanted);
+        let named = self.locked.iter().filter(|package| package.name == name);
+        let candidates: Vec<&LockedCrate> = named
             .filter(|package| version.is_none_or(|version| package.version == version))
             .collect();
         let lock = self.root.join("Cargo.lock");
@@ -169,35 +163,27 @@ impl CargoWorkspace {
 
     /// Names the locked version, or the most similar crate.
     fn hint(&self, name: &str) -> String {
-        let registry = || {
-            self.locked
-                .iter()
-                .filter(|package| package.source.is_some())
-        };
-        if let Some(package) = registry().find(|package| package.name == name) {
-            return format!("; it has {} {}", package.name, package.version);
+        if let Some(package) = self.locked.iter().find(|package| package.name == name) {
+            return format!("; it has {package}");
         }
-        infinity_files::nearest(name, registry().map(|package| package.name.as_str()))
+        nearest(name, self.locked.iter().map(|package| &*package.name))
             .map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
     }
 
     fn directory(&self, package: &LockedCrate) -> Result<PathBuf, DataError> {
         let LockedCrate { name, version, .. } = package;
         let mut known = self.packages.iter().flatten();
-        let named = known
-            .find(|found| found.name == *name && found.version == *version)
-            .and_then(|found| found.manifest_path.parent())
-            .map(Path::to_path_buf);
-        let directory = named
+        let known = known.find(|found| found.name == *name && found.version == *version);
+        let directory = known.and_then(|found| found.manifest_path.parent());
+        let directory = directory
+            .map(Path::to_path_buf)
             .or_else(|| in_registry(package))
             .filter(|directory| directory.is_dir());
         directory.ok_or_else(|| {
-            let detail = match &self.packages {
-                Ok(_) => String::new(),
-                Err(said) => format!(" (cargo: {said})"),
-            };
+            let said = self.packages.as_ref().err();
+            let detail = said.map_or_else(String::new, |said| format!(" (cargo: {said})"));
             DataError::Unusable(format!(
-                "the sources of {name} {version} are not on this machine; run `cargo fetch --locked` in {}{detail}",
+                "the sources of {package} are not on this machine; run `cargo fetch --locked` in {}{detail}",
                 self.root.display()
             ))
         })
@@ -209,68 +195,57 @@ impl CargoWorkspace {
 /// It answers only when *every* dependency of every member is there, also those that building the
 /// binary does not need; therefore its refusal is kept as text, not returned as the error.
 fn packages(root: &Path) -> Result<Result<Vec<Package>, String>, DataError> {
-    let version = cargo(root, &["-vV"])?;
-    let version = String::from_utf8_lossy(&version.stdout).into_owned();
-    let host = version
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .unwrap_or_default();
+    let version = cargo(root, &["-vV"])?.unwrap_or_default();
+    let version = String::from_utf8_lossy(&version);
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     let mut arguments = vec!["metadata", "--format-version", "1", "--locked", "--offline"];
-    if !host.is_empty() {
-        // Dependencies of other systems are not downloaded by a build on this one.
-        arguments.extend(["--filter-platform", host]);
-    }
-    let output = cargo(root, &arguments)?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Ok(Err(said
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_owned()));
-    }
-    Ok(serde_json::from_slice::<Metadata>(&output.stdout)
-        .map(|metadata| metadata.packages)
-        .map_err(|error| error.to_string()))
+    // Dependencies of other systems are not downloaded by a build on this one.
+    arguments.extend(
+        host.into_iter()
+            .flat_map(|host| ["--filter-platform", host]),
+    );
+    Ok(cargo(root, &arguments)?.and_then(|output| {
+        let read = serde_json::from_slice::<Metadata>(&output);
+        read.map(|metadata| metadata.packages)
+            .map_err(|error| error.to_string())
+    }))
 }
 
-fn cargo(root: &Path, arguments: &[&str]) -> Result<Output, DataError> {
+/// What Cargo answers, or the first line of its refusal.
+fn cargo(root: &Path, arguments: &[&str]) -> Result<Result<Vec<u8>, String>, DataError> {
     // Cargo sets this for what it runs; it is the one that built this program.
     let program = env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
     let output = Command::new(&program)
         .args(arguments)
         .current_dir(root)
         .output();
-    output.map_err(|error| {
+    let output = output.map_err(|error| {
         DataError::Unusable(format!(
             "cannot run `{}`: {error}; Cargo is needed to find the sources of dependencies",
             program.display()
         ))
+    })?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    Ok(match output.status.success() {
+        true => Ok(output.stdout),
+        false => Err(said.lines().next().unwrap_or_default().trim().to_owned()),
     })
 }
 
 /// The place where Cargo unpacks a registry's crates: `$CARGO_HOME/registry/src/INDEX/NAME-VERSION`.
-fn in_registry(package: &LockedCrate) -> Option<PathBuf> {
+fn in_registry(LockedCrate { name, version, .. }: &LockedCrate) -> Option<PathBuf> {
     let home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(env::home_dir()?.join(".cargo")))?;
-    let name = format!("{}-{}", package.name, package.version);
-    let mut indices: Vec<PathBuf> = fs::read_dir(home.join("registry/src"))
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    indices.sort();
-    indices
-        .into_iter()
-        .map(|index| index.join(&name))
-        .find(|directory| directory.is_dir())
+    let indices = fs::read_dir(home.join("registry/src")).ok()?.flatten();
+    let places = indices.map(|index| index.path().join(format!("{name}-{version}")));
+    places.filter(|directory| directory.is_dir()).min()
 }
 
-/// Describes one source file and adds it to `hash`; nothing if it is not UTF-8 text, or empty.
+/// Describes one source file below `directory` and adds it to `hash`; nothing if it is not UTF-8 text.
 fn rust_file(
     path: &Path,
-    relative: &Path,
+    directory: &Path,
     hash: &mut Fingerprint,
 ) -> Result<Option<SourceFile>, DataError> {
     let content = fs::read(path).map_err(DataError::read(path))?;
@@ -278,14 +253,14 @@ fn rust_file(
         return Ok(None);
     }
     // One spelling of the path on every system.
-    let parts: Vec<_> = relative
-        .components()
-        .map(|part| part.as_os_str().to_string_lossy())
-        .collect();
+    let relative = path.strip_prefix(directory).unwrap_or(path);
+    let parts = relative.iter().map(|part| part.to_string_lossy());
+    let parts: Vec<_> = parts.collect();
     hash.field(parts.join("/")).field(&content);
-    let mut file = SourceFile::new(path)?;
-    file.format = Format::Text;
-    Ok(Some(file))
+    Ok(Some(SourceFile {
+        format: Format::Text,
+        ..SourceFile::new(path)?
+    }))
 }
 
 #[cfg(test)]

@@ -8,12 +8,10 @@
 //! document of its own. Tokens that share no byte with an answer are read and never predicted. In a token file they
 //! carry a mark, the highest of 32 bits.
 
-use super::error::DataError;
 use infinity_model::tokenizer::Tokenizer;
 use infinity_model::{ChatTemplate, Message, TokenizerError};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::ops::Range;
-use std::path::Path;
 
 /// On a token that is not predicted.
 pub(super) const SILENT: u32 = 1 << 31;
@@ -56,54 +54,41 @@ impl Answers {
     }
 }
 
-/// The text of the conversation in a row of a file.
+/// The text of a conversation, the value of `column` in a row, or what is wrong with it; `tools` are the row's.
 pub(super) fn conversation(
     template: &ChatTemplate,
-    mut row: Map<String, Value>,
-    path: &Path,
-    line: u64,
+    value: Value,
+    tools: Option<&Value>,
     column: &str,
-) -> Result<(String, Answers), DataError> {
-    let wrong = |reason: String| DataError::bad_row(path, line, reason);
-    let Some(found) = row.remove(column) else {
-        let key = "data.messages_column";
-        let others = row.keys().map(String::as_str);
-        return Err(DataError::no_column(path, line, [key, column], others));
+) -> Result<(String, Answers), String> {
+    let Value::Array(found) = value else {
+        return Err(format!("`{column}` is no list of messages"));
     };
-    let Value::Array(found) = found else {
-        return Err(wrong(format!("`{column}` is no list of messages")));
-    };
-    let mut messages = Vec::with_capacity(found.len());
     let says = |value: Option<&Value>| match value {
         None | Some(Value::Null | Value::Bool(false)) => false,
         Some(Value::Array(list)) => !list.is_empty(),
         Some(_) => true,
     };
-    if says(row.get("tools")) {
-        let reason = "`tools` are not read: rows are conversations of texts";
-        return Err(wrong(reason.to_owned()));
+    if says(tools) {
+        return Err("`tools` are not read: rows are conversations of texts".to_owned());
     }
+    let mut messages = Vec::with_capacity(found.len());
     for (i, message) in found.into_iter().enumerate() {
-        for key in ["tool_calls", "function_call"] {
-            if says(message.get(key)) {
-                let reason = format!("{column}[{i}].{key} is not read: messages are texts");
-                return Err(wrong(reason));
-            }
+        let at = format!("{column}[{i}]");
+        let mut calls = ["tool_calls", "function_call"].into_iter();
+        if let Some(key) = calls.find(|key| says(message.get(key))) {
+            return Err(format!("{at}.{key} is not read: messages are texts"));
         }
-        let said: Message = serde_json::from_value(message).map_err(|error| {
-            wrong(format!(
-                "{column}[{i}] is no {{\"role\", \"content\"}} of texts: {error}"
-            ))
-        })?;
+        let said: Message = serde_json::from_value(message)
+            .map_err(|error| format!("{at} is no {{\"role\", \"content\"}} of texts: {error}"))?;
         if !ROLES.contains(&said.role.as_str()) {
-            let (role, roles) = (&said.role, ROLES.join(", "));
-            let reason = format!("{column}[{i}].role is {role:?}, and must be one of {roles}");
-            return Err(wrong(reason));
+            let (role, roles) = (said.role, ROLES.join(", "));
+            return Err(format!("{at}.role is {role:?}, and must be one of {roles}"));
         }
         messages.push(said);
     }
     let written = template.answers(&messages);
-    let (text, ranges) = written.map_err(|error| wrong(format!("`{column}`: {error}")))?;
+    let (text, ranges) = written.map_err(|error| format!("`{column}`: {error}"))?;
     let whole = !template.is_plain();
     Ok((text, Answers { ranges, whole }))
 }
@@ -112,11 +97,12 @@ pub(super) fn conversation(
 mod tests {
     use super::*;
     use crate::data::{
-        DataConfig, EvalSource, IGNORE_INDEX, Packing, PreparedData, TokenizerConfig, TrainSource,
-        prepare,
+        DataConfig, DataError, EvalSource, IGNORE_INDEX, Packing, PreparedData, TokenizerConfig,
+        TrainSource, prepare,
     };
     use std::fmt::Write as _;
     use std::fs;
+    use std::path::Path;
 
     /// A file of `rows`, and what it takes to read it.
     fn data(dir: &Path, rows: &str) -> DataConfig {

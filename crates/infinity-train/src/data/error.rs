@@ -37,16 +37,6 @@ pub enum DataError {
         /// The missing path.
         path: PathBuf,
     },
-    /// The system could not read or write something (permissions, a full disk).
-    #[error("cannot {verb} {path}: {source}")]
-    System {
-        /// `read` or `write`.
-        verb: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
     /// A validation split in whose windows nobody answers.
     #[error(
         "the validation split holds no answer of its conversations (`data.messages_column`), so that there is nothing \
@@ -54,8 +44,8 @@ pub enum DataError {
          (`eval.max_batches`), or set `eval.do_eval = false`"
     )]
     NoAnswers,
-    /// A text, a row of it, token files or sources of dependencies that cannot be used; the message names the file or
-    /// key, and what to do.
+    /// A text, a row of it, token files or sources of dependencies that cannot be used, read or written; the message
+    /// names the file or key, and what to do.
     #[error("{0}")]
     Unusable(String),
     /// Reading, training or using the tokenizer failed.
@@ -69,20 +59,12 @@ pub enum DataError {
 impl DataError {
     /// That the system did not read `path`.
     pub(super) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self + Copy {
-        Self::system("read", path)
+        move |why| Self::Unusable(format!("cannot read {}: {why}", path.display()))
     }
 
     /// That the system did not write `path`.
     pub(super) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self + Copy {
-        Self::system("write", path)
-    }
-
-    fn system(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + Copy {
-        move |source| Self::System {
-            verb,
-            path: path.to_path_buf(),
-            source,
-        }
+        move |why| Self::Unusable(format!("cannot write {}: {why}", path.display()))
     }
 
     /// What the system says of a path that `key` names: [`DataError::NotFound`] if it is not there.
@@ -96,6 +78,14 @@ impl DataError {
         }
     }
 
+    /// What the system says of a file that belongs to a prepared directory.
+    pub(super) fn lost(path: &Path) -> impl FnOnce(io::Error) -> Self + Copy {
+        move |source| match source.kind() {
+            io::ErrorKind::NotFound => Self::damaged(path, "it is missing"),
+            _ => Self::read(path)(source),
+        }
+    }
+
     /// A file, or everything that was named together, holds no text.
     pub(super) fn empty(path: &Path) -> Self {
         Self::Unusable(format!("{} holds no text", path.display()))
@@ -104,18 +94,6 @@ impl DataError {
     /// A row of JSON or CSV that cannot be read; lines count from 1.
     pub(super) fn bad_row(path: &Path, line: u64, reason: impl fmt::Display) -> Self {
         Self::Unusable(format!("{}, line {line}: {reason}", path.display()))
-    }
-
-    /// A row without the `column` that `key` names, but with others.
-    pub(super) fn no_column<'a>(
-        path: &Path,
-        line: u64,
-        [key, column]: [&str; 2],
-        others: impl IntoIterator<Item = &'a str>,
-    ) -> Self {
-        let others = others.into_iter().collect::<Vec<_>>().join(", ");
-        let reason = format!("no column `{column}` (`{key}`); there are: {others}");
-        Self::bad_row(path, line, reason)
     }
 
     /// A damaged file of a prepared directory.

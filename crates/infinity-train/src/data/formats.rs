@@ -8,11 +8,14 @@ use super::chat::{self, Answers};
 use super::error::{DataError, EXPECTED, bad};
 use infinity_files::Fingerprint;
 use infinity_model::ChatTemplate;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::iter;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 /// Endings of files that hold text only once something else has read them.
@@ -48,33 +51,58 @@ impl Fragment {
 /// Which key of a row is read, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Column {
-    /// Its name.
     pub(super) name: String,
     /// It holds conversations, which are written so.
     pub(super) template: Option<ChatTemplate>,
 }
 
 impl Column {
-    /// One that holds text.
-    pub(super) fn text(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            template: None,
-        }
-    }
-
     /// The document in a row.
-    fn read(&self, row: Map<String, Value>, path: &Path, line: u64) -> Result<Fragment, DataError> {
-        match &self.template {
-            Some(template) => {
-                let (text, answers) = chat::conversation(template, row, path, line, &self.name)?;
-                Ok(Fragment {
+    fn read(
+        &self,
+        mut row: Map<String, Value>,
+        path: &Path,
+        line: u64,
+    ) -> Result<Fragment, DataError> {
+        let column = &self.name;
+        let Some(value) = row.remove(column) else {
+            return Err(self.missing(path, line, row.keys().map(String::as_str)));
+        };
+        let kind = match (&self.template, value) {
+            (Some(template), value) => {
+                let read = chat::conversation(template, value, row.get("tools"), column);
+                let wrong = |reason| DataError::bad_row(path, line, reason);
+                let (text, answers) = read.map_err(wrong)?;
+                return Ok(Fragment {
                     answers: Some(answers),
                     ..Fragment::whole(text)
-                })
+                });
             }
-            None => text_of(row, path, line, &self.name).map(Fragment::whole),
-        }
+            (None, Value::String(text)) => return Ok(Fragment::whole(text)),
+            (None, Value::Null) => "null",
+            (None, Value::Bool(_)) => "true or false",
+            (None, Value::Number(_)) => "a number",
+            (None, Value::Array(_)) => "an array",
+            (None, Value::Object(_)) => "an object",
+        };
+        let reason = format!("`{column}` is {kind}, not text");
+        Err(DataError::bad_row(path, line, reason))
+    }
+
+    /// That a row has `others` and not this one.
+    fn missing<'a>(
+        &self,
+        path: &Path,
+        line: u64,
+        others: impl IntoIterator<Item = &'a str>,
+    ) -> DataError {
+        let key = match self.template {
+            Some(_) => "data.messages_column",
+            None => "data.text_column",
+        };
+        let others = others.into_iter().collect::<Vec<_>>().join(", ");
+        let reason = format!("no column `{}` (`{key}`); there are: {others}", self.name);
+        DataError::bad_row(path, line, reason)
     }
 }
 
@@ -134,16 +162,14 @@ impl SourceFile {
     /// If it cannot be looked at, or its ending says that it is packed.
     pub fn new(path: &Path) -> Result<Self, DataError> {
         let metadata = fs::metadata(path).map_err(DataError::read(path))?;
-        let modified = metadata
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         if let Some(ending) = ending(path).filter(|ending| PACKED.contains(&ending.as_str())) {
             let path = path.display();
             return Err(DataError::Unusable(format!(
                 "{path}: .{ending} files are not read; unpack it to {EXPECTED}"
             )));
         }
+        let modified = metadata.modified().ok();
+        let modified = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         Ok(Self {
             path: path.to_path_buf(),
             format: Format::of(path).unwrap_or(Format::Text),
@@ -154,81 +180,64 @@ impl SourceFile {
 }
 
 type Checked = CheckedReader<File>;
+type Texts = Box<dyn Iterator<Item = Result<Fragment, DataError>> + Send>;
 
 /// An open file of any format.
-pub(super) enum Records {
-    Text(TextBlocks),
-    Lines(JsonLines),
-    Values(JsonValues),
-    Rows(Rows),
+pub(super) struct Records {
+    texts: Texts,
+    hash: Arc<Mutex<Fingerprint>>,
 }
 
 impl Records {
-    /// Opens `file`; `hash`, if given, goes on over its bytes.
+    /// Opens `file`; `hash` goes on over its bytes.
     pub(super) fn open(
         file: &SourceFile,
         column: &Column,
-        mut hash: Option<Fingerprint>,
+        hash: Fingerprint,
     ) -> Result<Self, DataError> {
-        let path = file.path.clone();
+        let (path, column) = (file.path.clone(), column.clone());
+        if column.template.is_some() && file.format != Format::Json {
+            let path = path.display();
+            let reason =
+                format!("is of .jsonl and .json files, and another one is to be read: {path}");
+            return bad("data.messages_column", column.name, reason);
+        }
         let mut handle = File::open(&path).map_err(DataError::read(&path))?;
         let mut head = Vec::new();
         let read = (&mut handle).take(4).read_to_end(&mut head);
-        read.map_err(DataError::read(&path))?;
+        read.and_then(|_| handle.rewind())
+            .map_err(DataError::read(&path))?;
         if is_utf16(&head) {
             let path = path.display();
             return Err(DataError::Unusable(format!(
                 "{path} is UTF-16, not UTF-8; convert it first, for example with `iconv -f UTF-16 -t UTF-8`"
             )));
         }
-        let mark = BYTE_ORDER_MARK.as_bytes();
-        let start = if head.starts_with(mark) {
-            mark.len()
-        } else {
-            0
+        let hash = Arc::new(Mutex::new(hash));
+        let mut reader = CheckedReader::new(handle, hash.clone());
+        if head.starts_with(BYTE_ORDER_MARK.as_bytes()) {
+            let mark = reader.read_exact(&mut [0; BYTE_ORDER_MARK.len()]);
+            mark.map_err(DataError::read(&path))?;
+        }
+        let texts: Texts = match file.format {
+            Format::Text => Box::new(blocks(reader, path, file.bytes)),
+            Format::Json => json(reader, path, column)?,
+            Format::Csv => Box::new(rows(reader, path, &column, b',')?),
+            Format::Tsv => Box::new(rows(reader, path, &column, b'\t')?),
         };
-        let start = SeekFrom::Start(start as u64);
-        let offset = handle.seek(start).map_err(DataError::read(&path))?;
-        if let Some(hash) = &mut hash {
-            hash.update(&head[..offset as usize]);
-        }
-        let reader = CheckedReader {
-            offset,
-            ..CheckedReader::new(handle, hash)
-        };
-        let text_column = &column.name;
-        if column.template.is_some() && file.format != Format::Json {
-            let path = path.display();
-            let reason =
-                format!("is of .jsonl and .json files, and another one is to be read: {path}");
-            return bad("data.messages_column", text_column, reason);
-        }
-        match file.format {
-            Format::Text => Ok(Self::Text(TextBlocks::new(reader, path, file.bytes))),
-            Format::Json => open_json(reader, path, column),
-            Format::Csv => Ok(Self::Rows(Rows::new(reader, path, text_column, b',')?)),
-            Format::Tsv => Ok(Self::Rows(Rows::new(reader, path, text_column, b'\t')?)),
-        }
+        Ok(Self { texts, hash })
     }
 
-    /// The next fragment, or nothing at the end of the file.
+    /// The next fragment that holds text, or nothing at the end of the file.
     pub(super) fn next_fragment(&mut self) -> Result<Option<Fragment>, DataError> {
-        match self {
-            Self::Text(blocks) => blocks.next_fragment(),
-            Self::Lines(lines) => lines.next_fragment(),
-            Self::Values(values) => Ok(values.texts.next()),
-            Self::Rows(rows) => rows.next_fragment(),
-        }
+        let empty = |found: &Result<Fragment, _>| matches!(found, Ok(it) if it.text.is_empty());
+        self.texts.find(|found| !empty(found)).transpose()
     }
 
-    /// Fingerprint of the bytes read, if it was asked for.
-    pub(super) fn fingerprint(&self) -> Option<String> {
-        match self {
-            Self::Text(blocks) => blocks.reader.fingerprint(),
-            Self::Lines(lines) => lines.reader.get_ref().fingerprint(),
-            Self::Values(values) => values.fingerprint.clone(),
-            Self::Rows(rows) => rows.reader.get_ref().inner.fingerprint(),
-        }
+    /// Fingerprint of the bytes read.
+    pub(super) fn fingerprint(&self) -> String {
+        let hash = self.hash.lock().unwrap_or_else(PoisonError::into_inner);
+        hash.hex()
     }
 }
 
@@ -243,63 +252,42 @@ fn is_utf16(head: &[u8]) -> bool {
     )
 }
 
-/// A text file, in blocks that end after a line where there is one.
-pub(super) struct TextBlocks {
-    reader: Checked,
+/// A text file, which had so many `bytes` when it was found, in blocks that end after a line where there is one.
+fn blocks(
+    mut reader: Checked,
     path: PathBuf,
-    /// Read, but not given out yet.
-    pending: Vec<u8>,
-    /// Length the file had when it was opened: the last block is recognised without reading on.
     bytes: u64,
-    ended: bool,
-}
-
-impl TextBlocks {
-    fn new(reader: Checked, path: PathBuf, bytes: u64) -> Self {
-        Self {
-            ended: reader.offset >= bytes,
-            reader,
-            path,
-            pending: Vec::new(),
-            bytes,
-        }
-    }
-
-    fn next_fragment(&mut self) -> Result<Option<Fragment>, DataError> {
-        if self.ended {
+) -> impl Iterator<Item = Result<Fragment, DataError>> {
+    let (mut pending, mut ended) = (Vec::new(), reader.offset >= bytes);
+    let mut read = move || {
+        if ended {
             return Ok(None);
         }
-        let wanted = BLOCK_BYTES.saturating_sub(self.pending.len()) as u64;
-        let mut portion = (&mut self.reader).take(wanted);
-        portion
-            .read_to_end(&mut self.pending)
-            .map_err(|error| read_error(&self.path, error))?;
+        let wanted = BLOCK_BYTES.saturating_sub(pending.len()) as u64;
+        let mut portion = (&mut reader).take(wanted);
+        portion.read_to_end(&mut pending)?;
         let short = portion.limit() > 0;
         // A short portion is the end of the file, and so is its known length, so that no empty
         // fragment follows the last one.
-        self.ended = short || self.reader.offset >= self.bytes;
-        let end = if self.ended {
-            self.finish()?
+        ended = short || reader.offset >= bytes;
+        if ended {
+            // What a file that grew has gained, so that a character cut in two at the end is noticed.
+            reader.read_to_end(&mut pending)?;
+        }
+        let end = if ended {
+            pending.len()
         } else {
-            line_end(&self.pending)
+            line_end(&pending)
         };
-        let rest = self.pending.split_off(end);
-        let text = String::from_utf8(std::mem::replace(&mut self.pending, rest))
-            .expect("the reader checked it");
-        Ok((!text.is_empty()).then_some(Fragment {
-            text,
-            ends_document: self.ended,
+        let rest = pending.split_off(end);
+        let text = String::from_utf8(std::mem::replace(&mut pending, rest));
+        Ok(Some(Fragment {
+            text: text.expect("the reader checked it"),
+            ends_document: ended,
             answers: None,
         }))
-    }
-
-    /// Reads what a file that grew has gained, so that a character cut in two at the end is noticed.
-    fn finish(&mut self) -> Result<usize, DataError> {
-        self.reader
-            .read_to_end(&mut self.pending)
-            .map_err(|error| read_error(&self.path, error))?;
-        Ok(self.pending.len())
-    }
+    };
+    iter::from_fn(move || read().map_err(|error| read_error(&path, error)).transpose())
 }
 
 /// End of the last whole line, or else of the last whole character.
@@ -314,60 +302,36 @@ fn line_end(bytes: &[u8]) -> usize {
 }
 
 /// Rows below a line of column names.
-pub(super) struct Rows {
-    reader: csv::Reader<Quotes<Checked>>,
+fn rows(
+    reader: Checked,
     path: PathBuf,
-    index: usize,
-    row: csv::StringRecord,
-}
-
-impl Rows {
-    fn new(reader: Checked, path: PathBuf, column: &str, delimiter: u8) -> Result<Self, DataError> {
-        let mut reader = csv::ReaderBuilder::new()
-            .buffer_capacity(BLOCK_BYTES)
-            .delimiter(delimiter)
-            .from_reader(Quotes::new(reader, delimiter));
-        let headers = reader.headers().map_err(|error| csv_error(&path, error))?;
-        let Some(index) = headers.iter().position(|name| name == column) else {
-            let wanted = ["data.text_column", column];
-            return Err(DataError::no_column(&path, 1, wanted, headers));
-        };
-        Ok(Self {
-            reader,
-            path,
-            index,
-            row: csv::StringRecord::new(),
-        })
-    }
-
-    fn next_fragment(&mut self) -> Result<Option<Fragment>, DataError> {
-        while self
-            .reader
-            .read_record(&mut self.row)
-            .map_err(|error| csv_error(&self.path, error))?
-        {
-            // The reader refuses rows of another length than the header's, so the field is there.
-            let text = &self.row[self.index];
-            if !text.is_empty() {
-                return Ok(Some(Fragment::whole(text.to_owned())));
-            }
-        }
-        Ok(None)
-    }
+    column: &Column,
+    delimiter: u8,
+) -> Result<impl Iterator<Item = Result<Fragment, DataError>> + use<>, DataError> {
+    let mut reader = csv::ReaderBuilder::new()
+        .buffer_capacity(BLOCK_BYTES)
+        .delimiter(delimiter)
+        .from_reader(Quotes::new(reader, delimiter));
+    let headers = reader.headers().map_err(|error| csv_error(&path, error))?;
+    let Some(index) = headers.iter().position(|name| *name == column.name) else {
+        return Err(column.missing(&path, 1, headers));
+    };
+    // The reader refuses rows of another length than the header's, so the field is there.
+    let text = move |row: csv::StringRecord| Fragment::whole(row[index].to_owned());
+    let rows = reader.into_records();
+    Ok(rows.map(move |row| row.map(text).map_err(|error| csv_error(&path, error))))
 }
 
 fn csv_error(path: &Path, error: csv::Error) -> DataError {
     let line = error.position().map_or(0, csv::Position::line);
-    match error.into_kind() {
-        csv::ErrorKind::Io(source) => read_error(path, source),
+    let reason = match error.into_kind() {
+        csv::ErrorKind::Io(source) => return read_error(path, source),
         csv::ErrorKind::UnequalLengths {
             expected_len, len, ..
-        } => {
-            let reason = format!("{len} fields, but the first line names {expected_len} columns");
-            DataError::bad_row(path, line, reason)
-        }
-        kind => DataError::bad_row(path, line, format!("not CSV: {kind:?}")),
-    }
+        } => format!("{len} fields, but the first line names {expected_len} columns"),
+        kind => format!("not CSV: {kind:?}"),
+    };
+    DataError::bad_row(path, line, reason)
 }
 
 /// Where in a row the next byte stands.
@@ -406,8 +370,7 @@ impl<R> Quotes<R> {
         self.line += u64::from(byte == b'\n');
         self.place = match (self.place, byte) {
             (Place::Quoted, b'"') => Place::AfterQuote,
-            (Place::Quoted, _) => Place::Quoted,
-            (Place::AfterQuote, b'"') => Place::Quoted,
+            (Place::Quoted, _) | (Place::AfterQuote, b'"') => Place::Quoted,
             (_, b'\n' | b'\r') => Place::FieldStart,
             (_, byte) if byte == self.delimiter => Place::FieldStart,
             (Place::FieldStart, b'"') => {
@@ -433,85 +396,59 @@ impl<R: Read> Read for Quotes<R> {
     }
 }
 
-/// One JSON object a line.
-pub(super) struct JsonLines {
-    reader: BufReader<Checked>,
-    path: PathBuf,
-    column: Column,
-    line: u64,
-    buffer: String,
-}
-
-/// Values of a JSON file that cannot be cut into lines, so that all of it was read at once.
-pub(super) struct JsonValues {
-    texts: std::vec::IntoIter<Fragment>,
-    fingerprint: Option<String>,
-}
-
 /// Opens lines if the first line is a value of its own, or too long to be seen whole; else everything.
-fn open_json(reader: Checked, path: PathBuf, column: &Column) -> Result<Records, DataError> {
+fn json(reader: Checked, path: PathBuf, column: Column) -> Result<Texts, DataError> {
     let mut reader = BufReader::with_capacity(BLOCK_BYTES, reader);
     let head = reader
         .fill_buf()
         .map_err(|error| read_error(&path, error))?;
     let start = head.trim_ascii_start();
     let line = start.iter().position(|byte| *byte == b'\n');
-    let whole = line.map(|end| serde_json::from_slice::<serde::de::IgnoredAny>(&start[..end]));
+    let whole = line.map(|end| serde_json::from_slice::<IgnoredAny>(&start[..end]));
     // An object that goes on in the next line; another mistake in a line is to be named with its line.
     let goes_on = matches!(&whole, Some(Err(error)) if error.is_eof());
     let lines_by_name = ending(&path).is_some_and(|ending| ending != "json");
     if start.first() == Some(&b'[') || goes_on && !lines_by_name {
-        return Ok(Records::Values(read_values(reader, &path, column)?));
+        let values = values(reader, &path, &column)?;
+        return Ok(Box::new(values.into_iter().map(Ok)));
     }
-    Ok(Records::Lines(JsonLines {
-        reader,
-        path,
-        column: column.clone(),
-        line: 0,
-        buffer: String::new(),
-    }))
+    let lines = (1..).zip(reader.lines());
+    Ok(Box::new(lines.filter_map(move |(number, line)| {
+        let line = line.map_err(|error| read_error(&path, error));
+        let read = line.and_then(|line| object(&line, number, &path, &column));
+        read.transpose()
+    })))
 }
 
-impl JsonLines {
-    /// The next row that holds text.
-    fn next_fragment(&mut self) -> Result<Option<Fragment>, DataError> {
-        loop {
-            self.buffer.clear();
-            let count = self
-                .reader
-                .read_line(&mut self.buffer)
-                .map_err(|error| read_error(&self.path, error))?;
-            if count == 0 {
-                return Ok(None);
-            }
-            self.line += 1;
-            // Files that were put together have the mark in the middle.
-            let line = self.buffer.trim_start_matches(BYTE_ORDER_MARK).trim();
-            if line.is_empty() {
-                continue;
-            }
-            let row = serde_json::from_str(line).map_err(|error| {
-                let hint = match error.is_eof() {
-                    true => "; an object over several lines is read from a .json file",
-                    false => "",
-                };
-                let reason = format!("not a JSON object: {}{hint}", reason_of(&error));
-                DataError::bad_row(&self.path, self.line, reason)
-            })?;
-            let found = self.column.read(row, &self.path, self.line)?;
-            if !found.text.is_empty() {
-                return Ok(Some(found));
-            }
-        }
+/// The document in a line of JSON, if the line is not blank.
+fn object(
+    line: &str,
+    number: u64,
+    path: &Path,
+    column: &Column,
+) -> Result<Option<Fragment>, DataError> {
+    // Files that were put together have the mark in the middle.
+    let line = line.trim_start_matches(BYTE_ORDER_MARK).trim();
+    if line.is_empty() {
+        return Ok(None);
     }
+    let row = serde_json::from_str(line).map_err(|error| {
+        let hint = match error.is_eof() {
+            true => "; an object over several lines is read from a .json file",
+            false => "",
+        };
+        let reason = format!("not a JSON object: {}{hint}", reason_of(&error));
+        DataError::bad_row(path, number, reason)
+    })?;
+    column.read(row, path, number).map(Some)
 }
 
-/// Reads arrays of objects, and objects one after another.
-fn read_values(
+/// Documents of a JSON file that cannot be cut into lines: arrays of objects, and objects one after another.
+fn values(
     mut reader: BufReader<Checked>,
     path: &Path,
     column: &Column,
-) -> Result<JsonValues, DataError> {
+) -> Result<Vec<Fragment>, DataError> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Item {
@@ -519,16 +456,16 @@ fn read_values(
         Rows(Vec<Map<String, Value>>),
     }
     let mut content = String::new();
-    reader
-        .read_to_string(&mut content)
-        .map_err(|error| read_error(path, error))?;
+    let read = reader.read_to_string(&mut content);
+    read.map_err(|error| read_error(path, error))?;
     let mut texts = Vec::new();
     for item in serde_json::Deserializer::from_str(&content).into_iter::<Item>() {
         let item = item.map_err(|error| {
-            let reason = match error.is_data() {
-                true => "not an array of JSON objects".to_owned(),
-                false => format!("not an array of JSON objects: {}", reason_of(&error)),
+            let detail = match error.is_data() {
+                true => String::new(),
+                false => format!(": {}", reason_of(&error)),
             };
+            let reason = format!("not an array of JSON objects{detail}");
             DataError::bad_row(path, error.line() as u64, reason)
         })?;
         let rows = match item {
@@ -539,34 +476,7 @@ fn read_values(
             texts.push(column.read(row, path, texts.len() as u64 + 1)?);
         }
     }
-    texts.retain(|found| !found.text.is_empty());
-    Ok(JsonValues {
-        texts: texts.into_iter(),
-        fingerprint: reader.get_ref().fingerprint(),
-    })
-}
-
-fn text_of(
-    mut row: Map<String, Value>,
-    path: &Path,
-    line: u64,
-    column: &str,
-) -> Result<String, DataError> {
-    let kind = match row.get_mut(column).map(Value::take) {
-        Some(Value::String(text)) => return Ok(text),
-        None => {
-            let (wanted, others) = (["data.text_column", column], row.keys());
-            let others = others.map(String::as_str);
-            return Err(DataError::no_column(path, line, wanted, others));
-        }
-        Some(Value::Null) => "null",
-        Some(Value::Bool(_)) => "true or false",
-        Some(Value::Number(_)) => "a number",
-        Some(Value::Array(_)) => "an array",
-        Some(Value::Object(_)) => "an object",
-    };
-    let reason = format!("`{column}` is {kind}, not text");
-    Err(DataError::bad_row(path, line, reason))
+    Ok(texts)
 }
 
 /// What serde_json says without the place, which is the place in the line and not in the file.
@@ -598,24 +508,19 @@ fn not_utf8(offset: u64, byte: u8) -> io::Error {
 struct CheckedReader<R> {
     inner: R,
     offset: u64,
-    /// Bytes of a character whose end has not been read yet; at most three.
+    /// Bytes of a character whose end has not been read yet.
     open: Vec<u8>,
-    hash: Option<Fingerprint>,
+    hash: Arc<Mutex<Fingerprint>>,
 }
 
 impl<R: Read> CheckedReader<R> {
-    fn new(inner: R, hash: Option<Fingerprint>) -> Self {
+    fn new(inner: R, hash: Arc<Mutex<Fingerprint>>) -> Self {
         Self {
             inner,
             offset: 0,
-            open: Vec::with_capacity(4),
+            open: Vec::new(),
             hash,
         }
-    }
-
-    /// Fingerprint of the bytes read so far, when it is being taken.
-    fn fingerprint(&self) -> Option<String> {
-        self.hash.as_ref().map(Fingerprint::hex)
     }
 
     fn check(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -625,44 +530,32 @@ impl<R: Read> CheckedReader<R> {
                 " is not a text file: byte {offset} is zero"
             )));
         }
-        let mut rest = bytes;
-        while !self.open.is_empty() && !rest.is_empty() {
-            self.open.push(rest[0]);
-            rest = &rest[1..];
-            match std::str::from_utf8(&self.open) {
-                Ok(_) => self.open.clear(),
-                Err(error) if error.error_len().is_none() => {}
-                Err(_) => {
-                    let end = self.offset + (bytes.len() - rest.len()) as u64;
-                    return Err(not_utf8(end - self.open.len() as u64, self.open[0]));
-                }
+        let start = self.offset - self.open.len() as u64;
+        self.open.extend_from_slice(bytes);
+        let valid = match std::str::from_utf8(&self.open) {
+            Ok(text) => text.len(),
+            // The end of the last character may still come, unless this is the end of the file.
+            Err(error) if error.error_len().is_none() && !bytes.is_empty() => error.valid_up_to(),
+            Err(error) => {
+                let place = error.valid_up_to();
+                return Err(not_utf8(start + place as u64, self.open[place]));
             }
-        }
-        let Err(error) = std::str::from_utf8(rest) else {
-            return Ok(());
         };
-        let valid = error.valid_up_to();
-        if error.error_len().is_none() {
-            self.open.extend_from_slice(&rest[valid..]);
-            return Ok(());
-        }
-        let offset = self.offset + (bytes.len() - rest.len() + valid) as u64;
-        Err(not_utf8(offset, rest[valid]))
+        self.open.drain(..valid);
+        Ok(())
     }
 }
 
 impl<R: Read> Read for CheckedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        if count == 0 && !self.open.is_empty() && !buffer.is_empty() {
-            let offset = self.offset - self.open.len() as u64;
-            return Err(not_utf8(offset, self.open[0]));
+        if buffer.is_empty() {
+            return Ok(0);
         }
+        let count = self.inner.read(buffer)?;
         let bytes = &buffer[..count];
         self.check(bytes)?;
-        if let Some(hash) = &mut self.hash {
-            hash.update(bytes);
-        }
+        let mut hash = self.hash.lock().unwrap_or_else(PoisonError::into_inner);
+        hash.update(bytes);
         self.offset += count as u64;
         Ok(count)
     }
@@ -696,7 +589,7 @@ mod tests {
 
         fn read(bytes: &[u8], step: usize) -> Result<String, DataError> {
             let mut text = Vec::new();
-            match CheckedReader::new(Portions(bytes, step), None).read_to_end(&mut text) {
+            match CheckedReader::new(Portions(bytes, step), Arc::default()).read_to_end(&mut text) {
                 Ok(_) => Ok(String::from_utf8(text).expect("checked")),
                 Err(error) => Err(read_error(Path::new("x"), error)),
             }
@@ -733,12 +626,10 @@ mod tests {
         #[test]
         fn the_fingerprint_is_that_of_the_whole_file() {
             let text = "some text ß".as_bytes();
-            let mut reader = CheckedReader::new(Portions(text, 3), Some(Fingerprint::default()));
+            let mut reader = CheckedReader::new(Portions(text, 3), Arc::default());
             reader.read_to_end(&mut Vec::new()).unwrap();
-            assert_eq!(
-                reader.fingerprint(),
-                Some(infinity_files::fingerprint(text))
-            );
+            let hash = reader.hash.lock().unwrap();
+            assert_eq!(hash.hex(), infinity_files::fingerprint(text));
             assert_eq!(reader.offset, text.len() as u64);
         }
     }

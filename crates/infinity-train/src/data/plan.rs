@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Part of one document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Window {
     /// Position of the first input in the store.
     pub(super) start: u64,
@@ -39,12 +39,11 @@ pub(super) struct DocumentPlans {
     current: Arc<Mutex<Option<Plan>>>,
 }
 
-/// One epoch: documents in order, and how many windows stand before each. Cloning is cheap.
+/// One epoch: how many windows stand before each document, and the document, in order. Cloning is cheap.
 #[derive(Clone, Debug)]
 struct Plan {
     epoch: u64,
-    documents: Arc<[u64]>,
-    windows_before: Arc<[u64]>,
+    documents: Arc<[(u64, usize)]>,
 }
 
 impl DocumentPlans {
@@ -59,7 +58,7 @@ impl DocumentPlans {
         let borders: Arc<[u64]> = store.borders()?.into();
         let documents = borders.windows(2);
         let windows = documents
-            .map(|borders| windows_in(borders[0]..borders[1], len))
+            .map(|ends| windows_in(ends[0]..ends[1], len))
             .sum();
         Ok(Self {
             borders,
@@ -78,14 +77,20 @@ impl DocumentPlans {
 
     /// Batches of an epoch.
     pub(super) fn steps(&self) -> u64 {
-        self.windows.div_ceil(self.rows).max(1)
+        self.windows.div_ceil(self.rows)
     }
 
     /// The windows of batch `step`, one a row.
     pub(super) fn windows_of(&self, step: u64) -> impl Iterator<Item = Window> {
         let (epoch, place) = (step / self.steps(), step % self.steps());
         let plan = self.plan(epoch);
-        (0..self.rows).map(move |row| self.window(&plan, row * self.steps() + place, place > 0))
+        (0..self.rows).map(move |row| {
+            let index = row * self.steps() + place;
+            match index < self.windows {
+                true => self.window(&plan, index, self.len, place > 0),
+                false => Window::default(),
+            }
+        })
     }
 
     /// The pieces of documents in every row of batch `step`, where windows have one target and a row has `len`
@@ -98,47 +103,31 @@ impl DocumentPlans {
             let first = (row * steps + step % steps) * len;
             let (mut pieces, mut taken) = (Vec::new(), 0);
             while taken < len {
-                let place = self.place(&plan, first + taken);
-                let (start, end) = (place.0, place.1.end - 1);
-                let targets = (end - start).min(len - taken);
-                pieces.push(Window {
-                    start,
-                    targets: targets as usize,
-                    continues: taken == 0 && !step.is_multiple_of(steps) && start > place.1.start,
-                });
-                taken += targets;
+                let follows = taken == 0 && !step.is_multiple_of(steps);
+                let piece = self.window(&plan, first + taken, len - taken, follows);
+                taken += piece.targets as u64;
+                pieces.push(piece);
             }
             pieces
         };
         (0..self.rows).map(pieces).collect()
     }
 
-    /// Where window `index` of an epoch starts, and its document.
-    fn place(&self, plan: &Plan, index: u64) -> (u64, Range<u64>) {
-        let before = &plan.windows_before;
-        let place = before.partition_point(|before| *before <= index) - 1;
-        let range = self.document(plan.documents[place]);
-        (range.start + (index - before[place]) * self.len, range)
-    }
-
-    fn window(&self, plan: &Plan, index: u64, follows_in_row: bool) -> Window {
-        if index >= self.windows {
-            return Window {
-                start: 0,
-                targets: 0,
-                continues: false,
-            };
-        }
-        let (start, range) = self.place(plan, index);
+    /// Window `index` of an epoch, of `most` targets, which may follow another in its row.
+    fn window(&self, plan: &Plan, index: u64, most: u64, follows: bool) -> Window {
+        let next = plan.documents.partition_point(|it| it.0 <= index);
+        let (before, at) = plan.documents[next - 1];
+        let document = self.document(at);
+        let start = document.start + (index - before) * self.len;
         Window {
             start,
-            targets: (range.end - 1 - start).min(self.len) as usize,
-            continues: follows_in_row && start > range.start,
+            targets: (document.end - 1 - start).min(most) as usize,
+            continues: follows && start > document.start,
         }
     }
 
-    fn document(&self, index: u64) -> Range<u64> {
-        self.borders[index as usize]..self.borders[index as usize + 1]
+    fn document(&self, at: usize) -> Range<u64> {
+        self.borders[at]..self.borders[at + 1]
     }
 
     fn plan(&self, epoch: u64) -> Plan {
@@ -153,26 +142,24 @@ impl DocumentPlans {
     fn make(&self, epoch: u64) -> Plan {
         let count = self.borders.len() as u64 - 1;
         let order = Permutation::new(count, mix(&[self.seed, epoch]));
-        let (mut documents, mut windows_before, mut windows) = (Vec::new(), Vec::new(), 0);
-        for document in (0..count).map(|place| order.at(place)) {
-            let own = windows_in(self.document(document), self.len);
+        let (mut documents, mut windows) = (Vec::new(), 0);
+        for at in (0..count).map(|place| order.at(place) as usize) {
+            let own = windows_in(self.document(at), self.len);
             if own > 0 {
-                documents.push(document);
-                windows_before.push(windows);
+                documents.push((windows, at));
                 windows += own;
             }
         }
-        Plan {
-            epoch,
-            documents: documents.into(),
-            windows_before: windows_before.into(),
-        }
+        let documents = documents.into();
+        Plan { epoch, documents }
     }
 }
 
 /// Windows that predict every token of a document but its first.
-fn windows_in(range: Range<u64>, len: u64) -> u64 {
-    (range.end - range.start).saturating_sub(1).div_ceil(len)
+fn windows_in(document: Range<u64>, len: u64) -> u64 {
+    (document.end - document.start)
+        .saturating_sub(1)
+        .div_ceil(len)
 }
 
 /// Keeps these draws apart from those of window positions, which hash the same numbers.

@@ -18,7 +18,7 @@ use super::store::{
     TokenStore,
 };
 use super::stories::Stories;
-use super::task::{Part, Task};
+use super::task::Part;
 use super::task_splits;
 use super::templates;
 use super::tokenize::{self, Alphabet, LONGEST_WORD, SplitWriter};
@@ -42,11 +42,9 @@ pub fn prepare(
     if data.source.task().is_some() {
         return task_splits::of(data, tokenizer);
     }
-    let kind = tokenizer.resolve()?;
-    let mut prepared = if is_prepared(&data.train_file) && data.source == DataSource::Files {
-        given(data, tokenizer, kind)?
-    } else {
-        cached(data, tokenizer, kind, notify)?
+    let mut prepared = match names_tokens(data) {
+        true => given(data, tokenizer)?,
+        false => cached(data, tokenizer, notify)?,
     };
     let adds = tokenizer.add_special_tokens;
     prepared.tokenizer = prepared.tokenizer.with_special_tokens(adds);
@@ -75,25 +73,13 @@ pub fn tokenize_to(
         ..data.clone()
     };
     data.validate()?;
-    let kind = tokenizer.resolve()?;
     if output.exists() {
         return Err(DataError::Unusable(format!(
             "{} already exists; name another directory, or delete it",
             output.display()
         )));
     }
-    let fixed = tokenize::fixed(tokenizer, kind)?;
-    let template = templates::template(data, tokenizer)?;
-    build(
-        &inputs("INPUT", texts, data, template, notify)?,
-        tokenizer,
-        kind,
-        fixed,
-        data,
-        output,
-        notify,
-    )?;
-    open_prepared(output)
+    Inputs::find("INPUT", texts, data, tokenizer, notify)?.build(output, notify)
 }
 
 /// The tokenizer that [`prepare`] will give, where that is known before any text is read.
@@ -107,7 +93,7 @@ pub(crate) fn known_tokenizer(
     if data.source.task().is_some() {
         return Ok(None);
     }
-    if is_prepared(&data.train_file) && data.source == DataSource::Files {
+    if names_tokens(data) {
         let file = data.train_file.join(TOKENIZER_FILE);
         return Ok(Some(Tokenizer::from_file(file)?));
     }
@@ -117,6 +103,10 @@ pub(crate) fn known_tokenizer(
 /// Whether `directory` was made by [`tokenize_to`] or [`prepare`].
 pub fn is_prepared(directory: &Path) -> bool {
     directory.join(META_FILE).is_file() && directory.join(TOKENIZER_FILE).is_file()
+}
+
+fn names_tokens(data: &DataConfig) -> bool {
+    data.source == DataSource::Files && is_prepared(&data.train_file)
 }
 
 /// Opens a prepared directory.
@@ -141,19 +131,13 @@ pub fn open_prepared(directory: &Path) -> Result<PreparedData, DataError> {
 }
 
 /// The prepared directory that `data.train_file` names, if nothing contradicts it.
-fn given(
-    data: &DataConfig,
-    tokenizer: &TokenizerConfig,
-    kind: TokenizerKind,
-) -> Result<PreparedData, DataError> {
-    if !data.validation_file.as_os_str().is_empty() {
+fn given(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<PreparedData, DataError> {
+    let kind = tokenizer.resolve()?;
+    let validation = &data.validation_file;
+    if !validation.as_os_str().is_empty() {
         let reason =
             "`data.train_file` is a prepared directory, which has its own validation split";
-        return bad(
-            "data.validation_file",
-            data.validation_file.display(),
-            reason,
-        );
+        return bad("data.validation_file", validation.display(), reason);
     }
     let prepared = open_prepared(&data.train_file)?;
     if !data.messages_column.is_empty() && !prepared.train.text.marked {
@@ -187,17 +171,13 @@ fn given(
 fn cached(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
-    kind: TokenizerKind,
     notify: &mut dyn FnMut(DataEvent),
 ) -> Result<PreparedData, DataError> {
     let texts = std::slice::from_ref(&data.train_file);
-    let template = templates::template(data, tokenizer)?;
-    let entry = entry_name(data, tokenizer, kind, template.as_ref());
-    let inputs = inputs("data.train_file", texts, data, template, notify)?;
-    let fixed = tokenize::fixed(tokenizer, kind)?;
-    let directory = data.cache_dir.join(entry);
+    let inputs = Inputs::find("data.train_file", texts, data, tokenizer, notify)?;
+    let directory = data.cache_dir.join(inputs.entry_name());
     if directory.exists() {
-        match change(&directory, &inputs, fixed.as_ref())? {
+        match inputs.change(&directory)? {
             None => return open_prepared(&directory),
             Some(reason) => notify(DataEvent::Step(format!(
                 "{reason}: making {} again",
@@ -205,99 +185,7 @@ fn cached(
             ))),
         }
     }
-    build(&inputs, tokenizer, kind, fixed, data, &directory, notify)?;
-    open_prepared(&directory)
-}
-
-/// Name in the cache: readable, and different for every configuration that gives other tokens.
-fn entry_name(
-    data: &DataConfig,
-    tokenizer: &TokenizerConfig,
-    kind: TokenizerKind,
-    template: Option<&ChatTemplate>,
-) -> String {
-    let absolute = |path: &Path| match path.as_os_str().is_empty() {
-        true => String::new(),
-        false => std::path::absolute(path)
-            .unwrap_or_else(|_| path.to_path_buf())
-            .display()
-            .to_string(),
-    };
-    // The algorithm of earlier versions, whose entries are found again.
-    let mut hash = Fingerprint::like("");
-    hash.field(kind.name())
-        .field(absolute(&tokenizer.path))
-        .field(tokenizer.train_bpe.to_le_bytes());
-    hash.field(absolute(&data.train_file))
-        .field(absolute(&data.validation_file))
-        .field(&data.text_column);
-    hash.field(format!("{:?} {}", data.val_fraction, data.append_eos));
-    hash.field(data.train_crates.join(" "))
-        .field(data.validation_crates.join(" "));
-    if data.source == DataSource::Stories {
-        hash.field(format!("{:?}", data.stories));
-    }
-    if tokenizer.add_special_tokens {
-        hash.field("add_special_tokens");
-    }
-    if kind == TokenizerKind::Bpe && data.needle_fraction > 0.0 {
-        hash.field(format!("needles {}", data.needle_fraction));
-    }
-    if let Some(template) = template {
-        hash.field(&data.messages_column)
-            .field(format!("{template:?}"));
-    }
-    let stem = match data.source {
-        DataSource::Files => data
-            .train_file
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
-        DataSource::Stories => "stories".to_owned(),
-        source => source.task().map_or("crates", Task::name).to_owned(),
-    };
-    let stem: String = stem
-        .chars()
-        .filter(|c| c.is_alphanumeric() || "-_".contains(*c))
-        .take(40)
-        .collect();
-    format!("{stem}-{}-{}", kind.name(), hash.hex())
-}
-
-/// Why the cached directory is not what would be made now; nothing if it is.
-fn change(
-    directory: &Path,
-    inputs: &Inputs,
-    fixed: Option<&Tokenizer>,
-) -> Result<Option<&'static str>, DataError> {
-    let meta = PreparedMeta::read(directory)?;
-    if let Some(tokenizer) = fixed
-        && !Fingerprint::matches(&meta.tokenizer_hash, tokenizer.to_json()?)
-    {
-        return Ok(Some("the tokenizer changed"));
-    }
-    if source_changed(&inputs.train, &meta.source)? {
-        return Ok(Some("the training text changed"));
-    }
-    let validation_changed = match (&inputs.validation, &meta.validation_source) {
-        (None, None) => false,
-        (Some(sources), Some(meta)) => source_changed(sources, meta)?,
-        _ => true,
-    };
-    Ok(validation_changed.then_some("the validation text changed"))
-}
-
-/// Compares names, lengths and times first; contents only when these differ.
-fn source_changed(sources: &Sources, meta: &SourceMeta) -> Result<bool, DataError> {
-    if let Some(hash) = &sources.known {
-        return Ok(*hash != meta.hash);
-    }
-    if sources.files == meta.files {
-        return Ok(false);
-    }
-    let (now, _) = scan(sources, None, Fingerprint::like(&meta.hash))?;
-    Ok(now.hash != meta.hash)
+    inputs.build(&directory, notify)
 }
 
 fn check_lengths(data: &DataConfig, prepared: &PreparedData) -> Result<(), DataError> {
@@ -319,89 +207,233 @@ const MANY_CHARS: f64 = 1e6;
 const SMALL_FRACTION: f64 = 0.1;
 const LARGE_FRACTION: f64 = 0.005;
 
-/// The text of both splits.
-struct Inputs {
+/// The text of both splits, and what makes tokens of it.
+struct Inputs<'a> {
+    data: &'a DataConfig,
+    config: &'a TokenizerConfig,
+    kind: TokenizerKind,
+    /// The tokenizer, where it does not depend on the text.
+    fixed: Option<Tokenizer>,
     train: Sources,
     /// Absent when validation is the end of the training text.
     validation: Option<Sources>,
 }
 
-/// Makes the directory, under another name until it is complete. Replaces one that is there.
-fn build(
-    inputs: &Inputs,
-    config: &TokenizerConfig,
-    kind: TokenizerKind,
-    fixed: Option<Tokenizer>,
-    data: &DataConfig,
-    directory: &Path,
-    notify: &mut dyn FnMut(DataEvent),
-) -> Result<(), DataError> {
-    // Before any text is read: there may be no place to write it.
-    let failed = DataError::write(directory);
-    let partial = PartialDirectory::create(directory).map_err(failed)?;
-    let mut alphabet = (kind == TokenizerKind::Char).then(Alphabet::default);
-    let mut scan = |sources| scan(sources, alphabet.as_mut(), Fingerprint::default());
-    let (source, chars) = scan(&inputs.train)?;
-    let validation = inputs.validation.as_ref().map(scan).transpose()?;
-    let (documents, total_chars) = match &validation {
-        Some((held_out, held_out_chars)) => (
-            source.documents + held_out.documents,
-            chars + held_out_chars,
-        ),
-        None => (source.documents, chars),
-    };
-    notify(DataEvent::Step(format!(
-        "read {documents} documents, {total_chars} characters"
-    )));
-
-    let train_chars = match &validation {
-        // A file that grew since it was counted must not leak into the validation of another file.
-        Some(_) => u64::MAX,
-        None => train_chars(chars, data.val_fraction),
-    };
-    let tokenizer = match (fixed, &alphabet) {
-        (Some(tokenizer), _) => tokenizer,
-        (None, Some(alphabet)) => alphabet.tokenizer(),
-        (None, None) => {
-            notify(DataEvent::Step(format!(
-                "learning a BPE tokenizer of {} entries",
-                config.train_bpe
-            )));
-            let said = needle::examples(train_chars.min(chars), data.needle_fraction);
-            let (tokenizer, cut) = learn(&inputs.train, train_chars, said, config.train_bpe)?;
-            if cut > 0 {
-                notify(DataEvent::Step(format!(
-                    "{cut} words of more than {LONGEST_WORD} characters are cut for learning the tokenizer"
-                )));
+impl<'a> Inputs<'a> {
+    /// Finds the text, without reading files of the user; messages about `texts` blame `key`.
+    fn find(
+        key: &'static str,
+        texts: &[PathBuf],
+        data: &'a DataConfig,
+        config: &'a TokenizerConfig,
+        notify: &mut dyn FnMut(DataEvent),
+    ) -> Result<Self, DataError> {
+        let kind = config.resolve()?;
+        let template = templates::template(data, config)?;
+        let (train, validation) = match data.source {
+            DataSource::Files => files(key, texts, data, template, notify)?,
+            DataSource::Stories => {
+                let told = |part| Sources::of_stories(Stories::new(&data.stories, part));
+                (told(Part::Train), Some(told(Part::HeldOut)))
             }
-            tokenizer
-        }
-    };
+            _ => crates(data, notify)?,
+        };
+        Ok(Self {
+            data,
+            config,
+            kind,
+            fixed: tokenize::fixed(config, kind)?,
+            train,
+            validation,
+        })
+    }
 
-    let (train_split, validation_split) = write_splits(
-        inputs,
-        [train_chars, total_chars],
-        &tokenizer,
-        data.append_eos,
-        partial.path(),
-        notify,
-    )?;
-    tokenizer.save(partial.path().join(TOKENIZER_FILE))?;
-    let meta = PreparedMeta {
-        format_version: FORMAT_VERSION,
-        tokenizer_kind: kind,
-        tokenizer_hash: fingerprint(tokenizer.to_json()?),
-        vocab_size: tokenizer.vocab_size(),
-        eos_id: tokenizer.eos_id(),
-        source,
-        validation_source: validation.map(|(source, _)| source),
-        train: train_split,
-        validation: validation_split,
-    };
-    meta.write(partial.path())?;
-    partial
-        .rename_to(directory)
-        .map_err(DataError::write(directory))
+    /// Name in the cache: readable, and different for every configuration that gives other tokens.
+    fn entry_name(&self) -> String {
+        let Self { data, config, .. } = self;
+        let kind = self.kind.name();
+        let absolute = |path: &Path| {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+            path.display().to_string()
+        };
+        // The algorithm of earlier versions, whose entries are found again.
+        let mut hash = Fingerprint::like("");
+        hash.field(kind)
+            .field(absolute(&config.path))
+            .field(config.train_bpe.to_le_bytes())
+            .field(absolute(&data.train_file))
+            .field(absolute(&data.validation_file))
+            .field(&data.text_column)
+            .field(format!("{:?} {}", data.val_fraction, data.append_eos))
+            .field(data.train_crates.join(" "))
+            .field(data.validation_crates.join(" "));
+        if data.source == DataSource::Stories {
+            hash.field(format!("{:?}", data.stories));
+        }
+        if config.add_special_tokens {
+            hash.field("add_special_tokens");
+        }
+        if self.kind == TokenizerKind::Bpe && data.needle_fraction > 0.0 {
+            hash.field(format!("needles {}", data.needle_fraction));
+        }
+        if let Some(template) = &self.train.column.template {
+            hash.field(&data.messages_column)
+                .field(format!("{template:?}"));
+        }
+        let stem = match data.source {
+            DataSource::Files => data.train_file.file_stem().unwrap_or_default(),
+            DataSource::Stories => "stories".as_ref(),
+            _ => "crates".as_ref(),
+        };
+        let stem = stem.to_string_lossy();
+        let plain = stem
+            .chars()
+            .filter(|c| c.is_alphanumeric() || "-_".contains(*c));
+        let stem: String = plain.take(40).collect();
+        format!("{stem}-{kind}-{}", hash.hex())
+    }
+
+    /// Why the cached directory is not what would be made now; nothing if it is.
+    fn change(&self, directory: &Path) -> Result<Option<&'static str>, DataError> {
+        let meta = PreparedMeta::read(directory)?;
+        if let Some(tokenizer) = &self.fixed
+            && !Fingerprint::matches(&meta.tokenizer_hash, tokenizer.to_json()?)
+        {
+            return Ok(Some("the tokenizer changed"));
+        }
+        if source_changed(&self.train, &meta.source)? {
+            return Ok(Some("the training text changed"));
+        }
+        let validation_changed = match (&self.validation, &meta.validation_source) {
+            (None, None) => false,
+            (Some(sources), Some(meta)) => source_changed(sources, meta)?,
+            _ => true,
+        };
+        Ok(validation_changed.then_some("the validation text changed"))
+    }
+
+    /// Makes the directory, under another name until it is complete. Replaces one that is there.
+    fn build(
+        self,
+        directory: &Path,
+        notify: &mut dyn FnMut(DataEvent),
+    ) -> Result<PreparedData, DataError> {
+        // Before any text is read: there may be no place to write it.
+        let failed = DataError::write(directory);
+        let partial = PartialDirectory::create(directory).map_err(failed)?;
+        let mut say = |line| notify(DataEvent::Step(line));
+        let mut alphabet = (self.kind == TokenizerKind::Char).then(Alphabet::default);
+        let mut scan = |sources| scan(sources, alphabet.as_mut(), Fingerprint::default());
+        let (source, chars) = scan(&self.train)?;
+        let held_out = self.validation.as_ref().map(scan).transpose()?;
+        let (validation_source, held_out_chars) = held_out.unzip();
+        let documents = validation_source.iter().chain([&source]);
+        let documents: u64 = documents.map(|source| source.documents).sum();
+        let total_chars = chars + held_out_chars.unwrap_or(0);
+        say(format!(
+            "read {documents} documents, {total_chars} characters"
+        ));
+
+        let train_chars = match self.validation {
+            // A file that grew since it was counted must not leak into the validation of another file.
+            Some(_) => u64::MAX,
+            None => train_chars(chars, self.data.val_fraction),
+        };
+        let entries = self.config.train_bpe;
+        let tokenizer = match (&self.fixed, &alphabet) {
+            (Some(tokenizer), _) => tokenizer.clone(),
+            (None, Some(alphabet)) => alphabet.tokenizer(),
+            (None, None) => {
+                say(format!("learning a BPE tokenizer of {entries} entries"));
+                let said = needle::examples(train_chars.min(chars), self.data.needle_fraction);
+                let (tokenizer, cut) = learn(&self.train, train_chars, said, entries)?;
+                if cut > 0 {
+                    say(format!(
+                        "{cut} words of more than {LONGEST_WORD} characters are cut for learning the tokenizer"
+                    ));
+                }
+                tokenizer
+            }
+        };
+
+        let limits = [train_chars, total_chars];
+        let (train, validation) =
+            self.write_splits(limits, &tokenizer, partial.path(), &mut say)?;
+        tokenizer.save(partial.path().join(TOKENIZER_FILE))?;
+        let meta = PreparedMeta {
+            format_version: FORMAT_VERSION,
+            tokenizer_kind: self.kind,
+            tokenizer_hash: fingerprint(tokenizer.to_json()?),
+            vocab_size: tokenizer.vocab_size(),
+            eos_id: tokenizer.eos_id(),
+            source,
+            validation_source,
+            train,
+            validation,
+        };
+        meta.write(partial.path())?;
+        partial.rename_to(directory).map_err(failed)?;
+        open_prepared(directory)
+    }
+
+    /// Tokenizes the first `train_chars` characters of the training text, and what is for validation.
+    fn write_splits(
+        &self,
+        [train_chars, total_chars]: [u64; 2],
+        tokenizer: &Tokenizer,
+        directory: &Path,
+        say: &mut impl FnMut(String),
+    ) -> Result<(SplitMeta, SplitMeta), DataError> {
+        let chat = self.train.column.template.is_some();
+        let mut train = SplitWriter::create(directory, "train", tokenizer, chat)?;
+        let mut validation = SplitWriter::create(directory, "val", tokenizer, chat)?;
+        let (mut chars, mut told) = (0, 0);
+        let texts = [
+            (Some(&self.train), train_chars),
+            (self.validation.as_ref(), 0),
+        ];
+        for (sources, mut left) in texts {
+            for fragment in sources.into_iter().flat_map(Sources::fragments) {
+                let (before, after, cut) = divide(fragment?, left);
+                left -= cut;
+                for (fragment, split) in [(before, &mut train), (after, &mut validation)] {
+                    let Some(fragment) = fragment else {
+                        continue;
+                    };
+                    chars += fragment.text.chars().count() as u64;
+                    // Told every few million characters.
+                    if chars >= told + (1 << 22) || chars == total_chars {
+                        told = chars;
+                        say(format!("tokenized {chars} of {total_chars} characters"));
+                    }
+                    split.push(fragment)?;
+                }
+            }
+        }
+        let (train, dropped) = train.finish(self.data.append_eos)?;
+        let (validation, also_dropped) = validation.finish(self.data.append_eos)?;
+        let dropped = dropped.and(also_dropped);
+        dropped.check()?;
+        if let Some(first) = dropped.first {
+            say(format!(
+                "warning: the tokenizer has no tokens for {} of {} characters, which are left out; the first is {first:?}",
+                dropped.characters, dropped.of
+            ));
+        }
+        Ok((train, validation))
+    }
+}
+
+/// Compares names, lengths and times first; contents only when these differ.
+fn source_changed(sources: &Sources, meta: &SourceMeta) -> Result<bool, DataError> {
+    if let Some(hash) = &sources.known {
+        return Ok(*hash != meta.hash);
+    }
+    if sources.files == meta.files {
+        return Ok(false);
+    }
+    let (now, _) = scan(sources, None, Fingerprint::like(&meta.hash))?;
+    Ok(now.hash != meta.hash)
 }
 
 /// How many of `chars` characters are for training, the rest being validation.
@@ -420,7 +452,8 @@ fn scan(
     mut hash: Fingerprint,
 ) -> Result<(SourceMeta, u64), DataError> {
     let (mut documents, mut chars) = (0, 0);
-    let mut fragments = sources.fragments().hashing(hash.clone());
+    let mut fragments = sources.fragments();
+    fragments.hash = hash.clone();
     for fragment in &mut fragments {
         let fragment = fragment?;
         documents += u64::from(fragment.ends_document);
@@ -432,7 +465,7 @@ fn scan(
     if chars == 0 {
         return Err(DataError::empty(&sources.root));
     }
-    for fingerprint in fragments.fingerprints() {
+    for fingerprint in fragments.fingerprints {
         hash.field(fingerprint);
     }
     let (hash, files) = match &sources.known {
@@ -470,101 +503,46 @@ fn learn(
     tokenize::train_bpe(texts.chain(said.map(Ok)), entries)
 }
 
-/// Tokenizes the first `train_chars` characters of the training text, and what is for validation.
-fn write_splits(
-    inputs: &Inputs,
-    [train_chars, total_chars]: [u64; 2],
-    tokenizer: &Tokenizer,
-    append_eos: bool,
-    directory: &Path,
-    notify: &mut dyn FnMut(DataEvent),
-) -> Result<(SplitMeta, SplitMeta), DataError> {
-    let chat = inputs.train.column.template.is_some();
-    let mut train = SplitWriter::create(directory, "train", tokenizer, chat)?;
-    let mut validation = SplitWriter::create(directory, "val", tokenizer, chat)?;
-    let (mut chars, mut told, mut left) = (0, 0, train_chars);
-    // Told every few million characters.
-    let mut progress = |text: &str| {
-        chars += text.chars().count() as u64;
-        if chars >= told + (1 << 22) || chars == total_chars {
-            told = chars;
-            notify(DataEvent::Step(format!(
-                "tokenized {chars} of {total_chars} characters"
-            )));
-        }
-    };
-    for fragment in inputs.train.fragments() {
-        let (before, after, chars) = divide(fragment?, left);
-        left -= chars;
-        if let Some(fragment) = before {
-            progress(&fragment.text);
-            train.push(fragment)?;
-        }
-        if let Some(fragment) = after {
-            progress(&fragment.text);
-            validation.push(fragment)?;
-        }
-    }
-    for fragment in inputs.validation.iter().flat_map(Sources::fragments) {
-        let fragment = fragment?;
-        progress(&fragment.text);
-        validation.push(fragment)?;
-    }
-    let (train, dropped) = train.finish(append_eos)?;
-    let (validation, also_dropped) = validation.finish(append_eos)?;
-    let dropped = dropped.and(also_dropped);
-    dropped.check()?;
-    if let Some(first) = dropped.first {
-        notify(DataEvent::Step(format!(
-            "warning: the tokenizer has no tokens for {} of {} characters, which are left out; the first is {first:?}",
-            dropped.characters, dropped.of
-        )));
-    }
-    Ok((train, validation))
-}
-
-/// Finds the text, without reading files of the user; messages about `texts` blame `key`.
-fn inputs(
+/// Both splits of the user's files.
+fn files(
     key: &'static str,
     texts: &[PathBuf],
     data: &DataConfig,
     template: Option<ChatTemplate>,
     notify: &mut dyn FnMut(DataEvent),
-) -> Result<Inputs, DataError> {
-    if data.source == DataSource::Files {
-        let column = match template {
-            Some(_) => &data.messages_column,
-            None => &data.text_column,
-        };
-        let validation = &data.validation_file;
-        let validation = (!validation.as_os_str().is_empty())
-            .then(|| Sources::resolve("data.validation_file", validation, column))
-            .transpose()?;
-        let train = Sources::concatenated(key, texts, column)?;
-        let all = [Some(&train), validation.as_ref()].into_iter().flatten();
-        let skipped = all.flat_map(|sources| &sources.skipped);
-        let skipped: Vec<String> = skipped.map(|path| path.display().to_string()).collect();
-        if !skipped.is_empty() {
-            notify(DataEvent::Step(format!(
-                "not read, because runs, models and token files are no text: {}",
-                skipped.join(", ")
-            )));
+) -> Result<(Sources, Option<Sources>), DataError> {
+    let column = match template {
+        Some(_) => &data.messages_column,
+        None => &data.text_column,
+    };
+    let validation = match data.validation_file.as_os_str().is_empty() {
+        true => None,
+        false => {
+            let found = Sources::resolve("data.validation_file", &data.validation_file, column)?;
+            Some(found.written_by(template.clone()))
         }
-        return Ok(Inputs {
-            train: train.written_by(template.clone()),
-            validation: validation.map(|sources| sources.written_by(template)),
-        });
+    };
+    let train = Sources::concatenated(key, texts, column)?.written_by(template);
+    let all = std::iter::once(&train).chain(&validation);
+    let skipped = all.flat_map(|sources| &sources.skipped);
+    let skipped: Vec<String> = skipped.map(|path| path.display().to_string()).collect();
+    if !skipped.is_empty() {
+        notify(DataEvent::Step(format!(
+            "not read, because runs, models and token files are no text: {}",
+            skipped.join(", ")
+        )));
     }
-    if data.source == DataSource::Stories {
-        let told = |part| Sources::of_stories(Stories::new(&data.stories, part));
-        return Ok(Inputs {
-            train: told(Part::Train),
-            validation: Some(told(Part::HeldOut)),
-        });
-    }
+    Ok((train, validation))
+}
+
+/// Both splits of the sources of dependencies.
+fn crates(
+    data: &DataConfig,
+    notify: &mut dyn FnMut(DataEvent),
+) -> Result<(Sources, Option<Sources>), DataError> {
     let here = env::current_dir().map_err(DataError::read(Path::new(".")))?;
     let workspace = CargoWorkspace::find(&here)?;
-    let mut crates = |key, names: &[String]| {
+    let mut found = |key, names: &[String]| {
         let found = workspace.sources(key, names)?;
         let skipped = match found.skipped {
             0 => String::new(),
@@ -578,21 +556,15 @@ fn inputs(
         )));
         Ok::<_, DataError>(found)
     };
-    let train = crates("data.train_crates", &data.train_crates)?;
-    let validation = match data.validation_crates.as_slice() {
-        [] => None,
-        names => Some(crates("data.validation_crates", names)?),
-    };
-    let mut held_out = validation.iter().flat_map(|found| &found.crates);
-    if let Some(both) = held_out.find(|name| train.crates.contains(name)) {
-        return bad(
-            "data.validation_crates",
-            both,
-            "is also in `data.train_crates`",
-        );
+    let train = found("data.train_crates", &data.train_crates)?;
+    if data.validation_crates.is_empty() {
+        return Ok((train.sources, None));
     }
-    Ok(Inputs {
-        train: train.sources,
-        validation: validation.map(|found| found.sources),
-    })
+    let key = "data.validation_crates";
+    let validation = found(key, &data.validation_crates)?;
+    let mut held_out = validation.crates.iter();
+    match held_out.find(|name| train.crates.contains(name)) {
+        Some(both) => bad(key, both, "is also in `data.train_crates`"),
+        None => Ok((train.sources, Some(validation.sources))),
+    }
 }

@@ -9,6 +9,7 @@ use super::stories::Stories;
 use infinity_files::Fingerprint;
 use infinity_model::ChatTemplate;
 use std::fs::{self, Metadata};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Files in a fixed order.
@@ -35,27 +36,7 @@ impl Sources {
     /// The path is missing or empty, is no regular file, or the directory holds nothing that can be
     /// read; `key` is the configuration key the message blames.
     pub fn resolve(key: &'static str, path: &Path, text_column: &str) -> Result<Self, DataError> {
-        let metadata = fs::metadata(path).map_err(DataError::not_read(key, path))?;
-        let mut sources = Self {
-            root: path.to_path_buf(),
-            column: Column::text(text_column),
-            ..Self::default()
-        };
-        if metadata.is_dir() {
-            sources.directory()?;
-        } else if metadata.is_file() {
-            sources.files.push(SourceFile::new(path)?);
-        } else {
-            let (path, kind) = (path.display(), kind(&metadata));
-            return Err(DataError::Unusable(format!(
-                "`{key}`: {path} is {kind}, which cannot be read twice, and text is read more than once; write it to \
-                 a file first"
-            )));
-        }
-        if sources.files.iter().all(|file| file.bytes == 0) {
-            return Err(DataError::empty(path));
-        }
-        Ok(sources)
+        Self::concatenated(key, &[path.to_path_buf()], text_column)
     }
 
     /// The files of every path, in the order of the paths.
@@ -69,14 +50,10 @@ impl Sources {
     ) -> Result<Self, DataError> {
         let mut all = Self {
             root: paths.first().cloned().unwrap_or_default(),
-            column: Column::text(text_column),
             ..Self::default()
         };
-        for path in paths {
-            let one = Self::resolve(key, path, text_column)?;
-            all.files.extend(one.files);
-            all.skipped.extend(one.skipped);
-        }
+        all.column.name = text_column.to_owned();
+        paths.iter().try_for_each(|path| all.add(key, path))?;
         Ok(all)
     }
 
@@ -90,10 +67,10 @@ impl Sources {
     pub fn fragments(&self) -> Fragments<'_> {
         Fragments {
             sources: self,
-            next_file: 0,
-            next_story: 0,
+            files: self.files.iter(),
+            untold: 0..self.stories.map_or(0, |stories| stories.count()),
             open: None,
-            hash: None,
+            hash: Fingerprint::default(),
             fingerprints: Vec::new(),
             failed: false,
         }
@@ -109,29 +86,51 @@ impl Sources {
         }
     }
 
+    fn add(&mut self, key: &'static str, path: &Path) -> Result<(), DataError> {
+        let metadata = fs::metadata(path).map_err(DataError::not_read(key, path))?;
+        if metadata.is_dir() {
+            return self.directory(path);
+        }
+        if !metadata.is_file() {
+            let (path, kind) = (path.display(), kind(&metadata));
+            return Err(DataError::Unusable(format!(
+                "`{key}`: {path} is {kind}, which cannot be read twice, and text is read more than once; write it to \
+                 a file first"
+            )));
+        }
+        if metadata.len() == 0 {
+            return Err(DataError::empty(path));
+        }
+        self.files.push(SourceFile::new(path)?);
+        Ok(())
+    }
+
     /// Finds the files below `root`. An empty one among others is no document.
-    fn directory(&mut self) -> Result<(), DataError> {
-        let mut others = 0;
-        let mut walk = Walk::new(true);
-        walk.directory(&self.root, &mut |path| {
+    fn directory(&mut self, root: &Path) -> Result<(), DataError> {
+        let (before, mut others) = (self.files.len(), 0);
+        let mut walk = Walk {
+            skips: true,
+            ..Walk::default()
+        };
+        walk.directory(root, &mut |path| {
             match Format::of(path).filter(|_| path.is_file()) {
                 Some(_) => self.files.push(SourceFile::new(path)?),
                 None => others += 1,
             }
             Ok(())
         })?;
-        self.skipped = walk.skipped;
         self.files.retain(|file| file.bytes > 0);
-        if !self.files.is_empty() {
+        if self.files.len() > before {
+            self.skipped.extend(walk.skipped);
             return Ok(());
         }
-        let skipped = match self.skipped.len() {
+        let skipped = match walk.skipped.len() {
             0 => String::new(),
             n => format!("directories of runs, models or token files there: {n}, "),
         };
         Err(DataError::Unusable(format!(
             "{} holds no text files: expected {EXPECTED}; {skipped}other files there: {others}",
-            self.root.display()
+            root.display()
         )))
     }
 }
@@ -155,6 +154,7 @@ fn kind(metadata: &Metadata) -> &'static str {
 
 /// A walk through a directory, in the order of names. Hidden entries are passed over: they are rarely
 /// meant. Linked directories are followed where their text would not be read otherwise.
+#[derive(Default)]
 pub(super) struct Walk {
     /// Directories read so far, without links; the first is the root.
     read: Vec<PathBuf>,
@@ -164,14 +164,6 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(skips: bool) -> Self {
-        Self {
-            read: Vec::new(),
-            skips,
-            skipped: Vec::new(),
-        }
-    }
-
     /// Calls `visit` with everything below `path` that is no directory.
     pub(super) fn directory(
         &mut self,
@@ -236,53 +228,32 @@ fn is_written_here(path: &Path) -> bool {
 /// The text of [`Sources`], in order.
 pub struct Fragments<'a> {
     sources: &'a Sources,
-    next_file: usize,
-    next_story: u64,
+    files: std::slice::Iter<'a, SourceFile>,
+    untold: Range<u64>,
     open: Option<Records>,
-    hash: Option<Fingerprint>,
-    fingerprints: Vec<String>,
+    /// What a fingerprint of a file begins with.
+    pub(super) hash: Fingerprint,
+    /// Of the files that were read to their end, in order.
+    pub(super) fingerprints: Vec<String>,
     failed: bool,
 }
 
 impl Fragments<'_> {
-    /// Also takes a fingerprint of every file, for [`Fragments::fingerprints`], beginning with `hash`.
-    pub fn hashing(mut self, hash: Fingerprint) -> Self {
-        self.hash = Some(hash);
-        self
-    }
-
-    /// Fingerprints of the files that were read to their end, in order.
-    pub fn fingerprints(&self) -> &[String] {
-        &self.fingerprints
-    }
-
-    /// The next of the made texts.
-    fn story(&mut self) -> Option<Fragment> {
-        let stories = self.sources.stories.as_ref();
-        let stories = stories.filter(|stories| self.next_story < stories.count())?;
-        self.next_story += 1;
-        Some(Fragment::whole(stories.story(self.next_story - 1)))
-    }
-
     fn advance(&mut self) -> Result<Option<Fragment>, DataError> {
         loop {
-            let Some(records) = &mut self.open else {
-                let Some(file) = self.sources.files.get(self.next_file) else {
-                    return Ok(self.story());
-                };
-                self.next_file += 1;
-                self.open = Some(Records::open(
-                    file,
-                    &self.sources.column,
-                    self.hash.clone(),
-                )?);
-                continue;
-            };
-            if let Some(fragment) = records.next_fragment()? {
-                return Ok(Some(fragment));
+            if let Some(records) = &mut self.open {
+                if let Some(fragment) = records.next_fragment()? {
+                    return Ok(Some(fragment));
+                }
+                self.fingerprints.push(records.fingerprint());
             }
-            self.fingerprints.extend(records.fingerprint());
-            self.open = None;
+            let Some(file) = self.files.next() else {
+                self.open = None;
+                let story = self.sources.stories.zip(self.untold.next());
+                return Ok(story.map(|(stories, n)| Fragment::whole(stories.story(n))));
+            };
+            let column = &self.sources.column;
+            self.open = Some(Records::open(file, column, self.hash.clone())?);
         }
     }
 }
@@ -308,30 +279,18 @@ pub(super) fn divide(
     mut fragment: Fragment,
     limit: u64,
 ) -> (Option<Fragment>, Option<Fragment>, u64) {
-    if fragment.answers.is_some() && limit > 0 {
-        let chars = fragment.text.chars().count() as u64;
+    let chars = fragment.text.chars().count() as u64;
+    if chars <= limit || limit > 0 && fragment.answers.is_some() {
         return (Some(fragment), None, chars.min(limit));
     }
-    let cut = fragment
-        .text
-        .char_indices()
-        .nth(usize::try_from(limit).unwrap_or(usize::MAX));
-    match cut {
-        None => {
-            let chars = fragment.text.chars().count() as u64;
-            (Some(fragment), None, chars)
-        }
-        Some((0, _)) => (None, Some(fragment), 0),
-        Some((place, _)) => {
-            let after = Fragment {
-                text: fragment.text.split_off(place),
-                ends_document: fragment.ends_document,
-                answers: None,
-            };
-            fragment.ends_document = false;
-            (Some(fragment), Some(after), limit)
-        }
+    if limit == 0 {
+        return (None, Some(fragment), 0);
     }
+    let mut places = fragment.text.char_indices();
+    let (place, _) = places.nth(limit as usize).expect("there are more");
+    let mut after = Fragment::whole(fragment.text.split_off(place));
+    after.ends_document = std::mem::replace(&mut fragment.ends_document, false);
+    (Some(fragment), Some(after), limit)
 }
 
 #[cfg(test)]

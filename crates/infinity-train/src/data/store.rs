@@ -15,8 +15,9 @@ use super::task::TaskRows;
 use infinity_files::{Fingerprint, faults};
 use infinity_model::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -139,30 +140,29 @@ impl NumberFile {
     /// The file is missing, or is not as long as the stamp says, or its checksum differs.
     pub(super) fn open(directory: &Path, stamp: &FileStamp) -> Result<Self, DataError> {
         let path = directory.join(&stamp.file);
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => DataError::damaged(&path, "it is missing"),
-            _ => DataError::read(&path)(source),
-        };
+        let failed = DataError::lost(&path);
         let file = File::open(&path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
-        let Some(wanted) = stamp.count.checked_mul(stamp.dtype.bytes()) else {
-            let reason = format!("{META_FILE} gives it {} numbers", stamp.count);
-            return Err(DataError::damaged(&path, reason));
+        let hash = Fingerprint::like(&stamp.checksum);
+        let reason = match stamp.count.checked_mul(stamp.dtype.bytes()) {
+            None => format!("{META_FILE} gives it {} numbers", stamp.count),
+            Some(wanted) if length != wanted => {
+                format!("it has {length} bytes and should have {wanted}")
+            }
+            Some(_) if checksum(&path, hash).map_err(failed)? != stamp.checksum => {
+                format!("its checksum is not the one in {META_FILE}")
+            }
+            Some(_) => {
+                let (width, count) = (stamp.dtype, stamp.count);
+                return Ok(Self {
+                    file,
+                    path,
+                    width,
+                    count,
+                });
+            }
         };
-        if length != wanted {
-            let reason = format!("it has {length} bytes and should have {wanted}");
-            return Err(DataError::damaged(&path, reason));
-        }
-        if checksum(&path, Fingerprint::like(&stamp.checksum)).map_err(failed)? != stamp.checksum {
-            let reason = format!("its checksum is not the one in {META_FILE}");
-            return Err(DataError::damaged(&path, reason));
-        }
-        Ok(Self {
-            file,
-            path,
-            width: stamp.dtype,
-            count: stamp.count,
-        })
+        Err(DataError::damaged(&path, reason))
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -197,7 +197,13 @@ impl NumberFile {
         while at < end {
             let piece = &mut buffer[..(end - at).min(PIECE) as usize];
             read_exact_at(&self.file, piece, at).map_err(|source| match source.kind() {
-                io::ErrorKind::UnexpectedEof => self.cut_short(),
+                io::ErrorKind::UnexpectedEof => {
+                    let length = self.file.metadata().map_or(0, |metadata| metadata.len());
+                    let opened = self.count * width;
+                    let reason =
+                        format!("it has {length} bytes and had {opened} when it was opened");
+                    DataError::damaged(&self.path, reason)
+                }
                 _ => DataError::read(&self.path)(source),
             })?;
             for bytes in piece.chunks_exact(width as usize) {
@@ -208,13 +214,6 @@ impl NumberFile {
             at += piece.len() as u64;
         }
         Ok(())
-    }
-
-    fn cut_short(&self) -> DataError {
-        let length = self.file.metadata().map_or(0, |metadata| metadata.len());
-        let opened = self.count * self.width.bytes();
-        let reason = format!("it has {length} bytes and had {opened} when it was opened");
-        DataError::damaged(&self.path, reason)
     }
 }
 
@@ -244,7 +243,7 @@ fn read_exact_at(file: &File, mut buffer: &mut [u8], mut at: u64) -> io::Result<
 
 /// Hash of the length and of the blocks that opening a file looks at.
 fn checksum(path: &Path, mut hash: Fingerprint) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let file = File::open(path)?;
     let length = file.metadata()?.len();
     hash.field(length.to_le_bytes());
     let blocks = length.div_ceil(BLOCK);
@@ -252,15 +251,10 @@ fn checksum(path: &Path, mut hash: Fingerprint) -> io::Result<String> {
     let mut buffer = vec![0; BLOCK as usize];
     for i in 0..sampled {
         // First and last block are always among them.
-        let block = if sampled < 2 {
-            0
-        } else {
-            i * (blocks - 1) / (sampled - 1)
-        };
-        file.seek(SeekFrom::Start(block * BLOCK))?;
-        let bytes = (length - block * BLOCK).min(BLOCK) as usize;
-        file.read_exact(&mut buffer[..bytes])?;
-        hash.update(&buffer[..bytes]);
+        let at = i * (blocks - 1) / (sampled - 1).max(1) * BLOCK;
+        let bytes = &mut buffer[..(length - at).min(BLOCK) as usize];
+        read_exact_at(&file, bytes, at)?;
+        hash.update(bytes);
     }
     Ok(hash.hex())
 }
@@ -342,13 +336,11 @@ impl TokenStore {
 
     /// A store in memory, for synthetic tasks: `documents` concatenated, one token counted as one byte.
     pub fn from_documents(documents: &[Vec<u32>]) -> Self {
-        let starts = documents.iter().scan(0, |end, document| {
-            let start = *end;
-            *end += document.len() as u64;
-            Some(start)
-        });
-        let starts: Vec<u64> = starts.collect();
-        let tokens: Vec<i32> = documents.iter().flatten().map(|id| *id as i32).collect();
+        let (mut tokens, mut starts) = (Vec::new(), Vec::new());
+        for document in documents {
+            starts.push(tokens.len() as u64);
+            tokens.extend(document.iter().map(|id| *id as i32));
+        }
         let bytes = tokens.len() as u64;
         let numbers = Numbers::Memory {
             tokens: tokens.into(),
@@ -529,21 +521,15 @@ impl PreparedMeta {
     /// Reads the description in `directory`.
     pub(super) fn read(directory: &Path) -> Result<Self, DataError> {
         let path = directory.join(META_FILE);
-        let damaged = |reason: String| DataError::damaged(&path, reason);
-        let text = fs::read(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => damaged("it is missing".to_owned()),
-            _ => DataError::read(&path)(source),
-        })?;
-        let value: serde_json::Value =
-            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        let version = value["format_version"].as_u64();
-        if version != Some(u64::from(FORMAT_VERSION)) {
-            let found = version.map_or("none".to_owned(), |version| version.to_string());
-            return Err(damaged(format!(
-                "format version {found}, this program reads {FORMAT_VERSION}"
-            )));
+        let damaged = |error| DataError::damaged(&path, error);
+        let text = fs::read(&path).map_err(DataError::lost(&path))?;
+        let value: Value = serde_json::from_slice(&text).map_err(damaged)?;
+        let version = &value["format_version"];
+        if *version != FORMAT_VERSION {
+            let reason = format!("format version {version}, this program reads {FORMAT_VERSION}");
+            return Err(DataError::damaged(&path, reason));
         }
-        serde_json::from_value(value).map_err(|error| damaged(error.to_string()))
+        serde_json::from_value(value).map_err(damaged)
     }
 
     /// Writes the description into `directory`; last of all files, because it vouches for them.

@@ -39,7 +39,6 @@ pub(super) struct SplitWriter<'a> {
     documents: NumberWriter,
     /// Text of the open document that is not in `batch` yet.
     open: String,
-    in_document: bool,
     /// Length of `open` at which the next cut is looked for.
     cut_at: usize,
     batch: Vec<Piece>,
@@ -49,17 +48,15 @@ pub(super) struct SplitWriter<'a> {
     text: TextMeta,
     /// Characters that the tokenizer has no token for.
     dropped: Dropped,
-    /// Whether the last document is a conversation that ends by itself.
-    whole: bool,
-    /// Of conversations, what marks the token that ends the last one: its end is learned behind an answer.
-    end_mark: u64,
+    /// What marks the token that ends the last document: the end of a conversation is learned behind an answer. Of one
+    /// that ends by itself, nothing.
+    end_mark: Option<u32>,
 }
 
 /// A part of one document.
 struct Piece {
     text: String,
-    begins_document: bool,
-    /// Characters of the document before it, so that messages can say where in the document.
+    /// Characters of the document before it, none where it begins one.
     chars_before: u64,
     answers: Option<Answers>,
 }
@@ -77,16 +74,12 @@ impl<'a> SplitWriter<'a> {
             // Room for a mark.
             _ => Width::U32,
         };
+        let documents = format!("{name}.documents.bin");
         Ok(Self {
             tokenizer,
             tokens: NumberWriter::create(directory, &format!("{name}.bin"), width)?,
-            documents: NumberWriter::create(
-                directory,
-                &format!("{name}.documents.bin"),
-                Width::U64,
-            )?,
+            documents: NumberWriter::create(directory, &documents, Width::U64)?,
             open: String::new(),
-            in_document: false,
             cut_at: CUT_AT,
             batch: Vec::new(),
             batch_bytes: 0,
@@ -96,8 +89,7 @@ impl<'a> SplitWriter<'a> {
                 ..TextMeta::default()
             },
             dropped: Dropped::default(),
-            whole: false,
-            end_mark: 0,
+            end_mark: Some(0),
         })
     }
 
@@ -107,11 +99,7 @@ impl<'a> SplitWriter<'a> {
             self.enqueue(fragment.text, Some(answers))?;
             return self.end_document();
         }
-        if self.open.is_empty() {
-            self.open = fragment.text;
-        } else {
-            self.open.push_str(&fragment.text);
-        }
+        self.open.push_str(&fragment.text);
         while self.open.len() >= self.cut_at {
             match safe_cut(self.tokenizer, &self.open)? {
                 Some(cut) => {
@@ -135,7 +123,6 @@ impl<'a> SplitWriter<'a> {
             self.enqueue(last, None)?;
         }
         self.cut_at = CUT_AT;
-        self.in_document = false;
         self.chars_before = 0;
         Ok(())
     }
@@ -148,18 +135,15 @@ impl<'a> SplitWriter<'a> {
             None => text.len() as u64,
         };
         self.text.text_chars += chars;
-        let begins_document = !std::mem::replace(&mut self.in_document, true);
         self.batch.push(Piece {
             text,
-            begins_document,
             chars_before: self.chars_before,
             answers,
         });
         self.chars_before += chars;
-        if self.batch_bytes >= BATCH_BYTES {
-            self.flush()
-        } else {
-            Ok(())
+        match self.batch_bytes >= BATCH_BYTES {
+            true => self.flush(),
+            false => Ok(()),
         }
     }
 
@@ -167,12 +151,18 @@ impl<'a> SplitWriter<'a> {
         let pieces = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let encode = |piece: &Piece| {
-            let ids = match (&piece.answers, piece.begins_document) {
+            let ids = match (&piece.answers, piece.chars_before) {
                 (Some(answers), _) => answers.encode(self.tokenizer, &piece.text),
-                (None, true) => self.tokenizer.encode_text(&piece.text),
-                (None, false) => self.tokenizer.encode(&piece.text),
+                (None, 0) => self.tokenizer.encode_text(&piece.text),
+                (None, _) => self.tokenizer.encode(&piece.text),
             };
-            let ids = ids.map_err(|error| placed(error, piece))?;
+            let ids = ids.map_err(|mut error| {
+                // The place in the document, not in the piece.
+                if let TokenizerError::UnknownChar { position, .. } = &mut error {
+                    *position += piece.chars_before as usize;
+                }
+                error
+            })?;
             Ok((ids, self.tokenizer.dropped(&piece.text)?))
         };
         let encoded: Vec<(Vec<u32>, Dropped)> = pieces
@@ -181,18 +171,15 @@ impl<'a> SplitWriter<'a> {
             .collect::<Result<_, TokenizerError>>()?;
         for (piece, (ids, dropped)) in pieces.iter().zip(&encoded) {
             self.dropped = self.dropped.and(*dropped);
-            if piece.begins_document {
+            if piece.chars_before == 0 {
                 if self.documents.count() > 0 {
                     self.separate()?;
                 }
                 self.documents.push(self.tokens.count())?;
             }
             if let Some(answers) = &piece.answers {
-                self.whole = answers.whole;
-                self.end_mark = match answers.end(&piece.text) {
-                    true => 0,
-                    false => u64::from(SILENT),
-                };
+                let mark = if answers.end(&piece.text) { 0 } else { SILENT };
+                self.end_mark = (!answers.whole).then_some(mark);
             } else if self.tokens.count() == 0 && !ids.is_empty() {
                 self.text.first_token_bytes = bytes_of(self.tokenizer, ids[0])?;
             }
@@ -202,22 +189,22 @@ impl<'a> SplitWriter<'a> {
     }
 
     fn separate(&mut self) -> Result<(), DataError> {
-        if self.whole {
+        let Some(mark) = self.end_mark else {
             return Ok(());
-        }
+        };
         let eos = self.tokenizer.eos_id().ok_or_else(|| {
             DataError::Unusable(format!(
                 "{} documents, but the tokenizer has no end-of-text token to separate them",
                 self.documents.count() + 1
             ))
         })?;
-        self.tokens.push(u64::from(eos) | self.end_mark)
+        self.tokens.push(u64::from(eos | mark))
     }
 
     /// Encodes what is left and closes the files; `append_eos` ends the last document too, unless
     /// the split was cut inside it. The second value counts characters without a token.
     pub(super) fn finish(mut self, append_eos: bool) -> Result<(SplitMeta, Dropped), DataError> {
-        let cut_inside = self.in_document || !self.open.is_empty();
+        let cut_inside = self.chars_before > 0 || !self.open.is_empty();
         self.end_document()?;
         self.flush()?;
         if (append_eos || self.text.marked) && !cut_inside && self.documents.count() > 0 {
@@ -230,14 +217,6 @@ impl<'a> SplitWriter<'a> {
         };
         Ok((meta, self.dropped))
     }
-}
-
-/// Makes the place an error names the place in the document, not in the piece.
-fn placed(mut error: TokenizerError, piece: &Piece) -> TokenizerError {
-    if let TokenizerError::UnknownChar { position, .. } = &mut error {
-        *position += piece.chars_before as usize;
-    }
-    error
 }
 
 /// UTF-8 bytes of one token. A token that is only part of a character counts as what it decodes to,
