@@ -72,11 +72,7 @@ impl<'a> Rows<'a> {
 /// `x · weight` for every weight, all of them shared among the threads at once, `[rows, out]` each.
 pub(super) fn few_rows(level: Level, rows: &Rows<'_>, weights: &[Weight]) -> Vec<Vec<f32>> {
     let part = |weight| {
-        let spans = if rows.share_inputs(weight) {
-            rows.spans()
-        } else {
-            0
-        };
+        let spans = rows.spans() * usize::from(rows.share_inputs(weight));
         let sums = vec![0f32; spans * rows.rows * padded(weight.out)];
         (weight, Box::new_uninit_slice(rows.rows * weight.out), sums)
     };
