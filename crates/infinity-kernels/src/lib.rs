@@ -44,6 +44,7 @@
 pub mod accelerator;
 pub mod adamw;
 pub mod borders;
+#[cfg(feature = "flex")]
 mod cpu;
 pub mod cross_entropy;
 pub mod embedding;
@@ -59,6 +60,7 @@ pub mod memory_scan;
 pub mod muon;
 pub mod newton_schulz;
 mod operator;
+mod pool;
 pub mod profile;
 pub mod replay;
 pub mod rms_norm;
@@ -71,7 +73,7 @@ pub mod swiglu;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use cpu::pool::{each_in_pool, has_pool, in_pool};
 #[cfg(all(feature = "cube", feature = "testing"))]
 pub use gpu::launches;
 pub use memory_scan::{Form, FormError, MemoryScanInputs, MemoryScanOutput, memory_scan};
+pub use pool::{each_in_pool, has_pool, in_pool};

@@ -10,7 +10,7 @@
 //! node of its own and one for each result: those collect the gradients, which would otherwise be
 //! cut out of, and added up as, vectors as long as all results.
 
-pub(crate) use crate::cpu::pool::has_pool as on_cpu;
+pub(crate) use crate::pool::has_pool as on_cpu;
 use crate::profile::{Pass, timed};
 #[cfg(feature = "flex")]
 use burn::backend::Flex;
@@ -68,6 +68,12 @@ pub(crate) fn is_none(grad: &impl TensorMetadata, of: &Shape) -> bool {
 pub(crate) struct Layout {
     pub(crate) results: Vec<TensorSpec>,
     pub(crate) saved: Vec<TensorSpec>,
+}
+
+/// A result of this shape and type.
+#[cfg(feature = "cube")]
+pub(crate) fn spec(shape: impl Into<Shape>, dtype: DType) -> TensorSpec {
+    TensorSpec::new(shape.into(), dtype)
 }
 
 /// An operator with the numbers of one call: sizes, switches, constants.

@@ -169,10 +169,7 @@ unsafe fn written(
 
 impl Rounded {
     /// `x` `[rows, depth]`, of which rows or columns lie together.
-    ///
-    /// # Panics
-    ///
-    /// If neither do, or `x` is smaller than its size says.
+    /// Panics if neither do, or `x` is smaller than its size says.
     pub(crate) fn new<T: ToBf16>(level: Level, [rows, depth]: [usize; 2], x: Left<'_, T>) -> Self {
         assert!(rows * depth == 0 || (rows - 1) * x.row + (depth - 1) * x.col < x.data.len());
         let pairs = depth.div_ceil(2);
@@ -213,10 +210,7 @@ impl Rounded {
     }
 
     /// `self · right` for `right` `[depth, n]`, of which rows or columns lie together; `rounds` has the result in bf16 too.
-    ///
-    /// # Panics
-    ///
-    /// If sizes do not agree, or the level does not multiply in bf16.
+    /// Panics if sizes do not agree, or the level does not multiply in bf16.
     pub(crate) fn product<T: ToBf16>(
         &self,
         level: Level,
@@ -231,10 +225,7 @@ impl Rounded {
     }
 
     /// Adds [`product`](Self::product) to `out`, or makes it of that where it is empty, and perhaps rounds the sum.
-    ///
-    /// # Panics
-    ///
-    /// As there.
+    /// Panics as there.
     pub(crate) fn add_product<T: ToBf16>(
         &self,
         level: Level,

@@ -15,10 +15,7 @@ const LEAST_ROWS: usize = 64;
 const LEAST_WORK: usize = 48 * 48 * 256;
 
 /// `left · right`, `[m, k]` and `[k, n]`; zeros where `k` is 0.
-///
-/// # Panics
-///
-/// If a factor is smaller than the sizes say.
+/// Panics if a factor is smaller than the sizes say.
 pub(crate) fn product([m, n, k]: [usize; 3], left: Left<'_>, right: Left<'_>) -> Vec<f32> {
     let mut out = Box::new_uninit_slice(m * n);
     match k {
@@ -32,10 +29,7 @@ pub(crate) fn product([m, n, k]: [usize; 3], left: Left<'_>, right: Left<'_>) ->
 }
 
 /// Adds `left · right`, `[m, k]` and `[k, n]`, to `out`.
-///
-/// # Panics
-///
-/// As [`product`].
+/// Panics as [`product`].
 pub(crate) fn add_product([m, n, k]: [usize; 3], left: Left<'_>, right: Left<'_>, out: &mut [f32]) {
     let (start, len) = (out.as_mut_ptr().cast::<MaybeUninit<f32>>(), out.len());
     // SAFETY: a number may be one that is perhaps unwritten, and `multiply` writes nothing but numbers.

@@ -102,10 +102,7 @@ pub(crate) struct Product<'a> {
 
 leveled!(
     /// Computes `product` into rows of `stride`.
-    ///
-    /// # Panics
-    ///
-    /// If a matrix is smaller than the sizes say, or rows are not whole lanes.
+    /// Panics if a matrix is smaller than the sizes say, or rows are not whole lanes.
     fn multiply<const FMA: bool, const ROWS: usize>(
         product: &Product<'_>,
         out: &mut [f32],

@@ -40,10 +40,7 @@ const LEVEL: &str = "INFINITY_SIMD";
 
 impl Level {
     /// The best level of this machine that [`LEVEL`] allows, found once.
-    ///
-    /// # Panics
-    ///
-    /// If the variable holds something else.
+    /// Panics if the variable holds something else.
     pub(crate) fn detect() -> Level {
         static DETECTED: LazyLock<Level> =
             LazyLock::new(|| match Level::at_most(env::var(LEVEL).ok().as_deref()) {

@@ -40,7 +40,7 @@ impl Operator for Lookup {
         |self, specs| {
             let [rows, ids] = [&specs[0], &specs[1]];
             let shape = [ids.shape[0], ids.shape[1], rows.shape[1]];
-            [burn::backend::fusion::custom::TensorSpec::new(shape.into(), rows.dtype)]
+            [operator::spec(shape, rows.dtype)]
         };
         |self, [weight, ids]| [gpu::forward(weight, ids)];
         |self, [weight, ids], [d_y]| [gpu::backward(weight, ids, d_y)]

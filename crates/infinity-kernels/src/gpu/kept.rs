@@ -1,34 +1,10 @@
 //! Tensors in one buffer on CubeCL runtimes, which are parts of it, and what writes over them there.
 
-use super::many::{Places, in_a_launch};
-use super::{UNITS, single, units};
+use super::many::{Places, join};
 use burn::backend::TensorMetadata;
 use burn::backend::fusion::custom::TensorSpec;
 use burn::tensor::{Bytes, DType, Shape};
-use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::prelude::*;
-
-/// A tensor and where it goes.
-#[derive(CubeType, CubeLaunch)]
-struct Source {
-    x: Box<[f32]>,
-    first: usize,
-    len: usize,
-    start: usize,
-}
-
-#[cube(launch)]
-fn write_units(sources: &Sequence<Source>, out: &mut [f32], #[comptime] count: usize) {
-    #[unroll]
-    for i in 0..count {
-        let source = sources.index(i);
-        let at = (CUBE_POS - source.first) * UNITS + UNIT_POS as usize;
-        if CUBE_POS >= source.first && at < source.len {
-            out[source.start + at] = source.x[at];
-        }
-    }
-}
 
 /// Values between which tensors begin: at 512 bytes every device can bind one alone.
 const ALIGNED: usize = 512 / size_of::<f32>();
@@ -72,23 +48,16 @@ pub(crate) fn upload(lens: &[usize], numbers: &[Vec<f32>], buffer: CubeTensor) -
     buffer
 }
 
-/// Writes every tensor to its place in `buffer`.
+/// Writes every tensor to its place in `buffer`: a matrix of one row among its columns.
 fn put(tensors: Vec<CubeTensor>, buffer: &CubeTensor, start: &[usize]) {
-    let tensors = single(tensors);
-    let n = in_a_launch(buffer, 1, 1);
-    for (some, start) in tensors.chunks(n).zip(start.chunks(n)) {
-        let places = Places::aligned(some.iter().map(|x| x.shape().num_elements()), 1);
-        let sources = some.iter().enumerate().map(|(i, x)| {
-            let (first, len) = (places.first[i], places.len[i]);
-            SourceLaunch::new(x.clone().into_buffer_arg(), first, len, start[i])
-        });
-        write_units::launch(
-            &buffer.client,
-            places.cubes(),
-            units(),
-            sources.collect(),
-            buffer.clone().into_buffer_arg(),
-            some.len(),
-        );
-    }
+    let parts = tensors.into_iter().zip(start).map(|(x, start)| {
+        let len = x.shape().num_elements();
+        (Some(x), [len, len, *start])
+    });
+    join(
+        buffer,
+        parts.collect(),
+        buffer,
+        buffer.shape().num_elements(),
+    );
 }

@@ -136,33 +136,48 @@ pub(crate) fn side_by_side(
     rows: usize,
     parts: Vec<(Option<CubeTensor>, usize)>,
 ) -> CubeTensor {
-    let width: usize = parts.iter().map(|(_, width)| width).sum();
+    let mut width = 0;
+    let parts = parts.into_iter().map(|(x, columns)| {
+        width += columns;
+        (x, [rows * columns, columns, width - columns])
+    });
+    let parts: Vec<_> = parts.collect();
     let out = empty(of, [rows, width], DType::F32);
-    let mut column = 0;
+    join(of, parts, &out, width);
+    out
+}
+
+/// Writes matrices, each with its numbers, its columns and the first of these among those of all, to `out`, rows of `width`;
+/// one that is not there is zeros.
+pub(crate) fn join(
+    of: &CubeTensor,
+    parts: Vec<(Option<CubeTensor>, [usize; 3])>,
+    out: &CubeTensor,
+    width: usize,
+) {
     for some in parts.chunks(in_a_launch(of, 1, 1)) {
-        let places = Places::new(of, some.iter().map(|(_, width)| rows * width));
-        let sequence = some.iter().enumerate().map(|(i, (x, width))| {
-            let there = usize::from(x.is_some());
-            let x = x.clone().map(|x| contiguous(x, DType::F32));
-            let x = x.unwrap_or_else(|| of.clone()).into_buffer_arg();
-            let (first, len, start) = (places.first[i], places.len[i], column);
-            column += width;
-            PartLaunch::new(x, there, first, len, (*width).max(1), start)
-        });
-        let sequence = sequence.collect();
+        let places = Places::new(of, some.iter().map(|(_, [len, ..])| *len));
+        let sequence = some
+            .iter()
+            .enumerate()
+            .map(|(i, (x, [len, columns, column]))| {
+                let there = usize::from(x.is_some());
+                let x = x.clone().map(|x| contiguous(x, DType::F32));
+                let x = x.unwrap_or_else(|| of.clone()).into_buffer_arg();
+                PartLaunch::new(x, there, places.first[i], *len, (*columns).max(1), *column)
+            });
         if !places.are_empty() {
             join_units::launch(
                 &of.client,
                 places.cubes(),
                 units(),
-                sequence,
+                sequence.collect(),
                 out.clone().into_buffer_arg(),
                 width,
                 some.len(),
             );
         }
     }
-    out
 }
 
 /// The place of some columns, and the first of them.

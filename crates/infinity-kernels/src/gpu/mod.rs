@@ -92,10 +92,7 @@ pub(crate) fn bound(x: &CubeTensor, else_this: &CubeTensor) -> BufferArg {
 }
 
 /// A tensor on the device of `of` that a kernel fills.
-///
-/// # Panics
-///
-/// If it has more values than kernels count to.
+/// Panics if it has more values than kernels count to.
 pub(crate) fn empty(of: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
     let shape = shape.into();
     let len = shape.num_elements();

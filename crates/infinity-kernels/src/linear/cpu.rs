@@ -41,28 +41,28 @@ impl<'a> Factor<'a> {
 
     /// Times a weight; in bf16 the result may be rounded.
     fn times_weight(&self, weight: &Weight, rounds: bool) -> Vec<f32> {
-        let ([rows, width], x) = match (self, weight.values()) {
-            (Factor::InBf16(level, x), Values::Single(w)) => {
-                return x.product(*level, weight.out, weight.view(w), rounds);
+        let ([rows, width], x) = match self {
+            Factor::InBf16(level, x) => {
+                return match weight.values() {
+                    Values::Single(w) => x.product(*level, weight.out, weight.view(w), rounds),
+                    Values::Half(w) => x.product(*level, weight.out, weight.view(w), rounds),
+                };
             }
-            (Factor::InBf16(level, x), Values::Half(w)) => {
-                return x.product(*level, weight.out, weight.view(w), rounds);
-            }
-            (Factor::Single(size, x), _) => (*size, *x),
+            Factor::Single(size, x) => (*size, *x),
         };
         let mut y = Vec::new();
-        for part in weight.parts() {
-            let columns = part.columns.clone();
-            let of_part = product([rows, columns.len(), width], x, part.view());
+        weight.in_parts(|columns, part| {
+            let of_part = product([rows, columns.len(), width], x, part);
             if columns.len() == weight.out {
-                return of_part;
+                y = of_part;
+                return;
             }
             y.resize(rows * weight.out, 0.0);
             let of_part = of_part.chunks_exact(columns.len());
             for (y, of_part) in y.chunks_exact_mut(weight.out).zip(of_part) {
                 y[columns.clone()].copy_from_slice(of_part);
             }
-        }
+        });
         y
     }
 
@@ -78,14 +78,14 @@ impl<'a> Factor<'a> {
                 d_y.add_product(*level, width, weight.view(w).turned(), out, rounds);
             }
             (Factor::Single([rows, _], d_y), _) => {
-                for part in weight.parts() {
-                    let size = [*rows, width, part.columns.len()];
-                    let d_y = Left::rows(&d_y.data[part.columns.start..], weight.out);
+                weight.in_parts(|columns, part| {
+                    let size = [*rows, width, columns.len()];
+                    let d_y = Left::rows(&d_y.data[columns.start..], weight.out);
                     match out.is_empty() {
-                        true => *out = product(size, d_y, part.view().turned()),
-                        false => add_product(size, d_y, part.view().turned(), out),
+                        true => *out = product(size, d_y, part.turned()),
+                        false => add_product(size, d_y, part.turned(), out),
                     }
-                }
+                });
             }
         }
     }

@@ -71,15 +71,14 @@ impl<'a> Rows<'a> {
 
 /// `x · weight` for every weight, all of them shared among the threads at once, `[rows, out]` each.
 pub(super) fn few_rows(level: Level, rows: &Rows<'_>, weights: &[Weight]) -> Vec<Vec<f32>> {
-    let room = |weight: &Weight| Box::new_uninit_slice(rows.rows * weight.out);
-    let mut results: Vec<Box<[MaybeUninit<f32>]>> = weights.iter().map(room).collect();
-    let sums = |weight: &Weight| match rows.share_inputs(weight) {
-        true => vec![0f32; rows.spans() * rows.rows * padded(weight.out)],
-        false => Vec::new(),
+    let part = |weight| {
+        let spans = rows.spans() * usize::from(rows.share_inputs(weight));
+        let sums = vec![0f32; spans * rows.rows * padded(weight.out)];
+        (weight, Box::new_uninit_slice(rows.rows * weight.out), sums)
     };
-    let mut sums: Vec<Vec<f32>> = weights.iter().map(sums).collect();
+    let mut parts: Vec<_> = weights.iter().map(part).collect();
     let mut pieces = Vec::new();
-    for ((weight, result), sums) in weights.iter().zip(&mut results).zip(&mut sums) {
+    for (weight, result, sums) in &mut parts {
         match rows.share_inputs(weight) {
             true => pieces.extend(Piece::of_inputs(rows, weight, sums)),
             false => pieces.extend(Piece::of_columns(rows, weight, result)),
@@ -90,15 +89,15 @@ pub(super) fn few_rows(level: Level, rows: &Rows<'_>, weights: &[Weight]) -> Vec
         true => pieces.into_iter().for_each(|piece| piece.run(level)),
         false => pieces.into_par_iter().for_each(|piece| piece.run(level)),
     }
-    for ((weight, result), sums) in weights.iter().zip(&mut results).zip(sums) {
+    let written = parts.into_iter().map(|(weight, mut result, sums)| {
         if rows.share_inputs(weight) {
-            add_spans(sums, padded(weight.out), result, weight.out);
+            add_spans(sums, padded(weight.out), &mut result, weight.out);
         }
-    }
-    // SAFETY: a weight's pieces are all columns of all rows, and write every part that they get, or all its
-    // inputs, whose sums are written as rows of all columns.
-    let written = |result: Box<[MaybeUninit<f32>]>| unsafe { result.assume_init() }.into_vec();
-    results.into_iter().map(written).collect()
+        // SAFETY: a weight's pieces are all columns of all rows, and write every part that they get, or all its
+        // inputs, whose sums were just written as rows of all columns.
+        unsafe { result.assume_init() }.into_vec()
+    });
+    written.collect()
 }
 
 /// Writes the sums of all spans `[spans, rows, wide]`, added up in their order, to rows of `out` values.

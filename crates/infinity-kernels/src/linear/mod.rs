@@ -21,8 +21,6 @@ use crate::operator::{Backward, Forward, Layout};
 use crate::rounding::Rounding;
 #[cfg(feature = "cube")]
 use burn::backend::{fusion::custom::TensorSpec, tensor::FloatTensor};
-#[cfg(feature = "cube")]
-use burn::tensor::Shape;
 use burn::tensor::{DType, Device, FloatDType, Tensor, assert_shape, module};
 #[cfg(feature = "cube")]
 use burn_cubecl::CubeBackend;
@@ -210,7 +208,7 @@ impl Operator for Joined {
     gpu_kernel! {
         |self, specs| {
             let len: usize = specs.iter().map(|spec| spec.shape[0]).sum();
-            [TensorSpec::new(Shape::from([len]), DType::F32)]
+            [operator::spec([len], DType::F32)]
         };
         |self, inputs| [gpu::joined(inputs)];
         |self, inputs, [d]| gpu::apart(inputs, d)
@@ -243,11 +241,11 @@ impl Operator for Projections {
     fn layout(&self, inputs: &[TensorSpec], save: bool) -> Option<Layout> {
         let [b, t, width] = inputs[0].shape.dims();
         let widths: Vec<usize> = inputs[1..].iter().map(|x| x.shape[1]).collect();
-        let spec = |dims: &[usize]| TensorSpec::new(Shape::from(dims.to_vec()), DType::F32);
-        let saved = spec(&[width, widths.iter().sum()]);
-        let results = gpu::results(widths, self.thin);
+        let saved = operator::spec([width, widths.iter().sum()], DType::F32);
+        let results = gpu::results(widths, self.thin).into_iter();
+        let results = results.map(|out| operator::spec([b, t, out], DType::F32));
         Some(Layout {
-            results: results.iter().map(|out| spec(&[b, t, *out])).collect(),
+            results: results.collect(),
             saved: if save { vec![saved] } else { Vec::new() },
         })
     }

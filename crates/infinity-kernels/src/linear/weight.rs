@@ -6,7 +6,6 @@ use crate::cpu::tensors::{Primitive, single, slice};
 use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::{DType, bf16};
 use rayon::prelude::*;
-use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -135,30 +134,23 @@ impl Weight {
         &self.data
     }
 
-    /// Its columns in f32, some at a time, for products of many rows: all at once if they are stored so, else as
-    /// many as a cache keeps.
-    pub(super) fn parts(&self) -> impl Iterator<Item = Part<'_>> {
-        let at_once = match self.values() {
-            Values::Single(_) => self.out.max(1),
-            Values::Half(_) => (WIDENED / self.width.max(1)).max(LANES),
+    /// Gives `work` its columns in f32, some at a time, for products of many rows: all at once if they are stored so, else
+    /// as many as a cache keeps.
+    pub(super) fn in_parts(&self, mut work: impl FnMut(Range<usize>, Left<'_>)) {
+        let values = match self.values() {
+            Values::Single(values) => return work(0..self.out, self.view(values)),
+            Values::Half(values) => values,
         };
-        (0..self.out).step_by(at_once).map(move |start| {
+        let at_once = (WIDENED / self.width.max(1)).max(LANES);
+        for start in (0..self.out).step_by(at_once) {
             let columns = start..self.out.min(start + at_once);
-            let values = match self.values() {
-                Values::Single(values) => Cow::Borrowed(values),
-                Values::Half(values) => Cow::Owned(self.widened(values, columns.clone())),
+            let wide = self.widened(values, columns.clone());
+            let view = match self.by_columns {
+                true => self.view(&wide),
+                false => Left::rows(&wide, columns.len()),
             };
-            Part {
-                values,
-                stride: if self.by_columns {
-                    self.width
-                } else {
-                    columns.len()
-                },
-                by_columns: self.by_columns,
-                columns,
-            }
-        })
+            work(columns, view);
+        }
     }
 
     fn widened(&self, values: &[bf16], columns: Range<usize>) -> Vec<f32> {
@@ -183,22 +175,5 @@ impl Weight {
         }
         // SAFETY: there is a chunk of values as long for each of the chunks that `wide` is made of.
         unsafe { wide.assume_init() }.into_vec()
-    }
-}
-
-/// Some columns of a weight in f32, `[D, columns]`.
-pub(super) struct Part<'a> {
-    pub(super) columns: Range<usize>,
-    values: Cow<'a, [f32]>,
-    stride: usize,
-    by_columns: bool,
-}
-
-impl Part<'_> {
-    pub(super) fn view(&self) -> Left<'_> {
-        match self.by_columns {
-            true => Left::transposed(&self.values, self.stride),
-            false => Left::rows(&self.values, self.stride),
-        }
     }
 }

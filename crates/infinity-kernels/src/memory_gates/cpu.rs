@@ -21,7 +21,7 @@ leveled!(
     ) {
         let [log_decay, read, write, erase] = gates;
         let (per_state, mut token) = (shared.per_state(), Token::new(shared.rule));
-        for (i, z) in z.chunks_exact(shared.of_z.width).enumerate() {
+        for (i, z) in z.chunks_exact(shared.of.widths[0]).enumerate() {
             token.read_projections::<FMA>(shared, z);
             let at = i * per_state..(i + 1) * per_state;
             log_decay[at.clone()].copy_from_slice(&token.log_decay);
@@ -42,13 +42,10 @@ leveled!(
         grads: [&mut [f32]; 3],
     ) {
         let ([d_log_decay, d_read, d_write, d_erase], [d_z, d_a_log, d_bias]) = (d, grads);
-        let (width, per_state) = (shared.of_z.width, shared.per_state());
+        let (width, per_state) = (shared.of.widths[0], shared.per_state());
         let mut token = Token::new(shared.rule);
-        for (i, (z, d_z)) in z
-            .chunks_exact(width)
-            .zip(d_z.chunks_exact_mut(width))
-            .enumerate()
-        {
+        let tokens = z.chunks_exact(width).zip(d_z.chunks_exact_mut(width));
+        for (i, (z, d_z)) in tokens.enumerate() {
             token.read_projections::<FMA>(shared, z);
             let at = i * per_state..(i + 1) * per_state;
             let d_erase = d_erase.get(at.clone()).unwrap_or_default();
@@ -68,13 +65,9 @@ pub(crate) fn forward(rule: GateRule, inputs: [Primitive; 3]) -> Vec<Primitive> 
     let one = b * t * shared.per_state();
     let lens = [one, one, one, if rule.delta { one } else { 0 }];
     let gates = in_pieces(lens, [TOKENS * shared.per_state(); 4], |i, gates| {
-        let rest = &z[i * TOKENS * width..];
-        forward_tokens(
-            level,
-            &shared,
-            &rest[..rest.len().min(TOKENS * width)],
-            gates,
-        );
+        let z = &z[i * TOKENS * width..];
+        let z = &z[..z.len().min(TOKENS * width)];
+        forward_tokens(level, &shared, z, gates);
     });
     let gate = |values| z.result(values, [b, t, rule.n_heads, rule.n_states]);
     let results = 3 + usize::from(rule.delta);
@@ -111,8 +104,7 @@ pub(crate) fn backward(
 /// What all tokens share.
 pub(crate) struct Shared<'a> {
     rule: GateRule,
-    of_z: Sections,
-    of_bias: Sections,
+    of: Sections,
     /// `exp(A_log)`, `[H·S]`.
     rate: Vec<f32>,
     bias: &'a [f32],
@@ -122,8 +114,7 @@ impl<'a> Shared<'a> {
     fn new(rule: GateRule, a_log: &[f32], bias: &'a [f32]) -> Self {
         Shared {
             rule,
-            of_z: Sections::of_projections(&rule),
-            of_bias: Sections::of_biases(&rule),
+            of: Sections::of(&rule),
             rate: a_log.iter().map(|a| a.exp()).collect(),
             bias,
         }
@@ -137,7 +128,7 @@ impl<'a> Shared<'a> {
 
     /// Factor of the read weights before the memory gate.
     fn read_scale(&self) -> f32 {
-        match self.of_z.read {
+        match self.of.read {
             Some(_) => 2.0 / (self.rule.n_states as f32).sqrt(),
             None => 1.0,
         }
@@ -151,14 +142,13 @@ impl<'a> Shared<'a> {
     /// Adds a token's gradients to those of the biases of its sections; `dt_bias` has its own way.
     #[inline(always)]
     fn add_to_biases(&self, d_z: &[f32], d_bias: &mut [f32]) {
-        let (z, bias) = (&self.of_z, &self.of_bias);
         let sections = [
-            (z.write, bias.write, self.per_state()),
-            (z.read, bias.read, self.per_state()),
-            (z.memory, bias.memory, self.rule.n_heads),
+            (self.of.write, self.per_state()),
+            (self.of.read, self.per_state()),
+            (self.of.memory, self.rule.n_heads),
         ];
-        for (from, to, len) in sections {
-            if let (Some(from), Some(to)) = (from, to) {
+        for (section, len) in sections {
+            if let Some([from, to]) = section {
                 let to = d_bias[to..to + len].iter_mut();
                 for (to, d) in to.zip(&d_z[from..from + len]) {
                     *to += d;
@@ -212,22 +202,22 @@ impl Token {
 
     #[inline(always)]
     fn read_projections<const FMA: bool>(&mut self, shared: &Shared<'_>, z: &[f32]) {
-        let (of_z, of_bias) = (&shared.of_z, &shared.of_bias);
+        let of = &shared.of;
         let (h, s) = (shared.rule.n_heads, shared.rule.n_states);
-        if let Some(at) = of_bias.decay {
-            self.decay::<FMA>(shared, of_z.decay.map(|from| &z[from..from + h * s]), at);
+        if let Some(at) = of.decay {
+            self.decay::<FMA>(shared, of.steps.map(|from| &z[from..from + h * s]), at);
         }
         let strongest = shared.rule.strongest();
-        for (beta, z) in self.beta.iter_mut().zip(&z[of_z.beta..]) {
+        for (beta, z) in self.beta.iter_mut().zip(&z[of.beta..]) {
             *beta = strongest / (1.0 + exp::<FMA>(-z));
         }
-        if let (Some(at), Some(bias)) = (of_z.write, of_bias.write) {
+        if let Some([at, bias]) = of.write {
             self.allocate::<FMA>(&z[at..at + h * s], &shared.bias[bias..bias + h * s], s);
         }
-        if let (Some(at), Some(bias)) = (of_z.read, of_bias.read) {
+        if let Some([at, bias]) = of.read {
             sigmoid::<FMA>(&z[at..at + h * s], &shared.bias[bias..], &mut self.open);
         }
-        if let (Some(at), Some(bias)) = (of_z.memory, of_bias.memory) {
+        if let Some([at, bias]) = of.memory {
             sigmoid::<FMA>(&z[at..at + h], &shared.bias[bias..], &mut self.memory);
             for (side, m) in self.side.chunks_exact_mut(s).zip(&self.memory) {
                 side.fill(2.0 * m);
@@ -316,7 +306,7 @@ impl Token {
                 let erased = d_erase.get(j).copied().unwrap_or(0.0);
                 let d_a = multiply_add::<FMA>(d_write[j], beta * kept, erased);
                 along = multiply_add::<FMA>(a, d_a, along);
-                if let Some(at) = shared.of_z.write {
+                if let Some([at, _]) = shared.of.write {
                     d_z[at + j] = 0.5 * a * d_a;
                 }
                 let slope = if kept > 0.0 {
@@ -329,14 +319,14 @@ impl Token {
                     false => 0.0,
                 };
             }
-            if let Some(at) = shared.of_z.write {
+            if let Some([at, _]) = shared.of.write {
                 for j in of_head {
                     let a = self.allocation[j];
                     d_z[at + j] -= 0.5 * a * a * along;
                 }
             }
             let part = beta / shared.rule.strongest();
-            d_z[shared.of_z.beta + head] = d_beta * beta * (1.0 - part);
+            d_z[shared.of.beta + head] = d_beta * beta * (1.0 - part);
         }
     }
 
@@ -344,13 +334,13 @@ impl Token {
     #[inline(always)]
     fn back_through_reads(&self, shared: &Shared<'_>, d_read: &[f32], d_z: &mut [f32]) {
         let (s, scale) = (shared.rule.n_states, shared.read_scale());
-        if let Some(at) = shared.of_z.read {
+        if let Some([at, _]) = shared.of.read {
             let outputs = d_z[at..].iter_mut().zip(d_read);
             for (((d_z, d), open), side) in outputs.zip(&self.open).zip(&self.side) {
                 *d_z = d * scale * side * open * (1.0 - open);
             }
         }
-        if let Some(at) = shared.of_z.memory {
+        if let Some([at, _]) = shared.of.memory {
             for (head, m) in self.memory.iter().enumerate() {
                 let sum: f32 = (head * s..(head + 1) * s)
                     .map(|j| d_read[j] * self.open[j] * if j % s == 0 { -2.0 } else { 2.0 })
@@ -370,7 +360,7 @@ impl Token {
         d_a_log: &mut [f32],
         d_bias: &mut [f32],
     ) {
-        let Some(bias) = shared.of_bias.decay else {
+        let Some(bias) = shared.of.decay else {
             return;
         };
         for (j, d) in d_log_decay.iter().enumerate() {
@@ -378,7 +368,7 @@ impl Token {
             d_a_log[j] += d * self.log_decay[j];
             let d_step = -d * shared.rate[j] * self.step_slope[j];
             d_bias[bias + j] += d_step;
-            if let Some(at) = shared.of_z.decay {
+            if let Some(at) = shared.of.steps {
                 d_z[at + j] = d_step;
             }
         }

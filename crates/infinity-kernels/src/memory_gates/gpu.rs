@@ -70,7 +70,7 @@ fn keeps_size(rule: &GateRule) -> bool {
 
 /// Factor of the read weights before the memory gate.
 fn read_scale(rule: &GateRule) -> f32 {
-    match Sections::of_projections(rule).read {
+    match Sections::of(rule).read {
         Some(_) => 2.0 / (rule.n_states as f32).sqrt(),
         None => 1.0,
     }
@@ -87,8 +87,7 @@ fn head_of(
     #[comptime] rule: GateRule,
 ) -> Head {
     let s = comptime!(rule.n_states);
-    let of_z = comptime!(Sections::of_projections(&rule));
-    let of_bias = comptime!(Sections::of_biases(&rule));
+    let of = comptime!(Sections::of(&rule));
     let mut log_decay = Array::<f32>::new(s);
     let mut step_slope = Array::<f32>::new(s);
     let mut rate = Array::<f32>::new(s);
@@ -105,10 +104,10 @@ fn head_of(
         allocation[i] = 1.0f32;
         kept[i] = 1.0f32;
         open[i] = 1.0f32;
-        if comptime!(of_bias.decay.is_some()) {
-            let mut step = bias[comptime!(of_bias.decay.unwrap_or(0)) + j];
-            if comptime!(of_z.decay.is_some()) {
-                step += z[from + comptime!(of_z.decay.unwrap_or(0)) + j];
+        if comptime!(of.decay.is_some()) {
+            let mut step = bias[comptime!(of.decay.unwrap_or(0)) + j];
+            if comptime!(of.steps.is_some()) {
+                step += z[from + comptime!(of.steps.unwrap_or(0)) + j];
             }
             let small = (0.0f32 - step.abs()).exp();
             rate[i] = a_log[j].exp();
@@ -123,20 +122,20 @@ fn head_of(
         if comptime!(keeps_size(&rule)) {
             kept[i] = minus_expm1(-2.0f32 * log_decay[i]).sqrt();
         }
-        if comptime!(of_z.read.is_some()) {
+        if comptime!(of.read.is_some()) {
             open[i] = sigmoid(
-                z[from + comptime!(of_z.read.unwrap_or(0)) + j]
-                    + bias[comptime!(of_bias.read.unwrap_or(0)) + j],
+                z[from + comptime!(of.read.unwrap_or_default()[0]) + j]
+                    + bias[comptime!(of.read.unwrap_or_default()[1]) + j],
             );
         }
     }
-    if comptime!(of_z.write.is_some()) {
+    if comptime!(of.write.is_some()) {
         let mut highest = f32::MIN.runtime();
         #[unroll]
         for i in 0..s {
             let j = head * s + i;
-            allocation[i] = z[from + comptime!(of_z.write.unwrap_or(0)) + j]
-                + bias[comptime!(of_bias.write.unwrap_or(0)) + j];
+            allocation[i] = z[from + comptime!(of.write.unwrap_or_default()[0]) + j]
+                + bias[comptime!(of.write.unwrap_or_default()[1]) + j];
             highest = max(highest, allocation[i]);
         }
         let mut sum = 0.0f32;
@@ -150,13 +149,13 @@ fn head_of(
             allocation[i] = (allocation[i] / sum).sqrt();
         }
     }
-    if comptime!(of_z.memory.is_some()) {
+    if comptime!(of.memory.is_some()) {
         memory = sigmoid(
-            z[from + comptime!(of_z.memory.unwrap_or(0)) + head]
-                + bias[comptime!(of_bias.memory.unwrap_or(0)) + head],
+            z[from + comptime!(of.memory.unwrap_or_default()[0]) + head]
+                + bias[comptime!(of.memory.unwrap_or_default()[1]) + head],
         );
     }
-    let beta = comptime!(rule.strongest()) * sigmoid(z[from + comptime!(of_z.beta) + head]);
+    let beta = comptime!(rule.strongest()) * sigmoid(z[from + comptime!(of.beta) + head]);
     Head {
         log_decay,
         step_slope,
@@ -173,7 +172,7 @@ fn head_of(
 #[cube]
 fn side(memory: f32, #[comptime] i: usize, #[comptime] rule: GateRule) -> f32 {
     let mut factor = 1.0f32;
-    if comptime!(Sections::of_projections(&rule).memory.is_some()) {
+    if comptime!(Sections::of(&rule).memory.is_some()) {
         if comptime!(i == 0) {
             factor = 2.0f32 * (1.0f32 - memory);
         } else {
@@ -236,8 +235,7 @@ fn backward_heads(
 ) {
     let s = comptime!(rule.n_states);
     let h = comptime!(rule.n_heads);
-    let of_z = comptime!(Sections::of_projections(&rule));
-    let of_bias = comptime!(Sections::of_biases(&rule));
+    let of = comptime!(Sections::of(&rule));
     let unit = ABSOLUTE_POS;
     if unit < tokens.div_ceil(TOKENS) * h {
         let head = unit % h;
@@ -280,19 +278,19 @@ fn backward_heads(
                     let j = head * s + i;
                     let a = gates.allocation[i];
                     let kept = gates.kept[i];
-                    if comptime!(of_z.write.is_some()) {
+                    if comptime!(of.write.is_some()) {
                         let mut d_a = d_write[at + i] * gates.beta * kept;
                         if comptime!(rule.delta) {
                             d_a += d_erase[at + i];
                         }
                         let d = 0.5f32 * a * (d_a - a * along);
-                        d_z[from + comptime!(of_z.write.unwrap_or(0)) + j] = d;
+                        d_z[from + comptime!(of.write.unwrap_or_default()[0]) + j] = d;
                         of_write[i] += d;
                     }
                     let through = d_read[at + i] * comptime!(read_scale(&rule)) * gates.open[i];
-                    if comptime!(of_z.read.is_some()) {
+                    if comptime!(of.read.is_some()) {
                         let d = through * side(gates.memory, i, rule) * (1.0f32 - gates.open[i]);
-                        d_z[from + comptime!(of_z.read.unwrap_or(0)) + j] = d;
+                        d_z[from + comptime!(of.read.unwrap_or_default()[0]) + j] = d;
                         of_read[i] += d;
                     }
                     if comptime!(i == 0) {
@@ -300,7 +298,7 @@ fn backward_heads(
                     } else {
                         d_memory += 2.0f32 * through;
                     }
-                    if comptime!(of_bias.decay.is_some()) {
+                    if comptime!(of.decay.is_some()) {
                         let mut d = d_log_decay[at + i];
                         if comptime!(keeps_size(&rule)) {
                             if kept > 0.0f32 {
@@ -311,18 +309,18 @@ fn backward_heads(
                         of_a[i] += d * gates.log_decay[i];
                         let d = 0.0f32 - d * gates.rate[i] * gates.step_slope[i];
                         of_decay[i] += d;
-                        if comptime!(of_z.decay.is_some()) {
-                            d_z[from + comptime!(of_z.decay.unwrap_or(0)) + j] = d;
+                        if comptime!(of.steps.is_some()) {
+                            d_z[from + comptime!(of.steps.unwrap_or(0)) + j] = d;
                         }
                     }
                 }
-                if comptime!(of_z.memory.is_some()) {
+                if comptime!(of.memory.is_some()) {
                     let d = d_memory * gates.memory * (1.0f32 - gates.memory);
-                    d_z[from + comptime!(of_z.memory.unwrap_or(0)) + head] = d;
+                    d_z[from + comptime!(of.memory.unwrap_or_default()[0]) + head] = d;
                     of_memory += d;
                 }
                 let part = gates.beta * comptime!(1.0 / rule.strongest());
-                d_z[from + comptime!(of_z.beta) + head] = d_beta * gates.beta * (1.0f32 - part);
+                d_z[from + comptime!(of.beta) + head] = d_beta * gates.beta * (1.0f32 - part);
             }
         }
         let biases = sums + of_biases;
@@ -330,18 +328,18 @@ fn backward_heads(
         for i in 0..s {
             let j = head * s + i;
             partial[sums + j] = of_a[i];
-            if comptime!(of_bias.decay.is_some()) {
-                partial[biases + comptime!(of_bias.decay.unwrap_or(0)) + j] = of_decay[i];
+            if comptime!(of.decay.is_some()) {
+                partial[biases + comptime!(of.decay.unwrap_or(0)) + j] = of_decay[i];
             }
-            if comptime!(of_bias.write.is_some()) {
-                partial[biases + comptime!(of_bias.write.unwrap_or(0)) + j] = of_write[i];
+            if comptime!(of.write.is_some()) {
+                partial[biases + comptime!(of.write.unwrap_or_default()[1]) + j] = of_write[i];
             }
-            if comptime!(of_bias.read.is_some()) {
-                partial[biases + comptime!(of_bias.read.unwrap_or(0)) + j] = of_read[i];
+            if comptime!(of.read.is_some()) {
+                partial[biases + comptime!(of.read.unwrap_or_default()[1]) + j] = of_read[i];
             }
         }
-        if comptime!(of_bias.memory.is_some()) {
-            partial[biases + comptime!(of_bias.memory.unwrap_or(0)) + head] = of_memory;
+        if comptime!(of.memory.is_some()) {
+            partial[biases + comptime!(of.memory.unwrap_or_default()[1]) + head] = of_memory;
         }
     }
 }

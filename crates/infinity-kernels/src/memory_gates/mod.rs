@@ -23,10 +23,6 @@ pub use rule::{DecayRule, GateRule};
 pub use tensors::{GateInputs, GateValues};
 
 use crate::operator::{self, Operator, cpu_kernel, gpu_kernel};
-#[cfg(feature = "cube")]
-use burn::backend::fusion::custom::TensorSpec;
-#[cfg(feature = "cube")]
-use burn::tensor::Shape;
 use burn::tensor::assert_shape;
 
 /// The gates of every token.
@@ -36,11 +32,7 @@ use burn::tensor::assert_shape;
 /// If a shape is not what `rule` says.
 #[track_caller]
 pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
-    let GateRule {
-        n_heads: h,
-        n_states: s,
-        ..
-    } = rule;
+    let (h, s) = (rule.n_heads, rule.n_states);
     assert_shape!(inputs.projections, [_, _, rule.width()]);
     if rule.decay != DecayRule::None {
         assert_shape!(inputs.a_log, [h, s]);
@@ -51,16 +43,8 @@ pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
     if !operator::has_row_kernels(&inputs.projections.device()) {
         return tensors::memory_gates(rule, inputs);
     }
-    let GateInputs {
-        projections,
-        a_log,
-        bias,
-    } = inputs;
-    let inputs = vec![
-        projections.into_dispatch(),
-        a_log.into_dispatch(),
-        bias.into_dispatch(),
-    ];
+    let (a_log, bias) = (inputs.a_log.into_dispatch(), inputs.bias.into_dispatch());
+    let inputs = vec![inputs.projections.into_dispatch(), a_log, bias];
     let mut gates = operator::run(Gates(rule), inputs);
     GateValues {
         log_decay: gates.take(),
@@ -85,8 +69,8 @@ impl Operator for Gates {
     gpu_kernel! {
         |self, specs| {
             let [b, t, _] = specs[0].shape.dims();
-            let shape = Shape::from([b, t, self.0.n_heads, self.0.n_states]);
-            vec![TensorSpec::new(shape, specs[0].dtype); 3 + usize::from(self.0.delta)]
+            let shape = [b, t, self.0.n_heads, self.0.n_states];
+            vec![operator::spec(shape, specs[0].dtype); 3 + usize::from(self.0.delta)]
         };
         |self, [z, a_log, bias]| gpu::forward(self.0, [z, a_log, bias]);
         |self, [z, a_log, bias], d| gpu::backward(self.0, [z, a_log, bias], d)

@@ -43,63 +43,60 @@ impl GateRule {
     /// there for adaptive decay, `z_a` and `z_r` for several states that nothing else routes to, `z_m` for
     /// the memory gate.
     pub fn width(&self) -> usize {
-        Sections::of_projections(self).width
+        Sections::of(self).widths[0]
     }
 
     /// Width of the biases: `[dt_bias H·S | c_a H·S | c_r H·S | c_m H]`, `dt_bias` there unless
     /// nothing decays, the others as in [`width`](Self::width).
     pub fn bias_width(&self) -> usize {
-        Sections::of_biases(self).width
+        Sections::of(self).widths[1]
     }
 }
 
-/// Offsets of the sections that are there.
+/// Where the sections begin that are there; those of both projections and biases in each.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sections {
-    /// `H·S` values.
+    /// `z_g`, `H·S` projections.
+    pub(super) steps: Option<usize>,
+    /// `dt_bias`, `H·S` biases.
     pub(super) decay: Option<usize>,
-    /// `H` values; 0 in the biases, which have none.
+    /// `H` projections.
     pub(super) beta: usize,
     /// `H·S` values.
-    pub(super) write: Option<usize>,
+    pub(super) write: Option<[usize; 2]>,
     /// `H·S` values.
-    pub(super) read: Option<usize>,
+    pub(super) read: Option<[usize; 2]>,
     /// `H` values.
-    pub(super) memory: Option<usize>,
-    /// All of them together.
-    pub(super) width: usize,
+    pub(super) memory: Option<[usize; 2]>,
+    /// Of projections and biases.
+    pub(super) widths: [usize; 2],
 }
 
 impl Sections {
-    pub(super) fn of_projections(rule: &GateRule) -> Self {
-        Sections::new(rule, rule.decay == DecayRule::Adaptive, rule.n_heads)
-    }
-
-    pub(super) fn of_biases(rule: &GateRule) -> Self {
-        Sections::new(rule, rule.decay != DecayRule::None, 0)
-    }
-
-    fn new(rule: &GateRule, decay: bool, beta: usize) -> Self {
-        let per_state = rule.n_heads * rule.n_states;
-        let several = rule.n_states > 1;
-        let mut width = 0;
-        let mut section = |there: bool, len: usize| {
-            let at = width;
-            width += if there { len } else { 0 };
-            there.then_some(at)
+    pub(super) fn of(rule: &GateRule) -> Self {
+        let (h, per_state) = (rule.n_heads, rule.n_heads * rule.n_states);
+        let mut widths = [0; 2];
+        let mut section = |lens: [usize; 2]| {
+            let [z, bias] = widths;
+            widths = [z + lens[0], bias + lens[1]];
+            [z, bias]
         };
-        let decay = section(decay, per_state);
-        let beta = section(true, beta).unwrap_or(0);
-        let write = section(several && !rule.routed, per_state);
-        let read = section(several && !rule.routed, per_state);
-        let memory = section(several && rule.memory_gate, rule.n_heads);
+        let (adapts, decays) = (
+            rule.decay == DecayRule::Adaptive,
+            rule.decay != DecayRule::None,
+        );
+        let several = rule.n_states > 1;
+        let [z, bias] = section([adapts, decays].map(|there| usize::from(there) * per_state));
+        let [beta, _] = section([h, 0]);
+        let mut both = |there: bool, len: usize| (several && there).then(|| section([len; 2]));
         Sections {
-            decay,
+            steps: adapts.then_some(z),
+            decay: decays.then_some(bias),
             beta,
-            write,
-            read,
-            memory,
-            width,
+            write: both(!rule.routed, per_state),
+            read: both(!rule.routed, per_state),
+            memory: both(rule.memory_gate, h),
+            widths,
         }
     }
 }

@@ -32,19 +32,18 @@ pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
     let [b, t, _] = inputs.projections.dims();
     let gates = OnTensors {
         dims: [b, t, rule.n_heads, rule.n_states],
-        of_z: Sections::of_projections(&rule),
-        of_bias: Sections::of_biases(&rule),
+        of: Sections::of(&rule),
         inputs,
     };
     let log_decay = gates.log_decay();
-    let beta = activation::sigmoid(gates.per_head(gates.of_z.beta));
+    let beta = activation::sigmoid(gates.per_head(gates.of.beta));
     let beta = match rule.doubled {
         true => beta * rule.strongest(),
         false => beta,
     };
-    let allocation = match gates.of_z.write {
+    let allocation = match gates.of.write {
         Some(at) => {
-            let z = gates.per_state(at, gates.of_bias.write);
+            let z = gates.per_state(at);
             (activation::log_softmax(z, 3) * 0.5).exp()
         }
         None => Tensor::ones(gates.dims, &log_decay.device()),
@@ -71,8 +70,7 @@ pub fn memory_gates(rule: GateRule, inputs: GateInputs) -> GateValues {
 struct OnTensors {
     /// `[B, T, H, S]`.
     dims: [usize; 4],
-    of_z: Sections,
-    of_bias: Sections,
+    of: Sections,
     inputs: GateInputs,
 }
 
@@ -83,10 +81,10 @@ impl OnTensors {
         z.reshape([b, t, h, 1])
     }
 
-    fn per_state(&self, at: usize, bias: Option<usize>) -> Tensor<4> {
+    fn per_state(&self, [at, bias]: [usize; 2]) -> Tensor<4> {
         let [_, _, h, s] = self.dims;
         let z = self.inputs.projections.clone().narrow(2, at, h * s);
-        z.reshape(self.dims) + self.bias(bias.expect("a bias for every section per state"), s)
+        z.reshape(self.dims) + self.bias(bias, s)
     }
 
     /// `each` values a head.
@@ -98,11 +96,11 @@ impl OnTensors {
 
     fn log_decay(&self) -> Tensor<4> {
         let [_, _, h, s] = self.dims;
-        let Some(dt_bias) = self.of_bias.decay else {
+        let Some(dt_bias) = self.of.decay else {
             return Tensor::zeros(self.dims, &self.inputs.projections.device());
         };
-        let steps = match self.of_z.decay {
-            Some(at) => self.per_state(at, Some(dt_bias)),
+        let steps = match self.of.steps {
+            Some(at) => self.per_state([at, dt_bias]),
             None => self.bias(dt_bias, s).expand(self.dims),
         };
         // softplus(x) = max(x, 0) + ln(1 + exp(−|x|)), which overflows nowhere.
@@ -114,11 +112,11 @@ impl OnTensors {
     /// Read weights, the memory-or-context gate included; `None` where all are one.
     fn read(&self) -> Option<Tensor<4>> {
         let [_, _, _, s] = self.dims;
-        let read = self.of_z.read.map(|at| {
-            let z = self.per_state(at, self.of_bias.read);
-            activation::sigmoid(z) * (2.0 * (s as f64).powf(-0.5))
-        });
-        let (Some(at), Some(bias)) = (self.of_z.memory, self.of_bias.memory) else {
+        let read = self
+            .of
+            .read
+            .map(|at| activation::sigmoid(self.per_state(at)) * (2.0 * (s as f64).powf(-0.5)));
+        let Some([at, bias]) = self.of.memory else {
             return read;
         };
         let m = activation::sigmoid(self.per_head(at) + self.bias(bias, 1));

@@ -91,15 +91,15 @@ impl Call {
         let x = &self.x[b * self.row_len()..][..self.row_len()];
         let before = &self.before[b * self.nothing.len()..][..self.nothing.len()];
         borders.pieces(b, self.t).map(move |piece| {
-            let [start, end] =
-                [piece.tokens.start, piece.tokens.end].map(|t| t * self.sizes.channels);
+            let channels = self.sizes.channels;
+            let at = piece.tokens.start * channels..piece.tokens.end * channels;
             let row = Row {
-                x: &x[start..end],
+                x: &x[at.clone()],
                 before: if piece.fresh { &self.nothing } else { before },
                 taps: &self.taps,
                 sizes: self.sizes,
             };
-            (row, piece, start..end)
+            (row, piece, at)
         })
     }
 }
@@ -231,19 +231,14 @@ impl Step {
         let x = self.x.chunks_exact(t * channels);
         let y = self.y.chunks_exact_mut(t * channels);
         let tails = slice_mut(&mut self.tail).chunks_exact_mut((sizes.kernel - 1) * channels);
-        x.zip(y).zip(tails).map(move |((x, y), tail)| {
-            let before = &[];
-            (
-                Row {
-                    x,
-                    before,
-                    taps,
-                    sizes,
-                },
-                y,
-                tail,
-            )
-        })
+        let row = move |x| Row {
+            x,
+            before: &[],
+            taps,
+            sizes,
+        };
+        let rows = x.zip(y).zip(tails);
+        rows.map(move |((x, y), tail)| (row(x), y, tail))
     }
 
     fn results(self) -> [Primitive; 2] {
@@ -261,14 +256,8 @@ pub(crate) fn step(inputs: Vec<Primitive>) -> Vec<Primitive> {
     }
     let level = Level::detect();
     let run = |(row, y, tail): (Row<'_>, &mut [f32], &mut [f32])| {
-        forward_row(
-            level,
-            Row {
-                before: tail,
-                ..row
-            },
-            y,
-        );
+        let before: &[f32] = tail;
+        forward_row(level, Row { before, ..row }, y);
         tail.copy_within(row.x.len().., 0);
         let kept = tail.len() - row.x.len();
         tail[kept..].copy_from_slice(row.x);
@@ -302,12 +291,8 @@ pub(crate) fn backward(
             } else {
                 &mut *before
             };
-            backward_row(
-                level,
-                row,
-                &d_y[at.clone()],
-                [&mut x[at], before, &mut *taps],
-            );
+            let grads = [&mut x[at.clone()], before, &mut *taps];
+            backward_row(level, row, &d_y[at], grads);
         }
     });
     let d_taps = swapped(&summed(&d_taps, kernel * channels), kernel, channels);

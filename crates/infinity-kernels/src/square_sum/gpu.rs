@@ -1,7 +1,7 @@
 //! The sum on CubeCL runtimes: a launch for as many tensors as a device binds buffers for, and one for what
 //! the cubes of those found.
 
-use crate::gpu::many::{Places, in_a_launch};
+use crate::gpu::many::in_a_launch;
 use crate::gpu::sums::over_lanes;
 use crate::gpu::{UNITS, cubes, empty, single, units};
 use burn::backend::TensorMetadata;
@@ -71,9 +71,10 @@ pub(super) fn square_sum(inputs: Vec<CubeTensor>) -> CubeTensor {
     let len = groups.len() * CUBES;
     let sums = empty(of, [len], DType::F32);
     for (i, group) in groups.into_iter().enumerate() {
-        let lens = Places::new(of, group.iter().map(|x| x.shape().num_elements())).len;
-        let tensors = group.iter().zip(lens);
-        let tensors = tensors.map(|(x, len)| ValuesLaunch::new(x.clone().into_buffer_arg(), len));
+        let tensors = group.iter().map(|x| {
+            let len = x.shape().num_elements();
+            ValuesLaunch::new(x.clone().into_buffer_arg(), len)
+        });
         sum_units::launch(
             &of.client,
             cubes(CUBES),

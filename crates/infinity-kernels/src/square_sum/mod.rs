@@ -32,7 +32,7 @@ impl Operator for SquareSum {
     const NAME: &'static str = "square_sum";
 
     gpu_kernel! {
-        |self, specs| [burn::backend::fusion::custom::TensorSpec::new([1].into(), specs[0].dtype)];
+        |self, specs| [operator::spec([1], specs[0].dtype)];
         |self, inputs| [gpu::square_sum(inputs)]
     }
 }
