@@ -104,14 +104,10 @@ impl FromStr for Form {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "recurrent" => Ok(Form::Recurrent),
-            "chunkwise" => Ok(Form::Chunkwise),
-            "fused" => Ok(Form::Fused),
-            _ => Err(format!(
-                "unknown form `{name}`: recurrent, chunkwise or fused"
-            )),
-        }
+        [Form::Recurrent, Form::Chunkwise, Form::Fused]
+            .into_iter()
+            .find(|form| form.to_string() == name)
+            .ok_or_else(|| format!("unknown form `{name}`: recurrent, chunkwise or fused"))
     }
 }
 

@@ -15,7 +15,7 @@
 //! `k = v = 0`, `g = 0` and `u = 0` leaves every state as it is, so ragged lengths need no mask.
 
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
-use burn::tensor::{FloatDType, Shape, TensorData};
+use burn::tensor::{Shape, TensorData};
 use std::ops::{Add, Mul, Sub};
 
 /// Added to an exponent that must come out as zero. Finite, because WGSL may assume no infinities.
@@ -38,12 +38,9 @@ impl<B: Backend> Array<B> {
     }
 
     pub(crate) fn zeros(dims: &[usize], like: &Self) -> Self {
-        let dtype: FloatDType = like.0.dtype().into();
-        Array(B::float_zeros(
-            Shape::from(dims.to_vec()),
-            &like.0.device(),
-            dtype,
-        ))
+        let shape = Shape::from(dims.to_vec());
+        let dtype = like.0.dtype().into();
+        Array(B::float_zeros(shape, &like.0.device(), dtype))
     }
 
     pub(crate) fn reshape(self, dims: &[usize]) -> Self {
@@ -89,10 +86,8 @@ impl<B: Backend> Array<B> {
     }
 
     pub(crate) fn cat(parts: Vec<Self>, dim: usize) -> Self {
-        Array(B::float_cat(
-            parts.into_iter().map(|part| part.0).collect(),
-            dim,
-        ))
+        let parts = parts.into_iter().map(|part| part.0);
+        Array(B::float_cat(parts.collect(), dim))
     }
 }
 
@@ -135,26 +130,19 @@ impl Chunking {
         }
     }
 
-    /// `[B, T, H, X]` → `[B, N, C, H, X]`, zeros behind the end.
-    fn padded<B: Backend>(&self, x: Array<B>) -> Array<B> {
+    /// `[B, T, H, X]` → `[N·B·H, C, X]`, zeros behind the end.
+    pub(crate) fn split<B: Backend>(&self, x: Array<B>) -> Array<B> {
         let [b, t, h, width] = x.dims();
-        let missing = self.n * self.c - t;
-        let x = match missing {
+        let x = match self.n * self.c - t {
             0 => x,
-            _ => {
+            missing => {
                 let zeros = Array::zeros(&[b, missing, h, width], &x);
                 Array::cat(vec![x, zeros], 1)
             }
         };
         x.reshape(&[b, self.n, self.c, h, width])
-    }
-
-    /// `[B, T, H, X]` → `[N·B·H, C, X]`.
-    pub(crate) fn split<B: Backend>(&self, x: Array<B>) -> Array<B> {
-        let [.., width] = x.dims::<4>();
-        self.padded(x)
             .permute(&[1, 0, 3, 2, 4])
-            .reshape(&[self.n * self.b * self.h, self.c, width])
+            .reshape(&[self.n * b * h, self.c, width])
     }
 
     /// `[N·B·H, C, X]` → `[B, T, H, X]`: the way back, padding dropped.
@@ -162,12 +150,11 @@ impl Chunking {
         let [.., width] = x.dims::<3>();
         let x = x
             .reshape(&[self.n, self.b, self.h, self.c, width])
-            .permute(&[1, 0, 3, 2, 4]);
-        let x = x.reshape(&[self.b, self.n * self.c, self.h, width]);
-        if self.n * self.c == self.t {
-            x
-        } else {
-            x.narrow(1, 0, self.t)
+            .permute(&[1, 0, 3, 2, 4])
+            .reshape(&[self.b, self.n * self.c, self.h, width]);
+        match self.n * self.c == self.t {
+            true => x,
+            false => x.narrow(1, 0, self.t),
         }
     }
 
@@ -188,13 +175,11 @@ fn triangle<B: Backend>(
     like: &Array<B>,
     keep: impl Fn(usize, usize) -> bool,
 ) -> Array<B> {
-    let values = (0..c * c)
-        .map(|at| if keep(at / c, at % c) { 1.0 } else { 0.0 })
-        .collect();
-    Array::from_values(values, &[1, c, c], like)
+    let value = |at| if keep(at / c, at % c) { 1.0 } else { 0.0 };
+    Array::from_values((0..c * c).map(value).collect(), &[1, c, c], like)
 }
 
-/// Ones on and below the diagonal.
+/// Ones on and below the diagonal: what masks, and what sums the last dim up from the end.
 pub(crate) fn lower<B: Backend>(c: usize, like: &Array<B>) -> Array<B> {
     triangle(c, like, |i, j| j <= i)
 }
@@ -204,27 +189,16 @@ pub(crate) fn strictly_lower<B: Backend>(c: usize, like: &Array<B>) -> Array<B> 
     triangle(c, like, |i, j| j < i)
 }
 
-/// Inclusive cumulative sum over the last dim of `[X, S, C]`.
-pub(crate) fn cumulative<B: Backend>(g: Array<B>) -> Array<B> {
-    let [.., c] = g.dims::<3>();
-    let ones = triangle(c, &g, |i, j| i <= j);
-    g.matmul(ones)
-}
-
-/// Inclusive cumulative sum from the end, over the last dim of `[X, S, C]`.
-pub(crate) fn cumulative_from_end<B: Backend>(g: Array<B>) -> Array<B> {
-    let [.., c] = g.dims::<3>();
-    let ones = lower(c, &g);
-    g.matmul(ones)
+/// Ones on and above the diagonal: what sums the last dim up from the start.
+pub(crate) fn upper<B: Backend>(c: usize, like: &Array<B>) -> Array<B> {
+    triangle(c, like, |i, j| i <= j)
 }
 
 /// `E` `[X, S, C, C]` from cumulative log decays `b` `[X, S, C]`.
 pub(crate) fn within<B: Backend>(b: &Array<B>) -> Array<B> {
     let [x, s, c] = b.dims();
-    let values = (0..c * c)
-        .map(|at| if at % c <= at / c { 0.0 } else { MASKED })
-        .collect();
-    let mask = Array::from_values(values, &[1, 1, c, c], b);
+    let value = |at| if at % c <= at / c { 0.0 } else { MASKED };
+    let mask = Array::from_values((0..c * c).map(value).collect(), &[1, 1, c, c], b);
     let rows = b.clone().reshape(&[x, s, c, 1]);
     let columns = b.clone().reshape(&[x, s, 1, c]);
     ((rows - columns) + mask).exp()

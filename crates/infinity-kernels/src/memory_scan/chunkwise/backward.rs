@@ -5,8 +5,8 @@ use super::array::{self, Array};
 use super::{Gates, Saved, Scores, join_gate, turned};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
-/// Gradients of every input, in the order of [`ScanTensors::into_list`], of `⟨d_o, o⟩ + ⟨d_state, state⟩`, given `d_o` `[B, T, H, V]` and `d_state`
-/// `[B, H, S, K, V]`.
+/// Gradients of every input, in the order of `Scan::into_list`, of `⟨d_o, o⟩ + ⟨d_state, state⟩`, given
+/// `d_o` `[B, T, H, V]` and `d_state` `[B, H, S, K, V]`.
 pub(crate) fn backward<B: Backend>(
     saved: Saved<B>,
     d_o: FloatTensor<B>,
@@ -29,18 +29,11 @@ pub(crate) fn backward<B: Backend>(
     let masks = mask_grads(&saved, &d_o, &back.d_v);
     let gates = gate_grads(&saved, &masks, [&y, &z], recalled.as_ref(), &back.d_ends);
     let (d_q, d_k) = query_key_grads(&saved, &masks, [y, z], recalled);
-    let [log_decay, read, write] =
-        [gates.log_decay, gates.read, gates.write].map(|gate| join_gate(&cut, gate));
-    let mut grads = vec![
-        cut.join(d_q).0,
-        cut.join(d_k).0,
-        cut.join(back.d_v).0,
-        log_decay,
-        read,
-        write,
-        back.d_initial.reshape(&state_dims).0,
-    ];
-    grads.extend(gates.erase.map(|erase| join_gate(&cut, erase)));
+    let mut gates = gates.into_iter().map(|gate| join_gate(&cut, gate));
+    let mut grads = vec![cut.join(d_q).0, cut.join(d_k).0, cut.join(back.d_v).0];
+    grads.extend(gates.by_ref().take(3));
+    grads.push(back.d_initial.reshape(&state_dims).0);
+    grads.extend(gates);
     grads
 }
 
@@ -123,14 +116,6 @@ fn mask_grads<B: Backend>(saved: &Saved<B>, d_o: &Array<B>, d_v: &Array<B>) -> M
     }
 }
 
-/// Gradients of the gates, `[X, S, C]`.
-struct GateGrads<B: Backend> {
-    log_decay: Array<B>,
-    read: Array<B>,
-    write: Array<B>,
-    erase: Option<Array<B>>,
-}
-
 /// `⟨row_c, stacked_{c,s}⟩` for every state: rows `[X, C, K]`, stacked `[X, C, S·K]` → `[X, S, C]`.
 fn dots<B: Backend>(rows: &Array<B>, stacked: &Array<B>) -> Array<B> {
     let [x, c, k] = rows.dims();
@@ -140,13 +125,14 @@ fn dots<B: Backend>(rows: &Array<B>, stacked: &Array<B>) -> Array<B> {
     turned(products.sum(3).reshape(&[x, c, sk / k]))
 }
 
+/// Gradients of the gates, `[X, S, C]`: log decay, read and write, and with the delta rule erase.
 fn gate_grads<B: Backend>(
     saved: &Saved<B>,
     masks: &MaskGrads<B>,
     [y, z]: [&Array<B>; 2],
     recalled: Option<&Array<B>>,
     d_ends: &Array<B>,
-) -> GateGrads<B> {
+) -> Vec<Array<B>> {
     let Gates {
         read,
         write,
@@ -178,27 +164,18 @@ fn gate_grads<B: Backend>(
     if let (Some(correct), Some(d_erase)) = (&saved.correct, &d_erase) {
         d_b = d_b + correct.erase.clone() * d_erase.clone();
     }
-    let log_decay = array::cumulative_from_end(d_b) + end_term(saved, d_ends, s);
-    GateGrads {
-        log_decay,
-        read: d_read,
-        write: d_write,
-        erase: d_erase,
-    }
-}
-
-/// `⟨dH¹_s, H¹_s⟩` of every chunk, `[X, S, 1]`. It stands at the last position of `db`, so the
-/// cumulative sum from the end spreads it over the whole chunk.
-fn end_term<B: Backend>(saved: &Saved<B>, d_ends: &Array<B>, s: usize) -> Array<B> {
+    // ⟨dH¹_s, H¹_s⟩ of every chunk `[X, S, 1]` stands at the last position of `db`, so the cumulative sum
+    // from the end spreads it over the whole chunk.
     let cut = &saved.cut;
-    let [x, sk, v_dim] = d_ends.dims();
-    let ends = saved
-        .rows
-        .states
-        .clone()
-        .narrow(0, cut.heads(), cut.n * cut.heads());
+    let states = saved.rows.states.clone();
+    let ends = states.narrow(0, cut.heads(), cut.n * cut.heads());
+    let [_, sk, v_dim] = d_ends.dims();
     let products = (d_ends.clone() * ends).reshape(&[x, s, sk / s * v_dim]);
-    products.sum(2)
+    let from_end = array::lower(c, &d_b);
+    let log_decay = d_b.matmul(from_end) + products.sum(2);
+    let mut grads = vec![log_decay, d_read, d_write];
+    grads.extend(d_erase);
+    grads
 }
 
 fn query_key_grads<B: Backend>(

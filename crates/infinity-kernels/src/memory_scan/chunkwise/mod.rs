@@ -178,8 +178,10 @@ fn mix<B: Backend>(weights: &Array<B>, within: &Array<B>) -> Array<B> {
 
 impl<B: Backend> Gates<B> {
     fn new(cut: &Chunking, x: &ScanTensors<B>, key_dim: usize) -> Self {
-        let b = array::cumulative(split_gate::<B>(cut, x.log_decay.clone()));
-        let [blocks, s, c] = b.dims();
+        let log_decay = split_gate::<B>(cut, x.log_decay.clone());
+        let [blocks, s, c] = log_decay.dims();
+        let from_start = array::upper(c, &log_decay);
+        let b = log_decay.matmul(from_start);
         let last = b.clone().narrow(2, c - 1, 1);
         let within = array::within(&b);
         let write = split_gate(cut, x.write.clone());
@@ -219,15 +221,10 @@ pub(super) fn forward<B: Backend>(
     chunk: usize,
     delta: bool,
 ) -> (FloatTensor<B>, FloatTensor<B>, Saved<B>) {
-    let [b, t, h, key_dim] = x.q.shape().dims();
-    let [.., s, _, v_dim] = x.state.shape().dims::<5>();
-    let cut = Chunking::new(b, t, h, chunk);
-    let (q, k, v) = (
-        cut.split(Array::<B>(x.q.clone())),
-        cut.split(Array::<B>(x.k.clone())),
-        cut.split(Array::<B>(x.v.clone())),
-    );
-    let gates = Gates::new(&cut, &x, key_dim);
+    let dims = x.dims();
+    let cut = Chunking::new(dims.b, dims.t, dims.h, chunk);
+    let [q, k, v] = [&x.q, &x.k, &x.v].map(|x| cut.split(Array::<B>(x.clone())));
+    let gates = Gates::new(&cut, &x, dims.k);
     let correct = delta.then(|| Correct::new(&cut, x.erase, &gates, &k));
     let products = q.clone().matmul(k.clone().t());
     let read_mask = mix(&gates.read, &gates.written);
@@ -238,28 +235,26 @@ pub(super) fn forward<B: Backend>(
         reads: stack(gates.read.clone() * gates.from_start.clone(), &q),
         writes: stack(gates.write.clone() * gates.to_end.clone(), &k),
     };
-    let initial = Array::<B>(x.state).reshape(&[cut.heads(), s * key_dim, v_dim]);
+    let state_dims: [usize; 5] = x.state.shape().dims();
+    let initial = Array::<B>(x.state).reshape(&[cut.heads(), dims.s * dims.k, dims.v]);
     let (errors, states) = carry(&cut, &gates, &scores, correct.as_ref(), v, initial);
     let inner = states.clone().narrow(0, 0, cut.n * cut.heads());
     let o = scores.attention.clone().matmul(errors.clone()) + scores.reads.clone().matmul(inner);
-    let last = cut.at(&states, cut.n).reshape(&[b, h, s, key_dim, v_dim]);
-    let o = cut.join(o);
-    (
-        o.0,
-        last.0,
-        Saved {
-            cut,
-            rows: Rows {
-                q,
-                k,
-                errors,
-                states,
-            },
-            gates,
-            scores,
-            correct,
-        },
-    )
+    let last = cut.at(&states, cut.n).reshape(&state_dims);
+    let rows = Rows {
+        q,
+        k,
+        errors,
+        states,
+    };
+    let saved = Saved {
+        cut,
+        rows,
+        gates,
+        scores,
+        correct,
+    };
+    (cut.join(o).0, last.0, saved)
 }
 
 /// The loop over chunks: prediction errors of every chunk and the states at every border.

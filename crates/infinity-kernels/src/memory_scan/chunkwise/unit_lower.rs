@@ -26,24 +26,16 @@ pub(crate) fn inverse<B: Backend>(l: Array<B>) -> Array<B> {
     let mut parts = diagonal_inverses(&l, blocks, width);
     let mut step = width;
     while parts.len() > 1 {
-        parts = (0..parts.len() / 2)
-            .map(|pair| {
-                merge(
-                    &l,
-                    &parts[2 * pair],
-                    &parts[2 * pair + 1],
-                    2 * pair * step,
-                    step,
-                )
-            })
+        let pairs = parts.as_chunks().0.iter().enumerate();
+        parts = pairs
+            .map(|(pair, halves)| merge(&l, halves, 2 * pair * step, step))
             .collect();
         step *= 2;
     }
     let inverse = parts.remove(0);
-    if size == c {
-        inverse
-    } else {
-        inverse.narrow(1, 0, c).narrow(2, 0, c).reshape(&[x, c, c])
+    match size == c {
+        true => inverse,
+        false => inverse.narrow(1, 0, c).narrow(2, 0, c).reshape(&[x, c, c]),
     }
 }
 
@@ -63,13 +55,11 @@ fn pad<B: Backend>(l: Array<B>, size: usize) -> Array<B> {
 /// The batch is moved to the last dim, so that every step is one long vector operation.
 fn diagonal_inverses<B: Backend>(l: &Array<B>, blocks: usize, width: usize) -> Vec<Array<B>> {
     let [x, _, _] = l.dims();
-    let diagonal: Vec<_> = (0..blocks)
-        .map(|n| {
-            l.clone()
-                .narrow(1, n * width, width)
-                .narrow(2, n * width, width)
-        })
-        .collect();
+    let block = |n| {
+        let rows = l.clone().narrow(1, n * width, width);
+        rows.narrow(2, n * width, width)
+    };
+    let diagonal = (0..blocks).map(block).collect();
     let batch = x * blocks;
     let l = Array::cat(diagonal, 0)
         .permute(&[1, 2, 0])
@@ -98,8 +88,7 @@ fn diagonal_inverses<B: Backend>(l: &Array<B>, blocks: usize, width: usize) -> V
 /// Inverse of the block of `2 · step` rows at `at`, from the inverses of its two diagonal halves.
 fn merge<B: Backend>(
     l: &Array<B>,
-    upper: &Array<B>,
-    lower: &Array<B>,
+    [upper, lower]: &[Array<B>; 2],
     at: usize,
     step: usize,
 ) -> Array<B> {
