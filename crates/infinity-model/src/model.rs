@@ -293,10 +293,10 @@ impl InfinityModel {
     pub fn pass_packed(&self, position: &[u64], t: usize, borders: &Borders) -> Pass {
         let device = self.device().inner();
         let pass = Pass::packed(&self.config, position, t, borders, &device);
-        Pass {
-            formats: self.formats(),
-            form: self.form.unwrap_or(pass.form),
-            ..pass
+        let pass = pass.with_formats(self.formats());
+        match self.form {
+            Some(form) => pass.with_form(form),
+            None => pass,
         }
     }
 

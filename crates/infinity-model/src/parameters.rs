@@ -200,11 +200,8 @@ fn mixer(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
 
 fn attention(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
     let (d, h) = (config.hidden_size, config.num_attention_heads);
-    let (k, v, groups) = (
-        config.head_dim(),
-        config.value_head_dim(),
-        config.num_key_value_heads(),
-    );
+    let (k, v) = (config.head_dim(), config.value_head_dim());
+    let groups = config.num_key_value_heads();
     let of_qkv = config.attention_bias || config.qkv_bias;
     linear(add, "q_proj", [h * k, d], of_qkv);
     linear(add, "k_proj", [groups * k, d], of_qkv);
@@ -223,12 +220,8 @@ fn attention(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
 }
 
 fn gates(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
-    let (d, of, s) = (
-        config.hidden_size,
-        config.linear_heads(),
-        config.num_states(),
-    );
-    let h = of.values;
+    let (d, of) = (config.hidden_size, config.linear_heads());
+    let (h, s) = (of.values, config.num_states());
     if config.decay == Decay::Adaptive {
         add("gates.decay_proj.weight", &[h * s, d]);
     }

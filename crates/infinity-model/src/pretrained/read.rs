@@ -199,7 +199,8 @@ impl Place {
 
     /// How it is said to be stored, if that is not as floats.
     pub(super) fn not_floats(&self) -> Option<Dtype> {
-        (!is_float(self.dtype)).then_some(self.dtype)
+        let floats = [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::F64];
+        (!floats.contains(&self.dtype)).then_some(self.dtype)
     }
 
     /// Its file.
@@ -226,10 +227,6 @@ impl Place {
         }
         Ok(())
     }
-}
-
-fn is_float(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16 | Dtype::F64)
 }
 
 /// Little-endian numbers in f32. Those of half precision are exact, those of double are rounded.
