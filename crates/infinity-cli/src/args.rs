@@ -69,7 +69,7 @@ fn width(text: &str) -> Result<Wanted, String> {
         text => text
             .parse()
             .map(|width| Wanted(Some(width)))
-            .map_err(|limit: String| format!("{limit}, or off")),
+            .map_err(|error| format!("{error}, or off")),
     }
 }
 

@@ -16,6 +16,7 @@ use burn::module::{Module, Param, Reparameterization};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{DType, Tensor};
 use infinity_files::nearest;
+use std::collections::BTreeSet;
 
 /// Every projection of a block, as the Python package PEFT calls them.
 pub const ALL_LINEAR: &str = "all-linear";
@@ -104,12 +105,9 @@ impl Lora {
         };
         for target in &self.target_modules {
             if !all.iter().any(|weight| is(weight, target)) {
-                let names = all
-                    .iter()
-                    .filter_map(|w| projection(&w.name)?.rsplit('.').next());
-                let mut names: Vec<&str> = names.collect();
-                names.sort_unstable();
-                names.dedup();
+                let names = all.iter();
+                let names = names.filter_map(|w| projection(&w.name)?.rsplit('.').next());
+                let names: Vec<&str> = BTreeSet::from_iter(names).into_iter().collect();
                 let meant = nearest(target, names.iter().copied());
                 let meant = meant.map(|name| format!("; did you mean {name}?"));
                 let (names, meant) = (names.join(", "), meant.unwrap_or_default());
@@ -126,9 +124,8 @@ impl Lora {
     /// # Errors
     /// As [`targets`](Self::targets).
     pub fn count(&self, config: &ModelConfig) -> Result<u64, ConfigError> {
-        let each = self.targets(config)?.into_iter();
-        Ok(each
-            .map(|weight| (self.r * weight.shape.iter().sum::<usize>()) as u64)
-            .sum())
+        let targets = self.targets(config)?.into_iter();
+        let each = targets.map(|weight| self.r * weight.shape.iter().sum::<usize>());
+        Ok(each.sum::<usize>() as u64)
     }
 }

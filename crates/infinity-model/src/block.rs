@@ -174,13 +174,11 @@ impl Layer for Block {
 impl FeedForward {
     pub(crate) fn new(config: &ModelConfig, init: &mut Init) -> Self {
         let (width, inner) = (config.hidden_size, config.intermediate_size());
+        let bias = config.mlp_bias.then_some(0.0);
         FeedForward {
-            gate_proj: init.linear_biased(width, inner, config.mlp_bias),
-            up_proj: init.linear_biased(width, inner, config.mlp_bias),
-            down_proj: Linear {
-                bias: init.bias(width, config.mlp_bias),
-                ..init.residual_out(inner, width, config.num_hidden_layers)
-            },
+            gate_proj: init.linear_biased(width, inner, bias),
+            up_proj: init.linear_biased(width, inner, bias),
+            down_proj: init.residual_out([inner, width], config.num_hidden_layers, bias.is_some()),
         }
     }
 

@@ -73,11 +73,8 @@ pub enum ChatTemplateError {
         reason: String,
     },
     /// The template refuses this conversation, or fails with it.
-    #[error("the model's chat template refuses these messages: {reason}")]
-    Refused {
-        /// What it said.
-        reason: String,
-    },
+    #[error("the model's chat template refuses these messages: {0}")]
+    Refused(String),
     /// A conversation to learn from in which nobody answers.
     #[error("no message of the role assistant: there is nothing to learn to say")]
     NoAnswer,
@@ -127,13 +124,27 @@ struct Jinja {
 
 /// What is read of `tokenizer_config.json`.
 #[derive(Default, Deserialize)]
+#[serde(default)]
 struct TokenizerConfig {
-    #[serde(default)]
     chat_template: Value,
-    #[serde(default)]
     bos_token: Value,
-    #[serde(default)]
     eos_token: Value,
+}
+
+impl TokenizerConfig {
+    /// That of a model's directory; of one that has none, with nothing in it.
+    fn of(dir: &Path) -> Result<Self, ChatTemplateError> {
+        let path = dir.join(CONFIG);
+        let Some(text) = read(&path)? else {
+            return Ok(Self::default());
+        };
+        serde_json::from_str(&text).map_err(|error| broken(&path, error))
+    }
+
+    /// The tokens that begin and end a text.
+    fn tokens(&self) -> [String; 2] {
+        [&self.bos_token, &self.eos_token].map(token_text)
+    }
 }
 
 impl ChatTemplate {
@@ -154,13 +165,9 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatTemplateError::Read`] and [`ChatTemplateError::Broken`].
     pub fn from_model_dir(dir: &Path) -> Result<Self, ChatTemplateError> {
-        let path = dir.join(CONFIG);
-        let config: TokenizerConfig = match read(&path)? {
-            None => TokenizerConfig::default(),
-            Some(text) => serde_json::from_str(&text).map_err(|error| broken(&path, error))?,
-        };
-        let file = dir.join(TEMPLATE);
-        let (bos, eos) = (token_text(&config.bos_token), token_text(&config.eos_token));
+        let (path, file) = (dir.join(CONFIG), dir.join(TEMPLATE));
+        let config = TokenizerConfig::of(dir)?;
+        let tokens = config.tokens();
         let (path, source) = match (read(&file)?, config.chat_template) {
             (Some(source), _) => (file, source),
             (None, Value::Null) => return Ok(Self::plain()),
@@ -171,7 +178,7 @@ impl ChatTemplate {
             },
             (None, _) => return Err(broken(&path, "chat_template is neither a text nor a list")),
         };
-        Self::of(&source, bos, eos).map_err(|error| broken(&path, error))
+        Self::of(&source, tokens).map_err(|error| broken(&path, error))
     }
 
     /// The template in a file of its own, with the tokens that the model's directory names.
@@ -179,18 +186,12 @@ impl ChatTemplate {
     /// # Errors
     /// As [`from_model_dir`](Self::from_model_dir); there is no such file.
     pub fn from_file(path: &Path, dir: &Path) -> Result<Self, ChatTemplateError> {
-        let text = read(&dir.join(CONFIG))?.unwrap_or_else(|| "{}".to_owned());
-        let config: TokenizerConfig =
-            serde_json::from_str(&text).map_err(|error| broken(&dir.join(CONFIG), error))?;
-        let source = fs::read_to_string(path).map_err(|source| ChatTemplateError::Read {
-            path: path.into(),
-            source,
-        })?;
-        let (bos, eos) = (token_text(&config.bos_token), token_text(&config.eos_token));
-        Self::of(&source, bos, eos).map_err(|error| broken(path, error))
+        let tokens = TokenizerConfig::of(dir)?.tokens();
+        let source = fs::read_to_string(path).map_err(|source| unread(path, source))?;
+        Self::of(&source, tokens).map_err(|error| broken(path, error))
     }
 
-    fn of(text: &str, bos: String, eos: String) -> Result<Self, minijinja::Error> {
+    fn of(text: &str, [bos, eos]: [String; 2]) -> Result<Self, minijinja::Error> {
         if text.trim_end() == PLAIN {
             return Ok(Self::plain());
         }
@@ -203,9 +204,8 @@ impl ChatTemplate {
             bos,
             eos,
         };
-        let marked = jinja.marked.as_deref();
-        for text in [Some(&*jinja.source), marked].into_iter().flatten() {
-            jinja.environment(text)?;
+        for text in [&jinja.source].into_iter().chain(&jinja.marked) {
+            environment(text)?;
         }
         Ok(Self { jinja: Some(jinja) })
     }
@@ -215,7 +215,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatTemplateError::Refused`]: it is no Jinja.
     pub fn from_jinja(source: &str, bos: &str, eos: &str) -> Result<Self, ChatTemplateError> {
-        Self::of(source, bos.to_owned(), eos.to_owned()).map_err(refused)
+        Self::of(source, [bos, eos].map(str::to_owned)).map_err(refused)
     }
 
     /// Its text, for [`TEMPLATE`].
@@ -234,27 +234,28 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatTemplateError::Refused`] and [`ChatTemplateError::UnknownRole`].
     pub fn render(&self, messages: &[Message], follows: bool) -> Result<String, ChatTemplateError> {
-        match &self.jinja {
-            Some(jinja) => jinja.render(&jinja.source, messages, [follows, true]),
-            None => plain(messages, follows, true),
-        }
+        self.written(messages, [follows, true])
     }
 
-    /// The text of these messages alone, and what asks for an answer after them if it `asks`.
-    fn written(&self, messages: &[Message], asks: bool) -> Result<String, ChatTemplateError> {
+    /// The text of these messages, which may follow others, and what asks for an answer after them if it `asks`.
+    fn written(
+        &self,
+        messages: &[Message],
+        [follows, asks]: [bool; 2],
+    ) -> Result<String, ChatTemplateError> {
         match &self.jinja {
-            Some(jinja) => jinja.render(&jinja.source, messages, [false, asks]),
-            None => plain(messages, false, asks),
+            Some(jinja) => jinja.render(&jinja.source, messages, [follows, asks]),
+            None => plain(messages, follows, asks),
         }
     }
 
     /// The same with marks around what the model says, if the template marks that.
     fn marked(&self, messages: &[Message]) -> Result<Option<String>, ChatTemplateError> {
-        let Some(jinja) = &self.jinja else {
-            return Ok(None);
-        };
-        let marked = jinja.marked.as_ref();
-        let text = marked.map(|marked| jinja.render(marked, messages, [false, false]));
+        let marked = self
+            .jinja
+            .as_ref()
+            .and_then(|jinja| Some((jinja, jinja.marked.as_ref()?)));
+        let text = marked.map(|(jinja, marked)| jinja.render(marked, messages, [false, false]));
         text.transpose()
     }
 
@@ -267,33 +268,30 @@ impl ChatTemplate {
     }
 }
 
-impl Jinja {
-    fn environment<'a>(&self, source: &'a str) -> Result<Environment<'a>, minijinja::Error> {
-        let mut environment = Environment::new();
-        let mut syntax = SyntaxConfig::builder();
-        syntax.trim_blocks(true).lstrip_blocks(true);
-        environment.set_syntax(syntax.build()?);
-        environment.set_fuel(Some(FUEL));
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function(
-            "raise_exception",
-            |reason: String| -> Result<minijinja::Value, minijinja::Error> {
-                Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason))
-            },
-        );
-        environment.add_filter("generation", |said: String| format!("{BEGINS}{said}{ENDS}"));
-        environment.add_template("chat", source)?;
-        Ok(environment)
-    }
+fn environment(source: &str) -> Result<Environment<'_>, minijinja::Error> {
+    let mut environment = Environment::new();
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true);
+    environment.set_syntax(syntax.build()?);
+    environment.set_fuel(Some(FUEL));
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    let raise = |reason: String| -> Result<minijinja::Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason))
+    };
+    environment.add_function("raise_exception", raise);
+    environment.add_filter("generation", |said: String| format!("{BEGINS}{said}{ENDS}"));
+    environment.add_template("chat", source)?;
+    Ok(environment)
+}
 
+impl Jinja {
     fn render(
         &self,
         source: &str,
         messages: &[Message],
         [follows, asks]: [bool; 2],
     ) -> Result<String, ChatTemplateError> {
-        let environment = self.environment(source).map_err(refused)?;
+        let environment = environment(source).map_err(refused)?;
         let template = environment.get_template("chat").map_err(refused)?;
         let bos = if follows { "" } else { &self.bos };
         let values = context! {
@@ -317,11 +315,9 @@ fn plain(messages: &[Message], follows: bool, asks: bool) -> Result<String, Chat
             "system" | "developer" => "",
             "user" => "User: ",
             "assistant" => "Assistant: ",
-            _ => {
-                return Err(ChatTemplateError::UnknownRole {
-                    index,
-                    role: message.role.clone(),
-                });
+            role => {
+                let role = role.to_owned();
+                return Err(ChatTemplateError::UnknownRole { index, role });
             }
         };
         let _ = write!(text, "{separator}{name}{}", message.content.trim());
@@ -338,10 +334,14 @@ fn read(path: &Path) -> Result<Option<String>, ChatTemplateError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ChatTemplateError::Read {
-            path: path.into(),
-            source,
-        }),
+        Err(source) => Err(unread(path, source)),
+    }
+}
+
+fn unread(path: &Path, source: io::Error) -> ChatTemplateError {
+    ChatTemplateError::Read {
+        path: path.into(),
+        source,
     }
 }
 
@@ -369,10 +369,8 @@ fn generations(source: &str, [begins, ends]: [&str; 2]) -> String {
 }
 
 fn default_of(named: &[Value]) -> Option<String> {
-    let default = named
-        .iter()
-        .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))?;
-    default.get("template")?.as_str().map(str::to_owned)
+    let default = named.iter().find(|entry| entry["name"] == "default")?;
+    default["template"].as_str().map(str::to_owned)
 }
 
 fn broken(path: &Path, reason: impl ToString) -> ChatTemplateError {
@@ -387,7 +385,7 @@ fn refused(error: minijinja::Error) -> ChatTemplateError {
         ErrorKind::InvalidOperation => error.detail().unwrap_or("it does not say why").to_owned(),
         _ => error.to_string(),
     };
-    ChatTemplateError::Refused { reason }
+    ChatTemplateError::Refused(reason)
 }
 
 #[cfg(test)]
@@ -455,7 +453,7 @@ mod tests {
         for some in 0..=turns.len() {
             for asks in [false, true] {
                 let rendered = of_others.render(PLAIN, &turns[..some], [false, asks]);
-                let own = plain.written(&turns[..some], asks).unwrap();
+                let own = plain.written(&turns[..some], [false, asks]).unwrap();
                 assert_eq!(rendered.unwrap(), own, "as others read it");
             }
         }

@@ -117,14 +117,11 @@ impl Decoder {
         }
         // A random seed is of a size that a person can type again.
         let random = || u64::from(rand::random::<u32>());
-        let draws = match (config.seed, past.draws) {
-            (None, Some(draws)) => draws,
-            (Some(seed), Some(draws)) if seed == draws.seed => draws,
-            (seed, _) => Draws {
-                seed: seed.unwrap_or_else(random),
-                count: 0,
-            },
-        };
+        let same = |draws: &Draws| config.seed.is_none_or(|seed| seed == draws.seed);
+        let draws = past.draws.filter(same).unwrap_or_else(|| Draws {
+            seed: config.seed.unwrap_or_else(random),
+            count: 0,
+        });
         let mut sampler = Sampler::after(config, draws);
         let before = [&*past.recent, &*prompt].concat();
         before.iter().for_each(|&token| sampler.accept(token));
@@ -201,27 +198,19 @@ impl Decoder {
     }
 
     fn draw(&mut self, logits: &[f32]) -> Result<(), GenerateError> {
-        let token = self
-            .sampler
-            .sample(&logits[..self.drawable.min(logits.len())])?;
+        let drawable = &logits[..self.drawable.min(logits.len())];
+        let token = self.sampler.sample(drawable)?;
         self.sampler.accept(token);
         self.tokens.push(token);
-        let ends = match self.eos.contains(&token) {
-            true => Some(FinishReason::Eos),
-            false => None,
-        };
+        let ends = self.eos.contains(&token).then_some(FinishReason::Eos);
         let full = (self.tokens.len() >= self.limit).then_some(FinishReason::Length);
+        self.finish = ends.or(full);
         if let Some(words) = &mut self.words {
-            if ends.is_none() && words.push(token, &mut self.text)? {
+            let stops = ends.is_none() && words.push(token, &mut self.text)?;
+            if stops || self.finish.is_some() && words.end(&mut self.text)? {
                 self.finish = Some(FinishReason::Stop);
-                return Ok(());
-            }
-            if ends.or(full).is_some() && words.end(&mut self.text)? {
-                self.finish = Some(FinishReason::Stop);
-                return Ok(());
             }
         }
-        self.finish = ends.or(full);
         Ok(())
     }
 
@@ -270,26 +259,19 @@ impl Decoder {
 
 impl Words {
     fn new(tokenizer: &Tokenizer, before: &[u32], stop: &[String]) -> Result<Self, GenerateError> {
-        let special = |id| {
-            Some((
-                id,
-                tokenizer.token(id).filter(|_| tokenizer.is_special(id))?,
-            ))
-        };
-        let specials = match stop.is_empty() {
-            true => Vec::new(),
-            false => (0..tokenizer.vocab_size() as u32)
-                .filter_map(special)
-                .collect(),
-        };
         let spelled = |name: &String| stop.iter().any(|stop| stop.contains(name.as_str()));
+        let special = |id| {
+            let name = tokenizer.token(id).filter(spelled)?;
+            tokenizer.is_special(id).then_some((id, name))
+        };
+        let looked_at = match stop.is_empty() {
+            true => 0,
+            false => tokenizer.vocab_size() as u32,
+        };
         Ok(Self {
             stream: tokenizer.decode_stream(before)?,
             matcher: StopMatcher::new(stop),
-            specials: specials
-                .into_iter()
-                .filter(|(_, name)| spelled(name))
-                .collect(),
+            specials: (0..looked_at).filter_map(special).collect(),
         })
     }
 

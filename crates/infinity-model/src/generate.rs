@@ -392,14 +392,6 @@ struct Repeating {
 }
 
 impl Repeating {
-    fn of(model: &InfinityModel, state: &ModelState) -> Option<Self> {
-        Some(Self {
-            replay: Replay::new(model, state)?,
-            logits: Vec::new(),
-            tokens: Vec::new(),
-        })
-    }
-
     fn read(&mut self, token: u32) -> Result<&[f32], GenerateError> {
         self.logits = numbers(self.replay.step(&[token]))?;
         self.tokens.push(token);
@@ -559,10 +551,13 @@ fn run(
     let finish = loop {
         if !asked && !decoder.tokens().is_empty() {
             asked = true;
-            let worth = decoder.left() >= Replay::WORTH;
-            repeating = worth
-                .then(|| Repeating::of(model, &context.state))
-                .flatten();
+            if decoder.left() >= Replay::WORTH {
+                repeating = Replay::new(model, &context.state).map(|replay| Repeating {
+                    replay,
+                    logits: Vec::new(),
+                    tokens: Vec::new(),
+                });
+            }
         }
         let logits = match (&mut repeating, decoder.wants()) {
             (Some(repeating), [token]) => repeating.read(*token)?,

@@ -57,10 +57,8 @@ impl<'a> Init<'a> {
             let device = self.device.clone();
             return Param::uninitialized(ParamId::new(), zeros, device, true, dims.into());
         }
-        Param::from_tensor(Tensor::from_data(
-            TensorData::new(values, dims),
-            self.device,
-        ))
+        let values = TensorData::new(values, dims);
+        Param::from_tensor(Tensor::from_data(values, self.device))
     }
 
     /// Ordinary weights, N(0, std²).
@@ -92,35 +90,26 @@ impl<'a> Init<'a> {
         }
     }
 
-    /// A bias of zeros, if one is wanted.
-    pub(crate) fn bias(&self, to: usize, wanted: bool) -> Option<Param<Tensor<1>>> {
-        wanted.then(|| self.values(vec![0.0; to], [to]))
-    }
-
-    /// A projection with a bias of zeros, if one is wanted.
-    pub(crate) fn linear_biased(&mut self, from: usize, to: usize, wanted: bool) -> Linear {
+    /// A projection with a bias that is the same everywhere, if one is given.
+    pub(crate) fn linear_biased(&mut self, from: usize, to: usize, bias: Option<f64>) -> Linear {
         Linear {
-            bias: self.bias(to, wanted),
-            ..self.linear(from, to)
-        }
-    }
-
-    /// A projection with a constant bias.
-    pub(crate) fn linear_with_bias(&mut self, from: usize, to: usize, bias: f64) -> Linear {
-        let bias = self.values(vec![bias as f32; to], [to]);
-        Linear {
-            bias: Some(bias),
+            bias: bias.map(|bias| self.values(vec![bias as f32; to], [to])),
             ..self.linear(from, to)
         }
     }
 
     /// A projection back into the residual stream: smaller by √(2L), so that the stream's variance
     /// does not grow with the number of layers (GPT-2).
-    pub(crate) fn residual_out(&mut self, from: usize, to: usize, n_layers: usize) -> Linear {
+    pub(crate) fn residual_out(
+        &mut self,
+        [from, to]: [usize; 2],
+        n_layers: usize,
+        biased: bool,
+    ) -> Linear {
         let std = self.std / (2.0 * n_layers as f64).sqrt();
         Linear {
             weight: self.scaled([from, to], std),
-            bias: None,
+            bias: biased.then(|| self.values(vec![0.0; to], [to])),
         }
     }
 

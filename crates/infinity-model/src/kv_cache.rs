@@ -86,37 +86,34 @@ impl KvCache {
     ///
     /// Outside autodiff it doubles its room when that is used up, or with a window makes some, and until then
     /// nothing that is there moves, if the tensors are nobody else's.
-    pub(crate) fn push(self, keys: Tensor<4>, values: Tensor<4>, window: Option<usize>) -> Self {
-        let KvCache {
-            buffers,
-            first,
-            len,
-            starts,
-        } = self;
+    pub(crate) fn push(
+        mut self,
+        keys: Tensor<4>,
+        values: Tensor<4>,
+        window: Option<usize>,
+    ) -> Self {
         let (t, learns) = (keys.dims()[1], keys.device().is_autodiff());
-        let (end, new) = (first + len, len + t);
-        let (buffers, first) = match buffers {
-            None => ([keys, values], 0),
+        let (first, len) = (self.first, self.len);
+        let end = first + len;
+        self.len += t;
+        self.buffers = Some(match self.buffers {
+            None => [keys, values],
             // Nobody else has the buffers now, unless a state was cloned.
             Some([all_keys, all_values]) if !learns && end + t <= all_keys.dims()[1] => {
                 let write = |all: Tensor<4>, x: Tensor<4>| {
                     let [b, _, groups, width] = x.dims();
                     all.slice_assign([0..b, end..end + t, 0..groups, 0..width], x)
                 };
-                ([write(all_keys, keys), write(all_values, values)], first)
+                [write(all_keys, keys), write(all_values, values)]
             }
             Some([all_keys, all_values]) => {
-                let spare = if learns { 0 } else { spare(window, new) };
+                self.first = 0;
+                let spare = if learns { 0 } else { spare(window, self.len) };
                 let grow = |all, x| with_room(vec![part(all, first, len), x], spare);
-                ([grow(all_keys, keys), grow(all_values, values)], 0)
+                [grow(all_keys, keys), grow(all_values, values)]
             }
-        };
-        KvCache {
-            buffers: Some(buffers),
-            first,
-            len: new,
-            starts,
-        }
+        });
+        self
     }
 
     /// The cache before its last `t` tokens, of one that has no window.
@@ -152,46 +149,37 @@ impl KvCache {
 
     /// The cache after `t` tokens with `borders`: what was there before the last document of a row is none of
     /// the row's, and what no later token looks at is left behind.
-    pub(crate) fn left_by(self, t: usize, borders: &Borders, window: Option<usize>) -> Self {
-        let KvCache {
-            mut buffers,
-            mut first,
-            mut len,
-            mut starts,
-        } = self;
-        for (row, start) in starts.iter_mut().enumerate() {
+    pub(crate) fn left_by(mut self, t: usize, borders: &Borders, window: Option<usize>) -> Self {
+        for (row, start) in self.starts.iter_mut().enumerate() {
             let last = borders.pieces(row, t).next_back();
             if let Some(piece) = last.filter(|piece| piece.fresh) {
-                *start = len - t + piece.tokens.start;
+                *start = self.len - t + piece.tokens.start;
             }
         }
         // A token sees its own key and so many before it.
-        if let Some(kept) = window.map(|window| len.min(window - 1)) {
-            let gone = len - kept;
-            (first, len) = (first + gone, kept);
-            starts
-                .iter_mut()
-                .for_each(|start| *start = start.saturating_sub(gone));
-            if len == 0 {
-                return Self::empty(starts.len());
-            }
-            // Many tokens at once leave more behind than there is room for.
-            let spare = spare(window, len);
-            if first > spare {
-                buffers = buffers.map(|buffers| {
-                    buffers.map(|all| match all.device().is_autodiff() {
-                        true => part(all, first, len),
-                        false => with_room(vec![part(all, first, len)], spare),
-                    })
-                });
-                first = 0;
-            }
+        let Some(kept) = window.map(|window| self.len.min(window - 1)) else {
+            return self;
+        };
+        if kept == 0 {
+            return Self::empty(self.starts.len());
         }
+        let gone = self.len - kept;
+        (self.first, self.len) = (self.first + gone, kept);
+        for start in &mut self.starts {
+            *start = start.saturating_sub(gone);
+        }
+        // Many tokens at once leave more behind than there is room for.
+        let (first, spare) = (self.first, spare(window, kept));
+        if first <= spare {
+            return self;
+        }
+        let moved = |all: Tensor<4>| match all.device().is_autodiff() {
+            true => part(all, first, kept),
+            false => with_room(vec![part(all, first, kept)], spare),
+        };
         KvCache {
-            buffers,
-            first,
-            len,
-            starts,
+            first: 0,
+            ..self.map(moved)
         }
     }
 

@@ -179,11 +179,10 @@ impl Pass {
         // One table where one is enough.
         let made = |dims| Rotary::packed(position, t, borders, dims, device);
         let [linear, full] = [config.rotary_dims(), config.attention_rotary_dims()];
-        let rotary = made(if config.has_linear_layers() {
-            linear
-        } else {
-            full
-        });
+        let rotary = match config.has_linear_layers() {
+            true => made(linear),
+            false => made(full),
+        };
         let apart = config.has_linear_layers() && config.has_attention_layers() && linear != full;
         Pass {
             attention_rotary: if apart { made(full) } else { rotary.clone() },

@@ -143,10 +143,8 @@ impl InfinityModel {
 
     /// The same model that drops out in training as `config` says.
     pub fn dropping_out(mut self, config: &ModelConfig) -> Self {
-        let [hidden, attention] = [
-            config.hidden_dropout_prob,
-            config.attention_probs_dropout_prob,
-        ];
+        let hidden = config.hidden_dropout_prob;
+        let attention = config.attention_probs_dropout_prob;
         self.config.hidden_dropout_prob = hidden;
         self.config.attention_probs_dropout_prob = attention;
         self.model.dropout.prob = hidden;
@@ -209,27 +207,13 @@ impl InfinityModel {
         tokens: Tensor<2, Int>,
         state: impl Into<Option<ModelState>>,
     ) -> (Tensor<3>, ModelState) {
-        self.forward_hidden_with(tokens, state, &mut |_| ())
+        self.forward_packed(tokens, state, &Borders::default(), &mut |_| ())
     }
 
-    /// [`forward_hidden`](Self::forward_hidden) that calls `before` with 0 before the embedding
-    /// and with `i + 1` before block `i`: the place to seed what drops out there.
-    ///
-    /// # Panics
-    ///
-    /// As [`forward`](Self::forward).
-    pub fn forward_hidden_with(
-        &self,
-        tokens: Tensor<2, Int>,
-        state: impl Into<Option<ModelState>>,
-        before: &mut dyn FnMut(usize),
-    ) -> (Tensor<3>, ModelState) {
-        self.forward_packed(tokens, state, &Borders::default(), before)
-    }
-
-    /// [`forward_hidden_with`](Self::forward_hidden_with) over rows of several documents, one behind the other:
+    /// [`forward_hidden`](Self::forward_hidden) over rows of several documents, one behind the other:
     /// each gets what it would get alone, `state` reaches the first of a row and the next state is left by the
-    /// last. A softmax layer's cache keeps zeros where documents were.
+    /// last. A softmax layer's cache keeps zeros where documents were. Calls `before` with 0 before the
+    /// embedding and with `i + 1` before block `i`: the place to seed what drops out there.
     ///
     /// ```
     /// # use infinity_model::ModelConfig;
@@ -370,9 +354,9 @@ impl InfinityModel {
         let [b, t] = tokens.dims();
         assert!(t > 0, "a prompt of at least one token");
         let (mut state, mut last) = (state, None);
-        for start in (0..t).step_by(PREFILL_TOKENS) {
-            let len = PREFILL_TOKENS.min(t - start);
-            let (hidden, next) = self.forward_hidden(tokens.clone().narrow(1, start, len), state);
+        for piece in tokens.split(PREFILL_TOKENS, 1) {
+            let [_, len] = piece.dims();
+            let (hidden, next) = self.forward_hidden(piece, state);
             state = next;
             last = Some(hidden.narrow(1, len - 1, 1));
         }

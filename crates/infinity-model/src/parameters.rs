@@ -1,5 +1,5 @@
 //! Every tensor of a model: its name and shape in the weight file, what it is for, and what training
-//! does with it. All of it follows from the configuration and from `NAMES`.
+//! does with it. All of it follows from the configuration and from names.
 
 use crate::config::{AttnQkNorm, Decay, KernelType, LayerType, ModelConfig};
 
@@ -38,50 +38,25 @@ pub enum ParameterRole {
 /// The segment of a path that a low-rank adapter is below.
 pub(crate) const ADAPTER: &str = "lora";
 
-/// Every module that holds parameters, by a segment of its path. The first that fits counts.
-const NAMES: [(&str, Part, ParameterRole); 8] = [
-    (
-        "gates value_residual input_residual",
-        Part::Gates,
-        ParameterRole::Gate,
-    ),
-    ("output_gate_proj", Part::Gates, ParameterRole::Matrix),
-    (
-        "q_proj k_proj v_proj o_proj",
-        Part::MixerProjections,
-        ParameterRole::Matrix,
-    ),
-    (
-        "q_conv1d k_conv1d v_conv1d",
-        Part::Convolution,
-        ParameterRole::Kernel,
-    ),
-    ("feature_map", Part::MixerProjections, ParameterRole::Kernel),
-    (
-        "gate_proj up_proj down_proj",
-        Part::FeedForward,
-        ParameterRole::Matrix,
-    ),
-    (
-        "embed_tokens lm_head",
-        Part::Embedding,
-        ParameterRole::Other,
-    ),
-    (
-        "input_layernorm post_attention_layernorm o_norm q_norm k_norm norm",
-        Part::Norms,
-        ParameterRole::Other,
-    ),
-];
-
+/// What a module is that holds parameters, by the first segment of its path that says it.
 fn named(path: &str) -> Option<(Part, ParameterRole)> {
-    let is = |name: &str| path.split('.').any(|segment| segment == name);
-    let found = NAMES
-        .into_iter()
-        .find(|(names, ..)| names.split(' ').any(is));
-    found.map(|(_, part, role)| match role {
-        // The bias of a matrix is a vector.
-        ParameterRole::Matrix if is("bias") => (part, ParameterRole::Other),
+    use ParameterRole::{Gate, Kernel, Matrix, Other};
+    let found = path.split('.').find_map(|segment| match segment {
+        "gates" | "value_residual" | "input_residual" => Some((Part::Gates, Gate)),
+        "output_gate_proj" => Some((Part::Gates, Matrix)),
+        "q_proj" | "k_proj" | "v_proj" | "o_proj" => Some((Part::MixerProjections, Matrix)),
+        "q_conv1d" | "k_conv1d" | "v_conv1d" => Some((Part::Convolution, Kernel)),
+        "feature_map" => Some((Part::MixerProjections, Kernel)),
+        "gate_proj" | "up_proj" | "down_proj" => Some((Part::FeedForward, Matrix)),
+        "embed_tokens" | "lm_head" => Some((Part::Embedding, Other)),
+        "input_layernorm" | "post_attention_layernorm" => Some((Part::Norms, Other)),
+        "o_norm" | "q_norm" | "k_norm" | "norm" => Some((Part::Norms, Other)),
+        _ => None,
+    });
+    // The bias of a matrix is a vector.
+    let of_bias = path.split('.').any(|segment| segment == "bias");
+    found.map(|(part, role)| match role {
+        Matrix if of_bias => (part, Other),
         role => (part, role),
     })
 }
@@ -225,11 +200,8 @@ fn mixer(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
 
 fn attention(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
     let (d, h) = (config.hidden_size, config.num_attention_heads);
-    let (k, v, groups) = (
-        config.head_dim(),
-        config.value_head_dim(),
-        config.num_key_value_heads(),
-    );
+    let (k, v) = (config.head_dim(), config.value_head_dim());
+    let groups = config.num_key_value_heads();
     let of_qkv = config.attention_bias || config.qkv_bias;
     linear(add, "q_proj", [h * k, d], of_qkv);
     linear(add, "k_proj", [groups * k, d], of_qkv);
@@ -248,12 +220,8 @@ fn attention(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
 }
 
 fn gates(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
-    let (d, of, s) = (
-        config.hidden_size,
-        config.linear_heads(),
-        config.num_states(),
-    );
-    let h = of.values;
+    let (d, of) = (config.hidden_size, config.linear_heads());
+    let (h, s) = (of.values, config.num_states());
     if config.decay == Decay::Adaptive {
         add("gates.decay_proj.weight", &[h * s, d]);
     }

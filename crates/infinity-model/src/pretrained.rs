@@ -224,26 +224,22 @@ pub fn read_settings(dir: &Path) -> Result<Settings, PretrainedError> {
     };
     let (config, foreign) = parse(&dir.join(CONFIG), understood)?
         .ok_or_else(|| missing(dir, CONFIG, "it says which network the weights belong to"))?;
-    let mut notes = foreign
-        .as_ref()
-        .map_or_else(Vec::new, |foreign| foreign.notes.clone());
-    let generation = match foreign {
-        None => parse(&dir.join(GENERATION), GenerationConfig::from_json)?,
-        Some(_) => {
-            let read = parse(&dir.join(GENERATION), GenerationConfig::from_json_of_others)?;
+    let (mut notes, path) = (Vec::new(), dir.join(GENERATION));
+    let mut generation = match &foreign {
+        None => parse(&path, GenerationConfig::from_json)?.unwrap_or_default(),
+        Some(foreign) => {
+            notes.extend_from_slice(&foreign.notes);
+            let read = parse(&path, GenerationConfig::from_json_of_others)?;
             let unknown = read.iter().flat_map(|(_, unknown)| unknown);
             notes.extend(
                 unknown.map(|key| format!("{GENERATION}: {key} is not known and not used")),
             );
-            Some(read.map_or_else(GenerationConfig::of_others, |(generation, _)| generation))
+            read.map_or_else(GenerationConfig::of_others, |(generation, _)| generation)
         }
     };
-    let mut generation = generation.unwrap_or_default();
-    let tokenizer_path = dir.join(TOKENIZER);
-    let tokenizer = tokenizer_path
-        .exists()
-        .then(|| Tokenizer::from_file(&tokenizer_path))
-        .transpose()?;
+    let path = dir.join(TOKENIZER);
+    let tokenizer = path.exists().then(|| Tokenizer::from_file(&path));
+    let tokenizer = tokenizer.transpose()?;
     let about =
         parse(&dir.join(TOKENIZER_CONFIG), about_tokenizer).or_else(|error| match foreign {
             Some(_) => Err(error),

@@ -123,10 +123,8 @@ impl Sampler {
             }
         }
         // Rounding can leave a hair after the last one.
-        candidates
-            .last()
-            .map(|candidate| candidate.id)
-            .ok_or(GenerateError::NoCandidate)
+        let last = candidates.last().ok_or(GenerateError::NoCandidate)?;
+        Ok(last.id)
     }
 
     /// The tokens that could be drawn and their probabilities, the most likely first.
@@ -137,8 +135,8 @@ impl Sampler {
         let mut candidates = self.candidates(logits)?;
         candidates.sort_unstable_by(larger_first);
         let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-        Ok(candidates
-            .iter()
+        let each = candidates.iter();
+        Ok(each
             .map(|candidate| (candidate.id, candidate.weight / total))
             .collect())
     }
@@ -171,10 +169,9 @@ impl Sampler {
                 continue;
             };
             let logit = &mut candidate.weight;
-            if *logit > 0.0 {
-                *logit /= config.repetition_penalty;
-            } else {
-                *logit *= config.repetition_penalty;
+            match *logit > 0.0 {
+                true => *logit /= config.repetition_penalty,
+                false => *logit *= config.repetition_penalty,
             }
             *logit -= config.presence_penalty + f64::from(count) * config.frequency_penalty;
         }
@@ -187,19 +184,14 @@ fn larger_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
 }
 
 fn finite_candidates(logits: &[f32]) -> Result<Vec<Candidate>, GenerateError> {
-    let candidate = |(id, &value): (usize, &f32)| {
-        if value.is_nan() || value == f32::INFINITY {
-            return Err(GenerateError::BadLogit {
-                id: id as u32,
-                value,
-            });
-        }
-        Ok(Candidate {
-            id: id as u32,
+    let candidate = |(id, &value): (u32, &f32)| match value.is_nan() || value == f32::INFINITY {
+        true => Err(GenerateError::BadLogit { id, value }),
+        false => Ok(Candidate {
+            id,
             weight: f64::from(value),
-        })
+        }),
     };
-    logits.iter().enumerate().map(candidate).collect()
+    (0..).zip(logits).map(candidate).collect()
 }
 
 fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
@@ -214,9 +206,8 @@ fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
 /// `exp((logit − largest) / temperature)`: the largest weight is exactly 1.
 fn to_probabilities(candidates: &mut [Candidate], temperature: f64) -> Result<(), GenerateError> {
     let logits = candidates.iter().map(|candidate| candidate.weight);
-    let largest = logits
-        .max_by(f64::total_cmp)
-        .ok_or(GenerateError::NoCandidate)?;
+    let largest = logits.max_by(f64::total_cmp);
+    let largest = largest.ok_or(GenerateError::NoCandidate)?;
     for candidate in candidates {
         candidate.weight = ((candidate.weight - largest) / temperature).exp();
     }

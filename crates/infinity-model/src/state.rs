@@ -338,13 +338,14 @@ impl ModelState {
         let depth = parts.first().expect("at least one part").layers.len();
         let same = parts.iter().all(|part| part.layers.len() == depth);
         assert!(same, "states of one model");
-        let (layers, positions): (Vec<_>, Vec<_>) = parts
-            .into_iter()
-            .map(|part| (part.layers, part.position))
-            .unzip();
+        let position = parts
+            .iter()
+            .flat_map(|part| part.position.clone())
+            .collect();
+        let layers = parts.into_iter().map(|part| part.layers).collect();
         ModelState {
             layers: transposed(layers).map(LayerState::cat).collect(),
-            position: positions.concat(),
+            position,
         }
     }
 

@@ -379,9 +379,9 @@ fn computing_settings(config: &ModelConfig) -> Vec<(String, String)> {
         ..config.resolved()
     };
     let [all, default] = [computing, default].map(|config| config.to_object());
-    let changed = all
-        .into_iter()
-        .filter(|(key, value)| default[key] != *value);
+    let mut changed = Vec::from_iter(all);
+    changed.retain(|(key, value)| default[key] != *value);
+    let changed = changed.into_iter();
     changed
         .map(|(key, value)| (key, value.to_string()))
         .collect()

@@ -12,6 +12,9 @@ use std::ops::Range;
 /// Stands for an answer while its place is looked for.
 const PLACE: &str = "\u{fdd2}";
 
+/// Messages that follow no others and ask for no answer.
+const ALONE: [bool; 2] = [false, false];
+
 /// The role whose messages are answers.
 const ASSISTANT: &str = "assistant";
 
@@ -43,7 +46,7 @@ impl ChatTemplate {
         if answers.is_empty() {
             return Err(ChatTemplateError::NoAnswer);
         }
-        let text = self.written(messages, false)?;
+        let text = self.written(messages, ALONE)?;
         if let Some(marked) = self.marked(messages)? {
             let ranges =
                 marks(&text, &marked).ok_or(ChatTemplateError::Placeless { index: answers[0] })?;
@@ -68,20 +71,19 @@ impl ChatTemplate {
         index: usize,
         text: &str,
     ) -> Result<Option<Range<usize>>, ChatTemplateError> {
-        let asked = self.written(&messages[..index], true)?;
+        let asked = self.written(&messages[..index], [false, true])?;
         let answered = match index + 1 == messages.len() {
             true => text.to_owned(),
-            false => self.written(&messages[..=index], false)?,
+            false => self.written(&messages[..=index], ALONE)?,
         };
         if text.starts_with(&answered) && answered.starts_with(&asked) {
-            return Ok(Some(
-                asked.len()..answered.trim_end().len().max(asked.len()),
-            ));
+            let end = answered.trim_end().len().max(asked.len());
+            return Ok(Some(asked.len()..end));
         }
         let mut placed = messages.to_vec();
         placed[index].content = PLACE.to_owned();
-        let all = self.written(&placed, false)?;
-        let last = self.written(&placed[..=index], false)?;
+        let all = self.written(&placed, ALONE)?;
+        let last = self.written(&placed[..=index], ALONE)?;
         let (Some((before, after)), Some((_, end))) =
             (all.split_once(PLACE), last.split_once(PLACE))
         else {
@@ -97,13 +99,11 @@ impl ChatTemplate {
             return Ok(None);
         }
         // What asks for an answer stands before it, maybe with something that the model says first.
-        let silent = self.written(&messages[..index], false)?;
+        let silent = self.written(&messages[..index], ALONE)?;
         let asks = asked.strip_prefix(&silent).unwrap_or_default();
-        let start = match asks {
-            "" => None,
-            asks => before.rfind(asks).map(|at| at + asks.len()),
-        };
-        let start = start.unwrap_or(before.len());
+        let start = before
+            .rfind(asks)
+            .map_or(before.len(), |at| at + asks.len());
         Ok(Some(start..text.len() - after.len() + end.len()))
     }
 }

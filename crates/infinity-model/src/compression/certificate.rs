@@ -76,6 +76,13 @@ impl Sizes {
         self.part(self.expected)
     }
 
+    fn add(&mut self, [own, bound, measured, expected]: [f64; 4]) {
+        self.own += own.powi(2);
+        self.bound += bound.powi(2);
+        self.measured += measured.powi(2);
+        self.expected += expected.powi(2);
+    }
+
     fn part(&self, sum: f64) -> f64 {
         match self.own {
             0.0 => 0.0,
@@ -150,19 +157,15 @@ impl Certificate {
                 for t in 0..dims.t {
                     let place = (row * dims.t + t) * dims.h + head;
                     let states = &decay[place * dims.s..][..dims.s];
-                    let slowest = states
-                        .iter()
-                        .fold(f32::NEG_INFINITY, |most, g| most.max(*g));
+                    let slowest = states.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                     slow += f64::from(slowest);
                     let rounding = (t + 1) as f64 * ROUNDING;
                     bound = slow.exp() * (1.0 + rounding) * self.bound[at] + rounding * size;
                     let bound = read[place] * bound;
                     self.held.check(distance[place], bound);
-                    let sizes = &mut self.held.outputs;
-                    sizes.own += own[place].powi(2);
-                    sizes.bound += bound.powi(2);
-                    sizes.measured += distance[place].powi(2);
-                    sizes.expected += expected_o[place].powi(2);
+                    let (own, expected) = (own[place], expected_o[place]);
+                    let sizes = [own, bound, distance[place], expected];
+                    self.held.outputs.add(sizes);
                 }
                 self.bound[at] = bound;
             }
@@ -190,12 +193,9 @@ impl Certificate {
         let per_head = sizes[2..].iter().product();
         let distance = norms(&(back.clone() - self.shadow.clone()), per_head);
         let expected = norms(&self.errors, per_head);
-        let memory = &mut self.held.memory;
         for (at, own) in folded.norm.iter().enumerate() {
-            memory.own += own.powi(2);
-            memory.bound += self.bound[at].powi(2);
-            memory.measured += distance[at].powi(2);
-            memory.expected += expected[at].powi(2);
+            let sizes = [*own, self.bound[at], distance[at], expected[at]];
+            self.held.memory.add(sizes);
         }
         self.compare(&back);
     }

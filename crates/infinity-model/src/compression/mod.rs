@@ -12,12 +12,11 @@
 
 mod certificate;
 
-use crate::config::{LayerType, ModelConfig};
+use crate::config::{LayerType, ModelConfig, choice};
 use crate::state::{LayerState, ModelState};
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16, f16};
 pub use certificate::{Certificate, Held, Sizes};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// Numbers with one scale.
 const BLOCK: usize = 32;
@@ -28,28 +27,24 @@ const SMALLEST_SCALE: f32 = 6.103_515_6e-5;
 /// Largest scale that f16 has.
 const LARGEST_SCALE: f32 = 65_504.0;
 
-/// Bits of a number of a compressed memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Width {
-    /// Whole numbers from −7 to 7 and their scales: an eighth and a bit.
-    #[serde(rename = "4")]
-    Four,
-    /// Whole numbers from −127 to 127 and their scales: a quarter and a bit.
-    #[serde(rename = "8")]
-    Eight,
-    /// bf16, without rotation and scales: half.
-    #[serde(rename = "bf16")]
-    Bf16,
+choice! {
+    /// Bits of a number of a compressed memory.
+    Width, key = "width",
+    {
+        /// Whole numbers from −7 to 7 and their scales: an eighth and a bit.
+        Four = "4",
+        /// Whole numbers from −127 to 127 and their scales: a quarter and a bit.
+        Eight = "8",
+        /// bf16, without rotation and scales: half.
+        Bf16 = "bf16",
+    }
 }
 
 impl Width {
     /// The width that `memory_compression_ratio` asks for.
     pub(crate) fn of_ratio(ratio: f64) -> Self {
-        match ratio {
-            ratio if ratio <= 0.15 => Width::Four,
-            ratio if ratio <= 0.3 => Width::Eight,
-            _ => Width::Bf16,
-        }
+        let fits = |width: &Width| ratio <= width.ratio();
+        Self::ALL.iter().copied().find(fits).unwrap_or(Width::Bf16)
     }
 
     /// A `memory_compression_ratio` that asks for it.
@@ -85,26 +80,6 @@ impl Width {
             Width::Bf16 => 0,
             _ => numbers.div_ceil(BLOCK),
         }
-    }
-}
-
-impl fmt::Display for Width {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Width::Four => "4",
-            Width::Eight => "8",
-            Width::Bf16 => "bf16",
-        })
-    }
-}
-
-impl std::str::FromStr for Width {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let widths = [Width::Four, Width::Eight, Width::Bf16];
-        let found = widths.into_iter().find(|width| width.to_string() == text);
-        found.ok_or_else(|| "it must be 8, 4 or bf16".to_owned())
     }
 }
 
@@ -145,9 +120,7 @@ impl Compression {
         }
         state
     }
-}
 
-impl Compression {
     /// Bytes of the memory of a row of `config`, exact and compressed.
     pub fn memory_bytes(self, config: &ModelConfig) -> [usize; 2] {
         let of = config.linear_heads();
@@ -257,16 +230,10 @@ pub fn compress(memory: &Tensor<5>, width: Width) -> Compressed {
     for head in numbers.chunks(s * k * v) {
         let (mut rounding, mut norm) = (0.0, 0.0);
         for state in head.chunks(k * v) {
-            let codes = made.codes.len();
-            let scales = made.scales.len();
+            let (codes, scales) = (made.codes.len(), made.scales.len());
             made.encode(state, v);
-            let back = decode(
-                width,
-                &made.codes[codes..],
-                &made.scales[scales..],
-                k * v,
-                v,
-            );
+            let (codes, scales) = (&made.codes[codes..], &made.scales[scales..]);
+            let back = decode(width, codes, scales, k * v, v);
             for (own, back) in state.iter().zip(back) {
                 rounding += square(f64::from(*own) - f64::from(back));
                 norm += square(f64::from(*own));

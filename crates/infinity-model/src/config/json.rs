@@ -1,18 +1,28 @@
 //! `config.json` of a model directory, in the way Hugging Face's tools write theirs.
+//!
+//! It carries the version of its format and every key of its time. A key that it lacks is newer than the
+//! file, and means there what it meant before it existed: [`ModelConfig::first`], which never changes,
+//! whatever [`Default`] becomes.
 
 use serde_json::{Map, Value, json};
 
-use super::{ModelConfig, did_you_mean, version};
+use super::{ModelConfig, did_you_mean};
 use crate::error::ConfigError;
 
 const MODEL_TYPE: &str = "infinityformer";
 const ARCHITECTURE: &str = "InfinityFormerForCausalLM";
 
+/// The key of the version.
+const FORMAT_VERSION: &str = "format_version";
+
+/// The version that is written. Files from before have none.
+const VERSION: u64 = 1;
+
 /// Keys that Hugging Face's tools write into every `config.json` and that build nothing.
 const TOLERATED_KEYS: &[&str] = &[
     "model_type",
     "architectures",
-    version::FORMAT_VERSION,
+    FORMAT_VERSION,
     "torch_dtype",
     "dtype",
     "transformers_version",
@@ -36,7 +46,7 @@ impl ModelConfig {
             ("model_type".into(), json!(MODEL_TYPE)),
             ("architectures".into(), json!([ARCHITECTURE])),
             ("torch_dtype".into(), json!(dtype)),
-            (version::FORMAT_VERSION.into(), json!(version::VERSION)),
+            (FORMAT_VERSION.into(), json!(VERSION)),
         ]);
         object.extend(self.resolved().to_object());
         format!("{:#}\n", Value::Object(object))
@@ -58,13 +68,13 @@ impl ModelConfig {
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let object: Map<String, Value> = serde_json::from_str(text)?;
         check_model_type(&object)?;
-        version::check(&object)?;
+        check_version(&object)?;
         for key in object.keys() {
             check_key(key)?;
         }
         // From the text first, because only so does the message have a line and a column.
         serde_json::from_str::<Self>(text)?;
-        let mut config: Self = serde_json::from_value(version::completed(object).into())?;
+        let mut config: Self = serde_json::from_value(completed(object).into())?;
         // Files of earlier versions may have it beside a mixer in which it never did anything.
         if !config.has_attention_layers() && config.attention_probs_dropout_prob < 1.0 {
             config.attention_probs_dropout_prob = config.attention_probs_dropout_prob.min(0.0);
@@ -103,6 +113,24 @@ fn check_key(key: &str) -> Result<(), ConfigError> {
         key: format!("model.{key}"),
         hint,
     })
+}
+
+/// Refuses a file of a later version.
+fn check_version(object: &Map<String, Value>) -> Result<(), ConfigError> {
+    let new = |found: &&Value| found.as_u64().is_none_or(|version| version > VERSION);
+    let Some(found) = object.get(FORMAT_VERSION).filter(new) else {
+        return Ok(());
+    };
+    let limit = format!("a whole number of at most {VERSION}, which this program reads");
+    let wrong = format!("is too large: it must be {limit}");
+    Err(ConfigError::value(FORMAT_VERSION, found, wrong))
+}
+
+/// The keys of `object` over what the others meant before they existed.
+fn completed(object: Map<String, Value>) -> Map<String, Value> {
+    let mut all = ModelConfig::first().to_object();
+    all.extend(object);
+    all
 }
 
 #[cfg(test)]
@@ -168,5 +196,121 @@ mod tests {
             let text = format!(r#"{{"vocab_size": 9, "attention_probs_dropout_prob": {wrong}}}"#);
             assert!(ModelConfig::from_json(&text).is_err(), "{wrong}");
         }
+    }
+
+    /// The keys of a file that was written before there were versions, its sizes written out.
+    const OLD: &str = r#"{
+        "model_type": "infinityformer", "architectures": ["InfinityFormerForCausalLM"],
+        "torch_dtype": "float32", "vocab_size": 65, "hidden_size": 128, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "head_dim": 32, "value_head_dim": 32, "intermediate_size": 256,
+        "mixer": "infinity", "conv_kernel_size": 4, "kernel_type": "identity", "qk_norm": "l2",
+        "use_rotary_embeddings": true, "rotary_fraction": 0.5, "rotary_embedding_base": 10000.0,
+        "memory_update": "delta", "use_multi_scale_memory": true, "num_memory_scales": 3,
+        "decay": "adaptive", "max_half_life": 2048.0, "use_gating": true, "gate_init_bias": 0.0,
+        "use_output_gate": true, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+        "max_position_embeddings": 128, "initializer_range": 0.02, "layer_norm_eps": 1e-05,
+        "tie_word_embeddings": true, "bos_token_id": null, "eos_token_id": null,
+        "pad_token_id": null
+    }"#;
+
+    /// What a program makes of a file whose defaults are other ones by then.
+    fn read_by_another(text: &str) -> ModelConfig {
+        let object: Map<String, Value> = serde_json::from_str(text).unwrap();
+        let moved = ModelConfig {
+            value_residual: true,
+            allow_neg_eigval: true,
+            use_multi_scale_memory: false,
+            num_memory_scales: 1,
+            ..ModelConfig::default()
+        };
+        let Ok(Value::Object(mut all)) = serde_json::to_value(moved) else {
+            unreachable!()
+        };
+        all.extend(completed(object));
+        serde_json::from_value(Value::Object(all)).unwrap()
+    }
+
+    #[test]
+    fn an_old_file_means_what_it_meant() {
+        let read = ModelConfig::from_json(OLD).unwrap();
+        assert!(!read.value_residual && !read.input_residual && !read.allow_neg_eigval);
+        assert_eq!((read.hidden_size, read.num_memory_scales), (128, 3));
+        assert_eq!(read_by_another(OLD), read, "whatever the defaults are");
+        // Every key that it does not have is the first one.
+        let few = ModelConfig::from_json(r#"{"vocab_size": 9}"#).unwrap();
+        let first = ModelConfig {
+            vocab_size: 9,
+            ..ModelConfig::first()
+        };
+        assert_eq!(
+            (few, read_by_another(r#"{"vocab_size": 9}"#)),
+            (first.clone(), first)
+        );
+    }
+
+    #[test]
+    fn files_carry_their_version_and_later_ones_are_refused() {
+        let config = ModelConfig {
+            value_residual: true,
+            ..ModelConfig::new(9)
+        };
+        let text = config.to_json();
+        assert!(text.contains("\"format_version\": 1"), "{text}");
+        assert_eq!(ModelConfig::from_json(&text).unwrap(), config.resolved());
+        for wrong in ["2", "\"1\"", "-1", "1.5"] {
+            let text = format!(r#"{{"vocab_size": 9, "format_version": {wrong}}}"#);
+            let error = ModelConfig::from_json(&text).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("format_version = {wrong}")),
+                "{error}"
+            );
+        }
+        assert!(check_version(&Map::from_iter([(FORMAT_VERSION.into(), json!(0))])).is_ok());
+    }
+
+    /// Controls are what they were, whatever the defaults become: they start from the first values.
+    #[test]
+    fn controls_do_not_follow_the_defaults() {
+        for name in super::super::PRESETS
+            .iter()
+            .filter(|name| **name != "infinity")
+        {
+            let preset = ModelConfig::preset(name).unwrap();
+            assert!(!preset.value_residual && !preset.input_residual && !preset.allow_neg_eigval);
+            assert!(
+                !preset.use_multi_scale_memory && !preset.memory_compression,
+                "{name}"
+            );
+            assert_eq!(preset.hidden_size, ModelConfig::first().hidden_size);
+        }
+    }
+
+    /// What a file means that lacks keys. A new key is added; nothing that is here is ever changed.
+    const FIRST: &str = r#"{
+        "vocab_size": 0, "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8,
+        "head_dim": null, "value_head_dim": null, "intermediate_size": null, "mixer": "infinity",
+        "layer_types": null, "sliding_window": null, "linear_num_key_heads": null,
+        "linear_num_value_heads": null, "linear_key_head_dim": null,
+        "linear_value_head_dim": null, "num_key_value_heads": null, "attn_qk_norm": "none",
+        "attn_output_gate": false, "attn_norm_order": "pre", "attention_bias": false,
+        "qkv_bias": false, "mlp_bias": false, "rope_parameters": {}, "conv_kernel_size": 4,
+        "kernel_type": "elu", "qk_norm": "l2", "use_rotary_embeddings": true,
+        "rotary_fraction": 0.5, "rotary_embedding_base": 10000.0, "memory_update": "delta",
+        "allow_neg_eigval": false, "use_multi_scale_memory": true, "num_memory_scales": 3,
+        "memory_routing": "input", "decay": "adaptive", "max_half_life": null,
+        "memory_compression": false, "memory_compression_frequency": 128,
+        "memory_compression_ratio": 0.3, "use_gating": true, "gate_init_bias": 0.0,
+        "use_output_gate": true, "output_gate_act": "sigmoid", "o_norm_eps": null,
+        "qk_l2_eps": 1e-12, "value_residual": false, "input_residual": false,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+        "max_position_embeddings": 2048, "initializer_range": 0.02, "layer_norm_eps": 1e-5,
+        "tie_word_embeddings": true, "bos_token_id": null, "eos_token_id": null,
+        "pad_token_id": null
+    }"#;
+
+    #[test]
+    fn the_first_values_never_change() {
+        let first: Value = serde_json::from_str(FIRST).unwrap();
+        assert_eq!(Value::Object(ModelConfig::first().to_object()), first);
     }
 }

@@ -44,10 +44,8 @@ impl ModelConfig {
 
     /// How many layers are of a type.
     pub fn num_layers_of(&self, kind: LayerType) -> usize {
-        let layers = 0..self.num_hidden_layers;
-        layers
-            .filter(|layer| self.layer_type(*layer) == kind)
-            .count()
+        let layers = (0..self.num_hidden_layers).map(|layer| self.layer_type(layer));
+        layers.filter(|of| *of == kind).count()
     }
 
     /// Whether some layer has a memory.
@@ -164,10 +162,10 @@ impl ModelConfig {
     /// The rotation of full layers.
     pub fn attention_rotary_dims(&self) -> RotaryDims {
         let (rope, key_dim) = (&self.rope_parameters, self.head_dim());
+        if *rope == RopeParameters::default() {
+            return self.rotary_dims_of(key_dim);
+        }
         let fraction = match rope.rope_type {
-            _ if *rope == RopeParameters::default() => {
-                return self.rotary_dims_of(key_dim);
-            }
             Some(RopeType::None) => 0.0,
             _ => rope.partial_rotary_factor.unwrap_or(1.0),
         };

@@ -11,7 +11,6 @@ mod layer_types;
 mod limits;
 mod rope;
 mod validate;
-mod version;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -46,7 +46,8 @@ impl SoftmaxMixer {
         let (width, groups) = (config.hidden_size, config.num_key_value_heads());
         let (keys, values) = (config.key_dim_total(), config.value_dim_total());
         let (head_dim, value_head_dim) = (config.head_dim(), config.value_head_dim());
-        let of_qkv = config.attention_bias || config.qkv_bias;
+        let of_qkv = (config.attention_bias || config.qkv_bias).then_some(0.0);
+        let n_layers = config.num_hidden_layers;
         let norm = |heads: usize, init: &Init| {
             let width = match config.attn_qk_norm {
                 AttnQkNorm::None => return None,
@@ -59,10 +60,7 @@ impl SoftmaxMixer {
             q_proj: init.linear_biased(width, keys, of_qkv),
             k_proj: init.linear_biased(width, groups * head_dim, of_qkv),
             v_proj: init.linear_biased(width, groups * value_head_dim, of_qkv),
-            o_proj: Linear {
-                bias: init.bias(width, config.attention_bias),
-                ..init.residual_out(values, width, config.num_hidden_layers)
-            },
+            o_proj: init.residual_out([values, width], n_layers, config.attention_bias),
             q_norm: norm(config.num_attention_heads, init),
             k_norm: norm(groups, init),
             output_gate_proj: config.attn_output_gate.then(|| init.linear(width, values)),

@@ -123,7 +123,7 @@ impl InfinityMixer {
                 of.value_dim,
                 config.o_norm_eps.unwrap_or(config.layer_norm_eps),
             ),
-            o_proj: init.residual_out(values, width, config.num_hidden_layers),
+            o_proj: init.residual_out([values, width], config.num_hidden_layers, false),
             value_residual: Residual::new(config.value_residual, init),
             config: config.clone(),
         }
@@ -151,9 +151,7 @@ impl InfinityMixer {
         let gates: Vec<&Linear> = self.gates.projections().collect();
         let (all, gates) = formats.projections_and(&linears, x.clone(), &gates);
         let mut all = all.into_iter();
-        let mut inputs = Vec::from(
-            [(); 3].map(|()| formats.single(all.next().expect("a result for every projection"))),
-        );
+        let mut inputs: Vec<_> = all.by_ref().take(3).map(|x| formats.single(x)).collect();
         let mut next = Vec::with_capacity(3);
         if let (Some(q), Some(k), Some(v)) = (&self.q_conv1d, &self.k_conv1d, &self.v_conv1d) {
             let taps = [q, k, v].map(|conv| formats.kernels(conv.taps()));
@@ -329,16 +327,9 @@ impl ShortConv {
 impl LearnableMap {
     fn identity(n_heads: usize, key_dim: usize, init: &Init) -> Self {
         let eye = (0..n_heads * key_dim * key_dim)
-            .map(|i| {
-                if i / key_dim % key_dim == i % key_dim {
-                    1.0
-                } else {
-                    0.0
-                }
-            })
-            .collect();
+            .map(|i| f32::from(i / key_dim % key_dim == i % key_dim));
         LearnableMap {
-            weight: init.values(eye, [n_heads, key_dim, key_dim]),
+            weight: init.values(eye.collect(), [n_heads, key_dim, key_dim]),
             bias: init.values(vec![0.0; n_heads * key_dim], [n_heads, key_dim]),
         }
     }
@@ -406,38 +397,31 @@ fn half_lives(n_heads: usize, n_states: usize, [shortest, longest]: [f64; 2]) ->
 
 impl Gates {
     fn new(config: &ModelConfig, init: &mut Init) -> Self {
-        let (h, s, width) = (
-            config.linear_heads().values,
-            config.num_states(),
-            config.hidden_size,
-        );
-        let routed = config.routes_by_content();
+        let (h, width) = (config.linear_heads().values, config.hidden_size);
+        let (s, routed) = (config.num_states(), config.routes_by_content());
+        let chosen = s > 1 && !routed;
         let longest = config.max_half_life();
         // A state that a query is sent to must still hold what was written there.
         let shortest = if routed { longest.min(64.0) } else { 4.0 };
-        let starts: Vec<f32> = half_lives(h, s, [shortest, longest])
-            .into_iter()
-            .map(|half_life| (std::f64::consts::LN_2 / half_life).exp_m1().ln() as f32)
-            .collect();
+        let start = |half_life: f64| (std::f64::consts::LN_2 / half_life).exp_m1().ln() as f32;
+        let starts = half_lives(h, s, [shortest, longest]).into_iter().map(start);
         let learned = config.decay == Decay::Adaptive;
         let per_state = |values: Vec<f32>| {
-            let param: Param<Tensor<2>> = init.values(values, [h, s]);
-            param.set_require_grad(learned)
+            let param = || init.values(values, [h, s]).set_require_grad(learned);
+            (config.decay != Decay::None).then(param)
         };
-        let decays = config.decay != Decay::None;
-        let dt_bias = decays.then(|| per_state(starts));
-        let a_log = decays.then(|| per_state(vec![0.0; h * s]));
+        let (dt_bias, a_log) = (per_state(starts.collect()), per_state(vec![0.0; h * s]));
         Gates {
             decay_proj: learned.then(|| init.linear(width, h * s)),
             A_log: a_log,
             dt_bias,
             beta_proj: init.linear(width, h),
-            write_proj: (s > 1 && !routed).then(|| init.linear_with_bias(width, h * s, 0.0)),
-            read_proj: (s > 1 && !routed).then(|| init.linear_with_bias(width, h * s, 0.0)),
+            write_proj: chosen.then(|| init.linear_biased(width, h * s, Some(0.0))),
+            read_proj: chosen.then(|| init.linear_biased(width, h * s, Some(0.0))),
             routing: routed.then(|| Routing::new(config, init)),
             memory_gate_proj: config
                 .has_memory_gate()
-                .then(|| init.linear_with_bias(width, h, config.gate_init_bias)),
+                .then(|| init.linear_biased(width, h, Some(config.gate_init_bias))),
             rule: GateRule {
                 n_heads: h,
                 n_states: s,

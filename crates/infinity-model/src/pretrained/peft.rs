@@ -208,7 +208,7 @@ fn adapter_config(
     all: &BTreeMap<String, Fused>,
     modules: &BTreeSet<String>,
 ) -> Value {
-    let (mut targets, mut ranks) = (BTreeSet::new(), BTreeMap::new());
+    let (mut targets, mut ranks, mut alphas) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
     for (module, fused) in all {
         let rank = fused.a.len();
         let same = |other: &String| {
@@ -220,20 +220,14 @@ fn adapter_config(
         };
         targets.insert(name);
         if rank != 1 {
-            ranks.insert(name, rank);
+            ranks.insert(name, rank * lora.r);
+            alphas.insert(name, rank as f64 * lora.alpha);
         }
     }
-    let times = |each: &dyn Fn(usize) -> Value| -> Map<String, Value> {
-        let ranks = ranks.iter();
-        ranks
-            .map(|(name, rank)| ((*name).to_owned(), each(*rank)))
-            .collect()
-    };
     json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
         "r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": targets,
-        "rank_pattern": times(&|rank| json!(rank * lora.r)),
-        "alpha_pattern": times(&|rank| json!(rank as f64 * lora.alpha)),
+        "rank_pattern": ranks, "alpha_pattern": alphas,
         "bias": "none", "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true,
         "use_rslora": false, "use_dora": false, "modules_to_save": null,
     })
@@ -275,9 +269,8 @@ const FREE: &[&str] = &[
 /// [`PretrainedError`]: a file is missing or damaged, or the adapter is of a kind that is not read; the message names
 /// the key.
 pub fn read_adapter_settings(dir: &Path) -> Result<AdapterSettings, PretrainedError> {
-    let settings = parse(&dir.join(ADAPTER_CONFIG), understood)?;
-    let settings =
-        settings.ok_or_else(|| missing(dir, ADAPTER_CONFIG, "it describes the adapter"))?;
+    let settings = parse(&dir.join(ADAPTER_CONFIG), understood)?
+        .ok_or_else(|| missing(dir, ADAPTER_CONFIG, "it describes the adapter"))?;
     let fingerprint = parse(&dir.join(BASE), |text| {
         let base: Value = serde_json::from_str(text)?;
         Ok(base["fingerprint"].as_str().map(str::to_owned))
@@ -402,10 +395,9 @@ pub fn with_adapter_of(
         };
         let [a, b] = ["A", "B"].map(|part| format!("{BEFORE}{own}.lora_{part}.weight"));
         let (r, scale) = settings.of(own);
-        recipe
-            .pieces
-            .iter_mut()
-            .for_each(|piece| piece.tensor = b.clone());
+        for piece in &mut recipe.pieces {
+            piece.tensor.clone_from(&b);
+        }
         let like = |shape: [usize; 2]| Weight {
             shape: shape.to_vec(),
             ..weight.clone()

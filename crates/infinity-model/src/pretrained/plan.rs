@@ -22,7 +22,7 @@ use std::sync::Arc;
 const PIECE: usize = 1 << 18;
 
 /// Where a tensor of ours comes from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Recipe {
     /// None: every number is 1.
     pub(super) pieces: Vec<Piece>,
@@ -70,18 +70,7 @@ impl Recipe {
             stride,
             count,
         };
-        Self {
-            pieces: vec![piece],
-            one_plus: false,
-        }
-    }
-
-    /// Ones.
-    pub(super) fn ones() -> Self {
-        Self {
-            pieces: Vec::new(),
-            one_plus: false,
-        }
+        Self::from(vec![piece])
     }
 
     /// The same with 1 added to every number.
@@ -89,6 +78,15 @@ impl Recipe {
         Self {
             one_plus: wanted,
             ..self
+        }
+    }
+}
+
+impl From<Vec<Piece>> for Recipe {
+    fn from(pieces: Vec<Piece>) -> Self {
+        Self {
+            pieces,
+            one_plus: false,
         }
     }
 }
@@ -254,13 +252,17 @@ impl Made {
         }
     }
 
-    /// The tensor, read when it is asked for; `transposed` from `[out, in]` to `[in, out]`.
-    fn deferred(&self, name: String, transposed: bool) -> PackTensor {
+    fn shape(&self, transposed: bool) -> Vec<usize> {
         let mut shape = self.shape.clone();
         if transposed {
             shape.reverse();
         }
-        let (made, shape) = (self.clone(), Shape::from(shape));
+        shape
+    }
+
+    /// The tensor, read when it is asked for; `transposed` from `[out, in]` to `[in, out]`.
+    fn deferred(&self, name: String, transposed: bool) -> PackTensor {
+        let (made, shape) = (self.clone(), Shape::from(self.shape(transposed)));
         bridge::deferred(name, self.format.into(), shape, None, move || {
             let read = match made.format {
                 FloatDType::BF16 => made.read_as(transposed, bf16::from_f32),
@@ -299,11 +301,7 @@ impl Made {
                 true => place.shape[0],
             };
         }
-        let mut shape = self.shape.clone();
-        if transposed {
-            shape.reverse();
-        }
-        Ok(TensorData::new(values, shape))
+        Ok(TensorData::new(values, self.shape(transposed)))
     }
 
     /// Rows of a place as columns of `values`, from column `first` on.

@@ -12,7 +12,7 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -49,15 +49,13 @@ impl StoredWeights {
     /// Reads the headers of the weight files in `dir`. A whole file is taken before an index.
     pub(super) fn open(dir: &Path) -> Result<Self, PretrainedError> {
         let (path, index) = (dir.join(WEIGHTS), dir.join(INDEX));
-        let mut tensors = BTreeMap::new();
         if path.exists() {
-            tensors.extend(Shard::open(&path)?);
+            Self::of_file(path)
         } else if index.exists() {
-            return Self::sharded(dir, index);
+            Self::sharded(dir, index)
         } else {
-            return Err(missing(dir, WEIGHTS, "it holds the weights"));
+            Err(missing(dir, WEIGHTS, "it holds the weights"))
         }
-        Ok(Self { path, tensors })
     }
 
     /// Reads the header of one file.
@@ -86,55 +84,42 @@ impl StoredWeights {
                     shard: shard.clone(),
                 });
             }
-            if let Some(first) = listed
-                .insert(tensor.clone(), shard)
-                .filter(|first| first != shard)
-            {
-                return Err(refuse(format!(
-                    "{tensor} is in two files, {first} and {shard}"
-                )));
+            let before = listed.insert(tensor.clone(), shard);
+            if let Some(first) = before.filter(|first| first != shard) {
+                let reason = format!("{tensor} is in two files, {first} and {shard}");
+                return Err(refuse(reason));
             }
         }
-        let mut shards: Vec<&str> = listed.values().copied().collect();
-        shards.sort_unstable();
-        shards.dedup();
+        let shards: BTreeSet<&str> = listed.values().copied().collect();
         let mut tensors: BTreeMap<String, Place> = BTreeMap::new();
         for shard in shards {
             let path = dir.join(shard);
             if !path.exists() {
-                let mut of = listed.iter().filter(|(_, of)| **of == shard);
-                let tensor = of
-                    .next()
-                    .map_or_else(String::new, |(tensor, _)| tensor.clone());
+                let tensor = listed.iter().find(|(_, of)| **of == shard);
                 return Err(PretrainedError::MissingShard {
                     path,
+                    tensor: tensor.map_or_else(String::new, |(tensor, _)| tensor.clone()),
                     index,
-                    tensor,
                 });
             }
+            let shown = path.display();
             for (tensor, place) in Shard::open(&path)? {
                 if let Some(other) = tensors.get(&tensor) {
-                    let (first, second) = (other.file.path.display(), path.display());
-                    return Err(refuse(format!(
-                        "{tensor} is in two files, {first} and {second}"
-                    )));
+                    let first = other.file.path.display();
+                    let reason = format!("{tensor} is in two files, {first} and {shown}");
+                    return Err(refuse(reason));
                 }
                 match listed.get(&tensor) {
-                    Some(name) if *name == shard => {}
+                    Some(name) if *name == shard => tensors.insert(tensor, place),
                     Some(name) => {
-                        let path = path.display();
-                        return Err(refuse(format!("{tensor} is in {path} instead of {name}")));
+                        return Err(refuse(format!("{tensor} is in {shown} instead of {name}")));
                     }
-                    None => {
-                        let path = path.display();
-                        return Err(refuse(format!("{tensor} in {path} is not listed")));
-                    }
-                }
-                tensors.insert(tensor, place);
+                    None => return Err(refuse(format!("{tensor} in {shown} is not listed"))),
+                };
             }
         }
-        if let Some((tensor, shard)) = listed.iter().find(|(name, _)| !tensors.contains_key(*name))
-        {
+        let mut listed = listed.iter();
+        if let Some((tensor, shard)) = listed.find(|(name, _)| !tensors.contains_key(*name)) {
             return Err(refuse(format!("{tensor} is not in {shard}")));
         }
         Ok(Self {
@@ -148,10 +133,8 @@ impl Shard {
     /// The tensors of a file, by its header.
     fn open(path: &Path) -> Result<Vec<(String, Place)>, PretrainedError> {
         let not_whole = |reason: String| {
-            damaged(
-                path,
-                format!("it is not a whole safetensors file: {reason}"),
-            )
+            let reason = format!("it is not a whole safetensors file: {reason}");
+            damaged(path, reason)
         };
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::UnexpectedEof => not_whole("it ends in its header".to_owned()),
@@ -160,14 +143,11 @@ impl Shard {
         let mut file = File::open(path).map_err(failed)?;
         let mut length = [0; 8];
         file.read_exact(&mut length).map_err(failed)?;
-        let (length, whole) = (
-            u64::from_le_bytes(length),
-            file.metadata().map_err(failed)?.len(),
-        );
+        let length = u64::from_le_bytes(length);
+        let whole = file.metadata().map_err(failed)?.len();
         if length > MAX_HEADER || length > whole {
-            return Err(not_whole(format!(
-                "a header of {length} bytes in a file of {whole}"
-            )));
+            let reason = format!("a header of {length} bytes in a file of {whole}");
+            return Err(not_whole(reason));
         }
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header).map_err(failed)?;
@@ -219,7 +199,8 @@ impl Place {
 
     /// How it is said to be stored, if that is not as floats.
     pub(super) fn not_floats(&self) -> Option<Dtype> {
-        (!is_float(self.dtype)).then_some(self.dtype)
+        let floats = [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::F64];
+        (!floats.contains(&self.dtype)).then_some(self.dtype)
     }
 
     /// Its file.
@@ -246,10 +227,6 @@ impl Place {
         }
         Ok(())
     }
-}
-
-fn is_float(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16 | Dtype::F64)
 }
 
 /// Little-endian numbers in f32. Those of half precision are exact, those of double are rounded.

@@ -166,11 +166,8 @@ pub(super) fn save_tensors(
     let mut map = Map::new();
     for (i, shard) in shards.into_iter().enumerate() {
         let name = shard_name(i + 1, count);
-        map.extend(
-            shard
-                .iter()
-                .map(|(tensor, _)| (tensor.name.clone(), json!(name))),
-        );
+        let names = shard.iter().map(|(tensor, _)| tensor.name.clone());
+        map.extend(names.map(|tensor| (tensor, json!(name))));
         save_file(folder, target, &name, shard)?;
     }
     let index = json!({ "metadata": { "total_size": total }, "weight_map": map });

@@ -38,17 +38,6 @@ pub(super) fn byte_token(byte: u8) -> String {
     format!("<0x{byte:02X}>")
 }
 
-/// Lets the `tokenizers` crate read a definition.
-pub(super) fn parse(definition: &Value) -> Result<tokenizers::Tokenizer, String> {
-    let text = definition.to_string();
-    // The crate panics on some malformed parts (a decoder of no known type); a user's file must
-    // not take the program down.
-    match std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(text)) {
-        Ok(parsed) => parsed.map_err(|error| error.to_string()),
-        Err(_) => Err("one of its parts is malformed".into()),
-    }
-}
-
 /// Refuses a definition whose added tokens would get other ids than it says: the crate only logs
 /// that, and a model would then read other tokens than it was trained on.
 pub(super) fn check_added_tokens(
@@ -74,11 +63,7 @@ pub(super) fn check_added_tokens(
 
 /// The tokenizer whose ids 0 to 255 are the bytes of the text.
 pub(super) fn bytes_definition() -> Value {
-    let vocab: Map<String, Value> = alphabet()
-        .iter()
-        .enumerate()
-        .map(|(byte, character)| (character.to_string(), json!(byte)))
-        .collect();
+    let vocab = numbered(&alphabet());
     let byte_level = json!({
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false,
     });
@@ -92,11 +77,7 @@ pub(super) fn bytes_definition() -> Value {
 
 /// The tokenizer whose ids are the places of the characters in `characters`, each there once.
 pub(super) fn chars_definition(characters: &[char]) -> Value {
-    let vocab: Map<String, Value> = characters
-        .iter()
-        .enumerate()
-        .map(|(id, character)| (character.to_string(), json!(id)))
-        .collect();
+    let vocab = numbered(characters);
     let every_character = json!({
         "type": "Split", "pattern": { "Regex": "[\\s\\S]" }, "behavior": "Isolated",
         "invert": false,
@@ -105,6 +86,13 @@ pub(super) fn chars_definition(characters: &[char]) -> Value {
     let model = json!({ "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" });
     let fuse = json!({ "type": "Fuse" });
     definition(characters.len(), every_character, fuse, model)
+}
+
+/// A vocabulary of these characters, each with its place as its id.
+fn numbered(characters: &[char]) -> Map<String, Value> {
+    let each = characters.iter().enumerate();
+    each.map(|(id, character)| (character.to_string(), json!(id)))
+        .collect()
 }
 
 fn definition(end_of_text: usize, pre_tokenizer: Value, decoder: Value, model: Value) -> Value {

@@ -1,6 +1,6 @@
 //! Tokenizers from `tokenizer.json`, also of other programs, and what they leave out of a text.
 
-use std::{fs, path::Path};
+use std::{fs, panic::catch_unwind, path::Path};
 
 use serde_json::Value;
 use tokenizers::{
@@ -8,7 +8,7 @@ use tokenizers::{
     tokenizer::{OffsetReferential, OffsetType, PreTokenizer},
 };
 
-use super::definition::{byte_token, bytes_definition, chars_of, check_added_tokens, parse};
+use super::definition::{byte_token, bytes_definition, chars_of, check_added_tokens};
 use super::{Dropped, Kind, Tokenizer};
 use crate::error::TokenizerError;
 
@@ -49,11 +49,9 @@ impl Tokenizer {
             reason,
         };
         let Some(model) = definition.get_mut("model").and_then(Value::as_object_mut) else {
-            return Err(refuse(
-                "it has no \"model\" (a tokenizer_config.json is not enough: \
-                 give the tokenizer.json that stands beside it)"
-                    .into(),
-            ));
+            let reason = "it has no \"model\" (a tokenizer_config.json is not enough: \
+                          give the tokenizer.json that stands beside it)";
+            return Err(refuse(reason.into()));
         };
         // Merges left out at random belong to the training of a tokenizer's user. The tokens of a
         // text are kept and read again here, so they have to be the same each time.
@@ -66,13 +64,15 @@ impl Tokenizer {
         if let Some(characters) = chars_of(&definition) {
             return Ok(Self::chars(characters.into_iter()));
         }
-        let mut inner = parse(&definition).map_err(refuse)?;
+        // A user's file must not take the program down.
+        let parsed = catch_unwind(|| tokenizers::Tokenizer::from_bytes(definition.to_string()));
+        let parsed = parsed.map_err(|_| refuse("one of its parts is malformed".into()))?;
+        let mut inner = parsed.map_err(|error| refuse(error.to_string()))?;
         check_added_tokens(&inner, &definition).map_err(refuse)?;
         // Files made for a classifier cut or pad every text to one length. A text is a text here.
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|error| refuse(error.to_string()))?;
+        let cut = inner.with_truncation(None);
+        cut.map_err(|error| refuse(error.to_string()))?;
         Ok(Self::new(inner, Kind::File))
     }
 
@@ -83,19 +83,15 @@ impl Tokenizer {
     /// [`TokenizerError::Failed`] if the text cannot be split into words.
     pub fn dropped(&self, text: &str) -> Result<Dropped, TokenizerError> {
         let mut dropped = Dropped::default();
-        let ModelWrapper::BPE(bpe) = self.inner.get_model() else {
+        let (ModelWrapper::BPE(bpe), true) = (self.inner.get_model(), self.drops) else {
             return Ok(dropped);
         };
-        if !self.drops {
-            return Ok(dropped);
-        }
         dropped.of = text.chars().count() as u64;
         let added = self.inner.get_added_vocabulary();
         let mut words = added.extract_and_normalize(self.inner.get_normalizer(), text);
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-            pre_tokenizer
-                .pre_tokenize(&mut words)
-                .map_err(super::failed)?;
+            let split = pre_tokenizer.pre_tokenize(&mut words);
+            split.map_err(super::failed)?;
         }
         for (word, _, tokens) in words.get_splits(OffsetReferential::Original, OffsetType::None) {
             if tokens.is_some() || bpe.ignore_merges && self.knows(word) {

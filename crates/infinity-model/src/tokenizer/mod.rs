@@ -115,15 +115,18 @@ impl Dropped {
     /// # Errors
     /// [`TokenizerError::Dropped`], with the counts and the first of the characters.
     pub fn check(&self) -> Result<(), TokenizerError> {
-        match self.first {
-            Some(first) if self.characters as f64 > MAX_DROPPED * self.of as f64 => {
-                Err(TokenizerError::Dropped {
-                    characters: self.characters,
-                    of: self.of,
-                    first,
-                })
-            }
-            _ => Ok(()),
+        let Self {
+            characters,
+            of,
+            first,
+        } = *self;
+        match first.filter(|_| characters as f64 > MAX_DROPPED * of as f64) {
+            Some(first) => Err(TokenizerError::Dropped {
+                characters,
+                of,
+                first,
+            }),
+            None => Ok(()),
         }
     }
 }
@@ -234,12 +237,13 @@ impl Tokenizer {
         match &self.kind {
             Kind::Bytes => Ok(text.bytes().map(u32::from).collect()),
             Kind::Chars(ids) => {
+                let vocab_size = self.vocab_size;
                 let id = |(position, character)| {
                     let known = ids.get(&character).copied();
                     known.ok_or(TokenizerError::UnknownChar {
                         character,
                         position,
-                        vocab_size: self.vocab_size,
+                        vocab_size,
                     })
                 };
                 text.chars().enumerate().map(id).collect()
@@ -363,13 +367,11 @@ impl Tokenizer {
     }
 
     fn check_id(&self, id: u32) -> Result<(), TokenizerError> {
-        if (id as usize) < self.vocab_size {
-            return Ok(());
+        let vocab_size = self.vocab_size;
+        match (id as usize) < vocab_size {
+            true => Ok(()),
+            false => Err(TokenizerError::UnknownId { id, vocab_size }),
         }
-        Err(TokenizerError::UnknownId {
-            id,
-            vocab_size: self.vocab_size,
-        })
     }
 }
 

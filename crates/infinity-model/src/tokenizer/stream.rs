@@ -22,7 +22,40 @@ impl Tokenizer {
     /// # Errors
     /// As [`decode`](Self::decode).
     pub fn decode_stream(&self, before: &[u32]) -> Result<DecodeStream, TokenizerError> {
-        DecodeStream::after(self.clone(), before)
+        let pending = match &self.spellings {
+            Some(_) => Pending::Bytes(Vec::new()),
+            None => {
+                let has = |is| self.inner.get_decoder().is_some_and(|all| has(all, is));
+                Pending::Window(Window {
+                    byte_fallback: has(|part| matches!(part, DecoderWrapper::ByteFallback(_))),
+                    byte_level: has(|part| matches!(part, DecoderWrapper::ByteLevel(_))),
+                    ..Window::default()
+                })
+            }
+        };
+        before.iter().try_for_each(|&id| self.check_id(id))?;
+        let mut stream = DecodeStream {
+            tokenizer: self.clone(),
+            pending,
+        };
+        // What has no text is no context.
+        let spoken = before.iter().rev().filter(|&&id| !self.is_silent(id));
+        let last: Vec<u32> = spoken.take(BEFORE).copied().collect();
+        for id in last.into_iter().rev() {
+            stream.push(id)?;
+        }
+        if let Pending::Window(window) = &mut stream.pending {
+            window.settle(self)?;
+        }
+        Ok(stream)
+    }
+}
+
+/// Whether a decoder is such a part, or has one.
+fn has(decoder: &DecoderWrapper, is: fn(&DecoderWrapper) -> bool) -> bool {
+    match decoder {
+        DecoderWrapper::Sequence(parts) => parts.get_decoders().iter().any(|part| has(part, is)),
+        part => is(part),
     }
 }
 
@@ -41,7 +74,7 @@ enum Pending {
 }
 
 /// The last tokens and what is known of their text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Window {
     ids: Vec<u32>,
     /// The part of their text that has been given.
@@ -52,76 +85,12 @@ struct Window {
     run_bytes: Vec<u8>,
     /// How many of the run are given, as U+FFFD.
     run_given: usize,
-    parts: Parts,
-}
-
-/// Parts of a decoder that make text depend on later tokens.
-#[derive(Clone, Copy, Debug, Default)]
-struct Parts {
+    /// Whether the decoder has these parts, which make text depend on later tokens.
     byte_fallback: bool,
     byte_level: bool,
 }
 
-impl Parts {
-    fn of(decoder: &DecoderWrapper) -> Self {
-        match decoder {
-            DecoderWrapper::ByteFallback(_) => Self {
-                byte_fallback: true,
-                ..Self::default()
-            },
-            DecoderWrapper::ByteLevel(_) => Self {
-                byte_level: true,
-                ..Self::default()
-            },
-            DecoderWrapper::Sequence(parts) => {
-                let parts = parts.get_decoders().iter().map(Self::of);
-                parts.fold(Self::default(), |a, b| Self {
-                    byte_fallback: a.byte_fallback || b.byte_fallback,
-                    byte_level: a.byte_level || b.byte_level,
-                })
-            }
-            _ => Self::default(),
-        }
-    }
-}
-
 impl DecodeStream {
-    pub(super) fn after(tokenizer: Tokenizer, before: &[u32]) -> Result<Self, TokenizerError> {
-        let pending = match &tokenizer.spellings {
-            Some(_) => Pending::Bytes(Vec::new()),
-            None => Pending::Window(Window {
-                ids: Vec::new(),
-                given: String::new(),
-                run: Vec::new(),
-                run_bytes: Vec::new(),
-                run_given: 0,
-                parts: tokenizer
-                    .inner
-                    .get_decoder()
-                    .map_or_else(Parts::default, Parts::of),
-            }),
-        };
-        let mut stream = Self { tokenizer, pending };
-        before
-            .iter()
-            .try_for_each(|&id| stream.tokenizer.check_id(id))?;
-        // What has no text is no context.
-        let spoken = before
-            .iter()
-            .rev()
-            .copied()
-            .filter(|&id| !stream.tokenizer.is_silent(id));
-        let mut last: Vec<u32> = spoken.take(BEFORE).collect();
-        last.reverse();
-        for id in last {
-            stream.push(id)?;
-        }
-        if let Pending::Window(window) = &mut stream.pending {
-            window.settle(&stream.tokenizer)?;
-        }
-        Ok(stream)
-    }
-
     /// Takes the next token; gives the text that is sure with it, or `None` if there is none.
     ///
     /// # Errors
@@ -157,9 +126,7 @@ impl DecodeStream {
     /// # Errors
     /// As [`held`](Self::held).
     pub fn finish(self) -> Result<Option<String>, TokenizerError> {
-        Some(self.held())
-            .transpose()
-            .map(|text| text.filter(|text| !text.is_empty()))
+        Ok(Some(self.held()?).filter(|text| !text.is_empty()))
     }
 }
 
@@ -200,7 +167,7 @@ impl Window {
         self.close_run(tokenizer)?;
         self.ids.push(id);
         let mut text = tokenizer.decode(&self.ids)?;
-        if self.parts.byte_level && text.ends_with(char::REPLACEMENT_CHARACTER) {
+        if self.byte_level && text.ends_with(char::REPLACEMENT_CHARACTER) {
             // It may be the beginning of a character.
             text.pop();
         }
@@ -262,11 +229,10 @@ impl Window {
 
     /// The byte that a token stands for, where the decoder puts bytes together.
     fn byte_of(&self, tokenizer: &Tokenizer, id: u32) -> Option<u8> {
-        let token = tokenizer.token(id).filter(|_| self.parts.byte_fallback)?;
+        let token = tokenizer.token(id).filter(|_| self.byte_fallback)?;
         let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
-        u8::from_str_radix(digits, 16)
-            .ok()
-            .filter(|_| digits.len() == 2)
+        let byte = u8::from_str_radix(digits, 16).ok();
+        byte.filter(|_| digits.len() == 2)
     }
 }
 

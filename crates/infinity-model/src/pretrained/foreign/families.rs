@@ -264,15 +264,18 @@ impl Linear {
     }
 }
 
-/// The sizes of linear layers, `linear_…`, with what they are where the file does not say.
-fn linear(keys: &Keys<'_>, otherwise: Linear) -> Result<Linear, ConfigError> {
+/// The sizes of linear layers, `linear_…`; the file may leave out heads and widths of keys and values.
+fn linear(
+    keys: &Keys<'_>,
+    [key_heads, value_heads, key_width, value_width]: [usize; 4],
+) -> Result<Linear, ConfigError> {
     let or = |key, size| Ok::<_, ConfigError>(keys.size(key)?.unwrap_or(size));
     Ok(Linear {
-        key_heads: or("linear_num_key_heads", otherwise.key_heads)?,
-        value_heads: or("linear_num_value_heads", otherwise.value_heads)?,
-        key_width: or("linear_key_head_dim", otherwise.key_width)?,
-        value_width: or("linear_value_head_dim", otherwise.value_width)?,
-        kernel: or("linear_conv_kernel_dim", otherwise.kernel)?,
+        key_heads: or("linear_num_key_heads", key_heads)?,
+        value_heads: or("linear_num_value_heads", value_heads)?,
+        key_width: or("linear_key_head_dim", key_width)?,
+        value_width: or("linear_value_head_dim", value_width)?,
+        kernel: or("linear_conv_kernel_dim", 4)?,
         convolved: true,
     })
 }
@@ -282,10 +285,8 @@ pub(super) fn qwen_hybrid(keys: &Keys<'_>, model_type: &str) -> Result<Settings,
     let experts = keys.value("num_experts");
     // Qwen3-Next's class has experts unless it is told to have none.
     let some = json!(512);
-    if let Some(experts) = experts
-        .or(next.then_some(&some))
-        .filter(|n| **n != json!(0))
-    {
+    let experts = experts.or(next.then_some(&some));
+    if let Some(experts) = experts.filter(|n| **n != json!(0)) {
         return Err(keys.unsupported("num_experts", experts, MOE));
     }
     let why = "full layers of this family gate their output here";
@@ -294,15 +295,7 @@ pub(super) fn qwen_hybrid(keys: &Keys<'_>, model_type: &str) -> Result<Settings,
     keys.only("attention_bias", &[json!(false)], why)?;
     let common = common(keys, "rms_norm_eps", 32_768)?;
     let eps = keys.number("rms_norm_eps")?.unwrap_or(1e-6);
-    let otherwise = Linear {
-        key_heads: 16,
-        value_heads: 32,
-        key_width: 128,
-        value_width: 128,
-        kernel: 4,
-        convolved: true,
-    };
-    let linear = linear(keys, otherwise)?;
+    let linear = linear(keys, [16, 32, 128, 128])?;
     let heads = Heads {
         gated: true,
         ..heads(keys, common.hidden_size, Some(256))?
@@ -343,15 +336,7 @@ pub(super) fn olmo(keys: &Keys<'_>) -> Result<Settings, ConfigError> {
     let key_heads = keys.size("linear_num_key_heads")?.unwrap_or(heads.queries);
     let key_width = keys.size("linear_key_head_dim")?;
     let key_width = key_width.unwrap_or((3 * common.hidden_size / (4 * key_heads)).max(1));
-    let otherwise = Linear {
-        key_heads,
-        value_heads: heads.queries,
-        key_width,
-        value_width: 2 * key_width,
-        kernel: 4,
-        convolved: true,
-    };
-    let linear = linear(keys, otherwise)?;
+    let linear = linear(keys, [key_heads, heads.queries, key_width, 2 * key_width])?;
     let last = (common.layers < 4).then(|| common.layers - 1);
     let rule = |i: usize| match i % 4 == 3 || Some(i) == last {
         true => FULL,

@@ -106,11 +106,8 @@ impl<'a> Keys<'a> {
     }
 
     pub(super) fn word(&self, key: &'static str) -> Result<Option<&'a str>, ConfigError> {
-        let word = |value: &'a Value| {
-            value
-                .as_str()
-                .ok_or_else(|| self.wrong(key, value, "a word"))
-        };
+        let word = |value: &'a Value| value.as_str();
+        let word = |value| word(value).ok_or_else(|| self.wrong(key, value, "a word"));
         self.value(key).map(word).transpose()
     }
 

@@ -75,10 +75,8 @@ impl Names {
     /// Where one of our weights is.
     pub(in crate::pretrained) fn recipe(&self, weights: &StoredWeights, weight: &Weight) -> Recipe {
         const WITH_VISION: &str = "model.language_model.";
-        let seen = weights
-            .tensors
-            .keys()
-            .any(|name| name.starts_with(WITH_VISION));
+        let mut names = weights.tensors.keys();
+        let seen = names.any(|name| name.starts_with(WITH_VISION));
         let stored = Stored {
             weights,
             prefix: if seen { WITH_VISION } else { "model." },
@@ -86,25 +84,19 @@ impl Names {
         let (prefix, rows) = (stored.prefix, weight.shape[0]);
         let zero_centred = matches!(self.family, Family::Qwen { .. });
         let name = weight.name.strip_prefix("model.").unwrap_or(&weight.name);
-        let layer = name
-            .strip_prefix("layers.")
-            .and_then(|rest| rest.split_once('.'));
-        let Some((number, name)) = layer else {
-            return match name {
-                "embed_tokens.weight" if self.family == Family::Fla => {
-                    Recipe::whole(format!("{prefix}embeddings.weight"), rows)
-                }
-                "norm.weight" => {
-                    Recipe::whole(format!("{prefix}{name}"), rows).one_plus(zero_centred)
-                }
-                "lm_head.weight" => Recipe::whole(name.to_owned(), rows),
-                _ => Recipe::whole(format!("{prefix}{name}"), rows),
+        let layer = name.strip_prefix("layers.");
+        let Some((number, name)) = layer.and_then(|rest| rest.split_once('.')) else {
+            let theirs = match name {
+                "embed_tokens.weight" if self.family == Family::Fla => "embeddings.weight",
+                "lm_head.weight" => return Recipe::whole(name.to_owned(), rows),
+                name => name,
             };
+            let norm = name == "norm.weight";
+            return Recipe::whole(format!("{prefix}{theirs}"), rows).one_plus(zero_centred && norm);
         };
         let before = format!("{prefix}layers.{number}.");
-        let full = number.parse::<usize>().ok();
-        let full = full.and_then(|number| self.full.get(number)).copied();
-        let full = full.unwrap_or(false);
+        let number = number.parse::<usize>().ok();
+        let full = number.and_then(|number| self.full.get(number)) == Some(&true);
         match (name.strip_prefix("mixer."), self.linear) {
             (Some(name), _) if full => {
                 let norm = name.ends_with("_norm.weight");
@@ -123,9 +115,7 @@ impl Names {
     /// Whether a stored tensor is known and of no use here.
     pub(in crate::pretrained) fn ignores(&self, name: &str) -> bool {
         let unused = match self.family {
-            Family::Qwen { .. } => ["mtp.", "model.visual."]
-                .iter()
-                .any(|part| name.starts_with(part)),
+            Family::Qwen { .. } => name.starts_with("mtp.") || name.starts_with("model.visual."),
             Family::Fla => name.ends_with(".attn.D"),
             Family::Olmo => name.starts_with("mtp."),
             Family::Llama => false,
@@ -194,10 +184,8 @@ impl Names {
             Family::Fla => format!("{before}attn."),
             _ => format!("{before}linear_attn."),
         };
-        let (keys, values) = (
-            sizes.key_heads * sizes.key_width,
-            sizes.value_heads * sizes.value_width,
-        );
+        let keys = sizes.key_heads * sizes.key_width;
+        let values = sizes.value_heads * sizes.value_width;
         let (part, end) = name.rsplit_once('.').unwrap_or((name, ""));
         // q, k and v as rows of one tensor.
         let place = match &part[..1] {
@@ -208,7 +196,7 @@ impl Names {
         let all = 2 * keys + values;
         let named = |other: &str| Recipe::whole(format!("{under}{other}"), rows);
         match (self.family, part) {
-            (_, "q_conv1d" | "k_conv1d" | "v_conv1d") if !sizes.convolved => Recipe::ones(),
+            (_, "q_conv1d" | "k_conv1d" | "v_conv1d") if !sizes.convolved => Recipe::default(),
             (Family::Fla, "q_conv1d" | "k_conv1d" | "v_conv1d") => named(name),
             (_, "q_conv1d" | "k_conv1d" | "v_conv1d") => {
                 convolution(stored, &under, place, all, name)
@@ -292,8 +280,5 @@ fn convolution(
         }
         before += of;
     }
-    Recipe {
-        pieces,
-        one_plus: false,
-    }
+    pieces.into()
 }
