@@ -63,9 +63,12 @@ pub(crate) fn within_learner<T: Send + 'static>(
     let strategy = Arc::new(Strategy { stretches, body });
     let unused = ModuleOptimizer::from(AdamWConfig::new().build());
     let learner = Learner::new(trainee, unused, ConstantLr::from(0.0));
+    let loss = LmMetric::new("Loss", |output| {
+        (output.n_tokens > 0).then(|| output.loss_sum / output.n_tokens as f64)
+    });
     let mut training = SupervisedTraining::new(&shown.root, Arc::new(NoLoader), Arc::new(NoLoader))
-        .metric_train_numeric(LmMetric::loss())
-        .metric_valid_numeric(LmMetric::loss())
+        .metric_train_numeric(loss.clone())
+        .metric_valid_numeric(loss)
         .metric_train_numeric(LmMetric::new("GradNorm", |output| output.grad_norm))
         .with_metric_logger(InMemoryMetricLogger::default())
         .with_application_logger(None)
@@ -289,12 +292,6 @@ impl LmMetric {
             pick,
             state: NumericMetricState::default(),
         }
-    }
-
-    fn loss() -> Self {
-        Self::new("Loss", |output| {
-            (output.n_tokens > 0).then(|| output.loss_sum / output.n_tokens as f64)
-        })
     }
 
     fn format(&self) -> FormatOptions {

@@ -314,11 +314,10 @@ fn refuse_foreign(root: &Path) -> Result<(), TrainError> {
     if run.is_some_and(|run| run.get("infinity_version").is_some()) {
         return Ok(());
     }
-    let why = format!("it is not empty and holds no {RUN} of this program");
-    refuse(
-        root,
-        &format!("{why}; only a run's directory is overwritten"),
-    )
+    let why = format!(
+        "it is not empty and holds no {RUN} of this program; only a run's directory is overwritten"
+    );
+    refuse(root, &why)
 }
 
 /// The names on a path; none where one of them is no text.
@@ -436,7 +435,7 @@ fn clear(root: &Path, notices: &mut Vec<String>) -> io::Result<()> {
     }
     for path in &ours {
         fs::remove_file(root.join(path))?;
-        // The last of them is `root`, which holds its lock; whichever still holds something stays.
+        // One that still holds something stays, as `root` does, where the lock is.
         for folder in path.ancestors().skip(1) {
             let _ = fs::remove_dir(root.join(folder));
         }

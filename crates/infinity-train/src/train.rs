@@ -153,7 +153,7 @@ impl Run {
         })
     }
 
-    /// Whether it was interrupted, and its last validation.
+    /// How it ended, but for its last step and checkpoint.
     fn steps(&mut self, shell: &mut Shell) -> Result<TrainReport, TrainError> {
         let mut ended = TrainReport::default();
         shell.begin_training(self.state.step);

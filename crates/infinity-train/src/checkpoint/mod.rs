@@ -120,7 +120,7 @@ impl TrainerState {
 }
 
 /// Size and fingerprint of a file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Mark {
     bytes: u64,
     fingerprint: String,
@@ -132,15 +132,6 @@ impl Mark {
             bytes: hash.file(path)?,
             fingerprint: hash.hex(),
         })
-    }
-
-    /// How a file shows that it is not the one that was `written`.
-    fn differs_from(&self, written: &Self) -> String {
-        let (is, was) = (self.bytes, written.bytes);
-        match is == was {
-            true => "its fingerprint is not that of what was written".to_owned(),
-            false => format!("it has {is} bytes and was written with {was}"),
-        }
     }
 }
 
@@ -318,8 +309,14 @@ impl CheckpointStore {
             let path = directory.join(name);
             let found = Mark::of(&path, Fingerprint::like(&mark.fingerprint));
             let found = found.map_err(|error| damaged(&path, error))?;
-            if found != mark {
-                return Err(damaged(&path, found.differs_from(&mark)));
+            let (is, was) = (found.bytes, mark.bytes);
+            if is != was {
+                let reason = format!("it has {is} bytes and was written with {was}");
+                return Err(damaged(&path, reason));
+            }
+            if found.fingerprint != mark.fingerprint {
+                let reason = "its fingerprint is not that of what was written";
+                return Err(damaged(&path, reason));
             }
         }
         read(&directory.join(STATE))
@@ -392,19 +389,13 @@ impl CheckpointStore {
             return Ok(());
         }
         let note = self.note();
-        let (settled, meant) = match best {
-            Some(step) => {
-                let written =
-                    infinity_files::write(&note, format!("{PREFIX}{step:08}\n").as_bytes());
-                (
-                    written,
-                    format!("the best checkpoint is that of step {step}"),
-                )
-            }
-            None => (
-                fs::remove_file(&note),
-                "no checkpoint is the best".to_owned(),
-            ),
+        let meant = match best {
+            Some(step) => format!("the best checkpoint is that of step {step}"),
+            None => "no checkpoint is the best".to_owned(),
+        };
+        let settled = match best {
+            Some(step) => infinity_files::write(&note, format!("{PREFIX}{step:08}\n").as_bytes()),
+            None => fs::remove_file(&note),
         };
         settled.map_err(|error| {
             let _ = fs::remove_file(&note);
