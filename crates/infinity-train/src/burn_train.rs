@@ -32,7 +32,8 @@ use burn::train::{
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 
 /// How a run presents itself to burn-train.
 pub(crate) struct Shown {
@@ -42,7 +43,6 @@ pub(crate) struct Shown {
     /// nothing else.
     pub(crate) dashboard: bool,
     pub(crate) stretches: Stretches,
-    /// Steps done before.
     pub(crate) step: u64,
 }
 
@@ -54,22 +54,27 @@ pub(crate) fn within_learner<T: Send + 'static>(
     body: impl FnOnce(&mut Shell) -> (Trainee, T) + Send + 'static,
 ) -> Result<T, TrainError> {
     let (stretches, dashboard) = (shown.stretches, shown.dashboard);
-    let strategy = Arc::new(Strategy {
-        stretches,
-        body: Mutex::new(Some(body)),
-        out: Mutex::new(None),
-    });
+    let (give, given) = channel();
+    let body = Mutex::new(Some(move |shell: &mut Shell| {
+        let (trainee, out) = body(shell);
+        give.send(out).expect("somebody waits for it");
+        trainee
+    }));
+    let strategy = Arc::new(Strategy { stretches, body });
     let unused = ModuleOptimizer::from(AdamWConfig::new().build());
     let learner = Learner::new(trainee, unused, ConstantLr::from(0.0));
+    let loss = LmMetric::new("Loss", |output| {
+        (output.n_tokens > 0).then(|| output.loss_sum / output.n_tokens as f64)
+    });
     let mut training = SupervisedTraining::new(&shown.root, Arc::new(NoLoader), Arc::new(NoLoader))
-        .metric_train_numeric(LmMetric::loss())
-        .metric_valid_numeric(LmMetric::loss())
+        .metric_train_numeric(loss.clone())
+        .metric_valid_numeric(loss)
         .metric_train_numeric(LmMetric::new("GradNorm", |output| output.grad_norm))
         .with_metric_logger(InMemoryMetricLogger::default())
         .with_application_logger(None)
         .num_epochs(stretches.count())
         .label(&shown.name)
-        .with_training_strategy(TrainingStrategy::Custom(strategy.clone()));
+        .with_training_strategy(TrainingStrategy::Custom(strategy));
     training = match dashboard {
         true => training
             .metric_train_numeric(LearningRateMetric::new())
@@ -87,29 +92,21 @@ pub(crate) fn within_learner<T: Send + 'static>(
         let message = "killed on the dashboard, without a checkpoint of its last step";
         return Err(TrainError::Failed(message.to_owned()));
     }
-    let mut out = strategy.out.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(out
-        .take()
-        .expect("a strategy that has ended gave something"))
+    Ok(given.recv().expect("a strategy that has ended"))
 }
 
-/// What a panic said.
 pub(crate) fn words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without words")
 }
 
-/// A loop that burn-train calls.
-struct Strategy<F, T> {
+struct Strategy<F> {
     stretches: Stretches,
     body: Mutex<Option<F>>,
-    out: Mutex<Option<T>>,
 }
 
-impl<T, F: FnOnce(&mut Shell) -> (Trainee, T)> SupervisedLearningStrategy<Trainee>
-    for Strategy<F, T>
-{
+impl<F: FnOnce(&mut Shell) -> Trainee> SupervisedLearningStrategy<Trainee> for Strategy<F> {
     fn fit(
         &self,
         components: TrainingComponents<Trainee>,
@@ -125,8 +122,7 @@ impl<T, F: FnOnce(&mut Shell) -> (Trainee, T)> SupervisedLearningStrategy<Traine
             components,
             stretches: self.stretches,
         };
-        let (trainee, out) = body.expect("called once")(&mut shell);
-        *self.out.lock().unwrap_or_else(PoisonError::into_inner) = Some(out);
+        let trainee = body.expect("called once")(&mut shell);
         (trainee, shell.components.event_processor)
     }
 }
@@ -221,7 +217,6 @@ impl Stretches {
         Stretches { every, total }
     }
 
-    /// How many there are.
     pub(crate) fn count(self) -> usize {
         self.total.div_ceil(self.every) as usize
     }
@@ -297,13 +292,6 @@ impl LmMetric {
             pick,
             state: NumericMetricState::default(),
         }
-    }
-
-    /// Loss in nats a token.
-    fn loss() -> Self {
-        Self::new("Loss", |output| {
-            (output.n_tokens > 0).then(|| output.loss_sum / output.n_tokens as f64)
-        })
     }
 
     fn format(&self) -> FormatOptions {

@@ -104,26 +104,21 @@ pub fn find_with(given: &Path, adapter: Option<&Path>) -> Result<Found, TrainErr
 
 /// What `given` means; if that is adapters, those of the model in `base` or of the one that they name.
 fn find_on(given: &Path, base: Option<&Path>) -> Result<Found, TrainError> {
-    let on = |mut checkpoint: Checkpoint| {
+    let folder = directory(given);
+    let unfinished = || match &folder {
+        Ok(finished) => newer(given, finished),
+        Err(_) => newest(given, &retired(given)?),
+    };
+    if let Some(mut checkpoint) = checkpoint(given)?.or_else(unfinished) {
         if let (Some(base), Some(own)) = (base, &mut checkpoint.state.base) {
             refuse_adapters(&find(base)?, &checkpoint.store.path(checkpoint.state.step))?;
             own.path = base.to_path_buf();
         }
-        Ok(Found::Checkpoint(Box::new(checkpoint)))
-    };
-    if let Some(checkpoint) = checkpoint(given)? {
-        return on(checkpoint);
+        return Ok(Found::Checkpoint(Box::new(checkpoint)));
     }
-    match directory(given) {
-        Ok(found) => match newer(given, &found) {
-            Some(checkpoint) => on(checkpoint),
-            None if is_adapter(&found) => adapted(found, base),
-            None => Ok(Found::Directory(found)),
-        },
-        Err(error) => match retired(given).and_then(|old| newest(given, &old)) {
-            Some(checkpoint) => on(checkpoint),
-            None => Err(error),
-        },
+    match folder? {
+        folder if is_adapter(&folder) => adapted(folder, base),
+        folder => Ok(Found::Directory(folder)),
     }
 }
 
@@ -308,14 +303,14 @@ impl Found {
             }
             Found::Checkpoint(checkpoint) => {
                 let (step, run) = (checkpoint.state.step, checkpoint.run.display());
-                let base = checkpoint.state.base.as_ref();
-                let on = base.map(|base| format!(" on the model in {}", base.path.display()));
-                let older = checkpoint.older.as_ref();
-                let than = older.map(|old| format!(", which is newer than {}", old.display()));
-                let (on, than) = (on.unwrap_or_default(), than.unwrap_or_default());
-                Some(format!(
-                    "checkpoint of step {step} of the run in {run}{than}{on}"
-                ))
+                let mut text = format!("checkpoint of step {step} of the run in {run}");
+                if let Some(older) = &checkpoint.older {
+                    text += &format!(", which is newer than {}", older.display());
+                }
+                if let Some(base) = &checkpoint.state.base {
+                    text += &format!(" on the model in {}", base.path.display());
+                }
+                Some(text)
             }
         }
     }
@@ -480,10 +475,10 @@ impl Found {
         let own = [run.join(TOKENIZER), run.join(FINAL).join(TOKENIZER)];
         let mut places = base.into_iter().chain(own);
         let path = places.find(|path| path.is_file()).ok_or_else(|| {
+            let run = run.display();
             TrainError::NoModel(format!(
-                "the run in {} has no {TOKENIZER}, which text needs: earlier versions wrote it at \
-                 the end of a run only; its `train` command with --resume writes it",
-                run.display()
+                "the run in {run} has no {TOKENIZER}, which text needs: earlier versions wrote it at \
+                 the end of a run only; its `train` command with --resume writes it"
             ))
         })?;
         let found = Tokenizer::from_file(&path).and_then(|found| found.to_json());
@@ -513,19 +508,17 @@ impl Found {
         if let Some(path) = made_by {
             return Ok(layers.file(&path)?);
         }
-        let (origin, text) = match self {
+        Ok(match self {
             Found::Adapter(adapted) => return adapted.base.layers(),
-            Found::Checkpoint(checkpoint) => (
-                "the checkpoint's configuration",
-                checkpoint.state.config.clone(),
-            ),
+            Found::Checkpoint(checkpoint) => {
+                layers.text("the checkpoint's configuration", &checkpoint.state.config)?
+            }
             Found::Directory(_) => {
                 let window = self.about()?.model.max_position_embeddings;
                 let text = format!("[data]\nmax_seq_length = {window}\n");
-                ("the model's config.json", text)
+                layers.text("the model's config.json", &text)?
             }
-        };
-        Ok(layers.text(origin, &text)?)
+        })
     }
 }
 
@@ -599,7 +592,6 @@ fn run_config(model: &Path) -> Option<PathBuf> {
     effective(model.canonicalize().ok()?.parent()?)
 }
 
-/// The configuration that a run was made by.
 fn effective(run: &Path) -> Option<PathBuf> {
     let path = run.join(EFFECTIVE);
     path.is_file().then_some(path)

@@ -47,7 +47,6 @@ pub(crate) fn resume_state(
     Ok(Some(state))
 }
 
-/// Rows of one device.
 const ROWS_KEY: &str = "per_device_train_batch_size";
 /// Sections whose settings decide what the next step computes. The model's come last: some follow
 /// from others, such as its positions from the window, and what was set is to be named.

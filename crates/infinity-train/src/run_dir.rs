@@ -52,7 +52,7 @@ pub(crate) enum Opens<'a> {
 }
 
 /// Paths and open files of one run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct RunDir {
     root: PathBuf,
     metrics: Option<File>,
@@ -122,14 +122,10 @@ impl RunDir {
     pub(crate) fn nowhere(config: &RunConfig) -> Self {
         RunDir {
             root: config.output_dir(),
-            metrics: None,
-            events: None,
-            described: Vec::new(),
-            lock: None,
+            ..Self::default()
         }
     }
 
-    /// Where the finished model goes.
     pub(crate) fn final_model(&self) -> PathBuf {
         self.root.join(FINAL)
     }
@@ -166,10 +162,8 @@ impl RunDir {
         if let Some(events) = &mut self.events {
             let step = line["step"].as_u64().unwrap_or_default();
             let keys = line.as_object().into_iter().flatten();
-            let scalars: Vec<(&str, f64)> = keys
-                .filter(|(key, _)| key.contains('/'))
-                .filter_map(|(key, value)| Some((key.as_str(), value.as_f64()?)))
-                .collect();
+            let numbers = keys.filter_map(|(key, value)| Some((key.as_str(), value.as_f64()?)));
+            let scalars: Vec<_> = numbers.filter(|(key, _)| key.contains('/')).collect();
             let written = events.scalars(step, &scalars);
             written.map_err(failed(&self.root.join(TENSORBOARD)))?;
         }
@@ -183,10 +177,8 @@ impl RunDir {
         let root = &self.root;
         let mut notices = Vec::new();
         let mut gone = |path: &Path, now: &str| {
-            let shown = path.display();
-            notices.push(format!(
-                "{shown} has been removed while the run goes on; it {now}"
-            ));
+            let gone = format!("{} has been removed while the run goes on", path.display());
+            notices.push(format!("{gone}; it {now}"));
         };
         fs::create_dir_all(root).map_err(failed(root))?;
         if !root.join(LOCK).exists() {
@@ -218,7 +210,6 @@ impl RunDir {
         Ok(notices)
     }
 
-    /// Writes a sample of step `step`.
     pub(crate) fn sample(&self, step: u64, text: &str) -> Result<(), TrainError> {
         if self.lock.is_none() {
             return Ok(());
@@ -299,10 +290,8 @@ fn refuse_place(root: &Path, config: &RunConfig) -> Result<(), TrainError> {
             .is_ok_and(|path| path.starts_with(&real))
     };
     if std::env::current_dir().is_ok_and(|here| holds(&here)) {
-        return refuse(
-            root,
-            "it is, or holds, the directory this program was started in",
-        );
+        let why = "it is, or holds, the directory this program was started in";
+        return refuse(root, why);
     }
     let mut texts = [&config.data.train_file, &config.data.validation_file].into_iter();
     match texts.find(|text| !text.as_os_str().is_empty() && holds(text)) {
@@ -325,11 +314,10 @@ fn refuse_foreign(root: &Path) -> Result<(), TrainError> {
     if run.is_some_and(|run| run.get("infinity_version").is_some()) {
         return Ok(());
     }
-    let why = format!("it is not empty and holds no {RUN} of this program");
-    refuse(
-        root,
-        &format!("{why}; only a run's directory is overwritten"),
-    )
+    let why = format!(
+        "it is not empty and holds no {RUN} of this program; only a run's directory is overwritten"
+    );
+    refuse(root, &why)
 }
 
 /// The names on a path; none where one of them is no text.
@@ -405,10 +393,8 @@ pub(crate) fn saved_nothing(root: &Path) -> Result<(), CheckpointError> {
         [folder, _] if folder.starts_with(FINAL) => false,
         _ => is_written(path),
     };
-    match all.into_iter().find(|path| !leftover(path)) {
-        Some(path) => Err(refuse(root.join(path))),
-        None => Ok(()),
-    }
+    let other = all.into_iter().find(|path| !leftover(path));
+    other.map_or(Ok(()), |path| Err(refuse(root.join(path))))
 }
 
 /// Adds the paths of all files below `root` that are in `folder` or below it, relative to `root`; none
@@ -449,7 +435,7 @@ fn clear(root: &Path, notices: &mut Vec<String>) -> io::Result<()> {
     }
     for path in &ours {
         fs::remove_file(root.join(path))?;
-        // The last of them is `root`, which holds its lock; whichever still holds something stays.
+        // One that still holds something stays, as `root` does, where the lock is.
         for folder in path.ancestors().skip(1) {
             let _ = fs::remove_dir(root.join(folder));
         }

@@ -5,7 +5,6 @@
 
 mod lost;
 mod prepare;
-mod saved;
 
 use crate::burn_train::{Shell, Shown, Stretches, within_learner};
 use crate::checkpoint::{CheckpointStore, TrainerState};
@@ -25,7 +24,7 @@ use burn::module::Module;
 use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{copy_conversations, copy_template, read_settings, save_adapter};
 use infinity_model::{GateSummary, GenerationConfig, Tokenizer, generate, save_pretrained};
-use saved::Saved;
+use lost::Saved;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,7 +82,6 @@ pub(crate) struct Run {
     pub(crate) config: RunConfig,
     /// Micro-batches of a run that is measured in epochs: its last step takes what is left.
     micro_batches: Option<u64>,
-    /// Tokens of the training text.
     pub(crate) training_tokens: u64,
     train: TrainSource,
     pub(crate) valid: Option<EvalSource>,
@@ -137,7 +135,6 @@ struct Due {
 }
 
 impl Run {
-    /// Runs `body` inside burn-train's learner.
     pub(crate) fn in_learner<T: Send + 'static>(
         mut self,
         body: impl FnOnce(&mut Run, &mut Shell) -> T + Send + 'static,
@@ -156,7 +153,7 @@ impl Run {
         })
     }
 
-    /// Whether it was interrupted, and its last validation.
+    /// How it ended, but for its last step and checkpoint.
     fn steps(&mut self, shell: &mut Shell) -> Result<TrainReport, TrainError> {
         let mut ended = TrainReport::default();
         shell.begin_training(self.state.step);
@@ -228,7 +225,6 @@ impl Run {
         }
     }
 
-    /// What falls on the step that was just taken.
     fn due(&self) -> Due {
         let (config, step) = (&self.config, self.state.step);
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
@@ -250,9 +246,8 @@ impl Run {
         let left = |all: u64| all.saturating_sub(done).max(1);
         let n = (self.micro_batches).map_or(accumulated, |all| accumulated.min(left(all)));
         // All of the step's data before anything changes: a run without data can still be saved.
-        let mut hosts = (0..n)
-            .map(|_| self.next_batch())
-            .collect::<Result<Vec<_>, _>>()?;
+        let hosts: Result<Vec<_>, _> = (0..n).map(|_| self.next_batch()).collect();
+        let mut hosts = hosts?;
         let states = self.config.data.initial_state;
         let first = states.first_passing(self.state.total_steps);
         if self.state.step >= first {
@@ -278,7 +273,15 @@ impl Run {
         output.grad_norm = Some(grad_norm);
         let loss = output.loss_sum / n_tokens.max(1) as f64;
         let finite = loss.is_finite() && grad_norm.is_finite();
-        let overflow = self.rescale(finite)?;
+        let mut overflow = None;
+        if let Some(scale) = &mut self.state.loss_scale {
+            let updated = scale.update(finite, &self.config.training.loss_scale);
+            updated.map_err(|why| TrainError::Diverged {
+                step: self.state.step + 1,
+                reason: why.to_owned(),
+            })?;
+            overflow = (!finite).then_some(*scale);
+        }
         let update = Update {
             step: self.state.step,
             factor: clip.factor,
@@ -322,19 +325,6 @@ impl Run {
         }
         let batches = self.batches.as_mut().expect("just started");
         Ok(batches.take()?)
-    }
-
-    /// Fits the loss scale to a step, where there is one; the new one if the step overflowed.
-    fn rescale(&mut self, finite: bool) -> Result<Option<LossScale>, TrainError> {
-        let Some(scale) = &mut self.state.loss_scale else {
-            return Ok(None);
-        };
-        let updated = scale.update(finite, &self.config.training.loss_scale);
-        updated.map_err(|error| TrainError::Diverged {
-            step: self.state.step + 1,
-            reason: error.to_string(),
-        })?;
-        Ok((!finite).then_some(*scale))
     }
 
     fn report(&mut self, result: &StepResult) -> Result<(), TrainError> {
@@ -383,10 +373,8 @@ impl Run {
         shell.end_validation(step);
         if !report.loss.is_finite() {
             // Steps that are not finite are left out, so it is the model itself that is not.
-            return Err(TrainError::Diverged {
-                step,
-                reason: format!("validation loss {}", report.loss),
-            });
+            let reason = format!("validation loss {}", report.loss);
+            return Err(TrainError::Diverged { step, reason });
         }
         let gates = self.gates(&trainee)?;
         self.validated = Some(step);
@@ -438,8 +426,7 @@ impl Run {
             seed: Some(self.config.run.seed),
             ..GenerationConfig::default()
         };
-        let interrupt = Arc::clone(&self.interrupt);
-        let stops = || interrupt.load(Ordering::Relaxed) || shell.asked_to_stop();
+        let stops = || self.interrupt.load(Ordering::Relaxed) || shell.asked_to_stop();
         let mut all = String::new();
         let quiet = &mut |_: &str| match stops() {
             true => ControlFlow::Break(()),
@@ -492,7 +479,7 @@ impl Run {
     }
 
     /// The end of a run that is asked to stop. What it has learned is saved, unless its last step was lost.
-    fn interrupted(&mut self, ended: TrainReport) -> Result<TrainReport, TrainError> {
+    fn interrupted(&mut self, mut ended: TrainReport) -> Result<TrainReport, TrainError> {
         if self.config.checkpoint.save_on_interrupt && self.is_sound() {
             self.checkpoint()?;
         } else if self.config.checkpoint.save_on_interrupt {
@@ -500,10 +487,8 @@ impl Run {
             let text = format!("no checkpoint is written: the last {lost} steps were lost");
             self.reporter.message(&text);
         }
-        Ok(TrainReport {
-            interrupted: true,
-            ..ended
-        })
+        ended.interrupted = true;
+        Ok(ended)
     }
 
     /// Whether someone asked for an end: by a signal, or on burn-train's dashboard.
@@ -511,7 +496,6 @@ impl Run {
         self.interrupt.load(Ordering::Relaxed) || shell.asked_to_stop()
     }
 
-    /// Whether early stopping ends the run.
     fn is_stale(&self) -> bool {
         let patience = self.config.eval.early_stopping_patience;
         patience > 0 && self.state.stale_evals >= patience

@@ -11,8 +11,6 @@
 //! the size and fingerprint of every file, and the directory gets its name. A run that dies on the
 //! way leaves a directory that nobody reads and the next checkpoint removes.
 
-mod stream;
-
 use crate::config::RunConfig;
 use crate::error::CheckpointError;
 use crate::optimizer::Optimizer;
@@ -30,12 +28,14 @@ use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use stream::STREAM;
 
 const COMPLETE: &str = "COMPLETE";
 pub(crate) const STATE: &str = "trainer_state.json";
 const MODEL: &str = "model.bpk";
 const OPTIMIZER: &str = "optim.bpk";
+/// What the model remembers between windows: a state file without the fingerprint of a model, which lies beside it. It
+/// is not there where no state was carried.
+const STREAM: &str = "stream.safetensors";
 pub(crate) const BEST: &str = "best";
 pub(crate) const PREFIX: &str = "step-";
 /// What versions before 0.2 began the name of a checkpoint in the making with.
@@ -120,28 +120,18 @@ impl TrainerState {
 }
 
 /// Size and fingerprint of a file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Mark {
     bytes: u64,
     fingerprint: String,
 }
 
 impl Mark {
-    /// The mark of a file, by the algorithm that made `hash`.
     fn of(path: &Path, mut hash: Fingerprint) -> io::Result<Self> {
         Ok(Mark {
             bytes: hash.file(path)?,
             fingerprint: hash.hex(),
         })
-    }
-
-    /// How a file shows that it is not the one that was `written`.
-    fn differs_from(&self, written: &Self) -> String {
-        let (is, was) = (self.bytes, written.bytes);
-        match is == was {
-            true => "its fingerprint is not that of what was written".to_owned(),
-            false => format!("it has {is} bytes and was written with {was}"),
-        }
     }
 }
 
@@ -185,7 +175,13 @@ impl CheckpointStore {
         let target = self.path(state.step);
         let write = || -> io::Result<()> {
             fs::create_dir_all(&self.directory)?;
-            self.remove_old_unfinished();
+            for path in self.entries() {
+                let name = path.file_name().unwrap_or_default();
+                if name.to_string_lossy().starts_with(OLD_TEMPORARY) {
+                    // It is in nobody's way but the disk's.
+                    let _ = fs::remove_dir_all(path);
+                }
+            }
             let partial = PartialDirectory::create(&target)?;
             let folder = partial.path();
 
@@ -194,16 +190,14 @@ impl CheckpointStore {
                 Some(_) => trainee.into_record_group(InfinityModel::adapters()),
                 None => trainee.into_record(),
             };
-            let bytes = record.into_bytes().map_err(io::Error::other)?;
-            infinity_files::write(&folder.join(MODEL), &bytes)?;
-            drop(bytes);
-            let bytes = optimizer.to_bytes().map_err(io::Error::other)?;
-            infinity_files::write(&folder.join(OPTIMIZER), &bytes)?;
-            drop(bytes);
+            let put = |name: &str, bytes: &[u8]| infinity_files::write(&folder.join(name), bytes);
+            put(MODEL, &record.into_bytes().map_err(io::Error::other)?)?;
+            put(OPTIMIZER, &optimizer.to_bytes().map_err(io::Error::other)?)?;
             if let Some(state) = stream {
-                stream::save(&folder.join(STREAM), state)?;
+                let bytes = state.to_bytes(None).map_err(io::Error::other)?;
+                fs::write(folder.join(STREAM), bytes)?;
             }
-            infinity_files::write(&folder.join(STATE), &serde_json::to_vec_pretty(state)?)?;
+            put(STATE, &serde_json::to_vec_pretty(state)?)?;
             mark(folder)?;
             partial.rename_to(&target)
         };
@@ -211,17 +205,6 @@ impl CheckpointStore {
             let path = target.display();
             CheckpointError::Write(format!("cannot write the checkpoint {path}: {error}"))
         })
-    }
-
-    /// Removes what runs of earlier versions that died on the way have left.
-    fn remove_old_unfinished(&self) {
-        for path in self.entries() {
-            let name = path.file_name().unwrap_or_default();
-            if name.to_string_lossy().starts_with(OLD_TEMPORARY) {
-                // It is in nobody's way but the disk's.
-                let _ = fs::remove_dir_all(path);
-            }
-        }
     }
 
     fn entries(&self) -> impl Iterator<Item = PathBuf> + use<> {
@@ -243,7 +226,6 @@ impl CheckpointStore {
         loaded.map_err(|error| damaged(&path, error))
     }
 
-    /// Where a step's optimizer state is.
     pub(crate) fn optimizer(&self, step: u64) -> PathBuf {
         self.path(step).join(OPTIMIZER)
     }
@@ -327,8 +309,14 @@ impl CheckpointStore {
             let path = directory.join(name);
             let found = Mark::of(&path, Fingerprint::like(&mark.fingerprint));
             let found = found.map_err(|error| damaged(&path, error))?;
-            if found != mark {
-                return Err(damaged(&path, found.differs_from(&mark)));
+            let (is, was) = (found.bytes, mark.bytes);
+            if is != was {
+                let reason = format!("it has {is} bytes and was written with {was}");
+                return Err(damaged(&path, reason));
+            }
+            if found.fingerprint != mark.fingerprint {
+                let reason = "its fingerprint is not that of what was written";
+                return Err(damaged(&path, reason));
             }
         }
         read(&directory.join(STATE))
@@ -347,8 +335,9 @@ impl CheckpointStore {
         if !path.is_file() {
             return Ok(None);
         }
-        let state = stream::load(&path, device);
-        state.map(Some).map_err(|reason| damaged(&path, reason))
+        let bytes = fs::read(&path).map_err(|error| damaged(&path, error))?;
+        let state = ModelState::from_bytes(&bytes, device);
+        state.map(Some).map_err(|error| damaged(&path, error))
     }
 
     /// Removes all checkpoints up to `step`, which was written last, but the newest `keep_last`
@@ -400,19 +389,13 @@ impl CheckpointStore {
             return Ok(());
         }
         let note = self.note();
-        let (settled, meant) = match best {
-            Some(step) => {
-                let written =
-                    infinity_files::write(&note, format!("{PREFIX}{step:08}\n").as_bytes());
-                (
-                    written,
-                    format!("the best checkpoint is that of step {step}"),
-                )
-            }
-            None => (
-                fs::remove_file(&note),
-                "no checkpoint is the best".to_owned(),
-            ),
+        let meant = match best {
+            Some(step) => format!("the best checkpoint is that of step {step}"),
+            None => "no checkpoint is the best".to_owned(),
+        };
+        let settled = match best {
+            Some(step) => infinity_files::write(&note, format!("{PREFIX}{step:08}\n").as_bytes()),
+            None => fs::remove_file(&note),
         };
         settled.map_err(|error| {
             let _ = fs::remove_file(&note);
@@ -428,7 +411,6 @@ fn step_in(path: &Path) -> Option<u64> {
     name.strip_prefix(PREFIX)?.parse().ok()
 }
 
-/// Reads a file of a checkpoint.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
     let text = fs::read(path).map_err(|error| damaged(path, error))?;
     serde_json::from_slice(&text).map_err(|error| damaged(path, error))
@@ -470,7 +452,10 @@ pub fn model_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::{Tensor, TensorData};
     use infinity_files::faults::{Fault, inject};
+    use infinity_model::config::Mixer;
+    use infinity_model::{LayerState, ModelConfig};
 
     /// A store with checkpoints of these steps, as far as the note is concerned.
     fn store(steps: &[u64]) -> (tempfile::TempDir, CheckpointStore) {
@@ -504,5 +489,63 @@ mod tests {
         );
         store.settle_best(Some(4)).unwrap();
         assert_eq!(store.best(), Some(4));
+    }
+
+    fn used_state(mixer: Mixer) -> (ModelConfig, ModelState) {
+        let config = ModelConfig {
+            vocab_size: 5,
+            hidden_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            mixer,
+            ..ModelConfig::first()
+        };
+        let model = config.init(&Device::flex());
+        let tokens = TensorData::new(vec![0, 1, 2, 3, 4, 0], [2, 3]);
+        let tokens = Tensor::from_data(tokens, &Device::flex());
+        let (_, mut state) = model.forward(tokens, model.initial_state(2));
+        state.position = vec![3, u64::MAX - 7];
+        (config, state)
+    }
+
+    /// Shape and numbers; the debug text of a tensor shows its first few alone.
+    fn numbers<const D: usize>(x: &Tensor<D>) -> ([usize; D], Vec<f32>) {
+        (x.dims(), x.to_data().iter::<f32>().collect())
+    }
+
+    /// Both states as text: every number, every shape.
+    fn shown(state: &ModelState) -> String {
+        let layers = state.layers.iter().map(|layer| match layer {
+            LayerState::Infinity { memory, tails } => {
+                let tails: Vec<_> = tails.iter().map(numbers).collect();
+                format!("{:?} {tails:?}", numbers(memory))
+            }
+            LayerState::Softmax { cache } => {
+                let filled = cache.filled().map(|filled| filled.each_ref().map(numbers));
+                format!("{filled:?} {:?}", cache.starts())
+            }
+        });
+        format!("{:?} {:?}", state.position, layers.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_state_comes_back_as_it_was() {
+        let (_folder, store) = store(&[2]);
+        let path = store.path(2).join(STREAM);
+        let save = |state: &ModelState| fs::write(&path, state.to_bytes(None).unwrap()).unwrap();
+        let load = || store.stream(2, &Device::flex()).map(Option::unwrap);
+        for mixer in [Mixer::Infinity, Mixer::Softmax] {
+            let (config, state) = used_state(mixer);
+            save(&state);
+            let loaded = load().unwrap();
+            assert_eq!(shown(&loaded), shown(&state));
+            let fresh = config.init(&Device::flex()).initial_state(2);
+            assert_ne!(shown(&fresh), shown(&state));
+            save(&fresh);
+            assert_eq!(shown(&load().unwrap()), shown(&fresh));
+        }
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        assert!(load().is_err());
     }
 }

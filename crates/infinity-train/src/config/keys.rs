@@ -57,19 +57,22 @@ pub fn key(name: &str) -> Option<&'static Key> {
 fn collect(object: &Value, prefix: &str, defaults: Option<&toml::Value>, keys: &mut Vec<Key>) {
     let properties = object["properties"].as_object().into_iter().flatten();
     for (name, property) in properties {
-        let described = &property["description"];
-        let node = followed(property);
+        let (node, own) = (followed(property), &property["description"]);
+        let described = if own.is_null() {
+            &node["description"]
+        } else {
+            own
+        };
         let default = defaults.and_then(|table| table.get(name));
         let section = node.get("properties").is_some();
         keys.push(Key {
             name: format!("{prefix}{name}"),
             kind: if section { String::new() } else { kind(node) },
-            default: (default.filter(|_| !section))
-                .map_or_else(String::new, |value| value.to_string()),
-            meaning: match text(described) {
-                unsaid if unsaid.is_empty() => text(&node["description"]),
-                said => said,
+            default: match default {
+                Some(value) if !section => value.to_string(),
+                _ => String::new(),
             },
+            meaning: text(described),
             words: words(node),
         });
         collect(node, &format!("{prefix}{name}."), default, keys);
@@ -78,10 +81,8 @@ fn collect(object: &Value, prefix: &str, defaults: Option<&toml::Value>, keys: &
 
 /// What a reference in the schema stands for; of something that may be null, the rest.
 fn followed(node: &Value) -> &Value {
-    if let Some(name) = node["$ref"]
-        .as_str()
-        .and_then(|path| path.strip_prefix("#/$defs/"))
-    {
+    let reference = node["$ref"].as_str();
+    if let Some(name) = reference.and_then(|path| path.strip_prefix("#/$defs/")) {
         return followed(&schema()["$defs"][name]);
     }
     match node["anyOf"].as_array().map(Vec::as_slice) {
@@ -97,17 +98,14 @@ fn text(node: &Value) -> String {
 /// The words that a value may be, each with its meaning.
 fn words(node: &Value) -> Vec<(String, String)> {
     let list = |key: &str| node[key].as_array().into_iter().flatten();
-    let own = node["const"]
-        .as_str()
-        .map(|word| (word, text(&node["description"])));
+    let own = node["const"].as_str().into_iter();
+    let own = own.map(|word| (word.to_owned(), text(&node["description"])));
     let plain = list("enum").filter_map(Value::as_str);
-    let plain = plain.map(|word| (word, String::new()));
-    let here = own.into_iter().chain(plain);
-    let here = here.map(|(word, meaning)| (word.to_owned(), meaning));
-    here.chain(list("oneOf").flat_map(words)).collect()
+    let plain = plain.map(|word| (word.to_owned(), String::new()));
+    let others = list("oneOf").flat_map(words);
+    own.chain(plain).chain(others).collect()
 }
 
-/// What a value is, in words.
 fn kind(node: &Value) -> String {
     if !words(node).is_empty() {
         return "a word".to_owned();
@@ -156,14 +154,12 @@ pub fn reference() -> String {
             };
             let row = format!("| `{leaf}` | {} | {default} | {} |", key.kind, key.meaning);
             let _ = writeln!(page, "{row}");
+            if !key.words.is_empty() {
+                let _ = writeln!(allowed, "\n`{leaf}`:\n");
+            }
             for (word, meaning) in &key.words {
-                if !allowed.contains(&format!("\n`{leaf}`:")) {
-                    let _ = writeln!(allowed, "\n`{leaf}`:\n");
-                }
-                let _ = match meaning.as_str() {
-                    "" => writeln!(allowed, "- `\"{word}\"`"),
-                    _ => writeln!(allowed, "- `\"{word}\"`: {meaning}"),
-                };
+                let colon = if meaning.is_empty() { "" } else { ": " };
+                let _ = writeln!(allowed, "- `\"{word}\"`{colon}{meaning}");
             }
         }
     }
@@ -212,21 +208,19 @@ pub(super) fn unknown(name: &str) -> Option<String> {
         return None;
     }
     let section = name.split_once('.').map_or("", |(section, _)| section);
-    let leaves = |section: &str| {
+    let leaves = || {
         let leaf = |key: &'static Key| key.name.strip_prefix(section)?.strip_prefix('.');
         let leaves = keys().iter().filter_map(leaf);
         let leaves = leaves.filter(|leaf| !leaf.contains('.'));
         leaves.collect::<Vec<_>>().join(", ")
     };
-    let names: Vec<&str> = keys().iter().map(|key| key.name.as_str()).collect();
+    let mut names: Vec<&str> = keys().iter().map(|key| key.name.as_str()).collect();
     Some(match meant(name, &names) {
         Some(near) => format!(", did you mean `{near}`?"),
-        None if key(section).is_some() => format!("; the section has: {}", leaves(section)),
+        None if key(section).is_some() => format!("; the section has: {}", leaves()),
         None => {
-            let tops = names
-                .into_iter()
-                .filter(|name| !name.contains('.') && *name != "schema");
-            format!("; there are: {}", tops.collect::<Vec<_>>().join(", "))
+            names.retain(|name| !name.contains('.') && *name != "schema");
+            format!("; there are: {}", names.join(", "))
         }
     })
 }
@@ -235,17 +229,14 @@ pub(super) fn unknown(name: &str) -> Option<String> {
 /// another section, a word of other trainers, or the most similar.
 fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let leaf = name.rsplit('.').next().unwrap_or(name);
-    let same_name = known
-        .iter()
-        .find(|known| known.rsplit('.').next() == Some(leaf));
+    let mut all = known.iter().copied();
+    let same_name = all.find(|known| known.rsplit('.').next() == Some(leaf));
     let synonym = || {
         let (target, _) = SYNONYMS.iter().find(|(_, words)| words.contains(&leaf))?;
-        known.iter().find(|known| *known == target)
+        known.iter().copied().find(|known| known == target)
     };
-    same_name
-        .or_else(synonym)
-        .copied()
-        .or_else(|| most_similar(name, leaf, known))
+    let other = || most_similar(name, leaf, known);
+    same_name.or_else(synonym).or_else(other)
 }
 
 /// The most similar key, the same section first: a typo rarely changes the section.
@@ -259,10 +250,8 @@ fn most_similar<'a>(name: &str, leaf: &str, known: &[&'a str]) -> Option<&'a str
         _ => similarity(name, candidate),
     };
     let scored = known.iter().map(|candidate| (score(candidate), *candidate));
-    scored
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(score, _)| *score >= ALIKE)
-        .map(|(_, candidate)| candidate)
+    let (score, best) = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (score >= ALIKE).then_some(best)
 }
 
 /// The end of a message about an unknown word: the nearest of `words`, then all of them.

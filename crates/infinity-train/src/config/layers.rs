@@ -1,4 +1,4 @@
-//! Where values come from, and who wins: defaults < preset < files < environment < flags < `--set`.
+//! Where values come from, and who wins ([`config`](super)).
 //!
 //! Each layer holds what it sets and nothing else; merging is a deep merge of tables.
 //! The order of the calls does not matter between kinds of layers, and matters within one kind.
@@ -18,7 +18,7 @@ use toml::{Table, Value};
 /// Beginning of the environment variables that set keys: `INFINITY__TRAINING__MAX_STEPS=100`.
 const ENVIRONMENT_PREFIX: &str = "INFINITY__";
 
-/// A configuration being put together. See the module's head for who wins.
+/// A configuration being put together; [`config`](super) says who wins.
 #[derive(Debug, Default)]
 pub struct ConfigLayers {
     settings: Vec<Setting>,
@@ -36,14 +36,11 @@ enum Rank {
     Set,
 }
 
-/// A key that a layer sets.
 #[derive(Debug)]
 struct Setting {
     rank: Rank,
-    /// Dotted name.
     key: String,
     value: Value,
-    /// Where it was set, for messages.
     origin: String,
 }
 
@@ -142,7 +139,7 @@ impl ConfigLayers {
         self.table(root.get_ref(), "", &place)
     }
 
-    /// Every key below `table`, itself below `prefix`; `place` names the place of a byte.
+    /// Every key of `table`, whose names begin with `prefix`; `place` names the place of a byte.
     fn table(
         mut self,
         table: &DeTable<'_>,
@@ -151,10 +148,7 @@ impl ConfigLayers {
     ) -> Result<Self, ConfigError> {
         for (name, value) in table {
             let origin = place(name.span().start);
-            let key = match prefix {
-                "" => name.get_ref().to_string(),
-                _ => format!("{prefix}.{}", name.get_ref()),
-            };
+            let key = format!("{prefix}{}", name.get_ref());
             // A key in quotes may hold a point, and would pass for one of a section.
             if name.get_ref().contains('.') {
                 return Err(ConfigError(format!("{origin}: unknown key `{key}`")));
@@ -163,7 +157,7 @@ impl ConfigLayers {
                 // The section's own line: some messages are about all of it.
                 let empty = Value::Table(Table::new());
                 self = self.value(Rank::File, &key, empty, &origin)?;
-                self = self.table(inner, &key, place)?;
+                self = self.table(inner, &format!("{key}."), place)?;
             } else {
                 let value = Value::deserialize(ValueDeserializer::from(value.clone()))
                     .map_err(|error| wrong_value(&origin, &key, error.message()))?;
@@ -262,10 +256,8 @@ impl ConfigLayers {
     /// such, everything else as a string, so that quotes are needed only where they matter.
     fn word(self, rank: Rank, key: &str, text: &str, origin: &str) -> Result<Self, ConfigError> {
         let string = Value::String(text.to_owned());
-        let typed = format!("v = {text}")
-            .parse::<Table>()
-            .ok()
-            .and_then(|mut t| t.remove("v"));
+        let table = format!("v = {text}").parse::<Table>();
+        let typed = table.ok().and_then(|mut table| table.remove("v"));
         let fits = |value: &Value| check_type(key, value).is_ok();
         let value = match typed {
             Some(typed) if fits(&typed) || !fits(&string) => typed,
@@ -312,9 +304,8 @@ fn wrong_value(origin: &str, key: &str, message: &str) -> ConfigError {
 
 /// Whether `value` can be the value of the dotted `key`; what is wrong otherwise.
 fn check_type(key: &str, value: &Value) -> Result<(), String> {
-    RunConfig::deserialize(nested(key, value.clone()))
-        .map(drop)
-        .map_err(|error| error.message().to_owned())
+    let read = RunConfig::deserialize(nested(key, value.clone()));
+    read.map(drop).map_err(|error| error.message().to_owned())
 }
 
 /// `a.b.c` and a value as nested tables.
@@ -371,12 +362,10 @@ fn idle(origin: &str, key: &str, value: &Value) -> Option<String> {
         return None;
     }
     let default = Table::try_from(ModelConfig::default()).ok()?;
-    (default.get(name).and_then(number) != number(value)).then(|| {
-        format!(
-            "{origin}: `{key}` changes nothing: the memory is compressed by `model.memory_compression` \
-             alone, when a model reads and not when it learns"
-        )
-    })
+    let why = "the memory is compressed by `model.memory_compression` alone, when a model reads and \
+               not when it learns";
+    (default.get(name).and_then(number) != number(value))
+        .then(|| format!("{origin}: `{key}` changes nothing: {why}"))
 }
 
 #[cfg(test)]

@@ -1,13 +1,7 @@
 //! `RunConfig`: everything one training run is told, as strict TOML.
 //!
-//! A file has the sections `[run] [model] [tokenizer] [data] [training] [lora] [optimizer]
-//! [lr_scheduler] [eval] [checkpoint] [logging] [distributed]`; every key has a default, and a key
-//! that nobody reads is an error with a suggestion. Values are layered, later ones win:
-//!
-//! ```text
-//! defaults < preset < files in order < environment < flags < --set
-//! ```
-//!
+//! Every key has a default, and a key that nobody reads is an error with a suggestion. Values are layered, later ones
+//! win: defaults < preset < files in order < environment < flags < `--set`.
 //! [`ConfigLayers`] collects the layers, [`ConfigLayers::resolve`] merges, checks and returns a
 //! [`LoadedConfig`]. The library prints nothing: warnings are returned.
 

@@ -77,12 +77,9 @@ impl TrainingConfig {
     pub fn total_steps(&self, tokens_per_step: u64, steps_per_epoch: u64) -> u64 {
         let by_tokens = (self.max_tokens > 0).then(|| self.max_tokens / tokens_per_step.max(1));
         let by_steps = (self.max_steps > 0).then_some(self.max_steps);
-        let steps = match (by_steps, by_tokens) {
-            (Some(a), Some(b)) => a.min(b),
-            (Some(a), None) | (None, Some(a)) => a,
-            (None, None) => (self.num_train_epochs * steps_per_epoch as f64).ceil() as u64,
-        };
-        steps.max(1)
+        let by_epochs = || (self.num_train_epochs * steps_per_epoch as f64).ceil() as u64;
+        let capped = by_steps.into_iter().chain(by_tokens).min();
+        capped.unwrap_or_else(by_epochs).max(1)
     }
 }
 

@@ -91,7 +91,6 @@ pub(crate) struct Work {
     pub(crate) stateful: bool,
 }
 
-/// The devices of a run at work.
 pub(crate) struct Ranks {
     main: Device,
     replicas: Vec<Replica>,

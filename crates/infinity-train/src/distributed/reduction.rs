@@ -110,7 +110,6 @@ impl Reduction {
     }
 }
 
-/// Burn's collective operation between `devices`.
 fn between(devices: Vec<Device>) -> Reduction {
     Reduction::Collective(Arc::new(move |part| {
         all_reduce(part, ReduceOperation::Sum, devices.clone()).resolve()
@@ -129,13 +128,10 @@ fn are_distinct<D: PartialEq>(devices: &[D], among: &[D]) -> bool {
     numbered.all(|(i, device)| among.contains(device) && !devices[..i].contains(device))
 }
 
-#[cfg(feature = "cuda")]
 fn cuda_devices() -> Vec<Device> {
-    Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec()
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cuda_devices() -> Vec<Device> {
+    #[cfg(feature = "cuda")]
+    return Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec();
+    #[cfg(not(feature = "cuda"))]
     Vec::new()
 }
 
@@ -187,7 +183,6 @@ pub(crate) struct Update {
 }
 
 impl Update {
-    /// The end of a step for these weights and this optimizer.
     pub(super) fn apply(
         self,
         trainee: &mut Trainee,

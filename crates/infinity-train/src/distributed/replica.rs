@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-/// What a replica does on its thread.
 type Task = Box<dyn FnOnce(&mut Rank) + Send>;
 
 /// The weights and the optimizer that a replica has, if they are its own.
@@ -147,7 +146,6 @@ impl Drop for Replica {
     }
 }
 
-/// What a replica has.
 struct Rank {
     device: Device,
     own: Own,

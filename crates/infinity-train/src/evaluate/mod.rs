@@ -17,6 +17,7 @@ use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use infinity_model::{InfinityModel, ModelState};
+use std::ops::Range;
 use std::time::Instant;
 
 /// What a model makes of a text.
@@ -108,7 +109,6 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// One that is to read `total` tokens.
     fn new(
         model: &InfinityModel,
         loss_chunk: usize,
@@ -135,7 +135,6 @@ impl<'a> Reader<'a> {
         self.model.forward_hidden(self.tokens(inputs, rows), state)
     }
 
-    /// Tells that `tokens` more have been read.
     fn tell(&mut self, tokens: usize) {
         self.done += tokens as u64;
         (self.progress)(self.done, self.total);
@@ -145,6 +144,13 @@ impl<'a> Reader<'a> {
     fn losses(&self, hidden: Tensor<3>, targets: &[i32]) -> Vec<f32> {
         Head::of(&self.model, self.loss_chunk).losses(hidden, targets)
     }
+}
+
+/// `range` in pieces of at most `len`.
+fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = (usize, usize)> {
+    let end = range.end;
+    let starts = range.step_by(len);
+    starts.map(move |from| (from, end.min(from + len)))
 }
 
 fn refuse<T, E: From<DataError>>(

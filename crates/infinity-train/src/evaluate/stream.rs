@@ -16,7 +16,7 @@
 //! A model that compresses its memory is read with a certificate beside every layer, and once more
 //! without compression, for the loss that it costs.
 
-use super::{Reader, at_least_one, finite, refuse, standard_error};
+use super::{Reader, at_least_one, finite, pieces, refuse, standard_error};
 use crate::data::{DataError, TokenStore};
 use crate::error::TrainError;
 use burn::module::Module;
@@ -167,11 +167,9 @@ pub fn evaluate_stream_from(
         sum(losses, positions.clone()) / (positions.end - positions.start) as f64
     };
     let bins = plan.bins.iter().map(|bin| {
-        let compared: Vec<(f64, f64)> = limited
-            .by_ref()
-            .take(bin.spans.len())
-            .map(|(span, loss)| (sum(&stream, span..span + options.span as u64), loss))
-            .collect();
+        let spans = limited.by_ref().take(bin.spans.len());
+        let compared = spans.map(|(at, loss)| (sum(&stream, at..at + options.span as u64), loss));
+        let compared: Vec<(f64, f64)> = compared.collect();
         StreamBin {
             positions: bin.positions.clone(),
             loss: mean(&stream, &bin.positions),
@@ -186,10 +184,8 @@ pub fn evaluate_stream_from(
         loss: mean(&stream, &whole),
         exact: mean(&exact, &whole),
         standard_error: {
-            let differences = bins
-                .iter()
-                .map(|bin| bin.loss - bin.exact.unwrap_or(bin.loss));
-            standard_error(&differences.collect::<Vec<_>>()).unwrap_or(0.0)
+            let cost = |bin: &StreamBin| bin.loss - bin.exact.unwrap_or(bin.loss);
+            standard_error(&bins.iter().map(cost).collect::<Vec<_>>()).unwrap_or(0.0)
         },
         held: certified.map_or_else(Vec::new, |certified| certified.held()),
     };
@@ -262,9 +258,8 @@ fn spans(positions: &Range<u64>, options: &StreamOptions) -> Vec<u64> {
         0 => fit,
         wanted => wanted.min(fit),
     };
-    (0..wanted)
-        .map(|i| first + i * fit / wanted * options.span as u64)
-        .collect()
+    let at = |i| first + i * fit / wanted * options.span as u64;
+    (0..wanted).map(at).collect()
 }
 
 impl Reader<'_> {
@@ -306,10 +301,8 @@ impl Reader<'_> {
         options: &StreamOptions,
     ) -> Result<Vec<f64>, DataError> {
         let (context, span, window) = (options.context, options.span, options.window);
-        let rows: Vec<Vec<i32>> = spans
-            .iter()
-            .map(|at| text.tokens(at - context as u64..at + span as u64))
-            .collect::<Result<_, _>>()?;
+        let row = |at: &u64| text.tokens(at - context as u64..at + span as u64);
+        let rows: Vec<Vec<i32>> = spans.iter().map(row).collect::<Result<_, _>>()?;
         let column = |places: Range<usize>| -> Vec<i32> {
             let parts = rows.iter().map(|row| &row[places.clone()]);
             parts.flatten().copied().collect()
@@ -331,14 +324,6 @@ impl Reader<'_> {
         }
         Ok(sums)
     }
-}
-
-/// `range` in pieces of at most `len`.
-fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = (usize, usize)> {
-    let end = range.end;
-    range
-        .step_by(len)
-        .map(move |from| (from, end.min(from + len)))
 }
 
 fn sum(losses: &[f32], range: Range<u64>) -> f64 {

@@ -7,7 +7,7 @@
 use crate::data::needle::{self, CANDIDATES};
 use crate::data::{DataConfig, DataError, IGNORE_INDEX, Kind, Part, TaskRow, TokenStore, draw};
 use crate::error::TrainError;
-use crate::evaluate::{Reader, at_least_one, finite, refuse, standard_error};
+use crate::evaluate::{Reader, at_least_one, finite, pieces, refuse, standard_error};
 use burn::tensor::{Int, Tensor, TensorData};
 use infinity_model::count::state_bytes;
 use infinity_model::{InfinityModel, Tokenizer};
@@ -57,7 +57,6 @@ pub struct Figure {
     pub state_bytes: u64,
 }
 
-/// Counts of one seed in one bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sums {
     answers: u64,
@@ -72,7 +71,6 @@ impl Sums {
         self.loss += loss;
     }
 
-    /// Mean accuracy and loss.
     fn means(&self) -> (f64, f64) {
         let n = self.answers.max(1) as f64;
         (self.right as f64 / n, self.loss / n)
@@ -150,12 +148,8 @@ impl TaskOptions {
             ("window", self.window),
         ])?;
         let tokens: u64 = self.lengths.iter().map(|length| *length as u64).sum();
-        Ok(Reader::new(
-            model,
-            self.loss_chunk,
-            tokens * times,
-            progress,
-        ))
+        let all = tokens * times;
+        Ok(Reader::new(model, self.loss_chunk, all, progress))
     }
 }
 
@@ -164,26 +158,24 @@ impl Reader<'_> {
     fn answers(&mut self, rows: &[TaskRow], window: usize, tally: &mut Tally) {
         let len = rows[0].inputs.len();
         let mut state = self.model.initial_state(rows.len());
-        for from in (0..len).step_by(window) {
-            let to = len.min(from + window);
+        for (from, to) in pieces(0..len, window) {
             let inputs = rows.iter().flat_map(|row| &row.inputs[from..to]);
             let (hidden, next) = self.read(inputs.copied().collect(), rows.len(), state);
             state = next;
             self.tell(rows.len() * (to - from));
-            let asked: Vec<_> = rows
-                .iter()
-                .enumerate()
-                .flat_map(|(i, row)| row.answers.iter().map(move |answer| (i, row, answer)))
-                .filter(|(_, _, answer)| (from..to).contains(&answer.at))
-                .collect();
+            let all = rows.iter().enumerate();
+            let all =
+                all.flat_map(|(i, row)| row.answers.iter().map(move |answer| (i, row, answer)));
+            let asked = all.filter(|(_, _, answer)| (from..to).contains(&answer.at));
+            let asked: Vec<_> = asked.collect();
             if asked.is_empty() {
                 continue;
             }
+            let [b, t, d] = hidden.dims();
             let places = asked
                 .iter()
-                .map(|(i, _, answer)| (i * (to - from) + answer.at - from) as i32);
+                .map(|(i, _, answer)| (i * t + answer.at - from) as i32);
             let places = TensorData::new(places.collect::<Vec<_>>(), [asked.len()]);
-            let [b, t, d] = hidden.dims();
             let places = Tensor::<1, Int>::from_data(places, &hidden.device());
             let hidden = hidden.reshape([b * t, d]).select(0, places);
             let logits = self.model.logits(hidden.unsqueeze::<3>()).into_data();
@@ -204,11 +196,8 @@ fn judge(logits: &[f32], target: i32) -> (bool, f64) {
     let of_target = f64::from(logits[target as usize]);
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
-    let others = logits
-        .iter()
-        .enumerate()
-        .filter(|(id, _)| *id as i32 != target);
-    let right = others.map(|(_, x)| f64::from(*x)).all(|x| x < of_target);
+    let mut all = logits.iter().enumerate();
+    let right = all.all(|(id, x)| id as i32 == target || f64::from(*x) < of_target);
     (right, sum.ln() + f64::from(most) - of_target)
 }
 
@@ -366,10 +355,8 @@ fn one_needle(
             let padding = std::iter::repeat_n(filler, longest - value.len());
             value.iter().copied().chain(padding).collect()
         };
-        let targets: Vec<i32> = values
-            .iter()
-            .flat_map(|v| padded(v, IGNORE_INDEX))
-            .collect();
+        let targets = values.iter().flat_map(|v| padded(v, IGNORE_INDEX));
+        let targets: Vec<i32> = targets.collect();
         let inputs = values.iter().flat_map(|value| {
             let read = std::iter::once(*last).chain(padded(value, *last));
             read.take(longest).collect::<Vec<_>>()
@@ -408,13 +395,8 @@ pub fn evaluate_positions(
         let starts: Vec<u64> = starts.collect();
         let mut seeds = Vec::new();
         for starts in starts.chunks(options.batch) {
-            seeds.extend(by_position(
-                &mut reader,
-                text,
-                starts,
-                length,
-                options.window,
-            )?);
+            let found = by_position(&mut reader, text, starts, length, options.window);
+            seeds.extend(found?);
         }
         found.extend(figures(model, length, &seeds, 1, false)?);
     }
@@ -431,8 +413,8 @@ fn by_position(
 ) -> Result<Vec<Tally>, DataError> {
     let mut tallies = vec![Tally::new(); starts.len()];
     let mut state = reader.model.initial_state(starts.len());
-    for from in (0..length).step_by(window) {
-        let len = window.min(length - from);
+    for (from, to) in pieces(0..length, window) {
+        let len = to - from;
         let (mut inputs, mut targets) = (Vec::new(), Vec::new());
         for start in starts {
             text.read(start + from as u64, len, &mut inputs)?;

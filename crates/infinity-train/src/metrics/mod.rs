@@ -141,15 +141,9 @@ fn numbers(gates: &GateSummary) -> Vec<(String, f64)> {
         ("write", Some(gates.write_strength)),
     ];
     let spreads = spreads.into_iter().flat_map(|(name, of)| {
-        let parts = of.map(|of| {
-            [
-                ("p10", of.p10),
-                ("p50", of.p50),
-                ("p90", of.p90),
-                ("mean", of.mean),
-            ]
-        });
-        let parts = parts.into_iter().flatten();
+        let values = of.map(|of| [of.p10, of.p50, of.p90, of.mean]);
+        let values = values.into_iter().flatten();
+        let parts = ["p10", "p50", "p90", "mean"].into_iter().zip(values);
         parts.map(move |(part, value)| (format!("{name}_{part}"), value))
     });
     let states = [

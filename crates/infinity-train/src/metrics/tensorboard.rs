@@ -53,7 +53,6 @@ impl EventFile {
         self.path.exists()
     }
 
-    /// Adds numbers of `step`, each with its tag.
     pub(crate) fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> io::Result<()> {
         let mut summary = Message::default();
         for (tag, value) in scalars {
@@ -94,9 +93,8 @@ fn now() -> f64 {
 /// The checksum of the format: CRC-32C, turned and shifted, so that checksums of data that hold
 /// checksums stay good.
 fn masked(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
-        .rotate_right(15)
-        .wrapping_add(0xa282_ead8)
+    let crc = crc32c::crc32c(bytes);
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// A protobuf message in the making.

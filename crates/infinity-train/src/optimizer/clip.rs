@@ -34,7 +34,6 @@ pub fn clip_scaled<M: Module + Sync>(
     (grads, norm)
 }
 
-/// What clipping does with gradients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clip {
     /// Their norm, in the right scale.

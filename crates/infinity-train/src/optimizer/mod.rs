@@ -32,14 +32,6 @@ use infinity_kernels::muon::{Matrix, Muon, muon};
 use infinity_model::parameters::ParameterRole;
 use std::collections::HashMap;
 
-/// How one parameter is updated.
-#[derive(Clone, Debug)]
-struct Rule {
-    muon: bool,
-    rate: Schedule,
-    decays: bool,
-}
-
 /// What the rule of a parameter remembers, in f32.
 #[derive(Clone)]
 #[allow(clippy::large_enum_variant, reason = "one a parameter")]
@@ -50,14 +42,16 @@ enum Moments {
     Muon(Tensor<2>),
 }
 
-/// One parameter: its rule and its moments, which are there from its first gradient on.
+/// One parameter: its rule, which is Muon or AdamW, and its moments, which are there from its first gradient on.
 #[derive(Clone)]
 struct Slot {
     path: String,
     dims: Vec<usize>,
+    muon: bool,
+    rate: Schedule,
+    decays: bool,
     /// Where its moments are: the parameter's device, without autodiff.
     device: Device,
-    rule: Rule,
     moments: Option<Moments>,
 }
 
@@ -178,7 +172,7 @@ impl ModuleVisitor for Moving<'_> {
         let config = &self.optimizer.config;
         let slot = self.optimizer.slots.get_mut(&param.id);
         let slot = slot.expect("a parameter of the module");
-        let rate = slot.rule.rate.at(self.step);
+        let rate = slot.rate.at(self.step);
         let mut aside = Aside {
             id: param.id,
             dtype: weights.dtype(),
@@ -186,11 +180,11 @@ impl ModuleVisitor for Moving<'_> {
             cautious: None,
         };
         let weights = weights.cast(DType::F32);
-        let decay = match slot.rule.decays {
+        let decay = match slot.decays {
             true => config.weight_decay,
             false => 0.0,
         };
-        if slot.rule.muon {
+        if slot.muon {
             let [rows, columns] = [slot.dims[0], slot.dims[1]];
             let [weights, grad] = [weights, grad].map(|x| x.reshape([rows, columns]));
             let velocity = match slot.moments.take() {
@@ -218,7 +212,7 @@ impl ModuleVisitor for Moving<'_> {
             _ => (0, [(); 2].map(|()| weights.zeros_like())),
         };
         aside.time = time + 1;
-        let cautious = slot.rule.decays && config.cautious_weight_decay;
+        let cautious = slot.decays && config.cautious_weight_decay;
         aside.cautious = cautious.then(|| (weights.clone(), rate * decay));
         let rule = AdamW {
             beta1: config.beta1 as f32,
@@ -279,25 +273,6 @@ struct Slots<'a> {
     found: HashMap<ParamId, Slot>,
 }
 
-impl Slots<'_> {
-    /// The rule of the parameter at `path`.
-    fn rule(&self, path: &str, dims: &[usize]) -> Rule {
-        let (config, role) = (self.config, ParameterRole::of(path));
-        let mut excluded = config.decay_exclude.iter();
-        let muon = role == ParameterRole::Matrix && config.name == OptimizerName::Muon;
-        let peak = match role == ParameterRole::Gate {
-            true => config.learning_rate * config.gate_learning_rate_multiplier,
-            false if muon => config.muon_learning_rate * (dims[1] as f64 / dims[0] as f64).sqrt(),
-            false => config.learning_rate,
-        };
-        Rule {
-            muon,
-            rate: self.base.with_peak(peak),
-            decays: role.may_decay() && !excluded.any(|word| path.contains(&**word)),
-        }
-    }
-}
-
 impl ModuleVisitor for Slots<'_> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.push(name.to_owned());
@@ -308,10 +283,19 @@ impl ModuleVisitor for Slots<'_> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let (path, value) = (self.path.join("."), param.val());
-        let dims = value.dims().to_vec();
+        let (config, path, value) = (self.config, self.path.join("."), param.val());
+        let (role, dims) = (ParameterRole::of(&path), value.dims().to_vec());
+        let muon = role == ParameterRole::Matrix && config.name == OptimizerName::Muon;
+        let peak = match role == ParameterRole::Gate {
+            true => config.learning_rate * config.gate_learning_rate_multiplier,
+            false if muon => config.muon_learning_rate * (dims[1] as f64 / dims[0] as f64).sqrt(),
+            false => config.learning_rate,
+        };
+        let mut excluded = config.decay_exclude.iter();
         let slot = Slot {
-            rule: self.rule(&path, &dims),
+            muon,
+            rate: self.base.with_peak(peak),
+            decays: role.may_decay() && !excluded.any(|word| path.contains(&**word)),
             path,
             dims,
             device: value.device().inner(),

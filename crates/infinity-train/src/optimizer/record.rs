@@ -82,7 +82,7 @@ impl Optimizer {
                 found => Ok(found.map(|(.., bytes)| bytes)),
             };
             let device = (&slot.device, DType::F32);
-            slot.moments = match slot.rule.muon {
+            slot.moments = match slot.muon {
                 true => take("velocity")?.map(|bytes| {
                     let data = TensorData::from_bytes(bytes, dims.clone(), DType::F32);
                     Moments::Muon(Tensor::from_data(data, device))

@@ -57,12 +57,8 @@ impl Schedule {
             LrSchedulerType::Wsd => {
                 let falling = self.config.decay_ratio * self.total_steps as f64;
                 let left = self.total_steps.saturating_sub(step) as f64;
-                let left = if falling > 0.0 {
-                    (left / falling).min(1.0)
-                } else {
-                    1.0
-                };
-                min + (1.0 - min) * left
+                // Where nothing falls this is 1, as the least of 1 and infinity or no number is.
+                min + (1.0 - min) * (left / falling).min(1.0)
             }
             LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => 1.0,
         };

@@ -17,7 +17,6 @@ use infinity_model::{LayerState, ModelState};
 /// What a block reads, outside any graph.
 type Input = (Stream, LayerState);
 
-/// One step on its way.
 struct Pass<'a> {
     trainee: &'a Trainee,
     batch: &'a LmBatch,

@@ -9,9 +9,7 @@
 use crate::config::{FLOOR, LossScaling};
 use serde::{Deserialize, Serialize};
 
-/// Factor after enough good steps.
 const GROWTH: f64 = 2.0;
-/// Factor after an overflow.
 const BACKOFF: f64 = 0.5;
 
 /// The scale of the next step, and how it came to it: part of a checkpoint.
@@ -24,11 +22,8 @@ pub struct LossScale {
 }
 
 /// An overflow at the lowest scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "loss or gradient overflows f16 even without loss scaling: train in bf16-mixed or f32, or with a lower learning rate"
-)]
-pub struct NoScaleLeft;
+const NO_SCALE_LEFT: &str = "loss or gradient overflows f16 even without loss scaling: train in \
+                             bf16-mixed or f32, or with a lower learning rate";
 
 impl LossScale {
     /// The scale at the start of a run.
@@ -42,11 +37,11 @@ impl LossScale {
     /// Notes whether a step was finite.
     ///
     /// # Errors
-    /// If it was not and the scale is at its floor.
-    pub fn update(&mut self, finite: bool, config: &LossScaling) -> Result<(), NoScaleLeft> {
+    /// Why the run ends if it was not and the scale is at its floor.
+    pub fn update(&mut self, finite: bool, config: &LossScaling) -> Result<(), &'static str> {
         if !finite {
             if self.scale <= FLOOR {
-                return Err(NoScaleLeft);
+                return Err(NO_SCALE_LEFT);
             }
             self.scale = (self.scale * BACKOFF).max(FLOOR);
             self.good_steps = 0;
@@ -149,7 +144,7 @@ mod tests {
         };
         assert_eq!(low.update(false, &CONFIG), Ok(()));
         assert_eq!(low.scale, FLOOR);
-        assert_eq!(low.update(false, &CONFIG), Err(NoScaleLeft));
+        assert_eq!(low.update(false, &CONFIG), Err(NO_SCALE_LEFT));
         assert_eq!(low.update(true, &CONFIG), Ok(()), "the floor itself works");
     }
 }

@@ -17,7 +17,6 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 use infinity_model::{InfinityModel, ModelState};
 
-/// One step on its way.
 struct Pass<'a> {
     trainee: &'a Trainee,
     batch: &'a LmBatch,
@@ -50,7 +49,6 @@ pub(super) fn learn(trainee: &Trainee, batch: &LmBatch, segment: usize) -> Learn
 }
 
 impl Pass<'_> {
-    /// Where segment `i` begins and ends.
     fn range(&self, i: usize) -> (usize, usize) {
         let from = i * self.segment;
         (from, self.batch.host.len.min(from + self.segment))

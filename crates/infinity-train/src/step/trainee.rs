@@ -173,7 +173,9 @@ impl Draws {
         if let (true, Some(seed)) = (drops, seed) {
             device.seed(seed);
         }
-        let seed = drops.then(|| seed.unwrap_or_else(|| drawn(&device)));
+        let any = Distribution::Uniform(0.0, f64::from(1 << 24));
+        let drawn = || Tensor::<1>::random([1], any, &device).into_scalar::<f32>() as u64;
+        let seed = drops.then(|| seed.unwrap_or_else(drawn));
         Draws { device, seed }
     }
 
@@ -193,9 +195,4 @@ pub(crate) fn drops(model: &InfinityModel) -> bool {
     let config = model.config();
     let adapters = model.lora().map_or(0.0, |lora| lora.dropout);
     config.hidden_dropout_prob > 0.0 || config.attention_probs_dropout_prob > 0.0 || adapters > 0.0
-}
-
-fn drawn(device: &Device) -> u64 {
-    let any = Tensor::<1>::random([1], Distribution::Uniform(0.0, f64::from(1 << 24)), device);
-    any.into_scalar::<f32>() as u64
 }

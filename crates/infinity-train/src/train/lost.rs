@@ -6,8 +6,34 @@
 
 use super::{Run, StepResult};
 use crate::checkpoint::TrainerState;
-use crate::data::DataError;
 use crate::error::TrainError;
+
+/// Which checkpoints a run knows of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Saved {
+    /// The step of the last complete one of this session, or of the one it went on from.
+    pub(super) last: Option<u64>,
+    /// The last good one's.
+    pub(super) good: Option<u64>,
+    /// Whether one more is on the disk than was asked for, because it is the good one.
+    pub(super) spare: bool,
+    /// Whether the last one's state is older than the run's, though its step is not: a validation that
+    /// was broken off has been done since.
+    pub(super) is_old: bool,
+}
+
+impl Saved {
+    /// Those of a run that goes on after step `last`; the checkpoints of all `steps` are there. One
+    /// before the last was followed by the steps up to the last, of which that one was not lost.
+    pub(super) fn before(last: Option<u64>, steps: &[u64]) -> Self {
+        let earlier = |last| steps.iter().copied().filter(move |step| *step < last).max();
+        Saved {
+            last,
+            good: last.and_then(earlier),
+            ..Saved::default()
+        }
+    }
+}
 
 impl TrainerState {
     /// Steps in a row up to this one after which nothing is saved: the model may be lost already.
@@ -17,7 +43,6 @@ impl TrainerState {
 }
 
 impl StepResult {
-    /// For the reason of an end.
     fn seen(&self) -> String {
         format!("loss {}, gradient norm {}", self.loss, self.grad_norm)
     }
@@ -124,7 +149,17 @@ impl Run {
     /// An error that ends a run, with the checkpoint from where it can go on.
     pub(super) fn ended_by(&mut self, error: TrainError) -> TrainError {
         match error {
-            TrainError::Data(error) => self.rescue(error),
+            // It harms neither the model nor its place in the data: what was learned is saved first.
+            TrainError::Data(error) => {
+                let saves = self.state.step > 0 && self.state.lost() == 0;
+                if saves && let Err(unsaved) = self.checkpoint() {
+                    self.reporter.message(&unsaved.to_string());
+                }
+                match self.there(self.saved.last) {
+                    Some(saved) => TrainError::DataLost { error, saved },
+                    None => TrainError::Data(error),
+                }
+            }
             TrainError::Diverged { step, reason } => TrainError::Diverged {
                 step,
                 reason: format!("{reason}; {}", self.last_good()),
@@ -133,23 +168,8 @@ impl Run {
         }
     }
 
-    /// Data that cannot be read harms neither the model nor its place in the data: what was learned
-    /// is saved before the run ends.
-    pub(super) fn rescue(&mut self, error: DataError) -> TrainError {
-        if self.state.step > 0
-            && self.state.lost() == 0
-            && let Err(unsaved) = self.checkpoint()
-        {
-            self.reporter.message(&unsaved.to_string());
-        }
-        match self.there(self.saved.last) {
-            Some(saved) => TrainError::DataLost { error, saved },
-            None => TrainError::Data(error),
-        }
-    }
-
     /// In words, the checkpoint from which a run that diverged can go on.
-    pub(super) fn last_good(&self) -> String {
+    fn last_good(&self) -> String {
         match (self.there(self.saved.good), self.there(self.saved.last)) {
             (Some(good), Some(last)) if good < last => format!(
                 "the last good checkpoint is that of step {good} (--resume {good}); after that of \
@@ -165,5 +185,19 @@ impl Run {
 
     pub(super) fn there(&self, step: Option<u64>) -> Option<u64> {
         step.filter(|step| self.checkpoints.path(*step).exists())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checkpoint_before_the_one_gone_on_from_is_good() {
+        for (last, good) in [(6, Some(4)), (4, Some(2)), (2, None)] {
+            let saved = Saved::before(Some(last), &[2, 4, 6]);
+            assert_eq!((saved.last, saved.good), (Some(last), good));
+        }
+        assert_eq!(Saved::before(None, &[2]).good, None);
     }
 }

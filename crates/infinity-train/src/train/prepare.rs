@@ -1,6 +1,6 @@
 //! Everything of a run before its first step.
 
-use super::saved::Saved;
+use super::lost::Saved;
 use super::{Clock, Run, TrainControl};
 use crate::checkpoint::{Base, CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
@@ -45,10 +45,10 @@ impl Run {
             Err(missing) if goes_on && !is_unsaid(&config.model) => (None, Some(missing)),
             found => (found?, None),
         };
-        let mut taken = Vec::new();
-        if let Some(source) = &source {
-            taken = source.take_over(&mut config)?;
-        }
+        let taken = match &source {
+            Some(source) => source.take_over(&mut config)?,
+            None => Vec::new(),
+        };
         config.validate()?;
         if let Some(source) = &source {
             source.suits(&config)?;
@@ -76,11 +76,8 @@ impl Run {
         if resumed.is_none() && resume == Some(&Resume::Latest) {
             saved_nothing(&config.output_dir())?;
             let path = config.output_dir().join(CHECKPOINTS);
-            let text = format!(
-                "no checkpoint in {} yet: the run starts anew",
-                path.display()
-            );
-            reporter.message(&text);
+            let path = path.display();
+            reporter.message(&format!("no checkpoint in {path} yet: the run starts anew"));
         }
         let prepared = prepare(&config.data, &config.tokenizer, &mut |event| {
             reporter.message(&event.to_string());
@@ -118,32 +115,23 @@ impl Run {
             }
         };
 
-        let (total_steps, micro_batches) = length(&config, &train, resumed.as_ref());
+        let state = resumed.as_ref();
+        let (total_steps, micro_batches) = length(&config, &train, state);
         let directory = match rehearses {
             true => RunDir::nowhere(&config),
-            false => run_directory(
-                &config,
-                &mut control,
-                &prepared,
-                &checkpoints,
-                resumed.as_ref(),
-            )?,
+            false => run_directory(&config, &mut control, &prepared, &checkpoints, state)?,
         };
         let reporter = &mut control.reporter;
         let parameters = ParameterCount::of(&config.model).total();
-        let adapted = match model.lora() {
-            Some(lora) => format!(
-                " that stay as they are, adapters of {} that learn",
-                lora.count(&config.model)?
-            ),
-            None => String::new(),
-        };
-        reporter.message(&format!(
-            "model     {parameters} parameters{adapted}, {total_steps} steps"
-        ));
+        let mut text = format!("model     {parameters} parameters");
+        if let Some(lora) = model.lora() {
+            let learn = lora.count(&config.model)?;
+            text += &format!(" that stay as they are, adapters of {learn} that learn");
+        }
+        reporter.message(&format!("{text}, {total_steps} steps"));
         if devices.ranks() > 1 && drops(&model) {
-            reporter
-                .message("dropout   devices take turns: all draw from the process's one generator");
+            let text = "dropout   devices take turns: all draw from the process's one generator";
+            reporter.message(text);
         }
         let resumed_at = resumed.as_ref().map(|state| state.step);
         match resumed_at {
@@ -175,6 +163,7 @@ impl Run {
         if let Some(step) = resumed_at {
             optimizer.load(&checkpoints.optimizer(step))?;
         }
+        let scales = config.run.precision.scales_loss();
         let state = TrainerState {
             total_steps,
             base,
@@ -184,8 +173,7 @@ impl Run {
                 train_tokens: prepared.meta.train.tokens.checksum.clone(),
                 validation_tokens: prepared.meta.validation.tokens.checksum.clone(),
                 tokenizer: prepared.meta.tokenizer_hash.clone(),
-                loss_scale: (config.run.precision.scales_loss())
-                    .then(|| LossScale::new(&config.training.loss_scale)),
+                loss_scale: scales.then(|| LossScale::new(&config.training.loss_scale)),
                 ..TrainerState::default()
             })
         };
@@ -256,11 +244,8 @@ impl Source {
         };
         let found = model_dir::find(path).map_err(named)?;
         let about = found.about().map_err(named)?;
-        Ok(Some(Source {
-            path: path.clone(),
-            found,
-            about,
-        }))
+        let path = path.clone();
+        Ok(Some(Source { path, found, about }))
     }
 
     fn refuse<T>(&self, why: &str) -> Result<T, TrainError> {
@@ -343,13 +328,11 @@ impl Source {
         device: &Device,
     ) -> Result<(InfinityModel, Base), TrainError> {
         let source = (self.found).load(model_dir::own(config.run.precision), device)?;
-        let path = self.found.place();
-        let base = Base {
-            path: path.canonicalize().unwrap_or(path),
-            fingerprint: fingerprint_in_bf16(&source.model),
-        };
+        let (path, fingerprint) = (self.found.place(), fingerprint_in_bf16(&source.model));
+        let path = path.canonicalize().unwrap_or(path);
         let model = source.model.dropping_out(&config.model);
-        Ok((model.with_lora(lora, config.run.seed)?, base))
+        let model = model.with_lora(lora, config.run.seed)?;
+        Ok((model, Base { path, fingerprint }))
     }
 
     /// `model` with its weights, as far as they fit.
@@ -370,9 +353,8 @@ impl Source {
             )));
         }
         let (taken, all) = (fit.taken.len(), fit.taken.len() + fit.fresh.len());
-        reporter.message(&format!(
-            "weights   {taken} of {all} tensors are those of {of}"
-        ));
+        let text = format!("weights   {taken} of {all} tensors are those of {of}");
+        reporter.message(&text);
         for (what, names) in [("left out ", &fit.left_out), ("fresh    ", &fit.fresh)] {
             if !names.is_empty() {
                 reporter.message(&format!("{what} {}", Fit::listed(names)));
@@ -382,9 +364,8 @@ impl Source {
         if let Some(Ok(theirs)) = theirs
             && !Fingerprint::matches(&prepared.meta.tokenizer_hash, theirs)
         {
-            reporter.message(&format!(
-                "warning: {shown} has another tokenizer, whose tokens its embedding is of"
-            ));
+            let why = "has another tokenizer, whose tokens its embedding is of";
+            reporter.message(&format!("warning: {shown} {why}"));
         }
         Ok(model)
     }
