@@ -68,7 +68,7 @@ pub(super) struct NumberWriter {
     out: BufWriter<File>,
     path: PathBuf,
     width: Width,
-    count: u64,
+    pub(super) count: u64,
 }
 
 impl NumberWriter {
@@ -84,10 +84,6 @@ impl NumberWriter {
             width,
             count: 0,
         })
-    }
-
-    pub(super) fn count(&self) -> u64 {
-        self.count
     }
 
     pub(super) fn extend(&mut self, ids: &[u32]) -> Result<(), DataError> {
@@ -134,10 +130,7 @@ pub(super) struct NumberFile {
 }
 
 impl NumberFile {
-    /// Opens the file that `stamp` describes.
-    ///
-    /// # Errors
-    /// The file is missing, or is not as long as the stamp says, or its checksum differs.
+    /// Opens the file that `stamp` describes, if it is there and still the same.
     pub(super) fn open(directory: &Path, stamp: &FileStamp) -> Result<Self, DataError> {
         let path = directory.join(&stamp.file);
         let failed = DataError::lost(&path);
@@ -175,11 +168,7 @@ impl NumberFile {
         Ok(numbers)
     }
 
-    /// Appends `count` token ids from `start` on to `out`; the range must lie below
-    /// [`NumberFile::len`].
-    ///
-    /// # Errors
-    /// The file cannot be read, or is shorter than it was.
+    /// Appends `count` token ids from `start` on to `out`; the range must lie below [`NumberFile::len`].
     pub(super) fn read(
         &self,
         start: u64,
