@@ -226,36 +226,33 @@ impl TrainSource {
     fn windows(&self, step: u64) -> Vec<Vec<Window>> {
         let (seed, rows, len) = (self.seed, self.rows as u64, self.len as u64);
         let (epoch, place) = (step / self.steps, step % self.steps);
-        let full = |start, continues| {
-            let targets = self.len;
-            vec![Window {
-                start,
-                targets,
+        let full = |start: &dyn Fn(u64) -> u64, continues| -> Vec<Vec<Window>> {
+            let window = |row| Window {
+                start: start(row),
+                targets: self.len,
                 continues,
-            }]
+            };
+            (0..rows).map(|row| vec![window(row)]).collect()
         };
         match &self.packing {
             PackingPlan::Random => {
-                let start = |row| below(mix(&[seed, step, row]), self.store.len() - len);
-                (0..rows).map(|row| full(start(row), false)).collect()
+                let places = self.store.len() - len;
+                full(&|row| below(mix(&[seed, step, row]), places), false)
             }
             PackingPlan::Shuffled(grid) => {
-                let window = |row| {
+                let slack = self.store.len() - 1 - grid * len;
+                let start = |row: u64| {
                     let (epoch, place) = ((step * rows + row) / grid, (step * rows + row) % grid);
-                    let slack = self.store.len() - 1 - grid * len;
-                    let shift = below(mix(&[seed, epoch, 0]), slack + 1);
                     let order = Permutation::new(*grid, mix(&[seed, epoch, 1]));
-                    full(shift + order.at(place) * len, false)
+                    below(mix(&[seed, epoch, 0]), slack + 1) + order.at(place) * len
                 };
-                (0..rows).map(window).collect()
+                full(&start, false)
             }
             PackingPlan::Contiguous(stream) => {
                 // The tokens that fill no window are others in every epoch.
                 let slack = stream - self.steps * len;
-                let start = below(mix(&[seed, epoch]), slack + 1) + place * len;
-                let rows = 0..rows;
-                rows.map(|row| full(row * stream + start, place > 0))
-                    .collect()
+                let first = below(mix(&[seed, epoch]), slack + 1) + place * len;
+                full(&|row| row * stream + first, place > 0)
             }
             PackingPlan::Documents(plans) => plans.windows_of(step).map(|it| vec![it]).collect(),
             PackingPlan::Packed(plans) => plans.packed(step, len, self.steps),

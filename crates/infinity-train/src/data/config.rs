@@ -135,7 +135,19 @@ impl DataConfig {
         if self.text_column.is_empty() {
             return bad("data.text_column", "\"\"", "must name a column");
         }
-        self.validate_chat()?;
+        let talks = !self.messages_column.is_empty();
+        if !talks && !self.chat_template.is_empty() {
+            let why = "is for conversations: name their key in data.messages_column";
+            return bad("data.chat_template", &self.chat_template, why);
+        }
+        if talks && self.source != DataSource::Files {
+            let why = "needs `data.source = \"files\"`";
+            return bad("data.messages_column", &self.messages_column, why);
+        }
+        if talks && self.needle_fraction > 0.0 {
+            let why = "hides sentences in text, and `data.messages_column` names conversations";
+            return bad("data.needle_fraction", self.needle_fraction, why);
+        }
         if self.tbptt_chunks > 1 && !self.stateful {
             let reason = "needs `data.stateful = true`";
             return bad("data.tbptt_chunks", self.tbptt_chunks, reason);
@@ -207,25 +219,6 @@ impl DataConfig {
         }
     }
 
-    fn validate_chat(&self) -> Result<(), DataError> {
-        if self.messages_column.is_empty() {
-            let why = "is for conversations: name their key in data.messages_column";
-            return match self.chat_template.is_empty() {
-                true => Ok(()),
-                false => bad("data.chat_template", &self.chat_template, why),
-            };
-        }
-        if self.source != DataSource::Files {
-            let why = "needs `data.source = \"files\"`";
-            return bad("data.messages_column", &self.messages_column, why);
-        }
-        if self.needle_fraction > 0.0 {
-            let why = "hides sentences in text, and `data.messages_column` names conversations";
-            return bad("data.needle_fraction", self.needle_fraction, why);
-        }
-        Ok(())
-    }
-
     /// Refuses what names another text than the source, naming the key.
     fn validate_source(&self) -> Result<(), DataError> {
         let shown = |path: &Path| path.display().to_string();
@@ -261,13 +254,12 @@ impl DataConfig {
         if let Some((key, value)) = refused.iter().find(|(_, value)| !value.is_empty()) {
             return bad(key, value, reason);
         }
-        let held_out = self.val_fraction.filter(|fraction| *fraction > 0.0);
-        match held_out.filter(|_| !self.validation_file.as_os_str().is_empty()) {
-            Some(fraction) => {
+        match self.val_fraction {
+            Some(fraction) if fraction > 0.0 && !self.validation_file.as_os_str().is_empty() => {
                 let reason = "contradicts `data.validation_file`; keep one of them";
                 bad("data.val_fraction", fraction, reason)
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 }

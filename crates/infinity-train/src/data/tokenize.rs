@@ -172,15 +172,15 @@ impl<'a> SplitWriter<'a> {
         for (piece, (ids, dropped)) in pieces.iter().zip(&encoded) {
             self.dropped = self.dropped.and(*dropped);
             if piece.chars_before == 0 {
-                if self.documents.count > 0 {
+                if self.documents.count() > 0 {
                     self.separate()?;
                 }
-                self.documents.push(self.tokens.count)?;
+                self.documents.push(self.tokens.count())?;
             }
             if let Some(answers) = &piece.answers {
                 let mark = if answers.end(&piece.text) { 0 } else { SILENT };
                 self.end_mark = (!answers.whole).then_some(mark);
-            } else if self.tokens.count == 0 && !ids.is_empty() {
+            } else if self.tokens.count() == 0 && !ids.is_empty() {
                 self.text.first_token_bytes = bytes_of(self.tokenizer, ids[0])?;
             }
             self.tokens.extend(ids)?;
@@ -195,7 +195,7 @@ impl<'a> SplitWriter<'a> {
         let eos = self.tokenizer.eos_id().ok_or_else(|| {
             DataError::Unusable(format!(
                 "{} documents, but the tokenizer has no end-of-text token to separate them",
-                self.documents.count + 1
+                self.documents.count() + 1
             ))
         })?;
         self.tokens.push(u64::from(eos | mark))
@@ -207,7 +207,7 @@ impl<'a> SplitWriter<'a> {
         let cut_inside = self.chars_before > 0 || !self.open.is_empty();
         self.end_document()?;
         self.flush()?;
-        if (append_eos || self.text.marked) && !cut_inside && self.documents.count > 0 {
+        if (append_eos || self.text.marked) && !cut_inside && self.documents.count() > 0 {
             self.separate()?;
         }
         let meta = SplitMeta {
@@ -299,10 +299,9 @@ pub(super) fn from_file(config: &TokenizerConfig) -> Result<Tokenizer, DataError
 }
 
 pub(super) fn tokenizer_path(config: &TokenizerConfig) -> PathBuf {
-    if config.path.is_dir() {
-        config.path.join("tokenizer.json")
-    } else {
-        config.path.clone()
+    match config.path.is_dir() {
+        true => config.path.join("tokenizer.json"),
+        false => config.path.clone(),
     }
 }
 
