@@ -8,7 +8,7 @@ use infinity_kernels::borders::Borders;
 pub const IGNORE_INDEX: i32 = -100;
 
 /// Windows and what follows each of their tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostBatch {
     /// Token ids `[rows, len]`, row after row.
     pub inputs: Vec<i32>,

@@ -33,8 +33,10 @@ use super::random::{Permutation, below, mix};
 use super::store::TokenStore;
 use super::task::TaskRows;
 use infinity_kernels::borders::Borders;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::{Builder, JoinHandle};
+use std::thread::Builder;
 
 /// Fills a batch row by row.
 struct BatchBuilder<'a> {
@@ -50,14 +52,12 @@ impl<'a> BatchBuilder<'a> {
             targets: Vec::with_capacity(rows * len),
             rows,
             len,
-            carry: Vec::with_capacity(rows),
-            valid: 0,
-            borders: Borders::default(),
+            ..HostBatch::default()
         };
         Self {
             store,
             batch,
-            borders: Vec::with_capacity(rows),
+            borders: Vec::new(),
         }
     }
 
@@ -65,9 +65,6 @@ impl<'a> BatchBuilder<'a> {
     ///
     /// Fewer targets than `len` leave the rest of the row padded: the last input is repeated, so
     /// that padding is a token every model knows, and its target is ignored.
-    ///
-    /// # Errors
-    /// The store's.
     fn row(&mut self, pieces: &[Window], carry: Option<usize>) -> Result<(), DataError> {
         let begin = self.batch.inputs.len();
         let mut borders = Vec::with_capacity(pieces.len());
@@ -229,36 +226,33 @@ impl TrainSource {
     fn windows(&self, step: u64) -> Vec<Vec<Window>> {
         let (seed, rows, len) = (self.seed, self.rows as u64, self.len as u64);
         let (epoch, place) = (step / self.steps, step % self.steps);
-        let full = |start, continues| {
-            let targets = self.len;
-            vec![Window {
-                start,
-                targets,
+        let full = |start: &dyn Fn(u64) -> u64, continues| -> Vec<Vec<Window>> {
+            let window = |row| Window {
+                start: start(row),
+                targets: self.len,
                 continues,
-            }]
+            };
+            (0..rows).map(|row| vec![window(row)]).collect()
         };
         match &self.packing {
             PackingPlan::Random => {
-                let start = |row| below(mix(&[seed, step, row]), self.store.len() - len);
-                (0..rows).map(|row| full(start(row), false)).collect()
+                let places = self.store.len() - len;
+                full(&|row| below(mix(&[seed, step, row]), places), false)
             }
             PackingPlan::Shuffled(grid) => {
-                let window = |row| {
+                let slack = self.store.len() - 1 - grid * len;
+                let start = |row: u64| {
                     let (epoch, place) = ((step * rows + row) / grid, (step * rows + row) % grid);
-                    let slack = self.store.len() - 1 - grid * len;
-                    let shift = below(mix(&[seed, epoch, 0]), slack + 1);
                     let order = Permutation::new(*grid, mix(&[seed, epoch, 1]));
-                    full(shift + order.at(place) * len, false)
+                    below(mix(&[seed, epoch, 0]), slack + 1) + order.at(place) * len
                 };
-                (0..rows).map(window).collect()
+                full(&start, false)
             }
             PackingPlan::Contiguous(stream) => {
                 // The tokens that fill no window are others in every epoch.
                 let slack = stream - self.steps * len;
-                let start = below(mix(&[seed, epoch]), slack + 1) + place * len;
-                let rows = 0..rows;
-                rows.map(|row| full(row * stream + start, place > 0))
-                    .collect()
+                let first = below(mix(&[seed, epoch]), slack + 1) + place * len;
+                full(&|row| row * stream + first, place > 0)
             }
             PackingPlan::Documents(plans) => plans.windows_of(step).map(|it| vec![it]).collect(),
             PackingPlan::Packed(plans) => plans.packed(step, len, self.steps),
@@ -492,13 +486,8 @@ type Made<T> = Result<T, DataError>;
 
 /// Batches, or whatever is made of a number, in order.
 pub struct Workers<T> {
-    workers: Vec<Worker<T>>,
+    workers: Vec<Receiver<Made<T>>>,
     next: u64,
-}
-
-struct Worker<T> {
-    batches: Receiver<Made<T>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl<T: Send + 'static> Workers<T> {
@@ -518,7 +507,8 @@ impl<T: Send + 'static> Workers<T> {
             // Until nobody takes them, or one cannot be made.
             let work = move || {
                 for number in (from..).step_by(count) {
-                    let made = make(number);
+                    let made = catch_unwind(AssertUnwindSafe(|| make(number)));
+                    let made = made.unwrap_or_else(|panic| Err(died(&*panic)));
                     let over = made.is_err();
                     if sender.send(made).is_err() || over {
                         return;
@@ -526,15 +516,11 @@ impl<T: Send + 'static> Workers<T> {
                 }
             };
             let thread = Builder::new().name(format!("batches-{i}")).spawn(work);
-            let thread = thread.map_err(|error| {
+            thread.map(|_| batches).map_err(|error| {
                 DataError::Unusable(format!(
                     "cannot start thread {} of the `data.num_workers = {count}` that prepare batches: {error}",
                     i + 1
                 ))
-            })?;
-            Ok(Worker {
-                batches,
-                thread: Some(thread),
             })
         };
         Ok(Workers {
@@ -550,24 +536,19 @@ impl<T: Send + 'static> Workers<T> {
     pub fn take(&mut self) -> Made<T> {
         let index = (self.next % self.workers.len() as u64) as usize;
         self.next += 1;
-        let worker = &mut self.workers[index];
-        worker.batches.recv().unwrap_or_else(|_| Err(worker.died()))
+        let ended = || Err(died(&"it ended without saying why"));
+        self.workers[index].recv().unwrap_or_else(|_| ended())
     }
 }
 
-impl<T> Worker<T> {
-    /// Why there will be no more batches.
-    fn died(&mut self) -> DataError {
-        let panic = self.thread.take().and_then(|thread| thread.join().err());
-        let text = panic.and_then(|panic| {
-            let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            literal.or_else(|| panic.downcast_ref::<String>().cloned())
-        });
-        let reason = text.unwrap_or_else(|| "it ended without saying why".to_owned());
-        DataError::Unusable(format!(
-            "a thread that prepares batches (`data.num_workers`) died: {reason}"
-        ))
-    }
+/// Why there will be no more batches of a thread that panicked.
+fn died(panic: &(dyn Any + Send)) -> DataError {
+    let literal = panic.downcast_ref::<&str>().copied();
+    let text = literal.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let reason = text.unwrap_or("it did not say why");
+    DataError::Unusable(format!(
+        "a thread that prepares batches (`data.num_workers`) died: {reason}"
+    ))
 }
 
 #[cfg(test)]

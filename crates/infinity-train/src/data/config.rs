@@ -1,6 +1,6 @@
 //! `[data]` and `[tokenizer]`: where text comes from and how it becomes tokens.
 
-use super::error::{DataError, bad};
+use super::error::{DataError, bad, within};
 use super::stories::{MOST_STORIES, StoriesConfig};
 use super::task::{Part, Task, TaskConfig, TaskRows};
 use crate::section::section;
@@ -117,47 +117,49 @@ impl DataConfig {
 
     /// Returns the first key that cannot be right, without looking at any file.
     pub fn validate(&self) -> Result<(), DataError> {
-        if let Some(fraction) = self.val_fraction {
-            // The comparison is written so that NaN fails it.
-            if !(0.0..1.0).contains(&fraction) {
-                let limit = "must be at least 0 and below 1";
-                return bad("data.val_fraction", fraction, limit);
-            }
+        if let Some(fraction) = self.val_fraction
+            && !(0.0..1.0).contains(&fraction)
+        {
+            let limit = "must be at least 0 and below 1";
+            return bad("data.val_fraction", fraction, limit);
         }
         for (key, value) in [
             ("data.max_seq_length", self.max_seq_length),
             ("data.tbptt_chunks", self.tbptt_chunks),
-            ("data.num_workers", self.num_workers),
         ] {
             if value == 0 {
                 return bad(key, value, "must be at least 1");
             }
         }
-        if self.num_workers > MANY_WORKERS {
-            let limit = format!("must be at most {MANY_WORKERS}");
-            return bad("data.num_workers", self.num_workers, limit);
-        }
+        within("data.num_workers", self.num_workers, 1..=MANY_WORKERS)?;
         if self.text_column.is_empty() {
             return bad("data.text_column", "\"\"", "must name a column");
         }
-        self.validate_chat()?;
+        let talks = !self.messages_column.is_empty();
+        if !talks && !self.chat_template.is_empty() {
+            let why = "is for conversations: name their key in data.messages_column";
+            return bad("data.chat_template", &self.chat_template, why);
+        }
+        if talks && self.source != DataSource::Files {
+            let why = "needs `data.source = \"files\"`";
+            return bad("data.messages_column", &self.messages_column, why);
+        }
+        if talks && self.needle_fraction > 0.0 {
+            let why = "hides sentences in text, and `data.messages_column` names conversations";
+            return bad("data.needle_fraction", self.needle_fraction, why);
+        }
         if self.tbptt_chunks > 1 && !self.stateful {
             let reason = "needs `data.stateful = true`";
             return bad("data.tbptt_chunks", self.tbptt_chunks, reason);
         }
         let alone = matches!(self.packing, Packing::Random | Packing::Shuffled);
+        let of_documents = matches!(self.packing, Packing::Documents | Packing::Packed);
         if self.stateful && alone {
             let reason = "windows that do not follow each other carry no memory; use `data.packing = \"contiguous\"`, \"documents\" or \"packed\"";
             return bad("data.stateful", true, reason);
         }
-        // The comparison is written so that NaN fails it.
-        if !(0.0..=1.0).contains(&self.needle_fraction) {
-            let limit = "must lie between 0 and 1";
-            return bad("data.needle_fraction", self.needle_fraction, limit);
-        }
-        if self.needle_fraction > 0.0
-            && matches!(self.packing, Packing::Documents | Packing::Packed)
-        {
+        within("data.needle_fraction", self.needle_fraction, 0.0..=1.0)?;
+        if self.needle_fraction > 0.0 && of_documents {
             let reason = "is of windows as they come: `data.packing = \"shuffled\"`, \"random\" or \"contiguous\"";
             return bad("data.needle_fraction", self.needle_fraction, reason);
         }
@@ -183,10 +185,12 @@ impl DataConfig {
                 hint: "`data.source = \"cargo-registry\"` needs names of locked dependencies",
             }),
             DataSource::Files | DataSource::CargoRegistry => Ok(()),
-            DataSource::Stories => self.validate_stories(),
-            DataSource::Recall | DataSource::Sticky | DataSource::Parity | DataSource::Copy => {
-                self.validate_task()
+            DataSource::Stories => {
+                let told = &self.stories;
+                within("data.stories.count", told.count, 1..=MOST_STORIES)?;
+                within("data.stories.validation", told.validation, 1..=MOST_STORIES)
             }
+            _ => self.task_rows(Part::Train, 0).map(drop),
         }
     }
 
@@ -215,37 +219,26 @@ impl DataConfig {
         }
     }
 
-    fn validate_chat(&self) -> Result<(), DataError> {
-        if self.messages_column.is_empty() {
-            let why = "is for conversations: name their key in data.messages_column";
-            return match self.chat_template.is_empty() {
-                true => Ok(()),
-                false => bad("data.chat_template", &self.chat_template, why),
-            };
-        }
-        if self.source != DataSource::Files {
-            let why = "needs `data.source = \"files\"`";
-            return bad("data.messages_column", &self.messages_column, why);
-        }
-        if self.needle_fraction > 0.0 {
-            let why = "hides sentences in text, and `data.messages_column` names conversations";
-            return bad("data.needle_fraction", self.needle_fraction, why);
-        }
-        Ok(())
-    }
-
     /// Refuses what names another text than the source, naming the key.
     fn validate_source(&self) -> Result<(), DataError> {
         let shown = |path: &Path| path.display().to_string();
         let fraction = self.val_fraction.map(|fraction| fraction.to_string());
+        let packing = Some(self.packing).filter(|packing| *packing != Packing::default());
+        let packing = packing.map(|packing| format!("{packing:?}").to_lowercase());
+        let stateful = self.stateful.then(|| "true".to_owned());
         let given = [
             ("data.train_file", shown(&self.train_file)),
             ("data.validation_file", shown(&self.validation_file)),
             ("data.train_crates", self.train_crates.join(", ")),
             ("data.validation_crates", self.validation_crates.join(", ")),
             ("data.val_fraction", fraction.unwrap_or_default()),
+            ("data.packing", packing.unwrap_or_default()),
+            ("data.stateful", stateful.unwrap_or_default()),
         ];
-        let own_rows = self.useless("they are from no text");
+        let own_rows = format!(
+            "`data.source = \"{}\"` makes its own rows, of no text and each for itself: leave it out",
+            self.source.task().map_or("", Task::name)
+        );
         let (refused, reason) = match self.source {
             DataSource::Files => (&given[2..4], "needs `data.source = \"cargo-registry\"`"),
             DataSource::CargoRegistry => (
@@ -253,60 +246,21 @@ impl DataConfig {
                 "contradicts `data.source = \"cargo-registry\"`",
             ),
             DataSource::Stories => (
-                &given[..],
+                &given[..5],
                 "`data.source = \"stories\"` tells its own text and holds out `data.stories.validation` stories",
             ),
-            DataSource::Recall | DataSource::Sticky | DataSource::Parity | DataSource::Copy => {
-                (&given[..], own_rows.as_str())
-            }
+            _ => (&given[..], own_rows.as_str()),
         };
         if let Some((key, value)) = refused.iter().find(|(_, value)| !value.is_empty()) {
             return bad(key, value, reason);
         }
-        let held_out = self.val_fraction.filter(|fraction| *fraction > 0.0);
-        match held_out.filter(|_| !self.validation_file.as_os_str().is_empty()) {
-            Some(fraction) => {
+        match self.val_fraction {
+            Some(fraction) if fraction > 0.0 && !self.validation_file.as_os_str().is_empty() => {
                 let reason = "contradicts `data.validation_file`; keep one of them";
                 bad("data.val_fraction", fraction, reason)
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
-    }
-
-    /// Why a task has no use for a key.
-    fn useless(&self, what: &str) -> String {
-        let task = self.source.task().map_or("", Task::name);
-        format!("`data.source = \"{task}\"` makes its own rows: {what}")
-    }
-
-    /// Refuses what a task has no use for, naming the key.
-    fn validate_task(&self) -> Result<(), DataError> {
-        if self.packing != Packing::default() {
-            let value = format!("{:?}", self.packing).to_lowercase();
-            return bad("data.packing", value, self.useless("leave it out"));
-        }
-        if self.initial_state.last_fraction > 0.0 {
-            let key = "data.initial_state.last_fraction";
-            let why = self.useless("each asks for what it holds itself");
-            return bad(key, self.initial_state.last_fraction, why);
-        }
-        if self.stateful {
-            let why = self.useless("none follows from another");
-            return bad("data.stateful", true, why);
-        }
-        self.task_rows(Part::Train, 0).map(drop)
-    }
-
-    fn validate_stories(&self) -> Result<(), DataError> {
-        for (key, count) in [
-            ("data.stories.count", self.stories.count),
-            ("data.stories.validation", self.stories.validation),
-        ] {
-            if !(1..=MOST_STORIES).contains(&count) {
-                return bad(key, count, format!("must be from 1 to {MOST_STORIES}"));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -440,40 +394,31 @@ impl InitialState {
 
     /// Refuses shares that are none, naming the key, the value and the limit.
     pub(super) fn validate(&self) -> Result<(), DataError> {
+        let own = self.own.unwrap_or(0.0);
         for (key, share) in [
-            ("data.initial_state.own", self.own.unwrap_or(0.0)),
+            ("data.initial_state.own", own),
             ("data.initial_state.other", self.other),
             ("data.initial_state.zero", self.zero),
             ("data.initial_state.last_fraction", self.last_fraction),
         ] {
-            // The comparison is written so that NaN fails it.
-            if !(0.0..=1.0).contains(&share) {
-                return bad(key, share, "must lie between 0 and 1");
-            }
+            within(key, share, 0.0..=1.0)?;
         }
-        let sum = self.own.unwrap_or(0.0) + self.other + self.zero;
+        let sum = own + self.other + self.zero;
         let reason = match self.own {
             Some(_) if (sum - 1.0).abs() > ROUNDING => "own, other and zero must add up to 1",
             None if sum > 1.0 + ROUNDING => "other and zero leave nothing below 0 for own",
             _ => return Ok(()),
         };
-        bad(
-            "data.initial_state",
-            self,
-            format!("adds up to {sum}; {reason}"),
-        )
+        let reason = format!("adds up to {sum}; {reason}");
+        bad("data.initial_state", self, reason)
     }
 }
 
 impl fmt::Display for InitialState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            own, other, zero, ..
-        } = self;
-        match own {
-            Some(own) => write!(f, "{{ own = {own}, other = {other}, zero = {zero} }}"),
-            None => write!(f, "{{ other = {other}, zero = {zero} }}"),
-        }
+        let own = self.own.map(|own| format!("own = {own}, "));
+        let (own, other, zero) = (own.unwrap_or_default(), self.other, self.zero);
+        write!(f, "{{ {own}other = {other}, zero = {zero} }}")
     }
 }
 

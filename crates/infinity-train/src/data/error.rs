@@ -1,6 +1,7 @@
 //! What preparing data says: what can be wrong, so that a person can act on it, and what it is doing.
 
 use infinity_model::{ChatTemplateError, TokenizerError};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -139,6 +140,21 @@ impl fmt::Display for DataEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Step(line) | Self::Ready(line)) = self;
         f.write_str(line)
+    }
+}
+
+/// Refuses a value outside of a range with both its ends; NaN is in none.
+pub(super) fn within<N: PartialOrd + fmt::Display>(
+    key: &'static str,
+    value: N,
+    range: RangeInclusive<N>,
+) -> Result<(), DataError> {
+    match range.contains(&value) {
+        true => Ok(()),
+        false => {
+            let limit = format!("must be from {} to {}", range.start(), range.end());
+            bad(key, value, limit)
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 //! Which windows a batch takes, as pure functions of seed, step and row.
 //!
-//! Resuming needs no saved cursor therefore, and any number of workers reads the same data in the same order.
-//!
 //! Where no window may hold two documents, the documents of an epoch stand in a random order, one after
 //! another, cut into windows of `T` targets. That line of windows is dealt to the rows in equal parts,
 //! so every row reads its part from front to back and a long document stays in its row.

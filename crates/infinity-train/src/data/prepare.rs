@@ -83,9 +83,6 @@ pub fn tokenize_to(
 }
 
 /// The tokenizer that [`prepare`] will give, where that is known before any text is read.
-///
-/// # Errors
-/// Its file cannot be read, or `[tokenizer]` contradicts itself.
 pub(crate) fn known_tokenizer(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,

@@ -68,7 +68,7 @@ impl Sources {
         Fragments {
             sources: self,
             files: self.files.iter(),
-            untold: 0..self.stories.map_or(0, |stories| stories.count()),
+            untold: 0..self.stories.map_or(0, |stories| stories.count),
             open: None,
             hash: Fingerprint::default(),
             fingerprints: Vec::new(),

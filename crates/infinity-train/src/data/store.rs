@@ -67,8 +67,7 @@ pub struct FileStamp {
 pub(super) struct NumberWriter {
     out: BufWriter<File>,
     path: PathBuf,
-    width: Width,
-    count: u64,
+    stamp: FileStamp,
 }
 
 impl NumberWriter {
@@ -78,16 +77,18 @@ impl NumberWriter {
         let file = faults::point(&path)
             .and_then(|()| File::create_new(&path))
             .map_err(DataError::write(&path))?;
-        Ok(Self {
-            out: BufWriter::with_capacity(1 << 18, file),
-            path,
-            width,
+        let stamp = FileStamp {
+            file: name.to_owned(),
+            dtype: width,
             count: 0,
-        })
+            checksum: String::new(),
+        };
+        let out = BufWriter::with_capacity(1 << 18, file);
+        Ok(Self { out, path, stamp })
     }
 
     pub(super) fn count(&self) -> u64 {
-        self.count
+        self.stamp.count
     }
 
     pub(super) fn extend(&mut self, ids: &[u32]) -> Result<(), DataError> {
@@ -96,31 +97,22 @@ impl NumberWriter {
 
     pub(super) fn push(&mut self, number: u64) -> Result<(), DataError> {
         let bytes = number.to_le_bytes();
-        let (kept, cut) = bytes.split_at(self.width.bytes() as usize);
-        debug_assert!(
-            cut.iter().all(|byte| *byte == 0),
-            "{number} does not fit {:?}",
-            self.width
-        );
-        self.count += 1;
+        let width = self.stamp.dtype;
+        let (kept, cut) = bytes.split_at(width.bytes() as usize);
+        debug_assert!(cut.iter().all(|byte| *byte == 0), "{number}: {width:?}");
+        self.stamp.count += 1;
         let written = self.out.write_all(kept);
         written.map_err(DataError::write(&self.path))
     }
 
     /// Puts everything on the disk and says what was written.
     pub(super) fn finish(mut self) -> Result<FileStamp, DataError> {
-        let checksum = faults::point(&self.path)
+        self.stamp.checksum = faults::point(&self.path)
             .and_then(|()| self.out.flush())
             .and_then(|()| self.out.get_ref().sync_all())
             .and_then(|()| checksum(&self.path, Fingerprint::default()))
             .map_err(DataError::write(&self.path))?;
-        let file = self.path.file_name().unwrap_or_default();
-        Ok(FileStamp {
-            file: file.to_string_lossy().into_owned(),
-            dtype: self.width,
-            count: self.count,
-            checksum,
-        })
+        Ok(self.stamp)
     }
 }
 
@@ -129,15 +121,11 @@ impl NumberWriter {
 pub(super) struct NumberFile {
     file: File,
     path: PathBuf,
-    width: Width,
-    count: u64,
+    stamp: FileStamp,
 }
 
 impl NumberFile {
-    /// Opens the file that `stamp` describes.
-    ///
-    /// # Errors
-    /// The file is missing, or is not as long as the stamp says, or its checksum differs.
+    /// Opens the file that `stamp` describes, if it is there and still the same.
     pub(super) fn open(directory: &Path, stamp: &FileStamp) -> Result<Self, DataError> {
         let path = directory.join(&stamp.file);
         let failed = DataError::lost(&path);
@@ -153,33 +141,24 @@ impl NumberFile {
                 format!("its checksum is not the one in {META_FILE}")
             }
             Some(_) => {
-                let (width, count) = (stamp.dtype, stamp.count);
-                return Ok(Self {
-                    file,
-                    path,
-                    width,
-                    count,
-                });
+                let stamp = stamp.clone();
+                return Ok(Self { file, path, stamp });
             }
         };
         Err(DataError::damaged(&path, reason))
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.count
+        self.stamp.count
     }
 
     pub(super) fn all(&self) -> Result<Vec<u64>, DataError> {
-        let mut numbers = Vec::with_capacity(self.count as usize);
-        self.for_each(0, self.count, |number| numbers.push(number))?;
+        let mut numbers = Vec::with_capacity(self.len() as usize);
+        self.for_each(0, self.len(), |number| numbers.push(number))?;
         Ok(numbers)
     }
 
-    /// Appends `count` token ids from `start` on to `out`; the range must lie below
-    /// [`NumberFile::len`].
-    ///
-    /// # Errors
-    /// The file cannot be read, or is shorter than it was.
+    /// Appends `count` token ids from `start` on to `out`; the range must lie below [`NumberFile::len`].
     pub(super) fn read(
         &self,
         start: u64,
@@ -190,8 +169,8 @@ impl NumberFile {
     }
 
     fn for_each(&self, start: u64, count: u64, mut take: impl FnMut(u64)) -> Result<(), DataError> {
-        debug_assert!(start + count <= self.count, "{start} + {count}");
-        let width = self.width.bytes();
+        debug_assert!(start + count <= self.len(), "{start} + {count}");
+        let width = self.stamp.dtype.bytes();
         let (mut at, end) = (start * width, (start + count) * width);
         let mut buffer = vec![0; (end - at).min(PIECE) as usize];
         while at < end {
@@ -199,7 +178,7 @@ impl NumberFile {
             read_exact_at(&self.file, piece, at).map_err(|source| match source.kind() {
                 io::ErrorKind::UnexpectedEof => {
                     let length = self.file.metadata().map_or(0, |metadata| metadata.len());
-                    let opened = self.count * width;
+                    let opened = self.len() * width;
                     let reason =
                         format!("it has {length} bytes and had {opened} when it was opened");
                     DataError::damaged(&self.path, reason)
@@ -342,17 +321,18 @@ impl TokenStore {
             tokens.extend(document.iter().map(|id| *id as i32));
         }
         let bytes = tokens.len() as u64;
-        let numbers = Numbers::Memory {
-            tokens: tokens.into(),
-            documents: starts.into(),
-        };
-        let text = TextMeta {
-            text_bytes: bytes,
-            text_chars: bytes,
-            first_token_bytes: bytes.min(1),
-            marked: false,
-        };
-        Self { numbers, text }
+        Self {
+            numbers: Numbers::Memory {
+                tokens: tokens.into(),
+                documents: starts.into(),
+            },
+            text: TextMeta {
+                text_bytes: bytes,
+                text_chars: bytes,
+                first_token_bytes: bytes.min(1),
+                marked: false,
+            },
+        }
     }
 
     /// The rows of a task, made when they are read.

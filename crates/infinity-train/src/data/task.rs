@@ -13,7 +13,7 @@
 //! whatever the seeds.
 
 use super::batch::{HostBatch, IGNORE_INDEX};
-use super::error::{DataError, bad};
+use super::error::{DataError, bad, within};
 use super::random::{Chance, below, mix};
 use crate::section::section;
 use std::fmt;
@@ -113,7 +113,7 @@ pub struct Answer {
 }
 
 /// One row of a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskRow {
     /// Token ids.
     pub inputs: Vec<i32>,
@@ -149,37 +149,28 @@ impl TaskRows {
         part: Part,
         seed: u64,
     ) -> Result<Self, DataError> {
-        for (key, value) in [
-            ("data.task.keys", config.keys),
-            ("data.task.values", config.values),
-        ] {
-            if !(2..=MOST_KINDS).contains(&value) {
-                return bad(key, value, format!("must be from 2 to {MOST_KINDS}"));
-            }
-        }
-        if !(1..=MOST_ROWS).contains(&config.validation_rows) {
-            let limit = format!("must be from 1 to {MOST_ROWS}");
-            return bad("data.task.validation_rows", config.validation_rows, limit);
-        }
-        let written = match task {
-            Task::Recall => config.pairs.unwrap_or(40),
-            Task::Sticky => config.pairs.unwrap_or(8),
-            Task::Parity | Task::Copy if config.pairs.is_some() => {
+        let (keys, values, held_out) = (config.keys, config.values, config.validation_rows);
+        within("data.task.keys", keys, 2..=MOST_KINDS)?;
+        within("data.task.values", values, 2..=MOST_KINDS)?;
+        within("data.task.validation_rows", held_out, 1..=MOST_ROWS)?;
+        let pairs = match (task, config.pairs) {
+            (Task::Recall, pairs) => pairs.unwrap_or(40),
+            (Task::Sticky, pairs) => pairs.unwrap_or(8),
+            (Task::Parity | Task::Copy, None) => 0,
+            (Task::Parity | Task::Copy, Some(pairs)) => {
                 let reason = format!("`data.source = \"{task}\"` has no pairs");
-                return bad("data.task.pairs", config.pairs.unwrap_or(0), reason);
+                return bad("data.task.pairs", pairs, reason);
             }
-            Task::Parity | Task::Copy => 0,
         };
-        let most = config.keys / if task == Task::Sticky { 2 } else { 1 };
-        if written > most || config.pairs == Some(0) {
+        let most = keys / if task == Task::Sticky { 2 } else { 1 };
+        if pairs > most || config.pairs == Some(0) {
             let limit = format!(
-                "must be from 1 to {most}: a row's keys differ, and `data.task.keys` is {}",
-                config.keys
+                "must be from 1 to {most}: a row's keys differ, and `data.task.keys` is {keys}"
             );
-            return bad("data.task.pairs", written, limit);
+            return bad("data.task.pairs", pairs, limit);
         }
-        let room = len.saturating_sub(2 * written);
-        let least = 2 * written + if task == Task::Recall { 1 } else { 2 };
+        let room = len.saturating_sub(2 * pairs);
+        let least = 2 * pairs + if task == Task::Recall { 1 } else { 2 };
         if len < least {
             let limit =
                 format!("a row of `data.source = \"{task}\"` has at least {least} tokens here");
@@ -191,7 +182,7 @@ impl TaskRows {
             (Task::Recall, Some(queries)) => {
                 let limit = format!(
                     "must be from 1 to {room}: so many of `data.max_seq_length = {len}` tokens are left \
-                     behind {written} pairs"
+                     behind {pairs} pairs"
                 );
                 return bad("data.task.queries", queries, limit);
             }
@@ -206,17 +197,13 @@ impl TaskRows {
             part,
             seed,
             len,
-            pairs: written,
+            pairs,
             queries,
-            keys: config.keys,
-            values: if task == Task::Parity {
-                2
-            } else {
-                config.values
-            },
+            keys,
+            values: if task == Task::Parity { 2 } else { values },
             rows: match part {
                 Part::Train => EPOCH,
-                Part::HeldOut => config.validation_rows as u64,
+                Part::HeldOut => held_out as u64,
             },
         };
         if rows.bits() < LEAST_BITS {
@@ -313,11 +300,7 @@ impl TaskRows {
 
     fn draw(&self, key: u64) -> TaskRow {
         let mut chance = Chance::new(key);
-        let mut row = TaskRow {
-            inputs: Vec::with_capacity(self.len),
-            targets: Vec::with_capacity(self.len),
-            answers: Vec::new(),
-        };
+        let mut row = TaskRow::default();
         match self.task {
             Task::Recall => self.recall(&mut row, &mut chance),
             Task::Sticky => self.sticky(&mut row, &mut chance),
@@ -411,7 +394,7 @@ impl TaskRows {
             len: self.len,
             carry: vec![None; rows],
             valid: made.iter().map(|row| row.answers.len()).sum(),
-            borders: Default::default(),
+            ..HostBatch::default()
         }
     }
 }

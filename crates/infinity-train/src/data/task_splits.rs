@@ -15,9 +15,6 @@ use std::path::PathBuf;
 const VALIDATION_SEED: u64 = 0;
 
 /// Both parts of the task that `data` names, and the characters that stand for its tokens.
-///
-/// # Errors
-/// What [`DataConfig::validate`] refuses, or a tokenizer that was asked for.
 pub(super) fn of(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,

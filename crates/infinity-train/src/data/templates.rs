@@ -13,45 +13,33 @@ use std::path::{Path, PathBuf};
 const PLAIN: &str = "plain";
 
 /// How conversations are written, where rows hold some.
-///
-/// # Errors
-/// `data.chat_template` names none, or the tokenizer's directory has none.
 pub(super) fn template(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
 ) -> Result<Option<ChatTemplate>, DataError> {
-    let given = &data.chat_template;
     if data.messages_column.is_empty() {
         return Ok(None);
     }
     let dir = directory(tokenizer)?.unwrap_or_default();
-    match given.as_str() {
-        PLAIN => Ok(Some(ChatTemplate::plain())),
-        "" => match ChatTemplate::from_model_dir(&dir)? {
-            template if template.is_plain() && !dir.join(TEMPLATE).is_file() => {
-                let hint = "the tokenizer's directory has no chat template: name a .jinja file, or \"plain\" for \
-                            paragraphs with the speaker's name";
-                Err(DataError::NotSet {
-                    key: "data.chat_template",
-                    hint,
-                })
-            }
-            template => Ok(Some(template)),
-        },
-        file => {
-            let path = PathBuf::from(file);
-            match path.is_file() {
-                true => Ok(Some(ChatTemplate::from_file(&path, &dir)?)),
-                false => bad("data.chat_template", file, "is no file, and not \"plain\""),
-            }
+    let template = match data.chat_template.as_str() {
+        PLAIN => return Ok(Some(ChatTemplate::plain())),
+        "" => ChatTemplate::from_model_dir(&dir)?,
+        file if Path::new(file).is_file() => {
+            return Ok(Some(ChatTemplate::from_file(Path::new(file), &dir)?));
         }
+        file => return bad("data.chat_template", file, "is no file, and not \"plain\""),
+    };
+    match template.is_plain() && !dir.join(TEMPLATE).is_file() {
+        true => Err(DataError::NotSet {
+            key: "data.chat_template",
+            hint: "the tokenizer's directory has no chat template: name a .jinja file, or \"plain\" for paragraphs with \
+                   the speaker's name",
+        }),
+        false => Ok(Some(template)),
     }
 }
 
 /// The directory of a tokenizer that lies in one.
-///
-/// # Errors
-/// `[tokenizer]` contradicts itself.
 pub(crate) fn directory(tokenizer: &TokenizerConfig) -> Result<Option<PathBuf>, DataError> {
     let path = tokenizer_path(tokenizer);
     Ok(match tokenizer.resolve()? {
@@ -62,9 +50,6 @@ pub(crate) fn directory(tokenizer: &TokenizerConfig) -> Result<Option<PathBuf>, 
 
 /// What a run leaves beside its tokenizer, by the names of files, for what it learns to be talked to: what lies beside
 /// the one that it was given, and the template that its rows are written in, where they are conversations.
-///
-/// # Errors
-/// As [`template`].
 pub(crate) fn remembered(
     data: &DataConfig,
     config: &TokenizerConfig,

@@ -299,10 +299,9 @@ pub(super) fn from_file(config: &TokenizerConfig) -> Result<Tokenizer, DataError
 }
 
 pub(super) fn tokenizer_path(config: &TokenizerConfig) -> PathBuf {
-    if config.path.is_dir() {
-        config.path.join("tokenizer.json")
-    } else {
-        config.path.clone()
+    match config.path.is_dir() {
+        true => config.path.join("tokenizer.json"),
+        false => config.path.clone(),
     }
 }
 

@@ -39,7 +39,8 @@ section! {
 pub struct Stories {
     part: Part,
     seed: u64,
-    count: u64,
+    /// How many there are.
+    pub(super) count: u64,
 }
 
 impl Stories {
@@ -51,11 +52,6 @@ impl Stories {
         };
         let seed = config.seed;
         Self { part, seed, count }
-    }
-
-    /// How many there are.
-    pub(super) fn count(&self) -> u64 {
-        self.count
     }
 
     /// Story number `n`: some paragraphs, without a line break at the end.
@@ -151,16 +147,15 @@ impl Teller {
         let mut rest = template;
         while let Some(at) = rest.find(['[', '{']) {
             self.story.push_str(&rest[..at]);
-            let end = at + closing(&rest[at..]);
-            let inner = &rest[at + 1..end];
+            let (ways, behind) = bracket(&rest[at + 1..]);
             match rest.as_bytes()[at] {
                 b'[' => {
-                    let way = self.chance.of(&alternatives(inner));
+                    let way = self.chance.of(&ways);
                     self.say(way, depth);
                 }
-                _ => self.fill(inner, depth),
+                _ => self.fill(ways[0], depth),
             }
-            rest = &rest[end + 1..];
+            rest = behind;
         }
         self.story.push_str(rest);
     }
@@ -183,38 +178,22 @@ impl Teller {
     }
 }
 
-/// Where the bracket that `text` begins with is closed.
-fn closing(text: &str) -> usize {
-    let mut open = 0;
+/// The parts between the bars of a bracket that was opened before `text`, and what stands behind its end.
+fn bracket(text: &'static str) -> (Vec<&'static str>, &'static str) {
+    let (mut open, mut start, mut parts) = (0, 0, Vec::new());
     for (at, byte) in text.bytes().enumerate() {
+        if open == 0 && matches!(byte, b'|' | b']' | b'}') {
+            parts.push(&text[start..at]);
+            start = at + 1;
+        }
         match byte {
             b'[' | b'{' => open += 1,
+            b']' | b'}' if open == 0 => return (parts, &text[start..]),
             b']' | b'}' => open -= 1,
             _ => {}
-        }
-        if open == 0 {
-            return at;
         }
     }
     panic!("a bracket is not closed in {text:?}")
-}
-
-/// The parts between the bars that stand in no further bracket.
-fn alternatives(text: &'static str) -> Vec<&'static str> {
-    let (mut open, mut start, mut parts) = (0, 0, Vec::new());
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            b'[' | b'{' => open += 1,
-            b']' | b'}' => open -= 1,
-            b'|' if open == 0 => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts
 }
 
 /// `text` with *an* for *a* before a vowel.
@@ -275,7 +254,7 @@ mod tests {
     fn every_story_is_made_of_sentences() {
         let stories = stories(Part::Train, 3);
         let mut plots = HashSet::new();
-        for n in 0..stories.count() {
+        for n in 0..stories.count {
             let story = stories.story(n);
             assert_eq!(fault(&story), None, "story {n}");
             assert!((150..2500).contains(&story.len()), "{story}");
