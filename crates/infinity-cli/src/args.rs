@@ -3,13 +3,14 @@
 //! Flags are written with hyphens. Every flag also takes its spelling with underscores, so that a
 //! command line of the original project works as it is; [`with_underscores`] adds those in one place.
 
+use std::ffi::OsString;
 use std::ops::RangeInclusive;
 
 use clap::{Args, ColorChoice, Command};
 use infinity_model::InfinityModel;
 use infinity_model::compression::{Compression, Width};
 
-use crate::terminal::errors;
+use crate::terminal::{errors, refuse};
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
@@ -66,10 +67,10 @@ struct Wanted(Option<Width>);
 fn width(text: &str) -> Result<Wanted, String> {
     match text {
         "off" => Ok(Wanted(None)),
-        text => text
-            .parse()
-            .map(|width| Wanted(Some(width)))
-            .map_err(|limit: String| format!("{limit}, or off")),
+        text => match text.parse() {
+            Ok(width) => Ok(Wanted(Some(width))),
+            Err(limit) => Err(format!("{limit}, or off")),
+        },
     }
 }
 
@@ -79,18 +80,18 @@ impl MemoryFlags {
     /// # Errors
     /// Its memory cannot be; or how often is given where it is not.
     pub(crate) fn on(&self, model: InfinityModel) -> anyhow::Result<InfinityModel> {
-        let own = model.config().compression();
-        let every = model.config().memory_compression_frequency;
+        let config = model.config();
         let width = match self.memory_compression {
             Some(Wanted(asked)) => asked,
-            None => own.map(|own| own.width),
+            None => config.compression().map(|own| own.width),
         };
-        let every = self.memory_compression_frequency.unwrap_or(every);
-        if width.is_none() && self.memory_compression_frequency.is_some() {
-            return Err(errors::usage(
+        let asked = self.memory_compression_frequency;
+        let every = asked.unwrap_or(config.memory_compression_frequency);
+        if width.is_none() && asked.is_some() {
+            refuse!(
                 "--memory-compression-frequency: the memory is not compressed; give \
-                 --memory-compression 8",
-            ));
+                 --memory-compression 8"
+            );
         }
         let compression = width.map(|width| Compression { width, every });
         (model.with_compression(compression)).map_err(|error| errors::usage(error.to_string()))
@@ -98,6 +99,11 @@ impl MemoryFlags {
 }
 
 const GLOBAL: &str = "Global options";
+
+/// An environment variable that has a value.
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
 
 /// The parser with the underscore spelling of every flag as a hidden alias, and with negative numbers
 /// as values.
@@ -141,13 +147,17 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
 
 /// `4096`, `4k` or `1M`.
 pub(crate) fn length(text: &str) -> Result<usize, String> {
-    const UNITS: [(&str, usize); 4] = [("k", 1 << 10), ("K", 1 << 10), ("M", 1 << 20), ("", 1)];
-    let mut read = UNITS.iter();
-    let read = read.find_map(|(unit, tokens)| Some((text.strip_suffix(unit)?, tokens)));
-    let tokens = read.and_then(|(n, unit)| n.parse::<usize>().ok()?.checked_mul(*unit));
-    tokens
-        .filter(|tokens| *tokens > 0)
-        .ok_or_else(|| "it must be a number of tokens above 0, like 4096, 4k or 1M".to_owned())
+    const UNITS: [(&str, u64); 4] = [("k", 1 << 10), ("K", 1 << 10), ("M", 1 << 20), ("", 1)];
+    let tokens = in_units(text, &UNITS).and_then(|tokens| tokens.try_into().ok());
+    tokens.ok_or_else(|| "it must be a number of tokens above 0, like 4096, 4k or 1M".to_owned())
+}
+
+/// A whole number above 0 with one of `units`, of which the first that fits is taken.
+pub(crate) fn in_units(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let mut units = units.iter();
+    let (number, unit) = units.find_map(|(unit, n)| Some((text.strip_suffix(unit)?, n)))?;
+    let number = number.trim_end().parse::<u64>().ok()?.checked_mul(*unit)?;
+    (number > 0).then_some(number)
 }
 
 #[cfg(test)]

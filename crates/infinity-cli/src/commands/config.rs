@@ -14,7 +14,7 @@ use infinity_train::config::{
 };
 
 use super::flags::{EVAL_SAMPLES, Given, TOKENIZER, over};
-use crate::args::Global;
+use crate::args::{Global, variable};
 use crate::device;
 use crate::terminal::{self, errors};
 
@@ -31,7 +31,7 @@ pub(crate) enum ConfigVerb {
     Reference,
 }
 
-pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<()> {
     match verb {
         ConfigVerb::Check(flags) => {
             let config = flags.load(global)?.config;
@@ -48,7 +48,7 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
         ConfigVerb::Schema => terminal::piece(&format!("{:#}\n", schema()))?,
         ConfigVerb::Reference => terminal::piece(&reference())?,
     }
-    Ok(errors::OK)
+    Ok(())
 }
 
 /// One line about a configuration, for the eye to check.
@@ -183,8 +183,8 @@ impl Global {
 /// The device variables, then `INFINITY__SECTION__KEY`, which is more exact.
 fn environment(mut layers: ConfigLayers) -> Result<ConfigLayers, ConfigError> {
     for name in ["BURN_DEVICE", "INFINITY_DEVICE"] {
-        if let Some(value) = std::env::var(name).ok().filter(|value| !value.is_empty()) {
-            layers = layers.variable(name, "run.device", &value)?;
+        if let Some(value) = variable(name) {
+            layers = layers.variable(name, "run.device", &value.to_string_lossy())?;
         }
     }
     // Variables that are not UTF-8 cannot be ours.

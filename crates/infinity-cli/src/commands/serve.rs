@@ -73,7 +73,7 @@ pub(crate) struct ServeArgs {
 }
 
 /// Serves until Ctrl-C or SIGTERM.
-pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
     let tokenizer = found.tokenizer()?;
     let directory = tokenizer.parent().unwrap_or(&args.of.model);
@@ -127,7 +127,7 @@ pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
     interrupt.heeded.store(true, Ordering::SeqCst);
     terminal::remark(&format!("http://{address}/ is ready; Ctrl-C stops it"));
     runtime.block_on(early)??;
-    Ok(errors::OK)
+    Ok(())
 }
 
 fn start(args: &ServeArgs, found: &Found, global: &Global) -> anyhow::Result<EngineHandle> {

@@ -15,7 +15,7 @@ use infinity_train::metrics::resident_bytes;
 use serde::{Deserialize, Serialize};
 
 use super::template::{first, later};
-use crate::terminal::{self, errors};
+use crate::terminal::{self, refuse};
 
 /// States that `undo` goes back to, at most.
 const MOST_UNDO: usize = 64;
@@ -180,9 +180,7 @@ impl Conversation {
     /// Goes on in a copy called `name`.
     pub(super) fn fork(&mut self, name: &str) -> anyhow::Result<()> {
         if self.branches.contains_key(name) {
-            return Err(errors::usage(format!(
-                "there is a {name} already; /switch {name} goes there"
-            )));
+            refuse!("there is a {name} already; /switch {name} goes there");
         }
         let copy = self.branch().clone();
         self.branches.insert(name.to_owned(), copy);
@@ -193,10 +191,7 @@ impl Conversation {
     pub(super) fn switch(&mut self, name: &str) -> anyhow::Result<()> {
         if !self.branches.contains_key(name) {
             let names: Vec<&str> = self.branches.keys().map(String::as_str).collect();
-            return Err(errors::usage(format!(
-                "there is no {name}, only {}",
-                names.join(", ")
-            )));
+            refuse!("there is no {name}, only {}", names.join(", "));
         }
         self.current = name.to_owned();
         Ok(())

@@ -21,7 +21,7 @@ use crate::args::Global;
 use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::Heeding;
-use crate::terminal::{self, errors};
+use crate::terminal::{self, errors, refuse};
 
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
@@ -52,11 +52,9 @@ pub(crate) struct ChatArgs {
     sampling: SamplingFlags,
 }
 
-pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
-    if let Some(path) = &args.state_out {
-        model_dir::can_hold("--state-out", path)?;
-    }
+    model_dir::can_hold("--state-out", args.state_out.as_ref())?;
     let chosen = device::open(&device::wanted(global))?;
     let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
     let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
@@ -111,7 +109,7 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
         chat.conversation.save(path)?;
     }
     ended?;
-    Ok(errors::OK)
+    Ok(())
 }
 
 struct Chat {
@@ -149,7 +147,7 @@ impl Chat {
             }
             Said::Undo => match conversation.undo() {
                 true => terminal::remark("taken back"),
-                false => return Err(errors::usage("there is nothing to take back")),
+                false => refuse!("there is nothing to take back"),
             },
             Said::Reset => {
                 conversation.reset();
@@ -182,26 +180,17 @@ impl Chat {
     /// A message, and its answer as it comes.
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
         self.heeding.begin();
-        let mut broken = None;
         let mut begun = false;
         let mut on_text = |text: &str| {
             self.heeding.step();
             // A template leaves a blank to the answer that a reader does not want to see first.
             let text = if begun { text } else { text.trim_start() };
-            if !text.is_empty() {
-                begun = true;
-                broken = terminal::piece(text).err();
-            }
-            match broken {
-                Some(_) => ControlFlow::Break(()),
-                None => self.heeding.going_on(),
-            }
+            begun |= !text.is_empty();
+            self.heeding.show(text)
         };
         let made = self.conversation.say(text, &self.config, &mut on_text);
         self.heeding.end();
-        if let Some(error) = broken {
-            return Err(error.into());
-        }
+        self.heeding.shown()?;
         let made = made?;
         terminal::line("")?;
         if made.prompt_left > 0 {

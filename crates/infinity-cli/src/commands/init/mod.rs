@@ -11,7 +11,7 @@ use infinity_train::config::{ConfigLayers, RunConfig};
 use infinity_train::data::book;
 
 use crate::args::Global;
-use crate::terminal::{self, errors};
+use crate::terminal::{self, errors, refuse};
 
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
@@ -103,12 +103,12 @@ const BOOK: &str = "book.txt";
 /// How many there are in it.
 const STORIES: u64 = 400;
 
-pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<()> {
     if args.list {
         for preset in &PRESETS {
             terminal::line(&preset.line()?)?;
         }
-        return Ok(errors::OK);
+        return Ok(());
     }
     let preset = preset(&args.preset)?;
     let seed = global.seed.unwrap_or(1);
@@ -119,15 +119,15 @@ pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
     ];
     let shown = directory.display();
     if directory.exists() && !directory.is_dir() {
-        return Err(errors::usage(format!("{shown} is a file, not a folder")));
+        refuse!("{shown} is a file, not a folder");
     }
     // Nothing of a person's is written over unless that is said.
     let there = files.iter().find(|(path, _)| path.exists());
     if let Some((path, _)) = there.filter(|_| !args.force) {
-        return Err(errors::usage(format!(
+        refuse!(
             "{} is there already; --force writes over it",
             path.display()
-        )));
+        );
     }
     std::fs::create_dir_all(directory)
         .with_context(|| format!("cannot make the folder {shown}"))?;
@@ -138,7 +138,7 @@ pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
     if !global.quiet {
         terminal::line(&next_steps(directory, preset))?;
     }
-    Ok(errors::OK)
+    Ok(())
 }
 
 fn preset(name: &str) -> anyhow::Result<&'static Preset> {

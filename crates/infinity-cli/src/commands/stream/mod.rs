@@ -35,7 +35,7 @@ use crate::args::{Global, count, whole};
 use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::{self, Heeding};
-use crate::terminal::{self, errors};
+use crate::terminal::{self, errors, refuse};
 
 #[derive(Debug, Args)]
 pub(crate) struct StreamArgs {
@@ -77,11 +77,9 @@ pub(crate) struct StreamArgs {
     sampling: SamplingFlags,
 }
 
-pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
-    if let Some(path) = &args.state_out {
-        model_dir::can_hold("--state-out", path)?;
-    }
+    model_dir::can_hold("--state-out", args.state_out.as_ref())?;
     let source = Source::open(&args.file)?;
     let chosen = device::open(&device::wanted(global))?;
     let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
@@ -153,10 +151,10 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     }
     let bytes = session.reading.now().state.bytes() as u64;
     terminal::remark(&session.show.closing_line(bytes, &chosen.name));
-    Ok(match stopped {
-        true => errors::INTERRUPTED,
-        false => errors::OK,
-    })
+    match stopped {
+        true => errors::ended(errors::INTERRUPTED),
+        false => Ok(()),
+    }
 }
 
 /// A piece of which the kept state has not read all.
@@ -261,10 +259,10 @@ impl Session<'_> {
             };
             let tokens = tokens.with_context(|| format!("line {line} of the text"))?;
             if read > tokens.len() {
-                return Err(errors::usage(format!(
+                refuse!(
                     "line {line} of {} is not what it was when the state was kept",
                     self.args.file.display()
-                )));
+                );
             }
             self.begun.push_back(Begun {
                 from: piece.from,

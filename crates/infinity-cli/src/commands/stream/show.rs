@@ -134,7 +134,7 @@ impl Show {
     }
 
     /// The next tokens have these losses in nats.
-    pub(super) fn read(&mut self, losses: Vec<Option<f32>>) -> io::Result<()> {
+    pub(super) fn read(&mut self, losses: Vec<Option<f32>>) -> anyhow::Result<()> {
         for loss in losses {
             self.finish()?;
             let Some(open) = self.open.front_mut() else {
@@ -161,7 +161,7 @@ impl Show {
     }
 
     /// Takes pieces away that are read to their end.
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self) -> anyhow::Result<()> {
         while let Some(open) = self
             .open
             .pop_front_if(|open| open.done == open.tokens.len())
@@ -191,7 +191,7 @@ impl Show {
         Ok(())
     }
 
-    fn line(&mut self, open: &Open, sum: &Sum) -> io::Result<()> {
+    fn line(&mut self, open: &Open, sum: &Sum) -> anyhow::Result<()> {
         let text = open.piece.text.trim();
         match self.json {
             true => self.print(json!({
@@ -203,7 +203,7 @@ impl Show {
         }
     }
 
-    fn token(&mut self, token: u32, line: u64, bits: Option<f64>) -> io::Result<()> {
+    fn token(&mut self, token: u32, line: u64, bits: Option<f64>) -> anyhow::Result<()> {
         let text = self.tokenizer.decode(&[token]).unwrap_or_default();
         match (self.json, bits) {
             (true, _) => self.print(json!({
@@ -216,16 +216,16 @@ impl Show {
     }
 
     /// What the model says here.
-    pub(super) fn generated(&mut self, text: &str) -> io::Result<()> {
+    pub(super) fn generated(&mut self, text: &str) -> anyhow::Result<()> {
         match self.json {
             true => self.print(json!({ "generated": text, "position": self.position })),
             false => self.print(text),
         }
     }
 
-    fn print(&mut self, record: impl Display) -> io::Result<()> {
+    fn print(&mut self, record: impl Display) -> anyhow::Result<()> {
         self.clear();
-        terminal::line(&record.to_string())
+        terminal::line(record)
     }
 
     /// Writes the status line where there is one, if it is time.

@@ -11,7 +11,7 @@ use infinity_model::state_file;
 use serde::{Deserialize, Serialize};
 
 use super::input::Place;
-use crate::terminal::errors;
+use crate::terminal::{errors, refuse};
 
 /// Where a state was kept, as an entry of its file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -70,9 +70,7 @@ impl Source {
         let (file, data) =
             opened.map_err(|error| errors::usage(format!("cannot read {shown}: {error}")))?;
         if data.is_dir() {
-            return Err(errors::usage(format!(
-                "{shown} is a directory; a stream is one text"
-            )));
+            refuse!("{shown} is a directory; a stream is one text");
         }
         Ok(match data.is_file() {
             true => Source::File(path.into(), file, data.len()),
@@ -97,10 +95,10 @@ impl Source {
         };
         let shown = path.display();
         if kept.offset > *bytes {
-            return Err(errors::usage(format!(
+            refuse!(
                 "{shown} has {bytes} bytes, and the state was kept after {}: it is another file, or was cut",
                 kept.offset
-            )));
+            );
         }
         match &kept.before {
             Some(before) if *before != before_of(path, kept.offset)? => {
