@@ -127,7 +127,7 @@ impl Chat {
             Said::Nothing => {}
             Said::Exit => return Ok(ControlFlow::Break(())),
             Said::Text(text) => self.say(&text)?,
-            Said::Help => terminal::line(&words::help())?,
+            Said::Help => terminal::line(words::HELP)?,
             Said::Save(path) => {
                 conversation.save(Path::new(&path))?;
                 terminal::remark(&format!("kept in {path}"));
