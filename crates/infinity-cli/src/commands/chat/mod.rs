@@ -91,25 +91,11 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<()> {
     };
     let mut lines = Lines::open(history)?;
     // What was said is kept whatever ends it.
-    let ended = loop {
-        let line = match lines.next() {
-            Ok(Some(line)) => line,
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
-        };
-        match chat.answer(&line) {
-            Ok(ControlFlow::Continue(())) => {}
-            Ok(ControlFlow::Break(())) => break Ok(()),
-            // A closed pipe ends it; anything else is said, and the conversation goes on.
-            Err(error) if errors::is_closed_pipe(&error) => break Err(error),
-            Err(error) => terminal::error(&errors::message(&error)),
-        }
-    };
+    let ended = chat.answer_all(&mut lines);
     if let Some(path) = &args.state_out {
         chat.conversation.save(path)?;
     }
-    ended?;
-    Ok(())
+    ended
 }
 
 struct Chat {
@@ -119,6 +105,19 @@ struct Chat {
 }
 
 impl Chat {
+    fn answer_all(&mut self, lines: &mut Lines) -> anyhow::Result<()> {
+        while let Some(line) = lines.next()? {
+            match self.answer(&line) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break,
+                // A closed pipe ends it; anything else is said, and the conversation goes on.
+                Err(error) if errors::is_closed_pipe(&error) => return Err(error),
+                Err(error) => terminal::error(&errors::message(&error)),
+            }
+        }
+        Ok(())
+    }
+
     /// Does what a line says; breaks at the end.
     fn answer(&mut self, line: &str) -> anyhow::Result<ControlFlow<()>> {
         let said = words::parse(line).map_err(errors::usage)?;
@@ -137,14 +136,8 @@ impl Chat {
                 let position = terminal::grouped(conversation.position());
                 terminal::remark(&format!("{path}: goes on after {position} tokens"));
             }
-            Said::Fork(name) => {
-                conversation.fork(&name)?;
-                terminal::remark(&format!("in {name}"));
-            }
-            Said::Switch(name) => {
-                conversation.switch(&name)?;
-                terminal::remark(&format!("in {name}"));
-            }
+            Said::Fork(name) => conversation.fork(&name)?,
+            Said::Switch(name) => conversation.switch(&name)?,
             Said::Undo => match conversation.undo() {
                 true => terminal::remark("taken back"),
                 false => refuse!("there is nothing to take back"),
@@ -168,8 +161,8 @@ impl Chat {
                 }
             }
             Said::Set(name, value) => {
-                self.config =
-                    words::with_setting(&self.config, &name, &value).map_err(errors::usage)?;
+                let config = words::with_setting(&self.config, &name, &value);
+                self.config = config.map_err(errors::usage)?;
                 terminal::remark(&format!("{name} is {value}"));
             }
             Said::Stats => terminal::line(&conversation.stats())?,
