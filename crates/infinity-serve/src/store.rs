@@ -9,12 +9,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use infinity_files::{Fingerprint, Lock, faults};
+use infinity_model::Context;
 use infinity_model::sampler::Draws;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 use crate::session::{SessionId, SessionInfo};
+use crate::sessions::now;
 
 const TABLE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("sessions");
 const DATABASE: &str = "sessions.redb";
@@ -48,6 +50,14 @@ pub(crate) struct UsedKey {
 }
 
 impl Record {
+    /// Says of the session what is known of its text as it is now.
+    pub(crate) fn describe(&mut self, context: &Context) {
+        self.info.position = context.position();
+        self.info.state_bytes = context.state.bytes() as u64;
+        self.info.changed = now();
+        self.draws = context.past.draws;
+    }
+
     /// Remembers the name of a change.
     pub(crate) fn remember(&mut self, key: UsedKey) {
         self.keys.push_back(key);
