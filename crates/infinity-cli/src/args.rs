@@ -76,9 +76,6 @@ fn width(text: &str) -> Result<Wanted, String> {
 
 impl MemoryFlags {
     /// `model` with its memory compressed as the flags say.
-    ///
-    /// # Errors
-    /// Its memory cannot be; or how often is given where it is not.
     pub(crate) fn on(&self, model: InfinityModel) -> anyhow::Result<InfinityModel> {
         let config = model.config();
         let width = match self.memory_compression {

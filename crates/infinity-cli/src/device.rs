@@ -131,10 +131,6 @@ impl Chosen {
 }
 
 /// Opens the device that `text` names and checks that it computes.
-///
-/// # Errors
-/// A word that is no device; a backend that is not compiled in, with the feature that adds it; a
-/// device that is not there or does not work.
 pub(crate) fn open(text: &str) -> anyhow::Result<Chosen> {
     match parse(text)? {
         None => automatic(),
@@ -301,10 +297,6 @@ pub(crate) struct Ranks(Vec<Chosen>);
 
 impl Ranks {
     /// Opens what `config` asks for and writes into it what that came to.
-    ///
-    /// # Errors
-    /// As [`device::open`]; more devices than there are; devices of different kinds; a list that
-    /// does not begin with the main device.
     pub(crate) fn open(config: &mut RunConfig) -> anyhow::Result<Self> {
         let d = &mut config.distributed;
         let chosen = match (d.strategy, &d.devices) {

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use burn::tensor::Device;
 use clap::Args;
-use infinity_model::{ChatTemplate, Precision, Pretrained, Tokenizer};
+use infinity_model::{ChatTemplate, Precision, Pretrained, Tokenizer, state_file};
 use infinity_train::model_dir;
 pub(crate) use infinity_train::model_dir::Found;
 use infinity_train::run_dir::TOKENIZER;
+use serde::de::DeserializeOwned;
 
 use crate::terminal::{self, refuse};
 
@@ -61,6 +62,16 @@ pub(crate) fn template(found: &Found, directory: &Path) -> anyhow::Result<ChatTe
 pub(crate) fn needed(tokenizer: Option<Tokenizer>, directory: &Path) -> anyhow::Result<Tokenizer> {
     let shown = directory.display();
     tokenizer.with_context(|| format!("{shown} has no {TOKENIZER}, which text needs"))
+}
+
+/// What a command has put into a state file as its entry `name`.
+pub(crate) fn note_in<T: DeserializeOwned>(path: &Path, name: &str) -> anyhow::Result<Option<T>> {
+    let shown = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+    let notes = state_file::notes(&bytes).with_context(|| shown.to_string())?;
+    let note = notes.iter().find(|(key, _)| key == name);
+    let read = note.map(|(_, note)| serde_json::from_str(note)).transpose();
+    read.with_context(|| format!("{shown}: its entry {name:?} cannot be read"))
 }
 
 /// Checks that what `flag` names can be written later, before there is something to lose.

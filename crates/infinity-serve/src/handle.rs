@@ -78,8 +78,8 @@ impl EngineHandle {
     /// # Errors
     /// As [`submit`](Self::submit).
     pub async fn sessions(&self) -> Result<Vec<SessionInfo>, EngineError> {
-        let infos = |state: &mut State| Ok(state.sessions.infos());
-        self.ask(move |state, reply| reply.send(infos(state))).await
+        self.ask(|state, reply| reply.send(Ok(state.sessions.infos())))
+            .await
     }
 
     /// What is known of a session.

@@ -79,41 +79,22 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
 ///
 /// Errors that pass another one on unchanged do not show it as their cause, so those are opened.
 fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
+    use {CheckpointError as C, DataError as D, GenerateError as G, TrainError as T};
     match cause.downcast_ref() {
-        Some(TrainError::Data(data)) => is_usage(data),
-        Some(TrainError::Checkpoint(checkpoint)) => matches!(
-            checkpoint,
-            CheckpointError::None { .. }
-                | CheckpointError::Missing(_)
-                | CheckpointError::Changed { .. }
-        ),
-        Some(train) => matches!(
-            train,
-            TrainError::Config(_)
-                | TrainError::Model(_)
-                | TrainError::Precision(_)
-                | TrainError::Refused(_)
-                | TrainError::NoModel(_)
-                | TrainError::OutputExists { .. }
-                | TrainError::OutputRefused { .. }
-        ),
-        None => {
-            use DataError::{BadValue, NotFound, NotSet};
-            let (data, generate) = (cause.downcast_ref(), cause.downcast_ref());
-            cause.is::<Usage>()
-                || cause.is::<ConfigError>()
-                || cause.is::<infinity_model::ConfigError>()
-                || cause.is::<infinity_model::PrecisionError>()
-                || matches!(
-                    data,
-                    Some(NotSet { .. } | BadValue { .. } | NotFound { .. })
-                )
-                || matches!(
-                    generate,
-                    Some(GenerateError::Config(_) | GenerateError::EmptyPrompt)
-                )
-        }
+        Some(T::Data(data)) => return is_usage(data),
+        Some(T::Config(_) | T::Model(_) | T::Precision(_) | T::Refused(_)) => return true,
+        Some(T::NoModel(_) | T::OutputExists { .. } | T::OutputRefused { .. }) => return true,
+        Some(T::Checkpoint(C::None { .. } | C::Missing(_) | C::Changed { .. })) => return true,
+        _ => {}
     }
+    if let Some(D::NotSet { .. } | D::BadValue { .. } | D::NotFound { .. }) = cause.downcast_ref() {
+        return true;
+    }
+    matches!(cause.downcast_ref(), Some(G::Config(_) | G::EmptyPrompt))
+        || cause.is::<Usage>()
+        || cause.is::<ConfigError>()
+        || cause.is::<infinity_model::ConfigError>()
+        || cause.is::<infinity_model::PrecisionError>()
 }
 
 /// The message and its causes, one a line, without saying anything twice.

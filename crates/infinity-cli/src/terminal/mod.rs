@@ -14,10 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use clap::ColorChoice;
 
-/// Writes one line to standard output.
-///
-/// # Errors
-/// The writer's, a closed pipe among them; `main` ends the program quietly on that one.
+/// Writes one line to standard output. On a closed pipe `main` ends the program quietly.
 pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
     piece(&format!("{text}\n"))
 }

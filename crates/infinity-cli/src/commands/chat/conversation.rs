@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::Context as _;
 use infinity_model::generate::{Context, FinishReason, Generation, Identity, generate_from};
-use infinity_model::{ChatTemplate, GenerationConfig, InfinityModel, Tokenizer, state_file};
+use infinity_model::{ChatTemplate, GenerationConfig, InfinityModel, Tokenizer};
 use infinity_train::metrics::resident_bytes;
 use serde::{Deserialize, Serialize};
 
 use super::template::{first, later};
+use crate::model_dir::note_in;
 use crate::terminal::{self, refuse};
 
 /// States that `undo` goes back to, at most.
@@ -198,13 +198,8 @@ impl Conversation {
     /// Goes on from a file: a conversation where it was left, or after any other text.
     pub(super) fn load(&mut self, path: &Path) -> anyhow::Result<()> {
         let context = Context::load(path, &self.model, Some(&self.tokenizer))?;
-        let shown = path.display();
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
-        let notes = state_file::notes(&bytes)?;
         let mut turns = 0;
-        if let Some((_, note)) = notes.iter().find(|(key, _)| key == NOTE) {
-            let note: Note = serde_json::from_str(note)
-                .with_context(|| format!("{shown}: its entry {NOTE:?} cannot be read"))?;
+        if let Some(note) = note_in::<Note>(path, NOTE)? {
             (turns, self.system) = (note.turns, note.system);
         }
         self.step(Moment { context, turns });
@@ -216,13 +211,11 @@ impl Conversation {
     }
 
     pub(super) fn stats(&mut self) -> String {
+        let here = |name: &String| if *name == self.current { " (here)" } else { "" };
         let names = self
             .branches
             .keys()
-            .map(|name| match *name == self.current {
-                true => format!("{name} (here)"),
-                false => name.clone(),
-            });
+            .map(|name| format!("{name}{}", here(name)));
         let names = names.collect::<Vec<_>>().join(", ");
         let grows = match self.model.config().grows_by() {
             Some(_) => "and more with every token",

@@ -17,9 +17,6 @@ pub(super) fn first(
 }
 
 /// The text between an answer and the next one, with a message in it.
-///
-/// # Errors
-/// What the template refuses; one that leaves earlier answers out.
 pub(super) fn later(
     template: &ChatTemplate,
     system: Option<&str>,

@@ -120,10 +120,7 @@ pub(super) fn settings(config: &GenerationConfig) -> Vec<(&'static str, String)>
     ]
 }
 
-/// `config` with another value of one setting.
-///
-/// # Errors
-/// A name that is none, or a value that it cannot have, for the person.
+/// `config` with another value of one setting, or what is wrong with that.
 pub(super) fn with_setting(
     config: &GenerationConfig,
     name: &str,

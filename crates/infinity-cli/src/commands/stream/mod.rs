@@ -18,7 +18,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -28,7 +28,7 @@ use infinity_model::{GenerationConfig, Precision, Tokenizer};
 use infinity_train::evaluate::{CUT, Reading};
 
 use self::input::{Item, Pieces, Place};
-use self::show::{Emit, Show};
+use self::show::{Emit, Open, Show};
 use self::source::{KEPT, Kept, Source, before_of, kept_in};
 use super::sampling::SamplingFlags;
 use crate::args::{Global, count, whole};
@@ -115,15 +115,10 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<()> {
     let chunks = source.chunks(place.offset)?;
     let heeding = Heeding::listen(&chosen.device)?;
     heeding.begin();
-    let show = Show::new(
-        args.emit,
-        args.json,
-        tokenizer.clone(),
-        context.position(),
-        global.quiet,
-    );
+    let position = context.position();
+    let show = Show::new(&args, tokenizer.clone(), position, global.quiet);
     let mut session = Session {
-        due: (args.snapshot_every).map(|every| context.position().saturating_add(every)),
+        due: (args.snapshot_every).map(|every| position.saturating_add(every)),
         identity: Identity::of(&model, Some(&tokenizer)),
         reading: Reading::new(model, context),
         tokenizer,
@@ -199,26 +194,23 @@ impl Session<'_> {
     fn read_all(&mut self, chunks: &Receiver<io::Result<Vec<u8>>>) -> anyhow::Result<()> {
         let mut items = VecDeque::new();
         loop {
-            let chunk = match chunks.try_recv() {
-                Ok(chunk) => Some(chunk),
-                Err(TryRecvError::Disconnected) => break,
-                Err(TryRecvError::Empty) => {
-                    // Nothing waits: what is there is looked at. A file only seems to wait.
-                    if !self.seekable {
-                        self.look()?;
-                    }
-                    match chunks.recv_timeout(Duration::from_millis(100)) {
-                        Ok(chunk) => Some(chunk),
-                        Err(RecvTimeoutError::Timeout) => None,
-                        Err(RecvTimeoutError::Disconnected) => break,
-                    }
+            let mut chunk = chunks.recv_timeout(Duration::ZERO);
+            if matches!(chunk, Err(RecvTimeoutError::Timeout)) {
+                // Nothing waits: what is there is looked at. A file only seems to wait.
+                if !self.seekable {
+                    self.look()?;
                 }
-            };
-            if let Some(chunk) = chunk {
-                let name = self.args.file.display();
-                let chunk = chunk.with_context(|| format!("cannot read {name}"))?;
-                self.pieces.push(&chunk, &mut items);
-                self.take(&mut items)?;
+                chunk = chunks.recv_timeout(Duration::from_millis(100));
+            }
+            match chunk {
+                Ok(chunk) => {
+                    let name = self.args.file.display();
+                    let chunk = chunk.with_context(|| format!("cannot read {name}"))?;
+                    self.pieces.push(&chunk, &mut items);
+                    self.take(&mut items)?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
             self.mind();
             if self.heeding.stops() {
@@ -231,10 +223,10 @@ impl Session<'_> {
             self.pieces.end(&mut items);
             self.take(&mut items)?;
         }
-        match self.is_left() {
-            true => Ok(()),
-            false => self.look(),
+        if !self.is_left() {
+            self.look()?;
         }
+        Ok(())
     }
 
     fn take(&mut self, items: &mut VecDeque<Item>) -> anyhow::Result<()> {
@@ -297,11 +289,7 @@ impl Session<'_> {
         self.show.read(losses)?;
         self.show.status();
         let position = self.reading.kept().position();
-        while self
-            .begun
-            .pop_front_if(|piece| piece.end <= position)
-            .is_some()
-        {}
+        self.begun.retain(|piece| piece.end > position);
         if let (Some(due), Some(every)) = (self.due, self.args.snapshot_every)
             && position >= due
         {
@@ -318,9 +306,8 @@ impl Session<'_> {
         if self.snapshot.swap(false, Ordering::SeqCst) {
             if self.args.state_out.is_none() {
                 self.show.clear();
-                terminal::alarm(
-                    "SIGUSR1 keeps the state where --state-out says, which was not given",
-                );
+                let message = "SIGUSR1 keeps the state where --state-out says, which was not given";
+                terminal::alarm(message);
             } else {
                 let kept = self.keep(self.seekable);
                 self.say_failed(kept, "");
@@ -352,16 +339,15 @@ impl Session<'_> {
         let Some(path) = &self.args.state_out else {
             return Ok(());
         };
-        let context = if at_cut {
-            self.reading.kept()
-        } else {
-            self.reading.settle()?
+        let context = match at_cut {
+            true => self.reading.kept(),
+            false => self.reading.settle()?,
         };
         let position = context.position();
-        let begun =
-            (self.begun.iter()).find(|piece| piece.first < position && position < piece.end);
+        let mut pieces = self.begun.iter();
+        let begun = pieces.find(|piece| piece.first < position && position < piece.end);
         let next = (self.begun.iter()).find(|piece| piece.first >= position);
-        let open = || self.show.open().map_or(0.0, |open| open.bits);
+        let open = || self.show.open().map_or(0.0, Open::bits);
         // What an earlier process read of a piece stays read until the piece is.
         let (read, bits) = match (begun, next, self.resumed) {
             (Some(piece), ..) => (piece.read + (position - piece.first) as usize, open()),
@@ -370,10 +356,8 @@ impl Session<'_> {
             _ => (0, 0.0),
         };
         let Place { offset, line } = begun.or(next).map_or(self.end, |piece| piece.from);
-        let before = match self.seekable {
-            true => Some(before_of(&self.args.file, offset)?),
-            false => None,
-        };
+        let before = self.seekable.then(|| before_of(&self.args.file, offset));
+        let before = before.transpose()?;
         let note = serde_json::to_string(&Kept {
             offset,
             line,
@@ -381,12 +365,8 @@ impl Session<'_> {
             bits,
             before,
         })?;
-        context.save_noting(
-            path,
-            &self.identity,
-            &[(KEPT, note), ("command", terminal::command_line())],
-        )?;
-        Ok(())
+        let notes = [(KEPT, note), ("command", terminal::command_line())];
+        Ok(context.save_noting(path, &self.identity, &notes)?)
     }
 
     /// Lets the model go on from here, in a copy of what it remembers.
@@ -396,7 +376,6 @@ impl Session<'_> {
         let (model, tokenizer, config) = (self.reading.model(), &self.tokenizer, &self.config);
         let mut on_text = |_: &str| self.heeding.going_on();
         let (made, _) = generate_from(model, tokenizer, &blank, context, config, &mut on_text)?;
-        self.show.generated(&made.text)?;
-        Ok(())
+        self.show.generated(&made.text)
     }
 }

@@ -7,11 +7,11 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::Context as _;
 use infinity_files::Fingerprint;
-use infinity_model::state_file;
 use serde::{Deserialize, Serialize};
 
 use super::input::Place;
-use crate::terminal::{errors, refuse};
+use crate::model_dir::note_in;
+use crate::terminal::refuse;
 
 /// Where a state was kept, as an entry of its file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,20 +34,14 @@ const RECOGNISED: u64 = 4096;
 
 /// The entry in a state file.
 pub(super) fn kept_in(path: &Path) -> anyhow::Result<Kept> {
-    let place = || path.display().to_string();
-    let notes = std::fs::read(path)
-        .map_err(anyhow::Error::from)
-        .and_then(|bytes| Ok(state_file::notes(&bytes)?))
-        .with_context(place)?;
-    let note = notes.iter().find(|(key, _)| key == KEPT).ok_or_else(|| {
-        errors::usage(format!(
+    match note_in(path, KEPT)? {
+        Some(kept) => Ok(kept),
+        None => refuse!(
             "{} was not kept by `infinity stream`: --resume does not know where in its text to go on; \
              --state-in goes on from it with any text",
             path.display()
-        ))
-    })?;
-    serde_json::from_str(&note.1)
-        .with_context(|| format!("{}: its entry {KEPT:?} cannot be read", place()))
+        ),
+    }
 }
 
 /// Where bytes come from.
@@ -67,8 +61,10 @@ impl Source {
         }
         let shown = path.display();
         let opened = File::open(path).and_then(|file| file.metadata().map(|data| (file, data)));
-        let (file, data) =
-            opened.map_err(|error| errors::usage(format!("cannot read {shown}: {error}")))?;
+        let (file, data) = match opened {
+            Ok(opened) => opened,
+            Err(error) => refuse!("cannot read {shown}: {error}"),
+        };
         if data.is_dir() {
             refuse!("{shown} is a directory; a stream is one text");
         }
@@ -101,12 +97,10 @@ impl Source {
             );
         }
         match &kept.before {
-            Some(before) if *before != before_of(path, kept.offset)? => {
-                Err(errors::usage(format!(
-                    "{shown} is not the file that was left at byte {}: what stands before it has changed",
-                    kept.offset
-                )))
-            }
+            Some(before) if *before != before_of(path, kept.offset)? => refuse!(
+                "{shown} is not the file that was left at byte {}: what stands before it has changed",
+                kept.offset
+            ),
             _ => Ok(place),
         }
     }
