@@ -13,30 +13,29 @@ use infinity_model::compression::{Compression, Width};
 use crate::terminal::{errors, refuse};
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Device: auto, flex, cpu, ndarray, wgpu[:i], vulkan[:i], metal[:i], cuda[:i], rocm[:i]
     /// [env: INFINITY_DEVICE, then BURN_DEVICE]
-    #[arg(long, global = true, value_name = "DEVICE", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "DEVICE")]
     pub(crate) device: Option<String>,
     /// Threads on the CPU (default: all cores)
-    #[arg(long, global = true, value_name = "N", help_heading = GLOBAL)]
-    #[arg(value_parser = whole::<u16>(1..=u64::from(u16::MAX)))]
+    #[arg(long, global = true, value_name = "N", value_parser = whole::<u16>(1..=u64::from(u16::MAX)))]
     pub(crate) threads: Option<u16>,
     /// Seed of everything random
-    #[arg(long, global = true, value_name = "N", help_heading = GLOBAL)]
-    #[arg(value_parser = whole::<u64>(0..=i64::MAX as u64))]
+    #[arg(long, global = true, value_name = "N", value_parser = whole::<u64>(0..=i64::MAX as u64))]
     pub(crate) seed: Option<u64>,
     /// How progress is shown: auto, plain, tui, json, none
-    #[arg(long, global = true, value_name = "HOW", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "HOW")]
     pub(crate) progress: Option<String>,
     /// Say more: twice for the panic messages of libraries too
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Say less: results and errors only
-    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = GLOBAL)]
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
     /// Colours in messages
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: ColorChoice,
 }
 
@@ -95,11 +94,15 @@ impl MemoryFlags {
     }
 }
 
-const GLOBAL: &str = "Global options";
-
 /// An environment variable that has a value.
 pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The environment variables that are text; others cannot be ours.
+pub(crate) fn variables() -> impl Iterator<Item = (String, String)> {
+    let all = std::env::vars_os();
+    all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// The parser with the underscore spelling of every flag as a hidden alias, and with negative numbers

@@ -14,7 +14,7 @@ use infinity_train::config::{
 };
 
 use super::flags::{EVAL_SAMPLES, Given, TOKENIZER, over};
-use crate::args::{Global, variable};
+use crate::args::{Global, variable, variables};
 use crate::device;
 use crate::terminal::{self, refuse};
 
@@ -180,10 +180,7 @@ fn environment(mut layers: ConfigLayers) -> Result<ConfigLayers, ConfigError> {
             layers = layers.variable(name, "run.device", &value.to_string_lossy())?;
         }
     }
-    // Variables that are not UTF-8 cannot be ours.
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    layers.environment(variables)
+    layers.environment(variables())
 }
 
 /// `--tokenizer`: `byte`, `char`, `bpe:ENTRIES`, or a path.

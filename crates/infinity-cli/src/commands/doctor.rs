@@ -10,7 +10,7 @@ use infinity_train::{Devices, estimate};
 use serde_json::{Value, json};
 
 use super::devices::formats;
-use crate::args::{Global, JsonArgs};
+use crate::args::{Global, JsonArgs, variables};
 use crate::device::{self, Backend};
 use crate::terminal::{self, errors, progress, signals};
 
@@ -56,16 +56,16 @@ pub(crate) fn run(args: &JsonArgs, global: &Global) -> anyhow::Result<()> {
         processor(),
         folder(),
     ];
-    let variables: Vec<String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with("INFINITY_") || name == "BURN_DEVICE")
+    let ours =
+        variables().filter(|(name, _)| name.starts_with("INFINITY_") || name == "BURN_DEVICE");
+    let ours = ours
         .map(|(name, value)| {
             let secret = SECRET.iter().any(|word| name.contains(word));
             format!("{name}={}", if secret { "…" } else { &value })
         })
-        .collect();
-    if !variables.is_empty() {
-        findings.push(Finding::fact("environment", variables.join(", ")));
+        .collect::<Vec<_>>();
+    if !ours.is_empty() {
+        findings.push(Finding::fact("environment", ours.join(", ")));
     }
     findings.extend(Backend::ALL.into_iter().flat_map(backend));
     let wanted = device::wanted(global);

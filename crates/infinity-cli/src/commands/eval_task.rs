@@ -37,15 +37,13 @@ pub(crate) struct TaskArgs {
     /// Tokens of a row or a text, each measured on its own: 1k,4k,1M (k = 1,024, M = 1,048,576) [default: the
     /// training window]
     #[arg(long, value_name = "N,…", value_delimiter = ',', requires = "task")]
-    #[arg(value_parser = length, allow_negative_numbers = true)]
+    #[arg(value_parser = length)]
     context_lengths: Vec<usize>,
     /// Independent samples of every length [default: 3; of a needle 20]
-    #[arg(long, value_name = "N", requires = "task")]
-    #[arg(value_parser = whole::<u64>(1..=1_000_000), allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", requires = "task", value_parser = whole::<u64>(1..=1_000_000))]
     seeds: Option<u64>,
     /// Rows of every sample (recall, sticky, parity, copy)
-    #[arg(long, value_name = "N", default_value_t = 256, requires = "task")]
-    #[arg(value_parser = count, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "task", value_parser = count)]
     task_rows: usize,
     /// Sentence before the needle's value, and the question for it
     #[arg(long, value_name = "TEXT", requires = "task")]
@@ -157,7 +155,7 @@ pub(super) fn run(
         _ => evaluate_rows(run.model, &config.data, &options, &mut progress)?,
     };
     match as_json {
-        true => lines(task, run, &options, &figures)?,
+        true => lines(task, run, options.seeds, &figures)?,
         false => table(task, run, &options, &figures)?,
     }
     if let Some(path) = &args.plot {
@@ -169,19 +167,14 @@ pub(super) fn run(
     Ok(())
 }
 
-fn lines(
-    task: Named,
-    run: &Run<'_>,
-    options: &TaskOptions,
-    figures: &[Figure],
-) -> anyhow::Result<()> {
+fn lines(task: Named, run: &Run<'_>, seeds: u64, figures: &[Figure]) -> anyhow::Result<()> {
     let parameters = ParameterCount::of(run.model.config()).total();
     for figure in figures {
         let line = json!({
             "task": task.name(), "length": figure.length, "kind": figure.kind,
             "from": figure.range.start, "to": figure.range.end, "answers": figure.answers,
             "accuracy": figure.accuracy, "loss": figure.loss,
-            "standard_error": figure.standard_error, "seeds": options.seeds,
+            "standard_error": figure.standard_error, "seeds": seeds,
             "state_bytes": figure.state_bytes, "parameters": parameters, "device": run.device,
         });
         terminal::line(&line.to_string())?;

@@ -355,12 +355,13 @@ impl Session<'_> {
             (_, None, Some(resumed)) => resumed,
             _ => (0, 0.0),
         };
-        let Place { offset, line } = begun.or(next).map_or(self.end, |piece| piece.from);
-        let before = self.seekable.then(|| before_of(&self.args.file, offset));
+        let place = begun.or(next).map_or(self.end, |piece| piece.from);
+        let before = self
+            .seekable
+            .then(|| before_of(&self.args.file, place.offset));
         let before = before.transpose()?;
         let note = serde_json::to_string(&Kept {
-            offset,
-            line,
+            place,
             read,
             bits,
             before,

@@ -16,13 +16,13 @@ use crate::terminal::refuse;
 /// Where a state was kept, as an entry of its file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Kept {
-    /// Bytes and line breaks of the input before the piece that is being read.
-    pub(super) offset: u64,
-    pub(super) line: u64,
+    /// Before the piece that is being read.
+    #[serde(flatten)]
+    pub(super) place: Place,
     /// Tokens of that piece which the state has read, and their losses in bits.
     pub(super) read: usize,
     pub(super) bits: f64,
-    /// Fingerprint of the bytes right before `offset`, for a file.
+    /// Fingerprint of the bytes right before it, for a file.
     #[serde(default)]
     pub(super) before: Option<String>,
 }
@@ -82,26 +82,22 @@ impl Source {
     /// The place of the input to go on at, if this is the input that was left there. A pipe goes on where
     /// it is.
     pub(super) fn place(&self, kept: &Kept) -> anyhow::Result<Place> {
-        let place = Place {
-            offset: kept.offset,
-            line: kept.line,
-        };
         let Source::File(path, _, bytes) = self else {
-            return Ok(place);
+            return Ok(kept.place);
         };
-        let shown = path.display();
-        if kept.offset > *bytes {
+        let (shown, offset) = (path.display(), kept.place.offset);
+        if offset > *bytes {
             refuse!(
-                "{shown} has {bytes} bytes, and the state was kept after {}: it is another file, or was cut",
-                kept.offset
+                "{shown} has {bytes} bytes, and the state was kept after {offset}: it is another file, \
+                 or was cut"
             );
         }
         match &kept.before {
-            Some(before) if *before != before_of(path, kept.offset)? => refuse!(
-                "{shown} is not the file that was left at byte {}: what stands before it has changed",
-                kept.offset
+            Some(before) if *before != before_of(path, offset)? => refuse!(
+                "{shown} is not the file that was left at byte {offset}: what stands before it has \
+                 changed"
             ),
-            _ => Ok(place),
+            _ => Ok(kept.place),
         }
     }
 
