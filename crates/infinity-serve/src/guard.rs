@@ -63,10 +63,8 @@ fn check_key(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(key) = &app.config.api_key else {
         return Ok(());
     };
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .map(|value| value.as_bytes());
-    let given = given.map(|value| value.strip_prefix(b"Bearer ").unwrap_or(value));
+    let given = headers.get(header::AUTHORIZATION).map(AsRef::as_ref);
+    let given = given.map(|value: &[u8]| value.strip_prefix(b"Bearer ").unwrap_or(value));
     let (code, message) = match given {
         Some(given) if same(given, key.as_bytes()) => return Ok(()),
         Some(_) => ("invalid_api_key", "the API key is not the server's"),

@@ -110,10 +110,7 @@ impl Sessions {
             total -= bytes(oldest);
             oldest.context = None;
         }
-        let resident = self
-            .all
-            .values()
-            .filter(|session| session.context.is_some());
+        let resident = self.all.values().filter(|one| one.context.is_some());
         (resident.count(), total)
     }
 }

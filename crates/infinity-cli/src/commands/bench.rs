@@ -200,5 +200,5 @@ fn print(
     } else {
         lines.push(format!("on {device}"));
     }
-    terminal::line(&lines.join("\n"))
+    terminal::line(lines.join("\n"))
 }

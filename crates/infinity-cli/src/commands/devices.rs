@@ -28,20 +28,20 @@ pub(crate) fn run(args: &JsonArgs) -> anyhow::Result<()> {
     if args.json {
         let backends: Vec<Value> = found.iter().map(as_json).collect();
         let all = json!({ "auto": auto, "backends": backends, "gpu_cache": cache() });
-        return terminal::line(&serde_json::to_string_pretty(&all)?);
+        return terminal::line(serde_json::to_string_pretty(&all)?);
     }
     for one in &found {
-        terminal::line(&as_text(one))?;
+        terminal::line(as_text(one))?;
     }
     let mut working = found
         .iter()
         .flat_map(|(_, devices)| devices.iter().flatten());
     if working.any(|device| device.facts.is_some()) {
         let cache = cache().unwrap_or_else(|| "nowhere (INFINITY_GPU_CACHE=off)".to_owned());
-        terminal::line(&format!("\ncompiled and tuned kernels are kept in {cache}"))?;
+        terminal::line(format!("\ncompiled and tuned kernels are kept in {cache}"))?;
     }
     match auto {
-        Some(name) => terminal::line(&format!("\n--device auto is {name}")),
+        Some(name) => terminal::line(format!("\n--device auto is {name}")),
         None => terminal::line("\n--device auto finds nothing that works"),
     }
 }

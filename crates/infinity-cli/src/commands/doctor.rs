@@ -265,12 +265,12 @@ fn print(findings: &[Finding], failed: usize) -> anyhow::Result<()> {
     for finding in findings {
         let (Ok(text) | Err(text)) = &finding.found;
         let lines = text.replace('\n', "\n    ");
-        terminal::line(&format!("{:<7} {:<22} {lines}", finding.word, finding.what))?;
+        terminal::line(format!("{:<7} {:<22} {lines}", finding.word, finding.what))?;
         if let Some(advice) = &finding.advice {
-            terminal::line(&format!("{:<30} → {advice}", ""))?;
+            terminal::line(format!("{:<30} → {advice}", ""))?;
         }
     }
-    terminal::line(&match failed {
+    terminal::line(match failed {
         0 => "\nall that this build has works here".to_owned(),
         n => format!("\n{n} of {} things do not work", findings.len()),
     })

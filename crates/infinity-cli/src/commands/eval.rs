@@ -389,7 +389,7 @@ fn print_stream(
     report: &StreamReport,
 ) -> anyhow::Result<()> {
     let context = terminal::grouped(options.context as u64);
-    terminal::line(&format!(
+    terminal::line(format!(
         "one stream of {} tokens in windows of {}, against {context} to {} tokens behind | {:.1}s \
          on {}",
         terminal::grouped(report.tokens),
@@ -398,7 +398,7 @@ fn print_stream(
         report.seconds,
         run.device,
     ))?;
-    terminal::line(&format!(
+    terminal::line(format!(
         "{:>23}  {:>8}  {:>9}  {:>8}  {:>8}  {:>17}",
         "positions", "loss", "compared", "stream", context, "stream / limited"
     ))?;

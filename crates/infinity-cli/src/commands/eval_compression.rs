@@ -50,7 +50,7 @@ pub(super) fn to_json(model: &ModelConfig, cost: &StreamCompression) -> Value {
 
 pub(super) fn print(model: &ModelConfig, cost: &StreamCompression) -> anyhow::Result<()> {
     let [exact, compressed] = cost.compression.memory_bytes(model);
-    terminal::line(&format!(
+    terminal::line(format!(
         "memory in {} bits every {} tokens: loss {:.6} against {:.6} exact, {:+.6} ± {:.6} nats | {} \
          in {} ({:.2} times)",
         cost.compression.width,
@@ -66,19 +66,19 @@ pub(super) fn print(model: &ModelConfig, cost: &StreamCompression) -> anyhow::Re
     if cost.held.is_empty() {
         return terminal::line("no certificate: half formats have none");
     }
-    terminal::line(&format!(
+    terminal::line(format!(
         "{:>5}  {:^32}  {:^32}  {:>9}  {:>13}  {:>6}",
         "", "error of the memory", "error of its outputs", "closest", "", ""
     ))?;
     let names = ["bound", "measured", "expected"]
         .map(|name| format!("{name:>10}"))
         .join(" ");
-    terminal::line(&format!(
+    terminal::line(format!(
         "{:>5}  {names}  {names}  {:>9}  {:>13}  {:>6}",
         "layer", "to bound", "comparisons", "broken"
     ))?;
     for (layer, held) in cost.held.iter().enumerate() {
-        terminal::line(&row(layer, held))?;
+        terminal::line(row(layer, held))?;
     }
     Ok(())
 }

@@ -161,7 +161,7 @@ pub(super) fn run(
     if let Some(path) = &args.plot {
         plot::save(&picture(task, &figures), path)?;
         if !global.quiet && !as_json {
-            terminal::line(&format!("written: {}", path.display()))?;
+            terminal::line(format!("written: {}", path.display()))?;
         }
     }
     Ok(())
@@ -177,7 +177,7 @@ fn lines(task: Named, run: &Run<'_>, seeds: u64, figures: &[Figure]) -> anyhow::
             "standard_error": figure.standard_error, "seeds": seeds,
             "state_bytes": figure.state_bytes, "parameters": parameters, "device": run.device,
         });
-        terminal::line(&line.to_string())?;
+        terminal::line(line.to_string())?;
     }
     Ok(())
 }
@@ -197,14 +197,14 @@ fn table(
         Some(_) => format!(" of {} rows", options.rows),
         None => String::new(),
     };
-    terminal::line(&format!(
+    terminal::line(format!(
         "{} | {} seeds{of} | {} parameters on {}",
         task.name(),
         options.seeds,
         terminal::grouped(ParameterCount::of(run.model.config()).total()),
         run.device
     ))?;
-    terminal::line(&format!(
+    terminal::line(format!(
         "{:>9}  {:<8}  {places:>19}  {counted:>9}  {:>8}  {:>7}  {:>7}  {:>10}",
         "length", "kind", "accuracy", "±", "loss", "state"
     ))?;
@@ -212,7 +212,7 @@ fn table(
     for figure in figures {
         let [start, end] = [figure.range.start, figure.range.end].map(terminal::grouped);
         let range = format!("{start}–{end}");
-        terminal::line(&format!(
+        terminal::line(format!(
             "{:>9}  {:<8}  {range:>19}  {:>9}  {:>8}  {:>7}  {:>7.4}  {:>10}",
             terminal::grouped(figure.length as u64),
             figure.kind.unwrap_or("–"),

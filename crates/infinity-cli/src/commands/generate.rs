@@ -168,7 +168,7 @@ fn shown(
         // Nothing continues a prompt that was not read to its end.
         (_, true) if made.prompt_left > 0 => {}
         (_, true) => terminal::line(owed.unwrap_or_default())?,
-        (_, false) => terminal::line(&format!("{echo}{}", made.text))?,
+        (_, false) => terminal::line(format!("{echo}{}", made.text))?,
     }
     Ok((made, context))
 }

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<()> {
     for path in files(args)? {
         save(&svg, &path)?;
         if !global.quiet {
-            terminal::line(&format!("written: {}", path.display()))?;
+            terminal::line(format!("written: {}", path.display()))?;
         }
     }
     Ok(())

@@ -76,7 +76,7 @@ pub(crate) fn run(args: TokenizeArgs) -> anyhow::Result<()> {
         false => format!("\n\nTrain on it with:\n  infinity train --train-file {directory}"),
     };
     let per_token = made.train.text_bytes() as f64 / made.train.len().max(1) as f64;
-    terminal::line(&format!(
+    terminal::line(format!(
         "{directory}: {} training and {} validation tokens, vocabulary of {}, {per_token:.2} bytes \
          a token{next}",
         terminal::grouped(made.train.len()),

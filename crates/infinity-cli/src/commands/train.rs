@@ -191,7 +191,7 @@ fn describe_only(mut config: RunConfig, source: String, ranks: &Ranks) -> anyhow
     let main = &ranks.main().device;
     let formats = Formats::new(config.run.precision, main);
     formats.check(main)?;
-    terminal::line(&format!("precision {}", formats.describe()))?;
+    terminal::line(format!("precision {}", formats.describe()))?;
     terminal::note("measuring some steps, about ten seconds …");
     let window = config.data.training_window();
     let interrupt = signals::listen("stopping after this step")?;

@@ -157,7 +157,7 @@ impl Chat {
             }
             Said::Set(name, _) if name.is_empty() => {
                 for (name, value) in words::settings(&self.config) {
-                    terminal::line(&format!("{name:<20} {value}"))?;
+                    terminal::line(format!("{name:<20} {value}"))?;
                 }
             }
             Said::Set(name, value) => {
@@ -165,7 +165,7 @@ impl Chat {
                 self.config = config.map_err(errors::usage)?;
                 terminal::remark(&format!("{name} is {value}"));
             }
-            Said::Stats => terminal::line(&conversation.stats())?,
+            Said::Stats => terminal::line(conversation.stats())?,
         }
         Ok(ControlFlow::Continue(()))
     }

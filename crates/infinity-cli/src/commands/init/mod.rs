@@ -106,7 +106,7 @@ const STORIES: u64 = 400;
 pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<()> {
     if args.list {
         for preset in &PRESETS {
-            terminal::line(&preset.line()?)?;
+            terminal::line(preset.line()?)?;
         }
         return Ok(());
     }
