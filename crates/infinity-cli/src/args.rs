@@ -3,39 +3,39 @@
 //! Flags are written with hyphens. Every flag also takes its spelling with underscores, so that a
 //! command line of the original project works as it is; [`with_underscores`] adds those in one place.
 
+use std::ffi::OsString;
 use std::ops::RangeInclusive;
 
 use clap::{Args, ColorChoice, Command};
 use infinity_model::InfinityModel;
 use infinity_model::compression::{Compression, Width};
 
-use crate::terminal::errors;
+use crate::terminal::{errors, refuse};
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Device: auto, flex, cpu, ndarray, wgpu[:i], vulkan[:i], metal[:i], cuda[:i], rocm[:i]
     /// [env: INFINITY_DEVICE, then BURN_DEVICE]
-    #[arg(long, global = true, value_name = "DEVICE", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "DEVICE")]
     pub(crate) device: Option<String>,
     /// Threads on the CPU (default: all cores)
-    #[arg(long, global = true, value_name = "N", help_heading = GLOBAL)]
-    #[arg(value_parser = whole::<u16>(1..=u64::from(u16::MAX)))]
+    #[arg(long, global = true, value_name = "N", value_parser = whole::<u16>(1..=u64::from(u16::MAX)))]
     pub(crate) threads: Option<u16>,
     /// Seed of everything random
-    #[arg(long, global = true, value_name = "N", help_heading = GLOBAL)]
-    #[arg(value_parser = whole::<u64>(0..=i64::MAX as u64))]
+    #[arg(long, global = true, value_name = "N", value_parser = whole::<u64>(0..=i64::MAX as u64))]
     pub(crate) seed: Option<u64>,
     /// How progress is shown: auto, plain, tui, json, none
-    #[arg(long, global = true, value_name = "HOW", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "HOW")]
     pub(crate) progress: Option<String>,
     /// Say more: twice for the panic messages of libraries too
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Say less: results and errors only
-    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = GLOBAL)]
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
     /// Colours in messages
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: ColorChoice,
 }
 
@@ -75,29 +75,35 @@ fn width(text: &str) -> Result<Wanted, String> {
 
 impl MemoryFlags {
     /// `model` with its memory compressed as the flags say.
-    ///
-    /// # Errors
-    /// Its memory cannot be; or how often is given where it is not.
     pub(crate) fn on(&self, model: InfinityModel) -> anyhow::Result<InfinityModel> {
-        let own = model.config().compression();
-        let every = model.config().memory_compression_frequency;
+        let config = model.config();
         let width = match self.memory_compression {
             Some(Wanted(asked)) => asked,
-            None => own.map(|own| own.width),
+            None => config.compression().map(|own| own.width),
         };
-        let every = self.memory_compression_frequency.unwrap_or(every);
-        if width.is_none() && self.memory_compression_frequency.is_some() {
-            return Err(errors::usage(
+        let asked = self.memory_compression_frequency;
+        let every = asked.unwrap_or(config.memory_compression_frequency);
+        if width.is_none() && asked.is_some() {
+            refuse!(
                 "--memory-compression-frequency: the memory is not compressed; give \
-                 --memory-compression 8",
-            ));
+                 --memory-compression 8"
+            );
         }
         let compression = width.map(|width| Compression { width, every });
         (model.with_compression(compression)).map_err(|error| errors::usage(error.to_string()))
     }
 }
 
-const GLOBAL: &str = "Global options";
+/// An environment variable that has a value.
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The environment variables that are text; others cannot be ours.
+pub(crate) fn variables() -> impl Iterator<Item = (String, String)> {
+    let all = std::env::vars_os();
+    all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
 
 /// The parser with the underscore spelling of every flag as a hidden alias, and with negative numbers
 /// as values.
@@ -141,13 +147,17 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
 
 /// `4096`, `4k` or `1M`.
 pub(crate) fn length(text: &str) -> Result<usize, String> {
-    const UNITS: [(&str, usize); 4] = [("k", 1 << 10), ("K", 1 << 10), ("M", 1 << 20), ("", 1)];
-    let mut read = UNITS.iter();
-    let read = read.find_map(|(unit, tokens)| Some((text.strip_suffix(unit)?, tokens)));
-    let tokens = read.and_then(|(n, unit)| n.parse::<usize>().ok()?.checked_mul(*unit));
-    tokens
-        .filter(|tokens| *tokens > 0)
-        .ok_or_else(|| "it must be a number of tokens above 0, like 4096, 4k or 1M".to_owned())
+    const UNITS: [(&str, u64); 4] = [("k", 1 << 10), ("K", 1 << 10), ("M", 1 << 20), ("", 1)];
+    let tokens = in_units(text, &UNITS).and_then(|tokens| tokens.try_into().ok());
+    tokens.ok_or_else(|| "it must be a number of tokens above 0, like 4096, 4k or 1M".to_owned())
+}
+
+/// A whole number above 0 with one of `units`, of which the first that fits is taken.
+pub(crate) fn in_units(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let mut units = units.iter();
+    let (number, unit) = units.find_map(|(unit, n)| Some((text.strip_suffix(unit)?, n)))?;
+    let number = number.trim_end().parse::<u64>().ok()?.checked_mul(*unit)?;
+    (number > 0).then_some(number)
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use infinity_kernels::accelerator;
 use infinity_train::Devices;
 use infinity_train::config::{DeviceList, DistributedStrategy, RunConfig};
 
-use crate::args::Global;
-use crate::terminal::{errors, preparing};
+use crate::args::{Global, variable};
+use crate::terminal::{errors, preparing, refuse};
 
 /// The backends in the order in which `auto` tries them: the word for each, on the command line and as
 /// a Cargo feature, and its device when no number is given.
@@ -34,27 +34,12 @@ macro_rules! backends {
                 }
             }
 
-            pub(crate) fn is_compiled(self) -> bool {
-                match self {
-                    $(Self::$name => cfg!(feature = $word),)*
-                }
-            }
-
-            fn enumerate(self) -> Vec<Device> {
-                match self {
-                    $(#[cfg(feature = $word)]
-                    Self::$name => Device::enumerate(DeviceType::$name).into_vec(),)*
-                    #[allow(unreachable_patterns)]
-                    _ => Vec::new(),
-                }
-            }
-
-            /// The device when no number is given; `None` if it is not compiled in.
+            /// How Burn calls it, and its device when no number is given; `None` if it is not compiled in.
             #[allow(deprecated)] // NdArray is, and stays for comparisons.
-            fn default_device(self) -> Option<Device> {
+            fn in_burn(self) -> Option<(DeviceType, fn() -> Device)> {
                 match self {
                     $(#[cfg(feature = $word)]
-                    Self::$name => Some($default),)*
+                    Self::$name => Some((DeviceType::$name, || $default)),)*
                     #[allow(unreachable_patterns)]
                     _ => None,
                 }
@@ -86,48 +71,40 @@ impl Backend {
         matches!(self, Self::Flex | Self::NdArray)
     }
 
-    /// The devices of this backend on this machine, or why none can be listed.
-    pub(crate) fn devices(self) -> Result<Vec<Device>, String> {
-        if !self.is_compiled() {
-            return Err("not compiled in".to_owned());
-        }
-        errors::caught(|| self.enumerate())
+    pub(crate) fn is_compiled(self) -> bool {
+        self.in_burn().is_some()
     }
 
-    /// What to call its device `number`.
-    pub(crate) fn label(self, number: usize) -> String {
+    /// The devices of this backend on this machine with what to call them, or why there are none.
+    pub(crate) fn devices(self) -> Result<Vec<(String, Device)>, String> {
+        let (of_type, _) = self.in_burn().ok_or("not compiled in")?;
+        let devices = errors::caught(|| Device::enumerate(of_type).into_vec())?;
+        if devices.is_empty() {
+            return Err("no device was found; is the driver installed?".to_owned());
+        }
+        let devices = devices.into_iter().enumerate();
+        Ok(devices.map(|(i, device)| (self.label(i), device)).collect())
+    }
+
+    fn label(self, number: usize) -> String {
         match self.is_cpu() {
             true => self.name().to_owned(),
             false => format!("{}:{number}", self.name()),
         }
     }
 
-    fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|backend| backend.name() == name)
-    }
-
     /// Those of this build, in that order.
     pub(crate) fn compiled() -> impl Iterator<Item = Self> {
-        Self::ALL
-            .into_iter()
-            .filter(|backend| backend.is_compiled())
+        let all = Self::ALL.into_iter();
+        all.filter(|backend| backend.is_compiled())
     }
 }
 
-/// What `--device` asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// The best that works here.
-    Auto,
-    /// The CPU backend of this build.
-    Cpu,
-    /// A backend, and which of its devices.
-    Backend(Backend, Option<usize>),
-}
-
-/// A device that works, and what to call it.
+/// A device that works.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen {
+    backend: Backend,
+    number: Option<usize>,
     pub(crate) device: Device,
     /// How to ask for it again: `flex`, `cuda:1`.
     pub(crate) name: String,
@@ -135,18 +112,18 @@ pub(crate) struct Chosen {
 
 /// What `--device` says, or the environment, for verbs that read no configuration.
 pub(crate) fn wanted(global: &Global) -> String {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    (global.device.clone())
-        .or_else(|| variable("INFINITY_DEVICE"))
-        .or_else(|| variable("BURN_DEVICE"))
-        .unwrap_or_else(|| "auto".to_owned())
+    let given = global.device.clone().map(Into::into);
+    let named = given.or_else(|| variable("INFINITY_DEVICE").or_else(|| variable("BURN_DEVICE")));
+    named.map_or("auto".to_owned(), |name| {
+        name.to_string_lossy().into_owned()
+    })
 }
 
 impl Chosen {
     /// For the log: what computes, and with how many threads where that is ours to say.
     pub(crate) fn describe(&self) -> String {
         let name = &self.name;
-        match Backend::named(name).is_some_and(Backend::is_cpu) {
+        match self.backend.is_cpu() {
             true => format!("{name} (CPU, {} threads)", rayon::current_num_threads()),
             false => name.clone(),
         }
@@ -154,55 +131,49 @@ impl Chosen {
 }
 
 /// Opens the device that `text` names and checks that it computes.
-///
-/// # Errors
-/// A word that is no device; a backend that is not compiled in, with the feature that adds it; a
-/// device that is not there or does not work.
 pub(crate) fn open(text: &str) -> anyhow::Result<Chosen> {
     match parse(text)? {
-        Wanted::Auto => automatic(),
-        Wanted::Cpu => {
-            let cpu = Backend::compiled().find(|backend| backend.is_cpu());
-            open_backend(cpu.unwrap_or(Backend::Flex), None)
-        }
-        Wanted::Backend(backend, index) => open_backend(backend, index),
+        None => automatic(),
+        Some((backend, number)) => open_backend(backend, number),
     }
 }
 
 /// Checks that `text` names a device that this build could have, without looking for it.
 pub(crate) fn named(text: &str) -> anyhow::Result<()> {
     match parse(text)? {
-        Wanted::Backend(backend, _) if !backend.is_compiled() => Err(not_compiled(backend)),
+        Some((backend, _)) if !backend.is_compiled() => Err(not_compiled(backend)),
         _ => Ok(()),
     }
 }
 
-/// Reads `auto`, `cpu`, or `backend[:index]`.
-pub(crate) fn parse(text: &str) -> anyhow::Result<Wanted> {
+/// Reads `auto`, which is none in particular, `cpu`, or `backend[:number]`.
+fn parse(text: &str) -> anyhow::Result<Option<(Backend, Option<usize>)>> {
     let lower = text.trim().to_lowercase();
-    let (name, index) = match lower.split_once(':') {
+    let (name, number) = match lower.split_once(':') {
         None => (&*lower, None),
-        Some((name, index)) => {
-            let index = index.parse().map_err(|_| {
-                errors::usage(format!(
-                    "device `{text}`: `{index}` is not the number of a device, as in `{name}:0`"
-                ))
-            })?;
-            (name, Some(index))
-        }
+        Some((name, number)) => match number.parse::<usize>() {
+            Ok(number) => (name, Some(number)),
+            Err(_) => refuse!(
+                "device `{text}`: `{number}` is not the number of a device, as in `{name}:0`"
+            ),
+        },
     };
-    match (name, index, Backend::named(name)) {
-        ("auto", None, _) => Ok(Wanted::Auto),
-        ("cpu", None, _) => Ok(Wanted::Cpu),
-        (_, Some(1..), Some(backend)) if backend.is_cpu() => Err(errors::usage(format!(
-            "device `{text}`: `{name}` is the processor, of which there is one"
-        ))),
-        (_, _, Some(backend)) => Ok(Wanted::Backend(backend, index)),
-        (_, _, None) => Err(errors::usage(format!(
+    let named = Backend::ALL.into_iter().find(|one| one.name() == name);
+    match (name, number, named) {
+        ("auto", None, _) => Ok(None),
+        ("cpu", None, _) => {
+            let cpu = Backend::compiled().find(|backend| backend.is_cpu());
+            Ok(Some((cpu.unwrap_or(Backend::Flex), None)))
+        }
+        (_, Some(1..), Some(backend)) if backend.is_cpu() => {
+            refuse!("device `{text}`: `{name}` is the processor, of which there is one")
+        }
+        (_, _, Some(backend)) => Ok(Some((backend, number))),
+        (_, _, None) => refuse!(
             "unknown device `{text}`; there are: auto, cpu, {}, the GPU ones with an optional \
              number, as in cuda:0",
             Backend::ALL.map(Backend::name).join(", ")
-        ))),
+        ),
     }
 }
 
@@ -222,7 +193,7 @@ fn automatic() -> anyhow::Result<Chosen> {
         // A graphics interface emulated on the processor is beaten by far by the CPU backends.
         let emulates = matches!(backend, Backend::Wgpu | Backend::Vulkan | Backend::Metal);
         let is_gpu = |device: &Device| format!("{device:?}").contains("Gpu");
-        if devices.iter().any(|device| !emulates || is_gpu(device))
+        if devices.iter().any(|(_, one)| !emulates || is_gpu(one))
             && let Ok(chosen) = open_backend(backend, None)
         {
             return Ok(chosen);
@@ -242,8 +213,7 @@ const CACHE: &str = "INFINITY_GPU_CACHE";
 /// the one that `INFINITY_GPU_CACHE` names, or not.
 pub(crate) fn keep_caches() {
     let version = concat!("infinity-", env!("CARGO_PKG_VERSION"));
-    let folder = cache_folder(|name| std::env::var_os(name).filter(|value| !value.is_empty()));
-    let in_time = accelerator::keep_caches(folder, version);
+    let in_time = accelerator::keep_caches(cache_folder(variable), version);
     debug_assert!(in_time, "no device was opened yet");
 }
 
@@ -260,37 +230,34 @@ fn cache_folder(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option
     user.map(|folder| folder.join("infinityformer"))
 }
 
-fn open_backend(backend: Backend, index: Option<usize>) -> anyhow::Result<Chosen> {
-    if !backend.is_compiled() {
+fn open_backend(backend: Backend, number: Option<usize>) -> anyhow::Result<Chosen> {
+    let Some((_, default)) = backend.in_burn() else {
         return Err(not_compiled(backend));
-    }
+    };
     let name = backend.name();
     let devices = backend.devices().map_err(|why| not_working(name, &why))?;
-    if devices.is_empty() && !backend.is_cpu() {
-        return Err(not_working(
-            name,
-            "no device was found; is the driver installed?",
-        ));
-    }
-    let label = index.map_or_else(|| name.to_owned(), |index| backend.label(index));
-    let device = match index {
-        None => errors::caught(|| backend.default_device())
-            .map_err(|why| not_working(name, &why))?
-            .ok_or_else(|| not_compiled(backend))?,
-        Some(index) => devices.get(index).cloned().ok_or_else(|| {
-            let highest = devices.len().saturating_sub(1);
-            errors::usage(format!(
-                "device `{label}` is not there: the highest number is {name}:{highest}"
-            ))
-        })?,
+    let (name, device) = match number {
+        None => {
+            let device = errors::caught(default).map_err(|why| not_working(name, &why))?;
+            (name.to_owned(), device)
+        }
+        Some(number) if number >= devices.len() => refuse!(
+            "device `{name}:{number}` is not there: the highest number is {name}:{}",
+            devices.len() - 1
+        ),
+        Some(number) => devices[number].clone(),
     };
     if !backend.is_cpu() {
         // Plain wgpu leaves compiling to the driver, whose caches are its own.
         preparing::watch(backend != Backend::Wgpu && accelerator::cache_file().is_some());
     }
-    works(&device).map_err(|why| not_working(&label, &why))?;
-    let name = label;
-    Ok(Chosen { device, name })
+    works(&device).map_err(|why| not_working(&name, &why))?;
+    Ok(Chosen {
+        backend,
+        number,
+        device,
+        name,
+    })
 }
 
 fn not_compiled(backend: Backend) -> anyhow::Error {
@@ -330,10 +297,6 @@ pub(crate) struct Ranks(Vec<Chosen>);
 
 impl Ranks {
     /// Opens what `config` asks for and writes into it what that came to.
-    ///
-    /// # Errors
-    /// As [`device::open`]; more devices than there are; devices of different kinds; a list that
-    /// does not begin with the main device.
     pub(crate) fn open(config: &mut RunConfig) -> anyhow::Result<Self> {
         let d = &mut config.distributed;
         let chosen = match (d.strategy, &d.devices) {
@@ -370,69 +333,56 @@ impl Ranks {
             _ if names.iter().all(|name| *name == main.name) => {
                 format!("devices   {ranks} × {}", main.describe())
             }
-            _ => format!("devices   {ranks} × {} ({})", kind(main), names.join(", ")),
+            _ => {
+                let kind = main.backend.name();
+                format!("devices   {ranks} × {kind} ({})", names.join(", "))
+            }
         }
     }
-}
-
-/// The name of a device's backend.
-fn kind(chosen: &Chosen) -> &str {
-    chosen.name.split(':').next().unwrap_or(&chosen.name)
 }
 
 /// The device that `main` names and others of its backend, `count` together or all there are.
 fn of_one_kind(main: &str, count: Option<usize>) -> anyhow::Result<Vec<Chosen>> {
     let first = open(main)?;
-    let name = kind(&first);
-    let backend = Backend::named(name).expect("an open device is called by its backend");
-    let there = match backend.is_cpu() {
-        true => 1,
-        false => backend.devices().map_or(1, |devices| devices.len()),
-    };
+    let name = first.backend.name();
+    let there = first.backend.devices().map_or(1, |devices| devices.len());
     let count = count.unwrap_or(there);
     if count > there {
-        let hint = match backend.is_cpu() {
+        let hint = match first.backend.is_cpu() {
             true => format!(
                 "; the processor is one device, which a list may name several times, as in \
                  [\"{name}\", \"{name}\"]"
             ),
             false => String::new(),
         };
-        return Err(errors::usage(format!(
-            "`{KEY}` is {count}, but `{name}` has {there} here{hint}"
-        )));
+        refuse!("`{KEY}` is {count}, but `{name}` has {there} here{hint}");
     }
     if count == 1 {
         return Ok(vec![first]);
     }
-    let number = first.name.split_once(':').map(|(_, number)| number.parse());
-    let own = number.and_then(Result::ok).unwrap_or(0);
+    let own = first.number.unwrap_or(0);
     let numbers = std::iter::once(own).chain((0..there).filter(|number| *number != own));
-    numbers
-        .take(count)
-        .map(|number| open(&format!("{name}:{number}")))
-        .collect()
+    let numbered = numbers.take(count);
+    (numbered.map(|number| open_backend(first.backend, Some(number)))).collect()
 }
 
 /// The devices that `words` name, if they suit each other and `main`.
 fn listed(words: &[String], main: &str) -> anyhow::Result<Vec<Chosen>> {
-    let open_listed =
-        |word: &String| open(word).map_err(|error| errors::usage(format!("`{KEY}`: {error}")));
-    let chosen = words
-        .iter()
-        .map(open_listed)
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let named = |error| errors::usage(format!("`{KEY}` is {words:?}: {error}"));
+    let chosen = words.iter().map(|word| open(word).map_err(named));
+    let chosen: Vec<Chosen> = chosen.collect::<anyhow::Result<_>>()?;
     let first = &chosen[0];
-    if let Some(other) = chosen.iter().find(|one| kind(one) != kind(first)) {
-        return Err(errors::usage(format!(
+    if let Some(other) = chosen.iter().find(|one| one.backend != first.backend) {
+        refuse!(
             "`{KEY}` is {words:?}, but `{}` and `{}` are of different kinds: one run is on one",
-            first.name, other.name
-        )));
+            first.name,
+            other.name
+        );
     }
-    if parse(main)? != Wanted::Auto && open(main)?.device != first.device {
-        return Err(errors::usage(format!(
+    if parse(main)?.is_some() && open(main)?.device != first.device {
+        refuse!(
             "`{KEY}` is {words:?}, but its first is the main device, and run.device is `{main}`"
-        )));
+        );
     }
     Ok(chosen)
 }
@@ -444,13 +394,10 @@ mod tests {
 
     #[test]
     fn words_for_devices() {
-        assert_eq!(parse("auto").unwrap(), Wanted::Auto);
-        assert_eq!(parse("CPU").unwrap(), Wanted::Cpu);
-        assert_eq!(
-            parse("cuda:1").unwrap(),
-            Wanted::Backend(Backend::Cuda, Some(1))
-        );
-        assert_eq!(parse("flex").unwrap(), Wanted::Backend(Backend::Flex, None));
+        assert_eq!(parse("auto").unwrap(), None);
+        assert!(parse("CPU").unwrap().is_some_and(|(cpu, _)| cpu.is_cpu()));
+        assert_eq!(parse("cuda:1").unwrap(), Some((Backend::Cuda, Some(1))));
+        assert_eq!(parse("flex").unwrap(), Some((Backend::Flex, None)));
         for wrong in ["gpu", "cuda:x", "cuda:-1", "auto:1", "flex:1", ""] {
             let error = parse(wrong).unwrap_err();
             assert_eq!(errors::exit_code(&error), errors::USAGE, "{wrong}: {error}");
@@ -533,7 +480,8 @@ mod tests {
         assert!(message.contains("is 2, but `flex` has 1 here") && message.contains("[\"flex\""));
         let message = refused("auto", words(&["flex", "gpu"]));
         assert!(
-            message.contains("distributed.devices") && message.contains("`gpu`"),
+            message.contains("`distributed.devices` is [\"flex\", \"gpu\"]: ")
+                && message.contains("`gpu`"),
             "{message}"
         );
         let absent = Backend::ALL

@@ -22,47 +22,33 @@ use crate::terminal::{errors, signals};
 
 fn main() -> ExitCode {
     allocator::keep_freed_memory();
-    let cli = match parse() {
-        Ok(cli) => cli,
-        Err(code) => return code,
-    };
+    let mut words = commands::command().get_matches();
+    let cli = Cli::from_arg_matches_mut(&mut words).unwrap_or_else(|error| error.exit());
     errors::note_panics(cli.global.verbose >= 2);
     terminal::choose_color(cli.global.color);
     let outcome = errors::caught(|| run(cli));
     // A dashboard that was left by an error or a panic could not do so itself.
     signals::restore();
-    match outcome {
-        Ok(Ok(code)) => ExitCode::from(code),
+    ExitCode::from(match outcome {
+        Ok(Ok(())) => errors::OK,
         Ok(Err(error)) => {
             let code = errors::exit_code(&error);
-            if code != errors::OK {
+            if code != errors::OK && !error.is::<errors::Ended>() {
                 terminal::error(&errors::message(&error));
             }
-            ExitCode::from(code)
+            code
         }
         Err(panic) => {
             terminal::error(&format!(
                 "a part of the program gave up: {panic}\n  this should have been a better message; \
                  run again with -vv to see where it comes from"
             ));
-            ExitCode::from(errors::FAILED)
+            errors::FAILED
         }
-    }
-}
-
-/// Reads the command line; help and mistakes are printed by Clap and end the program.
-fn parse() -> Result<Cli, ExitCode> {
-    let parsed = commands::command()
-        .try_get_matches()
-        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
-    parsed.map_err(|error| {
-        let _ = error.print();
-        ExitCode::from(error.exit_code() as u8)
     })
 }
 
-fn run(cli: Cli) -> anyhow::Result<u8> {
-    let Cli { command, global } = cli;
+fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
     if let Some(threads) = global.threads {
         // The pool that the CPU backend and the tokenizers share, before anyone uses it.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
@@ -89,6 +75,6 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Doctor(args) => commands::doctor::run(&args, &global),
         Verb::Bench(args) => commands::bench::run(&args, &global),
         Verb::Config(verb) => commands::config::run(verb, &global),
-        Verb::Completions(args) => commands::completions(&args),
+        Verb::Completions { shell } => commands::completions(shell),
     }
 }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use burn::tensor::Device;
 use clap::Args;
-use infinity_model::{ChatTemplate, Precision, Pretrained, Tokenizer};
+use infinity_model::{ChatTemplate, Precision, Pretrained, Tokenizer, state_file};
 use infinity_train::model_dir;
 pub(crate) use infinity_train::model_dir::Found;
 use infinity_train::run_dir::TOKENIZER;
+use serde::de::DeserializeOwned;
 
-use crate::terminal::{self, errors};
+use crate::terminal::{self, refuse};
 
 #[derive(Debug, Default, Args)]
 pub(crate) struct ModelArgs {
@@ -63,21 +64,30 @@ pub(crate) fn needed(tokenizer: Option<Tokenizer>, directory: &Path) -> anyhow::
     tokenizer.with_context(|| format!("{shown} has no {TOKENIZER}, which text needs"))
 }
 
-/// Checks that what `flag` names can be written later, before there is something to lose.
-pub(crate) fn can_hold(flag: &str, path: &Path) -> anyhow::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+/// What a command has put into a state file as its entry `name`.
+pub(crate) fn note_in<T: DeserializeOwned>(path: &Path, name: &str) -> anyhow::Result<Option<T>> {
     let shown = path.display();
-    let possible = match (path.is_dir(), parent.is_dir()) {
-        (true, _) => Err(format!("{shown} is a directory")),
-        (_, false) => Err(format!(
-            "there is no directory {} to write {shown} in",
-            parent.display()
-        )),
-        _ => infinity_files::can_write(path)
-            .map_err(|why| format!("{shown} cannot be written: {why}")),
-    };
-    possible.map_err(|why| errors::usage(format!("{flag}: {why}")))
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+    let notes = state_file::notes(&bytes).with_context(|| shown.to_string())?;
+    let note = notes.iter().find(|(key, _)| key == name);
+    let read = note.map(|(_, note)| serde_json::from_str(note)).transpose();
+    read.with_context(|| format!("{shown}: its entry {name:?} cannot be read"))
+}
+
+/// Checks that what `flag` names can be written later, before there is something to lose.
+pub(crate) fn can_hold(flag: &str, path: Option<&PathBuf>) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let (shown, parent) = (path.display(), path.parent().unwrap_or(path));
+    if path.is_dir() {
+        refuse!("{flag}: {shown} is a directory");
+    }
+    // No parent is the present directory.
+    if !Path::new(".").join(parent).is_dir() {
+        let parent = parent.display();
+        refuse!("{flag}: there is no directory {parent} to write {shown} in");
+    }
+    match infinity_files::can_write(path) {
+        Ok(()) => Ok(()),
+        Err(why) => refuse!("{flag}: {shown} cannot be written: {why}"),
+    }
 }

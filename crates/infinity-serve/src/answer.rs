@@ -71,11 +71,9 @@ impl ApiError {
         }
     }
 
-    pub(crate) fn retry_after(self, seconds: u64) -> Self {
-        Self {
-            retry_after: Some(seconds),
-            ..self
-        }
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     pub(crate) fn timeout(seconds: u64) -> Self {

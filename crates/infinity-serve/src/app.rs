@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use infinity_model::{ChatTemplate, GenerationConfig};
 
 use crate::answer::ApiError;
 use crate::handle::EngineHandle;
+use crate::sessions::now;
 
 /// What a server tells of its model, whom it answers, and its limits.
 #[derive(Clone, Debug)]
@@ -126,22 +127,13 @@ impl App {
 
     pub(crate) fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
         let name = &self.config.model_name;
-        match asked.filter(|asked| asked != name) {
-            None => Ok(()),
-            Some(asked) => {
-                let shown: String = asked.chars().take(100).collect();
-                let message = format!("the model {shown:?} is not here; this server has {name:?}");
-                Err(ApiError {
-                    param: Some("model".to_owned()),
-                    ..ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message)
-                })
-            }
-        }
+        let Some(asked) = asked.filter(|asked| asked != name) else {
+            return Ok(());
+        };
+        let shown: String = asked.chars().take(100).collect();
+        let message = format!("the model {shown:?} is not here; this server has {name:?}");
+        let mut error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
+        error.param = Some("model".to_owned());
+        Err(error)
     }
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |time| time.as_secs())
 }

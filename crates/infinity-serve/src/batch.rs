@@ -46,9 +46,6 @@ pub(crate) fn most_rows(model: &InfinityModel) -> usize {
 
 impl Batch {
     /// A batch of `rows`, which have states of their own.
-    ///
-    /// # Panics
-    /// If there are none.
     pub(crate) fn new(mut rows: Vec<Row>) -> Self {
         let states = rows.iter_mut().flat_map(|row| row.state.take());
         Self {
@@ -118,9 +115,6 @@ impl Batch {
     }
 
     /// Reads every row's newest token, and gives the rows that have what they need, or failed.
-    ///
-    /// # Errors
-    /// The device failed: then all of them.
     pub(crate) fn step(&mut self, model: &InfinityModel, metrics: &Metrics) -> Vec<Leaving> {
         let start = Instant::now();
         let tokens: Vec<u32> = self.rows.iter().map(|row| row.wants()[0]).collect();

@@ -36,24 +36,22 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let path = error.path().to_string();
         let inner = error.inner();
         let known = path != "." && !inner.is_syntax() && !inner.is_eof();
-        ApiError {
-            param: known.then(|| path.clone()),
-            ..match known {
-                true => ApiError::field(&path, format!("{path}: {inner}")),
-                false if inner.is_data() => ApiError::field("", format!("the body: {inner}")),
-                false => ApiError::new(
-                    StatusCode::BAD_REQUEST,
-                    "invalid_json",
-                    format!("the body is not JSON: {inner}"),
-                ),
+        match known {
+            true => ApiError::field(&path, format!("{path}: {inner}")),
+            false if inner.is_data() => {
+                let code = "invalid_value";
+                ApiError::new(StatusCode::BAD_REQUEST, code, format!("the body: {inner}"))
             }
+            false => no_json(inner),
         }
     })?;
-    parser.end().map_err(|error| {
-        let message = format!("the body is not JSON: {error}");
-        ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
-    })?;
+    parser.end().map_err(|error| no_json(&error))?;
     Ok(value)
+}
+
+fn no_json(error: &serde_json::Error) -> ApiError {
+    let message = format!("the body is not JSON: {error}");
+    ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
 }
 
 /// A body's bytes, at most `limit`, within the time that a body may take.
@@ -77,23 +75,15 @@ pub(crate) async fn read_body(
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => Err(too_large(format!("more than {limit}"))),
         Ok(Err(error)) => {
+            let (status, code) = (StatusCode::BAD_REQUEST, "broken_body");
             let message = format!("the body broke off: {error}");
-            Err(ApiError::new(
-                StatusCode::BAD_REQUEST,
-                "broken_body",
-                message,
-            ))
+            Err(ApiError::new(status, code, message))
         }
         Err(_) => {
-            let message = format!(
-                "the body was not there after {} s, which is the limit",
-                time.as_secs()
-            );
-            Err(ApiError::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "slow_body",
-                message,
-            ))
+            let (status, code, seconds) =
+                (StatusCode::REQUEST_TIMEOUT, "slow_body", time.as_secs());
+            let message = format!("the body was not there after {seconds} s, which is the limit");
+            Err(ApiError::new(status, code, message))
         }
     }
 }

@@ -47,6 +47,13 @@ pub(crate) struct Gathered {
     pub(crate) usage: Usage,
 }
 
+impl Gathered {
+    pub(crate) fn text(&self) -> String {
+        let pieces = self.tokens.iter().map(|token| &*token.text);
+        pieces.collect()
+    }
+}
+
 /// When an answer must be there.
 #[derive(Clone, Debug)]
 pub(crate) struct Deadline {

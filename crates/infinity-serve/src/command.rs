@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use infinity_model::Context;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::engine::State;
 use crate::error::EngineError;
 use crate::request::{Event, Request};
-use crate::session::{SessionId, SessionInfo};
 use crate::shared::Place;
-use crate::store::Record;
 
 /// Where an answer goes.
 #[derive(Debug)]
@@ -25,64 +23,18 @@ impl<T> Reply<T> {
     }
 }
 
-/// What a session is to be called.
-#[derive(Debug, Default)]
-pub(crate) struct Change {
-    pub(crate) name: Option<String>,
-    pub(crate) note: Option<String>,
-}
-
-/// What became of a job.
-#[derive(Debug)]
-pub(crate) enum Kept {
-    Saved(Result<Record, EngineError>),
-    Loaded(Result<Context, EngineError>),
-    Imported(Result<Context, EngineError>),
-    Deleted(Result<(), EngineError>),
-}
+/// Something to do with what the engine's thread has.
+pub(crate) type Work = Box<dyn FnOnce(&mut State) + Send>;
 
 /// One thing to do.
 pub(crate) enum Command {
     Submit(Box<Request>, mpsc::Sender<Event>, Place),
-    Create {
-        name: String,
-        reply: Reply<SessionInfo>,
-    },
-    List(Reply<Vec<SessionInfo>>),
-    Get {
-        id: SessionId,
-        reply: Reply<SessionInfo>,
-    },
-    Rename {
-        id: SessionId,
-        change: Change,
-        reply: Reply<SessionInfo>,
-    },
-    Fork {
-        id: SessionId,
-        name: Option<String>,
-        reply: Reply<SessionInfo>,
-    },
-    Export {
-        id: SessionId,
-        reply: Reply<Vec<u8>>,
-    },
-    Import {
-        id: Option<SessionId>,
-        name: Option<String>,
-        bytes: Vec<u8>,
-        reply: Reply<SessionInfo>,
-    },
-    Delete {
-        id: SessionId,
-        reply: Reply<()>,
-    },
-    /// From the thread that saves: what became of the job with this tag.
-    Kept(u64, Kept),
+    /// What a handle asks about sessions.
+    Ask(Work),
+    /// From the thread that saves: what follows from a job that is done.
+    Kept(Work),
     /// The last handle is gone.
     Abandoned,
-    #[cfg(test)]
-    Panic,
     Stop {
         grace: Duration,
         stopped: oneshot::Sender<()>,

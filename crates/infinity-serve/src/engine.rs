@@ -4,11 +4,11 @@
 //! Size: one loop over one state, whose parts (rows, prompts, sessions, the disk's answers) all take from and
 //! give to each other; what stands alone is in `row`, `batch`, `reading`, `prefix`, `sessions`, `store` and `keeper`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,11 @@ use infinity_model::{Context, InfinityModel, Tokenizer};
 use tokio::sync::oneshot;
 
 use crate::batch::{Batch, most_rows};
-use crate::command::{Command, Kept, Reply};
+use crate::command::{Command, Reply};
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::handle::EngineHandle;
-use crate::keeper::{Job, Keeper};
+use crate::keeper::{Job, Keeper, answered};
 use crate::metrics::Metrics;
 use crate::prefix::Prefixes;
 use crate::reading::{Piece, take_left};
@@ -68,13 +68,8 @@ impl Engine {
         tokenizer: Tokenizer,
         config: EngineConfig,
     ) -> Result<EngineHandle, EngineError> {
-        let (store, records) = match &config.state_dir {
-            Some(folder) => {
-                let (store, records) = Store::open(folder)?;
-                (Some(store), records)
-            }
-            None => (None, Vec::new()),
-        };
+        let stored = config.state_dir.as_deref().map(Store::open).transpose()?;
+        let (store, records) = stored.unzip();
         let identity = Identity::of(&model, Some(&tokenizer));
         let shared = Arc::new(Shared {
             config,
@@ -106,7 +101,7 @@ impl Engine {
                 batches: Vec::new(),
                 most_rows: most_rows(&model),
                 prefixes: Prefixes::new(shared.config.prefix_bytes),
-                sessions: Sessions::new(records),
+                sessions: Sessions::new(records.unwrap_or_default()),
                 model,
                 shared: Arc::clone(&shared),
                 jobs,
@@ -115,8 +110,8 @@ impl Engine {
                 piece: None,
                 joining: Vec::new(),
                 parked: Vec::new(),
-                pending: HashMap::new(),
-                tag: 0,
+                pending: 0,
+                loading: 0,
                 stop: None,
             };
             // Whatever happened, every reader sees the end of its events.
@@ -132,21 +127,8 @@ impl Engine {
     }
 }
 
-/// What waits for the thread that saves.
-enum Pending {
-    /// A row at its end: its session with the text after it.
-    Row(Box<Row>, Context),
-    /// A request whose session comes from the disk.
-    Load(Box<Waiting>),
-    /// A session that was made (then it is new) or changed, with its text.
-    Session(SessionId, Option<Context>, bool, Reply<SessionInfo>),
-    /// What is read is to be the state of this session, which may be new.
-    Import(Record, bool, Reply<SessionInfo>),
-    Delete(Record, Reply<()>),
-}
-
 /// What the thread has.
-struct State {
+pub(crate) struct State {
     model: InfinityModel,
     shared: Arc<Shared>,
     jobs: Sender<Job>,
@@ -159,9 +141,10 @@ struct State {
     batches: Vec<Batch>,
     /// Rows whose readers are behind, at their end or not.
     parked: Vec<Row>,
-    pending: HashMap<u64, Pending>,
-    tag: u64,
-    sessions: Sessions,
+    /// Jobs of the thread that saves that are not done, and requests whose sessions some of them bring.
+    pending: usize,
+    loading: usize,
+    pub(crate) sessions: Sessions,
     prefixes: Prefixes,
     stop: Option<Stop>,
 }
@@ -196,14 +179,12 @@ impl State {
     }
 
     fn is_idle(&self) -> bool {
-        self.rows() == 0 && self.waiting.is_empty() && self.pending.is_empty()
+        self.rows() == 0 && self.waiting.is_empty() && self.pending == 0
     }
 
     /// Whether one more request may be among the rows.
     fn has_room(&self) -> bool {
-        let loading = |pending: &&Pending| matches!(pending, Pending::Load(_));
-        let coming = self.pending.values().filter(loading).count();
-        self.rows() + coming < self.shared.config.max_rows.max(1)
+        self.rows() + self.loading < self.shared.config.max_rows.max(1)
     }
 
     /// Takes what was asked; waits for it if there is nothing else to do.
@@ -212,17 +193,12 @@ impl State {
         let admits = !self.waiting.is_empty() && self.has_room();
         let busy = admits || self.rows() > self.parked.len();
         let first = match (busy, self.parked.is_empty(), &self.stop) {
-            (true, ..) => commands.try_recv().ok(),
+            (true, ..) => None,
             (false, true, None) => commands.recv().ok(),
-            _ => match commands.recv_timeout(LOOK) {
-                Err(RecvTimeoutError::Disconnected) => None,
-                received => received.ok(),
-            },
+            _ => commands.recv_timeout(LOOK).ok(),
         };
-        let mut next = first;
-        while let Some(command) = next {
+        for command in first.into_iter().chain(commands.try_iter()) {
             self.take(command);
-            next = commands.try_recv().ok();
         }
     }
 
@@ -236,93 +212,15 @@ impl State {
                     _place: place,
                 });
             }
-            Command::Kept(tag, kept) => self.kept(tag, kept),
-            Command::List(reply) => reply.send(Ok(self.sessions.infos())),
-            Command::Get { id, reply } => {
-                reply.send(self.sessions.get(&id).map(|session| session.info()));
+            Command::Ask(work) => work(self),
+            Command::Kept(work) => {
+                self.pending -= 1;
+                work(self);
+                let (resident, bytes) = self.sessions.evict(self.shared.config.session_bytes);
+                let metrics = &self.shared.metrics;
+                metrics.resident_sessions.set(resident as u64);
+                metrics.session_bytes.set(bytes as u64);
             }
-            Command::Create { name, reply } => {
-                let record = self.record(name);
-                self.make(record, None, reply);
-            }
-            Command::Fork { id, name, reply } => match self.sessions.get(&id) {
-                Ok(session) => {
-                    let (from, context) = (session.record.clone(), session.context.clone());
-                    let mut record = self.record(name.unwrap_or_else(|| from.info.name.clone()));
-                    record.info.parent = Some(id);
-                    record.info.note = from.info.note.clone();
-                    record.info.position = from.info.position;
-                    record.info.state_bytes = from.info.state_bytes;
-                    record.model.clone_from(&from.model);
-                    record.draws = from.draws;
-                    match (context, &from.file) {
-                        (None, Some(_)) => self.fork_from_disk(record, from, reply),
-                        (context, _) => self.make(record, context, reply),
-                    }
-                }
-                Err(error) => reply.send(Err(error)),
-            },
-            Command::Rename { id, change, reply } => match self.sessions.claim(&id) {
-                Ok(session) => {
-                    let mut record = session.record.clone();
-                    let context = session.context.clone();
-                    record.info.name = change.name.unwrap_or(record.info.name);
-                    record.info.note = change.note.unwrap_or(record.info.note);
-                    record.info.changed = now();
-                    let pending = Pending::Session(id, context, false, reply);
-                    let tag = self.pend(pending);
-                    self.ask(Job::Save {
-                        tag,
-                        record,
-                        context: None,
-                    });
-                }
-                Err(error) => reply.send(Err(error)),
-            },
-            Command::Export { id, reply } => match self.sessions.get(&id) {
-                Ok(session) => {
-                    let (record, context) = (session.record.clone(), session.context.clone());
-                    self.ask(Job::Export {
-                        record,
-                        context,
-                        reply,
-                    });
-                }
-                Err(error) => reply.send(Err(error)),
-            },
-            Command::Import {
-                id,
-                name,
-                bytes,
-                reply,
-            } => {
-                let record = match &id {
-                    None => self.room().map(|()| self.record(name.unwrap_or_default())),
-                    Some(id) => self.sessions.claim(id).map(|session| {
-                        let mut record = session.record.clone();
-                        record.info.name = name.unwrap_or(record.info.name);
-                        record
-                    }),
-                };
-                match record {
-                    Ok(record) => {
-                        self.sessions.coming += usize::from(id.is_none());
-                        let tag = self.pend(Pending::Import(record, id.is_none(), reply));
-                        self.ask(Job::Import { tag, bytes });
-                    }
-                    Err(error) => reply.send(Err(error)),
-                }
-            }
-            Command::Delete { id, reply } => match self.sessions.claim(&id) {
-                Ok(session) => {
-                    let record = session.record.clone();
-                    let tag = self.pend(Pending::Delete(record.clone(), reply));
-                    self.ask(Job::Delete { tag, record });
-                }
-                Err(error) => reply.send(Err(error)),
-            },
-            #[cfg(test)]
-            Command::Panic => panic!("a test asked for it"),
             Command::Abandoned => self.stop_within(Duration::ZERO, None),
             Command::Stop { grace, stopped } => self.stop_within(grace, Some(stopped)),
         }
@@ -338,13 +236,17 @@ impl State {
         stop.stopped.push(stopped);
     }
 
-    fn pend(&mut self, pending: Pending) -> u64 {
-        self.tag += 1;
-        self.pending.insert(self.tag, pending);
-        self.tag
-    }
-
-    fn ask(&self, job: Job) {
+    /// Has the thread that saves do `work`, and goes on with `then`.
+    fn keep<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Keeper) -> Result<T, EngineError> + Send + 'static,
+        then: impl FnOnce(&mut Self, Result<T, EngineError>) + Send + 'static,
+    ) {
+        self.pending += 1;
+        let job: Job = Box::new(|keeper| {
+            let done = answered(|| work(keeper));
+            Box::new(|state| then(state, done))
+        });
         // Its thread ends only after this one.
         let _ = self.jobs.send(job);
     }
@@ -380,113 +282,156 @@ impl State {
         }
     }
 
+    pub(crate) fn create(&mut self, name: String, reply: Reply<SessionInfo>) {
+        let record = self.record(name);
+        self.make(record, None, reply);
+    }
+
+    pub(crate) fn rename(
+        &mut self,
+        id: &SessionId,
+        name: Option<String>,
+        note: Option<String>,
+        reply: Reply<SessionInfo>,
+    ) {
+        let session = match self.sessions.claim(id) {
+            Ok(session) => session,
+            Err(error) => return reply.send(Err(error)),
+        };
+        let (mut record, context) = (session.record.clone(), session.context.clone());
+        record.info.name = name.unwrap_or(record.info.name);
+        record.info.note = note.unwrap_or(record.info.note);
+        record.info.changed = now();
+        self.save(record, None, context, false, reply);
+    }
+
+    pub(crate) fn fork(&mut self, id: SessionId, name: Option<String>, reply: Reply<SessionInfo>) {
+        let (from, context) = match self.sessions.get(&id) {
+            Ok(session) => (session.record.clone(), session.context.clone()),
+            Err(error) => return reply.send(Err(error)),
+        };
+        let mut record = self.record(name.unwrap_or_else(|| from.info.name.clone()));
+        record.info.parent = Some(id);
+        record.info.note.clone_from(&from.info.note);
+        record.info.position = from.info.position;
+        record.info.state_bytes = from.info.state_bytes;
+        record.model.clone_from(&from.model);
+        record.draws = from.draws;
+        match (context, &from.file) {
+            (None, Some(_)) => match self.room() {
+                Ok(()) => self.bring(move |keeper| keeper.load(&from), record, true, reply),
+                Err(error) => reply.send(Err(error)),
+            },
+            (context, _) => self.make(record, context, reply),
+        }
+    }
+
+    pub(crate) fn import(
+        &mut self,
+        id: Option<SessionId>,
+        name: Option<String>,
+        bytes: Vec<u8>,
+        reply: Reply<SessionInfo>,
+    ) {
+        let record = match &id {
+            None => self.room().map(|()| self.record(name.unwrap_or_default())),
+            Some(id) => self.sessions.claim(id).map(|session| {
+                let mut record = session.record.clone();
+                record.info.name = name.unwrap_or(record.info.name);
+                record
+            }),
+        };
+        match record {
+            Ok(record) => {
+                self.bring(
+                    move |keeper| keeper.context(&bytes),
+                    record,
+                    id.is_none(),
+                    reply,
+                );
+            }
+            Err(error) => reply.send(Err(error)),
+        }
+    }
+
+    pub(crate) fn export(&mut self, id: &SessionId, reply: Reply<Vec<u8>>) {
+        match self.sessions.get(id) {
+            Ok(session) => {
+                let (record, context) = (session.record.clone(), session.context.clone());
+                let export = move |keeper: &mut Keeper| keeper.export(&record, context);
+                self.keep(export, |_, bytes| reply.send(bytes));
+            }
+            Err(error) => reply.send(Err(error)),
+        }
+    }
+
+    pub(crate) fn delete(&mut self, id: SessionId, reply: Reply<()>) {
+        let record = match self.sessions.claim(&id) {
+            Ok(session) => session.record.clone(),
+            Err(error) => return reply.send(Err(error)),
+        };
+        let delete = move |keeper: &mut Keeper| keeper.delete(&record);
+        self.keep(delete, move |state, deleted| {
+            match &deleted {
+                Ok(()) => state.sessions.remove(&id),
+                Err(_) => state.sessions.release(&id),
+            }
+            reply.send(deleted);
+        });
+    }
+
     /// Makes a session, with a text if there is one.
     fn make(&mut self, record: Record, context: Option<Context>, reply: Reply<SessionInfo>) {
         if let Err(error) = self.room() {
             return reply.send(Err(error));
         }
         self.sessions.coming += 1;
-        let id = record.info.id.clone();
-        let tag = self.pend(Pending::Session(id, context.clone(), true, reply));
-        self.ask(Job::Save {
-            tag,
-            record,
-            context,
+        self.save(record, context.clone(), context, true, reply);
+    }
+
+    /// Makes what is `read` the text of a session, which may be new.
+    fn bring(
+        &mut self,
+        read: impl FnOnce(&mut Keeper) -> Result<Context, EngineError> + Send + 'static,
+        mut record: Record,
+        is_new: bool,
+        reply: Reply<SessionInfo>,
+    ) {
+        self.sessions.coming += usize::from(is_new);
+        self.keep(read, move |state, read| match read {
+            Ok(context) => {
+                record.describe(&context);
+                record.model.clone_from(&state.shared.fingerprint);
+                state.save(record, Some(context.clone()), Some(context), is_new, reply);
+            }
+            Err(error) => {
+                state.sessions.coming -= usize::from(is_new);
+                state.sessions.release(&record.info.id);
+                reply.send(Err(error));
+            }
         });
     }
 
-    /// Makes a session with the text that another one has on the disk.
-    fn fork_from_disk(&mut self, record: Record, from: Record, reply: Reply<SessionInfo>) {
-        if let Err(error) = self.room() {
-            return reply.send(Err(error));
-        }
-        self.sessions.coming += 1;
-        let tag = self.pend(Pending::Import(record, true, reply));
-        self.ask(Job::Load { tag, record: from });
-    }
-
-    /// Takes what became of a job.
-    fn kept(&mut self, tag: u64, kept: Kept) {
-        let Some(pending) = self.pending.remove(&tag) else {
-            return;
-        };
-        match (pending, kept) {
-            (Pending::Row(row, context), Kept::Saved(saved)) => {
-                let end = match saved {
-                    Ok(record) => {
-                        self.sessions.put(record, Some(context));
-                        Ok(())
-                    }
-                    Err(error) => {
-                        row.session()
-                            .iter()
-                            .for_each(|id| self.sessions.release(id));
-                        Err(error)
-                    }
-                };
-                self.end(*row, end);
+    /// Saves a session that is new or changed, with the text that is to be written if one is; `context` is
+    /// the text that it has then.
+    fn save(
+        &mut self,
+        record: Record,
+        written: Option<Context>,
+        context: Option<Context>,
+        is_new: bool,
+        reply: Reply<SessionInfo>,
+    ) {
+        let id = record.info.id.clone();
+        let save = move |keeper: &mut Keeper| keeper.save(record, written.as_ref());
+        self.keep(save, move |state, saved| {
+            state.sessions.coming -= usize::from(is_new);
+            let saved = saved.map(|record| state.sessions.put(record, context));
+            if saved.is_err() {
+                state.sessions.release(&id);
             }
-            (Pending::Load(waiting), Kept::Loaded(loaded)) => match loaded {
-                Ok(context) => {
-                    let id = match &waiting.request.start {
-                        Start::Session(id) | Start::Fork(id) => id.clone(),
-                        Start::Fresh => return,
-                    };
-                    if let Ok(session) = self.sessions.get(&id) {
-                        session.context = Some(context.clone());
-                    }
-                    self.begin(*waiting, context, 0);
-                }
-                Err(error) => self.refuse(*waiting, error),
-            },
-            (Pending::Session(id, context, is_new, reply), Kept::Saved(saved)) => {
-                self.sessions.coming -= usize::from(is_new);
-                let saved = saved.map(|record| self.sessions.put(record, context));
-                if saved.is_err() {
-                    self.sessions.release(&id);
-                }
-                let info =
-                    saved.and_then(|()| self.sessions.get(&id).map(|session| session.info()));
-                reply.send(info);
-            }
-            (
-                Pending::Import(mut record, is_new, reply),
-                Kept::Imported(read) | Kept::Loaded(read),
-            ) => match read {
-                Ok(context) => {
-                    record.info.position = context.position();
-                    record.info.state_bytes = context.state.bytes() as u64;
-                    record.info.changed = now();
-                    record.model.clone_from(&self.shared.fingerprint);
-                    record.draws = context.past.draws;
-                    let id = record.info.id.clone();
-                    let pending = Pending::Session(id, Some(context.clone()), is_new, reply);
-                    let tag = self.pend(pending);
-                    self.ask(Job::Save {
-                        tag,
-                        record,
-                        context: Some(context),
-                    });
-                }
-                Err(error) => {
-                    self.sessions.coming -= usize::from(is_new);
-                    self.sessions.release(&record.info.id);
-                    reply.send(Err(error));
-                }
-            },
-            (Pending::Delete(record, reply), Kept::Deleted(deleted)) => {
-                match &deleted {
-                    Ok(()) => self.sessions.remove(&record.info.id),
-                    Err(_) => self.sessions.release(&record.info.id),
-                }
-                reply.send(deleted);
-            }
-            _ => {}
-        }
-        let (resident, bytes) = self.sessions.evict(self.shared.config.session_bytes);
-        let metrics = &self.shared.metrics;
-        metrics.resident_sessions.set(resident as u64);
-        metrics.session_bytes.set(bytes as u64);
+            reply.send(saved.and_then(|()| Ok(state.sessions.get(&id)?.info())));
+        });
     }
 
     /// Gives places among the rows to those that wait.
@@ -555,19 +500,25 @@ impl State {
             Ok(session) => session,
             Err(error) => return refuse(waiting, error, &self.shared),
         };
-        match (&session.context, &session.record.file) {
-            (Some(context), _) => {
-                let context = context.clone();
-                self.begin(waiting, context, 0);
-            }
-            (None, None) => {
-                let context = Context::new(&self.model);
-                self.begin(waiting, context, 0);
-            }
+        match (session.context.clone(), &session.record.file) {
+            (Some(context), _) => self.begin(waiting, context, 0),
+            (None, None) => self.begin(waiting, Context::new(&self.model), 0),
             (None, Some(_)) => {
                 let record = session.record.clone();
-                let tag = self.pend(Pending::Load(Box::new(waiting)));
-                self.ask(Job::Load { tag, record });
+                self.loading += 1;
+                let load = move |keeper: &mut Keeper| keeper.load(&record);
+                self.keep(load, move |state, loaded| {
+                    state.loading -= 1;
+                    match loaded {
+                        Ok(context) => {
+                            if let Ok(session) = state.sessions.get(&id) {
+                                session.context = Some(context.clone());
+                            }
+                            state.begin(waiting, context, 0);
+                        }
+                        Err(error) => state.refuse(waiting, error),
+                    }
+                });
             }
         }
     }
@@ -583,9 +534,7 @@ impl State {
     /// Makes a row of a request.
     fn begin(&mut self, waiting: Waiting, context: Context, cached: usize) {
         let Waiting {
-            request,
-            events,
-            _place,
+            request, events, ..
         } = waiting;
         let start = request.start.clone();
         match Row::new(request, events.clone(), context, cached, &self.shared) {
@@ -621,10 +570,7 @@ impl State {
             return self.end(row, Err(EngineError::UnknownSession(id)));
         };
         let mut record = session.record.clone();
-        record.info.position = context.position();
-        record.info.state_bytes = context.state.bytes() as u64;
-        record.info.changed = now();
-        record.draws = context.past.draws;
+        record.describe(&context);
         if let Some(key) = row.request.idempotency_key.clone() {
             record.remember(UsedKey {
                 key,
@@ -632,11 +578,14 @@ impl State {
                 position: usage.position,
             });
         }
-        let tag = self.pend(Pending::Row(Box::new(row), context.clone()));
-        self.ask(Job::Save {
-            tag,
-            record,
-            context: Some(context),
+        let written = context.clone();
+        let save = move |keeper: &mut Keeper| keeper.save(record, Some(&written));
+        self.keep(save, move |state, saved| {
+            let end = saved.map(|record| state.sessions.put(record, Some(context)));
+            if end.is_err() {
+                state.sessions.release(&id);
+            }
+            state.end(row, end);
         });
     }
 
@@ -692,16 +641,12 @@ impl State {
     fn step(&mut self) {
         while !self.joining.is_empty() {
             let room = |batch: &&mut Batch| batch.len() < self.most_rows;
-            match self.batches.iter_mut().find(room) {
-                Some(batch) => {
-                    let n = self.joining.len().min(self.most_rows - batch.len());
-                    batch.join(self.joining.drain(..n).collect());
-                }
-                None => {
-                    let n = self.joining.len().min(self.most_rows);
-                    self.batches
-                        .push(Batch::new(self.joining.drain(..n).collect()));
-                }
+            let found = self.batches.iter_mut().find(room);
+            let free = self.most_rows - found.as_ref().map_or(0, |batch| batch.len());
+            let rows = self.joining.drain(..free.min(self.joining.len())).collect();
+            match found {
+                Some(batch) => batch.join(rows),
+                None => self.batches.push(Batch::new(rows)),
             }
         }
         let mut batches = std::mem::take(&mut self.batches);
@@ -780,7 +725,7 @@ impl State {
             refuse(waiting, EngineError::Stopping, &self.shared);
         }
         self.end_rows();
-        while !self.pending.is_empty()
+        while self.pending > 0
             && let Ok(command) = commands.recv()
         {
             self.take_last(command);

@@ -16,12 +16,9 @@ pub(crate) async fn guard(State(app): State<Shared>, request: Request, next: Nex
     let open = request.method() == Method::GET && OPEN.contains(&request.uri().path());
     let allowed = check_host(&app, &request)
         .and_then(|()| check_origin(request.headers()))
-        .and_then(|()| {
-            if open {
-                Ok(())
-            } else {
-                check_key(&app, request.headers())
-            }
+        .and_then(|()| match open {
+            true => Ok(()),
+            false => check_key(&app, request.headers()),
         });
     match allowed {
         Ok(()) => next.run(request).await,
@@ -35,20 +32,14 @@ fn check_host(app: &App, request: &Request) -> Result<(), ApiError> {
     };
     let header = request.headers().get(header::HOST);
     let named = header.and_then(|value| value.to_str().ok());
-    let host = named
-        .or(request.uri().host())
-        .map(without_port)
-        .unwrap_or_default();
+    let host = without_port(named.or(request.uri().host()).unwrap_or_default());
     if hosts.iter().any(|known| known.eq_ignore_ascii_case(host)) {
         return Ok(());
     }
     let shown: String = host.chars().take(100).collect();
     let message = format!("the Host {shown:?} is not one of {}", hosts.join(", "));
-    Err(ApiError::new(
-        StatusCode::MISDIRECTED_REQUEST,
-        "wrong_host",
-        message,
-    ))
+    let status = StatusCode::MISDIRECTED_REQUEST;
+    Err(ApiError::new(status, "wrong_host", message))
 }
 
 /// Browsers say which page a request comes from: only this server's own may ask.
@@ -64,21 +55,16 @@ fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
     };
     let shown: String = origin.chars().take(100).collect();
     let message = format!("pages of {shown:?} may not use this server");
-    Err(ApiError::new(
-        StatusCode::FORBIDDEN,
-        "wrong_origin",
-        message,
-    ))
+    let status = StatusCode::FORBIDDEN;
+    Err(ApiError::new(status, "wrong_origin", message))
 }
 
 fn check_key(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(key) = &app.config.api_key else {
         return Ok(());
     };
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .map(|value| value.as_bytes());
-    let given = given.map(|value| value.strip_prefix(b"Bearer ").unwrap_or(value));
+    let given = headers.get(header::AUTHORIZATION).map(AsRef::as_ref);
+    let given = given.map(|value: &[u8]| value.strip_prefix(b"Bearer ").unwrap_or(value));
     let (code, message) = match given {
         Some(given) if same(given, key.as_bytes()) => return Ok(()),
         Some(_) => ("invalid_api_key", "the API key is not the server's"),

@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use infinity_model::{FinishReason, GenerateError, ModelConfig, Tokenizer};
+use infinity_model::{GenerateError, ModelConfig, Tokenizer};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::command::{Change, Command, Reply};
+use crate::command::{Command, Reply};
 use crate::config::EngineConfig;
+use crate::engine::State;
 use crate::error::EngineError;
 use crate::metrics::Metrics;
 use crate::request::{Event, Request, Start, Usage};
@@ -48,12 +49,9 @@ impl EngineHandle {
     pub fn submit(&self, request: Request) -> Result<mpsc::Receiver<Event>, EngineError> {
         let config = &self.shared.config;
         let logprobs = request.logprobs.unwrap_or(0);
+        let prompt = request.prompt.len();
         for (what, value, limit) in [
-            (
-                "prompt tokens",
-                request.prompt.len(),
-                config.max_prompt_tokens,
-            ),
+            ("prompt tokens", prompt, config.max_prompt_tokens),
             ("max_tokens", request.max_tokens, config.max_new_tokens),
             ("logprobs", logprobs, config.max_logprobs),
         ] {
@@ -72,7 +70,7 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::TooManySessions`], [`EngineError::Disk`], and as [`submit`](Self::submit).
     pub async fn create_session(&self, name: String) -> Result<SessionInfo, EngineError> {
-        self.ask(|reply| Command::Create { name, reply }).await
+        self.ask(|state, reply| state.create(name, reply)).await
     }
 
     /// All sessions, the last changed first.
@@ -80,7 +78,8 @@ impl EngineHandle {
     /// # Errors
     /// As [`submit`](Self::submit).
     pub async fn sessions(&self) -> Result<Vec<SessionInfo>, EngineError> {
-        self.ask(Command::List).await
+        self.ask(|state, reply| reply.send(Ok(state.sessions.infos())))
+            .await
     }
 
     /// What is known of a session.
@@ -89,7 +88,8 @@ impl EngineHandle {
     /// [`EngineError::UnknownSession`], and as [`submit`](Self::submit).
     pub async fn session(&self, id: &SessionId) -> Result<SessionInfo, EngineError> {
         let id = id.clone();
-        self.ask(|reply| Command::Get { id, reply }).await
+        let info = move |state: &mut State| Ok(state.sessions.get(&id)?.info());
+        self.ask(move |state, reply| reply.send(info(state))).await
     }
 
     /// Gives a session another name or another note.
@@ -103,8 +103,8 @@ impl EngineHandle {
         name: Option<String>,
         note: Option<String>,
     ) -> Result<SessionInfo, EngineError> {
-        let (id, change) = (id.clone(), Change { name, note });
-        self.ask(|reply| Command::Rename { id, change, reply })
+        let id = id.clone();
+        self.ask(move |state, reply| state.rename(&id, name, note, reply))
             .await
     }
 
@@ -126,16 +126,8 @@ impl EngineHandle {
             ..Request::default()
         })?;
         while let Some(event) = events.recv().await {
-            match event {
-                Event::Finished {
-                    reason: FinishReason::Interrupted,
-                    ..
-                } => {
-                    return Err(EngineError::Stopping);
-                }
-                Event::Finished { usage, .. } => return Ok(usage),
-                Event::Failed(error) => return Err(error),
-                _ => {}
+            if let Some(usage) = event.read()? {
+                return Ok(usage);
             }
         }
         Err(self.ended())
@@ -152,7 +144,8 @@ impl EngineHandle {
         name: Option<String>,
     ) -> Result<SessionInfo, EngineError> {
         let id = id.clone();
-        self.ask(|reply| Command::Fork { id, name, reply }).await
+        self.ask(move |state, reply| state.fork(id, name, reply))
+            .await
     }
 
     /// The bytes of a session's state file, as it was last saved.
@@ -161,7 +154,7 @@ impl EngineHandle {
     /// [`EngineError::UnknownSession`], [`EngineError::Disk`], and as [`submit`](Self::submit).
     pub async fn export_state(&self, id: &SessionId) -> Result<Vec<u8>, EngineError> {
         let id = id.clone();
-        self.ask(|reply| Command::Export { id, reply }).await
+        self.ask(move |state, reply| state.export(&id, reply)).await
     }
 
     /// Puts the state in the bytes of a state file into a session, or with `None` into a new one.
@@ -176,13 +169,8 @@ impl EngineHandle {
         bytes: Vec<u8>,
     ) -> Result<SessionInfo, EngineError> {
         let id = id.cloned();
-        self.ask(|reply| Command::Import {
-            id,
-            name,
-            bytes,
-            reply,
-        })
-        .await
+        self.ask(move |state, reply| state.import(id, name, bytes, reply))
+            .await
     }
 
     /// Forgets a session, on the disk too.
@@ -192,7 +180,7 @@ impl EngineHandle {
     /// [`submit`](Self::submit).
     pub async fn delete_session(&self, id: &SessionId) -> Result<(), EngineError> {
         let id = id.clone();
-        self.ask(|reply| Command::Delete { id, reply }).await
+        self.ask(move |state, reply| state.delete(id, reply)).await
     }
 
     /// Stops: nothing new is taken, and what is being continued has `grace` to finish. What is left
@@ -266,7 +254,7 @@ impl EngineHandle {
 
     #[cfg(test)]
     pub(crate) fn panic(&self) {
-        let _ = self.send(Command::Panic);
+        let _ = self.send(Command::Ask(Box::new(|_| panic!("a test asked for it"))));
     }
 
     /// Why it does not answer any more.
@@ -288,13 +276,14 @@ impl EngineHandle {
         self.line.0.send(command).map_err(|_| self.ended())
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut State, Reply<T>) + Send + 'static,
+    ) -> Result<T, EngineError> {
         let (answer, receiver) = oneshot::channel();
-        let place = self.place()?;
-        self.send(command(Reply {
-            answer,
-            _place: place,
-        }))?;
+        let _place = self.place()?;
+        let reply = Reply { answer, _place };
+        self.send(Command::Ask(Box::new(|state| work(state, reply))))?;
         receiver.await.unwrap_or_else(|_| Err(self.ended()))
     }
 }

@@ -8,37 +8,13 @@ use std::time::Instant;
 use infinity_model::generate::Identity;
 use infinity_model::{Context, InfinityModel};
 
-use crate::command::{Command, Kept, Reply};
+use crate::command::{Command, Work};
 use crate::error::EngineError;
 use crate::shared::Shared;
 use crate::store::{Record, Store};
 
-/// One thing to do. What has a `tag` is answered by [`Command::Kept`].
-pub(crate) enum Job {
-    /// Save a row, with the state of a text or with the state that it has.
-    Save {
-        tag: u64,
-        record: Record,
-        context: Option<Context>,
-    },
-    Load {
-        tag: u64,
-        record: Record,
-    },
-    Import {
-        tag: u64,
-        bytes: Vec<u8>,
-    },
-    Delete {
-        tag: u64,
-        record: Record,
-    },
-    Export {
-        record: Record,
-        context: Option<Context>,
-        reply: Reply<Vec<u8>>,
-    },
-}
+/// One thing to do, and what follows from it for the engine's thread.
+pub(crate) type Job = Box<dyn FnOnce(&mut Keeper) -> Work + Send>;
 
 /// What the thread has.
 pub(crate) struct Keeper {
@@ -53,39 +29,18 @@ impl Keeper {
     /// Works until nobody can ask any more.
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
         for job in jobs {
-            let (tag, kept) = match job {
-                Job::Save {
-                    tag,
-                    record,
-                    context,
-                } => {
-                    let save = || self.save(record, context.as_ref());
-                    (tag, Kept::Saved(answered(save)))
-                }
-                Job::Load { tag, record } => (tag, Kept::Loaded(answered(|| self.load(&record)))),
-                Job::Import { tag, bytes } => {
-                    (tag, Kept::Imported(answered(|| self.context(&bytes))))
-                }
-                Job::Delete { tag, record } => {
-                    let delete = || self.store.as_mut().map_or(Ok(()), |s| s.delete(&record));
-                    (tag, Kept::Deleted(answered(delete)))
-                }
-                Job::Export {
-                    record,
-                    context,
-                    reply,
-                } => {
-                    reply.send(answered(|| self.export(&record, context)));
-                    continue;
-                }
-            };
-            if self.engine.send(Command::Kept(tag, kept)).is_err() {
+            let follows = job(&mut self);
+            if self.engine.send(Command::Kept(follows)).is_err() {
                 return;
             }
         }
     }
 
-    fn save(&mut self, record: Record, context: Option<&Context>) -> Result<Record, EngineError> {
+    pub(crate) fn save(
+        &mut self,
+        record: Record,
+        context: Option<&Context>,
+    ) -> Result<Record, EngineError> {
         let Some(store) = &mut self.store else {
             return Ok(record);
         };
@@ -101,7 +56,7 @@ impl Keeper {
         saved
     }
 
-    fn load(&self, record: &Record) -> Result<Context, EngineError> {
+    pub(crate) fn load(&self, record: &Record) -> Result<Context, EngineError> {
         let start = Instant::now();
         let context = match (&self.store, &record.file) {
             (Some(store), Some(file)) => self.context(&store.read(&record.info.id, file)?)?,
@@ -112,11 +67,19 @@ impl Keeper {
         Ok(context)
     }
 
-    fn context(&self, bytes: &[u8]) -> Result<Context, EngineError> {
+    pub(crate) fn context(&self, bytes: &[u8]) -> Result<Context, EngineError> {
         Ok(Context::from_bytes(bytes, &self.model, &self.identity)?)
     }
 
-    fn export(&self, record: &Record, context: Option<Context>) -> Result<Vec<u8>, EngineError> {
+    pub(crate) fn delete(&mut self, record: &Record) -> Result<(), EngineError> {
+        (self.store.as_mut()).map_or(Ok(()), |store| store.delete(record))
+    }
+
+    pub(crate) fn export(
+        &self,
+        record: &Record,
+        context: Option<Context>,
+    ) -> Result<Vec<u8>, EngineError> {
         if let (None, Some(store), Some(file)) = (&context, &self.store, &record.file) {
             return store.read(&record.info.id, file);
         }
@@ -126,7 +89,7 @@ impl Keeper {
 }
 
 /// What a job led to. One that panics is an answer too: the engine waits for it, and so does a stop.
-fn answered<T>(job: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+pub(crate) fn answered<T>(job: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     let panicked = || EngineError::Failed("keeping a session panicked".to_owned());
     catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err(panicked()))
 }

@@ -18,15 +18,10 @@ pub(crate) fn logprobs(logits: &[f32], id: u32, top: usize) -> (f32, Vec<(u32, f
     }
     all.truncate(top);
     all.sort_unstable_by(better);
-    let own = logits
-        .get(id as usize)
-        .map_or(f32::NEG_INFINITY, |x| of(*x));
-    (
-        own,
-        all.into_iter()
-            .map(|id| (id, of(logits[id as usize])))
-            .collect(),
-    )
+    let own = logits.get(id as usize);
+    let own = own.map_or(f32::NEG_INFINITY, |x| of(*x));
+    let all = all.into_iter().map(|id| (id, of(logits[id as usize])));
+    (own, all.collect())
 }
 
 #[cfg(test)]

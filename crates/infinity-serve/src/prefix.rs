@@ -7,7 +7,7 @@ use infinity_model::ModelState;
 use infinity_model::decoder::PROMPT_PIECE;
 
 /// The kept states; the least recently used go first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Prefixes {
     limit: usize,
     bytes: usize,
@@ -28,9 +28,7 @@ impl Prefixes {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
-            bytes: 0,
-            clock: 0,
-            kept: Vec::new(),
+            ..Self::default()
         }
     }
 

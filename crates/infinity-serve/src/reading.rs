@@ -53,9 +53,6 @@ impl Piece {
     }
 
     /// Goes through one more layer; false once there is nothing left to do.
-    ///
-    /// # Errors
-    /// The device fails.
     pub(crate) fn advance(&mut self, model: &InfinityModel) -> Result<bool, GenerateError> {
         if let Some(state) = self.before.next() {
             let block = &model.blocks()[self.after.len()];
@@ -67,13 +64,8 @@ impl Piece {
             self.after.push(state);
             return Ok(true);
         }
-        let hidden = match &self.hidden {
-            Some(hidden) => hidden.clone(),
-            None => {
-                let hidden = model.final_norm(self.stream.x.clone());
-                self.hidden.insert(hidden).clone()
-            }
-        };
+        let normed = || model.final_norm(self.stream.x.clone());
+        let hidden = self.hidden.get_or_insert_with(normed).clone();
         // The last logits are always computed alone: what is drawn from them must not depend on
         // whether the others were asked for.
         let last = self.tokens - 1;
@@ -122,9 +114,6 @@ pub(crate) fn ids(model: &InfinityModel, tokens: &[u32]) -> Tensor<1, Int> {
 }
 
 /// The numbers of a tensor, on the host.
-///
-/// # Errors
-/// The device fails.
 pub(crate) fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, GenerateError> {
     let device_error = |reason: String| GenerateError::Device { reason };
     let data = tensor.try_into_data();

@@ -70,6 +70,24 @@ pub enum Event {
     Failed(EngineError),
 }
 
+impl Event {
+    /// What it took to read a prompt alone, if this is the end of that.
+    ///
+    /// # Errors
+    /// It failed, or the engine stopped before.
+    pub(crate) fn read(self) -> Result<Option<Usage>, EngineError> {
+        match self {
+            Self::Finished {
+                reason: FinishReason::Interrupted,
+                ..
+            } => Err(EngineError::Stopping),
+            Self::Finished { usage, .. } => Ok(Some(usage)),
+            Self::Failed(error) => Err(error),
+            _ => Ok(None),
+        }
+    }
+}
+
 /// One token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Token {

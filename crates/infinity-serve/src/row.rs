@@ -56,9 +56,6 @@ pub(crate) struct Row {
 impl Row {
     /// Begins to continue the text of `context`, of whose prompt the first `cached` tokens are read
     /// already.
-    ///
-    /// # Errors
-    /// The request cannot be used.
     pub(crate) fn new(
         request: Request,
         events: mpsc::Sender<Event>,
@@ -144,9 +141,6 @@ impl Row {
 
     /// Takes what came of a piece of its prompt: the state after it, and the logits after its last
     /// token, or after each if it [scores](Self::scores).
-    ///
-    /// # Errors
-    /// The logits are no numbers, or text cannot be decoded.
     pub(crate) fn take_piece(
         &mut self,
         state: ModelState,
@@ -167,10 +161,7 @@ impl Row {
             self.draw(&last)?;
         }
         self.logits = last;
-        let event = Event::Read {
-            tokens: self.read(),
-            of: self.decoder.prompt_tokens(),
-        };
+        let (tokens, of) = (self.read(), self.decoder.prompt_tokens());
         // A new token is told after it.
         let drawn = match self.unsent.back() {
             Some(Event::Token(_)) => self.unsent.pop_back(),
@@ -180,7 +171,7 @@ impl Row {
         if matches!(self.unsent.back(), Some(Event::Read { .. })) {
             self.unsent.pop_back();
         }
-        self.unsent.push_back(event);
+        self.unsent.push_back(Event::Read { tokens, of });
         self.unsent.extend(drawn);
         self.flush();
         Ok(())
@@ -218,9 +209,6 @@ impl Row {
     }
 
     /// Takes the logits after its newest token: of the last one to keep them, else to draw the next.
-    ///
-    /// # Errors
-    /// As [`take_piece`](Self::take_piece).
     pub(crate) fn take_step(&mut self, logits: &[f32]) -> Result<(), EngineError> {
         self.recent.extend(self.decoder.wants());
         if self.closing {
@@ -250,9 +238,8 @@ impl Row {
 
     /// At its end, a session's row reads its last token.
     fn close(&mut self) {
-        let session = self.session().is_some();
-        self.closing =
-            self.decoder.finish().is_some() && session && !self.decoder.tokens().is_empty();
+        let ends = self.decoder.finish().is_some() && !self.decoder.tokens().is_empty();
+        self.closing = ends && self.session().is_some();
     }
 
     /// Ends it now. False if nothing of it is worth keeping.
@@ -286,10 +273,8 @@ impl Row {
             has_logits: !self.logits.is_empty(),
         };
         past.keep_recent(&self.request.sampling);
-        let (state, logits) = (
-            self.state.take()?.compact(),
-            std::mem::take(&mut self.logits),
-        );
+        let state = self.state.take()?.compact();
+        let logits = std::mem::take(&mut self.logits);
         Some(Context::after(state, logits, past))
     }
 
@@ -306,11 +291,6 @@ impl Row {
         }
     }
 
-    /// Why it ended.
-    pub(crate) fn reason(&self) -> FinishReason {
-        self.decoder.finish().unwrap_or(FinishReason::Length)
-    }
-
     /// Tells of its end.
     pub(crate) fn end(&mut self, end: Result<(), EngineError>) {
         self.ended = true;
@@ -320,7 +300,7 @@ impl Row {
             Ok(()) => {
                 metrics.finished.add(1);
                 Event::Finished {
-                    reason: self.reason(),
+                    reason: self.decoder.finish().unwrap_or(FinishReason::Length),
                     usage: self.usage(),
                 }
             }

@@ -31,10 +31,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// All routes to an engine, which may be still [loading](Served::loading).
 pub fn router(served: impl Into<Served>, config: ServerConfig) -> Router {
     let app = App::new(served.into(), config);
-    Router::new()
-        .route("/", get(about::page))
-        .route("/page.css", get(about::page_css))
-        .route("/page.js", get(about::page_js))
+    let session = get(sessions::get)
+        .patch(sessions::change)
+        .delete(sessions::delete);
+    let state = get(sessions::download).put(sessions::upload);
+    let mut pages = Router::new();
+    for (path, kind, text) in about::FILES {
+        pages = pages.route(path, get(move || about::file(kind, text)));
+    }
+    pages
         .route("/health", get(about::health))
         .route("/metrics", get(about::metrics))
         .route("/openapi.json", get(about::openapi))
@@ -45,18 +50,10 @@ pub fn router(served: impl Into<Served>, config: ServerConfig) -> Router {
         .route("/detokenize", post(tokens::detokenize))
         .route("/tokenizer_info", get(tokens::tokenizer_info))
         .route("/v1/sessions", get(sessions::list).post(sessions::create))
-        .route(
-            "/v1/sessions/{id}",
-            get(sessions::get)
-                .patch(sessions::change)
-                .delete(sessions::delete),
-        )
+        .route("/v1/sessions/{id}", session)
         .route("/v1/sessions/{id}/append", post(sessions::append))
         .route("/v1/sessions/{id}/fork", post(sessions::fork))
-        .route(
-            "/v1/sessions/{id}/state",
-            get(sessions::download).put(sessions::upload),
-        )
+        .route("/v1/sessions/{id}/state", state)
         .fallback(about::nothing)
         .method_not_allowed_fallback(about::wrong_method)
         .layer(from_fn_with_state(app.clone(), guard))

@@ -52,9 +52,6 @@ impl Sessions {
     }
 
     /// The session of that name.
-    ///
-    /// # Errors
-    /// There is none.
     pub(crate) fn get(&mut self, id: &SessionId) -> Result<&mut Session, EngineError> {
         self.clock += 1;
         let session = self.all.get_mut(id);
@@ -65,9 +62,6 @@ impl Sessions {
 
     /// The same, to be changed: until [`release`](Self::release) or [`put`](Self::put) nobody else
     /// may.
-    ///
-    /// # Errors
-    /// There is none, or somebody else changes it.
     pub(crate) fn claim(&mut self, id: &SessionId) -> Result<&mut Session, EngineError> {
         let session = self.get(id)?;
         match std::mem::replace(&mut session.in_use, true) {
@@ -116,10 +110,7 @@ impl Sessions {
             total -= bytes(oldest);
             oldest.context = None;
         }
-        let resident = self
-            .all
-            .values()
-            .filter(|session| session.context.is_some());
+        let resident = self.all.values().filter(|one| one.context.is_some());
         (resident.count(), total)
     }
 }

@@ -9,12 +9,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use infinity_files::{Fingerprint, Lock, faults};
+use infinity_model::Context;
 use infinity_model::sampler::Draws;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 use crate::session::{SessionId, SessionInfo};
+use crate::sessions::now;
 
 const TABLE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("sessions");
 const DATABASE: &str = "sessions.redb";
@@ -48,6 +50,14 @@ pub(crate) struct UsedKey {
 }
 
 impl Record {
+    /// Says of the session what is known of its text as it is now.
+    pub(crate) fn describe(&mut self, context: &Context) {
+        self.info.position = context.position();
+        self.info.state_bytes = context.state.bytes() as u64;
+        self.info.changed = now();
+        self.draws = context.past.draws;
+    }
+
     /// Remembers the name of a change.
     pub(crate) fn remember(&mut self, key: UsedKey) {
         self.keys.push_back(key);
@@ -60,10 +70,8 @@ impl Record {
 /// What identifies a request among those with one key.
 pub(crate) fn request_print(tokens: &[u32], max_tokens: usize) -> String {
     let mut print = Fingerprint::default();
-    let bytes: Vec<u8> = tokens
-        .iter()
-        .flat_map(|token| token.to_le_bytes())
-        .collect();
+    let bytes = tokens.iter().flat_map(|token| token.to_le_bytes());
+    let bytes: Vec<u8> = bytes.collect();
     print.field(bytes).field(max_tokens.to_le_bytes());
     print.hex()
 }
@@ -80,16 +88,13 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the folder, making it if needed, and reads what sessions there are. Files that no
     /// session names are removed.
-    ///
-    /// # Errors
-    /// It cannot be used, or another process uses it.
     pub(crate) fn open(folder: &Path) -> Result<(Self, Vec<Record>), EngineError> {
         let shown = folder.display();
         let failed = |reason: String| {
             EngineError::Failed(format!("cannot keep sessions in {shown}: {reason}"))
         };
-        fs::create_dir_all(folder).map_err(|error| failed(error.to_string()))?;
-        let lock = Lock::take(&folder.join(LOCK)).map_err(|error| failed(error.to_string()))?;
+        fs::create_dir_all(folder).map_err(|error| failed(text(error)))?;
+        let lock = Lock::take(&folder.join(LOCK)).map_err(|error| failed(text(error)))?;
         let lock = lock.ok_or_else(|| failed("another server uses it".to_owned()))?;
         let mut store = Self {
             folder: folder.to_owned(),
@@ -100,9 +105,7 @@ impl Store {
         let named: HashSet<&str> = records.iter().flat_map(|r| r.file.as_deref()).collect();
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let (name, path) = (entry.file_name(), entry.path());
-            let is_state = path
-                .extension()
-                .is_some_and(|extension| extension == EXTENSION);
+            let is_state = path.extension().is_some_and(|end| end == EXTENSION);
             if is_state && name.to_str().is_some_and(|name| !named.contains(name)) {
                 let _ = fs::remove_file(path);
             }
@@ -166,10 +169,8 @@ impl Store {
         let table = begun.open_table(TABLE).map_err(text)?;
         let row = table.get(&*id.0).map_err(text)?;
         let record = row.map(|row| serde_json::from_slice::<Record>(row.value()));
-        Ok(record
-            .transpose()
-            .map_err(text)?
-            .and_then(|record| record.file))
+        let record = record.transpose().map_err(text)?;
+        Ok(record.and_then(|record| record.file))
     }
 
     /// Saves a session with the state of `bytes`, or with that which it has.
@@ -183,11 +184,7 @@ impl Store {
         bytes: Option<&[u8]>,
     ) -> Result<Record, EngineError> {
         let id = record.info.id.clone();
-        let error = |reason: String| EngineError::Disk {
-            id: id.clone(),
-            what: "written",
-            reason,
-        };
+        let error = |reason: String| refused(&id, "written", reason);
         let old = record.file.clone();
         if let Some(bytes) = bytes {
             let name = format!("{}-{:016x}.{EXTENSION}", id.0, rand::random::<u64>());
@@ -211,33 +208,27 @@ impl Store {
     }
 
     /// The bytes of a session's state file.
-    ///
-    /// # Errors
-    /// The disk refuses.
     pub(crate) fn read(&self, id: &SessionId, file: &str) -> Result<Vec<u8>, EngineError> {
-        fs::read(self.folder.join(file)).map_err(|error| EngineError::Disk {
-            id: id.clone(),
-            what: "read",
-            reason: error.to_string(),
-        })
+        let bytes = fs::read(self.folder.join(file));
+        bytes.map_err(|error| refused(id, "read", text(error)))
     }
 
     /// Removes a session.
-    ///
-    /// # Errors
-    /// The disk refuses: then it is there still.
     pub(crate) fn delete(&mut self, record: &Record) -> Result<(), EngineError> {
         let id = &record.info.id;
-        self.put(id, None).map_err(|reason| EngineError::Disk {
-            id: id.clone(),
-            what: "deleted",
-            reason,
-        })?;
+        let put = self.put(id, None);
+        put.map_err(|reason| refused(id, "deleted", reason))?;
         if let Some(file) = &record.file {
             let _ = fs::remove_file(self.folder.join(file));
         }
         Ok(())
     }
+}
+
+/// The disk refuses.
+fn refused(id: &SessionId, what: &'static str, reason: String) -> EngineError {
+    let id = id.clone();
+    EngineError::Disk { id, what, reason }
 }
 
 fn text(error: impl std::fmt::Display) -> String {

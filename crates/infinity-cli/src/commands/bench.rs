@@ -11,32 +11,22 @@ use serde_json::{Value, json};
 use crate::args::{Global, count, length, whole};
 use crate::device;
 use crate::model_dir::{self, ModelArgs};
-use crate::terminal::{self, errors, signals};
+use crate::terminal::{self, signals};
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     of: ModelArgs,
     /// Lengths of prompts to read: 512, 4k
-    #[arg(
-        long,
-        value_name = "N,…",
-        value_delimiter = ',',
-        default_value = "512,4096"
-    )]
-    #[arg(value_parser = length)]
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    #[arg(default_value = "512,4096", value_parser = length)]
     prompt_len: Vec<usize>,
     /// Tokens to write one after the other; 0: none
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = count)]
     gen_len: usize,
     /// Tokens that were read before: 4, 64k, 1M
-    #[arg(
-        long,
-        value_name = "N,…",
-        value_delimiter = ',',
-        default_value = "4,65536"
-    )]
-    #[arg(value_parser = length)]
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    #[arg(default_value = "4,65536", value_parser = length)]
     depth: Vec<usize>,
     /// Measurements of each
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole::<u64>(1..=1_000_000))]
@@ -76,11 +66,10 @@ struct Figure {
 impl Figure {
     /// Mean of the tokens a second, and their standard deviation.
     fn rate(&self) -> (f64, f64) {
+        let n = self.seconds.len() as f64;
         let rates = self.seconds.iter().map(|s| self.tokens as f64 / s);
-        let rates: Vec<f64> = rates.collect();
-        let n = rates.len() as f64;
-        let mean = rates.iter().sum::<f64>() / n;
-        let squares: f64 = rates.iter().map(|rate| (rate - mean).powi(2)).sum();
+        let mean = rates.clone().sum::<f64>() / n;
+        let squares: f64 = rates.map(|rate| (rate - mean).powi(2)).sum();
         (mean, (squares / (n - 1.0).max(1.0)).sqrt())
     }
 
@@ -119,7 +108,7 @@ const COLUMNS: [&str; 7] = [
     "test", "tokens", "depth", "tokens/s", "ms/token", "state", "resident",
 ];
 
-pub(crate) fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
     signals::ends()?;
     let chosen = device::open(&device::wanted(global))?;
@@ -162,17 +151,15 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<u8> {
             });
         }
     }
-    print(args.format, &figures, &chosen.describe(), &model)?;
-    Ok(errors::OK)
+    print(args.format, &figures, &chosen.describe(), &model)
 }
 
 /// Tokens `from` on of a text without end. Which they are does not change the time.
 fn text(model: &InfinityModel, from: usize, n: usize) -> Vec<u32> {
     let vocab_size = model.config().vocab_size as u64;
-    let token = |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    (from..from + n)
-        .map(|i| (token(i) % vocab_size) as u32)
-        .collect()
+    let mixed = |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let tokens = (from..from + n).map(|i| (mixed(i) % vocab_size) as u32);
+    tokens.collect()
 }
 
 fn print(
@@ -186,36 +173,32 @@ fn print(
             "device": device, "precision": model.formats().describe(),
             "figures": figures.iter().map(Figure::to_json).collect::<Vec<_>>(),
         });
-        terminal::line(&all.to_string())?;
-        return Ok(());
+        return terminal::line(all);
     }
-    let rows: Vec<[String; 7]> = figures.iter().map(Figure::cells).collect();
-    let header = COLUMNS.map(str::to_owned);
-    let width = |column: usize| {
-        let rows = rows.iter().chain([&header]);
-        let cells = rows.map(|row| row[column].chars().count());
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    rows.extend(figures.iter().map(Figure::cells));
+    let widths: [usize; 7] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
         cells.max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    });
     let (left, between, right) = match format {
         Format::Markdown => ("| ", " | ", " |"),
         _ => ("", "  ", ""),
     };
     let line = |row: &[String; 7]| {
-        let cells = row.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(i, (cell, &width))| match i {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        format!("{left}{}{right}", cells.collect::<Vec<_>>().join(between))
+        let [test, numbers @ ..] = row;
+        let mut line = format!("{left}{test:<width$}", width = widths[0]);
+        for (cell, width) in numbers.iter().zip(&widths[1..]) {
+            line += &format!("{between}{cell:>width$}");
+        }
+        line + right
     };
-    let mut lines: Vec<String> = [&header].into_iter().chain(&rows).map(line).collect();
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
     if format == Format::Markdown {
-        let rule: String = COLUMNS[1..].iter().map(|_| " ---: |").collect();
-        lines.insert(1, format!("| --- |{rule}"));
+        lines.insert(1, format!("| --- |{}", " ---: |".repeat(COLUMNS.len() - 1)));
         lines.push(format!("\nOn {device}."));
     } else {
         lines.push(format!("on {device}"));
     }
-    Ok(terminal::line(&lines.join("\n"))?)
+    terminal::line(lines.join("\n"))
 }

@@ -14,9 +14,9 @@ use infinity_train::config::{
 };
 
 use super::flags::{EVAL_SAMPLES, Given, TOKENIZER, over};
-use crate::args::Global;
+use crate::args::{Global, variable, variables};
 use crate::device;
-use crate::terminal::{self, errors};
+use crate::terminal::{self, refuse};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigVerb {
@@ -31,24 +31,21 @@ pub(crate) enum ConfigVerb {
     Reference,
 }
 
-pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<()> {
     match verb {
         ConfigVerb::Check(flags) => {
             let config = flags.load(global)?.config;
             device::named(&config.run.device)?;
-            terminal::line(&format!(
-                "ok: keys and values are right: {}",
+            terminal::line(format!(
+                "ok: keys and values are right: {}\n\
+                 not looked at: data files, the output directory, whether the device works",
                 summary(&config)
-            ))?;
-            terminal::line(
-                "not looked at: data files, the output directory, whether the device works",
-            )?;
+            ))
         }
-        ConfigVerb::Show(flags) => terminal::piece(&flags.load(global)?.config.to_toml())?,
-        ConfigVerb::Schema => terminal::piece(&format!("{:#}\n", schema()))?,
-        ConfigVerb::Reference => terminal::piece(&reference())?,
+        ConfigVerb::Show(flags) => terminal::piece(&flags.load(global)?.config.to_toml()),
+        ConfigVerb::Schema => terminal::line(format!("{:#}", schema())),
+        ConfigVerb::Reference => terminal::piece(&reference()),
     }
-    Ok(errors::OK)
 }
 
 /// One line about a configuration, for the eye to check.
@@ -73,10 +70,9 @@ fn layers(model: &ModelConfig) -> String {
     let kinds = LayerType::ALL
         .iter()
         .map(|kind| (model.num_layers_of(*kind), kind));
-    let kinds = kinds
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, kind)| format!("{n} {kind}"));
-    kinds.collect::<Vec<_>>().join(" and ")
+    let kinds = kinds.filter(|(n, _)| *n > 0);
+    let kinds: Vec<String> = kinds.map(|(n, kind)| format!("{n} {kind}")).collect();
+    kinds.join(" and ")
 }
 
 /// Where the configuration comes from.
@@ -131,7 +127,7 @@ impl ConfigFlags {
 
     /// Whether the line asks, in the original project's way, to measure and not to train.
     pub(crate) fn only_evaluates(&self) -> bool {
-        self.given.has("do-eval") && !self.do_train
+        self.given.get("do-eval").is_some() && !self.do_train
     }
 
     fn layers(&self, global: &Global) -> anyhow::Result<ConfigLayers> {
@@ -142,7 +138,13 @@ impl ConfigFlags {
         for file in self.file.iter().chain(&self.config) {
             layers = layers.file(file)?;
         }
-        layers = global.settings(environment(layers)?)?;
+        let seed = global.seed.map(|seed| seed.to_string());
+        let of_all_verbs = [
+            ("--device", "run.device", &global.device),
+            ("--seed", "run.seed", &seed),
+            ("--progress", "logging.progress", &global.progress),
+        ];
+        layers = over(environment(layers)?, of_all_verbs)?;
         for (flag, value) in &self.given.0 {
             layers = match flag.key {
                 TOKENIZER => tokenizer(layers, value)?,
@@ -157,56 +159,42 @@ impl ConfigFlags {
     }
 
     fn eval_samples(&self) -> anyhow::Result<Option<u64>> {
-        let mut given = self.given.0.iter();
-        let given = given.find(|(flag, _)| flag.key == EVAL_SAMPLES);
-        let rows = given.map(|(_, rows)| {
-            let wrong = || format!("--max-eval-samples {rows}: expected a number of rows");
-            rows.parse().map_err(|_| errors::usage(wrong()))
-        });
-        rows.transpose()
-    }
-}
-
-impl Global {
-    /// The global flags that set keys.
-    fn settings(&self, layers: ConfigLayers) -> Result<ConfigLayers, ConfigError> {
-        let seed = self.seed.map(|seed| seed.to_string());
-        let flags = [
-            ("--device", "run.device", &self.device),
-            ("--seed", "run.seed", &seed),
-            ("--progress", "logging.progress", &self.progress),
-        ];
-        over(layers, flags)
+        match self
+            .given
+            .get("max-eval-samples")
+            .map(|rows| (rows, rows.parse()))
+        {
+            None => Ok(None),
+            Some((_, Ok(rows))) => Ok(Some(rows)),
+            Some((rows, Err(_))) => {
+                refuse!("--max-eval-samples {rows}: expected a number of rows")
+            }
+        }
     }
 }
 
 /// The device variables, then `INFINITY__SECTION__KEY`, which is more exact.
 fn environment(mut layers: ConfigLayers) -> Result<ConfigLayers, ConfigError> {
     for name in ["BURN_DEVICE", "INFINITY_DEVICE"] {
-        if let Some(value) = std::env::var(name).ok().filter(|value| !value.is_empty()) {
-            layers = layers.variable(name, "run.device", &value)?;
+        if let Some(value) = variable(name) {
+            layers = layers.variable(name, "run.device", &value.to_string_lossy())?;
         }
     }
-    // Variables that are not UTF-8 cannot be ours.
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    layers.environment(variables)
+    layers.environment(variables())
 }
 
 /// `--tokenizer`: `byte`, `char`, `bpe:ENTRIES`, or a path.
 pub(crate) fn tokenizer(layers: ConfigLayers, given: &str) -> Result<ConfigLayers, ConfigError> {
     let typed = format!("--tokenizer {given}");
     let set = |layers: ConfigLayers, key, value| layers.flag_as(&typed, key, value);
-    match (given, given.strip_prefix("bpe:")) {
-        (_, Some(entries)) => {
-            let layers = set(layers, "tokenizer.kind", "bpe")?;
-            set(layers, "tokenizer.train_bpe", entries)
-        }
-        ("byte" | "char", _) => set(layers, "tokenizer.kind", given),
-        _ => set(
-            set(layers, "tokenizer.kind", "file")?,
-            "tokenizer.path",
-            given,
-        ),
+    let (kind, rest) = match (given, given.strip_prefix("bpe:")) {
+        (_, Some(entries)) => ("bpe", Some(("tokenizer.train_bpe", entries))),
+        ("byte" | "char", _) => (given, None),
+        _ => ("file", Some(("tokenizer.path", given))),
+    };
+    let layers = set(layers, "tokenizer.kind", kind)?;
+    match rest {
+        Some((key, value)) => set(layers, key, value),
+        None => Ok(layers),
     }
 }

@@ -8,21 +8,11 @@ use crate::args::JsonArgs;
 use crate::device::{self, Backend};
 use crate::terminal::{self, errors};
 
-/// The number formats worth knowing about, and their names.
-const FORMATS: [(DType, &str); 5] = [
-    (DType::F64, "f64"),
-    (DType::F32, "f32"),
-    (DType::F16, "f16"),
-    (DType::BF16, "bf16"),
-    (DType::I64, "i64"),
-];
+/// The number formats worth knowing about.
+const FORMATS: [DType; 5] = [DType::F64, DType::F32, DType::F16, DType::BF16, DType::I64];
 
-/// One backend, looked at.
-struct Found {
-    backend: Backend,
-    /// Its working devices, or why there are none.
-    devices: Result<Vec<Working>, String>,
-}
+/// One backend, and its working devices or why there are none.
+type Found = (Backend, Result<Vec<Working>, String>);
 
 /// A device that works.
 struct Working {
@@ -32,28 +22,28 @@ struct Working {
     facts: Option<Facts>,
 }
 
-pub(crate) fn run(args: &JsonArgs) -> anyhow::Result<u8> {
+pub(crate) fn run(args: &JsonArgs) -> anyhow::Result<()> {
     let found: Vec<Found> = Backend::ALL.into_iter().map(look).collect();
     let auto = device::open("auto").map(|chosen| chosen.name).ok();
     if args.json {
         let backends: Vec<Value> = found.iter().map(as_json).collect();
         let all = json!({ "auto": auto, "backends": backends, "gpu_cache": cache() });
-        terminal::line(&serde_json::to_string_pretty(&all)?)?;
-        return Ok(errors::OK);
+        return terminal::line(serde_json::to_string_pretty(&all)?);
     }
     for one in &found {
-        terminal::line(&as_text(one))?;
+        terminal::line(as_text(one))?;
     }
-    let mut working = found.iter().flat_map(|one| one.devices.iter().flatten());
+    let mut working = found
+        .iter()
+        .flat_map(|(_, devices)| devices.iter().flatten());
     if working.any(|device| device.facts.is_some()) {
         let cache = cache().unwrap_or_else(|| "nowhere (INFINITY_GPU_CACHE=off)".to_owned());
-        terminal::line(&format!("\ncompiled and tuned kernels are kept in {cache}"))?;
+        terminal::line(format!("\ncompiled and tuned kernels are kept in {cache}"))?;
     }
     match auto {
-        Some(name) => terminal::line(&format!("\n--device auto is {name}"))?,
-        None => terminal::line("\n--device auto finds nothing that works")?,
+        Some(name) => terminal::line(format!("\n--device auto is {name}")),
+        None => terminal::line("\n--device auto finds nothing that works"),
     }
-    Ok(errors::OK)
 }
 
 fn cache() -> Option<String> {
@@ -61,37 +51,30 @@ fn cache() -> Option<String> {
 }
 
 fn look(backend: Backend) -> Found {
-    let devices = backend.devices().and_then(|devices| {
-        if devices.is_empty() {
-            return Err("no device found".to_owned());
-        }
-        let numbered = devices.iter().enumerate();
-        numbered
-            .map(|(i, one)| {
-                device::works(one)?;
-                Ok(Working {
-                    name: backend.label(i),
-                    formats: formats(one),
-                    facts: errors::caught(|| accelerator::facts(one))?,
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()
-    });
-    Found { backend, devices }
+    let working = |(name, device): (String, Device)| {
+        device::works(&device)?;
+        let facts = errors::caught(|| accelerator::facts(&device))?;
+        let formats = formats(&device);
+        Ok(Working {
+            name,
+            formats,
+            facts,
+        })
+    };
+    let devices = backend.devices();
+    let devices = devices.and_then(|devices| devices.into_iter().map(working).collect());
+    (backend, devices)
 }
 
 pub(super) fn formats(device: &Device) -> Vec<&'static str> {
     let supports = |dtype| errors::caught(|| device.supports_dtype(dtype)).unwrap_or(false);
-    FORMATS
-        .iter()
-        .filter(|(dtype, _)| supports(*dtype))
-        .map(|(_, name)| *name)
-        .collect()
+    let formats = FORMATS.iter().filter(|dtype| supports(**dtype));
+    formats.map(DType::name).collect()
 }
 
-fn as_text(found: &Found) -> String {
-    let name = found.backend.name();
-    match &found.devices {
+fn as_text((backend, devices): &Found) -> String {
+    let name = backend.name();
+    match devices {
         Ok(devices) => {
             let lines = devices.iter().map(|one| {
                 let facts = one.facts.as_ref();
@@ -101,7 +84,7 @@ fn as_text(found: &Found) -> String {
             });
             lines.collect::<Vec<_>>().join("\n")
         }
-        Err(_) if !found.backend.is_compiled() => {
+        Err(_) if !backend.is_compiled() => {
             format!("{name:<10} absent   build with --features {name}")
         }
         Err(why) => format!("{name:<10} compiled in, but not usable here: {why}"),
@@ -125,29 +108,21 @@ fn told(facts: &Facts) -> String {
     format!("{}, {memory}, {units}, {products}", facts.name)
 }
 
-fn as_json(found: &Found) -> Value {
-    let (devices, problem) = match &found.devices {
-        Ok(devices) => (&devices[..], None),
-        Err(why) => (&[][..], Some(why)),
+fn as_json((backend, devices): &Found) -> Value {
+    let told = |one: &Working| {
+        let mut told = json!({ "name": one.name, "dtypes": one.formats });
+        if let Some(facts) = &one.facts {
+            told["hardware"] = json!(facts.name);
+            told["memory_bytes"] = json!(facts.memory);
+            told["matrix_units"] = json!(facts.matrix_units);
+            told["f32_products"] = json!(if facts.tf32 { "tf32" } else { "f32" });
+        }
+        told
     };
-    let devices: Vec<Value> = devices
-        .iter()
-        .map(|one| {
-            let mut told = json!({ "name": one.name, "dtypes": one.formats });
-            if let Some(facts) = &one.facts {
-                told["hardware"] = json!(facts.name);
-                told["memory_bytes"] = json!(facts.memory);
-                told["matrix_units"] = json!(facts.matrix_units);
-                told["f32_products"] = json!(if facts.tf32 { "tf32" } else { "f32" });
-            }
-            told
-        })
-        .collect();
+    let working = devices.iter().flatten().map(told).collect::<Vec<_>>();
     json!({
-        "backend": found.backend.name(),
-        "compiled": found.backend.is_compiled(),
-        "devices": devices,
-        "problem": problem,
+        "backend": backend.name(), "compiled": backend.is_compiled(), "devices": working,
+        "problem": devices.as_ref().err(),
     })
 }
 

@@ -1,19 +1,18 @@
 //! `infinity doctor`: what this build can do on this machine, tried out: a small product, a small scan and
 //! a training step on each device, and what to do about what is missing.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{Device, Int, Tensor};
 use infinity_model::{Context, ModelConfig};
 use infinity_train::config::ConfigLayers;
-use infinity_train::{Devices, TrainControl, estimate};
+use infinity_train::{Devices, estimate};
 use serde_json::{Value, json};
 
 use super::devices::formats;
-use crate::args::{Global, JsonArgs};
+use crate::args::{Global, JsonArgs, variables};
 use crate::device::{self, Backend};
-use crate::terminal::{self, errors, progress};
+use crate::terminal::{self, errors, progress, signals};
 
 /// Words in the name of a variable whose value is nobody else's business.
 const SECRET: [&str; 4] = ["KEY", "TOKEN", "SECRET", "PASSWORD"];
@@ -22,12 +21,12 @@ const SECRET: [&str; 4] = ["KEY", "TOKEN", "SECRET", "PASSWORD"];
 struct Finding {
     /// What, and on which device.
     what: String,
+    /// `ok`, `absent` where that was to be expected of this build, or `FAILED`.
+    word: &'static str,
     /// What was found, or what is wrong.
     found: Result<String, String>,
     /// What to do about it.
     advice: Option<String>,
-    /// Whether what is wrong was to be expected of this build.
-    minor: bool,
 }
 
 impl Finding {
@@ -35,27 +34,19 @@ impl Finding {
     fn new(what: &str, found: Result<String, String>, advice: &str) -> Self {
         Self {
             what: what.to_owned(),
+            word: if found.is_ok() { "ok" } else { "FAILED" },
             advice: found.is_err().then(|| advice.to_owned()),
             found,
-            minor: false,
         }
     }
 
     fn fact(what: &str, found: String) -> Self {
         Self::new(what, Ok(found), "")
     }
-
-    fn word(&self) -> &'static str {
-        match (&self.found, self.minor) {
-            (Ok(_), _) => "ok",
-            (Err(_), true) => "absent",
-            (Err(_), false) => "FAILED",
-        }
-    }
 }
 
 /// Looks and prints; fails if something does not work that this build has.
-pub(crate) fn run(args: &JsonArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: &JsonArgs, global: &Global) -> anyhow::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     let program = format!("infinity {version}, with {}", device::compiled());
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
@@ -65,18 +56,16 @@ pub(crate) fn run(args: &JsonArgs, global: &Global) -> anyhow::Result<u8> {
         processor(),
         folder(),
     ];
-    let variables: Vec<String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with("INFINITY_") || name == "BURN_DEVICE")
-        .map(
-            |(name, value)| match SECRET.iter().any(|word| name.contains(word)) {
-                true => format!("{name}=…"),
-                false => format!("{name}={value}"),
-            },
-        )
-        .collect();
-    if !variables.is_empty() {
-        findings.push(Finding::fact("environment", variables.join(", ")));
+    let ours =
+        variables().filter(|(name, _)| name.starts_with("INFINITY_") || name == "BURN_DEVICE");
+    let ours = ours
+        .map(|(name, value)| {
+            let secret = SECRET.iter().any(|word| name.contains(word));
+            format!("{name}={}", if secret { "…" } else { &value })
+        })
+        .collect::<Vec<_>>();
+    if !ours.is_empty() {
+        findings.push(Finding::fact("environment", ours.join(", ")));
     }
     findings.extend(Backend::ALL.into_iter().flat_map(backend));
     let wanted = device::wanted(global);
@@ -86,17 +75,16 @@ pub(crate) fn run(args: &JsonArgs, global: &Global) -> anyhow::Result<u8> {
         opened.map_err(|error| errors::message(&error)),
         "`infinity devices` lists what can be used",
     ));
-    let words = findings.iter().map(Finding::word);
+    let words = findings.iter().map(|finding| finding.word);
     let failed = words.filter(|word| *word == "FAILED").count();
     match args.json {
-        true => terminal::line(&as_json(&findings).to_string())?,
+        true => terminal::line(as_json(&findings))?,
         false => print(&findings, failed)?,
     }
-    Ok(if failed == 0 {
-        errors::OK
-    } else {
-        errors::FAILED
-    })
+    match failed {
+        0 => Ok(()),
+        _ => errors::ended(errors::FAILED),
+    }
 }
 
 fn processor() -> Finding {
@@ -112,19 +100,17 @@ fn processor() -> Finding {
 }
 
 /// The widest numbers that the processor computes with at once.
-#[cfg(target_arch = "x86_64")]
 fn vectors() -> &'static str {
-    let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
-    match (std::is_x86_feature_detected!("avx512f"), avx2) {
-        (true, _) => "AVX-512",
-        (false, true) => "AVX2",
-        (false, false) => "no AVX2: the kernels run, slowly",
+    #[cfg(target_arch = "x86_64")]
+    {
+        let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+        match (std::is_x86_feature_detected!("avx512f"), avx2) {
+            (true, _) => "AVX-512",
+            (false, true) => "AVX2",
+            (false, false) => "no AVX2: the kernels run, slowly",
+        }
     }
-}
-
-/// The widest numbers that the processor computes with at once.
-#[cfg(not(target_arch = "x86_64"))]
-fn vectors() -> &'static str {
+    #[cfg(not(target_arch = "x86_64"))]
     match cfg!(target_arch = "aarch64") {
         true => "NEON",
         false => "no vector instructions that the kernels know",
@@ -133,17 +119,14 @@ fn vectors() -> &'static str {
 
 /// Whether a run could write where the program stands.
 fn folder() -> Finding {
-    let here = std::env::current_dir();
-    let shown = here.map_or_else(|_| ".".to_owned(), |path| path.display().to_string());
+    let here = std::env::current_dir().unwrap_or_else(|_| ".".into());
+    let shown = here.display();
     let name = format!(".infinity-doctor-{}", std::process::id());
     let written = std::fs::write(&name, b"x").and_then(|()| std::fs::remove_file(&name));
-    let found = match written {
-        Ok(()) => Ok(format!("{shown} can be written to")),
-        Err(error) => Err(format!("{shown} cannot be written to: {error}")),
-    };
+    let found = written.map(|()| format!("{shown} can be written to"));
     Finding::new(
         "this folder",
-        found,
+        found.map_err(|error| format!("{shown} cannot be written to: {error}")),
         "runs are written below the folder you stand in; go to one of your own, or name one with \
          --output-dir",
     )
@@ -153,10 +136,9 @@ fn backend(backend: Backend) -> Vec<Finding> {
     let name = backend.name();
     if !backend.is_compiled() {
         let advice = format!("cargo install --path crates/infinity-cli --features {name}");
-        return vec![Finding {
-            minor: true,
-            ..Finding::new(name, Err("not compiled in".to_owned()), &advice)
-        }];
+        let mut finding = Finding::new(name, Err("not compiled in".to_owned()), &advice);
+        finding.word = "absent";
+        return vec![finding];
     }
     let driver = match backend {
         Backend::Cuda => "is an NVIDIA driver installed, and does `nvidia-smi` list the GPU?",
@@ -164,24 +146,16 @@ fn backend(backend: Backend) -> Vec<Finding> {
         Backend::Metal => "Metal is there on macOS only",
         _ => "is a graphics driver installed? `vulkaninfo --summary` lists what Vulkan sees",
     };
-    let devices = match backend.devices() {
-        Ok(devices) if devices.is_empty() => Err("no device was found".to_owned()),
-        listed => listed,
-    };
-    match devices {
+    match backend.devices() {
         Err(why) => vec![Finding::new(name, Err(why), driver)],
-        Ok(devices) => {
-            let devices = devices.iter().enumerate();
-            let tried = devices.map(|(i, device)| tried(&backend.label(i), device));
-            tried.flatten().collect()
-        }
+        Ok(devices) => devices.iter().flat_map(tried).collect(),
     }
 }
 
 /// One piece of work on a device: says what is right about it, or what is wrong.
 type Trial = fn(&Device) -> Result<String, String>;
 
-fn tried(name: &str, device: &Device) -> Vec<Finding> {
+fn tried((name, device): &(String, Device)) -> Vec<Finding> {
     let trials: [(&str, Trial); 3] = [
         ("product", product),
         ("scan", scan),
@@ -215,9 +189,8 @@ fn product(device: &Device) -> Result<String, String> {
     let found = matrix(&a).matmul(matrix(&b)).into_data();
     let found: Vec<f32> = found.iter::<f32>().collect();
     let exact = |i: usize| -> f32 { (0..N).map(|k| a[i / N * N + k] * b[k * N + i % N]).sum() };
-    let worst = (0..N * N)
-        .map(|i| (found[i] - exact(i)).abs())
-        .fold(0.0, f32::max);
+    let apart = (0..N * N).map(|i| (found[i] - exact(i)).abs());
+    let worst = apart.fold(0.0, f32::max);
     // Written so that a NaN is wrong.
     match worst < ROUNDING {
         true => Ok("right".to_owned()),
@@ -267,13 +240,8 @@ fn training_step(device: &Device) -> Result<String, String> {
     let layers = ConfigLayers::new().text("doctor", RUN);
     let config = layers.and_then(ConfigLayers::resolve);
     let config = config.map_err(|error| error.to_string())?.config;
-    let control = TrainControl {
-        interrupt: Arc::default(),
-        heeded: Arc::default(),
-        reporter: progress::silent(),
-        resume: None,
-        config_text: RUN.to_owned(),
-    };
+    let interrupt = signals::Interrupt::default();
+    let control = interrupt.control(progress::silent(), RUN.to_owned());
     let devices = Devices::new(device.clone(), Vec::new());
     let made = estimate(config, devices, control).map_err(|error| error.to_string())?;
     Ok(format!("{:.1} ms a step", 1e3 * made.step_s))
@@ -283,7 +251,7 @@ fn as_json(findings: &[Finding]) -> Value {
     let one = |finding: &Finding| {
         let found = finding.found.as_ref();
         json!({
-            "what": finding.what, "status": finding.word().to_lowercase(), "found": found.ok(),
+            "what": finding.what, "status": finding.word.to_lowercase(), "found": found.ok(),
             "problem": found.err(), "advice": finding.advice,
         })
     };
@@ -297,20 +265,15 @@ fn print(findings: &[Finding], failed: usize) -> anyhow::Result<()> {
     for finding in findings {
         let (Ok(text) | Err(text)) = &finding.found;
         let lines = text.replace('\n', "\n    ");
-        terminal::line(&format!(
-            "{:<7} {:<22} {lines}",
-            finding.word(),
-            finding.what
-        ))?;
+        terminal::line(format!("{:<7} {:<22} {lines}", finding.word, finding.what))?;
         if let Some(advice) = &finding.advice {
-            terminal::line(&format!("{:<30} → {advice}", ""))?;
+            terminal::line(format!("{:<30} → {advice}", ""))?;
         }
     }
-    terminal::line(&match failed {
+    terminal::line(match failed {
         0 => "\nall that this build has works here".to_owned(),
         n => format!("\n{n} of {} things do not work", findings.len()),
-    })?;
-    Ok(())
+    })
 }
 
 #[cfg(test)]

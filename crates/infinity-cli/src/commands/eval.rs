@@ -11,8 +11,8 @@ use anyhow::Context;
 use clap::Args;
 use infinity_model::count::{ParameterCount, state_bytes};
 use infinity_model::generate::Identity;
-use infinity_model::{Context as Text, ModelConfig, Precision, Pretrained, Tokenizer};
-use infinity_train::config::{LoadedConfig, RunConfig};
+use infinity_model::{Context as Text, ModelConfig, Precision, Tokenizer};
+use infinity_train::config::RunConfig;
 use infinity_train::data::{self, DataConfig, DataEvent, EvalSource, Packing, TokenStore};
 use infinity_train::evaluate::StreamBin;
 use infinity_train::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate_stream_from};
@@ -24,7 +24,7 @@ use crate::args::{Global, MemoryFlags, count, whole};
 use crate::device;
 use crate::model_dir::{self, Found, ModelArgs};
 use crate::terminal::progress::perplexity;
-use crate::terminal::{self, errors, signals};
+use crate::terminal::{self, refuse, signals};
 
 #[derive(Debug, Default, Args)]
 pub(crate) struct EvalArgs {
@@ -65,34 +65,26 @@ pub(crate) struct EvalArgs {
     pub(crate) task: eval_task::TaskArgs,
 }
 
-pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
     let mut config = config(&args, &found)?;
     eval_task::check(&args.task, &config, args.file.as_deref())?;
-    if let Some(path) = &args.stream.state_out {
-        model_dir::can_hold("--state-out", path)?;
-    }
+    model_dir::can_hold("--state-out", args.stream.state_out.as_ref())?;
     if args.stream.stream
         && let Some(task) = config.data.source.task()
     {
-        return Err(errors::usage(format!(
+        refuse!(
             "--stream: this model learned `data.source = \"{task}\"`, whose rows are no stream; give --file PATH"
-        )));
+        );
     }
     signals::ends()?;
     let chosen = device::open(&device::wanted(global))?;
     let precision = args.precision.unwrap_or(config.run.precision);
-    let Pretrained {
-        model, tokenizer, ..
-    } = match args.json {
-        true => found.load(precision, &chosen.device)?,
-        false => model_dir::load(&found, precision, &chosen.device)?,
-    };
-    let tokenizer = tokenizer.as_ref();
+    let loaded = model_dir::load(&found, precision, &chosen.device)?;
+    let (model, tokenizer) = (args.memory.on(loaded.model)?, loaded.tokenizer.as_ref());
     // Texts of a model that others trained begin as its own reader has them begin.
     config.tokenizer.add_special_tokens |=
         args.file.is_some() && tokenizer.is_some_and(Tokenizer::adds_special_tokens);
-    let model = args.memory.on(model)?;
     let made = args.task.task.is_some_and(|task| task.source().is_some());
     let text = (!made).then(|| text(&args, &config, global)).transpose()?;
     if let (None, Some(text)) = (args.task.task, &text) {
@@ -121,8 +113,7 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<u8> {
     .limited(config.eval.max_batches);
     warn_of_growth(model.config(), &source, config.data.max_seq_length);
     let report = evaluate(&model, &source, config.training.loss_chunk)?;
-    print(args.json, &run, &report)?;
-    Ok(errors::OK)
+    print(args.json, &run, &report)
 }
 
 /// The state of a model with full layers is their cache, which has every token in it.
@@ -150,8 +141,7 @@ fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
         ("--max-eval-batches", "eval.max_batches", batches),
         ("--cache-dir", "data.cache_dir", &args.cache_dir),
     ];
-    let layers = over(found.layers()?, flags)?;
-    let LoadedConfig { mut config, .. } = layers.resolve()?;
+    let mut config = over(found.layers()?, flags)?.resolve()?.config;
     // Not as a layer: a run must not carry what grows, but whoever asks to see it here may.
     config.eval.carry_state |= args.stateful;
     if let Some(template) = found.chat_template()
@@ -171,33 +161,28 @@ fn config(args: &EvalArgs, found: &Found) -> anyhow::Result<RunConfig> {
 
 /// All of `file` as one split, which [`text`] then takes.
 fn of_one_file(config: &RunConfig, file: &str, column: Option<&str>) -> DataConfig {
-    let defaults = DataConfig::default();
-    // A model of conversations is measured on them, where a file may hold some.
-    let rows = [".jsonl", ".ndjson", ".json"]
-        .iter()
-        .any(|end| file.ends_with(end));
-    let talks = |key: &String| match rows && column.is_none() {
-        true => key.clone(),
-        false => String::new(),
-    };
-    DataConfig {
+    let mut data = DataConfig {
         train_file: file.into(),
-        messages_column: talks(&config.data.messages_column),
-        chat_template: talks(&config.data.chat_template),
         val_fraction: Some(0.0),
-        text_column: column.map_or(defaults.text_column, str::to_owned),
         max_seq_length: config.data.max_seq_length,
         cache_dir: config.data.cache_dir.clone(),
         ..DataConfig::default()
+    };
+    let mut ends = [".jsonl", ".ndjson", ".json"].iter();
+    if let Some(column) = column {
+        data.text_column = column.to_owned();
+    } else if ends.any(|end| file.ends_with(end)) {
+        // A model of conversations is measured on them, where a file may hold some.
+        (data.messages_column).clone_from(&config.data.messages_column);
+        data.chat_template.clone_from(&config.data.chat_template);
     }
+    data
 }
 
 fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<TokenStore> {
     let of_files = config.data.source == data::DataSource::Files;
     if args.file.is_none() && of_files && config.data.train_file.as_os_str().is_empty() {
-        return Err(errors::usage(
-            "no text to measure on: this model lies in no run directory; give --file PATH",
-        ));
+        refuse!("no text to measure on: this model lies in no run directory; give --file PATH");
     }
     if let Some(file) = &args.file
         && let Err(why) = Path::new(file).metadata()
@@ -206,9 +191,7 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
             std::io::ErrorKind::NotFound => format!("there is no file or directory {file}"),
             _ => format!("{file}: {why}"),
         };
-        return Err(errors::usage(format!(
-            "cannot read the text to measure on: {why}"
-        )));
+        refuse!("cannot read the text to measure on: {why}");
     }
     let mut notify = |event: DataEvent| {
         if global.verbose > 0 {
@@ -232,10 +215,10 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
         return Ok(prepared.train);
     }
     if prepared.valid.is_empty() {
-        return Err(errors::usage(
+        refuse!(
             "no text to measure on: this run kept none for validation (`data.val_fraction = 0`); \
-             give --file PATH",
-        ));
+             give --file PATH"
+        );
     }
     Ok(prepared.valid)
 }
@@ -246,41 +229,40 @@ fn longest_window(args: &EvalArgs, text: &TokenStore) -> anyhow::Result<usize> {
         Some(file) => format!("the text {file}"),
         None => "the validation text of the run".to_owned(),
     };
-    match text.len() {
-        0 | 1 => Err(errors::usage(format!(
-            "{what} has {} tokens, but measuring needs at least 2: one to predict, and one before it",
-            text.len()
-        ))),
-        tokens => Ok(usize::try_from(tokens - 1).unwrap_or(usize::MAX)),
+    let tokens = text.len();
+    if tokens < 2 {
+        refuse!(
+            "{what} has {tokens} tokens, but measuring needs at least 2: one to predict, and one \
+             before it"
+        );
     }
+    Ok(usize::try_from(tokens - 1).unwrap_or(usize::MAX))
 }
 
 fn print(as_json: bool, run: &Run<'_>, report: &EvalReport) -> anyhow::Result<()> {
     let (window, device) = (run.config.data.max_seq_length, run.device);
     let stateful = run.config.eval.carry_state;
-    let carried = match stateful {
-        true => "state carried from window to window",
-        false => "each on its own",
-    };
-    let text = match as_json {
-        true => json!({
+    if as_json {
+        return terminal::line(json!({
             "loss": report.loss, "perplexity": report.perplexity,
             "bits_per_byte": report.bits_per_byte, "tokens": report.tokens,
             "bytes": report.bytes, "seconds": report.seconds,
             "window": window, "stateful": stateful, "device": device,
-        })
-        .to_string(),
-        false => format!(
-            "loss {:.4} | ppl {} | bpb {:.4} | {} tokens in windows of {window}, {carried} | \
-             {:.1}s on {device}",
-            report.loss,
-            perplexity(report.perplexity),
-            report.bits_per_byte,
-            terminal::grouped(report.tokens),
-            report.seconds,
-        ),
+        }));
+    }
+    let carried = match stateful {
+        true => "state carried from window to window",
+        false => "each on its own",
     };
-    Ok(terminal::line(&text)?)
+    terminal::line(format!(
+        "loss {:.4} | ppl {} | bpb {:.4} | {} tokens in windows of {window}, {carried} | {:.1}s on \
+         {device}",
+        report.loss,
+        perplexity(report.perplexity),
+        report.bits_per_byte,
+        terminal::grouped(report.tokens),
+        report.seconds,
+    ))
 }
 
 /// How a stream is measured.
@@ -292,24 +274,19 @@ pub(crate) struct StreamArgs {
     #[arg(long, conflicts_with_all = ["stateful", "max_eval_batches"])]
     pub(crate) stream: bool,
     /// Bins of equal numbers of tokens
-    #[arg(long, value_name = "N", default_value_t = 20, requires = "stream")]
-    #[arg(value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "stream", value_parser = count)]
     bins: usize,
     /// Tokens behind the first token of a span, for the comparison
-    #[arg(long, value_name = "N", default_value_t = 4096, requires = "stream")]
-    #[arg(value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 4096, requires = "stream", value_parser = count)]
     against_context: usize,
     /// Tokens of a span: the last one has N − 1 more behind it than the first
-    #[arg(long, value_name = "N", default_value_t = 512, requires = "stream")]
-    #[arg(value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "stream", value_parser = count)]
     span: usize,
     /// Spans compared in a bin, evenly spread; 0 = all
-    #[arg(long, value_name = "N", default_value_t = 16, requires = "stream")]
-    #[arg(value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "stream", value_parser = count)]
     spans_per_bin: usize,
     /// Tokens of the stream, from the start of the text; 0 = all of it
-    #[arg(long, value_name = "N", requires = "stream")]
-    #[arg(value_parser = whole::<u64>(0..=u64::MAX))]
+    #[arg(long, value_name = "N", requires = "stream", value_parser = whole::<u64>(0..=u64::MAX))]
     limit_tokens: Option<u64>,
     /// Go on from what --state-out kept: the text comes after all that was read before
     #[arg(long, value_name = "FILE", requires = "stream")]
@@ -327,7 +304,7 @@ fn run_stream(
     as_json: bool,
     text: &TokenStore,
     run: &Run<'_>,
-) -> anyhow::Result<u8> {
+) -> anyhow::Result<()> {
     refuse_what_grows(args, run.model.config(), text.len())?;
     let options = StreamOptions {
         tokens: args.limit_tokens.unwrap_or(0),
@@ -360,29 +337,24 @@ fn run_stream(
         let identity = Identity::of(run.model, run.tokenizer);
         context.save_noting(path, &identity, &command)?;
     }
-    if as_json {
-        terminal::line(&to_json(run, &options, &report).to_string())?;
-    } else {
-        print_stream(run, &options, &report)?;
+    match as_json {
+        true => terminal::line(to_json(run, &options, &report))?,
+        false => print_stream(run, &options, &report)?,
     }
-    compression::check(&report)?;
-    Ok(errors::OK)
+    compression::check(&report)
 }
 
 /// The cache of full layers grows by every token, and so does the time of the next one.
 fn refuse_what_grows(args: &StreamArgs, model: &ModelConfig, tokens: u64) -> anyhow::Result<()> {
-    let Some(setting) = model.grows_by() else {
-        return Ok(());
-    };
-    if args.limit_tokens.is_some() || tokens <= KEPT_TOKENS {
-        return Ok(());
+    match model.grows_by() {
+        Some(setting) if args.limit_tokens.is_none() && tokens > KEPT_TOKENS => refuse!(
+            "`{setting}` keeps every token: after {} of them its cache has {}, and every \
+             further token looks at all of it; say with --limit-tokens how far to read",
+            terminal::grouped(tokens),
+            terminal::bytes(state_bytes(model, 1, tokens)),
+        ),
+        _ => Ok(()),
     }
-    Err(errors::usage(format!(
-        "`{setting}` keeps every token: after {} of them its cache has {}, and every \
-         further token looks at all of it; say with --limit-tokens how far to read",
-        terminal::grouped(tokens),
-        terminal::bytes(state_bytes(model, 1, tokens)),
-    )))
 }
 
 fn to_json(run: &Run<'_>, options: &StreamOptions, report: &StreamReport) -> Value {
@@ -417,7 +389,7 @@ fn print_stream(
     report: &StreamReport,
 ) -> anyhow::Result<()> {
     let context = terminal::grouped(options.context as u64);
-    terminal::line(&format!(
+    terminal::line(format!(
         "one stream of {} tokens in windows of {}, against {context} to {} tokens behind | {:.1}s \
          on {}",
         terminal::grouped(report.tokens),
@@ -426,32 +398,32 @@ fn print_stream(
         report.seconds,
         run.device,
     ))?;
-    terminal::line(&format!(
+    terminal::line(format!(
         "{:>23}  {:>8}  {:>9}  {:>8}  {:>8}  {:>17}",
         "positions", "loss", "compared", "stream", context, "stream / limited"
     ))?;
     for bin in &report.bins {
-        terminal::line(&row(bin))?;
+        terminal::line(row(bin))?;
     }
-    if let Some(cost) = &report.compression {
-        compression::print(run.model.config(), cost)?;
+    match &report.compression {
+        Some(cost) => compression::print(run.model.config(), cost),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn row(bin: &StreamBin) -> String {
     let [from, to] = [bin.positions.start, bin.positions.end].map(terminal::grouped);
     let positions = format!("{from}..{to}");
     let start = format!("{positions:>23}  {:>8.4}", bin.loss);
-    match bin.compared {
-        None => format!("{start}  {:>9}", 0),
-        Some(compared) => format!(
-            "{start}  {:>9}  {:>8.4}  {:>8.4}  {:>+7.2} % ± {:.2} %",
-            terminal::grouped(compared.tokens),
-            compared.stream,
-            compared.limited,
-            100.0 * compared.excess(),
-            100.0 * compared.standard_error / compared.limited,
-        ),
-    }
+    let Some(compared) = bin.compared else {
+        return format!("{start}  {:>9}", 0);
+    };
+    format!(
+        "{start}  {:>9}  {:>8.4}  {:>8.4}  {:>+7.2} % ± {:.2} %",
+        terminal::grouped(compared.tokens),
+        compared.stream,
+        compared.limited,
+        100.0 * compared.excess(),
+        100.0 * compared.standard_error / compared.limited,
+    )
 }

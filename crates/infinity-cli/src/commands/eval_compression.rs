@@ -1,7 +1,7 @@
 //! What compressing the memory cost along a stream: the loss, and for every layer the bound on its error
 //! beside the measured one.
 
-use anyhow::bail;
+use anyhow::ensure;
 use infinity_model::ModelConfig;
 use infinity_model::compression::Held;
 use infinity_train::StreamReport;
@@ -13,16 +13,17 @@ use crate::terminal;
 /// Refuses a report in which a bound did not hold: it would be a fault of this program.
 pub(super) fn check(report: &StreamReport) -> anyhow::Result<()> {
     let held = report.compression.iter().flat_map(|cost| &cost.held);
-    match held.enumerate().find(|(_, held)| held.broken > 0) {
-        None => Ok(()),
-        Some((layer, held)) => bail!(
+    for (layer, held) in held.enumerate() {
+        ensure!(
+            held.broken == 0,
             "the bound on the error of the compressed memory did not hold in layer {layer}: {} of {} \
              comparisons, the largest error {:.3} of its bound",
             held.broken,
             held.checks,
             held.closest
-        ),
+        );
     }
+    Ok(())
 }
 
 pub(super) fn to_json(model: &ModelConfig, cost: &StreamCompression) -> Value {
@@ -49,7 +50,7 @@ pub(super) fn to_json(model: &ModelConfig, cost: &StreamCompression) -> Value {
 
 pub(super) fn print(model: &ModelConfig, cost: &StreamCompression) -> anyhow::Result<()> {
     let [exact, compressed] = cost.compression.memory_bytes(model);
-    terminal::line(&format!(
+    terminal::line(format!(
         "memory in {} bits every {} tokens: loss {:.6} against {:.6} exact, {:+.6} ± {:.6} nats | {} \
          in {} ({:.2} times)",
         cost.compression.width,
@@ -63,21 +64,21 @@ pub(super) fn print(model: &ModelConfig, cost: &StreamCompression) -> anyhow::Re
         exact as f64 / compressed as f64,
     ))?;
     if cost.held.is_empty() {
-        return Ok(terminal::line("no certificate: half formats have none")?);
+        return terminal::line("no certificate: half formats have none");
     }
-    terminal::line(&format!(
+    terminal::line(format!(
         "{:>5}  {:^32}  {:^32}  {:>9}  {:>13}  {:>6}",
         "", "error of the memory", "error of its outputs", "closest", "", ""
     ))?;
     let names = ["bound", "measured", "expected"]
         .map(|name| format!("{name:>10}"))
         .join(" ");
-    terminal::line(&format!(
+    terminal::line(format!(
         "{:>5}  {names}  {names}  {:>9}  {:>13}  {:>6}",
         "layer", "to bound", "comparisons", "broken"
     ))?;
     for (layer, held) in cost.held.iter().enumerate() {
-        terminal::line(&row(layer, held))?;
+        terminal::line(row(layer, held))?;
     }
     Ok(())
 }

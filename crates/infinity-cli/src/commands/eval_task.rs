@@ -15,7 +15,7 @@ use serde_json::json;
 use super::plot;
 use crate::args::{Global, count, length, whole};
 use crate::model_dir;
-use crate::terminal::{self, errors};
+use crate::terminal::{self, refuse};
 
 /// What is measured, and where.
 pub(super) struct Run<'a> {
@@ -37,15 +37,13 @@ pub(crate) struct TaskArgs {
     /// Tokens of a row or a text, each measured on its own: 1k,4k,1M (k = 1,024, M = 1,048,576) [default: the
     /// training window]
     #[arg(long, value_name = "N,…", value_delimiter = ',', requires = "task")]
-    #[arg(value_parser = length, allow_negative_numbers = true)]
+    #[arg(value_parser = length)]
     context_lengths: Vec<usize>,
     /// Independent samples of every length [default: 3; of a needle 20]
-    #[arg(long, value_name = "N", requires = "task")]
-    #[arg(value_parser = whole::<u64>(1..=1_000_000), allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", requires = "task", value_parser = whole::<u64>(1..=1_000_000))]
     seeds: Option<u64>,
     /// Rows of every sample (recall, sticky, parity, copy)
-    #[arg(long, value_name = "N", default_value_t = 256, requires = "task")]
-    #[arg(value_parser = count, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "task", value_parser = count)]
     task_rows: usize,
     /// Sentence before the needle's value, and the question for it
     #[arg(long, value_name = "TEXT", requires = "task")]
@@ -84,8 +82,8 @@ impl Named {
     }
 
     fn name(self) -> String {
-        let value = self.to_possible_value();
-        value.map_or_else(String::new, |value| value.get_name().to_owned())
+        let value = self.to_possible_value().expect("none is left out");
+        value.get_name().to_owned()
     }
 }
 
@@ -96,32 +94,25 @@ const WINDOW: usize = 512;
 pub(super) fn check(args: &TaskArgs, config: &RunConfig, file: Option<&str>) -> anyhow::Result<()> {
     let Some(task) = args.task else { return Ok(()) };
     if args.question.is_some() && task != Named::Needle {
-        return Err(errors::usage("--question belongs to --task needle"));
+        refuse!("--question belongs to --task needle");
     }
-    if let Some(path) = &args.plot {
-        let end = path.extension().and_then(|end| end.to_str());
-        if !matches!(end, Some("svg" | "png")) {
-            return Err(errors::usage(format!(
-                "--plot {}: name a file that ends in .svg or .png",
-                path.display()
-            )));
-        }
-        model_dir::can_hold("--plot", path)?;
+    if let Some(path) = args.plot.as_ref().filter(|path| !plot::is_picture(path)) {
+        refuse!(
+            "--plot {}: name a file that ends in .svg or .png",
+            path.display()
+        );
     }
-    let trained = config.data.source;
+    model_dir::can_hold("--plot", args.plot.as_ref())?;
+    let (trained, name) = (config.data.source, task.name());
     match (task.source(), file) {
-        (Some(_), Some(file)) => Err(errors::usage(format!(
-            "--file {file}: --task {} makes its own rows",
-            task.name()
-        ))),
-        (Some(source), None) if source != trained => Err(errors::usage(format!(
-            "--task {0}: this model did not learn it; train one with `data.source = \"{0}\"`",
-            task.name()
-        ))),
-        (None, None) if trained.task().is_some() => Err(errors::usage(format!(
-            "--task {}: this model learned from no text; give --file PATH and a model that reads it",
-            task.name()
-        ))),
+        (Some(_), Some(file)) => refuse!("--file {file}: --task {name} makes its own rows"),
+        (Some(source), None) if source != trained => refuse!(
+            "--task {name}: this model did not learn it; train one with `data.source = \"{name}\"`"
+        ),
+        (None, None) if trained.task().is_some() => refuse!(
+            "--task {name}: this model learned from no text; give --file PATH and a model that \
+             reads it"
+        ),
         _ => Ok(()),
     }
 }
@@ -132,16 +123,17 @@ pub(super) fn run(
     global: &Global,
     text: Option<TokenStore>,
     run: &Run<'_>,
-) -> anyhow::Result<u8> {
+) -> anyhow::Result<()> {
     let task = args.task.expect("asked for only with a task");
     let config = run.config;
     let window = config.data.max_seq_length;
     let seeds = if task == Named::Needle { 20 } else { 3 };
+    let mut lengths = args.context_lengths.clone();
+    if lengths.is_empty() {
+        lengths.push(window);
+    }
     let options = TaskOptions {
-        lengths: match &args.context_lengths[..] {
-            [] => vec![window],
-            lengths => lengths.to_vec(),
-        },
+        lengths,
         seeds: args.seeds.unwrap_or(seeds),
         rows: args.task_rows,
         batch: config.training.per_device_eval_batch_size,
@@ -151,9 +143,9 @@ pub(super) fn run(
     let mut progress = terminal::progress::reading();
     let figures = match (task, &text) {
         (Named::Needle, Some(text)) => {
-            let tokenizer = run.tokenizer.ok_or_else(|| {
-                errors::usage("--task needle: the model has no tokenizer to write the needle with")
-            })?;
+            let Some(tokenizer) = run.tokenizer else {
+                refuse!("--task needle: the model has no tokenizer to write the needle with");
+            };
             let needle = Needle::new(tokenizer, args.question.as_deref().unwrap_or(QUESTION))?;
             evaluate_needle(run.model, text, &needle, &options, &mut progress)?
         }
@@ -163,34 +155,29 @@ pub(super) fn run(
         _ => evaluate_rows(run.model, &config.data, &options, &mut progress)?,
     };
     match as_json {
-        true => lines(task, run, &options, &figures)?,
+        true => lines(task, run, options.seeds, &figures)?,
         false => table(task, run, &options, &figures)?,
     }
     if let Some(path) = &args.plot {
         plot::save(&picture(task, &figures), path)?;
         if !global.quiet && !as_json {
-            terminal::line(&format!("written: {}", path.display()))?;
+            terminal::line(format!("written: {}", path.display()))?;
         }
     }
-    Ok(errors::OK)
+    Ok(())
 }
 
-fn lines(
-    task: Named,
-    run: &Run<'_>,
-    options: &TaskOptions,
-    figures: &[Figure],
-) -> anyhow::Result<()> {
+fn lines(task: Named, run: &Run<'_>, seeds: u64, figures: &[Figure]) -> anyhow::Result<()> {
     let parameters = ParameterCount::of(run.model.config()).total();
     for figure in figures {
         let line = json!({
             "task": task.name(), "length": figure.length, "kind": figure.kind,
             "from": figure.range.start, "to": figure.range.end, "answers": figure.answers,
             "accuracy": figure.accuracy, "loss": figure.loss,
-            "standard_error": figure.standard_error, "seeds": options.seeds,
+            "standard_error": figure.standard_error, "seeds": seeds,
             "state_bytes": figure.state_bytes, "parameters": parameters, "device": run.device,
         });
-        terminal::line(&line.to_string())?;
+        terminal::line(line.to_string())?;
     }
     Ok(())
 }
@@ -201,23 +188,23 @@ fn table(
     options: &TaskOptions,
     figures: &[Figure],
 ) -> anyhow::Result<()> {
-    let (of, places, counted) = match task {
-        Named::Positions => (String::new(), "positions", "tokens"),
-        Named::Needle => (String::new(), "positions", "needles"),
-        _ => (
-            format!(" of {} rows", options.rows),
-            "tokens back",
-            "answers",
-        ),
+    let (places, counted) = match task {
+        Named::Positions => ("positions", "tokens"),
+        Named::Needle => ("positions", "needles"),
+        _ => ("tokens back", "answers"),
     };
-    terminal::line(&format!(
+    let of = match task.source() {
+        Some(_) => format!(" of {} rows", options.rows),
+        None => String::new(),
+    };
+    terminal::line(format!(
         "{} | {} seeds{of} | {} parameters on {}",
         task.name(),
         options.seeds,
         terminal::grouped(ParameterCount::of(run.model.config()).total()),
         run.device
     ))?;
-    terminal::line(&format!(
+    terminal::line(format!(
         "{:>9}  {:<8}  {places:>19}  {counted:>9}  {:>8}  {:>7}  {:>7}  {:>10}",
         "length", "kind", "accuracy", "±", "loss", "state"
     ))?;
@@ -225,7 +212,7 @@ fn table(
     for figure in figures {
         let [start, end] = [figure.range.start, figure.range.end].map(terminal::grouped);
         let range = format!("{start}–{end}");
-        terminal::line(&format!(
+        terminal::line(format!(
             "{:>9}  {:<8}  {range:>19}  {:>9}  {:>8}  {:>7}  {:>7.4}  {:>10}",
             terminal::grouped(figure.length as u64),
             figure.kind.unwrap_or("–"),
@@ -254,10 +241,10 @@ fn picture(task: Named, figures: &[Figure]) -> String {
         let point = (x as f64, y);
         match drawn.iter_mut().find(|curve| curve.name == name) {
             Some(curve) => curve.points.push(point),
-            None => drawn.push(Curve {
-                name,
-                points: vec![point],
-            }),
+            None => {
+                let points = vec![point];
+                drawn.push(Curve { name, points });
+            }
         }
     }
     let (title, across) = match task {
@@ -266,10 +253,6 @@ fn picture(task: Named, figures: &[Figure]) -> String {
         Named::Parity => ("Accuracy", "bits so far, up to"),
         _ => ("Accuracy", "tokens back, up to"),
     };
-    curves(
-        &format!("{title}: {}", task.name()),
-        across,
-        task != Named::Positions,
-        &drawn,
-    )
+    let title = format!("{title}: {}", task.name());
+    curves(&title, across, task != Named::Positions, &drawn)
 }

@@ -9,10 +9,10 @@ use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{copy_conversations, copy_template, save_like};
 use infinity_model::{Precision, SaveOptions, WeightFormat, save_pretrained_with};
 
-use crate::args::Global;
+use crate::args::{Global, in_units};
 use crate::device;
 use crate::model_dir::{self, ModelArgs};
-use crate::terminal::{self, errors};
+use crate::terminal::{self, refuse};
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
@@ -38,22 +38,18 @@ pub(crate) struct ExportArgs {
     overwrite: bool,
 }
 
-pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<()> {
     let (found, target) = (args.of.find()?, &args.output_dir);
     let shown = target.display();
     let mut inside = target.read_dir().into_iter().flatten();
     if target.exists() && (!target.is_dir() || inside.next().is_some()) {
         // Nothing but a model is anybody's to replace.
-        let names = ["config.json", "adapter_config.json"];
-        if !names.iter().any(|name| target.join(name).is_file()) {
-            return Err(errors::usage(format!(
-                "{shown} is there and is no model directory: name another"
-            )));
+        let mut names = ["config.json", "adapter_config.json"].iter();
+        if !names.any(|name| target.join(name).is_file()) {
+            refuse!("{shown} is there and is no model directory: name another");
         }
         if !args.overwrite {
-            return Err(errors::usage(format!(
-                "{shown} is there: --overwrite replaces the model in it"
-            )));
+            refuse!("{shown} is there: --overwrite replaces the model in it");
         }
     }
     let chosen = device::open(&device::wanted(global))?;
@@ -64,10 +60,10 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
     ];
     if found.has_adapters() && !args.merge {
         if let Some((flag, _)) = of_models.iter().find(|(_, given)| *given) {
-            return Err(errors::usage(format!(
+            refuse!(
                 "{flag} is for a model, and these are adapters, which are written in one file with the numbers that \
                  they have: --merge makes one of both"
-            )));
+            );
         }
         found.save_adapter(target, &chosen.device)?;
         settle(target, found.chat_template())?;
@@ -75,7 +71,7 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<u8> {
     }
     if args.merge && !found.has_adapters() {
         let model = args.of.model.display();
-        return Err(errors::usage(format!("--merge: {model} has no adapters")));
+        refuse!("--merge: {model} has no adapters");
     }
     let loaded = model_dir::load(&found, Precision::F32, &chosen.device)?;
     let (model, tokenizer) = (loaded.model, loaded.tokenizer.as_ref());
@@ -110,18 +106,17 @@ fn settle(target: &Path, template: Option<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn said(what: &str, target: &Path) -> anyhow::Result<u8> {
+fn said(what: &str, target: &Path) -> anyhow::Result<()> {
     let shown = target.display();
     let files = target.read_dir()?.flatten().map(|entry| entry.path());
     let weights = files.filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
     let sizes = weights.map(|path| path.metadata().map_or(0, |data| data.len()));
-    let sizes: Vec<u64> = sizes.collect();
-    let bytes = terminal::bytes(sizes.iter().sum());
-    terminal::line(&match sizes.len() {
+    let (files, bytes) = sizes.fold((0, 0), |(files, sum), size| (files + 1, sum + size));
+    let bytes = terminal::bytes(bytes);
+    terminal::line(match files {
         1 => format!("{what} in {shown}: {bytes} of weights"),
         files => format!("{what} in {shown}: {bytes} of weights in {files} files"),
-    })?;
-    Ok(errors::OK)
+    })
 }
 
 /// A number of bytes with a unit, of 1000 (`MB`) or 1024 (`MiB`), or without one.
@@ -138,11 +133,8 @@ fn size(text: &str) -> Result<u64, String> {
         ("b", 1),
         ("", 1),
     ];
-    let text = text.trim().to_ascii_lowercase();
-    let mut read = UNITS.iter();
-    let read = read.find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?.trim_end(), bytes)));
-    let bytes = read.and_then(|(number, unit)| number.parse::<u64>().ok()?.checked_mul(*unit));
-    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| {
+    let bytes = in_units(&text.trim().to_ascii_lowercase(), &UNITS);
+    bytes.ok_or_else(|| {
         "it must be a whole number above 0 with or without a unit, as in 5GB".to_owned()
     })
 }

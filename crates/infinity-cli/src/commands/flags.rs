@@ -2,11 +2,11 @@
 //!
 //! A flag is a name for one key; its type, limits, help and error messages are the key's.
 
-use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 use infinity_train::config::{ConfigError, ConfigLayers, key};
 
 /// One flag. Flags of the same key override each other, the last on the line wins.
+#[derive(Debug)]
 pub(super) struct Flag {
     /// Long name, without the hyphens.
     pub(super) name: &'static str,
@@ -15,20 +15,13 @@ pub(super) struct Flag {
     short: Option<char>,
     aliases: &'static [&'static str],
     takes: Takes,
-    help: Help,
-}
-
-/// What the help says of a flag.
-enum Help {
-    /// What the table of keys says of its key.
-    OfKey,
-    /// This.
-    Said(&'static str),
-    /// Nothing: it only exists for the original project's command lines.
-    Hidden,
+    /// What the help says of it instead of what the table of keys says of its key; nothing for one that
+    /// only exists for the original project's command lines.
+    help: Option<&'static str>,
 }
 
 /// What follows a flag.
+#[derive(Debug)]
 enum Takes {
     /// A value, called so in the help.
     Value(&'static str),
@@ -45,7 +38,7 @@ const fn flag(name: &'static str, key: &'static str, value: &'static str) -> Fla
         short: None,
         aliases: &[],
         takes: Takes::Value(value),
-        help: Help::OfKey,
+        help: None,
     }
 }
 
@@ -57,25 +50,9 @@ const fn switch(name: &'static str, key: &'static str, value: &'static str) -> F
 }
 
 impl Flag {
-    const fn short(self, short: char) -> Self {
-        Self {
-            short: Some(short),
-            ..self
-        }
-    }
-
     const fn said(self, help: &'static str) -> Self {
-        Self {
-            help: Help::Said(help),
-            ..self
-        }
-    }
-
-    const fn hidden(self) -> Self {
-        Self {
-            help: Help::Hidden,
-            ..self
-        }
+        let help = Some(help);
+        Self { help, ..self }
     }
 
     const fn or(self, aliases: &'static [&'static str]) -> Self {
@@ -99,7 +76,7 @@ const FLAGS: &[(&str, &[Flag])] = &[
     ("Data and output", &[
         flag("train-file", "data.train_file", "PATH"),
         flag("validation-file", "data.validation_file", "PATH"),
-        flag("output-dir", "run.output_dir", "DIR").short('o'),
+        Flag { short: Some('o'), ..flag("output-dir", "run.output_dir", "DIR") },
         flag("run-name", "run.name", "NAME"),
         switch("overwrite", "run.overwrite", "true").or(&["overwrite-output-dir"]),
         flag("tokenizer", TOKENIZER, "KIND|PATH").said("Tokenizer: byte, char, bpe:ENTRIES, or a tokenizer.json").or(&["tokenizer-name"]),
@@ -113,7 +90,7 @@ const FLAGS: &[(&str, &[Flag])] = &[
         flag("max-steps", "training.max_steps", "N").or(&["max-train-steps"]),
         flag("max-tokens", "training.max_tokens", "N"),
         flag("num-train-epochs", "training.num_train_epochs", "N").or(&["epochs"]),
-        flag("per-device-train-batch-size", "training.per_device_train_batch_size", "N").short('b').or(&["batch-size"]),
+        Flag { short: Some('b'), ..flag("per-device-train-batch-size", "training.per_device_train_batch_size", "N").or(&["batch-size"]) },
         flag("per-device-eval-batch-size", "training.per_device_eval_batch_size", "N"),
         flag("gradient-accumulation-steps", "training.gradient_accumulation_steps", "N"),
         flag("max-grad-norm", "training.max_grad_norm", "NORM"),
@@ -128,14 +105,14 @@ const FLAGS: &[(&str, &[Flag])] = &[
         flag("precision", "run.precision", "FORMAT"),
         flag("strategy", "distributed.strategy", "HOW"),
         flag("devices", "distributed.devices", "N|LIST"),
-        switch("fp16", "run.precision", "f16-mixed").hidden(),
-        switch("bf16", "run.precision", "bf16-mixed").hidden(),
+        switch("fp16", "run.precision", "f16-mixed").said(""),
+        switch("bf16", "run.precision", "bf16-mixed").said(""),
     ]),
     ("Validation, checkpoints, log", &[
         flag("eval-steps", "eval.every", "N"),
         flag("max-eval-batches", "eval.max_batches", "N"),
         flag("max-eval-samples", EVAL_SAMPLES, "N").said("Rows of a validation, rounded up to whole batches"),
-        switch("do-eval", "eval.do_eval", "true").hidden(),
+        switch("do-eval", "eval.do_eval", "true").said(""),
         flag("save-steps", "checkpoint.every", "N").or(&["checkpointing-steps"]),
         flag("save-total-limit", "checkpoint.keep_last", "N"),
         flag("logging-steps", "logging.every", "N"),
@@ -162,38 +139,32 @@ fn all() -> impl Iterator<Item = &'static Flag> {
 #[derive(Debug, Default)]
 pub(super) struct Given(pub(super) Vec<(&'static Flag, String)>);
 
-impl std::fmt::Debug for Flag {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
 /// `layers` with those of `flags` that have a value, each with its key.
 pub(super) fn over<const N: usize>(
     layers: ConfigLayers,
     flags: [(&str, &str, &Option<String>); N],
 ) -> Result<ConfigLayers, ConfigError> {
-    let mut given = flags.into_iter();
-    given.try_fold(layers, |layers, (flag, key, value)| match value {
-        Some(value) => layers.flag(flag, key, value),
-        None => Ok(layers),
+    let mut given =
+        (flags.iter()).filter_map(|(flag, key, value)| Some((flag, key, value.as_ref()?)));
+    given.try_fold(layers, |layers, (flag, key, value)| {
+        layers.flag(flag, key, value)
     })
 }
 
 impl Given {
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(flag, _)| flag.name == name)
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let given = self.0.iter().find(|(flag, _)| flag.name == name);
+        given.map(|(_, value)| &**value)
     }
 }
 
 impl Flag {
     /// What its key means, the words it allows, and its default.
     fn help(&self) -> String {
-        let key = match self.help {
-            Help::OfKey => key(self.key).expect("a test holds every flag's key to exist"),
-            Help::Said(help) => return help.to_owned(),
-            Help::Hidden => return String::new(),
-        };
+        if let Some(help) = self.help {
+            return help.to_owned();
+        }
+        let key = key(self.key).expect("a test holds every flag's key to exist");
         let mut help = key.summary();
         let words: Vec<&str> = key.words.iter().map(|(word, _)| word.as_str()).collect();
         if !words.is_empty() {
@@ -212,12 +183,9 @@ impl Flag {
             .aliases(self.aliases)
             .help(self.help())
             .help_heading(heading)
-            .hide(matches!(self.help, Help::Hidden))
+            .hide(self.help == Some(""))
+            .short(self.short)
             .overrides_with_all(rivals.map(|other| other.name));
-        let arg = match self.short {
-            Some(short) => arg.short(short),
-            None => arg,
-        };
         match self.takes {
             // A negative number must reach the key's own message.
             Takes::Value(name) => arg.value_name(name).allow_negative_numbers(true),
@@ -240,10 +208,8 @@ impl Flag {
 
 impl Args for Given {
     fn augment_args(command: Command) -> Command {
-        let titled = FLAGS
-            .iter()
-            .flat_map(|(title, flags)| flags.iter().map(|f| f.arg(title)));
-        command.args(titled)
+        let titled = FLAGS.iter();
+        command.args(titled.flat_map(|(title, flags)| flags.iter().map(|flag| flag.arg(title))))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -257,11 +223,9 @@ impl FromArgMatches for Given {
         Ok(Self(values.collect()))
     }
 
-    fn update_from_arg_matches(&mut self, _: &ArgMatches) -> Result<(), Error> {
-        Err(Error::raw(
-            ErrorKind::InvalidSubcommand,
-            "a command line is read once",
-        ))
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 
@@ -311,6 +275,6 @@ mod tests {
         assert_eq!(given("--fp16 --precision f32").0[0].1, "f32");
         assert_eq!(given("--gradient-checkpointing").0[0].1, "blocks");
         assert_eq!(given("--gradient-checkpointing=none -b 3").0.len(), 2);
-        assert!(given("--do-eval").has("do-eval"));
+        assert!(given("--do-eval").get("do-eval").is_some());
     }
 }

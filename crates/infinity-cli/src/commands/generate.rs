@@ -19,7 +19,7 @@ use crate::args::{Global, MemoryFlags, whole};
 use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::Heeding;
-use crate::terminal::{self, errors};
+use crate::terminal::{self, errors, refuse};
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
@@ -32,8 +32,7 @@ pub(crate) struct GenerateArgs {
     #[arg(short = 'f', long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
     /// How many continuations to make
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = whole::<u64>(1..=u64::MAX))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u64>(1..=u64::MAX))]
     num_samples: u64,
     /// Number formats: f32, bf16-mixed, f16-mixed, bf16-true or bf16-weights
     #[arg(long, alias = "dtype", value_name = "FORMAT", default_value_t)]
@@ -64,11 +63,9 @@ pub(crate) struct GenerateArgs {
     json: bool,
 }
 
-pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
-    if let Some(path) = &args.state_out {
-        model_dir::can_hold("--state-out", path)?;
-    }
+    model_dir::can_hold("--state-out", args.state_out.as_ref())?;
     let prompt = read_prompt(&args)?;
     let chosen = device::open(&device::wanted(global))?;
     let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
@@ -111,7 +108,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
             terminal::remark(&closing_line(&made, &chosen.name, config.is_greedy()));
         }
         if heeding.stops() {
-            return Ok(errors::INTERRUPTED);
+            return errors::ended(errors::INTERRUPTED);
         }
         // Each continuation has a seed of its own that can be given again.
         seed = Some(made.seed.wrapping_add(1));
@@ -119,7 +116,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<u8> {
             terminal::line("")?;
         }
     }
-    Ok(errors::OK)
+    Ok(())
 }
 
 /// The widths of a file.
@@ -153,32 +150,25 @@ fn shown(
     let echo = if args.no_echo { "" } else { prompt };
     // The prompt comes with the first new text: what is refused before shows nothing.
     let mut owed = Some(echo);
-    let mut broken = None;
     let made = make(&mut |text| {
         heeding.step();
-        if streams && !text.is_empty() {
-            let shown = format!("{}{text}", owed.take().unwrap_or_default());
-            broken = terminal::piece(&shown).err();
+        if !streams || text.is_empty() {
+            return heeding.going_on();
         }
-        match broken {
-            Some(_) => ControlFlow::Break(()),
-            None => heeding.going_on(),
-        }
+        heeding.show(&format!("{}{text}", owed.take().unwrap_or_default()))
     });
     if made.is_err() && owed.is_none() {
         // The message begins a line of its own.
         terminal::line("")?;
     }
     let (made, context) = made?;
-    if let Some(error) = broken {
-        return Err(error.into());
-    }
+    heeding.shown()?;
     match (args.json, streams) {
-        (true, _) => terminal::line(&as_json(prompt, &made).to_string())?,
+        (true, _) => terminal::line(as_json(prompt, &made))?,
         // Nothing continues a prompt that was not read to its end.
         (_, true) if made.prompt_left > 0 => {}
         (_, true) => terminal::line(owed.unwrap_or_default())?,
-        (_, false) => terminal::line(&format!("{echo}{}", made.text))?,
+        (_, false) => terminal::line(format!("{echo}{}", made.text))?,
     }
     Ok((made, context))
 }
@@ -190,30 +180,20 @@ fn read_prompt(args: &GenerateArgs) -> anyhow::Result<String> {
         (_, Some(path)) => path,
         _ if args.state_in.is_some() => return Ok(String::new()),
         _ if io::stdin().is_terminal() => {
-            return Err(errors::usage(
-                "no prompt: give -p TEXT, -f FILE, or text on standard input",
-            ));
+            refuse!("no prompt: give -p TEXT, -f FILE, or text on standard input");
         }
         _ => Path::new("-"),
     };
-    let mut bytes = Vec::new();
-    let name = match path == Path::new("-") {
+    let (name, bytes) = match path == Path::new("-") {
         true => {
+            let mut bytes = Vec::new();
             let read = io::stdin().read_to_end(&mut bytes);
-            read.context("cannot read standard input")?;
-            "standard input".into()
+            ("standard input".to_owned(), read.map(|_| bytes))
         }
-        false => {
-            let name = path.display();
-            bytes =
-                std::fs::read(path).with_context(|| format!("cannot read the prompt {name}"))?;
-            path.to_string_lossy()
-        }
+        false => (path.display().to_string(), std::fs::read(path)),
     };
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        anyhow::anyhow!("the prompt in {name} is not UTF-8 text (byte {at})")
-    })?;
+    let bytes = bytes.with_context(|| format!("cannot read the prompt from {name}"))?;
+    let text = terminal::utf8(bytes, &format!("the prompt in {name}"))?;
     // Some programs begin a file with a mark that is no part of its text, as training text is read.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     // Editors and `echo` end a file with a line break that nobody means as part of the prompt.
@@ -222,8 +202,6 @@ fn read_prompt(args: &GenerateArgs) -> anyhow::Result<String> {
     Ok(line.to_owned())
 }
 
-/// `prompt: 12 tokens, 1534.2 tok/s · decode: 256 tokens, 211.7 tok/s · state 1.6 MiB ·
-/// position 268 · …`.
 fn closing_line(made: &Generation, device: &str, greedy: bool) -> String {
     let seed = match greedy {
         true => "greedy".to_owned(),
@@ -253,16 +231,11 @@ fn closing_line(made: &Generation, device: &str, greedy: bool) -> String {
 
 fn as_json(prompt: &str, made: &Generation) -> Value {
     json!({
-        "prompt": prompt,
-        "text": made.text,
-        "tokens": made.tokens,
-        "prompt_tokens": made.prompt_tokens,
-        "finish": made.finish.to_string(),
-        "seed": made.seed,
+        "prompt": prompt, "text": made.text, "tokens": made.tokens,
+        "prompt_tokens": made.prompt_tokens, "finish": made.finish.to_string(), "seed": made.seed,
         "prefill_tok_per_s": rate(made.prompt_tokens - made.prompt_left, made.prefill_s),
         "decode_tok_per_s": rate(made.tokens.len(), made.decode_s),
-        "state_bytes": made.state_bytes,
-        "position": made.position,
+        "state_bytes": made.state_bytes, "position": made.position,
     })
 }
 

@@ -20,11 +20,11 @@ pub(crate) mod stream;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 
-use clap::{Args, Command, CommandFactory, Parser, Subcommand};
+use clap::{Command, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::args::{self, Global, JsonArgs};
-use crate::terminal::{self, errors};
+use crate::terminal;
 
 /// Train, evaluate and run linear-time language models.
 #[derive(Debug, Parser)]
@@ -80,7 +80,10 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Config(config::ConfigVerb),
     /// Print the completion script for a shell
-    Completions(CompletionsArgs),
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 /// The parser, with the underscore spelling of every flag as a hidden alias.
@@ -88,19 +91,12 @@ pub(crate) fn command() -> Command {
     args::with_underscores(Cli::command())
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct CompletionsArgs {
-    /// The shell
-    shell: Shell,
-}
-
 /// `infinity completions SHELL`: prints the script a shell needs to complete our flags.
-pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<u8> {
+pub(crate) fn completions(shell: Shell) -> anyhow::Result<()> {
     // Into memory first: Clap panics when the pipe it writes to is closed.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command(), "infinity", &mut script);
-    terminal::piece(&String::from_utf8_lossy(&script))?;
-    Ok(errors::OK)
+    clap_complete::generate(shell, &mut command(), "infinity", &mut script);
+    terminal::piece(&String::from_utf8_lossy(&script))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use infinity_plot::{Across, Run, figure};
 
 use crate::args::Global;
-use crate::terminal::{self, errors};
+use crate::terminal::{self, refuse};
 
 #[derive(Debug, Args)]
 pub(crate) struct PlotArgs {
@@ -34,7 +34,7 @@ enum X {
     Time,
 }
 
-pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<()> {
     let across = match args.x {
         X::Step => Across::Step,
         X::Tokens => Across::Tokens,
@@ -47,23 +47,23 @@ pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<u8> {
     for path in files(args)? {
         save(&svg, &path)?;
         if !global.quiet {
-            terminal::line(&format!("written: {}", path.display()))?;
+            terminal::line(format!("written: {}", path.display()))?;
         }
     }
-    Ok(errors::OK)
+    Ok(())
+}
+
+/// Whether a picture can be written to `path`.
+pub(super) fn is_picture(path: &Path) -> bool {
+    let end = path.extension();
+    end.is_some_and(|end| end == "svg" || end == "png")
 }
 
 /// Writes a picture to a file that ends in .svg or .png.
 pub(super) fn save(svg: &str, path: &Path) -> anyhow::Result<()> {
-    let bytes = match path.extension().and_then(|end| end.to_str()) {
-        Some("png") => png(svg)?,
-        Some("svg") => svg.as_bytes().to_vec(),
-        _ => {
-            return Err(errors::usage(format!(
-                "{}: name a file that ends in .svg or .png",
-                path.display()
-            )));
-        }
+    let bytes = match path.extension().is_some_and(|end| end == "png") {
+        true => png(svg)?,
+        false => svg.as_bytes().to_vec(),
     };
     infinity_files::write(path, &bytes).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -82,34 +82,28 @@ fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Run>> {
 }
 
 fn files(args: &PlotArgs) -> anyhow::Result<Vec<PathBuf>> {
-    let both = |path: &Path| {
-        ["svg", "png"]
-            .map(|end| path.with_added_extension(end))
-            .to_vec()
+    let path = match (&args.output, &args.runs[..]) {
+        (Some(output), _) if is_picture(output) => return Ok(vec![output.clone()]),
+        (Some(output), _) => output.clone(),
+        (None, [run]) if run.is_dir() => run.join("plot"),
+        (None, [file]) => file.with_file_name("plot"),
+        (None, _) => "plot".into(),
     };
-    let Some(output) = &args.output else {
-        return Ok(match &args.runs[..] {
-            [run] if run.is_dir() => both(&run.join("plot")),
-            [file] => both(&file.with_file_name("plot")),
-            _ => both(Path::new("plot")),
-        });
-    };
-    match output.extension().and_then(|end| end.to_str()) {
-        Some("svg" | "png") => Ok(vec![output.clone()]),
-        None if !output.is_dir() && output.file_name().is_some() => Ok(both(output)),
-        _ => Err(errors::usage(format!(
+    if path.extension().is_some() || path.is_dir() || path.file_name().is_none() {
+        refuse!(
             "--output {}: name a file that ends in .svg or .png, or in neither for both",
-            output.display()
-        ))),
+            path.display()
+        );
     }
+    Ok(["svg", "png"]
+        .map(|end| path.with_added_extension(end))
+        .into())
 }
 
-/// The picture in pixels.
+/// The picture in pixels, two for each of its units.
 #[cfg(feature = "png")]
 fn png(svg: &str) -> anyhow::Result<Vec<u8>> {
-    /// Pixels for each unit of the picture.
-    const SCALE: f32 = 2.0;
-    Ok(infinity_plot::png(svg, SCALE)?)
+    Ok(infinity_plot::png(svg, 2.0)?)
 }
 
 #[cfg(not(feature = "png"))]

@@ -88,19 +88,16 @@ impl SamplingFlags {
 
     fn layered(
         &self,
-        base: GenerationConfig,
+        mut config: GenerationConfig,
         seed: Option<u64>,
     ) -> anyhow::Result<(GenerationConfig, Vec<String>)> {
-        let mut config = base;
-        let drawing: Vec<&str> = [
+        let mut drawing = vec![
             ("--temperature", self.temperature.is_some_and(|t| t != 0.0)),
             ("--top-k", self.top_k.is_some()),
             ("--top-p", self.top_p.is_some()),
             ("--min-p", self.min_p.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(flag, given)| given.then_some(flag))
-        .collect();
+        ];
+        drawing.retain(|(_, given)| *given);
         // Who says how to draw wants to draw, whatever the model's own settings are.
         let wants = self.do_sample == Some(true) || !drawing.is_empty();
         if wants && self.temperature.is_none() && config.temperature == 0.0 {
@@ -111,14 +108,14 @@ impl SamplingFlags {
             (_, Some(given)) => given,
             _ => config.do_sample || wants,
         };
-        put(&mut config.temperature, self.temperature);
-        put(&mut config.top_k, self.top_k);
-        put(&mut config.top_p, self.top_p);
-        put(&mut config.min_p, self.min_p);
-        put(&mut config.repetition_penalty, self.repetition_penalty);
-        put(&mut config.repeat_last_n, self.repeat_last_n);
-        put(&mut config.presence_penalty, self.presence_penalty);
-        put(&mut config.frequency_penalty, self.frequency_penalty);
+        config.temperature = self.temperature.unwrap_or(config.temperature);
+        config.top_k = self.top_k.unwrap_or(config.top_k);
+        config.top_p = self.top_p.unwrap_or(config.top_p);
+        config.min_p = self.min_p.unwrap_or(config.min_p);
+        config.repetition_penalty = self.repetition_penalty.unwrap_or(config.repetition_penalty);
+        config.repeat_last_n = self.repeat_last_n.unwrap_or(config.repeat_last_n);
+        config.presence_penalty = self.presence_penalty.unwrap_or(config.presence_penalty);
+        config.frequency_penalty = self.frequency_penalty.unwrap_or(config.frequency_penalty);
         config.seed = seed.or(config.seed);
         config.ignore_eos |= self.ignore_eos;
         if !self.stop.is_empty() {
@@ -131,15 +128,9 @@ impl SamplingFlags {
             _ => "--temperature 0",
         };
         let unused = drawing.iter().filter(|_| config.is_greedy());
-        let unused = unused.map(|flag| format!("{flag} does nothing beside {why}"));
+        let unused = unused.map(|(flag, _)| format!("{flag} does nothing beside {why}"));
         let unused = unused.collect();
         Ok((config, unused))
-    }
-}
-
-fn put<T: Copy>(place: &mut T, given: Option<T>) {
-    if let Some(value) = given {
-        *place = value;
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use crate::args::{Global, whole};
 use crate::device;
 use crate::model_dir::{self, Found, ModelArgs};
-use crate::terminal::{self, errors, signals};
+use crate::terminal::{self, errors, refuse, signals};
 
 /// How often a wish to stop is looked for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -73,61 +73,49 @@ pub(crate) struct ServeArgs {
 }
 
 /// Serves until Ctrl-C or SIGTERM.
-pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
     let tokenizer = found.tokenizer()?;
     let directory = tokenizer.parent().unwrap_or(&args.of.model);
+    let named = args.model_name.clone();
     let mut config = ServerConfig {
-        model_name: args
-            .model_name
-            .clone()
-            .unwrap_or_else(|| name_of(&args.of.model)),
+        model_name: named.unwrap_or_else(|| name_of(&args.of.model)),
         template: model_dir::template(&found, directory)?,
         generation: generation(directory)?,
         api_key: args.api_key.clone().filter(|key| !key.is_empty()),
         ..ServerConfig::default()
     };
     config.check_address(args.host).map_err(errors::usage)?;
-    match args.allow_host.is_empty() {
-        true if args.host.is_loopback() => {}
-        true => config.hosts = None,
-        false => config
-            .hosts
-            .iter_mut()
-            .for_each(|hosts| hosts.extend(args.allow_host.clone())),
+    if args.allow_host.is_empty() && !args.host.is_loopback() {
+        config.hosts = None;
+    } else if let Some(hosts) = &mut config.hosts {
+        hosts.extend(args.allow_host.clone());
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the server's threads")?;
     let address = SocketAddr::new(args.host, args.port);
-    let listener = runtime
-        .block_on(TcpListener::bind(address))
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => errors::usage(format!(
-                "port {} of {} is taken by another program: give another one with --port, or --port 0 \
-                 for any that is free",
-                args.port, args.host
-            )),
-            _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
-        })?;
+    let listener = match runtime.block_on(TcpListener::bind(address)) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => refuse!(
+            "port {} of {} is taken by another program: give another one with --port, or --port 0 \
+             for any that is free",
+            args.port,
+            args.host
+        ),
+        bound => bound.with_context(|| format!("cannot listen on {address}"))?,
+    };
     let address = listener.local_addr()?;
     let interrupt =
         signals::listen("stopping: answers may finish, sessions are saved (again: now)")?;
     terminal::remark(&format!("loading {}", args.of.model.display()));
 
     let served = Served::loading();
-    let early = runtime.spawn(infinity_serve::serve(
-        listener,
-        router(served.clone(), config),
-        stopped(
-            interrupt.asked.clone(),
-            served.clone(),
-            Duration::from_secs(args.grace),
-        ),
-    ));
+    let grace = Duration::from_secs(args.grace);
+    let stopped = stopped(interrupt.asked.clone(), served.clone(), grace);
+    let router = router(served.clone(), config);
+    let early = runtime.spawn(infinity_serve::serve(listener, router, stopped));
     served.ready(start(&args, &found, global)?);
     interrupt.heeded.store(true, Ordering::SeqCst);
     terminal::remark(&format!("http://{address}/ is ready; Ctrl-C stops it"));
-    runtime.block_on(early)??;
-    Ok(errors::OK)
+    Ok(runtime.block_on(early)??)
 }
 
 fn start(args: &ServeArgs, found: &Found, global: &Global) -> anyhow::Result<EngineHandle> {
@@ -173,7 +161,5 @@ fn generation(directory: &Path) -> anyhow::Result<GenerationConfig> {
 fn name_of(model: &Path) -> String {
     let named = model.iter().rev().map(|part| part.to_string_lossy());
     let mut named = named.filter(|part| part != "final" && part != "." && part != "/");
-    named
-        .next()
-        .map_or_else(|| "infinity".to_owned(), |name| name.into_owned())
+    named.next().unwrap_or("infinity".into()).into_owned()
 }

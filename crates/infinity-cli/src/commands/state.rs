@@ -8,9 +8,9 @@ use clap::Subcommand;
 use infinity_model::{LayerState, ModelState, state_file};
 use serde_json::{Value, json};
 
-use crate::args::Global;
+use crate::args::{Global, JsonArgs};
 use crate::device;
-use crate::terminal::{self, errors};
+use crate::terminal::{self, refuse};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateVerb {
@@ -19,9 +19,8 @@ pub(crate) enum StateVerb {
         /// File that a command's --state-out wrote
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        print: JsonArgs,
     },
     /// Show how far two states of one model are apart
     Diff {
@@ -30,28 +29,26 @@ pub(crate) enum StateVerb {
         first: PathBuf,
         /// The second
         #[arg(value_name = "OTHER")]
-        second: PathBuf,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        other: PathBuf,
+        #[command(flatten)]
+        print: JsonArgs,
     },
 }
 
-pub(crate) fn run(verb: &StateVerb, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(verb: &StateVerb, global: &Global) -> anyhow::Result<()> {
     let device = device::open(&device::wanted(global))?.device;
-    let ((lines, object), json) = match verb {
-        StateVerb::Inspect { file, json } => (inspect(file, &device)?, json),
+    let ((lines, object), print) = match verb {
+        StateVerb::Inspect { file, print } => (inspect(file, &device)?, print),
         StateVerb::Diff {
             first,
-            second,
-            json,
-        } => (diff(first, second, &device)?, json),
+            other,
+            print,
+        } => (diff(first, other, &device)?, print),
     };
-    terminal::line(&match json {
-        true => object.to_string(),
-        false => lines.join("\n"),
-    })?;
-    Ok(errors::OK)
+    match print.json {
+        true => terminal::line(object),
+        false => terminal::line(lines.join("\n")),
+    }
 }
 
 /// Lines for a person, and the same for a program.
@@ -79,8 +76,8 @@ fn inspect(path: &Path, device: &Device) -> anyhow::Result<Shown> {
         lines.push(format!("{key:<14} {value}"));
     }
     lines.push(format!(
-        "{:>5}  {:<10} {:<24} {:>10}  by time scale",
-        "layer", "", "shape", "RMS"
+        "layer             {:<24}        RMS  by time scale",
+        "shape"
     ));
     let mut layers = Vec::new();
     for (i, layer) in state.layers.iter().enumerate() {
@@ -109,21 +106,15 @@ fn inspect(path: &Path, device: &Device) -> anyhow::Result<Shown> {
 fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
     let (a, a_notes) = read(first, device)?;
     let (b, b_notes) = read(second, device)?;
-    let [of_a, of_b] = [&a_notes, &b_notes].map(|notes| {
-        let note = notes.iter().find(|(key, _)| key == "model");
-        note.map(|(_, name)| name)
-    });
+    let [of_a, of_b] = [&a_notes, &b_notes].map(|notes| notes.iter().find(|(k, _)| k == "model"));
     let one_model = of_a == of_b;
     let mut lines = vec![
         format!("tokens read: {} and {}", tokens(&a), tokens(&b)),
         format!("of one model: {}", if one_model { "yes" } else { "no" }),
-        format!(
-            "{:>5}  {:<10} {:>12}  {:>12}",
-            "layer", "", "largest", "RMS / RMS"
-        ),
+        "layer                  largest     RMS / RMS".to_owned(),
     ];
     if a.layers.len() != b.layers.len() || a.batch() != b.batch() {
-        return Err(errors::usage(format!(
+        refuse!(
             "{} has {} rows of {} layers and {} has {} rows of {}: they cannot be compared",
             first.display(),
             a.batch(),
@@ -131,7 +122,7 @@ fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
             second.display(),
             b.batch(),
             b.layers.len()
-        )));
+        );
     }
     let (mut layers, mut equal) = (Vec::new(), a.position == b.position);
     for (i, (a, b)) in a.layers.iter().zip(&b.layers).enumerate() {
@@ -158,12 +149,12 @@ fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
             }));
         }
     }
-    let told = if equal {
+    let not = if equal {
         "equal in every bit"
     } else {
         "not equal"
     };
-    lines.push(told.to_owned());
+    lines.push(not.to_owned());
     let json = json!({
         "positions": [a.position, b.position], "one_model": one_model, "equal": equal,
         "tensors": layers,
@@ -208,10 +199,9 @@ impl Part {
 fn parts(layer: &LayerState) -> Vec<Part> {
     match layer {
         LayerState::Infinity { memory, tails } => {
-            let tails = tails.iter().map(|tail| Part::of("tail", tail));
-            std::iter::once(Part::of("memory", memory))
-                .chain(tails)
-                .collect()
+            let mut parts = vec![Part::of("memory", memory)];
+            parts.extend(tails.iter().map(|tail| Part::of("tail", tail)));
+            parts
         }
         LayerState::Softmax { cache } => {
             let filled = cache.filled().into_iter().flatten();

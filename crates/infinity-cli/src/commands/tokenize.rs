@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::config::tokenizer;
 use super::flags::over;
-use crate::terminal::{self, errors, signals};
+use crate::terminal::{self, signals};
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenizeArgs {
@@ -45,7 +45,7 @@ pub(crate) struct TokenizeArgs {
     json: bool,
 }
 
-pub(crate) fn run(args: TokenizeArgs) -> anyhow::Result<u8> {
+pub(crate) fn run(args: TokenizeArgs) -> anyhow::Result<()> {
     let config = config(&args)?;
     signals::ends()?;
     let mut notify = |event: DataEvent| {
@@ -54,14 +54,9 @@ pub(crate) fn run(args: TokenizeArgs) -> anyhow::Result<u8> {
             terminal::remark(&event.to_string());
         }
     };
-    let made = tokenize_to(
-        &args.inputs,
-        &config.data,
-        &config.tokenizer,
-        &args.output_dir,
-        &mut notify,
-    )?;
-    let directory = args.output_dir.display();
+    let (data, kind, target) = (&config.data, &config.tokenizer, &args.output_dir);
+    let made = tokenize_to(&args.inputs, data, kind, target, &mut notify)?;
+    let directory = target.display();
     if made.train.is_empty() {
         terminal::warning(&format!(
             "{directory} has 0 training tokens: all of the text is kept for validation; give more \
@@ -69,50 +64,39 @@ pub(crate) fn run(args: TokenizeArgs) -> anyhow::Result<u8> {
         ));
     }
     if args.json {
-        let made = json!({
-            "directory": directory.to_string(),
-            "vocab_size": made.tokenizer.vocab_size(),
-            "train_tokens": made.train.len(),
-            "validation_tokens": made.valid.len(),
-            "train_bytes": made.train.text_bytes(),
-            "validation_bytes": made.valid.text_bytes(),
+        return terminal::line(json!({
+            "directory": directory.to_string(), "vocab_size": made.tokenizer.vocab_size(),
+            "train_tokens": made.train.len(), "validation_tokens": made.valid.len(),
+            "train_bytes": made.train.text_bytes(), "validation_bytes": made.valid.text_bytes(),
             "train_documents": made.train.documents(),
-        });
-        terminal::line(&made.to_string())?;
-        return Ok(errors::OK);
+        }));
     }
     let next = match made.train.is_empty() {
         true => String::new(),
         false => format!("\n\nTrain on it with:\n  infinity train --train-file {directory}"),
     };
     let per_token = made.train.text_bytes() as f64 / made.train.len().max(1) as f64;
-    terminal::line(&format!(
+    terminal::line(format!(
         "{directory}: {} training and {} validation tokens, vocabulary of {}, {per_token:.2} bytes \
          a token{next}",
         terminal::grouped(made.train.len()),
         terminal::grouped(made.valid.len()),
         terminal::grouped(made.tokenizer.vocab_size() as u64),
-    ))?;
-    Ok(errors::OK)
+    ))
 }
 
 /// The sections `[data]` and `[tokenizer]` that the flags amount to, checked like any other.
 fn config(args: &TokenizeArgs) -> anyhow::Result<RunConfig> {
     let append_eos = args.append_eos.then(|| "true".to_owned());
-    let mut layers = over(
-        ConfigLayers::new(),
-        [
-            (
-                "--validation-file",
-                "data.validation_file",
-                &args.validation_file,
-            ),
-            ("--val-fraction", "data.val_fraction", &args.val_fraction),
-            ("--text-column", "data.text_column", &args.text_column),
-            ("--append-eos", "data.append_eos", &append_eos),
-            ("--train-bpe", "tokenizer.train_bpe", &args.train_bpe),
-        ],
-    )?;
+    let file = &args.validation_file;
+    let flags = [
+        ("--validation-file", "data.validation_file", file),
+        ("--val-fraction", "data.val_fraction", &args.val_fraction),
+        ("--text-column", "data.text_column", &args.text_column),
+        ("--append-eos", "data.append_eos", &append_eos),
+        ("--train-bpe", "tokenizer.train_bpe", &args.train_bpe),
+    ];
+    let mut layers = over(ConfigLayers::new(), flags)?;
     if let Some(given) = &args.tokenizer {
         layers = tokenizer(layers, given)?;
     }

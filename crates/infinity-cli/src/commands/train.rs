@@ -1,7 +1,7 @@
 //! `infinity train [CONFIG]`: layer the configuration, say what will happen, train, say what came.
 
-use std::path::{MAIN_SEPARATOR, Path, PathBuf};
-use std::sync::Arc;
+use std::io::{self, IsTerminal};
+use std::path::{MAIN_SEPARATOR, Path};
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
@@ -19,7 +19,7 @@ use super::eval::{self, EvalArgs};
 use crate::args::Global;
 use crate::device::{Backend, Ranks};
 use crate::model_dir::ModelArgs;
-use crate::terminal::{self, errors, progress, signals};
+use crate::terminal::{self, errors, progress, refuse, signals};
 
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
@@ -35,14 +35,14 @@ pub(crate) struct TrainArgs {
 }
 
 /// Trains, or measures when only `--do-eval` was asked for.
-pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<()> {
     let LoadedConfig {
         mut config, source, ..
     } = args.config.load(global)?;
     if args.config.only_evaluates() {
         return measure(&config, global);
     }
-    let resume = resume(&args)?;
+    let resume = args.resume.as_deref().map(resume).transpose()?;
     let directory = config.output_dir();
     if !args.dry_run {
         check_output(&directory, config.run.overwrite, resume.as_ref())?;
@@ -69,44 +69,39 @@ pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<u8> {
         _ => "stopping after this step; Ctrl-C again ends at once",
     })?;
     let control = TrainControl {
-        interrupt: interrupt.asked,
-        heeded: interrupt.heeded,
-        reporter,
         resume,
-        config_text: source,
+        ..interrupt.control(reporter, source)
     };
     let prompt = config.eval.sample_prompts.first().cloned();
     let report = train(config, ranks.devices(), control)?;
     if report.interrupted {
         terminal::note(&stopped(&report));
-        return Ok(errors::INTERRUPTED);
+        return errors::ended(errors::INTERRUPTED);
     }
     let prompt = prompt.as_deref().unwrap_or("Once upon a time");
     let result = result(&report, &directory.join(FINAL), prompt, global.quiet);
-    match progress {
-        Progress::Json => progress::to_stdout(progress, false).message(&result),
-        _ => terminal::line(&result)?,
+    if progress == Progress::Json {
+        progress::to_stdout(progress, false).message(&result);
+        return Ok(());
     }
-    Ok(errors::OK)
+    terminal::line(result)
 }
 
 /// What is said of a run that was stopped: how it goes on, where something of it was saved.
 fn stopped(report: &TrainReport) -> String {
     let step = report.step;
-    match report.saved {
-        Some(saved) if saved == step => {
-            format!("stopped at step {step}; go on with the same command and --resume")
-        }
+    let next = match report.saved {
+        Some(saved) if saved == step => "go on with the same command and --resume".to_owned(),
         Some(saved) => format!(
-            "stopped at step {step}; the same command and --resume goes on after step {saved}, the \
-             last that was saved"
+            "the same command and --resume goes on after step {saved}, the last that was saved"
         ),
-        None => format!("stopped at step {step}; nothing of it was saved"),
-    }
+        None => "nothing of it was saved".to_owned(),
+    };
+    format!("stopped at step {step}; {next}")
 }
 
 /// `--do-eval` without `--do-train`: the model that lies in the output directory.
-fn measure(config: &RunConfig, global: &Global) -> anyhow::Result<u8> {
+fn measure(config: &RunConfig, global: &Global) -> anyhow::Result<()> {
     let args = EvalArgs {
         of: ModelArgs {
             model: config.output_dir(),
@@ -130,32 +125,25 @@ fn shown(progress: Progress, quiet: bool) -> anyhow::Result<Progress> {
     match progress {
         Progress::Auto => Ok(Progress::Plain),
         Progress::Tui if quiet => Ok(Progress::None),
-        Progress::Tui if !terminal::is_there() => Err(errors::usage(
-            "--progress tui: a dashboard needs a terminal; use plain, json or none",
-        )),
+        // It draws on standard output and reads keys.
+        Progress::Tui if !io::stdout().is_terminal() || !io::stdin().is_terminal() => {
+            refuse!("--progress tui: a dashboard needs a terminal; use plain, json or none")
+        }
         other => Ok(other),
     }
 }
 
 /// `--resume` in words that the library knows.
-fn resume(args: &TrainArgs) -> anyhow::Result<Option<Resume>> {
-    let Some(given) = &args.resume else {
-        return Ok(None);
-    };
-    Ok(Some(match given.parse::<u64>() {
-        _ if given == "auto" => Resume::Latest,
-        Ok(step) => Resume::Step(step),
-        Err(_) => {
-            let path = PathBuf::from(given);
-            if !path.is_dir() {
-                return Err(errors::usage(format!(
-                    "--resume {given}: there is no such directory; give `auto`, a step, or a \
-                     checkpoint directory"
-                )));
-            }
-            Resume::Directory(path)
-        }
-    }))
+fn resume(given: &str) -> anyhow::Result<Resume> {
+    match (given, given.parse()) {
+        ("auto", _) => Ok(Resume::Latest),
+        (_, Ok(step)) => Ok(Resume::Step(step)),
+        _ if Path::new(given).is_dir() => Ok(Resume::Directory(given.into())),
+        _ => refuse!(
+            "--resume {given}: there is no such directory; give `auto`, a step, or a checkpoint \
+             directory"
+        ),
+    }
 }
 
 /// An output directory that exists is somebody's work. Only `--resume auto` may find none: it is the
@@ -163,23 +151,18 @@ fn resume(args: &TrainArgs) -> anyhow::Result<Option<Resume>> {
 fn check_output(directory: &Path, overwrite: bool, resume: Option<&Resume>) -> anyhow::Result<()> {
     let shown = directory.display();
     if directory.exists() && !directory.is_dir() {
-        return Err(errors::usage(format!(
-            "the output directory {shown} is a file"
-        )));
+        refuse!("the output directory {shown} is a file");
     }
-    let used = is_used(directory);
-    if resume.is_some_and(|from| *from != Resume::Latest) && !used {
-        return Err(errors::usage(format!(
-            "nothing to resume: there is no run in the output directory {shown}"
-        )));
-    }
-    if used && !overwrite && resume.is_none() {
-        return Err(errors::usage(format!(
+    match (is_used(directory), resume) {
+        (false, Some(Resume::Step(_) | Resume::Directory(_))) => {
+            refuse!("nothing to resume: there is no run in the output directory {shown}")
+        }
+        (true, None) if !overwrite => refuse!(
             "the output directory {shown} exists and is not empty; --resume goes on with the run \
              in it, --overwrite replaces it, --output-dir names another"
-        )));
+        ),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// What is known before the data is read.
@@ -203,56 +186,54 @@ fn announcement(config: &RunConfig, ranks: &Ranks) -> [String; 3] {
 }
 
 /// `--dry-run`: takes some steps for their cost, and says what the run would be.
-fn describe_only(mut config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Result<u8> {
-    for line in announcement(&config, ranks) {
-        terminal::line(&line)?;
-    }
+fn describe_only(mut config: RunConfig, source: String, ranks: &Ranks) -> anyhow::Result<()> {
+    terminal::line(announcement(&config, ranks).join("\n"))?;
     let main = &ranks.main().device;
     let formats = Formats::new(config.run.precision, main);
     formats.check(main)?;
-    terminal::line(&format!("precision {}", formats.describe()))?;
+    terminal::line(format!("precision {}", formats.describe()))?;
     terminal::note("measuring some steps, about ten seconds …");
     let window = config.data.training_window();
     let interrupt = signals::listen("stopping after this step")?;
-    let asked = Arc::clone(&interrupt.asked);
-    let control = TrainControl {
-        interrupt: interrupt.asked,
-        heeded: interrupt.heeded,
-        reporter: progress::silent(),
-        resume: None,
-        config_text: source,
-    };
+    let control = interrupt.clone().control(progress::silent(), source);
     config.logging.progress = Progress::None;
     let estimate = estimate(config, ranks.devices(), control)?;
-    if asked.load(Ordering::Relaxed) {
-        return Ok(errors::INTERRUPTED);
+    if interrupt.asked.load(Ordering::Relaxed) {
+        return errors::ended(errors::INTERRUPTED);
     }
-    for line in estimated(&estimate, window) {
-        terminal::line(&line)?;
-    }
-    Ok(errors::OK)
+    terminal::line(estimated(&estimate, window).join("\n"))
 }
 
 fn estimated(e: &Estimate, window: usize) -> [String; 6] {
     let tokens = e.total_steps * e.tokens_per_step;
-    let flops = match e.frozen {
-        0 => training_flops_per_token(&e.model, window),
-        // No gradient of a weight is computed.
-        _ => 2 * forward_flops_per_token(&e.model, window),
+    let learn = terminal::count(e.parameters);
+    let (flops, parameters) = match e.frozen {
+        0 => (
+            training_flops_per_token(&e.model, window),
+            format!("{learn} parameters"),
+        ),
+        frozen => (
+            // No gradient of a weight is computed.
+            2 * forward_flops_per_token(&e.model, window),
+            format!(
+                "{} parameters that stay as they are, adapters of {learn} that learn",
+                terminal::count(frozen)
+            ),
+        ),
     };
     let memory = match e.memory_bytes {
         0 => "not measured here".to_owned(),
         peak => format!("{} of this process at its peak", terminal::bytes(peak)),
     };
+    let further = match state_bytes_per_token(&e.model) {
+        0 => String::new(),
+        more => format!(
+            " and {} more for every further token",
+            terminal::bytes(more)
+        ),
+    };
     [
-        match e.frozen {
-            0 => format!("model     {} parameters", terminal::count(e.parameters)),
-            frozen => format!(
-                "model     {} parameters that stay as they are, adapters of {} that learn",
-                terminal::count(frozen),
-                terminal::count(e.parameters)
-            ),
-        },
+        format!("model     {parameters}"),
         format!(
             "length    {} steps, {} tokens of {} in the training text",
             terminal::grouped(e.total_steps),
@@ -260,16 +241,9 @@ fn estimated(e: &Estimate, window: usize) -> [String; 6] {
             terminal::grouped(e.training_tokens),
         ),
         format!(
-            "work      {} FLOP a token, {} of state a row{}",
+            "work      {} FLOP a token, {} of state a row{further}",
             terminal::grouped(flops),
             terminal::bytes(state_bytes(&e.model, 1, window as u64)),
-            match state_bytes_per_token(&e.model) {
-                0 => String::new(),
-                more => format!(
-                    " and {} more for every further token",
-                    terminal::bytes(more)
-                ),
-            },
         ),
         format!("memory    about {memory}"),
         format!(
@@ -285,15 +259,15 @@ fn estimated(e: &Estimate, window: usize) -> [String; 6] {
 
 /// What came of a run: the last validation, where the model is, and how to use it.
 fn result(report: &TrainReport, model: &Path, prompt: &str, quiet: bool) -> String {
-    let mut text = format!("finished {} steps", terminal::grouped(report.step));
-    if let Some(eval) = &report.eval {
-        text = format!(
+    let mut text = match &report.eval {
+        None => format!("finished {} steps", terminal::grouped(report.step)),
+        Some(eval) => format!(
             "validation loss {:.4} | perplexity {} | bits per byte {:.4}",
             eval.loss,
             progress::perplexity(eval.perplexity),
             eval.bits_per_byte
-        );
-    }
+        ),
+    };
     if model.is_dir() && !quiet {
         let shown = model.display().to_string();
         let words = [&*shown, "-p", prompt].map(terminal::shell_word).join(" ");
@@ -320,13 +294,9 @@ fn started(by_cargo: bool, typed: &str) -> String {
             false => " --release",
         };
         // Those besides the default: a command that Cargo runs must name them too.
-        let features: Vec<&str> = (Backend::compiled().map(Backend::name))
-            .filter(|name| *name != "flex")
-            .collect();
-        let features = match features[..] {
-            [] => String::new(),
-            _ => format!(" --features {}", features.join(",")),
-        };
+        let features = Backend::compiled().map(Backend::name);
+        let features = features.filter(|name| *name != "flex");
+        let features: String = features.map(|name| format!(" --features {name}")).collect();
         return format!("cargo run{profile}{features} --");
     }
     // A name without a path was found on the PATH, and will be again.

@@ -23,21 +23,32 @@ pub(crate) const DIVERGED: u8 = 3;
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// A command line that cannot be carried out as it stands.
-#[derive(Debug)]
-pub(crate) struct Usage(pub(crate) String);
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(String);
 
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
+/// Everything is said, and the program ends with this exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("exit code {0}")]
+pub(crate) struct Ended(u8);
+
+/// [`Ended`], to be returned.
+pub(crate) fn ended(code: u8) -> anyhow::Result<()> {
+    Err(Ended(code).into())
 }
-
-impl std::error::Error for Usage {}
 
 /// An error of usage from a message.
 pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     Usage(message.into()).into()
 }
+
+/// Returns an error of usage from a message with its values: `anyhow::bail!`, of this kind.
+macro_rules! refuse {
+    ($($message:tt)*) => {
+        return Err($crate::terminal::errors::usage(format!($($message)*)))
+    };
+}
+pub(crate) use refuse;
 
 /// The exit code an error ends the program with.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
@@ -50,59 +61,40 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         // Whoever read our output has seen enough; that is no failure.
         return (io.kind() == io::ErrorKind::BrokenPipe).then_some(OK);
     }
-    if let Some(TrainError::Diverged { .. }) = cause.downcast_ref() {
-        return Some(DIVERGED);
+    if let Some(Ended(code)) = cause.downcast_ref() {
+        return Some(*code);
     }
-    is_usage(cause).then_some(USAGE)
+    match cause.downcast_ref() {
+        Some(TrainError::Diverged { .. }) => Some(DIVERGED),
+        _ => is_usage(cause).then_some(USAGE),
+    }
 }
 
 /// Whether a reader of our output went away.
 pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let closed = |io: &io::Error| io.kind() == io::ErrorKind::BrokenPipe;
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref().is_some_and(closed))
+    exit_code(error) == OK
 }
 
 /// Whether an error is about what was asked for, not about what happened then.
 ///
 /// Errors that pass another one on unchanged do not show it as their cause, so those are opened.
 fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
+    use {CheckpointError as C, DataError as D, GenerateError as G, TrainError as T};
     match cause.downcast_ref() {
-        Some(TrainError::Data(data)) => is_usage(data),
-        Some(TrainError::Checkpoint(checkpoint)) => matches!(
-            checkpoint,
-            CheckpointError::None { .. }
-                | CheckpointError::Missing(_)
-                | CheckpointError::Changed { .. }
-        ),
-        Some(train) => matches!(
-            train,
-            TrainError::Config(_)
-                | TrainError::Model(_)
-                | TrainError::Precision(_)
-                | TrainError::Refused(_)
-                | TrainError::NoModel(_)
-                | TrainError::OutputExists { .. }
-                | TrainError::OutputRefused { .. }
-        ),
-        None => {
-            use DataError::{BadValue, NotFound, NotSet};
-            let (data, generate) = (cause.downcast_ref(), cause.downcast_ref());
-            cause.is::<Usage>()
-                || cause.is::<ConfigError>()
-                || cause.is::<infinity_model::ConfigError>()
-                || cause.is::<infinity_model::PrecisionError>()
-                || matches!(
-                    data,
-                    Some(NotSet { .. } | BadValue { .. } | NotFound { .. })
-                )
-                || matches!(
-                    generate,
-                    Some(GenerateError::Config(_) | GenerateError::EmptyPrompt)
-                )
-        }
+        Some(T::Data(data)) => return is_usage(data),
+        Some(T::Config(_) | T::Model(_) | T::Precision(_) | T::Refused(_)) => return true,
+        Some(T::NoModel(_) | T::OutputExists { .. } | T::OutputRefused { .. }) => return true,
+        Some(T::Checkpoint(C::None { .. } | C::Missing(_) | C::Changed { .. })) => return true,
+        _ => {}
     }
+    if let Some(D::NotSet { .. } | D::BadValue { .. } | D::NotFound { .. }) = cause.downcast_ref() {
+        return true;
+    }
+    matches!(cause.downcast_ref(), Some(G::Config(_) | G::EmptyPrompt))
+        || cause.is::<Usage>()
+        || cause.is::<ConfigError>()
+        || cause.is::<infinity_model::ConfigError>()
+        || cause.is::<infinity_model::PrecisionError>()
 }
 
 /// The message and its causes, one a line, without saying anything twice.
@@ -153,11 +145,11 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 fn payload_text(payload: &(dyn Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "a panic without a message".to_owned())
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => String::clone(text),
+        _ => "a panic without a message".to_owned(),
+    }
 }
 
 /// The end of a path, which is enough to find the place and names no machine.

@@ -5,32 +5,32 @@ pub(crate) mod preparing;
 pub(crate) mod progress;
 pub(crate) mod signals;
 
+pub(crate) use errors::refuse;
+
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context;
 use clap::ColorChoice;
 
-/// Whether a dashboard can be shown: it draws on standard output and reads keys.
-pub(crate) fn is_there() -> bool {
-    io::stdout().is_terminal() && io::stdin().is_terminal()
-}
-
-/// Writes one line to standard output.
-///
-/// # Errors
-/// The writer's, a closed pipe among them; `main` ends the program quietly on that one.
-pub(crate) fn line(text: &str) -> io::Result<()> {
+/// Writes one line to standard output. On a closed pipe `main` ends the program quietly.
+pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
     piece(&format!("{text}\n"))
 }
 
 /// Writes a piece of text to standard output and shows it at once.
-pub(crate) fn piece(text: &str) -> io::Result<()> {
+pub(crate) fn piece(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    // The kind stays: a closed pipe is no failure.
-    written.map_err(|error| {
-        let reason = format!("cannot write to standard output: {error}");
-        io::Error::new(error.kind(), reason)
+    written.context("cannot write to standard output")
+}
+
+/// The text in `bytes`; `what` they are is named where they are none.
+pub(crate) fn utf8(bytes: Vec<u8>, what: &str) -> anyhow::Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow::anyhow!("{what} is not UTF-8 text (byte {at})")
     })
 }
 
@@ -92,25 +92,19 @@ fn painted(word: &str, color: &str) -> String {
 
 /// `1234567` as `1,234,567`.
 pub(crate) fn grouped(n: u64) -> String {
-    let mut text = n.to_string();
-    for at in (1..text.len()).rev().skip(2).step_by(3) {
-        text.insert(at, ',');
-    }
-    text
+    infinity_plot::grouped(n as f64)
 }
 
 /// Bytes with a binary unit: `1.6 MiB`.
 pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match unit {
+    match n.max(1).ilog2().min(40) / 10 {
         0 => format!("{n} B"),
-        _ => format!("{value:.1} {}", UNITS[unit]),
+        unit => format!(
+            "{:.1} {}",
+            n as f64 / 1024f64.powi(unit as i32),
+            UNITS[unit as usize]
+        ),
     }
 }
 

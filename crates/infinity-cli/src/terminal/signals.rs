@@ -12,10 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use burn::tensor::Device;
 use infinity_kernels::accelerator;
+use infinity_train::TrainControl;
+use infinity_train::metrics::Reporter;
 
 use super::{errors, note};
 
 /// What Ctrl-C (or SIGTERM) tells the work.
+#[derive(Clone, Default)]
 pub(crate) struct Interrupt {
     /// Set by the first.
     pub(crate) asked: Arc<AtomicBool>,
@@ -23,13 +26,27 @@ pub(crate) struct Interrupt {
     pub(crate) heeded: Arc<AtomicBool>,
 }
 
+impl Interrupt {
+    /// For a training run from its start on.
+    pub(crate) fn control(
+        self,
+        reporter: Box<dyn Reporter + Send>,
+        config_text: String,
+    ) -> TrainControl {
+        TrainControl {
+            interrupt: self.asked,
+            heeded: self.heeded,
+            reporter,
+            resume: None,
+            config_text,
+        }
+    }
+}
+
 /// Listens for Ctrl-C. `told`, if any, is printed when the work is asked to stop.
 pub(crate) fn listen(told: &'static str) -> anyhow::Result<Interrupt> {
-    let interrupt = Interrupt {
-        asked: Arc::default(),
-        heeded: Arc::default(),
-    };
-    let (asked, heeded) = (Arc::clone(&interrupt.asked), Arc::clone(&interrupt.heeded));
+    let interrupt = Interrupt::default();
+    let Interrupt { asked, heeded } = interrupt.clone();
     ctrlc::set_handler(move || {
         if asked.swap(true, Ordering::SeqCst) || !heeded.load(Ordering::SeqCst) {
             // Nothing half-made stays, and nobody complains that it is gone.
@@ -53,6 +70,7 @@ pub(crate) struct Heeding {
     /// Whether a step compiled nothing, or none ever does.
     ready: bool,
     compiled: usize,
+    broken: Option<anyhow::Error>,
 }
 
 impl Heeding {
@@ -62,6 +80,7 @@ impl Heeding {
             interrupt: listen("")?,
             ready: accelerator::facts(device).is_none(),
             compiled: accelerator::prepared().compiled,
+            broken: None,
         })
     }
 
@@ -84,12 +103,25 @@ impl Heeding {
         self.interrupt.asked.load(Ordering::SeqCst)
     }
 
-    /// Breaks where Ctrl-C has asked for an end.
+    /// Breaks where Ctrl-C has asked for an end, or a piece could not be shown.
     pub(crate) fn going_on(&self) -> ControlFlow<()> {
-        match self.stops() {
+        match self.stops() || self.broken.is_some() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
+    }
+
+    /// Shows a piece of what the work makes on standard output, and whether it is to go on.
+    pub(crate) fn show(&mut self, text: &str) -> ControlFlow<()> {
+        if !text.is_empty() {
+            self.broken = super::piece(text).err();
+        }
+        self.going_on()
+    }
+
+    /// Why a piece could not be shown, if one could not.
+    pub(crate) fn shown(&mut self) -> anyhow::Result<()> {
+        self.broken.take().map_or(Ok(()), Err)
     }
 
     /// The work is done, and there may be more later.

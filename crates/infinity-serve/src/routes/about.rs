@@ -130,28 +130,27 @@ pub(crate) async fn openapi(State(app): State<Shared>) -> Json<Value> {
     Json(description)
 }
 
-/// The page.
-pub(crate) async fn page() -> Response {
-    file(
+/// The page, what it looks like and what it does: a file by its path and kind.
+pub(crate) const FILES: [(&str, &str, &str); 3] = [
+    (
+        "/",
         "text/html; charset=utf-8",
         include_str!("../page/index.html"),
-    )
-}
-
-/// What it looks like.
-pub(crate) async fn page_css() -> Response {
-    file("text/css; charset=utf-8", include_str!("../page/page.css"))
-}
-
-/// What it does.
-pub(crate) async fn page_js() -> Response {
-    file(
+    ),
+    (
+        "/page.css",
+        "text/css; charset=utf-8",
+        include_str!("../page/page.css"),
+    ),
+    (
+        "/page.js",
         "text/javascript; charset=utf-8",
         include_str!("../page/page.js"),
-    )
-}
+    ),
+];
 
-fn file(kind: &'static str, text: &'static str) -> Response {
+/// One of them.
+pub(crate) async fn file(kind: &'static str, text: &'static str) -> Response {
     let headers = [
         (header::CONTENT_TYPE, kind),
         (header::CACHE_CONTROL, "no-cache"),
@@ -173,11 +172,8 @@ pub(crate) async fn nothing(request: axum::extract::Request) -> ApiError {
 pub(crate) async fn wrong_method(request: axum::extract::Request) -> ApiError {
     let path: String = request.uri().path().chars().take(200).collect();
     let message = format!("{} is not a method of {path}", request.method());
-    ApiError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        message,
-    )
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    ApiError::new(status, "method_not_allowed", message)
 }
 
 #[cfg(test)]

@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 
 use super::{Asked, answer_id, encode, shown};
 use crate::answer::{ApiError, Refusals};
-use crate::app::{Shared, now};
+use crate::app::Shared;
 use crate::body::{ChangeHeaders, Given};
 use crate::choices::{Format, Gathered};
 use crate::handle::EngineHandle;
 use crate::openai::{ChatMessage, ChatRequest, UsageObject, finish_word};
 use crate::request::{Request, Start, Token};
+use crate::sessions::now;
 
 /// Tokens where a request does not say.
 const DEFAULT_MAX_TOKENS: usize = 512;
@@ -147,11 +148,7 @@ impl Format for Chat {
 
     fn whole(&self, texts: &[Gathered]) -> Value {
         let choices = texts.iter().enumerate().map(|(index, text)| {
-            let all: String = text
-                .tokens
-                .iter()
-                .map(|token| token.text.as_str())
-                .collect();
+            let all = text.text();
             let content = if self.trims { all.trim_start() } else { &all };
             let logprobs = self.logprobs.then(|| {
                 let list = text.tokens.iter().map(|token| self.logprob(token));

@@ -10,12 +10,13 @@ use serde_json::{Map, Value, json};
 
 use super::{Asked, answer_id, begins, encode, shown};
 use crate::answer::{ApiError, Refusals};
-use crate::app::{Shared, now};
+use crate::app::Shared;
 use crate::body::{ChangeHeaders, Given};
 use crate::choices::{Format, Gathered};
 use crate::handle::EngineHandle;
 use crate::openai::{CompletionRequest, Prompt, UsageObject, finish_word};
 use crate::request::{Request, Token};
+use crate::sessions::now;
 
 /// Tokens where a request does not say, as OpenAI's.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -107,30 +108,33 @@ impl Completions {
         })
     }
 
+    fn choice(&self, index: usize, text: &str, logprobs: Value, reason: Value) -> Value {
+        self.object(vec![json!({
+            "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason,
+        })])
+    }
+
     fn piece(&mut self, index: usize, text: &str, token: &Token) -> Option<Value> {
         if text.is_empty() && !self.logprobs {
             return None;
         }
         let logprobs = self.logprobs.then(|| {
-            let mut list = Logprobs::at(self.offset);
+            let mut list = Logprobs {
+                offset: self.offset,
+                ..Logprobs::default()
+            };
             list.push(&self.engine, token);
             self.offset = list.offset;
             list.object()
         });
-        Some(self.object(vec![json!({
-            "index": index, "text": text, "logprobs": logprobs, "finish_reason": null,
-        })]))
+        Some(self.choice(index, text, json!(logprobs), Value::Null))
     }
 }
 
 impl Format for Completions {
     fn begin(&self, index: usize) -> Option<Value> {
         let text = self.prompt(index);
-        (!text.is_empty()).then(|| {
-            self.object(vec![json!({
-                "index": index, "text": text, "logprobs": null, "finish_reason": null,
-            })])
-        })
+        (!text.is_empty()).then(|| self.choice(index, text, Value::Null, Value::Null))
     }
 
     fn token(&mut self, index: usize, token: &Token) -> Option<Value> {
@@ -142,9 +146,7 @@ impl Format for Completions {
     }
 
     fn end(&self, index: usize, reason: FinishReason) -> Value {
-        self.object(vec![json!({
-            "index": index, "text": "", "logprobs": null, "finish_reason": finish_word(reason),
-        })])
+        self.choice(index, "", Value::Null, json!(finish_word(reason)))
     }
 
     fn usage(&self, usage: &UsageObject) -> Value {
@@ -155,11 +157,6 @@ impl Format for Completions {
 
     fn whole(&self, texts: &[Gathered]) -> Value {
         let choices = texts.iter().enumerate().map(|(index, text)| {
-            let new: String = text
-                .tokens
-                .iter()
-                .map(|token| token.text.as_str())
-                .collect();
             let logprobs = self.logprobs.then(|| {
                 let mut list = Logprobs::default();
                 for token in text.prompt.iter().chain(&text.tokens) {
@@ -168,7 +165,7 @@ impl Format for Completions {
                 list.object()
             });
             json!({
-                "index": index, "text": format!("{}{new}", self.prompt(index)),
+                "index": index, "text": format!("{}{}", self.prompt(index), text.text()),
                 "logprobs": logprobs, "finish_reason": finish_word(text.reason),
                 "seed": text.usage.seed,
             })
@@ -189,20 +186,13 @@ struct Logprobs {
 }
 
 impl Logprobs {
-    fn at(offset: usize) -> Self {
-        Self {
-            offset,
-            ..Self::default()
-        }
-    }
-
     fn push(&mut self, engine: &EngineHandle, token: &Token) {
         let text = shown(engine, token.id);
         let mut top = Map::new();
         for &(id, logprob) in &token.top {
             // Two tokens may look the same: the likelier one comes first and stays.
-            top.entry(shown(engine, id))
-                .or_insert_with(|| json!(logprob));
+            let shown = shown(engine, id);
+            top.entry(shown).or_insert_with(|| json!(logprob));
         }
         if let Some(logprob) = token.logprob {
             top.entry(text.clone()).or_insert_with(|| json!(logprob));
@@ -211,8 +201,7 @@ impl Logprobs {
         self.offset += text.chars().count();
         self.tokens.push(text);
         self.values.push(token.logprob);
-        self.top
-            .push(token.logprob.map_or(Value::Null, |_| Value::Object(top)));
+        self.top.push(json!(token.logprob.map(|_| top)));
     }
 
     fn object(&self) -> Value {

@@ -62,14 +62,15 @@ impl Asked {
         }
         let all = prompts.saturating_mul(n);
         if all > limit {
-            let message =
-                format!("{prompts} prompts with n = {n} are {all} texts: at most {limit}");
-            return Err(ApiError::field("n", message));
+            let what = format!("{prompts} prompts with n = {n} are {all} texts");
+            return Err(ApiError::field("n", format!("{what}: at most {limit}")));
         }
         if all > 1 && matches!(self.terms.start, Start::Session(_)) {
-            let message =
-                format!("a session is continued by one text, not {all}: set session_fork");
-            return Err(ApiError::field("session_id", message));
+            let what = format!("a session is continued by one text, not {all}");
+            return Err(ApiError::field(
+                "session_id",
+                format!("{what}: set session_fork"),
+            ));
         }
         Ok(())
     }
@@ -145,8 +146,6 @@ fn shown(engine: &EngineHandle, id: u32) -> String {
     let tokenizer = engine.tokenizer();
     match tokenizer.decode(&[id]) {
         Ok(text) if !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER) => text,
-        _ => tokenizer
-            .token(id)
-            .unwrap_or_else(|| format!("<token {id}>")),
+        _ => (tokenizer.token(id)).unwrap_or_else(|| format!("<token {id}>")),
     }
 }

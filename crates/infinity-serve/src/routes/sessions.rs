@@ -7,7 +7,6 @@ use axum::body::Bytes;
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use infinity_model::FinishReason;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -18,6 +17,7 @@ use crate::answer::{ApiError, Refusals};
 use crate::app::Shared;
 use crate::body::{ChangeHeaders, Given, Id, idempotency_key, read_body};
 use crate::choices::{Deadline, event_stream};
+use crate::handle::EngineHandle;
 use crate::request::{Event, Request, Start, Usage};
 use crate::session::SessionInfo;
 
@@ -25,49 +25,23 @@ use crate::session::SessionInfo;
 const MAX_NAME: usize = 200;
 /// Bytes of a session's note.
 const MAX_NOTE: usize = 4 << 20;
+/// What a state is called where it is kept.
+const FILE: &str = "attachment; filename=\"state.safetensors\"";
 
 /// A session.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SessionObject {
-    /// Its name in requests.
-    pub(crate) id: String,
     /// `session`.
     pub(crate) object: &'static str,
-    /// Its name for people.
-    pub(crate) name: String,
-    /// Whatever its owner keeps with it.
-    pub(crate) note: String,
-    /// Tokens of its text so far.
-    pub(crate) position: u64,
-    /// Bytes of its state.
-    pub(crate) state_bytes: u64,
-    /// Seconds since 1970 when it was made.
-    pub(crate) created: u64,
-    /// Seconds since 1970 when it was last changed.
-    pub(crate) changed: u64,
-    /// The session it was forked from.
-    pub(crate) parent: Option<String>,
-    /// Whether a request is changing it now.
-    pub(crate) in_use: bool,
-    /// Whether its state is in memory.
-    pub(crate) resident: bool,
+    /// What is known of it.
+    #[serde(flatten)]
+    pub(crate) info: SessionInfo,
 }
 
-impl From<SessionInfo> for SessionObject {
+impl From<SessionInfo> for Json<SessionObject> {
     fn from(info: SessionInfo) -> Self {
-        Self {
-            id: info.id.0,
-            object: "session",
-            name: info.name,
-            note: info.note,
-            position: info.position,
-            state_bytes: info.state_bytes,
-            created: info.created,
-            changed: info.changed,
-            parent: info.parent.map(|id| id.0),
-            in_use: info.in_use,
-            resident: info.resident,
-        }
+        let object = "session";
+        Json(SessionObject { object, info })
     }
 }
 
@@ -155,11 +129,20 @@ pub(crate) async fn create(
     let engine = app.engine()?;
     asked.check()?;
     let name = asked.name.unwrap_or_else(|| "New session".to_owned());
-    let mut info = engine.create_session(name).await?;
-    if asked.note.is_some() {
-        info = engine.rename_session(&info.id, None, asked.note).await?;
+    let info = engine.create_session(name).await?;
+    made(engine, info, asked.note).await
+}
+
+/// The answer of a session that was made, with its note if it has one.
+async fn made(
+    engine: &EngineHandle,
+    mut info: SessionInfo,
+    note: Option<String>,
+) -> Result<(StatusCode, Json<SessionObject>), ApiError> {
+    if note.is_some() {
+        info = engine.rename_session(&info.id, None, note).await?;
     }
-    Ok((StatusCode::CREATED, Json(info.into())))
+    Ok((StatusCode::CREATED, info.into()))
 }
 
 /// Lists the sessions.
@@ -168,14 +151,14 @@ pub(crate) async fn create(
         Refusals))]
 pub(crate) async fn list(State(app): State<Shared>) -> Result<Json<SessionList>, ApiError> {
     let sessions = app.engine()?.sessions().await?;
-    // Notes may be long; each session tells its own.
-    let data = sessions.into_iter().map(|info| SessionObject {
-        note: String::new(),
-        ..info.into()
-    });
+    let told = |mut info: SessionInfo| {
+        // Notes may be long; each session tells its own.
+        info.note.clear();
+        Json::from(info).0
+    };
     Ok(Json(SessionList {
         object: "list",
-        data: data.collect(),
+        data: sessions.into_iter().map(told).collect(),
     }))
 }
 
@@ -188,7 +171,7 @@ pub(crate) async fn get(
     State(app): State<Shared>,
     Id(id): Id,
 ) -> Result<Json<SessionObject>, ApiError> {
-    Ok(Json(app.engine()?.session(&id).await?.into()))
+    Ok(app.engine()?.session(&id).await?.into())
 }
 
 /// Gives a session another name or note.
@@ -203,12 +186,8 @@ pub(crate) async fn change(
 ) -> Result<Json<SessionObject>, ApiError> {
     let engine = app.engine()?;
     asked.check()?;
-    Ok(Json(
-        engine
-            .rename_session(&id, asked.name, asked.note)
-            .await?
-            .into(),
-    ))
+    let info = engine.rename_session(&id, asked.name, asked.note);
+    Ok(info.await?.into())
 }
 
 /// Forgets a session.
@@ -241,11 +220,8 @@ pub(crate) async fn fork(
 ) -> Result<(StatusCode, Json<SessionObject>), ApiError> {
     let engine = app.engine()?;
     asked.check()?;
-    let mut info = engine.fork_session(&id, asked.name).await?;
-    if asked.note.is_some() {
-        info = engine.rename_session(&info.id, None, asked.note).await?;
-    }
-    Ok((StatusCode::CREATED, Json(info.into())))
+    let info = engine.fork_session(&id, asked.name).await?;
+    made(engine, info, asked.note).await
 }
 
 /// Gives a session's state file.
@@ -258,10 +234,7 @@ pub(crate) async fn download(State(app): State<Shared>, Id(id): Id) -> Result<Re
     let bytes = app.engine()?.export_state(&id).await?;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream"),
-        (
-            header::CONTENT_DISPOSITION,
-            "attachment; filename=\"state.safetensors\"",
-        ),
+        (header::CONTENT_DISPOSITION, FILE),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     Ok((headers, bytes).into_response())
@@ -281,12 +254,8 @@ pub(crate) async fn upload(
     let engine = app.engine()?;
     engine.session(&id).await?;
     let bytes = read_body(request, &app, app.config.max_state_bytes).await?;
-    Ok(Json(
-        engine
-            .import_state(Some(&id), None, bytes.into())
-            .await?
-            .into(),
-    ))
+    let info = engine.import_state(Some(&id), None, bytes.into());
+    Ok(info.await?.into())
 }
 
 /// Reads text into a session.
@@ -314,10 +283,8 @@ pub(crate) async fn append(
         _ => return Err(ApiError::field("text", "give either text or tokens")),
     };
     if prompt.is_empty() {
-        return Err(ApiError::field(
-            "text",
-            "there are no tokens to read: at least 1",
-        ));
+        let message = "there are no tokens to read: at least 1";
+        return Err(ApiError::field("text", message));
     }
     let mut events = engine.submit(Request {
         start: Start::Session(id.clone()),
@@ -334,7 +301,7 @@ pub(crate) async fn append(
     };
     if asked.stream != Some(true) {
         loop {
-            if let Some(usage) = finished(deadline.next(&mut events).await?)? {
+            if let Some(usage) = deadline.next(&mut events).await?.read()? {
                 return Ok(Json(answer(usage)).into_response());
             }
         }
@@ -343,19 +310,6 @@ pub(crate) async fn append(
     let (out, pieces) = mpsc::channel(16);
     tokio::spawn(tell_append(first, events, deadline, answer, out));
     Ok(event_stream(pieces))
-}
-
-/// What it took, if it is the end.
-fn finished(event: Event) -> Result<Option<Usage>, ApiError> {
-    match event {
-        Event::Finished {
-            reason: FinishReason::Interrupted,
-            ..
-        } => Err(crate::EngineError::Stopping.into()),
-        Event::Finished { usage, .. } => Ok(Some(usage)),
-        Event::Failed(error) => Err(error.into()),
-        _ => Ok(None),
-    }
 }
 
 async fn tell_append(
@@ -368,21 +322,16 @@ async fn tell_append(
     let mut event = Ok(first);
     loop {
         let progress = match &event {
-            Ok(Event::Read { tokens, of }) => Some(json!({"read": tokens, "of": of})),
-            _ => None,
+            Ok(Event::Read { tokens, of }) => json!({"read": tokens, "of": of}),
+            _ => json!({}),
         };
-        let (value, last) = match (progress, event.and_then(finished)) {
-            (_, Err(error)) => (json!(error.body()), true),
-            (_, Ok(Some(usage))) => (json!(answer(usage)), true),
-            (Some(progress), Ok(None)) => (progress, false),
-            (None, Ok(None)) => (json!({}), false),
+        let (value, last) = match event.and_then(|event| event.read().map_err(ApiError::from)) {
+            Err(error) => (json!(error.body()), true),
+            Ok(Some(usage)) => (json!(answer(usage)), true),
+            Ok(None) => (progress, false),
         };
-        if out
-            .send(Ok(format!("data: {value}\n\n").into()))
-            .await
-            .is_err()
-            || last
-        {
+        let told = out.send(Ok(format!("data: {value}\n\n").into())).await;
+        if told.is_err() || last {
             return;
         }
         event = tokio::select! {

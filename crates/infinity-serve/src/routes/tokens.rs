@@ -79,11 +79,9 @@ pub(crate) async fn detokenize(
 ) -> Result<Json<Text>, ApiError> {
     let engine = app.engine()?;
     app.check_model(asked.model.as_deref())?;
-    let text = engine.tokenizer().decode(&asked.tokens);
-    match text {
-        Ok(prompt) => Ok(Json(Text { prompt })),
-        Err(error) => Err(ApiError::field("tokens", error.to_string())),
-    }
+    let prompt = engine.tokenizer().decode(&asked.tokens);
+    let prompt = prompt.map_err(|error| ApiError::field("tokens", error.to_string()))?;
+    Ok(Json(Text { prompt }))
 }
 
 /// What the tokenizer is.

@@ -159,9 +159,14 @@ impl ConfigLayers {
                 self = self.value(Rank::File, &key, empty, &origin)?;
                 self = self.table(inner, &format!("{key}."), place)?;
             } else {
-                let value = Value::deserialize(ValueDeserializer::from(value.clone()))
+                let read = Value::deserialize(ValueDeserializer::from(value.clone()))
                     .map_err(|error| wrong_value(&origin, &key, error.message()))?;
-                self = self.value(Rank::File, &key, value, &origin)?;
+                let origin = match (&read, value.get_ref()) {
+                    (Value::Array(list), DeValue::Array(places)) => wrong_element(&key, list)
+                        .map_or(origin, |element| place(places[element].span().start)),
+                    _ => origin,
+                };
+                self = self.value(Rank::File, &key, read, &origin)?;
             }
         }
         Ok(self)
@@ -304,8 +309,19 @@ fn wrong_value(origin: &str, key: &str, message: &str) -> ConfigError {
 
 /// Whether `value` can be the value of the dotted `key`; what is wrong otherwise.
 fn check_type(key: &str, value: &Value) -> Result<(), String> {
-    let read = RunConfig::deserialize(nested(key, value.clone()));
-    read.map(drop).map_err(|error| error.message().to_owned())
+    RunConfig::deserialize(nested(key, value.clone()))
+        .map(drop)
+        .map_err(|error| match error.message().strip_prefix("expected ") {
+            // Of a key of several types no word is said about what was given.
+            Some(expected) => format!("invalid value: {value}, expected {expected}"),
+            None => error.message().to_owned(),
+        })
+}
+
+/// The first element of a list that its key cannot have, where it could have those before.
+fn wrong_element(key: &str, list: &[Value]) -> Option<usize> {
+    let right = |first: &[Value]| check_type(key, &Value::Array(first.to_vec())).is_ok();
+    (0..list.len()).find(|&i| !right(&list[..=i]) && right(&list[..i]))
 }
 
 /// `a.b.c` and a value as nested tables.
@@ -579,6 +595,8 @@ mod tests {
              that is not negative"
         );
         assert!(message("[model]\nhidden_size = -3\n").contains("`model.hidden_size`"));
+        let list = "[eval]\nsample_prompts = [\n  \"One\",\n  2,\n]\n";
+        assert!(message(list).starts_with("a.toml:4: `eval.sample_prompts`: invalid type"));
         let words = message("[optimizer]\nname = \"lion\"\n");
         assert!(words.starts_with("a.toml:2: `optimizer.name`: unknown variant `lion`"));
         assert!(words.contains("`adamw`") && words.contains("`muon`"));

@@ -170,7 +170,7 @@ fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
     #[derive(Deserialize)]
     #[serde(
         untagged,
-        expecting = "a word, or a list of words as in [\"q_proj\", \"v_proj\"]"
+        expecting = "expected a word, or a list of words as in [\"q_proj\", \"v_proj\"]"
     )]
     enum Words {
         One(String),
@@ -496,7 +496,9 @@ mod tests {
             let text = format!("[distributed]\nstrategy = \"multi\"\ndevices = {wrong}\n");
             let message = RunConfig::from_toml(&text).unwrap_err().to_string();
             assert!(
-                message.contains("text:3: `distributed.devices`"),
+                message.contains(&format!(
+                    "text:3: `distributed.devices`: invalid value: {wrong}"
+                )),
                 "{message}"
             );
         }

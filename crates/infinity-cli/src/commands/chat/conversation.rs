@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::Context as _;
 use infinity_model::generate::{Context, FinishReason, Generation, Identity, generate_from};
-use infinity_model::{ChatTemplate, GenerationConfig, InfinityModel, Tokenizer, state_file};
+use infinity_model::{ChatTemplate, GenerationConfig, InfinityModel, Tokenizer};
 use infinity_train::metrics::resident_bytes;
 use serde::{Deserialize, Serialize};
 
 use super::template::{first, later};
-use crate::terminal::{self, errors};
+use crate::model_dir::note_in;
+use crate::terminal::{self, refuse};
 
 /// States that `undo` goes back to, at most.
 const MOST_UNDO: usize = 64;
@@ -90,9 +90,8 @@ impl Conversation {
     /// Makes `next` the present; `undo` comes back.
     fn step(&mut self, next: Moment) {
         let branch = self.branch();
-        branch
-            .before
-            .push_back(std::mem::replace(&mut branch.now, next));
+        let before = std::mem::replace(&mut branch.now, next);
+        branch.before.push_back(before);
         if branch.before.len() > MOST_UNDO {
             branch.before.pop_front();
         }
@@ -113,29 +112,21 @@ impl Conversation {
             _ => later(&self.template, system, text)?,
         };
         // The end of the answer before may have been said by the model itself.
+        let (model, tokenizer) = (&self.model, &self.tokenizer);
         let said = now.context.past.recent.last().copied();
-        let ended = said.filter(|token| {
-            config.eos_token_id.contains(token) || self.tokenizer.eos_id() == Some(*token)
-        });
+        let ends =
+            |token: &u32| config.eos_token_id.contains(token) || tokenizer.eos_id() == Some(*token);
+        let ended = said.filter(|token| now.turns > 0 && ends(token));
         let ended = ended
-            .and_then(|token| self.tokenizer.token(token))
+            .and_then(|token| tokenizer.token(token))
             .unwrap_or_default();
-        let prompt = match now.turns {
-            0 => &*prompt,
-            _ => prompt.strip_prefix(&*ended).unwrap_or(&prompt),
-        };
+        let prompt = prompt.strip_prefix(&*ended).unwrap_or(&prompt);
         let mut config = config.clone();
         // Texts that end an answer, where no token does.
         let stops = self.template.stops().iter();
         config.stop.extend(stops.map(|stop| (*stop).to_owned()));
-        let (made, mut context) = generate_from(
-            &self.model,
-            &self.tokenizer,
-            prompt,
-            now.context.clone(),
-            &config,
-            on_text,
-        )?;
+        let start = now.context.clone();
+        let (made, mut context) = generate_from(model, tokenizer, prompt, start, &config, on_text)?;
         if made.prompt_left > 0 {
             return Ok(made);
         }
@@ -145,11 +136,11 @@ impl Conversation {
             context = now.context;
             let answered = format!("{prompt}{}", made.text);
             let answered = match context.position() {
-                0 => self.tokenizer.encode_text(&answered)?,
-                _ => self.tokenizer.encode(&answered)?,
+                0 => tokenizer.encode_text(&answered)?,
+                _ => tokenizer.encode(&answered)?,
             };
             for piece in answered.chunks(PIECE) {
-                context.read(&self.model, piece)?;
+                context.read(model, piece)?;
             }
             context.past.draws = draws;
             context.past.keep_recent(&config);
@@ -165,11 +156,7 @@ impl Conversation {
     pub(super) fn undo(&mut self) -> bool {
         let branch = self.branch();
         let before = branch.before.pop_back();
-        let there = before.is_some();
-        if let Some(before) = before {
-            branch.now = before;
-        }
-        there
+        before.map(|before| branch.now = before).is_some()
     }
 
     pub(super) fn reset(&mut self) {
@@ -180,25 +167,20 @@ impl Conversation {
     /// Goes on in a copy called `name`.
     pub(super) fn fork(&mut self, name: &str) -> anyhow::Result<()> {
         if self.branches.contains_key(name) {
-            return Err(errors::usage(format!(
-                "there is a {name} already; /switch {name} goes there"
-            )));
+            refuse!("there is a {name} already; /switch {name} goes there");
         }
         let copy = self.branch().clone();
         self.branches.insert(name.to_owned(), copy);
-        self.current = name.to_owned();
-        Ok(())
+        self.switch(name)
     }
 
     pub(super) fn switch(&mut self, name: &str) -> anyhow::Result<()> {
         if !self.branches.contains_key(name) {
             let names: Vec<&str> = self.branches.keys().map(String::as_str).collect();
-            return Err(errors::usage(format!(
-                "there is no {name}, only {}",
-                names.join(", ")
-            )));
+            refuse!("there is no {name}, only {}", names.join(", "));
         }
         self.current = name.to_owned();
+        terminal::remark(&format!("in {name}"));
         Ok(())
     }
 
@@ -216,13 +198,8 @@ impl Conversation {
     /// Goes on from a file: a conversation where it was left, or after any other text.
     pub(super) fn load(&mut self, path: &Path) -> anyhow::Result<()> {
         let context = Context::load(path, &self.model, Some(&self.tokenizer))?;
-        let shown = path.display();
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
-        let notes = state_file::notes(&bytes)?;
         let mut turns = 0;
-        if let Some((_, note)) = notes.iter().find(|(key, _)| key == NOTE) {
-            let note: Note = serde_json::from_str(note)
-                .with_context(|| format!("{shown}: its entry {NOTE:?} cannot be read"))?;
+        if let Some(note) = note_in::<Note>(path, NOTE)? {
             (turns, self.system) = (note.turns, note.system);
         }
         self.step(Moment { context, turns });
@@ -234,13 +211,11 @@ impl Conversation {
     }
 
     pub(super) fn stats(&mut self) -> String {
+        let here = |name: &String| if *name == self.current { " (here)" } else { "" };
         let names = self
             .branches
             .keys()
-            .map(|name| match *name == self.current {
-                true => format!("{name} (here)"),
-                false => name.clone(),
-            });
+            .map(|name| format!("{name}{}", here(name)));
         let names = names.collect::<Vec<_>>().join(", ");
         let grows = match self.model.config().grows_by() {
             Some(_) => "and more with every token",

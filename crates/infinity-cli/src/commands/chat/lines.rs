@@ -6,11 +6,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use rustyline::{Config, DefaultEditor, error::ReadlineError};
 
+use crate::args::variable;
 use crate::terminal;
-
-/// What stands before a line that is typed, and before one that goes on with it.
-const PROMPT: &str = "> ";
-const MORE: &str = "… ";
 
 /// Where lines come from.
 pub(super) enum Lines {
@@ -43,15 +40,11 @@ impl Lines {
     pub(super) fn next(&mut self) -> anyhow::Result<Option<String>> {
         let mut text = String::new();
         loop {
-            let prompt = if text.is_empty() { PROMPT } else { MORE };
-            let Some(line) = self.one(prompt)? else {
+            let Some(line) = self.one(if text.is_empty() { "> " } else { "… " })? else {
                 return Ok((!text.is_empty()).then_some(text));
             };
             match line.strip_suffix('\\') {
-                Some(part) => {
-                    text.push_str(part);
-                    text.push('\n');
-                }
+                Some(part) => text += &format!("{part}\n"),
                 None => return Ok(Some(text + &line)),
             }
         }
@@ -80,10 +73,7 @@ fn piped() -> anyhow::Result<Option<String>> {
     if read.context("cannot read standard input")? == 0 {
         return Ok(None);
     }
-    let line = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        anyhow::anyhow!("a line of standard input is not UTF-8 text (byte {at})")
-    })?;
+    let line = terminal::utf8(bytes, "a line of standard input")?;
     Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
@@ -103,13 +93,8 @@ impl Drop for Lines {
 
 /// The history's place, where the system has one for such things.
 pub(super) fn history_file() -> Option<PathBuf> {
-    let folder = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let state = folder("XDG_STATE_HOME")
-        .or_else(|| folder("LOCALAPPDATA"))
+    let folder = |name: &str| variable(name).map(PathBuf::from);
+    let state = (folder("XDG_STATE_HOME").or_else(|| folder("LOCALAPPDATA")))
         .or_else(|| folder("HOME").map(|home| home.join(".local/state")));
     Some(state?.join("infinity").join("chat_history"))
 }

@@ -21,7 +21,7 @@ use crate::args::Global;
 use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::Heeding;
-use crate::terminal::{self, errors};
+use crate::terminal::{self, errors, refuse};
 
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
@@ -52,11 +52,9 @@ pub(crate) struct ChatArgs {
     sampling: SamplingFlags,
 }
 
-pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
-    if let Some(path) = &args.state_out {
-        model_dir::can_hold("--state-out", path)?;
-    }
+    model_dir::can_hold("--state-out", args.state_out.as_ref())?;
     let chosen = device::open(&device::wanted(global))?;
     let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
     let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
@@ -93,25 +91,11 @@ pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<u8> {
     };
     let mut lines = Lines::open(history)?;
     // What was said is kept whatever ends it.
-    let ended = loop {
-        let line = match lines.next() {
-            Ok(Some(line)) => line,
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
-        };
-        match chat.answer(&line) {
-            Ok(ControlFlow::Continue(())) => {}
-            Ok(ControlFlow::Break(())) => break Ok(()),
-            // A closed pipe ends it; anything else is said, and the conversation goes on.
-            Err(error) if errors::is_closed_pipe(&error) => break Err(error),
-            Err(error) => terminal::error(&errors::message(&error)),
-        }
-    };
+    let ended = chat.answer_all(&mut lines);
     if let Some(path) = &args.state_out {
         chat.conversation.save(path)?;
     }
-    ended?;
-    Ok(errors::OK)
+    ended
 }
 
 struct Chat {
@@ -121,6 +105,19 @@ struct Chat {
 }
 
 impl Chat {
+    fn answer_all(&mut self, lines: &mut Lines) -> anyhow::Result<()> {
+        while let Some(line) = lines.next()? {
+            match self.answer(&line) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break,
+                // A closed pipe ends it; anything else is said, and the conversation goes on.
+                Err(error) if errors::is_closed_pipe(&error) => return Err(error),
+                Err(error) => terminal::error(&errors::message(&error)),
+            }
+        }
+        Ok(())
+    }
+
     /// Does what a line says; breaks at the end.
     fn answer(&mut self, line: &str) -> anyhow::Result<ControlFlow<()>> {
         let said = words::parse(line).map_err(errors::usage)?;
@@ -129,7 +126,7 @@ impl Chat {
             Said::Nothing => {}
             Said::Exit => return Ok(ControlFlow::Break(())),
             Said::Text(text) => self.say(&text)?,
-            Said::Help => terminal::line(&words::help())?,
+            Said::Help => terminal::line(words::HELP)?,
             Said::Save(path) => {
                 conversation.save(Path::new(&path))?;
                 terminal::remark(&format!("kept in {path}"));
@@ -139,17 +136,11 @@ impl Chat {
                 let position = terminal::grouped(conversation.position());
                 terminal::remark(&format!("{path}: goes on after {position} tokens"));
             }
-            Said::Fork(name) => {
-                conversation.fork(&name)?;
-                terminal::remark(&format!("in {name}"));
-            }
-            Said::Switch(name) => {
-                conversation.switch(&name)?;
-                terminal::remark(&format!("in {name}"));
-            }
+            Said::Fork(name) => conversation.fork(&name)?,
+            Said::Switch(name) => conversation.switch(&name)?,
             Said::Undo => match conversation.undo() {
                 true => terminal::remark("taken back"),
-                false => return Err(errors::usage("there is nothing to take back")),
+                false => refuse!("there is nothing to take back"),
             },
             Said::Reset => {
                 conversation.reset();
@@ -166,15 +157,15 @@ impl Chat {
             }
             Said::Set(name, _) if name.is_empty() => {
                 for (name, value) in words::settings(&self.config) {
-                    terminal::line(&format!("{name:<20} {value}"))?;
+                    terminal::line(format!("{name:<20} {value}"))?;
                 }
             }
             Said::Set(name, value) => {
-                self.config =
-                    words::with_setting(&self.config, &name, &value).map_err(errors::usage)?;
+                let config = words::with_setting(&self.config, &name, &value);
+                self.config = config.map_err(errors::usage)?;
                 terminal::remark(&format!("{name} is {value}"));
             }
-            Said::Stats => terminal::line(&conversation.stats())?,
+            Said::Stats => terminal::line(conversation.stats())?,
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -182,26 +173,17 @@ impl Chat {
     /// A message, and its answer as it comes.
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
         self.heeding.begin();
-        let mut broken = None;
         let mut begun = false;
         let mut on_text = |text: &str| {
             self.heeding.step();
             // A template leaves a blank to the answer that a reader does not want to see first.
             let text = if begun { text } else { text.trim_start() };
-            if !text.is_empty() {
-                begun = true;
-                broken = terminal::piece(text).err();
-            }
-            match broken {
-                Some(_) => ControlFlow::Break(()),
-                None => self.heeding.going_on(),
-            }
+            begun |= !text.is_empty();
+            self.heeding.show(text)
         };
         let made = self.conversation.say(text, &self.config, &mut on_text);
         self.heeding.end();
-        if let Some(error) = broken {
-            return Err(error.into());
-        }
+        self.heeding.shown()?;
         let made = made?;
         terminal::line("")?;
         if made.prompt_left > 0 {

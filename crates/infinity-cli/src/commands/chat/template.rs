@@ -17,9 +17,6 @@ pub(super) fn first(
 }
 
 /// The text between an answer and the next one, with a message in it.
-///
-/// # Errors
-/// What the template refuses; one that leaves earlier answers out.
 pub(super) fn later(
     template: &ChatTemplate,
     system: Option<&str>,
@@ -33,11 +30,10 @@ pub(super) fn later(
 }
 
 fn messages(system: Option<&str>, turns: &[(&str, &str)]) -> Vec<Message> {
-    let system = system.map(|system| Message::new("system", system));
-    let turns = turns
-        .iter()
-        .map(|(role, content)| Message::new(*role, *content));
-    system.into_iter().chain(turns).collect()
+    let system = system.map(|system| ("system", system));
+    let all = system.iter().chain(turns);
+    all.map(|(role, content)| Message::new(*role, *content))
+        .collect()
 }
 
 #[cfg(test)]

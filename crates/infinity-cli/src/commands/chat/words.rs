@@ -3,44 +3,28 @@
 use infinity_files::nearest;
 use infinity_model::GenerationConfig;
 
-/// The commands: `(name, what follows, what it does)`.
-pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
-    ("help", "", "show this"),
-    (
-        "save",
-        "FILE",
-        "keep the conversation in a state file, whose size does not depend on its length",
-    ),
-    (
-        "load",
-        "FILE",
-        "go on from a state file: a conversation, or a text that `infinity stream` read",
-    ),
-    (
-        "fork",
-        "NAME",
-        "go on in a copy called NAME; the conversation as it is stays where it was",
-    ),
-    (
-        "switch",
-        "NAME",
-        "go to another copy; the first is called main",
-    ),
-    ("undo", "", "take the last message and its answer back"),
-    ("reset", "", "begin anew"),
-    (
-        "system",
-        "[TEXT]",
-        "begin anew with instructions for the model; without any: show them",
-    ),
-    (
-        "set",
-        "[NAME VALUE]",
-        "a setting of generation; without any: show them",
-    ),
-    ("stats", "", "show what is remembered, and what it takes"),
-    ("exit", "", "leave; so does Ctrl-D"),
-];
+/// What there is: a line for each command with what follows it, and what else can be done.
+pub(super) const HELP: &str = "\
+/help                show this
+/save FILE           keep the conversation in a state file, whose size does not depend on its length
+/load FILE           go on from a state file: a conversation, or a text that `infinity stream` read
+/fork NAME           go on in a copy called NAME; the conversation as it is stays where it was
+/switch NAME         go to another copy; the first is called main
+/undo                take the last message and its answer back
+/reset               begin anew
+/system [TEXT]       begin anew with instructions for the model; without any: show them
+/set [NAME VALUE]    a setting of generation; without any: show them
+/stats               show what is remembered, and what it takes
+/exit                leave; so does Ctrl-D
+Ctrl-C stops an answer. A line that ends with \\ goes on in the next. // begins a text with /.";
+
+/// Every command and what follows it.
+fn commands() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let commands = HELP
+        .lines()
+        .filter_map(|line| line.strip_prefix('/')?.split_once("  "));
+    commands.map(|(command, _)| command.split_once(' ').unwrap_or((command, "")))
+}
 
 /// What was typed.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,9 +62,11 @@ pub(super) fn parse(line: &str) -> Result<Said, String> {
     let rest = rest.trim();
     let one = || match rest {
         "" => {
-            let what = COMMANDS.iter().find(|(known, ..)| *known == name);
-            let what = what.map_or("", |(_, what, _)| what);
-            Err(format!("/{name} needs a {what}"))
+            let what = commands().find(|(known, _)| *known == name);
+            Err(format!(
+                "/{name} needs a {}",
+                what.map_or("", |(_, what)| what)
+            ))
         }
         rest => Ok(rest.to_owned()),
     };
@@ -108,8 +94,7 @@ pub(super) fn parse(line: &str) -> Result<Said, String> {
         "stats" => none(Said::Stats),
         "exit" | "quit" => none(Said::Exit),
         unknown => {
-            let names = COMMANDS.iter().map(|(name, ..)| *name);
-            let meant = nearest(unknown, names);
+            let meant = nearest(unknown, commands().map(|(name, _)| name));
             let meant = meant.map_or(String::new(), |name| format!("; did you mean /{name}?"));
             Err(format!(
                 "there is no /{unknown}{meant} /help shows what there is, // begins a text with /"
@@ -120,27 +105,22 @@ pub(super) fn parse(line: &str) -> Result<Said, String> {
 
 /// The settings that can be changed in a chat, with their values.
 pub(super) fn settings(config: &GenerationConfig) -> Vec<(&'static str, String)> {
-    let tokens = config
-        .max_new_tokens
-        .map_or_else(|| "256".to_owned(), |n| n.to_string());
-    let seed = config
-        .seed
-        .map_or_else(|| "random".to_owned(), |seed| seed.to_string());
+    let seed = config.seed.map(|seed| seed.to_string());
     vec![
         ("temperature", config.temperature.to_string()),
         ("top_k", config.top_k.to_string()),
         ("top_p", config.top_p.to_string()),
         ("min_p", config.min_p.to_string()),
         ("repetition_penalty", config.repetition_penalty.to_string()),
-        ("max_new_tokens", tokens),
-        ("seed", seed),
+        (
+            "max_new_tokens",
+            config.max_new_tokens.unwrap_or(256).to_string(),
+        ),
+        ("seed", seed.unwrap_or_else(|| "random".to_owned())),
     ]
 }
 
-/// `config` with another value of one setting.
-///
-/// # Errors
-/// A name that is none, or a value that it cannot have, for the person.
+/// `config` with another value of one setting, or what is wrong with that.
 pub(super) fn with_setting(
     config: &GenerationConfig,
     name: &str,
@@ -179,17 +159,6 @@ pub(super) fn with_setting(
     }
     config.validate().map_err(|error| error.to_string())?;
     Ok(config)
-}
-
-pub(super) fn help() -> String {
-    let line = |(name, what, does): &(&str, &str, &str)| {
-        format!("{:<20} {does}", format!("/{name} {what}"))
-    };
-    let lines: Vec<String> = COMMANDS.iter().map(line).collect();
-    format!(
-        "{}\nCtrl-C stops an answer. A line that ends with \\ goes on in the next. // begins a text with /.",
-        lines.join("\n")
-    )
 }
 
 #[cfg(test)]
@@ -231,8 +200,8 @@ mod tests {
 
     #[test]
     fn every_command_is_explained_and_understood() {
-        for (name, what, _) in COMMANDS {
-            assert!(help().contains(&format!("/{name} ")));
+        assert_eq!(commands().count(), 11);
+        for (name, what) in commands() {
             let typed = format!("/{name} {}", if what.is_empty() { "" } else { "a b" });
             assert!(parse(&typed).is_ok(), "{typed}");
         }

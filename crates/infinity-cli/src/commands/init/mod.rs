@@ -11,7 +11,7 @@ use infinity_train::config::{ConfigLayers, RunConfig};
 use infinity_train::data::book;
 
 use crate::args::Global;
-use crate::terminal::{self, errors};
+use crate::terminal::{self, refuse};
 
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
@@ -103,12 +103,12 @@ const BOOK: &str = "book.txt";
 /// How many there are in it.
 const STORIES: u64 = 400;
 
-pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<()> {
     if args.list {
         for preset in &PRESETS {
-            terminal::line(&preset.line()?)?;
+            terminal::line(preset.line()?)?;
         }
-        return Ok(errors::OK);
+        return Ok(());
     }
     let preset = preset(&args.preset)?;
     let seed = global.seed.unwrap_or(1);
@@ -119,15 +119,13 @@ pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
     ];
     let shown = directory.display();
     if directory.exists() && !directory.is_dir() {
-        return Err(errors::usage(format!("{shown} is a file, not a folder")));
+        refuse!("{shown} is a file, not a folder");
     }
     // Nothing of a person's is written over unless that is said.
     let there = files.iter().find(|(path, _)| path.exists());
     if let Some((path, _)) = there.filter(|_| !args.force) {
-        return Err(errors::usage(format!(
-            "{} is there already; --force writes over it",
-            path.display()
-        )));
+        let path = path.display();
+        refuse!("{path} is there already; --force writes over it");
     }
     std::fs::create_dir_all(directory)
         .with_context(|| format!("cannot make the folder {shown}"))?;
@@ -135,23 +133,23 @@ pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<u8> {
         infinity_files::write(path, text.as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    if !global.quiet {
-        terminal::line(&next_steps(directory, preset))?;
+    match global.quiet {
+        true => Ok(()),
+        false => terminal::line(next_steps(directory, preset)),
     }
-    Ok(errors::OK)
 }
 
 fn preset(name: &str) -> anyhow::Result<&'static Preset> {
-    let mut presets = PRESETS.iter();
-    presets.find(|preset| preset.name == name).ok_or_else(|| {
-        let names = PRESETS.each_ref().map(|preset| preset.name);
-        let meant = nearest(name, names.iter().copied());
-        let meant = meant.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-        let names = names.join(", ");
-        errors::usage(format!(
-            "--preset: there is no `{name}`, only {names}{meant}"
-        ))
-    })
+    if let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) {
+        return Ok(preset);
+    }
+    let names = PRESETS.each_ref().map(|preset| preset.name);
+    let meant = nearest(name, names.iter().copied());
+    let meant = meant.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+    refuse!(
+        "--preset: there is no `{name}`, only {}{meant}",
+        names.join(", ")
+    )
 }
 
 fn next_steps(directory: &Path, preset: &Preset) -> String {
@@ -171,38 +169,27 @@ fn next_steps(directory: &Path, preset: &Preset) -> String {
 
 impl Preset {
     fn toml(&self, seed: u64) -> String {
-        let tokenizer = match self.entries {
-            0 => "kind = \"char\"".to_owned(),
-            entries => format!("kind = \"bpe\"\ntrain_bpe = {entries}"),
-        };
-        let limit = match self.seconds {
-            0 => String::new(),
-            seconds => format!("max_seconds = {seconds}\n"),
-        };
-        let numbers = [
-            ("@seed@", seed as usize),
-            ("@hidden_size@", self.hidden_size),
-            ("@layers@", self.layers),
-            ("@heads@", self.heads),
-            ("@intermediate_size@", 2 * self.hidden_size),
-            ("@window@", self.window),
-            ("@rows@", self.rows),
-            ("@steps@", self.steps),
-            ("@stories@", self.stories),
-            ("@eval_every@", self.steps / 4),
-            ("@save_every@", self.steps / 4),
-            ("@log_every@", 20),
-        ];
-        let words = [
-            ("@name@", self.name.to_owned()),
-            ("@tokenizer@", tokenizer),
-            ("@limit@", limit),
-        ];
-        let numbers = numbers.map(|(place, number)| (place, number.to_string()));
-        let all = words.into_iter().chain(numbers);
-        all.fold(
-            include_str!("infinity.toml").to_owned(),
-            |text, (place, value)| text.replace(place, &value),
+        format!(
+            include_str!("infinity.toml"),
+            name = self.name,
+            seed = seed,
+            hidden_size = self.hidden_size,
+            layers = self.layers,
+            heads = self.heads,
+            intermediate_size = 2 * self.hidden_size,
+            tokenizer = match self.entries {
+                0 => "kind = \"char\"".to_owned(),
+                entries => format!("kind = \"bpe\"\ntrain_bpe = {entries}"),
+            },
+            window = self.window,
+            stories = self.stories,
+            steps = self.steps,
+            limit = match self.seconds {
+                0 => String::new(),
+                seconds => format!("max_seconds = {seconds}\n"),
+            },
+            rows = self.rows,
+            every = self.steps / 4,
         )
     }
 
@@ -240,7 +227,7 @@ mod tests {
     fn every_preset_is_a_configuration_without_holes() {
         for preset in &PRESETS {
             let text = preset.toml(9);
-            assert!(!text.contains('@'), "{text}");
+            assert!(!text.contains(['@', '{', '}']), "{text}");
             let config = preset.config().unwrap();
             assert_eq!(config.data.source, DataSource::Stories);
             assert_eq!(config.run.name, preset.name);

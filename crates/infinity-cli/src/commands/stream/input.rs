@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes of a line that is shown and read in parts.
 pub(super) const LONG_LINE: usize = 1 << 14;
 
@@ -31,7 +33,7 @@ pub(super) struct Piece {
 }
 
 /// A place in the input.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     /// Bytes before it.
     pub(super) offset: u64,

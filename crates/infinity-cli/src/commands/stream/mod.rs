@@ -18,7 +18,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -28,14 +28,14 @@ use infinity_model::{GenerationConfig, Precision, Tokenizer};
 use infinity_train::evaluate::{CUT, Reading};
 
 use self::input::{Item, Pieces, Place};
-use self::show::{Emit, Show};
+use self::show::{Emit, Open, Show};
 use self::source::{KEPT, Kept, Source, before_of, kept_in};
 use super::sampling::SamplingFlags;
 use crate::args::{Global, count, whole};
 use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::{self, Heeding};
-use crate::terminal::{self, errors};
+use crate::terminal::{self, errors, refuse};
 
 #[derive(Debug, Args)]
 pub(crate) struct StreamArgs {
@@ -77,11 +77,9 @@ pub(crate) struct StreamArgs {
     sampling: SamplingFlags,
 }
 
-pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
+pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
-    if let Some(path) = &args.state_out {
-        model_dir::can_hold("--state-out", path)?;
-    }
+    model_dir::can_hold("--state-out", args.state_out.as_ref())?;
     let source = Source::open(&args.file)?;
     let chosen = device::open(&device::wanted(global))?;
     let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
@@ -117,15 +115,10 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     let chunks = source.chunks(place.offset)?;
     let heeding = Heeding::listen(&chosen.device)?;
     heeding.begin();
-    let show = Show::new(
-        args.emit,
-        args.json,
-        tokenizer.clone(),
-        context.position(),
-        global.quiet,
-    );
+    let position = context.position();
+    let show = Show::new(&args, tokenizer.clone(), position, global.quiet);
     let mut session = Session {
-        due: (args.snapshot_every).map(|every| context.position().saturating_add(every)),
+        due: (args.snapshot_every).map(|every| position.saturating_add(every)),
         identity: Identity::of(&model, Some(&tokenizer)),
         reading: Reading::new(model, context),
         tokenizer,
@@ -153,10 +146,10 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<u8> {
     }
     let bytes = session.reading.now().state.bytes() as u64;
     terminal::remark(&session.show.closing_line(bytes, &chosen.name));
-    Ok(match stopped {
-        true => errors::INTERRUPTED,
-        false => errors::OK,
-    })
+    match stopped {
+        true => errors::ended(errors::INTERRUPTED),
+        false => Ok(()),
+    }
 }
 
 /// A piece of which the kept state has not read all.
@@ -201,26 +194,23 @@ impl Session<'_> {
     fn read_all(&mut self, chunks: &Receiver<io::Result<Vec<u8>>>) -> anyhow::Result<()> {
         let mut items = VecDeque::new();
         loop {
-            let chunk = match chunks.try_recv() {
-                Ok(chunk) => Some(chunk),
-                Err(TryRecvError::Disconnected) => break,
-                Err(TryRecvError::Empty) => {
-                    // Nothing waits: what is there is looked at. A file only seems to wait.
-                    if !self.seekable {
-                        self.look()?;
-                    }
-                    match chunks.recv_timeout(Duration::from_millis(100)) {
-                        Ok(chunk) => Some(chunk),
-                        Err(RecvTimeoutError::Timeout) => None,
-                        Err(RecvTimeoutError::Disconnected) => break,
-                    }
+            let mut chunk = chunks.recv_timeout(Duration::ZERO);
+            if matches!(chunk, Err(RecvTimeoutError::Timeout)) {
+                // Nothing waits: what is there is looked at. A file only seems to wait.
+                if !self.seekable {
+                    self.look()?;
                 }
-            };
-            if let Some(chunk) = chunk {
-                let name = self.args.file.display();
-                let chunk = chunk.with_context(|| format!("cannot read {name}"))?;
-                self.pieces.push(&chunk, &mut items);
-                self.take(&mut items)?;
+                chunk = chunks.recv_timeout(Duration::from_millis(100));
+            }
+            match chunk {
+                Ok(chunk) => {
+                    let name = self.args.file.display();
+                    let chunk = chunk.with_context(|| format!("cannot read {name}"))?;
+                    self.pieces.push(&chunk, &mut items);
+                    self.take(&mut items)?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
             self.mind();
             if self.heeding.stops() {
@@ -233,10 +223,10 @@ impl Session<'_> {
             self.pieces.end(&mut items);
             self.take(&mut items)?;
         }
-        match self.is_left() {
-            true => Ok(()),
-            false => self.look(),
+        if !self.is_left() {
+            self.look()?;
         }
+        Ok(())
     }
 
     fn take(&mut self, items: &mut VecDeque<Item>) -> anyhow::Result<()> {
@@ -261,10 +251,10 @@ impl Session<'_> {
             };
             let tokens = tokens.with_context(|| format!("line {line} of the text"))?;
             if read > tokens.len() {
-                return Err(errors::usage(format!(
+                refuse!(
                     "line {line} of {} is not what it was when the state was kept",
                     self.args.file.display()
-                )));
+                );
             }
             self.begun.push_back(Begun {
                 from: piece.from,
@@ -299,11 +289,7 @@ impl Session<'_> {
         self.show.read(losses)?;
         self.show.status();
         let position = self.reading.kept().position();
-        while self
-            .begun
-            .pop_front_if(|piece| piece.end <= position)
-            .is_some()
-        {}
+        self.begun.retain(|piece| piece.end > position);
         if let (Some(due), Some(every)) = (self.due, self.args.snapshot_every)
             && position >= due
         {
@@ -320,9 +306,8 @@ impl Session<'_> {
         if self.snapshot.swap(false, Ordering::SeqCst) {
             if self.args.state_out.is_none() {
                 self.show.clear();
-                terminal::alarm(
-                    "SIGUSR1 keeps the state where --state-out says, which was not given",
-                );
+                let message = "SIGUSR1 keeps the state where --state-out says, which was not given";
+                terminal::alarm(message);
             } else {
                 let kept = self.keep(self.seekable);
                 self.say_failed(kept, "");
@@ -354,16 +339,15 @@ impl Session<'_> {
         let Some(path) = &self.args.state_out else {
             return Ok(());
         };
-        let context = if at_cut {
-            self.reading.kept()
-        } else {
-            self.reading.settle()?
+        let context = match at_cut {
+            true => self.reading.kept(),
+            false => self.reading.settle()?,
         };
         let position = context.position();
-        let begun =
-            (self.begun.iter()).find(|piece| piece.first < position && position < piece.end);
+        let mut pieces = self.begun.iter();
+        let begun = pieces.find(|piece| piece.first < position && position < piece.end);
         let next = (self.begun.iter()).find(|piece| piece.first >= position);
-        let open = || self.show.open().map_or(0.0, |open| open.bits);
+        let open = || self.show.open().map_or(0.0, Open::bits);
         // What an earlier process read of a piece stays read until the piece is.
         let (read, bits) = match (begun, next, self.resumed) {
             (Some(piece), ..) => (piece.read + (position - piece.first) as usize, open()),
@@ -371,24 +355,19 @@ impl Session<'_> {
             (_, None, Some(resumed)) => resumed,
             _ => (0, 0.0),
         };
-        let Place { offset, line } = begun.or(next).map_or(self.end, |piece| piece.from);
-        let before = match self.seekable {
-            true => Some(before_of(&self.args.file, offset)?),
-            false => None,
-        };
+        let place = begun.or(next).map_or(self.end, |piece| piece.from);
+        let before = self
+            .seekable
+            .then(|| before_of(&self.args.file, place.offset));
+        let before = before.transpose()?;
         let note = serde_json::to_string(&Kept {
-            offset,
-            line,
+            place,
             read,
             bits,
             before,
         })?;
-        context.save_noting(
-            path,
-            &self.identity,
-            &[(KEPT, note), ("command", terminal::command_line())],
-        )?;
-        Ok(())
+        let notes = [(KEPT, note), ("command", terminal::command_line())];
+        Ok(context.save_noting(path, &self.identity, &notes)?)
     }
 
     /// Lets the model go on from here, in a copy of what it remembers.
@@ -398,7 +377,6 @@ impl Session<'_> {
         let (model, tokenizer, config) = (self.reading.model(), &self.tokenizer, &self.config);
         let mut on_text = |_: &str| self.heeding.going_on();
         let (made, _) = generate_from(model, tokenizer, &blank, context, config, &mut on_text)?;
-        self.show.generated(&made.text)?;
-        Ok(())
+        self.show.generated(&made.text)
     }
 }

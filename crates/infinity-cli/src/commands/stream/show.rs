@@ -10,6 +10,7 @@ use infinity_model::Tokenizer;
 use infinity_train::metrics::resident_bytes;
 use serde_json::json;
 
+use super::StreamArgs;
 use super::input::Piece;
 use crate::commands::generate::rate;
 use crate::terminal;
@@ -32,10 +33,16 @@ pub(super) struct Open {
     tokens: Vec<u32>,
     /// Tokens whose losses are known.
     done: usize,
-    /// Their losses in bits, what was read of the piece before this process included.
-    pub(super) bits: f64,
-    /// Bytes of text that the tokens stand for that have a loss.
-    bytes: u64,
+    /// All of them, their losses, what was read of the piece before this process included, and the
+    /// bytes of text that those stand for that have one.
+    sum: Sum,
+}
+
+impl Open {
+    /// The losses in bits of the tokens that are read.
+    pub(super) fn bits(&self) -> f64 {
+        self.sum.bits
+    }
 }
 
 /// Tokens that the status line looks back on.
@@ -93,17 +100,11 @@ struct Status {
 impl Show {
     /// `position` is that of the text so far; a status line is written where standard error is a terminal
     /// and `quiet` is not.
-    pub(super) fn new(
-        emit: Emit,
-        json: bool,
-        tokenizer: Tokenizer,
-        position: u64,
-        quiet: bool,
-    ) -> Self {
+    pub(super) fn new(args: &StreamArgs, tokenizer: Tokenizer, position: u64, quiet: bool) -> Self {
         let status = (!quiet && io::stderr().is_terminal()).then(Status::default);
         Self {
-            emit,
-            json,
+            emit: args.emit,
+            json: args.json,
             tokenizer,
             open: VecDeque::new(),
             position,
@@ -118,13 +119,16 @@ impl Show {
 
     /// A piece is about to be read, of whose tokens `read` were read by an earlier process, with `bits`.
     pub(super) fn begin(&mut self, piece: Piece, tokens: Vec<u32>, read: usize, bits: f64) {
-        let bytes = piece.text.len() as u64;
+        let sum = Sum {
+            tokens: tokens.len() as u64,
+            bits,
+            bytes: piece.text.len() as u64,
+        };
         self.open.push_back(Open {
             piece,
             tokens,
             done: read,
-            bits,
-            bytes,
+            sum,
         });
     }
 
@@ -134,7 +138,7 @@ impl Show {
     }
 
     /// The next tokens have these losses in nats.
-    pub(super) fn read(&mut self, losses: Vec<Option<f32>>) -> io::Result<()> {
+    pub(super) fn read(&mut self, losses: Vec<Option<f32>>) -> anyhow::Result<()> {
         for loss in losses {
             self.finish()?;
             let Some(open) = self.open.front_mut() else {
@@ -143,11 +147,11 @@ impl Show {
             let token = open.tokens[open.done];
             let bits = loss.map(|nats| f64::from(nats) / std::f64::consts::LN_2);
             match bits {
-                Some(bits) => open.bits += bits,
+                Some(bits) => open.sum.bits += bits,
                 // The first token of a text follows nothing: it counts in no mean.
                 None => {
                     let text = self.tokenizer.decode(&[token]).unwrap_or_default();
-                    open.bytes = open.bytes.saturating_sub(text.len() as u64);
+                    open.sum.bytes = open.sum.bytes.saturating_sub(text.len() as u64);
                 }
             }
             open.done += 1;
@@ -161,41 +165,34 @@ impl Show {
     }
 
     /// Takes pieces away that are read to their end.
-    fn finish(&mut self) -> io::Result<()> {
-        while let Some(open) = self
-            .open
-            .pop_front_if(|open| open.done == open.tokens.len())
-        {
-            let sum = Sum {
-                tokens: open.tokens.len() as u64,
-                bits: open.bits,
-                bytes: open.bytes,
-            };
-            self.all.add(&sum);
-            self.late.add(&sum);
+    fn finish(&mut self) -> anyhow::Result<()> {
+        let is_read = |open: &mut Open| open.done == open.tokens.len();
+        while let Some(open) = self.open.pop_front_if(is_read) {
+            self.all.add(&open.sum);
+            self.late.add(&open.sum);
             self.lines += 1;
-            self.lately.push_back(sum);
-            while let Some(old) = self
-                .lately
-                .pop_front_if(|old| self.late.tokens.saturating_sub(old.tokens) >= LATELY)
+            self.lately.push_back(open.sum);
+            let late = &mut self.late;
+            while let Some(old) =
+                (self.lately).pop_front_if(|old| late.tokens - old.tokens >= LATELY)
             {
-                self.late.tokens -= old.tokens;
-                self.late.bits -= old.bits;
-                self.late.bytes -= old.bytes;
+                late.tokens -= old.tokens;
+                late.bits -= old.bits;
+                late.bytes -= old.bytes;
             }
             // The breaks after the last line are no line.
             if self.emit == Emit::Lines && !open.piece.text.trim().is_empty() {
-                self.line(&open, &sum)?;
+                self.line(&open)?;
             }
         }
         Ok(())
     }
 
-    fn line(&mut self, open: &Open, sum: &Sum) -> io::Result<()> {
-        let text = open.piece.text.trim();
+    fn line(&mut self, Open { piece, sum, .. }: &Open) -> anyhow::Result<()> {
+        let text = piece.text.trim();
         match self.json {
             true => self.print(json!({
-                "line": open.piece.line, "text": text, "tokens": sum.tokens, "bytes": sum.bytes,
+                "line": piece.line, "text": text, "tokens": sum.tokens, "bytes": sum.bytes,
                 "bits": round(sum.bits), "bits_per_byte": round(sum.bits_per_byte()),
                 "position": self.position,
             })),
@@ -203,29 +200,29 @@ impl Show {
         }
     }
 
-    fn token(&mut self, token: u32, line: u64, bits: Option<f64>) -> io::Result<()> {
+    fn token(&mut self, token: u32, line: u64, bits: Option<f64>) -> anyhow::Result<()> {
         let text = self.tokenizer.decode(&[token]).unwrap_or_default();
-        match (self.json, bits) {
-            (true, _) => self.print(json!({
+        if self.json {
+            return self.print(json!({
                 "position": self.position - 1, "line": line, "token": token, "text": text,
                 "bits": bits.map(round),
-            })),
-            (false, Some(bits)) => self.print(format!("{bits:>8.3}  {text:?}")),
-            (false, None) => self.print(format!("{:>8}  {text:?}", "")),
+            }));
         }
+        let bits = bits.map_or(String::new(), |bits| format!("{bits:.3}"));
+        self.print(format!("{bits:>8}  {text:?}"))
     }
 
     /// What the model says here.
-    pub(super) fn generated(&mut self, text: &str) -> io::Result<()> {
+    pub(super) fn generated(&mut self, text: &str) -> anyhow::Result<()> {
         match self.json {
             true => self.print(json!({ "generated": text, "position": self.position })),
             false => self.print(text),
         }
     }
 
-    fn print(&mut self, record: impl Display) -> io::Result<()> {
+    fn print(&mut self, record: impl Display) -> anyhow::Result<()> {
         self.clear();
-        terminal::line(&record.to_string())
+        terminal::line(record)
     }
 
     /// Writes the status line where there is one, if it is time.

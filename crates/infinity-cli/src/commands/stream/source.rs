@@ -7,22 +7,22 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::Context as _;
 use infinity_files::Fingerprint;
-use infinity_model::state_file;
 use serde::{Deserialize, Serialize};
 
 use super::input::Place;
-use crate::terminal::errors;
+use crate::model_dir::note_in;
+use crate::terminal::refuse;
 
 /// Where a state was kept, as an entry of its file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Kept {
-    /// Bytes and line breaks of the input before the piece that is being read.
-    pub(super) offset: u64,
-    pub(super) line: u64,
+    /// Before the piece that is being read.
+    #[serde(flatten)]
+    pub(super) place: Place,
     /// Tokens of that piece which the state has read, and their losses in bits.
     pub(super) read: usize,
     pub(super) bits: f64,
-    /// Fingerprint of the bytes right before `offset`, for a file.
+    /// Fingerprint of the bytes right before it, for a file.
     #[serde(default)]
     pub(super) before: Option<String>,
 }
@@ -34,20 +34,14 @@ const RECOGNISED: u64 = 4096;
 
 /// The entry in a state file.
 pub(super) fn kept_in(path: &Path) -> anyhow::Result<Kept> {
-    let place = || path.display().to_string();
-    let notes = std::fs::read(path)
-        .map_err(anyhow::Error::from)
-        .and_then(|bytes| Ok(state_file::notes(&bytes)?))
-        .with_context(place)?;
-    let note = notes.iter().find(|(key, _)| key == KEPT).ok_or_else(|| {
-        errors::usage(format!(
+    match note_in(path, KEPT)? {
+        Some(kept) => Ok(kept),
+        None => refuse!(
             "{} was not kept by `infinity stream`: --resume does not know where in its text to go on; \
              --state-in goes on from it with any text",
             path.display()
-        ))
-    })?;
-    serde_json::from_str(&note.1)
-        .with_context(|| format!("{}: its entry {KEPT:?} cannot be read", place()))
+        ),
+    }
 }
 
 /// Where bytes come from.
@@ -67,12 +61,12 @@ impl Source {
         }
         let shown = path.display();
         let opened = File::open(path).and_then(|file| file.metadata().map(|data| (file, data)));
-        let (file, data) =
-            opened.map_err(|error| errors::usage(format!("cannot read {shown}: {error}")))?;
+        let (file, data) = match opened {
+            Ok(opened) => opened,
+            Err(error) => refuse!("cannot read {shown}: {error}"),
+        };
         if data.is_dir() {
-            return Err(errors::usage(format!(
-                "{shown} is a directory; a stream is one text"
-            )));
+            refuse!("{shown} is a directory; a stream is one text");
         }
         Ok(match data.is_file() {
             true => Source::File(path.into(), file, data.len()),
@@ -88,28 +82,22 @@ impl Source {
     /// The place of the input to go on at, if this is the input that was left there. A pipe goes on where
     /// it is.
     pub(super) fn place(&self, kept: &Kept) -> anyhow::Result<Place> {
-        let place = Place {
-            offset: kept.offset,
-            line: kept.line,
-        };
         let Source::File(path, _, bytes) = self else {
-            return Ok(place);
+            return Ok(kept.place);
         };
-        let shown = path.display();
-        if kept.offset > *bytes {
-            return Err(errors::usage(format!(
-                "{shown} has {bytes} bytes, and the state was kept after {}: it is another file, or was cut",
-                kept.offset
-            )));
+        let (shown, offset) = (path.display(), kept.place.offset);
+        if offset > *bytes {
+            refuse!(
+                "{shown} has {bytes} bytes, and the state was kept after {offset}: it is another file, \
+                 or was cut"
+            );
         }
         match &kept.before {
-            Some(before) if *before != before_of(path, kept.offset)? => {
-                Err(errors::usage(format!(
-                    "{shown} is not the file that was left at byte {}: what stands before it has changed",
-                    kept.offset
-                )))
-            }
-            _ => Ok(place),
+            Some(before) if *before != before_of(path, offset)? => refuse!(
+                "{shown} is not the file that was left at byte {offset}: what stands before it has \
+                 changed"
+            ),
+            _ => Ok(kept.place),
         }
     }
 
