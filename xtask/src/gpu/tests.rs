@@ -155,7 +155,10 @@ fn what_is_learned_is_held_to_the_cpus_loss() {
 #[test]
 fn words_are_read_and_a_mistake_is_answered_with_the_way_out() {
     let read = options("cuda --pack p --only peers,scan --python py --seconds 60").unwrap();
-    assert_eq!((read.dtype, read.place), ("bf16", Place::Pack("p".into())));
+    assert_eq!(
+        (read.dtype(), read.place),
+        ("bf16", Place::Pack("p".into()))
+    );
     assert_eq!(
         (read.parts, read.seconds),
         (vec!["scan", "peers"], Some(Duration::from_secs(60)))
@@ -188,7 +191,7 @@ fn words_are_read_and_a_mistake_is_answered_with_the_way_out() {
 
 #[test]
 fn one_command_builds_what_was_asked_for_and_no_more() {
-    let line = plan::command(&options("cuda --only tests,scan").unwrap());
+    let line = plan::command(&options("cuda --only tests,scan").unwrap()).unwrap();
     assert!(line.contains("infinity-kernels/cuda,infinity-model/cuda,infinity-train/cuda"));
     assert!(
         line.ends_with("--test kernels --test training --bench memory_scan"),
