@@ -39,26 +39,21 @@ pub(super) fn check(tree: &Tree) -> Vec<String> {
     if map.is_empty() {
         return found;
     }
-    let libraries = crates.iter();
-    for library in libraries.filter(|name| tree.has(&format!("crates/{name}/src/lib.rs"))) {
+    for library in &crates {
         let section = map.split("### ").find(|part| part.starts_with(library));
         let words = section.unwrap_or_default();
-        let listed: BTreeSet<&str> = words
-            .split(|c: char| !c.is_alphanumeric() && c != '_')
-            .collect();
-        let names = public_names(tree, library).into_iter();
-        found.extend(
-            names.filter(|name| !listed.contains(&**name)).map(|name| {
-                format!("ARCHITECTURE.md: the public items of {library} lack `{name}`")
-            }),
-        );
+        let words = words.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let listed: BTreeSet<&str> = words.collect();
+        for name in public_names(tree, library) {
+            if !listed.contains(&*name) {
+                let lack = format!("the public items of {library} lack `{name}`");
+                found.push(format!("ARCHITECTURE.md: {lack}"));
+            }
+        }
     }
     for (line, number) in map.lines().zip(1..) {
-        for (file, name) in lost_in_place(tree, line) {
-            found.push(format!(
-                "ARCHITECTURE.md:{number}: `{file}` holds no `{name}`"
-            ));
-        }
+        let lost = lost_in_place(tree, line).into_iter();
+        found.extend(lost.map(|lost| format!("ARCHITECTURE.md:{number}: {lost}")));
     }
     let unnamed = crates.into_iter().chain(operator_names(tree));
     let unnamed = unnamed.filter(|name| !map.contains(name));
@@ -66,18 +61,16 @@ pub(super) fn check(tree: &Tree) -> Vec<String> {
     found
 }
 
-/// The file of a place of a walk, `1. `file.rs` `item`, `other`: words`, with the names that it does not hold.
-fn lost_in_place<'a>(tree: &Tree, line: &'a str) -> Vec<(&'a str, &'a str)> {
-    let (place, _) = line.split_once(": ").unwrap_or((line, ""));
+/// What the file of a place of a walk, `1. `file.rs` `item`, `other`: words`, does not hold.
+fn lost_in_place(tree: &Tree, line: &str) -> Vec<String> {
+    let place = line.split(": ").next().unwrap_or_default();
     let mut quoted = place.split('`').skip(1).step_by(2);
     let file = quoted.next().unwrap_or_default();
     let text = tree.text(file);
     let is_place = line.starts_with(|c: char| c.is_ascii_digit()) && file.ends_with(".rs");
-    if !is_place || text.is_empty() {
-        return Vec::new();
-    }
-    let lost = quoted.filter(|name| !text.contains(name));
-    lost.map(|name| (file, name)).collect()
+    let lost = quoted.filter(|name| is_place && !text.is_empty() && !text.contains(name));
+    lost.map(|name| format!("`{file}` holds no `{name}`"))
+        .collect()
 }
 
 fn is_document(path: &str) -> bool {
@@ -101,11 +94,11 @@ fn document(tree: &Tree, name: &str, text: &str) -> Vec<String> {
             found.push(format!("{name}:{line}: not what stands in `{path}`"));
         }
     }
-    let unfinished = text
-        .lines()
-        .zip(1..)
-        .filter(|(line, _)| line.contains("TODO"));
-    found.extend(unfinished.map(|(_, line)| format!("{name}:{line}: unfinished")));
+    for (line, number) in text.lines().zip(1..) {
+        if line.contains("TODO") {
+            found.push(format!("{name}:{number}: unfinished"));
+        }
+    }
     found
 }
 
@@ -178,11 +171,8 @@ fn quotes(text: &str) -> Vec<(usize, &str, String)> {
             // The line after the mark opens the block.
             let block = lines.by_ref().skip(1).map(|(line, _)| line);
             let quote = block.take_while(|line| !line.starts_with("```"));
-            quotes.push((
-                number,
-                path,
-                quote.map(|line| format!("{line}\n")).collect(),
-            ));
+            let quote = quote.map(|line| format!("{line}\n")).collect();
+            quotes.push((number, path, quote));
         }
     }
     quotes

@@ -37,17 +37,13 @@ const NAMES_A_REGISTRY: [&str; 2] = ["Cargo.lock", "deny.toml"];
 /// Every Rust file opens with `//!`: a reader learns what it is before how it works.
 pub(super) fn heads(tree: &Tree) -> Vec<String> {
     let has_head = |file: &File| {
-        let words = file
-            .text
-            .lines()
-            .next()
-            .and_then(|line| line.strip_prefix("//! "));
-        words.is_some_and(|words| !words.is_empty())
+        let first = file.text.lines().next().unwrap_or_default();
+        first.starts_with("//! ") && first.len() > 4
     };
-    tree.rust_files()
-        .filter(|(_, file)| !has_head(file))
-        .map(|(path, _)| format!("{path}: does not open with `//!` and what the file is"))
-        .collect()
+    let without = tree.rust_files().filter(|(_, file)| !has_head(file));
+    let found =
+        without.map(|(path, _)| format!("{path}: does not open with `//!` and what the file is"));
+    found.collect()
 }
 
 /// Sizes. A Rust file with a line `//! Size: <reason>` in its head may be longer.
@@ -121,14 +117,12 @@ pub(super) fn unsafe_code(tree: &Tree) -> Vec<String> {
         let raw: Vec<&str> = text.lines().collect();
         let allowed = UNSAFE.iter().any(|place| path.starts_with(place));
         for Token { line, .. } in tokens.iter().filter(|token| token.text == "unsafe") {
-            if !allowed {
-                let places = UNSAFE.join(" and ");
-                found.push(format!("{path}:{line}: `unsafe` outside {places}"));
-            } else if !says_why(&raw, line - 1) {
-                found.push(format!(
-                    "{path}:{line}: `unsafe` without a `SAFETY:` comment above it"
-                ));
-            }
+            let what = match allowed {
+                false => format!("outside {}", UNSAFE.join(" and ")),
+                true if says_why(&raw, line - 1) => continue,
+                true => "without a `SAFETY:` comment above it".to_owned(),
+            };
+            found.push(format!("{path}:{line}: `unsafe` {what}"));
         }
     }
     found
