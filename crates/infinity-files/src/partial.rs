@@ -43,17 +43,13 @@ pub fn write_with(
     fill: impl FnOnce(&mut File, &Path) -> io::Result<()>,
 ) -> io::Result<()> {
     let path = &followed(path);
-    let mut partial = Partial::create(path, &|path| File::create_new(path))?;
-    let mut file = partial
-        .lock
-        .take()
-        .expect("a partial is made with its lock");
-    fill(&mut file, &partial.path)?;
+    let mut partial = Partial::create(path, Path::to_path_buf)?;
+    fill(&mut partial.lock, &partial.path)?;
     if let Ok(replaced) = fs::metadata(path) {
-        file.set_permissions(replaced.permissions())?;
+        partial.lock.set_permissions(replaced.permissions())?;
     }
     point(&partial.path)?;
-    file.sync_all()?;
+    partial.lock.sync_all()?;
     faults::rename(&partial.path, path)?;
     sync_directory(folder_of(path))
 }
@@ -63,7 +59,7 @@ pub fn write_with(
 /// # Errors
 /// Why it could not.
 pub fn can_write(path: &Path) -> io::Result<()> {
-    Partial::create(&followed(path), &|path| File::create_new(path)).map(drop)
+    Partial::create(&followed(path), Path::to_path_buf).map(drop)
 }
 
 /// A directory that disappears unless it is given its name.
@@ -77,7 +73,7 @@ impl PartialDirectory {
     /// # Errors
     /// If it cannot be made.
     pub fn create(target: &Path) -> io::Result<Self> {
-        let partial = Partial::create(target, &|path| File::create_new(lock_of(path)))?;
+        let partial = Partial::create(target, lock_of)?;
         point(&partial.path)?;
         fs::create_dir(&partial.path)?;
         Ok(Self(partial))
@@ -187,39 +183,33 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 struct Partial {
     path: PathBuf,
-    lock: Option<File>,
+    lock: File,
 }
 
 impl Partial {
-    /// Makes one beside `target` by `make`, which returns the file to lock.
-    fn create(target: &Path, make: &dyn Fn(&Path) -> io::Result<File>) -> io::Result<Self> {
+    /// Names one beside `target` and makes the file to lock, whose name `lock_of` makes of its own.
+    fn create(target: &Path, lock_of: fn(&Path) -> PathBuf) -> io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let folder = folder_of(target);
         point(target)?;
         fs::create_dir_all(folder)?;
         remove_abandoned(folder);
         loop {
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let path = folder.join(name(target, count));
-            let made = {
-                let mut open = open();
-                let made = make(&path);
-                open.extend(made.is_ok().then(|| path.clone()));
-                made
-            };
-            let file = match made {
+            let path = folder.join(name(target, COUNT.fetch_add(1, Ordering::Relaxed)));
+            let file = lock_of(&path);
+            let mut open = open();
+            let lock = match File::create_new(&file) {
                 // Left by a process of the same number.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made?,
             };
-            let locked = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+            open.push(path.clone());
+            drop(open);
+            let locked = !matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
             // From here on, dropping it removes it.
-            let partial = Self {
-                path,
-                lock: Some(file),
-            };
+            let partial = Self { path, lock };
             // Somebody may have taken it for abandoned in the moment before.
-            if locked && (partial.path.exists() || lock_of(&partial.path).exists()) {
+            if locked && file.exists() {
                 return Ok(partial);
             }
         }
@@ -231,7 +221,6 @@ impl Drop for Partial {
         // After a rename there is nothing left; after an error, the error is what matters.
         let _ = point(&self.path).map(|()| {
             let _ = remove(&self.path);
-            drop(self.lock.take());
             let _ = fs::remove_file(lock_of(&self.path));
         });
         open().retain(|path| *path != self.path);
@@ -260,10 +249,8 @@ fn is_partial(name: &str) -> bool {
 }
 
 fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
+    let parent = path.parent().filter(|parent| *parent != "");
+    parent.unwrap_or(Path::new("."))
 }
 
 /// What a link leads to, so that writing replaces that and keeps the link.
