@@ -124,9 +124,8 @@ fn perform(
 
 /// The words behind `cargo` of every line of the README's test command.
 fn test_commands(readme: &str) -> anyhow::Result<Vec<&str>> {
-    let lines = readme
-        .lines()
-        .skip_while(|line| *line != "<!-- ci:test -->");
+    let lines = readme.lines();
+    let lines = lines.skip_while(|line| *line != "<!-- ci:test -->");
     let block = lines.skip(2).take_while(|line| !line.starts_with("```"));
     let commands = block.map(|line| {
         let words = line.strip_prefix("cargo ");

@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const MARK: &str = ".partial-";
-/// What the lock file of a partial directory has after that one's name.
 const LOCK: &str = ".lock";
 /// Bytes of a name kept in a partial's name: names have at most 255, and the mark needs some.
 const NAME: usize = 200;
@@ -110,12 +109,9 @@ impl PartialDirectory {
     /// If it cannot be synced or renamed; what was there is there still.
     pub fn rename_to(self, target: &Path) -> io::Result<()> {
         sync_tree(self.path())?;
-        let free = target.symlink_metadata().is_err();
-        if free {
+        if target.symlink_metadata().is_err() {
             faults::rename(self.path(), target)?;
-        } else if exchange(self.path(), target)? {
-            // What was there has the partial's name now, and goes with it.
-        } else {
+        } else if !exchange(self.path(), target)? {
             let replaced = Self::create(target)?;
             let old = replaced.path().join("replaced");
             faults::rename(target, &old)?;
@@ -126,7 +122,7 @@ impl PartialDirectory {
     }
 }
 
-/// Exchanges two names at once; false where the system or its disk cannot.
+/// Exchanges two names at once, so that what was there goes with the partial; false where the system or its disk cannot.
 fn exchange(from: &Path, to: &Path) -> io::Result<bool> {
     point(to)?;
     #[cfg(any(target_os = "linux", target_os = "macos"))]
@@ -310,10 +306,10 @@ fn remove_abandoned(folder: &Path) {
             continue;
         }
         let lock = match path.is_dir() {
-            true => lock_of(&path),
-            false => path.clone(),
+            true => File::open(lock_of(&path)),
+            false => File::open(&path),
         };
-        let free = match File::open(&lock) {
+        let free = match lock {
             Ok(lock) => lock.try_lock().is_ok(),
             // A directory's lock is there before and after it.
             Err(error) => error.kind() == io::ErrorKind::NotFound,

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use crate::workspace;
 
@@ -100,32 +100,28 @@ fn different(before: &str, after: &str) -> Vec<String> {
     [missing(before, after, '-'), missing(after, before, '+')].concat()
 }
 
-fn output(what: &str, command: &mut Command) -> anyhow::Result<[String; 2]> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start {what} ({:?})", command.get_program()))?;
-    let texts = [&output.stdout, &output.stderr].map(|x| String::from_utf8_lossy(x).into_owned());
-    if !output.status.success() {
-        bail!("{what}: {}\n{}\n{}", output.status, texts[0], texts[1]);
-    }
-    Ok(texts)
-}
-
-/// A program of the toolkit.
-fn tool(name: &str, tools: Option<&Path>) -> Command {
-    Command::new(tools.map_or_else(|| PathBuf::from(name), |tools| tools.join("bin").join(name)))
+/// What a program prints.
+fn output(what: &str, command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output();
+    let output = output.with_context(|| format!("cannot start {what} ({command:?})"))?;
+    let bytes = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    ensure!(output.status.success(), "{what}: {}\n{text}", output.status);
+    Ok(text)
 }
 
 fn code(ptx: &Path, tools: Option<&Path>) -> anyhow::Result<Code> {
+    let run = |name: &str, words: &[&str], file: &Path| {
+        let tool = tools.map_or_else(|| name.into(), |tools| tools.join("bin").join(name));
+        let mut command = Command::new(tool);
+        let command = command.args(words).arg(file);
+        output(&format!("{name}, which is part of CUDA"), command)
+    };
     let cubin = ptx.with_extension("cubin");
-    let mut assemble = tool("ptxas", tools);
-    assemble.args(["-v", &format!("-arch={ARCHITECTURE}"), "-o"]);
-    assemble.arg(&cubin).arg(ptx);
-    let [said, also] = output("ptxas, which is part of CUDA", &mut assemble)?;
-    let mut disassemble = tool("nvdisasm", tools);
-    disassemble.arg("-c").arg(&cubin);
-    let [listing, _] = output("nvdisasm, which is part of CUDA", &mut disassemble)?;
-    code_of(&(said + &also), &listing).with_context(|| ptx.display().to_string())
+    let (arch, to) = (format!("-arch={ARCHITECTURE}"), cubin.to_string_lossy());
+    let said = run("ptxas", &["-v", &arch, "-o", &to], ptx)?;
+    let listing = run("nvdisasm", &["-c"], &cubin)?;
+    code_of(&said, &listing).with_context(|| ptx.display().to_string())
 }
 
 /// What `ptxas -v` says, and the instructions of a listing of `nvdisasm`.
@@ -178,9 +174,8 @@ fn table(codes: &BTreeMap<String, Code>) -> String {
         " --- |".repeat(1 + COLUMNS.split(" | ").count())
     );
     for (name, code) in codes {
-        let numbers = COLUMNS
-            .split(" | ")
-            .map(|column| code.get(column).unwrap_or(&0));
+        let columns = COLUMNS.split(" | ");
+        let numbers = columns.map(|column| code.get(column).unwrap_or(&0));
         let cells: String = numbers.map(|number| format!(" {number} |")).collect();
         text += &format!("| `{name}` |{cells}\n");
     }

@@ -28,9 +28,6 @@ use crate::{check, child};
 use findings::{EMPTY, Findings, LAUNCHES};
 use plan::{COUNTED, Options, Place, Programs, STARTED, Step, USAGE};
 
-/// Compiled kernels and what was tuned stay in `CACHE` from one call to the next.
-const CUBECL: &str =
-    "[compilation]\ncache = true\n[environment]\npath = { directory = \"CACHE\" }\n";
 /// Where [`COUNTED`] has a line for every launch.
 const LOG: &str = "launches.log";
 
@@ -80,23 +77,23 @@ fn measure(options: &Options, programs: &Programs, out: PathBuf) -> anyhow::Resu
         }
     }
     let rows = findings::rows(&found);
+    let (gpu, dtype, tokens) = (options.gpu, options.dtype(), findings::TOKENS);
     let subject = format!(
-        "memory_scan on {} in {}: B 1, {} tokens, 32 heads, K = V = 128, S = 1 unless a row says otherwise",
-        options.gpu,
-        options.dtype(),
-        findings::TOKENS
+        "memory_scan on {gpu} in {dtype}: B 1, {tokens} tokens, 32 heads, K = V = 128, S = 1 unless a row says otherwise"
     );
     let settings: Vec<&str> = std::iter::once(&*subject).chain(found.settings()).collect();
     let table = findings::table(&rows, &settings);
     println!("\n{table}");
     fs::write(out.join("table.txt"), table).with_context(context)?;
     println!("written: findings.jsonl and table.txt in {}", out.display());
-    let open = rows.iter().filter(|row| row.met != Some(true)).count();
+    let met = |(.., verdict): &&findings::Row| matches!(verdict, Ok((true, _)));
+    let open = rows.len() - rows.iter().filter(met).count();
     ensure!(open == 0, "{open} of {} criteria are not met", rows.len());
     Ok(())
 }
 
-/// Makes the folders that steps run in, with their settings, and the file of findings.
+/// Makes the folders that steps run in, with settings that keep what is compiled and tuned from one call to the next,
+/// and the file of findings.
 fn prepared(out: &Path) -> std::io::Result<File> {
     let log = format!("[profiling.logger]\nlevel = \"minimal\"\nfile = \"{LOG}\"\n");
     for (folder, cache, more) in [
@@ -105,7 +102,9 @@ fn prepared(out: &Path) -> std::io::Result<File> {
         (STARTED, "started/cache", ""),
     ] {
         let cache = out.join(cache).display().to_string().replace('\\', "/");
-        let settings = CUBECL.replace("CACHE", &cache) + more;
+        let settings = format!(
+            "[compilation]\ncache = true\n[environment]\npath = {{ directory = \"{cache}\" }}\n{more}"
+        );
         let folder = out.join(folder);
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("cubecl.toml"), settings)?;

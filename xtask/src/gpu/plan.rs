@@ -101,12 +101,8 @@ impl Options {
     pub(crate) fn parse(args: &[String]) -> anyhow::Result<Self> {
         let (device, flags) = args.split_first().context(USAGE)?;
         let gpu = GPUS.into_iter().find(|name| name == device);
-        let unknown = || {
-            format!(
-                "unknown GPU device `{device}`: {}\n\n{USAGE}",
-                GPUS.join(", ")
-            )
-        };
+        let all = GPUS.join(", ");
+        let unknown = || format!("unknown GPU device `{device}`: {all}\n\n{USAGE}");
         let mut options = Options {
             gpu: gpu.with_context(unknown)?,
             parts: PARTS.to_vec(),
@@ -236,9 +232,8 @@ fn targets(options: &Options) -> impl Iterator<Item = (&'static str, &'static st
 
 /// The Cargo command that builds them, if there are any.
 pub(crate) fn command(options: &Options) -> Option<String> {
-    let targets: String = targets(options)
-        .map(|(name, flag)| format!(" {flag} {name}"))
-        .collect();
+    let targets = targets(options).map(|(name, flag)| format!(" {flag} {name}"));
+    let targets: String = targets.collect();
     let packages = ["infinity-kernels", "infinity-model", "infinity-train"];
     let features = packages.map(|package| format!("{package}/{}", options.gpu));
     let (packages, features) = (packages.join(" -p "), features.join(","));
@@ -324,6 +319,7 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
     };
     let both = |config| training("", config, config, &PRECISIONS.join(","), &TRAINING);
     let decoding = format!("--device {gpu} --size 174m --json");
+    let others = format!("{gpu}:: --skip memory_scan::");
     let mut steps = vec![
         tests("kernels", "memory_scan:: --skip flex::", SCAN_TESTS),
         peer(&format!("fla {sizes} {TOKENS}"), FLA),
@@ -337,19 +333,15 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
         training("", "", SMALL, "f32 --learn text.txt", &[LEARNED]),
         training(COUNTED, "", SMALL, "f32", &[LAUNCHES]),
         step("", "", "decoding", &decoding, &[DECODING]),
-        tests(
-            "kernels",
-            &format!("{gpu}:: --skip memory_scan::"),
-            OTHER_TESTS,
-        ),
+        tests("kernels", &others, OTHER_TESTS),
         tests("training", &format!("devices::gpu::{gpu}::"), LEARNING),
         peer("gdn", GDN),
     ];
     for tokens in LENGTHS {
         let mut one = scan(tokens, "fused,attention", &[FUSED, BURN]);
         // One argument, though it has spaces.
-        one.args
-            .extend(["--size", "one state, 128 wide"].map(str::to_owned));
+        let size = ["--size", "one state, 128 wide"];
+        one.args.extend(size.map(str::to_owned));
         one.tokens = Some(tokens);
         steps.push(one);
     }

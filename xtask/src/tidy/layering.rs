@@ -31,14 +31,13 @@ pub(super) const BACKENDS: [&str; 7] = [
 pub(super) const FOR_PROGRAMS: [&str; 2] = ["anyhow", "clap"];
 pub(super) const PRINTS: [&str; 5] = ["println", "print", "eprintln", "eprint", "dbg"];
 
-pub(super) fn check(tree: &Tree) -> Vec<String> {
-    let manifests = tree
-        .files()
-        .filter(|(path, _)| path.ends_with("/Cargo.toml"));
-    let manifests = manifests.flat_map(|(path, file)| manifest(path, &file.text));
-    let sources = tree.rust_files();
-    let sources = sources.flat_map(|(path, file)| source(path, &file.tokens));
-    manifests.chain(sources).collect()
+pub(super) fn check(tree: &Tree, found: &mut Vec<String>) {
+    for (path, file) in tree.files() {
+        if path.ends_with("/Cargo.toml") {
+            manifest(path, &file.text, found);
+        }
+        source(path, &file.tokens, found);
+    }
 }
 
 /// The library a path belongs to, with what it may depend on.
@@ -47,14 +46,15 @@ fn library(path: &str) -> Option<(&'static str, &'static str)> {
     LIBRARIES.into_iter().find(|(library, _)| *library == name)
 }
 
-fn manifest(path: &str, text: &str) -> Vec<String> {
-    let manifest: toml::Table = match toml::from_str(text) {
-        Ok(manifest) => manifest,
-        Err(error) => return vec![format!("{path}: {}", error.message())],
-    };
-    let names = dependencies(&manifest).into_iter();
-    let why = names.filter_map(|name| forbidden(path, name));
-    why.map(|why| format!("{path}: {why}")).collect()
+fn manifest(path: &str, text: &str, found: &mut Vec<String>) {
+    match toml::from_str(text) {
+        Ok(manifest) => {
+            let why = dependencies(&manifest).into_iter();
+            let why = why.filter_map(|name| forbidden(path, name));
+            found.extend(why.map(|why| format!("{path}: {why}")));
+        }
+        Err(error) => found.push(format!("{path}: {}", error.message())),
+    }
 }
 
 /// The packages that the tables of a manifest name; those for one target have tables inside others.
@@ -102,9 +102,8 @@ fn forbidden(path: &str, name: &str) -> Option<String> {
     })
 }
 
-fn source(path: &str, tokens: &[Token]) -> Vec<String> {
+fn source(path: &str, tokens: &[Token], found: &mut Vec<String>) {
     let may_print = library(path).is_none() || is_test_file(path);
-    let mut found = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
         let Token { text, line, .. } = token;
         if !path.starts_with(KERNELS) && BACKENDS.contains(&&*text.replace('_', "-")) {
@@ -116,5 +115,4 @@ fn source(path: &str, tokens: &[Token]) -> Vec<String> {
             found.push(format!("{path}:{line}: `{text}!` {why}"));
         }
     }
-    found
 }

@@ -15,11 +15,12 @@ const FIRST: &str = "memory_scan";
 /// An operator whose contract and formula fit into `mod.rs` has its tests there. One in more files has a
 /// scalar reference and a test of its name, and one in several forms has the derivation that they share.
 /// `tests/main.rs`, the one executable of all tests, names each: a file that it leaves out never runs.
-pub(super) fn operators(tree: &Tree) -> Vec<String> {
+pub(super) fn operators(tree: &Tree, found: &mut Vec<String>) {
     let mut operators = operator_names(tree);
     operators.insert(FIRST);
-    let found = operators.iter().flat_map(|name| operator(tree, name));
-    let mut found: Vec<String> = found.collect();
+    for name in operators {
+        operator(tree, name, found);
+    }
     let main = tree.text(&format!("{TESTS}/main.rs"));
     for (path, _) in tree.files() {
         let file = path.strip_prefix(TESTS).and_then(|p| p.strip_prefix('/'));
@@ -32,7 +33,6 @@ pub(super) fn operators(tree: &Tree) -> Vec<String> {
             found.push(format!("{path}: never runs: {missing}"));
         }
     }
-    found
 }
 
 /// The operators there are.
@@ -42,16 +42,18 @@ pub(super) fn operator_names(tree: &Tree) -> BTreeSet<&str> {
     names
 }
 
-fn operator(tree: &Tree, name: &str) -> Vec<String> {
+fn operator(tree: &Tree, name: &str, found: &mut Vec<String>) {
     let folder = format!("{SOURCES}/{name}/");
     let contract = format!("{folder}mod.rs");
     let sources = tree.rust_files();
     let sources = sources.filter_map(|(path, _)| path.strip_prefix(&folder));
     let mut others = sources.filter(|file| *file != "mod.rs").peekable();
     if name != FIRST && others.peek().is_none() && tree.has(&contract) {
-        let is_tested = tree.text(&contract).contains("#[cfg(test)]");
-        let missing = format!("{contract}: an operator in one file has its tests in it");
-        return Vec::from_iter((!is_tested).then_some(missing));
+        if !tree.text(&contract).contains("#[cfg(test)]") {
+            let missing = "an operator in one file has its tests in it";
+            found.push(format!("{contract}: {missing}"));
+        }
+        return;
     }
     let mut needed = vec![
         contract,
@@ -62,8 +64,8 @@ fn operator(tree: &Tree, name: &str) -> Vec<String> {
         needed.push(format!("{folder}README.md"));
     }
     needed.retain(|path| !tree.has(path));
-    let missing = |path| format!("{path}: operator `{name}` needs it");
-    needed.iter().map(missing).collect()
+    let missing = needed.iter();
+    found.extend(missing.map(|path| format!("{path}: operator `{name}` needs it")));
 }
 
 /// The names that a library's root hands out: its public modules and re-exports.
@@ -79,8 +81,7 @@ pub(super) fn public_names(tree: &Tree, library: &str) -> BTreeSet<String> {
 /// An arrow runs from a file to the file whose item it names, through `use` or with a path in its code;
 /// a re-export is followed to where the item stands. `mod` and `pub use` of what lies below a file are no
 /// arrows, and tests draw none.
-pub(super) fn circles(tree: &Tree) -> Vec<String> {
-    let mut found = Vec::new();
+pub(super) fn circles(tree: &Tree, found: &mut Vec<String>) {
     let crates = tree.folders_in("crates").into_iter();
     let crates = crates.map(|name| format!("crates/{name}/src/"));
     for sources in crates.chain(["xtask/src/".to_owned()]) {
@@ -96,13 +97,11 @@ pub(super) fn circles(tree: &Tree) -> Vec<String> {
                 });
                 let names = names.collect::<Vec<_>>().join(" → ");
                 let size = way.len() - 1;
-                found.push(format!(
-                    "{sources}{file}: a circle of {size} modules: {names}"
-                ));
+                let circle = format!("a circle of {size} modules: {names}");
+                found.push(format!("{sources}{file}: {circle}"));
             }
         }
     }
-    found
 }
 
 /// A module by its names from the crate's root.

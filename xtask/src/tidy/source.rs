@@ -25,8 +25,8 @@ impl Tree {
         let ignored = fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
         let ignored = ignored
             .lines()
-            .map(|line| line.trim().trim_end_matches('/'));
-        let ignored: BTreeSet<&str> = ignored.filter_map(|line| line.strip_prefix('/')).collect();
+            .filter_map(|line| line.trim().strip_prefix('/'));
+        let ignored: BTreeSet<&str> = ignored.map(|path| path.trim_end_matches('/')).collect();
         let mut files = BTreeMap::new();
         let mut folders = vec![String::new()];
         while let Some(folder) = folders.pop() {
@@ -78,9 +78,8 @@ impl Tree {
     pub(crate) fn folders_in(&self, folder: &str) -> BTreeSet<&str> {
         let prefix = format!("{folder}/");
         let inside = self.0.keys().filter_map(|file| file.strip_prefix(&prefix));
-        inside
-            .filter_map(|file| Some(file.split_once('/')?.0))
-            .collect()
+        let folders = inside.filter_map(|file| file.split_once('/'));
+        folders.map(|(folder, _)| folder).collect()
     }
 
     /// The text of a file; empty if it is not there.
