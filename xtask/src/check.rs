@@ -71,19 +71,16 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
         let seconds = start.elapsed().as_secs_f64();
         summary += &format!("  {name:<7} {seconds:>7.1} s  {verdict}\n");
     }
-    print!("{summary}");
     if tests.passed == 0 {
         failed.push("no test ran");
     }
-    println!(
-        "\n{} passed, {} failed, {} skipped",
-        tests.passed, tests.failed, tests.skipped
-    );
+    let [ok, bad, skipped] = [tests.passed, tests.failed, tests.skipped];
+    println!("{summary}\n{ok} passed, {bad} failed, {skipped} skipped");
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
-/// Runs a step, or says why it is left out.
+/// Runs a step, shows what it says and counts its tests, or says why it is left out.
 fn perform(
     root: &Path,
     name: &str,
@@ -91,16 +88,15 @@ fn perform(
     install: bool,
     tests: &mut Tests,
 ) -> anyhow::Result<Option<String>> {
-    match name {
+    let readme;
+    let lines = match name {
         "tidy" => {
             println!("\n── {name}");
-            tidy::run(root)?;
+            return tidy::run(root).map(|()| None);
         }
         "test" => {
-            let readme = std::fs::read_to_string(root.join("README.md")).context("README.md")?;
-            for line in test_commands(&readme)? {
-                start(root, name, line, tests)?;
-            }
+            readme = std::fs::read_to_string(root.join("README.md")).context("README.md")?;
+            test_commands(&readme)?
         }
         "deny" if !has_deny(root) => {
             let why = "`cargo deny` is not installed (cargo install cargo-deny --locked)";
@@ -113,28 +109,23 @@ fn perform(
             eprintln!("\n!! {why}");
             return Ok(Some(why));
         }
-        _ => start(root, name, line, tests)?,
+        _ => vec![line],
+    };
+    for line in lines {
+        println!("\n── {name}: cargo {line}");
+        let mut command = cargo(root, line);
+        if name == "doc" {
+            command.env("RUSTDOCFLAGS", "-D warnings");
+        }
+        child::run(&mut command, LIMIT, |line| tests.count(line))?;
     }
     Ok(None)
 }
 
-/// Runs Cargo with the words of `line`, shows what it says and counts its tests.
-fn start(root: &Path, name: &str, line: &str, tests: &mut Tests) -> anyhow::Result<()> {
-    println!("\n── {name}: cargo {line}");
-    let mut command = cargo(root, line);
-    if name == "doc" {
-        command.env("RUSTDOCFLAGS", "-D warnings");
-    }
-    let ended = child::run(&mut command, LIMIT);
-    tests.count(&ended.lines);
-    ended.outcome
-}
-
 /// The words behind `cargo` of every line of the README's test command.
 fn test_commands(readme: &str) -> anyhow::Result<Vec<&str>> {
-    let lines = readme
-        .lines()
-        .skip_while(|line| *line != "<!-- ci:test -->");
+    let lines = readme.lines();
+    let lines = lines.skip_while(|line| *line != "<!-- ci:test -->");
     let block = lines.skip(2).take_while(|line| !line.starts_with("```"));
     let commands = block.map(|line| {
         let words = line.strip_prefix("cargo ");
@@ -149,15 +140,11 @@ fn test_commands(readme: &str) -> anyhow::Result<Vec<&str>> {
 }
 
 impl Tests {
-    /// Adds what every `test result: ok. 12 passed; 0 failed; 1 ignored; …` says.
-    pub(crate) fn count(&mut self, lines: &[String]) {
-        let results = lines
-            .iter()
-            .filter_map(|line| line.strip_prefix("test result: "));
-        for part in results.flat_map(|line| line.split([';', '.'])) {
-            let Some((number, word)) = part.trim().split_once(' ') else {
-                continue;
-            };
+    /// Adds what a line `test result: ok. 12 passed; 0 failed; 1 ignored; …` says.
+    pub(crate) fn count(&mut self, line: &str) {
+        let result = line.strip_prefix("test result: ").unwrap_or_default();
+        for part in result.split([';', '.']) {
+            let (number, word) = part.trim().split_once(' ').unwrap_or_default();
             let number = number.parse().unwrap_or(0);
             match word {
                 "passed" => self.passed += number,
@@ -187,8 +174,8 @@ fn has_vulkan(install: bool) -> bool {
             let mut command = Command::new("apt-get");
             command.args(line.split_whitespace());
             command.env("DEBIAN_FRONTEND", "noninteractive");
-            if let Err(why) = child::run(&mut command, LIMIT).outcome {
-                eprintln!("apt-get {line}: {why}");
+            if let Err(why) = child::run(&mut command, LIMIT, |_| {}) {
+                eprintln!("apt-get {line}: {why:#}");
             }
         }
         return has_vulkan(false);
@@ -231,7 +218,7 @@ mod tests {
             "test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
         ];
         let mut tests = Tests::default();
-        tests.count(&lines.map(str::to_owned));
+        lines.iter().for_each(|line| tests.count(line));
         let expected = Tests {
             passed: 22,
             failed: 2,

@@ -1,11 +1,11 @@
 //! Programs that are started: with a time limit and their output shown as it comes, or until they end by themselves.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, ensure};
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -27,50 +27,38 @@ pub(crate) fn loaders() -> String {
     String::from_utf8_lossy(&listed).into_owned()
 }
 
-/// What a program printed, and how it ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    /// Lines of its standard output; they were printed as they came.
-    pub(crate) lines: Vec<String>,
-    /// What went wrong, if something did.
-    pub(crate) outcome: anyhow::Result<()>,
-}
-
-/// Runs `command`, shows what it prints and kills it after `limit`.
-pub(crate) fn run(command: &mut Command, limit: Duration) -> Ended {
-    run_with(command, limit, |_| {})
-}
-
-/// The same; `each` takes every line as it comes.
-pub(crate) fn run_with(
+/// Runs `command`, shows what it prints, hands `each` every line as it comes, and kills it after `limit`.
+pub(crate) fn run(
     command: &mut Command,
     limit: Duration,
     mut each: impl FnMut(&str),
-) -> Ended {
-    let mut lines = Vec::new();
-    let mut child = match command.stdout(Stdio::piped()).spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            let program = command.get_program().to_string_lossy();
-            let outcome = Err(anyhow!("cannot start {program}: {error}"));
-            return Ended { lines, outcome };
-        }
-    };
-    let printed = listen(&mut child);
-    let mut take = |line: String| {
+) -> anyhow::Result<()> {
+    let started = command.stdout(Stdio::piped()).spawn();
+    let program = command.get_program().to_string_lossy();
+    let mut child = started.with_context(|| format!("cannot start {program}"))?;
+    let (sender, printed) = channel();
+    let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut lines = stdout.split(b'\n').map_while(Result::ok);
+    std::thread::spawn(move || lines.try_for_each(|line| sender.send(line)));
+    let mut take = |line: Vec<u8>| {
+        let line = String::from_utf8_lossy(&line);
         println!("{line}");
         each(&line);
-        lines.push(line);
     };
     let deadline = Instant::now() + limit;
-    let outcome = loop {
+    let status = loop {
         match printed.recv_timeout(TICK) {
             Ok(line) => take(line),
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(_) => std::thread::sleep(TICK),
         }
-        if let Some(outcome) = end(&mut child, deadline, limit) {
-            break outcome;
+        if let Some(status) = child.try_wait().context("was lost")? {
+            break Some(status);
+        }
+        if Instant::now() >= deadline {
+            // It may end by itself in between; then there is nothing to kill.
+            let _ = child.kill();
+            let _ = child.wait();
+            break None;
         }
     };
     // A child of its own may print for ever.
@@ -78,73 +66,41 @@ pub(crate) fn run_with(
     while let Ok(line) = printed.recv_timeout(until.saturating_duration_since(Instant::now())) {
         take(line);
     }
-    Ended { lines, outcome }
+    let stopped = || format!("was stopped after {:.0} s", limit.as_secs_f64());
+    let status = status.with_context(stopped)?;
+    ensure!(status.success(), "ended with {status}");
+    Ok(())
 }
 
-/// The lines that a program prints, as they come.
-fn listen(child: &mut Child) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    if let Some(stdout) = child.stdout.take() {
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).split(b'\n') {
-                let Ok(line) = line else { return };
-                let line = String::from_utf8_lossy(&line).into_owned();
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    receiver
-}
-
-/// How the program ended, if it did; after the deadline it does.
-fn end(child: &mut Child, deadline: Instant, limit: Duration) -> Option<anyhow::Result<()>> {
-    match child.try_wait() {
-        Err(error) => Some(Err(anyhow!("was lost: {error}"))),
-        Ok(Some(status)) if status.success() => Some(Ok(())),
-        Ok(Some(status)) => Some(Err(anyhow!("ended with {status}"))),
-        Ok(None) if Instant::now() < deadline => None,
-        Ok(None) => {
-            // It may end by itself in between; then there is nothing to kill.
-            let _ = child.kill();
-            let _ = child.wait();
-            let seconds = limit.as_secs_f64();
-            Some(Err(anyhow!("was stopped after {seconds:.0} s")))
-        }
-    }
-}
-
-#[cfg(test)]
 #[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    fn shell(script: &str, limit: Duration) -> Ended {
-        run(Command::new("sh").args(["-c", script]), limit)
+    /// The lines that a script printed, and how it ended.
+    fn shell(script: &str, limit: Duration) -> (Vec<String>, anyhow::Result<()>) {
+        let mut lines = Vec::new();
+        let each = |line: &str| lines.push(line.to_owned());
+        let outcome = run(Command::new("sh").args(["-c", script]), limit, each);
+        (lines, outcome)
     }
 
     #[test]
     fn lines_and_failures_are_reported() {
-        let ended = shell("echo one; echo two; exit 3", Duration::from_secs(20));
-        assert_eq!(ended.lines, ["one", "two"]);
-        let why = ended.outcome.unwrap_err().to_string();
+        let (lines, outcome) = shell("echo one; echo two; exit 3", Duration::from_secs(20));
+        assert_eq!(lines, ["one", "two"]);
+        let why = outcome.unwrap_err().to_string();
         assert!(why.contains('3'), "{why}");
-        assert!(shell("true", Duration::from_secs(20)).outcome.is_ok());
+        assert!(shell("true", Duration::from_secs(20)).1.is_ok());
     }
 
     #[test]
     fn what_takes_too_long_is_stopped_and_keeps_its_lines() {
         let start = Instant::now();
-        let ended = shell("echo one; sleep 30", Duration::from_millis(300));
-        assert_eq!(ended.lines, ["one"]);
-        assert!(
-            ended
-                .outcome
-                .unwrap_err()
-                .to_string()
-                .contains("was stopped")
-        );
+        let (lines, outcome) = shell("echo one; sleep 30", Duration::from_millis(300));
+        assert_eq!(lines, ["one"]);
+        let why = outcome.unwrap_err().to_string();
+        assert!(why.contains("was stopped"), "{why}");
         assert!(start.elapsed() < Duration::from_secs(20));
     }
 
@@ -152,20 +108,16 @@ mod tests {
     fn a_child_that_is_left_and_goes_on_printing_is_not_waited_for() {
         let start = Instant::now();
         let left = "(for i in $(seq 100); do echo left; sleep 0.2; done) & echo one";
-        let ended = shell(left, Duration::from_secs(20));
-        assert!(ended.lines.contains(&"one".to_owned()));
-        assert!(ended.outcome.is_ok() && start.elapsed() < Duration::from_secs(10));
+        let (lines, outcome) = shell(left, Duration::from_secs(20));
+        assert!(lines.contains(&"one".to_owned()));
+        assert!(outcome.is_ok() && start.elapsed() < Duration::from_secs(10));
     }
 
     #[test]
     fn a_program_that_is_not_there_is_named() {
-        let ended = run(&mut Command::new("no-such-python"), Duration::from_secs(1));
-        assert!(
-            ended
-                .outcome
-                .unwrap_err()
-                .to_string()
-                .contains("no-such-python")
-        );
+        let mut command = Command::new("no-such-python");
+        let outcome = run(&mut command, Duration::from_secs(1), |_| {});
+        let why = outcome.unwrap_err().to_string();
+        assert!(why.contains("no-such-python"), "{why}");
     }
 }

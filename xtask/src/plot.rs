@@ -28,22 +28,21 @@ const STYLES: [(&str, Mark); 4] = [
 /// Draws the file that `args` names first into the one it names second.
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     let (output, chart) = match args {
-        [first, output, named @ ..] if first == "stream" => (output, streams(named)?),
-        [input, output] => (
-            output,
-            measurements(&read(input)?).with_context(|| input.clone())?,
-        ),
+        [first, output, named @ ..] if first == "stream" => (output, streams(named)),
+        [input, output] => (output, read(input, measurements)),
         _ => bail!("{USAGE}"),
     };
-    infinity_files::write(output.as_ref(), chart.svg().as_bytes())
-        .with_context(|| format!("cannot write {output}"))?;
+    let written = infinity_files::write(output.as_ref(), chart?.svg().as_bytes());
+    written.with_context(|| format!("cannot write {output}"))?;
     println!("written: {output}");
     Ok(())
 }
 
-fn read(path: &str) -> anyhow::Result<Value> {
+/// What `parse` makes of a file in JSON.
+fn read<T>(path: &str, parse: impl Fn(&Value) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    serde_json::from_str(&text).with_context(|| format!("{path}: not JSON"))
+    let file = serde_json::from_str(&text).with_context(|| format!("{path}: not JSON"))?;
+    parse(&file).with_context(|| path.to_owned())
 }
 
 /// Two panels beside each other.
@@ -80,17 +79,13 @@ fn measurements(file: &Value) -> anyhow::Result<Chart> {
         return of_kernels(file);
     }
     let training = list(file, "training")?;
-    ensure!(
-        !training.is_empty(),
-        "`training` is empty: run the bench with rounds"
-    );
+    let measured = !training.is_empty();
+    ensure!(measured, "`training` is empty: run the bench with rounds");
     let mixer = |point| word(point, "mixer").map(Some);
     let mut memory = series(training, mixer, "peak_bytes", |_, bytes| bytes * 1e-9)?;
     memory.retain(|(_, line)| line.points.iter().all(|point| point.1 > 0.0));
-    ensure!(
-        !memory.is_empty(),
-        "`peak_bytes` is 0: the system did not tell"
-    );
+    let told = !memory.is_empty();
+    ensure!(told, "`peak_bytes` is 0: the system did not tell");
     let time = series(training, mixer, "us_per_token", |_, time| time)?;
     let panels = [
         ("Training: time per token (µs)", time),
@@ -112,23 +107,21 @@ fn series<'a>(
         let Some(name) = name(row)? else { continue };
         let length = number(row, "length")?;
         let found = number(row, field).with_context(|| format!("{name} at {length}"))?;
-        let point = (length, value(length, found));
-        match lines.iter_mut().find(|line| line.0 == name) {
-            Some((_, line)) => line.points.push(point),
-            None => {
-                let style = style(match name {
-                    "infinity" | "fused" => 0,
-                    "chunkwise" => 1,
-                    "softmax" => 2,
-                    _ => 3,
-                });
-                let points = vec![point];
-                lines.push((name, Line { points, style }));
-            }
-        }
-    }
-    for (_, line) in &mut lines {
-        line.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let known = lines.iter().position(|line| line.0 == name);
+        let at = known.unwrap_or_else(|| {
+            let style = style(match name {
+                "infinity" | "fused" => 0,
+                "chunkwise" => 1,
+                "softmax" => 2,
+                _ => 3,
+            });
+            let points = Vec::new();
+            lines.push((name, Line { points, style }));
+            lines.len() - 1
+        });
+        let points = &mut lines[at].1.points;
+        points.push((length, value(length, found)));
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
     }
     Ok(lines)
 }
@@ -151,25 +144,22 @@ fn against_length(panels: [(&str, Vec<(&str, Line)>); 2], notes: Vec<String>) ->
 
 /// Machine and model, and what was left out.
 fn notes(file: &Value) -> anyhow::Result<Vec<String>> {
-    let (machine, model) = (field(file, "machine")?, field(file, "model")?);
     let mut notes = vec![format!(
         "{} layers, D {}, H {}; {} tokens a step at every length. {}, {} cores, {}.",
-        number(model, "num_hidden_layers")?,
-        number(model, "hidden_size")?,
-        number(model, "num_attention_heads")?,
+        number(file, "model/num_hidden_layers")?,
+        number(file, "model/hidden_size")?,
+        number(file, "model/num_attention_heads")?,
         grouped(number(file, "tokens_per_step")?),
-        word(machine, "cpu")?,
-        number(machine, "cores")?,
+        word(file, "machine/cpu")?,
+        number(file, "machine/cores")?,
         word(file, "date")?,
     )];
     if let Some(first) = list(file, "left_out")?.first() {
         let mixer = word(first, "mixer")?;
-        let lengths = list(file, "training")?
-            .iter()
-            .filter(|point| point["mixer"] == mixer);
-        let longest = lengths
-            .filter_map(|point| point["length"].as_f64())
-            .fold(0.0, f64::max);
+        let points = list(file, "training")?.iter();
+        let lengths = points.filter(|point| point["mixer"] == mixer);
+        let lengths = lengths.filter_map(|point| point["length"].as_f64());
+        let longest = lengths.fold(0.0, f64::max);
         notes.push(format!(
             "{mixer} stops at {}. At {}: {}.",
             grouped(longest),
@@ -180,28 +170,28 @@ fn notes(file: &Value) -> anyhow::Result<Vec<String>> {
     Ok(notes)
 }
 
-fn field<'a>(value: &'a Value, name: &str) -> anyhow::Result<&'a Value> {
-    value
-        .get(name)
-        .with_context(|| format!("`{name}` is missing"))
+/// What `name` leads to, from the names of objects with `/` between them to a value that `read` takes for `kind`.
+fn field<'a, T>(
+    value: &'a Value,
+    name: &str,
+    kind: &str,
+    read: impl Fn(&'a Value) -> Option<T>,
+) -> anyhow::Result<T> {
+    let field = value.pointer(&format!("/{name}"));
+    let field = field.with_context(|| format!("`{name}` is missing"))?;
+    read(field).with_context(|| format!("`{name}` is not {kind}"))
 }
 
 fn list<'a>(value: &'a Value, name: &str) -> anyhow::Result<&'a Vec<Value>> {
-    field(value, name)?
-        .as_array()
-        .with_context(|| format!("`{name}` is not a list"))
+    field(value, name, "a list", Value::as_array)
 }
 
 fn number(value: &Value, name: &str) -> anyhow::Result<f64> {
-    field(value, name)?
-        .as_f64()
-        .with_context(|| format!("`{name}` is not a number"))
+    field(value, name, "a number", Value::as_f64)
 }
 
 fn word<'a>(value: &'a Value, name: &str) -> anyhow::Result<&'a str> {
-    field(value, name)?
-        .as_str()
-        .with_context(|| format!("`{name}` is not text"))
+    field(value, name, "text", Value::as_str)
 }
 
 /// Width of keys and values, and states of `memory_scan`, that are drawn.
@@ -266,14 +256,12 @@ fn streams(named: &[String]) -> anyhow::Result<Chart> {
         (1..=3).contains(&named.len()),
         "one to three files\n{USAGE}"
     );
-    let mut models = Vec::new();
-    for word in named {
-        let Some((name, path)) = word.split_once('=') else {
-            bail!("`{word}` is no name=file\n{USAGE}");
-        };
-        models.push(Model::parse(name, &read(path)?).with_context(|| path.to_owned())?);
-    }
-    Ok(along_stream(&models))
+    let models = named.iter().map(|word| {
+        let pair = word.split_once('=');
+        let (name, path) = pair.with_context(|| format!("`{word}` is no name=file\n{USAGE}"))?;
+        read(path, |file| Model::parse(name, file))
+    });
+    Ok(along_stream(&models.collect::<anyhow::Result<Vec<_>>>()?))
 }
 
 impl Model {
@@ -285,7 +273,7 @@ impl Model {
             let middle = (number(bin, "from")? + number(bin, "to")?) / 2.0;
             loss.push((middle, number(bin, "loss")?));
             if !bin["compared"].is_null() {
-                excess.push((middle, 100.0 * number(&bin["compared"], "excess")?));
+                excess.push((middle, 100.0 * number(bin, "compared/excess")?));
             }
         }
         Ok(Model {
@@ -305,11 +293,11 @@ impl Model {
             None => "no bin compared".to_owned(),
         };
         let highest = self.loss.iter().map(|point| point.1).fold(0.0, f64::max);
-        let end = match self.tokens < longest {
-            true => format!("; read up to {} tokens", grouped(self.tokens)),
-            false => String::new(),
-        };
-        format!("{}: {worst}, highest loss {highest:.2}{end}", self.name)
+        let mut summary = format!("{}: {worst}, highest loss {highest:.2}", self.name);
+        if self.tokens < longest {
+            summary += &format!("; read up to {} tokens", grouped(self.tokens));
+        }
+        summary
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use crate::child;
 
@@ -27,64 +27,40 @@ pub(crate) fn cargo(root: &Path, words: &str) -> Command {
     command
 }
 
-/// A bench: its name, its target, which a test looks for in its package, and what it measures.
-type Bench = (&'static str, &'static str, &'static str, &'static str);
-
-const BENCHES: [Bench; 6] = [
-    (
-        "model",
-        "model_throughput",
-        "infinity-train",
-        "training tokens/s of a config against the best f32 product and, with --python, against PyTorch; --profile",
-    ),
-    (
-        "decoding",
-        "decoding",
-        "infinity-model",
-        "tokens generated and read, as shares of memory bandwidth and matmul peak",
-    ),
-    (
-        "serving",
-        "serving",
-        "infinity-serve",
-        "texts at once against one, and the gap between tokens while a neighbour reads",
-    ),
-    (
-        "length",
-        "length",
-        "infinity-train",
-        "time and memory against sequence length, softmax attention beside it",
-    ),
-    (
-        "checkpointing",
-        "checkpointing",
-        "infinity-train",
-        "memory and time of every way of gradient checkpointing, and a million tokens",
-    ),
-    (
-        "kernels",
-        "kernels",
-        "infinity-kernels",
-        "every operator, form and length: checked, then time, memory, distance from the roof",
-    ),
-];
+/// A line a bench: its name, its package and target, and what it measures, as a user is shown it.
+const BENCHES: &str = "\
+  model          infinity-train/model_throughput  training tokens/s against the best f32 product and, with --python, PyTorch; --profile
+  decoding       infinity-model/decoding          tokens generated and read, as shares of memory bandwidth and matmul peak
+  serving        infinity-serve/serving           texts at once against one, and the gap between tokens while a neighbour reads
+  length         infinity-train/length            time and memory against sequence length, softmax attention beside it
+  checkpointing  infinity-train/checkpointing     memory and time of every way of gradient checkpointing, and a million tokens
+  kernels        infinity-kernels/kernels         every operator, form and length: checked, then time, memory, distance from the roof
+";
 
 /// Runs the bench that `args` names first and hands it the rest of `args`.
 pub(crate) fn bench(root: &Path, args: &[String]) -> anyhow::Result<()> {
-    let row = |(name, _, package, about): &Bench| format!("  {name:<13} {about} ({package})\n");
-    let list: String = BENCHES.iter().map(row).collect();
     let Some((name, rest)) = args.split_first() else {
-        println!("usage: cargo xtask bench <name> [arguments of the bench]\n\n{list}");
+        println!("usage: cargo xtask bench <name> [arguments of the bench]\n\n{BENCHES}");
         return Ok(());
     };
-    let Some((_, target, ..)) = BENCHES.iter().find(|(known, ..)| known == name) else {
-        bail!("unknown bench `{name}`\n\n{list}");
-    };
+    let known = benches().find(|(known, ..)| known == name);
+    let (_, _, target) = known.with_context(|| format!("unknown bench `{name}`\n\n{BENCHES}"))?;
     // Of the whole workspace, as the tests are built: for one package alone Cargo would put together other features
     // of Burn and build it once more.
     let line = format!("bench --workspace --bench {target} --");
     println!("cargo {line} {}", rest.join(" "));
     child::succeed(&format!("bench `{name}`"), cargo(root, &line).args(rest))
+}
+
+/// Name, package and target of every bench.
+fn benches() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    BENCHES.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (name, place) = (words.next()?, words.next()?);
+        place
+            .split_once('/')
+            .map(|(package, target)| (name, package, target))
+    })
 }
 
 /// `cargo xtask kills`: what CI does with a few kills, with 1,000.
@@ -97,32 +73,18 @@ pub(crate) fn kills(root: &Path, args: &[String]) -> anyhow::Result<()> {
 
 /// `cargo xtask fuzz [N]`: what CI does with a few inputs, with many.
 pub(crate) fn fuzz(root: &Path, args: &[String]) -> anyhow::Result<()> {
-    let number: u64 = match args {
-        [] => 1_000_000,
-        [number] => number
-            .parse()
-            .with_context(|| format!("fuzz {args:?}: one whole number"))?,
-        _ => bail!("fuzz {args:?}: too many words"),
-    };
+    ensure!(args.len() <= 1, "fuzz {args:?}: too many words");
+    let number = args.first().map_or("1000000", String::as_str);
+    let whole = number.parse::<u64>();
+    whole.with_context(|| format!("fuzz {args:?}: one whole number"))?;
     let line = "test --release --workspace --test fuzz -- --nocapture";
     println!("cargo {line}");
-    let mut tests = cargo(root, line);
-    child::succeed("fuzz", tests.env("INFINITY_FUZZ", number.to_string()))
+    child::succeed("fuzz", cargo(root, line).env("INFINITY_FUZZ", number))
 }
 
 /// What runs under valgrind if nothing is named: small tests of the products and of every native kernel.
-const SMALL: [&str; 10] = [
-    "cpu::exp",
-    "cpu::gemm",
-    "cpu::product",
-    "cpu::results",
-    "cpu::rows",
-    "cpu::tensors",
-    "cpu::transpose",
-    "linear::cpu",
-    "linear::few_rows",
-    "flex::",
-];
+const SMALL: &str = "cpu::exp cpu::gemm cpu::product cpu::results cpu::rows cpu::tensors cpu::transpose \
+    linear::cpu linear::few_rows flex::";
 
 /// Code with which valgrind ends a program in which it found an error.
 const FOUND: i32 = 99;
@@ -137,24 +99,24 @@ pub(crate) fn valgrind(root: &Path, filters: &[String]) -> anyhow::Result<()> {
         tests.with_context(|| format!("cargo built no tests of {name}"))
     };
     let (library, kernels) = (find("infinity_kernels")?, find("kernels")?);
-    let run = |path: &Path, words: &[&str]| {
+    let run = |path: &Path, words: &str| {
         let mut command = Command::new("valgrind");
         command.arg(format!("--error-exitcode={FOUND}"));
         command.args(["--quiet", "--leak-check=no"]);
-        command.arg(path).args(words);
+        command.arg(path).args(words.split_whitespace());
         command.envs([("INFINITY_SIMD", "avx2"), ("RAYON_NUM_THREADS", "2")]);
-        println!("\n── valgrind {} {}", path.display(), words.join(" "));
+        println!("\n── valgrind {} {words}", path.display());
         let status = command.status().context("cannot start valgrind")?;
         anyhow::Ok(status.code())
     };
-    let caught = run(library, &["a_value_left_unwritten_is_caught", "--ignored"])?;
+    let caught = run(library, "a_value_left_unwritten_is_caught --ignored")?;
     ensure!(
         caught == Some(FOUND),
         "valgrind does not see a value that nobody wrote: {caught:?}"
     );
-    let filters: Vec<&str> = match filters {
-        [] => SMALL.to_vec(),
-        _ => filters.iter().map(String::as_str).collect(),
+    let filters = match filters {
+        [] => SMALL.to_owned(),
+        _ => filters.join(" "),
     };
     for path in [library, kernels] {
         let ended = run(path, &filters)?;
@@ -187,7 +149,8 @@ mod tests {
 
     #[test]
     fn every_bench_exists_in_its_package() {
-        for (name, target, package, _) in &BENCHES {
+        assert_eq!(benches().count(), BENCHES.lines().count());
+        for (name, package, target) in benches() {
             let path = root().join(format!("crates/{package}/benches/{target}"));
             let exists = path.with_extension("rs").is_file() || path.join("main.rs").is_file();
             let path = path.display();
@@ -198,9 +161,7 @@ mod tests {
     #[test]
     fn an_unknown_bench_is_answered_with_the_list() {
         let error = bench(Path::new("."), &["modle".to_owned()]).unwrap_err();
-        for (.., about) in &BENCHES {
-            assert!(error.to_string().contains(about), "{error}");
-        }
+        assert!(error.to_string().contains(BENCHES), "{error}");
     }
 
     #[test]

@@ -1,16 +1,14 @@
 //! Injected failures: a test chooses a folder and which change below it fails.
 //!
 //! The hook is compiled in always, so that what is tested is what is shipped; without a plan a
-//! change costs one relaxed load.
+//! change costs a lock that nobody else wants.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 static PLANS: Mutex<Vec<Plan>> = Mutex::new(Vec::new());
-static ACTIVE: AtomicUsize = AtomicUsize::new(0);
 
 struct Plan {
     folder: PathBuf,
@@ -32,9 +30,7 @@ pub enum Fault {
 
 /// A plan to fail, in force until it is dropped.
 #[derive(Debug)]
-pub struct Injected {
-    folder: PathBuf,
-}
+pub struct Injected(PathBuf);
 
 /// Fails change number `n` (from 0) below `folder`, which must exist, by any thread of this process.
 pub fn inject(folder: &Path, n: usize, fault: Fault) -> Injected {
@@ -45,22 +41,20 @@ pub fn inject(folder: &Path, n: usize, fault: Fault) -> Injected {
         fault,
         happened: false,
     });
-    ACTIVE.fetch_add(1, Relaxed);
-    Injected { folder }
+    Injected(folder)
 }
 
 impl Injected {
     /// Whether the chosen change was reached.
     pub fn happened(&self) -> bool {
-        let is_it = |plan: &Plan| plan.folder == self.folder && plan.happened;
-        plans().iter().any(is_it)
+        let reached = |plan: &Plan| plan.folder == self.0 && plan.happened;
+        plans().iter().any(reached)
     }
 }
 
 impl Drop for Injected {
     fn drop(&mut self) {
-        plans().retain(|plan| plan.folder != self.folder);
-        ACTIVE.fetch_sub(1, Relaxed);
+        plans().retain(|plan| plan.folder != self.0);
     }
 }
 
@@ -69,21 +63,19 @@ impl Drop for Injected {
 /// # Errors
 /// The injected failure, if this change is the chosen one.
 pub fn point(path: &Path) -> io::Result<()> {
-    if ACTIVE.load(Relaxed) == 0 {
+    let mut plans = plans();
+    if plans.is_empty() {
         return Ok(());
     }
     let path = resolved(path);
-    let mut plans = plans();
     let Some(plan) = plans.iter_mut().find(|plan| path.starts_with(&plan.folder)) else {
         return Ok(());
     };
     let chosen = plan.left == 0 && (plan.fault == Fault::Kill || !plan.happened);
     plan.left = plan.left.saturating_sub(1);
-    if !chosen {
-        return Ok(());
-    }
-    plan.happened = true;
+    plan.happened |= chosen;
     match plan.fault {
+        _ if !chosen => Ok(()),
         Fault::Error(kind) => Err(kind.into()),
         Fault::Panic => panic!("a test asked for it"),
         Fault::Kill => Err(io::Error::other("killed by a test")),

@@ -93,12 +93,6 @@ impl Fingerprint {
     }
 }
 
-impl std::fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.hex())
-    }
-}
-
 /// Fingerprint of one text, for example a `tokenizer.json`.
 pub fn fingerprint(bytes: impl AsRef<[u8]>) -> String {
     let mut hash = Fingerprint::default();

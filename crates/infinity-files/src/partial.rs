@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const MARK: &str = ".partial-";
-/// What the lock file of a partial directory has after that one's name.
 const LOCK: &str = ".lock";
 /// Bytes of a name kept in a partial's name: names have at most 255, and the mark needs some.
 const NAME: usize = 200;
@@ -43,17 +42,13 @@ pub fn write_with(
     fill: impl FnOnce(&mut File, &Path) -> io::Result<()>,
 ) -> io::Result<()> {
     let path = &followed(path);
-    let mut partial = Partial::create(path, &|path| File::create_new(path))?;
-    let mut file = partial
-        .lock
-        .take()
-        .expect("a partial is made with its lock");
-    fill(&mut file, &partial.path)?;
+    let mut partial = Partial::create(path, Path::to_path_buf)?;
+    fill(&mut partial.lock, &partial.path)?;
     if let Ok(replaced) = fs::metadata(path) {
-        file.set_permissions(replaced.permissions())?;
+        partial.lock.set_permissions(replaced.permissions())?;
     }
     point(&partial.path)?;
-    file.sync_all()?;
+    partial.lock.sync_all()?;
     faults::rename(&partial.path, path)?;
     sync_directory(folder_of(path))
 }
@@ -63,7 +58,7 @@ pub fn write_with(
 /// # Errors
 /// Why it could not.
 pub fn can_write(path: &Path) -> io::Result<()> {
-    Partial::create(&followed(path), &|path| File::create_new(path)).map(drop)
+    Partial::create(&followed(path), Path::to_path_buf).map(drop)
 }
 
 /// A directory that disappears unless it is given its name.
@@ -77,7 +72,7 @@ impl PartialDirectory {
     /// # Errors
     /// If it cannot be made.
     pub fn create(target: &Path) -> io::Result<Self> {
-        let partial = Partial::create(target, &|path| File::create_new(lock_of(path)))?;
+        let partial = Partial::create(target, lock_of)?;
         point(&partial.path)?;
         fs::create_dir(&partial.path)?;
         Ok(Self(partial))
@@ -114,12 +109,9 @@ impl PartialDirectory {
     /// If it cannot be synced or renamed; what was there is there still.
     pub fn rename_to(self, target: &Path) -> io::Result<()> {
         sync_tree(self.path())?;
-        let free = target.symlink_metadata().is_err();
-        if free {
+        if target.symlink_metadata().is_err() {
             faults::rename(self.path(), target)?;
-        } else if exchange(self.path(), target)? {
-            // What was there has the partial's name now, and goes with it.
-        } else {
+        } else if !exchange(self.path(), target)? {
             let replaced = Self::create(target)?;
             let old = replaced.path().join("replaced");
             faults::rename(target, &old)?;
@@ -130,7 +122,7 @@ impl PartialDirectory {
     }
 }
 
-/// Exchanges two names at once; false where the system or its disk cannot.
+/// Exchanges two names at once, so that what was there goes with the partial; false where the system or its disk cannot.
 fn exchange(from: &Path, to: &Path) -> io::Result<bool> {
     point(to)?;
     #[cfg(any(target_os = "linux", target_os = "macos"))]
@@ -187,39 +179,33 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 struct Partial {
     path: PathBuf,
-    lock: Option<File>,
+    lock: File,
 }
 
 impl Partial {
-    /// Makes one beside `target` by `make`, which returns the file to lock.
-    fn create(target: &Path, make: &dyn Fn(&Path) -> io::Result<File>) -> io::Result<Self> {
+    /// Names one beside `target` and makes the file to lock, whose name `lock_of` makes of its own.
+    fn create(target: &Path, lock_of: fn(&Path) -> PathBuf) -> io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let folder = folder_of(target);
         point(target)?;
         fs::create_dir_all(folder)?;
         remove_abandoned(folder);
         loop {
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let path = folder.join(name(target, count));
-            let made = {
-                let mut open = open();
-                let made = make(&path);
-                open.extend(made.is_ok().then(|| path.clone()));
-                made
-            };
-            let file = match made {
+            let path = folder.join(name(target, COUNT.fetch_add(1, Ordering::Relaxed)));
+            let file = lock_of(&path);
+            let mut open = open();
+            let lock = match File::create_new(&file) {
                 // Left by a process of the same number.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made?,
             };
-            let locked = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+            open.push(path.clone());
+            drop(open);
+            let locked = !matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
             // From here on, dropping it removes it.
-            let partial = Self {
-                path,
-                lock: Some(file),
-            };
+            let partial = Self { path, lock };
             // Somebody may have taken it for abandoned in the moment before.
-            if locked && (partial.path.exists() || lock_of(&partial.path).exists()) {
+            if locked && file.exists() {
                 return Ok(partial);
             }
         }
@@ -231,7 +217,6 @@ impl Drop for Partial {
         // After a rename there is nothing left; after an error, the error is what matters.
         let _ = point(&self.path).map(|()| {
             let _ = remove(&self.path);
-            drop(self.lock.take());
             let _ = fs::remove_file(lock_of(&self.path));
         });
         open().retain(|path| *path != self.path);
@@ -260,10 +245,8 @@ fn is_partial(name: &str) -> bool {
 }
 
 fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
+    let parent = path.parent().filter(|parent| *parent != "");
+    parent.unwrap_or(Path::new("."))
 }
 
 /// What a link leads to, so that writing replaces that and keeps the link.
@@ -323,10 +306,10 @@ fn remove_abandoned(folder: &Path) {
             continue;
         }
         let lock = match path.is_dir() {
-            true => lock_of(&path),
-            false => path.clone(),
+            true => File::open(lock_of(&path)),
+            false => File::open(&path),
         };
-        let free = match File::open(&lock) {
+        let free = match lock {
             Ok(lock) => lock.try_lock().is_ok(),
             // A directory's lock is there before and after it.
             Err(error) => error.kind() == io::ErrorKind::NotFound,

@@ -26,8 +26,10 @@ impl Axis {
     pub(crate) fn lengths(mut lengths: Vec<f64>, pixels: f64) -> Self {
         lengths.sort_by(f64::total_cmp);
         lengths.dedup();
-        let low = lengths.first().copied().unwrap_or(1.0);
-        let high = lengths.last().copied().unwrap_or(1.0);
+        let (low, high) = (
+            lengths.first().unwrap_or(&1.0),
+            lengths.last().unwrap_or(&1.0),
+        );
         // A little room, so that no marker stands on the edge.
         let room = (high / low).max(2.0).powf(0.06);
         let mut axis = Axis {
@@ -60,14 +62,14 @@ impl Axis {
         let named = steps.iter().copied();
         let named = named.filter(|step| steps.len() <= MANY || is_power(*step));
         let label = |step: f64| match step {
-            1.0.. => grouped(step),
-            _ => label(step, step),
+            1.0.. => (step, grouped(step)),
+            _ => (step, label(step, step)),
         };
         Axis {
             low,
             high: steps[steps.len() - 1],
             log: true,
-            ticks: named.map(|step| (step, label(step))).collect(),
+            ticks: named.map(label).collect(),
         }
     }
 
@@ -89,15 +91,12 @@ impl Axis {
             false => (least, least + span),
         };
         let (first, last) = ((low / step - 1e-9).ceil(), (high / step + 1e-9).floor());
-        let ticks = (0..=(last - first) as usize)
-            .map(|i| (first + i as f64) * step)
-            .map(|tick| (tick, label(tick, step)))
-            .collect();
+        let ticks = (0..=(last - first) as usize).map(|i| (first + i as f64) * step);
         Axis {
             low,
             high,
             log: false,
-            ticks,
+            ticks: ticks.map(|tick| (tick, label(tick, step))).collect(),
         }
     }
 
@@ -113,10 +112,9 @@ impl Axis {
 /// The nearest of 1, 2, 5, 10, 20, … that is no smaller.
 fn step_of(span: f64) -> f64 {
     let power = 10f64.powf(span.log10().floor());
-    let factor = [1.0, 2.0, 5.0]
-        .into_iter()
-        .find(|f| f * power >= span * (1.0 - 1e-9));
-    factor.unwrap_or(10.0) * power
+    let steps = [1.0, 2.0, 5.0].map(|factor| factor * power).into_iter();
+    let mut large = steps.filter(|step| *step >= span * (1.0 - 1e-9));
+    large.next().unwrap_or(10.0 * power)
 }
 
 /// A tick of a linear axis with as many digits as `step` needs.
@@ -133,10 +131,8 @@ fn label(tick: f64, step: f64) -> String {
             let digits = (tick.abs().log10().floor() - step.log10().floor()).max(0.0) as usize;
             format!("{tick:.digits$e}").replace('-', "−")
         }
-        ..500.0 => match step >= 1.0 {
-            true => grouped(tick),
-            false => shortened(1.0, ""),
-        },
+        ..1.0 => shortened(1.0, ""),
+        ..500.0 => grouped(tick),
         ..5e5 => shortened(1e3, "k"),
         _ => shortened(1e6, "M"),
     }

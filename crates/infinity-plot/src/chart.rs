@@ -151,10 +151,9 @@ struct Area {
 impl Panel {
     fn draw(&self, svg: &mut Svg, area: &Area) {
         let (across, up) = self.axes(area);
-        let logarithmic = matches!(self.scale, Scale::Either) && up.log;
-        let title = match logarithmic {
-            true => format!("{}, logarithmic", self.title),
-            false => self.title.clone(),
+        let title = match self.scale {
+            Scale::Either if up.log => format!("{}, logarithmic", self.title),
+            _ => self.title.clone(),
         };
         let (right, bottom) = (area.left + area.width, area.top + area.height);
         let x = |value| area.left + area.width * across.part(value);
@@ -181,14 +180,12 @@ impl Panel {
             svg.text([area.left + 6.0, y - 7.0], "start", "note", words);
         }
         let mut empty = true;
+        let gap = |(_, y): &(f64, f64)| !y.is_finite() || up.log && *y <= 0.0;
         for line in &self.lines {
-            let gap = |(_, y): &(f64, f64)| !y.is_finite() || up.log && *y <= 0.0;
             let pieces = line.points.split(gap).filter(|piece| !piece.is_empty());
             for piece in pieces {
                 empty = false;
-                let places = thinned(piece)
-                    .into_iter()
-                    .map(|point| [x(point.0), y(point.1)]);
+                let places = thinned(piece).into_iter().map(|at| [x(at.0), y(at.1)]);
                 line.style.draw(svg, &places.collect::<Vec<_>>());
             }
         }
@@ -200,25 +197,21 @@ impl Panel {
 
     /// The axes across and up the page.
     fn axes(&self, area: &Area) -> (Axis, Axis) {
-        let points = || self.lines.iter().flat_map(|line| &line.points);
-        let xs = points().map(|point| point.0);
-        let xs: Vec<f64> = xs.chain(self.reach[0].iter().copied()).collect();
+        let points = self.lines.iter().flat_map(|line| &line.points);
+        let (mut xs, mut ys): (Vec<f64>, Vec<f64>) = points.copied().unzip();
+        xs.extend(&self.reach[0]);
+        ys.extend(&self.reach[1]);
         let across = match self.lengths {
             true => Axis::lengths(xs, area.width),
             false => Axis::linear(&xs, area.width, false),
         };
-        let ys = points().map(|point| point.1);
-        let ys = ys.chain(self.reach[1].iter().copied());
         let cut = self.cut.unwrap_or(f64::INFINITY);
-        let ys: Vec<f64> = ys.filter(|y| y.is_finite()).map(|y| y.min(cut)).collect();
-        let logarithmic = match self.scale {
-            Scale::Linear => false,
-            Scale::Logarithmic => true,
-            Scale::Either => wide_apart(&ys),
-        };
-        let up = match logarithmic {
-            true => Axis::logarithmic(&ys),
-            false => Axis::linear(&ys, area.height, true),
+        ys.retain(|y| y.is_finite());
+        ys.iter_mut().for_each(|y| *y = y.min(cut));
+        let up = match self.scale {
+            Scale::Logarithmic => Axis::logarithmic(&ys),
+            Scale::Either if wide_apart(&ys) => Axis::logarithmic(&ys),
+            _ => Axis::linear(&ys, area.height, true),
         };
         (across, up)
     }
@@ -256,31 +249,31 @@ impl Style {
     }
 
     fn line(&self, svg: &mut Svg, places: &[[f64; 2]]) {
-        let places: Vec<String> = places
-            .iter()
-            .map(|[x, y]| format!("{x:.1},{y:.1}"))
-            .collect();
+        let places = places.iter().map(|[x, y]| format!("{x:.1},{y:.1}"));
+        let places = places.collect::<Vec<_>>().join(" ");
+        let Style {
+            colour,
+            width,
+            opacity,
+            dashes,
+            ..
+        } = self;
         svg.push(format_args!(
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" \
-             stroke-linejoin=\"round\" stroke-opacity=\"{}\" stroke-dasharray=\"{}\"/>",
-            places.join(" "),
-            self.colour,
-            self.width,
-            self.opacity,
-            self.dashes
+            "<polyline points=\"{places}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\" \
+             stroke-linejoin=\"round\" stroke-opacity=\"{opacity}\" stroke-dasharray=\"{dashes}\"/>"
         ));
     }
 
     fn mark(&self, svg: &mut Svg, [x, y]: [f64; 2]) {
-        let (start, way) = match self.mark {
+        let colour = self.colour;
+        let ([x, y], way) = match self.mark {
             None => return,
-            Some(Mark::Circle) => return circle(svg, [x, y], 4.0, self.colour),
+            Some(Mark::Circle) => return circle(svg, [x, y], 4.0, colour),
             Some(Mark::Square) => ([x - 4.0, y - 4.0], "h8v8h-8"),
             Some(Mark::Diamond) => ([x, y - 5.5], "l5.5,5.5l-5.5,5.5l-5.5,-5.5"),
         };
         svg.push(format_args!(
-            "<path d=\"M{:.1},{:.1}{way}z\" fill=\"{}\"/>",
-            start[0], start[1], self.colour
+            "<path d=\"M{x:.1},{y:.1}{way}z\" fill=\"{colour}\"/>"
         ));
     }
 }

@@ -19,34 +19,31 @@ pub fn curves(title: &str, across: &str, zero: bool, curves: &[Curve]) -> String
         mark: Some(Mark::Circle),
         ..style(i, 2.4)
     };
-    let lines = curves.iter().enumerate().map(|(i, curve)| {
-        let finite = |(x, y): &(f64, f64)| *x > 0.0 && x.is_finite() && y.is_finite();
-        let mut points: Vec<_> = curve.points.iter().copied().filter(finite).collect();
+    let (mut legend, mut lines) = (Vec::new(), Vec::new());
+    for (i, Curve { name, points }) in curves.iter().enumerate() {
+        let mut points = points.clone();
+        points.retain(|(x, y)| *x > 0.0 && x.is_finite() && y.is_finite());
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        Line {
-            points,
-            style: style(i),
-        }
-    });
+        let style = style(i);
+        legend.push((name.clone(), style));
+        lines.push(Line { points, style });
+    }
     let panel = Panel {
         title: title.to_owned(),
         caption: across.to_owned(),
-        lines: lines.collect(),
+        lines,
         lengths: true,
         reach: [vec![], if zero { vec![0.0] } else { vec![] }],
         ..Panel::default()
     };
-    let names = curves.iter().enumerate();
-    Chart {
+    let chart = Chart {
         title: title.to_owned(),
         width: 760.0,
-        legend: names
-            .map(|(i, curve)| (curve.name.clone(), style(i)))
-            .collect(),
+        legend,
         rows: vec![(300.0, vec![panel])],
         notes: Vec::new(),
-    }
-    .svg()
+    };
+    chart.svg()
 }
 
 #[cfg(test)]

@@ -51,13 +51,13 @@ pub fn figure(runs: &[Run], across: Across) -> String {
         reach: [range.clone(), Vec::new()],
         ..panel(loss_title, losses)
     };
-    let rate = panel("Learning rate", lines("train/lr", 1.8));
+    let line = |title: &str, key: &str| panel(title, lines(key, 1.8));
+    let rate = line("Learning rate", "train/lr");
     let norm = Panel {
         scale: Scale::Either,
-        ..panel("Gradient norm", lines("train/grad_norm", 1.8))
+        ..line("Gradient norm", "train/grad_norm")
     };
-    let speed = lines("train/tok_per_sec", 1.8);
-    let speed = panel("Speed (tokens a second)", speed);
+    let speed = line("Speed (tokens a second)", "train/tok_per_sec");
     let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     let entry = |(i, run): (usize, &Run)| (run.name.clone(), style(i, 3.0));
     Chart {

@@ -28,54 +28,42 @@ impl Run {
     /// # Errors
     /// If there is no such file, it cannot be read, or no line of it is whole.
     pub fn read(path: &Path) -> Result<Self, PlotError> {
-        let file = match path.is_dir() {
-            true => path.join(METRICS),
-            false => path.to_path_buf(),
-        };
-        if path.is_dir() && !file.is_file() {
-            return Err(PlotError::NoMetrics {
-                directory: path.to_path_buf(),
-                file: METRICS,
-            });
+        let mut file = path.to_path_buf();
+        if path.is_dir() {
+            file.push(METRICS);
+            if !file.is_file() {
+                return Err(PlotError::NoMetrics(path.to_path_buf()));
+            }
         }
-        let bytes = fs::read(&file).map_err(|source| PlotError::Read {
-            path: file.clone(),
-            source,
-        })?;
+        let bytes = fs::read(&file).map_err(|source| PlotError::Read(file.clone(), source))?;
         // Half a character at a torn end must not cost the rest.
         let run = Run::parse(&name(&file), &String::from_utf8_lossy(&bytes));
-        if run.lines.is_empty() {
-            return Err(PlotError::Empty { path: file });
+        match run.lines.is_empty() {
+            true => Err(PlotError::Empty(file)),
+            false => Ok(run),
         }
-        Ok(run)
     }
 
     /// The lines of `text` that are whole, and notes about the others.
     pub fn parse(name: &str, text: &str) -> Self {
-        let all: Vec<&str> = text.lines().collect();
         let (mut lines, mut torn) = (Vec::new(), Vec::new());
-        for (number, line) in all.iter().enumerate().filter(|(_, line)| !line.is_empty()) {
+        for (line, number) in text.lines().zip(1..).filter(|(line, _)| !line.is_empty()) {
             match serde_json::from_str::<Value>(line) {
                 Ok(value) if value[STEP].is_u64() => lines.push(value),
-                _ => torn.push(number + 1),
+                _ => torn.push(number),
             }
         }
-        let notes = match torn[..] {
-            [] => Vec::new(),
-            [last] if last == all.len() => {
-                vec![format!(
-                    "{name}: the last line is not whole and was left out"
-                )]
+        let note = torn.first().map(|first| match torn.len() {
+            1 if *first == text.lines().count() => {
+                format!("{name}: the last line is not whole and was left out")
             }
-            _ => vec![format!(
-                "{name}: {} lines are not metrics and were left out, line {} first",
-                torn.len(),
-                torn[0]
-            )],
-        };
+            many => format!(
+                "{name}: {many} lines are not metrics and were left out, line {first} first"
+            ),
+        });
         Run {
             name: name.to_owned(),
-            notes,
+            notes: note.into_iter().collect(),
             lines,
         }
     }
@@ -86,37 +74,25 @@ impl Run {
     /// Lines that lack the key `across` (validations have no token count) take it from the logged
     /// steps around them.
     pub fn series(&self, key: &str, across: &str) -> Vec<(f64, f64)> {
-        let known: Vec<(f64, f64)> = self
-            .lines
-            .iter()
-            .filter_map(|line| Some((step(line), line.get(across)?.as_f64()?)))
-            .collect();
+        let step = |line: &Value| line[STEP].as_f64().unwrap_or_default();
+        let known = self.lines.iter();
+        let known = known.filter_map(|line| Some((step(line), line[across].as_f64()?)));
+        let known: Vec<(f64, f64)> = known.collect();
         let found = self.lines.iter().filter_map(|line| {
             let value = line.get(key)?.as_f64().unwrap_or(f64::NAN);
-            let x = match line.get(across).and_then(Value::as_f64) {
-                Some(x) => x,
-                None => between(&known, step(line))?,
-            };
-            Some((x, value))
+            let x = line[across].as_f64();
+            Some((x.or_else(|| between(&known, step(line)))?, value))
         });
         found.collect()
     }
 }
 
-fn step(line: &Value) -> f64 {
-    line[STEP].as_f64().unwrap_or_default()
-}
-
 /// The value at `at` on the line through `known`, or that of its nearer end.
 fn between(known: &[(f64, f64)], at: f64) -> Option<f64> {
-    let after = known.partition_point(|(x, _)| *x < at);
-    match (after.checked_sub(1).map(|i| known[i]), known.get(after)) {
-        (Some((x0, y0)), Some((x1, y1))) if *x1 > x0 => {
-            Some(y0 + (y1 - y0) * (at - x0) / (x1 - x0))
-        }
-        (_, Some((_, y))) => Some(*y),
-        (Some((_, y)), None) => Some(y),
-        (None, None) => None,
+    let (before, after) = known.split_at(known.partition_point(|(x, _)| *x < at));
+    match (before.last(), after.first()) {
+        (Some((x0, y0)), Some((x1, y1))) => Some(y0 + (y1 - y0) * (at - x0) / (x1 - x0)),
+        (end, other) => end.or(other).map(|(_, y)| *y),
     }
 }
 
@@ -132,30 +108,17 @@ fn name(file: &Path) -> String {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlotError {
-    /// There is nothing to read.
+    /// There is nothing to read in the directory that was named.
     #[error(
-        "there is no {file} in {directory}: it is no run directory, or its run had `logging.jsonl = false`"
+        "there is no {METRICS} in {0}: it is no run directory, or its run had `logging.jsonl = false`"
     )]
-    NoMetrics {
-        /// The directory that was named.
-        directory: PathBuf,
-        /// The file that is missing in it.
-        file: &'static str,
-    },
-    /// Nothing was logged.
-    #[error("{path} has no complete line: the run has logged nothing yet")]
-    Empty {
-        /// The metrics file.
-        path: PathBuf,
-    },
-    /// The file cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The metrics file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    NoMetrics(PathBuf),
+    /// Nothing was logged in this metrics file.
+    #[error("{0} has no complete line: the run has logged nothing yet")]
+    Empty(PathBuf),
+    /// The metrics file cannot be read, and why.
+    #[error("cannot read {0}: {1}")]
+    Read(PathBuf, #[source] io::Error),
     /// The picture cannot be turned into pixels.
     #[error("cannot draw the picture: {0}")]
     Raster(String),

@@ -42,10 +42,11 @@ pub(crate) const WARM: &str = "warm caches";
 pub(crate) const SCAN_TESTS: &str = "memory_scan's tests on the device";
 pub(crate) const OTHER_TESTS: &str = "the other kernels' tests on the device";
 pub(crate) const LEARNING: &str = "short runs have the CPU's losses, go on, and decode alike";
-/// Runs whose steps are timed, by the name of their config, and the two precisions.
+/// Runs whose steps are timed, by the name of their config, the two precisions, and what the bench calls a run in them.
 pub(crate) const LARGE: &str = "novels-large";
 pub(crate) const SMALL: &str = "shakespeare-char";
 pub(crate) const PRECISIONS: [&str; 2] = ["f32", "bf16-mixed"];
+pub(crate) const TRAINING: [&str; 2] = ["training f32", "training bf16-mixed"];
 
 const PASSES: [&str; 2] = ["forward", "forward + backward"];
 /// Where linear time has to show, and where everything else is measured.
@@ -72,11 +73,8 @@ impl Findings {
     }
 
     pub(crate) fn add(&mut self, found: Value) {
-        let written = self
-            .file
-            .as_mut()
-            .map_or(Ok(()), |file| writeln!(file, "{found}"));
-        if let Err(error) = written {
+        let written = self.file.as_mut().map(|file| writeln!(file, "{found}"));
+        if let Some(Err(error)) = written {
             eprintln!("findings.jsonl: {error}");
         }
         self.all.push(found);
@@ -141,19 +139,16 @@ impl Findings {
 
     /// The most precise reason there is, and of several the first: what comes later follows from it.
     fn why_missing(&self, what: &str, pass: Option<&str>, tokens: Option<u64>) -> String {
+        let asked = [("pass", json!(pass)), ("tokens", json!(tokens))];
         let fits = |one: &&Value| {
-            (one["pass"].is_null() || one["pass"].as_str() == pass)
-                && (one["tokens"].is_null() || one["tokens"].as_u64() == tokens)
+            let mut keys = asked.iter();
+            keys.all(|(key, value)| one[*key].is_null() || one[*key] == *value)
         };
-        let precision = |one: &&Value| {
-            let keys = ["pass", "tokens"].into_iter();
-            keys.filter(|key| !one[*key].is_null()).count()
-        };
+        let precision = |one: &&Value| asked.iter().filter(|(key, _)| !one[*key].is_null()).count();
         let reasons = self.of("missing", what).rev().filter(fits);
-        let reason = reasons
-            .max_by_key(precision)
-            .and_then(|one| one["why"].as_str());
-        reason.map_or_else(|| format!("nothing was said about {what}"), str::to_owned)
+        let reason = reasons.max_by_key(precision);
+        let why = reason.and_then(|one| one["why"].as_str());
+        why.map_or_else(|| format!("nothing was said about {what}"), str::to_owned)
     }
 }
 
@@ -188,123 +183,94 @@ fn complete(found: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line of the table.
-#[derive(Debug)]
-pub(crate) struct Row {
-    pub(crate) name: String,
-    pub(crate) limit: String,
-    /// Whether the limit is met; `None` if it was not measured.
-    pub(crate) met: Option<bool>,
-    /// What was found, or why nothing was.
-    pub(crate) figure: String,
-}
-
-impl Row {
-    /// Of whether the limit is met and the figure that says so, or of why there is none.
-    fn new(name: &str, limit: &str, found: Result<(bool, String), String>) -> Self {
-        let (met, figure) = match found {
-            Ok((met, figure)) => (Some(met), figure),
-            Err(why) => (None, why),
-        };
-        Self {
-            name: name.to_owned(),
-            limit: limit.to_owned(),
-            met,
-            figure,
-        }
-    }
-}
+/// Whether a limit is met and the figure that says so, or why it was not measured.
+pub(crate) type Verdict = Result<(bool, String), String>;
+/// A line of the table: its name, its limit and what came of it.
+pub(crate) type Row = (String, String, Verdict);
 
 /// Every criterion, judged by what was found, and after them the figures that have no limit.
 pub(crate) fn rows(found: &Findings) -> Vec<Row> {
-    let tests = [SCAN_TESTS, OTHER_TESTS, LEARNING].map(|what| {
-        let counts = found.tests(what).map(|(passed, failed)| {
+    let mut rows = Vec::new();
+    for what in [SCAN_TESTS, OTHER_TESTS, LEARNING] {
+        let verdict = found.tests(what).map(|(passed, failed)| {
             let figure = format!("{passed} passed, {failed} failed");
             (failed == 0 && passed > 0, figure)
         });
-        Row::new(what, "all", counts)
-    });
-    let mut rows = Vec::from(tests);
+        rows.push((what.to_owned(), "all".to_owned(), verdict));
+    }
     let at = |what: &str, pass: &str, tokens| found.time(what, pass, Some([tokens, 1, 128]));
     for pass in PASSES {
         let [fused, tensors, fla] = [FUSED, TENSORS, FLA].map(|what| at(what, pass, TOKENS));
         let name = format!("{pass}: faster than on tensors");
-        rows.push(ratio(&name, tensors, fused.clone(), (">=", 5.0)));
+        rows.push(ratio(name, tensors, fused.clone(), (">=", 5.0)));
         let name = format!("{pass}: time over {FLA}'s gated delta rule");
-        rows.push(ratio(&name, fused, fla, ("<=", 2.0)));
+        rows.push(ratio(name, fused, fla, ("<=", 2.0)));
         for peer in [BURN, TORCH] {
-            for &tokens in lengths(peer, pass) {
+            // Burn's backward pass keeps all scores, at 16,384 tokens in half precision some 170 GB,
+            // which no card has.
+            let known = if peer == BURN && pass == PASSES[1] {
+                2
+            } else {
+                4
+            };
+            for &tokens in &LENGTHS[..known] {
                 let name = format!("{pass}, T {tokens}: faster than {peer}");
                 let [peer, fused] = [peer, FUSED].map(|what| at(what, pass, tokens));
-                rows.push(ratio(&name, peer, fused, (">", 1.0)));
+                rows.push(ratio(name, peer, fused, (">", 1.0)));
             }
         }
         for (width, limit) in [(64, 2.6), (128, 3.0)] {
             let name = format!("{pass}, K = V = {width}: time at S = 4 over S = 1");
-            let [four, one] =
-                [4, 1].map(|states| found.time(FUSED, pass, Some([TOKENS, states, width])));
-            rows.push(ratio(&name, four, one, ("<=", limit)));
+            let of = |states| found.time(FUSED, pass, Some([TOKENS, states, width]));
+            rows.push(ratio(name, of(4), of(1), ("<=", limit)));
         }
     }
-    let training = |config: &str, precision: &str, pass: &str| {
-        found.time(&format!("{config}: training {precision}"), pass, None)
-    };
-    let [single, mixed] = PRECISIONS.map(|precision| training(LARGE, precision, "step"));
+    let training = |config, precision: usize| labelled(config, TRAINING[precision]);
+    let [single, mixed] = [0, 1].map(|one| found.time(&training(LARGE, one), "step", None));
     let name = format!("{LARGE}: tokens/s in bf16-mixed over f32");
-    rows.push(ratio(&name, single, mixed, (">=", 1.8)));
+    rows.push(ratio(name, single, mixed, (">=", 1.8)));
 
-    let mut figure = |name: &str, unit: &str, found: Result<f64, String>| {
-        let figure = found.map(|figure| (true, format!("{figure:.2} {unit}")));
-        rows.push(Row::new(name, "-", figure));
+    let mut figure = |name: String, unit: &str, what: &str, pass: &str| {
+        let scale = if unit == "s" { 1e-3 } else { 1.0 };
+        let figure = found.time(what, pass, None);
+        let figure = figure.map(|figure| (true, format!("{:.2} {unit}", figure * scale)));
+        rows.push((name, "-".to_owned(), figure));
     };
     for (caches, bar) in [(EMPTY, 40), (WARM, 3)] {
         let name = format!("{SMALL}, {caches}: {FIRST} after the start (bar {bar} s)");
-        let found = found.time(&labelled(caches, FIRST), "step", None);
-        figure(&name, "s", found.map(|ms| ms / 1e3));
+        figure(name, "s", &labelled(caches, FIRST), "step");
     }
-    let held = |whose: &str| format!("{LARGE}'s size, bf16: memory held, {whose}");
-    figure(
-        &held("ours"),
-        "GB",
-        training(LARGE, PRECISIONS[1], "memory"),
-    );
-    figure(&held(GPT), "GB", found.time(GPT, "memory", None));
+    for (whose, what) in [("ours", &*training(LARGE, 1)), (GPT, GPT)] {
+        let name = format!("{LARGE}'s size, bf16: memory held, {whose}");
+        figure(name, "GB", what, "memory");
+    }
     for config in [LARGE, SMALL] {
-        for precision in PRECISIONS {
+        for (i, precision) in PRECISIONS.iter().enumerate() {
             let name = format!("{config}, {precision}: a step");
-            figure(&name, "ms", training(config, precision, "step"));
+            figure(name, "ms", &training(config, i), "step");
         }
     }
     for peer in [GPT, GDN] {
         let name = format!("{peer} of {LARGE}'s size, bf16: a step");
-        figure(&name, "ms", found.time(peer, "step", None));
+        figure(name, "ms", peer, "step");
     }
-    let launches = found.time(LAUNCHES, "step", None);
-    figure(&format!("{SMALL}: {LAUNCHES}"), "kernels", launches);
+    let name = format!("{SMALL}: {LAUNCHES}");
+    figure(name, "kernels", LAUNCHES, "step");
     for pass in ["token", "token, replayed"] {
         let name = format!("decoding, {LARGE}: a {pass}");
-        figure(&name, "ms", found.time(DECODING, pass, None));
+        figure(name, "ms", DECODING, pass);
     }
     let [mean, most] = ON_CPUS;
     let name = format!("{SMALL}: validation loss, nats (mean on the CPU {mean})");
     let loss = found.time(LEARNED, "loss", None);
     let loss = loss.map(|loss| ((loss - mean).abs() <= most, format!("{loss:.4} nats")));
-    rows.push(Row::new(&name, &format!("± {most}"), loss));
+    rows.push((name, format!("± {most}"), loss));
     rows
-}
-
-/// Where attention can be asked at all: Burn's backward pass keeps all scores, at 16,384 tokens in half
-/// precision some 170 GB, which no card has.
-fn lengths(peer: &str, pass: &str) -> &'static [u64] {
-    match (peer, pass) {
-        (BURN, "forward + backward") => &LENGTHS[..2],
-        _ => &LENGTHS,
-    }
 }
 
 /// The first time over the second.
 fn ratio(
-    name: &str,
+    name: String,
     over: Result<f64, String>,
     under: Result<f64, String>,
     (sign, limit): (&str, f64),
@@ -322,39 +288,25 @@ fn ratio(
             Ok((met, format!("{ratio:.2} x ({over:.3} / {under:.3} ms)")))
         }
     };
-    Row::new(name, &format!("{sign} {limit} x"), found)
+    (name, format!("{sign} {limit} x"), found)
 }
 
 /// Rows below each other, after the settings.
 pub(crate) fn table(rows: &[Row], settings: &[&str]) -> String {
-    let widest = rows.iter().map(|row| row.name.chars().count()).max();
+    let widest = rows.iter().map(|(name, ..)| name.chars().count()).max();
     let width = widest.unwrap_or(0);
     let mut text: String = settings.iter().map(|line| format!("{line}\n")).collect();
-    let head = ["criterion", "limit", "verdict"];
-    text += &format!(
-        "{:width$}  {:8}  {:12}  figure\n",
-        head[0], head[1], head[2]
-    );
-    for row in rows {
-        let verdict = match row.met {
-            Some(true) => "met           ",
-            Some(false) => "NOT MET       ",
-            None => "not measured: ",
+    text += &format!("{:width$}  limit     verdict       figure\n", "criterion");
+    let mut counts = [0; 3];
+    for (name, limit, verdict) in rows {
+        let (kind, words, figure) = match verdict {
+            Ok((true, figure)) => (0, "met           ", figure),
+            Ok((false, figure)) => (1, "NOT MET       ", figure),
+            Err(why) => (2, "not measured: ", why),
         };
-        let (name, limit, figure) = (&row.name, &row.limit, &row.figure);
-        text += &format!("{name:width$}  {limit:8}  {verdict}{figure}\n");
+        counts[kind] += 1;
+        text += &format!("{name:width$}  {limit:8}  {words}{figure}\n");
     }
-    let count = |met| rows.iter().filter(|row| row.met == met).count();
-    let [met, not_met, open] = [Some(true), Some(false), None].map(count);
-    text + &format!(
-        "{} rows: {met} met, {not_met} not met, {open} not measured\n",
-        rows.len()
-    )
-}
-
-/// An error unless all is met: what was not measured is not.
-pub(crate) fn verdict(rows: &[Row]) -> anyhow::Result<()> {
-    let open = rows.iter().filter(|row| row.met != Some(true)).count();
-    ensure!(open == 0, "{open} of {} criteria are not met", rows.len());
-    Ok(())
+    let ([met, not_met, open], all) = (counts, rows.len());
+    text + &format!("{all} rows: {met} met, {not_met} not met, {open} not measured\n")
 }

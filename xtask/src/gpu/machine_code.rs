@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use crate::workspace;
 
@@ -26,31 +26,21 @@ const BUILD: &str = "test --no-run --lib --message-format json-render-diagnostic
 /// What is said of a kernel's machine code, in this order: how many registers; bytes that they are spilled to, written
 /// and read; instructions that reach the stack; bytes of the stack, and of shared memory that the code itself asks for;
 /// instructions, those of matrix units, loads and stores of 16 bytes, and all that reach the device's memory.
-const COLUMNS: [&str; 9] = [
-    "registers",
-    "spilled",
-    "local",
-    "stack",
-    "static shared",
-    "instructions",
-    "matrix",
-    "wide",
-    "of all",
-];
+const COLUMNS: &str =
+    "registers | spilled | local | stack | static shared | instructions | matrix | wide | of all";
 
 /// The numbers of one kernel by their columns; 0 where there is none.
 type Code = BTreeMap<&'static str, u64>;
 
 /// Makes the table and compares it with the one that is there; `tools` is a CUDA toolkit's folder, with `bin` and `nvvm`.
 pub(crate) fn run(root: &Path, tools: Option<&Path>) -> anyhow::Result<()> {
-    let built = match workspace::executables(root, BUILD) {
-        Ok(built) => built,
-        Err(error) => {
-            println!(
-                "\nSKIPPED, NOTHING WAS COMPARED: the `cuda` feature does not build here ({error})"
-            );
-            return Ok(());
-        }
+    let built = workspace::executables(root, BUILD);
+    let Ok(built) = built.inspect_err(|error| {
+        println!(
+            "\nSKIPPED, NOTHING WAS COMPARED: the `cuda` feature does not build here ({error})"
+        );
+    }) else {
+        return Ok(());
     };
     let program = built.get("infinity_kernels");
     let program = program.context("cargo built no tests of infinity-kernels")?;
@@ -80,66 +70,58 @@ pub(crate) fn run(root: &Path, tools: Option<&Path>) -> anyhow::Result<()> {
     println!("{after}");
     fs::write(&path, &after).with_context(|| TABLE.to_owned())?;
     let different = different(&before, &after);
-    for line in &different {
-        println!("{line}");
-    }
-    let spills = spilling(&codes);
-    if !spills.is_empty() {
-        bail!("registers are spilled by {}", spills.join(", "));
-    }
-    if !different.is_empty() {
-        let lines = different.len();
-        bail!("{lines} lines of {TABLE} were not as above; it is written anew");
-    }
+    different.iter().for_each(|line| println!("{line}"));
+    let spills = spilling(&codes).join(", ");
+    ensure!(spills.is_empty(), "registers are spilled by {spills}");
+    let lines = different.len();
+    ensure!(
+        lines == 0,
+        "{lines} lines of {TABLE} were not as above; it is written anew"
+    );
     println!("{} kernels, as in {TABLE}", codes.len());
     Ok(())
 }
 
 /// Kernels that may not spill and do.
 fn spilling(codes: &BTreeMap<String, Code>) -> Vec<&str> {
-    let kernels = codes.iter();
-    let kernels = kernels.filter(|(name, _)| name.starts_with(NEVER_SPILLS));
-    let spills = kernels.filter(|(_, code)| code["spilled"] > 0 || code.contains_key("local"));
+    let spills = codes.iter().filter(|(name, code)| {
+        name.starts_with(NEVER_SPILLS) && (code["spilled"] > 0 || code.contains_key("local"))
+    });
     spills.map(|(name, _)| &**name).collect()
 }
 
 /// Lines of one text that are not in the other, with what they are.
 fn different(before: &str, after: &str) -> Vec<String> {
-    let missing = |of: &str, from: &str, sign: char| -> Vec<String> {
-        let gone = of
-            .lines()
-            .filter(|line| !from.lines().any(|other| other == *line));
+    let missing = |of: &str, from: &str, sign| -> Vec<String> {
+        let there: Vec<&str> = from.lines().collect();
+        let gone = of.lines().filter(|line| !there.contains(line));
         gone.map(|line| format!("{sign} {line}")).collect()
     };
     [missing(before, after, '-'), missing(after, before, '+')].concat()
 }
 
-fn output(what: &str, command: &mut Command) -> anyhow::Result<[String; 2]> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start {what} ({:?})", command.get_program()))?;
-    let texts = [&output.stdout, &output.stderr].map(|x| String::from_utf8_lossy(x).into_owned());
-    if !output.status.success() {
-        bail!("{what}: {}\n{}\n{}", output.status, texts[0], texts[1]);
-    }
-    Ok(texts)
-}
-
-/// A program of the toolkit.
-fn tool(name: &str, tools: Option<&Path>) -> Command {
-    Command::new(tools.map_or_else(|| PathBuf::from(name), |tools| tools.join("bin").join(name)))
+/// What a program prints.
+fn output(what: &str, command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output();
+    let output = output.with_context(|| format!("cannot start {what} ({command:?})"))?;
+    let bytes = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    ensure!(output.status.success(), "{what}: {}\n{text}", output.status);
+    Ok(text)
 }
 
 fn code(ptx: &Path, tools: Option<&Path>) -> anyhow::Result<Code> {
+    let run = |name: &str, words: &[&str], file: &Path| {
+        let tool = tools.map_or_else(|| name.into(), |tools| tools.join("bin").join(name));
+        let mut command = Command::new(tool);
+        let command = command.args(words).arg(file);
+        output(&format!("{name}, which is part of CUDA"), command)
+    };
     let cubin = ptx.with_extension("cubin");
-    let mut assemble = tool("ptxas", tools);
-    assemble.args(["-v", &format!("-arch={ARCHITECTURE}"), "-o"]);
-    assemble.arg(&cubin).arg(ptx);
-    let [said, also] = output("ptxas, which is part of CUDA", &mut assemble)?;
-    let mut disassemble = tool("nvdisasm", tools);
-    disassemble.arg("-c").arg(&cubin);
-    let [listing, _] = output("nvdisasm, which is part of CUDA", &mut disassemble)?;
-    code_of(&(said + &also), &listing).with_context(|| ptx.display().to_string())
+    let (arch, to) = (format!("-arch={ARCHITECTURE}"), cubin.to_string_lossy());
+    let said = run("ptxas", &["-v", &arch, "-o", &to], ptx)?;
+    let listing = run("nvdisasm", &["-c"], &cubin)?;
+    code_of(&said, &listing).with_context(|| ptx.display().to_string())
 }
 
 /// What `ptxas -v` says, and the instructions of a listing of `nvdisasm`.
@@ -157,17 +139,13 @@ fn code_of(said: &str, listing: &str) -> anyhow::Result<Code> {
         ("static shared", bytes("smem")),
     ]);
     let mut count = |column| *code.entry(column).or_default() += 1;
-    for line in listing.lines() {
-        // `/*0010*/  @!P0 LDG.E.128 R4, [R2.64] ;`
-        let numbered = line.trim_start().strip_prefix("/*");
-        let Some((_, rest)) = numbered.and_then(|rest| rest.split_once("*/")) else {
-            continue;
-        };
+    // `/*0010*/  @!P0 LDG.E.128 R4, [R2.64] ;`
+    let numbered = listing.lines().filter_map(|line| {
+        let (_, rest) = line.trim_start().strip_prefix("/*")?.split_once("*/")?;
         let mut words = rest.split_whitespace();
-        let name = words.find(|word| !word.starts_with('@')).unwrap_or("");
-        if !name.starts_with(|c: char| c.is_ascii_uppercase()) {
-            continue;
-        }
+        words.find(|word| !word.starts_with('@'))
+    });
+    for name in numbered.filter(|name| name.starts_with(|c: char| c.is_ascii_uppercase())) {
         count("instructions");
         let mut parts = name.split('.');
         match parts.next() {
@@ -192,13 +170,14 @@ fn table(codes: &BTreeMap<String, Code>) -> String {
          `configs/novels-large.toml`\n(heads of 128, one state, rows in f32 and bf16). Shared memory that a launch asks for is not among it. Spilled: bytes, written and \
          read; local:\ninstructions that reach the stack; matrix: those of matrix units; wide: loads and stores of 16 bytes, of all that reach the \
          device's memory.\n\n\
-         | kernel | {} |\n|{}\n",
-        COLUMNS.join(" | "),
-        " --- |".repeat(1 + COLUMNS.len())
+         | kernel | {COLUMNS} |\n|{}\n",
+        " --- |".repeat(1 + COLUMNS.split(" | ").count())
     );
     for (name, code) in codes {
-        let numbers = COLUMNS.map(|column| code.get(column).unwrap_or(&0).to_string());
-        text += &format!("| `{name}` | {} |\n", numbers.join(" | "));
+        let columns = COLUMNS.split(" | ");
+        let numbers = columns.map(|column| code.get(column).unwrap_or(&0));
+        let cells: String = numbers.map(|number| format!(" {number} |")).collect();
+        text += &format!("| `{name}` |{cells}\n");
     }
     text
 }

@@ -1,7 +1,7 @@
 //! What `cargo xtask gpu` carries to another machine: executables, files, the loader of Vulkan, and the script that starts it there.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
@@ -9,21 +9,12 @@ use anyhow::{Context, ensure};
 use super::plan::{Options, Programs};
 use crate::child;
 
-/// The most bytes of a pack that is carried.
-const PACK_BYTES: u64 = 60_000_000;
+/// The most of a pack that is carried.
+const PACK_MEGABYTES: f64 = 60.0;
 
 /// What a Vulkan driver needs of a system and a machine for computing may lack: the loader, and what NVIDIA's driver is linked with.
-const LOADERS: [&str; 9] = [
-    "libvulkan.so.1",
-    "libGLdispatch.so.0",
-    "libX11.so.6",
-    "libXext.so.6",
-    "libxcb.so.1",
-    "libXau.so.6",
-    "libXdmcp.so.6",
-    "libbsd.so.0",
-    "libmd.so.0",
-];
+const LOADERS: &str = "libvulkan.so.1 libGLdispatch.so.0 libX11.so.6 libXext.so.6 libxcb.so.1 libXau.so.6 \
+    libXdmcp.so.6 libbsd.so.0 libmd.so.0";
 /// Where they lie in a pack.
 const LOADERS_FOLDER: &str = "lib";
 
@@ -46,18 +37,18 @@ pub(crate) fn pack(programs: &Programs, folder: &Path, options: &Options) -> any
         pack_loaders(&folder.join(LOADERS_FOLDER))?;
     }
     // The executables share most of their code: a dictionary that spans them.
-    let packed = PathBuf::from(format!("{}.tar.xz", folder.display()));
+    let packed = format!("{}.tar.xz", folder.display());
     let line = r#"tar -C "$0" -c . | xz -T0 --lzma2=preset=2,dict=512MiB > "$1""#;
     let mut command = Command::new("bash");
     command.args(["-o", "pipefail", "-c", line]);
     child::succeed("tar and xz", command.arg(folder).arg(&packed))?;
     let bytes = fs::metadata(&packed).context("the pack")?.len();
-    let (megabytes, packed) = (bytes as f64 / 1e6, packed.display());
+    let megabytes = bytes as f64 / 1e6;
     println!("{megabytes:.1} MB  {packed}; there: bash run.sh");
-    let most = PACK_BYTES / 1_000_000;
+    let fits = megabytes <= PACK_MEGABYTES;
     ensure!(
-        bytes <= PACK_BYTES,
-        "more than {most} MB: leave parts out with --only"
+        fits,
+        "more than {PACK_MEGABYTES} MB: leave parts out with --only"
     );
     Ok(())
 }
@@ -66,14 +57,12 @@ pub(crate) fn pack(programs: &Programs, folder: &Path, options: &Options) -> any
 pub(crate) fn pack_loaders(folder: &Path) -> anyhow::Result<()> {
     let listed = child::loaders();
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    for name in LOADERS {
+    for name in LOADERS.split(' ') {
         // `libvulkan.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libvulkan.so.1`
-        let found = listed
-            .lines()
-            .find(|line| line.trim_start().starts_with(&format!("{name} (")))
-            .and_then(|line| line.split(" => ").nth(1));
-        match found {
-            Some(path) => {
+        let start = format!("{name} (");
+        let mut lines = listed.lines().filter_map(|line| line.split_once(" => "));
+        match lines.find(|(line, _)| line.trim_start().starts_with(&start)) {
+            Some((_, path)) => {
                 fs::copy(path, folder.join(name)).with_context(|| path.to_owned())?;
             }
             None => println!("{name} is not on this machine and does not go along"),

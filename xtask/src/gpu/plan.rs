@@ -8,7 +8,8 @@ use anyhow::{Context, bail, ensure};
 
 use super::findings::{
     BURN, DECODING, EMPTY, FIRST, FLA, FUSED, GDN, GPT, LARGE, LAUNCHES, LEARNED, LEARNING,
-    LENGTHS, OTHER_TESTS, PRECISIONS, SCAN_TESTS, SMALL, TENSORS, TOKENS, TORCH, WARM, labelled,
+    LENGTHS, OTHER_TESTS, PRECISIONS, SCAN_TESTS, SMALL, TENSORS, TOKENS, TORCH, TRAINING, WARM,
+    labelled,
 };
 use crate::workspace;
 
@@ -40,15 +41,8 @@ Without a GPU:
   (there)  mkdir PACK; tar -C PACK -xJf PACK.tar.xz; bash PACK/run.sh --python python3 --fla FOLDER
 ";
 
-/// Where the CPUs stand aside, by the Cargo feature that reaches it: the type that is measured, and whether PyTorch
-/// runs there.
-const GPUS: [(&str, &str, bool); 5] = [
-    ("cuda", "bf16", true),
-    ("rocm", "bf16", true),
-    ("metal", "f32", false),
-    ("vulkan", "f32", false),
-    ("wgpu", "f32", false),
-];
+/// Where the CPUs stand aside, by the Cargo feature that reaches it.
+const GPUS: [&str; 5] = ["cuda", "rocm", "metal", "vulkan", "wgpu"];
 /// What can be asked for alone.
 pub(crate) const PARTS: [&str; 4] = ["tests", "scan", "peers", "training"];
 
@@ -92,8 +86,6 @@ pub(crate) enum Place {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) gpu: &'static str,
-    pub(crate) dtype: &'static str,
-    has_peers: bool,
     pub(crate) place: Place,
     pub(crate) parts: Vec<&'static str>,
     python: PathBuf,
@@ -108,32 +100,36 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn parse(args: &[String]) -> anyhow::Result<Self> {
         let (device, flags) = args.split_first().context(USAGE)?;
-        let Some((gpu, dtype, has_peers)) = GPUS.iter().find(|(name, ..)| name == device) else {
-            let names = GPUS.map(|(name, ..)| name).join(", ");
-            bail!("unknown GPU device `{device}`: {names}\n\n{USAGE}");
-        };
+        let gpu = GPUS.into_iter().find(|name| name == device);
+        let all = GPUS.join(", ");
+        let unknown = || format!("unknown GPU device `{device}`: {all}\n\n{USAGE}");
         let mut options = Options {
-            gpu,
-            dtype,
-            has_peers: *has_peers,
+            gpu: gpu.with_context(unknown)?,
             parts: PARTS.to_vec(),
             python: "python3".into(),
             rounds: 7,
             ..Options::default()
         };
-        let mut flags: Vec<&String> = flags.iter().collect();
-        if let Some(at) = flags.iter().position(|flag| *flag == COMPILE_ONLY) {
-            ensure!(*gpu == "cuda", "{COMPILE_ONLY}: of cuda, not of {gpu}");
-            flags.remove(at);
-            options.place = Place::Compiled;
-        }
-        for pair in flags.chunks(2) {
-            let [flag, value] = pair else {
-                bail!("{} has no value\n\n{USAGE}", pair[0]);
+        let mut words = flags.iter().map(String::as_str);
+        while let Some(flag) = words.next() {
+            let value = match flag {
+                COMPILE_ONLY => Some(""),
+                _ => words.next(),
             };
+            let value = value.with_context(|| format!("{flag} has no value\n\n{USAGE}"))?;
             options.set(flag, value)?;
         }
         Ok(options)
+    }
+
+    /// Whether PyTorch runs on the device, and half precision is what is measured.
+    fn has_peers(&self) -> bool {
+        ["cuda", "rocm"].contains(&self.gpu)
+    }
+
+    /// The type that is measured.
+    pub(crate) fn dtype(&self) -> &'static str {
+        if self.has_peers() { "bf16" } else { "f32" }
     }
 
     fn set(&mut self, flag: &str, value: &str) -> anyhow::Result<()> {
@@ -148,6 +144,10 @@ impl Options {
             ensure!(is_there, "{flag} {value}: {why}");
             Ok(Some(path()))
         };
+        let places = ["--pack", "--unpacked", COMPILE_ONLY];
+        if places.contains(&flag) && self.place != Place::Here {
+            bail!("{flag} {value}: one of --pack and --unpacked, once");
+        }
         match flag {
             "--only" => {
                 let names: Vec<&str> = value.split(',').collect();
@@ -161,22 +161,16 @@ impl Options {
             "--python" => self.python = value.into(),
             "--fla" => self.fla = path_if(given.is_dir(), "no such folder")?,
             "--text" => self.text = path_if(given.is_file(), "no such file")?,
+            "--tools" => {
+                self.tools = path_if(given.join("bin/ptxas").is_file(), "no bin/ptxas there")?;
+            }
             "--rounds" => self.rounds = number()?,
             "--seconds" => self.seconds = Some(Duration::from_secs(number()?)),
             "--out" => self.out = Some(path()),
-            "--tools" => {
-                let has_ptxas = given.join("bin/ptxas").is_file();
-                self.tools = path_if(has_ptxas, "no bin/ptxas there")?;
-            }
-            "--pack" | "--unpacked" => {
-                if self.place != Place::Here {
-                    bail!("{flag} {value}: one of --pack and --unpacked, once");
-                }
-                self.place = match flag {
-                    "--pack" => Place::Pack(value.into()),
-                    _ => Place::Unpacked(value.into()),
-                };
-            }
+            "--pack" => self.place = Place::Pack(value.into()),
+            "--unpacked" => self.place = Place::Unpacked(value.into()),
+            COMPILE_ONLY if self.gpu == "cuda" => self.place = Place::Compiled,
+            COMPILE_ONLY => bail!("{COMPILE_ONLY}: of cuda, not of {}", self.gpu),
             _ => bail!("unknown flag {flag}\n\n{USAGE}"),
         }
         Ok(())
@@ -190,20 +184,18 @@ pub(crate) struct Programs(pub(crate) BTreeMap<String, PathBuf>);
 impl Programs {
     /// Builds what `options` needs, with one call of Cargo, so that Burn is built once.
     pub(crate) fn build(root: &Path, options: &Options) -> anyhow::Result<Self> {
-        let wanted = targets(options);
-        let mut all = match wanted.is_empty() {
-            true => BTreeMap::new(),
-            false => workspace::executables(root, &command(options))?,
+        let mut all = match command(options) {
+            Some(line) => workspace::executables(root, &line)?,
+            None => BTreeMap::new(),
         };
-        for (name, _) in wanted {
+        for (name, _) in targets(options) {
             ensure!(all.contains_key(name), "cargo built no executable `{name}`");
         }
         for file in FILES {
             let name = file.rsplit('/').next().unwrap_or(file);
             all.insert(name.to_owned(), root.join(file));
         }
-        all.extend(options.text.clone().map(|text| (TEXT.to_owned(), text)));
-        Ok(Programs(all))
+        Ok(Self::with_text(all, options))
     }
 
     /// What lies in `folder`.
@@ -212,8 +204,13 @@ impl Programs {
         let folder = folder.canonicalize().with_context(context)?;
         let entries = folder.read_dir().with_context(context)?.flatten();
         let files = entries.map(|file| (file.file_name().to_string_lossy().into(), file.path()));
-        let text = options.text.clone().map(|text| (TEXT.to_owned(), text));
-        Ok(Programs(files.chain(text).collect()))
+        Ok(Self::with_text(files.collect(), options))
+    }
+
+    fn with_text(mut all: BTreeMap<String, PathBuf>, options: &Options) -> Self {
+        let text = options.text.clone();
+        all.extend(text.map(|text| (TEXT.to_owned(), text)));
+        Self(all)
     }
 
     /// A file, or why it is not there.
@@ -227,26 +224,24 @@ impl Programs {
 }
 
 /// Names and flags of Cargo's targets that were asked for.
-fn targets(options: &Options) -> Vec<(&'static str, &'static str)> {
-    let wanted = PROGRAMS
-        .iter()
-        .filter(|(_, part, ..)| options.parts.contains(part));
-    let targets = wanted.map(|(name, _, flag, _)| (*name, *flag));
-    targets.filter(|(_, flag)| !flag.is_empty()).collect()
+fn targets(options: &Options) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let targets = PROGRAMS.iter().filter(|(.., flag, _)| !flag.is_empty());
+    let wanted = targets.filter(|(_, part, ..)| options.parts.contains(part));
+    wanted.map(|(name, _, flag, _)| (*name, *flag))
 }
 
-/// The Cargo command that builds them.
-pub(crate) fn command(options: &Options) -> String {
+/// The Cargo command that builds them, if there are any.
+pub(crate) fn command(options: &Options) -> Option<String> {
+    let targets = targets(options).map(|(name, flag)| format!(" {flag} {name}"));
+    let targets: String = targets.collect();
     let packages = ["infinity-kernels", "infinity-model", "infinity-train"];
     let features = packages.map(|package| format!("{package}/{}", options.gpu));
     let (packages, features) = (packages.join(" -p "), features.join(","));
-    let mut line = format!(
-        "test --release --no-run --message-format json-render-diagnostics -p {packages} --features {features}"
-    );
-    for (name, flag) in targets(options) {
-        line += &format!(" {flag} {name}");
-    }
-    line
+    (!targets.is_empty()).then(|| {
+        format!(
+            "test --release --no-run --message-format json-render-diagnostics -p {packages} --features {features}{targets}"
+        )
+    })
 }
 
 /// A program to run, and whose figures are missing if it fails.
@@ -277,15 +272,15 @@ pub(crate) const STARTED: &str = "started";
 /// length: out of memory on a device may take a process with it. torch.compile and Triton take up to a minute to
 /// start, so that every peer has a process and a limit of its own.
 pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
-    let (gpu, dtype, rounds) = (options.gpu, options.dtype, options.rounds);
+    let (gpu, dtype, rounds) = (options.gpu, options.dtype(), options.rounds);
     // A word with a point is a file that goes along.
-    let step = |name: &str, line: &str, whats: &[&str]| {
+    let step = |folder, label, name: &str, line: &str, whats: &[&str]| {
         let program = PROGRAMS.iter().find(|(program, ..)| *program == name);
         let (_, part, _, seconds) = *program.expect("a name of PROGRAMS");
-        let mut program = match name == PEERS {
-            true if options.has_peers => Ok(options.python.clone()),
-            true => Err(format!("PyTorch does not run on {gpu}")),
-            false => programs.get(name),
+        let mut program = match name {
+            PEERS if options.has_peers() => Ok(options.python.clone()),
+            PEERS => Err(format!("PyTorch does not run on {gpu}")),
+            _ => programs.get(name),
         };
         let mut args = Vec::new();
         for word in line.split_whitespace() {
@@ -299,78 +294,54 @@ pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
             part,
             program,
             args,
-            label: "",
-            whats: whats.iter().map(|what| (*what).to_owned()).collect(),
+            label,
+            whats: whats.iter().map(|what| labelled(label, what)).collect(),
             tokens: None,
             seconds,
-            folder: "",
+            folder,
         }
     };
-    let tests = |name, filter: &str, what| step(name, &format!("{filter} --nocapture"), &[what]);
+    let tests = |name, filter: &str, what| {
+        let line = format!("{filter} --nocapture");
+        step("", "", name, &line, &[what])
+    };
     let scan = |tokens, only: &str, whats: &[&str]| {
         let line = format!("--device {gpu} --dtype {dtype} --rounds {rounds} --json");
         let line = format!("{line} --tokens {tokens} --only {only}");
-        step("memory_scan", &line, whats)
+        step("", "", "memory_scan", &line, whats)
     };
-    let peer = |line: &str, what| step(PEERS, &format!("-u {PEERS} {line}"), &[what]);
+    let peer = |line: &str, what| step("", "", PEERS, &format!("-u {PEERS} {line}"), &[what]);
     let sizes = format!("--device cuda --dtype {dtype} --rounds {rounds} --lengths");
     let lengths = LENGTHS.map(|tokens| tokens.to_string()).join(",");
-    let training = |label, config: &str, precisions: &str, more: &str, whats: &[&str]| {
-        let line = format!("--device {gpu} --precision {precisions} --json --config {config}.toml");
-        let mut step = step("model_throughput", &format!("{line} {more}"), whats);
-        step.label = label;
-        for what in &mut step.whats {
-            *what = labelled(label, what);
-        }
-        step
+    let training = |folder, label, config: &str, more: &str, whats: &[&str]| {
+        let line = format!("--device {gpu} --json --config {config}.toml --precision {more}");
+        step(folder, label, "model_throughput", &line, whats)
     };
-    let both = |config| {
-        let whats = PRECISIONS.map(|precision| format!("training {precision}"));
-        training(
-            config,
-            config,
-            &PRECISIONS.join(","),
-            "",
-            &whats.each_ref().map(|what| &**what),
-        )
-    };
-    let start = |caches| Step {
-        folder: STARTED,
-        ..training(caches, SMALL, "f32", "--first", &[FIRST])
-    };
+    let both = |config| training("", config, config, &PRECISIONS.join(","), &TRAINING);
+    let decoding = format!("--device {gpu} --size 174m --json");
+    let others = format!("{gpu}:: --skip memory_scan::");
     let mut steps = vec![
         tests("kernels", "memory_scan:: --skip flex::", SCAN_TESTS),
         peer(&format!("fla {sizes} {TOKENS}"), FLA),
         scan(TOKENS, "fused,chunkwise", &[FUSED, TENSORS]),
         peer(&format!("attention {sizes} {lengths}"), TORCH),
-        start(EMPTY),
-        start(WARM),
+        training(STARTED, EMPTY, SMALL, "f32 --first", &[FIRST]),
+        training(STARTED, WARM, SMALL, "f32 --first", &[FIRST]),
         both(LARGE),
         peer("gpt", GPT),
         both(SMALL),
-        training("", SMALL, "f32", "--learn text.txt", &[LEARNED]),
-        Step {
-            folder: COUNTED,
-            ..training("", SMALL, "f32", "", &[LAUNCHES])
-        },
-        step(
-            "decoding",
-            &format!("--device {gpu} --size 174m --json"),
-            &[DECODING],
-        ),
-        tests(
-            "kernels",
-            &format!("{gpu}:: --skip memory_scan::"),
-            OTHER_TESTS,
-        ),
+        training("", "", SMALL, "f32 --learn text.txt", &[LEARNED]),
+        training(COUNTED, "", SMALL, "f32", &[LAUNCHES]),
+        step("", "", "decoding", &decoding, &[DECODING]),
+        tests("kernels", &others, OTHER_TESTS),
         tests("training", &format!("devices::gpu::{gpu}::"), LEARNING),
         peer("gdn", GDN),
     ];
     for tokens in LENGTHS {
         let mut one = scan(tokens, "fused,attention", &[FUSED, BURN]);
         // One argument, though it has spaces.
-        one.args
-            .extend(["--size", "one state, 128 wide"].map(str::to_owned));
+        let size = ["--size", "one state, 128 wide"];
+        one.args.extend(size.map(str::to_owned));
         one.tokens = Some(tokens);
         steps.push(one);
     }

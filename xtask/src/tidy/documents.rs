@@ -26,58 +26,46 @@ const TOP: [&str; 7] = [
     ".ci/",
 ];
 
-pub(super) fn check(tree: &Tree) -> Vec<String> {
+pub(super) fn check(tree: &Tree, found: &mut Vec<String>) {
     let crates = tree.folders_in("crates");
     let of_crates = crates.iter().map(|name| format!("crates/{name}/README.md"));
     let needed = NEEDED.map(str::to_owned).into_iter().chain(of_crates);
     let missing = needed.filter(|name| !tree.has(name));
-    let mut found: Vec<String> = missing.map(|name| format!("{name}: missing")).collect();
+    found.extend(missing.map(|name| format!("{name}: missing")));
     for (name, file) in tree.files().filter(|(name, _)| is_document(name)) {
-        found.extend(document(tree, name, &file.text));
+        document(tree, name, &file.text, found);
     }
     let map = tree.text("ARCHITECTURE.md");
     if map.is_empty() {
-        return found;
+        return;
     }
-    let libraries = crates.iter();
-    for library in libraries.filter(|name| tree.has(&format!("crates/{name}/src/lib.rs"))) {
+    for library in &crates {
         let section = map.split("### ").find(|part| part.starts_with(library));
         let words = section.unwrap_or_default();
-        let listed: BTreeSet<&str> = words
-            .split(|c: char| !c.is_alphanumeric() && c != '_')
-            .collect();
-        let names = public_names(tree, library).into_iter();
-        found.extend(
-            names.filter(|name| !listed.contains(&**name)).map(|name| {
-                format!("ARCHITECTURE.md: the public items of {library} lack `{name}`")
-            }),
-        );
+        let words = words.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let listed: BTreeSet<&str> = words.collect();
+        for name in public_names(tree, library) {
+            if !listed.contains(&*name) {
+                let lack = format!("the public items of {library} lack `{name}`");
+                found.push(format!("ARCHITECTURE.md: {lack}"));
+            }
+        }
     }
+    // Places of a walk: `1. `file.rs` `item`, `other`: words`.
     for (line, number) in map.lines().zip(1..) {
-        for (file, name) in lost_in_place(tree, line) {
-            found.push(format!(
-                "ARCHITECTURE.md:{number}: `{file}` holds no `{name}`"
-            ));
+        let place = line.split(": ").next().unwrap_or_default();
+        let mut quoted = place.split('`').skip(1).step_by(2);
+        let file = quoted.next().unwrap_or_default();
+        let text = tree.text(file);
+        let is_place = line.starts_with(|c: char| c.is_ascii_digit()) && file.ends_with(".rs");
+        for name in quoted.filter(|name| is_place && !text.is_empty() && !text.contains(name)) {
+            let lost = format!("`{file}` holds no `{name}`");
+            found.push(format!("ARCHITECTURE.md:{number}: {lost}"));
         }
     }
     let unnamed = crates.into_iter().chain(operator_names(tree));
     let unnamed = unnamed.filter(|name| !map.contains(name));
     found.extend(unnamed.map(|name| format!("ARCHITECTURE.md: does not name `{name}`")));
-    found
-}
-
-/// The file of a place of a walk, `1. `file.rs` `item`, `other`: words`, with the names that it does not hold.
-fn lost_in_place<'a>(tree: &Tree, line: &'a str) -> Vec<(&'a str, &'a str)> {
-    let (place, _) = line.split_once(": ").unwrap_or((line, ""));
-    let mut quoted = place.split('`').skip(1).step_by(2);
-    let file = quoted.next().unwrap_or_default();
-    let text = tree.text(file);
-    let is_place = line.starts_with(|c: char| c.is_ascii_digit()) && file.ends_with(".rs");
-    if !is_place || text.is_empty() {
-        return Vec::new();
-    }
-    let lost = quoted.filter(|name| !text.contains(name));
-    lost.map(|name| (file, name)).collect()
 }
 
 fn is_document(path: &str) -> bool {
@@ -86,8 +74,7 @@ fn is_document(path: &str) -> bool {
     (at_the_root && !OF_THE_PAST.contains(&path)) || (of_a_crate && path.split('/').count() == 3)
 }
 
-fn document(tree: &Tree, name: &str, text: &str) -> Vec<String> {
-    let mut found = Vec::new();
+fn document(tree: &Tree, name: &str, text: &str, found: &mut Vec<String>) {
     let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
     for (line, path) in named_paths(text, folder) {
         if !tree.has(&path) {
@@ -101,12 +88,11 @@ fn document(tree: &Tree, name: &str, text: &str) -> Vec<String> {
             found.push(format!("{name}:{line}: not what stands in `{path}`"));
         }
     }
-    let unfinished = text
-        .lines()
-        .zip(1..)
-        .filter(|(line, _)| line.contains("TODO"));
-    found.extend(unfinished.map(|(_, line)| format!("{name}:{line}: unfinished")));
-    found
+    for (line, number) in text.lines().zip(1..) {
+        if line.contains("TODO") {
+            found.push(format!("{name}:{number}: unfinished"));
+        }
+    }
 }
 
 /// Line number and path of everything in `text` that claims to exist.
@@ -139,11 +125,10 @@ fn named_paths(text: &str, folder: &str) -> Vec<(usize, String)> {
 
 /// Words that start like a path of this workspace and hold no placeholder.
 fn words(line: &str) -> impl Iterator<Item = String> {
-    line.split(|c: char| c.is_whitespace() || "`()[],;\"'".contains(c))
-        .filter(|word| TOP.iter().any(|top| word.starts_with(top)))
-        .map(|word| word.trim_end_matches(['.', ':']))
-        .filter(|word| !word.contains(['*', '<', '{', '…']))
-        .map(str::to_owned)
+    let words = line.split(|c: char| c.is_whitespace() || "`()[],;\"'".contains(c));
+    let paths = words.filter(|word| TOP.iter().any(|top| word.starts_with(top)));
+    let paths = paths.filter(|path| !path.contains(['*', '<', '{', '…']));
+    paths.map(|path| path.trim_end_matches(['.', ':']).to_owned())
 }
 
 /// Targets of `[text](target)` that lie in this workspace, in a document of `folder`.
@@ -178,11 +163,8 @@ fn quotes(text: &str) -> Vec<(usize, &str, String)> {
             // The line after the mark opens the block.
             let block = lines.by_ref().skip(1).map(|(line, _)| line);
             let quote = block.take_while(|line| !line.starts_with("```"));
-            quotes.push((
-                number,
-                path,
-                quote.map(|line| format!("{line}\n")).collect(),
-            ));
+            let quote = quote.map(|line| format!("{line}\n")).collect();
+            quotes.push((number, path, quote));
         }
     }
     quotes

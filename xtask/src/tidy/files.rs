@@ -35,24 +35,18 @@ pub(super) const PACKAGE_HOSTS: [&str; 6] = [
 const NAMES_A_REGISTRY: [&str; 2] = ["Cargo.lock", "deny.toml"];
 
 /// Every Rust file opens with `//!`: a reader learns what it is before how it works.
-pub(super) fn heads(tree: &Tree) -> Vec<String> {
-    let has_head = |file: &File| {
-        let words = file
-            .text
-            .lines()
-            .next()
-            .and_then(|line| line.strip_prefix("//! "));
-        words.is_some_and(|words| !words.is_empty())
-    };
-    tree.rust_files()
-        .filter(|(_, file)| !has_head(file))
-        .map(|(path, _)| format!("{path}: does not open with `//!` and what the file is"))
-        .collect()
+pub(super) fn heads(tree: &Tree, found: &mut Vec<String>) {
+    for (path, file) in tree.rust_files() {
+        let first = file.text.lines().next().unwrap_or_default();
+        if !first.starts_with("//! ") || first == "//! " {
+            let missing = "does not open with `//!` and what the file is";
+            found.push(format!("{path}: {missing}"));
+        }
+    }
 }
 
 /// Sizes. A Rust file with a line `//! Size: <reason>` in its head may be longer.
-pub(super) fn budgets(tree: &Tree) -> Vec<String> {
-    let mut found = Vec::new();
+pub(super) fn budgets(tree: &Tree, found: &mut Vec<String>) {
     for (path, file) in tree.rust_files().filter(|(path, _)| !is_test_file(path)) {
         let code = file.tokens.iter().filter(|token| !token.is_test);
         let code = code.map(|token| token.line).collect::<BTreeSet<_>>().len();
@@ -73,20 +67,17 @@ pub(super) fn budgets(tree: &Tree) -> Vec<String> {
             "{path}: {bytes} bytes; at most {BYTES} are committed"
         ));
     }
-    found
 }
 
 /// Is there a `//! Size: <reason>` in the head?
 fn gives_a_reason(text: &str) -> bool {
-    text.lines()
-        .map_while(|line| line.strip_prefix("//!"))
-        .filter_map(|line| line.trim().strip_prefix("Size:"))
-        .any(|reason| !reason.trim().is_empty())
+    let head = text.lines().map_while(|line| line.strip_prefix("//!"));
+    let mut reasons = head.filter_map(|line| line.trim().strip_prefix("Size:"));
+    reasons.any(|reason| !reason.trim().is_empty())
 }
 
 /// No text names one person's machine or a package host: both are wrong on the next machine.
-pub(super) fn hygiene(tree: &Tree) -> Vec<String> {
-    let mut found = Vec::new();
+pub(super) fn hygiene(tree: &Tree, found: &mut Vec<String>) {
     for (path, file) in tree.files() {
         let is_rust = path.ends_with(".rs");
         if is_rust && file.bytes > 0 && file.tokens.is_empty() && !is_tokens(&file.text) {
@@ -104,34 +95,29 @@ pub(super) fn hygiene(tree: &Tree) -> Vec<String> {
             }
         }
     }
-    found
 }
 
 /// `what` at the start of a path, not in the middle of an address or a longer path.
 fn starts_a_path(line: &str, what: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || "./_-~}*".contains(c);
-    line.match_indices(what)
-        .any(|(at, _)| !line[..at].ends_with(is_part))
+    let mut places = line.match_indices(what);
+    places.any(|(at, _)| !line[..at].ends_with(is_part))
 }
 
 /// `unsafe` stands only in its places, and each use says why it is sound.
-pub(super) fn unsafe_code(tree: &Tree) -> Vec<String> {
-    let mut found = Vec::new();
+pub(super) fn unsafe_code(tree: &Tree, found: &mut Vec<String>) {
     for (path, File { text, tokens, .. }) in tree.rust_files() {
         let raw: Vec<&str> = text.lines().collect();
         let allowed = UNSAFE.iter().any(|place| path.starts_with(place));
         for Token { line, .. } in tokens.iter().filter(|token| token.text == "unsafe") {
-            if !allowed {
-                let places = UNSAFE.join(" and ");
-                found.push(format!("{path}:{line}: `unsafe` outside {places}"));
-            } else if !says_why(&raw, line - 1) {
-                found.push(format!(
-                    "{path}:{line}: `unsafe` without a `SAFETY:` comment above it"
-                ));
-            }
+            let what = match allowed {
+                false => format!("outside {}", UNSAFE.join(" and ")),
+                true if says_why(&raw, line - 1) => continue,
+                true => "without a `SAFETY:` comment above it".to_owned(),
+            };
+            found.push(format!("{path}:{line}: `unsafe` {what}"));
         }
     }
-    found
 }
 
 /// Is there a `SAFETY` note on the line, or in the comments and attributes above its statement?
@@ -140,9 +126,6 @@ fn says_why(raw: &[&str], at: usize) -> bool {
     let is_comment = |line: &str| line.starts_with("//") || line.starts_with("#[");
     let ends = |line: &str| line.is_empty() || line.ends_with([';', '{', '}', ',']);
     let above = raw[..at].iter().rev().map(|line| line.trim());
-    is_note(raw[at])
-        || above
-            .skip_while(|line| !is_comment(line) && !ends(line))
-            .take_while(|line| is_comment(line))
-            .any(is_note)
+    let above = above.skip_while(|line| !is_comment(line) && !ends(line));
+    is_note(raw[at]) || above.take_while(|line| is_comment(line)).any(is_note)
 }

@@ -21,8 +21,8 @@ use std::path::Path;
 use anyhow::Context;
 use source::Tree;
 
-/// Finds `path: message` or `path:line: message`.
-type Rule = fn(&Tree) -> Vec<String>;
+/// Adds what it finds: `path: message` or `path:line: message`.
+type Rule = fn(&Tree, &mut Vec<String>);
 
 const RULES: [(&str, Rule); 8] = [
     ("heads", files::heads),
@@ -51,9 +51,11 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
 
 /// What every rule finds, with the rule's name.
 fn findings(tree: &Tree) -> Vec<String> {
-    let all = RULES.iter().flat_map(|(rule, check)| {
-        let found = check(tree).into_iter();
-        found.map(move |finding| format!("{finding} [{rule}]"))
-    });
-    all.collect()
+    let mut all = Vec::new();
+    for (rule, check) in RULES {
+        let mut found = Vec::new();
+        check(tree, &mut found);
+        all.extend(found.iter().map(|finding| format!("{finding} [{rule}]")));
+    }
+    all
 }

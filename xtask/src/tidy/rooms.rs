@@ -15,26 +15,24 @@ const FIRST: &str = "memory_scan";
 /// An operator whose contract and formula fit into `mod.rs` has its tests there. One in more files has a
 /// scalar reference and a test of its name, and one in several forms has the derivation that they share.
 /// `tests/main.rs`, the one executable of all tests, names each: a file that it leaves out never runs.
-pub(super) fn operators(tree: &Tree) -> Vec<String> {
+pub(super) fn operators(tree: &Tree, found: &mut Vec<String>) {
     let mut operators = operator_names(tree);
     operators.insert(FIRST);
-    let found = operators.iter().flat_map(|name| operator(tree, name));
-    let mut found: Vec<String> = found.collect();
+    for name in operators {
+        operator(tree, name, found);
+    }
     let main = tree.text(&format!("{TESTS}/main.rs"));
     for (path, _) in tree.files() {
         let file = path.strip_prefix(TESTS).and_then(|p| p.strip_prefix('/'));
         let name = file.and_then(|file| file.strip_suffix(".rs"));
-        let Some(name) = name.filter(|name| *name != "main" && !name.contains('/')) else {
-            continue;
-        };
-        let call = format!("mod {name};");
-        if !main.lines().any(|line| line == call) {
-            found.push(format!(
-                "{path}: never runs: `{call}` is missing in {TESTS}/main.rs"
-            ));
+        if let Some(name) = name.filter(|name| *name != "main" && !name.contains('/'))
+            && let call = format!("mod {name};")
+            && !main.lines().any(|line| line == call)
+        {
+            let missing = format!("`{call}` is missing in {TESTS}/main.rs");
+            found.push(format!("{path}: never runs: {missing}"));
         }
     }
-    found
 }
 
 /// The operators there are.
@@ -44,42 +42,38 @@ pub(super) fn operator_names(tree: &Tree) -> BTreeSet<&str> {
     names
 }
 
-fn operator(tree: &Tree, name: &str) -> Vec<String> {
+fn operator(tree: &Tree, name: &str, found: &mut Vec<String>) {
     let folder = format!("{SOURCES}/{name}/");
     let contract = format!("{folder}mod.rs");
     let sources = tree.rust_files();
     let sources = sources.filter_map(|(path, _)| path.strip_prefix(&folder));
-    let sources: BTreeSet<&str> = sources.collect();
-    if name != FIRST && sources.iter().eq(&["mod.rs"]) {
-        if tree.text(&contract).contains("#[cfg(test)]") {
-            return Vec::new();
+    let mut others = sources.filter(|file| *file != "mod.rs").peekable();
+    if name != FIRST && others.peek().is_none() && tree.has(&contract) {
+        if !tree.text(&contract).contains("#[cfg(test)]") {
+            let missing = "an operator in one file has its tests in it";
+            found.push(format!("{contract}: {missing}"));
         }
-        return vec![format!(
-            "{contract}: an operator in one file has its tests in it"
-        )];
+        return;
     }
     let mut needed = vec![
         contract,
         format!("{folder}reference.rs"),
         format!("{TESTS}/{name}.rs"),
     ];
-    let is_form = |file: &&str| !["mod.rs", "reference.rs"].contains(file);
-    if name == FIRST || sources.iter().any(is_form) {
+    if name == FIRST || others.any(|file| file != "reference.rs") {
         needed.push(format!("{folder}README.md"));
     }
     needed.retain(|path| !tree.has(path));
-    let missing = |path| format!("{path}: operator `{name}` needs it");
-    needed.iter().map(missing).collect()
+    let missing = needed.iter();
+    found.extend(missing.map(|path| format!("{path}: operator `{name}` needs it")));
 }
 
 /// The names that a library's root hands out: its public modules and re-exports.
 pub(super) fn public_names(tree: &Tree, library: &str) -> BTreeSet<String> {
-    let root = Module::parse(tree.tokens(&format!("crates/{library}/src/lib.rs")));
-    let uses = root.uses.into_iter().filter(|one| one.public);
+    let root = uses(tree.tokens(&format!("crates/{library}/src/lib.rs"))).into_iter();
     // A prelude names what has been named before.
-    let uses = uses.filter(|one| one.path.first().is_none_or(|first| first != "crate"));
-    let names = uses.map(|one| one.name);
-    names.chain(root.public_modules).collect()
+    let names = root.filter(|one| one.public && one.path[0] != "crate");
+    names.map(|one| one.name).collect()
 }
 
 /// No circle of imports between the modules of a crate, a module being a file.
@@ -87,14 +81,13 @@ pub(super) fn public_names(tree: &Tree, library: &str) -> BTreeSet<String> {
 /// An arrow runs from a file to the file whose item it names, through `use` or with a path in its code;
 /// a re-export is followed to where the item stands. `mod` and `pub use` of what lies below a file are no
 /// arrows, and tests draw none.
-pub(super) fn circles(tree: &Tree) -> Vec<String> {
-    let mut found = Vec::new();
+pub(super) fn circles(tree: &Tree, found: &mut Vec<String>) {
     let crates = tree.folders_in("crates").into_iter();
     let crates = crates.map(|name| format!("crates/{name}/src/"));
     for sources in crates.chain(["xtask/src/".to_owned()]) {
         let modules = Modules::read(tree, &sources);
         let arrows = modules.arrows();
-        for (start, Module { file, .. }) in &modules.0 {
+        for (start, (file, _)) in &modules.0 {
             // Every circle once, from the first of its modules.
             let way = way_around(&arrows, start).filter(|way| way.iter().all(|at| *at >= start));
             if let Some(way) = way {
@@ -104,38 +97,27 @@ pub(super) fn circles(tree: &Tree) -> Vec<String> {
                 });
                 let names = names.collect::<Vec<_>>().join(" → ");
                 let size = way.len() - 1;
-                found.push(format!(
-                    "{sources}{file}: a circle of {size} modules: {names}"
-                ));
+                let circle = format!("a circle of {size} modules: {names}");
+                found.push(format!("{sources}{file}: {circle}"));
             }
         }
     }
-    found
 }
 
 /// A module by its names from the crate's root.
 type Path = Vec<String>;
 
-/// A `use` of one name.
+/// A path that a module names: in a `use`, for a `pub mod`, or in its code.
+#[derive(Default)]
 struct Use {
     path: Path,
-    /// What it is called here.
+    /// What it is called here from then on; empty for one in the code.
     name: String,
     public: bool,
 }
 
-/// What the code of a module names.
-#[derive(Default)]
-struct Module {
-    file: String,
-    uses: Vec<Use>,
-    /// Paths in its code.
-    paths: Vec<Path>,
-    public_modules: Vec<String>,
-}
-
-/// The modules of a crate.
-struct Modules(BTreeMap<Path, Module>);
+/// The modules of a crate, each with its file and what it names.
+struct Modules(BTreeMap<Path, (String, Vec<Use>)>);
 
 impl Modules {
     fn read(tree: &Tree, sources: &str) -> Self {
@@ -148,23 +130,20 @@ impl Modules {
             if names == ["lib"] || names == ["main"] {
                 names.clear();
             }
-            let mut module = Module::parse(&source.tokens);
-            module.file = file.to_owned();
-            Some((names, module))
+            Some((names, (file.to_owned(), uses(&source.tokens))))
         });
         Self(modules.collect())
     }
 
     /// What each module takes from others.
     fn arrows(&self) -> BTreeMap<&Path, BTreeSet<Path>> {
-        let arrows = self.0.iter().map(|(from, module)| {
-            let uses = module.uses.iter().filter_map(|one| {
+        let arrows = self.0.iter().map(|(from, (_, uses))| {
+            let homes = uses.iter().filter_map(|one| {
                 let to = self.home(from, &one.path, 0)?;
-                (!(one.public && to.starts_with(from))).then_some(to)
+                let below = one.public && to.starts_with(from);
+                (!below && to != *from).then_some(to)
             });
-            let inline = module.paths.iter();
-            let inline = inline.filter_map(|path| self.home(from, path, 0));
-            (from, uses.chain(inline).filter(|to| to != from).collect())
+            (from, homes.collect())
         });
         arrows.collect()
     }
@@ -198,7 +177,8 @@ impl Modules {
     /// The same for a path whose first name a `use` in `at` brings.
     fn imported(&self, at: &Path, path: &[String], depth: usize) -> Option<Path> {
         let (name, others) = path.split_first()?;
-        let used = self.0.get(at)?.uses.iter().find(|one| one.name == *name)?;
+        let (_, uses) = self.0.get(at)?;
+        let used = uses.iter().find(|one| one.name == *name)?;
         let through = [&used.path[..], others].concat();
         // Two that bring each other's names would go on for ever.
         (depth < 8).then(|| self.home(at, &through, depth + 1))?
@@ -226,77 +206,78 @@ fn way_around<'a>(
     None
 }
 
-impl Module {
-    fn parse(tokens: &[Token]) -> Self {
-        let code = tokens.iter().filter(|token| !token.is_test);
-        let code: Vec<&str> = code.map(|token| &*token.text).collect();
-        let mut module = Self::default();
-        let mut at = 0;
-        while at < code.len() {
-            match (&code[..at], code[at]) {
-                // Not `use<'a>`.
-                (before, "use") if code.get(at + 1) != Some(&"<") => {
-                    // `pub use`, `pub(crate) use`.
-                    let public = before
-                        .last()
-                        .is_some_and(|last| ["pub", ")"].contains(last));
-                    at += module.add_uses(&code[at + 1..], public);
-                }
-                ([.., "pub"], "mod") if code.get(at + 2) == Some(&";") => {
-                    module.public_modules.push(code[at + 1].to_owned());
-                }
-                ([.., "::" | "."] | [.., "(", "in"], _) => {}
-                (_, name) if is_name(name) => {
-                    let mut path = vec![name.to_owned()];
-                    while let ["::", next, ..] = code[at + 1..]
-                        && is_name(next)
-                    {
-                        path.push(next.to_owned());
-                        at += 2;
-                    }
-                    if path.len() > 1 {
-                        module.paths.push(path);
-                    }
-                }
-                _ => {}
+/// All that the code of a module names.
+fn uses(tokens: &[Token]) -> Vec<Use> {
+    let code = tokens.iter().filter(|token| !token.is_test);
+    let code: Vec<&str> = code.map(|token| &*token.text).collect();
+    let mut uses = Vec::new();
+    let mut at = 0;
+    while at < code.len() {
+        match (&code[..at], code[at]) {
+            // Not `use<'a>`.
+            (before, "use") if code.get(at + 1) != Some(&"<") => {
+                // `pub use`, `pub(crate) use`.
+                let public = matches!(before, [.., "pub" | ")"]);
+                at += add_tree(&mut uses, &code[at + 1..], public);
             }
-            at += 1;
+            ([.., "pub"], "mod") if code.get(at + 2) == Some(&";") => {
+                let name = code[at + 1].to_owned();
+                let path = vec!["self".to_owned(), name.clone()];
+                let public = true;
+                uses.push(Use { path, name, public });
+            }
+            ([.., "::" | "."] | [.., "(", "in"], _) => {}
+            (_, name) if is_name(name) => {
+                let mut path = vec![name.to_owned()];
+                while let ["::", next, ..] = code[at + 1..]
+                    && is_name(next)
+                {
+                    path.push(next.to_owned());
+                    at += 2;
+                }
+                if path.len() > 1 {
+                    uses.push(Use {
+                        path,
+                        ..Use::default()
+                    });
+                }
+            }
+            _ => {}
         }
-        module
+        at += 1;
     }
+    uses
+}
 
-    /// Adds the names that the tree of a `use` brings, and returns how many tokens it has.
-    fn add_uses(&mut self, tree: &[&str], public: bool) -> usize {
-        let mut above = vec![Path::new()];
-        let mut path = Path::new();
-        let mut name = None;
-        for (at, token) in tree.iter().enumerate() {
-            match *token {
-                "::" => {}
-                "{" => above.push(path.clone()),
-                "as" => name = tree.get(at + 1).copied(),
-                "," | "}" | ";" => {
-                    let outer = above.last().map_or(0, Path::len);
-                    let last = path.iter().rfind(|name| *name != "self");
-                    if path.len() > outer {
-                        let name = name.take().map(str::to_owned).or(last.cloned());
-                        let (name, path) = (name.unwrap_or_default(), path);
-                        self.uses.push(Use { path, name, public });
-                    }
-                    if *token == "}" {
-                        above.pop();
-                    }
-                    path = above.last().cloned().unwrap_or_default();
-                    if *token == ";" {
-                        return at + 1;
-                    }
+/// Adds the names that the tree of a `use` brings, and returns how many tokens it has.
+fn add_tree(uses: &mut Vec<Use>, tree: &[&str], public: bool) -> usize {
+    let mut above = vec![Path::new()];
+    let mut path = Path::new();
+    let mut name = None;
+    for (at, token) in tree.iter().enumerate() {
+        match *token {
+            "::" => {}
+            "{" => above.push(path.clone()),
+            "as" => name = tree.get(at + 1).map(|name| (*name).to_owned()),
+            "," | "}" | ";" => {
+                if path.len() > above.last().map_or(0, Path::len) {
+                    let last = path.iter().rfind(|name| *name != "self").cloned();
+                    let name = name.take().or(last).unwrap_or_default();
+                    uses.push(Use { path, name, public });
                 }
-                word if name.is_none() => path.push(word.to_owned()),
-                _ => {}
+                if *token == "}" {
+                    above.pop();
+                }
+                path = above.last().cloned().unwrap_or_default();
+                if *token == ";" {
+                    return at + 1;
+                }
             }
+            word if name.is_none() => path.push(word.to_owned()),
+            _ => {}
         }
-        tree.len()
     }
+    tree.len()
 }
 
 fn is_name(token: &str) -> bool {

@@ -23,11 +23,10 @@ impl Tree {
     pub(crate) fn read(root: &Path) -> io::Result<Self> {
         // Anchored, plain lines (`/runs`): this workspace uses no other form.
         let ignored = fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
-        let ignored: BTreeSet<&str> = ignored
+        let ignored = ignored
             .lines()
-            .filter_map(|line| line.trim().strip_prefix('/'))
-            .map(|path| path.trim_end_matches('/'))
-            .collect();
+            .filter_map(|line| line.trim().strip_prefix('/'));
+        let ignored: BTreeSet<&str> = ignored.map(|path| path.trim_end_matches('/')).collect();
         let mut files = BTreeMap::new();
         let mut folders = vec![String::new()];
         while let Some(folder) = folders.pop() {
@@ -38,28 +37,22 @@ impl Tree {
                 if name == ".git" || name == "target" || ignored.contains(&*path) {
                     continue;
                 }
-                // A link is listed, not followed: what it points to is not committed.
-                let meta = match entry.metadata() {
-                    // A build beside this one makes and removes files.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    meta => meta?,
+                // A link is listed, not followed: what it points to is not committed. A build beside
+                // this one makes and removes files.
+                let Ok(meta) = entry.metadata() else {
+                    continue;
                 };
                 if meta.is_dir() {
                     folders.push(format!("{path}/"));
-                } else {
-                    let bytes = meta.len();
-                    let text = fs::read_to_string(entry.path()).unwrap_or_default();
-                    let tokens = match path.ends_with(".rs") {
-                        true => tokens(&text),
-                        false => Vec::new(),
-                    };
-                    let file = File {
-                        bytes,
-                        text,
-                        tokens,
-                    };
-                    files.insert(path, file);
+                    continue;
                 }
+                let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                let file = File {
+                    bytes: meta.len(),
+                    tokens: tokens(if path.ends_with(".rs") { &text } else { "" }),
+                    text,
+                };
+                files.insert(path, file);
             }
         }
         Ok(Self(files))
@@ -85,9 +78,8 @@ impl Tree {
     pub(crate) fn folders_in(&self, folder: &str) -> BTreeSet<&str> {
         let prefix = format!("{folder}/");
         let inside = self.0.keys().filter_map(|file| file.strip_prefix(&prefix));
-        inside
-            .filter_map(|file| Some(file.split_once('/')?.0))
-            .collect()
+        let folders = inside.filter_map(|file| file.split_once('/'));
+        folders.map(|(folder, _)| folder).collect()
     }
 
     /// The text of a file; empty if it is not there.
@@ -153,24 +145,18 @@ fn add(tokens: &mut Vec<Token>, tree: TokenTree, is_test: bool) {
     match tree {
         TokenTree::Literal(_) => tokens.push(token("\"\"", line)),
         TokenTree::Group(group) => {
-            let inside: Vec<String> = group
-                .stream()
-                .into_iter()
-                .take(2)
-                .map(|tree| tree.to_string())
-                .collect();
-            if group.delimiter() == Delimiter::Bracket && inside == ["doc", "="] {
-                // A doc comment arrives as `#[doc = ""]` or `#![doc = ""]`.
-                tokens.pop_if(|last| last.text == "!");
-                tokens.pop_if(|last| last.text == "#");
-                return;
-            }
             let [open, close] = match group.delimiter() {
                 Delimiter::Parenthesis => ["(", ")"],
                 Delimiter::Brace => ["{", "}"],
                 Delimiter::Bracket => ["[", "]"],
                 Delimiter::None => ["", ""],
             };
+            // A doc comment arrives as `#[doc = ""]` or `#![doc = ""]`.
+            if open == "[" && group.stream().to_string().starts_with("doc =") {
+                tokens.pop_if(|last| last.text == "!");
+                tokens.pop_if(|last| last.text == "#");
+                return;
+            }
             tokens.push(token(open, line));
             for tree in group.stream() {
                 add(tokens, tree, is_test);

@@ -95,10 +95,16 @@ impl Sandbox {
         std::fs::remove_file(self.root().join(path)).expect("the file was there");
     }
 
+    fn findings(&self, rule: Rule) -> Vec<String> {
+        let mut found = Vec::new();
+        rule(&self.tree(), &mut found);
+        found
+    }
+
     /// Writes one file, runs one rule and returns what it says.
     fn findings_after(&self, path: &str, text: &str, rule: Rule) -> Vec<String> {
         self.write(path, text);
-        rule(&self.tree())
+        self.findings(rule)
     }
 }
 
@@ -114,7 +120,7 @@ fn this_workspace_is_tidy() {
 fn the_sandbox_is_tidy() {
     let sandbox = Sandbox::new();
     for (rule, check) in RULES {
-        let findings = check(&sandbox.tree());
+        let findings = sandbox.findings(check);
         assert!(findings.is_empty(), "{rule}: {findings:?}");
     }
 }
@@ -495,7 +501,7 @@ mod operator {
         ] {
             let sandbox = Sandbox::new();
             sandbox.remove(path);
-            let found = rooms::operators(&sandbox.tree());
+            let found = sandbox.findings(rooms::operators);
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].starts_with(path), "{found:?}");
         }
@@ -606,7 +612,7 @@ mod document {
     fn a_missing_document_is_found() {
         let sandbox = Sandbox::new();
         sandbox.remove("README.md");
-        assert_eq!(documents::check(&sandbox.tree()).len(), 1);
+        assert_eq!(sandbox.findings(documents::check).len(), 1);
     }
 }
 
@@ -620,7 +626,7 @@ mod circle {
             let path = format!("crates/infinity-plot/src/{file}");
             sandbox.write(&path, &format!("//! Head.\n{code}\n"));
         }
-        rooms::circles(&sandbox.tree())
+        sandbox.findings(rooms::circles)
     }
 
     #[test]
