@@ -72,7 +72,9 @@ impl ModelConfig {
     fn build(&self, mut init: Init) -> InfinityModel {
         let (vocab_size, width) = (self.vocab_size, self.hidden_size);
         let model = Decoder {
-            embed_tokens: init.embedding(vocab_size, width),
+            embed_tokens: Embedding {
+                weight: init.weights([vocab_size, width]),
+            },
             dropout: init.dropout(self.hidden_dropout_prob),
             layers: (0..self.num_hidden_layers)
                 .map(|layer| {

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::keys::Keys;
-use super::names::{Family, Heads, Linear};
+use super::names::{Family, Heads, Linear, Names};
 use crate::error::ConfigError;
 
 /// Why a family with experts is refused.
@@ -19,16 +19,11 @@ const L2_EPS: f64 = 1e-6;
 
 /// A family's configuration, read.
 pub(super) struct Settings {
-    pub(super) family: Family,
+    pub(super) names: Names,
     /// Keys of our configuration.
     pub(super) ours: Map<String, Value>,
     pub(super) vocab_size: usize,
-    pub(super) tied: bool,
     pub(super) ends: Vec<u32>,
-    /// Which layers are softmax attention.
-    pub(super) full: Vec<bool>,
-    pub(super) heads: Heads,
-    pub(super) linear: Option<Linear>,
     /// Keys of the file that change nothing here.
     pub(super) ignored: &'static [&'static str],
 }
@@ -196,14 +191,16 @@ fn settings(
     );
     add(&mut ours, more);
     Ok(Settings {
-        family,
+        names: Names {
+            family,
+            full,
+            heads,
+            linear,
+            tied: keys.flag("tie_word_embeddings", false)?,
+        },
         ours,
         vocab_size: keys.needed("vocab_size")?,
-        tied: keys.flag("tie_word_embeddings", false)?,
         ends: keys.tokens("eos_token_id")?,
-        full,
-        heads,
-        linear,
         ignored: &[],
     })
 }
