@@ -1,7 +1,7 @@
 //! Which settings make a model: the first problem, named.
 
 use super::limits::CHECK;
-use super::{MemoryRouting, MemoryUpdate, ModelConfig, QkNorm};
+use super::{KernelType, MemoryRouting, MemoryUpdate, ModelConfig, QkNorm};
 use crate::error::ConfigError;
 
 /// Tokens that the distance of two folds of the memory is a multiple of.
@@ -126,7 +126,7 @@ impl ModelConfig {
                 "only a write that corrects can turn around what is there; use \"delta\"",
             ),
             (
-                divided && !self.kernel_type.is_non_negative(),
+                divided && self.kernel_type == KernelType::Identity,
                 ["qk_norm", "kernel_type"],
                 "a sum of weights is a denominator only if no weight is negative; \
                  use \"elu\", \"relu\" or \"learnable\"",
@@ -152,7 +152,7 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{KernelType, LayerType, Mixer};
+    use crate::config::{LayerType, Mixer};
 
     fn good() -> ModelConfig {
         ModelConfig {
