@@ -349,21 +349,19 @@ impl InfinityModel {
     ///
     /// If there are no tokens, or as [`forward`](Self::forward).
     pub fn prefill(&self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<2>, ModelState) {
-        in_pool(&self.device(), || self.read(tokens, state))
-    }
-
-    fn read(&self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<2>, ModelState) {
         let [b, t] = tokens.dims();
         assert!(t > 0, "a prompt of at least one token");
         let (mut state, mut last) = (state, None);
-        for piece in tokens.split(PREFILL_TOKENS, 1) {
-            let [_, len] = piece.dims();
-            let (hidden, next) = self.forward_hidden(piece, state);
-            state = next;
-            last = Some(hidden.narrow(1, len - 1, 1));
-        }
-        let logits = self.logits(last.expect("at least one piece"));
-        (logits.reshape([b, self.config.vocab_size]), state)
+        in_pool(&self.device(), || {
+            for piece in tokens.split(PREFILL_TOKENS, 1) {
+                let [_, len] = piece.dims();
+                let (hidden, next) = self.forward_hidden(piece, state);
+                state = next;
+                last = Some(hidden.narrow(1, len - 1, 1));
+            }
+            let logits = self.logits(last.expect("at least one piece"));
+            (logits.reshape([b, self.config.vocab_size]), state)
+        })
     }
 
     /// Reads one token a row `[B]` and returns the logits after it `[B, vocab_size]`.

@@ -18,7 +18,16 @@ impl ModelConfig {
     /// [`ConfigError`], which names the key, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         CHECK.range("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE)?;
-        self.validate_special_tokens()?;
+        for (name, id) in [
+            ("bos_token_id", self.bos_token_id),
+            ("eos_token_id", self.eos_token_id),
+            ("pad_token_id", self.pad_token_id),
+        ] {
+            if let Some(id) = id.filter(|&id| id as usize >= self.vocab_size) {
+                let limit = format!("below model.vocab_size = {}", self.vocab_size);
+                return Err(CHECK.wrong(name, id, format!("is too large: it must be {limit}")));
+            }
+        }
         self.validate_without_vocab()
     }
 
@@ -30,21 +39,6 @@ impl ModelConfig {
     pub fn validate_without_vocab(&self) -> Result<(), ConfigError> {
         self.validate_numbers()?;
         self.validate_combinations()
-    }
-
-    fn validate_special_tokens(&self) -> Result<(), ConfigError> {
-        let special = [
-            ("bos_token_id", self.bos_token_id),
-            ("eos_token_id", self.eos_token_id),
-            ("pad_token_id", self.pad_token_id),
-        ];
-        for (name, id) in special {
-            if let Some(id) = id.filter(|&id| id as usize >= self.vocab_size) {
-                let limit = format!("below model.vocab_size = {}", self.vocab_size);
-                return Err(CHECK.wrong(name, id, format!("is too large: it must be {limit}")));
-            }
-        }
-        Ok(())
     }
 
     fn validate_numbers(&self) -> Result<(), ConfigError> {

@@ -65,11 +65,8 @@ impl Foreign {
             }
         };
         let top = Keys::new(&object);
-        top.only(
-            "quantization_config",
-            &[],
-            "weights are read as f32, bf16 or f16, not quantised",
-        )?;
+        let why = "weights are read as f32, bf16 or f16, not quantised";
+        top.only("quantization_config", &[], why)?;
         let settings = match model_type {
             "llama" => families::llama(&top)?,
             "qwen3" => families::qwen3(&top)?,
