@@ -73,7 +73,9 @@ impl<'a> CertifiedReader<'a> {
         let mut layers = Vec::with_capacity(state.layers.len());
         let blocks = self.model.blocks().iter().zip(state.layers);
         for ((block, layer), certificate) in blocks.zip(&mut self.layers) {
-            let before = memory_of(&layer).clone();
+            let LayerState::Infinity { memory: before, .. } = layer.clone() else {
+                unreachable!("only an infinity mixer folds");
+            };
             let (next, mut layer) = block.forward_in(stream, &pass, layer);
             stream = next;
             let inputs = tap.take().expect("a memory that reads one scan a pass");
@@ -88,17 +90,8 @@ impl<'a> CertifiedReader<'a> {
             }
             layers.push(layer);
         }
-        (
-            self.model.final_norm(stream.x),
-            ModelState { layers, position },
-        )
-    }
-}
-
-fn memory_of(layer: &LayerState) -> &Tensor<5> {
-    match layer {
-        LayerState::Infinity { memory, .. } => memory,
-        LayerState::Softmax { .. } => unreachable!("only an infinity mixer folds"),
+        let hidden = self.model.final_norm(stream.x);
+        (hidden, ModelState { layers, position })
     }
 }
 

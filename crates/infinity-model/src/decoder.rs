@@ -4,9 +4,9 @@
 //! [takes](Decoder::take) the logits after it, so that one program can read for many of them at
 //! once, and a test can say what a model would.
 
-use std::{fmt, ops::Range};
+use std::ops::Range;
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, choice};
 use crate::error::GenerateError;
 use crate::generation_config::GenerationConfig;
 use crate::sampler::{Draws, Sampler};
@@ -18,27 +18,18 @@ pub const PROMPT_PIECE: usize = 512;
 /// Tokens that a text is remembered by, if penalties do not look back on more.
 pub const RECENT: usize = 64;
 
-/// Why generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinishReason {
-    /// A token that ends a text.
-    Eos,
-    /// A stop string.
-    Stop,
-    /// As many tokens as allowed.
-    Length,
-    /// The caller said so.
-    Interrupted,
-}
-
-impl fmt::Display for FinishReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Eos => "eos",
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::Interrupted => "interrupted",
-        })
+choice! {
+    /// Why generation ended.
+    FinishReason, key = "finish_reason",
+    {
+        /// A token that ends a text.
+        Eos = "eos",
+        /// A stop string.
+        Stop = "stop",
+        /// As many tokens as allowed.
+        Length = "length",
+        /// The caller said so.
+        Interrupted = "interrupted",
     }
 }
 

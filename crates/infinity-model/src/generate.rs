@@ -32,12 +32,6 @@ const DRAWS: &str = "draws";
 const TOKENIZER: &str = "tokenizer";
 const SINCE: &str = "since";
 
-/// What identifies a tokenizer.
-fn hash(tokenizer: &Tokenizer) -> Option<String> {
-    let json = tokenizer.to_json().ok()?;
-    Some(Fingerprint::default().field(json).hex())
-}
-
 /// Which model and tokenizer a text belongs to. Finding it takes a look at every weight, so who
 /// saves often keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +43,10 @@ pub struct Identity {
 impl Identity {
     /// That of `model` and `tokenizer`.
     pub fn of(model: &InfinityModel, tokenizer: Option<&Tokenizer>) -> Self {
+        let json = tokenizer.and_then(|tokenizer| tokenizer.to_json().ok());
         Self {
             model: fingerprint(model),
-            tokenizer: tokenizer.and_then(hash),
+            tokenizer: json.map(|json| Fingerprint::default().field(json).hex()),
         }
     }
 

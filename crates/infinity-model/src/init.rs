@@ -1,7 +1,7 @@
 //! Starting values, drawn on the host: one seed gives the same model on every backend.
 
 use burn::module::{Param, ParamId};
-use burn::nn::{Dropout, DropoutConfig, Embedding, Linear, RmsNorm, RmsNormConfig};
+use burn::nn::{Dropout, DropoutConfig, Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -110,12 +110,6 @@ impl<'a> Init<'a> {
         Linear {
             weight: self.scaled([from, to], std),
             bias: biased.then(|| self.values(vec![0.0; to], [to])),
-        }
-    }
-
-    pub(crate) fn embedding(&mut self, vocab_size: usize, width: usize) -> Embedding {
-        Embedding {
-            weight: self.weights([vocab_size, width]),
         }
     }
 

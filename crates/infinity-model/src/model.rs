@@ -72,7 +72,9 @@ impl ModelConfig {
     fn build(&self, mut init: Init) -> InfinityModel {
         let (vocab_size, width) = (self.vocab_size, self.hidden_size);
         let model = Decoder {
-            embed_tokens: init.embedding(vocab_size, width),
+            embed_tokens: Embedding {
+                weight: init.weights([vocab_size, width]),
+            },
             dropout: init.dropout(self.hidden_dropout_prob),
             layers: (0..self.num_hidden_layers)
                 .map(|layer| {
@@ -347,21 +349,19 @@ impl InfinityModel {
     ///
     /// If there are no tokens, or as [`forward`](Self::forward).
     pub fn prefill(&self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<2>, ModelState) {
-        in_pool(&self.device(), || self.read(tokens, state))
-    }
-
-    fn read(&self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<2>, ModelState) {
         let [b, t] = tokens.dims();
         assert!(t > 0, "a prompt of at least one token");
         let (mut state, mut last) = (state, None);
-        for piece in tokens.split(PREFILL_TOKENS, 1) {
-            let [_, len] = piece.dims();
-            let (hidden, next) = self.forward_hidden(piece, state);
-            state = next;
-            last = Some(hidden.narrow(1, len - 1, 1));
-        }
-        let logits = self.logits(last.expect("at least one piece"));
-        (logits.reshape([b, self.config.vocab_size]), state)
+        in_pool(&self.device(), || {
+            for piece in tokens.split(PREFILL_TOKENS, 1) {
+                let [_, len] = piece.dims();
+                let (hidden, next) = self.forward_hidden(piece, state);
+                state = next;
+                last = Some(hidden.narrow(1, len - 1, 1));
+            }
+            let logits = self.logits(last.expect("at least one piece"));
+            (logits.reshape([b, self.config.vocab_size]), state)
+        })
     }
 
     /// Reads one token a row `[B]` and returns the logits after it `[B, vocab_size]`.

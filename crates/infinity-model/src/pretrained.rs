@@ -180,33 +180,28 @@ pub fn from_pretrained_in(
     Formats::new(precision, device)
         .check(device)
         .map_err(unheld)?;
-    let Settings {
-        config,
-        tokenizer,
-        generation,
-        notes,
-        names,
-    } = read_settings(dir)?;
+    let settings = read_settings(dir)?;
     let stored = StoredWeights::open(dir)?;
-    let model = match names {
+    let config = &settings.config;
+    let model = match &settings.names {
         Some(names) => plan::load(
             &stored,
-            &config,
+            config,
             (precision, device),
             |weight| names.recipe(&stored, weight),
             |name| names.ignores(name),
         ),
         None => {
             let itself = |weight: &Weight| Recipe::whole(weight.name.clone(), weight.shape[0]);
-            plan::load(&stored, &config, (precision, device), itself, |_| false)
+            plan::load(&stored, config, (precision, device), itself, |_| false)
         }
     }?;
     Ok(Pretrained {
         model: model.with_precision(precision).map_err(unheld)?,
-        config,
-        tokenizer,
-        generation,
-        notes,
+        config: settings.config,
+        tokenizer: settings.tokenizer,
+        generation: settings.generation,
+        notes: settings.notes,
     })
 }
 
@@ -240,17 +235,19 @@ pub fn read_settings(dir: &Path) -> Result<Settings, PretrainedError> {
     let path = dir.join(TOKENIZER);
     let tokenizer = path.exists().then(|| Tokenizer::from_file(&path));
     let tokenizer = tokenizer.transpose()?;
-    let about =
-        parse(&dir.join(TOKENIZER_CONFIG), about_tokenizer).or_else(|error| match foreign {
-            Some(_) => Err(error),
-            // Never needed: this program writes it for others.
-            None => Ok(None),
-        })?;
-    let about = about.unwrap_or_default();
-    let tokenizer = tokenizer.map(|tokenizer| match (&foreign, about.eos) {
-        (Some(_), Some(eos)) => tokenizer.with_special_tokens(true).with_eos(&eos),
+    let object = |text: &str| Ok(serde_json::from_str(text.trim_start_matches('\u{feff}'))?);
+    let about = match parse(&dir.join(TOKENIZER_CONFIG), object) {
+        // Never needed of ours: this program writes it for others.
+        Err(_) if foreign.is_none() => Value::Null,
+        about => about?.unwrap_or_default(),
+    };
+    let eos = &about["eos_token"];
+    let eos = eos.as_str().or_else(|| eos.get("content")?.as_str());
+    let tokenizer = tokenizer.map(|tokenizer| match (&foreign, eos) {
+        (Some(_), Some(eos)) => tokenizer.with_special_tokens(true).with_eos(eos),
         (Some(_), None) => tokenizer.with_special_tokens(true),
-        (None, _) => tokenizer.with_special_tokens(about.adds_special_tokens),
+        // Ours alone: whether texts get the special tokens of `tokenizer.json`.
+        (None, _) => tokenizer.with_special_tokens(about[ADDS_SPECIAL_TOKENS] == true),
     });
     if let Some(foreign) = &foreign
         && generation.eos_token_id.is_empty()
@@ -279,25 +276,6 @@ pub fn config_from_json(text: &str) -> Result<ModelConfig, ConfigError> {
         Some(foreign) => Ok(foreign.config),
         None => ModelConfig::from_json(text),
     }
-}
-
-/// What is read of `tokenizer_config.json`.
-#[derive(Default)]
-struct AboutTokenizer {
-    eos: Option<String>,
-    /// Ours alone: whether texts get the special tokens of `tokenizer.json`.
-    adds_special_tokens: bool,
-}
-
-fn about_tokenizer(text: &str) -> Result<AboutTokenizer, ConfigError> {
-    let text = text.trim_start_matches('\u{feff}');
-    let object: Value = serde_json::from_str(text)?;
-    let eos = &object["eos_token"];
-    let eos = eos.as_str().or_else(|| eos.get("content")?.as_str());
-    Ok(AboutTokenizer {
-        eos: eos.map(str::to_owned),
-        adds_special_tokens: object[ADDS_SPECIAL_TOKENS] == true,
-    })
 }
 
 /// Reads and parses a file; `None` if there is no such file.

@@ -72,7 +72,12 @@ impl ModelState {
     ///
     /// If it has numbers of another format than f32, or if the file cannot be written.
     pub fn save(&self, path: &Path, model: &impl Stateful) -> Result<(), StateError> {
-        self.save_in(path, model, None).map(drop)
+        let identity = fingerprint(model);
+        write(
+            path,
+            self.to_bytes_with(Some(&identity), &Extra::default(), None),
+        )
+        .map(drop)
     }
 
     /// [`save`](Self::save) with the memory in `width` bits a number: what is loaded is not exact.
@@ -86,19 +91,10 @@ impl ModelState {
         model: &impl Stateful,
         width: Width,
     ) -> Result<SavedSize, StateError> {
-        self.save_in(path, model, Some(width))
-    }
-
-    fn save_in(
-        &self,
-        path: &Path,
-        model: &impl Stateful,
-        width: Option<Width>,
-    ) -> Result<SavedSize, StateError> {
         let identity = fingerprint(model);
         write(
             path,
-            self.to_bytes_with(Some(&identity), &Extra::default(), width),
+            self.to_bytes_with(Some(&identity), &Extra::default(), Some(width)),
         )
     }
 
@@ -133,8 +129,7 @@ impl ModelState {
     ///
     /// If the state has numbers of another format than f32.
     pub fn to_bytes(&self, model: Option<&str>) -> Result<Vec<u8>, StateProblem> {
-        let (bytes, _) = self.to_bytes_with(model, &Extra::default(), None)?;
-        Ok(bytes)
+        Ok(self.to_bytes_with(model, &Extra::default(), None)?.0)
     }
 
     /// [`to_bytes`](Self::to_bytes) with what goes on from the state; and the bytes of all memories:

@@ -77,13 +77,6 @@ choice! {
     }
 }
 
-impl KernelType {
-    /// Whether φ never gives a negative number.
-    pub fn is_non_negative(self) -> bool {
-        self != Self::Identity
-    }
-}
-
 choice! {
     /// How the size of queries and keys is kept from mattering.
     QkNorm, key = "model.qk_norm",

@@ -85,17 +85,13 @@ impl ModelConfig {
 }
 
 fn check_model_type(object: &Map<String, Value>) -> Result<(), ConfigError> {
-    match object.get("model_type") {
+    match object.get("model_type").filter(|name| **name != MODEL_TYPE) {
         None => Ok(()),
-        Some(Value::String(name)) if name == MODEL_TYPE => Ok(()),
         Some(other) => {
             let shown = other.to_string();
             let word = other.as_str().unwrap_or(&shown);
-            Err(ConfigError::unknown(
-                "model_type",
-                word,
-                format!("\"{MODEL_TYPE}\""),
-            ))
+            let limit = format!("\"{MODEL_TYPE}\"");
+            Err(ConfigError::unknown("model_type", word, limit))
         }
     }
 }

@@ -139,9 +139,7 @@ impl ModelConfig {
         }
         Ok(())
     }
-}
 
-impl ModelConfig {
     /// The rotation of linear layers.
     pub fn rotary_dims(&self) -> RotaryDims {
         self.rotary_dims_of(self.linear_heads().key_dim)

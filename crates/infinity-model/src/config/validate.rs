@@ -1,7 +1,7 @@
 //! Which settings make a model: the first problem, named.
 
 use super::limits::CHECK;
-use super::{MemoryRouting, MemoryUpdate, ModelConfig, QkNorm};
+use super::{KernelType, MemoryRouting, MemoryUpdate, ModelConfig, QkNorm};
 use crate::error::ConfigError;
 
 /// Tokens that the distance of two folds of the memory is a multiple of.
@@ -18,7 +18,16 @@ impl ModelConfig {
     /// [`ConfigError`], which names the key, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         CHECK.range("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE)?;
-        self.validate_special_tokens()?;
+        for (name, id) in [
+            ("bos_token_id", self.bos_token_id),
+            ("eos_token_id", self.eos_token_id),
+            ("pad_token_id", self.pad_token_id),
+        ] {
+            if let Some(id) = id.filter(|&id| id as usize >= self.vocab_size) {
+                let limit = format!("below model.vocab_size = {}", self.vocab_size);
+                return Err(CHECK.wrong(name, id, format!("is too large: it must be {limit}")));
+            }
+        }
         self.validate_without_vocab()
     }
 
@@ -30,21 +39,6 @@ impl ModelConfig {
     pub fn validate_without_vocab(&self) -> Result<(), ConfigError> {
         self.validate_numbers()?;
         self.validate_combinations()
-    }
-
-    fn validate_special_tokens(&self) -> Result<(), ConfigError> {
-        let special = [
-            ("bos_token_id", self.bos_token_id),
-            ("eos_token_id", self.eos_token_id),
-            ("pad_token_id", self.pad_token_id),
-        ];
-        for (name, id) in special {
-            if let Some(id) = id.filter(|&id| id as usize >= self.vocab_size) {
-                let limit = format!("below model.vocab_size = {}", self.vocab_size);
-                return Err(CHECK.wrong(name, id, format!("is too large: it must be {limit}")));
-            }
-        }
-        Ok(())
     }
 
     fn validate_numbers(&self) -> Result<(), ConfigError> {
@@ -126,7 +120,7 @@ impl ModelConfig {
                 "only a write that corrects can turn around what is there; use \"delta\"",
             ),
             (
-                divided && !self.kernel_type.is_non_negative(),
+                divided && self.kernel_type == KernelType::Identity,
                 ["qk_norm", "kernel_type"],
                 "a sum of weights is a denominator only if no weight is negative; \
                  use \"elu\", \"relu\" or \"learnable\"",
@@ -152,7 +146,7 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{KernelType, LayerType, Mixer};
+    use crate::config::{LayerType, Mixer};
 
     fn good() -> ModelConfig {
         ModelConfig {

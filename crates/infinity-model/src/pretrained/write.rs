@@ -28,13 +28,18 @@ pub enum WeightFormat {
 }
 
 impl WeightFormat {
+    /// Its name in a `config.json`, and the short one.
+    fn names(self) -> [&'static str; 2] {
+        match self {
+            WeightFormat::F32 => ["float32", "f32"],
+            WeightFormat::Bf16 => ["bfloat16", "bf16"],
+            WeightFormat::F16 => ["float16", "f16"],
+        }
+    }
+
     /// Its name in a `config.json`.
     pub(super) fn torch_name(self) -> &'static str {
-        match self {
-            WeightFormat::F32 => "float32",
-            WeightFormat::Bf16 => "bfloat16",
-            WeightFormat::F16 => "float16",
-        }
+        self.names()[0]
     }
 
     fn dtype(self) -> Dtype {
@@ -78,17 +83,11 @@ impl FromStr for WeightFormat {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        let all = [
-            ("f32", WeightFormat::F32),
-            ("bf16", WeightFormat::Bf16),
-            ("f16", WeightFormat::F16),
-        ];
-        let named =
-            |(name, format): &(&str, WeightFormat)| *name == word || format.torch_name() == word;
-        let found = all.into_iter().find(named);
-        found
-            .map(|(_, format)| format)
-            .ok_or_else(|| "it must be f32, bf16 or f16".to_owned())
+        let all = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::F16];
+        let found = all
+            .into_iter()
+            .find(|format| format.names().contains(&word));
+        found.ok_or_else(|| "it must be f32, bf16 or f16".to_owned())
     }
 }
 

@@ -29,6 +29,7 @@ use tokenizers::DecoderWrapper;
 
 pub use stream::DecodeStream;
 
+use crate::config::choice;
 use crate::error::TokenizerError;
 use definition::END_OF_TEXT;
 
@@ -47,24 +48,16 @@ const END_OF_TEXT_NAMES: &[&str] = &[
     "<|eot_id|>",
 ];
 
-/// What a tokenizer's tokens are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenizerKind {
-    /// The bytes of the text.
-    Byte,
-    /// Its characters.
-    Char,
-    /// Whatever a `tokenizer.json` says.
-    File,
-}
-
-impl fmt::Display for TokenizerKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Byte => "byte",
-            Self::Char => "char",
-            Self::File => "file",
-        })
+choice! {
+    /// What a tokenizer's tokens are.
+    TokenizerKind, key = "tokenizer.kind",
+    {
+        /// The bytes of the text.
+        Byte = "byte",
+        /// Its characters.
+        Char = "char",
+        /// Whatever a `tokenizer.json` says.
+        File = "file",
     }
 }
 

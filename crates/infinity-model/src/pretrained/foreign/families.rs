@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::keys::Keys;
-use super::names::{Family, Heads, Linear};
+use super::names::{Family, Heads, Linear, Names};
 use crate::error::ConfigError;
 
 /// Why a family with experts is refused.
@@ -19,16 +19,11 @@ const L2_EPS: f64 = 1e-6;
 
 /// A family's configuration, read.
 pub(super) struct Settings {
-    pub(super) family: Family,
+    pub(super) names: Names,
     /// Keys of our configuration.
     pub(super) ours: Map<String, Value>,
     pub(super) vocab_size: usize,
-    pub(super) tied: bool,
     pub(super) ends: Vec<u32>,
-    /// Which layers are softmax attention.
-    pub(super) full: Vec<bool>,
-    pub(super) heads: Heads,
-    pub(super) linear: Option<Linear>,
     /// Keys of the file that change nothing here.
     pub(super) ignored: &'static [&'static str],
 }
@@ -42,26 +37,25 @@ struct Common {
 
 /// Reads that; `eps` is the key of the norms' epsilon.
 fn common(keys: &Keys<'_>, eps: &'static str, longest: usize) -> Result<Common, ConfigError> {
-    keys.only(
-        "hidden_act",
-        &[json!("silu"), json!("swish")],
-        "the feed-forward here has SiLU",
-    )?;
+    let silu = [json!("silu"), json!("swish")];
+    keys.only("hidden_act", &silu, "the feed-forward here has SiLU")?;
     let hidden_size = keys.needed("hidden_size")?;
     let layers = keys.needed("num_hidden_layers")?;
     if layers > MOST_LAYERS {
         let instead = format!("at most {MOST_LAYERS}");
         return Err(keys.wrong("num_hidden_layers", &json!(layers), &instead));
     }
-    let Value::Object(ours) = json!({
-        "hidden_size": hidden_size,
-        "num_hidden_layers": layers,
-        "max_position_embeddings": keys.size("max_position_embeddings")?.unwrap_or(longest),
-        "initializer_range": keys.number("initializer_range")?.unwrap_or(0.02),
-        "layer_norm_eps": keys.number(eps)?.unwrap_or(1e-6),
-    }) else {
-        unreachable!("an object was written")
-    };
+    let mut ours = Map::new();
+    add(
+        &mut ours,
+        json!({
+            "hidden_size": hidden_size,
+            "num_hidden_layers": layers,
+            "max_position_embeddings": keys.size("max_position_embeddings")?.unwrap_or(longest),
+            "initializer_range": keys.number("initializer_range")?.unwrap_or(0.02),
+            "layer_norm_eps": keys.number(eps)?.unwrap_or(1e-6),
+        }),
+    );
     Ok(Common {
         hidden_size,
         layers,
@@ -196,14 +190,16 @@ fn settings(
     );
     add(&mut ours, more);
     Ok(Settings {
-        family,
+        names: Names {
+            family,
+            full,
+            heads,
+            linear,
+            tied: keys.flag("tie_word_embeddings", false)?,
+        },
         ours,
         vocab_size: keys.needed("vocab_size")?,
-        tied: keys.flag("tie_word_embeddings", false)?,
         ends: keys.tokens("eos_token_id")?,
-        full,
-        heads,
-        linear,
         ignored: &[],
     })
 }
@@ -486,11 +482,8 @@ fn fla_attention(
         }
     }
     let queries = attn.needed("num_heads")?;
-    attn.only(
-        "qk_norm",
-        &[json!(false)],
-        "norms of q and k in these layers are not there",
-    )?;
+    let why = "norms of q and k in these layers are not there";
+    attn.only("qk_norm", &[json!(false)], why)?;
     let key_heads = attn.size("num_kv_heads")?.unwrap_or(queries);
     let heads = heads(queries, key_heads, hidden_size / queries);
     let base = attn.number("rope_theta")?.unwrap_or(1e4);

@@ -63,13 +63,20 @@ impl<'a> Keys<'a> {
         self.object.get(key)
     }
 
+    /// What `of` makes of a key's value, or that it is no `instead`.
+    fn read<T>(
+        &self,
+        key: &'static str,
+        instead: &str,
+        of: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let read = |value| of(value).ok_or_else(|| self.wrong(key, value, instead));
+        self.value(key).map(read).transpose()
+    }
+
     /// An object in this one.
     pub(super) fn section(&self, key: &'static str) -> Result<Option<Self>, ConfigError> {
-        let object = |value: &'a Value| {
-            let object = value.as_object();
-            object.ok_or_else(|| self.wrong(key, value, "an object"))
-        };
-        let found = self.value(key).map(object).transpose()?;
+        let found = self.read(key, "an object", Value::as_object)?;
         Ok(found.map(|object| Self {
             under: format!("{}{key}.", self.under),
             ..Self::new(object)
@@ -77,38 +84,31 @@ impl<'a> Keys<'a> {
     }
 
     pub(super) fn size(&self, key: &'static str) -> Result<Option<usize>, ConfigError> {
-        let size = |value: &Value| {
+        self.read(key, "a whole number from 1 on", |value| {
             let size = value.as_u64().filter(|size| (1..=LARGEST).contains(size));
-            let size = size.and_then(|size| usize::try_from(size).ok());
-            size.ok_or_else(|| self.wrong(key, value, "a whole number from 1 on"))
-        };
-        self.value(key).map(size).transpose()
+            usize::try_from(size?).ok()
+        })
     }
 
     /// A size that every file of the family has.
     pub(super) fn needed(&self, key: &'static str) -> Result<usize, ConfigError> {
-        let key_path = format!("{}{key}", self.under);
         let why = "the network cannot be built without it";
-        let found = self.size(key)?;
-        found.ok_or_else(|| ConfigError::missing(key_path, why))
+        let missing = || ConfigError::missing(format!("{}{key}", self.under), why);
+        self.size(key)?.ok_or_else(missing)
     }
 
     pub(super) fn number(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
-        let number = |value: &Value| value.as_f64().filter(|number| number.is_finite());
-        let number = |value| number(value).ok_or_else(|| self.wrong(key, value, "a number"));
-        self.value(key).map(number).transpose()
+        let finite = |value: &Value| value.as_f64().filter(|number| number.is_finite());
+        self.read(key, "a number", finite)
     }
 
     pub(super) fn flag(&self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
-        let flag = |value: &Value| value.as_bool();
-        let flag = |value| flag(value).ok_or_else(|| self.wrong(key, value, "true or false"));
-        Ok(self.value(key).map(flag).transpose()?.unwrap_or(default))
+        let found = self.read(key, "true or false", Value::as_bool)?;
+        Ok(found.unwrap_or(default))
     }
 
     pub(super) fn word(&self, key: &'static str) -> Result<Option<&'a str>, ConfigError> {
-        let word = |value: &'a Value| value.as_str();
-        let word = |value| word(value).ok_or_else(|| self.wrong(key, value, "a word"));
-        self.value(key).map(word).transpose()
+        self.read(key, "a word", Value::as_str)
     }
 
     /// Token ids, of one or of a list; negative ones are none.

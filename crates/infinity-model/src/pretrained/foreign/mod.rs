@@ -65,11 +65,8 @@ impl Foreign {
             }
         };
         let top = Keys::new(&object);
-        top.only(
-            "quantization_config",
-            &[],
-            "weights are read as f32, bf16 or f16, not quantised",
-        )?;
+        let why = "weights are read as f32, bf16 or f16, not quantised";
+        top.only("quantization_config", &[], why)?;
         let settings = match model_type {
             "llama" => families::llama(&top)?,
             "qwen3" => families::qwen3(&top)?,
@@ -97,7 +94,7 @@ impl Foreign {
                 let why = "text_config.tie_word_embeddings says the opposite";
                 return Err(top.unsupported("tie_word_embeddings", outer, why));
             }
-            settings.tied = top.flag("tie_word_embeddings", false)?;
+            settings.names.tied = top.flag("tie_word_embeddings", false)?;
         }
         if text.value("eos_token_id").is_none() {
             settings.ends = top.tokens("eos_token_id")?;
@@ -135,17 +132,11 @@ impl Foreign {
         }
         ours.insert("eos_token_id".into(), json!(ends.first()));
         ours.insert("vocab_size".into(), json!(vocab_size));
-        ours.insert("tie_word_embeddings".into(), json!(settings.tied));
+        ours.insert("tie_word_embeddings".into(), json!(settings.names.tied));
         notes.extend(keys.notes(settings.ignored));
         let config = ModelConfig::from_json(&Value::Object(ours).to_string())?;
         Ok(Self {
-            names: Names {
-                family: settings.family,
-                full: settings.full,
-                linear: settings.linear,
-                heads: settings.heads,
-                tied: settings.tied,
-            },
+            names: settings.names,
             config,
             ends,
             notes,

@@ -43,6 +43,7 @@ pub(in crate::pretrained) struct Linear {
 #[derive(Clone, Debug)]
 pub(in crate::pretrained) struct Names {
     pub(super) family: Family,
+    /// Which layers are softmax attention.
     pub(super) full: Vec<bool>,
     pub(super) heads: Heads,
     pub(super) linear: Option<Linear>,
