@@ -240,7 +240,8 @@ pub(super) fn backward(
     );
     let [q, k, log_decay, read, write, erase] = grads.map(|(width, grad)| {
         // SAFETY: `Backward::run` stores every chunk of its head, and the heads' rows are all there is.
-        call.tensor(unsafe { grad.assume_init() }, width)
+        let grad = unsafe { grad.assume_init() };
+        call.tensor(grad, width)
     });
     Scan {
         q,
