@@ -29,12 +29,12 @@ pub(crate) fn cargo(root: &Path, words: &str) -> Command {
 
 /// A line a bench: its name, its package and target, and what it measures, as a user is shown it.
 const BENCHES: &str = "\
-  model          infinity-train/model_throughput  training tokens/s against the best f32 product and, with --python, PyTorch; --profile
-  decoding       infinity-model/decoding          tokens generated and read, as shares of memory bandwidth and matmul peak
-  serving        infinity-serve/serving           texts at once against one, and the gap between tokens while a neighbour reads
-  length         infinity-train/length            time and memory against sequence length, softmax attention beside it
-  checkpointing  infinity-train/checkpointing     memory and time of every way of gradient checkpointing, and a million tokens
-  kernels        infinity-kernels/kernels         every operator, form and length: checked, then time, memory, distance from the roof
+model          infinity-train/model_throughput  training tokens/s of a config against the best f32 product and, with --python, against PyTorch; --profile
+decoding       infinity-model/decoding          tokens generated and read, as shares of memory bandwidth and matmul peak
+serving        infinity-serve/serving           texts at once against one, and the gap between tokens while a neighbour reads
+length         infinity-train/length            time and memory against sequence length, softmax attention beside it
+checkpointing  infinity-train/checkpointing     memory and time of every way of gradient checkpointing, and a million tokens
+kernels        infinity-kernels/kernels         every operator, form and length: checked, then time, memory, distance from the roof
 ";
 
 /// Runs the bench that `args` names first and hands it the rest of `args`.
@@ -55,11 +55,9 @@ pub(crate) fn bench(root: &Path, args: &[String]) -> anyhow::Result<()> {
 /// Name, package and target of every bench.
 fn benches() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
     BENCHES.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        let (name, place) = (words.next()?, words.next()?);
-        place
-            .split_once('/')
-            .map(|(package, target)| (name, package, target))
+        let (name, line) = line.split_once(' ')?;
+        let (package, line) = line.trim_start().split_once('/')?;
+        Some((name, package, line.split(' ').next()?))
     })
 }
 
