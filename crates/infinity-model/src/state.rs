@@ -165,9 +165,10 @@ fn product<const D: usize>((a, b): (&Tensor<D>, &Tensor<D>)) -> Tensor<1> {
     (a.clone() * b.clone()).sum()
 }
 
-/// The first of all rows, the second of all, and so on; rows are equally long.
+/// The first of all rows, the second of all, and so on; rows are equally long, and there are some.
 fn transposed<T>(rows: Vec<Vec<T>>) -> impl Iterator<Item = Vec<T>> {
     let mut rows: Vec<_> = rows.into_iter().map(Vec::into_iter).collect();
+    assert!(!rows.is_empty(), "no rows");
     std::iter::from_fn(move || rows.iter_mut().map(Iterator::next).collect())
 }
 

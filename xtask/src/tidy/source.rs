@@ -37,10 +37,11 @@ impl Tree {
                 if name == ".git" || name == "target" || ignored.contains(&*path) {
                     continue;
                 }
-                // A link is listed, not followed: what it points to is not committed. A build beside
-                // this one makes and removes files.
-                let Ok(meta) = entry.metadata() else {
-                    continue;
+                // A link is listed, not followed: what it points to is not committed.
+                let meta = match entry.metadata() {
+                    // A build beside this one makes and removes files.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    meta => meta?,
                 };
                 if meta.is_dir() {
                     folders.push(format!("{path}/"));

@@ -3,6 +3,7 @@
 use super::limits::CHECK;
 use super::{KernelType, MemoryRouting, MemoryUpdate, ModelConfig, QkNorm};
 use crate::error::ConfigError;
+use serde_json::Value;
 
 /// Tokens that the distance of two folds of the memory is a multiple of.
 pub(crate) const FOLD_MULTIPLE: usize = 64;
@@ -86,7 +87,10 @@ impl ModelConfig {
     /// Two keys whose settings cannot stand together.
     pub(super) fn conflict(&self, one: &str, other: &str, why: &str) -> ConfigError {
         let all = self.to_object();
-        let [one, other] = [one, other].map(|key| format!("{} = {}", CHECK.key(key), all[key]));
+        let [one, other] = [one, other].map(|key| match &all[key] {
+            Value::Array(_) => CHECK.key(key),
+            value => format!("{} = {value}", CHECK.key(key)),
+        });
         ConfigError::conflict(one, other, why)
     }
 

@@ -64,7 +64,7 @@ impl Tokenizer {
         if let Some(characters) = chars_of(&definition) {
             return Ok(Self::chars(characters.into_iter()));
         }
-        // A user's file must not take the program down.
+        // The crate panics on some malformed parts; a user's file must not take the program down.
         let parsed = catch_unwind(|| tokenizers::Tokenizer::from_bytes(definition.to_string()));
         let parsed = parsed.map_err(|_| refuse("one of its parts is malformed".into()))?;
         let mut inner = parsed.map_err(|error| refuse(error.to_string()))?;

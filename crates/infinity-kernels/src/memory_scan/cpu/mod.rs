@@ -90,7 +90,8 @@ impl Call {
         let of_head = |x, rows| Rows::of_head(slice(x), rows, head);
         self.x.each().map_apart(
             |x| of_head(x, self.rows_of(x.shape()[3])),
-            |state| of_head(state, [1, self.h, self.state_len()]),
+            // One that was taken, to be written over, has no rows.
+            |state| of_head(state, [state.shape()[0].min(1), self.h, self.state_len()]),
         )
     }
 
@@ -128,13 +129,13 @@ pub(super) fn forward(
 ) -> [Primitive; 3] {
     let call = Call::new(x, delta, borders);
     let sizes = call.sizes;
-    if sizes.t <= STEPS_UP_TO && !save && borders.is_none() {
-        return steps(call);
-    }
     if sizes.t == 0 {
         // No output, and the state as it came in.
         let o = call.tensor(Box::default(), sizes.v);
         return [o, in_dtype(call.x.state, call.dtype), nothing()];
+    }
+    if sizes.t <= STEPS_UP_TO && !save && borders.is_none() {
+        return steps(call);
     }
     let saved = match save {
         true => call.saved_lens(),
