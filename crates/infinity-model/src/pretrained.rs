@@ -213,10 +213,6 @@ pub fn read_settings(dir: &Path) -> Result<Settings, PretrainedError> {
     if !dir.is_dir() {
         return Err(PretrainedError::NotADirectory(dir.into()));
     }
-    let understood = |text: &str| match Foreign::read(text)? {
-        Some(foreign) => Ok((foreign.config.clone(), Some(foreign))),
-        None => Ok((ModelConfig::from_json(text)?, None)),
-    };
     let (config, foreign) = parse(&dir.join(CONFIG), understood)?
         .ok_or_else(|| missing(dir, CONFIG, "it says which network the weights belong to"))?;
     let (mut notes, path) = (Vec::new(), dir.join(GENERATION));
@@ -272,10 +268,15 @@ pub fn read_settings(dir: &Path) -> Result<Settings, PretrainedError> {
 /// # Errors
 /// As [`ModelConfig::from_json`], and for a family that is not read or a value that it cannot be run with.
 pub fn config_from_json(text: &str) -> Result<ModelConfig, ConfigError> {
-    match Foreign::read(text)? {
-        Some(foreign) => Ok(foreign.config),
-        None => ModelConfig::from_json(text),
-    }
+    understood(text).map(|(config, _)| config)
+}
+
+/// What a `config.json` says, and the family that it is from if that is another.
+fn understood(text: &str) -> Result<(ModelConfig, Option<Foreign>), ConfigError> {
+    Ok(match Foreign::read(text)? {
+        Some(foreign) => (foreign.config.clone(), Some(foreign)),
+        None => (ModelConfig::from_json(text)?, None),
+    })
 }
 
 /// Reads and parses a file; `None` if there is no such file.

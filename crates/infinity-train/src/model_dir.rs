@@ -9,8 +9,8 @@ use infinity_files::Fingerprint;
 use infinity_model::burn::tensor::Device;
 use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{
-    base_of, copy_adapter, is_adapter, read_adapter_settings, read_settings, save_adapter,
-    with_adapter_of,
+    base_of, config_from_json, copy_adapter, is_adapter, read_adapter_settings, read_settings,
+    save_adapter, with_adapter_of,
 };
 use infinity_model::state_file::fingerprint_in_bf16;
 use infinity_model::{
@@ -513,8 +513,11 @@ impl Found {
             Found::Checkpoint(checkpoint) => {
                 layers.text("the checkpoint's configuration", &checkpoint.state.config)?
             }
-            Found::Directory(_) => {
-                let window = self.about()?.model.max_position_embeddings;
+            Found::Directory(directory) => {
+                let path = directory.join(MARKER);
+                let config = config_from_json(&read(&path)?)
+                    .map_err(|source| PretrainedError::Config { path, source })?;
+                let window = config.max_position_embeddings;
                 let text = format!("[data]\nmax_seq_length = {window}\n");
                 layers.text("the model's config.json", &text)?
             }

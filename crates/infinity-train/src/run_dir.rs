@@ -435,8 +435,9 @@ fn clear(root: &Path, notices: &mut Vec<String>) -> io::Result<()> {
     }
     for path in &ours {
         fs::remove_file(root.join(path))?;
-        // One that still holds something stays, as `root` does, where the lock is.
-        for folder in path.ancestors().skip(1) {
+        // One that still holds something stays.
+        let inside = |folder: &&Path| !folder.as_os_str().is_empty();
+        for folder in path.ancestors().skip(1).take_while(inside) {
             let _ = fs::remove_dir(root.join(folder));
         }
     }

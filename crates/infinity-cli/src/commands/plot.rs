@@ -89,7 +89,9 @@ fn files(args: &PlotArgs) -> anyhow::Result<Vec<PathBuf>> {
         (None, [file]) => file.with_file_name("plot"),
         (None, _) => "plot".into(),
     };
-    if path.extension().is_some() || path.is_dir() || path.file_name().is_none() {
+    if args.output.is_some()
+        && (path.extension().is_some() || path.is_dir() || path.file_name().is_none())
+    {
         refuse!(
             "--output {}: name a file that ends in .svg or .png, or in neither for both",
             path.display()

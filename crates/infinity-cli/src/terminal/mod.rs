@@ -92,7 +92,11 @@ fn painted(word: &str, color: &str) -> String {
 
 /// `1234567` as `1,234,567`.
 pub(crate) fn grouped(n: u64) -> String {
-    infinity_plot::grouped(n as f64)
+    let mut text = n.to_string();
+    for at in (1..text.len()).rev().skip(2).step_by(3) {
+        text.insert(at, ',');
+    }
+    text
 }
 
 /// Bytes with a binary unit: `1.6 MiB`.

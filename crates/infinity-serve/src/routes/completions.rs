@@ -127,7 +127,7 @@ impl Completions {
             self.offset = list.offset;
             list.object()
         });
-        Some(self.choice(index, text, json!(logprobs), Value::Null))
+        Some(self.choice(index, text, logprobs.unwrap_or_default(), Value::Null))
     }
 }
 
@@ -201,7 +201,8 @@ impl Logprobs {
         self.offset += text.chars().count();
         self.tokens.push(text);
         self.values.push(token.logprob);
-        self.top.push(json!(token.logprob.map(|_| top)));
+        let top = token.logprob.map(|_| Value::Object(top));
+        self.top.push(top.unwrap_or_default());
     }
 
     fn object(&self) -> Value {

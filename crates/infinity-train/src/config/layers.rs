@@ -7,7 +7,6 @@
 //! line a value came from. Keys of the original project that mean nothing here are accepted, with the
 //! reason: [`ModelConfig::LEGACY_KEYS`].
 
-use super::validate::number;
 use super::{ConfigError, ModelConfig, RunConfig, keys};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -321,7 +320,16 @@ fn check_type(key: &str, value: &Value) -> Result<(), String> {
 /// The first element of a list that its key cannot have, where it could have those before.
 fn wrong_element(key: &str, list: &[Value]) -> Option<usize> {
     let right = |first: &[Value]| check_type(key, &Value::Array(first.to_vec())).is_ok();
+    if right(list) {
+        return None;
+    }
     (0..list.len()).find(|&i| !right(&list[..=i]) && right(&list[..i]))
+}
+
+/// The number that a value is, if it is one.
+fn number(value: &toml::Value) -> Option<f64> {
+    let whole = value.as_integer().map(|whole| whole as f64);
+    value.as_float().or(whole)
 }
 
 /// `a.b.c` and a value as nested tables.

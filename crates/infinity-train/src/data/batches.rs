@@ -80,6 +80,7 @@ impl<'a> BatchBuilder<'a> {
         borders.drain(..borders.len().min(1));
         let batch = &mut self.batch;
         let filler = batch.inputs[begin..].last().copied().unwrap_or(0);
+        debug_assert!(batch.inputs.len() <= begin + batch.len, "a row too long");
         batch.inputs.resize(begin + batch.len, filler);
         batch.targets.resize(begin + batch.len, IGNORE_INDEX);
         batch.carry.push(carry);

@@ -317,9 +317,12 @@ fn rows(
         return Err(column.missing(&path, 1, headers));
     };
     // The reader refuses rows of another length than the header's, so the field is there.
-    let text = move |row: csv::StringRecord| Fragment::whole(row[index].to_owned());
-    let rows = reader.into_records();
-    Ok(rows.map(move |row| row.map(text).map_err(|error| csv_error(&path, error))))
+    let mut row = csv::StringRecord::new();
+    Ok(iter::from_fn(move || {
+        let read = reader.read_record(&mut row);
+        let text = read.map(|more| more.then(|| Fragment::whole(row[index].to_owned())));
+        text.map_err(|error| csv_error(&path, error)).transpose()
+    }))
 }
 
 fn csv_error(path: &Path, error: csv::Error) -> DataError {

@@ -506,6 +506,10 @@ impl PreparedMeta {
         let value: Value = serde_json::from_slice(&text).map_err(damaged)?;
         let version = &value["format_version"];
         if *version != FORMAT_VERSION {
+            let version = match version {
+                Value::Null => "none".to_owned(),
+                version => version.to_string(),
+            };
             let reason = format!("format version {version}, this program reads {FORMAT_VERSION}");
             return Err(DataError::damaged(&path, reason));
         }

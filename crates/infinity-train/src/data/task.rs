@@ -300,7 +300,11 @@ impl TaskRows {
 
     fn draw(&self, key: u64) -> TaskRow {
         let mut chance = Chance::new(key);
-        let mut row = TaskRow::default();
+        let mut row = TaskRow {
+            inputs: Vec::with_capacity(self.len),
+            targets: Vec::with_capacity(self.len),
+            answers: Vec::new(),
+        };
         match self.task {
             Task::Recall => self.recall(&mut row, &mut chance),
             Task::Sticky => self.sticky(&mut row, &mut chance),

@@ -99,7 +99,10 @@ impl<'a> SplitWriter<'a> {
             self.enqueue(fragment.text, Some(answers))?;
             return self.end_document();
         }
-        self.open.push_str(&fragment.text);
+        match self.open.is_empty() {
+            true => self.open = fragment.text,
+            false => self.open.push_str(&fragment.text),
+        }
         while self.open.len() >= self.cut_at {
             match safe_cut(self.tokenizer, &self.open)? {
                 Some(cut) => {

@@ -57,8 +57,11 @@ impl Schedule {
             LrSchedulerType::Wsd => {
                 let falling = self.config.decay_ratio * self.total_steps as f64;
                 let left = self.total_steps.saturating_sub(step) as f64;
-                // Where nothing falls this is 1, as the least of 1 and infinity or no number is.
-                min + (1.0 - min) * (left / falling).min(1.0)
+                let part = match falling > 0.0 {
+                    true => (left / falling).min(1.0),
+                    false => 1.0,
+                };
+                min + (1.0 - min) * part
             }
             LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => 1.0,
         };

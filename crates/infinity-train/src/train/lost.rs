@@ -64,12 +64,15 @@ impl Run {
             return Ok(());
         }
         self.state.overflows_in_a_row = 0;
-        let (seen, skipped) = (result.seen(), self.state.skipped);
+        let skipped = self.state.skipped;
         if !result.finite {
             if !training.skip_non_finite {
-                return Err(TrainError::Diverged { step, reason: seen });
+                return Err(TrainError::Diverged {
+                    step,
+                    reason: result.seen(),
+                });
             }
-            let text = format!("step {step} left out: {seen} ({skipped} so far)");
+            let text = format!("step {step} left out: {} ({skipped} so far)", result.seen());
             self.reporter.message(&text);
         }
         if result.finite && result.targets == 0 {
@@ -88,7 +91,7 @@ impl Run {
         if *in_a_row >= patience.max(1) {
             let reason = match result.finite {
                 true => format!("loss {} after {in_a_row} lost steps in a row", result.loss),
-                false => format!("{seen}, after {in_a_row} lost steps in a row"),
+                false => format!("{}, after {in_a_row} lost steps in a row", result.seen()),
             };
             return Err(TrainError::Diverged { step, reason });
         }
