@@ -43,33 +43,10 @@ const OFTEN: [usize; 4] = [4, 8, 16, 24];
 const MOST: usize = 64;
 /// Keeps these draws apart from those of windows.
 const HIDE: u64 = 0x4ee_d1e5;
-/// Characters of a text for each sentence that a tokenizer is learned from, about what windows have.
-const APART: f64 = 320.0;
 
 /// The sentence before the value.
 pub(crate) fn question(place: &str) -> String {
     format!("\nThe secret number of the {place} is")
-}
-
-/// What a tokenizer is learned from beside a text of `chars` characters in whose windows sentences are hidden: as
-/// many sentences as windows say, so that a number becomes one token, as other frequent words do.
-pub(super) fn examples(chars: u64, fraction: f64) -> impl Iterator<Item = String> + Send {
-    let mut chance = Chance::new(HIDE);
-    let places: Vec<String> = places().collect();
-    let count = (chars as f64 * fraction / APART) as usize;
-    let sentence = move |chance: &mut Chance| {
-        let place = &places[chance.below(places.len())];
-        format!("{} {:02}.\n", question(place), chance.below(CANDIDATES))
-    };
-    (0..count).map(move |_| sentence(&mut chance))
-}
-
-/// The places whose numbers are hidden. The first one there is is what an evaluation asks for.
-fn places() -> impl Iterator<Item = String> {
-    let all = ADJECTIVES
-        .iter()
-        .flat_map(|a| NOUNS.iter().map(move |n| format!("{a} {n}")));
-    all.skip(1)
 }
 
 /// The ids of `text`, if `tokenizer` can write it.
@@ -112,7 +89,13 @@ impl Needles {
         if fraction == 0.0 {
             return Ok(None);
         }
-        let questions = places().map(|place| encoded(tokenizer, &question(&place)));
+        let places = ADJECTIVES
+            .iter()
+            .flat_map(|a| NOUNS.iter().map(move |n| format!("{a} {n}")));
+        // The first one is what is asked for in an evaluation.
+        let questions = places
+            .skip(1)
+            .map(|place| encoded(tokenizer, &question(&place)));
         let (questions, values) = (questions.collect::<Option<Vec<_>>>(), values(tokenizer));
         let (Some(questions), Some(values)) = (questions, values) else {
             let reason =

@@ -11,7 +11,6 @@
 use super::cargo::CargoWorkspace;
 use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind};
 use super::error::{DataError, DataEvent, bad};
-use super::needle;
 use super::sources::{Sources, divide};
 use super::store::{
     FORMAT_VERSION, META_FILE, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE,
@@ -270,9 +269,6 @@ impl<'a> Inputs<'a> {
         if config.add_special_tokens {
             hash.field("add_special_tokens");
         }
-        if self.kind == TokenizerKind::Bpe && data.needle_fraction > 0.0 {
-            hash.field(format!("needles {}", data.needle_fraction));
-        }
         if let Some(template) = &self.train.column.template {
             hash.field(&data.messages_column)
                 .field(format!("{template:?}"));
@@ -342,8 +338,7 @@ impl<'a> Inputs<'a> {
             (None, Some(alphabet)) => alphabet.tokenizer(),
             (None, None) => {
                 say(format!("learning a BPE tokenizer of {entries} entries"));
-                let said = needle::examples(train_chars.min(chars), self.data.needle_fraction);
-                let (tokenizer, cut) = learn(&self.train, train_chars, said, entries)?;
+                let (tokenizer, cut) = learn(&self.train, train_chars, entries)?;
                 if cut > 0 {
                     say(format!(
                         "{cut} words of more than {LONGEST_WORD} characters are cut for learning the tokenizer"
@@ -478,11 +473,10 @@ fn scan(
     Ok((source, chars))
 }
 
-/// Learns a tokenizer from the training part only: validation must stay unseen. And from what is `said` beside it.
+/// Learns a tokenizer from the training part only: validation must stay unseen.
 fn learn(
     sources: &Sources,
     train_chars: u64,
-    said: impl Iterator<Item = String> + Send,
     entries: usize,
 ) -> Result<(Tokenizer, u64), DataError> {
     let mut left = train_chars;
@@ -497,7 +491,7 @@ fn learn(
             }
             Err(error) => Some(Err(error)),
         });
-    tokenize::train_bpe(texts.chain(said.map(Ok)), entries)
+    tokenize::train_bpe(texts, entries)
 }
 
 /// Both splits of the user's files.

@@ -302,21 +302,6 @@ fn learning_a_bpe_does_not_see_the_validation_text() {
 }
 
 #[test]
-fn a_bpe_that_is_learned_with_hidden_sentences_has_a_token_for_each_number() {
-    let text = "Words without a number, many times.\n".repeat(12_000);
-    let mut corpus = Corpus::new(&[("a.txt", &text)]);
-    corpus.tokenizer.train_bpe = 700;
-    let numbers = |corpus: &Corpus| {
-        let tokenizer = corpus.ready().tokenizer;
-        let alone = |n: &usize| tokenizer.encode(&format!(" {n:02}")).unwrap().len() == 1;
-        (0..100).filter(alone).count()
-    };
-    assert_eq!(numbers(&corpus), 0);
-    corpus.data.needle_fraction = 1.0;
-    assert_eq!(numbers(&corpus), 100);
-}
-
-#[test]
 fn splits_shorter_than_a_window_are_refused_with_both_numbers() {
     let mut corpus = Corpus::new(&[("a.txt", "twenty characters ok")]);
     let message = corpus.refusal();
