@@ -69,7 +69,7 @@ fn width(text: &str) -> Result<Wanted, String> {
         text => text
             .parse()
             .map(|width| Wanted(Some(width)))
-            .map_err(|_| "it must be 8, 4, bf16 or off".to_owned()),
+            .map_err(|_| "it must be 8, 4 or bf16, or off".to_owned()),
     }
 }
 

@@ -9,7 +9,7 @@ use infinity_model::{ChatTemplate, GenerationConfig};
 
 use crate::answer::ApiError;
 use crate::handle::EngineHandle;
-use crate::sessions::now;
+use crate::session::now;
 
 /// What a server tells of its model, whom it answers, and its limits.
 #[derive(Clone, Debug)]

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::engine::State;
 use crate::error::EngineError;
 use crate::request::{Event, Request};
 use crate::shared::Place;
@@ -23,16 +22,16 @@ impl<T> Reply<T> {
     }
 }
 
-/// Something to do with what the engine's thread has.
-pub(crate) type Work = Box<dyn FnOnce(&mut State) + Send>;
+/// Something to do with the `State` that the engine's thread has.
+pub(crate) type Work<State> = Box<dyn FnOnce(&mut State) + Send>;
 
 /// One thing to do.
-pub(crate) enum Command {
+pub(crate) enum Command<State> {
     Submit(Box<Request>, mpsc::Sender<Event>, Place),
     /// What a handle asks about sessions.
-    Ask(Work),
+    Ask(Work<State>),
     /// From the thread that saves: what follows from a job that is done.
-    Kept(Work),
+    Kept(Work<State>),
     /// The last handle is gone.
     Abandoned,
     Stop {

@@ -5,32 +5,27 @@
 //! give to each other; what stands alone is in `row`, `batch`, `reading`, `prefix`, `sessions`, `store` and `keeper`.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use infinity_model::generate::{Identity, Past};
-use infinity_model::{Context, InfinityModel, Tokenizer};
+use infinity_model::generate::Past;
+use infinity_model::{Context, InfinityModel};
 use tokio::sync::oneshot;
 
 use crate::batch::{Batch, most_rows};
 use crate::command::{Command, Reply};
-use crate::config::EngineConfig;
 use crate::error::EngineError;
-use crate::handle::EngineHandle;
 use crate::keeper::{Job, Keeper, answered};
-use crate::metrics::Metrics;
 use crate::prefix::Prefixes;
 use crate::reading::{Piece, take_left};
 use crate::request::{Event, Start, Usage};
 use crate::row::{Need, Row, Waiting};
-use crate::session::{SessionId, SessionInfo};
-use crate::sessions::{Sessions, now};
+use crate::session::{SessionId, SessionInfo, now};
+use crate::sessions::Sessions;
 use crate::shared::Shared;
-use crate::store::{Record, Store, UsedKey, request_print};
+use crate::store::{Record, UsedKey, request_print};
 
 /// How often the engine looks whether a slow reader has caught up, if there is nothing else to do.
 const LOOK: Duration = Duration::from_millis(5);
@@ -38,100 +33,11 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How long slow readers have to hear the end, once the engine has stopped.
 const LAST: Duration = Duration::from_secs(1);
 
-/// What reads and continues texts.
-#[derive(Debug)]
-pub struct Engine;
-
-impl Engine {
-    /// Starts a thread that owns `model`, and gives the way to it.
-    ///
-    /// ```
-    /// use infinity_model::{ModelConfig, Tokenizer, burn::tensor::Device};
-    /// use infinity_serve::{Engine, EngineConfig, Event, Request};
-    ///
-    /// let model = ModelConfig::new(257).with_hidden_size(16).init(&Device::flex());
-    /// let engine = Engine::start(model, Tokenizer::bytes(), EngineConfig::default())?;
-    /// let prompt = engine.encode("Once", true)?;
-    /// let mut events = engine.submit(Request { prompt, max_tokens: 3, ..Request::default() })?;
-    /// let mut tokens = 0;
-    /// while let Some(event) = events.blocking_recv() {
-    ///     tokens += usize::from(matches!(event, Event::Token(_)));
-    /// }
-    /// assert!(tokens > 0);
-    /// # Ok::<(), infinity_serve::EngineError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`EngineError::Failed`]: the directory of sessions cannot be used, or there is no thread.
-    pub fn start(
-        model: InfinityModel,
-        tokenizer: Tokenizer,
-        config: EngineConfig,
-    ) -> Result<EngineHandle, EngineError> {
-        let stored = config.state_dir.as_deref().map(Store::open).transpose()?;
-        let (store, records) = stored.unzip();
-        let identity = Identity::of(&model, Some(&tokenizer));
-        let shared = Arc::new(Shared {
-            config,
-            model: model.config().clone(),
-            fingerprint: identity.model().to_owned(),
-            tokenizer,
-            metrics: Metrics::default(),
-            waiting: AtomicUsize::new(0),
-            stopping: AtomicBool::new(false),
-            panicked: AtomicBool::new(false),
-        });
-        let (commands, asked) = channel();
-        let (jobs, work) = channel();
-        let keeper = Keeper {
-            store,
-            model: model.clone(),
-            identity,
-            shared: Arc::clone(&shared),
-            engine: commands.clone(),
-        };
-        let failed = |error: std::io::Error| EngineError::Failed(error.to_string());
-        let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
-        let kept = spawn("sessions").spawn(move || keeper.run(&work));
-        let kept = kept.map_err(failed)?;
-        let handle = EngineHandle::new(commands, Arc::clone(&shared));
-        let run = move || {
-            // Made on its own thread, which recorded steps cannot leave.
-            let state = State {
-                batches: Vec::new(),
-                most_rows: most_rows(&model),
-                prefixes: Prefixes::new(shared.config.prefix_bytes),
-                sessions: Sessions::new(records.unwrap_or_default()),
-                model,
-                shared: Arc::clone(&shared),
-                jobs,
-                waiting: VecDeque::new(),
-                reading: VecDeque::new(),
-                piece: None,
-                joining: Vec::new(),
-                parked: Vec::new(),
-                pending: 0,
-                loading: 0,
-                stop: None,
-            };
-            // Whatever happened, every reader sees the end of its events.
-            let mut stopped = catch_unwind(AssertUnwindSafe(|| state.run(&asked))).ok();
-            shared.panicked.store(stopped.is_none(), Ordering::Relaxed);
-            let _ = kept.join();
-            stopped.iter_mut().flatten().for_each(|stopped| {
-                let _ = stopped.take().map(|stopped| stopped.send(()));
-            });
-        };
-        spawn("engine").spawn(run).map_err(failed)?;
-        Ok(handle)
-    }
-}
-
 /// What the thread has.
 pub(crate) struct State {
     model: InfinityModel,
     shared: Arc<Shared>,
-    jobs: Sender<Job>,
+    jobs: Sender<Job<State>>,
     most_rows: usize,
     waiting: VecDeque<Waiting>,
     /// Rows that read; the first one's piece is on its way.
@@ -156,7 +62,35 @@ struct Stop {
 }
 
 impl State {
-    fn run(mut self, commands: &Receiver<Command>) -> Vec<Option<oneshot::Sender<()>>> {
+    pub(crate) fn new(
+        model: InfinityModel,
+        shared: Arc<Shared>,
+        jobs: Sender<Job<State>>,
+        records: Vec<Record>,
+    ) -> Self {
+        State {
+            batches: Vec::new(),
+            most_rows: most_rows(&model),
+            prefixes: Prefixes::new(shared.config.prefix_bytes),
+            sessions: Sessions::new(records),
+            model,
+            shared,
+            jobs,
+            waiting: VecDeque::new(),
+            reading: VecDeque::new(),
+            piece: None,
+            joining: Vec::new(),
+            parked: Vec::new(),
+            pending: 0,
+            loading: 0,
+            stop: None,
+        }
+    }
+
+    pub(crate) fn run(
+        mut self,
+        commands: &Receiver<Command<State>>,
+    ) -> Vec<Option<oneshot::Sender<()>>> {
         loop {
             self.listen(commands);
             if let Some(stop) = &self.stop
@@ -188,7 +122,7 @@ impl State {
     }
 
     /// Takes what was asked; waits for it if there is nothing else to do.
-    fn listen(&mut self, commands: &Receiver<Command>) {
+    fn listen(&mut self, commands: &Receiver<Command<State>>) {
         self.shared.metrics.turns.add(1);
         let admits = !self.waiting.is_empty() && self.has_room();
         let busy = admits || self.rows() > self.parked.len();
@@ -202,7 +136,7 @@ impl State {
         }
     }
 
-    fn take(&mut self, command: Command) {
+    fn take(&mut self, command: Command<State>) {
         match command {
             Command::Submit(request, events, place) => {
                 self.shared.metrics.requests.add(1);
@@ -239,11 +173,11 @@ impl State {
     /// Has the thread that saves do `work`, and goes on with `then`.
     fn keep<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&mut Keeper) -> Result<T, EngineError> + Send + 'static,
+        work: impl FnOnce(&mut Keeper<State>) -> Result<T, EngineError> + Send + 'static,
         then: impl FnOnce(&mut Self, Result<T, EngineError>) + Send + 'static,
     ) {
         self.pending += 1;
-        let job: Job = Box::new(|keeper| {
+        let job: Job<State> = Box::new(|keeper| {
             let done = answered(|| work(keeper));
             Box::new(|state| then(state, done))
         });
@@ -358,7 +292,7 @@ impl State {
         match self.sessions.get(id) {
             Ok(session) => {
                 let (record, context) = (session.record.clone(), session.context.clone());
-                let export = move |keeper: &mut Keeper| keeper.export(&record, context);
+                let export = move |keeper: &mut Keeper<State>| keeper.export(&record, context);
                 self.keep(export, |_, bytes| reply.send(bytes));
             }
             Err(error) => reply.send(Err(error)),
@@ -370,7 +304,7 @@ impl State {
             Ok(session) => session.record.clone(),
             Err(error) => return reply.send(Err(error)),
         };
-        let delete = move |keeper: &mut Keeper| keeper.delete(&record);
+        let delete = move |keeper: &mut Keeper<State>| keeper.delete(&record);
         self.keep(delete, move |state, deleted| {
             match &deleted {
                 Ok(()) => state.sessions.remove(&id),
@@ -392,7 +326,7 @@ impl State {
     /// Makes what is `read` the text of a session, which may be new.
     fn bring(
         &mut self,
-        read: impl FnOnce(&mut Keeper) -> Result<Context, EngineError> + Send + 'static,
+        read: impl FnOnce(&mut Keeper<State>) -> Result<Context, EngineError> + Send + 'static,
         mut record: Record,
         is_new: bool,
         reply: Reply<SessionInfo>,
@@ -423,7 +357,7 @@ impl State {
         reply: Reply<SessionInfo>,
     ) {
         let id = record.info.id.clone();
-        let save = move |keeper: &mut Keeper| keeper.save(record, written.as_ref());
+        let save = move |keeper: &mut Keeper<State>| keeper.save(record, written.as_ref());
         self.keep(save, move |state, saved| {
             state.sessions.coming -= usize::from(is_new);
             let saved = saved.map(|record| state.sessions.put(record, context));
@@ -506,7 +440,7 @@ impl State {
             (None, Some(_)) => {
                 let record = session.record.clone();
                 self.loading += 1;
-                let load = move |keeper: &mut Keeper| keeper.load(&record);
+                let load = move |keeper: &mut Keeper<State>| keeper.load(&record);
                 self.keep(load, move |state, loaded| {
                     state.loading -= 1;
                     match loaded {
@@ -579,7 +513,7 @@ impl State {
             });
         }
         let written = context.clone();
-        let save = move |keeper: &mut Keeper| keeper.save(record, Some(&written));
+        let save = move |keeper: &mut Keeper<State>| keeper.save(record, Some(&written));
         self.keep(save, move |state, saved| {
             let end = saved.map(|record| state.sessions.put(record, Some(context)));
             if end.is_err() {
@@ -720,7 +654,7 @@ impl State {
     }
 
     /// Interrupts what is left, and saves what is to be kept of it.
-    fn finish(mut self, commands: &Receiver<Command>) -> Vec<Option<oneshot::Sender<()>>> {
+    fn finish(mut self, commands: &Receiver<Command<State>>) -> Vec<Option<oneshot::Sender<()>>> {
         for waiting in std::mem::take(&mut self.waiting) {
             refuse(waiting, EngineError::Stopping, &self.shared);
         }
@@ -764,7 +698,7 @@ impl State {
 
     /// Takes what comes after the end: the disk's answers, and who else waits for the end. Of all
     /// others those who asked see that nobody answers.
-    fn take_last(&mut self, command: Command) {
+    fn take_last(&mut self, command: Command<State>) {
         match command {
             Command::Kept(..) | Command::Stop { .. } => {
                 self.take(command);

@@ -27,7 +27,7 @@ pub struct EngineHandle {
 
 /// The way to the thread; it is told when nobody has it any more.
 #[derive(Debug)]
-struct Line(Sender<Command>);
+struct Line(Sender<Command<State>>);
 
 impl Drop for Line {
     fn drop(&mut self) {
@@ -36,7 +36,7 @@ impl Drop for Line {
 }
 
 impl EngineHandle {
-    pub(crate) fn new(commands: Sender<Command>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(commands: Sender<Command<State>>, shared: Arc<Shared>) -> Self {
         let line = Arc::new(Line(commands));
         Self { line, shared }
     }
@@ -272,7 +272,7 @@ impl EngineHandle {
         })
     }
 
-    fn send(&self, command: Command) -> Result<(), EngineError> {
+    fn send(&self, command: Command<State>) -> Result<(), EngineError> {
         self.line.0.send(command).map_err(|_| self.ended())
     }
 

@@ -14,20 +14,20 @@ use crate::shared::Shared;
 use crate::store::{Record, Store};
 
 /// One thing to do, and what follows from it for the engine's thread.
-pub(crate) type Job = Box<dyn FnOnce(&mut Keeper) -> Work + Send>;
+pub(crate) type Job<State> = Box<dyn FnOnce(&mut Keeper<State>) -> Work<State> + Send>;
 
 /// What the thread has.
-pub(crate) struct Keeper {
+pub(crate) struct Keeper<State> {
     pub(crate) store: Option<Store>,
     pub(crate) model: InfinityModel,
     pub(crate) identity: Identity,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) engine: Sender<Command>,
+    pub(crate) engine: Sender<Command<State>>,
 }
 
-impl Keeper {
+impl<State> Keeper<State> {
     /// Works until nobody can ask any more.
-    pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
+    pub(crate) fn run(mut self, jobs: &Receiver<Job<State>>) {
         for job in jobs {
             let follows = job(&mut self);
             if self.engine.send(Command::Kept(follows)).is_err() {

@@ -42,14 +42,15 @@ mod server;
 pub mod session;
 mod sessions;
 mod shared;
+mod start;
 mod store;
 
 pub use app::{Served, ServerConfig};
 pub use config::EngineConfig;
-pub use engine::Engine;
 pub use error::EngineError;
 pub use handle::EngineHandle;
 pub use metrics::Metrics;
 pub use request::{Event, Request, Start, Token, Usage};
 pub use server::{router, serve};
 pub use session::{SessionId, SessionInfo};
+pub use start::Engine;

@@ -1,6 +1,7 @@
 //! A text that is kept: its name and what is known of it.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -57,4 +58,10 @@ pub struct SessionInfo {
     /// Whether its state is in memory.
     #[serde(default)]
     pub resident: bool,
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }

@@ -1,7 +1,6 @@
 //! The sessions there are: who changes which, and whose states are in memory.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use infinity_model::Context;
 
@@ -124,10 +123,4 @@ impl Session {
             ..self.record.info.clone()
         }
     }
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

@@ -15,8 +15,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
-use crate::session::{SessionId, SessionInfo};
-use crate::sessions::now;
+use crate::session::{SessionId, SessionInfo, now};
 
 const TABLE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("sessions");
 const DATABASE: &str = "sessions.redb";

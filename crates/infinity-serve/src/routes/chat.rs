@@ -14,7 +14,7 @@ use crate::choices::{Format, Gathered};
 use crate::handle::EngineHandle;
 use crate::openai::{ChatMessage, ChatRequest, UsageObject, finish_word};
 use crate::request::{Request, Start, Token};
-use crate::sessions::now;
+use crate::session::now;
 
 /// Tokens where a request does not say.
 const DEFAULT_MAX_TOKENS: usize = 512;

@@ -16,7 +16,7 @@ use crate::choices::{Format, Gathered};
 use crate::handle::EngineHandle;
 use crate::openai::{CompletionRequest, Prompt, UsageObject, finish_word};
 use crate::request::{Request, Token};
-use crate::sessions::now;
+use crate::session::now;
 
 /// Tokens where a request does not say, as OpenAI's.
 const DEFAULT_MAX_TOKENS: usize = 16;

@@ -116,7 +116,12 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<()> {
     let heeding = Heeding::listen(&chosen.device)?;
     heeding.begin();
     let position = context.position();
-    let show = Show::new(&args, tokenizer.clone(), position, global.quiet);
+    let show = Show::new(
+        (args.emit, args.json),
+        tokenizer.clone(),
+        position,
+        global.quiet,
+    );
     let mut session = Session {
         due: (args.snapshot_every).map(|every| position.saturating_add(every)),
         identity: Identity::of(&model, Some(&tokenizer)),

@@ -10,7 +10,6 @@ use infinity_model::Tokenizer;
 use infinity_train::metrics::resident_bytes;
 use serde_json::json;
 
-use super::StreamArgs;
 use super::input::Piece;
 use crate::commands::generate::rate;
 use crate::terminal;
@@ -100,11 +99,16 @@ struct Status {
 impl Show {
     /// `position` is that of the text so far; a status line is written where standard error is a terminal
     /// and `quiet` is not.
-    pub(super) fn new(args: &StreamArgs, tokenizer: Tokenizer, position: u64, quiet: bool) -> Self {
+    pub(super) fn new(
+        (emit, json): (Emit, bool),
+        tokenizer: Tokenizer,
+        position: u64,
+        quiet: bool,
+    ) -> Self {
         let status = (!quiet && io::stderr().is_terminal()).then(Status::default);
         Self {
-            emit: args.emit,
-            json: args.json,
+            emit,
+            json,
             tokenizer,
             open: VecDeque::new(),
             position,

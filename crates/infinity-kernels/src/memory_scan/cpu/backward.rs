@@ -5,7 +5,8 @@
 //! multiplies a state is kept transposed (`[V, C]` in, `[K, C]` out), so no state is ever
 //! transposed and the sums over keys run along lanes.
 
-use super::chunk::{CHUNK, Chunk, GROUP, HeadInputs, Layout, narrow, widen};
+use super::chunk::{Chunk, HeadInputs, narrow, widen};
+use super::layout::{CHUNK, GROUP, Layout};
 use super::scores::{MaskGrads, mask_grads, solve_transposed};
 use crate::borders::Piece;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};

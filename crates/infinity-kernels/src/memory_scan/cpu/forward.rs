@@ -1,7 +1,8 @@
 //! Forward over one head: chunk by chunk, or for a few tokens (decoding) one by one. Of the latter every
 //! state element is read, updated and written once for each token, and stays in cache between the two.
 
-use super::chunk::{CHUNK, Chunk, HeadInputs, Layout, Sizes, narrow, widen};
+use super::chunk::{Chunk, HeadInputs, narrow, widen};
+use super::layout::{CHUNK, Layout, Sizes};
 use crate::borders::Piece;
 use crate::cpu::exp::exp;
 use crate::cpu::product::multiply;

@@ -18,6 +18,7 @@
 mod backward;
 mod chunk;
 mod forward;
+mod layout;
 mod scores;
 
 use super::inputs::ScanTensors;
@@ -29,8 +30,9 @@ use crate::cpu::tensors::{Primitive, in_dtype, single, slice, slice_mut, tensor,
 use backward::{Backward, HeadGrads};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape};
-use chunk::{Chunk, HeadInputs, Sizes};
+use chunk::{Chunk, HeadInputs};
 use forward::{Forward, Steps};
+use layout::Sizes;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 

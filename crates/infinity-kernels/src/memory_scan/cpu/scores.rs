@@ -10,7 +10,7 @@
 //! The solve is in place, by forward substitution on blocks of [`LANES`] rows. Not by a product of powers
 //! of `L`: for repeated keys those reach 1e18 and cancel.
 
-use super::chunk::Layout;
+use super::layout::Layout;
 use crate::cpu::exp::exp;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::simd::{LANES, Lanes, lanes, lanes_mut, leveled, multiply_add, sum};
