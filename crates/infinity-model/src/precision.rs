@@ -43,9 +43,11 @@ use infinity_kernels::rounding::{Half, HalfSupport, Rounding, cpu_multiplies, ro
 choice! {
     /// Number formats of parameters and arithmetic. A choice of the moment, like the device: it is not
     /// part of a model's files.
+    #[derive(Default)]
     Precision, key = "precision",
     {
         /// Everything in 32-bit floats.
+        #[default]
         F32 = "f32",
         /// Matrix products and kernels in bf16, the rest in f32.
         Bf16Mixed = "bf16-mixed",
@@ -91,12 +93,6 @@ pub enum Operation {
     State,
     /// The loss and the log-probabilities it is made of.
     Loss,
-}
-
-impl Default for Precision {
-    fn default() -> Self {
-        Self::F32
-    }
 }
 
 impl Precision {

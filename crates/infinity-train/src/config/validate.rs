@@ -32,8 +32,11 @@ const SCALE: Limit = (
     "must be at least 1 and a number that f32 has",
 );
 
+/// A key, its number and the limit.
+type Limited = (&'static str, fn(&RunConfig) -> f64, Limit);
+
 /// Keys whose numbers have a limit whatever the others are.
-const LIMITS: [(&str, fn(&RunConfig) -> f64, Limit); 22] = [
+const LIMITS: [Limited; 22] = [
     (
         "training.num_train_epochs",
         |c| c.training.num_train_epochs,
