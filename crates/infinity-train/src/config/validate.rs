@@ -35,95 +35,42 @@ const SCALE: Limit = (
 /// A key, its number and the limit.
 type Limited = (&'static str, fn(&RunConfig) -> f64, Limit);
 
+/// Rows of [`Limited`], in which a key is also where its number is.
+macro_rules! limited {
+    ($( $section:ident $(. $name:ident)+ : $limit:ident, )+) => {
+        [$((
+            concat!(stringify!($section) $(, ".", stringify!($name))+),
+            |config| config.$section $(. $name)+ as f64,
+            $limit,
+        )),+]
+    };
+}
+
 /// Keys whose numbers have a limit whatever the others are.
-const LIMITS: [Limited; 22] = [
-    (
-        "training.num_train_epochs",
-        |c| c.training.num_train_epochs,
-        NOT_NEGATIVE,
-    ),
-    (
-        "training.per_device_train_batch_size",
-        |c| c.training.per_device_train_batch_size as f64,
-        AT_LEAST_ONE,
-    ),
-    (
-        "training.per_device_eval_batch_size",
-        |c| c.training.per_device_eval_batch_size as f64,
-        AT_LEAST_ONE,
-    ),
-    (
-        "training.gradient_accumulation_steps",
-        |c| c.training.gradient_accumulation_steps as f64,
-        AT_LEAST_ONE,
-    ),
-    (
-        "training.max_grad_norm",
-        |c| c.training.max_grad_norm,
-        NOT_NEGATIVE,
-    ),
-    (
-        "training.loss_scale.initial",
-        |c| c.training.loss_scale.initial,
-        SCALE,
-    ),
-    (
-        "training.loss_scale.growth_interval",
-        |c| c.training.loss_scale.growth_interval as f64,
-        AT_LEAST_ONE,
-    ),
-    (
-        "training.loss_watchdog.threshold",
-        |c| c.training.loss_watchdog.threshold,
-        NOT_NEGATIVE,
-    ),
-    (
-        "training.loss_watchdog.non_finite_patience",
-        |c| c.training.loss_watchdog.non_finite_patience as f64,
-        AT_LEAST_ONE,
-    ),
-    ("lora.alpha", |c| c.lora.alpha, ABOVE_ZERO),
-    ("lora.dropout", |c| c.lora.dropout, BELOW_ONE),
-    (
-        "optimizer.learning_rate",
-        |c| c.optimizer.learning_rate,
-        ABOVE_ZERO,
-    ),
-    (
-        "optimizer.muon_learning_rate",
-        |c| c.optimizer.muon_learning_rate,
-        ABOVE_ZERO,
-    ),
-    ("optimizer.eps", |c| c.optimizer.eps, ABOVE_ZERO),
-    (
-        "optimizer.gate_learning_rate_multiplier",
-        |c| c.optimizer.gate_learning_rate_multiplier,
-        ABOVE_ZERO,
-    ),
-    ("optimizer.beta1", |c| c.optimizer.beta1, BELOW_ONE),
-    ("optimizer.beta2", |c| c.optimizer.beta2, BELOW_ONE),
-    (
-        "optimizer.muon_momentum",
-        |c| c.optimizer.muon_momentum,
-        BELOW_ONE,
-    ),
-    (
-        "optimizer.weight_decay",
-        |c| c.optimizer.weight_decay,
-        NOT_NEGATIVE,
-    ),
-    (
-        "lr_scheduler.min_lr_ratio",
-        |c| c.lr_scheduler.min_lr_ratio,
-        PART,
-    ),
-    (
-        "lr_scheduler.decay_ratio",
-        |c| c.lr_scheduler.decay_ratio,
-        PART,
-    ),
-    ("logging.every", |c| c.logging.every as f64, AT_LEAST_ONE),
-];
+const LIMITS: [Limited; 22] = limited! {
+    training.num_train_epochs: NOT_NEGATIVE,
+    training.per_device_train_batch_size: AT_LEAST_ONE,
+    training.per_device_eval_batch_size: AT_LEAST_ONE,
+    training.gradient_accumulation_steps: AT_LEAST_ONE,
+    training.max_grad_norm: NOT_NEGATIVE,
+    training.loss_scale.initial: SCALE,
+    training.loss_scale.growth_interval: AT_LEAST_ONE,
+    training.loss_watchdog.threshold: NOT_NEGATIVE,
+    training.loss_watchdog.non_finite_patience: AT_LEAST_ONE,
+    lora.alpha: ABOVE_ZERO,
+    lora.dropout: BELOW_ONE,
+    optimizer.learning_rate: ABOVE_ZERO,
+    optimizer.muon_learning_rate: ABOVE_ZERO,
+    optimizer.eps: ABOVE_ZERO,
+    optimizer.gate_learning_rate_multiplier: ABOVE_ZERO,
+    optimizer.beta1: BELOW_ONE,
+    optimizer.beta2: BELOW_ONE,
+    optimizer.muon_momentum: BELOW_ONE,
+    optimizer.weight_decay: NOT_NEGATIVE,
+    lr_scheduler.min_lr_ratio: PART,
+    lr_scheduler.decay_ratio: PART,
+    logging.every: AT_LEAST_ONE,
+};
 
 impl RunConfig {
     /// Checks every section, and what sections ask of each other.
