@@ -155,7 +155,10 @@ fn check_output(directory: &Path, overwrite: bool, resume: Option<&Resume>) -> a
     }
     match (is_used(directory), resume) {
         (false, Some(Resume::Step(_) | Resume::Directory(_))) => {
-            refuse!("nothing to resume: there is no run in the output directory {shown}")
+            refuse!(
+                "nothing to resume: there is no run in the output directory {shown}; a run goes on by the \
+                 command that began it, with --resume"
+            )
         }
         (true, None) if !overwrite => refuse!(
             "the output directory {shown} exists and is not empty; --resume goes on with the run \

@@ -178,7 +178,7 @@ fn an_output_directory_that_is_in_the_way() {
     for from in ["3", "used"] {
         infinity(dir.path(), &format!("{train} new --resume {from}"))
             .exits(2)
-            .says(&["nothing to resume"]);
+            .says(&["nothing to resume", "the command that began it"]);
     }
     assert!(!path("new").exists());
     let made = infinity(dir.path(), &format!("{train} file/inside"));

@@ -68,11 +68,11 @@ mod tests {
     use super::{exp, log1p_of_unit, minus_expm1};
     use crate::cpu::simd::{Level, leveled};
 
-    #[inline(always)]
-    fn all<const FMA: bool, const ROWS: usize>(x: &mut [f32]) {
-        x.iter_mut().for_each(|x| *x = exp::<FMA>(*x));
-    }
-    leveled!(fn exp_all(x: &mut [f32]) = all);
+    leveled!(
+        fn exp_all<const FMA: bool, const ROWS: usize>(x: &mut [f32]) {
+            x.iter_mut().for_each(|x| *x = exp::<FMA>(*x));
+        }
+    );
 
     #[test]
     fn exp_is_within_two_units_of_the_exact_value() {

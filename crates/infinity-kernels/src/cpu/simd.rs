@@ -160,49 +160,39 @@ pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
 
 /// Defines `name(level, args)`: the body compiled for every level, the level's one called. It is a function of two
 /// constants: whether `mul_add` is one instruction, and how many rows of lanes the registers hold as accumulators: at most
-/// eight. One that others call too stands by itself, `#[inline(always)]`, and is named behind `=`.
+/// eight.
 macro_rules! leveled {
     ($(#[$meta:meta])* fn $name:ident<
         const $fma:ident: bool, const $rows:ident: usize$(, $g:ident: $bound:ident)?$(, const $n:ident: usize)?
     >($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
-        $crate::cpu::simd::leveled! {
-            $(#[$meta])*
-            fn $name<$($g: $bound)? $(, const $n: usize)?>($($arg: $type),*) $(-> $result)? = body {
-                #[inline(always)]
-                fn body<const $fma: bool, const $rows: usize$(, $g: $bound)?$(, const $n: usize)?>(
-                    $($arg: $type),*
-                ) $(-> $result)? $body
-            }
-        }
-    };
-    ($(#[$meta:meta])* fn $name:ident$(<$($g:ident: $bound:ident)? $(, const $n:ident: usize)?>)?(
-        $($arg:ident: $type:ty),* $(,)?
-    ) $(-> $result:ty)? = $body:ident $({ $item:item })?) => {
         $(#[$meta])*
-        pub(crate) fn $name$(<$($g: $bound)? $(, const $n: usize)?>)?(
+        pub(crate) fn $name<$($g: $bound,)? $(const $n: usize)?>(
             level: $crate::cpu::simd::Level,
             $($arg: $type),*
         ) $(-> $result)? {
             use $crate::cpu::simd::{Kind, PORTABLE_FMA};
-            $($item)?
+            #[inline(always)]
+            fn body<const $fma: bool, const $rows: usize$(, $g: $bound)?$(, const $n: usize)?>(
+                $($arg: $type),*
+            ) $(-> $result)? $body
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2$(<$($g: $bound)? $(, const $n: usize)?>)?($($arg: $type),*) $(-> $result)? {
-                $body::<true, 6 $($(, $g)? $(, $n)?)?>($($arg),*)
+            fn avx2<$($g: $bound,)? $(const $n: usize)?>($($arg: $type),*) $(-> $result)? {
+                body::<true, 6 $(, $g)? $(, $n)?>($($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
-            fn avx512$(<$($g: $bound)? $(, const $n: usize)?>)?($($arg: $type),*) $(-> $result)? {
-                $body::<true, 8 $($(, $g)? $(, $n)?)?>($($arg),*)
+            fn avx512<$($g: $bound,)? $(const $n: usize)?>($($arg: $type),*) $(-> $result)? {
+                body::<true, 8 $(, $g)? $(, $n)?>($($arg),*)
             }
             match level.kind() {
-                Kind::Portable => $body::<PORTABLE_FMA, 4 $($(, $g)? $(, $n)?)?>($($arg),*),
+                Kind::Portable => body::<PORTABLE_FMA, 4 $(, $g)? $(, $n)?>($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a level of this kind exists only where these instructions were detected.
-                Kind::Avx2 => unsafe { avx2$(::<$($g)? $(, $n)?>)?($($arg),*) },
+                Kind::Avx2 => unsafe { avx2::<$($g,)? $($n)?>($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Kind::Avx512 => unsafe { avx512$(::<$($g)? $(, $n)?>)?($($arg),*) },
+                Kind::Avx512 => unsafe { avx512::<$($g,)? $($n)?>($($arg),*) },
             }
         }
     };

@@ -226,7 +226,9 @@ leveled!(
 
 leveled!(
     /// Adds the product of a span of inputs to `y`, rows of whole lanes.
-    fn span(block: &Block<'_>, span: usize, y: &mut [f32]) = span_loop
+    fn span<const FMA: bool, const ROWS: usize>(block: &Block<'_>, span: usize, y: &mut [f32]) {
+        span_loop::<FMA, ROWS>(block, span, y);
+    }
 );
 
 #[inline(always)]

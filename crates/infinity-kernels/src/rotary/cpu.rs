@@ -54,15 +54,15 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// Vectors of token `i`, its cosines and its sines.
+    /// Vectors of token `i`, its cosines and its sines: as many as there are angles, or the loop over them is not
+    /// one of lanes.
     #[inline(always)]
     fn token(&self, i: usize) -> (impl Iterator<Item = &'a [f32]>, [&'a [f32]; 2]) {
         let x = &self.x[i * self.width..][..self.width];
         let at = (self.first + i) * self.key_dim % self.cos.len();
-        (
-            x.chunks_exact(self.key_dim),
-            [&self.cos[at..], &self.sin[at..]],
-        )
+        let half = at..at + self.unit.half;
+        let tables = [self.cos, self.sin].map(|table| &table[half.clone()]);
+        (x.chunks_exact(self.key_dim), tables)
     }
 }
 

@@ -173,30 +173,28 @@ impl Steps {
 
 leveled!(
     /// `out_n = Σ_row weights_n[row] · state[row]` `[V]` for two sets of weights, in one pass.
-    fn sum_rows(state: &[f32], weights: [&[f32]; 2], out: [&mut [f32]; 2]) = sum_rows_body
+    fn sum_rows<const FMA: bool, const ROWS: usize>(
+        state: &[f32],
+        weights: [&[f32]; 2],
+        out: [&mut [f32]; 2],
+    ) {
+        let [first, second] = out;
+        let width = first.len();
+        let mut at = 0;
+        while at + 4 * LANES <= width {
+            sum_tile::<FMA, { 4 * LANES }>(state, weights, [&mut *first, &mut *second], at);
+            at += 4 * LANES;
+        }
+        while at + LANES <= width {
+            sum_tile::<FMA, LANES>(state, weights, [&mut *first, &mut *second], at);
+            at += LANES;
+        }
+        while at < width {
+            sum_tile::<FMA, 1>(state, weights, [&mut *first, &mut *second], at);
+            at += 1;
+        }
+    }
 );
-
-#[inline(always)]
-fn sum_rows_body<const FMA: bool, const ROWS: usize>(
-    state: &[f32],
-    weights: [&[f32]; 2],
-    [first, second]: [&mut [f32]; 2],
-) {
-    let width = first.len();
-    let mut at = 0;
-    while at + 4 * LANES <= width {
-        sum_tile::<FMA, { 4 * LANES }>(state, weights, [&mut *first, &mut *second], at);
-        at += 4 * LANES;
-    }
-    while at + LANES <= width {
-        sum_tile::<FMA, LANES>(state, weights, [&mut *first, &mut *second], at);
-        at += LANES;
-    }
-    while at < width {
-        sum_tile::<FMA, 1>(state, weights, [&mut *first, &mut *second], at);
-        at += 1;
-    }
-}
 
 /// `N` columns from `at` on.
 #[inline(always)]
@@ -222,20 +220,17 @@ fn sum_tile<const FMA: bool, const N: usize>(
 
 leveled!(
     /// `state[row] = decay[row] · state[row] + write[row] · errors`.
-    fn update(decay: &[f32], write: &[f32], errors: &[f32], state: &mut [f32]) = update_body
-);
-
-#[inline(always)]
-fn update_body<const FMA: bool, const ROWS: usize>(
-    decay: &[f32],
-    write: &[f32],
-    errors: &[f32],
-    state: &mut [f32],
-) {
-    let rows = state.chunks_exact_mut(errors.len());
-    for (row, (decay, write)) in rows.zip(decay.iter().zip(write)) {
-        for (x, error) in row.iter_mut().zip(errors) {
-            *x = multiply_add::<FMA>(*write, *error, decay * *x);
+    fn update<const FMA: bool, const ROWS: usize>(
+        decay: &[f32],
+        write: &[f32],
+        errors: &[f32],
+        state: &mut [f32],
+    ) {
+        let rows = state.chunks_exact_mut(errors.len());
+        for (row, (decay, write)) in rows.zip(decay.iter().zip(write)) {
+            for (x, error) in row.iter_mut().zip(errors) {
+                *x = multiply_add::<FMA>(*write, *error, decay * *x);
+            }
         }
     }
-}
+);

@@ -49,52 +49,49 @@ pub(super) struct Scores {
 
 leveled!(
     /// `attention` and `minus_l` from `products` and `keys`; with `save`, also the masks and `E`.
-    fn mask(layout: Layout, gates: &Gates, scores: &mut Scores, save: bool) = mask_body
-);
-
-#[inline(always)]
-fn mask_body<const FMA: bool, const ROWS: usize>(
-    x: Layout,
-    gates: &Gates,
-    scores: &mut Scores,
-    save: bool,
-) {
-    for i in 0..x.c {
-        for j in (0..=i).step_by(LANES) {
-            let (mut m, mut n) = ([0f32; LANES], [0f32; LANES]);
-            for s in 0..x.sizes.states {
-                let at = s * x.stride;
-                let e = decays::<FMA>(&gates.decay[at..at + x.stride], i, j);
-                let (write, read, erase) = (
-                    lanes(&gates.write, at + j),
-                    gates.read[at + i],
-                    gates.erase[at + i],
-                );
-                for l in 0..LANES {
-                    let w = e[l] * write[l];
-                    m[l] = multiply_add::<FMA>(read, w, m[l]);
-                    n[l] = multiply_add::<FMA>(erase, w, n[l]);
+    fn mask<const FMA: bool, const ROWS: usize>(
+        x: Layout,
+        gates: &Gates,
+        scores: &mut Scores,
+        save: bool,
+    ) {
+        for i in 0..x.c {
+            for j in (0..=i).step_by(LANES) {
+                let (mut m, mut n) = ([0f32; LANES], [0f32; LANES]);
+                for s in 0..x.sizes.states {
+                    let at = s * x.stride;
+                    let e = decays::<FMA>(&gates.decay[at..at + x.stride], i, j);
+                    let (write, read, erase) = (
+                        lanes(&gates.write, at + j),
+                        gates.read[at + i],
+                        gates.erase[at + i],
+                    );
+                    for l in 0..LANES {
+                        let w = e[l] * write[l];
+                        m[l] = multiply_add::<FMA>(read, w, m[l]);
+                        n[l] = multiply_add::<FMA>(erase, w, n[l]);
+                    }
+                    if save {
+                        *lanes_mut(&mut scores.within, (at + i) * x.stride + j) = e;
+                    }
                 }
+                let at = i * x.stride + j;
+                let product = lanes(&scores.products, at);
+                *lanes_mut(&mut scores.attention, at) = below(i + 1, j, |l| product[l] * m[l]);
                 if save {
-                    *lanes_mut(&mut scores.within, (at + i) * x.stride + j) = e;
+                    *lanes_mut(&mut scores.read_mask, at) = m;
                 }
-            }
-            let at = i * x.stride + j;
-            let product = lanes(&scores.products, at);
-            *lanes_mut(&mut scores.attention, at) = below(i + 1, j, |l| product[l] * m[l]);
-            if save {
-                *lanes_mut(&mut scores.read_mask, at) = m;
-            }
-            if x.sizes.delta {
-                let keys = lanes(&scores.keys, at);
-                *lanes_mut(&mut scores.minus_l, at) = below(i, j, |l| -keys[l] * n[l]);
-                if save {
-                    *lanes_mut(&mut scores.erase_mask, at) = n;
+                if x.sizes.delta {
+                    let keys = lanes(&scores.keys, at);
+                    *lanes_mut(&mut scores.minus_l, at) = below(i, j, |l| -keys[l] * n[l]);
+                    if save {
+                        *lanes_mut(&mut scores.erase_mask, at) = n;
+                    }
                 }
             }
         }
     }
-}
+);
 
 /// `E_ij` for the lanes from `j` on: zero above the diagonal, by selection, so that what `exp`
 /// makes of an exponent there does not matter.
@@ -136,67 +133,61 @@ pub(super) struct MaskGrads<'a> {
 
 leveled!(
     /// Gradients through the masks: of the gates, of `P` and of `K Kᵀ`.
-    fn mask_grads(layout: Layout, gates: &Gates, scores: &Scores, grads: &mut MaskGrads<'_>) = grads_body
-);
-
-#[inline(always)]
-fn grads_body<const FMA: bool, const ROWS: usize>(
-    x: Layout,
-    gates: &Gates,
-    scores: &Scores,
-    grads: &mut MaskGrads<'_>,
-) {
-    grads.write.fill(0.0);
-    let (d_m, d_n) = grads.rows.split_at_mut(x.stride);
-    d_n.fill(0.0);
-    for i in 0..x.c {
-        for j in (0..=i).step_by(LANES) {
-            let at = i * x.stride + j;
-            let d_a = lanes_mut(grads.attention, at);
-            let (product, mask) = (lanes(&scores.products, at), lanes(&scores.read_mask, at));
-            *lanes_mut(d_m, j) = below(i + 1, j, |l| d_a[l] * product[l]);
-            *d_a = below(i + 1, j, |l| d_a[l] * mask[l]);
-            if x.sizes.delta {
-                let minus_d_l = lanes_mut(grads.errors, at);
-                let (keys, mask) = (lanes(&scores.keys, at), lanes(&scores.erase_mask, at));
-                *lanes_mut(d_n, j) = below(i, j, |l| -minus_d_l[l] * keys[l]);
-                *minus_d_l = below(i, j, |l| -minus_d_l[l] * mask[l]);
-            }
-        }
-        for s in 0..x.sizes.states {
-            let at = s * x.stride;
-            let (read, erase) = (gates.read[at + i], gates.erase[at + i]);
-            let (mut d_read, mut d_erase) = ([0f32; LANES], [0f32; LANES]);
+    fn mask_grads<const FMA: bool, const ROWS: usize>(
+        x: Layout,
+        gates: &Gates,
+        scores: &Scores,
+        grads: &mut MaskGrads<'_>,
+    ) {
+        grads.write.fill(0.0);
+        let (d_m, d_n) = grads.rows.split_at_mut(x.stride);
+        d_n.fill(0.0);
+        for i in 0..x.c {
             for j in (0..=i).step_by(LANES) {
-                let e = lanes(&scores.within, (at + i) * x.stride + j);
-                let (d_m, d_n) = (lanes(d_m, j), lanes(d_n, j));
-                let write = lanes(&gates.write, at + j);
-                let d_write = lanes_mut(grads.write, at + j);
-                for l in 0..LANES {
-                    let w = e[l] * write[l];
-                    d_read[l] = multiply_add::<FMA>(d_m[l], w, d_read[l]);
-                    d_erase[l] = multiply_add::<FMA>(d_n[l], w, d_erase[l]);
-                    let both = multiply_add::<FMA>(d_m[l], read, d_n[l] * erase);
-                    d_write[l] = multiply_add::<FMA>(both, e[l], d_write[l]);
+                let at = i * x.stride + j;
+                let d_a = lanes_mut(grads.attention, at);
+                let (product, mask) = (lanes(&scores.products, at), lanes(&scores.read_mask, at));
+                *lanes_mut(d_m, j) = below(i + 1, j, |l| d_a[l] * product[l]);
+                *d_a = below(i + 1, j, |l| d_a[l] * mask[l]);
+                if x.sizes.delta {
+                    let minus_d_l = lanes_mut(grads.errors, at);
+                    let (keys, mask) = (lanes(&scores.keys, at), lanes(&scores.erase_mask, at));
+                    *lanes_mut(d_n, j) = below(i, j, |l| -minus_d_l[l] * keys[l]);
+                    *minus_d_l = below(i, j, |l| -minus_d_l[l] * mask[l]);
                 }
             }
-            grads.read[at + i] = sum(&d_read);
-            grads.erase[at + i] = sum(&d_erase);
+            for s in 0..x.sizes.states {
+                let at = s * x.stride;
+                let (read, erase) = (gates.read[at + i], gates.erase[at + i]);
+                let (mut d_read, mut d_erase) = ([0f32; LANES], [0f32; LANES]);
+                for j in (0..=i).step_by(LANES) {
+                    let e = lanes(&scores.within, (at + i) * x.stride + j);
+                    let (d_m, d_n) = (lanes(d_m, j), lanes(d_n, j));
+                    let write = lanes(&gates.write, at + j);
+                    let d_write = lanes_mut(grads.write, at + j);
+                    for l in 0..LANES {
+                        let w = e[l] * write[l];
+                        d_read[l] = multiply_add::<FMA>(d_m[l], w, d_read[l]);
+                        d_erase[l] = multiply_add::<FMA>(d_n[l], w, d_erase[l]);
+                        let both = multiply_add::<FMA>(d_m[l], read, d_n[l] * erase);
+                        d_write[l] = multiply_add::<FMA>(both, e[l], d_write[l]);
+                    }
+                }
+                grads.read[at + i] = sum(&d_read);
+                grads.erase[at + i] = sum(&d_erase);
+            }
         }
     }
-}
+);
 
 leveled!(
     /// `exp` of every value.
-    fn exponentials(values: &mut [f32]) = exponentials_body
-);
-
-#[inline(always)]
-fn exponentials_body<const FMA: bool, const ROWS: usize>(values: &mut [f32]) {
-    for x in values {
-        *x = exp::<FMA>(*x);
+    fn exponentials<const FMA: bool, const ROWS: usize>(values: &mut [f32]) {
+        for x in values {
+            *x = exp::<FMA>(*x);
+        }
     }
-}
+);
 
 /// `x ← (I + L)⁻¹ x`, rows `[C, V]`.
 pub(super) fn solve(layout: Layout, minus_l: &[f32], x: &mut [f32]) {
@@ -243,32 +234,29 @@ pub(super) fn solve_transposed(layout: Layout, minus_l: &[f32], x: &mut [f32]) {
 leveled!(
     /// Rows from the first to the last: `x_i += Σ_{j<i} l_ij x_j`; or `back` from the last to the first:
     /// `x_i += Σ_{j>i} l_ij x_j`.
-    fn substitute(l: Left<'_>, rows: usize, back: bool, x: &mut [f32], width: usize) = substitute_body
-);
-
-#[inline(always)]
-fn substitute_body<const FMA: bool, const ROWS: usize>(
-    l: Left<'_>,
-    rows: usize,
-    back: bool,
-    x: &mut [f32],
-    width: usize,
-) {
-    for i in 1..rows {
-        let (i, range) = match back {
-            false => (i, 0..i),
-            true => (rows - 1 - i, rows - i..rows),
-        };
-        for at in (0..width).step_by(LANES) {
-            let mut sums = *lanes(x, i * width + at);
-            for j in range.clone() {
-                let factor = l.data[i * l.row + j * l.col];
-                let row = lanes(x, j * width + at);
-                for lane in 0..LANES {
-                    sums[lane] = multiply_add::<FMA>(factor, row[lane], sums[lane]);
+    fn substitute<const FMA: bool, const ROWS: usize>(
+        l: Left<'_>,
+        rows: usize,
+        back: bool,
+        x: &mut [f32],
+        width: usize,
+    ) {
+        for i in 1..rows {
+            let (i, range) = match back {
+                false => (i, 0..i),
+                true => (rows - 1 - i, rows - i..rows),
+            };
+            for at in (0..width).step_by(LANES) {
+                let mut sums = *lanes(x, i * width + at);
+                for j in range.clone() {
+                    let factor = l.data[i * l.row + j * l.col];
+                    let row = lanes(x, j * width + at);
+                    for lane in 0..LANES {
+                        sums[lane] = multiply_add::<FMA>(factor, row[lane], sums[lane]);
+                    }
                 }
+                *lanes_mut(x, i * width + at) = sums;
             }
-            *lanes_mut(x, i * width + at) = sums;
         }
     }
-}
+);
