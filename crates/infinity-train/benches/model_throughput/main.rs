@@ -4,6 +4,7 @@
 //! cargo bench --workspace --bench model_throughput -- --config configs/shakespeare-char.toml
 //! … -- --form chunkwise        one form of the operator instead of the fastest
 //! … -- --turns 3              fewer turns than seven, for a large model
+//! … -- --rows 12               another number of rows a step than the configuration's
 //! … -- --profile              where the time goes, operator by operator
 //! … -- --python PYTHON         PyTorch's GPT of the same width beside it, step by step in turns
 //! … --features cuda … -- --device cuda --precision f32,bf16-mixed [--json]
@@ -57,7 +58,7 @@ const VOCABULARY: usize = 66;
 const ALIKE_STEPS: usize = 10;
 const ALIKE: f64 = 0.02;
 
-const FLAGS: [&str; 10] = [
+const FLAGS: [&str; 11] = [
     "--config=",
     "--device=",
     "--first",
@@ -67,6 +68,7 @@ const FLAGS: [&str; 10] = [
     "--precision=",
     "--profile",
     "--python=",
+    "--rows=",
     "--turns=",
 ];
 
@@ -327,6 +329,9 @@ fn configuration() -> Outcome<RunConfig> {
     let mut config = RunConfig::load(&PathBuf::from("../..").join(given))?;
     if config.model.vocab_size == 0 {
         config.model.vocab_size = VOCABULARY;
+    }
+    if let Some(rows) = argument("--rows") {
+        config.training.per_device_train_batch_size = rows.parse::<usize>()?.max(1);
     }
     Ok(config)
 }
