@@ -7,7 +7,6 @@ use super::{
     ConfigError, DeviceList, DistributedStrategy, FLOOR, GradientCheckpointing, LoraConfig,
     LrSchedulerType, RunConfig, SCHEMA,
 };
-use crate::data::DataError;
 use infinity_model::Precision;
 
 /// Stands in for a vocabulary that is still to be read from the tokenizer.
@@ -118,14 +117,9 @@ impl RunConfig {
     /// A configuration without a training text is fine: a flag may still name it, and reading it
     /// says so otherwise.
     fn validate_data(&self) -> Result<(), ConfigError> {
-        let data = match self.data.validate() {
-            Err(DataError::NotSet {
-                key: "data.train_file",
-                ..
-            }) => Ok(()),
-            other => other,
-        };
-        data.and_then(|()| self.tokenizer.resolve().map(drop))
+        let valid = self.data.validate();
+        valid
+            .and_then(|()| self.tokenizer.resolve().map(drop))
             .map_err(|error| ConfigError(error.to_string()))
     }
 

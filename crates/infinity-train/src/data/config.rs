@@ -117,19 +117,19 @@ impl DataConfig {
 
     /// Returns the first key that cannot be right, without looking at any file.
     pub fn validate(&self) -> Result<(), DataError> {
-        if let Some(fraction) = self.val_fraction
-            && !(0.0..1.0).contains(&fraction)
-        {
-            let limit = "must be at least 0 and below 1";
-            return bad("data.val_fraction", fraction, limit);
+        let fraction = self.val_fraction.unwrap_or(0.0);
+        if !(0.0..1.0).contains(&fraction) {
+            return bad(
+                "data.val_fraction",
+                fraction,
+                "must be at least 0 and below 1",
+            );
         }
-        for (key, value) in [
-            ("data.max_seq_length", self.max_seq_length),
-            ("data.tbptt_chunks", self.tbptt_chunks),
-        ] {
-            if value == 0 {
-                return bad(key, value, "must be at least 1");
-            }
+        if self.max_seq_length == 0 {
+            return bad("data.max_seq_length", 0, "must be at least 1");
+        }
+        if self.tbptt_chunks == 0 {
+            return bad("data.tbptt_chunks", 0, "must be at least 1");
         }
         within("data.num_workers", self.num_workers, 1..=MANY_WORKERS)?;
         if self.text_column.is_empty() {
@@ -176,14 +176,10 @@ impl DataConfig {
         }
         self.validate_source()?;
         match self.source {
-            DataSource::Files if self.train_file.as_os_str().is_empty() => Err(DataError::NotSet {
-                key: "data.train_file",
-                hint: "name a .txt, .jsonl or .csv file or a directory of them (--train-file)",
-            }),
-            DataSource::CargoRegistry if self.train_crates.is_empty() => Err(DataError::NotSet {
-                key: "data.train_crates",
-                hint: "`data.source = \"cargo-registry\"` needs names of locked dependencies",
-            }),
+            DataSource::CargoRegistry if self.train_crates.is_empty() => {
+                let hint = "`data.source = \"cargo-registry\"` needs names of locked dependencies";
+                Err(DataError::not_set("data.train_crates", hint))
+            }
             DataSource::Files | DataSource::CargoRegistry => Ok(()),
             DataSource::Stories => {
                 let told = &self.stories;
@@ -235,9 +231,10 @@ impl DataConfig {
             ("data.packing", packing.unwrap_or_default()),
             ("data.stateful", stateful.unwrap_or_default()),
         ];
+        let task = self.source.task().map(|task| task.to_string());
         let own_rows = format!(
             "`data.source = \"{}\"` makes its own rows, of no text and each for itself: leave it out",
-            self.source.task().map_or("", Task::name)
+            task.unwrap_or_default()
         );
         let (refused, reason) = match self.source {
             DataSource::Files => (&given[2..4], "needs `data.source = \"cargo-registry\"`"),
@@ -254,13 +251,12 @@ impl DataConfig {
         if let Some((key, value)) = refused.iter().find(|(_, value)| !value.is_empty()) {
             return bad(key, value, reason);
         }
-        match self.val_fraction {
-            Some(fraction) if fraction > 0.0 && !self.validation_file.as_os_str().is_empty() => {
-                let reason = "contradicts `data.validation_file`; keep one of them";
-                bad("data.val_fraction", fraction, reason)
-            }
-            _ => Ok(()),
+        let fraction = self.val_fraction.unwrap_or(0.0);
+        if fraction > 0.0 && !self.validation_file.as_os_str().is_empty() {
+            let reason = "contradicts `data.validation_file`; keep one of them";
+            return bad("data.val_fraction", fraction, reason);
         }
+        Ok(())
     }
 }
 
@@ -296,14 +292,8 @@ pub enum TokenizerKind {
 
 impl TokenizerKind {
     /// The word used in configuration files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Byte => "byte",
-            Self::Char => "char",
-            Self::File => "file",
-            Self::Bpe => "bpe",
-            Self::Hub => "hub",
-        }
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
     }
 }
 
@@ -346,10 +336,10 @@ impl TokenizerConfig {
                 "\"hub\"",
                 "downloading tokenizers is not available; save the tokenizer.json yourself and set `tokenizer.kind = \"file\"` and `tokenizer.path`",
             ),
-            TokenizerKind::File if !has_path => Err(DataError::NotSet {
-                key: "tokenizer.path",
-                hint: "name the tokenizer.json",
-            }),
+            TokenizerKind::File if !has_path => Err(DataError::not_set(
+                "tokenizer.path",
+                "name the tokenizer.json",
+            )),
             TokenizerKind::Bpe if self.train_bpe < SMALLEST_BPE => bad(
                 "tokenizer.train_bpe",
                 self.train_bpe,

@@ -68,25 +68,17 @@ impl Column {
         let Some(value) = row.remove(column) else {
             return Err(self.missing(path, line, row.keys().map(String::as_str)));
         };
-        let kind = match (&self.template, value) {
-            (Some(template), value) => {
-                let read = chat::conversation(template, value, row.get("tools"), column);
-                let wrong = |reason| DataError::bad_row(path, line, reason);
-                let (text, answers) = read.map_err(wrong)?;
-                return Ok(Fragment {
+        let read = match &self.template {
+            Some(template) => chat::conversation(template, value, row.get("tools"), column).map(
+                |(text, answers)| Fragment {
                     answers: Some(answers),
                     ..Fragment::whole(text)
-                });
-            }
-            (None, Value::String(text)) => return Ok(Fragment::whole(text)),
-            (None, Value::Null) => "null",
-            (None, Value::Bool(_)) => "true or false",
-            (None, Value::Number(_)) => "a number",
-            (None, Value::Array(_)) => "an array",
-            (None, Value::Object(_)) => "an object",
+                },
+            ),
+            None => (serde_json::from_value(value).map(Fragment::whole))
+                .map_err(|error| format!("`{column}` is not text: {error}")),
         };
-        let reason = format!("`{column}` is {kind}, not text");
-        Err(DataError::bad_row(path, line, reason))
+        read.map_err(|reason| DataError::bad_row(path, line, reason))
     }
 
     /// That a row has `others` and not this one.
@@ -184,7 +176,8 @@ type Texts = Box<dyn Iterator<Item = Result<Fragment, DataError>> + Send>;
 
 /// An open file of any format.
 pub(super) struct Records {
-    texts: Texts,
+    /// What it holds, without fragments that hold no text.
+    pub(super) texts: Texts,
     hash: Arc<Mutex<Fingerprint>>,
 }
 
@@ -225,13 +218,10 @@ impl Records {
             Format::Csv => Box::new(rows(reader, path, &column, b',')?),
             Format::Tsv => Box::new(rows(reader, path, &column, b'\t')?),
         };
+        let holds_text =
+            |found: &Result<Fragment, _>| !matches!(found, Ok(it) if it.text.is_empty());
+        let texts = Box::new(texts.filter(holds_text));
         Ok(Self { texts, hash })
-    }
-
-    /// The next fragment that holds text, or nothing at the end of the file.
-    pub(super) fn next_fragment(&mut self) -> Result<Option<Fragment>, DataError> {
-        let empty = |found: &Result<Fragment, _>| matches!(found, Ok(it) if it.text.is_empty());
-        self.texts.find(|found| !empty(found)).transpose()
     }
 
     /// Fingerprint of the bytes read.
@@ -491,18 +481,8 @@ fn reason_of(error: &serde_json::Error) -> String {
 
 /// Why a file cannot be read on, as the end of a sentence that begins with its path. Travels through `io::Error`,
 /// because the formats' parsers only pass that.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refused(String);
-
 fn refused(why: String) -> io::Error {
-    io::Error::other(Refused(why))
-}
-
-fn not_utf8(offset: u64, byte: u8) -> io::Error {
-    refused(format!(
-        " is not UTF-8: byte {offset} ({byte:#04x}) does not belong there; convert it first, for example with `iconv -t UTF-8`"
-    ))
+    io::Error::other(why)
 }
 
 /// Passes text on unchanged and fails at the first byte that is not UTF-8 text. All formats read
@@ -541,7 +521,11 @@ impl<R: Read> CheckedReader<R> {
             Err(error) if error.error_len().is_none() && !bytes.is_empty() => error.valid_up_to(),
             Err(error) => {
                 let place = error.valid_up_to();
-                return Err(not_utf8(start + place as u64, self.open[place]));
+                let (byte, offset) = (self.open[place], start + place as u64);
+                return Err(refused(format!(
+                    " is not UTF-8: byte {offset} ({byte:#04x}) does not belong there; convert it first, for example \
+                     with `iconv -t UTF-8`"
+                )));
             }
         };
         self.open.drain(..valid);
@@ -566,9 +550,8 @@ impl<R: Read> Read for CheckedReader<R> {
 
 /// Turns what a read of `path` failed with into the error a user sees.
 fn read_error(path: &Path, source: io::Error) -> DataError {
-    let inner = source.get_ref();
-    match inner.and_then(|inner| inner.downcast_ref::<Refused>()) {
-        Some(Refused(why)) => DataError::Unusable(format!("{}{why}", path.display())),
+    match source.get_ref() {
+        Some(why) => DataError::Unusable(format!("{}{why}", path.display())),
         None => DataError::read(path)(source),
     }
 }

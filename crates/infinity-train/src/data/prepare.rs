@@ -10,7 +10,7 @@
 
 use super::cargo::CargoWorkspace;
 use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind};
-use super::error::{DataError, DataEvent, bad};
+use super::error::{DataError, bad};
 use super::sources::{Sources, divide};
 use super::store::{
     FORMAT_VERSION, META_FILE, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE,
@@ -35,11 +35,15 @@ use std::path::{Path, PathBuf};
 pub fn prepare(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
-    notify: &mut dyn FnMut(DataEvent),
+    notify: &mut dyn FnMut(String),
 ) -> Result<PreparedData, DataError> {
     data.validate()?;
     if data.source.task().is_some() {
         return task_splits::of(data, tokenizer);
+    }
+    if data.source == DataSource::Files && data.train_file.as_os_str().is_empty() {
+        let hint = "name a .txt, .jsonl or .csv file or a directory of them (--train-file)";
+        return Err(DataError::not_set("data.train_file", hint));
     }
     let mut prepared = match names_tokens(data) {
         true => given(data, tokenizer)?,
@@ -48,13 +52,13 @@ pub fn prepare(
     let adds = tokenizer.add_special_tokens;
     prepared.tokenizer = prepared.tokenizer.with_special_tokens(adds);
     check_lengths(data, &prepared)?;
-    notify(DataEvent::Ready(format!(
+    notify(format!(
         "{} training and {} validation tokens of {} kinds in {}",
         prepared.train.len(),
         prepared.valid.len(),
         prepared.tokenizer.vocab_size(),
         prepared.directory.display()
-    )));
+    ));
     Ok(prepared)
 }
 
@@ -65,7 +69,7 @@ pub fn tokenize_to(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
     output: &Path,
-    notify: &mut dyn FnMut(DataEvent),
+    notify: &mut dyn FnMut(String),
 ) -> Result<PreparedData, DataError> {
     let data = &DataConfig {
         train_file: texts.first().cloned().unwrap_or_default(),
@@ -150,7 +154,7 @@ fn given(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<PreparedData,
             let same = Fingerprint::matches(&prepared.meta.tokenizer_hash, json);
             (same, tokenizer.path.display().to_string())
         }
-        kind => (kind == found, kind.name().to_owned()),
+        kind => (kind == found, kind.name()),
     };
     match same {
         true => Ok(prepared),
@@ -167,7 +171,7 @@ fn given(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<PreparedData,
 fn cached(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
-    notify: &mut dyn FnMut(DataEvent),
+    notify: &mut dyn FnMut(String),
 ) -> Result<PreparedData, DataError> {
     let texts = std::slice::from_ref(&data.train_file);
     let inputs = Inputs::find("data.train_file", texts, data, tokenizer, notify)?;
@@ -175,10 +179,7 @@ fn cached(
     if directory.exists() {
         match inputs.change(&directory)? {
             None => return open_prepared(&directory),
-            Some(reason) => notify(DataEvent::Step(format!(
-                "{reason}: making {} again",
-                directory.display()
-            ))),
+            Some(reason) => notify(format!("{reason}: making {} again", directory.display())),
         }
     }
     inputs.build(&directory, notify)
@@ -222,7 +223,7 @@ impl<'a> Inputs<'a> {
         texts: &[PathBuf],
         data: &'a DataConfig,
         config: &'a TokenizerConfig,
-        notify: &mut dyn FnMut(DataEvent),
+        notify: &mut dyn FnMut(String),
     ) -> Result<Self, DataError> {
         let kind = config.resolve()?;
         let template = templates::template(data, config)?;
@@ -254,7 +255,7 @@ impl<'a> Inputs<'a> {
         };
         // The algorithm of earlier versions, whose entries are found again.
         let mut hash = Fingerprint::like("");
-        hash.field(kind)
+        hash.field(&kind)
             .field(absolute(&config.path))
             .field(config.train_bpe.to_le_bytes())
             .field(absolute(&data.train_file))
@@ -309,12 +310,11 @@ impl<'a> Inputs<'a> {
     fn build(
         self,
         directory: &Path,
-        notify: &mut dyn FnMut(DataEvent),
+        notify: &mut dyn FnMut(String),
     ) -> Result<PreparedData, DataError> {
         // Before any text is read: there may be no place to write it.
         let failed = DataError::write(directory);
         let partial = PartialDirectory::create(directory).map_err(failed)?;
-        let mut say = |line| notify(DataEvent::Step(line));
         let mut alphabet = (self.kind == TokenizerKind::Char).then(Alphabet::default);
         let mut scan = |sources| scan(sources, alphabet.as_mut(), Fingerprint::default());
         let (source, chars) = scan(&self.train)?;
@@ -323,7 +323,7 @@ impl<'a> Inputs<'a> {
         let documents = validation_source.iter().chain([&source]);
         let documents: u64 = documents.map(|source| source.documents).sum();
         let total_chars = chars + held_out_chars.unwrap_or(0);
-        say(format!(
+        notify(format!(
             "read {documents} documents, {total_chars} characters"
         ));
 
@@ -337,10 +337,10 @@ impl<'a> Inputs<'a> {
             (Some(tokenizer), _) => tokenizer.clone(),
             (None, Some(alphabet)) => alphabet.tokenizer(),
             (None, None) => {
-                say(format!("learning a BPE tokenizer of {entries} entries"));
+                notify(format!("learning a BPE tokenizer of {entries} entries"));
                 let (tokenizer, cut) = learn(&self.train, train_chars, entries)?;
                 if cut > 0 {
-                    say(format!(
+                    notify(format!(
                         "{cut} words of more than {LONGEST_WORD} characters are cut for learning the tokenizer"
                     ));
                 }
@@ -349,8 +349,7 @@ impl<'a> Inputs<'a> {
         };
 
         let limits = [train_chars, total_chars];
-        let (train, validation) =
-            self.write_splits(limits, &tokenizer, partial.path(), &mut say)?;
+        let (train, validation) = self.write_splits(limits, &tokenizer, partial.path(), notify)?;
         tokenizer.save(partial.path().join(TOKENIZER_FILE))?;
         let meta = PreparedMeta {
             format_version: FORMAT_VERSION,
@@ -374,7 +373,7 @@ impl<'a> Inputs<'a> {
         [train_chars, total_chars]: [u64; 2],
         tokenizer: &Tokenizer,
         directory: &Path,
-        say: &mut impl FnMut(String),
+        notify: &mut dyn FnMut(String),
     ) -> Result<(SplitMeta, SplitMeta), DataError> {
         let chat = self.train.column.template.is_some();
         let mut train = SplitWriter::create(directory, "train", tokenizer, chat)?;
@@ -396,7 +395,7 @@ impl<'a> Inputs<'a> {
                     // Told every few million characters.
                     if chars >= told + (1 << 22) || chars == total_chars {
                         told = chars;
-                        say(format!("tokenized {chars} of {total_chars} characters"));
+                        notify(format!("tokenized {chars} of {total_chars} characters"));
                     }
                     split.push(fragment)?;
                 }
@@ -407,7 +406,7 @@ impl<'a> Inputs<'a> {
         let dropped = dropped.and(also_dropped);
         dropped.check()?;
         if let Some(first) = dropped.first {
-            say(format!(
+            notify(format!(
                 "warning: the tokenizer has no tokens for {} of {} characters, which are left out; the first is {first:?}",
                 dropped.characters, dropped.of
             ));
@@ -500,7 +499,7 @@ fn files(
     texts: &[PathBuf],
     data: &DataConfig,
     template: Option<ChatTemplate>,
-    notify: &mut dyn FnMut(DataEvent),
+    notify: &mut dyn FnMut(String),
 ) -> Result<(Sources, Option<Sources>), DataError> {
     let column = match template {
         Some(_) => &data.messages_column,
@@ -518,10 +517,10 @@ fn files(
     let skipped = all.flat_map(|sources| &sources.skipped);
     let skipped: Vec<String> = skipped.map(|path| path.display().to_string()).collect();
     if !skipped.is_empty() {
-        notify(DataEvent::Step(format!(
+        notify(format!(
             "not read, because runs, models and token files are no text: {}",
             skipped.join(", ")
-        )));
+        ));
     }
     Ok((train, validation))
 }
@@ -529,7 +528,7 @@ fn files(
 /// Both splits of the sources of dependencies.
 fn crates(
     data: &DataConfig,
-    notify: &mut dyn FnMut(DataEvent),
+    notify: &mut dyn FnMut(String),
 ) -> Result<(Sources, Option<Sources>), DataError> {
     let here = env::current_dir().map_err(DataError::read(Path::new(".")))?;
     let workspace = CargoWorkspace::find(&here)?;
@@ -539,12 +538,12 @@ fn crates(
             0 => String::new(),
             n => format!(", {n} that are not UTF-8 left out"),
         };
-        notify(DataEvent::Step(format!(
+        notify(format!(
             "{key}: {} in {} files{skipped} (content {})",
             found.crates.join(", "),
             found.sources.files.len(),
             found.sources.known.as_deref().unwrap_or_default()
-        )));
+        ));
         Ok::<_, DataError>(found)
     };
     let train = found("data.train_crates", &data.train_crates)?;

@@ -8,7 +8,7 @@ use super::formats::{Column, Format, Fragment, Records, SourceFile};
 use super::stories::Stories;
 use infinity_files::Fingerprint;
 use infinity_model::ChatTemplate;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -92,10 +92,10 @@ impl Sources {
             return self.directory(path);
         }
         if !metadata.is_file() {
-            let (path, kind) = (path.display(), kind(&metadata));
+            let path = path.display();
             return Err(DataError::Unusable(format!(
-                "`{key}`: {path} is {kind}, which cannot be read twice, and text is read more than once; write it to \
-                 a file first"
+                "`{key}`: {path} is a pipe, a socket or a device, which cannot be read twice, and text is read more \
+                 than once; write it to a file first"
             )));
         }
         if metadata.len() == 0 {
@@ -133,23 +133,6 @@ impl Sources {
             root.display()
         )))
     }
-}
-
-/// What something that is neither file nor directory is.
-fn kind(metadata: &Metadata) -> &'static str {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        let kind = metadata.file_type();
-        if kind.is_fifo() {
-            return "a pipe";
-        }
-        if kind.is_socket() {
-            return "a socket";
-        }
-    }
-    let _ = metadata;
-    "a device"
 }
 
 /// A walk through a directory, in the order of names. Hidden entries are passed over: they are rarely
@@ -242,8 +225,8 @@ impl Fragments<'_> {
     fn advance(&mut self) -> Result<Option<Fragment>, DataError> {
         loop {
             if let Some(records) = &mut self.open {
-                if let Some(fragment) = records.next_fragment()? {
-                    return Ok(Some(fragment));
+                if let Some(fragment) = records.texts.next() {
+                    return fragment.map(Some);
                 }
                 self.fingerprints.push(records.fingerprint());
             }

@@ -32,21 +32,17 @@ const PIECE: u64 = 64 << 10;
 #[serde(rename_all = "lowercase")]
 pub enum Width {
     /// Two bytes: token ids of vocabularies up to 65,536.
-    U16,
+    U16 = 2,
     /// Four bytes: larger vocabularies.
-    U32,
+    U32 = 4,
     /// Eight bytes: positions of documents.
-    U64,
+    U64 = 8,
 }
 
 impl Width {
     /// Bytes of one number.
     pub fn bytes(self) -> u64 {
-        match self {
-            Self::U16 => 2,
-            Self::U32 => 4,
-            Self::U64 => 8,
-        }
+        self as u64
     }
 }
 
@@ -506,10 +502,6 @@ impl PreparedMeta {
         let value: Value = serde_json::from_slice(&text).map_err(damaged)?;
         let version = &value["format_version"];
         if *version != FORMAT_VERSION {
-            let version = match version {
-                Value::Null => "none".to_owned(),
-                version => version.to_string(),
-            };
             let reason = format!("format version {version}, this program reads {FORMAT_VERSION}");
             return Err(DataError::damaged(&path, reason));
         }

@@ -270,7 +270,7 @@ const END_OF_TEXT: &str = "<|endoftext|>";
 /// A pair seen once teaches nothing about the next text.
 const MIN_FREQUENCY: u64 = 2;
 
-/// A set of characters: for each, whether it is in it.
+/// For each character, whether it is in a text.
 pub(super) struct Alphabet(Vec<bool>);
 
 impl Default for Alphabet {
@@ -284,13 +284,9 @@ impl Alphabet {
         text.chars().for_each(|c| self.0[c as usize] = true);
     }
 
-    fn characters(&self) -> impl Iterator<Item = char> + '_ {
-        ('\0'..=char::MAX).filter(move |c| self.0[*c as usize])
-    }
-
     /// The tokenizer whose tokens are these characters.
     pub(super) fn tokenizer(&self) -> Tokenizer {
-        Tokenizer::chars(self.characters())
+        Tokenizer::chars(('\0'..=char::MAX).filter(|c| self.0[*c as usize]))
     }
 }
 
@@ -597,11 +593,11 @@ mod tests {
             let mut alphabet = Alphabet::default();
             alphabet.extend("bab");
             alphabet.extend("水\u{10ffff}\0");
-            assert_eq!(
-                alphabet.characters().collect::<String>(),
-                "\0ab水\u{10ffff}"
-            );
-            assert_eq!(alphabet.tokenizer().encode("水ab").unwrap(), [3, 1, 2]);
+            let tokenizer = alphabet.tokenizer();
+            let characters = tokenizer.decode(&[0, 1, 2, 3, 4]).unwrap();
+            assert_eq!(characters, "\0ab水\u{10ffff}");
+            assert_eq!(tokenizer.vocab_size(), 5);
+            assert_eq!(tokenizer.encode("水ab").unwrap(), [3, 1, 2]);
         }
 
         #[test]
