@@ -40,18 +40,6 @@ struct Packages {
     packages: Vec<Package>,
 }
 
-/// Sources of crates, ready to be read, and what was found on the way.
-#[derive(Clone, Debug)]
-pub(super) struct CrateSources {
-    /// The `.rs` files, sorted by crate and path. Their fingerprint, of names, versions, paths and contents, is the same
-    /// on every machine.
-    pub(super) sources: Sources,
-    /// The crates, as `name version`.
-    pub(super) crates: Vec<String>,
-    /// Files left out because they are not UTF-8 text.
-    pub(super) skipped: usize,
-}
-
 /// A Cargo workspace and where its dependencies' sources are.
 #[derive(Debug)]
 pub(super) struct CargoWorkspace {
@@ -89,15 +77,18 @@ impl CargoWorkspace {
         })
     }
 
-    /// Files of the crates in `names` (`name` or `name@version`); `key` is blamed in messages.
+    /// The `.rs` files of the crates in `names` (`name` or `name@version`), sorted by crate and path, and the crates as
+    /// `name version`; `key` is blamed in messages. The fingerprint of names, versions, paths and contents is the same
+    /// on every machine.
     pub(super) fn sources(
         &self,
-        key: &'static str,
+        key: &str,
         names: &[String],
-    ) -> Result<CrateSources, DataError> {
+    ) -> Result<(Sources, Vec<String>), DataError> {
         let chosen = names.iter().map(|name| self.locked(key, name));
         let chosen = chosen.collect::<Result<BTreeSet<_>, _>>()?;
-        let (mut files, mut skipped, mut hash) = (Vec::new(), 0, Fingerprint::default());
+        let (mut files, mut skipped) = (Vec::new(), Vec::new());
+        let mut hash = Fingerprint::default();
         for package in &chosen {
             let before = files.len();
             let directory = self.directory(package)?;
@@ -106,7 +97,7 @@ impl CargoWorkspace {
                 if path.extension().is_some_and(|extension| extension == "rs") && path.is_file() {
                     match rust_file(path, &directory, &mut hash)? {
                         Some(file) => files.push(file),
-                        None => skipped += 1,
+                        None => skipped.push(path.to_path_buf()),
                     }
                 }
                 Ok(())
@@ -118,19 +109,17 @@ impl CargoWorkspace {
                 )));
             }
         }
-        Ok(CrateSources {
-            sources: Sources {
-                root: self.root.join("Cargo.lock"),
-                files,
-                known: Some(hash.hex()),
-                ..Sources::default()
-            },
-            crates: chosen.iter().map(ToString::to_string).collect(),
+        let sources = Sources {
+            root: self.root.join("Cargo.lock"),
+            files,
+            known: Some(hash.hex()),
             skipped,
-        })
+            ..Sources::default()
+        };
+        Ok((sources, chosen.iter().map(ToString::to_string).collect()))
     }
 
-    fn locked(&self, key: &'static str, wanted: &str) -> Result<&Package, DataError> {
+    fn locked(&self, key: &str, wanted: &str) -> Result<&Package, DataError> {
         let (name, version) = wanted.split_once('@').unzip();
         let name = name.unwrap_or(wanted);
         let named = self.locked.iter().filter(|package| package.name == name);
@@ -273,45 +262,40 @@ mod tests {
     #[test]
     fn dependencies_are_found_in_a_fixed_order() {
         let workspace = here();
-        let found = workspace
+        let (found, crates) = workspace
             .sources("data.train_crates", &names(&["memmap2", "csv"]))
             .unwrap();
-        assert!(found.crates[0].starts_with("csv ") && found.crates[1].starts_with("memmap2 "));
-        let paths: Vec<&Path> = found
-            .sources
-            .files
-            .iter()
-            .map(|file| file.path.as_path())
-            .collect();
+        assert!(crates[0].starts_with("csv ") && crates[1].starts_with("memmap2 "));
+        let paths: Vec<&Path> = found.files.iter().map(|file| file.path.as_path()).collect();
         assert!(paths.iter().all(|path| path.extension().unwrap() == "rs"));
         assert!(paths.iter().any(|path| path.ends_with("src/lib.rs")));
-        let again = workspace
+        let (again, _) = workspace
             .sources("data.train_crates", &names(&["csv", "memmap2", "csv"]))
             .unwrap();
-        assert_eq!(found.sources, again.sources);
-        let other = workspace
+        assert_eq!(found, again);
+        let (other, _) = workspace
             .sources("data.train_crates", &names(&["csv"]))
             .unwrap();
-        assert_ne!(found.sources.known, other.sources.known);
+        assert_ne!(found.known, other.known);
     }
 
     #[test]
     fn the_registry_is_searched_when_cargo_metadata_refuses() {
         let mut workspace = here();
-        let found = workspace
+        let (found, _) = workspace
             .sources("data.train_crates", &names(&["csv"]))
             .unwrap();
         workspace.packages = Err("failed to download".to_owned());
         // Sources that are vendored are only known to Cargo; then there is nothing to compare.
-        if found.sources.files[0]
+        if found.files[0]
             .path
             .components()
             .any(|part| part.as_os_str() == "registry")
         {
-            let searched = workspace
+            let (searched, _) = workspace
                 .sources("data.train_crates", &names(&["csv"]))
                 .unwrap();
-            assert_eq!(found.sources.known, searched.sources.known);
+            assert_eq!(found.known, searched.known);
         }
         workspace.locked[0] = Package {
             name: "never-published-crate".to_owned(),

@@ -173,62 +173,41 @@ impl SourceFile {
 
 type Checked = CheckedReader<File>;
 type Texts = Box<dyn Iterator<Item = Result<Fragment, DataError>> + Send>;
+/// Fingerprints of files, the last one of the file that is being read.
+pub(super) type Seen = Arc<Mutex<Vec<Fingerprint>>>;
 
-/// An open file of any format.
-pub(super) struct Records {
-    /// What it holds, without fragments that hold no text.
-    pub(super) texts: Texts,
-    hash: Arc<Mutex<Fingerprint>>,
-}
-
-impl Records {
-    /// Opens `file`; `hash` goes on over its bytes.
-    pub(super) fn open(
-        file: &SourceFile,
-        column: &Column,
-        hash: Fingerprint,
-    ) -> Result<Self, DataError> {
-        let (path, column) = (file.path.clone(), column.clone());
-        if column.template.is_some() && file.format != Format::Json {
-            let path = path.display();
-            let reason =
-                format!("is of .jsonl and .json files, and another one is to be read: {path}");
-            return bad("data.messages_column", column.name, reason);
-        }
-        let mut handle = File::open(&path).map_err(DataError::read(&path))?;
-        let mut head = Vec::new();
-        let read = (&mut handle).take(4).read_to_end(&mut head);
-        read.and_then(|_| handle.rewind())
-            .map_err(DataError::read(&path))?;
-        if is_utf16(&head) {
-            let path = path.display();
-            return Err(DataError::Unusable(format!(
-                "{path} is UTF-16, not UTF-8; convert it first, for example with `iconv -f UTF-16 -t UTF-8`"
-            )));
-        }
-        let hash = Arc::new(Mutex::new(hash));
-        let mut reader = CheckedReader::new(handle, hash.clone());
-        if head.starts_with(BYTE_ORDER_MARK.as_bytes()) {
-            let mark = reader.read_exact(&mut [0; BYTE_ORDER_MARK.len()]);
-            mark.map_err(DataError::read(&path))?;
-        }
-        let texts: Texts = match file.format {
-            Format::Text => Box::new(blocks(reader, path, file.bytes)),
-            Format::Json => json(reader, path, column)?,
-            Format::Csv => Box::new(rows(reader, path, &column, b',')?),
-            Format::Tsv => Box::new(rows(reader, path, &column, b'\t')?),
-        };
-        let holds_text =
-            |found: &Result<Fragment, _>| !matches!(found, Ok(it) if it.text.is_empty());
-        let texts = Box::new(texts.filter(holds_text));
-        Ok(Self { texts, hash })
+/// The fragments of `file` that hold text. The last fingerprint of `seen` goes on over its bytes.
+pub(super) fn open(file: &SourceFile, column: &Column, seen: Seen) -> Result<Texts, DataError> {
+    let (path, column) = (file.path.clone(), column.clone());
+    if column.template.is_some() && file.format != Format::Json {
+        let path = path.display();
+        let reason = format!("is of .jsonl and .json files, and another one is to be read: {path}");
+        return bad("data.messages_column", column.name, reason);
     }
-
-    /// Fingerprint of the bytes read.
-    pub(super) fn fingerprint(&self) -> String {
-        let hash = self.hash.lock().unwrap_or_else(PoisonError::into_inner);
-        hash.hex()
+    let mut handle = File::open(&path).map_err(DataError::read(&path))?;
+    let mut head = Vec::new();
+    let read = (&mut handle).take(4).read_to_end(&mut head);
+    read.and_then(|_| handle.rewind())
+        .map_err(DataError::read(&path))?;
+    if is_utf16(&head) {
+        let path = path.display();
+        return Err(DataError::Unusable(format!(
+            "{path} is UTF-16, not UTF-8; convert it first, for example with `iconv -f UTF-16 -t UTF-8`"
+        )));
     }
+    let mut reader = CheckedReader::new(handle, seen);
+    if head.starts_with(BYTE_ORDER_MARK.as_bytes()) {
+        let mark = reader.read_exact(&mut [0; BYTE_ORDER_MARK.len()]);
+        mark.map_err(DataError::read(&path))?;
+    }
+    let texts: Texts = match file.format {
+        Format::Text => Box::new(blocks(reader, path, file.bytes)),
+        Format::Json => json(reader, path, column)?,
+        Format::Csv => Box::new(rows(reader, path, &column, b',')?),
+        Format::Tsv => Box::new(rows(reader, path, &column, b'\t')?),
+    };
+    let holds_text = |found: &Result<Fragment, _>| !matches!(found, Ok(it) if it.text.is_empty());
+    Ok(Box::new(texts.filter(holds_text)))
 }
 
 /// Whether a file that begins with `head` is UTF-16: its mark, or two characters that every second byte is zero of.
@@ -493,16 +472,16 @@ struct CheckedReader<R> {
     offset: u64,
     /// Bytes of a character whose end has not been read yet.
     open: Vec<u8>,
-    hash: Arc<Mutex<Fingerprint>>,
+    seen: Seen,
 }
 
 impl<R: Read> CheckedReader<R> {
-    fn new(inner: R, hash: Arc<Mutex<Fingerprint>>) -> Self {
+    fn new(inner: R, seen: Seen) -> Self {
         Self {
             inner,
             offset: 0,
             open: Vec::new(),
-            hash,
+            seen,
         }
     }
 
@@ -541,8 +520,11 @@ impl<R: Read> Read for CheckedReader<R> {
         let count = self.inner.read(buffer)?;
         let bytes = &buffer[..count];
         self.check(bytes)?;
-        let mut hash = self.hash.lock().unwrap_or_else(PoisonError::into_inner);
-        hash.update(bytes);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hash) = seen.last_mut() {
+            hash.update(bytes);
+        }
+        drop(seen);
         self.offset += count as u64;
         Ok(count)
     }
@@ -612,10 +594,11 @@ mod tests {
         #[test]
         fn the_fingerprint_is_that_of_the_whole_file() {
             let text = "some text ß".as_bytes();
-            let mut reader = CheckedReader::new(Portions(text, 3), Arc::default());
+            let seen = Seen::new(Mutex::new(vec![Fingerprint::default()]));
+            let mut reader = CheckedReader::new(Portions(text, 3), seen);
             reader.read_to_end(&mut Vec::new()).unwrap();
-            let hash = reader.hash.lock().unwrap();
-            assert_eq!(hash.hex(), infinity_files::fingerprint(text));
+            let seen = reader.seen.lock().unwrap();
+            assert_eq!(seen[0].hex(), infinity_files::fingerprint(text));
             assert_eq!(reader.offset, text.len() as u64);
         }
     }

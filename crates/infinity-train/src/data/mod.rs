@@ -38,7 +38,7 @@ pub use formats::{Format, Fragment, SourceFile};
 pub use needle::Needles;
 pub(crate) use prepare::known_tokenizer;
 pub use prepare::{is_prepared, open_prepared, prepare, tokenize_to};
-pub use sources::{Fragments, Sources};
+pub use sources::Sources;
 pub use store::{
     FileStamp, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TextMeta, TokenStore, Width,
 };

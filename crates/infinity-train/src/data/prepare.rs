@@ -11,6 +11,7 @@
 use super::cargo::CargoWorkspace;
 use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind};
 use super::error::{DataError, bad};
+use super::formats::Seen;
 use super::sources::{Sources, divide};
 use super::store::{
     FORMAT_VERSION, META_FILE, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE,
@@ -26,6 +27,7 @@ use infinity_model::ChatTemplate;
 use infinity_model::tokenizer::Tokenizer;
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 /// Gives the data that `data` and `tokenizer` describe: from a prepared directory, from the cache,
 /// or made now (and left in the cache). `notify` hears what is done.
@@ -443,9 +445,8 @@ fn scan(
     mut hash: Fingerprint,
 ) -> Result<(SourceMeta, u64), DataError> {
     let (mut documents, mut chars) = (0, 0);
-    let mut fragments = sources.fragments();
-    fragments.hash = hash.clone();
-    for fragment in &mut fragments {
+    let seen = Seen::default();
+    for fragment in sources.read(hash.clone(), seen.clone()) {
         let fragment = fragment?;
         documents += u64::from(fragment.ends_document);
         chars += fragment.text.chars().count() as u64;
@@ -456,8 +457,8 @@ fn scan(
     if chars == 0 {
         return Err(DataError::empty(&sources.root));
     }
-    for fingerprint in fragments.fingerprints {
-        hash.field(fingerprint);
+    for file in &*seen.lock().unwrap_or_else(PoisonError::into_inner) {
+        hash.field(file.hex());
     }
     let (hash, files) = match &sources.known {
         // Files of dependencies are named by the lock file; their paths mean nothing elsewhere.
@@ -533,28 +534,27 @@ fn crates(
     let here = env::current_dir().map_err(DataError::read(Path::new(".")))?;
     let workspace = CargoWorkspace::find(&here)?;
     let mut found = |key, names: &[String]| {
-        let found = workspace.sources(key, names)?;
-        let skipped = match found.skipped {
+        let (sources, crates) = workspace.sources(key, names)?;
+        let skipped = match sources.skipped.len() {
             0 => String::new(),
             n => format!(", {n} that are not UTF-8 left out"),
         };
         notify(format!(
             "{key}: {} in {} files{skipped} (content {})",
-            found.crates.join(", "),
-            found.sources.files.len(),
-            found.sources.known.as_deref().unwrap_or_default()
+            crates.join(", "),
+            sources.files.len(),
+            sources.known.as_deref().unwrap_or_default()
         ));
-        Ok::<_, DataError>(found)
+        Ok::<_, DataError>((sources, crates))
     };
-    let train = found("data.train_crates", &data.train_crates)?;
+    let (train, crates) = found("data.train_crates", &data.train_crates)?;
     if data.validation_crates.is_empty() {
-        return Ok((train.sources, None));
+        return Ok((train, None));
     }
     let key = "data.validation_crates";
-    let validation = found(key, &data.validation_crates)?;
-    let mut held_out = validation.crates.iter();
-    match held_out.find(|name| train.crates.contains(name)) {
+    let (validation, held_out) = found(key, &data.validation_crates)?;
+    match held_out.iter().find(|name| crates.contains(name)) {
         Some(both) => bad(key, both, "is also in `data.train_crates`"),
-        None => Ok((train.sources, Some(validation.sources))),
+        None => Ok((train, Some(validation))),
     }
 }

@@ -4,13 +4,14 @@
 //! stream everywhere. The stream comes in fragments of bounded size.
 
 use super::error::{DataError, EXPECTED};
-use super::formats::{Column, Format, Fragment, Records, SourceFile};
+use super::formats::{self, Column, Format, Fragment, Seen, SourceFile};
 use super::stories::Stories;
 use infinity_files::Fingerprint;
 use infinity_model::ChatTemplate;
 use std::fs;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::{iter, mem};
 
 /// Files in a fixed order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +24,8 @@ pub struct Sources {
     pub(super) stories: Option<Stories>,
     /// Fingerprint of the contents, where finding them already took it.
     pub(super) known: Option<String>,
-    /// Directories passed over because this program wrote them: runs, models, token files.
+    /// What was passed over: directories that this program wrote (runs, models, token files), and files of dependencies
+    /// that are no UTF-8 text.
     pub skipped: Vec<PathBuf>,
     /// Column or key of the text in `.json`, `.jsonl`, `.csv` and `.tsv`, or of conversations.
     pub(super) column: Column,
@@ -64,16 +66,28 @@ impl Sources {
     }
 
     /// All text, file after file. Errors end the stream.
-    pub fn fragments(&self) -> Fragments<'_> {
-        Fragments {
-            sources: self,
-            files: self.files.iter(),
-            untold: 0..self.stories.map_or(0, |stories| stories.count),
-            open: None,
-            hash: Fingerprint::default(),
-            fingerprints: Vec::new(),
-            failed: false,
-        }
+    pub fn fragments(&self) -> impl Iterator<Item = Result<Fragment, DataError>> + Send {
+        self.read(Fingerprint::default(), Seen::default())
+    }
+
+    /// [`fragments`](Self::fragments), with the fingerprint of every file in `seen`; each begins with `hash`.
+    pub(super) fn read(
+        &self,
+        hash: Fingerprint,
+        seen: Seen,
+    ) -> impl Iterator<Item = Result<Fragment, DataError>> + Send {
+        let texts = self.files.iter().flat_map(move |file| {
+            let fresh = hash.clone();
+            (seen.lock().unwrap_or_else(PoisonError::into_inner)).push(fresh);
+            let opened = formats::open(file, &self.column, seen.clone());
+            opened.unwrap_or_else(|error| Box::new(iter::once(Err(error))))
+        });
+        let stories = self.stories.into_iter().flat_map(|stories| {
+            (0..stories.count).map(move |n| Ok(Fragment::whole(stories.story(n))))
+        });
+        let mut failed = false;
+        let until = move |found: &Result<_, _>| !mem::replace(&mut failed, found.is_err());
+        texts.chain(stories).take_while(until)
     }
 
     /// The made stories alone.
@@ -206,52 +220,6 @@ fn is_written_here(path: &Path) -> bool {
     ];
     let there = |name: &&str| path.join(name).is_file();
     TOGETHER.iter().any(|names| names.iter().all(there))
-}
-
-/// The text of [`Sources`], in order.
-pub struct Fragments<'a> {
-    sources: &'a Sources,
-    files: std::slice::Iter<'a, SourceFile>,
-    untold: Range<u64>,
-    open: Option<Records>,
-    /// What a fingerprint of a file begins with.
-    pub(super) hash: Fingerprint,
-    /// Of the files that were read to their end, in order.
-    pub(super) fingerprints: Vec<String>,
-    failed: bool,
-}
-
-impl Fragments<'_> {
-    fn advance(&mut self) -> Result<Option<Fragment>, DataError> {
-        loop {
-            if let Some(records) = &mut self.open {
-                if let Some(fragment) = records.texts.next() {
-                    return fragment.map(Some);
-                }
-                self.fingerprints.push(records.fingerprint());
-            }
-            let Some(file) = self.files.next() else {
-                self.open = None;
-                let story = self.sources.stories.zip(self.untold.next());
-                return Ok(story.map(|(stories, n)| Fragment::whole(stories.story(n))));
-            };
-            let column = &self.sources.column;
-            self.open = Some(Records::open(file, column, self.hash.clone())?);
-        }
-    }
-}
-
-impl Iterator for Fragments<'_> {
-    type Item = Result<Fragment, DataError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let next = self.advance().transpose();
-        self.failed = matches!(next, Some(Err(_)));
-        next
-    }
 }
 
 /// Cuts a fragment after `limit` characters: the part before, the part after, and how many
