@@ -35,9 +35,9 @@ macro_rules! choice {
             type Err = $crate::error::ConfigError;
 
             fn from_str(word: &str) -> Result<Self, Self::Err> {
-                let words: Vec<&str> = Self::ALL.iter().map(|choice| choice.as_str()).collect();
-                let found = words.iter().position(|known| *known == word);
-                found.map(|at| Self::ALL[at]).ok_or_else(|| {
+                let found = Self::ALL.iter().find(|choice| choice.as_str() == word);
+                found.copied().ok_or_else(|| {
+                    let words: Vec<&str> = Self::ALL.iter().map(|choice| choice.as_str()).collect();
                     let meant = $crate::config::did_you_mean(word, &words);
                     let limit = format!("one of \"{}\"{meant}", words.join("\", \""));
                     $crate::error::ConfigError::unknown($key, word, limit)

@@ -57,22 +57,16 @@ pub fn key(name: &str) -> Option<&'static Key> {
 fn collect(object: &Value, prefix: &str, defaults: Option<&toml::Value>, keys: &mut Vec<Key>) {
     let properties = object["properties"].as_object().into_iter().flatten();
     for (name, property) in properties {
-        let (node, own) = (followed(property), &property["description"]);
-        let described = if own.is_null() {
-            &node["description"]
-        } else {
-            own
-        };
+        let node = followed(property);
+        let described = property.get("description").or(node.get("description"));
         let default = defaults.and_then(|table| table.get(name));
         let section = node.get("properties").is_some();
+        let shown = default.filter(|_| !section).map(ToString::to_string);
         keys.push(Key {
             name: format!("{prefix}{name}"),
             kind: if section { String::new() } else { kind(node) },
-            default: match default {
-                Some(value) if !section => value.to_string(),
-                _ => String::new(),
-            },
-            meaning: text(described),
+            default: shown.unwrap_or_default(),
+            meaning: described.map_or_else(String::new, text),
             words: words(node),
         });
         collect(node, &format!("{prefix}{name}."), default, keys);
@@ -207,22 +201,20 @@ pub(super) fn unknown(name: &str) -> Option<String> {
     if key(name).is_some() {
         return None;
     }
+    let names: Vec<&str> = keys().iter().map(|key| key.name.as_str()).collect();
+    if let Some(near) = meant(name, &names) {
+        return Some(format!(", did you mean `{near}`?"));
+    }
     let section = name.split_once('.').map_or("", |(section, _)| section);
-    let leaves = || {
-        let leaf = |key: &'static Key| key.name.strip_prefix(section)?.strip_prefix('.');
-        let leaves = keys().iter().filter_map(leaf);
-        let leaves = leaves.filter(|leaf| !leaf.contains('.'));
-        leaves.collect::<Vec<_>>().join(", ")
+    let (inside, what) = match key(section) {
+        Some(_) => (format!("{section}."), "the section has"),
+        None => (String::new(), "there are"),
     };
-    let mut names: Vec<&str> = keys().iter().map(|key| key.name.as_str()).collect();
-    Some(match meant(name, &names) {
-        Some(near) => format!(", did you mean `{near}`?"),
-        None if key(section).is_some() => format!("; the section has: {}", leaves()),
-        None => {
-            names.retain(|name| !name.contains('.') && *name != "schema");
-            format!("; there are: {}", names.join(", "))
-        }
-    })
+    let leaves = names.iter().filter_map(|name| name.strip_prefix(&inside));
+    let leaves: Vec<&str> = leaves
+        .filter(|leaf| !leaf.contains('.') && *leaf != "schema")
+        .collect();
+    Some(format!("; {what}: {}", leaves.join(", ")))
 }
 
 /// The known key most likely meant by `name` (both dotted), if any is near: one of the same name in

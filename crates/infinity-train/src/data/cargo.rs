@@ -73,7 +73,7 @@ impl CargoWorkspace {
         Ok(Self {
             root: root.to_path_buf(),
             locked,
-            packages: packages(root)?,
+            packages: packages(root),
         })
     }
 
@@ -180,8 +180,8 @@ impl CargoWorkspace {
 ///
 /// It answers only when *every* dependency of every member is there, also those that building the
 /// binary does not need; therefore its refusal is kept as text, not returned as the error.
-fn packages(root: &Path) -> Result<Result<Vec<Package>, String>, DataError> {
-    let version = cargo(root, &["-vV"])?.unwrap_or_default();
+fn packages(root: &Path) -> Result<Vec<Package>, String> {
+    let version = cargo(root, &["-vV"])?;
     let version = String::from_utf8_lossy(&version);
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     let mut arguments = vec!["metadata", "--format-version", "1", "--locked", "--offline"];
@@ -191,30 +191,28 @@ fn packages(root: &Path) -> Result<Result<Vec<Package>, String>, DataError> {
             .iter()
             .flatten(),
     );
-    Ok(cargo(root, &arguments)?.and_then(|output| {
-        let read = serde_json::from_slice::<Packages>(&output);
-        let packages = read.map(|metadata| metadata.packages);
-        packages.map_err(|error| error.to_string())
-    }))
+    let read = serde_json::from_slice::<Packages>(&cargo(root, &arguments)?);
+    read.map(|found| found.packages)
+        .map_err(|error| error.to_string())
 }
 
 /// What Cargo answers, or the first line of its refusal.
-fn cargo(root: &Path, arguments: &[&str]) -> Result<Result<Vec<u8>, String>, DataError> {
+fn cargo(root: &Path, arguments: &[&str]) -> Result<Vec<u8>, String> {
     // Cargo sets this for what it runs; it is the one that built this program.
     let program = env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
     let mut command = Command::new(&program);
     let output = command.args(arguments).current_dir(root).output();
     let output = output.map_err(|error| {
-        DataError::Unusable(format!(
-            "cannot run `{}`: {error}; Cargo is needed to find the sources of dependencies",
-            program.display()
-        ))
+        let program = program.display();
+        format!(
+            "cannot run `{program}`: {error}; Cargo is needed to find the sources of dependencies"
+        )
     })?;
     let said = String::from_utf8_lossy(&output.stderr);
-    Ok(match output.status.success() {
+    match output.status.success() {
         true => Ok(output.stdout),
         false => Err(said.lines().next().unwrap_or_default().trim().to_owned()),
-    })
+    }
 }
 
 /// The place where Cargo unpacks a registry's crates: `$CARGO_HOME/registry/src/INDEX/NAME-VERSION`.

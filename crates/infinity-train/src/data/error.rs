@@ -81,11 +81,6 @@ impl DataError {
         Self::Unusable(format!("{} holds no text", path.display()))
     }
 
-    /// A row of JSON or CSV that cannot be read; lines count from 1.
-    pub(super) fn bad_row(path: &Path, line: u64, reason: impl fmt::Display) -> Self {
-        Self::Unusable(format!("{}, line {line}: {reason}", path.display()))
-    }
-
     /// A damaged file of a prepared directory.
     pub(super) fn damaged(path: &Path, reason: impl fmt::Display) -> Self {
         let directory = path.parent().unwrap_or(Path::new("")).display();

@@ -40,15 +40,11 @@ pub(super) struct DocumentPlans {
     windows: u64,
     /// Batches of an epoch.
     pub(super) steps: u64,
-    current: Arc<Mutex<Option<Plan>>>,
+    current: Arc<Mutex<Option<(u64, Plan)>>>,
 }
 
-/// One epoch: how many windows stand before each document, and the document, in order. Cloning is cheap.
-#[derive(Clone, Debug)]
-struct Plan {
-    epoch: u64,
-    documents: Arc<[(u64, usize)]>,
-}
+/// One epoch: how many windows stand before each document, and the document, in order.
+type Plan = Arc<[(u64, usize)]>;
 
 impl DocumentPlans {
     /// Batches of `rows` rows of `len` targets, each of a window or `packed`.
@@ -108,8 +104,8 @@ impl DocumentPlans {
         if index >= self.windows {
             return Window::default();
         }
-        let next = plan.documents.partition_point(|it| it.0 <= index);
-        let (before, at) = plan.documents[next - 1];
+        let next = plan.partition_point(|it| it.0 <= index);
+        let (before, at) = plan[next - 1];
         let document = self.document(at);
         let start = document.start + (index - before) * self.len;
         Window {
@@ -127,8 +123,8 @@ impl DocumentPlans {
         // A panic elsewhere cannot leave a plan half-made: it is stored complete.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match &*current {
-            Some(plan) if plan.epoch == epoch => plan.clone(),
-            _ => current.insert(self.make(epoch)).clone(),
+            Some((of, plan)) if *of == epoch => plan.clone(),
+            _ => current.insert((epoch, self.make(epoch))).1.clone(),
         }
     }
 
@@ -143,8 +139,7 @@ impl DocumentPlans {
                 windows += own;
             }
         }
-        let documents = documents.into();
-        Plan { epoch, documents }
+        documents.into()
     }
 }
 

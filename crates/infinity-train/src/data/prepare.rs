@@ -506,14 +506,16 @@ fn files(
         Some(_) => &data.messages_column,
         None => &data.text_column,
     };
+    let found = |key, texts| {
+        let found = Sources::concatenated(key, texts, column)?;
+        Ok::<_, DataError>(found.written_by(template.clone()))
+    };
+    let held_out = std::slice::from_ref(&data.validation_file);
     let validation = match data.validation_file.as_os_str().is_empty() {
         true => None,
-        false => {
-            let found = Sources::resolve("data.validation_file", &data.validation_file, column)?;
-            Some(found.written_by(template.clone()))
-        }
+        false => Some(found("data.validation_file", held_out)?),
     };
-    let train = Sources::concatenated(key, texts, column)?.written_by(template);
+    let train = found(key, texts)?;
     let all = std::iter::once(&train).chain(&validation);
     let skipped = all.flat_map(|sources| &sources.skipped);
     let skipped: Vec<String> = skipped.map(|path| path.display().to_string()).collect();
