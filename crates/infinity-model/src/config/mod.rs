@@ -88,7 +88,7 @@ macro_rules! model_config {
             fn check_limits(&self) -> Result<(), crate::error::ConfigError> {
                 $($(
                     if let Some(value) = limits::Number::number(&self.$key) {
-                        limits::CHECK.number(stringify!($key), value, $low as f64, $high as f64)?;
+                        limits::CHECK.within(stringify!($key), value, $low as f64..=$high as f64)?;
                     }
                 )?)+
                 Ok(())

@@ -161,38 +161,32 @@ pub fn reference() -> String {
 }
 
 /// Keys, and words for the same thing in trainers that people come from.
-const SYNONYMS: &[(&str, &[&str])] = &[
-    ("optimizer.learning_rate", &["lr", "max_lr"]),
-    ("optimizer.weight_decay", &["wd"]),
-    ("optimizer.beta1", &["betas"]),
-    ("optimizer.muon_learning_rate", &["muon_lr"]),
-    ("training.max_grad_norm", &["grad_clip", "clip"]),
+const SYNONYMS: &[(&str, &str)] = &[
+    ("optimizer.learning_rate", "lr max_lr"),
+    ("optimizer.weight_decay", "wd"),
+    ("optimizer.beta1", "betas"),
+    ("optimizer.muon_learning_rate", "muon_lr"),
+    ("training.max_grad_norm", "grad_clip clip"),
     (
         "training.per_device_train_batch_size",
-        &["batch_size", "device_batch_size"],
+        "batch_size device_batch_size",
     ),
-    ("training.gradient_accumulation_steps", &["grad_accum"]),
-    (
-        "training.max_steps",
-        &["max_iters", "max_train_steps", "steps"],
-    ),
-    ("training.num_train_epochs", &["epochs", "num_epochs"]),
-    (
-        "data.max_seq_length",
-        &["block_size", "seq_len", "context_length"],
-    ),
-    ("lr_scheduler.warmup_steps", &["warmup", "num_warmup_steps"]),
-    ("lr_scheduler.type", &["lr_scheduler_type", "scheduler"]),
-    ("model.hidden_size", &["n_embd", "d_model", "dim"]),
-    ("model.num_hidden_layers", &["n_layer", "n_layers"]),
-    ("model.num_attention_heads", &["n_head", "n_heads"]),
-    ("model.hidden_dropout_prob", &["dropout"]),
-    ("eval.every", &["eval_steps", "eval_interval"]),
-    ("eval.max_batches", &["eval_iters"]),
-    ("checkpoint.every", &["save_steps"]),
-    ("checkpoint.keep_last", &["save_total_limit"]),
-    ("logging.every", &["logging_steps", "log_interval"]),
-    ("run.output_dir", &["out_dir"]),
+    ("training.gradient_accumulation_steps", "grad_accum"),
+    ("training.max_steps", "max_iters max_train_steps steps"),
+    ("training.num_train_epochs", "epochs num_epochs"),
+    ("data.max_seq_length", "block_size seq_len context_length"),
+    ("lr_scheduler.warmup_steps", "warmup num_warmup_steps"),
+    ("lr_scheduler.type", "lr_scheduler_type scheduler"),
+    ("model.hidden_size", "n_embd d_model dim"),
+    ("model.num_hidden_layers", "n_layer n_layers"),
+    ("model.num_attention_heads", "n_head n_heads"),
+    ("model.hidden_dropout_prob", "dropout"),
+    ("eval.every", "eval_steps eval_interval"),
+    ("eval.max_batches", "eval_iters"),
+    ("checkpoint.every", "save_steps"),
+    ("checkpoint.keep_last", "save_total_limit"),
+    ("logging.every", "logging_steps log_interval"),
+    ("run.output_dir", "out_dir"),
 ];
 
 /// What an unknown key was probably meant to be, as the end of the message about it; nothing for a key
@@ -224,7 +218,8 @@ fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let mut all = known.iter().copied();
     let same_name = all.find(|known| known.rsplit('.').next() == Some(leaf));
     let synonym = || {
-        let (target, _) = SYNONYMS.iter().find(|(_, words)| words.contains(&leaf))?;
+        let same = |(_, words): &&(&str, &str)| words.split(' ').any(|word| word == leaf);
+        let (target, _) = SYNONYMS.iter().find(same)?;
         known.iter().copied().find(|known| known == target)
     };
     let other = || most_similar(name, leaf, known);

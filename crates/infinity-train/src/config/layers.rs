@@ -312,12 +312,6 @@ fn wrong_element(key: &str, list: &[Value]) -> Option<usize> {
     (0..list.len()).find(|&i| !right(&list[..=i]) && right(&list[..i]))
 }
 
-/// The number that a value is, if it is one.
-fn number(value: &toml::Value) -> Option<f64> {
-    let whole = value.as_integer().map(|whole| whole as f64);
-    value.as_float().or(whole)
-}
-
 /// `a.b.c` and a value as nested tables.
 fn nested(key: &str, value: Value) -> Table {
     let (key, value) = match key.split_once('.') {
@@ -368,13 +362,11 @@ fn legacy_reason(dotted: &str) -> Option<&'static str> {
 /// default it says nothing, as in a run's own record.
 fn idle(origin: &str, key: &str, value: &Value) -> Option<String> {
     let name = key.strip_prefix("model.")?;
-    if !ModelConfig::COMPRESSION_KEYS.contains(&name) {
-        return None;
-    }
-    let default = Table::try_from(ModelConfig::default()).ok()?;
+    let config = RunConfig::deserialize(nested(key, value.clone())).ok()?;
+    let idles = ModelConfig::COMPRESSION_KEYS.contains(&name);
     let why = "the memory is compressed by `model.memory_compression` alone, when a model reads and \
                not when it learns";
-    (default.get(name).and_then(number) != number(value))
+    (idles && config.model != ModelConfig::default())
         .then(|| format!("{origin}: `{key}` changes nothing: {why}"))
 }
 

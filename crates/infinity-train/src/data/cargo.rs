@@ -5,7 +5,7 @@
 //! the same lock file gives the same text everywhere; a fingerprint of it is reported.
 
 use super::error::DataError;
-use super::formats::{Format, SourceFile};
+use super::formats::SourceFile;
 use super::sources::{Sources, Walk};
 use infinity_files::{Fingerprint, nearest};
 use serde::Deserialize;
@@ -239,10 +239,7 @@ fn rust_file(
     let relative = path.strip_prefix(directory).unwrap_or(path);
     let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
     hash.field(parts.join("/")).field(&content);
-    Ok(Some(SourceFile {
-        format: Format::Text,
-        ..SourceFile::new(path)?
-    }))
+    SourceFile::new(path).map(Some)
 }
 
 #[cfg(test)]

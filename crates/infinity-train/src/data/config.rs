@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 const MANY_WORKERS: usize = 256;
 
 /// Where the text is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataSource {
     /// `train_file` and `validation_file`.
-    #[default]
     #[serde(alias = "text")]
     Files,
     /// The Rust sources of this workspace's locked dependencies: `train_crates`, `validation_crates`.
@@ -274,11 +273,10 @@ impl DataSource {
 }
 
 /// What a token is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TokenizerKind {
     /// A byte of UTF-8: 256 tokens and the end of text, no training, reads everything.
-    #[default]
     Byte,
     /// A character of the text (training and validation).
     Char,
@@ -301,7 +299,7 @@ section! {
     /// The `[tokenizer]` section.
     TokenizerConfig {
         /// What a token is.
-        kind: TokenizerKind = TokenizerKind::default();
+        kind: TokenizerKind = TokenizerKind::Byte;
         /// `tokenizer.json`, or a directory that holds one, for `kind = "file"`.
         path: PathBuf = PathBuf::new();
         /// Entries of the BPE to learn; 0: none. Set with the default `kind`, it means `kind = "bpe"`.
@@ -385,14 +383,11 @@ impl InitialState {
     /// Refuses shares that are none, naming the key, the value and the limit.
     pub(super) fn validate(&self) -> Result<(), DataError> {
         let own = self.own.unwrap_or(0.0);
-        for (key, share) in [
-            ("data.initial_state.own", own),
-            ("data.initial_state.other", self.other),
-            ("data.initial_state.zero", self.zero),
-            ("data.initial_state.last_fraction", self.last_fraction),
-        ] {
-            within(key, share, 0.0..=1.0)?;
-        }
+        within("data.initial_state.own", own, 0.0..=1.0)?;
+        within("data.initial_state.other", self.other, 0.0..=1.0)?;
+        within("data.initial_state.zero", self.zero, 0.0..=1.0)?;
+        let last = self.last_fraction;
+        within("data.initial_state.last_fraction", last, 0.0..=1.0)?;
         let sum = own + self.other + self.zero;
         let reason = match self.own {
             Some(_) if (sum - 1.0).abs() > ROUNDING => "own, other and zero must add up to 1",
@@ -447,7 +442,9 @@ mod tests {
     #[test]
     fn contradictions_name_their_keys() {
         assert!(files().validate().is_ok());
-        assert!(message(DataConfig::default()).contains("data.train_file"));
+        let (unset, tokenizer) = (DataConfig::default(), TokenizerConfig::default());
+        let refused = crate::data::prepare(&unset, &tokenizer, &mut |_| {}).unwrap_err();
+        assert!(refused.to_string().contains("data.train_file"));
         let with = |edit: &dyn Fn(&mut DataConfig)| {
             let mut config = files();
             edit(&mut config);

@@ -12,7 +12,7 @@ use super::cargo::CargoWorkspace;
 use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind};
 use super::error::{DataError, bad};
 use super::formats::Seen;
-use super::sources::{Sources, divide};
+use super::sources::Sources;
 use super::store::{
     FORMAT_VERSION, META_FILE, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE,
     TokenStore,
@@ -340,7 +340,11 @@ impl<'a> Inputs<'a> {
             (None, Some(alphabet)) => alphabet.tokenizer(),
             (None, None) => {
                 notify(format!("learning a BPE tokenizer of {entries} entries"));
-                let (tokenizer, cut) = learn(&self.train, train_chars, entries)?;
+                // Validation must stay unseen.
+                let texts = (self.train.parted(train_chars))
+                    .take_while(|part| !matches!(part, Ok((false, _))))
+                    .map(|part| Ok(part?.1.text));
+                let (tokenizer, cut) = tokenize::train_bpe(texts, entries)?;
                 if cut > 0 {
                     notify(format!(
                         "{cut} words of more than {LONGEST_WORD} characters are cut for learning the tokenizer"
@@ -385,22 +389,17 @@ impl<'a> Inputs<'a> {
             (Some(&self.train), train_chars),
             (self.validation.as_ref(), 0),
         ];
-        for (sources, mut left) in texts {
-            for fragment in sources.into_iter().flat_map(Sources::fragments) {
-                let (before, after, cut) = divide(fragment?, left);
-                left -= cut;
-                for (fragment, split) in [(before, &mut train), (after, &mut validation)] {
-                    let Some(fragment) = fragment else {
-                        continue;
-                    };
-                    chars += fragment.text.chars().count() as u64;
-                    // Told every few million characters.
-                    if chars >= told + (1 << 22) || chars == total_chars {
-                        told = chars;
-                        notify(format!("tokenized {chars} of {total_chars} characters"));
-                    }
-                    split.push(fragment)?;
+        for (sources, limit) in texts {
+            for part in sources.into_iter().flat_map(|all| all.parted(limit)) {
+                let (learned, fragment) = part?;
+                chars += fragment.text.chars().count() as u64;
+                // Told every few million characters.
+                if chars >= told + (1 << 22) || chars == total_chars {
+                    told = chars;
+                    notify(format!("tokenized {chars} of {total_chars} characters"));
                 }
+                let split = if learned { &mut train } else { &mut validation };
+                split.push(fragment)?;
             }
         }
         let (train, dropped) = train.finish(self.data.append_eos)?;
@@ -471,27 +470,6 @@ fn scan(
         files,
     };
     Ok((source, chars))
-}
-
-/// Learns a tokenizer from the training part only: validation must stay unseen.
-fn learn(
-    sources: &Sources,
-    train_chars: u64,
-    entries: usize,
-) -> Result<(Tokenizer, u64), DataError> {
-    let mut left = train_chars;
-    let texts = sources
-        .fragments()
-        .map_while(move |fragment| match fragment {
-            Ok(_) if left == 0 => None,
-            Ok(fragment) => {
-                let (before, _, chars) = divide(fragment, left);
-                left -= chars;
-                before.map(|fragment| Ok(fragment.text))
-            }
-            Err(error) => Some(Err(error)),
-        });
-    tokenize::train_bpe(texts, entries)
 }
 
 /// Both splits of the user's files.

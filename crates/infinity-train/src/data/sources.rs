@@ -90,6 +90,30 @@ impl Sources {
         texts.chain(stories).take_while(until)
     }
 
+    /// [`fragments`](Self::fragments), each with whether it is of the first `left` characters. One that is only partly is
+    /// cut, but a conversation is of them if it begins there.
+    pub(super) fn parted(
+        &self,
+        mut left: u64,
+    ) -> impl Iterator<Item = Result<(bool, Fragment), DataError>> + Send {
+        self.fragments().flat_map(move |fragment| {
+            let mut fragment = match fragment {
+                Ok(fragment) => fragment,
+                Err(error) => return vec![Err(error)],
+            };
+            let (chars, limit) = (fragment.text.chars().count() as u64, left);
+            left = left.saturating_sub(chars);
+            if limit == 0 || chars <= limit || fragment.answers.is_some() {
+                return vec![Ok((limit > 0, fragment))];
+            }
+            let mut places = fragment.text.char_indices();
+            let (place, _) = places.nth(limit as usize).expect("there are more");
+            let mut after = Fragment::whole(fragment.text.split_off(place));
+            after.ends_document = mem::replace(&mut fragment.ends_document, false);
+            vec![Ok((true, fragment)), Ok((false, after))]
+        })
+    }
+
     /// The made stories alone.
     pub(super) fn of_stories(stories: Stories) -> Self {
         Self {
@@ -122,10 +146,7 @@ impl Sources {
     /// Finds the files below `root`. An empty one among others is no document.
     fn directory(&mut self, root: &Path) -> Result<(), DataError> {
         let (before, mut others) = (self.files.len(), 0);
-        let mut walk = Walk {
-            skips: true,
-            ..Walk::default()
-        };
+        let mut walk = Walk::default();
         walk.directory(root, &mut |path| {
             match Format::of(path).filter(|_| path.is_file()) {
                 Some(_) => self.files.push(SourceFile::new(path)?),
@@ -155,8 +176,7 @@ impl Sources {
 pub(super) struct Walk {
     /// Directories read so far, without links; the first is the root.
     read: Vec<PathBuf>,
-    /// Whether directories that this program wrote are passed over.
-    skips: bool,
+    /// Directories that this program wrote, which are passed over.
     skipped: Vec<PathBuf>,
 }
 
@@ -184,7 +204,7 @@ impl Walk {
             let kind = entry.file_type().map_err(DataError::read(&path))?;
             if !path.is_dir() {
                 visit(&path)?;
-            } else if self.skips && is_written_here(&path) {
+            } else if is_written_here(&path) {
                 self.skipped.push(path);
             } else if !kind.is_symlink() || self.leads_elsewhere(&path) {
                 self.directory(&path, visit)?;
@@ -220,28 +240,6 @@ fn is_written_here(path: &Path) -> bool {
     ];
     let there = |name: &&str| path.join(name).is_file();
     TOGETHER.iter().any(|names| names.iter().all(there))
-}
-
-/// Cuts a fragment after `limit` characters: the part before, the part after, and how many
-/// characters the part before has.
-///
-/// A conversation is not cut: it is before the cut if it begins there.
-pub(super) fn divide(
-    mut fragment: Fragment,
-    limit: u64,
-) -> (Option<Fragment>, Option<Fragment>, u64) {
-    let chars = fragment.text.chars().count() as u64;
-    if chars <= limit || limit > 0 && fragment.answers.is_some() {
-        return (Some(fragment), None, chars.min(limit));
-    }
-    if limit == 0 {
-        return (None, Some(fragment), 0);
-    }
-    let mut places = fragment.text.char_indices();
-    let (place, _) = places.nth(limit as usize).expect("there are more");
-    let mut after = Fragment::whole(fragment.text.split_off(place));
-    after.ends_document = std::mem::replace(&mut fragment.ends_document, false);
-    (Some(fragment), Some(after), limit)
 }
 
 #[cfg(test)]
@@ -363,7 +361,12 @@ mod tests {
                 "text",
                 &["line 1", "`text`", "body, id"],
             ),
-            ("c.jsonl", b"{\"text\": 5}\n", "text", &["line 1", "number"]),
+            (
+                "c.jsonl",
+                b"{\"text\": 5}\n",
+                "text",
+                &["line 1", "`text`", "integer `5`"],
+            ),
             ("d.csv", b"id,body\n1,a\n", "text", &["`text`", "id, body"]),
             ("e.csv", b"id,text\n1,a\n2\n", "text", &["line 3", "1", "2"]),
             (
