@@ -137,16 +137,16 @@ impl GenerationConfig {
             ("max_new_tokens", self.max_new_tokens),
             ("max_length", self.max_length),
         ] {
-            CHECK.range(name, most.unwrap_or(1), 1, usize::MAX)?;
+            CHECK.within(name, most.unwrap_or(1), 1..)?;
         }
-        CHECK.number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)?;
+        CHECK.within("temperature", self.temperature, 0.0..=MAX_TEMPERATURE)?;
         CHECK.positive("top_p", self.top_p, 1.0)?;
-        CHECK.probability_below_one("min_p", self.min_p)?;
+        CHECK.within("min_p", self.min_p, 0.0..1.0)?;
         CHECK.positive("repetition_penalty", self.repetition_penalty, MAX_PENALTY)?;
-        CHECK.range("repeat_last_n", self.repeat_last_n, 0, MAX_REPEAT_LAST_N)?;
+        CHECK.within("repeat_last_n", self.repeat_last_n, ..=MAX_REPEAT_LAST_N)?;
         let (presence, frequency) = (self.presence_penalty, self.frequency_penalty);
-        CHECK.number("presence_penalty", presence, -MAX_PENALTY, MAX_PENALTY)?;
-        CHECK.number("frequency_penalty", frequency, -MAX_PENALTY, MAX_PENALTY)?;
+        CHECK.within("presence_penalty", presence, -MAX_PENALTY..=MAX_PENALTY)?;
+        CHECK.within("frequency_penalty", frequency, -MAX_PENALTY..=MAX_PENALTY)?;
         match self.stop.iter().any(String::is_empty) {
             true => {
                 let wrong = "is too small: it must be at least one character";

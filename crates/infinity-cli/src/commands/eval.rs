@@ -13,7 +13,7 @@ use infinity_model::count::{ParameterCount, state_bytes};
 use infinity_model::generate::Identity;
 use infinity_model::{Context as Text, ModelConfig, Precision, Tokenizer};
 use infinity_train::config::RunConfig;
-use infinity_train::data::{self, DataConfig, DataEvent, EvalSource, Packing, TokenStore};
+use infinity_train::data::{self, DataConfig, EvalSource, Packing, TokenStore};
 use infinity_train::evaluate::StreamBin;
 use infinity_train::{EvalReport, StreamOptions, StreamReport, evaluate, evaluate_stream_from};
 use serde_json::{Value, json};
@@ -193,9 +193,9 @@ fn text(args: &EvalArgs, config: &RunConfig, global: &Global) -> anyhow::Result<
         };
         refuse!("cannot read the text to measure on: {why}");
     }
-    let mut notify = |event: DataEvent| {
+    let mut notify = |line: String| {
         if global.verbose > 0 {
-            terminal::note(&event.to_string());
+            terminal::note(&line);
         }
     };
     // Training asks for windows that the text fills; measuring takes what there is.

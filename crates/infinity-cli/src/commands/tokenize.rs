@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use infinity_train::config::{ConfigLayers, RunConfig};
-use infinity_train::data::{DataEvent, tokenize_to};
+use infinity_train::data::tokenize_to;
 use serde_json::json;
 
 use super::config::tokenizer;
@@ -48,10 +48,9 @@ pub(crate) struct TokenizeArgs {
 pub(crate) fn run(args: TokenizeArgs) -> anyhow::Result<()> {
     let config = config(&args)?;
     signals::ends()?;
-    let mut notify = |event: DataEvent| {
-        // The last event repeats what is printed below.
-        if !args.json && !matches!(event, DataEvent::Ready { .. }) {
-            terminal::remark(&event.to_string());
+    let mut notify = |line: String| {
+        if !args.json {
+            terminal::remark(&line);
         }
     };
     let (data, kind, target) = (&config.data, &config.tokenizer, &args.output_dir);

@@ -87,7 +87,7 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
         Some(T::Checkpoint(C::None { .. } | C::Missing(_) | C::Changed { .. })) => return true,
         _ => {}
     }
-    if let Some(D::NotSet { .. } | D::BadValue { .. } | D::NotFound { .. }) = cause.downcast_ref() {
+    if let Some(D::Key(_)) = cause.downcast_ref() {
         return true;
     }
     matches!(cause.downcast_ref(), Some(G::Config(_) | G::EmptyPrompt))
@@ -186,10 +186,7 @@ mod tests {
             reason: "loss is NaN".into(),
         };
         assert_eq!(exit_code(&diverged.into()), DIVERGED);
-        let unset = DataError::NotSet {
-            key: "data.train_file",
-            hint: "",
-        };
+        let unset = DataError::Key("`data.train_file` is not set".into());
         assert_eq!(exit_code(&TrainError::Data(unset).into()), USAGE);
     }
 

@@ -1,12 +1,12 @@
 //! The settings that are a word out of a list, spelled the same in TOML, JSON and flags, and what a
 //! misspelled word was probably meant to be.
 
-/// An enum of lower-case words: `Display` and `FromStr` say what serde says.
+/// Enums of lower-case words: `Display` and `FromStr` say what serde says.
 macro_rules! choice {
-    (
+    ($(
         $(#[$doc:meta])* $name:ident, key = $key:literal,
         { $( $(#[$variant_doc:meta])* $variant:ident = $word:literal ),+ $(,)? }
-    ) => {
+    )+) => {$(
         $(#[$doc])*
         #[derive(
             Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
@@ -35,23 +35,22 @@ macro_rules! choice {
             type Err = $crate::error::ConfigError;
 
             fn from_str(word: &str) -> Result<Self, Self::Err> {
-                let words: Vec<&str> = Self::ALL.iter().map(|choice| choice.as_str()).collect();
-                let found = words.iter().position(|known| *known == word);
-                found.map(|at| Self::ALL[at]).ok_or_else(|| {
+                let found = Self::ALL.iter().find(|choice| choice.as_str() == word);
+                found.copied().ok_or_else(|| {
+                    let words: Vec<&str> = Self::ALL.iter().map(|choice| choice.as_str()).collect();
                     let meant = $crate::config::did_you_mean(word, &words);
                     let limit = format!("one of \"{}\"{meant}", words.join("\", \""));
                     $crate::error::ConfigError::unknown($key, word, limit)
                 })
             }
         }
-    };
+    )+};
 }
 pub(crate) use choice;
 
 choice! {
     /// What mixes positions in a block.
-    Mixer, key = "model.mixer",
-    {
+    Mixer, key = "model.mixer", {
         /// The recurrent memory: linear time, constant state.
         Infinity = "infinity",
         /// Causal softmax attention: quadratic time, a state that grows.
@@ -60,12 +59,9 @@ choice! {
         /// attention add; those about convolution, feature map, memory and gates change nothing in it.
         Softmax = "softmax",
     }
-}
 
-choice! {
     /// The feature map φ on queries and keys.
-    KernelType, key = "model.kernel_type",
-    {
+    KernelType, key = "model.kernel_type", {
         /// `elu(x) + 1`.
         Elu = "elu",
         /// `max(x, 0)`.
@@ -75,46 +71,34 @@ choice! {
         /// `x` itself: what follows a convolution with SiLU needs no more.
         Identity = "identity",
     }
-}
 
-choice! {
     /// How the size of queries and keys is kept from mattering.
-    QkNorm, key = "model.qk_norm",
-    {
+    QkNorm, key = "model.qk_norm", {
         /// φ(q) and φ(k) get unit length.
         L2 = "l2",
         /// Classic kernel attention: the output is divided by the sum of its weights.
         Denominator = "denominator",
     }
-}
 
-choice! {
     /// What a token does to the memory.
-    MemoryUpdate, key = "model.memory_update",
-    {
+    MemoryUpdate, key = "model.memory_update", {
         /// Writes the difference between its value and what the memory already says.
         Delta = "delta",
         /// Adds its value.
         Additive = "additive",
     }
-}
 
-choice! {
     /// What decides to which states of the memory a token writes and from which it reads.
-    MemoryRouting, key = "model.memory_routing",
-    {
+    MemoryRouting, key = "model.memory_routing", {
         /// The layer's input, by a projection for writes and another for reads; softly.
         Input = "input",
         /// What the token's key and query say, by directions that writes and reads share; sharply, so
         /// that a query looks into the states that keys like it were written to.
         Content = "content",
     }
-}
 
-choice! {
     /// How the memory forgets.
-    Decay, key = "model.decay",
-    {
+    Decay, key = "model.decay", {
         /// By an amount computed from the token.
         Adaptive = "adaptive",
         /// By the starting amount of each head and state, never learned.
@@ -122,12 +106,9 @@ choice! {
         /// Not at all.
         None = "none",
     }
-}
 
-choice! {
     /// What a layer is.
-    LayerType, key = "model.layer_types",
-    {
+    LayerType, key = "model.layer_types", {
         /// The recurrent memory: linear time, constant state.
         Linear = "linear_attention",
         /// Softmax attention to all that was read: a state that grows.
@@ -135,12 +116,9 @@ choice! {
         /// Softmax attention to the last `sliding_window` tokens.
         Sliding = "sliding_attention",
     }
-}
 
-choice! {
     /// How positions are rotated into queries and keys of full layers.
-    RopeType, key = "model.rope_parameters.rope_type",
-    {
+    RopeType, key = "model.rope_parameters.rope_type", {
         /// Not at all.
         None = "none",
         /// By frequencies as they are.
@@ -150,12 +128,9 @@ choice! {
         /// By frequencies of which the slow ones are divided by `factor`, as in Llama 3.1.
         Llama3 = "llama3",
     }
-}
 
-choice! {
     /// Which RMS norm the queries and keys of full layers get before they are rotated.
-    AttnQkNorm, key = "model.attn_qk_norm",
-    {
+    AttnQkNorm, key = "model.attn_qk_norm", {
         /// None.
         None = "none",
         /// One over each head, with a weight that all heads share.
@@ -163,23 +138,17 @@ choice! {
         /// One over all heads together.
         Full = "full",
     }
-}
 
-choice! {
     /// Where the norms of a block with full attention stand.
-    AttnNormOrder, key = "model.attn_norm_order",
-    {
+    AttnNormOrder, key = "model.attn_norm_order", {
         /// Before attention and feed-forward.
         Pre = "pre",
         /// Behind them, before the sum with the residual stream.
         Post = "post",
     }
-}
 
-choice! {
     /// What becomes of the output gate of linear layers before it multiplies.
-    OutputGateAct, key = "model.output_gate_act",
-    {
+    OutputGateAct, key = "model.output_gate_act", {
         /// `σ(g)`.
         Sigmoid = "sigmoid",
         /// `g·σ(g)`.

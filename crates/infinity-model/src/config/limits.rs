@@ -1,11 +1,13 @@
 //! Checks of single values: the first that breaks its limits is an error that names key, value and limit.
 
 use std::fmt::Display;
+use std::ops::Bound::{Excluded, Included};
+use std::ops::RangeBounds;
 
 use crate::error::ConfigError;
 
 /// A setting that may have limits.
-pub(super) trait Number {
+pub(crate) trait Number {
     /// The number, if one is given.
     fn number(&self) -> Option<f64>;
 }
@@ -46,52 +48,34 @@ impl Check {
         ConfigError::value(self.key(name), value, wrong)
     }
 
-    /// `low ≤ value ≤ high`.
-    pub(crate) fn range<T: PartialOrd + Display>(
+    /// A value in `range`; a number that is not finite is in none.
+    pub(crate) fn within<T: Number + PartialOrd + Display>(
         &self,
         name: &str,
         value: T,
-        low: T,
-        high: T,
+        range: impl RangeBounds<T>,
     ) -> Result<(), ConfigError> {
-        let wrong = if value < low {
-            format!("is too small: it must be at least {low}")
-        } else if value > high {
-            format!("is too large: it must be at most {high}")
-        } else {
-            return Ok(());
+        let finite = value.number().is_none_or(f64::is_finite);
+        let wrong = match (range.start_bound(), range.end_bound()) {
+            _ if !finite => "is not a finite number".to_owned(),
+            (Included(low), _) if value < *low => {
+                format!("is too small: it must be at least {low}")
+            }
+            (Excluded(low), _) if value <= *low => format!("is too small: it must be above {low}"),
+            (_, Included(high)) if value > *high => {
+                format!("is too large: it must be at most {high}")
+            }
+            (_, Excluded(high)) if value >= *high => {
+                format!("is too large: it must be below {high}")
+            }
+            _ => return Ok(()),
         };
         Err(self.wrong(name, value, wrong))
     }
 
-    /// A finite number with `low ≤ value ≤ high`.
-    pub(crate) fn number(
-        &self,
-        name: &str,
-        value: f64,
-        low: f64,
-        high: f64,
-    ) -> Result<(), ConfigError> {
-        match value.is_finite() {
-            true => self.range(name, value, low, high),
-            false => Err(self.wrong(name, value, "is not a finite number")),
-        }
-    }
-
     /// A finite number with `0 < value ≤ high`.
     pub(crate) fn positive(&self, name: &str, value: f64, high: f64) -> Result<(), ConfigError> {
-        if value <= 0.0 {
-            return Err(self.wrong(name, value, "is too small: it must be above 0"));
-        }
-        self.number(name, value, 0.0, high)
-    }
-
-    /// A finite number with `0 ≤ value < 1`.
-    pub(crate) fn probability_below_one(&self, name: &str, value: f64) -> Result<(), ConfigError> {
-        if value >= 1.0 {
-            return Err(self.wrong(name, value, "is too large: it must be below 1"));
-        }
-        self.number(name, value, 0.0, 1.0)
+        self.within(name, value, (Excluded(0.0), Included(high)))
     }
 
     /// A size that is a multiple of that at the key `by`; to set `instead` removes the need.

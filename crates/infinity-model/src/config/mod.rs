@@ -88,7 +88,7 @@ macro_rules! model_config {
             fn check_limits(&self) -> Result<(), crate::error::ConfigError> {
                 $($(
                     if let Some(value) = limits::Number::number(&self.$key) {
-                        limits::CHECK.number(stringify!($key), value, $low as f64, $high as f64)?;
+                        limits::CHECK.within(stringify!($key), value, $low as f64..=$high as f64)?;
                     }
                 )?)+
                 Ok(())
@@ -357,12 +357,6 @@ impl ModelConfig {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
-    /// How many of the K key dimensions of a linear layer's head are rotated: always an even number, 0
-    /// without rotary embeddings.
-    pub fn rotary_dim(&self) -> usize {
-        self.rotary_dims().rotated
-    }
-
     /// Half-life at the start, in tokens, of the slowest state.
     pub fn max_half_life(&self) -> f64 {
         self.max_half_life
@@ -431,7 +425,7 @@ mod tests {
             704,
             "682.67 rounded up to a multiple of 64"
         );
-        assert_eq!((config.num_states(), config.rotary_dim()), (1, 32));
+        assert_eq!((config.num_states(), config.rotary_dims().rotated), (1, 32));
         assert_eq!(config.max_half_life(), 32_768.0);
         assert!(!config.has_memory_gate());
         let several = ModelConfig {
@@ -457,7 +451,7 @@ mod tests {
                 ..ModelConfig::default()
             };
             assert_eq!(
-                config.rotary_dim(),
+                config.rotary_dims().rotated,
                 expected,
                 "K = {head_dim}, fraction = {fraction}"
             );

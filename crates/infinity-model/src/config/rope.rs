@@ -81,10 +81,10 @@ impl RopeParameters {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let key = |name: &str| format!("rope_parameters.{name}");
         if let Some(theta) = self.rope_theta {
-            CHECK.number(&key("rope_theta"), theta, 1.0, 1e12)?;
+            CHECK.within(&key("rope_theta"), theta, 1.0..=1e12)?;
         }
         if let Some(fraction) = self.partial_rotary_factor {
-            CHECK.number(&key("partial_rotary_factor"), fraction, 0.0, 1.0)?;
+            CHECK.within(&key("partial_rotary_factor"), fraction, 0.0..=1.0)?;
         }
         let named = self.rope_type.unwrap_or(RopeType::Default);
         for (name, value, needed) in self.given() {

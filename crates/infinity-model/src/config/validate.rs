@@ -18,7 +18,7 @@ impl ModelConfig {
     /// # Errors
     /// [`ConfigError`], which names the key, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        CHECK.range("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE)?;
+        CHECK.within("vocab_size", self.vocab_size, 1..=MAX_VOCAB_SIZE)?;
         for (name, id) in [
             ("bos_token_id", self.bos_token_id),
             ("eos_token_id", self.eos_token_id),
@@ -52,11 +52,11 @@ impl ModelConfig {
         }
         if self.use_multi_scale_memory {
             let scales = self.num_memory_scales;
-            CHECK.range("num_memory_scales", scales, 1, MAX_MEMORY_SCALES)?;
+            CHECK.within("num_memory_scales", scales, 1..=MAX_MEMORY_SCALES)?;
         }
         let (hidden, attention) = (self.hidden_dropout_prob, self.attention_probs_dropout_prob);
-        CHECK.probability_below_one("hidden_dropout_prob", hidden)?;
-        CHECK.probability_below_one("attention_probs_dropout_prob", attention)?;
+        CHECK.within("hidden_dropout_prob", hidden, 0.0..1.0)?;
+        CHECK.within("attention_probs_dropout_prob", attention, 0.0..1.0)?;
         let groups = ("model.num_key_value_heads", self.num_key_value_heads());
         CHECK.divisible(heads, groups, "num_key_value_heads")?;
         self.rope_parameters.validate()?;

@@ -57,22 +57,16 @@ pub fn key(name: &str) -> Option<&'static Key> {
 fn collect(object: &Value, prefix: &str, defaults: Option<&toml::Value>, keys: &mut Vec<Key>) {
     let properties = object["properties"].as_object().into_iter().flatten();
     for (name, property) in properties {
-        let (node, own) = (followed(property), &property["description"]);
-        let described = if own.is_null() {
-            &node["description"]
-        } else {
-            own
-        };
+        let node = followed(property);
+        let described = property.get("description").or(node.get("description"));
         let default = defaults.and_then(|table| table.get(name));
         let section = node.get("properties").is_some();
+        let shown = default.filter(|_| !section).map(ToString::to_string);
         keys.push(Key {
             name: format!("{prefix}{name}"),
             kind: if section { String::new() } else { kind(node) },
-            default: match default {
-                Some(value) if !section => value.to_string(),
-                _ => String::new(),
-            },
-            meaning: text(described),
+            default: shown.unwrap_or_default(),
+            meaning: described.map_or_else(String::new, text),
             words: words(node),
         });
         collect(node, &format!("{prefix}{name}."), default, keys);
@@ -167,38 +161,32 @@ pub fn reference() -> String {
 }
 
 /// Keys, and words for the same thing in trainers that people come from.
-const SYNONYMS: &[(&str, &[&str])] = &[
-    ("optimizer.learning_rate", &["lr", "max_lr"]),
-    ("optimizer.weight_decay", &["wd"]),
-    ("optimizer.beta1", &["betas"]),
-    ("optimizer.muon_learning_rate", &["muon_lr"]),
-    ("training.max_grad_norm", &["grad_clip", "clip"]),
+const SYNONYMS: &[(&str, &str)] = &[
+    ("optimizer.learning_rate", "lr max_lr"),
+    ("optimizer.weight_decay", "wd"),
+    ("optimizer.beta1", "betas"),
+    ("optimizer.muon_learning_rate", "muon_lr"),
+    ("training.max_grad_norm", "grad_clip clip"),
     (
         "training.per_device_train_batch_size",
-        &["batch_size", "device_batch_size"],
+        "batch_size device_batch_size",
     ),
-    ("training.gradient_accumulation_steps", &["grad_accum"]),
-    (
-        "training.max_steps",
-        &["max_iters", "max_train_steps", "steps"],
-    ),
-    ("training.num_train_epochs", &["epochs", "num_epochs"]),
-    (
-        "data.max_seq_length",
-        &["block_size", "seq_len", "context_length"],
-    ),
-    ("lr_scheduler.warmup_steps", &["warmup", "num_warmup_steps"]),
-    ("lr_scheduler.type", &["lr_scheduler_type", "scheduler"]),
-    ("model.hidden_size", &["n_embd", "d_model", "dim"]),
-    ("model.num_hidden_layers", &["n_layer", "n_layers"]),
-    ("model.num_attention_heads", &["n_head", "n_heads"]),
-    ("model.hidden_dropout_prob", &["dropout"]),
-    ("eval.every", &["eval_steps", "eval_interval"]),
-    ("eval.max_batches", &["eval_iters"]),
-    ("checkpoint.every", &["save_steps"]),
-    ("checkpoint.keep_last", &["save_total_limit"]),
-    ("logging.every", &["logging_steps", "log_interval"]),
-    ("run.output_dir", &["out_dir"]),
+    ("training.gradient_accumulation_steps", "grad_accum"),
+    ("training.max_steps", "max_iters max_train_steps steps"),
+    ("training.num_train_epochs", "epochs num_epochs"),
+    ("data.max_seq_length", "block_size seq_len context_length"),
+    ("lr_scheduler.warmup_steps", "warmup num_warmup_steps"),
+    ("lr_scheduler.type", "lr_scheduler_type scheduler"),
+    ("model.hidden_size", "n_embd d_model dim"),
+    ("model.num_hidden_layers", "n_layer n_layers"),
+    ("model.num_attention_heads", "n_head n_heads"),
+    ("model.hidden_dropout_prob", "dropout"),
+    ("eval.every", "eval_steps eval_interval"),
+    ("eval.max_batches", "eval_iters"),
+    ("checkpoint.every", "save_steps"),
+    ("checkpoint.keep_last", "save_total_limit"),
+    ("logging.every", "logging_steps log_interval"),
+    ("run.output_dir", "out_dir"),
 ];
 
 /// What an unknown key was probably meant to be, as the end of the message about it; nothing for a key
@@ -207,22 +195,20 @@ pub(super) fn unknown(name: &str) -> Option<String> {
     if key(name).is_some() {
         return None;
     }
+    let names: Vec<&str> = keys().iter().map(|key| key.name.as_str()).collect();
+    if let Some(near) = meant(name, &names) {
+        return Some(format!(", did you mean `{near}`?"));
+    }
     let section = name.split_once('.').map_or("", |(section, _)| section);
-    let leaves = || {
-        let leaf = |key: &'static Key| key.name.strip_prefix(section)?.strip_prefix('.');
-        let leaves = keys().iter().filter_map(leaf);
-        let leaves = leaves.filter(|leaf| !leaf.contains('.'));
-        leaves.collect::<Vec<_>>().join(", ")
+    let (inside, what) = match key(section) {
+        Some(_) => (format!("{section}."), "the section has"),
+        None => (String::new(), "there are"),
     };
-    let mut names: Vec<&str> = keys().iter().map(|key| key.name.as_str()).collect();
-    Some(match meant(name, &names) {
-        Some(near) => format!(", did you mean `{near}`?"),
-        None if key(section).is_some() => format!("; the section has: {}", leaves()),
-        None => {
-            names.retain(|name| !name.contains('.') && *name != "schema");
-            format!("; there are: {}", names.join(", "))
-        }
-    })
+    let leaves = names.iter().filter_map(|name| name.strip_prefix(&inside));
+    let leaves: Vec<&str> = leaves
+        .filter(|leaf| !leaf.contains('.') && *leaf != "schema")
+        .collect();
+    Some(format!("; {what}: {}", leaves.join(", ")))
 }
 
 /// The known key most likely meant by `name` (both dotted), if any is near: one of the same name in
@@ -232,7 +218,8 @@ fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let mut all = known.iter().copied();
     let same_name = all.find(|known| known.rsplit('.').next() == Some(leaf));
     let synonym = || {
-        let (target, _) = SYNONYMS.iter().find(|(_, words)| words.contains(&leaf))?;
+        let same = |(_, words): &&(&str, &str)| words.split(' ').any(|word| word == leaf);
+        let (target, _) = SYNONYMS.iter().find(same)?;
         known.iter().copied().find(|known| known == target)
     };
     let other = || most_similar(name, leaf, known);

@@ -17,7 +17,8 @@ use toml::{Table, Value};
 /// Beginning of the environment variables that set keys: `INFINITY__TRAINING__MAX_STEPS=100`.
 const ENVIRONMENT_PREFIX: &str = "INFINITY__";
 
-/// A configuration being put together; [`config`](super) says who wins.
+/// A configuration being put together; [`config`](super) says who wins. Every layer refuses an unknown key and a value
+/// of the wrong type.
 #[derive(Debug, Default)]
 pub struct ConfigLayers {
     settings: Vec<Setting>,
@@ -108,7 +109,7 @@ impl ConfigLayers {
     /// A TOML file, above the files before it.
     ///
     /// # Errors
-    /// The file cannot be read, is not TOML, has an unknown key or a value of the wrong type.
+    /// The file cannot be read, or is not TOML.
     pub fn file(self, path: &Path) -> Result<Self, ConfigError> {
         let shown = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|error| {
@@ -122,9 +123,6 @@ impl ConfigLayers {
     }
 
     /// TOML text, ranked like a file; `origin` names it in messages.
-    ///
-    /// # Errors
-    /// As [`ConfigLayers::file`], without the reading.
     pub fn text(mut self, origin: &str, text: &str) -> Result<Self, ConfigError> {
         let root = DeTable::parse(text).map_err(|error| not_toml(origin, error))?;
         if !self.source.is_empty() {
@@ -172,9 +170,6 @@ impl ConfigLayers {
     }
 
     /// The variables `INFINITY__SECTION__KEY=value` among `variables`; others are not looked at.
-    ///
-    /// # Errors
-    /// A variable of that form with an unknown key or a value of the wrong type.
     pub fn environment(
         mut self,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -191,26 +186,17 @@ impl ConfigLayers {
     }
 
     /// One key from an environment variable that is not of the form `INFINITY__SECTION__KEY`.
-    ///
-    /// # Errors
-    /// An unknown key or a value of the wrong type.
     pub fn variable(self, name: &str, key: &str, value: &str) -> Result<Self, ConfigError> {
         let origin = format!("environment variable {name}");
         self.word(Rank::Environment, key, value, &origin)
     }
 
     /// One key from a flag that has a name of its own.
-    ///
-    /// # Errors
-    /// An unknown key or a value of the wrong type.
     pub fn flag(self, flag: &str, key: &str, value: &str) -> Result<Self, ConfigError> {
         self.flag_as(&format!("{flag} {value}"), key, value)
     }
 
     /// One key from a flag whose words are more than its value; messages quote `typed`.
-    ///
-    /// # Errors
-    /// An unknown key or a value of the wrong type.
     pub fn flag_as(self, typed: &str, key: &str, value: &str) -> Result<Self, ConfigError> {
         self.word(Rank::Flag, key, value, typed)
     }
@@ -218,7 +204,7 @@ impl ConfigLayers {
     /// `section.key=value`, the strongest layer; the value is TOML, or text without quotes.
     ///
     /// # Errors
-    /// Not of that form, an unknown key, or a value of the wrong type.
+    /// Not of that form.
     pub fn set(self, assignment: &str) -> Result<Self, ConfigError> {
         let (key, value) = assignment.split_once('=').unwrap_or_default();
         if key.trim().is_empty() {
@@ -326,12 +312,6 @@ fn wrong_element(key: &str, list: &[Value]) -> Option<usize> {
     (0..list.len()).find(|&i| !right(&list[..=i]) && right(&list[..i]))
 }
 
-/// The number that a value is, if it is one.
-fn number(value: &toml::Value) -> Option<f64> {
-    let whole = value.as_integer().map(|whole| whole as f64);
-    value.as_float().or(whole)
-}
-
 /// `a.b.c` and a value as nested tables.
 fn nested(key: &str, value: Value) -> Table {
     let (key, value) = match key.split_once('.') {
@@ -382,13 +362,11 @@ fn legacy_reason(dotted: &str) -> Option<&'static str> {
 /// default it says nothing, as in a run's own record.
 fn idle(origin: &str, key: &str, value: &Value) -> Option<String> {
     let name = key.strip_prefix("model.")?;
-    if !ModelConfig::COMPRESSION_KEYS.contains(&name) {
-        return None;
-    }
-    let default = Table::try_from(ModelConfig::default()).ok()?;
+    let config = RunConfig::deserialize(nested(key, value.clone())).ok()?;
+    let idles = ModelConfig::COMPRESSION_KEYS.contains(&name);
     let why = "the memory is compressed by `model.memory_compression` alone, when a model reads and \
                not when it learns";
-    (default.get(name).and_then(number) != number(value))
+    (idles && config.model != ModelConfig::default())
         .then(|| format!("{origin}: `{key}` changes nothing: {why}"))
 }
 

@@ -94,8 +94,7 @@ const LEAST: usize = 256;
 /// The segment for windows of `len` tokens where none is given: √len rounded up to a multiple of
 /// 64, and at least 256.
 pub fn default_segment(len: usize) -> usize {
-    let root = len.isqrt();
-    let root = if root * root < len { root + 1 } else { root };
+    let root = len.saturating_sub(1).isqrt() + 1;
     root.next_multiple_of(MULTIPLE).max(LEAST)
 }
 

@@ -141,7 +141,7 @@ section! {
         /// Projections that get one: names as in "q_proj", longer ends of their paths as in "mlp.up_proj", or
         /// "all-linear".
         #[serde(deserialize_with = "one_or_more")]
-        #[schemars(schema_with = "word_list")]
+        #[schemars(with = "Words")]
         target_modules: Vec<String> = ["q_proj", "v_proj"].map(str::to_owned).to_vec();
     }
 }
@@ -158,24 +158,20 @@ impl LoraConfig {
     }
 }
 
-fn word_list(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "anyOf": [
-        { "type": "string" },
-        { "type": "array", "items": { "type": "string" } },
-    ] })
+/// What a list of words may be written as.
+#[derive(Deserialize, JsonSchema)]
+#[serde(
+    untagged,
+    expecting = "expected a word, or a list of words as in [\"q_proj\", \"v_proj\"]"
+)]
+#[schemars(inline)]
+enum Words {
+    One(String),
+    More(Vec<String>),
 }
 
 /// A list of words, or words with commas between them.
 fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(
-        untagged,
-        expecting = "expected a word, or a list of words as in [\"q_proj\", \"v_proj\"]"
-    )]
-    enum Words {
-        One(String),
-        More(Vec<String>),
-    }
     Ok(match Words::deserialize(deserializer)? {
         // With commas between them they are a list on a command line.
         Words::One(words) => words

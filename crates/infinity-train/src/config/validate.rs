@@ -7,11 +7,7 @@ use super::{
     ConfigError, DeviceList, DistributedStrategy, FLOOR, GradientCheckpointing, LoraConfig,
     LrSchedulerType, RunConfig, SCHEMA,
 };
-use crate::data::DataError;
 use infinity_model::Precision;
-
-/// Stands in for a vocabulary that is still to be read from the tokenizer.
-const ANY_VOCABULARY: usize = 1 << 24;
 
 /// What a number must be, in code and in words.
 type Limit = (fn(f64) -> bool, &'static str);
@@ -82,7 +78,10 @@ impl RunConfig {
             let limit = format!("this version reads schema {SCHEMA}");
             return refuse("schema", self.schema, limit);
         }
-        self.validate_data()?;
+        // A training text need not be named: a flag may still do so, and reading it says so otherwise.
+        let data = self.data.validate();
+        data.and_then(|()| self.tokenizer.resolve())
+            .map_err(|error| ConfigError(error.to_string()))?;
         self.validate_model()?;
         self.validate_stream()?;
         self.validate_numbers()?;
@@ -106,27 +105,12 @@ impl RunConfig {
                          f32, bf16-mixed, f16-mixed or bf16-true";
             return refuse("run.precision", precision, limit);
         }
-        let mut model = self.model.clone();
-        if model.vocab_size == 0 {
-            model.vocab_size = ANY_VOCABULARY;
-        }
-        model
-            .validate()
-            .map_err(|error| ConfigError(error.to_string()))
-    }
-
-    /// A configuration without a training text is fine: a flag may still name it, and reading it
-    /// says so otherwise.
-    fn validate_data(&self) -> Result<(), ConfigError> {
-        let data = match self.data.validate() {
-            Err(DataError::NotSet {
-                key: "data.train_file",
-                ..
-            }) => Ok(()),
-            other => other,
+        let valid = match self.model.vocab_size {
+            // It is still to be read from the tokenizer.
+            0 => self.model.validate_without_vocab(),
+            _ => self.model.validate(),
         };
-        data.and_then(|()| self.tokenizer.resolve().map(drop))
-            .map_err(|error| ConfigError(error.to_string()))
+        valid.map_err(|error| ConfigError(error.to_string()))
     }
 
     fn validate_numbers(&self) -> Result<(), ConfigError> {

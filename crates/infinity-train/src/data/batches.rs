@@ -31,89 +31,55 @@ use super::needle::Needles;
 use super::plan::{DocumentPlans, Window};
 use super::random::{Permutation, below, mix};
 use super::store::TokenStore;
-use super::task::TaskRows;
 use infinity_kernels::borders::Borders;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Builder;
 
-/// Fills a batch row by row.
-struct BatchBuilder<'a> {
-    store: &'a TokenStore,
-    batch: HostBatch,
-    borders: Vec<Vec<usize>>,
-}
-
-impl<'a> BatchBuilder<'a> {
-    fn new(store: &'a TokenStore, rows: usize, len: usize) -> Self {
-        let batch = HostBatch {
-            inputs: Vec::with_capacity(rows * len),
-            targets: Vec::with_capacity(rows * len),
-            rows,
-            len,
-            ..HostBatch::default()
-        };
-        Self {
-            store,
-            batch,
-            borders: Vec::new(),
-        }
-    }
-
-    /// Adds a row of pieces of documents, each of which predicts its tokens from the ones before.
-    ///
-    /// Fewer targets than `len` leave the rest of the row padded: the last input is repeated, so
-    /// that padding is a token every model knows, and its target is ignored.
-    fn row(&mut self, pieces: &[Window], carry: Option<usize>) -> Result<(), DataError> {
-        let begin = self.batch.inputs.len();
-        let mut borders = Vec::with_capacity(pieces.len());
-        let mut tokens = Vec::with_capacity(self.batch.len + 1);
+/// A batch of rows of `len` tokens. A row is pieces of documents, each of which predicts its tokens from the ones
+/// before, and the row that its state comes from; `change` may change the tokens of a piece.
+///
+/// Fewer targets than `len` leave the rest of a row padded: its last input is repeated, so that padding is a token
+/// every model knows, and its target is ignored.
+fn read_rows(
+    store: &TokenStore,
+    len: usize,
+    rows: &[(Vec<Window>, Option<usize>)],
+    change: impl Fn(usize, &mut Vec<i32>),
+) -> Result<HostBatch, DataError> {
+    let mark = if store.text.marked { SILENT } else { 0 } as i32;
+    let predicted = |id: &i32| if id & mark == 0 { *id } else { IGNORE_INDEX };
+    let mut inputs = Vec::with_capacity(rows.len() * len);
+    let mut targets = Vec::with_capacity(rows.len() * len);
+    let (mut borders, mut tokens) = (Vec::new(), Vec::with_capacity(len + 1));
+    for (row, (pieces, _)) in rows.iter().enumerate() {
+        let begin = inputs.len();
+        let mut starts = Vec::new();
         for piece in pieces.iter().filter(|piece| piece.targets > 0) {
-            borders.push(self.batch.inputs.len() - begin);
+            starts.push(inputs.len() - begin);
             tokens.clear();
-            self.store
-                .read_marked(piece.start, piece.targets + 1, &mut tokens)?;
-            self.add(&tokens);
+            store.read_marked(piece.start, piece.targets + 1, &mut tokens)?;
+            change(row, &mut tokens);
+            inputs.extend(tokens[..piece.targets].iter().map(|id| id & !mark));
+            targets.extend(tokens[1..].iter().map(predicted));
         }
         // The first is where the row begins, which its carry speaks of.
-        borders.drain(..borders.len().min(1));
-        let batch = &mut self.batch;
-        let filler = batch.inputs[begin..].last().copied().unwrap_or(0);
-        debug_assert!(batch.inputs.len() <= begin + batch.len, "a row too long");
-        batch.inputs.resize(begin + batch.len, filler);
-        batch.targets.resize(begin + batch.len, IGNORE_INDEX);
-        batch.carry.push(carry);
-        self.borders.push(borders);
-        Ok(())
+        borders.push(starts.into_iter().skip(1).collect());
+        debug_assert!(inputs.len() <= begin + len, "a row too long");
+        let filler = inputs[begin..].last().copied().unwrap_or(0);
+        inputs.resize(begin + len, filler);
+        targets.resize(begin + len, IGNORE_INDEX);
     }
-
-    /// Adds a row of a window that is there already, with one token more than a row has.
-    fn whole(&mut self, window: &[i32], carry: Option<usize>) {
-        self.add(window);
-        self.batch.carry.push(carry);
-        self.borders.push(Vec::new());
-    }
-
-    /// Adds the tokens of a window but the last, and what follows each where it is predicted.
-    fn add(&mut self, window: &[i32]) {
-        let mark = if self.store.text.marked { SILENT } else { 0 } as i32;
-        let predicted = |id: i32| if id & mark == 0 { id } else { IGNORE_INDEX };
-        let (inputs, targets) = (&window[..window.len() - 1], &window[1..]);
-        self.batch.inputs.extend(inputs.iter().map(|id| id & !mark));
-        let targets = targets.iter().map(|id| predicted(*id));
-        self.batch.targets.extend(targets);
-    }
-
-    fn finish(self) -> HostBatch {
-        debug_assert_eq!(self.batch.carry.len(), self.batch.rows);
-        debug_assert_eq!(self.batch.inputs.len(), self.batch.rows * self.batch.len);
-        HostBatch {
-            valid: valid(&self.batch.targets),
-            borders: Borders::new(self.borders),
-            ..self.batch
-        }
-    }
+    Ok(HostBatch {
+        valid: valid(&targets),
+        inputs,
+        targets,
+        rows: rows.len(),
+        len,
+        carry: rows.iter().map(|(_, carry)| *carry).collect(),
+        borders: Borders::new(borders),
+    })
 }
 
 /// Streams below which a step sees too little variety.
@@ -128,23 +94,12 @@ pub struct TrainSource {
     seed: u64,
     stateful: bool,
     initial_state: InitialState,
-    packing: PackingPlan,
+    packing: Packing,
+    /// Where windows keep to documents.
+    plans: Option<DocumentPlans>,
     /// Batches that see the data once.
     steps: u64,
     needles: Option<Needles>,
-}
-
-#[derive(Clone, Debug)]
-enum PackingPlan {
-    Random,
-    /// On a grid of so many windows.
-    Shuffled(u64),
-    /// Every row from its own stream of so many predicted tokens.
-    Contiguous(u64),
-    Documents(DocumentPlans),
-    /// Windows of one target.
-    Packed(DocumentPlans),
-    Rows(TaskRows),
 }
 
 impl TrainSource {
@@ -153,7 +108,7 @@ impl TrainSource {
     /// # Errors
     /// The store is too short for one window in every row, or cannot be read.
     pub fn new(
-        store: TokenStore,
+        mut store: TokenStore,
         config: &DataConfig,
         rows: usize,
         seed: u64,
@@ -166,33 +121,23 @@ impl TrainSource {
             return bad("data.initial_state.other", initial_state.other, reason);
         }
         let len = config.training_window();
-        let targets = store.len().saturating_sub(1);
-        let grid = targets / len as u64;
-        let (packing, steps) = match (store.rows(), config.packing) {
+        let (targets, some, mut plans) = (store.len().saturating_sub(1), rows as u64, None);
+        let steps = match (store.rows().copied(), config.packing) {
             (Some(task), _) => {
-                let steps = task.rows().div_ceil(rows as u64);
-                (PackingPlan::Rows(task.with_seed(seed)), steps)
+                store = TokenStore::of_rows(task.with_seed(seed));
+                task.rows().div_ceil(some)
             }
             // Random windows have no epochs; this many tokens are as many as there are.
-            (None, Packing::Random) => (PackingPlan::Random, grid.div_ceil(rows as u64)),
-            (None, Packing::Shuffled) => (PackingPlan::Shuffled(grid), grid.div_ceil(rows as u64)),
-            (None, Packing::Contiguous) => {
-                let stream = targets / rows as u64;
-                (PackingPlan::Contiguous(stream), stream / len as u64)
-            }
-            (None, Packing::Documents) => {
-                let plans = DocumentPlans::new(&store, rows, len, seed)?;
-                let steps = plans.steps();
-                (PackingPlan::Documents(plans), steps)
-            }
-            (None, Packing::Packed) => {
-                let plans = DocumentPlans::new(&store, rows, 1, seed)?;
-                let steps = plans.windows() / (rows * len) as u64;
-                (PackingPlan::Packed(plans), steps)
+            (None, Packing::Random | Packing::Shuffled) => (targets / len as u64).div_ceil(some),
+            (None, Packing::Contiguous) => targets / some / len as u64,
+            (None, Packing::Documents | Packing::Packed) => {
+                let packed = config.packing == Packing::Packed;
+                let made = DocumentPlans::new(&store, packed, rows, len, seed)?;
+                plans.insert(made).steps
             }
         };
         if steps == 0 {
-            return Err(too_few(&packing, store.len(), rows, len));
+            return Err(too_few(config.packing, store.len(), rows, len));
         }
         Ok(Self {
             store,
@@ -201,7 +146,8 @@ impl TrainSource {
             seed,
             stateful: config.stateful,
             initial_state,
-            packing,
+            packing: config.packing,
+            plans,
             steps,
             needles: None,
         })
@@ -215,8 +161,8 @@ impl TrainSource {
     /// What a user should know of windows that are read side by side from few places.
     pub fn warning(&self) -> Option<String> {
         let rows = self.rows;
-        let few = matches!(self.packing, PackingPlan::Contiguous(_)) && rows < FEW_STREAMS;
-        few.then(|| {
+        let streams = self.packing == Packing::Contiguous && self.store.rows().is_none();
+        (streams && rows < FEW_STREAMS).then(|| {
             format!(
                 "warning: `data.packing = \"contiguous\"` with {rows} rows learns from {rows} places of the text at a time, and neighbouring windows are much alike; more rows (training.per_device_train_batch_size), or `data.packing = \"shuffled\"`, learn more from as many tokens"
             )
@@ -235,52 +181,50 @@ impl TrainSource {
             };
             (0..rows).map(|row| vec![window(row)]).collect()
         };
-        match &self.packing {
-            PackingPlan::Random => {
+        let targets = self.store.len() - 1;
+        match (&self.plans, self.packing) {
+            (Some(plans), _) => plans.windows(step),
+            (None, Packing::Random) => {
                 let places = self.store.len() - len;
                 full(&|row| below(mix(&[seed, step, row]), places), false)
             }
-            PackingPlan::Shuffled(grid) => {
-                let slack = self.store.len() - 1 - grid * len;
+            (None, Packing::Shuffled) => {
+                let grid = targets / len;
+                let slack = targets - grid * len;
                 let start = |row: u64| {
                     let (epoch, place) = ((step * rows + row) / grid, (step * rows + row) % grid);
-                    let order = Permutation::new(*grid, mix(&[seed, epoch, 1]));
+                    let order = Permutation::new(grid, mix(&[seed, epoch, 1]));
                     below(mix(&[seed, epoch, 0]), slack + 1) + order.at(place) * len
                 };
                 full(&start, false)
             }
-            PackingPlan::Contiguous(stream) => {
+            (None, _) => {
                 // The tokens that fill no window are others in every epoch.
+                let stream = targets / rows;
                 let slack = stream - self.steps * len;
                 let first = below(mix(&[seed, epoch]), slack + 1) + place * len;
                 full(&|row| row * stream + first, place > 0)
             }
-            PackingPlan::Documents(plans) => plans.windows_of(step).map(|it| vec![it]).collect(),
-            PackingPlan::Packed(plans) => plans.packed(step, len, self.steps),
-            PackingPlan::Rows(_) => unreachable!("a task makes its batches itself"),
         }
     }
 
     /// The row of the batch before `step` that each row starts from, if it goes on.
     fn carry(&self, step: u64, windows: &[Vec<Window>]) -> Vec<Option<usize>> {
+        let goes_on = |pieces: &Vec<Window>| self.stateful && pieces[0].continues;
         // Rows that ended without padding: no text looks like what padding leaves behind.
-        let full = |pieces: &Vec<Window>| {
+        let full = |(_, pieces): &(usize, Vec<Window>)| {
             pieces.iter().map(|piece| piece.targets).sum::<usize>() == self.len
         };
-        let any = windows.iter().any(|pieces| pieces[0].continues);
-        let before = match self.stateful && self.initial_state.other > 0.0 && any {
+        let before = match self.initial_state.other > 0.0 && windows.iter().any(goes_on) {
             true => self.windows(step - 1),
             false => Vec::new(),
         };
-        let others: Vec<usize> = (0..before.len())
-            .filter(|row| full(&before[*row]))
-            .collect();
-        let drawn = |(row, pieces): (usize, &Vec<Window>)| {
-            let goes_on = self.stateful && pieces[0].continues;
-            let state = &self.initial_state;
-            goes_on.then(|| state.draw(self.seed, step, row, &others))?
-        };
-        windows.iter().enumerate().map(drawn).collect()
+        let others = before.into_iter().enumerate().filter(full);
+        let others: Vec<usize> = others.map(|(row, _)| row).collect();
+        let draw = |row| (self.initial_state).draw(self.seed, step, row, &others);
+        let rows = windows.iter().enumerate();
+        rows.map(|(row, pieces)| goes_on(pieces).then(|| draw(row))?)
+            .collect()
     }
 
     /// The batch number `step`, counted from 0 over all epochs: the same on any thread and in any order.
@@ -288,41 +232,29 @@ impl TrainSource {
     /// # Errors
     /// The store cannot be read.
     pub fn batch(&self, step: u64) -> Result<HostBatch, DataError> {
-        if let PackingPlan::Rows(task) = &self.packing {
+        if let Some(task) = self.store.rows() {
             return Ok(task.batch(step * self.rows as u64, self.rows));
         }
+        // Windows of a stream share the numbers that are hidden in them, from a first one on, which begins with an
+        // empty memory.
+        let sharing = |row: usize| {
+            let shares = self.stateful && self.needles.is_some();
+            shares.then(|| Needles::sharing(self.seed, step % self.steps, row as u64))
+        };
         let windows = self.windows(step);
-        let carry = self.carry(step, &windows);
-        let mut builder = BatchBuilder::new(&self.store, self.rows, self.len);
-        for (row, (pieces, carry)) in windows.iter().zip(carry).enumerate() {
-            match &self.needles {
-                None => builder.row(pieces, carry)?,
-                Some(needles) => {
-                    let (window, first) =
-                        self.hidden(needles, pieces[0].start, [step, row as u64])?;
-                    builder.whole(&window, carry.filter(|_| !first));
-                }
+        let carry = self.carry(step, &windows).into_iter().enumerate();
+        let carry =
+            carry.map(|(row, from)| from.filter(|_| sharing(row).is_none_or(|it| it.0 > 0)));
+        let rows: Vec<_> = windows.into_iter().zip(carry).collect();
+        read_rows(&self.store, self.len, &rows, |row, window| {
+            if let Some(needles) = &self.needles {
+                // All of such a window is learned.
+                window.iter_mut().for_each(|id| *id &= !SILENT as i32);
+                let shared = sharing(row);
+                let index = shared.map_or(0, |(index, _)| index as u64);
+                needles.hide(window, [self.seed, step - index, row as u64], shared);
             }
-        }
-        Ok(builder.finish())
-    }
-
-    /// A window of the text with what is hidden in it, and whether it is the first of those that share numbers, which
-    /// begins with an empty memory. Those of a stream share them.
-    fn hidden(
-        &self,
-        needles: &Needles,
-        start: u64,
-        [step, row]: [u64; 2],
-    ) -> Result<(Vec<i32>, bool), DataError> {
-        let mut window = Vec::with_capacity(self.len + 1);
-        self.store.read(start, self.len + 1, &mut window)?;
-        let shared = self
-            .stateful
-            .then(|| Needles::sharing(self.seed, step % self.steps, row));
-        let index = shared.map_or(0, |(index, _)| index);
-        needles.hide(&mut window, [self.seed, step - index as u64, row], shared);
-        Ok((window, index == 0))
+        })
     }
 
     /// How many batches see the data once; at least 1.
@@ -332,21 +264,21 @@ impl TrainSource {
 }
 
 /// That `tokens` do not fill a batch.
-fn too_few(packing: &PackingPlan, tokens: u64, rows: usize, len: usize) -> DataError {
+fn too_few(packing: Packing, tokens: u64, rows: usize, len: usize) -> DataError {
     let reason = match packing {
-        PackingPlan::Contiguous(_) if tokens > len as u64 => format!(
+        Packing::Contiguous if tokens > len as u64 => format!(
             "`data.packing = \"contiguous\"` gives every row its own part of the training split, and {tokens} tokens are fewer than {rows} windows of {len}; use fewer rows, shorter windows, or `data.packing = \"random\"`"
         ),
-        PackingPlan::Packed(_) if tokens > len as u64 => format!(
+        Packing::Packed if tokens > len as u64 => format!(
             "`data.packing = \"packed\"` fills every row of a batch, and the {tokens} tokens of the training split are too few for {rows} rows of {len}; use fewer rows, shorter windows, or `data.packing = \"documents\"`"
         ),
         _ => return DataError::too_short("training", "more text", tokens, len),
     };
-    DataError::BadValue {
-        key: "training.per_device_train_batch_size × devices",
-        value: rows.to_string(),
+    DataError::key(
+        "training.per_device_train_batch_size × devices",
+        rows,
         reason,
-    }
+    )
 }
 
 /// The batches of an evaluation.
@@ -472,11 +404,10 @@ impl EvalSource {
             let rows = self.rows.min(task.rows() - first);
             return Ok(task.batch(first, rows as usize));
         }
-        let mut builder = BatchBuilder::new(&self.store, self.rows as usize, self.len as usize);
-        for (row, window) in self.windows(step).enumerate() {
-            builder.row(&[window], window.continues.then_some(row))?;
-        }
-        Ok(builder.finish())
+        let windows = self.windows(step).enumerate();
+        let rows = windows.map(|(row, window)| (vec![window], window.continues.then_some(row)));
+        let rows: Vec<_> = rows.collect();
+        read_rows(&self.store, self.len as usize, &rows, |_, _| {})
     }
 }
 
@@ -560,19 +491,16 @@ mod tests {
         #[test]
         fn targets_are_inputs_shifted_by_one_and_padding_is_ignored() {
             let store = TokenStore::from_documents(&[vec![10, 11, 12, 13, 14, 15]]);
-            let mut builder = BatchBuilder::new(&store, 3, 4);
-            let mut row = |start, targets, carry| {
+            let row = |start, targets, carry| {
                 let window = Window {
                     start,
                     targets,
                     continues: false,
                 };
-                builder.row(&[window], carry).unwrap();
+                (vec![window], carry)
             };
-            row(1, 4, Some(0));
-            row(3, 2, None);
-            row(0, 0, Some(1));
-            let batch = builder.finish();
+            let rows = [row(1, 4, Some(0)), row(3, 2, None), row(0, 0, Some(1))];
+            let batch = read_rows(&store, 4, &rows, |_, _| {}).unwrap();
             assert_eq!(batch.inputs, [11, 12, 13, 14, 13, 14, 14, 14, 0, 0, 0, 0]);
             assert_eq!(
                 batch.targets,

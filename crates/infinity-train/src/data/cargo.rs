@@ -5,68 +5,48 @@
 //! the same lock file gives the same text everywhere; a fingerprint of it is reported.
 
 use super::error::DataError;
-use super::formats::{Format, SourceFile};
+use super::formats::SourceFile;
 use super::sources::{Sources, Walk};
 use infinity_files::{Fingerprint, nearest};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::env;
 use std::fmt::{self, Display};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fs, io};
 
-/// A locked dependency.
+/// A crate, as `Cargo.lock` or `cargo metadata` names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-struct LockedCrate {
+struct Package {
     name: String,
     version: String,
     /// Absent for the workspace's own members.
     source: Option<String>,
+    /// Known to `cargo metadata` alone.
+    #[serde(default)]
+    manifest_path: PathBuf,
 }
 
-impl Display for LockedCrate {
+impl Display for Package {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.name, self.version)
     }
 }
 
 #[derive(Deserialize)]
-struct LockFile {
-    package: Vec<LockedCrate>,
-}
-
-/// Sources of crates, ready to be read, and what was found on the way.
-#[derive(Clone, Debug)]
-pub(super) struct CrateSources {
-    /// The `.rs` files, sorted by crate and path. Their fingerprint, of names, versions, paths and contents, is the same
-    /// on every machine.
-    pub(super) sources: Sources,
-    /// The crates, as `name version`.
-    pub(super) crates: Vec<String>,
-    /// Files left out because they are not UTF-8 text.
-    pub(super) skipped: usize,
+struct Packages {
+    #[serde(alias = "package")]
+    packages: Vec<Package>,
 }
 
 /// A Cargo workspace and where its dependencies' sources are.
 #[derive(Debug)]
 pub(super) struct CargoWorkspace {
     root: PathBuf,
-    locked: Vec<LockedCrate>,
-    /// Directories that `cargo metadata` named, or why it named none.
+    locked: Vec<Package>,
+    /// What `cargo metadata` named, or why it named none.
     packages: Result<Vec<Package>, String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Package {
-    name: String,
-    version: String,
-    manifest_path: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
 }
 
 impl CargoWorkspace {
@@ -84,28 +64,31 @@ impl CargoWorkspace {
                 ))
             })?;
         let path = root.join("Cargo.lock");
-        let bad = |error: &dyn Display| {
-            DataError::Unusable(format!("cannot read {}: {error}", path.display()))
-        };
-        let text = fs::read_to_string(&path).map_err(|error| bad(&error))?;
-        let mut lock: LockFile = toml::from_str(&text).map_err(|error| bad(&error))?;
-        lock.package.retain(|package| package.source.is_some());
+        let text = fs::read_to_string(&path).map_err(DataError::read(&path))?;
+        let lock = toml::from_str(&text).map_err(io::Error::other);
+        let Packages {
+            packages: mut locked,
+        } = lock.map_err(DataError::read(&path))?;
+        locked.retain(|package| package.source.is_some());
         Ok(Self {
             root: root.to_path_buf(),
-            locked: lock.package,
-            packages: packages(root)?,
+            locked,
+            packages: packages(root),
         })
     }
 
-    /// Files of the crates in `names` (`name` or `name@version`); `key` is blamed in messages.
+    /// The `.rs` files of the crates in `names` (`name` or `name@version`), sorted by crate and path, and the crates as
+    /// `name version`; `key` is blamed in messages. The fingerprint of names, versions, paths and contents is the same
+    /// on every machine.
     pub(super) fn sources(
         &self,
-        key: &'static str,
+        key: &str,
         names: &[String],
-    ) -> Result<CrateSources, DataError> {
+    ) -> Result<(Sources, Vec<String>), DataError> {
         let chosen = names.iter().map(|name| self.locked(key, name));
         let chosen = chosen.collect::<Result<BTreeSet<_>, _>>()?;
-        let (mut files, mut skipped, mut hash) = (Vec::new(), 0, Fingerprint::default());
+        let (mut files, mut skipped) = (Vec::new(), Vec::new());
+        let mut hash = Fingerprint::default();
         for package in &chosen {
             let before = files.len();
             let directory = self.directory(package)?;
@@ -114,7 +97,7 @@ impl CargoWorkspace {
                 if path.extension().is_some_and(|extension| extension == "rs") && path.is_file() {
                     match rust_file(path, &directory, &mut hash)? {
                         Some(file) => files.push(file),
-                        None => skipped += 1,
+                        None => skipped.push(path.to_path_buf()),
                     }
                 }
                 Ok(())
@@ -126,54 +109,57 @@ impl CargoWorkspace {
                 )));
             }
         }
-        Ok(CrateSources {
-            sources: Sources {
-                root: self.root.join("Cargo.lock"),
-                files,
-                known: Some(hash.hex()),
-                ..Sources::default()
-            },
-            crates: chosen.iter().map(ToString::to_string).collect(),
+        let sources = Sources {
+            root: self.root.join("Cargo.lock"),
+            files,
+            known: Some(hash.hex()),
             skipped,
-        })
+            ..Sources::default()
+        };
+        Ok((sources, chosen.iter().map(ToString::to_string).collect()))
     }
 
-    fn locked(&self, key: &'static str, wanted: &str) -> Result<&LockedCrate, DataError> {
+    fn locked(&self, key: &str, wanted: &str) -> Result<&Package, DataError> {
         let (name, version) = wanted.split_once('@').unzip();
         let name = name.unwrap_or(wanted);
         let named = self.locked.iter().filter(|package| package.name == name);
-        let candidates: Vec<&LockedCrate> = named
+        let candidates: Vec<&Package> = named
             .filter(|package| version.is_none_or(|version| package.version == version))
             .collect();
-        let lock = self.root.join("Cargo.lock");
-        let lock = lock.display();
-        Err(DataError::Unusable(match candidates.as_slice() {
+        let wrong = match candidates.as_slice() {
             [one] => return Ok(one),
-            [] => format!("`{key}`: {lock} has no crate `{wanted}`{}", self.hint(name)),
+            [] => {
+                let mut all = self.locked.iter();
+                let names = all.clone().map(|package| &*package.name);
+                let hint = match (
+                    all.find(|package| package.name == name),
+                    nearest(name, names),
+                ) {
+                    (Some(package), _) => format!("; it has {package}"),
+                    (None, Some(near)) => format!("; did you mean `{near}`?"),
+                    (None, None) => String::new(),
+                };
+                format!("no crate `{wanted}`{hint}")
+            }
             [first, ..] => {
                 let versions = candidates.iter().map(|package| package.version.as_str());
                 let versions = versions.collect::<Vec<_>>().join(", ");
+                let one = &first.version;
                 format!(
-                    "`{key}`: {lock} has several versions of `{name}` ({versions}); write one of them as `{name}@{}`",
-                    first.version
+                    "several versions of `{name}` ({versions}); write one of them as `{name}@{one}`"
                 )
             }
-        }))
+        };
+        let lock = self.root.join("Cargo.lock");
+        Err(DataError::Unusable(format!(
+            "`{key}`: {} has {wrong}",
+            lock.display()
+        )))
     }
 
-    /// Names the locked version, or the most similar crate.
-    fn hint(&self, name: &str) -> String {
-        if let Some(package) = self.locked.iter().find(|package| package.name == name) {
-            return format!("; it has {package}");
-        }
-        nearest(name, self.locked.iter().map(|package| &*package.name))
-            .map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
-    }
-
-    fn directory(&self, package: &LockedCrate) -> Result<PathBuf, DataError> {
-        let LockedCrate { name, version, .. } = package;
-        let mut known = self.packages.iter().flatten();
-        let known = known.find(|found| found.name == *name && found.version == *version);
+    fn directory(&self, package: &Package) -> Result<PathBuf, DataError> {
+        let same = |found: &&Package| found.to_string() == package.to_string();
+        let known = self.packages.iter().flatten().find(same);
         let directory = known.and_then(|found| found.manifest_path.parent());
         let directory = directory
             .map(Path::to_path_buf)
@@ -194,46 +180,43 @@ impl CargoWorkspace {
 ///
 /// It answers only when *every* dependency of every member is there, also those that building the
 /// binary does not need; therefore its refusal is kept as text, not returned as the error.
-fn packages(root: &Path) -> Result<Result<Vec<Package>, String>, DataError> {
-    let version = cargo(root, &["-vV"])?.unwrap_or_default();
+fn packages(root: &Path) -> Result<Vec<Package>, String> {
+    let version = cargo(root, &["-vV"])?;
     let version = String::from_utf8_lossy(&version);
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     let mut arguments = vec!["metadata", "--format-version", "1", "--locked", "--offline"];
     // Dependencies of other systems are not downloaded by a build on this one.
     arguments.extend(
-        host.into_iter()
-            .flat_map(|host| ["--filter-platform", host]),
+        host.map(|host| ["--filter-platform", host])
+            .iter()
+            .flatten(),
     );
-    Ok(cargo(root, &arguments)?.and_then(|output| {
-        let read = serde_json::from_slice::<Metadata>(&output);
-        read.map(|metadata| metadata.packages)
-            .map_err(|error| error.to_string())
-    }))
+    let read = serde_json::from_slice::<Packages>(&cargo(root, &arguments)?);
+    read.map(|found| found.packages)
+        .map_err(|error| error.to_string())
 }
 
 /// What Cargo answers, or the first line of its refusal.
-fn cargo(root: &Path, arguments: &[&str]) -> Result<Result<Vec<u8>, String>, DataError> {
+fn cargo(root: &Path, arguments: &[&str]) -> Result<Vec<u8>, String> {
     // Cargo sets this for what it runs; it is the one that built this program.
     let program = env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    let output = Command::new(&program)
-        .args(arguments)
-        .current_dir(root)
-        .output();
+    let mut command = Command::new(&program);
+    let output = command.args(arguments).current_dir(root).output();
     let output = output.map_err(|error| {
-        DataError::Unusable(format!(
-            "cannot run `{}`: {error}; Cargo is needed to find the sources of dependencies",
-            program.display()
-        ))
+        let program = program.display();
+        format!(
+            "cannot run `{program}`: {error}; Cargo is needed to find the sources of dependencies"
+        )
     })?;
     let said = String::from_utf8_lossy(&output.stderr);
-    Ok(match output.status.success() {
+    match output.status.success() {
         true => Ok(output.stdout),
         false => Err(said.lines().next().unwrap_or_default().trim().to_owned()),
-    })
+    }
 }
 
 /// The place where Cargo unpacks a registry's crates: `$CARGO_HOME/registry/src/INDEX/NAME-VERSION`.
-fn in_registry(LockedCrate { name, version, .. }: &LockedCrate) -> Option<PathBuf> {
+fn in_registry(Package { name, version, .. }: &Package) -> Option<PathBuf> {
     let home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(env::home_dir()?.join(".cargo")))?;
@@ -254,13 +237,9 @@ fn rust_file(
     }
     // One spelling of the path on every system.
     let relative = path.strip_prefix(directory).unwrap_or(path);
-    let parts = relative.iter().map(|part| part.to_string_lossy());
-    let parts: Vec<_> = parts.collect();
+    let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
     hash.field(parts.join("/")).field(&content);
-    Ok(Some(SourceFile {
-        format: Format::Text,
-        ..SourceFile::new(path)?
-    }))
+    SourceFile::new(path).map(Some)
 }
 
 #[cfg(test)]
@@ -278,50 +257,46 @@ mod tests {
     #[test]
     fn dependencies_are_found_in_a_fixed_order() {
         let workspace = here();
-        let found = workspace
+        let (found, crates) = workspace
             .sources("data.train_crates", &names(&["memmap2", "csv"]))
             .unwrap();
-        assert!(found.crates[0].starts_with("csv ") && found.crates[1].starts_with("memmap2 "));
-        let paths: Vec<&Path> = found
-            .sources
-            .files
-            .iter()
-            .map(|file| file.path.as_path())
-            .collect();
+        assert!(crates[0].starts_with("csv ") && crates[1].starts_with("memmap2 "));
+        let paths: Vec<&Path> = found.files.iter().map(|file| file.path.as_path()).collect();
         assert!(paths.iter().all(|path| path.extension().unwrap() == "rs"));
         assert!(paths.iter().any(|path| path.ends_with("src/lib.rs")));
-        let again = workspace
+        let (again, _) = workspace
             .sources("data.train_crates", &names(&["csv", "memmap2", "csv"]))
             .unwrap();
-        assert_eq!(found.sources, again.sources);
-        let other = workspace
+        assert_eq!(found, again);
+        let (other, _) = workspace
             .sources("data.train_crates", &names(&["csv"]))
             .unwrap();
-        assert_ne!(found.sources.known, other.sources.known);
+        assert_ne!(found.known, other.known);
     }
 
     #[test]
     fn the_registry_is_searched_when_cargo_metadata_refuses() {
         let mut workspace = here();
-        let found = workspace
+        let (found, _) = workspace
             .sources("data.train_crates", &names(&["csv"]))
             .unwrap();
         workspace.packages = Err("failed to download".to_owned());
         // Sources that are vendored are only known to Cargo; then there is nothing to compare.
-        if found.sources.files[0]
+        if found.files[0]
             .path
             .components()
             .any(|part| part.as_os_str() == "registry")
         {
-            let searched = workspace
+            let (searched, _) = workspace
                 .sources("data.train_crates", &names(&["csv"]))
                 .unwrap();
-            assert_eq!(found.sources.known, searched.sources.known);
+            assert_eq!(found.known, searched.known);
         }
-        workspace.locked[0] = LockedCrate {
+        workspace.locked[0] = Package {
             name: "never-published-crate".to_owned(),
             version: "0.0.0".to_owned(),
             source: Some("registry+x".to_owned()),
+            manifest_path: PathBuf::new(),
         };
         let message = workspace
             .sources("data.train_crates", &names(&["never-published-crate"]))
@@ -351,10 +326,11 @@ mod tests {
         // The workspace's own members have no source in the lock file: they are not dependencies.
         assert!(message(&workspace, "infinity-train").contains("has no crate"));
         let source = Some("registry+x".to_owned());
-        workspace.locked.push(LockedCrate {
+        workspace.locked.push(Package {
             name: "csv".to_owned(),
             version: "0.9.0".to_owned(),
             source,
+            manifest_path: PathBuf::new(),
         });
         let several = message(&workspace, "csv");
         assert!(

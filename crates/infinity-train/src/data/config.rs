@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 const MANY_WORKERS: usize = 256;
 
 /// Where the text is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataSource {
     /// `train_file` and `validation_file`.
-    #[default]
     #[serde(alias = "text")]
     Files,
     /// The Rust sources of this workspace's locked dependencies: `train_crates`, `validation_crates`.
@@ -117,19 +116,19 @@ impl DataConfig {
 
     /// Returns the first key that cannot be right, without looking at any file.
     pub fn validate(&self) -> Result<(), DataError> {
-        if let Some(fraction) = self.val_fraction
-            && !(0.0..1.0).contains(&fraction)
-        {
-            let limit = "must be at least 0 and below 1";
-            return bad("data.val_fraction", fraction, limit);
+        let fraction = self.val_fraction.unwrap_or(0.0);
+        if !(0.0..1.0).contains(&fraction) {
+            return bad(
+                "data.val_fraction",
+                fraction,
+                "must be at least 0 and below 1",
+            );
         }
-        for (key, value) in [
-            ("data.max_seq_length", self.max_seq_length),
-            ("data.tbptt_chunks", self.tbptt_chunks),
-        ] {
-            if value == 0 {
-                return bad(key, value, "must be at least 1");
-            }
+        if self.max_seq_length == 0 {
+            return bad("data.max_seq_length", 0, "must be at least 1");
+        }
+        if self.tbptt_chunks == 0 {
+            return bad("data.tbptt_chunks", 0, "must be at least 1");
         }
         within("data.num_workers", self.num_workers, 1..=MANY_WORKERS)?;
         if self.text_column.is_empty() {
@@ -176,14 +175,10 @@ impl DataConfig {
         }
         self.validate_source()?;
         match self.source {
-            DataSource::Files if self.train_file.as_os_str().is_empty() => Err(DataError::NotSet {
-                key: "data.train_file",
-                hint: "name a .txt, .jsonl or .csv file or a directory of them (--train-file)",
-            }),
-            DataSource::CargoRegistry if self.train_crates.is_empty() => Err(DataError::NotSet {
-                key: "data.train_crates",
-                hint: "`data.source = \"cargo-registry\"` needs names of locked dependencies",
-            }),
+            DataSource::CargoRegistry if self.train_crates.is_empty() => {
+                let hint = "`data.source = \"cargo-registry\"` needs names of locked dependencies";
+                Err(DataError::not_set("data.train_crates", hint))
+            }
             DataSource::Files | DataSource::CargoRegistry => Ok(()),
             DataSource::Stories => {
                 let told = &self.stories;
@@ -235,9 +230,10 @@ impl DataConfig {
             ("data.packing", packing.unwrap_or_default()),
             ("data.stateful", stateful.unwrap_or_default()),
         ];
+        let task = self.source.task().map(|task| task.to_string());
         let own_rows = format!(
             "`data.source = \"{}\"` makes its own rows, of no text and each for itself: leave it out",
-            self.source.task().map_or("", Task::name)
+            task.unwrap_or_default()
         );
         let (refused, reason) = match self.source {
             DataSource::Files => (&given[2..4], "needs `data.source = \"cargo-registry\"`"),
@@ -254,13 +250,12 @@ impl DataConfig {
         if let Some((key, value)) = refused.iter().find(|(_, value)| !value.is_empty()) {
             return bad(key, value, reason);
         }
-        match self.val_fraction {
-            Some(fraction) if fraction > 0.0 && !self.validation_file.as_os_str().is_empty() => {
-                let reason = "contradicts `data.validation_file`; keep one of them";
-                bad("data.val_fraction", fraction, reason)
-            }
-            _ => Ok(()),
+        let fraction = self.val_fraction.unwrap_or(0.0);
+        if fraction > 0.0 && !self.validation_file.as_os_str().is_empty() {
+            let reason = "contradicts `data.validation_file`; keep one of them";
+            return bad("data.val_fraction", fraction, reason);
         }
+        Ok(())
     }
 }
 
@@ -278,11 +273,10 @@ impl DataSource {
 }
 
 /// What a token is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TokenizerKind {
     /// A byte of UTF-8: 256 tokens and the end of text, no training, reads everything.
-    #[default]
     Byte,
     /// A character of the text (training and validation).
     Char,
@@ -296,14 +290,8 @@ pub enum TokenizerKind {
 
 impl TokenizerKind {
     /// The word used in configuration files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Byte => "byte",
-            Self::Char => "char",
-            Self::File => "file",
-            Self::Bpe => "bpe",
-            Self::Hub => "hub",
-        }
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
     }
 }
 
@@ -311,7 +299,7 @@ section! {
     /// The `[tokenizer]` section.
     TokenizerConfig {
         /// What a token is.
-        kind: TokenizerKind = TokenizerKind::default();
+        kind: TokenizerKind = TokenizerKind::Byte;
         /// `tokenizer.json`, or a directory that holds one, for `kind = "file"`.
         path: PathBuf = PathBuf::new();
         /// Entries of the BPE to learn; 0: none. Set with the default `kind`, it means `kind = "bpe"`.
@@ -346,10 +334,10 @@ impl TokenizerConfig {
                 "\"hub\"",
                 "downloading tokenizers is not available; save the tokenizer.json yourself and set `tokenizer.kind = \"file\"` and `tokenizer.path`",
             ),
-            TokenizerKind::File if !has_path => Err(DataError::NotSet {
-                key: "tokenizer.path",
-                hint: "name the tokenizer.json",
-            }),
+            TokenizerKind::File if !has_path => Err(DataError::not_set(
+                "tokenizer.path",
+                "name the tokenizer.json",
+            )),
             TokenizerKind::Bpe if self.train_bpe < SMALLEST_BPE => bad(
                 "tokenizer.train_bpe",
                 self.train_bpe,
@@ -395,14 +383,11 @@ impl InitialState {
     /// Refuses shares that are none, naming the key, the value and the limit.
     pub(super) fn validate(&self) -> Result<(), DataError> {
         let own = self.own.unwrap_or(0.0);
-        for (key, share) in [
-            ("data.initial_state.own", own),
-            ("data.initial_state.other", self.other),
-            ("data.initial_state.zero", self.zero),
-            ("data.initial_state.last_fraction", self.last_fraction),
-        ] {
-            within(key, share, 0.0..=1.0)?;
-        }
+        within("data.initial_state.own", own, 0.0..=1.0)?;
+        within("data.initial_state.other", self.other, 0.0..=1.0)?;
+        within("data.initial_state.zero", self.zero, 0.0..=1.0)?;
+        let last = self.last_fraction;
+        within("data.initial_state.last_fraction", last, 0.0..=1.0)?;
         let sum = own + self.other + self.zero;
         let reason = match self.own {
             Some(_) if (sum - 1.0).abs() > ROUNDING => "own, other and zero must add up to 1",
@@ -457,7 +442,9 @@ mod tests {
     #[test]
     fn contradictions_name_their_keys() {
         assert!(files().validate().is_ok());
-        assert!(message(DataConfig::default()).contains("data.train_file"));
+        let (unset, tokenizer) = (DataConfig::default(), TokenizerConfig::default());
+        let refused = crate::data::prepare(&unset, &tokenizer, &mut |_| {}).unwrap_err();
+        assert!(refused.to_string().contains("data.train_file"));
         let with = |edit: &dyn Fn(&mut DataConfig)| {
             let mut config = files();
             edit(&mut config);

@@ -1,8 +1,8 @@
-//! What preparing data says: what can be wrong, so that a person can act on it, and what it is doing.
+//! What can be wrong with data, so that a person can act on it.
 
 use infinity_model::{ChatTemplateError, TokenizerError};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::{fmt, io};
 
 /// Endings that are read, for messages.
@@ -12,32 +12,9 @@ pub(super) const EXPECTED: &str = ".txt, .jsonl, .ndjson, .json, .csv, .tsv";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// A key that names the text is empty.
-    #[error("`{key}` is not set: {hint}")]
-    NotSet {
-        /// Key of the configuration.
-        key: &'static str,
-        /// What to write there.
-        hint: &'static str,
-    },
-    /// Two keys that exclude each other, or a value out of range.
-    #[error("`{key}` = {value}: {reason}")]
-    BadValue {
-        /// Key of the configuration.
-        key: &'static str,
-        /// The value as it was given.
-        value: String,
-        /// The limit, or what to write instead.
-        reason: String,
-    },
-    /// The named file or directory does not exist.
-    #[error("`{key}`: there is no file or directory {path}{}", other(.key))]
-    NotFound {
-        /// Key of the configuration.
-        key: &'static str,
-        /// The missing path.
-        path: PathBuf,
-    },
+    /// A key that is not set, cannot have its value, or names what is not there; the message says what to write.
+    #[error("{0}")]
+    Key(String),
     /// A validation split in whose windows nobody answers.
     #[error(
         "the validation split holds no answer of its conversations (`data.messages_column`), so that there is nothing \
@@ -58,6 +35,16 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// That a key has to be set; `hint` says to what.
+    pub(super) fn not_set(key: &str, hint: &str) -> Self {
+        Self::Key(format!("`{key}` is not set: {hint}"))
+    }
+
+    /// That a key cannot have its value.
+    pub(super) fn key(key: &str, value: impl fmt::Display, reason: impl fmt::Display) -> Self {
+        Self::Key(format!("`{key}` = {value}: {reason}"))
+    }
+
     /// That the system did not read `path`.
     pub(super) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self + Copy {
         move |why| Self::Unusable(format!("cannot read {}: {why}", path.display()))
@@ -68,13 +55,15 @@ impl DataError {
         move |why| Self::Unusable(format!("cannot write {}: {why}", path.display()))
     }
 
-    /// What the system says of a path that `key` names: [`DataError::NotFound`] if it is not there.
+    /// What the system says of a path that `key` names: [`DataError::Key`] if it is not there.
     pub(super) fn not_read(key: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NotFound {
-                key,
-                path: path.to_path_buf(),
-            },
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                let (path, other) = (path.display(), other(key));
+                Self::Key(format!(
+                    "`{key}`: there is no file or directory {path}{other}"
+                ))
+            }
             _ => Self::read(path)(source),
         }
     }
@@ -90,11 +79,6 @@ impl DataError {
     /// A file, or everything that was named together, holds no text.
     pub(super) fn empty(path: &Path) -> Self {
         Self::Unusable(format!("{} holds no text", path.display()))
-    }
-
-    /// A row of JSON or CSV that cannot be read; lines count from 1.
-    pub(super) fn bad_row(path: &Path, line: u64, reason: impl fmt::Display) -> Self {
-        Self::Unusable(format!("{}, line {line}: {reason}", path.display()))
     }
 
     /// A damaged file of a prepared directory.
@@ -126,26 +110,9 @@ fn other(key: &str) -> &'static str {
     }
 }
 
-/// A step of preparing data, as a line for a log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DataEvent {
-    /// What was found or is being done.
-    Step(String),
-    /// The token files are ready.
-    Ready(String),
-}
-
-impl fmt::Display for DataEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Step(line) | Self::Ready(line)) = self;
-        f.write_str(line)
-    }
-}
-
 /// Refuses a value outside of a range with both its ends; NaN is in none.
 pub(super) fn within<N: PartialOrd + fmt::Display>(
-    key: &'static str,
+    key: &str,
     value: N,
     range: RangeInclusive<N>,
 ) -> Result<(), DataError> {
@@ -159,14 +126,10 @@ pub(super) fn within<N: PartialOrd + fmt::Display>(
 }
 
 /// A refusal of one value.
-pub(super) fn bad<T>(
-    key: &'static str,
-    value: impl ToString,
-    reason: impl Into<String>,
+pub(crate) fn bad<T>(
+    key: &str,
+    value: impl fmt::Display,
+    reason: impl fmt::Display,
 ) -> Result<T, DataError> {
-    Err(DataError::BadValue {
-        key,
-        value: value.to_string(),
-        reason: reason.into(),
-    })
+    Err(DataError::key(key, value, reason))
 }

@@ -11,12 +11,13 @@ use infinity_model::ChatTemplate;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek};
-use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
+use std::{iter, mem};
 
 /// Endings of files that hold text only once something else has read them.
 const PACKED: [&str; 9] = [
@@ -58,51 +59,36 @@ pub(super) struct Column {
 
 impl Column {
     /// The document in a row.
-    fn read(
-        &self,
-        mut row: Map<String, Value>,
-        path: &Path,
-        line: u64,
-    ) -> Result<Fragment, DataError> {
+    fn read(&self, mut row: Map<String, Value>, line: u64) -> io::Result<Fragment> {
         let column = &self.name;
         let Some(value) = row.remove(column) else {
-            return Err(self.missing(path, line, row.keys().map(String::as_str)));
+            return Err(self.missing(line, row.keys().map(String::as_str)));
         };
-        let kind = match (&self.template, value) {
-            (Some(template), value) => {
-                let read = chat::conversation(template, value, row.get("tools"), column);
-                let wrong = |reason| DataError::bad_row(path, line, reason);
-                let (text, answers) = read.map_err(wrong)?;
-                return Ok(Fragment {
+        let read = match &self.template {
+            Some(template) => chat::conversation(template, value, row.get("tools"), column).map(
+                |(text, answers)| Fragment {
                     answers: Some(answers),
                     ..Fragment::whole(text)
-                });
-            }
-            (None, Value::String(text)) => return Ok(Fragment::whole(text)),
-            (None, Value::Null) => "null",
-            (None, Value::Bool(_)) => "true or false",
-            (None, Value::Number(_)) => "a number",
-            (None, Value::Array(_)) => "an array",
-            (None, Value::Object(_)) => "an object",
+                },
+            ),
+            None => (serde_json::from_value(value).map(Fragment::whole))
+                .map_err(|error| format!("`{column}` is not text: {error}")),
         };
-        let reason = format!("`{column}` is {kind}, not text");
-        Err(DataError::bad_row(path, line, reason))
+        read.map_err(|reason| bad_row(line, reason))
     }
 
     /// That a row has `others` and not this one.
-    fn missing<'a>(
-        &self,
-        path: &Path,
-        line: u64,
-        others: impl IntoIterator<Item = &'a str>,
-    ) -> DataError {
+    fn missing<'a>(&self, line: u64, others: impl IntoIterator<Item = &'a str>) -> io::Error {
         let key = match self.template {
             Some(_) => "data.messages_column",
             None => "data.text_column",
         };
         let others = others.into_iter().collect::<Vec<_>>().join(", ");
-        let reason = format!("no column `{}` (`{key}`); there are: {others}", self.name);
-        DataError::bad_row(path, line, reason)
+        let column = &self.name;
+        bad_row(
+            line,
+            format!("no column `{column}` (`{key}`); there are: {others}"),
+        )
     }
 }
 
@@ -180,65 +166,51 @@ impl SourceFile {
 }
 
 type Checked = CheckedReader<File>;
-type Texts = Box<dyn Iterator<Item = Result<Fragment, DataError>> + Send>;
+/// The fragments of a file of some format.
+type Texts<E = io::Error> = Box<dyn Iterator<Item = Result<Fragment, E>> + Send>;
+/// Fingerprints of files, the last one of the file that is being read.
+pub(super) type Seen = Arc<Mutex<Vec<Fingerprint>>>;
 
-/// An open file of any format.
-pub(super) struct Records {
-    texts: Texts,
-    hash: Arc<Mutex<Fingerprint>>,
-}
-
-impl Records {
-    /// Opens `file`; `hash` goes on over its bytes.
-    pub(super) fn open(
-        file: &SourceFile,
-        column: &Column,
-        hash: Fingerprint,
-    ) -> Result<Self, DataError> {
-        let (path, column) = (file.path.clone(), column.clone());
-        if column.template.is_some() && file.format != Format::Json {
-            let path = path.display();
-            let reason =
-                format!("is of .jsonl and .json files, and another one is to be read: {path}");
-            return bad("data.messages_column", column.name, reason);
-        }
-        let mut handle = File::open(&path).map_err(DataError::read(&path))?;
-        let mut head = Vec::new();
-        let read = (&mut handle).take(4).read_to_end(&mut head);
-        read.and_then(|_| handle.rewind())
-            .map_err(DataError::read(&path))?;
-        if is_utf16(&head) {
-            let path = path.display();
-            return Err(DataError::Unusable(format!(
-                "{path} is UTF-16, not UTF-8; convert it first, for example with `iconv -f UTF-16 -t UTF-8`"
-            )));
-        }
-        let hash = Arc::new(Mutex::new(hash));
-        let mut reader = CheckedReader::new(handle, hash.clone());
-        if head.starts_with(BYTE_ORDER_MARK.as_bytes()) {
-            let mark = reader.read_exact(&mut [0; BYTE_ORDER_MARK.len()]);
-            mark.map_err(DataError::read(&path))?;
-        }
-        let texts: Texts = match file.format {
-            Format::Text => Box::new(blocks(reader, path, file.bytes)),
-            Format::Json => json(reader, path, column)?,
-            Format::Csv => Box::new(rows(reader, path, &column, b',')?),
-            Format::Tsv => Box::new(rows(reader, path, &column, b'\t')?),
-        };
-        Ok(Self { texts, hash })
+/// The fragments of `file` that hold text. The last fingerprint of `seen` goes on over its bytes.
+pub(super) fn open(
+    file: &SourceFile,
+    column: &Column,
+    seen: Seen,
+) -> Result<Texts<DataError>, DataError> {
+    let (path, format) = (file.path.clone(), file.format);
+    if column.template.is_some() && format != Format::Json {
+        let path = path.display();
+        let reason = format!("is of .jsonl and .json files, and another one is to be read: {path}");
+        return bad("data.messages_column", &column.name, reason);
     }
-
-    /// The next fragment that holds text, or nothing at the end of the file.
-    pub(super) fn next_fragment(&mut self) -> Result<Option<Fragment>, DataError> {
-        let empty = |found: &Result<Fragment, _>| matches!(found, Ok(it) if it.text.is_empty());
-        self.texts.find(|found| !empty(found)).transpose()
+    let mut handle = File::open(&path).map_err(DataError::read(&path))?;
+    let mut head = Vec::new();
+    let read = (&mut handle).take(4).read_to_end(&mut head);
+    read.and_then(|_| handle.rewind())
+        .map_err(DataError::read(&path))?;
+    if is_utf16(&head) {
+        let path = path.display();
+        return Err(DataError::Unusable(format!(
+            "{path} is UTF-16, not UTF-8; convert it first, for example with `iconv -f UTF-16 -t UTF-8`"
+        )));
     }
-
-    /// Fingerprint of the bytes read.
-    pub(super) fn fingerprint(&self) -> String {
-        let hash = self.hash.lock().unwrap_or_else(PoisonError::into_inner);
-        hash.hex()
+    let mut reader = CheckedReader::new(handle, seen);
+    if head.starts_with(BYTE_ORDER_MARK.as_bytes()) {
+        let mark = reader.read_exact(&mut [0; BYTE_ORDER_MARK.len()]);
+        mark.map_err(DataError::read(&path))?;
     }
+    let texts = match format {
+        Format::Text => Ok(blocks(reader, file.bytes)),
+        Format::Json => json(reader, ending(&path), column.clone()),
+        Format::Csv => rows(reader, column, b','),
+        Format::Tsv => rows(reader, column, b'\t'),
+    };
+    let texts = texts.map_err(|error| read_error(&path, error))?;
+    let holds_text = |found: &Result<Fragment, _>| !matches!(found, Ok(it) if it.text.is_empty());
+    let texts = texts.filter(holds_text);
+    Ok(Box::new(texts.map(move |found| {
+        found.map_err(|error| read_error(&path, error))
+    })))
 }
 
 /// Whether a file that begins with `head` is UTF-16: its mark, or two characters that every second byte is zero of.
@@ -253,41 +225,32 @@ fn is_utf16(head: &[u8]) -> bool {
 }
 
 /// A text file, which had so many `bytes` when it was found, in blocks that end after a line where there is one.
-fn blocks(
-    mut reader: Checked,
-    path: PathBuf,
-    bytes: u64,
-) -> impl Iterator<Item = Result<Fragment, DataError>> {
+fn blocks(mut reader: Checked, bytes: u64) -> Texts {
     let (mut pending, mut ended) = (Vec::new(), reader.offset >= bytes);
     let mut read = move || {
         if ended {
             return Ok(None);
         }
         let wanted = BLOCK_BYTES.saturating_sub(pending.len()) as u64;
-        let mut portion = (&mut reader).take(wanted);
-        portion.read_to_end(&mut pending)?;
-        let short = portion.limit() > 0;
-        // A short portion is the end of the file, and so is its known length, so that no empty
+        (&mut reader).take(wanted).read_to_end(&mut pending)?;
+        // A short block is the end of the file, and so is its known length, so that no empty
         // fragment follows the last one.
-        ended = short || reader.offset >= bytes;
-        if ended {
+        ended = pending.len() < BLOCK_BYTES || reader.offset >= bytes;
+        let end = if ended {
             // What a file that grew has gained, so that a character cut in two at the end is noticed.
             reader.read_to_end(&mut pending)?;
-        }
-        let end = if ended {
             pending.len()
         } else {
             line_end(&pending)
         };
         let rest = pending.split_off(end);
-        let text = String::from_utf8(std::mem::replace(&mut pending, rest));
+        let text = String::from_utf8(mem::replace(&mut pending, rest));
         Ok(Some(Fragment {
-            text: text.expect("the reader checked it"),
             ends_document: ended,
-            answers: None,
+            ..Fragment::whole(text.expect("the reader checked it"))
         }))
     };
-    iter::from_fn(move || read().map_err(|error| read_error(&path, error)).transpose())
+    Box::new(iter::from_fn(move || read().transpose()))
 }
 
 /// End of the last whole line, or else of the last whole character.
@@ -302,39 +265,34 @@ fn line_end(bytes: &[u8]) -> usize {
 }
 
 /// Rows below a line of column names.
-fn rows(
-    reader: Checked,
-    path: PathBuf,
-    column: &Column,
-    delimiter: u8,
-) -> Result<impl Iterator<Item = Result<Fragment, DataError>> + use<>, DataError> {
+fn rows(reader: Checked, column: &Column, delimiter: u8) -> io::Result<Texts> {
     let mut reader = csv::ReaderBuilder::new()
         .buffer_capacity(BLOCK_BYTES)
         .delimiter(delimiter)
         .from_reader(Quotes::new(reader, delimiter));
-    let headers = reader.headers().map_err(|error| csv_error(&path, error))?;
+    let headers = reader.headers().map_err(csv_error)?;
     let Some(index) = headers.iter().position(|name| *name == column.name) else {
-        return Err(column.missing(&path, 1, headers));
+        return Err(column.missing(1, headers));
     };
     // The reader refuses rows of another length than the header's, so the field is there.
     let mut row = csv::StringRecord::new();
-    Ok(iter::from_fn(move || {
+    Ok(Box::new(iter::from_fn(move || {
         let read = reader.read_record(&mut row);
         let text = read.map(|more| more.then(|| Fragment::whole(row[index].to_owned())));
-        text.map_err(|error| csv_error(&path, error)).transpose()
-    }))
+        text.map_err(csv_error).transpose()
+    })))
 }
 
-fn csv_error(path: &Path, error: csv::Error) -> DataError {
+fn csv_error(error: csv::Error) -> io::Error {
     let line = error.position().map_or(0, csv::Position::line);
     let reason = match error.into_kind() {
-        csv::ErrorKind::Io(source) => return read_error(path, source),
+        csv::ErrorKind::Io(source) => return source,
         csv::ErrorKind::UnequalLengths {
             expected_len, len, ..
         } => format!("{len} fields, but the first line names {expected_len} columns"),
         kind => format!("not CSV: {kind:?}"),
     };
-    DataError::bad_row(path, line, reason)
+    bad_row(line, reason)
 }
 
 /// Where in a row the next byte stands.
@@ -400,36 +358,27 @@ impl<R: Read> Read for Quotes<R> {
 }
 
 /// Opens lines if the first line is a value of its own, or too long to be seen whole; else everything.
-fn json(reader: Checked, path: PathBuf, column: Column) -> Result<Texts, DataError> {
+fn json(reader: Checked, ending: Option<String>, column: Column) -> io::Result<Texts> {
     let mut reader = BufReader::with_capacity(BLOCK_BYTES, reader);
-    let head = reader
-        .fill_buf()
-        .map_err(|error| read_error(&path, error))?;
-    let start = head.trim_ascii_start();
+    let start = reader.fill_buf()?.trim_ascii_start();
     let line = start.iter().position(|byte| *byte == b'\n');
     let whole = line.map(|end| serde_json::from_slice::<IgnoredAny>(&start[..end]));
     // An object that goes on in the next line; another mistake in a line is to be named with its line.
     let goes_on = matches!(&whole, Some(Err(error)) if error.is_eof());
-    let lines_by_name = ending(&path).is_some_and(|ending| ending != "json");
+    let lines_by_name = ending.is_some_and(|ending| ending != "json");
     if start.first() == Some(&b'[') || goes_on && !lines_by_name {
-        let values = values(reader, &path, &column)?;
+        let values = values(reader, &column)?;
         return Ok(Box::new(values.into_iter().map(Ok)));
     }
     let lines = (1..).zip(reader.lines());
     Ok(Box::new(lines.filter_map(move |(number, line)| {
-        let line = line.map_err(|error| read_error(&path, error));
-        let read = line.and_then(|line| object(&line, number, &path, &column));
+        let read = line.and_then(|line| object(&line, number, &column));
         read.transpose()
     })))
 }
 
 /// The document in a line of JSON, if the line is not blank.
-fn object(
-    line: &str,
-    number: u64,
-    path: &Path,
-    column: &Column,
-) -> Result<Option<Fragment>, DataError> {
+fn object(line: &str, number: u64, column: &Column) -> io::Result<Option<Fragment>> {
     // Files that were put together have the mark in the middle.
     let line = line.trim_start_matches(BYTE_ORDER_MARK).trim();
     if line.is_empty() {
@@ -440,43 +389,38 @@ fn object(
             true => "; an object over several lines is read from a .json file",
             false => "",
         };
-        let reason = format!("not a JSON object: {}{hint}", reason_of(&error));
-        DataError::bad_row(path, number, reason)
+        bad_row(
+            number,
+            format!("not a JSON object: {}{hint}", reason_of(&error)),
+        )
     })?;
-    column.read(row, path, number).map(Some)
+    column.read(row, number).map(Some)
 }
 
 /// Documents of a JSON file that cannot be cut into lines: arrays of objects, and objects one after another.
-fn values(
-    mut reader: BufReader<Checked>,
-    path: &Path,
-    column: &Column,
-) -> Result<Vec<Fragment>, DataError> {
+fn values(reader: BufReader<Checked>, column: &Column) -> io::Result<Vec<Fragment>> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Item {
         Row(Map<String, Value>),
         Rows(Vec<Map<String, Value>>),
     }
-    let mut content = String::new();
-    let read = reader.read_to_string(&mut content);
-    read.map_err(|error| read_error(path, error))?;
-    let mut texts = Vec::new();
-    for item in serde_json::Deserializer::from_str(&content).into_iter::<Item>() {
-        let item = item.map_err(|error| {
-            let detail = match error.is_data() {
-                true => String::new(),
-                false => format!(": {}", reason_of(&error)),
-            };
-            let reason = format!("not an array of JSON objects{detail}");
-            DataError::bad_row(path, error.line() as u64, reason)
-        })?;
+    let (content, mut texts) = (io::read_to_string(reader)?, Vec::new());
+    for item in serde_json::Deserializer::from_str(&content).into_iter() {
         let rows = match item {
-            Item::Row(row) => vec![row],
-            Item::Rows(rows) => rows,
+            Ok(Item::Row(row)) => vec![row],
+            Ok(Item::Rows(rows)) => rows,
+            Err(error) => {
+                let detail = match error.is_data() {
+                    true => String::new(),
+                    false => format!(": {}", reason_of(&error)),
+                };
+                let reason = format!("not an array of JSON objects{detail}");
+                return Err(bad_row(error.line() as u64, reason));
+            }
         };
         for row in rows {
-            texts.push(column.read(row, path, texts.len() as u64 + 1)?);
+            texts.push(column.read(row, texts.len() as u64 + 1)?);
         }
     }
     Ok(texts)
@@ -491,18 +435,13 @@ fn reason_of(error: &serde_json::Error) -> String {
 
 /// Why a file cannot be read on, as the end of a sentence that begins with its path. Travels through `io::Error`,
 /// because the formats' parsers only pass that.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refused(String);
-
 fn refused(why: String) -> io::Error {
-    io::Error::other(Refused(why))
+    io::Error::other(why)
 }
 
-fn not_utf8(offset: u64, byte: u8) -> io::Error {
-    refused(format!(
-        " is not UTF-8: byte {offset} ({byte:#04x}) does not belong there; convert it first, for example with `iconv -t UTF-8`"
-    ))
+/// A row of JSON or CSV that cannot be read; lines count from 1.
+fn bad_row(line: u64, reason: impl Display) -> io::Error {
+    refused(format!(", line {line}: {reason}"))
 }
 
 /// Passes text on unchanged and fails at the first byte that is not UTF-8 text. All formats read
@@ -513,16 +452,16 @@ struct CheckedReader<R> {
     offset: u64,
     /// Bytes of a character whose end has not been read yet.
     open: Vec<u8>,
-    hash: Arc<Mutex<Fingerprint>>,
+    seen: Seen,
 }
 
 impl<R: Read> CheckedReader<R> {
-    fn new(inner: R, hash: Arc<Mutex<Fingerprint>>) -> Self {
+    fn new(inner: R, seen: Seen) -> Self {
         Self {
             inner,
             offset: 0,
             open: Vec::new(),
-            hash,
+            seen,
         }
     }
 
@@ -541,7 +480,11 @@ impl<R: Read> CheckedReader<R> {
             Err(error) if error.error_len().is_none() && !bytes.is_empty() => error.valid_up_to(),
             Err(error) => {
                 let place = error.valid_up_to();
-                return Err(not_utf8(start + place as u64, self.open[place]));
+                let (byte, offset) = (self.open[place], start + place as u64);
+                return Err(refused(format!(
+                    " is not UTF-8: byte {offset} ({byte:#04x}) does not belong there; convert it first, for example \
+                     with `iconv -t UTF-8`"
+                )));
             }
         };
         self.open.drain(..valid);
@@ -557,8 +500,11 @@ impl<R: Read> Read for CheckedReader<R> {
         let count = self.inner.read(buffer)?;
         let bytes = &buffer[..count];
         self.check(bytes)?;
-        let mut hash = self.hash.lock().unwrap_or_else(PoisonError::into_inner);
-        hash.update(bytes);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hash) = seen.last_mut() {
+            hash.update(bytes);
+        }
+        drop(seen);
         self.offset += count as u64;
         Ok(count)
     }
@@ -566,9 +512,8 @@ impl<R: Read> Read for CheckedReader<R> {
 
 /// Turns what a read of `path` failed with into the error a user sees.
 fn read_error(path: &Path, source: io::Error) -> DataError {
-    let inner = source.get_ref();
-    match inner.and_then(|inner| inner.downcast_ref::<Refused>()) {
-        Some(Refused(why)) => DataError::Unusable(format!("{}{why}", path.display())),
+    match source.get_ref() {
+        Some(why) => DataError::Unusable(format!("{}{why}", path.display())),
         None => DataError::read(path)(source),
     }
 }
@@ -629,10 +574,11 @@ mod tests {
         #[test]
         fn the_fingerprint_is_that_of_the_whole_file() {
             let text = "some text ß".as_bytes();
-            let mut reader = CheckedReader::new(Portions(text, 3), Arc::default());
+            let seen = Seen::new(Mutex::new(vec![Fingerprint::default()]));
+            let mut reader = CheckedReader::new(Portions(text, 3), seen);
             reader.read_to_end(&mut Vec::new()).unwrap();
-            let hash = reader.hash.lock().unwrap();
-            assert_eq!(hash.hex(), infinity_files::fingerprint(text));
+            let seen = reader.seen.lock().unwrap();
+            assert_eq!(seen[0].hex(), infinity_files::fingerprint(text));
             assert_eq!(reader.offset, text.len() as u64);
         }
     }

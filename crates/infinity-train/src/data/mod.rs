@@ -32,12 +32,13 @@ mod tokenize;
 pub use batch::{HostBatch, IGNORE_INDEX};
 pub use batches::{EvalSource, TrainSource, Workers};
 pub use config::{DataConfig, DataSource, InitialState, Packing, TokenizerConfig, TokenizerKind};
-pub use error::{DataError, DataEvent};
+pub use error::DataError;
+pub(crate) use error::bad;
 pub use formats::{Format, Fragment, SourceFile};
 pub use needle::Needles;
 pub(crate) use prepare::known_tokenizer;
 pub use prepare::{is_prepared, open_prepared, prepare, tokenize_to};
-pub use sources::{Fragments, Sources};
+pub use sources::Sources;
 pub use store::{
     FileStamp, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TextMeta, TokenStore, Width,
 };

@@ -31,27 +31,32 @@ pub(super) struct DocumentPlans {
     /// Where documents begin, and where the last one ends.
     borders: Arc<[u64]>,
     rows: u64,
+    /// Targets of a window.
     len: u64,
+    /// Windows that a row of a batch takes.
+    taken: u64,
     seed: u64,
+    /// Windows of an epoch.
     windows: u64,
-    current: Arc<Mutex<Option<Plan>>>,
+    /// Batches of an epoch.
+    pub(super) steps: u64,
+    current: Arc<Mutex<Option<(u64, Plan)>>>,
 }
 
-/// One epoch: how many windows stand before each document, and the document, in order. Cloning is cheap.
-#[derive(Clone, Debug)]
-struct Plan {
-    epoch: u64,
-    documents: Arc<[(u64, usize)]>,
-}
+/// One epoch: how many windows stand before each document, and the document, in order.
+type Plan = Arc<[(u64, usize)]>;
 
 impl DocumentPlans {
+    /// Batches of `rows` rows of `len` targets, each of a window or `packed`.
     pub(super) fn new(
         store: &TokenStore,
+        packed: bool,
         rows: usize,
         len: usize,
         seed: u64,
     ) -> Result<Self, DataError> {
         let (rows, len) = (rows as u64, len as u64);
+        let (len, taken) = if packed { (1, len) } else { (len, 1) };
         // In memory, because an epoch asks for them in a random order.
         let borders: Arc<[u64]> = store.borders()?.into();
         let documents = borders.windows(2);
@@ -62,48 +67,30 @@ impl DocumentPlans {
             borders,
             rows,
             len,
+            taken,
             seed,
             windows,
+            // Packed rows are full.
+            steps: match packed {
+                true => windows / (rows * taken),
+                false => windows.div_ceil(rows),
+            },
             current: Arc::default(),
         })
     }
 
-    /// Windows of an epoch.
-    pub(super) fn windows(&self) -> u64 {
-        self.windows
-    }
-
-    /// Batches of an epoch.
-    pub(super) fn steps(&self) -> u64 {
-        self.windows.div_ceil(self.rows)
-    }
-
-    /// The windows of batch `step`, one a row.
-    pub(super) fn windows_of(&self, step: u64) -> impl Iterator<Item = Window> {
-        let (epoch, place) = (step / self.steps(), step % self.steps());
+    /// The pieces of documents in every row of batch `step`. The first piece of a row may continue the last one of
+    /// the batch before; the others begin where documents begin.
+    pub(super) fn windows(&self, step: u64) -> Vec<Vec<Window>> {
+        let (epoch, place) = (step / self.steps, step % self.steps);
         let plan = self.plan(epoch);
-        (0..self.rows).map(move |row| {
-            let index = row * self.steps() + place;
-            match index < self.windows {
-                true => self.window(&plan, index, self.len, place > 0),
-                false => Window::default(),
-            }
-        })
-    }
-
-    /// The pieces of documents in every row of batch `step`, where windows have one target and a row has `len`
-    /// of them; an epoch has `steps` batches. The first piece of a row may continue the last one of the batch
-    /// before; the others begin where documents begin.
-    pub(super) fn packed(&self, step: u64, len: u64, steps: u64) -> Vec<Vec<Window>> {
-        debug_assert_eq!(self.len, 1);
-        let plan = self.plan(step / steps);
         let pieces = |row| {
-            let first = (row * steps + step % steps) * len;
+            let first = (row * self.steps + place) * self.taken;
             let (mut pieces, mut taken) = (Vec::new(), 0);
-            while taken < len {
-                let follows = taken == 0 && !step.is_multiple_of(steps);
-                let piece = self.window(&plan, first + taken, len - taken, follows);
-                taken += piece.targets as u64;
+            while taken < self.taken {
+                let most = (self.taken - taken) * self.len;
+                let piece = self.window(&plan, first + taken, most, taken == 0 && place > 0);
+                taken += (piece.targets as u64).div_ceil(self.len).max(1);
                 pieces.push(piece);
             }
             pieces
@@ -111,10 +98,14 @@ impl DocumentPlans {
         (0..self.rows).map(pieces).collect()
     }
 
-    /// Window `index` of an epoch, of `most` targets, which may follow another in its row.
+    /// Window `index` of an epoch, and of its document as many behind it as `most` targets take; it may follow another
+    /// in its row.
     fn window(&self, plan: &Plan, index: u64, most: u64, follows: bool) -> Window {
-        let next = plan.documents.partition_point(|it| it.0 <= index);
-        let (before, at) = plan.documents[next - 1];
+        if index >= self.windows {
+            return Window::default();
+        }
+        let next = plan.partition_point(|it| it.0 <= index);
+        let (before, at) = plan[next - 1];
         let document = self.document(at);
         let start = document.start + (index - before) * self.len;
         Window {
@@ -132,8 +123,8 @@ impl DocumentPlans {
         // A panic elsewhere cannot leave a plan half-made: it is stored complete.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match &*current {
-            Some(plan) if plan.epoch == epoch => plan.clone(),
-            _ => current.insert(self.make(epoch)).clone(),
+            Some((of, plan)) if *of == epoch => plan.clone(),
+            _ => current.insert((epoch, self.make(epoch))).1.clone(),
         }
     }
 
@@ -148,8 +139,7 @@ impl DocumentPlans {
                 windows += own;
             }
         }
-        let documents = documents.into();
-        Plan { epoch, documents }
+        documents.into()
     }
 }
 
@@ -180,13 +170,9 @@ impl InitialState {
         if fraction >= self.zero + self.other {
             return Some(row);
         }
-        let others: Vec<usize> = others
-            .iter()
-            .copied()
-            .filter(|other| *other != row)
-            .collect();
+        let others: Vec<&usize> = others.iter().filter(|other| **other != row).collect();
         let place = below(bits(1), others.len() as u64) as usize;
-        Some(others.get(place).copied().unwrap_or(row))
+        Some(others.get(place).map_or(row, |other| **other))
     }
 }
 
@@ -244,11 +230,12 @@ mod tests {
                 .map(|length| (0..*length).collect())
                 .collect();
             let store = TokenStore::from_documents(&documents);
-            let plans = DocumentPlans::new(&store, 3, 8, 11).unwrap();
+            let plans = DocumentPlans::new(&store, false, 3, 8, 11).unwrap();
             for epoch in 0..3 {
                 let mut seen = vec![0; store.len() as usize];
-                for step in 0..plans.steps() {
-                    for window in plans.windows_of(epoch * plans.steps() + step) {
+                for step in 0..plans.steps {
+                    let rows = plans.windows(epoch * plans.steps + step);
+                    for window in rows.into_iter().flatten() {
                         let end = window.start + window.targets as u64;
                         let tokens = store.tokens(window.start..end).unwrap();
                         assert!(
@@ -278,16 +265,16 @@ mod tests {
             let store = TokenStore::from_documents(&documents);
             let firsts = store.borders().unwrap();
             let (rows, len) = (3, 8);
-            let plans = DocumentPlans::new(&store, rows as usize, 1, 11).unwrap();
+            let plans = DocumentPlans::new(&store, true, rows as usize, len as usize, 11).unwrap();
             // 77 targets in windows of 8, 3 at a time.
-            let steps = plans.windows() / (rows * len);
-            assert_eq!((plans.windows(), steps), (77, 3));
+            let steps = plans.steps;
+            assert_eq!((plans.windows, steps), (77, 3));
             for epoch in 0..3 {
                 let mut seen = vec![0; store.len() as usize];
                 let mut ends = vec![0; rows as usize];
                 let mut continued = 0;
                 for step in 0..steps {
-                    let rows = plans.packed(epoch * steps + step, len, steps);
+                    let rows = plans.windows(epoch * steps + step);
                     for (row, pieces) in rows.iter().enumerate() {
                         let targets: usize = pieces.iter().map(|piece| piece.targets).sum();
                         assert_eq!(targets, len as usize);
@@ -320,11 +307,11 @@ mod tests {
         #[test]
         fn a_long_document_continues_in_its_row() {
             let store = TokenStore::from_documents(&[(0..100).collect(), (0..4).collect()]);
-            let plans = DocumentPlans::new(&store, 2, 8, 5).unwrap();
+            let plans = DocumentPlans::new(&store, false, 2, 8, 5).unwrap();
             let mut carried = 0;
             let mut ends: Vec<Option<u64>> = vec![None; 2];
-            for step in 0..plans.steps() {
-                for (row, window) in plans.windows_of(step).enumerate() {
+            for step in 0..plans.steps {
+                for (row, window) in plans.windows(step).concat().into_iter().enumerate() {
                     if window.continues {
                         carried += 1;
                         assert_eq!(Some(window.start), ends[row], "step {step}, row {row}");

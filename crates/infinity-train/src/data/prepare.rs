@@ -10,8 +10,9 @@
 
 use super::cargo::CargoWorkspace;
 use super::config::{DataConfig, DataSource, Packing, TokenizerConfig, TokenizerKind};
-use super::error::{DataError, DataEvent, bad};
-use super::sources::{Sources, divide};
+use super::error::{DataError, bad};
+use super::formats::Seen;
+use super::sources::Sources;
 use super::store::{
     FORMAT_VERSION, META_FILE, PreparedData, PreparedMeta, SourceMeta, SplitMeta, TOKENIZER_FILE,
     TokenStore,
@@ -26,6 +27,7 @@ use infinity_model::ChatTemplate;
 use infinity_model::tokenizer::Tokenizer;
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 /// Gives the data that `data` and `tokenizer` describe: from a prepared directory, from the cache,
 /// or made now (and left in the cache). `notify` hears what is done.
@@ -35,11 +37,15 @@ use std::path::{Path, PathBuf};
 pub fn prepare(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
-    notify: &mut dyn FnMut(DataEvent),
+    notify: &mut dyn FnMut(String),
 ) -> Result<PreparedData, DataError> {
     data.validate()?;
     if data.source.task().is_some() {
         return task_splits::of(data, tokenizer);
+    }
+    if data.source == DataSource::Files && data.train_file.as_os_str().is_empty() {
+        let hint = "name a .txt, .jsonl or .csv file or a directory of them (--train-file)";
+        return Err(DataError::not_set("data.train_file", hint));
     }
     let mut prepared = match names_tokens(data) {
         true => given(data, tokenizer)?,
@@ -48,13 +54,13 @@ pub fn prepare(
     let adds = tokenizer.add_special_tokens;
     prepared.tokenizer = prepared.tokenizer.with_special_tokens(adds);
     check_lengths(data, &prepared)?;
-    notify(DataEvent::Ready(format!(
+    notify(format!(
         "{} training and {} validation tokens of {} kinds in {}",
         prepared.train.len(),
         prepared.valid.len(),
         prepared.tokenizer.vocab_size(),
         prepared.directory.display()
-    )));
+    ));
     Ok(prepared)
 }
 
@@ -65,7 +71,7 @@ pub fn tokenize_to(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
     output: &Path,
-    notify: &mut dyn FnMut(DataEvent),
+    notify: &mut dyn FnMut(String),
 ) -> Result<PreparedData, DataError> {
     let data = &DataConfig {
         train_file: texts.first().cloned().unwrap_or_default(),
@@ -150,7 +156,7 @@ fn given(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<PreparedData,
             let same = Fingerprint::matches(&prepared.meta.tokenizer_hash, json);
             (same, tokenizer.path.display().to_string())
         }
-        kind => (kind == found, kind.name().to_owned()),
+        kind => (kind == found, kind.name()),
     };
     match same {
         true => Ok(prepared),
@@ -167,7 +173,7 @@ fn given(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<PreparedData,
 fn cached(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
-    notify: &mut dyn FnMut(DataEvent),
+    notify: &mut dyn FnMut(String),
 ) -> Result<PreparedData, DataError> {
     let texts = std::slice::from_ref(&data.train_file);
     let inputs = Inputs::find("data.train_file", texts, data, tokenizer, notify)?;
@@ -175,10 +181,7 @@ fn cached(
     if directory.exists() {
         match inputs.change(&directory)? {
             None => return open_prepared(&directory),
-            Some(reason) => notify(DataEvent::Step(format!(
-                "{reason}: making {} again",
-                directory.display()
-            ))),
+            Some(reason) => notify(format!("{reason}: making {} again", directory.display())),
         }
     }
     inputs.build(&directory, notify)
@@ -222,7 +225,7 @@ impl<'a> Inputs<'a> {
         texts: &[PathBuf],
         data: &'a DataConfig,
         config: &'a TokenizerConfig,
-        notify: &mut dyn FnMut(DataEvent),
+        notify: &mut dyn FnMut(String),
     ) -> Result<Self, DataError> {
         let kind = config.resolve()?;
         let template = templates::template(data, config)?;
@@ -254,7 +257,7 @@ impl<'a> Inputs<'a> {
         };
         // The algorithm of earlier versions, whose entries are found again.
         let mut hash = Fingerprint::like("");
-        hash.field(kind)
+        hash.field(&kind)
             .field(absolute(&config.path))
             .field(config.train_bpe.to_le_bytes())
             .field(absolute(&data.train_file))
@@ -309,12 +312,11 @@ impl<'a> Inputs<'a> {
     fn build(
         self,
         directory: &Path,
-        notify: &mut dyn FnMut(DataEvent),
+        notify: &mut dyn FnMut(String),
     ) -> Result<PreparedData, DataError> {
         // Before any text is read: there may be no place to write it.
         let failed = DataError::write(directory);
         let partial = PartialDirectory::create(directory).map_err(failed)?;
-        let mut say = |line| notify(DataEvent::Step(line));
         let mut alphabet = (self.kind == TokenizerKind::Char).then(Alphabet::default);
         let mut scan = |sources| scan(sources, alphabet.as_mut(), Fingerprint::default());
         let (source, chars) = scan(&self.train)?;
@@ -323,7 +325,7 @@ impl<'a> Inputs<'a> {
         let documents = validation_source.iter().chain([&source]);
         let documents: u64 = documents.map(|source| source.documents).sum();
         let total_chars = chars + held_out_chars.unwrap_or(0);
-        say(format!(
+        notify(format!(
             "read {documents} documents, {total_chars} characters"
         ));
 
@@ -337,10 +339,14 @@ impl<'a> Inputs<'a> {
             (Some(tokenizer), _) => tokenizer.clone(),
             (None, Some(alphabet)) => alphabet.tokenizer(),
             (None, None) => {
-                say(format!("learning a BPE tokenizer of {entries} entries"));
-                let (tokenizer, cut) = learn(&self.train, train_chars, entries)?;
+                notify(format!("learning a BPE tokenizer of {entries} entries"));
+                // Validation must stay unseen.
+                let texts = (self.train.parted(train_chars))
+                    .take_while(|part| !matches!(part, Ok((false, _))))
+                    .map(|part| Ok(part?.1.text));
+                let (tokenizer, cut) = tokenize::train_bpe(texts, entries)?;
                 if cut > 0 {
-                    say(format!(
+                    notify(format!(
                         "{cut} words of more than {LONGEST_WORD} characters are cut for learning the tokenizer"
                     ));
                 }
@@ -349,8 +355,7 @@ impl<'a> Inputs<'a> {
         };
 
         let limits = [train_chars, total_chars];
-        let (train, validation) =
-            self.write_splits(limits, &tokenizer, partial.path(), &mut say)?;
+        let (train, validation) = self.write_splits(limits, &tokenizer, partial.path(), notify)?;
         tokenizer.save(partial.path().join(TOKENIZER_FILE))?;
         let meta = PreparedMeta {
             format_version: FORMAT_VERSION,
@@ -374,7 +379,7 @@ impl<'a> Inputs<'a> {
         [train_chars, total_chars]: [u64; 2],
         tokenizer: &Tokenizer,
         directory: &Path,
-        say: &mut impl FnMut(String),
+        notify: &mut dyn FnMut(String),
     ) -> Result<(SplitMeta, SplitMeta), DataError> {
         let chat = self.train.column.template.is_some();
         let mut train = SplitWriter::create(directory, "train", tokenizer, chat)?;
@@ -384,22 +389,17 @@ impl<'a> Inputs<'a> {
             (Some(&self.train), train_chars),
             (self.validation.as_ref(), 0),
         ];
-        for (sources, mut left) in texts {
-            for fragment in sources.into_iter().flat_map(Sources::fragments) {
-                let (before, after, cut) = divide(fragment?, left);
-                left -= cut;
-                for (fragment, split) in [(before, &mut train), (after, &mut validation)] {
-                    let Some(fragment) = fragment else {
-                        continue;
-                    };
-                    chars += fragment.text.chars().count() as u64;
-                    // Told every few million characters.
-                    if chars >= told + (1 << 22) || chars == total_chars {
-                        told = chars;
-                        say(format!("tokenized {chars} of {total_chars} characters"));
-                    }
-                    split.push(fragment)?;
+        for (sources, limit) in texts {
+            for part in sources.into_iter().flat_map(|all| all.parted(limit)) {
+                let (learned, fragment) = part?;
+                chars += fragment.text.chars().count() as u64;
+                // Told every few million characters.
+                if chars >= told + (1 << 22) || chars == total_chars {
+                    told = chars;
+                    notify(format!("tokenized {chars} of {total_chars} characters"));
                 }
+                let split = if learned { &mut train } else { &mut validation };
+                split.push(fragment)?;
             }
         }
         let (train, dropped) = train.finish(self.data.append_eos)?;
@@ -407,7 +407,7 @@ impl<'a> Inputs<'a> {
         let dropped = dropped.and(also_dropped);
         dropped.check()?;
         if let Some(first) = dropped.first {
-            say(format!(
+            notify(format!(
                 "warning: the tokenizer has no tokens for {} of {} characters, which are left out; the first is {first:?}",
                 dropped.characters, dropped.of
             ));
@@ -444,9 +444,8 @@ fn scan(
     mut hash: Fingerprint,
 ) -> Result<(SourceMeta, u64), DataError> {
     let (mut documents, mut chars) = (0, 0);
-    let mut fragments = sources.fragments();
-    fragments.hash = hash.clone();
-    for fragment in &mut fragments {
+    let seen = Seen::default();
+    for fragment in sources.read(hash.clone(), seen.clone()) {
         let fragment = fragment?;
         documents += u64::from(fragment.ends_document);
         chars += fragment.text.chars().count() as u64;
@@ -457,8 +456,8 @@ fn scan(
     if chars == 0 {
         return Err(DataError::empty(&sources.root));
     }
-    for fingerprint in fragments.fingerprints {
-        hash.field(fingerprint);
+    for file in &*seen.lock().unwrap_or_else(PoisonError::into_inner) {
+        hash.field(file.hex());
     }
     let (hash, files) = match &sources.known {
         // Files of dependencies are named by the lock file; their paths mean nothing elsewhere.
@@ -473,55 +472,36 @@ fn scan(
     Ok((source, chars))
 }
 
-/// Learns a tokenizer from the training part only: validation must stay unseen.
-fn learn(
-    sources: &Sources,
-    train_chars: u64,
-    entries: usize,
-) -> Result<(Tokenizer, u64), DataError> {
-    let mut left = train_chars;
-    let texts = sources
-        .fragments()
-        .map_while(move |fragment| match fragment {
-            Ok(_) if left == 0 => None,
-            Ok(fragment) => {
-                let (before, _, chars) = divide(fragment, left);
-                left -= chars;
-                before.map(|fragment| Ok(fragment.text))
-            }
-            Err(error) => Some(Err(error)),
-        });
-    tokenize::train_bpe(texts, entries)
-}
-
 /// Both splits of the user's files.
 fn files(
     key: &'static str,
     texts: &[PathBuf],
     data: &DataConfig,
     template: Option<ChatTemplate>,
-    notify: &mut dyn FnMut(DataEvent),
+    notify: &mut dyn FnMut(String),
 ) -> Result<(Sources, Option<Sources>), DataError> {
     let column = match template {
         Some(_) => &data.messages_column,
         None => &data.text_column,
     };
+    let found = |key, texts| {
+        let found = Sources::concatenated(key, texts, column)?;
+        Ok::<_, DataError>(found.written_by(template.clone()))
+    };
+    let held_out = std::slice::from_ref(&data.validation_file);
     let validation = match data.validation_file.as_os_str().is_empty() {
         true => None,
-        false => {
-            let found = Sources::resolve("data.validation_file", &data.validation_file, column)?;
-            Some(found.written_by(template.clone()))
-        }
+        false => Some(found("data.validation_file", held_out)?),
     };
-    let train = Sources::concatenated(key, texts, column)?.written_by(template);
+    let train = found(key, texts)?;
     let all = std::iter::once(&train).chain(&validation);
     let skipped = all.flat_map(|sources| &sources.skipped);
     let skipped: Vec<String> = skipped.map(|path| path.display().to_string()).collect();
     if !skipped.is_empty() {
-        notify(DataEvent::Step(format!(
+        notify(format!(
             "not read, because runs, models and token files are no text: {}",
             skipped.join(", ")
-        )));
+        ));
     }
     Ok((train, validation))
 }
@@ -529,33 +509,32 @@ fn files(
 /// Both splits of the sources of dependencies.
 fn crates(
     data: &DataConfig,
-    notify: &mut dyn FnMut(DataEvent),
+    notify: &mut dyn FnMut(String),
 ) -> Result<(Sources, Option<Sources>), DataError> {
     let here = env::current_dir().map_err(DataError::read(Path::new(".")))?;
     let workspace = CargoWorkspace::find(&here)?;
     let mut found = |key, names: &[String]| {
-        let found = workspace.sources(key, names)?;
-        let skipped = match found.skipped {
+        let (sources, crates) = workspace.sources(key, names)?;
+        let skipped = match sources.skipped.len() {
             0 => String::new(),
             n => format!(", {n} that are not UTF-8 left out"),
         };
-        notify(DataEvent::Step(format!(
+        notify(format!(
             "{key}: {} in {} files{skipped} (content {})",
-            found.crates.join(", "),
-            found.sources.files.len(),
-            found.sources.known.as_deref().unwrap_or_default()
-        )));
-        Ok::<_, DataError>(found)
+            crates.join(", "),
+            sources.files.len(),
+            sources.known.as_deref().unwrap_or_default()
+        ));
+        Ok::<_, DataError>((sources, crates))
     };
-    let train = found("data.train_crates", &data.train_crates)?;
+    let (train, crates) = found("data.train_crates", &data.train_crates)?;
     if data.validation_crates.is_empty() {
-        return Ok((train.sources, None));
+        return Ok((train, None));
     }
     let key = "data.validation_crates";
-    let validation = found(key, &data.validation_crates)?;
-    let mut held_out = validation.crates.iter();
-    match held_out.find(|name| train.crates.contains(name)) {
+    let (validation, held_out) = found(key, &data.validation_crates)?;
+    match held_out.iter().find(|name| crates.contains(name)) {
         Some(both) => bad(key, both, "is also in `data.train_crates`"),
-        None => Ok((train.sources, Some(validation.sources))),
+        None => Ok((train, Some(validation))),
     }
 }

@@ -4,13 +4,14 @@
 //! stream everywhere. The stream comes in fragments of bounded size.
 
 use super::error::{DataError, EXPECTED};
-use super::formats::{Column, Format, Fragment, Records, SourceFile};
+use super::formats::{self, Column, Format, Fragment, Seen, SourceFile};
 use super::stories::Stories;
 use infinity_files::Fingerprint;
 use infinity_model::ChatTemplate;
-use std::fs::{self, Metadata};
-use std::ops::Range;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::{iter, mem};
 
 /// Files in a fixed order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +24,8 @@ pub struct Sources {
     pub(super) stories: Option<Stories>,
     /// Fingerprint of the contents, where finding them already took it.
     pub(super) known: Option<String>,
-    /// Directories passed over because this program wrote them: runs, models, token files.
+    /// What was passed over: directories that this program wrote (runs, models, token files), and files of dependencies
+    /// that are no UTF-8 text.
     pub skipped: Vec<PathBuf>,
     /// Column or key of the text in `.json`, `.jsonl`, `.csv` and `.tsv`, or of conversations.
     pub(super) column: Column,
@@ -64,16 +66,52 @@ impl Sources {
     }
 
     /// All text, file after file. Errors end the stream.
-    pub fn fragments(&self) -> Fragments<'_> {
-        Fragments {
-            sources: self,
-            files: self.files.iter(),
-            untold: 0..self.stories.map_or(0, |stories| stories.count),
-            open: None,
-            hash: Fingerprint::default(),
-            fingerprints: Vec::new(),
-            failed: false,
-        }
+    pub fn fragments(&self) -> impl Iterator<Item = Result<Fragment, DataError>> + Send {
+        self.read(Fingerprint::default(), Seen::default())
+    }
+
+    /// [`fragments`](Self::fragments), with the fingerprint of every file in `seen`; each begins with `hash`.
+    pub(super) fn read(
+        &self,
+        hash: Fingerprint,
+        seen: Seen,
+    ) -> impl Iterator<Item = Result<Fragment, DataError>> + Send {
+        let texts = self.files.iter().flat_map(move |file| {
+            let fresh = hash.clone();
+            (seen.lock().unwrap_or_else(PoisonError::into_inner)).push(fresh);
+            let opened = formats::open(file, &self.column, seen.clone());
+            opened.unwrap_or_else(|error| Box::new(iter::once(Err(error))))
+        });
+        let stories = self.stories.into_iter().flat_map(|stories| {
+            (0..stories.count).map(move |n| Ok(Fragment::whole(stories.story(n))))
+        });
+        let mut failed = false;
+        let until = move |found: &Result<_, _>| !mem::replace(&mut failed, found.is_err());
+        texts.chain(stories).take_while(until)
+    }
+
+    /// [`fragments`](Self::fragments), each with whether it is of the first `left` characters. One that is only partly is
+    /// cut, but a conversation is of them if it begins there.
+    pub(super) fn parted(
+        &self,
+        mut left: u64,
+    ) -> impl Iterator<Item = Result<(bool, Fragment), DataError>> + Send {
+        self.fragments().flat_map(move |fragment| {
+            let mut fragment = match fragment {
+                Ok(fragment) => fragment,
+                Err(error) => return vec![Err(error)],
+            };
+            let (chars, limit) = (fragment.text.chars().count() as u64, left);
+            left = left.saturating_sub(chars);
+            if limit == 0 || chars <= limit || fragment.answers.is_some() {
+                return vec![Ok((limit > 0, fragment))];
+            }
+            let mut places = fragment.text.char_indices();
+            let (place, _) = places.nth(limit as usize).expect("there are more");
+            let mut after = Fragment::whole(fragment.text.split_off(place));
+            after.ends_document = mem::replace(&mut fragment.ends_document, false);
+            vec![Ok((true, fragment)), Ok((false, after))]
+        })
     }
 
     /// The made stories alone.
@@ -92,10 +130,10 @@ impl Sources {
             return self.directory(path);
         }
         if !metadata.is_file() {
-            let (path, kind) = (path.display(), kind(&metadata));
+            let path = path.display();
             return Err(DataError::Unusable(format!(
-                "`{key}`: {path} is {kind}, which cannot be read twice, and text is read more than once; write it to \
-                 a file first"
+                "`{key}`: {path} is a pipe, a socket or a device, which cannot be read twice, and text is read more \
+                 than once; write it to a file first"
             )));
         }
         if metadata.len() == 0 {
@@ -108,10 +146,7 @@ impl Sources {
     /// Finds the files below `root`. An empty one among others is no document.
     fn directory(&mut self, root: &Path) -> Result<(), DataError> {
         let (before, mut others) = (self.files.len(), 0);
-        let mut walk = Walk {
-            skips: true,
-            ..Walk::default()
-        };
+        let mut walk = Walk::default();
         walk.directory(root, &mut |path| {
             match Format::of(path).filter(|_| path.is_file()) {
                 Some(_) => self.files.push(SourceFile::new(path)?),
@@ -135,31 +170,13 @@ impl Sources {
     }
 }
 
-/// What something that is neither file nor directory is.
-fn kind(metadata: &Metadata) -> &'static str {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        let kind = metadata.file_type();
-        if kind.is_fifo() {
-            return "a pipe";
-        }
-        if kind.is_socket() {
-            return "a socket";
-        }
-    }
-    let _ = metadata;
-    "a device"
-}
-
 /// A walk through a directory, in the order of names. Hidden entries are passed over: they are rarely
 /// meant. Linked directories are followed where their text would not be read otherwise.
 #[derive(Default)]
 pub(super) struct Walk {
     /// Directories read so far, without links; the first is the root.
     read: Vec<PathBuf>,
-    /// Whether directories that this program wrote are passed over.
-    skips: bool,
+    /// Directories that this program wrote, which are passed over.
     skipped: Vec<PathBuf>,
 }
 
@@ -187,7 +204,7 @@ impl Walk {
             let kind = entry.file_type().map_err(DataError::read(&path))?;
             if !path.is_dir() {
                 visit(&path)?;
-            } else if self.skips && is_written_here(&path) {
+            } else if is_written_here(&path) {
                 self.skipped.push(path);
             } else if !kind.is_symlink() || self.leads_elsewhere(&path) {
                 self.directory(&path, visit)?;
@@ -223,74 +240,6 @@ fn is_written_here(path: &Path) -> bool {
     ];
     let there = |name: &&str| path.join(name).is_file();
     TOGETHER.iter().any(|names| names.iter().all(there))
-}
-
-/// The text of [`Sources`], in order.
-pub struct Fragments<'a> {
-    sources: &'a Sources,
-    files: std::slice::Iter<'a, SourceFile>,
-    untold: Range<u64>,
-    open: Option<Records>,
-    /// What a fingerprint of a file begins with.
-    pub(super) hash: Fingerprint,
-    /// Of the files that were read to their end, in order.
-    pub(super) fingerprints: Vec<String>,
-    failed: bool,
-}
-
-impl Fragments<'_> {
-    fn advance(&mut self) -> Result<Option<Fragment>, DataError> {
-        loop {
-            if let Some(records) = &mut self.open {
-                if let Some(fragment) = records.next_fragment()? {
-                    return Ok(Some(fragment));
-                }
-                self.fingerprints.push(records.fingerprint());
-            }
-            let Some(file) = self.files.next() else {
-                self.open = None;
-                let story = self.sources.stories.zip(self.untold.next());
-                return Ok(story.map(|(stories, n)| Fragment::whole(stories.story(n))));
-            };
-            let column = &self.sources.column;
-            self.open = Some(Records::open(file, column, self.hash.clone())?);
-        }
-    }
-}
-
-impl Iterator for Fragments<'_> {
-    type Item = Result<Fragment, DataError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let next = self.advance().transpose();
-        self.failed = matches!(next, Some(Err(_)));
-        next
-    }
-}
-
-/// Cuts a fragment after `limit` characters: the part before, the part after, and how many
-/// characters the part before has.
-///
-/// A conversation is not cut: it is before the cut if it begins there.
-pub(super) fn divide(
-    mut fragment: Fragment,
-    limit: u64,
-) -> (Option<Fragment>, Option<Fragment>, u64) {
-    let chars = fragment.text.chars().count() as u64;
-    if chars <= limit || limit > 0 && fragment.answers.is_some() {
-        return (Some(fragment), None, chars.min(limit));
-    }
-    if limit == 0 {
-        return (None, Some(fragment), 0);
-    }
-    let mut places = fragment.text.char_indices();
-    let (place, _) = places.nth(limit as usize).expect("there are more");
-    let mut after = Fragment::whole(fragment.text.split_off(place));
-    after.ends_document = std::mem::replace(&mut fragment.ends_document, false);
-    (Some(fragment), Some(after), limit)
 }
 
 #[cfg(test)]
@@ -412,7 +361,12 @@ mod tests {
                 "text",
                 &["line 1", "`text`", "body, id"],
             ),
-            ("c.jsonl", b"{\"text\": 5}\n", "text", &["line 1", "number"]),
+            (
+                "c.jsonl",
+                b"{\"text\": 5}\n",
+                "text",
+                &["line 1", "`text`", "integer `5`"],
+            ),
             ("d.csv", b"id,body\n1,a\n", "text", &["`text`", "id, body"]),
             ("e.csv", b"id,text\n1,a\n2\n", "text", &["line 3", "1", "2"]),
             (

@@ -32,21 +32,17 @@ const PIECE: u64 = 64 << 10;
 #[serde(rename_all = "lowercase")]
 pub enum Width {
     /// Two bytes: token ids of vocabularies up to 65,536.
-    U16,
+    U16 = 2,
     /// Four bytes: larger vocabularies.
-    U32,
+    U32 = 4,
     /// Eight bytes: positions of documents.
-    U64,
+    U64 = 8,
 }
 
 impl Width {
     /// Bytes of one number.
     pub fn bytes(self) -> u64 {
-        match self {
-            Self::U16 => 2,
-            Self::U32 => 4,
-            Self::U64 => 8,
-        }
+        self as u64
     }
 }
 
@@ -152,22 +148,7 @@ impl NumberFile {
         self.stamp.count
     }
 
-    pub(super) fn all(&self) -> Result<Vec<u64>, DataError> {
-        let mut numbers = Vec::with_capacity(self.len() as usize);
-        self.for_each(0, self.len(), |number| numbers.push(number))?;
-        Ok(numbers)
-    }
-
-    /// Appends `count` token ids from `start` on to `out`; the range must lie below [`NumberFile::len`].
-    pub(super) fn read(
-        &self,
-        start: u64,
-        count: usize,
-        out: &mut Vec<i32>,
-    ) -> Result<(), DataError> {
-        self.for_each(start, count as u64, |number| out.push(number as i32))
-    }
-
+    /// Gives out `count` numbers from `start` on; the range must lie below [`NumberFile::len`].
     fn for_each(&self, start: u64, count: u64, mut take: impl FnMut(u64)) -> Result<(), DataError> {
         debug_assert!(start + count <= self.len(), "{start} + {count}");
         let width = self.stamp.dtype.bytes();
@@ -386,7 +367,9 @@ impl TokenStore {
         out: &mut Vec<i32>,
     ) -> Result<(), DataError> {
         match &self.numbers {
-            Numbers::Files { tokens, .. } => tokens.read(start, count, out),
+            Numbers::Files { tokens, .. } => {
+                tokens.for_each(start, count as u64, |id| out.push(id as i32))
+            }
             Numbers::Memory { tokens, .. } => {
                 out.extend_from_slice(&tokens[start as usize..start as usize + count]);
                 Ok(())
@@ -426,13 +409,16 @@ impl TokenStore {
     /// # Errors
     /// The file cannot be read, or holds something else.
     pub fn borders(&self) -> Result<Vec<u64>, DataError> {
-        let mut borders = match &self.numbers {
-            Numbers::Files { documents, .. } => documents.all()?,
-            Numbers::Memory { documents, .. } => documents.to_vec(),
-            Numbers::Rows(rows) => (0..rows.rows())
-                .map(|n| n * rows.row_len() as u64)
-                .collect(),
-        };
+        let mut borders = Vec::new();
+        match &self.numbers {
+            Numbers::Files { documents: all, .. } => {
+                all.for_each(0, all.len(), |start| borders.push(start))?;
+            }
+            Numbers::Memory { documents, .. } => borders.extend_from_slice(documents),
+            Numbers::Rows(rows) => {
+                borders.extend((0..rows.rows()).map(|n| n * rows.row_len() as u64));
+            }
+        }
         borders.push(self.len());
         match &self.numbers {
             Numbers::Files { documents, .. } if !borders.is_sorted() => {
@@ -506,10 +492,6 @@ impl PreparedMeta {
         let value: Value = serde_json::from_slice(&text).map_err(damaged)?;
         let version = &value["format_version"];
         if *version != FORMAT_VERSION {
-            let version = match version {
-                Value::Null => "none".to_owned(),
-                version => version.to_string(),
-            };
             let reason = format!("format version {version}, this program reads {FORMAT_VERSION}");
             return Err(DataError::damaged(&path, reason));
         }
@@ -539,6 +521,21 @@ mod tests {
             writer.finish().unwrap()
         }
 
+        fn read(
+            file: &NumberFile,
+            start: u64,
+            count: usize,
+            ids: &mut Vec<i32>,
+        ) -> Result<(), DataError> {
+            file.for_each(start, count as u64, |number| ids.push(number as i32))
+        }
+
+        fn all(file: &NumberFile) -> Result<Vec<u64>, DataError> {
+            let mut numbers = Vec::new();
+            file.for_each(0, file.len(), |number| numbers.push(number))?;
+            Ok(numbers)
+        }
+
         #[test]
         fn every_width_gives_its_numbers_back() {
             for (width, largest) in [
@@ -551,9 +548,9 @@ mod tests {
                 let stamp = written(dir.path(), width, &numbers);
                 let file = NumberFile::open(dir.path(), &stamp).unwrap();
                 assert_eq!(file.len(), 5);
-                assert_eq!(file.all().unwrap(), numbers);
+                assert_eq!(all(&file).unwrap(), numbers);
                 let mut ids = vec![7];
-                file.read(1, 3, &mut ids).unwrap();
+                read(&file, 1, 3, &mut ids).unwrap();
                 assert_eq!(ids, [7, 1, 258, 30_000]);
             }
         }
@@ -564,9 +561,9 @@ mod tests {
             let numbers: Vec<u64> = (0..3 * PIECE / 2 + 5).map(|n| n % 60_000).collect();
             let stamp = written(dir.path(), Width::U16, &numbers);
             let file = NumberFile::open(dir.path(), &stamp).unwrap();
-            assert_eq!(file.all().unwrap(), numbers);
+            assert_eq!(all(&file).unwrap(), numbers);
             let mut ids = Vec::new();
-            file.read(7, numbers.len() - 8, &mut ids).unwrap();
+            read(&file, 7, numbers.len() - 8, &mut ids).unwrap();
             let inner = &numbers[7..numbers.len() - 1];
             assert!(ids.iter().zip(inner).all(|(id, n)| *id as u64 == *n));
             assert_eq!(ids.len(), inner.len());
@@ -577,7 +574,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let stamp = written(dir.path(), Width::U16, &[]);
             let file = NumberFile::open(dir.path(), &stamp).unwrap();
-            assert!(file.len() == 0 && file.all().unwrap().is_empty());
+            assert!(file.len() == 0 && all(&file).unwrap().is_empty());
         }
 
         #[test]
@@ -589,12 +586,12 @@ mod tests {
             let cut = File::options().write(true).open(&path).unwrap();
             cut.set_len(1000).unwrap();
             let mut ids = Vec::new();
-            file.read(0, 500, &mut ids).unwrap();
-            let message = file.read(400, 200, &mut ids).unwrap_err().to_string();
+            read(&file, 0, 500, &mut ids).unwrap();
+            let message = read(&file, 400, 200, &mut ids).unwrap_err().to_string();
             for word in ["numbers.bin", "damaged", "1000 bytes", "2000"] {
                 assert!(message.contains(word), "{message}");
             }
-            assert!(file.all().is_err());
+            assert!(all(&file).is_err());
         }
 
         #[test]

@@ -42,21 +42,10 @@ pub enum Task {
     Copy,
 }
 
-impl Task {
-    /// The word for it in configurations and on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Recall => "recall",
-            Self::Sticky => "sticky",
-            Self::Parity => "parity",
-            Self::Copy => "copy",
-        }
-    }
-}
-
+/// The word for it in configurations and on the command line.
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+        f.pad(&format!("{self:?}").to_lowercase())
     }
 }
 
@@ -153,15 +142,15 @@ impl TaskRows {
         within("data.task.keys", keys, 2..=MOST_KINDS)?;
         within("data.task.values", values, 2..=MOST_KINDS)?;
         within("data.task.validation_rows", held_out, 1..=MOST_ROWS)?;
-        let pairs = match (task, config.pairs) {
-            (Task::Recall, pairs) => pairs.unwrap_or(40),
-            (Task::Sticky, pairs) => pairs.unwrap_or(8),
-            (Task::Parity | Task::Copy, None) => 0,
-            (Task::Parity | Task::Copy, Some(pairs)) => {
-                let reason = format!("`data.source = \"{task}\"` has no pairs");
-                return bad("data.task.pairs", pairs, reason);
-            }
-        };
+        if let (Task::Parity | Task::Copy, Some(pairs)) = (task, config.pairs) {
+            let reason = format!("`data.source = \"{task}\"` has no pairs");
+            return bad("data.task.pairs", pairs, reason);
+        }
+        let pairs = config.pairs.unwrap_or(match task {
+            Task::Recall => 40,
+            Task::Sticky => 8,
+            Task::Parity | Task::Copy => 0,
+        });
         let most = keys / if task == Task::Sticky { 2 } else { 1 };
         if pairs > most || config.pairs == Some(0) {
             let limit = format!(
@@ -177,21 +166,20 @@ impl TaskRows {
             return bad("data.max_seq_length", len, limit);
         }
         let queries = match (task, config.queries) {
-            (Task::Recall, None) => room.min(48),
-            (Task::Recall, Some(queries)) if (1..=room).contains(&queries) => queries,
-            (Task::Recall, Some(queries)) => {
-                let limit = format!(
-                    "must be from 1 to {room}: so many of `data.max_seq_length = {len}` tokens are left \
-                     behind {pairs} pairs"
-                );
-                return bad("data.task.queries", queries, limit);
-            }
+            (Task::Recall, queries) => queries.unwrap_or(room.min(48)),
             (_, None) => 0,
             (_, Some(queries)) => {
                 let reason = format!("`data.source = \"{task}\"` asks wherever there is room");
                 return bad("data.task.queries", queries, reason);
             }
         };
+        if task == Task::Recall && !(1..=room).contains(&queries) {
+            let limit = format!(
+                "must be from 1 to {room}: so many of `data.max_seq_length = {len}` tokens are left \
+                 behind {pairs} pairs"
+            );
+            return bad("data.task.queries", queries, limit);
+        }
         let rows = TaskRows {
             task,
             part,
@@ -299,18 +287,14 @@ impl TaskRows {
     }
 
     fn draw(&self, key: u64) -> TaskRow {
-        let mut chance = Chance::new(key);
-        let mut row = TaskRow {
-            inputs: Vec::with_capacity(self.len),
-            targets: Vec::with_capacity(self.len),
-            answers: Vec::new(),
+        let (mut row, mut chance) = (TaskRow::default(), Chance::new(key));
+        let write = match self.task {
+            Task::Recall => Self::recall,
+            Task::Sticky => Self::sticky,
+            Task::Parity => Self::parity,
+            Task::Copy => Self::copy,
         };
-        match self.task {
-            Task::Recall => self.recall(&mut row, &mut chance),
-            Task::Sticky => self.sticky(&mut row, &mut chance),
-            Task::Parity => self.parity(&mut row, &mut chance),
-            Task::Copy => self.copy(&mut row, &mut chance),
-        }
+        write(self, &mut row, &mut chance);
         row
     }
 
@@ -390,16 +374,18 @@ impl TaskRows {
 
     /// The rows from `first` on as a batch of `rows`.
     pub fn batch(&self, first: u64, rows: usize) -> HostBatch {
-        let made: Vec<TaskRow> = (first..first + rows as u64).map(|n| self.row(n)).collect();
-        HostBatch {
-            inputs: made.iter().flat_map(|row| &row.inputs).copied().collect(),
-            targets: made.iter().flat_map(|row| &row.targets).copied().collect(),
+        let mut batch = HostBatch {
             rows,
             len: self.len,
             carry: vec![None; rows],
-            valid: made.iter().map(|row| row.answers.len()).sum(),
             ..HostBatch::default()
+        };
+        for row in (first..first + rows as u64).map(|n| self.row(n)) {
+            batch.valid += row.answers.len();
+            batch.inputs.extend(row.inputs);
+            batch.targets.extend(row.targets);
         }
+        batch
     }
 }
 

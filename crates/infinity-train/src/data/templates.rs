@@ -22,21 +22,18 @@ pub(super) fn template(
     }
     let dir = directory(tokenizer)?.unwrap_or_default();
     let template = match data.chat_template.as_str() {
-        PLAIN => return Ok(Some(ChatTemplate::plain())),
+        PLAIN => ChatTemplate::plain(),
         "" => ChatTemplate::from_model_dir(&dir)?,
-        file if Path::new(file).is_file() => {
-            return Ok(Some(ChatTemplate::from_file(Path::new(file), &dir)?));
-        }
+        file if Path::new(file).is_file() => ChatTemplate::from_file(Path::new(file), &dir)?,
         file => return bad("data.chat_template", file, "is no file, and not \"plain\""),
     };
-    match template.is_plain() && !dir.join(TEMPLATE).is_file() {
-        true => Err(DataError::NotSet {
-            key: "data.chat_template",
-            hint: "the tokenizer's directory has no chat template: name a .jinja file, or \"plain\" for paragraphs with \
-                   the speaker's name",
-        }),
-        false => Ok(Some(template)),
+    let given = !data.chat_template.is_empty() || dir.join(TEMPLATE).is_file();
+    if template.is_plain() && !given {
+        let hint = "the tokenizer's directory has no chat template: name a .jinja file, or \"plain\" for paragraphs with \
+                    the speaker's name";
+        return Err(DataError::not_set("data.chat_template", hint));
     }
+    Ok(Some(template))
 }
 
 /// The directory of a tokenizer that lies in one.

@@ -35,7 +35,7 @@ impl Corpus {
         self.dir.path().join(name)
     }
 
-    fn prepare(&self) -> Result<(PreparedData, Vec<DataEvent>), DataError> {
+    fn prepare(&self) -> Result<(PreparedData, Vec<String>), DataError> {
         let mut events = Vec::new();
         let prepared = prepare(&self.data, &self.tokenizer, &mut |event| events.push(event))?;
         Ok((prepared, events))
@@ -60,12 +60,12 @@ fn text(store: &TokenStore, tokenizer: &Tokenizer) -> String {
     tokenizer.decode(&ids).unwrap()
 }
 
-fn rebuilt(events: &[DataEvent]) -> Option<String> {
-    let mut lines = events.iter().map(DataEvent::to_string);
+fn rebuilt(events: &[String]) -> Option<String> {
+    let mut lines = events.iter().map(String::to_string);
     lines.find(|line| line.contains(": making "))
 }
 
-fn was_written(events: &[DataEvent]) -> bool {
+fn was_written(events: &[String]) -> bool {
     events
         .iter()
         .any(|event| event.to_string().starts_with("read "))
@@ -384,7 +384,7 @@ fn a_wrong_split_would_be_caught() {
 }
 
 /// The lines that say what was done.
-fn said(events: &[DataEvent]) -> String {
+fn said(events: &[String]) -> String {
     events.iter().map(|event| format!("{event}\n")).collect()
 }
 

@@ -53,13 +53,8 @@ pub(super) struct SplitWriter<'a> {
     end_mark: Option<u32>,
 }
 
-/// A part of one document.
-struct Piece {
-    text: String,
-    /// Characters of the document before it, none where it begins one.
-    chars_before: u64,
-    answers: Option<Answers>,
-}
+/// A part of one document, and how many of its characters stand before it: none where it begins one.
+type Piece = (Fragment, u64);
 
 impl<'a> SplitWriter<'a> {
     /// Creates `name.bin` and `name.documents.bin` in `directory`, for conversations or other text.
@@ -95,8 +90,8 @@ impl<'a> SplitWriter<'a> {
 
     /// Adds a part of the open document, or the beginning of the next.
     pub(super) fn push(&mut self, fragment: Fragment) -> Result<(), DataError> {
-        if let Some(answers) = fragment.answers {
-            self.enqueue(fragment.text, Some(answers))?;
+        if fragment.answers.is_some() {
+            self.enqueue(fragment)?;
             return self.end_document();
         }
         match self.open.is_empty() {
@@ -109,7 +104,7 @@ impl<'a> SplitWriter<'a> {
                     let rest = self.open.split_off(cut);
                     let piece = std::mem::replace(&mut self.open, rest);
                     self.cut_at = CUT_AT;
-                    self.enqueue(piece, None)?;
+                    self.enqueue(Fragment::whole(piece))?;
                 }
                 None => self.cut_at = self.open.len() * 2,
             }
@@ -123,26 +118,20 @@ impl<'a> SplitWriter<'a> {
     fn end_document(&mut self) -> Result<(), DataError> {
         if !self.open.is_empty() {
             let last = std::mem::take(&mut self.open);
-            self.enqueue(last, None)?;
+            self.enqueue(Fragment::whole(last))?;
         }
         self.cut_at = CUT_AT;
         self.chars_before = 0;
         Ok(())
     }
 
-    fn enqueue(&mut self, text: String, answers: Option<Answers>) -> Result<(), DataError> {
-        let chars = text.chars().count() as u64;
-        self.batch_bytes += text.len();
-        self.text.text_bytes += match &answers {
-            Some(answers) => answers.bytes(),
-            None => text.len() as u64,
-        };
+    fn enqueue(&mut self, piece: Fragment) -> Result<(), DataError> {
+        let (bytes, chars) = (piece.text.len(), piece.text.chars().count() as u64);
+        self.batch_bytes += bytes;
+        let learned = piece.answers.as_ref().map(Answers::bytes);
+        self.text.text_bytes += learned.unwrap_or(bytes as u64);
         self.text.text_chars += chars;
-        self.batch.push(Piece {
-            text,
-            chars_before: self.chars_before,
-            answers,
-        });
+        self.batch.push((piece, self.chars_before));
         self.chars_before += chars;
         match self.batch_bytes >= BATCH_BYTES {
             true => self.flush(),
@@ -153,8 +142,8 @@ impl<'a> SplitWriter<'a> {
     fn flush(&mut self) -> Result<(), DataError> {
         let pieces = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
-        let encode = |piece: &Piece| {
-            let ids = match (&piece.answers, piece.chars_before) {
+        let encode = |(piece, chars_before): &Piece| {
+            let ids = match (&piece.answers, chars_before) {
                 (Some(answers), _) => answers.encode(self.tokenizer, &piece.text),
                 (None, 0) => self.tokenizer.encode_text(&piece.text),
                 (None, _) => self.tokenizer.encode(&piece.text),
@@ -162,19 +151,17 @@ impl<'a> SplitWriter<'a> {
             let ids = ids.map_err(|mut error| {
                 // The place in the document, not in the piece.
                 if let TokenizerError::UnknownChar { position, .. } = &mut error {
-                    *position += piece.chars_before as usize;
+                    *position += *chars_before as usize;
                 }
                 error
             })?;
             Ok((ids, self.tokenizer.dropped(&piece.text)?))
         };
-        let encoded: Vec<(Vec<u32>, Dropped)> = pieces
-            .par_iter()
-            .map(encode)
-            .collect::<Result<_, TokenizerError>>()?;
-        for (piece, (ids, dropped)) in pieces.iter().zip(&encoded) {
+        let encoded = pieces.par_iter().map(encode);
+        let encoded: Vec<_> = encoded.collect::<Result<_, TokenizerError>>()?;
+        for ((piece, chars_before), (ids, dropped)) in pieces.iter().zip(&encoded) {
             self.dropped = self.dropped.and(*dropped);
-            if piece.chars_before == 0 {
+            if *chars_before == 0 {
                 if self.documents.count() > 0 {
                     self.separate()?;
                 }
@@ -270,7 +257,7 @@ const END_OF_TEXT: &str = "<|endoftext|>";
 /// A pair seen once teaches nothing about the next text.
 const MIN_FREQUENCY: u64 = 2;
 
-/// A set of characters: for each, whether it is in it.
+/// For each character, whether it is in a text.
 pub(super) struct Alphabet(Vec<bool>);
 
 impl Default for Alphabet {
@@ -284,13 +271,9 @@ impl Alphabet {
         text.chars().for_each(|c| self.0[c as usize] = true);
     }
 
-    fn characters(&self) -> impl Iterator<Item = char> + '_ {
-        ('\0'..=char::MAX).filter(move |c| self.0[*c as usize])
-    }
-
     /// The tokenizer whose tokens are these characters.
     pub(super) fn tokenizer(&self) -> Tokenizer {
-        Tokenizer::chars(self.characters())
+        Tokenizer::chars(('\0'..=char::MAX).filter(|c| self.0[*c as usize]))
     }
 }
 
@@ -597,11 +580,11 @@ mod tests {
             let mut alphabet = Alphabet::default();
             alphabet.extend("bab");
             alphabet.extend("水\u{10ffff}\0");
-            assert_eq!(
-                alphabet.characters().collect::<String>(),
-                "\0ab水\u{10ffff}"
-            );
-            assert_eq!(alphabet.tokenizer().encode("水ab").unwrap(), [3, 1, 2]);
+            let tokenizer = alphabet.tokenizer();
+            let characters = tokenizer.decode(&[0, 1, 2, 3, 4]).unwrap();
+            assert_eq!(characters, "\0ab水\u{10ffff}");
+            assert_eq!(tokenizer.vocab_size(), 5 + 1, "the end of text");
+            assert_eq!(tokenizer.encode("水ab").unwrap(), [3, 1, 2]);
         }
 
         #[test]

@@ -10,13 +10,14 @@ pub use stream::{
     evaluate_stream_from,
 };
 
-use crate::data::{DataError, EvalSource};
+use crate::data::{DataError, EvalSource, bad};
 use crate::error::TrainError;
 use crate::step::loss::Head;
 use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use infinity_model::{InfinityModel, ModelState};
+use std::fmt::Display;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -155,11 +156,10 @@ fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = (usize, usize
 
 fn refuse<T, E: From<DataError>>(
     key: &'static str,
-    value: impl ToString,
-    reason: impl Into<String>,
+    value: impl Display,
+    reason: impl Display,
 ) -> Result<T, E> {
-    let (value, reason) = (value.to_string(), reason.into());
-    Err(E::from(DataError::BadValue { key, value, reason }))
+    bad(key, value, reason).map_err(E::from)
 }
 
 /// Standard error of the mean of several numbers; none of a single one.

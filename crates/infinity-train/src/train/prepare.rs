@@ -79,8 +79,8 @@ impl Run {
             let path = path.display();
             reporter.message(&format!("no checkpoint in {path} yet: the run starts anew"));
         }
-        let prepared = prepare(&config.data, &config.tokenizer, &mut |event| {
-            reporter.message(&event.to_string());
+        let prepared = prepare(&config.data, &config.tokenizer, &mut |line| {
+            reporter.message(&line)
         })?;
         if let Some(state) = &resumed {
             same_text(state, &prepared.meta)?;
