@@ -23,9 +23,8 @@ use crate::borders::Borders;
 use crate::operator::{self, Backward, Forward, Operator};
 use burn::backend::{Backend, tensor::FloatTensor};
 #[cfg(feature = "flex")]
-use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
+use burn::backend::Flex;
 use burn::tensor::{Bool, Tensor, TensorData, assert_shape};
-use chunkwise::Saved;
 use inputs::ScanTensors;
 use reference::Scan;
 #[cfg(feature = "cube")]
@@ -137,21 +136,18 @@ struct Chunkwise {
 
 impl Operator for Chunkwise {
     const NAME: &'static str = "memory_scan_chunkwise";
-    const READS_INPUTS: bool = false;
 
     fn composed<B: Backend>(&self, inputs: Vec<FloatTensor<B>>, save: bool) -> Forward<B> {
-        let inputs = Scan::from_list(inputs);
-        let (o, state, saved) = chunkwise::forward::<B>(inputs, self.chunk, self.delta);
+        let [o, state, saved @ ..] = chunkwise::forward::<B>(Scan::from_list(inputs), self);
         Forward {
             results: vec![o, state],
-            saved: if save { saved.into_list() } else { Vec::new() },
+            saved: if save { saved.into() } else { Vec::new() },
         }
     }
 
     fn composed_backward<B: Backend>(&self, call: Backward<B>) -> Vec<FloatTensor<B>> {
-        let [d_o, d_state] = operator::exactly(call.grads);
-        let saved = Saved::<B>::from_list(call.saved, &d_o, self.chunk);
-        chunkwise::backward(saved, d_o, d_state)
+        let (x, saved, grads) = apart(call);
+        chunkwise::backward::<B>(x, self, saved, grads).into_list(self.delta)
     }
 }
 
@@ -183,15 +179,6 @@ impl Operator for Fused {
     #[cfg(feature = "flex")]
     fn cpu_backward(&self, call: Backward<Flex>) -> Vec<FloatTensor<Flex>> {
         let (x, [saved], grads) = apart(call);
-        let or_zeros = |grad: FloatTensor<Flex>, shape| match operator::is_none(&grad, &shape) {
-            true => Flex::float_zeros(shape, &grad.device(), grad.dtype().into()),
-            false => grad,
-        };
-        let [d_o, d_state] = grads;
-        let grads = [
-            or_zeros(d_o, x.v.shape()),
-            or_zeros(d_state, x.state.shape()),
-        ];
         cpu::backward(x, saved, grads, self.delta, &self.borders).into_list(self.delta)
     }
 
@@ -225,7 +212,6 @@ impl Operator for Fused {
 }
 
 /// Inputs, what was saved, and the gradients of both results.
-#[cfg(any(feature = "flex", feature = "cube"))]
 fn apart<B: Backend, const N: usize>(
     call: Backward<B>,
 ) -> (ScanTensors<B>, [FloatTensor<B>; N], [FloatTensor<B>; 2]) {

@@ -7,7 +7,7 @@
 
 use super::chunk::{Chunk, HeadInputs, narrow, widen};
 use super::layout::{CHUNK, GROUP, Layout};
-use super::scores::{MaskGrads, mask_grads, solve_transposed};
+use super::scores::{Gates, mask_grads, solve};
 use crate::borders::Piece;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::rows::{Columns, RowsMut, dot, dot_columns, gather, scatter};
@@ -18,26 +18,12 @@ use crate::cpu::transpose::transpose;
 /// goes out takes it: a chunk's rows are read before they are written.
 #[derive(Debug)]
 pub(super) struct HeadGrads<'a> {
-    pub(super) q: RowsMut<'a>,
-    pub(super) k: RowsMut<'a>,
+    /// Of queries, keys, log decay, read, write and erase.
+    pub(super) rows: [RowsMut<'a>; 6],
     /// That of the outputs before.
     pub(super) v: RowsMut<'a, f32>,
-    pub(super) log_decay: RowsMut<'a>,
-    pub(super) read: RowsMut<'a>,
-    pub(super) write: RowsMut<'a>,
-    pub(super) erase: RowsMut<'a>,
     /// `[S, K, V]`; that of the last state before.
     pub(super) state: &'a mut [f32],
-}
-
-/// Gradients of a chunk's gates, laid out like the gates.
-#[derive(Clone, Debug)]
-struct GateGrads {
-    read: Vec<f32>,
-    write: Vec<f32>,
-    erase: Vec<f32>,
-    /// `⟨dH_s¹, H_s¹⟩` of every state.
-    ends: Vec<f32>,
 }
 
 /// Scratch of backward for one thread.
@@ -68,7 +54,10 @@ pub(super) struct Backward {
     /// `dA`, then `dP`; `−dL`, then `dG`: `[C, C]`.
     d_attention: Vec<f32>,
     d_errors: Vec<f32>,
-    gates: GateGrads,
+    /// All but that of the decay.
+    gates: Gates,
+    /// `⟨dH_s¹, H_s¹⟩` of every state.
+    ends: Vec<f32>,
     /// Two rows `[C]`.
     spare: Vec<f32>,
 }
@@ -78,30 +67,25 @@ impl Backward {
         let zeros = |len: usize| vec![0f32; len];
         let Layout { sizes, stride, .. } = chunk.layout;
         let (columns_v, columns_k) = (chunk.layout.v_wide * stride, sizes.k * stride);
-        let gate = || zeros(chunk.gates.read.len());
         Backward {
             states: zeros(GROUP * sizes.state_len()),
             d_states: zeros(sizes.state_len()),
-            d_o: zeros(chunk.errors.len()),
-            d_x: zeros(chunk.errors.len()),
-            rows: zeros(chunk.errors.len()),
+            d_o: chunk.errors.clone(),
+            d_x: chunk.errors.clone(),
+            rows: chunk.errors.clone(),
             d_o_columns: zeros(columns_v),
             error_columns: zeros(columns_v),
             d_x_columns: zeros(columns_v),
             q_columns: zeros(columns_k),
             state_columns: zeros(columns_k),
-            d_q: zeros(chunk.q.len()),
-            d_k: zeros(chunk.k.len()),
+            d_q: chunk.q.clone(),
+            d_k: chunk.k.clone(),
             d_q_columns: zeros(columns_k),
             d_k_columns: zeros(columns_k),
-            d_attention: zeros(chunk.scores.products.len()),
-            d_errors: zeros(chunk.scores.keys.len()),
-            gates: GateGrads {
-                read: gate(),
-                write: gate(),
-                erase: gate(),
-                ends: zeros(sizes.states),
-            },
+            d_attention: chunk.scores.products.clone(),
+            d_errors: chunk.scores.keys.clone(),
+            gates: chunk.gates.clone(),
+            ends: zeros(sizes.states),
             spare: zeros(2 * stride),
             chunk,
         }
@@ -174,22 +158,23 @@ impl Backward {
     fn store(&mut self, from: usize, grads: &mut HeadGrads<'_>) {
         let layout = self.chunk.layout;
         let (level, c, k_wide) = (layout.level, layout.c, layout.k_wide);
-        scatter(level, &self.d_q, k_wide, c, &mut grads.q, from);
-        scatter(level, &self.d_k, k_wide, c, &mut grads.k, from);
+        let [q, k, log_decay, read, write, erase] = &mut grads.rows;
+        scatter(level, &self.d_q, k_wide, c, q, from);
+        scatter(level, &self.d_k, k_wide, c, k, from);
         scatter(level, &self.d_x, layout.v_wide, c, &mut grads.v, from);
         let gates = &self.chunk.gates;
         for s in 0..layout.sizes.states {
-            let mut sum = self.gates.ends[s];
+            let mut sum = self.ends[s];
             for (at, t) in layout.loaded(s).zip(from..from + c).rev() {
                 let d_read = self.gates.read[at];
                 let d_write = self.gates.write[at];
                 let d_erase = self.gates.erase[at];
                 sum +=
                     gates.read[at] * d_read + gates.erase[at] * d_erase - gates.write[at] * d_write;
-                grads.log_decay.row(t)[s].write(sum);
-                grads.read.row(t)[s].write(d_read);
-                grads.write.row(t)[s].write(d_write);
-                grads.erase.row(t)[s].write(d_erase);
+                log_decay.row(t)[s].write(sum);
+                read.row(t)[s].write(d_read);
+                write.row(t)[s].write(d_write);
+                erase.row(t)[s].write(d_erase);
             }
         }
     }
@@ -207,7 +192,7 @@ impl Backward {
         multiply(layout.level, &inside, d_x, layout.v_wide);
         layout.ask_states(k, &weights.writes, &self.d_states, d_x);
         if layout.sizes.delta {
-            solve_transposed(layout, &scores.minus_l, d_x);
+            solve(layout, &scores.minus_l, true, d_x);
         }
     }
 
@@ -237,16 +222,10 @@ impl Backward {
             let product = layout.scores(width, &self.d_x, &self.error_columns);
             multiply(level, &product, &mut self.d_errors, stride);
         }
-        let mut grads = MaskGrads {
-            attention: &mut self.d_attention,
-            errors: &mut self.d_errors,
-            read: &mut self.gates.read,
-            write: &mut self.gates.write,
-            erase: &mut self.gates.erase,
-            rows: &mut self.spare,
-        };
         let Chunk { gates, scores, .. } = &self.chunk;
-        mask_grads(level, layout, gates, scores, &mut grads);
+        let d_scores = [self.d_attention.as_mut_slice(), &mut self.d_errors];
+        let (d_gates, spare) = (&mut self.gates, &mut self.spare);
+        mask_grads(level, layout, gates, scores, d_gates, d_scores, spare);
     }
 
     /// `dQ += dP K`, `dK += dPᵀ Q + (dG + dGᵀ) K`, on top of what came through the states.
@@ -306,7 +285,7 @@ impl Backward {
             // ⟨dH¹, H¹⟩ in its two parts: what was kept of H⁰ and what was written.
             let kept = dot(layout.level, d_state, state);
             let written: f32 = writes.iter().zip(sums).map(|(x, sum)| x * sum).sum();
-            self.gates.ends[s] = weights.whole[s] * kept + written;
+            self.ends[s] = weights.whole[s] * kept + written;
 
             // Y'_sᵀ = −H_s dXᵀ: dK += diag(p e^b) Y'_s, dp += e^b k · Y'_s.
             if sizes.delta {

@@ -24,7 +24,7 @@ impl HeadInputs<'_> {
 }
 
 /// Gates times decays, laid out like the gates.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Weights {
     /// `e^b`.
     pub(super) from_start: Vec<f32>,
@@ -178,13 +178,10 @@ impl Chunk {
             erase,
         } = &self.gates;
         let (layout, weights) = (self.layout, &mut self.weights);
-        weights.from_start.fill(0.0);
-        weights.to_end.fill(0.0);
+        weights.from_start.copy_from_slice(decay);
         for s in 0..layout.sizes.states {
-            let range = layout.loaded(s);
-            let last = decay[range.end - 1];
-            for i in range {
-                weights.from_start[i] = decay[i];
+            let last = decay[layout.loaded(s).end - 1];
+            for i in layout.gates(s) {
                 weights.to_end[i] = last - decay[i];
             }
         }
@@ -205,7 +202,7 @@ impl Chunk {
         let (layout, errors) = (self.layout, &mut self.errors);
         if layout.sizes.delta {
             layout.ask_states(&self.k, &self.weights.recalls, states, errors);
-            solve(layout, &self.scores.minus_l, errors);
+            solve(layout, &self.scores.minus_l, false, errors);
         }
     }
 

@@ -27,6 +27,7 @@ use crate::borders::{Borders, Piece};
 use crate::cpu::rows::{Rows, RowsMut};
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
+use crate::operator::is_none;
 use backward::{Backward, HeadGrads};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape};
@@ -193,7 +194,7 @@ fn steps(mut call: Call) -> [Primitive; 3] {
     [o, in_dtype(state, call.dtype), nothing()]
 }
 
-/// Gradients of every input, given what `forward` saved and the gradients of outputs and final state.
+/// Gradients of every input, given what `forward` saved and the gradients of outputs and final state, if any.
 /// In additive mode the one of `erase` is zero. Those of values and of the first state are written over
 /// those of outputs and of the last state, which nobody needs any more: a seventh of the memory.
 pub(super) fn backward(
@@ -208,7 +209,12 @@ pub(super) fn backward(
     let mut rest = slice(&saved);
     let part = |len: usize| rest.split_off(..len).expect("as long as forward made it");
     let saved: Vec<&[f32]> = call.saved_lens().into_iter().map(part).collect();
-    let (mut d_v, mut d_state) = (writable(d_o), writable(d_last));
+    let start = |grad, like: Shape| match is_none(&grad, &like) {
+        true => tensor(vec![0.0; like.num_elements()], like, DType::F32),
+        false => writable(grad),
+    };
+    let mut d_v = start(d_o, call.x.v.shape());
+    let mut d_state = start(d_last, call.x.state.shape());
     let mut grads =
         [k, k, states, states, states, states].map(|width| (width, call.unwritten(width)));
     let mut rows = grads
@@ -218,18 +224,8 @@ pub(super) fn backward(
         .into_iter()
         .zip(slice_mut(&mut d_state).chunks_exact_mut(call.state_len()))
         .map(|(v, state)| {
-            let [q, k, log_decay, read, write, erase] =
-                rows.each_mut().map(|rows| rows.next().expect("every head"));
-            HeadGrads {
-                q,
-                k,
-                v,
-                log_decay,
-                read,
-                write,
-                erase,
-                state,
-            }
+            let rows = rows.each_mut().map(|rows| rows.next().expect("every head"));
+            HeadGrads { rows, v, state }
         })
         .collect();
     let level = Level::detect();
