@@ -29,7 +29,16 @@ pub(super) trait Number: Copy + Sync {
     /// # Safety
     ///
     /// There must be as many.
-    unsafe fn lanes_there(x: &[Self], at: usize) -> Lanes;
+    #[inline(always)]
+    unsafe fn lanes_there(x: &[Self], at: usize) -> Lanes {
+        // SAFETY: the caller's promise; an array of numbers has the alignment of one.
+        let values = unsafe { &*x.as_ptr().add(at).cast::<[Self; LANES]>() };
+        let mut wide = [0f32; LANES];
+        for (wide, x) in wide.iter_mut().zip(values) {
+            *wide = x.widened();
+        }
+        wide
+    }
 }
 
 impl Number for f32 {
@@ -37,31 +46,12 @@ impl Number for f32 {
     fn widened(self) -> f32 {
         self
     }
-
-    // SAFETY: who calls it promises what the trait asks for.
-    #[inline(always)]
-    unsafe fn lanes_there(x: &[f32], at: usize) -> Lanes {
-        // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
-        unsafe { *x.as_ptr().add(at).cast::<Lanes>() }
-    }
 }
 
 impl Number for bf16 {
     #[inline(always)]
     fn widened(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-
-    // SAFETY: who calls it promises what the trait asks for.
-    #[inline(always)]
-    unsafe fn lanes_there(x: &[bf16], at: usize) -> Lanes {
-        // SAFETY: the caller's promise; an array of bf16 has the alignment of bf16.
-        let values = unsafe { &*x.as_ptr().add(at).cast::<[bf16; LANES]>() };
-        let mut wide = [0f32; LANES];
-        for (wide, x) in wide.iter_mut().zip(values) {
-            *wide = x.widened();
-        }
-        wide
     }
 }
 

@@ -3,7 +3,7 @@
 //! Gradients of `A_log` and of the biases are summed within a piece and then over the pieces in
 //! their order: two runs give the same bits.
 
-use super::rule::{DecayRule, GateRule, Sections};
+use super::rule::{GateRule, Sections};
 use crate::cpu::exp::{exp, log1p_of_unit, minus_expm1};
 use crate::cpu::results::{in_pieces, summed};
 use crate::cpu::simd::{Level, leveled, multiply_add};
@@ -20,7 +20,7 @@ leveled!(
         gates: [&mut [f32]; 4],
     ) {
         let [log_decay, read, write, erase] = gates;
-        let (per_state, mut token) = (shared.per_state(), Token::new(shared.rule));
+        let (per_state, mut token) = (shared.rule.per_state(), Token::new(shared.rule));
         for (i, z) in z.chunks_exact(shared.of.widths[0]).enumerate() {
             token.read_projections::<FMA>(shared, z);
             let at = i * per_state..(i + 1) * per_state;
@@ -42,7 +42,7 @@ leveled!(
         grads: [&mut [f32]; 3],
     ) {
         let ([d_log_decay, d_read, d_write, d_erase], [d_z, d_a_log, d_bias]) = (d, grads);
-        let (width, per_state) = (shared.of.widths[0], shared.per_state());
+        let (width, per_state) = (shared.of.widths[0], shared.rule.per_state());
         let mut token = Token::new(shared.rule);
         let tokens = z.chunks_exact(width).zip(d_z.chunks_exact_mut(width));
         for (i, (z, d_z)) in tokens.enumerate() {
@@ -62,9 +62,9 @@ pub(crate) fn forward(rule: GateRule, inputs: [Primitive; 3]) -> Vec<Primitive> 
     let [z, a_log, bias] = inputs.map(Input::new);
     let [b, t, width] = z.dims();
     let (shared, level) = (Shared::new(rule, &a_log, &bias), Level::detect());
-    let one = b * t * shared.per_state();
+    let one = b * t * shared.rule.per_state();
     let lens = [one, one, one, if rule.delta { one } else { 0 }];
-    let gates = in_pieces(lens, [TOKENS * shared.per_state(); 4], |i, gates| {
+    let gates = in_pieces(lens, [TOKENS * shared.rule.per_state(); 4], |i, gates| {
         let z = &z[i * TOKENS * width..];
         let z = &z[..z.len().min(TOKENS * width)];
         forward_tokens(level, &shared, z, gates);
@@ -89,8 +89,8 @@ pub(crate) fn backward(
     let lens = [z.len(), pieces * a_log.len(), pieces * bias.len()];
     let [d_z, d_a_log, d_bias] = in_pieces(lens, sizes, |i, grads| {
         let z = &z[i * TOKENS * width..][..grads[0].len()];
-        let at = i * TOKENS * shared.per_state();
-        let len = z.len() / width * shared.per_state();
+        let at = i * TOKENS * shared.rule.per_state();
+        let len = z.len() / width * shared.rule.per_state();
         let part = |gate: usize| d.get(gate).map_or(&[][..], |d| &d[at..][..len]);
         backward_tokens(level, &shared, z, [0, 1, 2, 3].map(part), grads);
     });
@@ -120,31 +120,12 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// `H·S`.
-    #[inline(always)]
-    fn per_state(&self) -> usize {
-        self.rule.n_heads * self.rule.n_states
-    }
-
-    /// Factor of the read weights before the memory gate.
-    fn read_scale(&self) -> f32 {
-        match self.of.read {
-            Some(_) => 2.0 / (self.rule.n_states as f32).sqrt(),
-            None => 1.0,
-        }
-    }
-
-    /// Whether an additive write is scaled to keep the memory's size.
-    fn keeps_size(&self) -> bool {
-        !self.rule.delta && self.rule.decay != DecayRule::None
-    }
-
     /// Adds a token's gradients to those of the biases of its sections; `dt_bias` has its own way.
     #[inline(always)]
     fn add_to_biases(&self, d_z: &[f32], d_bias: &mut [f32]) {
         let sections = [
-            (self.of.write, self.per_state()),
-            (self.of.read, self.per_state()),
+            (self.of.write, self.rule.per_state()),
+            (self.of.read, self.rule.per_state()),
             (self.of.memory, self.rule.n_heads),
         ];
         for (section, len) in sections {
@@ -186,7 +167,7 @@ fn sigmoid<const FMA: bool>(x: &[f32], bias: &[f32], y: &mut [f32]) {
 
 impl Token {
     fn new(rule: GateRule) -> Self {
-        let (h, per_state) = (rule.n_heads, rule.n_heads * rule.n_states);
+        let (h, per_state) = (rule.n_heads, rule.per_state());
         Token {
             step_slope: vec![0.0; per_state],
             log_decay: vec![0.0; per_state],
@@ -224,7 +205,7 @@ impl Token {
                 side[0] = 2.0 * (1.0 - m);
             }
         }
-        if shared.keeps_size() {
+        if shared.rule.keeps_size() {
             for (kept, g) in self.kept.iter_mut().zip(&self.log_decay) {
                 *kept = minus_expm1::<FMA>(2.0 * g).sqrt();
             }
@@ -235,7 +216,7 @@ impl Token {
     #[inline(always)]
     fn decay<const FMA: bool>(&mut self, shared: &Shared<'_>, z: Option<&[f32]>, bias: usize) {
         let steps = &mut self.step_slope;
-        steps.copy_from_slice(&shared.bias[bias..bias + shared.per_state()]);
+        steps.copy_from_slice(&shared.bias[bias..bias + shared.rule.per_state()]);
         if let Some(z) = z {
             for (step, z) in steps.iter_mut().zip(z) {
                 *step += z;
@@ -278,7 +259,7 @@ impl Token {
     /// Read and write weights.
     #[inline(always)]
     fn write_gates(&self, shared: &Shared<'_>, read: &mut [f32], write: &mut [f32]) {
-        let (s, scale) = (shared.rule.n_states, shared.read_scale());
+        let (s, scale) = (shared.rule.n_states, shared.rule.read_scale());
         for ((read, open), side) in read.iter_mut().zip(&self.open).zip(&self.side) {
             *read = scale * open * side;
         }
@@ -314,7 +295,7 @@ impl Token {
                 } else {
                     0.0
                 };
-                self.d_log_decay[j] = match shared.keeps_size() {
+                self.d_log_decay[j] = match shared.rule.keeps_size() {
                     true => d_write[j] * a * beta * slope,
                     false => 0.0,
                 };
@@ -333,7 +314,7 @@ impl Token {
     /// From `read` to `z_r` and `z_m`.
     #[inline(always)]
     fn back_through_reads(&self, shared: &Shared<'_>, d_read: &[f32], d_z: &mut [f32]) {
-        let (s, scale) = (shared.rule.n_states, shared.read_scale());
+        let (s, scale) = (shared.rule.n_states, shared.rule.read_scale());
         if let Some([at, _]) = shared.of.read {
             let outputs = d_z[at..].iter_mut().zip(d_read);
             for (((d_z, d), open), side) in outputs.zip(&self.open).zip(&self.side) {

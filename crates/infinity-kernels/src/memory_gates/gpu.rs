@@ -63,19 +63,6 @@ struct Head {
     memory: f32,
 }
 
-/// Whether an additive write is scaled to keep the memory's size.
-fn keeps_size(rule: &GateRule) -> bool {
-    !rule.delta && rule.decay != DecayRule::None
-}
-
-/// Factor of the read weights before the memory gate.
-fn read_scale(rule: &GateRule) -> f32 {
-    match Sections::of(rule).read {
-        Some(_) => 2.0 / (rule.n_states as f32).sqrt(),
-        None => 1.0,
-    }
-}
-
 /// Reads the projections that start at `from`.
 #[cube]
 fn head_of(
@@ -119,7 +106,7 @@ fn head_of(
                 step_slope[i] = far;
             }
         }
-        if comptime!(keeps_size(&rule)) {
+        if comptime!(rule.keeps_size()) {
             kept[i] = minus_expm1(-2.0f32 * log_decay[i]).sqrt();
         }
         if comptime!(of.read.is_some()) {
@@ -206,7 +193,7 @@ fn forward_heads(
         for i in 0..s {
             let at = unit * s + i;
             log_decay[at] = gates.log_decay[i];
-            read[at] = comptime!(read_scale(&rule)) * gates.open[i] * side(gates.memory, i, rule);
+            read[at] = comptime!(rule.read_scale()) * gates.open[i] * side(gates.memory, i, rule);
             write[at] = gates.allocation[i] * gates.kept[i] * gates.beta;
             if comptime!(rule.delta) {
                 erase[at] = gates.allocation[i];
@@ -287,7 +274,7 @@ fn backward_heads(
                         d_z[from + comptime!(of.write.unwrap_or_default()[0]) + j] = d;
                         of_write[i] += d;
                     }
-                    let through = d_read[at + i] * comptime!(read_scale(&rule)) * gates.open[i];
+                    let through = d_read[at + i] * comptime!(rule.read_scale()) * gates.open[i];
                     if comptime!(of.read.is_some()) {
                         let d = through * side(gates.memory, i, rule) * (1.0f32 - gates.open[i]);
                         d_z[from + comptime!(of.read.unwrap_or_default()[0]) + j] = d;
@@ -300,7 +287,7 @@ fn backward_heads(
                     }
                     if comptime!(of.decay.is_some()) {
                         let mut d = d_log_decay[at + i];
-                        if comptime!(keeps_size(&rule)) {
+                        if comptime!(rule.keeps_size()) {
                             if kept > 0.0f32 {
                                 d += d_write[at + i] * a * gates.beta * (kept * kept - 1.0f32)
                                     / kept;
@@ -388,7 +375,7 @@ pub(crate) fn backward(
     let [b, t, _] = z.shape().dims();
     let pieces = (b * t).div_ceil(TOKENS);
     // Apart as far as two tensors in one buffer have to be.
-    let places = Places::new(&z, [rule.n_heads * rule.n_states, rule.bias_width()]);
+    let places = Places::new(&z, [rule.per_state(), rule.bias_width()]);
     let columns = places.values;
     let d_z = empty(&z, z.shape(), DType::F32);
     let partial = empty(&z, [pieces, columns], DType::F32);

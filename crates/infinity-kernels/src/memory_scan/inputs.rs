@@ -84,14 +84,16 @@ impl MemoryScanInputs {
     }
 }
 
-/// How a device's own kernel runs.
+/// How a device's own kernel cuts and multiplies; the CPU's does as it likes.
 #[cfg_attr(not(feature = "cube"), allow(dead_code))]
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Kernel {
-    /// Positions in a chunk. The CPU's kernel cuts as it likes.
-    pub(super) chunk: usize,
-    /// Whether matrix units multiply `bf16`.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Positions in a chunk, and rows and columns of a tile.
+    pub(super) side: usize,
+    /// Whether planes multiply `bf16`, by their matrix units.
     pub(super) matrix: bool,
+    /// Delta or additive writes, which a call says.
+    pub(super) delta: bool,
 }
 
 /// The inputs and the state below autodiff, or the gradients of both.

@@ -21,11 +21,11 @@ pub use reference::Dims;
 
 use crate::borders::Borders;
 use crate::operator::{self, Backward, Forward, Operator};
-use burn::backend::{Backend, tensor::FloatTensor};
 #[cfg(feature = "flex")]
 use burn::backend::Flex;
+use burn::backend::{Backend, tensor::FloatTensor};
 use burn::tensor::{Bool, Tensor, TensorData, assert_shape};
-use inputs::ScanTensors;
+use inputs::{Plan, ScanTensors};
 use reference::Scan;
 #[cfg(feature = "cube")]
 use {
@@ -76,10 +76,9 @@ pub fn memory_scan_packed(
         Form::Chunkwise => chunkwise(inputs, state, form::chunk_size(&dims)),
         Form::Fused => {
             let delta = inputs.erase.is_some();
-            let kernel = form::kernel(&device).expect("checked above");
+            let plan = form::plan(&device).expect("checked above");
             let op = Fused {
-                kernel,
-                delta,
+                plan: Plan { delta, ..plan },
                 borders: borders.clone(),
             };
             dispatched(op, inputs, state)
@@ -154,9 +153,7 @@ impl Operator for Chunkwise {
 /// The same by a device's own kernel.
 #[derive(Clone, Debug)]
 struct Fused {
-    #[cfg_attr(not(feature = "cube"), allow(dead_code))]
-    kernel: inputs::Kernel,
-    delta: bool,
+    plan: Plan,
     /// None on a GPU.
     #[cfg_attr(not(feature = "flex"), allow(dead_code))]
     borders: Borders,
@@ -169,7 +166,7 @@ impl Operator for Fused {
     #[cfg(feature = "flex")]
     fn cpu(&self, inputs: Vec<FloatTensor<Flex>>, save: bool) -> Forward<Flex> {
         let x = Scan::from_list(inputs);
-        let [o, state, saved] = cpu::forward(x, self.delta, &self.borders, save);
+        let [o, state, saved] = cpu::forward(x, self.plan.delta, &self.borders, save);
         Forward {
             results: vec![o, state],
             saved: vec![saved],
@@ -178,21 +175,21 @@ impl Operator for Fused {
 
     #[cfg(feature = "flex")]
     fn cpu_backward(&self, call: Backward<Flex>) -> Vec<FloatTensor<Flex>> {
-        let (x, [saved], grads) = apart(call);
-        cpu::backward(x, saved, grads, self.delta, &self.borders).into_list(self.delta)
+        let ((x, [saved], grads), delta) = (apart(call), self.plan.delta);
+        cpu::backward(x, saved, grads, delta, &self.borders).into_list(delta)
     }
 
     #[cfg(feature = "cube")]
     fn gpu(&self, inputs: Vec<FloatTensor<CubeBackend>>, save: bool) -> Forward<CubeBackend> {
         let x = Scan::from_list(inputs);
-        let [results, saved] = gpu::forward(x, self.kernel, self.delta, save);
+        let [results, saved] = gpu::forward(x, self.plan, save);
         Forward { results, saved }
     }
 
     #[cfg(feature = "cube")]
     fn gpu_backward(&self, call: Backward<CubeBackend>) -> Vec<FloatTensor<CubeBackend>> {
         let (x, saved, grads) = apart(call);
-        gpu::backward(x, saved, grads, self.kernel, self.delta).into_list(self.delta)
+        gpu::backward(x, saved, grads, self.plan).into_list(self.plan.delta)
     }
 
     #[cfg(feature = "cube")]
@@ -204,7 +201,7 @@ impl Operator for Fused {
         Some(Layout {
             results: vec![outputs, state.clone()],
             saved: match save {
-                true => gpu::saved(inputs, self.kernel),
+                true => gpu::saved(inputs, self.plan),
                 false => Vec::new(),
             },
         })

@@ -164,7 +164,13 @@ pub(crate) fn triangle<B: Backend>(
     like: &Array<B>,
     keep: impl Fn(usize, usize) -> bool,
 ) -> Array<B> {
-    let value = |at| if keep(at / c, at % c) { inside } else { outside };
+    let value = |at| {
+        if keep(at / c, at % c) {
+            inside
+        } else {
+            outside
+        }
+    };
     Array::from_values((0..c * c).map(value).collect(), &[1, c, c], like)
 }
 

@@ -60,7 +60,9 @@ pub(crate) fn backward<B: Backend>(
         let both = back.d_products.clone() + back.d_products.clone().t();
         d_k = d_k + both.matmul(k.clone()) + back.d_rows.clone();
     }
-    let d_write = (weighted * decays.within.clone()).sum(2).reshape(&[x, s, c])
+    let d_write = (weighted * decays.within.clone())
+        .sum(2)
+        .reshape(&[x, s, c])
         + decays.to_end.clone() * dots(k, &z);
     d_b = d_b - write.clone() * d_write.clone();
     if let (Some(recall), Some(back)) = (&chunks.recall, &recall_back) {

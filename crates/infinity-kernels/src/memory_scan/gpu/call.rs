@@ -1,10 +1,10 @@
 //! A call from the host's side: its tensors made contiguous, its sizes, and its launches.
 
-use super::super::inputs::{Kernel, ScanTensors};
+use super::super::inputs::{Plan, ScanTensors};
 use super::super::reference::{Dims, Scan};
 use super::sizes::SizesLaunch;
-use super::tile::{Plan, UNITS, native};
-use super::{carry, carry_back, finish, gates, inside, scores, step, through};
+use super::tile::{UNITS, native};
+use super::{carry, carry_back, gates, inside, scores, step, through};
 use crate::gpu::{cast, contiguous, cubes, element, empty};
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
@@ -45,8 +45,7 @@ pub(super) struct Call {
     /// Types as they came in. Outputs and states leave in the state's.
     types: Scan<DType>,
     pub(super) dims: Dims,
-    kernel: Kernel,
-    delta: bool,
+    plan: Plan,
 }
 
 impl<T> Scan<T> {
@@ -57,7 +56,7 @@ impl<T> Scan<T> {
 }
 
 impl Call {
-    pub(super) fn new(x: ScanTensors<CubeBackend>, kernel: Kernel, delta: bool) -> Self {
+    pub(super) fn new(x: ScanTensors<CubeBackend>, plan: Plan) -> Self {
         let types = x.each().map(|x| x.dtype());
         let native = native([types.q, types.k, types.v]);
         let held = Scan {
@@ -70,8 +69,7 @@ impl Call {
             dims: x.dims(),
             x: x.zip(held).map(|(x, dtype)| contiguous(x, dtype)),
             types,
-            kernel,
-            delta,
+            plan: plan.for_rows(native),
         }
     }
 
@@ -80,7 +78,7 @@ impl Call {
     }
 
     fn chunks(&self) -> usize {
-        self.dims.t.div_ceil(self.kernel.chunk)
+        self.dims.t.div_ceil(self.plan.side)
     }
 
     /// Chunks of all heads and states.
@@ -98,17 +96,12 @@ impl Call {
 
     /// Tiles that cover rows of `width`.
     fn tiles(&self, width: usize) -> usize {
-        width.div_ceil(self.kernel.chunk)
-    }
-
-    /// How tiles are multiplied.
-    fn plan(&self) -> Plan {
-        self.kernel.plan(self.x.q.dtype)
+        width.div_ceil(self.plan.side)
     }
 
     /// What rows hold in memory and in tiles.
     fn elements(&self) -> [ElemType; 2] {
-        [self.x.q.dtype, self.plan().holds()].map(element)
+        [self.x.q.dtype, self.plan.holds()].map(element)
     }
 
     fn sizes(&self) -> SizesLaunch {
@@ -121,44 +114,29 @@ impl Call {
         empty(&self.x.q, [len], DType::F32)
     }
 
-    /// `[4, B·H, S, N·C]`.
-    pub(super) fn gates(&self) -> CubeTensor {
+    /// Outputs and final states in one vector; if asked for, what training saves.
+    pub(super) fn forward(&self, save: bool) -> (CubeTensor, Vec<CubeTensor>) {
         let x = &self.x;
-        let out = self.empty(4 * self.places() * self.kernel.chunk);
+        // `[4, B·H, S, N·C]`.
+        let gates = self.empty(4 * self.places() * self.plan.side);
         launch!(
             self,
             gates::gates,
             per_unit(self.places()),
-            [x.log_decay, x.read, x.write, x.erase, out],
-            self.plan()
+            [x.log_decay, x.read, x.write, x.erase, gates],
+            self.plan
         );
-        out
-    }
-
-    /// `A` and `(I + L)⁻¹`, `[2, B·H, N, C, C]`, as tiles hold them.
-    pub(super) fn scores(&self, gates: &CubeTensor) -> CubeTensor {
-        let out = self.squares();
+        // `A` and `(I + L)⁻¹`, `[2, B·H, N, C, C]`.
+        let scores = self.squares();
         launch!(
             self,
             scores::scores,
             on_tiles(self.heads() * self.chunks()),
-            [self.x.q, self.x.k, gates, out],
-            self.delta,
-            self.plan(),
+            [x.q, x.k, gates, scores],
+            self.plan,
             self.elements()
         );
-        out
-    }
-
-    /// Outputs and final states in one vector; what training saves, if asked to: states at the borders,
-    /// then errors.
-    pub(super) fn carry(
-        &self,
-        gates: &CubeTensor,
-        scores: &CubeTensor,
-        save: bool,
-    ) -> (CubeTensor, CubeTensor) {
-        let x = &self.x;
+        // States at the borders, then errors.
         let both = self.empty(self.outputs_len() + self.states_len());
         let saved = self.empty(match save {
             true => self.states_len() * (self.chunks() + 1) + self.outputs_len(),
@@ -169,12 +147,15 @@ impl Call {
             carry::carry,
             self.carriers(),
             [x.q, x.k, x.v, gates, scores, x.state, saved, both],
-            self.delta,
             save,
-            self.plan(),
+            self.plan,
             self.elements()
         );
-        (cast(both, self.types.state), saved)
+        let saved = vec![saved, gates, scores];
+        (
+            cast(both, self.types.state),
+            if save { saved } else { Vec::new() },
+        )
     }
 
     /// Outputs and final states, token by token.
@@ -196,7 +177,7 @@ impl Call {
             step::steps,
             on_tiles(cubes_of * usize::from(self.states_len() > 0)),
             [q, k, v, log_decay, read, write, erase, state, both],
-            self.delta,
+            self.plan.delta,
             element(q.dtype)
         );
         cast(both, self.types.state)
@@ -210,8 +191,8 @@ impl Call {
 
     /// Two `C × C` matrices a chunk and head, as tiles hold them.
     fn squares(&self) -> CubeTensor {
-        let len = 2 * self.heads() * self.chunks() * self.kernel.chunk * self.kernel.chunk;
-        empty(&self.x.q, [len], self.plan().holds())
+        let len = 2 * self.heads() * self.chunks() * self.plan.side * self.plan.side;
+        empty(&self.x.q, [len], self.plan.holds())
     }
 
     /// Gradients of every input, from what training saved and the gradient of outputs and final
@@ -222,11 +203,10 @@ impl Call {
         d_both: CubeTensor,
     ) -> ScanTensors<CubeBackend> {
         let x = &self.x;
-        let plan = self.plan();
         let like = |x: &CubeTensor| empty(x, x.shape(), x.dtype);
         let d_both = contiguous(d_both, DType::F32);
         // The states carried back: gradients of values and initial states, and of the states at every border.
-        let d_v = empty(&x.v, x.v.shape(), plan.holds());
+        let d_v = empty(&x.v, x.v.shape(), self.plan.holds());
         let d_state = like(&x.state);
         let d_borders = self.empty(self.states_len() * (self.chunks() + 1));
         launch!(
@@ -234,14 +214,13 @@ impl Call {
             carry_back::carry_back,
             self.carriers(),
             [x.q, x.k, gates, scores, d_both, d_borders, d_v, d_state],
-            self.delta,
-            plan,
+            self.plan,
             self.elements()
         );
         drop(scores);
         // `dP` and `dG + dGᵀ`, `[2, B·H, N, C, C]`, and the first of `parts`.
         let k_tiles = self.tiles(self.dims.k);
-        let of_gates = 3 * (1 + k_tiles) * self.places() * self.kernel.chunk;
+        let of_gates = 3 * (1 + k_tiles) * self.places() * self.plan.side;
         let parts = self.empty(of_gates + k_tiles * self.places());
         let d_scores = self.squares();
         launch!(
@@ -249,8 +228,7 @@ impl Call {
             inside::inside,
             on_tiles(self.heads() * self.chunks()),
             [x.q, x.k, gates, saved, d_both, d_v, d_scores, parts],
-            self.delta,
-            plan,
+            self.plan,
             self.elements()
         );
         // Gradients of queries and keys, and the other `parts`.
@@ -262,8 +240,7 @@ impl Call {
             [
                 x.q, x.k, gates, saved, d_both, d_v, d_borders, d_scores, d_q, d_k, parts
             ],
-            self.delta,
-            plan,
+            self.plan,
             self.elements()
         );
         drop([saved, d_both, d_borders, d_scores]);
@@ -271,12 +248,11 @@ impl Call {
         let [log_decay, read, write, erase] = of_gates.map(like);
         launch!(
             self,
-            finish::finish,
+            gates::finish,
             per_unit(self.places()),
             [gates, parts, log_decay, read, write, erase],
             k_tiles,
-            self.delta,
-            plan
+            self.plan
         );
         let grads = Scan {
             q: d_q,

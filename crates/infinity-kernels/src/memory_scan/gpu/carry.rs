@@ -4,7 +4,7 @@
 use super::product::{Turned, multiply};
 use super::sizes::{Chunk, Gate, Sizes, Square};
 use super::tile::{
-    Plan, add_rows, carry_on, load, own_col, own_row, put, store_tile, value, zeros,
+    Plan, add_rows, carry_on, col_of, load, own_col, put, row_of, store_tile, value, zeros,
 };
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -23,13 +23,13 @@ pub(super) fn carry<F: Float, E: Float>(
     saved: &mut [f32],
     both: &mut [f32],
     sizes: Sizes,
-    #[comptime] delta: bool,
     #[comptime] save: bool,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
     let side = comptime!(plan.side);
     let v_tiles = sizes.v.div_ceil(side.runtime());
+    let k_tiles = sizes.k.div_ceil(side.runtime());
     if CUBE_POS >= sizes.heads * v_tiles {
         terminate!();
     }
@@ -57,8 +57,7 @@ pub(super) fn carry<F: Float, E: Float>(
         // What the states recall, Σ_s diag(p_s e^(b_s)) K H_s, and answer, Σ_s diag(r_s e^(b_s)) Q H_s.
         let mut recalled = zeros(plan);
         let mut o = zeros(plan);
-        let mut k_tile = 0usize;
-        while k_tile * side < sizes.k {
+        for k_tile in 0..k_tiles {
             let keys = chunk.keys(k_tile);
             load::<F, E>(&mut key, k, keys, plan);
             load::<F, E>(&mut query, q, keys, plan);
@@ -66,7 +65,7 @@ pub(super) fn carry<F: Float, E: Float>(
                 let old = sizes.state(from, s, k_tile, v_tile, side);
                 load::<f32, E>(&mut state, &*saved, old, plan);
                 sync_cube();
-                if comptime!(delta) {
+                if comptime!(plan.delta) {
                     let mut part = zeros(plan);
                     multiply::<E>(&mut part, &key, &state, &mut spare, Turned::No, plan);
                     let weights = chunk.from_start(gates, Gate::Erase, s);
@@ -78,20 +77,16 @@ pub(super) fn carry<F: Float, E: Float>(
                 add_rows(&mut o, &weights, &part, plan);
                 sync_cube();
             }
-            k_tile += 1;
         }
         // X = V − recalled, then Dm = (I + L)⁻¹ X.
         let mut errors = zeros(plan);
         #[unroll]
-        for i in 0..comptime!(plan.owned()) {
-            #[unroll]
-            for j in 0..comptime!(plan.owned()) {
-                let at = comptime!(i * plan.owned() + j);
-                errors[at] = value::<F>(v, block, own_row(i), own_col(j)) - recalled[at];
-            }
+        for at in 0..comptime!(plan.all_owned()) {
+            let there = value::<F>(v, block, row_of(at, plan), col_of(at, plan));
+            errors[at] = there - recalled[at];
         }
         put::<E>(&mut rows, &errors, pitch, plan);
-        if comptime!(delta) {
+        if comptime!(plan.delta) {
             load::<E, E>(&mut query, scores, chunk.square(Square::Second), plan);
             sync_cube();
             errors = zeros(plan);
@@ -116,8 +111,7 @@ pub(super) fn carry<F: Float, E: Float>(
             let mut weighted = zeros(plan);
             add_rows(&mut weighted, &chunk.to_end(gates, s), &errors, plan);
             put::<E>(&mut rows, &weighted, pitch, plan);
-            let mut k_tile = 0usize;
-            while k_tile * side < sizes.k {
+            for k_tile in 0..k_tiles {
                 load::<F, E>(&mut key, k, chunk.keys(k_tile), plan);
                 sync_cube();
                 let mut next = zeros(plan);
@@ -127,7 +121,6 @@ pub(super) fn carry<F: Float, E: Float>(
                 let new = sizes.state(to, s, k_tile, v_tile, side);
                 carry_on(saved, old, new, kept, &spare, plan);
                 sync_cube();
-                k_tile += 1;
             }
         }
     }
@@ -149,8 +142,7 @@ pub(super) fn copy(
 ) {
     let side = comptime!(plan.side);
     for s in 0..sizes.s {
-        let mut k_tile = 0usize;
-        while k_tile * side < sizes.k {
+        for k_tile in 0..sizes.k.div_ceil(side.runtime()) {
             let old = sizes.state(from, s, k_tile, v_tile, side);
             let new = sizes.state(to, s, k_tile, v_tile, side);
             let mut row = UNIT_POS_Y as usize;
@@ -165,7 +157,6 @@ pub(super) fn copy(
                 }
                 row += CUBE_DIM_Y as usize;
             }
-            k_tile += 1;
         }
     }
 }

@@ -22,12 +22,12 @@ pub(super) fn carry_back<F: Float, E: Float>(
     d_v: &mut [E],
     d_state: &mut [f32],
     sizes: Sizes,
-    #[comptime] delta: bool,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
     let side = comptime!(plan.side);
     let v_tiles = sizes.v.div_ceil(side.runtime());
+    let k_tiles = sizes.k.div_ceil(side.runtime());
     if CUBE_POS >= sizes.heads * v_tiles {
         terminate!();
     }
@@ -60,8 +60,7 @@ pub(super) fn carry_back<F: Float, E: Float>(
         let mut d_errors = zeros(plan);
         multiply::<E>(&mut d_errors, &query, &d_o, &mut spare, Turned::Left, plan);
         sync_cube();
-        let mut k_tile = 0usize;
-        while k_tile * side < sizes.k {
+        for k_tile in 0..k_tiles {
             load::<F, E>(&mut key, k, chunk.keys(k_tile), plan);
             for s in 0..sizes.s {
                 let end = sizes.state(ends, s, k_tile, v_tile, side);
@@ -72,10 +71,9 @@ pub(super) fn carry_back<F: Float, E: Float>(
                 add_rows(&mut d_errors, &chunk.to_end(gates, s), &part, plan);
                 sync_cube();
             }
-            k_tile += 1;
         }
         put::<E>(&mut d_x, &d_errors, pitch, plan);
-        if comptime!(delta) {
+        if comptime!(plan.delta) {
             load::<E, E>(&mut query, scores, chunk.square(Square::Second), plan);
             sync_cube();
             d_errors = zeros(plan);
@@ -87,25 +85,16 @@ pub(super) fn carry_back<F: Float, E: Float>(
         // dH_s ← e^(b_C) dH_s + Qᵀ diag(r_s e^(b_s)) dO − Kᵀ diag(p_s e^(b_s)) dX.
         for s in 0..sizes.s {
             let kept = chunk.kept(gates, s);
-            let mut k_tile = 0usize;
-            while k_tile * side < sizes.k {
+            for k_tile in 0..k_tiles {
                 load_weighted::<F, E>(&mut query, q, k_tile, gates, Gate::Read, s, 1.0f32, chunk);
-                if comptime!(delta) {
-                    load_weighted::<F, E>(
-                        &mut key,
-                        k,
-                        k_tile,
-                        gates,
-                        Gate::Erase,
-                        s,
-                        -1.0f32,
-                        chunk,
-                    );
+                if comptime!(plan.delta) {
+                    let erase = comptime!(Gate::Erase);
+                    load_weighted::<F, E>(&mut key, k, k_tile, gates, erase, s, -1.0f32, chunk);
                 }
                 sync_cube();
                 let mut next = zeros(plan);
                 multiply::<E>(&mut next, &query, &d_o, &mut spare, Turned::Left, plan);
-                if comptime!(delta) {
+                if comptime!(plan.delta) {
                     multiply::<E>(&mut next, &key, &d_x, &mut spare, Turned::Left, plan);
                 }
                 put::<f32>(&mut spare, &next, comptime!(plan.spare_pitch()), plan);
@@ -113,7 +102,6 @@ pub(super) fn carry_back<F: Float, E: Float>(
                 let start = sizes.state(starts, s, k_tile, v_tile, side);
                 carry_on(d_borders, end, start, kept, &spare, plan);
                 sync_cube();
-                k_tile += 1;
             }
         }
     }

@@ -89,8 +89,8 @@ impl Sizes {
 #[expand(derive(Clone, Copy))]
 pub(super) struct Chunk {
     pub(super) sizes: Sizes,
-    head: usize,
-    n: usize,
+    pub(super) head: usize,
+    pub(super) n: usize,
     #[cube(comptime)]
     pub(super) plan: Plan,
 }
@@ -104,6 +104,17 @@ impl Chunk {
             n,
             plan,
         }
+    }
+
+    /// Chunk `i` of all heads.
+    pub(super) fn numbered(sizes: Sizes, i: usize, #[comptime] plan: Plan) -> Chunk {
+        Chunk::new(sizes, i / sizes.chunks, i % sizes.chunks, plan)
+    }
+
+    /// Tiles that cover rows of `width`.
+    pub(super) fn tiles(&self, width: usize) -> usize {
+        let side = comptime!(self.plan.side);
+        width.div_ceil(side.runtime())
     }
 
     /// Columns of tile `tile` in rows of `width`, `[B, T, H, width]`.
