@@ -194,17 +194,7 @@ impl Operator for Fused {
 
     #[cfg(feature = "cube")]
     fn layout(&self, inputs: &[TensorSpec], save: bool) -> Option<Layout> {
-        let [_, _, v, .., state] = &inputs[..7] else {
-            unreachable!("seven tensors or eight")
-        };
-        let outputs = TensorSpec::new(v.shape.clone(), state.dtype);
-        Some(Layout {
-            results: vec![outputs, state.clone()],
-            saved: match save {
-                true => gpu::saved(inputs, self.plan),
-                false => Vec::new(),
-            },
-        })
+        Some(gpu::layout(inputs, self.plan, save))
     }
 }
 

@@ -141,18 +141,9 @@ impl Values {
 
     /// Every field with its name, in the order of the struct.
     pub fn named(&self) -> [(&'static str, &Vec<f64>); 8] {
-        let names = [
-            "q",
-            "k",
-            "v",
-            "log_decay",
-            "read",
-            "write",
-            "erase",
-            "state",
-        ];
+        let mut names = "q k v log_decay read write erase state".split(' ');
         let values = self.each().into_array();
-        std::array::from_fn(|i| (names[i], values[i]))
+        values.map(|x| (names.next().expect("eight names"), x))
     }
 }
 

@@ -6,7 +6,7 @@
 //! transposed and the sums over keys run along lanes.
 
 use super::chunk::{Chunk, HeadInputs, narrow, widen};
-use super::layout::{CHUNK, GROUP, Layout};
+use super::layout::{GROUP, Layout};
 use super::scores::{Gates, mask_grads, solve};
 use crate::borders::Piece;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
@@ -104,7 +104,7 @@ impl Backward {
             self.chunk.layout.sizes = sizes.of(piece);
             let own = self.chunk.layout.sizes.saved_len();
             let (rest, own) = saved.split_at(saved.len() - own);
-            self.piece(&x.part(piece), piece, own, grads);
+            self.document((&x, piece.fresh), own, grads);
             saved = rest;
             if piece.fresh {
                 self.d_states.fill(0.0);
@@ -114,11 +114,10 @@ impl Backward {
         narrow(&self.d_states, v_wide, grads.state, sizes.v);
     }
 
-    /// Backward through one document.
-    fn piece(
+    /// Backward through one document, whose sizes are there.
+    fn document(
         &mut self,
-        x: &HeadInputs<'_>,
-        piece: &Piece,
+        (x, fresh): (&HeadInputs<'_>, bool),
         saved: &[f32],
         grads: &mut HeadGrads<'_>,
     ) {
@@ -127,12 +126,11 @@ impl Backward {
         let len = sizes.state_len();
         for group in (0..sizes.groups()).rev() {
             let (chunk, rows) = (&mut self.chunk, &mut self.rows);
-            chunk.recompute_states((x, piece.fresh), group, saved, &mut states, rows);
+            chunk.recompute_states((x, fresh), group, saved, &mut states, rows);
             for (i, n) in sizes.chunks_of(group).enumerate().rev() {
                 self.chunk.load(x, n, true);
                 self.chunk.load_errors(x, n, saved);
-                let from = piece.tokens.start + n * CHUNK;
-                self.step(from, &states[i * len..(i + 1) * len], grads);
+                self.step(sizes.first(n), &states[i * len..(i + 1) * len], grads);
             }
         }
         self.states = states;
@@ -285,7 +283,7 @@ impl Backward {
             // ⟨dH¹, H¹⟩ in its two parts: what was kept of H⁰ and what was written.
             let kept = dot(layout.level, d_state, state);
             let written: f32 = writes.iter().zip(sums).map(|(x, sum)| x * sum).sum();
-            self.ends[s] = weights.whole[s] * kept + written;
+            self.ends[s] = self.chunk.whole(s) * kept + written;
 
             // Y'_sᵀ = −H_s dXᵀ: dK += diag(p e^b) Y'_s, dp += e^b k · Y'_s.
             if sizes.delta {
@@ -305,7 +303,7 @@ impl Backward {
         for s in 0..layout.sizes.states {
             let d_state = &mut self.d_states[layout.sizes.state(s)];
             let reads = &weights.reads[layout.loaded(s)];
-            let keep = Keep::Times(weights.whole[s]);
+            let keep = Keep::Times(self.chunk.whole(s));
             layout.write_state(keep, q, reads, &self.d_o, rows, d_state);
             if layout.sizes.delta {
                 let recalls = &weights.recalls[layout.loaded(s)];

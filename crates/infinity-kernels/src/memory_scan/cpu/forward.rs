@@ -2,7 +2,7 @@
 //! state element is read, updated and written once for each token, and stays in cache between the two.
 
 use super::chunk::{Chunk, HeadInputs, narrow, widen};
-use super::layout::{CHUNK, Layout, Sizes};
+use super::layout::{GROUP, Layout, Sizes};
 use crate::borders::Piece;
 use crate::cpu::exp::exp;
 use crate::cpu::product::multiply;
@@ -46,35 +46,45 @@ impl Forward {
             self.chunk.layout.sizes = sizes.of(piece);
             let own = saved.len().min(self.chunk.layout.sizes.saved_len());
             let own = saved.split_off_mut(..own).expect("no more than there are");
-            self.piece(&x.part(piece), piece.tokens.start, o, own);
+            self.document(&x, o, own);
         }
         self.chunk.layout.sizes = sizes;
         narrow(&self.states, v_wide, last, sizes.v);
     }
 
-    /// One document, whose outputs stand from row `from` on.
-    fn piece(
+    /// One document, whose sizes are there.
+    fn document(
         &mut self,
         x: &HeadInputs<'_>,
-        from: usize,
         o: &mut RowsMut<'_>,
         saved: &mut [MaybeUninit<f32>],
     ) {
         let chunk = &mut self.chunk;
-        for n in 0..chunk.layout.sizes.chunks() {
-            chunk.save_border(n, &self.states, saved);
+        let sizes = chunk.layout.sizes;
+        for n in 0..sizes.chunks() {
+            if n > 0 && n.is_multiple_of(GROUP) && !saved.is_empty() {
+                saved[sizes.saved_border(n / GROUP)].write_copy_of_slice(&self.states);
+            }
             chunk.load(x, n, false);
             chunk.load_values(x, n);
             chunk.solve_errors(&self.states);
-            chunk.save_errors(n, saved);
+            let Layout {
+                level,
+                c,
+                v_wide: wide,
+                ..
+            } = chunk.layout;
+            if sizes.delta && !saved.is_empty() {
+                let to = &mut saved[sizes.saved_errors(n, c)];
+                to.write_copy_of_slice(&chunk.errors[..c * wide]);
+            }
             // O = A Dm + Σ_s diag(r e^b) Q H_s.
             let layout = chunk.layout;
-            let (level, wide) = (layout.level, layout.v_wide);
             let inside = layout.lower(&chunk.scores.attention, &chunk.errors, wide);
             multiply(level, &inside, &mut self.rows, wide);
             let reads = &chunk.weights.reads;
             layout.ask_states(&chunk.q, reads, &self.states, &mut self.rows);
-            scatter(level, &self.rows, wide, layout.c, o, from + n * CHUNK);
+            scatter(level, &self.rows, wide, c, o, sizes.first(n));
             chunk.update_states(None, &mut self.states, &mut self.rows);
         }
     }

@@ -18,6 +18,8 @@ pub(super) const GROUP: usize = 16;
 /// Sizes of a head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
+    /// The first token.
+    pub(super) start: usize,
     pub(super) t: usize,
     pub(super) states: usize,
     pub(super) k: usize,
@@ -28,8 +30,13 @@ pub(super) struct Sizes {
 impl Sizes {
     /// Those of one document alone.
     pub(super) fn of(self, piece: &Piece) -> Self {
-        let t = piece.tokens.len();
-        Sizes { t, ..self }
+        let (start, t) = (piece.tokens.start, piece.tokens.len());
+        Sizes { start, t, ..self }
+    }
+
+    /// The first token of chunk `n`.
+    pub(super) fn first(&self, n: usize) -> usize {
+        self.start + n * CHUNK
     }
 
     pub(super) fn chunks(&self) -> usize {

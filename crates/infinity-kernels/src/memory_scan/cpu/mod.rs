@@ -59,6 +59,7 @@ impl Call {
             b,
             h,
             sizes: Sizes {
+                start: 0,
                 t,
                 states: s,
                 k,

@@ -5,7 +5,8 @@ use super::super::reference::{Dims, Scan};
 use super::sizes::SizesLaunch;
 use super::tile::{UNITS, native};
 use super::{carry, carry_back, gates, inside, scores, step, through};
-use crate::gpu::{cast, contiguous, cubes, element, empty};
+use crate::gpu::{cast, contiguous, cubes, element, empty, zeros};
+use crate::operator::is_none;
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
 use burn_cubecl::cubecl::prelude::*;
@@ -90,10 +91,6 @@ impl Call {
         self.heads() * self.dims.head_state()
     }
 
-    fn outputs_len(&self) -> usize {
-        self.heads() * self.dims.t * self.dims.v
-    }
-
     /// Tiles that cover rows of `width`.
     fn tiles(&self, width: usize) -> usize {
         width.div_ceil(self.plan.side)
@@ -114,8 +111,13 @@ impl Call {
         empty(&self.x.q, [len], DType::F32)
     }
 
-    /// Outputs and final states in one vector; if asked for, what training saves.
-    pub(super) fn forward(&self, save: bool) -> (CubeTensor, Vec<CubeTensor>) {
+    /// Places for outputs and final states, as kernels write them.
+    fn results(&self) -> [CubeTensor; 2] {
+        [&self.x.v, &self.x.state].map(|like| empty(like, like.shape(), DType::F32))
+    }
+
+    /// Outputs and final states; if asked for, what training saves.
+    pub(super) fn forward(&self, save: bool) -> [Vec<CubeTensor>; 2] {
         let x = &self.x;
         // `[4, B·H, S, N·C]`.
         let gates = self.empty(4 * self.places() * self.plan.side);
@@ -137,50 +139,50 @@ impl Call {
             self.elements()
         );
         // States at the borders, then errors.
-        let both = self.empty(self.outputs_len() + self.states_len());
+        let [o, state] = self.results();
         let saved = self.empty(match save {
-            true => self.states_len() * (self.chunks() + 1) + self.outputs_len(),
+            true => self.states_len() * (self.chunks() + 1) + o.shape().num_elements(),
             false => self.states_len(),
         });
         launch!(
             self,
             carry::carry,
             self.carriers(),
-            [x.q, x.k, x.v, gates, scores, x.state, saved, both],
+            [x.q, x.k, x.v, gates, scores, x.state, saved, o, state],
             save,
             self.plan,
             self.elements()
         );
         let saved = vec![saved, gates, scores];
-        (
-            cast(both, self.types.state),
-            if save { saved } else { Vec::new() },
-        )
+        let results = [o, state].map(|x| cast(x, self.types.state));
+        [results.into(), if save { saved } else { Vec::new() }]
     }
 
     /// Outputs and final states, token by token.
-    pub(super) fn steps(&self) -> CubeTensor {
-        let both = self.empty(self.outputs_len() + self.states_len());
+    pub(super) fn steps(&self) -> Vec<CubeTensor> {
+        let x = &self.x;
+        let [o, state] = self.results();
         let cubes_of = self.dims.v.div_ceil(UNITS) * self.heads();
-        let Scan {
-            q,
-            k,
-            v,
-            log_decay,
-            read,
-            write,
-            erase,
-            state,
-        } = &self.x;
         launch!(
             self,
             step::steps,
             on_tiles(cubes_of * usize::from(self.states_len() > 0)),
-            [q, k, v, log_decay, read, write, erase, state, both],
+            [
+                x.q,
+                x.k,
+                x.v,
+                x.log_decay,
+                x.read,
+                x.write,
+                x.erase,
+                x.state,
+                o,
+                state
+            ],
             self.plan.delta,
-            element(q.dtype)
+            element(x.q.dtype)
         );
-        cast(both, self.types.state)
+        [o, state].map(|x| cast(x, self.types.state)).into()
     }
 
     /// Cubes that each carry the states of a head and a tile of values.
@@ -195,16 +197,20 @@ impl Call {
         empty(&self.x.q, [len], self.plan.holds())
     }
 
-    /// Gradients of every input, from what training saved and the gradient of outputs and final
-    /// states.
+    /// Gradients of every input, from what training saved and the gradients of outputs and final
+    /// states, if any.
     pub(super) fn backward(
         self,
         [saved, gates, scores]: [CubeTensor; 3],
-        d_both: CubeTensor,
+        [d_o, d_final]: [CubeTensor; 2],
     ) -> ScanTensors<CubeBackend> {
         let x = &self.x;
         let like = |x: &CubeTensor| empty(x, x.shape(), x.dtype);
-        let d_both = contiguous(d_both, DType::F32);
+        let or_zeros = |grad, of: &CubeTensor| match is_none(&grad, &of.shape()) {
+            true => zeros(of),
+            false => contiguous(grad, DType::F32),
+        };
+        let (d_o, d_final) = (or_zeros(d_o, &x.v), or_zeros(d_final, &x.state));
         // The states carried back: gradients of values and initial states, and of the states at every border.
         let d_v = empty(&x.v, x.v.shape(), self.plan.holds());
         let d_state = like(&x.state);
@@ -213,7 +219,9 @@ impl Call {
             self,
             carry_back::carry_back,
             self.carriers(),
-            [x.q, x.k, gates, scores, d_both, d_borders, d_v, d_state],
+            [
+                x.q, x.k, gates, scores, d_o, d_final, d_borders, d_v, d_state
+            ],
             self.plan,
             self.elements()
         );
@@ -227,7 +235,7 @@ impl Call {
             self,
             inside::inside,
             on_tiles(self.heads() * self.chunks()),
-            [x.q, x.k, gates, saved, d_both, d_v, d_scores, parts],
+            [x.q, x.k, gates, saved, d_o, d_v, d_scores, parts],
             self.plan,
             self.elements()
         );
@@ -238,12 +246,12 @@ impl Call {
             through::through,
             on_tiles(k_tiles * self.chunks() * self.heads()),
             [
-                x.q, x.k, gates, saved, d_both, d_v, d_borders, d_scores, d_q, d_k, parts
+                x.q, x.k, gates, saved, d_o, d_v, d_borders, d_scores, d_q, d_k, parts
             ],
             self.plan,
             self.elements()
         );
-        drop([saved, d_both, d_borders, d_scores]);
+        drop([saved, d_o, d_borders, d_scores]);
         let of_gates = [&x.log_decay, &x.read, &x.write, &x.erase];
         let [log_decay, read, write, erase] = of_gates.map(like);
         launch!(

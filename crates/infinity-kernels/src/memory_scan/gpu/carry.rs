@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 
 /// A cube a head and tile of values. `saved` holds the states before every chunk and after the
 /// last, `[B·H, N + 1, S, K, V]`, and behind them the errors `Dm` `[B, T, H, V]`; unless `save`
-/// is set, one state a head that every chunk overwrites. `both` gets outputs, then final states.
+/// is set, one state a head that every chunk overwrites. `finals` get the states after the last.
 #[cube(launch_unchecked)]
 pub(super) fn carry<F: Float, E: Float>(
     q: &[F],
@@ -21,7 +21,8 @@ pub(super) fn carry<F: Float, E: Float>(
     scores: &[E],
     initial: &[f32],
     saved: &mut [f32],
-    both: &mut [f32],
+    outputs: &mut [f32],
+    finals: &mut [f32],
     sizes: Sizes,
     #[comptime] save: bool,
     #[comptime] plan: Plan,
@@ -103,7 +104,7 @@ pub(super) fn carry<F: Float, E: Float>(
         sync_cube();
         multiply::<E>(&mut o, &query, &rows, &mut spare, Turned::No, plan);
         put::<f32>(&mut spare, &o, spare_pitch, plan);
-        store_tile::<f32, f32>(both, block, &spare, spare_pitch, plan);
+        store_tile::<f32, f32>(outputs, block, &spare, spare_pitch, plan);
         sync_cube();
         // H_s ← e^(b_C) H_s + Kᵀ diag(u_s e^(b_C − b_s)) Dm.
         for s in 0..sizes.s {
@@ -125,8 +126,7 @@ pub(super) fn carry<F: Float, E: Float>(
         }
     }
     let last = sizes.slot(head, slots, slots - 1);
-    let to = sizes.outputs() + head * all;
-    copy(&*saved, both, last, to, v_tile, sizes, plan);
+    copy(&*saved, finals, last, head * all, v_tile, sizes, plan);
 }
 
 /// A tile of values of all states of a head, from `[S, K, V]` at `from` to `[S, K, V]` at `to`.

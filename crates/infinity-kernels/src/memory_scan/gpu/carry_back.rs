@@ -8,7 +8,7 @@ use super::tile::{Plan, add_rows, carry_on, load, own_col, put, store_tile, valu
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-/// A cube a head and tile of values. `d_both` is the gradient of outputs and final states;
+/// A cube a head and tile of values. From the gradients of outputs and final states
 /// `d_borders` gets the gradients of the states before every chunk and after the last,
 /// `[B·H, N + 1, S, K, V]`, `d_v` that of the values and `d_state` that of the initial states.
 #[cube(launch_unchecked)]
@@ -17,7 +17,8 @@ pub(super) fn carry_back<F: Float, E: Float>(
     k: &[F],
     gates: &[f32],
     scores: &[E],
-    d_both: &[f32],
+    d_outputs: &[f32],
+    d_finals: &[f32],
     d_borders: &mut [f32],
     d_v: &mut [E],
     d_state: &mut [f32],
@@ -43,9 +44,8 @@ pub(super) fn carry_back<F: Float, E: Float>(
     let mut d_x = Shared::<[E]>::new_slice(len);
     let slots = sizes.chunks + 1;
     let all = sizes.s * sizes.k * sizes.v;
-    let from = sizes.outputs() + head * all;
     let last = sizes.slot(head, slots, sizes.chunks);
-    copy(d_both, d_borders, from, last, v_tile, sizes, plan);
+    copy(d_finals, d_borders, head * all, last, v_tile, sizes, plan);
 
     for back in 0..sizes.chunks {
         let n = sizes.chunks - 1 - back;
@@ -53,7 +53,7 @@ pub(super) fn carry_back<F: Float, E: Float>(
         let ends = sizes.slot(head, slots, n + 1);
         let starts = sizes.slot(head, slots, n);
         let block = chunk.values(v_tile);
-        load::<f32, E>(&mut d_o, d_both, block, plan);
+        load::<f32, E>(&mut d_o, d_outputs, block, plan);
         load::<E, E>(&mut query, scores, chunk.square(Square::First), plan);
         sync_cube();
         // dDm = Aᵀ dO + Σ_s diag(u_s e^(b_C − b_s)) K dH_s, then dX = (I + L)⁻ᵀ dDm.

@@ -17,7 +17,7 @@ pub(super) fn inside<F: Float, E: Float>(
     k: &[F],
     gates: &[f32],
     saved: &[f32],
-    d_both: &[f32],
+    d_outputs: &[f32],
     d_v: &[E],
     out: &mut [E],
     parts: &mut [f32],
@@ -40,7 +40,7 @@ pub(super) fn inside<F: Float, E: Float>(
     let behind = sizes.slot(sizes.heads, sizes.chunks + 1, 0);
     for tile in 0..chunk.tiles(sizes.v) {
         let block = chunk.values(tile);
-        load::<f32, E>(&mut first, d_both, block, plan);
+        load::<f32, E>(&mut first, d_outputs, block, plan);
         load::<f32, E>(&mut second, saved, block.shifted(behind), plan);
         if comptime!(plan.delta) {
             load::<E, E>(&mut third, d_v, block, plan);

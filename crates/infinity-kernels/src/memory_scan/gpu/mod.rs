@@ -37,11 +37,9 @@ mod through;
 mod tile;
 
 use super::inputs::{Plan, ScanTensors};
-use crate::gpu::many::side_by_side;
-use crate::operator::is_none;
+use crate::operator::{Layout, spec};
 use burn::backend::fusion::custom::TensorSpec;
-use burn::backend::{TensorMetadata, ops::FloatTensorOps};
-use burn::tensor::{DType, Shape};
+use burn::tensor::DType;
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
 use call::Call;
 use product::has_matrix_units;
@@ -84,9 +82,9 @@ pub(crate) fn plan(device: &CubeDevice) -> Option<Plan> {
         .map(|side| plan(side, matrix))
 }
 
-/// What [`forward`] saves for inputs like these: states at the chunk borders and errors, the gates cut into chunks,
-/// `A` and `(I + L)⁻¹`.
-pub(super) fn saved(inputs: &[TensorSpec], plan: Plan) -> Vec<TensorSpec> {
+/// What [`forward`] gives for inputs like these, and saves: states at the chunk borders and errors, the gates cut into
+/// chunks, `A` and `(I + L)⁻¹`.
+pub(super) fn layout(inputs: &[TensorSpec], plan: Plan, save: bool) -> Layout {
     let [q, k, v, .., state] = &inputs[..7] else {
         unreachable!("seven tensors or eight")
     };
@@ -95,36 +93,24 @@ pub(super) fn saved(inputs: &[TensorSpec], plan: Plan) -> Vec<TensorSpec> {
     let rows = b * h * chunks * plan.side;
     let holds = plan.for_rows(native([q.dtype, k.dtype, v.dtype])).holds();
     let len = v.shape.num_elements() + state.shape.num_elements() * (chunks + 1);
-    let all = [
-        (len, DType::F32),
-        (4 * rows * s, DType::F32),
-        (2 * rows * plan.side, holds),
+    let saved = [
+        spec([len], DType::F32),
+        spec([4 * rows * s], DType::F32),
+        spec([2 * rows * plan.side], holds),
     ];
-    all.map(|(len, dtype)| TensorSpec::new(Shape::from([len]), dtype))
-        .into()
-}
-
-/// Outputs and final state; for training also what [`saved`] names.
-pub(super) fn forward(x: ScanTensors<CubeBackend>, plan: Plan, save: bool) -> [Vec<CubeTensor>; 2] {
-    let shapes = [x.v.shape(), x.state.shape()];
-    let call = Call::new(x, plan);
-    if !save && (1..=STEPS_UP_TO).contains(&call.dims.t) {
-        return [apart(call.steps(), shapes), Vec::new()];
+    Layout {
+        results: vec![spec(v.shape.clone(), state.dtype), state.clone()],
+        saved: if save { saved.into() } else { Vec::new() },
     }
-    let (both, saved) = call.forward(save);
-    [apart(both, shapes), saved]
 }
 
-/// Tensors that a kernel wrote one behind the other.
-fn apart(both: CubeTensor, shapes: [Shape; 2]) -> Vec<CubeTensor> {
-    let mut from = 0;
-    let part = |shape: Shape| {
-        let to = from + shape.num_elements();
-        let part = CubeBackend::float_slice(both.clone(), &[(from..to).into()]);
-        from = to;
-        CubeBackend::float_reshape(part, shape)
-    };
-    shapes.map(part).into()
+/// Outputs and final state; for training also what [`layout`] names.
+pub(super) fn forward(x: ScanTensors<CubeBackend>, plan: Plan, save: bool) -> [Vec<CubeTensor>; 2] {
+    let call = Call::new(x, plan);
+    match !save && (1..=STEPS_UP_TO).contains(&call.dims.t) {
+        true => [call.steps(), Vec::new()],
+        false => call.forward(save),
+    }
 }
 
 /// Gradients of every input, given what `forward` saved and the gradients of its results, if any. In additive
@@ -135,12 +121,5 @@ pub(super) fn backward(
     grads: [CubeTensor; 2],
     plan: Plan,
 ) -> ScanTensors<CubeBackend> {
-    let shapes = [x.v.shape(), x.state.shape()];
-    let parts = grads.into_iter().zip(shapes);
-    let parts = parts.map(|(grad, shape)| {
-        let there = !is_none(&grad, &shape);
-        (there.then_some(grad), shape.num_elements())
-    });
-    let d_both = side_by_side(&saved[0], 1, parts.collect());
-    Call::new(x, plan).backward(saved, d_both)
+    Call::new(x, plan).backward(saved, grads)
 }

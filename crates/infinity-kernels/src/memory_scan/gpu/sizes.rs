@@ -77,11 +77,6 @@ impl Sizes {
     pub(super) fn slot(&self, head: usize, slots: usize, slot: usize) -> usize {
         (head * slots + slot) * self.s * self.k * self.v
     }
-
-    /// Values in `[B, T, H, V]`.
-    pub(super) fn outputs(&self) -> usize {
-        self.heads * self.t * self.v
-    }
 }
 
 /// A chunk of a head, and where its parts lie in the buffers.

@@ -16,7 +16,7 @@ pub(super) fn through<F: Float, E: Float>(
     k: &[F],
     gates: &[f32],
     saved: &[f32],
-    d_both: &[f32],
+    d_outputs: &[f32],
     d_v: &[E],
     d_borders: &[f32],
     d_scores: &[E],
@@ -74,7 +74,7 @@ pub(super) fn through<F: Float, E: Float>(
             let values = chunk.values(v_tile);
             let start = sizes.state(starts, s, k_tile, v_tile, side);
             load::<f32, E>(&mut first, saved, start, plan);
-            load::<f32, E>(&mut second, d_both, values, plan);
+            load::<f32, E>(&mut second, d_outputs, values, plan);
             if comptime!(plan.delta) {
                 load::<E, E>(&mut third, d_v, values, plan);
             }
