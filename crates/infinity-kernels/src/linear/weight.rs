@@ -62,16 +62,6 @@ pub(super) enum Values<'a> {
     Half(&'a [bf16]),
 }
 
-impl<'a> Values<'a> {
-    /// Those from one on.
-    pub(super) fn from(self, start: usize) -> Self {
-        match self {
-            Values::Single(values) => Values::Single(&values[start..]),
-            Values::Half(values) => Values::Half(&values[start..]),
-        }
-    }
-}
-
 /// A weight `[D, N]`, stored by rows or by columns, in f32 or bf16.
 pub(super) struct Weight {
     data: Primitive,

@@ -41,11 +41,9 @@ impl MemoryScanInputs {
     pub(super) fn into_list(self, state: Tensor<5>) -> Vec<FloatTensor<Dispatch>> {
         let rows = [self.q, self.k, self.v];
         let weights = [self.log_decay, self.read, self.write];
-        let tensors = rows.into_iter().chain(weights);
-        let mut list: Vec<_> = tensors.map(Tensor::into_dispatch).collect();
-        list.push(state.into_dispatch());
-        list.extend(self.erase.map(Tensor::into_dispatch));
-        list
+        let list = rows.into_iter().chain(weights).map(Tensor::into_dispatch);
+        let list = list.chain([state.into_dispatch()]);
+        list.chain(self.erase.map(Tensor::into_dispatch)).collect()
     }
 
     /// `len` tokens from `start` on.

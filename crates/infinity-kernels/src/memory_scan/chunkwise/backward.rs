@@ -5,7 +5,7 @@ use super::super::Chunkwise;
 use super::super::inputs::ScanTensors;
 use super::super::reference::Scan;
 use super::array::{self, Array};
-use super::{Asking, Chunks, Decays, turned};
+use super::{Asking, Chunks, turned};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
 /// Gradients of every input, of `⟨d_o, o⟩ + ⟨d_state, state⟩`, given the errors and states that forward saved,
@@ -21,7 +21,8 @@ pub(crate) fn backward<B: Backend>(
         cut,
         k,
         write,
-        decays,
+        to_end,
+        within,
         read,
         ..
     } = &chunks;
@@ -30,11 +31,7 @@ pub(crate) fn backward<B: Backend>(
     let [x, s, c] = write.dims();
     let d_o = cut.split(&d_o);
     let d_last = Array::<B>(d_state).reshape(&[cut.heads(), sk, v_dim]);
-    let CarriedBack {
-        d_v,
-        d_ends,
-        d_initial,
-    } = carry_back(&chunks, &d_o, d_last);
+    let [d_v, d_ends, d_initial] = carry_back(&chunks, &d_o, d_last);
 
     // Y, Z and Y' of all states side by side: [X, C, S·K].
     let starts = cut.from(&states, 0).t();
@@ -52,7 +49,7 @@ pub(crate) fn backward<B: Backend>(
     let mut weighted = read_back.weighted;
     let mut d_b = read.weights.clone() * read_back.d_weights.clone();
     let d_q = read_back.d_products.clone().matmul(k.clone()) + read_back.d_rows;
-    let through_writes = unstack(write.clone() * decays.to_end.clone(), z.clone());
+    let through_writes = unstack(write.clone() * to_end.clone(), z.clone());
     let of_queries = read_back.d_products.t().matmul(read.rows.clone());
     let mut d_k = of_queries + through_writes;
     if let Some(back) = &recall_back {
@@ -60,10 +57,8 @@ pub(crate) fn backward<B: Backend>(
         let both = back.d_products.clone() + back.d_products.clone().t();
         d_k = d_k + both.matmul(k.clone()) + back.d_rows.clone();
     }
-    let d_write = (weighted * decays.within.clone())
-        .sum(2)
-        .reshape(&[x, s, c])
-        + decays.to_end.clone() * dots(k, &z);
+    let d_write =
+        (weighted * within.clone()).sum(2).reshape(&[x, s, c]) + to_end.clone() * dots(k, &z);
     d_b = d_b - write.clone() * d_write.clone();
     if let (Some(recall), Some(back)) = (&chunks.recall, &recall_back) {
         d_b = d_b + recall.weights.clone() * back.d_weights.clone();
@@ -88,17 +83,9 @@ pub(crate) fn backward<B: Backend>(
     }
 }
 
-/// What the reversed loop over chunks gives.
-struct CarriedBack<B: Backend> {
-    /// `dX`, which is `dV`.
-    d_v: Array<B>,
-    /// `dH¹` of every chunk `[X, S·K, V]`.
-    d_ends: Array<B>,
-    /// Gradient of the initial state.
-    d_initial: Array<B>,
-}
-
-fn carry_back<B: Backend>(chunks: &Chunks<B>, d_o: &Array<B>, d_last: Array<B>) -> CarriedBack<B> {
+/// The loop over chunks, reversed: `dX`, which is `dV`, `dH¹` of every chunk `[X, S·K, V]`, and the gradient of the
+/// initial state.
+fn carry_back<B: Backend>(chunks: &Chunks<B>, d_o: &Array<B>, d_last: Array<B>) -> [Array<B>; 3] {
     let Chunks { cut, read, .. } = chunks;
     let through_errors = read.inside.clone().t().matmul(d_o.clone());
     let through_reads = read.stacked.clone().t().matmul(d_o.clone());
@@ -108,7 +95,7 @@ fn carry_back<B: Backend>(chunks: &Chunks<B>, d_o: &Array<B>, d_last: Array<B>) 
         d_ends.push(d_state.clone());
         let d_error =
             cut.at(&chunks.writes, i).matmul(d_state.clone()) + cut.at(&through_errors, i);
-        d_state = d_state * cut.at(&chunks.decays.whole, i) + cut.at(&through_reads, i);
+        d_state = d_state * cut.at(&chunks.whole, i) + cut.at(&through_reads, i);
         let d_x = match &chunks.recall {
             Some(recall) => {
                 let d_x = cut.at(&recall.inside, i).t().matmul(d_error);
@@ -121,11 +108,7 @@ fn carry_back<B: Backend>(chunks: &Chunks<B>, d_o: &Array<B>, d_last: Array<B>) 
     }
     d_v.reverse();
     d_ends.reverse();
-    CarriedBack {
-        d_v: Array::cat(d_v, 0),
-        d_ends: Array::cat(d_ends, 0),
-        d_initial: d_state,
-    }
+    [Array::cat(d_v, 0), Array::cat(d_ends, 0), d_state]
 }
 
 /// Back through rows that asked: `r` and `q`, or `p` and `k`.
@@ -143,7 +126,7 @@ struct AskedBack<B: Backend> {
 impl<B: Backend> Chunks<B> {
     /// Given the gradient of `products . mask`, and `Y` or `Y'`.
     fn asked(&self, by: &Asking<B>, d_scores: Array<B>, stacked: Array<B>) -> AskedBack<B> {
-        let Decays { from_start, .. } = &self.decays;
+        let from_start = &self.from_start;
         let [x, s, c] = by.weights.dims();
         let d_mask = (d_scores.clone() * by.products.clone()).reshape(&[x, 1, c, c]);
         // Σ_j mask_ij E_ij u_j, for each state.

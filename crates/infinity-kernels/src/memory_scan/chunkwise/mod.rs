@@ -28,19 +28,6 @@ struct Chunks<B: Backend> {
     k: Array<B>,
     /// `u`.
     write: Array<B>,
-    decays: Decays<B>,
-    /// `u_j · E_ij` `[X, S, C, C]`.
-    written: Array<B>,
-    /// `[u_s e^{b_C − b_s} k]`.
-    writes: Array<B>,
-    /// Queries that read; inside their chunk `A`.
-    read: Asking<B>,
-    /// What the delta rule adds: keys that recall; inside their chunk `(I + L)⁻¹`.
-    recall: Option<Asking<B>>,
-}
-
-/// Decays between the positions of a chunk, by its cumulative log decay `b`.
-struct Decays<B: Backend> {
     /// `exp(b_i)`: what is left at `i` of the state that came in.
     from_start: Array<B>,
     /// `exp(b_C − b_j)`: what is left at the end of a write at `j`.
@@ -49,6 +36,14 @@ struct Decays<B: Backend> {
     whole: Array<B>,
     /// `E` `[X, S, C, C]`, `exp(b_i − b_j)` for `i ≥ j`, else 0: how much of a write at `j` is left at `i`.
     within: Array<B>,
+    /// `u_j · E_ij` `[X, S, C, C]`.
+    written: Array<B>,
+    /// `[u_s e^{b_C − b_s} k]`.
+    writes: Array<B>,
+    /// Queries that read; inside their chunk `A`.
+    read: Asking<B>,
+    /// What the delta rule adds: keys that recall; inside their chunk `(I + L)⁻¹`.
+    recall: Option<Asking<B>>,
 }
 
 /// Rows that ask the states, and what was written before them in their chunk.
@@ -87,42 +82,34 @@ fn stack<B: Backend>(weights: Array<B>, rows: &Array<B>) -> Array<B> {
     (weights * rows.clone().reshape(&[x, c, 1, k])).reshape(&[x, c, s * k])
 }
 
-impl<B: Backend> Decays<B> {
-    /// Of log decays `[X, S, C]`. They are at most 0, and so is every exponent that survives the mask, which is applied
-    /// before `exp`: nothing can overflow.
-    fn new(log_decay: Array<B>, key_dim: usize) -> Self {
-        let [x, s, c] = log_decay.dims();
-        let sums = array::triangle([1.0, 0.0], c, &log_decay, |i, j| i <= j);
-        let b = log_decay.matmul(sums);
-        let last = b.clone().narrow(2, c - 1, 1);
-        let mask = array::triangle([0.0, MASKED], c, &b, |i, j| j <= i);
-        let [rows, columns] = [[x, s, c, 1], [x, s, 1, c]].map(|dims| b.clone().reshape(&dims));
-        let ones = Array::from_values(vec![1.0; key_dim], &[1, 1, key_dim], &b);
-        Decays {
-            within: ((rows - columns) + mask.reshape(&[1, 1, c, c])).exp(),
-            from_start: b.clone().exp(),
-            to_end: (last.clone() - b).exp(),
-            whole: (last.exp() * ones).reshape(&[x, s * key_dim, 1]),
-        }
-    }
-}
-
 impl<B: Backend> Chunks<B> {
     fn new(x: &ScanTensors<B>, op: &Chunkwise) -> Self {
         let dims = x.dims();
         let cut = Chunking::new(dims, op.chunk);
         let gate = |gate: &FloatTensor<B>| turned(cut.split(gate));
         let [q, k] = [&x.q, &x.k].map(|x| cut.split(x));
-        let (decays, write) = (Decays::new(gate(&x.log_decay), dims.k), gate(&x.write));
+        let (log_decay, write) = (gate(&x.log_decay), gate(&x.write));
         let [blocks, s, c] = write.dims();
-        let written = decays.within.clone() * write.clone().reshape(&[blocks, s, 1, c]);
+        let sums = array::triangle([1.0, 0.0], c, &log_decay, |i, j| i <= j);
+        let b = log_decay.matmul(sums);
+        let last = b.clone().narrow(2, c - 1, 1);
+        let from_start = b.clone().exp();
+        let to_end = (last.clone() - b.clone()).exp();
+        let ones = Array::from_values(vec![1.0; dims.k], &[1, 1, dims.k], &b);
+        // Decays are at most 1, so every exponent that survives the mask, which is applied before `exp`, is at most 0:
+        // nothing can overflow.
+        let mask = array::triangle([0.0, MASKED], c, &b, |i, j| j <= i);
+        let [rows, columns] =
+            [[blocks, s, c, 1], [blocks, s, 1, c]].map(|dims| b.clone().reshape(&dims));
+        let within = ((rows - columns) + mask.reshape(&[1, 1, c, c])).exp();
+        let written = within.clone() * write.clone().reshape(&[blocks, s, 1, c]);
         let asking = |rows: Array<B>, weights: Array<B>| {
             let products = rows.clone().matmul(k.clone().t());
             let mask = weights.clone().reshape(&[blocks, s, c, 1]) * written.clone();
             let mask = if s == 1 { mask } else { mask.sum(1) }.reshape(&[blocks, c, c]);
             Asking {
                 inside: products.clone() * mask.clone(),
-                stacked: stack(weights.clone() * decays.from_start.clone(), &rows),
+                stacked: stack(weights.clone() * from_start.clone(), &rows),
                 rows,
                 weights,
                 products,
@@ -136,11 +123,14 @@ impl<B: Backend> Chunks<B> {
             Asking { inside, ..recall }
         });
         Chunks {
-            writes: stack(write.clone() * decays.to_end.clone(), &k),
+            writes: stack(write.clone() * to_end.clone(), &k),
+            whole: (last.exp() * ones).reshape(&[blocks, s * dims.k, 1]),
             cut,
             k,
             write,
-            decays,
+            from_start,
+            to_end,
+            within,
             written,
             read,
             recall,
@@ -168,7 +158,7 @@ pub(super) fn forward<B: Backend>(x: ScanTensors<B>, op: &Chunkwise) -> [FloatTe
             None => v,
         };
         let written = cut.at(&chunks.writes, i).t().matmul(error.clone());
-        state = state * cut.at(&chunks.decays.whole, i) + written;
+        state = state * cut.at(&chunks.whole, i) + written;
         states.push(state.clone());
         errors.push(error);
     }

@@ -186,8 +186,8 @@ impl Backward {
         let Chunk {
             k, weights, scores, ..
         } = &self.chunk;
-        let inside = layout.upper(&scores.attention, &self.d_o, layout.v_wide);
-        multiply(layout.level, &inside, d_x, layout.v_wide);
+        let (upper, attention, wide) = (Part::LeftUpper, &scores.attention, layout.v_wide);
+        layout.times(upper, attention, &self.d_o, wide, Keep::Nothing, d_x);
         layout.ask_states(k, &weights.writes, &self.d_states, d_x);
         if layout.sizes.delta {
             solve(layout, &scores.minus_l, true, d_x);
@@ -212,18 +212,24 @@ impl Backward {
     /// Through `A` and `L`: `dP`, `dG` and the gates inside the chunk.
     fn backward_scores(&mut self) {
         let layout = self.chunk.layout;
-        let (level, stride) = (layout.level, layout.stride);
         let width = [layout.sizes.v, layout.v_wide];
-        let product = layout.scores(width, &self.d_o, &self.error_columns);
-        multiply(level, &product, &mut self.d_attention, stride);
+        let errors = &self.error_columns;
+        layout.scores(width, &self.d_o, errors, &mut self.d_attention);
         if layout.sizes.delta {
-            let product = layout.scores(width, &self.d_x, &self.error_columns);
-            multiply(level, &product, &mut self.d_errors, stride);
+            layout.scores(width, &self.d_x, errors, &mut self.d_errors);
         }
         let Chunk { gates, scores, .. } = &self.chunk;
         let d_scores = [self.d_attention.as_mut_slice(), &mut self.d_errors];
         let (d_gates, spare) = (&mut self.gates, &mut self.spare);
-        mask_grads(level, layout, gates, scores, d_gates, d_scores, spare);
+        mask_grads(
+            layout.level,
+            layout,
+            gates,
+            scores,
+            d_gates,
+            d_scores,
+            spare,
+        );
     }
 
     /// `dQ += dP K`, `dK += dPᵀ Q + (dG + dGᵀ) K`, on top of what came through the states.
@@ -234,17 +240,16 @@ impl Backward {
         let size = [layout.sizes.k, layout.c];
         transpose(level, size, &self.d_q_columns, stride, d_q, wide);
         transpose(level, size, &self.d_k_columns, stride, d_k, wide);
-        let add = |product: Product<'_>, out: &mut [f32]| {
-            let keep = Keep::Times(1.0);
-            multiply(level, &Product { keep, ..product }, out, wide);
+        let add = |part, triangle: &[f32], rows: &[f32], out: &mut [f32]| {
+            layout.times(part, triangle, rows, wide, Keep::Times(1.0), out);
         };
         let (q, k) = (&self.chunk.q, &self.chunk.k);
         let (d_p, d_g) = (&self.d_attention, &self.d_errors);
-        add(layout.lower(d_p, k, wide), d_q);
-        add(layout.upper(d_p, q, wide), d_k);
+        add(Part::LeftLower, d_p, k, d_q);
+        add(Part::LeftUpper, d_p, q, d_k);
         if layout.sizes.delta {
-            add(layout.lower(d_g, k, wide), d_k);
-            add(layout.upper(d_g, k, wide), d_k);
+            add(Part::LeftLower, d_g, k, d_k);
+            add(Part::LeftUpper, d_g, k, d_k);
         }
     }
 }

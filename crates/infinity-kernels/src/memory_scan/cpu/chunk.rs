@@ -7,7 +7,7 @@
 use super::super::reference::Scan;
 use super::layout::{CHUNK, Layout, Sizes};
 use super::scores::{self, Gates, Scores, solve};
-use crate::cpu::product::{Keep, multiply};
+use crate::cpu::product::Keep;
 use crate::cpu::rows::{Place, Rows, gather};
 use crate::cpu::simd::{Level, padded};
 
@@ -107,11 +107,10 @@ impl Chunk {
         let width = [layout.sizes.k, k_wide];
         layout.columns(width, &self.k, &mut self.k_columns);
         // `P`, `K Kᵀ` and what the masks make of them.
-        let product = layout.scores(width, &self.q, &self.k_columns);
-        multiply(level, &product, &mut self.scores.products, layout.stride);
+        let (keys, scores) = (&self.k_columns, &mut self.scores);
+        layout.scores(width, &self.q, keys, &mut scores.products);
         if layout.sizes.delta {
-            let product = layout.scores(width, &self.k, &self.k_columns);
-            multiply(level, &product, &mut self.scores.keys, layout.stride);
+            layout.scores(width, &self.k, keys, &mut scores.keys);
         }
         scores::mask(level, layout, &self.gates, &mut self.scores, save);
     }

@@ -5,7 +5,7 @@ use super::chunk::{Chunk, HeadInputs, narrow, widen};
 use super::layout::{GROUP, Layout, Sizes};
 use crate::borders::Piece;
 use crate::cpu::exp::exp;
-use crate::cpu::product::multiply;
+use crate::cpu::product::{Keep, Part};
 use crate::cpu::rows::{RowsMut, scatter};
 use crate::cpu::simd::{LANES, Level, leveled, multiply_add};
 use std::mem::MaybeUninit;
@@ -80,8 +80,15 @@ impl Forward {
             }
             // O = A Dm + Σ_s diag(r e^b) Q H_s.
             let layout = chunk.layout;
-            let inside = layout.lower(&chunk.scores.attention, &chunk.errors, wide);
-            multiply(level, &inside, &mut self.rows, wide);
+            let (attention, rows) = (&chunk.scores.attention, &mut self.rows);
+            layout.times(
+                Part::LeftLower,
+                attention,
+                &chunk.errors,
+                wide,
+                Keep::Nothing,
+                rows,
+            );
             let reads = &chunk.weights.reads;
             layout.ask_states(&chunk.q, reads, &self.states, &mut self.rows);
             scatter(level, &self.rows, wide, c, o, sizes.first(n));
