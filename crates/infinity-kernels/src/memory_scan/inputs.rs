@@ -46,17 +46,16 @@ impl MemoryScanInputs {
         list.chain(self.erase.map(Tensor::into_dispatch)).collect()
     }
 
-    /// `len` tokens from `start` on.
-    pub(super) fn narrow(&self, start: usize, len: usize) -> Self {
-        let part = |x: &Tensor<4>| x.clone().narrow(1, start, len);
+    /// Every tensor by `f`.
+    pub(crate) fn map(self, f: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {
         MemoryScanInputs {
-            q: part(&self.q),
-            k: part(&self.k),
-            v: part(&self.v),
-            log_decay: part(&self.log_decay),
-            read: part(&self.read),
-            write: part(&self.write),
-            erase: self.erase.as_ref().map(part),
+            q: f(self.q),
+            k: f(self.k),
+            v: f(self.v),
+            log_decay: f(self.log_decay),
+            read: f(self.read),
+            write: f(self.write),
+            erase: self.erase.map(f),
         }
     }
 

@@ -25,6 +25,7 @@ use crate::operator::{self, Backward, Forward, Operator};
 use burn::backend::Flex;
 use burn::backend::{Backend, tensor::FloatTensor};
 use burn::tensor::{Bool, Tensor, TensorData, assert_shape};
+use chunkwise::Chunkwise;
 use inputs::{Plan, ScanTensors};
 use reference::Scan;
 #[cfg(feature = "cube")]
@@ -101,7 +102,8 @@ fn by_stretches(
             let fresh = Tensor::<5, Bool>::from_data(fresh, &state.device());
             state = state.mask_fill(fresh, 0.0);
         }
-        let part = x.narrow(tokens.start, tokens.len());
+        let part = x.clone();
+        let part = part.map(|x| x.narrow(1, tokens.start, tokens.len()));
         let MemoryScanOutput { o, state: next } = memory_scan(part, state, form);
         outputs.push(o);
         state = next;
@@ -124,13 +126,6 @@ fn dispatched<O: Operator>(op: O, x: MemoryScanInputs, state: Tensor<5>) -> Memo
         o: results.take(),
         state: results.take(),
     }
-}
-
-/// Inputs and state to outputs and state, chunk by chunk on any backend's primitives.
-#[derive(Clone, Debug)]
-struct Chunkwise {
-    chunk: usize,
-    delta: bool,
 }
 
 impl Operator for Chunkwise {
@@ -181,15 +176,16 @@ impl Operator for Fused {
 
     #[cfg(feature = "cube")]
     fn gpu(&self, inputs: Vec<FloatTensor<CubeBackend>>, save: bool) -> Forward<CubeBackend> {
-        let x = Scan::from_list(inputs);
-        let [results, saved] = gpu::forward(x, self.plan, save);
+        let call = gpu::Call::new(Scan::from_list(inputs), self.plan);
+        let [results, saved] = call.forward(save);
         Forward { results, saved }
     }
 
     #[cfg(feature = "cube")]
     fn gpu_backward(&self, call: Backward<CubeBackend>) -> Vec<FloatTensor<CubeBackend>> {
         let (x, saved, grads) = apart(call);
-        gpu::backward(x, saved, grads, self.plan).into_list(self.plan.delta)
+        let call = gpu::Call::new(x, self.plan);
+        call.backward(saved, grads).into_list(self.plan.delta)
     }
 
     #[cfg(feature = "cube")]

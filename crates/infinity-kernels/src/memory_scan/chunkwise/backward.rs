@@ -1,11 +1,10 @@
 //! Backward of the chunk form: the loop that carries the states, reversed, then the gradients of all
 //! chunks at once.
 
-use super::super::Chunkwise;
 use super::super::inputs::ScanTensors;
 use super::super::reference::Scan;
 use super::array::{self, Array};
-use super::{Asking, Chunks, turned};
+use super::{Asking, Chunks, Chunkwise, turned};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
 /// Gradients of every input, of `⟨d_o, o⟩ + ⟨d_state, state⟩`, given the errors and states that forward saved,

@@ -13,13 +13,19 @@ mod unit_lower;
 
 pub(super) use backward::backward;
 
-use super::Chunkwise;
 use super::inputs::ScanTensors;
 use array::{Array, Chunking};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
 /// Added to an exponent that must come out as zero. Finite, because WGSL may assume no infinities.
 const MASKED: f32 = -1e30;
+
+/// Inputs and state to outputs and state, `chunk` positions at a time.
+#[derive(Clone, Debug)]
+pub(super) struct Chunkwise {
+    pub(super) chunk: usize,
+    pub(super) delta: bool,
+}
 
 /// What follows from the inputs without any state, for all chunks at once. Both passes compute it: kept, it would be
 /// many times what the inputs are.

@@ -128,7 +128,7 @@ impl Backward {
             let (chunk, rows) = (&mut self.chunk, &mut self.rows);
             chunk.recompute_states((x, fresh), group, saved, &mut states, rows);
             for (i, n) in sizes.chunks_of(group).enumerate().rev() {
-                self.chunk.load(x, n, true);
+                self.chunk.load(x, n);
                 self.chunk.load_errors(x, n, saved);
                 self.step(sizes.first(n), &states[i * len..(i + 1) * len], grads);
             }
@@ -138,11 +138,9 @@ impl Backward {
 
     /// Backward through the chunk that is loaded, whose rows stand from `from` on, given the states before it.
     fn step(&mut self, from: usize, states: &[f32], grads: &mut HeadGrads<'_>) {
-        let Layout {
-            level, c, v_wide, ..
-        } = self.chunk.layout;
-        let d_o = grads.v.as_rows();
-        gather(level, d_o, from, c, &mut self.d_o, v_wide);
+        let Layout { level, c, .. } = self.chunk.layout;
+        let (d_o, wide) = (grads.v.as_rows(), self.chunk.layout.v_wide);
+        gather(level, d_o, from, c, &mut self.d_o, wide);
         self.backward_errors();
         self.transpose_rows();
         self.backward_scores();
@@ -197,10 +195,8 @@ impl Backward {
     /// The transposes that the rest reads.
     fn transpose_rows(&mut self) {
         let layout = self.chunk.layout;
-        let (keys, values) = (
-            [layout.sizes.k, layout.k_wide],
-            [layout.sizes.v, layout.v_wide],
-        );
+        let keys = [layout.sizes.k, layout.k_wide];
+        let values = [layout.sizes.v, layout.v_wide];
         layout.columns(values, &self.d_o, &mut self.d_o_columns);
         layout.columns(values, &self.chunk.errors, &mut self.error_columns);
         if layout.sizes.delta {
@@ -221,15 +217,8 @@ impl Backward {
         let Chunk { gates, scores, .. } = &self.chunk;
         let d_scores = [self.d_attention.as_mut_slice(), &mut self.d_errors];
         let (d_gates, spare) = (&mut self.gates, &mut self.spare);
-        mask_grads(
-            layout.level,
-            layout,
-            gates,
-            scores,
-            d_gates,
-            d_scores,
-            spare,
-        );
+        let level = layout.level;
+        mask_grads(level, layout, gates, scores, d_gates, d_scores, spare);
     }
 
     /// `dQ += dP K`, `dK += dPᵀ Q + (dG + dGᵀ) K`, on top of what came through the states.

@@ -92,18 +92,12 @@ impl Chunk {
     }
 
     /// Keys, queries, gates, decays and score matrices of chunk `n`.
-    pub(super) fn load(&mut self, x: &HeadInputs<'_>, n: usize, save: bool) {
+    pub(super) fn load(&mut self, x: &HeadInputs<'_>, n: usize) {
         self.load_keys(x, n);
         let layout = self.layout;
         let Layout { level, k_wide, .. } = layout;
-        gather(
-            level,
-            x.q,
-            layout.sizes.first(n),
-            layout.c,
-            &mut self.q,
-            k_wide,
-        );
+        let from = layout.sizes.first(n);
+        gather(level, x.q, from, layout.c, &mut self.q, k_wide);
         let width = [layout.sizes.k, k_wide];
         layout.columns(width, &self.k, &mut self.k_columns);
         // `P`, `K Kᵀ` and what the masks make of them.
@@ -112,7 +106,7 @@ impl Chunk {
         if layout.sizes.delta {
             layout.scores(width, &self.k, keys, &mut scores.keys);
         }
-        scores::mask(level, layout, &self.gates, &mut self.scores, save);
+        scores::mask(level, layout, &self.gates, &mut self.scores);
     }
 
     /// What a write of chunk `n` needs besides the errors: keys, gates and decays.
@@ -126,14 +120,9 @@ impl Chunk {
 
     /// Values of chunk `n`, whose size is loaded, where the errors will be.
     pub(super) fn load_values(&mut self, x: &HeadInputs<'_>, n: usize) {
-        let Layout {
-            level,
-            sizes,
-            c,
-            v_wide,
-            ..
-        } = self.layout;
-        gather(level, x.v, sizes.first(n), c, &mut self.errors, v_wide);
+        let (layout, errors) = (self.layout, &mut self.errors);
+        let from = layout.sizes.first(n);
+        gather(layout.level, x.v, from, layout.c, errors, layout.v_wide);
     }
 
     /// Gates `[C, S]` → `[S, C]`, log decays summed up, and what they weigh.
@@ -202,15 +191,8 @@ impl Chunk {
                 None => Keep::Times(self.whole(s)),
                 Some(before) => Keep::Other(self.whole(s), &before[state.clone()]),
             };
-            let writes = &self.weights.writes[layout.loaded(s)];
-            layout.write_state(
-                keep,
-                &self.k,
-                writes,
-                &self.errors,
-                rows,
-                &mut states[state],
-            );
+            let (writes, to) = (&self.weights.writes[layout.loaded(s)], &mut states[state]);
+            layout.write_state(keep, &self.k, writes, &self.errors, rows, to);
         }
     }
 

@@ -65,33 +65,22 @@ impl Forward {
             if n > 0 && n.is_multiple_of(GROUP) && !saved.is_empty() {
                 saved[sizes.saved_border(n / GROUP)].write_copy_of_slice(&self.states);
             }
-            chunk.load(x, n, false);
+            chunk.load(x, n);
             chunk.load_values(x, n);
             chunk.solve_errors(&self.states);
-            let Layout {
-                level,
-                c,
-                v_wide: wide,
-                ..
-            } = chunk.layout;
+            let layout = chunk.layout;
+            let (c, wide) = (layout.c, layout.v_wide);
             if sizes.delta && !saved.is_empty() {
                 let to = &mut saved[sizes.saved_errors(n, c)];
                 to.write_copy_of_slice(&chunk.errors[..c * wide]);
             }
             // O = A Dm + Σ_s diag(r e^b) Q H_s.
-            let layout = chunk.layout;
             let (attention, rows) = (&chunk.scores.attention, &mut self.rows);
-            layout.times(
-                Part::LeftLower,
-                attention,
-                &chunk.errors,
-                wide,
-                Keep::Nothing,
-                rows,
-            );
+            let (lower, keep) = (Part::LeftLower, Keep::Nothing);
+            layout.times(lower, attention, &chunk.errors, wide, keep, rows);
             let reads = &chunk.weights.reads;
             layout.ask_states(&chunk.q, reads, &self.states, &mut self.rows);
-            scatter(level, &self.rows, wide, c, o, sizes.first(n));
+            scatter(layout.level, &self.rows, wide, c, o, sizes.first(n));
             chunk.update_states(None, &mut self.states, &mut self.rows);
         }
     }

@@ -48,13 +48,9 @@ pub(super) struct Scores {
 }
 
 leveled!(
-    /// `attention` and `minus_l` from `products` and `keys`; with `save`, also the masks and `E`.
-    fn mask<const FMA: bool, const ROWS: usize>(
-        x: Layout,
-        gates: &Gates,
-        scores: &mut Scores,
-        save: bool,
-    ) {
+    /// `attention` and `minus_l` from `products` and `keys`, and for backward the masks and `E`.
+    fn mask<const FMA: bool, const ROWS: usize>(x: Layout, gates: &Gates, scores: &mut Scores) {
+        let save = !scores.within.is_empty();
         for i in 0..x.c {
             for j in (0..=i).step_by(LANES) {
                 let (mut m, mut n) = ([0f32; LANES], [0f32; LANES]);

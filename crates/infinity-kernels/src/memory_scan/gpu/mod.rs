@@ -36,17 +36,16 @@ mod step;
 mod through;
 mod tile;
 
-use super::inputs::{Plan, ScanTensors};
+pub(super) use call::Call;
+
+use super::inputs::Plan;
 use crate::operator::{Layout, spec};
 use burn::backend::fusion::custom::TensorSpec;
 use burn::tensor::DType;
-use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
-use call::Call;
+use burn_cubecl::CubeDevice;
 use product::has_matrix_units;
 use tile::{UNITS, native};
 
-/// Up to this many tokens steps cost less than a chunk.
-const STEPS_UP_TO: usize = 4;
 /// Tiles that are multiplied, in shared memory at once, at most.
 const TILES: usize = 5;
 /// Buffers of the kernel that has most, and one for the sizes.
@@ -82,7 +81,7 @@ pub(crate) fn plan(device: &CubeDevice) -> Option<Plan> {
         .map(|side| plan(side, matrix))
 }
 
-/// What [`forward`] gives for inputs like these, and saves: states at the chunk borders and errors, the gates cut into
+/// What [`Call::forward`] gives for inputs like these, and saves: states at the chunk borders and errors, the gates cut into
 /// chunks, `A` and `(I + L)⁻¹`.
 pub(super) fn layout(inputs: &[TensorSpec], plan: Plan, save: bool) -> Layout {
     let [q, k, v, .., state] = &inputs[..7] else {
@@ -102,24 +101,4 @@ pub(super) fn layout(inputs: &[TensorSpec], plan: Plan, save: bool) -> Layout {
         results: vec![spec(v.shape.clone(), state.dtype), state.clone()],
         saved: if save { saved.into() } else { Vec::new() },
     }
-}
-
-/// Outputs and final state; for training also what [`layout`] names.
-pub(super) fn forward(x: ScanTensors<CubeBackend>, plan: Plan, save: bool) -> [Vec<CubeTensor>; 2] {
-    let call = Call::new(x, plan);
-    match !save && (1..=STEPS_UP_TO).contains(&call.dims.t) {
-        true => [call.steps(), Vec::new()],
-        false => call.forward(save),
-    }
-}
-
-/// Gradients of every input, given what `forward` saved and the gradients of its results, if any. In additive
-/// mode the one of `erase` is zero.
-pub(super) fn backward(
-    x: ScanTensors<CubeBackend>,
-    saved: [CubeTensor; 3],
-    grads: [CubeTensor; 2],
-    plan: Plan,
-) -> ScanTensors<CubeBackend> {
-    Call::new(x, plan).backward(saved, grads)
 }
