@@ -63,16 +63,7 @@ fn unit_rows(mut values: Vec<f64>, width: usize) -> Vec<f64> {
 
 /// Inputs and state as leaves of a graph.
 pub fn leaves(x: &MemoryScanInputs, state: &Tensor<5>) -> (MemoryScanInputs, Tensor<5>) {
-    let leaf = |x: &Tensor<4>| x.clone().autodiff().require_grad();
-    let inputs = MemoryScanInputs {
-        q: leaf(&x.q),
-        k: leaf(&x.k),
-        v: leaf(&x.v),
-        log_decay: leaf(&x.log_decay),
-        read: leaf(&x.read),
-        write: leaf(&x.write),
-        erase: x.erase.as_ref().map(leaf),
-    };
+    let inputs = x.clone().map(|x| x.autodiff().require_grad());
     (inputs, state.clone().autodiff().require_grad())
 }
 

@@ -134,12 +134,26 @@ impl<'a> Piece<'a> {
             parts.for_each(|(out, part)| out.push(part));
         }
         let outs = outs.into_iter().enumerate();
-        let block = |i| Block::new(rows, weight, i * columns, columns);
-        outs.map(|(i, out)| Piece::Columns(block(i), out)).collect()
+        let piece = |(i, out)| {
+            let from = i * columns;
+            let block = Block {
+                rows,
+                weight,
+                from,
+                columns: columns.min(weight.out - from),
+            };
+            Piece::Columns(block, out)
+        };
+        outs.map(piece).collect()
     }
 
     fn of_inputs(rows: &'a Rows<'a>, weight: &'a Weight, sums: &'a mut [f32]) -> Vec<Self> {
-        let block = Block::new(rows, weight, 0, weight.out);
+        let block = Block {
+            rows,
+            weight,
+            from: 0,
+            columns: weight.out,
+        };
         let spans = (ALONE / (SPAN * GROUP * weight.out)).max(1);
         let sums = sums.chunks_mut(spans * rows.rows * padded(weight.out));
         let piece = |(i, sums)| Piece::Inputs(block, i * spans, sums);
@@ -168,38 +182,21 @@ fn columns(out: usize) -> usize {
     out.div_ceil(pieces).next_multiple_of(2 * LANES)
 }
 
-/// Some columns of a weight, and the rows that meet them.
+/// Some columns of a weight, from one on, and the rows that meet them.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
     rows: &'a Rows<'a>,
-    by_columns: bool,
-    /// From the first of these columns on.
-    weights: Values<'a>,
-    /// From one row of the weight to the next, or from one column, as it is stored.
-    stride: usize,
+    weight: &'a Weight,
+    from: usize,
     columns: usize,
 }
 
-impl<'a> Block<'a> {
-    fn new(rows: &'a Rows<'a>, weight: &'a Weight, from: usize, columns: usize) -> Self {
-        let (stride, start) = match weight.by_columns {
-            true => (weight.width, from * weight.width),
-            false => (weight.out, from),
-        };
-        Block {
-            rows,
-            by_columns: weight.by_columns,
-            weights: weight.values().from(start),
-            stride,
-            columns: columns.min(weight.out - from),
-        }
-    }
-
+impl Block<'_> {
     /// Writes the columns of every row to its part of `out`.
     fn run(&self, level: Level, out: Vec<&mut [MaybeUninit<f32>]>) {
         let wide = padded(self.columns);
         let mut y = vec![0f32; self.rows.rows * wide];
-        match self.by_columns {
+        match self.weight.by_columns {
             true => by_columns(level, self, &mut y),
             false => by_rows(level, self, &mut y),
         }
@@ -235,9 +232,9 @@ leveled!(
 fn span_loop<const FMA: bool, const ROWS: usize>(block: &Block<'_>, span: usize, y: &mut [f32]) {
     let groups = block.rows.width.div_ceil(GROUP);
     let groups = span * SPAN..groups.min((span + 1) * SPAN);
-    match block.weights {
-        Values::Single(weights) => in_strips::<FMA, ROWS, _>(block, weights, groups, y),
-        Values::Half(weights) => in_strips::<FMA, ROWS, _>(block, weights, groups, y),
+    match block.weight.values() {
+        Values::Single(all) => in_strips::<FMA, ROWS, _>(block, &all[block.from..], groups, y),
+        Values::Half(all) => in_strips::<FMA, ROWS, _>(block, &all[block.from..], groups, y),
     }
 }
 
@@ -296,13 +293,8 @@ fn strip<const FMA: bool, const K: usize, const G: usize, const THERE: bool, N: 
     [from, at, column]: [usize; 3],
     y: &mut [f32],
 ) {
-    let Block {
-        rows,
-        stride,
-        columns,
-        ..
-    } = *block;
-    let wide = padded(columns);
+    let Block { rows, columns, .. } = *block;
+    let (stride, wide) = (block.weight.out, padded(columns));
     let mut values = [[[0f32; LANES]; G]; K];
     for (i, values) in values.iter_mut().enumerate() {
         for (g, values) in values.iter_mut().enumerate() {
@@ -340,9 +332,10 @@ fn strip<const FMA: bool, const K: usize, const G: usize, const THERE: bool, N: 
 leveled!(
     /// Writes the product with a weight that is stored by columns to `y`, rows of whole lanes.
     fn by_columns<const FMA: bool, const ROWS: usize>(block: &Block<'_>, y: &mut [f32]) {
-        match block.weights {
-            Values::Single(weights) => in_tiles_of::<FMA, ROWS, _>(block, weights, y),
-            Values::Half(weights) => in_tiles_of::<FMA, ROWS, _>(block, weights, y),
+        let start = block.from * block.rows.width;
+        match block.weight.values() {
+            Values::Single(all) => in_tiles_of::<FMA, ROWS, _>(block, &all[start..], y),
+            Values::Half(all) => in_tiles_of::<FMA, ROWS, _>(block, &all[start..], y),
         }
     }
 );
@@ -395,15 +388,10 @@ fn tile<const FMA: bool, const R: usize, const C: usize, N: Number>(
     column: usize,
     y: &mut [f32],
 ) {
-    let Block {
-        rows,
-        stride,
-        columns,
-        ..
-    } = *block;
+    let Block { rows, columns, .. } = *block;
     let (width, wide) = (rows.width, padded(columns));
     let x: [&[f32]; R] = std::array::from_fn(|r| &rows.x[(row + r) * width..][..width]);
-    let w: [&[N]; C] = std::array::from_fn(|c| &weights[(column + c) * stride..][..width]);
+    let w: [&[N]; C] = std::array::from_fn(|c| &weights[(column + c) * width..][..width]);
     let mut sums = [[[0f32; LANES]; C]; R];
     let whole = width / LANES * LANES;
     for at in (0..whole).step_by(LANES) {
@@ -413,7 +401,7 @@ fn tile<const FMA: bool, const R: usize, const C: usize, N: Number>(
             *values = unsafe { N::lanes_there(w, at) };
             if row == 0 {
                 // A column is too short for the machine to see where the next ones are.
-                prefetch(weights, (column + C + c) * stride + at);
+                prefetch(weights, (column + C + c) * width + at);
             }
         }
         for (sums, x) in sums.iter_mut().zip(&x) {

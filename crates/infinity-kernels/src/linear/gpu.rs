@@ -29,17 +29,13 @@ pub(super) fn forward(inputs: Vec<CubeTensor>, thin: usize) -> (Vec<CubeTensor>,
     let (x, weights) = inputs.split_first().expect("an input and weights");
     let [b, t, width] = x.shape().dims();
     let widths = widths(weights);
-    if let [weight] = weights {
-        let y = CubeBackend::float_matmul(rows(x.clone()), weight.clone());
-        let y = CubeBackend::float_reshape(y, Shape::from([b, t, widths[0]]));
-        return (vec![y], weight.clone());
-    }
-    let parts = weights
-        .iter()
-        .cloned()
-        .map(Some)
-        .zip(widths.iter().copied());
-    let weights = side_by_side(x, width, parts.collect());
+    let weights = match weights {
+        [weight] => weight.clone(),
+        _ => {
+            let parts = weights.iter().cloned().map(Some);
+            side_by_side(x, width, parts.zip(widths.clone()).collect())
+        }
+    };
     let y = CubeBackend::float_matmul(rows(x.clone()), weights.clone());
     let results = results(widths, thin);
     let y = match results.len() {

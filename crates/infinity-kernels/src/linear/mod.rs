@@ -30,7 +30,7 @@ use burn_cubecl::CubeBackend;
 pub const FEW_ROWS: usize = 32;
 
 /// Whether the device has a kernel for this projection.
-fn is_native(x: &Tensor<3>, weight: &Tensor<2>) -> bool {
+fn is_native(x: &Tensor<3>, weight: &Tensor<2>, rounding: Option<Rounding>) -> bool {
     let [b, t, width] = x.dims();
     let [_, out] = weight.dims();
     let (device, rows) = (x.device(), b * t);
@@ -38,7 +38,7 @@ fn is_native(x: &Tensor<3>, weight: &Tensor<2>) -> bool {
         return false;
     }
     let read = matches!(weight.dtype(), DType::F32 | DType::BF16);
-    (x.dtype() == DType::F32 && read) || is_few(rows, &device)
+    rounding.is_some() || (x.dtype() == DType::F32 && read) || is_few(rows, &device)
 }
 
 /// Whether so many rows are few; their kernel has no gradient.
@@ -71,23 +71,9 @@ pub fn projections_rounded(
     weights: Vec<Tensor<2>>,
     rounding: Rounding,
 ) -> Vec<Tensor<3>> {
-    let [b, t, width] = x.dims();
-    for weight in &weights {
-        assert_shape!(weight, [width, _]);
-    }
     let device = x.device();
     assert!(operator::on_cpu(&device), "{device:?} is not the CPU");
-    let x = x.cast(FloatDType::F32);
-    let n = weights.len();
-    let there = b * t > 0 && weights.iter().all(|weight| !weight.dims().contains(&0));
-    if n >= MOST_INPUTS || !there {
-        let one = |weight: Tensor<2>| match there && n > 1 {
-            true => projections_rounded(x.clone(), vec![weight], rounding).remove(0),
-            false => module::linear(x.clone(), weight.cast(FloatDType::F32), None),
-        };
-        return weights.into_iter().map(one).collect();
-    }
-    run(x, weights, 0, Some(rounding))
+    of_all(x.cast(FloatDType::F32), weights, Some(rounding))
 }
 
 /// `x · weight` for `x` `[B, T, D]` and each of `weights` `[D, N]`, of any strides, in one operation
@@ -98,22 +84,25 @@ pub fn projections_rounded(
 /// If two shapes do not agree.
 #[track_caller]
 pub fn projections(x: Tensor<3>, weights: Vec<Tensor<2>>) -> Vec<Tensor<3>> {
+    of_all(x, weights, None)
+}
+
+#[track_caller]
+fn of_all(x: Tensor<3>, weights: Vec<Tensor<2>>, rounding: Option<Rounding>) -> Vec<Tensor<3>> {
     let [.., width] = x.dims();
     for weight in &weights {
         assert_shape!(weight, [width, _]);
     }
-    if !weights.is_empty() && are_together(&x, &weights) {
-        return run(x, weights, 0, None);
+    let native = |weight: &Tensor<2>| is_native(&x, weight, rounding);
+    let all_native = weights.len() < MOST_INPUTS && weights.iter().all(native);
+    if all_native || are_together(&x, &weights) {
+        return run(x, weights, 0, rounding);
     }
-    let native = |weight: &Tensor<2>| is_native(&x, weight);
-    if weights.len() >= MOST_INPUTS || !weights.iter().all(native) {
-        let one = |weight: Tensor<2>| match native(&weight) {
-            true => linear(x.clone(), weight),
-            false => module::linear(x.clone(), weight.cast(x.dtype()), None),
-        };
-        return weights.into_iter().map(one).collect();
-    }
-    run(x, weights, 0, None)
+    let one = |weight: Tensor<2>| match native(&weight) {
+        true => of_all(x.clone(), vec![weight], rounding).remove(0),
+        false => module::linear(x.clone(), weight.cast(x.dtype()), None),
+    };
+    weights.into_iter().map(one).collect()
 }
 
 /// All in one operation, of which the last `thin` weights share a result.

@@ -29,34 +29,10 @@ pub(super) trait Number: Copy + Sync {
     /// # Safety
     ///
     /// There must be as many.
-    unsafe fn lanes_there(x: &[Self], at: usize) -> Lanes;
-}
-
-impl Number for f32 {
     #[inline(always)]
-    fn widened(self) -> f32 {
-        self
-    }
-
-    // SAFETY: who calls it promises what the trait asks for.
-    #[inline(always)]
-    unsafe fn lanes_there(x: &[f32], at: usize) -> Lanes {
-        // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
-        unsafe { *x.as_ptr().add(at).cast::<Lanes>() }
-    }
-}
-
-impl Number for bf16 {
-    #[inline(always)]
-    fn widened(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-
-    // SAFETY: who calls it promises what the trait asks for.
-    #[inline(always)]
-    unsafe fn lanes_there(x: &[bf16], at: usize) -> Lanes {
-        // SAFETY: the caller's promise; an array of bf16 has the alignment of bf16.
-        let values = unsafe { &*x.as_ptr().add(at).cast::<[bf16; LANES]>() };
+    unsafe fn lanes_there(x: &[Self], at: usize) -> Lanes {
+        // SAFETY: the caller's promise; an array of numbers has the alignment of one.
+        let values = unsafe { &*x.as_ptr().add(at).cast::<[Self; LANES]>() };
         let mut wide = [0f32; LANES];
         for (wide, x) in wide.iter_mut().zip(values) {
             *wide = x.widened();
@@ -65,21 +41,25 @@ impl Number for bf16 {
     }
 }
 
+impl Number for f32 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        self
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
 /// The numbers of a weight.
 #[derive(Clone, Copy)]
 pub(super) enum Values<'a> {
     Single(&'a [f32]),
     Half(&'a [bf16]),
-}
-
-impl<'a> Values<'a> {
-    /// Those from one on.
-    pub(super) fn from(self, start: usize) -> Self {
-        match self {
-            Values::Single(values) => Values::Single(&values[start..]),
-            Values::Half(values) => Values::Half(&values[start..]),
-        }
-    }
 }
 
 /// A weight `[D, N]`, stored by rows or by columns, in f32 or bf16.

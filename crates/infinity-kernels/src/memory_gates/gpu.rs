@@ -63,17 +63,14 @@ struct Head {
     memory: f32,
 }
 
-/// Whether an additive write is scaled to keep the memory's size.
-fn keeps_size(rule: &GateRule) -> bool {
-    !rule.delta && rule.decay != DecayRule::None
-}
-
-/// Factor of the read weights before the memory gate.
-fn read_scale(rule: &GateRule) -> f32 {
-    match Sections::of(rule).read {
-        Some(_) => 2.0 / (rule.n_states as f32).sqrt(),
-        None => 1.0,
+#[cube]
+fn filled(value: f32, #[comptime] len: usize) -> Array<f32> {
+    let mut all = Array::<f32>::new(len);
+    #[unroll]
+    for i in 0..len {
+        all[i] = value;
     }
+    all
 }
 
 /// Reads the projections that start at `from`.
@@ -88,42 +85,47 @@ fn head_of(
 ) -> Head {
     let s = comptime!(rule.n_states);
     let of = comptime!(Sections::of(&rule));
-    let mut log_decay = Array::<f32>::new(s);
-    let mut step_slope = Array::<f32>::new(s);
-    let mut rate = Array::<f32>::new(s);
-    let mut allocation = Array::<f32>::new(s);
-    let mut kept = Array::<f32>::new(s);
-    let mut open = Array::<f32>::new(s);
     let mut memory = 0.0f32;
+    if comptime!(of.memory.is_some()) {
+        memory = sigmoid(
+            z[from + comptime!(of.memory.unwrap_or_default()[0]) + head]
+                + bias[comptime!(of.memory.unwrap_or_default()[1]) + head],
+        );
+    }
+    let mut gates = Head {
+        log_decay: filled(0.0f32, s),
+        step_slope: filled(0.0f32, s),
+        rate: filled(0.0f32, s),
+        allocation: filled(1.0f32, s),
+        kept: filled(1.0f32, s),
+        open: filled(1.0f32, s),
+        beta: comptime!(rule.strongest()) * sigmoid(z[from + comptime!(of.beta) + head]),
+        memory,
+    };
     #[unroll]
     for i in 0..s {
         let j = head * s + i;
-        log_decay[i] = 0.0f32;
-        step_slope[i] = 0.0f32;
-        rate[i] = 0.0f32;
-        allocation[i] = 1.0f32;
-        kept[i] = 1.0f32;
-        open[i] = 1.0f32;
         if comptime!(of.decay.is_some()) {
             let mut step = bias[comptime!(of.decay.unwrap_or(0)) + j];
             if comptime!(of.steps.is_some()) {
                 step += z[from + comptime!(of.steps.unwrap_or(0)) + j];
             }
             let small = (0.0f32 - step.abs()).exp();
-            rate[i] = a_log[j].exp();
-            log_decay[i] = 0.0f32 - rate[i] * (max(step, 0.0f32) + log1p_of_unit(small));
+            gates.rate[i] = a_log[j].exp();
+            gates.log_decay[i] =
+                0.0f32 - gates.rate[i] * (max(step, 0.0f32) + log1p_of_unit(small));
             let far = 1.0f32 / (1.0f32 + small);
             if step < 0.0f32 {
-                step_slope[i] = small * far;
+                gates.step_slope[i] = small * far;
             } else {
-                step_slope[i] = far;
+                gates.step_slope[i] = far;
             }
         }
-        if comptime!(keeps_size(&rule)) {
-            kept[i] = minus_expm1(-2.0f32 * log_decay[i]).sqrt();
+        if comptime!(rule.keeps_size()) {
+            gates.kept[i] = minus_expm1(-2.0f32 * gates.log_decay[i]).sqrt();
         }
         if comptime!(of.read.is_some()) {
-            open[i] = sigmoid(
+            gates.open[i] = sigmoid(
                 z[from + comptime!(of.read.unwrap_or_default()[0]) + j]
                     + bias[comptime!(of.read.unwrap_or_default()[1]) + j],
             );
@@ -134,38 +136,22 @@ fn head_of(
         #[unroll]
         for i in 0..s {
             let j = head * s + i;
-            allocation[i] = z[from + comptime!(of.write.unwrap_or_default()[0]) + j]
+            gates.allocation[i] = z[from + comptime!(of.write.unwrap_or_default()[0]) + j]
                 + bias[comptime!(of.write.unwrap_or_default()[1]) + j];
-            highest = max(highest, allocation[i]);
+            highest = max(highest, gates.allocation[i]);
         }
         let mut sum = 0.0f32;
         #[unroll]
         for i in 0..s {
-            allocation[i] = (allocation[i] - highest).exp();
-            sum += allocation[i];
+            gates.allocation[i] = (gates.allocation[i] - highest).exp();
+            sum += gates.allocation[i];
         }
         #[unroll]
         for i in 0..s {
-            allocation[i] = (allocation[i] / sum).sqrt();
+            gates.allocation[i] = (gates.allocation[i] / sum).sqrt();
         }
     }
-    if comptime!(of.memory.is_some()) {
-        memory = sigmoid(
-            z[from + comptime!(of.memory.unwrap_or_default()[0]) + head]
-                + bias[comptime!(of.memory.unwrap_or_default()[1]) + head],
-        );
-    }
-    let beta = comptime!(rule.strongest()) * sigmoid(z[from + comptime!(of.beta) + head]);
-    Head {
-        log_decay,
-        step_slope,
-        rate,
-        allocation,
-        kept,
-        open,
-        beta,
-        memory,
-    }
+    gates
 }
 
 /// Factor of the memory gate for state `i`: `2(1 − m)`, `2m`, or one where there is no gate.
@@ -206,7 +192,7 @@ fn forward_heads(
         for i in 0..s {
             let at = unit * s + i;
             log_decay[at] = gates.log_decay[i];
-            read[at] = comptime!(read_scale(&rule)) * gates.open[i] * side(gates.memory, i, rule);
+            read[at] = comptime!(rule.read_scale()) * gates.open[i] * side(gates.memory, i, rule);
             write[at] = gates.allocation[i] * gates.kept[i] * gates.beta;
             if comptime!(rule.delta) {
                 erase[at] = gates.allocation[i];
@@ -241,18 +227,11 @@ fn backward_heads(
         let head = unit % h;
         let piece = unit / h;
         let sums = piece * columns;
-        let mut of_a = Array::<f32>::new(s);
-        let mut of_decay = Array::<f32>::new(s);
-        let mut of_write = Array::<f32>::new(s);
-        let mut of_read = Array::<f32>::new(s);
+        let mut of_a = filled(0.0f32, s);
+        let mut of_decay = filled(0.0f32, s);
+        let mut of_write = filled(0.0f32, s);
+        let mut of_read = filled(0.0f32, s);
         let mut of_memory = 0.0f32;
-        #[unroll]
-        for i in 0..s {
-            of_a[i] = 0.0f32;
-            of_decay[i] = 0.0f32;
-            of_write[i] = 0.0f32;
-            of_read[i] = 0.0f32;
-        }
         for n in 0..comptime!(TOKENS as u32) {
             let token = piece * TOKENS + n as usize;
             if token < tokens {
@@ -287,7 +266,7 @@ fn backward_heads(
                         d_z[from + comptime!(of.write.unwrap_or_default()[0]) + j] = d;
                         of_write[i] += d;
                     }
-                    let through = d_read[at + i] * comptime!(read_scale(&rule)) * gates.open[i];
+                    let through = d_read[at + i] * comptime!(rule.read_scale()) * gates.open[i];
                     if comptime!(of.read.is_some()) {
                         let d = through * side(gates.memory, i, rule) * (1.0f32 - gates.open[i]);
                         d_z[from + comptime!(of.read.unwrap_or_default()[0]) + j] = d;
@@ -300,7 +279,7 @@ fn backward_heads(
                     }
                     if comptime!(of.decay.is_some()) {
                         let mut d = d_log_decay[at + i];
-                        if comptime!(keeps_size(&rule)) {
+                        if comptime!(rule.keeps_size()) {
                             if kept > 0.0f32 {
                                 d += d_write[at + i] * a * gates.beta * (kept * kept - 1.0f32)
                                     / kept;
@@ -388,7 +367,7 @@ pub(crate) fn backward(
     let [b, t, _] = z.shape().dims();
     let pieces = (b * t).div_ceil(TOKENS);
     // Apart as far as two tensors in one buffer have to be.
-    let places = Places::new(&z, [rule.n_heads * rule.n_states, rule.bias_width()]);
+    let places = Places::new(&z, [rule.per_state(), rule.bias_width()]);
     let columns = places.values;
     let d_z = empty(&z, z.shape(), DType::F32);
     let partial = empty(&z, [pieces, columns], DType::F32);

@@ -39,6 +39,24 @@ impl GateRule {
         if self.doubled { 2.0 } else { 1.0 }
     }
 
+    /// `H·S`.
+    pub(super) fn per_state(&self) -> usize {
+        self.n_heads * self.n_states
+    }
+
+    /// Factor of the read weights before the memory gate.
+    pub(super) fn read_scale(&self) -> f32 {
+        match Sections::of(self).read {
+            Some(_) => 2.0 / (self.n_states as f32).sqrt(),
+            None => 1.0,
+        }
+    }
+
+    /// Whether an additive write is scaled to keep the memory's size.
+    pub(super) fn keeps_size(&self) -> bool {
+        !self.delta && self.decay != DecayRule::None
+    }
+
     /// Width of the projections: `[z_g H·S | z_β H | z_a H·S | z_r H·S | z_m H]`, where `z_g` is
     /// there for adaptive decay, `z_a` and `z_r` for several states that nothing else routes to, `z_m` for
     /// the memory gate.
@@ -74,7 +92,7 @@ pub(super) struct Sections {
 
 impl Sections {
     pub(super) fn of(rule: &GateRule) -> Self {
-        let (h, per_state) = (rule.n_heads, rule.n_heads * rule.n_states);
+        let (h, per_state) = (rule.n_heads, rule.per_state());
         let mut widths = [0; 2];
         let mut section = |lens: [usize; 2]| {
             let [z, bias] = widths;

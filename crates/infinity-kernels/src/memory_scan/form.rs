@@ -1,6 +1,6 @@
 //! Which form of `memory_scan` runs, and in what pieces: decided here and nowhere else.
 
-use super::inputs::Kernel;
+use super::inputs::Plan;
 use super::reference::Dims;
 use crate::operator::on_cpu;
 use burn::tensor::Device;
@@ -48,7 +48,7 @@ impl Form {
     /// The fastest form for `t` tokens on `device`.
     pub fn choose(t: usize, device: &Device) -> Form {
         match t {
-            _ if kernel(device).is_some() => Form::Fused,
+            _ if plan(device).is_some() => Form::Fused,
             0..=RECURRENT_UP_TO => Form::Recurrent,
             _ => Form::Chunkwise,
         }
@@ -61,7 +61,7 @@ impl Form {
     /// [`FormError::NotFused`] if this is [`Form::Fused`] and the device has no kernel.
     pub fn check(self, device: &Device) -> Result<(), FormError> {
         match self {
-            Form::Fused if kernel(device).is_none() => Err(FormError::NotFused {
+            Form::Fused if plan(device).is_none() => Err(FormError::NotFused {
                 device: format!("{device:?}"),
             }),
             _ => Ok(()),
@@ -69,25 +69,24 @@ impl Form {
     }
 }
 
-/// The kernel of `device`; `None` where it has none.
-pub(super) fn kernel(device: &Device) -> Option<Kernel> {
+/// How the kernel of `device` runs; `None` where it has none.
+pub(super) fn plan(device: &Device) -> Option<Plan> {
+    let of_64 = |matrix| Plan {
+        side: 64,
+        matrix,
+        delta: true,
+    };
     #[cfg(all(test, feature = "cuda"))]
     if crate::gpu::tests::is_here() {
-        return Some(Kernel {
-            chunk: 64,
-            matrix: true,
-        });
+        return Some(of_64(true));
     }
     #[cfg(feature = "cube")]
     if let burn::backend::DispatchDevice::Cube(device) =
         device.clone().without_autodiff().as_dispatch()
     {
-        return super::gpu::kernel(device);
+        return super::gpu::plan(device);
     }
-    on_cpu(device).then_some(Kernel {
-        chunk: 64,
-        matrix: false,
-    })
+    on_cpu(device).then(|| of_64(false))
 }
 
 impl fmt::Display for Form {

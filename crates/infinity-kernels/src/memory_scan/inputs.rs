@@ -41,24 +41,21 @@ impl MemoryScanInputs {
     pub(super) fn into_list(self, state: Tensor<5>) -> Vec<FloatTensor<Dispatch>> {
         let rows = [self.q, self.k, self.v];
         let weights = [self.log_decay, self.read, self.write];
-        let tensors = rows.into_iter().chain(weights);
-        let mut list: Vec<_> = tensors.map(Tensor::into_dispatch).collect();
-        list.push(state.into_dispatch());
-        list.extend(self.erase.map(Tensor::into_dispatch));
-        list
+        let list = rows.into_iter().chain(weights).map(Tensor::into_dispatch);
+        let list = list.chain([state.into_dispatch()]);
+        list.chain(self.erase.map(Tensor::into_dispatch)).collect()
     }
 
-    /// `len` tokens from `start` on.
-    pub(super) fn narrow(&self, start: usize, len: usize) -> Self {
-        let part = |x: &Tensor<4>| x.clone().narrow(1, start, len);
+    /// Every tensor by `f`.
+    pub(crate) fn map(self, f: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {
         MemoryScanInputs {
-            q: part(&self.q),
-            k: part(&self.k),
-            v: part(&self.v),
-            log_decay: part(&self.log_decay),
-            read: part(&self.read),
-            write: part(&self.write),
-            erase: self.erase.as_ref().map(part),
+            q: f(self.q),
+            k: f(self.k),
+            v: f(self.v),
+            log_decay: f(self.log_decay),
+            read: f(self.read),
+            write: f(self.write),
+            erase: self.erase.map(f),
         }
     }
 
@@ -84,14 +81,16 @@ impl MemoryScanInputs {
     }
 }
 
-/// How a device's own kernel runs.
+/// How a device's own kernel cuts and multiplies; the CPU's does as it likes.
 #[cfg_attr(not(feature = "cube"), allow(dead_code))]
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Kernel {
-    /// Positions in a chunk. The CPU's kernel cuts as it likes.
-    pub(super) chunk: usize,
-    /// Whether matrix units multiply `bf16`.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Positions in a chunk, and rows and columns of a tile.
+    pub(super) side: usize,
+    /// Whether planes multiply `bf16`, by their matrix units.
     pub(super) matrix: bool,
+    /// Delta or additive writes, which a call says.
+    pub(super) delta: bool,
 }
 
 /// The inputs and the state below autodiff, or the gradients of both.

@@ -21,12 +21,12 @@ pub use reference::Dims;
 
 use crate::borders::Borders;
 use crate::operator::{self, Backward, Forward, Operator};
-use burn::backend::{Backend, tensor::FloatTensor};
 #[cfg(feature = "flex")]
-use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
+use burn::backend::Flex;
+use burn::backend::{Backend, tensor::FloatTensor};
 use burn::tensor::{Bool, Tensor, TensorData, assert_shape};
-use chunkwise::Saved;
-use inputs::ScanTensors;
+use chunkwise::Chunkwise;
+use inputs::{Plan, ScanTensors};
 use reference::Scan;
 #[cfg(feature = "cube")]
 use {
@@ -77,10 +77,9 @@ pub fn memory_scan_packed(
         Form::Chunkwise => chunkwise(inputs, state, form::chunk_size(&dims)),
         Form::Fused => {
             let delta = inputs.erase.is_some();
-            let kernel = form::kernel(&device).expect("checked above");
+            let plan = form::plan(&device).expect("checked above");
             let op = Fused {
-                kernel,
-                delta,
+                plan: Plan { delta, ..plan },
                 borders: borders.clone(),
             };
             dispatched(op, inputs, state)
@@ -103,7 +102,8 @@ fn by_stretches(
             let fresh = Tensor::<5, Bool>::from_data(fresh, &state.device());
             state = state.mask_fill(fresh, 0.0);
         }
-        let part = x.narrow(tokens.start, tokens.len());
+        let part = x.clone();
+        let part = part.map(|x| x.narrow(1, tokens.start, tokens.len()));
         let MemoryScanOutput { o, state: next } = memory_scan(part, state, form);
         outputs.push(o);
         state = next;
@@ -128,39 +128,27 @@ fn dispatched<O: Operator>(op: O, x: MemoryScanInputs, state: Tensor<5>) -> Memo
     }
 }
 
-/// Inputs and state to outputs and state, chunk by chunk on any backend's primitives.
-#[derive(Clone, Debug)]
-struct Chunkwise {
-    chunk: usize,
-    delta: bool,
-}
-
 impl Operator for Chunkwise {
     const NAME: &'static str = "memory_scan_chunkwise";
-    const READS_INPUTS: bool = false;
 
     fn composed<B: Backend>(&self, inputs: Vec<FloatTensor<B>>, save: bool) -> Forward<B> {
-        let inputs = Scan::from_list(inputs);
-        let (o, state, saved) = chunkwise::forward::<B>(inputs, self.chunk, self.delta);
+        let [o, state, saved @ ..] = chunkwise::forward::<B>(Scan::from_list(inputs), self);
         Forward {
             results: vec![o, state],
-            saved: if save { saved.into_list() } else { Vec::new() },
+            saved: if save { saved.into() } else { Vec::new() },
         }
     }
 
     fn composed_backward<B: Backend>(&self, call: Backward<B>) -> Vec<FloatTensor<B>> {
-        let [d_o, d_state] = operator::exactly(call.grads);
-        let saved = Saved::<B>::from_list(call.saved, &d_o, self.chunk);
-        chunkwise::backward(saved, d_o, d_state)
+        let (x, saved, grads) = apart(call);
+        chunkwise::backward::<B>(x, self, saved, grads).into_list(self.delta)
     }
 }
 
 /// The same by a device's own kernel.
 #[derive(Clone, Debug)]
 struct Fused {
-    #[cfg_attr(not(feature = "cube"), allow(dead_code))]
-    kernel: inputs::Kernel,
-    delta: bool,
+    plan: Plan,
     /// None on a GPU.
     #[cfg_attr(not(feature = "flex"), allow(dead_code))]
     borders: Borders,
@@ -173,7 +161,7 @@ impl Operator for Fused {
     #[cfg(feature = "flex")]
     fn cpu(&self, inputs: Vec<FloatTensor<Flex>>, save: bool) -> Forward<Flex> {
         let x = Scan::from_list(inputs);
-        let [o, state, saved] = cpu::forward(x, self.delta, &self.borders, save);
+        let [o, state, saved] = cpu::forward(x, self.plan.delta, &self.borders, save);
         Forward {
             results: vec![o, state],
             saved: vec![saved],
@@ -182,50 +170,31 @@ impl Operator for Fused {
 
     #[cfg(feature = "flex")]
     fn cpu_backward(&self, call: Backward<Flex>) -> Vec<FloatTensor<Flex>> {
-        let (x, [saved], grads) = apart(call);
-        let or_zeros = |grad: FloatTensor<Flex>, shape| match operator::is_none(&grad, &shape) {
-            true => Flex::float_zeros(shape, &grad.device(), grad.dtype().into()),
-            false => grad,
-        };
-        let [d_o, d_state] = grads;
-        let grads = [
-            or_zeros(d_o, x.v.shape()),
-            or_zeros(d_state, x.state.shape()),
-        ];
-        cpu::backward(x, saved, grads, self.delta, &self.borders).into_list(self.delta)
+        let ((x, [saved], grads), delta) = (apart(call), self.plan.delta);
+        cpu::backward(x, saved, grads, delta, &self.borders).into_list(delta)
     }
 
     #[cfg(feature = "cube")]
     fn gpu(&self, inputs: Vec<FloatTensor<CubeBackend>>, save: bool) -> Forward<CubeBackend> {
-        let x = Scan::from_list(inputs);
-        let [results, saved] = gpu::forward(x, self.kernel, self.delta, save);
+        let call = gpu::Call::new(Scan::from_list(inputs), self.plan);
+        let [results, saved] = call.forward(save);
         Forward { results, saved }
     }
 
     #[cfg(feature = "cube")]
     fn gpu_backward(&self, call: Backward<CubeBackend>) -> Vec<FloatTensor<CubeBackend>> {
         let (x, saved, grads) = apart(call);
-        gpu::backward(x, saved, grads, self.kernel, self.delta).into_list(self.delta)
+        let call = gpu::Call::new(x, self.plan);
+        call.backward(saved, grads).into_list(self.plan.delta)
     }
 
     #[cfg(feature = "cube")]
     fn layout(&self, inputs: &[TensorSpec], save: bool) -> Option<Layout> {
-        let [_, _, v, .., state] = &inputs[..7] else {
-            unreachable!("seven tensors or eight")
-        };
-        let outputs = TensorSpec::new(v.shape.clone(), state.dtype);
-        Some(Layout {
-            results: vec![outputs, state.clone()],
-            saved: match save {
-                true => gpu::saved(inputs, self.kernel),
-                false => Vec::new(),
-            },
-        })
+        Some(gpu::layout(inputs, self.plan, save))
     }
 }
 
 /// Inputs, what was saved, and the gradients of both results.
-#[cfg(any(feature = "flex", feature = "cube"))]
 fn apart<B: Backend, const N: usize>(
     call: Backward<B>,
 ) -> (ScanTensors<B>, [FloatTensor<B>; N], [FloatTensor<B>; 2]) {

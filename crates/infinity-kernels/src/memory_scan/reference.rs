@@ -89,17 +89,6 @@ impl<T> Scan<T> {
     pub(super) fn map<U>(self, f: impl FnMut(T) -> U) -> Scan<U> {
         Scan::from_array(self.into_array().map(f))
     }
-
-    /// [`map`](Self::map), but the state by a function of its own.
-    pub(super) fn map_apart<U>(
-        self,
-        rows: impl FnMut(T) -> U,
-        state: impl FnOnce(T) -> U,
-    ) -> Scan<U> {
-        let [inputs @ .., before] = self.into_array();
-        let [q, k, v, log_decay, read, write, erase] = inputs.map(rows);
-        Scan::from_array([q, k, v, log_decay, read, write, erase, state(before)])
-    }
 }
 
 /// Outputs `[B, T, H, V]` and the final state `[B, H, S, K, V]`.
@@ -141,18 +130,9 @@ impl Values {
 
     /// Every field with its name, in the order of the struct.
     pub fn named(&self) -> [(&'static str, &Vec<f64>); 8] {
-        let names = [
-            "q",
-            "k",
-            "v",
-            "log_decay",
-            "read",
-            "write",
-            "erase",
-            "state",
-        ];
+        let mut names = "q k v log_decay read write erase state".split(' ');
         let values = self.each().into_array();
-        std::array::from_fn(|i| (names[i], values[i]))
+        values.map(|x| (names.next().expect("eight names"), x))
     }
 }
 
@@ -213,20 +193,31 @@ pub fn forward_packed(dims: Dims, x: &Values, borders: &[Vec<usize>]) -> Output 
     let mut state = x.state.clone();
     let mut o = vec![0.0; dims.b * dims.t * dims.h * dims.v];
     let size = dims.head_state();
-    for b in 0..dims.b {
-        for h in 0..dims.h {
-            let head = &mut state[(b * dims.h + h) * size..][..size];
-            for t in 0..dims.t {
-                if begins(borders, b, t) {
-                    head.fill(0.0);
-                }
-                let out = dims.token(b, t, h) * dims.v;
-                let token = x.token(dims, [b, t, h]);
-                step(dims, &token, head, &mut o[out..out + dims.v]);
-            }
-        }
+    for i in 0..dims.b * dims.h {
+        let head = &mut state[i * size..][..size];
+        steps(dims, x, borders, i, head, &mut o).for_each(drop);
     }
     Output { o, state }
+}
+
+/// The tokens of head `i` of `B · H`, from `head` `[S, K, V]`, which becomes the last state, adding the reads to `o`.
+fn steps<'a>(
+    dims: Dims,
+    x: &'a Values,
+    borders: &'a [Vec<usize>],
+    i: usize,
+    head: &'a mut [f64],
+    o: &'a mut [f64],
+) -> impl Iterator<Item = Step> + 'a {
+    let (b, h) = (i / dims.h, i % dims.h);
+    (0..dims.t).map(move |t| {
+        if begins(borders, b, t) {
+            head.fill(0.0);
+        }
+        let out = dims.token(b, t, h) * dims.v;
+        let token = x.token(dims, [b, t, h]);
+        step(dims, &token, head, &mut o[out..out + dims.v])
+    })
 }
 
 /// Gradients of `⟨d_o, o⟩ + ⟨d_state, state⟩` for every input, the initial state included.
@@ -243,32 +234,23 @@ pub fn backward_packed(
     d_state: &[f64],
 ) -> Values {
     let mut grads = x.each().map(|x| vec![0.0; x.len()]);
+    let mut scratch = vec![0.0; d_o.len()];
     let size = dims.head_state();
-    for b in 0..dims.b {
-        for h in 0..dims.h {
-            let at = (b * dims.h + h) * size;
-            let mut head = x.state[at..at + size].to_vec();
-            let mut scratch = vec![0.0; dims.v];
-            let mut tape = Vec::new();
-            for t in 0..dims.t {
-                if begins(borders, b, t) {
-                    head.fill(0.0);
-                }
-                let token = x.token(dims, [b, t, h]);
-                tape.push(step(dims, &token, &mut head, &mut scratch));
+    for i in 0..dims.b * dims.h {
+        let (b, h, states) = (i / dims.h, i % dims.h, i * size..(i + 1) * size);
+        let mut head = x.state[states.clone()].to_vec();
+        let tape: Vec<Step> = steps(dims, x, borders, i, &mut head, &mut scratch).collect();
+        let mut d_head = d_state[states.clone()].to_vec();
+        for (t, taken) in tape.iter().enumerate().rev() {
+            let i = dims.token(b, t, h);
+            let d_out = &d_o[i * dims.v..][..dims.v];
+            let token = x.token(dims, [b, t, h]);
+            step_backward(dims, &token, taken, d_out, &mut d_head, &mut grads, i);
+            if begins(borders, b, t) {
+                d_head.fill(0.0);
             }
-            let mut d_head = d_state[at..at + size].to_vec();
-            for t in (0..dims.t).rev() {
-                let i = dims.token(b, t, h);
-                let d_out = &d_o[i * dims.v..][..dims.v];
-                let token = x.token(dims, [b, t, h]);
-                step_backward(dims, &token, &tape[t], d_out, &mut d_head, &mut grads, i);
-                if begins(borders, b, t) {
-                    d_head.fill(0.0);
-                }
-            }
-            grads.state[at..at + size].copy_from_slice(&d_head);
         }
+        grads.state[states].copy_from_slice(&d_head);
     }
     grads
 }

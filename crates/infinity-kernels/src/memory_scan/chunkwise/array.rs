@@ -3,23 +3,13 @@
 //! Operators with a hand-written backward work below autodiff, on the primitives of whatever backend
 //! runs. This wrapper gives those primitives methods, so the equations stay readable. Then how time is
 //! cut, chunk-major, `[B, T, H, X]` ↔ `[N·B·H, C, X]`, because the loop over chunks then takes contiguous
-//! slices; and decays inside a chunk,
-//!
-//! ```text
-//! b_i  = Σ_{l≤i} g_l                       inclusive cumulative log decay
-//! E_ij = exp(b_i − b_j) for i ≥ j, else 0  how much of a write at j is left at i
-//! ```
-//!
-//! where `g ≤ 0`, so every exponent that survives the mask is at most 0: nothing can overflow. The mask
-//! is applied to the exponent, before `exp`. The last chunk is filled up with zeros: a position with
-//! `k = v = 0`, `g = 0` and `u = 0` leaves every state as it is, so ragged lengths need no mask.
+//! slices. The last chunk is filled up with zeros: a position with `k = v = 0`, `g = 0` and `u = 0` leaves
+//! every state as it is, so ragged lengths need no mask.
 
+use super::super::reference::Dims;
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{Shape, TensorData};
 use std::ops::{Add, Mul, Sub};
-
-/// Added to an exponent that must come out as zero. Finite, because WGSL may assume no infinities.
-const MASKED: f32 = -1e30;
 
 /// A float tensor of backend `B`. Cloning shares the buffer.
 #[derive(Clone, Debug)]
@@ -106,32 +96,24 @@ operator!(Add, add, float_add);
 operator!(Sub, sub, float_sub);
 operator!(Mul, mul, float_mul);
 
-/// How `T` positions of `B × H` heads are cut.
+/// How `T` positions of `B × H` heads are cut: `N` chunks of `C`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chunking {
-    pub(crate) b: usize,
-    pub(crate) t: usize,
-    pub(crate) h: usize,
-    /// Chunks.
+    dims: Dims,
     pub(crate) n: usize,
-    /// Positions in a chunk.
     pub(crate) c: usize,
 }
 
 impl Chunking {
-    pub(crate) fn new(b: usize, t: usize, h: usize, c: usize) -> Self {
-        let c = c.clamp(1, t.max(1));
-        Chunking {
-            b,
-            t,
-            h,
-            n: t.div_ceil(c),
-            c,
-        }
+    pub(crate) fn new(dims: Dims, c: usize) -> Self {
+        let c = c.clamp(1, dims.t.max(1));
+        let n = dims.t.div_ceil(c);
+        Chunking { dims, n, c }
     }
 
     /// `[B, T, H, X]` → `[N·B·H, C, X]`, zeros behind the end.
-    pub(crate) fn split<B: Backend>(&self, x: Array<B>) -> Array<B> {
+    pub(crate) fn split<B: Backend>(&self, x: &FloatTensor<B>) -> Array<B> {
+        let x = Array::<B>(x.clone());
         let [b, t, h, width] = x.dims();
         let x = match self.n * self.c - t {
             0 => x,
@@ -146,60 +128,58 @@ impl Chunking {
     }
 
     /// `[N·B·H, C, X]` → `[B, T, H, X]`: the way back, padding dropped.
-    pub(crate) fn join<B: Backend>(&self, x: Array<B>) -> Array<B> {
-        let [.., width] = x.dims::<3>();
+    pub(crate) fn join<B: Backend>(&self, x: Array<B>) -> FloatTensor<B> {
+        let ([.., width], Dims { b, t, h, .. }) = (x.dims::<3>(), self.dims);
         let x = x
-            .reshape(&[self.n, self.b, self.h, self.c, width])
+            .reshape(&[self.n, b, h, self.c, width])
             .permute(&[1, 0, 3, 2, 4])
-            .reshape(&[self.b, self.n * self.c, self.h, width]);
-        match self.n * self.c == self.t {
-            true => x,
-            false => x.narrow(1, 0, self.t),
+            .reshape(&[b, self.n * self.c, h, width]);
+        match self.n * self.c == t {
+            true => x.0,
+            false => x.narrow(1, 0, t).0,
         }
     }
 
     /// Heads in one chunk, `B · H`.
     pub(crate) fn heads(&self) -> usize {
-        self.b * self.h
+        self.dims.b * self.dims.h
     }
 
     /// Chunk `i` of a chunk-major tensor, `[B·H, C, X]`.
     pub(crate) fn at<B: Backend>(&self, x: &Array<B>, i: usize) -> Array<B> {
         x.clone().narrow(0, i * self.heads(), self.heads())
     }
+
+    /// As many as there are chunks, from the `i`th on.
+    pub(crate) fn from<B: Backend>(&self, x: &Array<B>, i: usize) -> Array<B> {
+        let heads = self.heads();
+        x.clone().narrow(0, i * heads, self.n * heads)
+    }
 }
 
-/// `[1, C, C]` with one where `keep(i, j)`, else zero.
-fn triangle<B: Backend>(
+/// `[1, C, C]` with the first of two values where `keep(i, j)`, else the other.
+pub(crate) fn triangle<B: Backend>(
+    [inside, outside]: [f32; 2],
     c: usize,
     like: &Array<B>,
     keep: impl Fn(usize, usize) -> bool,
 ) -> Array<B> {
-    let value = |at| if keep(at / c, at % c) { 1.0 } else { 0.0 };
+    let value = |at| {
+        if keep(at / c, at % c) {
+            inside
+        } else {
+            outside
+        }
+    };
     Array::from_values((0..c * c).map(value).collect(), &[1, c, c], like)
 }
 
 /// Ones on and below the diagonal: what masks, and what sums the last dim up from the end.
 pub(crate) fn lower<B: Backend>(c: usize, like: &Array<B>) -> Array<B> {
-    triangle(c, like, |i, j| j <= i)
+    triangle([1.0, 0.0], c, like, |i, j| j <= i)
 }
 
 /// Ones below the diagonal.
 pub(crate) fn strictly_lower<B: Backend>(c: usize, like: &Array<B>) -> Array<B> {
-    triangle(c, like, |i, j| j < i)
-}
-
-/// Ones on and above the diagonal: what sums the last dim up from the start.
-pub(crate) fn upper<B: Backend>(c: usize, like: &Array<B>) -> Array<B> {
-    triangle(c, like, |i, j| i <= j)
-}
-
-/// `E` `[X, S, C, C]` from cumulative log decays `b` `[X, S, C]`.
-pub(crate) fn within<B: Backend>(b: &Array<B>) -> Array<B> {
-    let [x, s, c] = b.dims();
-    let value = |at| if at % c <= at / c { 0.0 } else { MASKED };
-    let mask = Array::from_values((0..c * c).map(value).collect(), &[1, 1, c, c], b);
-    let rows = b.clone().reshape(&[x, s, c, 1]);
-    let columns = b.clone().reshape(&[x, s, 1, c]);
-    ((rows - columns) + mask).exp()
+    triangle([1.0, 0.0], c, like, |i, j| j < i)
 }

@@ -6,8 +6,8 @@
 //! transposed and the sums over keys run along lanes.
 
 use super::chunk::{Chunk, HeadInputs, narrow, widen};
-use super::layout::{CHUNK, GROUP, Layout};
-use super::scores::{MaskGrads, mask_grads, solve_transposed};
+use super::layout::{GROUP, Layout};
+use super::scores::{Gates, mask_grads, solve};
 use crate::borders::Piece;
 use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::rows::{Columns, RowsMut, dot, dot_columns, gather, scatter};
@@ -18,26 +18,12 @@ use crate::cpu::transpose::transpose;
 /// goes out takes it: a chunk's rows are read before they are written.
 #[derive(Debug)]
 pub(super) struct HeadGrads<'a> {
-    pub(super) q: RowsMut<'a>,
-    pub(super) k: RowsMut<'a>,
+    /// Of queries, keys, log decay, read, write and erase.
+    pub(super) rows: [RowsMut<'a>; 6],
     /// That of the outputs before.
     pub(super) v: RowsMut<'a, f32>,
-    pub(super) log_decay: RowsMut<'a>,
-    pub(super) read: RowsMut<'a>,
-    pub(super) write: RowsMut<'a>,
-    pub(super) erase: RowsMut<'a>,
     /// `[S, K, V]`; that of the last state before.
     pub(super) state: &'a mut [f32],
-}
-
-/// Gradients of a chunk's gates, laid out like the gates.
-#[derive(Clone, Debug)]
-struct GateGrads {
-    read: Vec<f32>,
-    write: Vec<f32>,
-    erase: Vec<f32>,
-    /// `⟨dH_s¹, H_s¹⟩` of every state.
-    ends: Vec<f32>,
 }
 
 /// Scratch of backward for one thread.
@@ -68,7 +54,10 @@ pub(super) struct Backward {
     /// `dA`, then `dP`; `−dL`, then `dG`: `[C, C]`.
     d_attention: Vec<f32>,
     d_errors: Vec<f32>,
-    gates: GateGrads,
+    /// All but that of the decay.
+    gates: Gates,
+    /// `⟨dH_s¹, H_s¹⟩` of every state.
+    ends: Vec<f32>,
     /// Two rows `[C]`.
     spare: Vec<f32>,
 }
@@ -78,30 +67,25 @@ impl Backward {
         let zeros = |len: usize| vec![0f32; len];
         let Layout { sizes, stride, .. } = chunk.layout;
         let (columns_v, columns_k) = (chunk.layout.v_wide * stride, sizes.k * stride);
-        let gate = || zeros(chunk.gates.read.len());
         Backward {
             states: zeros(GROUP * sizes.state_len()),
             d_states: zeros(sizes.state_len()),
-            d_o: zeros(chunk.errors.len()),
-            d_x: zeros(chunk.errors.len()),
-            rows: zeros(chunk.errors.len()),
+            d_o: chunk.errors.clone(),
+            d_x: chunk.errors.clone(),
+            rows: chunk.errors.clone(),
             d_o_columns: zeros(columns_v),
             error_columns: zeros(columns_v),
             d_x_columns: zeros(columns_v),
             q_columns: zeros(columns_k),
             state_columns: zeros(columns_k),
-            d_q: zeros(chunk.q.len()),
-            d_k: zeros(chunk.k.len()),
+            d_q: chunk.q.clone(),
+            d_k: chunk.k.clone(),
             d_q_columns: zeros(columns_k),
             d_k_columns: zeros(columns_k),
-            d_attention: zeros(chunk.scores.products.len()),
-            d_errors: zeros(chunk.scores.keys.len()),
-            gates: GateGrads {
-                read: gate(),
-                write: gate(),
-                erase: gate(),
-                ends: zeros(sizes.states),
-            },
+            d_attention: chunk.scores.products.clone(),
+            d_errors: chunk.scores.keys.clone(),
+            gates: chunk.gates.clone(),
+            ends: zeros(sizes.states),
             spare: zeros(2 * stride),
             chunk,
         }
@@ -120,7 +104,7 @@ impl Backward {
             self.chunk.layout.sizes = sizes.of(piece);
             let own = self.chunk.layout.sizes.saved_len();
             let (rest, own) = saved.split_at(saved.len() - own);
-            self.piece(&x.part(piece), piece, own, grads);
+            self.document((&x, piece.fresh), own, grads);
             saved = rest;
             if piece.fresh {
                 self.d_states.fill(0.0);
@@ -130,11 +114,10 @@ impl Backward {
         narrow(&self.d_states, v_wide, grads.state, sizes.v);
     }
 
-    /// Backward through one document.
-    fn piece(
+    /// Backward through one document, whose sizes are there.
+    fn document(
         &mut self,
-        x: &HeadInputs<'_>,
-        piece: &Piece,
+        (x, fresh): (&HeadInputs<'_>, bool),
         saved: &[f32],
         grads: &mut HeadGrads<'_>,
     ) {
@@ -143,12 +126,11 @@ impl Backward {
         let len = sizes.state_len();
         for group in (0..sizes.groups()).rev() {
             let (chunk, rows) = (&mut self.chunk, &mut self.rows);
-            chunk.recompute_states((x, piece.fresh), group, saved, &mut states, rows);
+            chunk.recompute_states((x, fresh), group, saved, &mut states, rows);
             for (i, n) in sizes.chunks_of(group).enumerate().rev() {
-                self.chunk.load(x, n, true);
+                self.chunk.load(x, n);
                 self.chunk.load_errors(x, n, saved);
-                let from = piece.tokens.start + n * CHUNK;
-                self.step(from, &states[i * len..(i + 1) * len], grads);
+                self.step(sizes.first(n), &states[i * len..(i + 1) * len], grads);
             }
         }
         self.states = states;
@@ -156,11 +138,9 @@ impl Backward {
 
     /// Backward through the chunk that is loaded, whose rows stand from `from` on, given the states before it.
     fn step(&mut self, from: usize, states: &[f32], grads: &mut HeadGrads<'_>) {
-        let Layout {
-            level, c, v_wide, ..
-        } = self.chunk.layout;
-        let d_o = grads.v.as_rows();
-        gather(level, d_o, from, c, &mut self.d_o, v_wide);
+        let Layout { level, c, .. } = self.chunk.layout;
+        let (d_o, wide) = (grads.v.as_rows(), self.chunk.layout.v_wide);
+        gather(level, d_o, from, c, &mut self.d_o, wide);
         self.backward_errors();
         self.transpose_rows();
         self.backward_scores();
@@ -174,22 +154,23 @@ impl Backward {
     fn store(&mut self, from: usize, grads: &mut HeadGrads<'_>) {
         let layout = self.chunk.layout;
         let (level, c, k_wide) = (layout.level, layout.c, layout.k_wide);
-        scatter(level, &self.d_q, k_wide, c, &mut grads.q, from);
-        scatter(level, &self.d_k, k_wide, c, &mut grads.k, from);
+        let [q, k, log_decay, read, write, erase] = &mut grads.rows;
+        scatter(level, &self.d_q, k_wide, c, q, from);
+        scatter(level, &self.d_k, k_wide, c, k, from);
         scatter(level, &self.d_x, layout.v_wide, c, &mut grads.v, from);
         let gates = &self.chunk.gates;
         for s in 0..layout.sizes.states {
-            let mut sum = self.gates.ends[s];
+            let mut sum = self.ends[s];
             for (at, t) in layout.loaded(s).zip(from..from + c).rev() {
                 let d_read = self.gates.read[at];
                 let d_write = self.gates.write[at];
                 let d_erase = self.gates.erase[at];
                 sum +=
                     gates.read[at] * d_read + gates.erase[at] * d_erase - gates.write[at] * d_write;
-                grads.log_decay.row(t)[s].write(sum);
-                grads.read.row(t)[s].write(d_read);
-                grads.write.row(t)[s].write(d_write);
-                grads.erase.row(t)[s].write(d_erase);
+                log_decay.row(t)[s].write(sum);
+                read.row(t)[s].write(d_read);
+                write.row(t)[s].write(d_write);
+                erase.row(t)[s].write(d_erase);
             }
         }
     }
@@ -203,21 +184,19 @@ impl Backward {
         let Chunk {
             k, weights, scores, ..
         } = &self.chunk;
-        let inside = layout.upper(&scores.attention, &self.d_o, layout.v_wide);
-        multiply(layout.level, &inside, d_x, layout.v_wide);
+        let (upper, attention, wide) = (Part::LeftUpper, &scores.attention, layout.v_wide);
+        layout.times(upper, attention, &self.d_o, wide, Keep::Nothing, d_x);
         layout.ask_states(k, &weights.writes, &self.d_states, d_x);
         if layout.sizes.delta {
-            solve_transposed(layout, &scores.minus_l, d_x);
+            solve(layout, &scores.minus_l, true, d_x);
         }
     }
 
     /// The transposes that the rest reads.
     fn transpose_rows(&mut self) {
         let layout = self.chunk.layout;
-        let (keys, values) = (
-            [layout.sizes.k, layout.k_wide],
-            [layout.sizes.v, layout.v_wide],
-        );
+        let keys = [layout.sizes.k, layout.k_wide];
+        let values = [layout.sizes.v, layout.v_wide];
         layout.columns(values, &self.d_o, &mut self.d_o_columns);
         layout.columns(values, &self.chunk.errors, &mut self.error_columns);
         if layout.sizes.delta {
@@ -229,24 +208,17 @@ impl Backward {
     /// Through `A` and `L`: `dP`, `dG` and the gates inside the chunk.
     fn backward_scores(&mut self) {
         let layout = self.chunk.layout;
-        let (level, stride) = (layout.level, layout.stride);
         let width = [layout.sizes.v, layout.v_wide];
-        let product = layout.scores(width, &self.d_o, &self.error_columns);
-        multiply(level, &product, &mut self.d_attention, stride);
+        let errors = &self.error_columns;
+        layout.scores(width, &self.d_o, errors, &mut self.d_attention);
         if layout.sizes.delta {
-            let product = layout.scores(width, &self.d_x, &self.error_columns);
-            multiply(level, &product, &mut self.d_errors, stride);
+            layout.scores(width, &self.d_x, errors, &mut self.d_errors);
         }
-        let mut grads = MaskGrads {
-            attention: &mut self.d_attention,
-            errors: &mut self.d_errors,
-            read: &mut self.gates.read,
-            write: &mut self.gates.write,
-            erase: &mut self.gates.erase,
-            rows: &mut self.spare,
-        };
         let Chunk { gates, scores, .. } = &self.chunk;
-        mask_grads(level, layout, gates, scores, &mut grads);
+        let d_scores = [self.d_attention.as_mut_slice(), &mut self.d_errors];
+        let (d_gates, spare) = (&mut self.gates, &mut self.spare);
+        let level = layout.level;
+        mask_grads(level, layout, gates, scores, d_gates, d_scores, spare);
     }
 
     /// `dQ += dP K`, `dK += dPᵀ Q + (dG + dGᵀ) K`, on top of what came through the states.
@@ -257,17 +229,16 @@ impl Backward {
         let size = [layout.sizes.k, layout.c];
         transpose(level, size, &self.d_q_columns, stride, d_q, wide);
         transpose(level, size, &self.d_k_columns, stride, d_k, wide);
-        let add = |product: Product<'_>, out: &mut [f32]| {
-            let keep = Keep::Times(1.0);
-            multiply(level, &Product { keep, ..product }, out, wide);
+        let add = |part, triangle: &[f32], rows: &[f32], out: &mut [f32]| {
+            layout.times(part, triangle, rows, wide, Keep::Times(1.0), out);
         };
         let (q, k) = (&self.chunk.q, &self.chunk.k);
         let (d_p, d_g) = (&self.d_attention, &self.d_errors);
-        add(layout.lower(d_p, k, wide), d_q);
-        add(layout.upper(d_p, q, wide), d_k);
+        add(Part::LeftLower, d_p, k, d_q);
+        add(Part::LeftUpper, d_p, q, d_k);
         if layout.sizes.delta {
-            add(layout.lower(d_g, k, wide), d_k);
-            add(layout.upper(d_g, k, wide), d_k);
+            add(Part::LeftLower, d_g, k, d_k);
+            add(Part::LeftUpper, d_g, k, d_k);
         }
     }
 }
@@ -306,7 +277,7 @@ impl Backward {
             // ⟨dH¹, H¹⟩ in its two parts: what was kept of H⁰ and what was written.
             let kept = dot(layout.level, d_state, state);
             let written: f32 = writes.iter().zip(sums).map(|(x, sum)| x * sum).sum();
-            self.gates.ends[s] = weights.whole[s] * kept + written;
+            self.ends[s] = self.chunk.whole(s) * kept + written;
 
             // Y'_sᵀ = −H_s dXᵀ: dK += diag(p e^b) Y'_s, dp += e^b k · Y'_s.
             if sizes.delta {
@@ -326,7 +297,7 @@ impl Backward {
         for s in 0..layout.sizes.states {
             let d_state = &mut self.d_states[layout.sizes.state(s)];
             let reads = &weights.reads[layout.loaded(s)];
-            let keep = Keep::Times(weights.whole[s]);
+            let keep = Keep::Times(self.chunk.whole(s));
             layout.write_state(keep, q, reads, &self.d_o, rows, d_state);
             if layout.sizes.delta {
                 let recalls = &weights.recalls[layout.loaded(s)];

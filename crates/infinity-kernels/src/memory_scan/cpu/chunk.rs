@@ -5,26 +5,17 @@
 //! positions behind the end of a ragged chunk are left out (as rows) or zero (as columns).
 
 use super::super::reference::Scan;
-use super::layout::{CHUNK, GROUP, Layout, Sizes};
+use super::layout::{CHUNK, Layout, Sizes};
 use super::scores::{self, Gates, Scores, solve};
-use crate::borders::Piece;
-use crate::cpu::product::{Keep, multiply};
+use crate::cpu::product::Keep;
 use crate::cpu::rows::{Place, Rows, gather};
 use crate::cpu::simd::{Level, padded};
-use std::mem::MaybeUninit;
 
 /// What one head reads. Its states `[S, K, V]` that come in are one row.
 pub(super) type HeadInputs<'a> = Scan<Rows<'a>>;
 
-impl HeadInputs<'_> {
-    /// What it reads of one document.
-    pub(super) fn part(self, piece: &Piece) -> Self {
-        self.map_apart(|rows| rows.part(piece.tokens.clone()), |state| state)
-    }
-}
-
 /// Gates times decays, laid out like the gates.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Weights {
     /// `e^b`.
     pub(super) from_start: Vec<f32>,
@@ -36,8 +27,6 @@ pub(super) struct Weights {
     pub(super) writes: Vec<f32>,
     /// `−p e^b`.
     pub(super) recalls: Vec<f32>,
-    /// `e^(b_C)` of every state.
-    pub(super) whole: Vec<f32>,
 }
 
 /// A chunk in scratch memory, made once for a thread and filled again and again.
@@ -89,7 +78,6 @@ impl Chunk {
                 reads: gate(),
                 writes: gate(),
                 recalls: gate(),
-                whole: zeros(sizes.states),
             },
             scores: Scores {
                 products: square(true),
@@ -104,44 +92,40 @@ impl Chunk {
     }
 
     /// Keys, queries, gates, decays and score matrices of chunk `n`.
-    pub(super) fn load(&mut self, x: &HeadInputs<'_>, n: usize, save: bool) {
+    pub(super) fn load(&mut self, x: &HeadInputs<'_>, n: usize) {
         self.load_keys(x, n);
         let layout = self.layout;
         let Layout { level, k_wide, .. } = layout;
-        gather(level, x.q, n * CHUNK, layout.c, &mut self.q, k_wide);
+        let from = layout.sizes.first(n);
+        gather(level, x.q, from, layout.c, &mut self.q, k_wide);
         let width = [layout.sizes.k, k_wide];
         layout.columns(width, &self.k, &mut self.k_columns);
         // `P`, `K Kᵀ` and what the masks make of them.
-        let product = layout.scores(width, &self.q, &self.k_columns);
-        multiply(level, &product, &mut self.scores.products, layout.stride);
+        let (keys, scores) = (&self.k_columns, &mut self.scores);
+        layout.scores(width, &self.q, keys, &mut scores.products);
         if layout.sizes.delta {
-            let product = layout.scores(width, &self.k, &self.k_columns);
-            multiply(level, &product, &mut self.scores.keys, layout.stride);
+            layout.scores(width, &self.k, keys, &mut scores.keys);
         }
-        scores::mask(level, layout, &self.gates, &mut self.scores, save);
+        scores::mask(level, layout, &self.gates, &mut self.scores);
     }
 
     /// What a write of chunk `n` needs besides the errors: keys, gates and decays.
     pub(super) fn load_keys(&mut self, x: &HeadInputs<'_>, n: usize) {
-        let from = n * CHUNK;
-        self.layout.c = CHUNK.min(self.layout.sizes.t - from);
-        let Layout {
-            level, c, k_wide, ..
-        } = self.layout;
-        gather(level, x.k, from, c, &mut self.k, k_wide);
+        let Layout { sizes, k_wide, .. } = self.layout;
+        self.layout.c = CHUNK.min(sizes.t - n * CHUNK);
+        let (c, from) = (self.layout.c, sizes.first(n));
+        gather(self.layout.level, x.k, from, c, &mut self.k, k_wide);
         self.load_gates(x, from);
-        self.weigh();
     }
 
     /// Values of chunk `n`, whose size is loaded, where the errors will be.
     pub(super) fn load_values(&mut self, x: &HeadInputs<'_>, n: usize) {
-        let Layout {
-            level, c, v_wide, ..
-        } = self.layout;
-        gather(level, x.v, n * CHUNK, c, &mut self.errors, v_wide);
+        let (layout, errors) = (self.layout, &mut self.errors);
+        let from = layout.sizes.first(n);
+        gather(layout.level, x.v, from, layout.c, errors, layout.v_wide);
     }
 
-    /// Gates `[C, S]` → `[S, C]`, log decays summed up.
+    /// Gates `[C, S]` → `[S, C]`, log decays summed up, and what they weigh.
     fn load_gates(&mut self, x: &HeadInputs<'_>, from: usize) {
         let Gates {
             decay,
@@ -152,52 +136,35 @@ impl Chunk {
         for gate in [&mut *decay, &mut *read, &mut *write, &mut *erase] {
             gate.fill(0.0);
         }
-        let Layout {
-            c, stride, sizes, ..
-        } = self.layout;
-        for s in 0..sizes.states {
+        let (layout, weights) = (self.layout, &mut self.weights);
+        for s in 0..layout.sizes.states {
             let mut sum = 0.0;
-            for i in 0..c {
-                let (at, t) = (s * stride + i, from + i);
+            for (at, t) in layout.loaded(s).zip(from..) {
                 sum += x.log_decay.row(t)[s];
                 decay[at] = sum;
                 read[at] = x.read.row(t)[s];
                 write[at] = x.write.row(t)[s];
-                if sizes.delta {
+                if layout.sizes.delta {
                     erase[at] = x.erase.row(t)[s];
                 }
             }
+            for at in layout.gates(s) {
+                weights.to_end[at] = sum - decay[at];
+            }
+        }
+        weights.from_start.copy_from_slice(decay);
+        scores::exponentials(layout.level, &mut weights.from_start);
+        scores::exponentials(layout.level, &mut weights.to_end);
+        for at in 0..decay.len() {
+            weights.reads[at] = read[at] * weights.from_start[at];
+            weights.writes[at] = write[at] * weights.to_end[at];
+            weights.recalls[at] = -erase[at] * weights.from_start[at];
         }
     }
 
-    fn weigh(&mut self) {
-        let Gates {
-            decay,
-            read,
-            write,
-            erase,
-        } = &self.gates;
-        let (layout, weights) = (self.layout, &mut self.weights);
-        weights.from_start.fill(0.0);
-        weights.to_end.fill(0.0);
-        for s in 0..layout.sizes.states {
-            let range = layout.loaded(s);
-            let last = decay[range.end - 1];
-            for i in range {
-                weights.from_start[i] = decay[i];
-                weights.to_end[i] = last - decay[i];
-            }
-        }
-        scores::exponentials(layout.level, &mut weights.from_start);
-        scores::exponentials(layout.level, &mut weights.to_end);
-        for i in 0..decay.len() {
-            weights.reads[i] = read[i] * weights.from_start[i];
-            weights.writes[i] = write[i] * weights.to_end[i];
-            weights.recalls[i] = -erase[i] * weights.from_start[i];
-        }
-        for s in 0..layout.sizes.states {
-            weights.whole[s] = weights.from_start[layout.loaded(s).end - 1];
-        }
+    /// `e^(b_C)`: what is left of state `s` when the chunk ends.
+    pub(super) fn whole(&self, s: usize) -> f32 {
+        self.weights.from_start[self.layout.loaded(s).end - 1]
     }
 
     /// From values to prediction errors, given the states that come in. Nothing in additive mode.
@@ -205,7 +172,7 @@ impl Chunk {
         let (layout, errors) = (self.layout, &mut self.errors);
         if layout.sizes.delta {
             layout.ask_states(&self.k, &self.weights.recalls, states, errors);
-            solve(layout, &self.scores.minus_l, errors);
+            solve(layout, &self.scores.minus_l, false, errors);
         }
     }
 
@@ -217,40 +184,15 @@ impl Chunk {
         states: &mut [f32],
         rows: &mut [f32],
     ) {
-        let (layout, weights) = (self.layout, &self.weights);
+        let layout = self.layout;
         for s in 0..layout.sizes.states {
             let state = layout.sizes.state(s);
             let keep = match before {
-                None => Keep::Times(weights.whole[s]),
-                Some(before) => Keep::Other(weights.whole[s], &before[state.clone()]),
+                None => Keep::Times(self.whole(s)),
+                Some(before) => Keep::Other(self.whole(s), &before[state.clone()]),
             };
-            let writes = &weights.writes[layout.loaded(s)];
-            layout.write_state(
-                keep,
-                &self.k,
-                writes,
-                &self.errors,
-                rows,
-                &mut states[state],
-            );
-        }
-    }
-
-    /// Saves the states before chunk `n`, if a group of chunks starts there.
-    pub(super) fn save_border(&self, n: usize, states: &[f32], saved: &mut [MaybeUninit<f32>]) {
-        if n > 0 && n.is_multiple_of(GROUP) && !saved.is_empty() {
-            let border = self.layout.sizes.saved_border(n / GROUP);
-            saved[border].write_copy_of_slice(states);
-        }
-    }
-
-    /// Saves the errors of chunk `n`, which is loaded and corrected.
-    pub(super) fn save_errors(&self, n: usize, saved: &mut [MaybeUninit<f32>]) {
-        let Layout { c, sizes, .. } = self.layout;
-        if sizes.delta && !saved.is_empty() {
-            let range = sizes.saved_errors(n, c);
-            let errors = &self.errors[..range.len()];
-            saved[range].write_copy_of_slice(errors);
+            let (writes, to) = (&self.weights.writes[layout.loaded(s)], &mut states[state]);
+            layout.write_state(keep, &self.k, writes, &self.errors, rows, to);
         }
     }
 

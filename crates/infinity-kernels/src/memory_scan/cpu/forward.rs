@@ -2,10 +2,10 @@
 //! state element is read, updated and written once for each token, and stays in cache between the two.
 
 use super::chunk::{Chunk, HeadInputs, narrow, widen};
-use super::layout::{CHUNK, Layout, Sizes};
+use super::layout::{GROUP, Layout, Sizes};
 use crate::borders::Piece;
 use crate::cpu::exp::exp;
-use crate::cpu::product::multiply;
+use crate::cpu::product::{Keep, Part};
 use crate::cpu::rows::{RowsMut, scatter};
 use crate::cpu::simd::{LANES, Level, leveled, multiply_add};
 use std::mem::MaybeUninit;
@@ -44,41 +44,43 @@ impl Forward {
                 self.states.fill(0.0);
             }
             self.chunk.layout.sizes = sizes.of(piece);
-            let own = match saved.is_empty() {
-                true => 0,
-                false => self.chunk.layout.sizes.saved_len(),
-            };
-            let (own, rest) = saved.split_at_mut(own);
-            self.piece(&x.part(piece), piece.tokens.start, o, own);
-            saved = rest;
+            let own = saved.len().min(self.chunk.layout.sizes.saved_len());
+            let own = saved.split_off_mut(..own).expect("no more than there are");
+            self.document(&x, o, own);
         }
         self.chunk.layout.sizes = sizes;
         narrow(&self.states, v_wide, last, sizes.v);
     }
 
-    /// One document, whose outputs stand from row `from` on.
-    fn piece(
+    /// One document, whose sizes are there.
+    fn document(
         &mut self,
         x: &HeadInputs<'_>,
-        from: usize,
         o: &mut RowsMut<'_>,
         saved: &mut [MaybeUninit<f32>],
     ) {
         let chunk = &mut self.chunk;
-        for n in 0..chunk.layout.sizes.chunks() {
-            chunk.save_border(n, &self.states, saved);
-            chunk.load(x, n, false);
+        let sizes = chunk.layout.sizes;
+        for n in 0..sizes.chunks() {
+            if n > 0 && n.is_multiple_of(GROUP) && !saved.is_empty() {
+                saved[sizes.saved_border(n / GROUP)].write_copy_of_slice(&self.states);
+            }
+            chunk.load(x, n);
             chunk.load_values(x, n);
             chunk.solve_errors(&self.states);
-            chunk.save_errors(n, saved);
-            // O = A Dm + Σ_s diag(r e^b) Q H_s.
             let layout = chunk.layout;
-            let (level, wide) = (layout.level, layout.v_wide);
-            let inside = layout.lower(&chunk.scores.attention, &chunk.errors, wide);
-            multiply(level, &inside, &mut self.rows, wide);
+            let (c, wide) = (layout.c, layout.v_wide);
+            if sizes.delta && !saved.is_empty() {
+                let to = &mut saved[sizes.saved_errors(n, c)];
+                to.write_copy_of_slice(&chunk.errors[..c * wide]);
+            }
+            // O = A Dm + Σ_s diag(r e^b) Q H_s.
+            let (attention, rows) = (&chunk.scores.attention, &mut self.rows);
+            let (lower, keep) = (Part::LeftLower, Keep::Nothing);
+            layout.times(lower, attention, &chunk.errors, wide, keep, rows);
             let reads = &chunk.weights.reads;
             layout.ask_states(&chunk.q, reads, &self.states, &mut self.rows);
-            scatter(level, &self.rows, wide, layout.c, o, from + n * CHUNK);
+            scatter(layout.level, &self.rows, wide, c, o, sizes.first(n));
             chunk.update_states(None, &mut self.states, &mut self.rows);
         }
     }
@@ -89,17 +91,7 @@ impl Forward {
 pub(super) struct Steps {
     level: Level,
     sizes: Sizes,
-    /// Weights of every row of the states `[S·K]`.
-    rows: RowWeights,
-    /// `[V]`.
-    recalled: Vec<f32>,
-    read: Vec<f32>,
-}
-
-/// One weight for each row of the states `[S·K]`.
-#[derive(Clone, Debug)]
-struct RowWeights {
-    /// `e^g`.
+    /// Weights of every row of the states `[S·K]`: `e^g`.
     decay: Vec<f32>,
     /// `p e^g k`.
     recall: Vec<f32>,
@@ -107,22 +99,23 @@ struct RowWeights {
     read: Vec<f32>,
     /// `u k`.
     write: Vec<f32>,
+    /// `[V]`: what the states recall, then the errors, and what they answer.
+    recalled: Vec<f32>,
+    answered: Vec<f32>,
 }
 
 impl Steps {
     pub(super) fn new(level: Level, sizes: Sizes) -> Self {
-        let rows = || vec![0.0; sizes.states * sizes.k];
+        let rows = vec![0.0; sizes.states * sizes.k];
         Steps {
             level,
             sizes,
-            rows: RowWeights {
-                decay: rows(),
-                recall: rows(),
-                read: rows(),
-                write: rows(),
-            },
+            decay: rows.clone(),
+            recall: rows.clone(),
+            read: rows.clone(),
+            write: rows,
             recalled: vec![0.0; sizes.v],
-            read: vec![0.0; sizes.v],
+            answered: vec![0.0; sizes.v],
         }
     }
 
@@ -130,24 +123,20 @@ impl Steps {
     pub(super) fn run(&mut self, x: &HeadInputs<'_>, state: &mut [f32], o: &mut RowsMut<'_>) {
         for t in 0..self.sizes.t {
             self.weigh(x, t);
-            let weights = [self.rows.recall.as_slice(), &self.rows.read];
-            let sums = [self.recalled.as_mut_slice(), &mut self.read];
+            let weights = [self.recall.as_slice(), &self.read];
+            let sums = [self.recalled.as_mut_slice(), &mut self.answered];
             sum_rows(self.level, state, weights, sums);
             // What this token wrote is read with it: Σ_s r_s u_s (q · k) d.
             let dot: f32 = x.q.row(t).iter().zip(x.k.row(t)).map(|(q, k)| q * k).sum();
             let gates = x.read.row(t).iter().zip(x.write.row(t));
             let own = dot * gates.map(|(read, write)| read * write).sum::<f32>();
             let errors = &mut self.recalled;
-            for ((error, v), (o, read)) in errors
-                .iter_mut()
-                .zip(x.v.row(t))
-                .zip(o.row(t).iter_mut().zip(&self.read))
-            {
+            let outputs = o.row(t).iter_mut().zip(&self.answered);
+            for ((error, v), (o, answered)) in errors.iter_mut().zip(x.v.row(t)).zip(outputs) {
                 *error = v - *error;
-                o.write(read + own * *error);
+                o.write(answered + own * *error);
             }
-            let (decay, write) = (&self.rows.decay, &self.rows.write);
-            update(self.level, decay, write, errors, state);
+            update(self.level, &self.decay, &self.write, errors, state);
         }
     }
 
@@ -162,10 +151,10 @@ impl Steps {
             let (read, write) = (x.read.row(t)[s], x.write.row(t)[s]);
             for i in 0..self.sizes.k {
                 let row = s * self.sizes.k + i;
-                self.rows.decay[row] = decay;
-                self.rows.recall[row] = erase * decay * k[i];
-                self.rows.read[row] = read * decay * q[i];
-                self.rows.write[row] = write * k[i];
+                self.decay[row] = decay;
+                self.recall[row] = erase * decay * k[i];
+                self.read[row] = read * decay * q[i];
+                self.write[row] = write * k[i];
             }
         }
     }

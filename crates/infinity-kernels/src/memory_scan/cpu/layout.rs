@@ -18,6 +18,8 @@ pub(super) const GROUP: usize = 16;
 /// Sizes of a head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
+    /// The first token.
+    pub(super) start: usize,
     pub(super) t: usize,
     pub(super) states: usize,
     pub(super) k: usize,
@@ -28,8 +30,13 @@ pub(super) struct Sizes {
 impl Sizes {
     /// Those of one document alone.
     pub(super) fn of(self, piece: &Piece) -> Self {
-        let t = piece.tokens.len();
-        Sizes { t, ..self }
+        let (start, t) = (piece.tokens.start, piece.tokens.len());
+        Sizes { start, t, ..self }
+    }
+
+    /// The first token of chunk `n`.
+    pub(super) fn first(&self, n: usize) -> usize {
+        self.start + n * CHUNK
     }
 
     pub(super) fn chunks(&self) -> usize {
@@ -118,52 +125,48 @@ impl Layout {
         transpose(self.level, [self.c, width], rows, wide, to, self.stride);
     }
 
-    /// Rows, `depth` values of `wide`, times columns: `[C, C]`, on and below the diagonal.
-    pub(super) fn scores<'a>(
+    /// `out = rows · columns`, `depth` values of `wide` each: `[C, C]`, on and below the diagonal.
+    pub(super) fn scores(
         &self,
         [depth, wide]: [usize; 2],
-        rows: &'a [f32],
-        columns: &'a [f32],
-    ) -> Product<'a> {
-        Product {
+        rows: &[f32],
+        columns: &[f32],
+        out: &mut [f32],
+    ) {
+        let product = Product {
             size: [self.c, padded(self.c), depth],
             left: Left::rows(rows, wide),
             right: Right::rows(columns, self.stride),
             part: Part::OutLower,
             keep: Keep::Nothing,
             scale: None,
-        }
+        };
+        multiply(self.level, &product, out, self.stride);
     }
 
-    /// A lower triangle `[C, C]` times rows of `wide`.
-    pub(super) fn lower<'a>(
+    /// `out = keep + triangle · rows`, rows of `wide`: a lower triangle `[C, C]`, or its transpose, of which `part` is
+    /// not zero.
+    pub(super) fn times(
         &self,
-        triangle: &'a [f32],
-        rows: &'a [f32],
+        part: Part,
+        triangle: &[f32],
+        rows: &[f32],
         wide: usize,
-    ) -> Product<'a> {
-        Product {
+        keep: Keep<'_>,
+        out: &mut [f32],
+    ) {
+        let product = Product {
             size: [self.c, wide, self.c],
-            left: Left::rows(triangle, self.stride),
+            left: match part {
+                Part::LeftUpper => Left::transposed(triangle, self.stride),
+                _ => Left::rows(triangle, self.stride),
+            },
             right: Right::rows(rows, wide),
-            part: Part::LeftLower,
-            keep: Keep::Nothing,
+            part,
+            keep,
             scale: None,
-        }
-    }
-
-    /// The transpose of a lower triangle `[C, C]` times rows of `wide`.
-    pub(super) fn upper<'a>(
-        &self,
-        triangle: &'a [f32],
-        rows: &'a [f32],
-        wide: usize,
-    ) -> Product<'a> {
-        Product {
-            left: Left::transposed(triangle, self.stride),
-            part: Part::LeftUpper,
-            ..self.lower(triangle, rows, wide)
-        }
+        };
+        multiply(self.level, &product, out, wide);
     }
 
     /// `out += Σ_s diag(weights_s) · rows · H_s`, rows `[C, K]`, out `[C, V]`.

@@ -27,6 +27,7 @@ use crate::borders::{Borders, Piece};
 use crate::cpu::rows::{Rows, RowsMut};
 use crate::cpu::simd::Level;
 use crate::cpu::tensors::{Primitive, in_dtype, single, slice, slice_mut, tensor, writable};
+use crate::operator::is_none;
 use backward::{Backward, HeadGrads};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape};
@@ -58,6 +59,7 @@ impl Call {
             b,
             h,
             sizes: Sizes {
+                start: 0,
                 t,
                 states: s,
                 k,
@@ -89,12 +91,15 @@ impl Call {
     }
 
     fn inputs(&self, head: usize) -> HeadInputs<'_> {
-        let of_head = |x, rows| Rows::of_head(slice(x), rows, head);
-        self.x.each().map_apart(
-            |x| of_head(x, self.rows_of(x.shape()[3])),
-            // One that was taken, to be written over, has no rows.
-            |state| of_head(state, [state.shape()[0].min(1), self.h, self.state_len()]),
-        )
+        self.x.each().map(|x| {
+            let rows = match *x.shape().as_slice() {
+                [_, t, h, width] => [t, h, width],
+                [_, h, s, k, v] => [1, h, s * k * v],
+                // One that was taken, to be written over.
+                _ => [0, self.h, 0],
+            };
+            Rows::of_head(slice(x), rows, head)
+        })
     }
 
     /// The documents that one head reads.
@@ -102,14 +107,10 @@ impl Call {
         self.borders.pieces(head / self.h, self.sizes.t).collect()
     }
 
-    /// What forward saves of every head, counted in values.
-    fn saved_lens(&self) -> Vec<usize> {
-        let of_row = |row| {
-            let pieces = self.borders.pieces(row, self.sizes.t);
-            let len = pieces.map(|piece| self.sizes.of(&piece).saved_len()).sum();
-            std::iter::repeat_n(len, self.h)
-        };
-        (0..self.b).flat_map(of_row).collect()
+    /// What forward saves of one head, counted in values.
+    fn saved_len(&self, head: usize) -> usize {
+        let pieces = self.pieces(head).into_iter();
+        pieces.map(|piece| self.sizes.of(&piece).saved_len()).sum()
     }
 
     /// Values in one head's states, as tensors have them.
@@ -139,16 +140,16 @@ pub(super) fn forward(
     if sizes.t <= STEPS_UP_TO && !save && borders.is_none() {
         return steps(call);
     }
-    let saved = match save {
-        true => call.saved_lens(),
-        false => vec![0; call.heads()],
-    };
+    let saved_len = |head| if save { call.saved_len(head) } else { 0 };
     let mut o = call.unwritten(sizes.v);
     let mut last = Box::new_uninit_slice(call.heads() * call.state_len());
-    let mut kept = Box::new_uninit_slice(saved.iter().sum());
+    let mut kept = Box::new_uninit_slice((0..call.heads()).map(saved_len).sum());
     let mut rest = &mut kept[..];
-    let part = |len: usize| rest.split_off_mut(..len).expect("the sum of all");
-    let saved: Vec<_> = saved.into_iter().map(part).collect();
+    let part = |head| {
+        rest.split_off_mut(..saved_len(head))
+            .expect("the sum of all")
+    };
+    let saved: Vec<_> = (0..call.heads()).map(part).collect();
     let level = Level::detect();
     let scratch = || Forward::new(Chunk::new(level, sizes, false));
     RowsMut::split(&mut o, call.rows_of(sizes.v))
@@ -193,7 +194,7 @@ fn steps(mut call: Call) -> [Primitive; 3] {
     [o, in_dtype(state, call.dtype), nothing()]
 }
 
-/// Gradients of every input, given what `forward` saved and the gradients of outputs and final state.
+/// Gradients of every input, given what `forward` saved and the gradients of outputs and final state, if any.
 /// In additive mode the one of `erase` is zero. Those of values and of the first state are written over
 /// those of outputs and of the last state, which nobody needs any more: a seventh of the memory.
 pub(super) fn backward(
@@ -206,9 +207,17 @@ pub(super) fn backward(
     let call = Call::new(x, delta, borders);
     let Sizes { states, k, v, .. } = call.sizes;
     let mut rest = slice(&saved);
-    let part = |len: usize| rest.split_off(..len).expect("as long as forward made it");
-    let saved: Vec<&[f32]> = call.saved_lens().into_iter().map(part).collect();
-    let (mut d_v, mut d_state) = (writable(d_o), writable(d_last));
+    let part = |head| {
+        rest.split_off(..call.saved_len(head))
+            .expect("as long as forward made it")
+    };
+    let saved: Vec<&[f32]> = (0..call.heads()).map(part).collect();
+    let start = |grad, like: Shape| match is_none(&grad, &like) {
+        true => tensor(vec![0.0; like.num_elements()], like, DType::F32),
+        false => writable(grad),
+    };
+    let mut d_v = start(d_o, call.x.v.shape());
+    let mut d_state = start(d_last, call.x.state.shape());
     let mut grads =
         [k, k, states, states, states, states].map(|width| (width, call.unwritten(width)));
     let mut rows = grads
@@ -218,18 +227,8 @@ pub(super) fn backward(
         .into_iter()
         .zip(slice_mut(&mut d_state).chunks_exact_mut(call.state_len()))
         .map(|(v, state)| {
-            let [q, k, log_decay, read, write, erase] =
-                rows.each_mut().map(|rows| rows.next().expect("every head"));
-            HeadGrads {
-                q,
-                k,
-                v,
-                log_decay,
-                read,
-                write,
-                erase,
-                state,
-            }
+            let rows = rows.each_mut().map(|rows| rows.next().expect("every head"));
+            HeadGrads { rows, v, state }
         })
         .collect();
     let level = Level::detect();

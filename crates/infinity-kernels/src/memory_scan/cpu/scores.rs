@@ -16,7 +16,7 @@ use crate::cpu::product::{Keep, Left, Part, Product, Right, multiply};
 use crate::cpu::simd::{LANES, Lanes, lanes, lanes_mut, leveled, multiply_add, sum};
 
 /// Gates of a chunk, one row of `stride` for each state, zero behind the last position.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Gates {
     /// `b`, the cumulative log decay.
     pub(super) decay: Vec<f32>,
@@ -29,7 +29,7 @@ pub(super) struct Gates {
 }
 
 /// Matrices `[C, C]` of a chunk, rows of `stride`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Scores {
     /// `P = Q Kᵀ`.
     pub(super) products: Vec<f32>,
@@ -48,13 +48,9 @@ pub(super) struct Scores {
 }
 
 leveled!(
-    /// `attention` and `minus_l` from `products` and `keys`; with `save`, also the masks and `E`.
-    fn mask<const FMA: bool, const ROWS: usize>(
-        x: Layout,
-        gates: &Gates,
-        scores: &mut Scores,
-        save: bool,
-    ) {
+    /// `attention` and `minus_l` from `products` and `keys`, and for backward the masks and `E`.
+    fn mask<const FMA: bool, const ROWS: usize>(x: Layout, gates: &Gates, scores: &mut Scores) {
+        let save = !scores.within.is_empty();
         for i in 0..x.c {
             for j in (0..=i).step_by(LANES) {
                 let (mut m, mut n) = ([0f32; LANES], [0f32; LANES]);
@@ -117,40 +113,31 @@ fn below(end: usize, j: usize, value: impl Fn(usize) -> f32) -> Lanes {
     out
 }
 
-/// Gradients that `mask_grads` reads and writes.
-pub(super) struct MaskGrads<'a> {
-    /// In `dA`, out `dP` on and below the diagonal, zero above.
-    pub(super) attention: &'a mut [f32],
-    /// In `dX Dmᵀ = −dL`, out `dG`, zero on and above the diagonal; not read in additive mode.
-    pub(super) errors: &'a mut [f32],
-    /// `dr`, `du` and `dp`, laid out like the gates; overwritten.
-    pub(super) read: &'a mut [f32],
-    pub(super) write: &'a mut [f32],
-    pub(super) erase: &'a mut [f32],
-    /// Two rows of `stride`.
-    pub(super) rows: &'a mut [f32],
-}
-
 leveled!(
-    /// Gradients through the masks: of the gates, of `P` and of `K Kᵀ`.
+    /// Gradients through the masks: of the gates, of `P` and of `K Kᵀ`. `d_scores` are `dA`, which becomes `dP`, zero above
+    /// the diagonal, and `dX Dmᵀ = −dL`, not read in additive mode, which becomes `dG`, zero on and above it. `spare` has
+    /// two rows.
     fn mask_grads<const FMA: bool, const ROWS: usize>(
         x: Layout,
         gates: &Gates,
         scores: &Scores,
-        grads: &mut MaskGrads<'_>,
+        grads: &mut Gates,
+        d_scores: [&mut [f32]; 2],
+        spare: &mut [f32],
     ) {
         grads.write.fill(0.0);
-        let (d_m, d_n) = grads.rows.split_at_mut(x.stride);
+        let [d_attention, d_errors] = d_scores;
+        let (d_m, d_n) = spare.split_at_mut(x.stride);
         d_n.fill(0.0);
         for i in 0..x.c {
             for j in (0..=i).step_by(LANES) {
                 let at = i * x.stride + j;
-                let d_a = lanes_mut(grads.attention, at);
+                let d_a = lanes_mut(d_attention, at);
                 let (product, mask) = (lanes(&scores.products, at), lanes(&scores.read_mask, at));
                 *lanes_mut(d_m, j) = below(i + 1, j, |l| d_a[l] * product[l]);
                 *d_a = below(i + 1, j, |l| d_a[l] * mask[l]);
                 if x.sizes.delta {
-                    let minus_d_l = lanes_mut(grads.errors, at);
+                    let minus_d_l = lanes_mut(d_errors, at);
                     let (keys, mask) = (lanes(&scores.keys, at), lanes(&scores.erase_mask, at));
                     *lanes_mut(d_n, j) = below(i, j, |l| -minus_d_l[l] * keys[l]);
                     *minus_d_l = below(i, j, |l| -minus_d_l[l] * mask[l]);
@@ -164,7 +151,7 @@ leveled!(
                     let e = lanes(&scores.within, (at + i) * x.stride + j);
                     let (d_m, d_n) = (lanes(d_m, j), lanes(d_n, j));
                     let write = lanes(&gates.write, at + j);
-                    let d_write = lanes_mut(grads.write, at + j);
+                    let d_write = lanes_mut(&mut grads.write, at + j);
                     for l in 0..LANES {
                         let w = e[l] * write[l];
                         d_read[l] = multiply_add::<FMA>(d_m[l], w, d_read[l]);
@@ -189,36 +176,28 @@ leveled!(
     }
 );
 
-/// `x ← (I + L)⁻¹ x`, rows `[C, V]`.
-pub(super) fn solve(layout: Layout, minus_l: &[f32], x: &mut [f32]) {
+/// `x ← (I + L)⁻¹ x`, rows `[C, V]`, or `back`, `x ← (I + L)⁻ᵀ x`: blocks from the first to the last, or from the last.
+pub(super) fn solve(layout: Layout, minus_l: &[f32], back: bool, x: &mut [f32]) {
     let (c, stride, width) = (layout.c, layout.stride, layout.v_wide);
-    for from in (0..c).step_by(LANES) {
+    let blocks = c.div_ceil(LANES);
+    for n in 0..blocks {
+        let from = LANES * if back { blocks - 1 - n } else { n };
         let to = c.min(from + LANES);
-        let (known, block) = x.split_at_mut(from * width);
-        let product = Product {
-            size: [to - from, width, from],
-            left: Left::rows(&minus_l[from * stride..], stride),
-            right: Right::rows(known, width),
-            part: Part::Whole,
-            keep: Keep::Times(1.0),
-            scale: None,
+        // What meets the block's rows, from column `at` on.
+        let left = |at: usize| match back {
+            false => Left::rows(&minus_l[from * stride + at..], stride),
+            true => Left::transposed(&minus_l[at * stride + from..], stride),
         };
-        multiply(layout.level, &product, block, width);
-        let corner = Left::rows(&minus_l[from * stride + from..], stride);
-        substitute(layout.level, corner, to - from, false, block, width);
-    }
-}
-
-/// `x ← (I + L)⁻ᵀ x`.
-pub(super) fn solve_transposed(layout: Layout, minus_l: &[f32], x: &mut [f32]) {
-    let (c, stride, width) = (layout.c, layout.stride, layout.v_wide);
-    for from in (0..c).step_by(LANES).rev() {
-        let to = c.min(from + LANES);
-        let (block, known) = x[from * width..c * width].split_at_mut((to - from) * width);
-        if to < c {
+        let (before, rest) = x.split_at_mut(from * width);
+        let (block, behind) = rest.split_at_mut((to - from) * width);
+        let (known, at, depth) = match back {
+            false => (before, 0, from),
+            true => (behind, to, c - to),
+        };
+        if to < c || !back {
             let product = Product {
-                size: [to - from, width, c - to],
-                left: Left::transposed(&minus_l[to * stride + from..], stride),
+                size: [to - from, width, depth],
+                left: left(at),
                 right: Right::rows(known, width),
                 part: Part::Whole,
                 keep: Keep::Times(1.0),
@@ -226,8 +205,7 @@ pub(super) fn solve_transposed(layout: Layout, minus_l: &[f32], x: &mut [f32]) {
             };
             multiply(layout.level, &product, block, width);
         }
-        let corner = Left::transposed(&minus_l[from * stride + from..], stride);
-        substitute(layout.level, corner, to - from, true, block, width);
+        substitute(layout.level, left(from), to - from, back, block, width);
     }
 }
 

@@ -1,15 +1,19 @@
 //! A call from the host's side: its tensors made contiguous, its sizes, and its launches.
 
-use super::super::inputs::{Kernel, ScanTensors};
+use super::super::inputs::{Plan, ScanTensors};
 use super::super::reference::{Dims, Scan};
 use super::sizes::SizesLaunch;
-use super::tile::{Plan, UNITS, native};
-use super::{carry, carry_back, finish, gates, inside, scores, step, through};
-use crate::gpu::{cast, contiguous, cubes, element, empty};
+use super::tile::{UNITS, native};
+use super::{carry, carry_back, gates, inside, scores, step, through};
+use crate::gpu::{cast, contiguous, cubes, element, empty, zeros};
+use crate::operator::is_none;
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
+
+/// Up to this many tokens steps cost less than a chunk.
+const STEPS_UP_TO: usize = 4;
 
 /// Launches a kernel of this folder, without bounds checks: its buffers, the call's sizes, what it is built for.
 ///
@@ -40,13 +44,12 @@ macro_rules! launch {
 
 /// Contiguous tensors and their sizes. Queries, keys and values are of one type that kernels
 /// read, everything else is `f32`.
-pub(super) struct Call {
+pub(in super::super) struct Call {
     x: ScanTensors<CubeBackend>,
     /// Types as they came in. Outputs and states leave in the state's.
     types: Scan<DType>,
-    pub(super) dims: Dims,
-    kernel: Kernel,
-    delta: bool,
+    dims: Dims,
+    plan: Plan,
 }
 
 impl<T> Scan<T> {
@@ -57,7 +60,7 @@ impl<T> Scan<T> {
 }
 
 impl Call {
-    pub(super) fn new(x: ScanTensors<CubeBackend>, kernel: Kernel, delta: bool) -> Self {
+    pub(in super::super) fn new(x: ScanTensors<CubeBackend>, plan: Plan) -> Self {
         let types = x.each().map(|x| x.dtype());
         let native = native([types.q, types.k, types.v]);
         let held = Scan {
@@ -70,8 +73,7 @@ impl Call {
             dims: x.dims(),
             x: x.zip(held).map(|(x, dtype)| contiguous(x, dtype)),
             types,
-            kernel,
-            delta,
+            plan: plan.for_rows(native),
         }
     }
 
@@ -80,7 +82,7 @@ impl Call {
     }
 
     fn chunks(&self) -> usize {
-        self.dims.t.div_ceil(self.kernel.chunk)
+        self.dims.t.div_ceil(self.plan.side)
     }
 
     /// Chunks of all heads and states.
@@ -92,23 +94,14 @@ impl Call {
         self.heads() * self.dims.head_state()
     }
 
-    fn outputs_len(&self) -> usize {
-        self.heads() * self.dims.t * self.dims.v
-    }
-
     /// Tiles that cover rows of `width`.
     fn tiles(&self, width: usize) -> usize {
-        width.div_ceil(self.kernel.chunk)
-    }
-
-    /// How tiles are multiplied.
-    fn plan(&self) -> Plan {
-        self.kernel.plan(self.x.q.dtype)
+        width.div_ceil(self.plan.side)
     }
 
     /// What rows hold in memory and in tiles.
     fn elements(&self) -> [ElemType; 2] {
-        [self.x.q.dtype, self.plan().holds()].map(element)
+        [self.x.q.dtype, self.plan.holds()].map(element)
     }
 
     fn sizes(&self) -> SizesLaunch {
@@ -121,85 +114,81 @@ impl Call {
         empty(&self.x.q, [len], DType::F32)
     }
 
-    /// `[4, B·H, S, N·C]`.
-    pub(super) fn gates(&self) -> CubeTensor {
+    /// Places for outputs and final states, as kernels write them.
+    fn results(&self) -> [CubeTensor; 2] {
+        [&self.x.v, &self.x.state].map(|like| empty(like, like.shape(), DType::F32))
+    }
+
+    /// Outputs and final states; if asked for, what training saves.
+    pub(in super::super) fn forward(self, save: bool) -> [Vec<CubeTensor>; 2] {
+        if !save && (1..=STEPS_UP_TO).contains(&self.dims.t) {
+            return [self.steps(), Vec::new()];
+        }
         let x = &self.x;
-        let out = self.empty(4 * self.places() * self.kernel.chunk);
+        // `[4, B·H, S, N·C]`.
+        let gates = self.empty(4 * self.places() * self.plan.side);
         launch!(
             self,
             gates::gates,
             per_unit(self.places()),
-            [x.log_decay, x.read, x.write, x.erase, out],
-            self.plan()
+            [x.log_decay, x.read, x.write, x.erase, gates],
+            self.plan
         );
-        out
-    }
-
-    /// `A` and `(I + L)⁻¹`, `[2, B·H, N, C, C]`, as tiles hold them.
-    pub(super) fn scores(&self, gates: &CubeTensor) -> CubeTensor {
-        let out = self.squares();
+        // `A` and `(I + L)⁻¹`, `[2, B·H, N, C, C]`.
+        let scores = self.squares();
         launch!(
             self,
             scores::scores,
             on_tiles(self.heads() * self.chunks()),
-            [self.x.q, self.x.k, gates, out],
-            self.delta,
-            self.plan(),
+            [x.q, x.k, gates, scores],
+            self.plan,
             self.elements()
         );
-        out
-    }
-
-    /// Outputs and final states in one vector; what training saves, if asked to: states at the borders,
-    /// then errors.
-    pub(super) fn carry(
-        &self,
-        gates: &CubeTensor,
-        scores: &CubeTensor,
-        save: bool,
-    ) -> (CubeTensor, CubeTensor) {
-        let x = &self.x;
-        let both = self.empty(self.outputs_len() + self.states_len());
+        // States at the borders, then errors.
+        let [o, state] = self.results();
         let saved = self.empty(match save {
-            true => self.states_len() * (self.chunks() + 1) + self.outputs_len(),
+            true => self.states_len() * (self.chunks() + 1) + o.shape().num_elements(),
             false => self.states_len(),
         });
         launch!(
             self,
             carry::carry,
             self.carriers(),
-            [x.q, x.k, x.v, gates, scores, x.state, saved, both],
-            self.delta,
+            [x.q, x.k, x.v, gates, scores, x.state, saved, o, state],
             save,
-            self.plan(),
+            self.plan,
             self.elements()
         );
-        (cast(both, self.types.state), saved)
+        let saved = vec![saved, gates, scores];
+        let results = [o, state].map(|x| cast(x, self.types.state));
+        [results.into(), if save { saved } else { Vec::new() }]
     }
 
     /// Outputs and final states, token by token.
-    pub(super) fn steps(&self) -> CubeTensor {
-        let both = self.empty(self.outputs_len() + self.states_len());
+    fn steps(&self) -> Vec<CubeTensor> {
+        let x = &self.x;
+        let [o, state] = self.results();
         let cubes_of = self.dims.v.div_ceil(UNITS) * self.heads();
-        let Scan {
-            q,
-            k,
-            v,
-            log_decay,
-            read,
-            write,
-            erase,
-            state,
-        } = &self.x;
         launch!(
             self,
             step::steps,
             on_tiles(cubes_of * usize::from(self.states_len() > 0)),
-            [q, k, v, log_decay, read, write, erase, state, both],
-            self.delta,
-            element(q.dtype)
+            [
+                x.q,
+                x.k,
+                x.v,
+                x.log_decay,
+                x.read,
+                x.write,
+                x.erase,
+                x.state,
+                o,
+                state
+            ],
+            self.plan.delta,
+            element(x.q.dtype)
         );
-        cast(both, self.types.state)
+        [o, state].map(|x| cast(x, self.types.state)).into()
     }
 
     /// Cubes that each carry the states of a head and a tile of values.
@@ -210,47 +199,50 @@ impl Call {
 
     /// Two `C × C` matrices a chunk and head, as tiles hold them.
     fn squares(&self) -> CubeTensor {
-        let len = 2 * self.heads() * self.chunks() * self.kernel.chunk * self.kernel.chunk;
-        empty(&self.x.q, [len], self.plan().holds())
+        let len = 2 * self.heads() * self.chunks() * self.plan.side * self.plan.side;
+        empty(&self.x.q, [len], self.plan.holds())
     }
 
-    /// Gradients of every input, from what training saved and the gradient of outputs and final
-    /// states.
-    pub(super) fn backward(
+    /// Gradients of every input, from what training saved and the gradients of outputs and final
+    /// states, if any. In additive mode the one of `erase` is zero.
+    pub(in super::super) fn backward(
         self,
         [saved, gates, scores]: [CubeTensor; 3],
-        d_both: CubeTensor,
+        [d_o, d_final]: [CubeTensor; 2],
     ) -> ScanTensors<CubeBackend> {
         let x = &self.x;
-        let plan = self.plan();
         let like = |x: &CubeTensor| empty(x, x.shape(), x.dtype);
-        let d_both = contiguous(d_both, DType::F32);
+        let or_zeros = |grad, of: &CubeTensor| match is_none(&grad, &of.shape()) {
+            true => zeros(of),
+            false => contiguous(grad, DType::F32),
+        };
+        let (d_o, d_final) = (or_zeros(d_o, &x.v), or_zeros(d_final, &x.state));
         // The states carried back: gradients of values and initial states, and of the states at every border.
-        let d_v = empty(&x.v, x.v.shape(), plan.holds());
+        let d_v = empty(&x.v, x.v.shape(), self.plan.holds());
         let d_state = like(&x.state);
         let d_borders = self.empty(self.states_len() * (self.chunks() + 1));
         launch!(
             self,
             carry_back::carry_back,
             self.carriers(),
-            [x.q, x.k, gates, scores, d_both, d_borders, d_v, d_state],
-            self.delta,
-            plan,
+            [
+                x.q, x.k, gates, scores, d_o, d_final, d_borders, d_v, d_state
+            ],
+            self.plan,
             self.elements()
         );
         drop(scores);
         // `dP` and `dG + dGᵀ`, `[2, B·H, N, C, C]`, and the first of `parts`.
         let k_tiles = self.tiles(self.dims.k);
-        let of_gates = 3 * (1 + k_tiles) * self.places() * self.kernel.chunk;
+        let of_gates = 3 * (1 + k_tiles) * self.places() * self.plan.side;
         let parts = self.empty(of_gates + k_tiles * self.places());
         let d_scores = self.squares();
         launch!(
             self,
             inside::inside,
             on_tiles(self.heads() * self.chunks()),
-            [x.q, x.k, gates, saved, d_both, d_v, d_scores, parts],
-            self.delta,
-            plan,
+            [x.q, x.k, gates, saved, d_o, d_v, d_scores, parts],
+            self.plan,
             self.elements()
         );
         // Gradients of queries and keys, and the other `parts`.
@@ -260,23 +252,21 @@ impl Call {
             through::through,
             on_tiles(k_tiles * self.chunks() * self.heads()),
             [
-                x.q, x.k, gates, saved, d_both, d_v, d_borders, d_scores, d_q, d_k, parts
+                x.q, x.k, gates, saved, d_o, d_v, d_borders, d_scores, d_q, d_k, parts
             ],
-            self.delta,
-            plan,
+            self.plan,
             self.elements()
         );
-        drop([saved, d_both, d_borders, d_scores]);
+        drop([saved, d_o, d_borders, d_scores]);
         let of_gates = [&x.log_decay, &x.read, &x.write, &x.erase];
         let [log_decay, read, write, erase] = of_gates.map(like);
         launch!(
             self,
-            finish::finish,
+            gates::finish,
             per_unit(self.places()),
             [gates, parts, log_decay, read, write, erase],
             k_tiles,
-            self.delta,
-            plan
+            self.plan
         );
         let grads = Scan {
             q: d_q,

@@ -4,14 +4,14 @@
 use super::product::{Turned, multiply};
 use super::sizes::{Chunk, Gate, Sizes, Square};
 use super::tile::{
-    Plan, add_rows, carry_on, load, own_col, own_row, put, store_tile, value, zeros,
+    Plan, add_rows, carry_on, col_of, load, own_col, put, row_of, store_tile, value, zeros,
 };
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 /// A cube a head and tile of values. `saved` holds the states before every chunk and after the
 /// last, `[B·H, N + 1, S, K, V]`, and behind them the errors `Dm` `[B, T, H, V]`; unless `save`
-/// is set, one state a head that every chunk overwrites. `both` gets outputs, then final states.
+/// is set, one state a head that every chunk overwrites. `finals` get the states after the last.
 #[cube(launch_unchecked)]
 pub(super) fn carry<F: Float, E: Float>(
     q: &[F],
@@ -21,15 +21,16 @@ pub(super) fn carry<F: Float, E: Float>(
     scores: &[E],
     initial: &[f32],
     saved: &mut [f32],
-    both: &mut [f32],
+    outputs: &mut [f32],
+    finals: &mut [f32],
     sizes: Sizes,
-    #[comptime] delta: bool,
     #[comptime] save: bool,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
     let side = comptime!(plan.side);
     let v_tiles = sizes.v.div_ceil(side.runtime());
+    let k_tiles = sizes.k.div_ceil(side.runtime());
     if CUBE_POS >= sizes.heads * v_tiles {
         terminate!();
     }
@@ -57,8 +58,7 @@ pub(super) fn carry<F: Float, E: Float>(
         // What the states recall, Σ_s diag(p_s e^(b_s)) K H_s, and answer, Σ_s diag(r_s e^(b_s)) Q H_s.
         let mut recalled = zeros(plan);
         let mut o = zeros(plan);
-        let mut k_tile = 0usize;
-        while k_tile * side < sizes.k {
+        for k_tile in 0..k_tiles {
             let keys = chunk.keys(k_tile);
             load::<F, E>(&mut key, k, keys, plan);
             load::<F, E>(&mut query, q, keys, plan);
@@ -66,7 +66,7 @@ pub(super) fn carry<F: Float, E: Float>(
                 let old = sizes.state(from, s, k_tile, v_tile, side);
                 load::<f32, E>(&mut state, &*saved, old, plan);
                 sync_cube();
-                if comptime!(delta) {
+                if comptime!(plan.delta) {
                     let mut part = zeros(plan);
                     multiply::<E>(&mut part, &key, &state, &mut spare, Turned::No, plan);
                     let weights = chunk.from_start(gates, Gate::Erase, s);
@@ -78,20 +78,16 @@ pub(super) fn carry<F: Float, E: Float>(
                 add_rows(&mut o, &weights, &part, plan);
                 sync_cube();
             }
-            k_tile += 1;
         }
         // X = V − recalled, then Dm = (I + L)⁻¹ X.
         let mut errors = zeros(plan);
         #[unroll]
-        for i in 0..comptime!(plan.owned()) {
-            #[unroll]
-            for j in 0..comptime!(plan.owned()) {
-                let at = comptime!(i * plan.owned() + j);
-                errors[at] = value::<F>(v, block, own_row(i), own_col(j)) - recalled[at];
-            }
+        for at in 0..comptime!(plan.all_owned()) {
+            let there = value::<F>(v, block, row_of(at, plan), col_of(at, plan));
+            errors[at] = there - recalled[at];
         }
         put::<E>(&mut rows, &errors, pitch, plan);
-        if comptime!(delta) {
+        if comptime!(plan.delta) {
             load::<E, E>(&mut query, scores, chunk.square(Square::Second), plan);
             sync_cube();
             errors = zeros(plan);
@@ -108,7 +104,7 @@ pub(super) fn carry<F: Float, E: Float>(
         sync_cube();
         multiply::<E>(&mut o, &query, &rows, &mut spare, Turned::No, plan);
         put::<f32>(&mut spare, &o, spare_pitch, plan);
-        store_tile::<f32, f32>(both, block, &spare, spare_pitch, plan);
+        store_tile::<f32, f32>(outputs, block, &spare, spare_pitch, plan);
         sync_cube();
         // H_s ← e^(b_C) H_s + Kᵀ diag(u_s e^(b_C − b_s)) Dm.
         for s in 0..sizes.s {
@@ -116,8 +112,7 @@ pub(super) fn carry<F: Float, E: Float>(
             let mut weighted = zeros(plan);
             add_rows(&mut weighted, &chunk.to_end(gates, s), &errors, plan);
             put::<E>(&mut rows, &weighted, pitch, plan);
-            let mut k_tile = 0usize;
-            while k_tile * side < sizes.k {
+            for k_tile in 0..k_tiles {
                 load::<F, E>(&mut key, k, chunk.keys(k_tile), plan);
                 sync_cube();
                 let mut next = zeros(plan);
@@ -127,13 +122,11 @@ pub(super) fn carry<F: Float, E: Float>(
                 let new = sizes.state(to, s, k_tile, v_tile, side);
                 carry_on(saved, old, new, kept, &spare, plan);
                 sync_cube();
-                k_tile += 1;
             }
         }
     }
     let last = sizes.slot(head, slots, slots - 1);
-    let to = sizes.outputs() + head * all;
-    copy(&*saved, both, last, to, v_tile, sizes, plan);
+    copy(&*saved, finals, last, head * all, v_tile, sizes, plan);
 }
 
 /// A tile of values of all states of a head, from `[S, K, V]` at `from` to `[S, K, V]` at `to`.
@@ -149,8 +142,7 @@ pub(super) fn copy(
 ) {
     let side = comptime!(plan.side);
     for s in 0..sizes.s {
-        let mut k_tile = 0usize;
-        while k_tile * side < sizes.k {
+        for k_tile in 0..sizes.k.div_ceil(side.runtime()) {
             let old = sizes.state(from, s, k_tile, v_tile, side);
             let new = sizes.state(to, s, k_tile, v_tile, side);
             let mut row = UNIT_POS_Y as usize;
@@ -165,7 +157,6 @@ pub(super) fn copy(
                 }
                 row += CUBE_DIM_Y as usize;
             }
-            k_tile += 1;
         }
     }
 }

@@ -8,7 +8,7 @@ use super::tile::{Plan, add_rows, carry_on, load, own_col, put, store_tile, valu
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-/// A cube a head and tile of values. `d_both` is the gradient of outputs and final states;
+/// A cube a head and tile of values. From the gradients of outputs and final states
 /// `d_borders` gets the gradients of the states before every chunk and after the last,
 /// `[B·H, N + 1, S, K, V]`, `d_v` that of the values and `d_state` that of the initial states.
 #[cube(launch_unchecked)]
@@ -17,17 +17,18 @@ pub(super) fn carry_back<F: Float, E: Float>(
     k: &[F],
     gates: &[f32],
     scores: &[E],
-    d_both: &[f32],
+    d_outputs: &[f32],
+    d_finals: &[f32],
     d_borders: &mut [f32],
     d_v: &mut [E],
     d_state: &mut [f32],
     sizes: Sizes,
-    #[comptime] delta: bool,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
     let side = comptime!(plan.side);
     let v_tiles = sizes.v.div_ceil(side.runtime());
+    let k_tiles = sizes.k.div_ceil(side.runtime());
     if CUBE_POS >= sizes.heads * v_tiles {
         terminate!();
     }
@@ -43,9 +44,8 @@ pub(super) fn carry_back<F: Float, E: Float>(
     let mut d_x = Shared::<[E]>::new_slice(len);
     let slots = sizes.chunks + 1;
     let all = sizes.s * sizes.k * sizes.v;
-    let from = sizes.outputs() + head * all;
     let last = sizes.slot(head, slots, sizes.chunks);
-    copy(d_both, d_borders, from, last, v_tile, sizes, plan);
+    copy(d_finals, d_borders, head * all, last, v_tile, sizes, plan);
 
     for back in 0..sizes.chunks {
         let n = sizes.chunks - 1 - back;
@@ -53,15 +53,14 @@ pub(super) fn carry_back<F: Float, E: Float>(
         let ends = sizes.slot(head, slots, n + 1);
         let starts = sizes.slot(head, slots, n);
         let block = chunk.values(v_tile);
-        load::<f32, E>(&mut d_o, d_both, block, plan);
+        load::<f32, E>(&mut d_o, d_outputs, block, plan);
         load::<E, E>(&mut query, scores, chunk.square(Square::First), plan);
         sync_cube();
         // dDm = Aᵀ dO + Σ_s diag(u_s e^(b_C − b_s)) K dH_s, then dX = (I + L)⁻ᵀ dDm.
         let mut d_errors = zeros(plan);
         multiply::<E>(&mut d_errors, &query, &d_o, &mut spare, Turned::Left, plan);
         sync_cube();
-        let mut k_tile = 0usize;
-        while k_tile * side < sizes.k {
+        for k_tile in 0..k_tiles {
             load::<F, E>(&mut key, k, chunk.keys(k_tile), plan);
             for s in 0..sizes.s {
                 let end = sizes.state(ends, s, k_tile, v_tile, side);
@@ -72,10 +71,9 @@ pub(super) fn carry_back<F: Float, E: Float>(
                 add_rows(&mut d_errors, &chunk.to_end(gates, s), &part, plan);
                 sync_cube();
             }
-            k_tile += 1;
         }
         put::<E>(&mut d_x, &d_errors, pitch, plan);
-        if comptime!(delta) {
+        if comptime!(plan.delta) {
             load::<E, E>(&mut query, scores, chunk.square(Square::Second), plan);
             sync_cube();
             d_errors = zeros(plan);
@@ -87,25 +85,16 @@ pub(super) fn carry_back<F: Float, E: Float>(
         // dH_s ← e^(b_C) dH_s + Qᵀ diag(r_s e^(b_s)) dO − Kᵀ diag(p_s e^(b_s)) dX.
         for s in 0..sizes.s {
             let kept = chunk.kept(gates, s);
-            let mut k_tile = 0usize;
-            while k_tile * side < sizes.k {
+            for k_tile in 0..k_tiles {
                 load_weighted::<F, E>(&mut query, q, k_tile, gates, Gate::Read, s, 1.0f32, chunk);
-                if comptime!(delta) {
-                    load_weighted::<F, E>(
-                        &mut key,
-                        k,
-                        k_tile,
-                        gates,
-                        Gate::Erase,
-                        s,
-                        -1.0f32,
-                        chunk,
-                    );
+                if comptime!(plan.delta) {
+                    let erase = comptime!(Gate::Erase);
+                    load_weighted::<F, E>(&mut key, k, k_tile, gates, erase, s, -1.0f32, chunk);
                 }
                 sync_cube();
                 let mut next = zeros(plan);
                 multiply::<E>(&mut next, &query, &d_o, &mut spare, Turned::Left, plan);
-                if comptime!(delta) {
+                if comptime!(plan.delta) {
                     multiply::<E>(&mut next, &key, &d_x, &mut spare, Turned::Left, plan);
                 }
                 put::<f32>(&mut spare, &next, comptime!(plan.spare_pitch()), plan);
@@ -113,7 +102,6 @@ pub(super) fn carry_back<F: Float, E: Float>(
                 let start = sizes.state(starts, s, k_tile, v_tile, side);
                 carry_on(d_borders, end, start, kept, &spare, plan);
                 sync_cube();
-                k_tile += 1;
             }
         }
     }

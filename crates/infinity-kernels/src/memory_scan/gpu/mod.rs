@@ -9,7 +9,7 @@
 //! | `carry.rs` | heads, tiles of values | states, errors, outputs, one chunk after the other |
 //!
 //! Backward has gates and scores from there and goes on with `carry_back.rs` (the same loop,
-//! reversed), `inside.rs` and `through.rs` (all chunks at once), and `finish.rs`. A few tokens
+//! reversed), `inside.rs` and `through.rs` (all chunks at once), and `finish` of `gates.rs`. A few tokens
 //! without gradients are one launch of `step.rs`. `tile.rs`, `product.rs` and `reduce.rs`
 //! are what kernels are made of; `call.rs` launches them, without bounds checks: what a kernel reads and
 //! writes is within its buffers by their lengths and the blocks of `sizes.rs`. (CubeCL's
@@ -25,7 +25,6 @@
 mod call;
 mod carry;
 mod carry_back;
-mod finish;
 mod gates;
 mod inside;
 mod product;
@@ -37,144 +36,69 @@ mod step;
 mod through;
 mod tile;
 
-use super::inputs::{Kernel, ScanTensors};
-use crate::gpu::many::side_by_side;
-use crate::operator::is_none;
-use burn::backend::fusion::custom::TensorSpec;
-use burn::backend::{TensorMetadata, ops::FloatTensorOps};
-use burn::tensor::{DType, Shape};
-use burn_cubecl::cubecl::ir::{DeviceProperties, FloatKind};
-use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
-use call::Call;
-use product::has_matrix_units;
-use tile::{Plan, UNITS, native};
+pub(super) use call::Call;
 
-/// Up to this many tokens steps cost less than a chunk.
-const STEPS_UP_TO: usize = 4;
+use super::inputs::Plan;
+use crate::operator::{Layout, spec};
+use burn::backend::fusion::custom::TensorSpec;
+use burn::tensor::DType;
+use burn_cubecl::CubeDevice;
+use product::has_matrix_units;
+use tile::{UNITS, native};
+
 /// Tiles that are multiplied, in shared memory at once, at most.
 const TILES: usize = 5;
 /// Buffers of the kernel that has most, and one for the sizes.
 const BUFFERS: u32 = 12;
 
-/// How the kernels run on `device`; `None` if it cannot run them.
-pub(crate) fn kernel(device: &CubeDevice) -> Option<Kernel> {
+/// How the kernels run on `device`: with tiles of 64 where matrix units take half precision, else of what fits into
+/// shared memory; `None` if it cannot run them.
+pub(crate) fn plan(device: &CubeDevice) -> Option<Plan> {
     let client = device.client();
-    let properties = client.properties();
-    side(properties).map(|chunk| Kernel {
-        chunk,
-        matrix: has_matrix_units(properties, FloatKind::BF16),
-    })
-}
-
-impl Kernel {
-    /// How tiles are multiplied with rows of `dtype`. States can leave the range of `f16`, so only `bf16` goes to
-    /// matrix units.
-    fn plan(self, dtype: DType) -> Plan {
-        Plan {
-            side: self.chunk,
-            matrix: self.matrix && dtype == DType::BF16,
-        }
-    }
-}
-
-/// 64 where matrix units take half precision, else what fits into shared memory.
-fn side(properties: &DeviceProperties) -> Option<usize> {
-    let hardware = &properties.hardware;
+    let (properties, units) = (client.properties(), UNITS as u32);
+    let (hardware, matrix) = (&properties.hardware, has_matrix_units(properties));
     let (x, y, _) = hardware.max_cube_dim;
-    let units = UNITS as u32;
-    if hardware.max_bindings < BUFFERS || hardware.max_units_per_cube < units * units {
+    let enough = hardware.max_bindings >= BUFFERS && hardware.max_units_per_cube >= units * units;
+    if !enough || x < units || y < units {
         return None;
     }
-    if x < units || y < units {
-        return None;
-    }
-    let fits = |side: usize| bytes(side) <= hardware.max_shared_memory_size;
-    let sides: &[usize] = match has_matrix_units(properties, FloatKind::BF16) {
-        true => &[64, 32, 16],
-        false => &[32, 16],
-    };
-    sides.iter().copied().find(|&side| fits(side))
-}
-
-/// Shared memory of the kernel that needs most, in `f32`: half precision needs less.
-const fn bytes(side: usize) -> usize {
-    let plan = Plan {
+    let plan = |side, matrix| Plan {
         side,
-        matrix: false,
+        matrix,
+        delta: true,
     };
-    (TILES * plan.len() + plan.spare_len()) * size_of::<f32>()
+    // Of the kernel that needs most, in `f32`: half precision needs less.
+    let fits = |side: &usize| {
+        let plan = plan(*side, false);
+        let bytes = (TILES * plan.len() + plan.spare_len()) * size_of::<f32>();
+        bytes <= hardware.max_shared_memory_size
+    };
+    let sides = &[64, 32, 16][usize::from(!matrix)..];
+    sides
+        .iter()
+        .copied()
+        .find(fits)
+        .map(|side| plan(side, matrix))
 }
 
-/// What [`forward`] saves for inputs like these: states at the chunk borders and errors, the gates cut into chunks,
-/// `A` and `(I + L)⁻¹`.
-pub(super) fn saved(inputs: &[TensorSpec], kernel: Kernel) -> Vec<TensorSpec> {
+/// What [`Call::forward`] gives for inputs like these, and saves: states at the chunk borders and errors, the gates cut into
+/// chunks, `A` and `(I + L)⁻¹`.
+pub(super) fn layout(inputs: &[TensorSpec], plan: Plan, save: bool) -> Layout {
     let [q, k, v, .., state] = &inputs[..7] else {
         unreachable!("seven tensors or eight")
     };
     let [b, h, s, ..] = state.shape.dims::<5>();
-    let chunks = q.shape[1].div_ceil(kernel.chunk);
-    let rows = b * h * chunks * kernel.chunk;
-    let holds = kernel.plan(native([q.dtype, k.dtype, v.dtype])).holds();
+    let chunks = q.shape[1].div_ceil(plan.side);
+    let rows = b * h * chunks * plan.side;
+    let holds = plan.for_rows(native([q.dtype, k.dtype, v.dtype])).holds();
     let len = v.shape.num_elements() + state.shape.num_elements() * (chunks + 1);
-    let all = [
-        (len, DType::F32),
-        (4 * rows * s, DType::F32),
-        (2 * rows * kernel.chunk, holds),
+    let saved = [
+        spec([len], DType::F32),
+        spec([4 * rows * s], DType::F32),
+        spec([2 * rows * plan.side], holds),
     ];
-    all.map(|(len, dtype)| TensorSpec::new(Shape::from([len]), dtype))
-        .into()
-}
-
-/// Outputs and final state; for training also what [`saved`] names.
-pub(super) fn forward(
-    x: ScanTensors<CubeBackend>,
-    kernel: Kernel,
-    delta: bool,
-    save: bool,
-) -> [Vec<CubeTensor>; 2] {
-    let shapes = [x.v.shape(), x.state.shape()];
-    let call = Call::new(x, kernel, delta);
-    if !save && (1..=STEPS_UP_TO).contains(&call.dims.t) {
-        return [apart(call.steps(), shapes), Vec::new()];
+    Layout {
+        results: vec![spec(v.shape.clone(), state.dtype), state.clone()],
+        saved: if save { saved.into() } else { Vec::new() },
     }
-    let gates = call.gates();
-    let scores = call.scores(&gates);
-    let (both, saved) = call.carry(&gates, &scores, save);
-    let saved = if save {
-        vec![saved, gates, scores]
-    } else {
-        Vec::new()
-    };
-    [apart(both, shapes), saved]
-}
-
-/// Tensors that a kernel wrote one behind the other.
-fn apart(both: CubeTensor, shapes: [Shape; 2]) -> Vec<CubeTensor> {
-    let mut from = 0;
-    let part = |shape: Shape| {
-        let to = from + shape.num_elements();
-        let part = CubeBackend::float_slice(both.clone(), &[(from..to).into()]);
-        from = to;
-        CubeBackend::float_reshape(part, shape)
-    };
-    shapes.map(part).into()
-}
-
-/// Gradients of every input, given what `forward` saved and the gradients of its results, if any. In additive
-/// mode the one of `erase` is zero.
-pub(super) fn backward(
-    x: ScanTensors<CubeBackend>,
-    saved: [CubeTensor; 3],
-    grads: [CubeTensor; 2],
-    kernel: Kernel,
-    delta: bool,
-) -> ScanTensors<CubeBackend> {
-    let shapes = [x.v.shape(), x.state.shape()];
-    let parts = grads.into_iter().zip(shapes);
-    let parts = parts.map(|(grad, shape)| {
-        let there = !is_none(&grad, &shape);
-        (there.then_some(grad), shape.num_elements())
-    });
-    let d_both = side_by_side(&saved[0], 1, parts.collect());
-    Call::new(x, kernel, delta).backward(saved, d_both)
 }

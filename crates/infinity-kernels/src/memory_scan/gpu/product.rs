@@ -1,7 +1,7 @@
 //! Products of tiles: the units' own, in `f32`, or those of the planes' matrix units, on tiles of
 //! half precision with sums in `f32`. Which one is a [`Plan`]'s to say.
 
-use super::tile::{Plan, own_col, own_row};
+use super::tile::{Plan, col_of, own_col, own_row, row_of};
 use burn_cubecl::cubecl;
 use cubecl::cmma;
 use cubecl::ir::{DeviceProperties, FloatKind};
@@ -10,15 +10,12 @@ use cubecl::prelude::*;
 /// Rows and columns of what a matrix unit multiplies, and how deep.
 const FRAGMENT: usize = 16;
 
-/// Whether planes of 16 × 16 units multiply fragments of `kind` with sums in `f32`.
-pub(super) fn has_matrix_units(properties: &DeviceProperties, kind: FloatKind) -> bool {
-    let single = ElemType::Float(FloatKind::F32);
+/// Whether planes of 16 × 16 units multiply fragments of `bf16` with sums in `f32`.
+pub(super) fn has_matrix_units(properties: &DeviceProperties) -> bool {
+    let [half, single] = [FloatKind::BF16, FloatKind::F32].map(ElemType::Float);
     properties.features.matmul.cmma.iter().any(|fragment| {
-        let sizes = [fragment.m, fragment.n, fragment.k];
-        sizes == [FRAGMENT as u32; 3]
-            && fragment.a_type == ElemType::Float(kind)
-            && fragment.b_type == ElemType::Float(kind)
-            && fragment.cd_type == single
+        [fragment.m, fragment.n, fragment.k] == [FRAGMENT as u32; 3]
+            && [fragment.a_type, fragment.b_type, fragment.cd_type] == [half, half, single]
     })
 }
 
@@ -37,6 +34,14 @@ impl Turned {
             false => cmma::MatrixLayout::RowMajor,
         }
     }
+
+    /// Values between two rows of `factor`, and between two columns, in a tile with rows of `pitch`.
+    fn strides(self, factor: Turned, pitch: usize) -> [usize; 2] {
+        match self == factor {
+            true => [1, pitch],
+            false => [pitch, 1],
+        }
+    }
 }
 
 /// `acc += left · right` on whole tiles, which are in sync. `spare` is free before and after.
@@ -53,12 +58,8 @@ pub(super) fn multiply<E: Float>(
         multiply_in_planes::<E>(left, right, spare, turned, plan);
         sync_cube();
         #[unroll]
-        for i in 0..comptime!(plan.owned()) {
-            #[unroll]
-            for j in 0..comptime!(plan.owned()) {
-                acc[comptime!(i * plan.owned() + j)] +=
-                    spare[own_row(i) * comptime!(plan.spare_pitch()) + own_col(j)];
-            }
+        for at in 0..comptime!(plan.all_owned()) {
+            acc[at] += spare[row_of(at, plan) * comptime!(plan.spare_pitch()) + col_of(at, plan)];
         }
         sync_cube();
     } else {
@@ -76,26 +77,19 @@ fn multiply_in_units<E: Float>(
     #[comptime] plan: Plan,
 ) {
     let own = comptime!(plan.owned());
-    let pitch = comptime!(plan.pitch());
+    let a_strides = comptime!(turned.strides(Turned::Left, plan.pitch()));
+    let b_strides = comptime!(turned.strides(Turned::Right, plan.pitch()));
     for l in 0..comptime!(plan.side) {
         let mut a = Array::<f32>::new(own);
         #[unroll]
         for i in 0..own {
-            let row = own_row(i);
-            a[i] = if comptime!(turned != Turned::Left) {
-                f32::cast_from(left[row * pitch + l])
-            } else {
-                f32::cast_from(left[l * pitch + row])
-            };
+            let at = own_row(i) * comptime!(a_strides[0]) + l * comptime!(a_strides[1]);
+            a[i] = f32::cast_from(left[at]);
         }
         #[unroll]
         for j in 0..own {
-            let col = own_col(j);
-            let b = if comptime!(turned != Turned::Right) {
-                f32::cast_from(right[l * pitch + col])
-            } else {
-                f32::cast_from(right[col * pitch + l])
-            };
+            let at = l * comptime!(b_strides[0]) + own_col(j) * comptime!(b_strides[1]);
+            let b = f32::cast_from(right[at]);
             #[unroll]
             for i in 0..own {
                 acc[comptime!(i * own + j)] += a[i] * b;
@@ -115,6 +109,8 @@ fn multiply_in_planes<E: Float>(
 ) {
     let pitch = comptime!(plan.pitch());
     let len = comptime!(plan.len());
+    let a_strides = comptime!(turned.strides(Turned::Left, pitch));
+    let b_strides = comptime!(turned.strides(Turned::Right, pitch));
     let along = comptime!(plan.side / FRAGMENT);
     let mut fragment = (UNIT_POS / PLANE_DIM) as usize;
     let planes = (CUBE_DIM / PLANE_DIM) as usize;
@@ -132,16 +128,8 @@ fn multiply_in_planes<E: Float>(
         #[unroll]
         for l in 0..along {
             let deep = comptime!(l * FRAGMENT);
-            let a_at = if comptime!(turned != Turned::Left) {
-                row * pitch + deep
-            } else {
-                deep * pitch + row
-            };
-            let b_at = if comptime!(turned != Turned::Right) {
-                deep * pitch + col
-            } else {
-                col * pitch + deep
-            };
+            let a_at = row * comptime!(a_strides[0]) + comptime!(deep * a_strides[1]);
+            let b_at = comptime!(deep * b_strides[0]) + col * comptime!(b_strides[1]);
             let a = cmma::Matrix::<E>::from_slice(
                 cmma::MatrixIdent::A,
                 FRAGMENT,

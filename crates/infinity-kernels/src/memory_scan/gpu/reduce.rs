@@ -4,52 +4,38 @@ use super::tile::{Plan, UNITS, own_col, own_row};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-/// `out[at + row] = Σ_col acc`. `spare` is free before and after.
+/// What is summed up.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) enum Over {
+    Rows,
+    Cols,
+}
+
+/// `out[at + col] = Σ_row acc`, or `out[at + row] = Σ_col acc`. `spare` is free before and after.
 #[cube]
-pub(super) fn over_cols(
+pub(super) fn sums(
     acc: &Array<f32>,
+    #[comptime] over: Over,
     out: &mut [f32],
     at: usize,
     spare: &mut Shared<[f32]>,
     #[comptime] plan: Plan,
 ) {
     let own = comptime!(plan.owned());
+    let rows = comptime!(over == Over::Rows);
     #[unroll]
     for i in 0..own {
         let mut sum = 0.0f32;
         #[unroll]
         for j in 0..own {
-            sum += acc[comptime!(i * own + j)];
+            sum += acc[comptime!(if rows { j * own + i } else { i * own + j })];
         }
-        spare[own_row(i) * UNITS + UNIT_POS_X as usize] = sum;
-    }
-    finish(out, at, spare, plan);
-}
-
-/// `out[at + col] = Σ_row acc`. `spare` is free before and after.
-#[cube]
-pub(super) fn over_rows(
-    acc: &Array<f32>,
-    out: &mut [f32],
-    at: usize,
-    spare: &mut Shared<[f32]>,
-    #[comptime] plan: Plan,
-) {
-    let own = comptime!(plan.owned());
-    #[unroll]
-    for j in 0..own {
-        let mut sum = 0.0f32;
-        #[unroll]
-        for i in 0..own {
-            sum += acc[comptime!(i * own + j)];
+        if comptime!(rows) {
+            spare[own_col(i) * UNITS + UNIT_POS_Y as usize] = sum;
+        } else {
+            spare[own_row(i) * UNITS + UNIT_POS_X as usize] = sum;
         }
-        spare[own_col(j) * UNITS + UNIT_POS_Y as usize] = sum;
     }
-    finish(out, at, spare, plan);
-}
-
-#[cube]
-fn finish(out: &mut [f32], at: usize, spare: &mut Shared<[f32]>, #[comptime] plan: Plan) {
     sync_cube();
     let unit = UNIT_POS as usize;
     if unit < comptime!(plan.side) {

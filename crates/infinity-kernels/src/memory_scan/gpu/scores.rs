@@ -4,7 +4,7 @@
 use super::product::{Turned, multiply};
 use super::sizes::{Chunk, Gate, Sizes, Square};
 use super::solve::invert;
-use super::tile::{Plan, load, own_col, own_row, put, store, zeros};
+use super::tile::{Plan, col_of, load, put, row_of, store, zeros};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
@@ -16,29 +16,26 @@ pub(super) fn scores<F: Float, E: Float>(
     gates: &[f32],
     out: &mut [E],
     sizes: Sizes,
-    #[comptime] delta: bool,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
     if CUBE_POS >= sizes.heads * sizes.chunks {
         terminate!();
     }
-    let n = CUBE_POS % sizes.chunks;
-    let head = CUBE_POS / sizes.chunks;
-    let chunk = Chunk::new(sizes, head, n, plan);
+    let chunk = Chunk::numbered(sizes, CUBE_POS, plan);
     let len = comptime!(plan.len());
     let mut spare = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
     let mut query = Shared::<[E]>::new_slice(len);
     let mut key = Shared::<[E]>::new_slice(len);
-    let mut pair = products::<F, E>(q, k, &mut query, &mut key, &mut spare, chunk, delta);
-    let mask = masks(gates, chunk, delta);
+    let mut pair = products::<F, E>(q, k, &mut query, &mut key, &mut spare, chunk);
+    let mask = masks(gates, chunk);
     #[unroll]
-    for i in 0..comptime!(plan.owned() * plan.owned()) {
-        pair.read[i] *= mask.read[i];
-        pair.erase[i] *= mask.erase[i];
+    for at in 0..comptime!(plan.all_owned()) {
+        pair.read[at] *= mask.read[at];
+        pair.erase[at] *= mask.erase[at];
     }
     store::<E>(out, chunk.square(Square::First), &pair.read, plan);
-    if comptime!(delta) {
+    if comptime!(plan.delta) {
         let mut l = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
         let mut inverse = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
         let pitch = comptime!(plan.spare_pitch());
@@ -46,12 +43,8 @@ pub(super) fn scores<F: Float, E: Float>(
         sync_cube();
         invert(&l, &mut inverse, &mut spare, plan);
         #[unroll]
-        for i in 0..comptime!(plan.owned()) {
-            #[unroll]
-            for j in 0..comptime!(plan.owned()) {
-                pair.erase[comptime!(i * plan.owned() + j)] =
-                    inverse[own_row(i) * pitch + own_col(j)];
-            }
+        for at in 0..comptime!(plan.all_owned()) {
+            pair.erase[at] = inverse[row_of(at, plan) * pitch + col_of(at, plan)];
         }
         store::<E>(out, chunk.square(Square::Second), &pair.erase, plan);
     }
@@ -83,31 +76,27 @@ pub(super) fn products<F: Float, E: Float>(
     key: &mut Shared<[E]>,
     spare: &mut Shared<[f32]>,
     chunk: Chunk,
-    #[comptime] delta: bool,
 ) -> Pair {
     let plan = comptime!(chunk.plan);
     let mut out = Pair::zeros(plan);
-    let mut tile = 0usize;
-    while tile * comptime!(plan.side) < chunk.sizes.k {
+    for tile in 0..chunk.tiles(chunk.sizes.k) {
         let block = chunk.keys(tile);
         load::<F, E>(query, q, block, plan);
         load::<F, E>(key, k, block, plan);
         sync_cube();
         multiply::<E>(&mut out.read, &*query, &*key, spare, Turned::Right, plan);
-        if comptime!(delta) {
+        if comptime!(plan.delta) {
             multiply::<E>(&mut out.erase, &*key, &*key, spare, Turned::Right, plan);
         }
         sync_cube();
-        tile += 1;
     }
     out
 }
 
 /// `M` and, below the diagonal, `Nm`.
 #[cube]
-pub(super) fn masks(gates: &[f32], chunk: Chunk, #[comptime] delta: bool) -> Pair {
+pub(super) fn masks(gates: &[f32], chunk: Chunk) -> Pair {
     let plan = comptime!(chunk.plan);
-    let own = comptime!(plan.owned());
     let mut out = Pair::zeros(plan);
     for s in 0..chunk.sizes.s {
         let decay = chunk.gate(Gate::Decay, s);
@@ -115,21 +104,16 @@ pub(super) fn masks(gates: &[f32], chunk: Chunk, #[comptime] delta: bool) -> Pai
         let write = chunk.gate(Gate::Write, s);
         let erase = chunk.gate(Gate::Erase, s);
         #[unroll]
-        for i in 0..own {
-            let row = own_row(i);
-            #[unroll]
-            for j in 0..own {
-                let col = own_col(j);
-                let at = comptime!(i * own + j);
-                if row >= col {
-                    // Below the diagonal the exponent is at most 0.
-                    let written =
-                        gates[write + col] * (gates[decay + row] - gates[decay + col]).exp();
-                    out.read[at] += gates[read + row] * written;
-                    if comptime!(delta) {
-                        if row > col {
-                            out.erase[at] += gates[erase + row] * written;
-                        }
+        for at in 0..comptime!(plan.all_owned()) {
+            let row = row_of(at, plan);
+            let col = col_of(at, plan);
+            if row >= col {
+                // Below the diagonal the exponent is at most 0.
+                let written = gates[write + col] * (gates[decay + row] - gates[decay + col]).exp();
+                out.read[at] += gates[read + row] * written;
+                if comptime!(plan.delta) {
+                    if row > col {
+                        out.erase[at] += gates[erase + row] * written;
                     }
                 }
             }

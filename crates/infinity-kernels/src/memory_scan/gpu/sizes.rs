@@ -77,11 +77,6 @@ impl Sizes {
     pub(super) fn slot(&self, head: usize, slots: usize, slot: usize) -> usize {
         (head * slots + slot) * self.s * self.k * self.v
     }
-
-    /// Values in `[B, T, H, V]`.
-    pub(super) fn outputs(&self) -> usize {
-        self.heads * self.t * self.v
-    }
 }
 
 /// A chunk of a head, and where its parts lie in the buffers.
@@ -89,8 +84,8 @@ impl Sizes {
 #[expand(derive(Clone, Copy))]
 pub(super) struct Chunk {
     pub(super) sizes: Sizes,
-    head: usize,
-    n: usize,
+    pub(super) head: usize,
+    pub(super) n: usize,
     #[cube(comptime)]
     pub(super) plan: Plan,
 }
@@ -104,6 +99,17 @@ impl Chunk {
             n,
             plan,
         }
+    }
+
+    /// Chunk `i` of all heads.
+    pub(super) fn numbered(sizes: Sizes, i: usize, #[comptime] plan: Plan) -> Chunk {
+        Chunk::new(sizes, i / sizes.chunks, i % sizes.chunks, plan)
+    }
+
+    /// Tiles that cover rows of `width`.
+    pub(super) fn tiles(&self, width: usize) -> usize {
+        let side = comptime!(self.plan.side);
+        width.div_ceil(side.runtime())
     }
 
     /// Columns of tile `tile` in rows of `width`, `[B, T, H, width]`.

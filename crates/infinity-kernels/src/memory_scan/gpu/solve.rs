@@ -3,7 +3,7 @@
 //!
 //! Not by powers of `L`, whose terms explode for repeated keys.
 
-use super::tile::{Plan, UNITS, own_col, own_row};
+use super::tile::{Plan, UNITS, col_of, row_of};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
@@ -23,11 +23,8 @@ pub(super) fn invert(
     let pitch = comptime!(plan.spare_pitch());
     let unit = UNIT_POS as usize;
     #[unroll]
-    for i in 0..comptime!(plan.owned()) {
-        #[unroll]
-        for j in 0..comptime!(plan.owned()) {
-            out[own_row(i) * pitch + own_col(j)] = 0.0f32;
-        }
+    for at in 0..comptime!(plan.all_owned()) {
+        out[row_of(at, plan) * pitch + col_of(at, plan)] = 0.0f32;
     }
     sync_cube();
     // A unit a column: it reads back only what it wrote itself.

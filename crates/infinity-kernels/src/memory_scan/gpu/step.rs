@@ -9,8 +9,7 @@ use super::tile::UNITS;
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-/// A cube a head and `UNITS` values. Units of a column share its keys. `both` gets outputs, then
-/// final states.
+/// A cube a head and `UNITS` values. Units of a column share its keys.
 #[cube(launch_unchecked)]
 pub(super) fn steps<F: Float>(
     q: &[F],
@@ -21,7 +20,8 @@ pub(super) fn steps<F: Float>(
     write: &[f32],
     erase: &[f32],
     initial: &[f32],
-    both: &mut [f32],
+    outputs: &mut [f32],
+    state: &mut [f32],
     sizes: Sizes,
     #[comptime] delta: bool,
     #[define(F)] _dtype: ElemType,
@@ -37,7 +37,6 @@ pub(super) fn steps<F: Float>(
     let col = CUBE_POS % tiles * UNITS + x;
     let kv = sizes.k * sizes.v;
     let from = head * sizes.s * kv + col;
-    let to = sizes.outputs() + from;
     let mut recalls = Shared::<[f32]>::new_slice(comptime!(UNITS * UNITS));
     let mut answers = Shared::<[f32]>::new_slice(comptime!(UNITS * UNITS));
     let mut dots = Shared::<[f32]>::new_slice(comptime!(UNITS * UNITS));
@@ -57,10 +56,10 @@ pub(super) fn steps<F: Float>(
                     let mut h = if t == 0 {
                         initial[from + s * kv + at * sizes.v]
                     } else {
-                        both[to + s * kv + at * sizes.v]
+                        state[from + s * kv + at * sizes.v]
                     };
                     h *= log_decay[gate].exp();
-                    both[to + s * kv + at * sizes.v] = h;
+                    state[from + s * kv + at * sizes.v] = h;
                     answered += read[gate] * h * query;
                     if comptime!(delta) {
                         recalled += erase[gate] * h * key;
@@ -90,12 +89,12 @@ pub(super) fn steps<F: Float>(
                 let mut at = y;
                 while at < sizes.k {
                     let key = f32::cast_from(k[row * sizes.k + at]);
-                    both[to + s * kv + at * sizes.v] += write[gate] * key * error;
+                    state[from + s * kv + at * sizes.v] += write[gate] * key * error;
                     at += UNITS;
                 }
             }
             if y == 0 {
-                both[row * sizes.v + col] = o + weight * qk * error;
+                outputs[row * sizes.v + col] = o + weight * qk * error;
             }
         }
         sync_cube();

@@ -2,9 +2,9 @@
 //! states, for all chunks at once.
 
 use super::product::{Turned, multiply};
-use super::reduce::{over_cols, over_units};
+use super::reduce::{Over, over_units, sums};
 use super::sizes::{Chunk, Gate, Sizes, Square};
-use super::tile::{Plan, add_rows, load, own_col, own_row, store, value, zeros};
+use super::tile::{Plan, add_rows, col_of, load, own_col, own_row, row_of, store, value, zeros};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
@@ -16,7 +16,7 @@ pub(super) fn through<F: Float, E: Float>(
     k: &[F],
     gates: &[f32],
     saved: &[f32],
-    d_both: &[f32],
+    d_outputs: &[f32],
     d_v: &[E],
     d_borders: &[f32],
     d_scores: &[E],
@@ -24,7 +24,6 @@ pub(super) fn through<F: Float, E: Float>(
     d_k: &mut [F],
     parts: &mut [f32],
     sizes: Sizes,
-    #[comptime] delta: bool,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
@@ -34,10 +33,9 @@ pub(super) fn through<F: Float, E: Float>(
         terminate!();
     }
     let k_tile = CUBE_POS % k_tiles;
-    let n = CUBE_POS / k_tiles % sizes.chunks;
-    let head = CUBE_POS / (k_tiles * sizes.chunks);
-    let chunk = Chunk::new(sizes, head, n, plan);
+    let chunk = Chunk::numbered(sizes, CUBE_POS / k_tiles, plan);
     let own = comptime!(plan.owned());
+    let all = comptime!(plan.all_owned());
     let len = comptime!(plan.len());
     let mut spare = Shared::<[f32]>::new_slice(comptime!(plan.spare_len()));
     let mut query = Shared::<[E]>::new_slice(len);
@@ -50,7 +48,7 @@ pub(super) fn through<F: Float, E: Float>(
     load::<F, E>(&mut key, k, keys, plan);
     // dQ = dP K, dK = dPᵀ Q + (dG + dGᵀ) K.
     load::<E, E>(&mut first, d_scores, chunk.square(Square::First), plan);
-    if comptime!(delta) {
+    if comptime!(plan.delta) {
         load::<E, E>(&mut second, d_scores, chunk.square(Square::Second), plan);
     }
     sync_cube();
@@ -58,66 +56,56 @@ pub(super) fn through<F: Float, E: Float>(
     let mut of_k = zeros(plan);
     multiply::<E>(&mut of_q, &first, &key, &mut spare, Turned::No, plan);
     multiply::<E>(&mut of_k, &first, &query, &mut spare, Turned::Left, plan);
-    if comptime!(delta) {
+    if comptime!(plan.delta) {
         multiply::<E>(&mut of_k, &second, &key, &mut spare, Turned::No, plan);
     }
     sync_cube();
     let slots = sizes.chunks + 1;
     let behind = sizes.slot(sizes.heads, slots, 0);
-    let starts = sizes.slot(head, slots, n);
-    let ends = sizes.slot(head, slots, n + 1);
+    let starts = sizes.slot(chunk.head, slots, chunk.n);
+    let ends = sizes.slot(chunk.head, slots, chunk.n + 1);
     for s in 0..sizes.s {
         // Y = dO H⁰ᵀ, Z = Dm dH¹ᵀ, Y' = −dX H⁰ᵀ, and this unit's part of ⟨dH¹, H¹⟩.
         let mut y = zeros(plan);
         let mut z = zeros(plan);
         let mut recalled = zeros(plan);
         let mut dot = 0.0f32;
-        let mut v_tile = 0usize;
-        while v_tile * side < sizes.v {
+        for v_tile in 0..chunk.tiles(sizes.v) {
             let values = chunk.values(v_tile);
             let start = sizes.state(starts, s, k_tile, v_tile, side);
             load::<f32, E>(&mut first, saved, start, plan);
-            load::<f32, E>(&mut second, d_both, values, plan);
-            if comptime!(delta) {
+            load::<f32, E>(&mut second, d_outputs, values, plan);
+            if comptime!(plan.delta) {
                 load::<E, E>(&mut third, d_v, values, plan);
             }
             sync_cube();
-            multiply::<E>(&mut y, &second, &first, &mut spare, Turned::Right, plan);
-            if comptime!(delta) {
-                multiply::<E>(
-                    &mut recalled,
-                    &third,
-                    &first,
-                    &mut spare,
-                    Turned::Right,
-                    plan,
-                );
+            let turned = comptime!(Turned::Right);
+            multiply::<E>(&mut y, &second, &first, &mut spare, turned, plan);
+            if comptime!(plan.delta) {
+                multiply::<E>(&mut recalled, &third, &first, &mut spare, turned, plan);
             }
             sync_cube();
             let end = sizes.state(ends, s, k_tile, v_tile, side);
             load::<f32, E>(&mut first, d_borders, end, plan);
             load::<f32, E>(&mut second, saved, values.shifted(behind), plan);
             #[unroll]
-            for i in 0..own {
-                #[unroll]
-                for j in 0..own {
-                    dot += value::<f32>(saved, end, own_row(i), own_col(j))
-                        * value::<f32>(d_borders, end, own_row(i), own_col(j));
-                }
+            for at in 0..all {
+                let row = row_of(at, plan);
+                let col = col_of(at, plan);
+                dot += value::<f32>(saved, end, row, col) * value::<f32>(d_borders, end, row, col);
             }
             sync_cube();
-            multiply::<E>(&mut z, &second, &first, &mut spare, Turned::Right, plan);
+            multiply::<E>(&mut z, &second, &first, &mut spare, turned, plan);
             sync_cube();
-            v_tile += 1;
         }
         #[unroll]
-        for i in 0..comptime!(own * own) {
-            recalled[i] = 0.0f32 - recalled[i];
+        for at in 0..all {
+            recalled[at] = 0.0f32 - recalled[at];
         }
         let reads = chunk.from_start(gates, Gate::Read, s);
         add_rows(&mut of_q, &reads, &y, plan);
         add_rows(&mut of_k, &chunk.to_end(gates, s), &z, plan);
-        if comptime!(delta) {
+        if comptime!(plan.delta) {
             let recalls = chunk.from_start(gates, Gate::Erase, s);
             add_rows(&mut of_k, &recalls, &recalled, plan);
         }
@@ -139,17 +127,13 @@ pub(super) fn through<F: Float, E: Float>(
             }
         }
         let part = k_tile + 1;
-        over_cols(&y, parts, chunk.part(part, Gate::Read, s), &mut spare, plan);
-        over_cols(
-            &z,
-            parts,
-            chunk.part(part, Gate::Write, s),
-            &mut spare,
-            plan,
-        );
-        if comptime!(delta) {
+        let read = chunk.part(part, Gate::Read, s);
+        sums(&y, Over::Cols, parts, read, &mut spare, plan);
+        let write = chunk.part(part, Gate::Write, s);
+        sums(&z, Over::Cols, parts, write, &mut spare, plan);
+        if comptime!(plan.delta) {
             let erase = chunk.part(part, Gate::Erase, s);
-            over_cols(&recalled, parts, erase, &mut spare, plan);
+            sums(&recalled, Over::Cols, parts, erase, &mut spare, plan);
         }
         over_units(dot, parts, chunk.end(k_tile, s), &mut spare);
     }

@@ -11,6 +11,7 @@
 //!
 //! `product.rs` multiplies tiles.
 
+pub(super) use super::super::inputs::Plan;
 use crate::gpu::row_type;
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
@@ -19,16 +20,13 @@ use cubecl::prelude::*;
 /// Units along each side of a cube.
 pub(super) const UNITS: usize = 16;
 
-/// How a device cuts and multiplies.
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
-pub(super) struct Plan {
-    /// Rows and columns of a tile, and positions in a chunk.
-    pub(super) side: usize,
-    /// Whether planes multiply, by their matrix units.
-    pub(super) matrix: bool,
-}
-
 impl Plan {
+    /// The same for rows of `dtype`. States can leave the range of `f16`, so only `bf16` goes to matrix units.
+    pub(super) fn for_rows(self, dtype: DType) -> Plan {
+        let matrix = self.matrix && dtype == DType::BF16;
+        Plan { matrix, ..self }
+    }
+
     /// What tiles that are multiplied hold.
     pub(super) const fn holds(self) -> DType {
         if self.matrix { DType::BF16 } else { DType::F32 }
@@ -39,14 +37,15 @@ impl Plan {
         self.side / UNITS
     }
 
+    /// Elements of a tile that one unit owns.
+    pub(super) const fn all_owned(self) -> usize {
+        self.owned() * self.owned()
+    }
+
     /// Values between two rows of a tile that is multiplied. Spreads columns over the memory's
     /// banks, and keeps rows where matrix units can load them.
     pub(super) const fn pitch(self) -> usize {
-        if self.matrix {
-            self.side + 8
-        } else {
-            self.side + 1
-        }
+        self.side + if self.matrix { 8 } else { 1 }
     }
 
     /// Values between two rows of the `f32` tile that sums and spare values go through.
@@ -103,11 +102,11 @@ impl Block {
 /// Values of a unit's own elements, all zero.
 #[cube]
 pub(super) fn zeros(#[comptime] plan: Plan) -> Array<f32> {
-    let len = comptime!(plan.owned() * plan.owned());
+    let len = comptime!(plan.all_owned());
     let mut acc = Array::<f32>::new(len);
     #[unroll]
-    for i in 0..len {
-        acc[i] = 0.0f32;
+    for at in 0..len {
+        acc[at] = 0.0f32;
     }
     acc
 }
@@ -122,6 +121,18 @@ pub(super) fn own_row(#[comptime] i: usize) -> usize {
 #[cube]
 pub(super) fn own_col(#[comptime] j: usize) -> usize {
     UNIT_POS_X as usize + comptime!(j * UNITS)
+}
+
+/// The row of own element `at`, counted row by row.
+#[cube]
+pub(super) fn row_of(#[comptime] at: usize, #[comptime] plan: Plan) -> usize {
+    own_row(comptime!(at / plan.owned()))
+}
+
+/// The column of own element `at`.
+#[cube]
+pub(super) fn col_of(#[comptime] at: usize, #[comptime] plan: Plan) -> usize {
+    own_col(comptime!(at % plan.owned()))
 }
 
 /// One value of a block, zero where it has none.
@@ -163,12 +174,8 @@ pub(super) fn put<E: Float>(
     #[comptime] plan: Plan,
 ) {
     #[unroll]
-    for i in 0..comptime!(plan.owned()) {
-        let row = own_row(i);
-        #[unroll]
-        for j in 0..comptime!(plan.owned()) {
-            tile[row * pitch + own_col(j)] = E::cast_from(acc[comptime!(i * plan.owned() + j)]);
-        }
+    for at in 0..comptime!(plan.all_owned()) {
+        tile[row_of(at, plan) * pitch + col_of(at, plan)] = E::cast_from(acc[at]);
     }
 }
 
@@ -181,15 +188,11 @@ pub(super) fn store<F: Float>(
     #[comptime] plan: Plan,
 ) {
     #[unroll]
-    for i in 0..comptime!(plan.owned()) {
-        let row = own_row(i);
-        #[unroll]
-        for j in 0..comptime!(plan.owned()) {
-            let col = own_col(j);
-            if row < block.rows && col < block.cols {
-                buffer[block.start + row * block.stride + col] =
-                    F::cast_from(acc[comptime!(i * plan.owned() + j)]);
-            }
+    for at in 0..comptime!(plan.all_owned()) {
+        let row = row_of(at, plan);
+        let col = col_of(at, plan);
+        if row < block.rows && col < block.cols {
+            buffer[block.start + row * block.stride + col] = F::cast_from(acc[at]);
         }
     }
 }
@@ -225,13 +228,9 @@ pub(super) fn add_rows(
     part: &Array<f32>,
     #[comptime] plan: Plan,
 ) {
-    let own = comptime!(plan.owned());
     #[unroll]
-    for i in 0..own {
-        #[unroll]
-        for j in 0..own {
-            acc[comptime!(i * own + j)] += weights[i] * part[comptime!(i * own + j)];
-        }
+    for at in 0..comptime!(plan.all_owned()) {
+        acc[at] += weights[comptime!(at / plan.owned())] * part[at];
     }
 }
 
