@@ -21,7 +21,6 @@ use serde_json::{Value, json};
 use super::eval_task::{self, Run};
 use super::flags::over;
 use crate::args::{Global, MemoryFlags, count, whole};
-use crate::device;
 use crate::model_dir::{self, Found, ModelArgs};
 use crate::terminal::progress::perplexity;
 use crate::terminal::{self, refuse, signals};
@@ -78,9 +77,8 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<()> {
         );
     }
     signals::ends()?;
-    let chosen = device::open(&device::wanted(global))?;
     let precision = args.precision.unwrap_or(config.run.precision);
-    let loaded = model_dir::load(&found, precision, &chosen.device)?;
+    let (chosen, loaded) = model_dir::load(&found, precision, global)?;
     let (model, tokenizer) = (args.memory.on(loaded.model)?, loaded.tokenizer.as_ref());
     // Texts of a model that others trained begin as its own reader has them begin.
     config.tokenizer.add_special_tokens |=

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 
 use super::sampling::{LimitFlags, SamplingFlags};
 use crate::args::{Global, MemoryFlags, whole};
-use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::Heeding;
 use crate::terminal::{self, errors, refuse};
@@ -67,8 +66,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
     model_dir::can_hold("--state-out", args.state_out.as_ref())?;
     let prompt = read_prompt(&args)?;
-    let chosen = device::open(&device::wanted(global))?;
-    let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
+    let (chosen, loaded) = model_dir::load(&found, args.precision, global)?;
     let model = args.memory.on(loaded.model)?;
     let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
     let base = args.limit.over(loaded.generation);

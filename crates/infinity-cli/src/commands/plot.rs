@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use infinity_plot::{Across, Run, figure};
 
 use crate::args::Global;
@@ -18,27 +18,16 @@ pub(crate) struct PlotArgs {
     /// run's directory, or in this one for several runs]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// What the horizontal axis shows
-    #[arg(long, value_name = "WHAT", default_value = "step")]
-    x: X,
-}
-
-/// What the horizontal axis shows.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum X {
-    /// Optimizer steps
-    Step,
-    /// Training tokens
-    Tokens,
-    /// Seconds of training
-    Time,
+    /// What the horizontal axis shows: optimizer steps, training tokens, or seconds of training
+    #[arg(long, value_name = "WHAT", default_value = "step", value_parser = ["step", "tokens", "time"])]
+    x: String,
 }
 
 pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<()> {
-    let across = match args.x {
-        X::Step => Across::Step,
-        X::Tokens => Across::Tokens,
-        X::Time => Across::Time,
+    let across = match &*args.x {
+        "tokens" => Across::Tokens,
+        "time" => Across::Time,
+        _ => Across::Step,
     };
     let runs = read(&args.runs)?;
     let notes = runs.iter().flat_map(|run| &run.notes);
@@ -97,9 +86,8 @@ fn files(args: &PlotArgs) -> anyhow::Result<Vec<PathBuf>> {
             path.display()
         );
     }
-    Ok(["svg", "png"]
-        .map(|end| path.with_added_extension(end))
-        .into())
+    let ends = ["svg", "png"];
+    Ok(ends.map(|end| path.with_added_extension(end)).into())
 }
 
 /// The picture in pixels, two for each of its units.

@@ -11,15 +11,11 @@ use infinity_train::config::ConfigError;
 use infinity_train::data::DataError;
 use infinity_train::{CheckpointError, TrainError};
 
-/// Done.
+// Exit codes; `infinity --help` tells what they mean.
 pub(crate) const OK: u8 = 0;
-/// Something failed.
 pub(crate) const FAILED: u8 = 1;
-/// Wrong usage or configuration.
 pub(crate) const USAGE: u8 = 2;
-/// Training diverged.
 pub(crate) const DIVERGED: u8 = 3;
-/// Stopped by Ctrl-C after writing a checkpoint.
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// A command line that cannot be carried out as it stands.

@@ -28,11 +28,10 @@ use infinity_model::{GenerationConfig, Precision, Tokenizer};
 use infinity_train::evaluate::{CUT, Reading};
 
 use self::input::{Item, Pieces, Place};
-use self::show::{Emit, Open, Show};
+use self::show::{Emit, Show};
 use self::source::{KEPT, Kept, Source, before_of, kept_in};
 use super::sampling::SamplingFlags;
 use crate::args::{Global, count, whole};
-use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::{self, Heeding};
 use crate::terminal::{self, errors, refuse};
@@ -81,10 +80,9 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
     model_dir::can_hold("--state-out", args.state_out.as_ref())?;
     let source = Source::open(&args.file)?;
-    let chosen = device::open(&device::wanted(global))?;
-    let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
-    let (model, tokenizer) = (loaded.model, loaded.tokenizer);
-    let tokenizer = model_dir::needed(tokenizer, &args.of.model)?;
+    let (chosen, loaded) = model_dir::load(&found, args.precision, global)?;
+    let model = loaded.model;
+    let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
     let base = GenerationConfig {
         max_new_tokens: args.generate,
         max_length: None,
@@ -352,7 +350,7 @@ impl Session<'_> {
         let mut pieces = self.begun.iter();
         let begun = pieces.find(|piece| piece.first < position && position < piece.end);
         let next = (self.begun.iter()).find(|piece| piece.first >= position);
-        let open = || self.show.open().map_or(0.0, Open::bits);
+        let open = || self.show.open_bits();
         // What an earlier process read of a piece stays read until the piece is.
         let (read, bits) = match (begun, next, self.resumed) {
             (Some(piece), ..) => (piece.read + (position - piece.first) as usize, open()),
@@ -361,17 +359,15 @@ impl Session<'_> {
             _ => (0, 0.0),
         };
         let place = begun.or(next).map_or(self.end, |piece| piece.from);
-        let before = self
-            .seekable
-            .then(|| before_of(&self.args.file, place.offset));
-        let before = before.transpose()?;
-        let note = serde_json::to_string(&Kept {
+        let before = || before_of(&self.args.file, place.offset);
+        let before = self.seekable.then(before).transpose()?;
+        let kept = serde_json::to_string(&Kept {
             place,
             read,
             bits,
             before,
         })?;
-        let notes = [(KEPT, note), ("command", terminal::command_line())];
+        let notes = [(KEPT, kept), ("command", terminal::command_line())];
         Ok(context.save_noting(path, &self.identity, &notes)?)
     }
 

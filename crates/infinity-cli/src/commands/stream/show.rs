@@ -26,8 +26,7 @@ pub(super) enum Emit {
 }
 
 /// A piece whose tokens are being read.
-#[derive(Debug)]
-pub(super) struct Open {
+struct Open {
     piece: Piece,
     tokens: Vec<u32>,
     /// Tokens whose losses are known.
@@ -35,13 +34,6 @@ pub(super) struct Open {
     /// All of them, their losses, what was read of the piece before this process included, and the
     /// bytes of text that those stand for that have one.
     sum: Sum,
-}
-
-impl Open {
-    /// The losses in bits of the tokens that are read.
-    pub(super) fn bits(&self) -> f64 {
-        self.sum.bits
-    }
 }
 
 /// Tokens that the status line looks back on.
@@ -65,10 +57,18 @@ impl Sum {
         }
     }
 
-    fn add(&mut self, other: &Sum) {
+    fn add(&mut self, other: Sum) {
         self.tokens += other.tokens;
         self.bits += other.bits;
         self.bytes += other.bytes;
+    }
+
+    fn since(&self, other: Sum) -> Sum {
+        Sum {
+            tokens: self.tokens - other.tokens,
+            bits: self.bits - other.bits,
+            bytes: self.bytes - other.bytes,
+        }
     }
 }
 
@@ -82,8 +82,8 @@ pub(super) struct Show {
     position: u64,
     all: Sum,
     lines: u64,
+    /// What all was after each of the lines that the status line looks back on, and before the first.
     lately: VecDeque<Sum>,
-    late: Sum,
     start: Instant,
     status: Option<Status>,
 }
@@ -114,8 +114,7 @@ impl Show {
             position,
             all: Sum::default(),
             lines: 0,
-            lately: VecDeque::new(),
-            late: Sum::default(),
+            lately: [Sum::default()].into(),
             start: Instant::now(),
             status,
         }
@@ -136,9 +135,9 @@ impl Show {
         });
     }
 
-    /// The first piece that is not read to its end.
-    pub(super) fn open(&self) -> Option<&Open> {
-        self.open.front()
+    /// The losses in bits of what is read of the first piece that is not read to its end.
+    pub(super) fn open_bits(&self) -> f64 {
+        self.open.front().map_or(0.0, |open| open.sum.bits)
     }
 
     /// The next tokens have these losses in nats.
@@ -172,17 +171,12 @@ impl Show {
     fn finish(&mut self) -> anyhow::Result<()> {
         let is_read = |open: &mut Open| open.done == open.tokens.len();
         while let Some(open) = self.open.pop_front_if(is_read) {
-            self.all.add(&open.sum);
-            self.late.add(&open.sum);
+            self.all.add(open.sum);
             self.lines += 1;
-            self.lately.push_back(open.sum);
-            let late = &mut self.late;
-            while let Some(old) =
-                (self.lately).pop_front_if(|old| late.tokens - old.tokens >= LATELY)
-            {
-                late.tokens -= old.tokens;
-                late.bits -= old.bits;
-                late.bytes -= old.bytes;
+            self.lately.push_back(self.all);
+            let until = self.all.tokens.saturating_sub(LATELY);
+            while self.lately.get(1).is_some_and(|next| next.tokens <= until) {
+                self.lately.pop_front();
             }
             // The breaks after the last line are no line.
             if self.emit == Emit::Lines && !open.piece.text.trim().is_empty() {
@@ -232,13 +226,13 @@ impl Show {
     /// Writes the status line where there is one, if it is time.
     pub(super) fn status(&mut self) {
         let now = Instant::now();
-        let tokens = self.tokens();
+        let (tokens, late) = (self.tokens(), self.all.since(self.lately[0]));
         let text = format!(
             "{} tokens · {:.0} tok/s · {:.3} bits/byte over the last {} · {} resident",
             terminal::grouped(self.position),
             rate(tokens as usize, self.start.elapsed().as_secs_f64()),
-            self.late.bits_per_byte(),
-            terminal::grouped(self.late.tokens),
+            late.bits_per_byte(),
+            terminal::grouped(late.tokens),
             terminal::bytes(resident_bytes()),
         );
         let Some(status) = &mut self.status else {
