@@ -226,10 +226,10 @@ impl Session<'_> {
             self.pieces.end(&mut items);
             self.take(&mut items)?;
         }
-        if !self.is_left() {
-            self.look()?;
+        match self.is_left() {
+            true => Ok(()),
+            false => self.look(),
         }
-        Ok(())
     }
 
     fn take(&mut self, items: &mut VecDeque<Item>) -> anyhow::Result<()> {
@@ -307,17 +307,15 @@ impl Session<'_> {
     /// Does what was asked for from outside, and says what has to be said once.
     fn mind(&mut self) {
         if self.snapshot.swap(false, Ordering::SeqCst) {
-            if self.args.state_out.is_none() {
-                self.show.clear();
-                let message = "SIGUSR1 keeps the state where --state-out says, which was not given";
-                terminal::alarm(message);
-            } else {
-                let kept = self.keep(self.seekable);
-                self.say_failed(kept, "");
-            }
+            let kept = match self.args.state_out {
+                Some(_) => self.keep(self.seekable),
+                None => Err(errors::usage("--state-out says where, and was not given")),
+            };
+            self.say_failed(kept, " on SIGUSR1");
         }
-        if self.pieces.replaced > 0 && !std::mem::replace(&mut self.told_of_bytes, true) {
-            let at = self.pieces.first_replaced;
+        if let Some(at) = self.pieces.first_replaced
+            && !std::mem::replace(&mut self.told_of_bytes, true)
+        {
             let name = self.args.file.display();
             self.show.clear();
             terminal::warning(&format!(

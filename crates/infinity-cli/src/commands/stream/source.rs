@@ -48,16 +48,15 @@ pub(super) fn kept_in(path: &Path) -> anyhow::Result<Kept> {
 pub(super) enum Source {
     /// A file that can be read from any place.
     File(PathBuf, File, u64),
-    /// A pipe.
-    Pipe(File),
-    Stdin,
+    /// A pipe, or standard input.
+    Pipe(Box<dyn Read + Send>),
 }
 
 impl Source {
     /// The file or pipe at `path`; `-` is standard input.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         if path == Path::new("-") {
-            return Ok(Source::Stdin);
+            return Ok(Source::Pipe(Box::new(io::stdin())));
         }
         let shown = path.display();
         let opened = File::open(path).and_then(|file| file.metadata().map(|data| (file, data)));
@@ -70,7 +69,7 @@ impl Source {
         }
         Ok(match data.is_file() {
             true => Source::File(path.into(), file, data.len()),
-            false => Source::Pipe(file),
+            false => Source::Pipe(Box::new(file)),
         })
     }
 
@@ -103,9 +102,8 @@ impl Source {
 
     /// Reads on a thread of its own, so that Ctrl-C is noticed while nothing comes.
     pub(super) fn chunks(self, offset: u64) -> anyhow::Result<Receiver<io::Result<Vec<u8>>>> {
-        let mut reader: Box<dyn Read + Send> = match self {
-            Source::Stdin => Box::new(io::stdin()),
-            Source::Pipe(file) => Box::new(file),
+        let mut reader = match self {
+            Source::Pipe(reader) => reader,
             Source::File(path, mut file, _) => {
                 file.seek(SeekFrom::Start(offset))
                     .with_context(|| format!("cannot read {}", path.display()))?;
