@@ -50,16 +50,17 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<()> {
 
 /// One line about a configuration, for the eye to check.
 fn summary(config: &RunConfig) -> String {
-    let model = &config.model;
-    format!(
-        "{}, {} layers × width {} × {} heads, window {}, {} tokens a step, writes {}",
-        layers(model),
+    let (model, window) = (&config.model, config.data.max_seq_length);
+    let (n, width, heads) = (
         model.num_hidden_layers,
         model.hidden_size,
         model.num_attention_heads,
-        config.data.max_seq_length,
-        terminal::grouped(config.tokens_per_step()),
-        config.output_dir().display()
+    );
+    let tokens = terminal::grouped(config.tokens_per_step());
+    let (layers, output) = (layers(model), config.output_dir());
+    format!(
+        "{layers}, {n} layers × width {width} × {heads} heads, window {window}, {tokens} tokens a step, writes {}",
+        output.display()
     )
 }
 

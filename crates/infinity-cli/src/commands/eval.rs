@@ -90,17 +90,18 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<()> {
         config.data.max_seq_length = config.data.max_seq_length.min(longest);
     }
     let run = Run {
+        json: args.json,
         model: &model,
         tokenizer,
         config: &config,
         device: &chosen.name,
     };
-    if args.task.task.is_some() {
-        return eval_task::run(&args.task, args.json, global, text, &run);
+    if let Some(task) = args.task.task {
+        return eval_task::run(&args.task, task, text.as_ref(), &run);
     }
     let text = text.expect("read where no task makes rows");
     if args.stream.stream {
-        return run_stream(&args.stream, args.json, &text, &run);
+        return run_stream(&args.stream, &text, &run);
     }
     let source = EvalSource::new(
         text,
@@ -111,7 +112,7 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<()> {
     .limited(config.eval.max_batches);
     warn_of_growth(model.config(), &source, config.data.max_seq_length);
     let report = evaluate(&model, &source, config.training.loss_chunk)?;
-    print(args.json, &run, &report)
+    print(&run, &report)
 }
 
 /// The state of a model with full layers is their cache, which has every token in it.
@@ -237,10 +238,10 @@ fn longest_window(args: &EvalArgs, text: &TokenStore) -> anyhow::Result<usize> {
     Ok(usize::try_from(tokens - 1).unwrap_or(usize::MAX))
 }
 
-fn print(as_json: bool, run: &Run<'_>, report: &EvalReport) -> anyhow::Result<()> {
+fn print(run: &Run<'_>, report: &EvalReport) -> anyhow::Result<()> {
     let (window, device) = (run.config.data.max_seq_length, run.device);
     let stateful = run.config.eval.carry_state;
-    if as_json {
+    if run.json {
         return terminal::line(json!({
             "loss": report.loss, "perplexity": report.perplexity,
             "bits_per_byte": report.bits_per_byte, "tokens": report.tokens,
@@ -252,14 +253,14 @@ fn print(as_json: bool, run: &Run<'_>, report: &EvalReport) -> anyhow::Result<()
         true => "state carried from window to window",
         false => "each on its own",
     };
-    terminal::line(format!(
-        "loss {:.4} | ppl {} | bpb {:.4} | {} tokens in windows of {window}, {carried} | {:.1}s on \
-         {device}",
-        report.loss,
+    let (loss, bpb, seconds) = (report.loss, report.bits_per_byte, report.seconds);
+    let (ppl, tokens) = (
         perplexity(report.perplexity),
-        report.bits_per_byte,
         terminal::grouped(report.tokens),
-        report.seconds,
+    );
+    terminal::line(format!(
+        "loss {loss:.4} | ppl {ppl} | bpb {bpb:.4} | {tokens} tokens in windows of {window}, {carried} | \
+         {seconds:.1}s on {device}"
     ))
 }
 
@@ -297,12 +298,7 @@ pub(crate) struct StreamArgs {
 /// Tokens that a model which keeps all of them reads without being told to.
 const KEPT_TOKENS: u64 = 1 << 16;
 
-fn run_stream(
-    args: &StreamArgs,
-    as_json: bool,
-    text: &TokenStore,
-    run: &Run<'_>,
-) -> anyhow::Result<()> {
+fn run_stream(args: &StreamArgs, text: &TokenStore, run: &Run<'_>) -> anyhow::Result<()> {
     refuse_what_grows(args, run.model.config(), text.len())?;
     let options = StreamOptions {
         tokens: args.limit_tokens.unwrap_or(0),
@@ -335,7 +331,7 @@ fn run_stream(
         let identity = Identity::of(run.model, run.tokenizer);
         context.save_noting(path, &identity, &command)?;
     }
-    match as_json {
+    match run.json {
         true => terminal::line(to_json(run, &options, &report))?,
         false => print_stream(run, &options, &report)?,
     }
@@ -386,15 +382,13 @@ fn print_stream(
     options: &StreamOptions,
     report: &StreamReport,
 ) -> anyhow::Result<()> {
-    let context = terminal::grouped(options.context as u64);
+    let most = (options.context + options.span - 1) as u64;
+    let read = [options.context as u64, most, report.tokens];
+    let [context, most, tokens] = read.map(terminal::grouped);
+    let (window, seconds, device) = (options.window, report.seconds, run.device);
     terminal::line(format!(
-        "one stream of {} tokens in windows of {}, against {context} to {} tokens behind | {:.1}s \
-         on {}",
-        terminal::grouped(report.tokens),
-        options.window,
-        terminal::grouped((options.context + options.span - 1) as u64),
-        report.seconds,
-        run.device,
+        "one stream of {tokens} tokens in windows of {window}, against {context} to {most} tokens behind | \
+         {seconds:.1}s on {device}"
     ))?;
     terminal::line(format!(
         "{:>23}  {:>8}  {:>9}  {:>8}  {:>8}  {:>17}",

@@ -6,7 +6,6 @@ use anyhow::Context;
 use clap::Args;
 use infinity_plot::{Across, Run, figure};
 
-use crate::args::Global;
 use crate::terminal::{self, refuse};
 
 #[derive(Debug, Args)]
@@ -23,7 +22,7 @@ pub(crate) struct PlotArgs {
     x: String,
 }
 
-pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<()> {
+pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
     let across = match &*args.x {
         "tokens" => Across::Tokens,
         "time" => Across::Time,
@@ -34,10 +33,7 @@ pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<()> {
     notes.for_each(|note| terminal::warning(note));
     let svg = figure(&runs, across);
     for path in files(args)? {
-        save(&svg, &path)?;
-        if !global.quiet {
-            terminal::line(format!("written: {}", path.display()))?;
-        }
+        save(&svg, &path, true)?;
     }
     Ok(())
 }
@@ -48,13 +44,18 @@ pub(super) fn is_picture(path: &Path) -> bool {
     end.is_some_and(|end| end == "svg" || end == "png")
 }
 
-/// Writes a picture to a file that ends in .svg or .png.
-pub(super) fn save(svg: &str, path: &Path) -> anyhow::Result<()> {
+/// Writes a picture to a file that ends in .svg or .png, and says so where it is `told`.
+pub(super) fn save(svg: &str, path: &Path, told: bool) -> anyhow::Result<()> {
     let bytes = match path.extension().is_some_and(|end| end == "png") {
         true => png(svg)?,
         false => svg.as_bytes().to_vec(),
     };
-    infinity_files::write(path, &bytes).with_context(|| format!("cannot write {}", path.display()))
+    let shown = path.display();
+    infinity_files::write(path, &bytes).with_context(|| format!("cannot write {shown}"))?;
+    match told {
+        true => terminal::told(format!("written: {shown}")),
+        false => Ok(()),
+    }
 }
 
 /// The runs, with their paths for names where names alone do not tell them apart.

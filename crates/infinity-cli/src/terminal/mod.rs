@@ -19,6 +19,14 @@ pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
     piece(&format!("{text}\n"))
 }
 
+/// [`line`], unless less is to be said.
+pub(crate) fn told(text: impl Display) -> anyhow::Result<()> {
+    match QUIET.load(Ordering::Relaxed) {
+        true => Ok(()),
+        false => line(text),
+    }
+}
+
 /// Writes a piece of text to standard output and shows it at once.
 pub(crate) fn piece(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();

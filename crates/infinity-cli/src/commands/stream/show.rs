@@ -227,12 +227,10 @@ impl Show {
     pub(super) fn status(&mut self) {
         let now = Instant::now();
         let (tokens, late) = (self.tokens(), self.all.since(self.lately[0]));
+        let (rate, bits) = (self.rate(), late.bits_per_byte());
+        let [position, last] = [self.position, late.tokens].map(terminal::grouped);
         let text = format!(
-            "{} tokens · {:.0} tok/s · {:.3} bits/byte over the last {} · {} resident",
-            terminal::grouped(self.position),
-            rate(tokens as usize, self.start.elapsed().as_secs_f64()),
-            late.bits_per_byte(),
-            terminal::grouped(late.tokens),
+            "{position} tokens · {rate:.0} tok/s · {bits:.3} bits/byte over the last {last} · {} resident",
             terminal::bytes(resident_bytes()),
         );
         let Some(status) = &mut self.status else {
@@ -262,16 +260,18 @@ impl Show {
 
     /// `read: 1,234 tokens in 56 lines, 1.432 bits/byte, 9,876.5 tok/s · …`.
     pub(super) fn closing_line(&self, state_bytes: u64, device: &str) -> String {
-        let seconds = self.start.elapsed().as_secs_f64();
+        let read = [self.tokens(), self.lines, self.position];
+        let [tokens, lines, position] = read.map(terminal::grouped);
+        let (rate, bits) = (self.rate(), self.all.bits_per_byte());
+        let state = terminal::bytes(state_bytes);
         format!(
-            "read: {} tokens in {} lines, {:.3} bits/byte, {:.1} tok/s · state {} · position {} · {device}",
-            terminal::grouped(self.tokens()),
-            terminal::grouped(self.lines),
-            self.all.bits_per_byte(),
-            rate(self.tokens() as usize, seconds),
-            terminal::bytes(state_bytes),
-            terminal::grouped(self.position),
+            "read: {tokens} tokens in {lines} lines, {bits:.3} bits/byte, {rate:.1} tok/s · state {state} · \
+             position {position} · {device}"
         )
+    }
+
+    fn rate(&self) -> f64 {
+        rate(self.tokens() as usize, self.start.elapsed().as_secs_f64())
     }
 }
 
