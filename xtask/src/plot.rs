@@ -239,7 +239,6 @@ const PERCENT_SHOWN: f64 = 3.0;
 /// What the whole stream may cost, in percent.
 const LIMIT: f64 = 1.0;
 
-/// One model's file.
 struct Model {
     name: String,
     /// Nats a token at the middle of every bin.

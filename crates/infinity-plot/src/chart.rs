@@ -140,7 +140,6 @@ impl Chart {
     }
 }
 
-/// Where lines are drawn.
 struct Area {
     left: f64,
     top: f64,

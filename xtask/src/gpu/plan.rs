@@ -157,7 +157,6 @@ impl Programs {
         Ok(Self::with_text(all, options))
     }
 
-    /// What lies in `folder`.
     pub(crate) fn unpacked(folder: &Path, options: &Options) -> anyhow::Result<Self> {
         let context = || format!("--unpacked {}: no such folder", folder.display());
         let folder = folder.canonicalize().with_context(context)?;
@@ -172,7 +171,6 @@ impl Programs {
         Self(all)
     }
 
-    /// A file, or why it is not there.
     fn get(&self, name: &str) -> Result<PathBuf, String> {
         let found = self.0.get(name).cloned();
         found.ok_or_else(|| match name {
@@ -216,7 +214,6 @@ pub(crate) struct Step {
     pub(crate) whats: Vec<String>,
     /// If it measures nothing but this length.
     pub(crate) tokens: Option<u64>,
-    /// Those it needs to be worth a start, and gets at most.
     pub(crate) seconds: [u64; 2],
     /// Where it runs, below `--out`: [`COUNTED`], [`STARTED`], or there.
     pub(crate) folder: &'static str,

@@ -35,7 +35,6 @@ pub(super) fn operators(tree: &Tree, found: &mut Vec<String>) {
     }
 }
 
-/// The operators there are.
 pub(super) fn operator_names(tree: &Tree) -> BTreeSet<&str> {
     let mut names = tree.folders_in(SOURCES);
     names.retain(|name| !SHARED.contains(name));
@@ -135,7 +134,6 @@ impl Modules {
         Self(modules.collect())
     }
 
-    /// What each module takes from others.
     fn arrows(&self) -> BTreeMap<&Path, BTreeSet<Path>> {
         let arrows = self.0.iter().map(|(from, (_, uses))| {
             let homes = uses.iter().filter_map(|one| {

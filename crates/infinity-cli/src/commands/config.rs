@@ -51,11 +51,8 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<()> {
 /// One line about a configuration, for the eye to check.
 fn summary(config: &RunConfig) -> String {
     let (model, window) = (&config.model, config.data.max_seq_length);
-    let (n, width, heads) = (
-        model.num_hidden_layers,
-        model.hidden_size,
-        model.num_attention_heads,
-    );
+    let (n, width) = (model.num_hidden_layers, model.hidden_size);
+    let heads = model.num_attention_heads;
     let tokens = terminal::grouped(config.tokens_per_step());
     let (layers, output) = (layers(model), config.output_dir());
     format!(

@@ -14,11 +14,9 @@ const FORMATS: [DType; 5] = [DType::F64, DType::F32, DType::F16, DType::BF16, DT
 /// One backend, and its working devices or why there are none.
 type Found = (Backend, Result<Vec<Working>, String>);
 
-/// A device that works.
 struct Working {
     name: String,
     formats: Vec<&'static str>,
-    /// Of a GPU.
     facts: Option<Facts>,
 }
 

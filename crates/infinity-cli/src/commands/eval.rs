@@ -254,10 +254,8 @@ fn print(run: &Run<'_>, report: &EvalReport) -> anyhow::Result<()> {
         false => "each on its own",
     };
     let (loss, bpb, seconds) = (report.loss, report.bits_per_byte, report.seconds);
-    let (ppl, tokens) = (
-        perplexity(report.perplexity),
-        terminal::grouped(report.tokens),
-    );
+    let ppl = perplexity(report.perplexity);
+    let tokens = terminal::grouped(report.tokens);
     terminal::line(format!(
         "loss {loss:.4} | ppl {ppl} | bpb {bpb:.4} | {tokens} tokens in windows of {window}, {carried} | \
          {seconds:.1}s on {device}"

@@ -72,15 +72,9 @@ pub(crate) enum Named {
 }
 
 impl Named {
-    /// The data source that makes its rows; none for what is measured on a text.
+    /// The data source of this name, which makes its rows; none for what is measured on a text.
     pub(crate) fn source(self) -> Option<DataSource> {
-        match self {
-            Named::Recall => Some(DataSource::Recall),
-            Named::Sticky => Some(DataSource::Sticky),
-            Named::Parity => Some(DataSource::Parity),
-            Named::Copy => Some(DataSource::Copy),
-            Named::Needle | Named::Positions => None,
-        }
+        serde_json::from_value(self.name().into()).ok()
     }
 
     fn name(self) -> String {

@@ -216,14 +216,12 @@ fn closing_line(made: &Generation, device: &str, greedy: bool) -> String {
         0 => String::new(),
         _ => format!(" of {}", made.prompt_tokens),
     };
+    let (new, position) = (made.tokens.len(), made.position);
+    let [reads, writes] = [rate(read, made.prefill_s), rate(new, made.decode_s)];
+    let state = terminal::bytes(made.state_bytes as u64);
     format!(
-        "prompt: {read}{of} tokens, {:.1} tok/s · decode: {} tokens, {:.1} tok/s · state {} · \
-         position {} · {seed} · {ended} · {device}",
-        rate(read, made.prefill_s),
-        made.tokens.len(),
-        rate(made.tokens.len(), made.decode_s),
-        terminal::bytes(made.state_bytes as u64),
-        made.position,
+        "prompt: {read}{of} tokens, {reads:.1} tok/s · decode: {new} tokens, {writes:.1} tok/s · state {state} · \
+         position {position} · {seed} · {ended} · {device}"
     )
 }
 

@@ -28,12 +28,10 @@ pub(crate) struct Usage(String);
 #[error("exit code {0}")]
 pub(crate) struct Ended(u8);
 
-/// [`Ended`], to be returned.
 pub(crate) fn ended(code: u8) -> anyhow::Result<()> {
     Err(Ended(code).into())
 }
 
-/// An error of usage from a message.
 pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     Usage(message.into()).into()
 }
@@ -46,7 +44,6 @@ macro_rules! refuse {
 }
 pub(crate) use refuse;
 
-/// The exit code an error ends the program with.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     error.chain().find_map(code_of).unwrap_or(FAILED)
 }

@@ -89,7 +89,6 @@ const SETTINGS: [&str; 7] = [
     "seed",
 ];
 
-/// Their values.
 pub(super) fn settings(config: &GenerationConfig) -> [(&'static str, String); 7] {
     let values = serde_json::to_value(config).unwrap_or_default();
     SETTINGS.map(|name| match (name, &values[name]) {

@@ -11,10 +11,8 @@ use serde::{Deserialize, Serialize};
 /// Bytes of a line that is shown and read in parts.
 pub(super) const LONG_LINE: usize = 1 << 14;
 
-/// What comes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
-    /// Text to read.
     Text(Piece),
     /// A line that was the marker.
     Marker,
@@ -32,7 +30,6 @@ pub(super) struct Piece {
     pub(super) to: Place,
 }
 
-/// A place in the input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     /// Bytes before it.
@@ -41,7 +38,6 @@ pub(super) struct Place {
     pub(super) line: u64,
 }
 
-/// Cuts bytes into pieces.
 #[derive(Debug, Default)]
 pub(super) struct Pieces {
     marker: Option<String>,

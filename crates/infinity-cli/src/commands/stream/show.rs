@@ -38,10 +38,8 @@ struct Open {
 
 /// Tokens that the status line looks back on.
 const LATELY: u64 = 1 << 16;
-/// How often it is written.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Sums of what was read.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
     tokens: u64,
@@ -210,7 +208,6 @@ impl Show {
         self.print(format!("{bits:>8}  {text:?}"))
     }
 
-    /// What the model says here.
     pub(super) fn generated(&mut self, text: &str) -> anyhow::Result<()> {
         match self.json {
             true => self.print(json!({ "generated": text, "position": self.position })),

@@ -27,12 +27,10 @@ pub(super) struct Kept {
     pub(super) before: Option<String>,
 }
 
-/// The entry's name.
 pub(super) const KEPT: &str = "stream";
 /// Bytes before a place that a file is recognised by.
 const RECOGNISED: u64 = 4096;
 
-/// The entry in a state file.
 pub(super) fn kept_in(path: &Path) -> anyhow::Result<Kept> {
     match note_in(path, KEPT)? {
         Some(kept) => Ok(kept),
@@ -44,7 +42,6 @@ pub(super) fn kept_in(path: &Path) -> anyhow::Result<Kept> {
     }
 }
 
-/// Where bytes come from.
 pub(super) enum Source {
     /// A file that can be read from any place.
     File(PathBuf, File, u64),
