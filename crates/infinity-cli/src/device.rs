@@ -75,15 +75,12 @@ impl Backend {
         if devices.is_empty() {
             return Err("no device was found; is the driver installed?".to_owned());
         }
-        let devices = devices.into_iter().enumerate();
-        Ok(devices.map(|(i, device)| (self.label(i), device)).collect())
-    }
-
-    fn label(self, number: usize) -> String {
-        match self.is_cpu() {
+        let label = |number| match self.is_cpu() {
             true => self.name().to_owned(),
             false => format!("{}:{number}", self.name()),
-        }
+        };
+        let devices = devices.into_iter().enumerate();
+        Ok(devices.map(|(i, device)| (label(i), device)).collect())
     }
 
     /// Those of this build, in that order.
@@ -190,11 +187,11 @@ fn automatic() -> anyhow::Result<Chosen> {
             return Ok(chosen);
         }
     }
-    Err(errors::usage(format!(
+    refuse!(
         "no device of this build works here; compiled in: {}. Build with the CPU backend: \
          cargo build --release --features flex",
         compiled()
-    )))
+    )
 }
 
 /// Where GPUs' kernels are kept between starts: a folder, or `off`.
@@ -361,10 +358,9 @@ fn listed(words: &[String], main: &str) -> anyhow::Result<Vec<Chosen>> {
     let chosen: Vec<Chosen> = chosen.collect::<anyhow::Result<_>>()?;
     let first = &chosen[0];
     if let Some(other) = chosen.iter().find(|one| one.backend != first.backend) {
+        let (one, other) = (&first.name, &other.name);
         refuse!(
-            "`{KEY}` is {words:?}, but `{}` and `{}` are of different kinds: one run is on one",
-            first.name,
-            other.name
+            "`{KEY}` is {words:?}, but `{one}` and `{other}` are of different kinds: one run is on one"
         );
     }
     if parse(main)?.is_some() && open(main)?.device != first.device {

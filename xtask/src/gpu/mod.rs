@@ -1,13 +1,5 @@
 //! `cargo xtask gpu <device>`: everything there is to show on a GPU, in one command that ends with a table.
 //!
-//! | file | |
-//! |---|---|
-//! | `plan.rs` | what was asked for, what Cargo builds, and the steps in order of worth |
-//! | `pack.rs` | how it is carried |
-//! | `findings.rs` | what programs say, every criterion, and the table |
-//! | `machine_code.rs` | what is found without a GPU: `--compile-only` |
-//! | `peers.py` | PyTorch's attention and GPT, flash-linear-attention's gated delta rule and model |
-//!
 //! Benches check before they time. If `memory_scan`'s own tests fail on the device, it alone is not timed; every
 //! finding is written when it comes, and what was not measured is not met.
 

@@ -47,23 +47,14 @@ const TEXT: &str = "text.txt";
 /// Builds, tests and measures on this machine's GPU and ends with a table: every criterion, its figure, its limit, met
 /// or not.
 #[derive(Debug, Parser)]
-#[command(
-    name = "cargo xtask gpu",
-    no_binary_name = true,
-    arg_required_else_help = true
-)]
-#[command(after_help = ELSEWHERE)]
+#[command(name = "cargo xtask gpu", no_binary_name = true)]
+#[command(arg_required_else_help = true, after_help = ELSEWHERE)]
 pub(crate) struct Options {
     #[arg(value_name = "DEVICE", value_parser = GPUS)]
     pub(crate) gpu: String,
     /// What to do, with commas between
-    #[arg(
-        long = "only",
-        value_name = "PARTS",
-        value_delimiter = ',',
-        overrides_with = "parts"
-    )]
-    #[arg(value_parser = PARTS, default_values = PARTS)]
+    #[arg(long = "only", value_name = "PARTS", value_delimiter = ',')]
+    #[arg(overrides_with = "parts", value_parser = PARTS, default_values = PARTS)]
     pub(crate) parts: Vec<String>,
     /// The Python that has torch and triton
     #[arg(long, value_name = "PATH", default_value = "python3", value_parser = program)]

@@ -103,14 +103,11 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<()> {
     if args.stream.stream {
         return run_stream(&args.stream, &text, &run);
     }
-    let source = EvalSource::new(
-        text,
-        config.training.per_device_eval_batch_size,
-        config.data.max_seq_length,
-        config.eval.carry_state,
-    )?
-    .limited(config.eval.max_batches);
-    warn_of_growth(model.config(), &source, config.data.max_seq_length);
+    let rows = config.training.per_device_eval_batch_size;
+    let window = config.data.max_seq_length;
+    let source = EvalSource::new(text, rows, window, config.eval.carry_state)?;
+    let source = source.limited(config.eval.max_batches);
+    warn_of_growth(model.config(), &source, window);
     let report = evaluate(&model, &source, config.training.loss_chunk)?;
     print(&run, &report)
 }
@@ -120,13 +117,12 @@ fn warn_of_growth(model: &ModelConfig, source: &EvalSource, window: usize) {
     let Some(setting) = model.grows_by().filter(|_| source.carry()) else {
         return;
     };
-    let tokens = source.batches() * window as u64;
+    let (tokens, rows) = (source.batches() * window as u64, source.rows());
+    let cache = terminal::bytes(state_bytes(model, rows, tokens));
+    let tokens = terminal::grouped(tokens);
     terminal::warning(&format!(
-        "`{setting}` keeps every token of a carried state: its cache grows to {} \
-         over {} tokens in each of {} rows, and every further token looks at all of its row",
-        terminal::bytes(state_bytes(model, source.rows(), tokens)),
-        terminal::grouped(tokens),
-        source.rows(),
+        "`{setting}` keeps every token of a carried state: its cache grows to {cache} \
+         over {tokens} tokens in each of {rows} rows, and every further token looks at all of its row"
     ));
 }
 

@@ -11,7 +11,7 @@ use clap::Args;
 use infinity_model::compression::Width;
 use infinity_model::generate::{Context, FinishReason, Generation, Identity, generate_from};
 use infinity_model::state_file::SavedSize;
-use infinity_model::{GenerateError, GenerationConfig, Precision};
+use infinity_model::{GenerateError, Precision};
 use serde_json::{Value, json};
 
 use super::sampling::{LimitFlags, SamplingFlags};
@@ -71,7 +71,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<()> {
     let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
     let base = args.limit.over(loaded.generation);
     let dropped = tokenizer.dropped(&prompt)?;
-    let config = args.sampling.over(base, global.seed)?;
+    let mut config = args.sampling.over(base, global.seed)?;
     if let Some(first) = dropped.first.filter(|_| dropped.check().is_ok()) {
         terminal::warning(&format!(
             "the tokenizer has no token for {} of the prompt's {} characters, {first:?} first: \
@@ -85,12 +85,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<()> {
     };
     let mut heeding = Heeding::listen(&chosen.device)?;
     heeding.begin();
-    let mut seed = config.seed;
     for number in 0..args.num_samples {
-        let config = GenerationConfig {
-            seed,
-            ..config.clone()
-        };
         let (made, context) = shown(&args, &prompt, &mut heeding, |on_text| {
             generate_from(&model, &tokenizer, &prompt, start.clone(), &config, on_text)
         })?;
@@ -109,7 +104,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<()> {
             return errors::ended(errors::INTERRUPTED);
         }
         // Each continuation has a seed of its own that can be given again.
-        seed = Some(made.seed.wrapping_add(1));
+        config.seed = Some(made.seed.wrapping_add(1));
         if number + 1 < args.num_samples && !args.json {
             terminal::line("")?;
         }

@@ -10,7 +10,7 @@ use infinity_model::Formats;
 use infinity_model::count::{
     forward_flops_per_token, state_bytes, state_bytes_per_token, training_flops_per_token,
 };
-use infinity_train::config::{LoadedConfig, Progress, RunConfig};
+use infinity_train::config::{Progress, RunConfig};
 use infinity_train::run_dir::{FINAL, is_used};
 use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
 
@@ -36,9 +36,8 @@ pub(crate) struct TrainArgs {
 
 /// Trains, or measures when only `--do-eval` was asked for.
 pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<()> {
-    let LoadedConfig {
-        mut config, source, ..
-    } = args.config.load(global)?;
+    let loaded = args.config.load(global)?;
+    let (mut config, source) = (loaded.config, loaded.source);
     if args.config.only_evaluates() {
         return measure(&config, global);
     }
@@ -209,19 +208,15 @@ fn describe_only(mut config: RunConfig, source: String, ranks: &Ranks) -> anyhow
 fn estimated(e: &Estimate, window: usize) -> [String; 6] {
     let tokens = e.total_steps * e.tokens_per_step;
     let learn = terminal::count(e.parameters);
-    let (flops, parameters) = match e.frozen {
-        0 => (
-            training_flops_per_token(&e.model, window),
-            format!("{learn} parameters"),
-        ),
-        frozen => (
-            // No gradient of a weight is computed.
-            2 * forward_flops_per_token(&e.model, window),
-            format!(
-                "{} parameters that stay as they are, adapters of {learn} that learn",
-                terminal::count(frozen)
-            ),
-        ),
+    let stay = terminal::count(e.frozen);
+    let parameters = match e.frozen {
+        0 => format!("{learn} parameters"),
+        _ => format!("{stay} parameters that stay as they are, adapters of {learn} that learn"),
+    };
+    let flops = match e.frozen {
+        0 => training_flops_per_token(&e.model, window),
+        // No gradient of a weight is computed.
+        _ => 2 * forward_flops_per_token(&e.model, window),
     };
     let memory = match e.memory_bytes {
         0 => "not measured here".to_owned(),

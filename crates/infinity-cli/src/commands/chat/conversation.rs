@@ -13,7 +13,7 @@ use infinity_model::{ChatTemplate, GenerationConfig, InfinityModel, Tokenizer};
 use infinity_train::metrics::resident_bytes;
 use serde::{Deserialize, Serialize};
 
-use super::template::{first, later};
+use super::template::{later, messages};
 use crate::model_dir::note_in;
 use crate::terminal::{self, refuse};
 
@@ -103,8 +103,10 @@ impl Conversation {
     ) -> anyhow::Result<Generation> {
         let now = self.now().clone();
         let system = self.system.as_deref();
-        let prompt = match now.turns {
-            0 => first(&self.template, system, text, now.context.position() > 0)?,
+        let prompt = match (now.turns, now.context.position() > 0) {
+            (0, follows) => {
+                (self.template).render(&messages(system, &[("user", text)]), follows)?
+            }
             _ => later(&self.template, system, text)?,
         };
         // The end of the answer before may have been said by the model itself.

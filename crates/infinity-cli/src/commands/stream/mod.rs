@@ -83,11 +83,8 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<()> {
     let (chosen, loaded) = model_dir::load(&found, args.precision, global)?;
     let model = loaded.model;
     let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
-    let base = GenerationConfig {
-        max_new_tokens: args.generate,
-        max_length: None,
-        ..loaded.generation
-    };
+    let mut base = loaded.generation;
+    (base.max_new_tokens, base.max_length) = (args.generate, None);
     let config = args.sampling.over(base, global.seed)?;
     if let Some(setting) = model.config().grows_by() {
         terminal::warning(&format!(
@@ -114,12 +111,7 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<()> {
     let heeding = Heeding::listen(&chosen.device)?;
     heeding.begin();
     let position = context.position();
-    let show = Show::new(
-        (args.emit, args.json),
-        tokenizer.clone(),
-        position,
-        global.quiet,
-    );
+    let show = Show::new((args.emit, args.json), tokenizer.clone(), position);
     let mut session = Session {
         due: (args.snapshot_every).map(|every| position.saturating_add(every)),
         identity: Identity::of(&model, Some(&tokenizer)),
@@ -345,18 +337,15 @@ impl Session<'_> {
             false => self.reading.settle()?,
         };
         let position = context.position();
-        let mut pieces = self.begun.iter();
-        let begun = pieces.find(|piece| piece.first < position && position < piece.end);
-        let next = (self.begun.iter()).find(|piece| piece.first >= position);
-        let open = || self.show.open_bits();
+        let piece = self.begun.iter().find(|piece| position < piece.end);
         // What an earlier process read of a piece stays read until the piece is.
-        let (read, bits) = match (begun, next, self.resumed) {
-            (Some(piece), ..) => (piece.read + (position - piece.first) as usize, open()),
-            (_, Some(piece), _) if piece.read > 0 => (piece.read, open()),
-            (_, None, Some(resumed)) => resumed,
-            _ => (0, 0.0),
+        let already = |piece: &Begun| piece.read + position.saturating_sub(piece.first) as usize;
+        let (read, bits) = match piece.map(already) {
+            Some(0) => (0, 0.0),
+            Some(read) => (read, self.show.open_bits()),
+            None => self.resumed.unwrap_or_default(),
         };
-        let place = begun.or(next).map_or(self.end, |piece| piece.from);
+        let place = piece.map_or(self.end, |piece| piece.from);
         let before = || before_of(&self.args.file, place.offset);
         let before = self.seekable.then(before).transpose()?;
         let kept = serde_json::to_string(&Kept {

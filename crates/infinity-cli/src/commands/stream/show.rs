@@ -95,15 +95,9 @@ struct Status {
 }
 
 impl Show {
-    /// `position` is that of the text so far; a status line is written where standard error is a terminal
-    /// and `quiet` is not.
-    pub(super) fn new(
-        (emit, json): (Emit, bool),
-        tokenizer: Tokenizer,
-        position: u64,
-        quiet: bool,
-    ) -> Self {
-        let status = (!quiet && io::stderr().is_terminal()).then(Status::default);
+    /// `position` is that of the text so far; a status line is written where standard error is a terminal.
+    pub(super) fn new((emit, json): (Emit, bool), tokenizer: Tokenizer, position: u64) -> Self {
+        let status = (!terminal::is_quiet() && io::stderr().is_terminal()).then(Status::default);
         Self {
             emit,
             json,
