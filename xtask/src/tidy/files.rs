@@ -39,9 +39,8 @@ pub(super) fn heads(tree: &Tree, found: &mut Vec<String>) {
     for (path, file) in tree.rust_files() {
         let first = file.text.lines().next().unwrap_or_default();
         if !first.starts_with("//! ") || first == "//! " {
-            found.push(format!(
-                "{path}: does not open with `//!` and what the file is"
-            ));
+            let missing = "does not open with `//!` and what the file is";
+            found.push(format!("{path}: {missing}"));
         }
     }
 }
@@ -63,11 +62,11 @@ pub(super) fn budgets(tree: &Tree, found: &mut Vec<String>) {
             "ARCHITECTURE.md: {map} lines; a map has at most {ARCHITECTURE_LINES}"
         ));
     }
-    let large = tree.files().map(|(path, file)| (path, file.bytes));
-    let large = large.filter(|(_, bytes)| *bytes > BYTES);
-    found.extend(
-        large.map(|(path, bytes)| format!("{path}: {bytes} bytes; at most {BYTES} are committed")),
-    );
+    for (path, File { bytes, .. }) in tree.files().filter(|(_, file)| file.bytes > BYTES) {
+        found.push(format!(
+            "{path}: {bytes} bytes; at most {BYTES} are committed"
+        ));
+    }
 }
 
 /// Is there a `//! Size: <reason>` in the head?

@@ -76,15 +76,12 @@ pub(crate) fn run(args: TokenizeArgs) -> anyhow::Result<()> {
         false => format!("\n\nTrain on it with:\n  infinity train --train-file {directory}"),
     };
     let per_token = made.train.text_bytes() as f64 / made.train.len().max(1) as f64;
-    let sizes = [
-        made.train.len(),
-        made.valid.len(),
-        made.tokenizer.vocab_size() as u64,
-    ];
-    let [train, valid, entries] = sizes.map(terminal::grouped);
     terminal::line(format!(
-        "{directory}: {train} training and {valid} validation tokens, vocabulary of {entries}, {per_token:.2} \
-         bytes a token{next}"
+        "{directory}: {} training and {} validation tokens, vocabulary of {}, {per_token:.2} bytes \
+         a token{next}",
+        terminal::grouped(made.train.len()),
+        terminal::grouped(made.valid.len()),
+        terminal::grouped(made.tokenizer.vocab_size() as u64),
     ))
 }
 
