@@ -22,21 +22,14 @@ const PACKAGES: &str = "mesa-vulkan-drivers libvulkan1";
 /// differ. One source serves every CubeCL runtime, so what passes on software Vulkan is the GPU kernels' arithmetic on
 /// all of them. Of those tests only the ones that name the device or what it is reached by run there; the rest ran on
 /// the CPU before.
-const STEPS: [(&str, &str); 7] = [
-    ("fmt", "fmt --all --check"),
-    ("tidy", ""),
-    ("deny", "deny check licenses bans sources"),
-    (
-        "clippy",
-        "clippy --locked --workspace --all-targets --release -- -D warnings",
-    ),
-    ("doc", "doc --locked --workspace --lib --no-deps --release"),
-    ("test", ""),
-    (
-        "wgpu",
-        "test --locked --release -p infinity-kernels --features wgpu --tests -- wgpu:: cube::",
-    ),
-];
+const STEPS: &str = "\
+fmt: fmt --all --check
+tidy:
+deny: deny check licenses bans sources
+clippy: clippy --locked --workspace --all-targets --release -- -D warnings
+doc: doc --locked --workspace --lib --no-deps --release
+test:
+wgpu: test --locked --release -p infinity-kernels --features wgpu --tests -- wgpu:: cube::";
 
 /// Tests of all `test result:` lines.
 #[derive(Debug, Default, PartialEq)]
@@ -57,7 +50,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
     let mut tests = Tests::default();
     let mut summary = String::from("\nsummary\n");
     let mut failed = Vec::new();
-    for (name, line) in STEPS {
+    for (name, line) in STEPS.lines().filter_map(|step| step.split_once(':')) {
         let start = Instant::now();
         let verdict = match perform(root, name, line, install, &mut tests) {
             Ok(None) => "ok".to_owned(),
@@ -112,6 +105,7 @@ fn perform(
         _ => vec![line],
     };
     for line in lines {
+        let line = line.trim();
         println!("\n── {name}: cargo {line}");
         let mut command = cargo(root, line);
         if name == "doc" {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-/// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// How long output is waited for that a program's own children still hold open.
 const AFTER: Duration = Duration::from_secs(1);

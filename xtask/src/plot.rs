@@ -87,11 +87,11 @@ fn measurements(file: &Value) -> anyhow::Result<Chart> {
     let told = !memory.is_empty();
     ensure!(told, "`peak_bytes` is 0: the system did not tell");
     let time = series(training, mixer, "us_per_token", |_, time| time)?;
-    let panels = [
-        ("Training: time per token (µs)", time),
-        ("Training: peak memory (GB)", memory),
+    let titles = [
+        "Training: time per token (µs)",
+        "Training: peak memory (GB)",
     ];
-    Ok(against_length(panels, notes(file)?))
+    Ok(against_length(titles, [time, memory], notes(file)?))
 }
 
 /// `value` of the length and `field` of every row that has a name, by ascending length: one line a name, in the order
@@ -126,11 +126,11 @@ fn series<'a>(
     Ok(lines)
 }
 
-fn against_length(panels: [(&str, Vec<(&str, Line)>); 2], notes: Vec<String>) -> Chart {
-    let legend = panels[0].1.iter();
+fn against_length(titles: [&str; 2], lines: [Vec<(&str, Line)>; 2], notes: Vec<String>) -> Chart {
+    let legend = lines[0].iter();
     let legend = legend.map(|(name, line)| ((*name).to_owned(), line.style));
     let legend = legend.collect();
-    let panels = panels.map(|(title, lines)| Panel {
+    let panels = titles.into_iter().zip(lines).map(|(title, lines)| Panel {
         title: title.to_owned(),
         caption: "sequence length (tokens)".to_owned(),
         lines: lines.into_iter().map(|(_, line)| line).collect(),
@@ -139,7 +139,7 @@ fn against_length(panels: [(&str, Vec<(&str, Line)>); 2], notes: Vec<String>) ->
         ..Panel::default()
     });
     let title = "Time per token and peak memory against sequence length";
-    chart(title, legend, panels.into(), notes)
+    chart(title, legend, panels.collect(), notes)
 }
 
 /// Machine and model, and what was left out.
@@ -217,9 +217,9 @@ fn of_kernels(file: &Value) -> anyhow::Result<Chart> {
         "nothing measured at K = V = {HEAD_WIDTH}, S = {STATES}"
     );
     let memory = series(rows, name, "both_peak_bytes", |_, bytes| bytes * 1e-6)?;
-    let panels = [
-        ("Forward and backward: time per token (µs)", time),
-        ("Peak memory (MB)", memory),
+    let titles = [
+        "Forward and backward: time per token (µs)",
+        "Peak memory (MB)",
     ];
     let notes = vec![
         format!(
@@ -228,7 +228,7 @@ fn of_kernels(file: &Value) -> anyhow::Result<Chart> {
         ),
         format!("{}; {}.", word(file, "machine")?, word(file, "date")?),
     ];
-    Ok(against_length(panels, notes))
+    Ok(against_length(titles, [time, memory], notes))
 }
 
 /// Losses above this much of the lowest one are drawn at the upper edge: what went that wrong must
@@ -239,7 +239,6 @@ const PERCENT_SHOWN: f64 = 3.0;
 /// What the whole stream may cost, in percent.
 const LIMIT: f64 = 1.0;
 
-/// One model's file.
 struct Model {
     name: String,
     /// Nats a token at the middle of every bin.

@@ -59,28 +59,20 @@ pub(crate) struct MemoryFlags {
     memory_compression_frequency: Option<usize>,
 }
 
-/// A width, or off: not an option itself, which Clap takes for a flag without a value.
-#[derive(Clone, Copy, Debug)]
-struct Wanted(Option<Width>);
+/// A width, or off. By another name, for an option in an option is to Clap a flag without a value.
+type Wanted = Option<Width>;
 
 fn width(text: &str) -> Result<Wanted, String> {
-    match text {
-        "off" => Ok(Wanted(None)),
-        text => text
-            .parse()
-            .map(|width| Wanted(Some(width)))
-            .map_err(|_| "it must be 8, 4 or bf16, or off".to_owned()),
-    }
+    let width = (text != "off").then(|| text.parse()).transpose();
+    width.map_err(|_| "it must be 8, 4 or bf16, or off".to_owned())
 }
 
 impl MemoryFlags {
     /// `model` with its memory compressed as the flags say.
     pub(crate) fn on(&self, model: InfinityModel) -> anyhow::Result<InfinityModel> {
         let config = model.config();
-        let width = match self.memory_compression {
-            Some(Wanted(asked)) => asked,
-            None => config.compression().map(|own| own.width),
-        };
+        let own = config.compression().map(|own| own.width);
+        let width = self.memory_compression.unwrap_or(own);
         let asked = self.memory_compression_frequency;
         let every = asked.unwrap_or(config.memory_compression_frequency);
         if width.is_none() && asked.is_some() {

@@ -17,17 +17,15 @@ use crate::terminal::{errors, preparing, refuse};
 /// The backends in the order in which `auto` tries them: the word for each, on the command line and as
 /// a Cargo feature, and its device when no number is given.
 macro_rules! backends {
-    ($($(#[$doc:meta])* $name:ident $word:literal $default:expr;)*) => {
+    ($($name:ident $word:literal $default:expr;)*) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Backend {
-            $($(#[$doc])* $name,)*
+            $($name,)*
         }
 
         impl Backend {
-            /// Every backend, in the order in which `auto` tries them.
             pub(crate) const ALL: [Self; 7] = [$(Self::$name),*];
 
-            /// The word for it, on the command line and as a Cargo feature.
             pub(crate) fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $word,)*
@@ -49,19 +47,14 @@ macro_rules! backends {
 }
 
 backends! {
-    /// GPUs through CUDA.
     Cuda "cuda" Device::cuda(0);
-    /// GPUs through ROCm.
     Rocm "rocm" Device::rocm(0);
-    /// GPUs through Apple's Metal.
     Metal "metal" Device::metal(Default::default());
-    /// GPUs through Vulkan.
     Vulkan "vulkan" Device::vulkan(Default::default());
-    /// GPUs through whatever graphics interface there is.
+    // Whatever graphics interface there is.
     Wgpu "wgpu" Device::wgpu(Default::default());
-    /// Burn's CPU backend in Rust; the default.
     Flex "flex" Device::flex();
-    /// The older CPU backend.
+    // The older CPU backend.
     NdArray "ndarray" Device::ndarray();
 }
 
@@ -82,15 +75,12 @@ impl Backend {
         if devices.is_empty() {
             return Err("no device was found; is the driver installed?".to_owned());
         }
-        let devices = devices.into_iter().enumerate();
-        Ok(devices.map(|(i, device)| (self.label(i), device)).collect())
-    }
-
-    fn label(self, number: usize) -> String {
-        match self.is_cpu() {
+        let label = |number| match self.is_cpu() {
             true => self.name().to_owned(),
             false => format!("{}:{number}", self.name()),
-        }
+        };
+        let devices = devices.into_iter().enumerate();
+        Ok(devices.map(|(i, device)| (label(i), device)).collect())
     }
 
     /// Those of this build, in that order.
@@ -100,7 +90,6 @@ impl Backend {
     }
 }
 
-/// A device that works.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen {
     backend: Backend,
@@ -177,7 +166,6 @@ fn parse(text: &str) -> anyhow::Result<Option<(Backend, Option<usize>)>> {
     }
 }
 
-/// The names of the backends of this build.
 pub(crate) fn compiled() -> String {
     let names: Vec<_> = Backend::compiled().map(Backend::name).collect();
     match names.is_empty() {
@@ -199,11 +187,11 @@ fn automatic() -> anyhow::Result<Chosen> {
             return Ok(chosen);
         }
     }
-    Err(errors::usage(format!(
+    refuse!(
         "no device of this build works here; compiled in: {}. Build with the CPU backend: \
          cargo build --release --features flex",
         compiled()
-    )))
+    )
 }
 
 /// Where GPUs' kernels are kept between starts: a folder, or `off`.
@@ -313,18 +301,15 @@ impl Ranks {
         Ok(Ranks(chosen))
     }
 
-    /// The device of rank 0.
     pub(crate) fn main(&self) -> &Chosen {
         &self.0[0]
     }
 
-    /// For training.
     pub(crate) fn devices(&self) -> Devices {
         let others = self.0[1..].iter().map(|one| one.device.clone());
         Devices::new(self.main().device.clone(), others.collect())
     }
 
-    /// For the log: what computes.
     pub(crate) fn describe(&self) -> String {
         let (ranks, main) = (self.0.len(), self.main());
         let names: Vec<&str> = self.0.iter().map(|one| &*one.name).collect();
@@ -373,10 +358,9 @@ fn listed(words: &[String], main: &str) -> anyhow::Result<Vec<Chosen>> {
     let chosen: Vec<Chosen> = chosen.collect::<anyhow::Result<_>>()?;
     let first = &chosen[0];
     if let Some(other) = chosen.iter().find(|one| one.backend != first.backend) {
+        let (one, other) = (&first.name, &other.name);
         refuse!(
-            "`{KEY}` is {words:?}, but `{}` and `{}` are of different kinds: one run is on one",
-            first.name,
-            other.name
+            "`{KEY}` is {words:?}, but `{one}` and `{other}` are of different kinds: one run is on one"
         );
     }
     if parse(main)?.is_some() && open(main)?.device != first.device {

@@ -69,7 +69,7 @@ fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
         #[cfg(feature = "serve")]
         Verb::Serve(args) => commands::serve::run(*args, &global),
         Verb::State(verb) => commands::state::run(&verb, &global),
-        Verb::Plot(args) => commands::plot::run(&args, &global),
+        Verb::Plot(args) => commands::plot::run(&args),
         Verb::Tokenize(args) => commands::tokenize::run(args),
         Verb::Devices(args) => commands::devices::run(&args),
         Verb::Doctor(args) => commands::doctor::run(&args, &global),

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use burn::tensor::Device;
 use clap::Args;
 use infinity_model::{ChatTemplate, Precision, Pretrained, Tokenizer, state_file};
 use infinity_train::model_dir;
@@ -11,6 +10,8 @@ pub(crate) use infinity_train::model_dir::Found;
 use infinity_train::run_dir::TOKENIZER;
 use serde::de::DeserializeOwned;
 
+use crate::args::Global;
+use crate::device::{self, Chosen};
 use crate::terminal::{self, refuse};
 
 #[derive(Debug, Default, Args)]
@@ -30,14 +31,15 @@ impl ModelArgs {
     }
 }
 
-/// Loads a model onto a device, to compute in `precision`; on standard error which checkpoint it is, what the device
-/// makes of the precision, and what in another family's files is not used.
+/// Opens the device that is wanted and loads a model onto it, to compute in `precision`; on standard error which
+/// checkpoint it is, what the device makes of the precision, and what in another family's files is not used.
 pub(crate) fn load(
     found: &Found,
     precision: Precision,
-    device: &Device,
-) -> anyhow::Result<Pretrained> {
-    let loaded = found.load(precision, device)?;
+    global: &Global,
+) -> anyhow::Result<(Chosen, Pretrained)> {
+    let chosen = device::open(&device::wanted(global))?;
+    let loaded = found.load(precision, &chosen.device)?;
     if let Some(text) = found.describe() {
         terminal::remark(&text);
     }
@@ -47,15 +49,19 @@ pub(crate) fn load(
     if let Some(remark) = loaded.model.formats().remark() {
         terminal::remark(&format!("precision {remark}"));
     }
-    Ok(loaded)
+    Ok((chosen, loaded))
 }
 
-/// How the conversations of a model are written: as what it learned from, else as the files say that lie in `directory`.
-pub(crate) fn template(found: &Found, directory: &Path) -> anyhow::Result<ChatTemplate> {
-    Ok(match found.chat_template() {
-        Some(path) => ChatTemplate::from_file(&path, directory)?,
-        None => ChatTemplate::from_model_dir(directory)?,
-    })
+/// Where the tokenizer of a model lies, and how its conversations are written: as what it learned from, else as the
+/// files there say.
+pub(crate) fn conversations(found: &Found) -> anyhow::Result<(PathBuf, ChatTemplate)> {
+    let mut directory = found.tokenizer()?;
+    directory.pop();
+    let template = match found.chat_template() {
+        Some(path) => ChatTemplate::from_file(&path, &directory)?,
+        None => ChatTemplate::from_model_dir(&directory)?,
+    };
+    Ok((directory, template))
 }
 
 /// The tokenizer of the model in `directory`, where there is one.

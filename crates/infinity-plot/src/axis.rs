@@ -26,10 +26,7 @@ impl Axis {
     pub(crate) fn lengths(mut lengths: Vec<f64>, pixels: f64) -> Self {
         lengths.sort_by(f64::total_cmp);
         lengths.dedup();
-        let (low, high) = (
-            lengths.first().unwrap_or(&1.0),
-            lengths.last().unwrap_or(&1.0),
-        );
+        let [low, high] = [lengths.first(), lengths.last()].map(|end| *end.unwrap_or(&1.0));
         // A little room, so that no marker stands on the edge.
         let room = (high / low).max(2.0).powf(0.06);
         let mut axis = Axis {

@@ -38,7 +38,7 @@ pub struct Chart {
 pub struct Panel {
     /// What is shown, with its unit.
     pub title: String,
-    /// What the axis across shows; empty writes nothing.
+    /// What the axis across shows.
     pub caption: String,
     /// The lines, later ones above earlier ones.
     pub lines: Vec<Line>,
@@ -140,7 +140,6 @@ impl Chart {
     }
 }
 
-/// Where lines are drawn.
 struct Area {
     left: f64,
     top: f64,
@@ -171,9 +170,7 @@ impl Panel {
         svg.line([area.left, bottom], [right, bottom], "axis");
         svg.text([area.left, area.top - 14.0], "start", "name", &title);
         let middle = (area.left + right) / 2.0;
-        if !self.caption.is_empty() {
-            svg.text([middle, bottom + 38.0], "middle", "small", &self.caption);
-        }
+        svg.text([middle, bottom + 38.0], "middle", "small", &self.caption);
         if let Some((limit, words)) = &self.limit {
             let y = y(*limit);
             svg.line([area.left, y], [right, y], "axis");

@@ -29,11 +29,8 @@ pub fn png(svg: &str, scale: f32) -> Result<Vec<u8>, PlotError> {
     let pixels = Pixmap::new(size.width(), size.height());
     let mut pixels = pixels.ok_or_else(|| raster(&"it is too large"))?;
     pixels.fill(Color::WHITE);
-    resvg::render(
-        &tree,
-        Transform::from_scale(scale, scale),
-        &mut pixels.as_mut(),
-    );
+    let scaled = Transform::from_scale(scale, scale);
+    resvg::render(&tree, scaled, &mut pixels.as_mut());
     pixels.encode_png().map_err(|error| raster(&error))
 }
 

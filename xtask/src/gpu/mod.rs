@@ -1,13 +1,5 @@
 //! `cargo xtask gpu <device>`: everything there is to show on a GPU, in one command that ends with a table.
 //!
-//! | file | |
-//! |---|---|
-//! | `plan.rs` | what was asked for, what Cargo builds, and the steps in order of worth |
-//! | `pack.rs` | how it is carried |
-//! | `findings.rs` | what programs say, every criterion, and the table |
-//! | `machine_code.rs` | what is found without a GPU: `--compile-only` |
-//! | `peers.py` | PyTorch's attention and GPT, flash-linear-attention's gated delta rule and model |
-//!
 //! Benches check before they time. If `memory_scan`'s own tests fail on the device, it alone is not timed; every
 //! finding is written when it comes, and what was not measured is not met.
 
@@ -22,38 +14,34 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use clap::Parser;
 use serde_json::{Value, json};
 
 use crate::{check, child};
 use findings::{EMPTY, Findings, LAUNCHES};
-use plan::{COUNTED, Options, Place, Programs, STARTED, Step, USAGE};
+use plan::{COUNTED, Options, Programs, STARTED, Step};
 
 /// Where [`COUNTED`] has a line for every launch.
 const LOG: &str = "launches.log";
 
 /// Does what `args` ask for.
 pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
-    if args.is_empty() || args.iter().any(|arg| arg == "--help" || arg == "-h") {
-        print!("{USAGE}");
-        return Ok(());
+    let options = &Options::parse_from(args);
+    if options.compile_only {
+        let gpu = &options.gpu;
+        ensure!(gpu == "cuda", "--compile-only: of cuda, not of {gpu}");
+        return machine_code::run(root, options.tools.as_deref());
     }
-    let options = &Options::parse(args)?;
-    match &options.place {
-        Place::Compiled => machine_code::run(root, options.tools.as_deref()),
-        Place::Pack(folder) => {
-            // Before minutes of building.
-            pack::is_empty(folder)?;
-            pack::pack(&Programs::build(root, options)?, folder, options)
-        }
-        Place::Here => {
-            let programs = Programs::build(root, options)?;
-            measure(options, &programs, root.join("target/gpu"))
-        }
-        Place::Unpacked(folder) => {
-            let programs = Programs::unpacked(folder, options)?;
-            measure(options, &programs, folder.join("out"))
-        }
+    if let Some(folder) = &options.pack {
+        // Before minutes of building.
+        pack::is_empty(folder)?;
+        return pack::pack(&Programs::build(root, options)?, folder, options);
     }
+    let (programs, out) = match &options.unpacked {
+        Some(folder) => (Programs::unpacked(folder, options)?, folder.join("out")),
+        None => (Programs::build(root, options)?, root.join("target/gpu")),
+    };
+    measure(options, &programs, out)
 }
 
 /// Runs every step that was asked for and judges what they say.
@@ -63,13 +51,13 @@ fn measure(options: &Options, programs: &Programs, out: PathBuf) -> anyhow::Resu
     let mut found = Findings::kept_in(prepared(&out).with_context(context)?);
     let start = Instant::now();
     for step in plan::steps(options, programs) {
-        let limit = options.seconds.unwrap_or(Duration::MAX);
+        let limit = options.seconds.map_or(Duration::MAX, Duration::from_secs);
         let left = limit.saturating_sub(start.elapsed());
         let Err(why) = take(&mut found, &step, options, &out, left) else {
             continue;
         };
         let why = format!("{why:#}");
-        if options.parts.contains(&step.part) {
+        if options.asks_for(step.part) {
             println!("{}: {why}", step.part);
         }
         for what in &step.whats {
@@ -77,7 +65,7 @@ fn measure(options: &Options, programs: &Programs, out: PathBuf) -> anyhow::Resu
         }
     }
     let rows = findings::rows(&found);
-    let (gpu, dtype, tokens) = (options.gpu, options.dtype(), findings::TOKENS);
+    let (gpu, dtype, tokens) = (&options.gpu, options.dtype(), findings::TOKENS);
     let subject = format!(
         "memory_scan on {gpu} in {dtype}: B 1, {tokens} tokens, 32 heads, K = V = 128, S = 1 unless a row says otherwise"
     );
@@ -121,7 +109,7 @@ fn take(
     left: Duration,
 ) -> anyhow::Result<()> {
     let (part, [needs, limit]) = (step.part, step.seconds);
-    ensure!(options.parts.contains(&part), "--only leaves out {part}");
+    ensure!(options.asks_for(part), "--only leaves out {part}");
     let broke = |(_, failed)| failed > 0;
     if part == "scan" && found.tests(findings::SCAN_TESTS).is_ok_and(broke) {
         bail!("memory_scan's tests did not pass, so it is not timed");

@@ -33,7 +33,7 @@ pub(crate) fn pack(programs: &Programs, folder: &Path, options: &Options) -> any
         }
     }
     fs::write(folder.join("run.sh"), script(options)).context("cannot write run.sh")?;
-    if ["vulkan", "wgpu"].contains(&options.gpu) {
+    if ["vulkan", "wgpu"].contains(&&*options.gpu) {
         pack_loaders(&folder.join(LOADERS_FOLDER))?;
     }
     // The executables share most of their code: a dictionary that spans them.
@@ -84,7 +84,7 @@ pub(crate) fn is_empty(folder: &Path) -> anyhow::Result<()> {
 
 /// What the other machine calls: this program, with its own arguments behind those of the pack.
 pub(crate) fn script(options: &Options) -> String {
-    let (parts, device) = (options.parts.join(","), options.gpu);
+    let (parts, device) = (options.parts.join(","), &options.gpu);
     format!(
         r#"#!/usr/bin/env bash
 # Checks and measures InfinityFormer's kernels on this machine's GPU, and ends with a table.

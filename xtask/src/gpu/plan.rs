@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
+use clap::{Parser, value_parser};
 
 use super::findings::{
     BURN, DECODING, EMPTY, FIRST, FLA, FUSED, GDN, GPT, LARGE, LAUNCHES, LEARNED, LEARNING,
@@ -13,33 +13,10 @@ use super::findings::{
 };
 use crate::workspace;
 
-pub(crate) const USAGE: &str = "\
-usage: cargo xtask gpu <device> [flags]
-
-builds, tests and measures on this machine's GPU and ends with a table: every criterion, its figure, its
-limit, met or not. Devices: cuda, rocm, metal, vulkan, wgpu.
-
-  --only PARTS    of tests, scan, peers, training; with commas between them         [all]
-  --python PATH   the Python that has torch and triton                              [python3]
-  --fla FOLDER    a checkout of flash-linear-attention, put on PYTHONPATH           [none]
-  --text FILE     Tiny Shakespeare, for its validation loss beside the CPU's        [none]
-  --rounds N      rounds of every measurement, of which the median counts           [7]
-  --seconds N     starts what fits, of most worth first, and cuts what runs off     [no limit]
-  --out FOLDER    where findings.jsonl (as they come) and table.txt are written     [target/gpu]
-
+const ELSEWHERE: &str = "\
 For a machine without Cargo:
-
-  --pack FOLDER   only builds: a new folder of executables, peers.py, configs and run.sh, and FOLDER.tar.xz
-  --unpacked FOLDER   what run.sh calls: measures with what lies in that folder, and keeps compiled kernels there
-
-Without a GPU:
-
-  --compile-only      machine code of every kernel, compared with docs/gpu-kernels.md (cuda; takes CUDA's ptxas and nvdisasm)
-  --tools FOLDER      the CUDA toolkit's folder, which has bin/ and nvvm/           [what PATH finds]
-
   cargo xtask gpu cuda --pack PACK [--only scan,peers]
-  (there)  mkdir PACK; tar -C PACK -xJf PACK.tar.xz; bash PACK/run.sh --python python3 --fla FOLDER
-";
+  (there)  mkdir PACK; tar -C PACK -xJf PACK.tar.xz; bash PACK/run.sh --python python3 --fla FOLDER";
 
 /// Where the CPUs stand aside, by the Cargo feature that reaches it.
 const GPUS: [&str; 5] = ["cuda", "rocm", "metal", "vulkan", "wgpu"];
@@ -66,114 +43,87 @@ const FILES: [&str; 3] = [
 ];
 /// What `--text` names, in a pack.
 const TEXT: &str = "text.txt";
-/// The one flag without a value.
-const COMPILE_ONLY: &str = "--compile-only";
 
-/// What is done where.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) enum Place {
-    /// Built and run.
-    #[default]
-    Here,
-    /// Built and copied into a folder.
-    Pack(PathBuf),
-    /// Run from such a folder.
-    Unpacked(PathBuf),
-    /// Compiled and looked at.
-    Compiled,
-}
-
-#[derive(Clone, Debug, Default)]
+/// Builds, tests and measures on this machine's GPU and ends with a table: every criterion, its figure, its limit, met
+/// or not.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask gpu", no_binary_name = true)]
+#[command(arg_required_else_help = true, after_help = ELSEWHERE)]
 pub(crate) struct Options {
-    pub(crate) gpu: &'static str,
-    pub(crate) place: Place,
-    pub(crate) parts: Vec<&'static str>,
+    #[arg(value_name = "DEVICE", value_parser = GPUS)]
+    pub(crate) gpu: String,
+    /// What to do, with commas between
+    #[arg(long = "only", value_name = "PARTS", value_delimiter = ',')]
+    #[arg(overrides_with = "parts", value_parser = PARTS, default_values = PARTS)]
+    pub(crate) parts: Vec<String>,
+    /// The Python that has torch and triton
+    #[arg(long, value_name = "PATH", default_value = "python3", value_parser = program)]
     python: PathBuf,
+    /// A checkout of flash-linear-attention, put on PYTHONPATH
+    #[arg(long, value_name = "FOLDER", value_parser = path_if(Path::is_dir, "no such folder"))]
     pub(crate) fla: Option<PathBuf>,
+    /// Tiny Shakespeare, for its validation loss beside the CPU's
+    #[arg(long, value_name = "FILE", value_parser = path_if(Path::is_file, "no such file"))]
     text: Option<PathBuf>,
+    /// Rounds of every measurement, of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = value_parser!(u64).range(1..))]
     rounds: u64,
-    pub(crate) seconds: Option<Duration>,
+    /// Starts what fits, of most worth first, and cuts what runs off [default: no limit]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    pub(crate) seconds: Option<u64>,
+    /// Where findings.jsonl (as they come) and table.txt are written [default: target/gpu]
+    #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
+    /// Only builds: a new folder of executables, peers.py, configs and run.sh, and FOLDER.tar.xz
+    #[arg(long, value_name = "FOLDER", group = "place")]
+    pub(crate) pack: Option<PathBuf>,
+    /// What run.sh calls: measures with what lies in that folder, and keeps compiled kernels there
+    #[arg(long, value_name = "FOLDER", group = "place")]
+    pub(crate) unpacked: Option<PathBuf>,
+    /// Without a GPU: machine code of every kernel, compared with docs/gpu-kernels.md (cuda; takes CUDA's
+    /// ptxas and nvdisasm)
+    #[arg(long, group = "place")]
+    pub(crate) compile_only: bool,
+    /// The CUDA toolkit's folder, which has bin/ and nvvm/ [default: what PATH finds]
+    #[arg(long, value_name = "FOLDER", value_parser = path_if(has_ptxas, "no bin/ptxas there"))]
     pub(crate) tools: Option<PathBuf>,
 }
 
+/// A reader of paths that hold wherever the program will run, for what is there.
+fn path_if(
+    is_there: fn(&Path) -> bool,
+    why: &'static str,
+) -> impl Fn(&str) -> anyhow::Result<PathBuf> + Clone {
+    move |text| {
+        ensure!(is_there(text.as_ref()), why);
+        Ok(std::path::absolute(text)?)
+    }
+}
+
+fn has_ptxas(tools: &Path) -> bool {
+    tools.join("bin/ptxas").is_file()
+}
+
+/// A path, or a bare name that is looked for.
+fn program(text: &str) -> std::io::Result<PathBuf> {
+    match text.contains(std::path::is_separator) {
+        true => std::path::absolute(text),
+        false => Ok(text.into()),
+    }
+}
+
 impl Options {
-    pub(crate) fn parse(args: &[String]) -> anyhow::Result<Self> {
-        let (device, flags) = args.split_first().context(USAGE)?;
-        let gpu = GPUS.into_iter().find(|name| name == device);
-        let all = GPUS.join(", ");
-        let unknown = || format!("unknown GPU device `{device}`: {all}\n\n{USAGE}");
-        let mut options = Options {
-            gpu: gpu.with_context(unknown)?,
-            parts: PARTS.to_vec(),
-            python: "python3".into(),
-            rounds: 7,
-            ..Options::default()
-        };
-        let mut words = flags.iter().map(String::as_str);
-        while let Some(flag) = words.next() {
-            let value = match flag {
-                COMPILE_ONLY => Some(""),
-                _ => words.next(),
-            };
-            let value = value.with_context(|| format!("{flag} has no value\n\n{USAGE}"))?;
-            options.set(flag, value)?;
-        }
-        Ok(options)
+    pub(crate) fn asks_for(&self, part: &str) -> bool {
+        self.parts.iter().any(|one| one == part)
     }
 
     /// Whether PyTorch runs on the device, and half precision is what is measured.
     fn has_peers(&self) -> bool {
-        ["cuda", "rocm"].contains(&self.gpu)
+        ["cuda", "rocm"].contains(&&*self.gpu)
     }
 
-    /// The type that is measured.
     pub(crate) fn dtype(&self) -> &'static str {
         if self.has_peers() { "bf16" } else { "f32" }
-    }
-
-    fn set(&mut self, flag: &str, value: &str) -> anyhow::Result<()> {
-        let number = || match value.parse() {
-            Ok(number) if number > 0 => Ok(number),
-            _ => bail!("{flag} {value}: a whole number of at least 1"),
-        };
-        // A path holds from here wherever the program will run; a bare name is looked for.
-        let path = || std::path::absolute(value).unwrap_or_else(|_| value.into());
-        let given = Path::new(value);
-        let path_if = |is_there: bool, why: &str| {
-            ensure!(is_there, "{flag} {value}: {why}");
-            Ok(Some(path()))
-        };
-        let places = ["--pack", "--unpacked", COMPILE_ONLY];
-        if places.contains(&flag) && self.place != Place::Here {
-            bail!("{flag} {value}: one of --pack and --unpacked, once");
-        }
-        match flag {
-            "--only" => {
-                let names: Vec<&str> = value.split(',').collect();
-                if let Some(unknown) = names.iter().find(|name| !PARTS.contains(name)) {
-                    let parts = PARTS.join(", ");
-                    bail!("--only {value}: `{unknown}` is none of {parts}");
-                }
-                self.parts.retain(|part| names.contains(part));
-            }
-            "--python" if value.contains(std::path::is_separator) => self.python = path(),
-            "--python" => self.python = value.into(),
-            "--fla" => self.fla = path_if(given.is_dir(), "no such folder")?,
-            "--text" => self.text = path_if(given.is_file(), "no such file")?,
-            "--tools" => {
-                self.tools = path_if(given.join("bin/ptxas").is_file(), "no bin/ptxas there")?;
-            }
-            "--rounds" => self.rounds = number()?,
-            "--seconds" => self.seconds = Some(Duration::from_secs(number()?)),
-            "--out" => self.out = Some(path()),
-            "--pack" => self.place = Place::Pack(value.into()),
-            "--unpacked" => self.place = Place::Unpacked(value.into()),
-            COMPILE_ONLY if self.gpu == "cuda" => self.place = Place::Compiled,
-            COMPILE_ONLY => bail!("{COMPILE_ONLY}: of cuda, not of {}", self.gpu),
-            _ => bail!("unknown flag {flag}\n\n{USAGE}"),
-        }
-        Ok(())
     }
 }
 
@@ -198,7 +148,6 @@ impl Programs {
         Ok(Self::with_text(all, options))
     }
 
-    /// What lies in `folder`.
     pub(crate) fn unpacked(folder: &Path, options: &Options) -> anyhow::Result<Self> {
         let context = || format!("--unpacked {}: no such folder", folder.display());
         let folder = folder.canonicalize().with_context(context)?;
@@ -213,7 +162,6 @@ impl Programs {
         Self(all)
     }
 
-    /// A file, or why it is not there.
     fn get(&self, name: &str) -> Result<PathBuf, String> {
         let found = self.0.get(name).cloned();
         found.ok_or_else(|| match name {
@@ -226,7 +174,7 @@ impl Programs {
 /// Names and flags of Cargo's targets that were asked for.
 fn targets(options: &Options) -> impl Iterator<Item = (&'static str, &'static str)> {
     let targets = PROGRAMS.iter().filter(|(.., flag, _)| !flag.is_empty());
-    let wanted = targets.filter(|(_, part, ..)| options.parts.contains(part));
+    let wanted = targets.filter(|(_, part, ..)| options.asks_for(part));
     wanted.map(|(name, _, flag, _)| (*name, *flag))
 }
 
@@ -257,7 +205,6 @@ pub(crate) struct Step {
     pub(crate) whats: Vec<String>,
     /// If it measures nothing but this length.
     pub(crate) tokens: Option<u64>,
-    /// Those it needs to be worth a start, and gets at most.
     pub(crate) seconds: [u64; 2],
     /// Where it runs, below `--out`: [`COUNTED`], [`STARTED`], or there.
     pub(crate) folder: &'static str,
@@ -272,7 +219,7 @@ pub(crate) const STARTED: &str = "started";
 /// length: out of memory on a device may take a process with it. torch.compile and Triton take up to a minute to
 /// start, so that every peer has a process and a limit of its own.
 pub(crate) fn steps(options: &Options, programs: &Programs) -> Vec<Step> {
-    let (gpu, dtype, rounds) = (options.gpu, options.dtype(), options.rounds);
+    let (gpu, dtype, rounds) = (&options.gpu, options.dtype(), options.rounds);
     // A word with a point is a file that goes along.
     let step = |folder, label, name: &str, line: &str, whats: &[&str]| {
         let program = PROGRAMS.iter().find(|(program, ..)| *program == name);

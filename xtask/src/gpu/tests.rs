@@ -7,9 +7,8 @@ const TIME: &str = r#"{"kind":"time","what":"FLA","pass":"forward","tokens":8192
 const RIGHT: &str = r#"{"kind":"check","what":"FLA","ok":true,"detail":"1e-3"}"#;
 const WRONG: &str = r#"{"kind":"check","what":"FLA","ok":false,"detail":"rms 0.3"}"#;
 
-fn options(line: &str) -> anyhow::Result<Options> {
-    let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-    Options::parse(&args)
+fn options(line: &str) -> Result<Options, clap::Error> {
+    Options::try_parse_from(line.split_whitespace())
 }
 
 fn found(lines: &[&str]) -> Findings {
@@ -158,38 +157,37 @@ fn what_is_learned_is_held_to_the_cpus_loss() {
 #[test]
 fn words_are_read_and_a_mistake_is_answered_with_the_way_out() {
     let read = options("cuda --pack p --only peers,scan --python py --seconds 60").unwrap();
-    assert_eq!(
-        (read.dtype(), read.place),
-        ("bf16", Place::Pack("p".into()))
-    );
-    assert_eq!(
-        (read.parts, read.seconds),
-        (vec!["scan", "peers"], Some(Duration::from_secs(60)))
-    );
+    assert_eq!((read.dtype(), read.pack), ("bf16", Some("p".into())));
+    assert_eq!(read.parts, ["peers", "scan"]);
+    assert_eq!(read.seconds, Some(60));
+    let again = options("cuda --only tests,scan --only scan").unwrap();
+    assert_eq!(again.parts, ["scan"], "what run.sh says is overridden");
     for (line, said) in [
-        ("", "usage: cargo xtask gpu"),
+        ("", "Usage: cargo xtask gpu"),
         ("cdua", "cuda, rocm, metal, vulkan, wgpu"),
-        ("cuda --python", "--python has no value"),
+        ("cuda --python", "a value is required for '--python <PATH>'"),
         ("cuda --pyton x", "--pyton"),
-        ("cuda --only scan,pears", "`pears`"),
-        ("cuda --fla no/such", "--fla no/such: no such folder"),
+        ("cuda --only scan,pears", "'pears'"),
         (
-            "cuda --rounds 0",
-            "--rounds 0: a whole number of at least 1",
+            "cuda --fla no/such",
+            "'no/such' for '--fla <FOLDER>': no such folder",
         ),
-        ("cuda --seconds soon", "--seconds soon"),
-        ("cuda --text no/such", "--text no/such: no such file"),
-        ("wgpu --compile-only", "--compile-only: of cuda"),
+        ("cuda --rounds 0", "'0' for '--rounds <N>': 0 is not in 1.."),
+        ("cuda --seconds soon", "'soon' for '--seconds <N>'"),
+        (
+            "cuda --text no/such",
+            "'no/such' for '--text <FILE>': no such file",
+        ),
         ("cuda --compile-only --tools no/such", "no bin/ptxas there"),
-        ("cuda --compile-only --pack a", "once"),
-        (
-            "cuda --pack a --unpacked b",
-            "--unpacked b: one of --pack and --unpacked, once",
-        ),
+        ("cuda --compile-only --pack a", "cannot be used with"),
+        ("cuda --pack a --unpacked b", "cannot be used with"),
     ] {
         let error = options(line).unwrap_err().to_string();
         assert!(error.contains(said), "{line}: {error}");
     }
+    let args = ["wgpu", "--compile-only"].map(str::to_owned);
+    let error = run(Path::new("."), &args).unwrap_err().to_string();
+    assert!(error.contains("--compile-only: of cuda"), "{error}");
 }
 
 #[test]

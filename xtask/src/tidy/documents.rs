@@ -44,12 +44,13 @@ pub(super) fn check(tree: &Tree, found: &mut Vec<String>) {
         let words = section.unwrap_or_default();
         let words = words.split(|c: char| !c.is_alphanumeric() && c != '_');
         let listed: BTreeSet<&str> = words.collect();
-        for name in public_names(tree, library) {
-            if !listed.contains(&*name) {
-                let lack = format!("the public items of {library} lack `{name}`");
-                found.push(format!("ARCHITECTURE.md: {lack}"));
-            }
-        }
+        let names = public_names(tree, library).into_iter();
+        let lacking = names.filter(|name| !listed.contains(&**name));
+        found.extend(
+            lacking.map(|name| {
+                format!("ARCHITECTURE.md: the public items of {library} lack `{name}`")
+            }),
+        );
     }
     // Places of a walk: `1. `file.rs` `item`, `other`: words`.
     for (line, number) in map.lines().zip(1..) {
@@ -59,8 +60,9 @@ pub(super) fn check(tree: &Tree, found: &mut Vec<String>) {
         let text = tree.text(file);
         let is_place = line.starts_with(|c: char| c.is_ascii_digit()) && file.ends_with(".rs");
         for name in quoted.filter(|name| is_place && !text.is_empty() && !text.contains(name)) {
-            let lost = format!("`{file}` holds no `{name}`");
-            found.push(format!("ARCHITECTURE.md:{number}: {lost}"));
+            found.push(format!(
+                "ARCHITECTURE.md:{number}: `{file}` holds no `{name}`"
+            ));
         }
     }
     let unnamed = crates.into_iter().chain(operator_names(tree));
@@ -76,11 +78,9 @@ fn is_document(path: &str) -> bool {
 
 fn document(tree: &Tree, name: &str, text: &str, found: &mut Vec<String>) {
     let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
-    for (line, path) in named_paths(text, folder) {
-        if !tree.has(&path) {
-            found.push(format!("{name}:{line}: `{path}` does not exist"));
-        }
-    }
+    let paths = named_paths(text, folder).into_iter();
+    let gone = paths.filter(|(_, path)| !tree.has(path));
+    found.extend(gone.map(|(line, path)| format!("{name}:{line}: `{path}` does not exist")));
     for (line, path, quote) in quotes(text) {
         // Without carriage returns: a checkout may end its lines otherwise than the document.
         let source = tree.text(path).replace('\r', "");
@@ -88,11 +88,9 @@ fn document(tree: &Tree, name: &str, text: &str, found: &mut Vec<String>) {
             found.push(format!("{name}:{line}: not what stands in `{path}`"));
         }
     }
-    for (line, number) in text.lines().zip(1..) {
-        if line.contains("TODO") {
-            found.push(format!("{name}:{number}: unfinished"));
-        }
-    }
+    let lines = text.lines().zip(1..);
+    let unfinished = lines.filter(|(line, _)| line.contains("TODO"));
+    found.extend(unfinished.map(|(_, number)| format!("{name}:{number}: unfinished")));
 }
 
 /// Line number and path of everything in `text` that claims to exist.

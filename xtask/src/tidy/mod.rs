@@ -1,12 +1,4 @@
 //! `cargo xtask tidy`: the rules of this workspace that no lint checks. Also a test, so `cargo test` runs it.
-//!
-//! | file | rules |
-//! |---|---|
-//! | `files.rs` | what holds for one file: its head, its size, machine paths, `unsafe` |
-//! | `layering.rs` | which crate may depend on which, and who may print |
-//! | `rooms.rs` | what an operator's folder holds; no import circles between modules |
-//! | `documents.rs` | every path that a document names exists |
-//! | `source.rs` | the files of the workspace, and the tokens of Rust source |
 
 mod documents;
 mod files;
@@ -41,11 +33,8 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     let findings = findings(&tree);
     findings.iter().for_each(|finding| println!("{finding}"));
     anyhow::ensure!(findings.is_empty(), "findings: {}", findings.len());
-    println!(
-        "tidy: {} files, {} rules, nothing found",
-        tree.files().count(),
-        RULES.len()
-    );
+    let (files, rules) = (tree.files().count(), RULES.len());
+    println!("tidy: {files} files, {rules} rules, nothing found");
     Ok(())
 }
 

@@ -29,13 +29,13 @@ pub(super) fn operators(tree: &Tree, found: &mut Vec<String>) {
             && let call = format!("mod {name};")
             && !main.lines().any(|line| line == call)
         {
-            let missing = format!("`{call}` is missing in {TESTS}/main.rs");
-            found.push(format!("{path}: never runs: {missing}"));
+            found.push(format!(
+                "{path}: never runs: `{call}` is missing in {TESTS}/main.rs"
+            ));
         }
     }
 }
 
-/// The operators there are.
 pub(super) fn operator_names(tree: &Tree) -> BTreeSet<&str> {
     let mut names = tree.folders_in(SOURCES);
     names.retain(|name| !SHARED.contains(name));
@@ -50,8 +50,9 @@ fn operator(tree: &Tree, name: &str, found: &mut Vec<String>) {
     let mut others = sources.filter(|file| *file != "mod.rs").peekable();
     if name != FIRST && others.peek().is_none() && tree.has(&contract) {
         if !tree.text(&contract).contains("#[cfg(test)]") {
-            let missing = "an operator in one file has its tests in it";
-            found.push(format!("{contract}: {missing}"));
+            found.push(format!(
+                "{contract}: an operator in one file has its tests in it"
+            ));
         }
         return;
     }
@@ -95,10 +96,10 @@ pub(super) fn circles(tree: &Tree, found: &mut Vec<String>) {
                     true => "the crate's root".to_owned(),
                     false => path.join("::"),
                 });
-                let names = names.collect::<Vec<_>>().join(" → ");
-                let size = way.len() - 1;
-                let circle = format!("a circle of {size} modules: {names}");
-                found.push(format!("{sources}{file}: {circle}"));
+                let (names, size) = (names.collect::<Vec<_>>().join(" → "), way.len() - 1);
+                found.push(format!(
+                    "{sources}{file}: a circle of {size} modules: {names}"
+                ));
             }
         }
     }
@@ -135,7 +136,6 @@ impl Modules {
         Self(modules.collect())
     }
 
-    /// What each module takes from others.
     fn arrows(&self) -> BTreeMap<&Path, BTreeSet<Path>> {
         let arrows = self.0.iter().map(|(from, (_, uses))| {
             let homes = uses.iter().filter_map(|one| {

@@ -59,7 +59,6 @@ impl Tree {
         Ok(Self(files))
     }
 
-    /// All of them, sorted by their paths.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &File)> {
         self.0.iter().map(|(path, file)| (&**path, file))
     }

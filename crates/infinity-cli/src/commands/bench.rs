@@ -9,7 +9,6 @@ use infinity_train::metrics::resident_bytes;
 use serde_json::{Value, json};
 
 use crate::args::{Global, count, length, whole};
-use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::{self, signals};
 
@@ -111,8 +110,8 @@ const COLUMNS: [&str; 7] = [
 pub(crate) fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
     signals::ends()?;
-    let chosen = device::open(&device::wanted(global))?;
-    let model = model_dir::load(&found, args.precision, &chosen.device)?.model;
+    let (chosen, loaded) = model_dir::load(&found, args.precision, global)?;
+    let model = loaded.model;
     let mut depths = args.depth.clone();
     depths.sort_unstable();
     depths.dedup();

@@ -50,16 +50,14 @@ pub(crate) fn run(verb: ConfigVerb, global: &Global) -> anyhow::Result<()> {
 
 /// One line about a configuration, for the eye to check.
 fn summary(config: &RunConfig) -> String {
-    let model = &config.model;
+    let (model, window) = (&config.model, config.data.max_seq_length);
+    let (n, width) = (model.num_hidden_layers, model.hidden_size);
+    let heads = model.num_attention_heads;
+    let tokens = terminal::grouped(config.tokens_per_step());
+    let (layers, output) = (layers(model), config.output_dir());
     format!(
-        "{}, {} layers × width {} × {} heads, window {}, {} tokens a step, writes {}",
-        layers(model),
-        model.num_hidden_layers,
-        model.hidden_size,
-        model.num_attention_heads,
-        config.data.max_seq_length,
-        terminal::grouped(config.tokens_per_step()),
-        config.output_dir().display()
+        "{layers}, {n} layers × width {width} × {heads} heads, window {window}, {tokens} tokens a step, writes {}",
+        output.display()
     )
 }
 
@@ -67,9 +65,8 @@ fn layers(model: &ModelConfig) -> String {
     if model.layer_types.is_none() {
         return format!("{} mixer", model.mixer);
     }
-    let kinds = LayerType::ALL
-        .iter()
-        .map(|kind| (model.num_layers_of(*kind), kind));
+    let kinds = LayerType::ALL.iter();
+    let kinds = kinds.map(|kind| (model.num_layers_of(*kind), kind));
     let kinds = kinds.filter(|(n, _)| *n > 0);
     let kinds: Vec<String> = kinds.map(|(n, kind)| format!("{n} {kind}")).collect();
     kinds.join(" and ")
@@ -107,12 +104,15 @@ impl ConfigFlags {
     /// Layers files, environment and flags, and checks the result. Warnings are printed.
     pub(crate) fn load(&self, global: &Global) -> anyhow::Result<LoadedConfig> {
         let mut layers = self.layers(global)?;
-        if let Some(rows) = self.eval_samples()? {
+        if let Some(rows) = self.given.get("max-eval-samples") {
+            let typed = format!("--max-eval-samples {rows}");
+            let Ok(rows) = rows.parse::<u64>() else {
+                refuse!("{typed}: expected a number of rows");
+            };
             // Rows become batches, whose size only the merged configuration knows.
             let config = self.layers(global)?.resolve()?.config;
             let batch = config.training.per_device_eval_batch_size;
             let batches = rows.div_ceil(batch as u64).to_string();
-            let typed = format!("--max-eval-samples {rows}");
             layers = layers.flag_as(&typed, "eval.max_batches", &batches)?;
         }
         let loaded = layers.resolve()?;
@@ -157,20 +157,6 @@ impl ConfigFlags {
         }
         Ok(layers)
     }
-
-    fn eval_samples(&self) -> anyhow::Result<Option<u64>> {
-        match self
-            .given
-            .get("max-eval-samples")
-            .map(|rows| (rows, rows.parse()))
-        {
-            None => Ok(None),
-            Some((_, Ok(rows))) => Ok(Some(rows)),
-            Some((rows, Err(_))) => {
-                refuse!("--max-eval-samples {rows}: expected a number of rows")
-            }
-        }
-    }
 }
 
 /// The device variables, then `INFINITY__SECTION__KEY`, which is more exact.
@@ -186,15 +172,11 @@ fn environment(mut layers: ConfigLayers) -> Result<ConfigLayers, ConfigError> {
 /// `--tokenizer`: `byte`, `char`, `bpe:ENTRIES`, or a path.
 pub(crate) fn tokenizer(layers: ConfigLayers, given: &str) -> Result<ConfigLayers, ConfigError> {
     let typed = format!("--tokenizer {given}");
-    let set = |layers: ConfigLayers, key, value| layers.flag_as(&typed, key, value);
-    let (kind, rest) = match (given, given.strip_prefix("bpe:")) {
-        (_, Some(entries)) => ("bpe", Some(("tokenizer.train_bpe", entries))),
-        ("byte" | "char", _) => (given, None),
-        _ => ("file", Some(("tokenizer.path", given))),
+    let (kind, key, value) = match (given, given.strip_prefix("bpe:")) {
+        (_, Some(entries)) => ("bpe", "tokenizer.train_bpe", entries),
+        ("byte" | "char", _) => return layers.flag_as(&typed, "tokenizer.kind", given),
+        _ => ("file", "tokenizer.path", given),
     };
-    let layers = set(layers, "tokenizer.kind", kind)?;
-    match rest {
-        Some((key, value)) => set(layers, key, value),
-        None => Ok(layers),
-    }
+    let layers = layers.flag_as(&typed, "tokenizer.kind", kind)?;
+    layers.flag_as(&typed, key, value)
 }

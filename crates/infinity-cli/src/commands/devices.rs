@@ -14,11 +14,9 @@ const FORMATS: [DType; 5] = [DType::F64, DType::F32, DType::F16, DType::BF16, DT
 /// One backend, and its working devices or why there are none.
 type Found = (Backend, Result<Vec<Working>, String>);
 
-/// A device that works.
 struct Working {
     name: String,
     formats: Vec<&'static str>,
-    /// Of a GPU.
     facts: Option<Facts>,
 }
 
@@ -40,10 +38,9 @@ pub(crate) fn run(args: &JsonArgs) -> anyhow::Result<()> {
         let cache = cache().unwrap_or_else(|| "nowhere (INFINITY_GPU_CACHE=off)".to_owned());
         terminal::line(format!("\ncompiled and tuned kernels are kept in {cache}"))?;
     }
-    match auto {
-        Some(name) => terminal::line(format!("\n--device auto is {name}")),
-        None => terminal::line("\n--device auto finds nothing that works"),
-    }
+    let auto = auto.map(|name| format!("is {name}"));
+    let auto = auto.unwrap_or_else(|| "finds nothing that works".to_owned());
+    terminal::line(format!("\n--device auto {auto}"))
 }
 
 fn cache() -> Option<String> {

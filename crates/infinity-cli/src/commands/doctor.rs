@@ -17,7 +17,6 @@ use crate::terminal::{self, errors, progress, signals};
 /// Words in the name of a variable whose value is nobody else's business.
 const SECRET: [&str; 4] = ["KEY", "TOKEN", "SECRET", "PASSWORD"];
 
-/// Something that was looked at.
 struct Finding {
     /// What, and on which device.
     what: String,
@@ -30,7 +29,6 @@ struct Finding {
 }
 
 impl Finding {
-    /// What was found, or what is wrong and what to do about that.
     fn new(what: &str, found: Result<String, String>, advice: &str) -> Self {
         Self {
             what: what.to_owned(),

@@ -21,7 +21,6 @@ use serde_json::{Value, json};
 use super::eval_task::{self, Run};
 use super::flags::over;
 use crate::args::{Global, MemoryFlags, count, whole};
-use crate::device;
 use crate::model_dir::{self, Found, ModelArgs};
 use crate::terminal::progress::perplexity;
 use crate::terminal::{self, refuse, signals};
@@ -78,9 +77,8 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<()> {
         );
     }
     signals::ends()?;
-    let chosen = device::open(&device::wanted(global))?;
     let precision = args.precision.unwrap_or(config.run.precision);
-    let loaded = model_dir::load(&found, precision, &chosen.device)?;
+    let (chosen, loaded) = model_dir::load(&found, precision, global)?;
     let (model, tokenizer) = (args.memory.on(loaded.model)?, loaded.tokenizer.as_ref());
     // Texts of a model that others trained begin as its own reader has them begin.
     config.tokenizer.add_special_tokens |=
@@ -92,28 +90,26 @@ pub(crate) fn run(args: EvalArgs, global: &Global) -> anyhow::Result<()> {
         config.data.max_seq_length = config.data.max_seq_length.min(longest);
     }
     let run = Run {
+        json: args.json,
         model: &model,
         tokenizer,
         config: &config,
         device: &chosen.name,
     };
-    if args.task.task.is_some() {
-        return eval_task::run(&args.task, args.json, global, text, &run);
+    if let Some(task) = args.task.task {
+        return eval_task::run(&args.task, task, text.as_ref(), &run);
     }
     let text = text.expect("read where no task makes rows");
     if args.stream.stream {
-        return run_stream(&args.stream, args.json, &text, &run);
+        return run_stream(&args.stream, &text, &run);
     }
-    let source = EvalSource::new(
-        text,
-        config.training.per_device_eval_batch_size,
-        config.data.max_seq_length,
-        config.eval.carry_state,
-    )?
-    .limited(config.eval.max_batches);
-    warn_of_growth(model.config(), &source, config.data.max_seq_length);
+    let rows = config.training.per_device_eval_batch_size;
+    let window = config.data.max_seq_length;
+    let source = EvalSource::new(text, rows, window, config.eval.carry_state)?;
+    let source = source.limited(config.eval.max_batches);
+    warn_of_growth(model.config(), &source, window);
     let report = evaluate(&model, &source, config.training.loss_chunk)?;
-    print(args.json, &run, &report)
+    print(&run, &report)
 }
 
 /// The state of a model with full layers is their cache, which has every token in it.
@@ -121,13 +117,12 @@ fn warn_of_growth(model: &ModelConfig, source: &EvalSource, window: usize) {
     let Some(setting) = model.grows_by().filter(|_| source.carry()) else {
         return;
     };
-    let tokens = source.batches() * window as u64;
+    let (tokens, rows) = (source.batches() * window as u64, source.rows());
+    let cache = terminal::bytes(state_bytes(model, rows, tokens));
+    let tokens = terminal::grouped(tokens);
     terminal::warning(&format!(
-        "`{setting}` keeps every token of a carried state: its cache grows to {} \
-         over {} tokens in each of {} rows, and every further token looks at all of its row",
-        terminal::bytes(state_bytes(model, source.rows(), tokens)),
-        terminal::grouped(tokens),
-        source.rows(),
+        "`{setting}` keeps every token of a carried state: its cache grows to {cache} \
+         over {tokens} tokens in each of {rows} rows, and every further token looks at all of its row"
     ));
 }
 
@@ -239,10 +234,10 @@ fn longest_window(args: &EvalArgs, text: &TokenStore) -> anyhow::Result<usize> {
     Ok(usize::try_from(tokens - 1).unwrap_or(usize::MAX))
 }
 
-fn print(as_json: bool, run: &Run<'_>, report: &EvalReport) -> anyhow::Result<()> {
+fn print(run: &Run<'_>, report: &EvalReport) -> anyhow::Result<()> {
     let (window, device) = (run.config.data.max_seq_length, run.device);
     let stateful = run.config.eval.carry_state;
-    if as_json {
+    if run.json {
         return terminal::line(json!({
             "loss": report.loss, "perplexity": report.perplexity,
             "bits_per_byte": report.bits_per_byte, "tokens": report.tokens,
@@ -254,14 +249,12 @@ fn print(as_json: bool, run: &Run<'_>, report: &EvalReport) -> anyhow::Result<()
         true => "state carried from window to window",
         false => "each on its own",
     };
+    let (loss, bpb, seconds) = (report.loss, report.bits_per_byte, report.seconds);
+    let ppl = perplexity(report.perplexity);
+    let tokens = terminal::grouped(report.tokens);
     terminal::line(format!(
-        "loss {:.4} | ppl {} | bpb {:.4} | {} tokens in windows of {window}, {carried} | {:.1}s on \
-         {device}",
-        report.loss,
-        perplexity(report.perplexity),
-        report.bits_per_byte,
-        terminal::grouped(report.tokens),
-        report.seconds,
+        "loss {loss:.4} | ppl {ppl} | bpb {bpb:.4} | {tokens} tokens in windows of {window}, {carried} | \
+         {seconds:.1}s on {device}"
     ))
 }
 
@@ -299,12 +292,7 @@ pub(crate) struct StreamArgs {
 /// Tokens that a model which keeps all of them reads without being told to.
 const KEPT_TOKENS: u64 = 1 << 16;
 
-fn run_stream(
-    args: &StreamArgs,
-    as_json: bool,
-    text: &TokenStore,
-    run: &Run<'_>,
-) -> anyhow::Result<()> {
+fn run_stream(args: &StreamArgs, text: &TokenStore, run: &Run<'_>) -> anyhow::Result<()> {
     refuse_what_grows(args, run.model.config(), text.len())?;
     let options = StreamOptions {
         tokens: args.limit_tokens.unwrap_or(0),
@@ -337,7 +325,7 @@ fn run_stream(
         let identity = Identity::of(run.model, run.tokenizer);
         context.save_noting(path, &identity, &command)?;
     }
-    match as_json {
+    match run.json {
         true => terminal::line(to_json(run, &options, &report))?,
         false => print_stream(run, &options, &report)?,
     }
@@ -388,15 +376,13 @@ fn print_stream(
     options: &StreamOptions,
     report: &StreamReport,
 ) -> anyhow::Result<()> {
-    let context = terminal::grouped(options.context as u64);
+    let most = (options.context + options.span - 1) as u64;
+    let read = [options.context as u64, most, report.tokens];
+    let [context, most, tokens] = read.map(terminal::grouped);
+    let (window, seconds, device) = (options.window, report.seconds, run.device);
     terminal::line(format!(
-        "one stream of {} tokens in windows of {}, against {context} to {} tokens behind | {:.1}s \
-         on {}",
-        terminal::grouped(report.tokens),
-        options.window,
-        terminal::grouped((options.context + options.span - 1) as u64),
-        report.seconds,
-        run.device,
+        "one stream of {tokens} tokens in windows of {window}, against {context} to {most} tokens behind | \
+         {seconds:.1}s on {device}"
     ))?;
     terminal::line(format!(
         "{:>23}  {:>8}  {:>9}  {:>8}  {:>8}  {:>17}",

@@ -49,19 +49,15 @@ pub(super) fn to_json(model: &ModelConfig, cost: &StreamCompression) -> Value {
 }
 
 pub(super) fn print(model: &ModelConfig, cost: &StreamCompression) -> anyhow::Result<()> {
-    let [exact, compressed] = cost.compression.memory_bytes(model);
+    let bytes = cost.compression.memory_bytes(model);
+    let times = bytes[0] as f64 / bytes[1] as f64;
+    let [whole, compressed] = bytes.map(|bytes| terminal::bytes(bytes as u64));
+    let (width, every) = (cost.compression.width, cost.compression.every);
+    let (loss, exact, error) = (cost.loss, cost.exact, cost.standard_error);
     terminal::line(format!(
-        "memory in {} bits every {} tokens: loss {:.6} against {:.6} exact, {:+.6} ± {:.6} nats | {} \
-         in {} ({:.2} times)",
-        cost.compression.width,
-        cost.compression.every,
-        cost.loss,
-        cost.exact,
-        cost.loss - cost.exact,
-        cost.standard_error,
-        terminal::bytes(exact as u64),
-        terminal::bytes(compressed as u64),
-        exact as f64 / compressed as f64,
+        "memory in {width} bits every {every} tokens: loss {loss:.6} against {exact:.6} exact, {:+.6} ± {error:.6} \
+         nats | {whole} in {compressed} ({times:.2} times)",
+        loss - exact
     ))?;
     if cost.held.is_empty() {
         return terminal::line("no certificate: half formats have none");

@@ -13,12 +13,14 @@ use infinity_train::evaluate::tasks::{
 use serde_json::json;
 
 use super::plot;
-use crate::args::{Global, count, length, whole};
+use crate::args::{count, length, whole};
 use crate::model_dir;
 use crate::terminal::{self, refuse};
 
 /// What is measured, and where.
 pub(super) struct Run<'a> {
+    /// Whether figures are printed as JSON.
+    pub(super) json: bool,
     pub(super) model: &'a InfinityModel,
     pub(super) tokenizer: Option<&'a Tokenizer>,
     pub(super) config: &'a RunConfig,
@@ -70,15 +72,9 @@ pub(crate) enum Named {
 }
 
 impl Named {
-    /// The data source that makes its rows; none for what is measured on a text.
+    /// The data source of this name, which makes its rows; none for what is measured on a text.
     pub(crate) fn source(self) -> Option<DataSource> {
-        match self {
-            Named::Recall => Some(DataSource::Recall),
-            Named::Sticky => Some(DataSource::Sticky),
-            Named::Parity => Some(DataSource::Parity),
-            Named::Copy => Some(DataSource::Copy),
-            Named::Needle | Named::Positions => None,
-        }
+        serde_json::from_value(self.name().into()).ok()
     }
 
     fn name(self) -> String {
@@ -119,12 +115,10 @@ pub(super) fn check(args: &TaskArgs, config: &RunConfig, file: Option<&str>) -> 
 
 pub(super) fn run(
     args: &TaskArgs,
-    as_json: bool,
-    global: &Global,
-    text: Option<TokenStore>,
+    task: Named,
+    text: Option<&TokenStore>,
     run: &Run<'_>,
 ) -> anyhow::Result<()> {
-    let task = args.task.expect("asked for only with a task");
     let config = run.config;
     let window = config.data.max_seq_length;
     let seeds = if task == Named::Needle { 20 } else { 3 };
@@ -141,7 +135,7 @@ pub(super) fn run(
         loss_chunk: config.training.loss_chunk,
     };
     let mut progress = terminal::progress::reading();
-    let figures = match (task, &text) {
+    let figures = match (task, text) {
         (Named::Needle, Some(text)) => {
             let Some(tokenizer) = run.tokenizer else {
                 refuse!("--task needle: the model has no tokenizer to write the needle with");
@@ -154,17 +148,14 @@ pub(super) fn run(
         }
         _ => evaluate_rows(run.model, &config.data, &options, &mut progress)?,
     };
-    match as_json {
+    match run.json {
         true => lines(task, run, options.seeds, &figures)?,
         false => table(task, run, &options, &figures)?,
     }
-    if let Some(path) = &args.plot {
-        plot::save(&picture(task, &figures), path)?;
-        if !global.quiet && !as_json {
-            terminal::line(format!("written: {}", path.display()))?;
-        }
+    match &args.plot {
+        Some(path) => plot::save(&picture(task, &figures), path, !run.json),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn lines(task: Named, run: &Run<'_>, seeds: u64, figures: &[Figure]) -> anyhow::Result<()> {

@@ -52,7 +52,6 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<()> {
             refuse!("{shown} is there: --overwrite replaces the model in it");
         }
     }
-    let chosen = device::open(&device::wanted(global))?;
     let of_models = [
         ("--like", args.like.is_some()),
         ("--dtype", args.dtype.is_some()),
@@ -65,6 +64,7 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<()> {
                  they have: --merge makes one of both"
             );
         }
+        let chosen = device::open(&device::wanted(global))?;
         found.save_adapter(target, &chosen.device)?;
         settle(target, found.chat_template())?;
         return said("adapter", target);
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &ExportArgs, global: &Global) -> anyhow::Result<()> {
         let model = args.of.model.display();
         refuse!("--merge: {model} has no adapters");
     }
-    let loaded = model_dir::load(&found, Precision::F32, &chosen.device)?;
+    let (_, loaded) = model_dir::load(&found, Precision::F32, global)?;
     let (model, tokenizer) = (loaded.model, loaded.tokenizer.as_ref());
     if let Some(like) = &args.like {
         save_like(target, &model, like)?;

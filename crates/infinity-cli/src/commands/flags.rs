@@ -15,8 +15,7 @@ pub(super) struct Flag {
     short: Option<char>,
     aliases: &'static [&'static str],
     takes: Takes,
-    /// What the help says of it instead of what the table of keys says of its key; nothing for one that
-    /// only exists for the original project's command lines.
+    /// What the help says of it instead of what the table of keys says of its key.
     help: Option<&'static str>,
 }
 
@@ -70,10 +69,11 @@ pub(super) const TOKENIZER: &str = "tokenizer";
 /// `--max-eval-samples` counts rows; the layering makes batches of them.
 pub(super) const EVAL_SAMPLES: &str = "eval.max_batches (in rows)";
 
-/// The flags, by the title they stand under in the help.
+/// The flags, by the title they stand under in the help. Those without one are not shown there: they exist for the
+/// original project's command lines alone.
 #[rustfmt::skip]
-const FLAGS: &[(&str, &[Flag])] = &[
-    ("Data and output", &[
+const FLAGS: &[(Option<&str>, &[Flag])] = &[
+    (Some("Data and output"), &[
         flag("train-file", "data.train_file", "PATH"),
         flag("validation-file", "data.validation_file", "PATH"),
         Flag { short: Some('o'), ..flag("output-dir", "run.output_dir", "DIR") },
@@ -86,7 +86,7 @@ const FLAGS: &[(&str, &[Flag])] = &[
         flag("max-seq-length", "data.max_seq_length", "N").or(&["block-size"]),
         flag("cache-dir", "data.cache_dir", "DIR"),
     ]),
-    ("Training", &[
+    (Some("Training"), &[
         flag("max-steps", "training.max_steps", "N").or(&["max-train-steps"]),
         flag("max-tokens", "training.max_tokens", "N"),
         flag("num-train-epochs", "training.num_train_epochs", "N").or(&["epochs"]),
@@ -105,19 +105,16 @@ const FLAGS: &[(&str, &[Flag])] = &[
         flag("precision", "run.precision", "FORMAT"),
         flag("strategy", "distributed.strategy", "HOW"),
         flag("devices", "distributed.devices", "N|LIST"),
-        switch("fp16", "run.precision", "f16-mixed").said(""),
-        switch("bf16", "run.precision", "bf16-mixed").said(""),
     ]),
-    ("Validation, checkpoints, log", &[
+    (Some("Validation, checkpoints, log"), &[
         flag("eval-steps", "eval.every", "N"),
         flag("max-eval-batches", "eval.max_batches", "N"),
         flag("max-eval-samples", EVAL_SAMPLES, "N").said("Rows of a validation, rounded up to whole batches"),
-        switch("do-eval", "eval.do_eval", "true").said(""),
         flag("save-steps", "checkpoint.every", "N").or(&["checkpointing-steps"]),
         flag("save-total-limit", "checkpoint.keep_last", "N"),
         flag("logging-steps", "logging.every", "N"),
     ]),
-    ("Model", &[
+    (Some("Model"), &[
         flag("hidden-size", "model.hidden_size", "N"),
         flag("num-hidden-layers", "model.num_hidden_layers", "N"),
         flag("num-attention-heads", "model.num_attention_heads", "N"),
@@ -128,6 +125,11 @@ const FLAGS: &[(&str, &[Flag])] = &[
         switch("no-rotary-embeddings", "model.use_rotary_embeddings", "false").said("Do not").or(&["no-use-rotary-embeddings"]),
         switch("multi-scale-memory", "model.use_multi_scale_memory", "true").said("Keep memory states of several time scales").or(&["use-multi-scale-memory"]),
         switch("no-multi-scale-memory", "model.use_multi_scale_memory", "false").said("Keep the context state alone").or(&["no-use-multi-scale-memory"]),
+    ]),
+    (None, &[
+        switch("fp16", "run.precision", "f16-mixed"),
+        switch("bf16", "run.precision", "bf16-mixed"),
+        switch("do-eval", "eval.do_eval", "true"),
     ]),
 ];
 
@@ -144,17 +146,17 @@ pub(super) fn over<const N: usize>(
     layers: ConfigLayers,
     flags: [(&str, &str, &Option<String>); N],
 ) -> Result<ConfigLayers, ConfigError> {
-    let mut given =
-        (flags.iter()).filter_map(|(flag, key, value)| Some((flag, key, value.as_ref()?)));
-    given.try_fold(layers, |layers, (flag, key, value)| {
-        layers.flag(flag, key, value)
-    })
+    let given = |layers, (flag, key, value): (_, _, &Option<String>)| match value {
+        Some(value) => ConfigLayers::flag(layers, flag, key, value),
+        None => Ok(layers),
+    };
+    flags.into_iter().try_fold(layers, given)
 }
 
 impl Given {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let given = self.0.iter().find(|(flag, _)| flag.name == name);
-        given.map(|(_, value)| &**value)
+        let mut given = self.0.iter();
+        given.find_map(|(flag, value)| (flag.name == name).then_some(&**value))
     }
 }
 
@@ -176,19 +178,18 @@ impl Flag {
         }
     }
 
-    fn arg(&self, heading: &'static str) -> Arg {
+    fn arg(&self, title: Option<&'static str>) -> Arg {
         let rivals = all().filter(|other| other.key == self.key && other.name != self.name);
         let arg = Arg::new(self.name)
             .long(self.name)
             .aliases(self.aliases)
             .help(self.help())
-            .help_heading(heading)
-            .hide(self.help == Some(""))
+            .help_heading(title)
+            .hide(title.is_none())
             .short(self.short)
             .overrides_with_all(rivals.map(|other| other.name));
         match self.takes {
-            // A negative number must reach the key's own message.
-            Takes::Value(name) => arg.value_name(name).allow_negative_numbers(true),
+            Takes::Value(name) => arg.value_name(name),
             Takes::Optional(name, without) => arg
                 .value_name(name)
                 .num_args(0..=1)
@@ -209,7 +210,7 @@ impl Flag {
 impl Args for Given {
     fn augment_args(command: Command) -> Command {
         let titled = FLAGS.iter();
-        command.args(titled.flat_map(|(title, flags)| flags.iter().map(|flag| flag.arg(title))))
+        command.args(titled.flat_map(|(title, flags)| flags.iter().map(|flag| flag.arg(*title))))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

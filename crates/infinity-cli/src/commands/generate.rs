@@ -11,12 +11,11 @@ use clap::Args;
 use infinity_model::compression::Width;
 use infinity_model::generate::{Context, FinishReason, Generation, Identity, generate_from};
 use infinity_model::state_file::SavedSize;
-use infinity_model::{GenerateError, GenerationConfig, Precision};
+use infinity_model::{GenerateError, Precision};
 use serde_json::{Value, json};
 
 use super::sampling::{LimitFlags, SamplingFlags};
 use crate::args::{Global, MemoryFlags, whole};
-use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::Heeding;
 use crate::terminal::{self, errors, refuse};
@@ -67,13 +66,12 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
     model_dir::can_hold("--state-out", args.state_out.as_ref())?;
     let prompt = read_prompt(&args)?;
-    let chosen = device::open(&device::wanted(global))?;
-    let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
+    let (chosen, loaded) = model_dir::load(&found, args.precision, global)?;
     let model = args.memory.on(loaded.model)?;
     let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
     let base = args.limit.over(loaded.generation);
     let dropped = tokenizer.dropped(&prompt)?;
-    let config = args.sampling.over(base, global.seed)?;
+    let mut config = args.sampling.over(base, global.seed)?;
     if let Some(first) = dropped.first.filter(|_| dropped.check().is_ok()) {
         terminal::warning(&format!(
             "the tokenizer has no token for {} of the prompt's {} characters, {first:?} first: \
@@ -87,12 +85,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<()> {
     };
     let mut heeding = Heeding::listen(&chosen.device)?;
     heeding.begin();
-    let mut seed = config.seed;
     for number in 0..args.num_samples {
-        let config = GenerationConfig {
-            seed,
-            ..config.clone()
-        };
         let (made, context) = shown(&args, &prompt, &mut heeding, |on_text| {
             generate_from(&model, &tokenizer, &prompt, start.clone(), &config, on_text)
         })?;
@@ -111,7 +104,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<()> {
             return errors::ended(errors::INTERRUPTED);
         }
         // Each continuation has a seed of its own that can be given again.
-        seed = Some(made.seed.wrapping_add(1));
+        config.seed = Some(made.seed.wrapping_add(1));
         if number + 1 < args.num_samples && !args.json {
             terminal::line("")?;
         }
@@ -218,14 +211,12 @@ fn closing_line(made: &Generation, device: &str, greedy: bool) -> String {
         0 => String::new(),
         _ => format!(" of {}", made.prompt_tokens),
     };
+    let (new, position) = (made.tokens.len(), made.position);
+    let [reads, writes] = [rate(read, made.prefill_s), rate(new, made.decode_s)];
+    let state = terminal::bytes(made.state_bytes as u64);
     format!(
-        "prompt: {read}{of} tokens, {:.1} tok/s · decode: {} tokens, {:.1} tok/s · state {} · \
-         position {} · {seed} · {ended} · {device}",
-        rate(read, made.prefill_s),
-        made.tokens.len(),
-        rate(made.tokens.len(), made.decode_s),
-        terminal::bytes(made.state_bytes as u64),
-        made.position,
+        "prompt: {read}{of} tokens, {reads:.1} tok/s · decode: {new} tokens, {writes:.1} tok/s · state {state} · \
+         position {position} · {seed} · {ended} · {device}"
     )
 }
 

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use infinity_plot::{Across, Run, figure};
 
-use crate::args::Global;
 use crate::terminal::{self, refuse};
 
 #[derive(Debug, Args)]
@@ -18,37 +17,23 @@ pub(crate) struct PlotArgs {
     /// run's directory, or in this one for several runs]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// What the horizontal axis shows
-    #[arg(long, value_name = "WHAT", default_value = "step")]
-    x: X,
+    /// What the horizontal axis shows: optimizer steps, training tokens, or seconds of training
+    #[arg(long, value_name = "WHAT", default_value = "step", value_parser = ["step", "tokens", "time"])]
+    x: String,
 }
 
-/// What the horizontal axis shows.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum X {
-    /// Optimizer steps
-    Step,
-    /// Training tokens
-    Tokens,
-    /// Seconds of training
-    Time,
-}
-
-pub(crate) fn run(args: &PlotArgs, global: &Global) -> anyhow::Result<()> {
-    let across = match args.x {
-        X::Step => Across::Step,
-        X::Tokens => Across::Tokens,
-        X::Time => Across::Time,
+pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
+    let across = match &*args.x {
+        "tokens" => Across::Tokens,
+        "time" => Across::Time,
+        _ => Across::Step,
     };
     let runs = read(&args.runs)?;
     let notes = runs.iter().flat_map(|run| &run.notes);
     notes.for_each(|note| terminal::warning(note));
     let svg = figure(&runs, across);
     for path in files(args)? {
-        save(&svg, &path)?;
-        if !global.quiet {
-            terminal::line(format!("written: {}", path.display()))?;
-        }
+        save(&svg, &path, true)?;
     }
     Ok(())
 }
@@ -59,13 +44,18 @@ pub(super) fn is_picture(path: &Path) -> bool {
     end.is_some_and(|end| end == "svg" || end == "png")
 }
 
-/// Writes a picture to a file that ends in .svg or .png.
-pub(super) fn save(svg: &str, path: &Path) -> anyhow::Result<()> {
+/// Writes a picture to a file that ends in .svg or .png, and says so where it is `told`.
+pub(super) fn save(svg: &str, path: &Path, told: bool) -> anyhow::Result<()> {
     let bytes = match path.extension().is_some_and(|end| end == "png") {
         true => png(svg)?,
         false => svg.as_bytes().to_vec(),
     };
-    infinity_files::write(path, &bytes).with_context(|| format!("cannot write {}", path.display()))
+    let shown = path.display();
+    infinity_files::write(path, &bytes).with_context(|| format!("cannot write {shown}"))?;
+    match told {
+        true => terminal::told(format!("written: {shown}")),
+        false => Ok(()),
+    }
 }
 
 /// The runs, with their paths for names where names alone do not tell them apart.
@@ -97,9 +87,8 @@ fn files(args: &PlotArgs) -> anyhow::Result<Vec<PathBuf>> {
             path.display()
         );
     }
-    Ok(["svg", "png"]
-        .map(|end| path.with_added_extension(end))
-        .into())
+    let ends = ["svg", "png"];
+    Ok(ends.map(|end| path.with_added_extension(end)).into())
 }
 
 /// The picture in pixels, two for each of its units.

@@ -17,7 +17,6 @@ use infinity_serve::{Engine, EngineConfig, EngineHandle, Served, ServerConfig, r
 use tokio::net::TcpListener;
 
 use crate::args::{Global, whole};
-use crate::device;
 use crate::model_dir::{self, Found, ModelArgs};
 use crate::terminal::{self, errors, refuse, signals};
 
@@ -75,13 +74,12 @@ pub(crate) struct ServeArgs {
 /// Serves until Ctrl-C or SIGTERM.
 pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
-    let tokenizer = found.tokenizer()?;
-    let directory = tokenizer.parent().unwrap_or(&args.of.model);
+    let (directory, template) = model_dir::conversations(&found)?;
     let named = args.model_name.clone();
     let mut config = ServerConfig {
         model_name: named.unwrap_or_else(|| name_of(&args.of.model)),
-        template: model_dir::template(&found, directory)?,
-        generation: generation(directory)?,
+        template,
+        generation: generation(&directory)?,
         api_key: args.api_key.clone().filter(|key| !key.is_empty()),
         ..ServerConfig::default()
     };
@@ -119,8 +117,7 @@ pub(crate) fn run(args: ServeArgs, global: &Global) -> anyhow::Result<()> {
 }
 
 fn start(args: &ServeArgs, found: &Found, global: &Global) -> anyhow::Result<EngineHandle> {
-    let chosen = device::open(&device::wanted(global))?;
-    let loaded = model_dir::load(found, args.precision, &chosen.device)?;
+    let (_, loaded) = model_dir::load(found, args.precision, global)?;
     let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
     let limits = EngineConfig {
         max_rows: args.max_rows as usize,

@@ -64,21 +64,14 @@ fn read(path: &Path, device: &Device) -> anyhow::Result<(ModelState, Vec<(String
 fn inspect(path: &Path, device: &Device) -> anyhow::Result<Shown> {
     let (state, notes) = read(path, device)?;
     let bytes = state.bytes() as u64;
+    let (shown, rows, layers) = (path.display(), state.batch(), state.layers.len());
+    let (size, tokens) = (terminal::bytes(bytes), tokens(&state));
     let mut lines = vec![format!(
-        "{}: {} rows of {} layers, {} in all, after {} tokens",
-        path.display(),
-        state.batch(),
-        state.layers.len(),
-        terminal::bytes(bytes),
-        tokens(&state),
+        "{shown}: {rows} rows of {layers} layers, {size} in all, after {tokens} tokens"
     )];
-    for (key, value) in &notes {
-        lines.push(format!("{key:<14} {value}"));
-    }
-    lines.push(format!(
-        "layer             {:<24}        RMS  by time scale",
-        "shape"
-    ));
+    let told = notes.iter();
+    lines.extend(told.map(|(key, value)| format!("{key:<14} {value}")));
+    lines.push("layer             shape                           RMS  by time scale".to_owned());
     let mut layers = Vec::new();
     for (i, layer) in state.layers.iter().enumerate() {
         for part in parts(layer) {
@@ -113,15 +106,13 @@ fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
         format!("of one model: {}", if one_model { "yes" } else { "no" }),
         "layer                  largest     RMS / RMS".to_owned(),
     ];
-    if a.layers.len() != b.layers.len() || a.batch() != b.batch() {
+    let [of_a, of_b] = [&a, &b].map(|state| (state.batch(), state.layers.len()));
+    if of_a != of_b {
+        let ((a, a_layers), (b, b_layers)) = (of_a, of_b);
+        let [first, second] = [first, second].map(Path::display);
         refuse!(
-            "{} has {} rows of {} layers and {} has {} rows of {}: they cannot be compared",
-            first.display(),
-            a.batch(),
-            a.layers.len(),
-            second.display(),
-            b.batch(),
-            b.layers.len()
+            "{first} has {a} rows of {a_layers} layers and {second} has {b} rows of {b_layers}: they cannot be \
+             compared"
         );
     }
     let (mut layers, mut equal) = (Vec::new(), a.position == b.position);
@@ -149,12 +140,12 @@ fn diff(first: &Path, second: &Path, device: &Device) -> anyhow::Result<Shown> {
             }));
         }
     }
-    let not = if equal {
-        "equal in every bit"
+    let (not, bits) = if equal {
+        ("", " in every bit")
     } else {
-        "not equal"
+        ("not ", "")
     };
-    lines.push(not.to_owned());
+    lines.push(format!("{not}equal{bits}"));
     let json = json!({
         "positions": [a.position, b.position], "one_model": one_model, "equal": equal,
         "tensors": layers,
@@ -167,7 +158,6 @@ fn tokens(state: &ModelState) -> String {
     read.collect::<Vec<_>>().join(", ")
 }
 
-/// One tensor of a layer.
 struct Part {
     name: &'static str,
     shape: Vec<usize>,

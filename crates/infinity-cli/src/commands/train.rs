@@ -10,7 +10,7 @@ use infinity_model::Formats;
 use infinity_model::count::{
     forward_flops_per_token, state_bytes, state_bytes_per_token, training_flops_per_token,
 };
-use infinity_train::config::{LoadedConfig, Progress, RunConfig};
+use infinity_train::config::{Progress, RunConfig};
 use infinity_train::run_dir::{FINAL, is_used};
 use infinity_train::{Estimate, Resume, TrainControl, TrainReport, estimate, train};
 
@@ -36,9 +36,8 @@ pub(crate) struct TrainArgs {
 
 /// Trains, or measures when only `--do-eval` was asked for.
 pub(crate) fn run(args: TrainArgs, global: &Global) -> anyhow::Result<()> {
-    let LoadedConfig {
-        mut config, source, ..
-    } = args.config.load(global)?;
+    let loaded = args.config.load(global)?;
+    let (mut config, source) = (loaded.config, loaded.source);
     if args.config.only_evaluates() {
         return measure(&config, global);
     }
@@ -175,14 +174,13 @@ fn announcement(config: &RunConfig, ranks: &Ranks) -> [String; 3] {
         1 => String::new(),
         several => format!(" × {several} devices"),
     };
+    let (rows, window) = (t.per_device_train_batch_size, config.data.training_window());
+    let (times, all) = (t.gradient_accumulation_steps, config.tokens_per_step());
+    let all = terminal::grouped(all);
     [
         ranks.describe(),
         format!(
-            "batch     {} rows{devices} × {} tokens × {} accumulated = {} tokens a step",
-            t.per_device_train_batch_size,
-            config.data.training_window(),
-            t.gradient_accumulation_steps,
-            terminal::grouped(config.tokens_per_step()),
+            "batch     {rows} rows{devices} × {window} tokens × {times} accumulated = {all} tokens a step"
         ),
         format!("run       {}", config.output_dir().display()),
     ]
@@ -210,24 +208,21 @@ fn describe_only(mut config: RunConfig, source: String, ranks: &Ranks) -> anyhow
 fn estimated(e: &Estimate, window: usize) -> [String; 6] {
     let tokens = e.total_steps * e.tokens_per_step;
     let learn = terminal::count(e.parameters);
-    let (flops, parameters) = match e.frozen {
-        0 => (
-            training_flops_per_token(&e.model, window),
-            format!("{learn} parameters"),
-        ),
-        frozen => (
-            // No gradient of a weight is computed.
-            2 * forward_flops_per_token(&e.model, window),
-            format!(
-                "{} parameters that stay as they are, adapters of {learn} that learn",
-                terminal::count(frozen)
-            ),
-        ),
+    let stay = terminal::count(e.frozen);
+    let parameters = match e.frozen {
+        0 => format!("{learn} parameters"),
+        _ => format!("{stay} parameters that stay as they are, adapters of {learn} that learn"),
+    };
+    let flops = match e.frozen {
+        0 => training_flops_per_token(&e.model, window),
+        // No gradient of a weight is computed.
+        _ => 2 * forward_flops_per_token(&e.model, window),
     };
     let memory = match e.memory_bytes {
         0 => "not measured here".to_owned(),
         peak => format!("{} of this process at its peak", terminal::bytes(peak)),
     };
+    let row = terminal::bytes(state_bytes(&e.model, 1, window as u64));
     let further = match state_bytes_per_token(&e.model) {
         0 => String::new(),
         more => format!(
@@ -235,26 +230,17 @@ fn estimated(e: &Estimate, window: usize) -> [String; 6] {
             terminal::bytes(more)
         ),
     };
+    let speed = (e.tokens_per_step as f64 / e.step_s).round() as u64;
+    let numbers = [e.total_steps, tokens, e.training_tokens, flops, speed];
+    let [steps, tokens, all, flops, speed] = numbers.map(terminal::grouped);
+    let (run, step_ms, eval_s) = (terminal::clock(e.run_s), e.step_s * 1e3, e.eval_s);
     [
         format!("model     {parameters}"),
-        format!(
-            "length    {} steps, {} tokens of {} in the training text",
-            terminal::grouped(e.total_steps),
-            terminal::grouped(tokens),
-            terminal::grouped(e.training_tokens),
-        ),
-        format!(
-            "work      {} FLOP a token, {} of state a row{further}",
-            terminal::grouped(flops),
-            terminal::bytes(state_bytes(&e.model, 1, window as u64)),
-        ),
+        format!("length    {steps} steps, {tokens} tokens of {all} in the training text"),
+        format!("work      {flops} FLOP a token, {row} of state a row{further}"),
         format!("memory    about {memory}"),
         format!(
-            "time      about {}: {:.0} ms a step, {} tok/s, {:.1} s a validation",
-            terminal::clock(e.run_s),
-            e.step_s * 1e3,
-            terminal::grouped((e.tokens_per_step as f64 / e.step_s).round() as u64),
-            e.eval_s,
+            "time      about {run}: {step_ms:.0} ms a step, {speed} tok/s, {eval_s:.1} s a validation"
         ),
         "dry run: nothing was trained".to_owned(),
     ]

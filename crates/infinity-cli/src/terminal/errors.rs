@@ -11,15 +11,11 @@ use infinity_train::config::ConfigError;
 use infinity_train::data::DataError;
 use infinity_train::{CheckpointError, TrainError};
 
-/// Done.
+// Exit codes; `infinity --help` tells what they mean.
 pub(crate) const OK: u8 = 0;
-/// Something failed.
 pub(crate) const FAILED: u8 = 1;
-/// Wrong usage or configuration.
 pub(crate) const USAGE: u8 = 2;
-/// Training diverged.
 pub(crate) const DIVERGED: u8 = 3;
-/// Stopped by Ctrl-C after writing a checkpoint.
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// A command line that cannot be carried out as it stands.
@@ -32,12 +28,10 @@ pub(crate) struct Usage(String);
 #[error("exit code {0}")]
 pub(crate) struct Ended(u8);
 
-/// [`Ended`], to be returned.
 pub(crate) fn ended(code: u8) -> anyhow::Result<()> {
     Err(Ended(code).into())
 }
 
-/// An error of usage from a message.
 pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     Usage(message.into()).into()
 }
@@ -50,7 +44,6 @@ macro_rules! refuse {
 }
 pub(crate) use refuse;
 
-/// The exit code an error ends the program with.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     error.chain().find_map(code_of).unwrap_or(FAILED)
 }

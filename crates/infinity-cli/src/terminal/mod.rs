@@ -19,6 +19,14 @@ pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
     piece(&format!("{text}\n"))
 }
 
+/// [`line`], unless less is to be said.
+pub(crate) fn told(text: impl Display) -> anyhow::Result<()> {
+    match is_quiet() {
+        true => Ok(()),
+        false => line(text),
+    }
+}
+
 /// Writes a piece of text to standard output and shows it at once.
 pub(crate) fn piece(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
@@ -46,16 +54,20 @@ pub(crate) fn be_quiet() {
     QUIET.store(true, Ordering::Relaxed);
 }
 
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
 /// [`note`], unless less is to be said.
 pub(crate) fn remark(text: &str) {
-    if !QUIET.load(Ordering::Relaxed) {
+    if !is_quiet() {
         note(text);
     }
 }
 
 /// Writes `warning: …` to standard error, unless less is to be said.
 pub(crate) fn warning(text: &str) {
-    if !QUIET.load(Ordering::Relaxed) {
+    if !is_quiet() {
         alarm(text);
     }
 }

@@ -23,7 +23,6 @@ pub(crate) fn to_stdout(progress: Progress, quiet: bool) -> Box<dyn Reporter + S
     }
 }
 
-/// A reporter that says nothing.
 pub(crate) fn silent() -> Box<dyn Reporter + Send> {
     Box::new(|_: Event<'_>| {})
 }
@@ -65,7 +64,6 @@ impl<F: FnMut(&str)> Drop for Late<F> {
     }
 }
 
-/// An event as text.
 fn plain(event: Event<'_>) -> String {
     match event {
         Event::Step(metrics) => step_line(metrics),
@@ -78,7 +76,6 @@ fn plain(event: Event<'_>) -> String {
     }
 }
 
-/// An event as a JSON object.
 fn object(event: Event<'_>) -> Value {
     let (mut head, rest) = match event {
         Event::Step(m) => (
@@ -100,40 +97,32 @@ fn object(event: Event<'_>) -> Value {
 /// `step 00500/20000 (2.5%) | loss 3.2145 | ppl 24.9 | lr 2.98e-4 | gnorm 0.83 | 41,203 tok/s |
 /// mem 3.1 GiB | 00:03:12<02:04:55`.
 fn step_line(m: &StepMetrics) -> String {
-    let width = m.total_steps.to_string().len().max(5);
-    let percent = 100.0 * m.step as f64 / m.total_steps.max(1) as f64;
+    let (step, total) = (m.step, m.total_steps);
+    let width = total.to_string().len().max(5);
+    let percent = 100.0 * step as f64 / total.max(1) as f64;
     let loss = m.loss.map_or("nothing to predict".to_owned(), |loss| {
         format!("loss {loss:.4} | ppl {}", perplexity(loss.exp()))
     });
+    let (rate, norm) = (m.learning_rate, m.grad_norm);
+    let speed = grouped(m.tokens_per_s.max(0.0).round() as u64);
     let mut line = format!(
-        "step {:0width$}/{} ({percent:.1}%) | {loss} | lr {:.2e} | gnorm {:.2} | {} tok/s",
-        m.step,
-        m.total_steps,
-        m.learning_rate,
-        m.grad_norm,
-        grouped(m.tokens_per_s.max(0.0).round() as u64),
+        "step {step:0width$}/{total} ({percent:.1}%) | {loss} | lr {rate:.2e} | gnorm {norm:.2} | {speed} tok/s"
     );
     if m.memory_bytes > 0 {
-        line.push_str(&format!(" | mem {}", bytes(m.memory_bytes)));
+        line += &format!(" | mem {}", bytes(m.memory_bytes));
     }
     if m.skipped > 0 {
-        line.push_str(&format!(" | skipped {}", m.skipped));
+        line += &format!(" | skipped {}", m.skipped);
     }
-    line.push_str(&format!(" | {}<{}", clock(m.elapsed_s), clock(m.eta_s)));
-    line
+    line + &format!(" | {}<{}", clock(m.elapsed_s), clock(m.eta_s))
 }
 
 /// `eval @500 | val_loss 3.1021 | ppl 22.2 | bpb 1.41 | 4.1s | best`.
 fn eval_line(m: &EvalMetrics) -> String {
     let best = if m.best { " | best" } else { "" };
-    format!(
-        "eval @{} | val_loss {:.4} | ppl {} | bpb {:.3} | {:.1}s{best}",
-        m.step,
-        m.loss,
-        perplexity(m.perplexity),
-        m.bits_per_byte,
-        m.seconds,
-    )
+    let (step, loss, ppl) = (m.step, m.loss, perplexity(m.perplexity));
+    let (bpb, seconds) = (m.bits_per_byte, m.seconds);
+    format!("eval @{step} | val_loss {loss:.4} | ppl {ppl} | bpb {bpb:.3} | {seconds:.1}s{best}")
 }
 
 /// Two digits after the point while they mean something, none for the thousands of a first step.

@@ -84,13 +84,11 @@ impl Heeding {
         })
     }
 
-    /// The work begins.
     pub(crate) fn begin(&self) {
         let heeded = &self.interrupt.heeded;
         heeded.store(self.ready, Ordering::SeqCst);
     }
 
-    /// A step is done.
     pub(crate) fn step(&mut self) {
         let compiled = accelerator::prepared().compiled;
         self.ready |= compiled == self.compiled;
@@ -158,7 +156,6 @@ mod modes {
     const LEAVE: &[u8] =
         b"\x1b[?25h\x1b[?1006l\x1b[?1015l\x1b[?1003l\x1b[?1002l\x1b[?1000l\x1b[?1049l";
 
-    /// Notes the modes, to give them back.
     pub(crate) fn remember() {
         if let Ok(modes) = termios::tcgetattr(io::stdin()) {
             let _ = BEFORE.set(modes);

@@ -13,14 +13,12 @@ use infinity_model::{ChatTemplate, GenerationConfig, InfinityModel, Tokenizer};
 use infinity_train::metrics::resident_bytes;
 use serde::{Deserialize, Serialize};
 
-use super::template::{first, later};
+use super::template::{later, messages};
 use crate::model_dir::note_in;
 use crate::terminal::{self, refuse};
 
 /// States that `undo` goes back to, at most.
 const MOST_UNDO: usize = 64;
-/// The branch that a chat begins in.
-pub(super) const MAIN: &str = "main";
 /// Name of what a chat adds to its state file.
 const NOTE: &str = "chat";
 /// Tokens that are read at once.
@@ -34,12 +32,8 @@ struct Moment {
     turns: u64,
 }
 
-/// One line of a conversation, and the moments before.
-#[derive(Clone, Debug)]
-struct Branch {
-    now: Moment,
-    before: VecDeque<Moment>,
-}
+/// One line of a conversation: moments that `undo` goes back to, and the present one, which is the last.
+type Branch = VecDeque<Moment>;
 
 /// What a state file says beside the state.
 #[derive(Serialize, Deserialize)]
@@ -68,17 +62,15 @@ impl Conversation {
             false => tokenizer.with_special_tokens(false),
         };
         let context = Context::new(&model);
-        let branch = Branch {
-            now: Moment { context, turns: 0 },
-            before: VecDeque::new(),
-        };
+        let branch = Branch::from([Moment { context, turns: 0 }]);
+        let current = "main".to_owned();
         Self {
             model,
             tokenizer,
             template,
             system: None,
-            branches: BTreeMap::from([(MAIN.to_owned(), branch)]),
-            current: MAIN.to_owned(),
+            branches: BTreeMap::from([(current.clone(), branch)]),
+            current,
         }
     }
 
@@ -87,13 +79,17 @@ impl Conversation {
         branch.expect("the current branch is there")
     }
 
+    fn now(&self) -> &Moment {
+        let now = self.branches[&self.current].back();
+        now.expect("a branch has a present moment")
+    }
+
     /// Makes `next` the present; `undo` comes back.
     fn step(&mut self, next: Moment) {
         let branch = self.branch();
-        let before = std::mem::replace(&mut branch.now, next);
-        branch.before.push_back(before);
-        if branch.before.len() > MOST_UNDO {
-            branch.before.pop_front();
+        branch.push_back(next);
+        if branch.len() > 1 + MOST_UNDO {
+            branch.pop_front();
         }
     }
 
@@ -105,10 +101,12 @@ impl Conversation {
         config: &GenerationConfig,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> anyhow::Result<Generation> {
-        let now = self.branch().now.clone();
+        let now = self.now().clone();
         let system = self.system.as_deref();
-        let prompt = match now.turns {
-            0 => first(&self.template, system, text, now.context.position() > 0)?,
+        let prompt = match (now.turns, now.context.position() > 0) {
+            (0, follows) => {
+                (self.template).render(&messages(system, &[("user", text)]), follows)?
+            }
             _ => later(&self.template, system, text)?,
         };
         // The end of the answer before may have been said by the model itself.
@@ -117,9 +115,8 @@ impl Conversation {
         let ends =
             |token: &u32| config.eos_token_id.contains(token) || tokenizer.eos_id() == Some(*token);
         let ended = said.filter(|token| now.turns > 0 && ends(token));
-        let ended = ended
-            .and_then(|token| tokenizer.token(token))
-            .unwrap_or_default();
+        let ended = ended.and_then(|token| tokenizer.token(token));
+        let ended = ended.unwrap_or_default();
         let prompt = prompt.strip_prefix(&*ended).unwrap_or(&prompt);
         let mut config = config.clone();
         // Texts that end an answer, where no token does.
@@ -155,8 +152,7 @@ impl Conversation {
     /// Goes back to before the last step; says whether there was one.
     pub(super) fn undo(&mut self) -> bool {
         let branch = self.branch();
-        let before = branch.before.pop_back();
-        before.map(|before| branch.now = before).is_some()
+        branch.len() > 1 && branch.pop_back().is_some()
     }
 
     pub(super) fn reset(&mut self) {
@@ -184,12 +180,10 @@ impl Conversation {
         Ok(())
     }
 
-    pub(super) fn save(&mut self, path: &Path) -> anyhow::Result<()> {
-        let note = serde_json::to_string(&Note {
-            turns: self.branch().now.turns,
-            system: self.system.clone(),
-        })?;
-        let context = self.branch().now.context.clone();
+    pub(super) fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let Moment { context, turns } = self.now();
+        let (turns, system) = (*turns, self.system.clone());
+        let note = serde_json::to_string(&Note { turns, system })?;
         let identity = Identity::of(&self.model, Some(&self.tokenizer));
         let notes = [(NOTE, note), ("command", terminal::command_line())];
         Ok(context.save_noting(path, &identity, &notes)?)
@@ -206,29 +200,26 @@ impl Conversation {
         Ok(())
     }
 
-    pub(super) fn position(&mut self) -> u64 {
-        self.branch().now.context.position()
+    pub(super) fn position(&self) -> u64 {
+        self.now().context.position()
     }
 
-    pub(super) fn stats(&mut self) -> String {
+    pub(super) fn stats(&self) -> String {
         let here = |name: &String| if *name == self.current { " (here)" } else { "" };
-        let names = self
-            .branches
-            .keys()
-            .map(|name| format!("{name}{}", here(name)));
+        let names = self.branches.keys();
+        let names = names.map(|name| format!("{name}{}", here(name)));
         let names = names.collect::<Vec<_>>().join(", ");
         let grows = match self.model.config().grows_by() {
             Some(_) => "and more with every token",
             None => "whatever their number",
         };
-        let Branch { now, before } = self.branch();
+        let Moment { context, turns } = self.now();
         format!(
-            "tokens remembered   {}\nmessages            {}\nto take back        {}\n\
+            "tokens remembered   {}\nmessages            {turns}\nto take back        {}\n\
              state               {}, {grows}\nbranches            {names}\nresident memory     {}",
-            terminal::grouped(now.context.position()),
-            now.turns,
-            before.len(),
-            terminal::bytes(now.context.state.bytes() as u64),
+            terminal::grouped(context.position()),
+            self.branches[&self.current].len() - 1,
+            terminal::bytes(context.state.bytes() as u64),
             terminal::bytes(resident_bytes()),
         )
     }

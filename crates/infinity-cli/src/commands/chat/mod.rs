@@ -18,7 +18,6 @@ use self::words::Said;
 use super::generate::rate;
 use super::sampling::{LimitFlags, SamplingFlags};
 use crate::args::Global;
-use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::Heeding;
 use crate::terminal::{self, errors, refuse};
@@ -55,13 +54,10 @@ pub(crate) struct ChatArgs {
 pub(crate) fn run(args: ChatArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
     model_dir::can_hold("--state-out", args.state_out.as_ref())?;
-    let chosen = device::open(&device::wanted(global))?;
-    let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
+    let (chosen, loaded) = model_dir::load(&found, args.precision, global)?;
     let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
     let base = args.limit.over(loaded.generation);
-    let files = found.tokenizer()?;
-    let directory = files.parent().unwrap_or(&args.of.model);
-    let template = model_dir::template(&found, directory)?;
+    let (_, template) = model_dir::conversations(&found)?;
     let config = args.sampling.over(base, global.seed)?;
     terminal::remark(&format!(
         "{} on {} · {} · /help shows what there is, Ctrl-D ends",
@@ -120,52 +116,56 @@ impl Chat {
 
     /// Does what a line says; breaks at the end.
     fn answer(&mut self, line: &str) -> anyhow::Result<ControlFlow<()>> {
-        let said = words::parse(line).map_err(errors::usage)?;
+        let (command, rest) = match words::parse(line).map_err(errors::usage)? {
+            Said::Text(text) if text.is_empty() => return Ok(ControlFlow::Continue(())),
+            Said::Text(text) => return self.say(&text).map(ControlFlow::Continue),
+            Said::Command(command, rest) => (command, rest),
+        };
         let conversation = &mut self.conversation;
-        match said {
-            Said::Nothing => {}
-            Said::Exit => return Ok(ControlFlow::Break(())),
-            Said::Text(text) => self.say(&text)?,
-            Said::Help => terminal::line(words::HELP)?,
-            Said::Save(path) => {
-                conversation.save(Path::new(&path))?;
-                terminal::remark(&format!("kept in {path}"));
+        match command {
+            "exit" => return Ok(ControlFlow::Break(())),
+            "help" => terminal::line(words::HELP)?,
+            "save" => {
+                conversation.save(Path::new(&rest))?;
+                terminal::remark(&format!("kept in {rest}"));
             }
-            Said::Load(path) => {
-                conversation.load(Path::new(&path))?;
+            "load" => {
+                conversation.load(Path::new(&rest))?;
                 let position = terminal::grouped(conversation.position());
-                terminal::remark(&format!("{path}: goes on after {position} tokens"));
+                terminal::remark(&format!("{rest}: goes on after {position} tokens"));
             }
-            Said::Fork(name) => conversation.fork(&name)?,
-            Said::Switch(name) => conversation.switch(&name)?,
-            Said::Undo => match conversation.undo() {
+            "fork" => conversation.fork(&rest)?,
+            "switch" => conversation.switch(&rest)?,
+            "undo" => match conversation.undo() {
                 true => terminal::remark("taken back"),
                 false => refuse!("there is nothing to take back"),
             },
-            Said::Reset => {
+            "reset" => {
                 conversation.reset();
                 terminal::remark("a new conversation");
             }
-            Said::System(text) if text.is_empty() => {
+            "system" if rest.is_empty() => {
                 let system = conversation.system.as_deref();
                 terminal::line(system.unwrap_or("no instructions; /system TEXT gives some"))?;
             }
-            Said::System(text) => {
-                conversation.system = Some(text);
+            "system" => {
+                conversation.system = Some(rest);
                 conversation.reset();
                 terminal::remark("a new conversation with these instructions");
             }
-            Said::Set(name, _) if name.is_empty() => {
+            "set" if rest.is_empty() => {
                 for (name, value) in words::settings(&self.config) {
                     terminal::line(format!("{name:<20} {value}"))?;
                 }
             }
-            Said::Set(name, value) => {
-                let config = words::with_setting(&self.config, &name, &value);
+            "set" => {
+                let (name, value) = words::name_and_value(&rest);
+                let config = words::with_setting(&self.config, name, value);
                 self.config = config.map_err(errors::usage)?;
                 terminal::remark(&format!("{name} is {value}"));
             }
-            Said::Stats => terminal::line(conversation.stats())?,
+            "stats" => terminal::line(conversation.stats())?,
+            other => unreachable!("/{other} is explained, but nothing is done"),
         }
         Ok(ControlFlow::Continue(()))
     }

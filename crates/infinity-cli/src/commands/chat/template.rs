@@ -6,16 +6,6 @@ use infinity_model::chat_template::{ChatTemplate, Message};
 /// Stands for an answer in a conversation that is rendered to see what comes after one.
 const ANSWER: &str = "\u{1}answer\u{1}";
 
-/// The text of a first message, up to where the answer begins; after other text if it `follows` some.
-pub(super) fn first(
-    template: &ChatTemplate,
-    system: Option<&str>,
-    text: &str,
-    follows: bool,
-) -> anyhow::Result<String> {
-    Ok(template.render(&messages(system, &[("user", text)]), follows)?)
-}
-
 /// The text between an answer and the next one, with a message in it.
 pub(super) fn later(
     template: &ChatTemplate,
@@ -29,7 +19,8 @@ pub(super) fn later(
     Ok(after.1.to_owned())
 }
 
-fn messages(system: Option<&str>, turns: &[(&str, &str)]) -> Vec<Message> {
+/// Instructions, if there are some, and what was said.
+pub(super) fn messages(system: Option<&str>, turns: &[(&str, &str)]) -> Vec<Message> {
     let system = system.map(|system| ("system", system));
     let all = system.iter().chain(turns);
     all.map(|(role, content)| Message::new(*role, *content))
@@ -46,7 +37,9 @@ mod tests {
             {% endfor %}<|assistant|>";
         let jinja = ChatTemplate::from_jinja(chatml, "<s>", "").unwrap();
         assert_eq!(
-            first(&jinja, Some("be"), "one", false).unwrap(),
+            jinja
+                .render(&messages(Some("be"), &[("user", "one")]), false)
+                .unwrap(),
             "<s><|system|>be<|end|><|user|>one<|end|><|assistant|>"
         );
         assert_eq!(

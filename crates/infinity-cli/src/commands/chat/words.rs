@@ -2,8 +2,11 @@
 
 use infinity_files::nearest;
 use infinity_model::GenerationConfig;
+use infinity_model::generate::DEFAULT_MAX_NEW_TOKENS;
+use serde_json::Value;
 
-/// What there is: a line for each command with what follows it, and what else can be done.
+/// The commands: a line each with its name, what follows it (in brackets where it may), and what it does. Then what
+/// else can be done.
 pub(super) const HELP: &str = "\
 /help                show this
 /save FILE           keep the conversation in a state file, whose size does not depend on its length
@@ -18,106 +21,81 @@ pub(super) const HELP: &str = "\
 /exit                leave; so does Ctrl-D
 Ctrl-C stops an answer. A line that ends with \\ goes on in the next. // begins a text with /.";
 
-/// Every command and what follows it.
+/// Other words, and what they stand for.
+const SHORT: [(&str, &str); 6] = [
+    ("?", "help"),
+    ("clear", "reset"),
+    ("quit", "exit"),
+    ("temperature", "set temperature"),
+    ("topk", "set top_k"),
+    ("topp", "set top_p"),
+];
+
+/// The commands' names, and what follows each.
 fn commands() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let commands = HELP
-        .lines()
-        .filter_map(|line| line.strip_prefix('/')?.split_once("  "));
-    commands.map(|(command, _)| command.split_once(' ').unwrap_or((command, "")))
+    let lines = HELP.lines().filter_map(|line| line.strip_prefix('/'));
+    let commands = lines.filter_map(|line| line.split_once("  "));
+    commands.map(|(command, _)| name_and_value(command))
 }
 
-/// What was typed.
+/// What was typed: text, which may be empty, or a command's name and what follows it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Said {
-    Nothing,
     Text(String),
-    Help,
-    Save(String),
-    Load(String),
-    Fork(String),
-    Switch(String),
-    Undo,
-    Reset,
-    System(String),
-    Set(String, String),
-    Stats,
-    Exit,
+    Command(&'static str, String),
 }
 
 /// Reads a line, or says what is wrong with it. Two slashes stand for one that begins a text.
 pub(super) fn parse(line: &str) -> Result<Said, String> {
     let line = line.trim();
-    let Some(command) = line.strip_prefix('/') else {
-        return Ok(match line {
-            "" => Said::Nothing,
-            text => Said::Text(text.to_owned()),
-        });
+    let Some(typed) = line.strip_prefix('/') else {
+        return Ok(Said::Text(line.to_owned()));
     };
-    if command.starts_with('/') {
-        return Ok(Said::Text(command.to_owned()));
+    if typed.starts_with('/') {
+        return Ok(Said::Text(typed.to_owned()));
     }
-    let (name, rest) = command
-        .split_once(char::is_whitespace)
-        .unwrap_or((command, ""));
-    let rest = rest.trim();
-    let one = || match rest {
-        "" => {
-            let what = commands().find(|(known, _)| *known == name);
-            Err(format!(
-                "/{name} needs a {}",
-                what.map_or("", |(_, what)| what)
-            ))
-        }
-        rest => Ok(rest.to_owned()),
+    let (word, rest) = name_and_value(typed);
+    let long = SHORT.iter().find(|(short, _)| *short == word);
+    let line = format!("{} {rest}", long.map_or(word, |(_, long)| long));
+    let (typed, rest) = name_and_value(&line);
+    let Some((name, what)) = commands().find(|(name, _)| *name == typed) else {
+        let meant = nearest(typed, commands().map(|(name, _)| name));
+        let meant = meant.map_or(String::new(), |name| format!("; did you mean /{name}?"));
+        return Err(format!(
+            "there is no /{typed}{meant} /help shows what there is, // begins a text with /"
+        ));
     };
-    let none = |said| match rest {
-        "" => Ok(said),
-        rest => Err(format!("/{name} takes nothing, and got {rest:?}")),
-    };
-    let set = |name: &str| Ok(Said::Set(name.to_owned(), one()?));
-    match name {
-        "help" | "?" => none(Said::Help),
-        "save" => one().map(Said::Save),
-        "load" => one().map(Said::Load),
-        "fork" => one().map(Said::Fork),
-        "switch" => one().map(Said::Switch),
-        "undo" => none(Said::Undo),
-        "reset" | "clear" => none(Said::Reset),
-        "system" => Ok(Said::System(rest.to_owned())),
-        "set" => {
-            let (name, value) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-            Ok(Said::Set(name.replace('-', "_"), value.trim().to_owned()))
-        }
-        "temperature" => set("temperature"),
-        "topk" => set("top_k"),
-        "topp" => set("top_p"),
-        "stats" => none(Said::Stats),
-        "exit" | "quit" => none(Said::Exit),
-        unknown => {
-            let meant = nearest(unknown, commands().map(|(name, _)| name));
-            let meant = meant.map_or(String::new(), |name| format!("; did you mean /{name}?"));
-            Err(format!(
-                "there is no /{unknown}{meant} /help shows what there is, // begins a text with /"
-            ))
-        }
+    match (what, rest) {
+        ("", rest) if !rest.is_empty() => Err(format!("/{name} takes nothing, and got {rest:?}")),
+        ("FILE" | "NAME", "") => Err(format!("/{name} needs a {what}")),
+        _ => Ok(Said::Command(name, rest.to_owned())),
     }
 }
 
-/// The settings that can be changed in a chat, with their values.
-pub(super) fn settings(config: &GenerationConfig) -> Vec<(&'static str, String)> {
-    let seed = config.seed.map(|seed| seed.to_string());
-    vec![
-        ("temperature", config.temperature.to_string()),
-        ("top_k", config.top_k.to_string()),
-        ("top_p", config.top_p.to_string()),
-        ("min_p", config.min_p.to_string()),
-        ("repetition_penalty", config.repetition_penalty.to_string()),
-        (
-            "max_new_tokens",
-            config.max_new_tokens.unwrap_or(256).to_string(),
-        ),
-        ("seed", seed.unwrap_or_else(|| "random".to_owned())),
-    ]
+/// A word and what follows it.
+pub(super) fn name_and_value(text: &str) -> (&str, &str) {
+    let (name, value) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    (name, value.trim())
+}
+
+/// The settings that can be changed in a chat.
+const SETTINGS: [&str; 7] = [
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "max_new_tokens",
+    "seed",
+];
+
+pub(super) fn settings(config: &GenerationConfig) -> [(&'static str, String); 7] {
+    let values = serde_json::to_value(config).unwrap_or_default();
+    SETTINGS.map(|name| match (name, &values[name]) {
+        ("seed", Value::Null) => (name, "random".to_owned()),
+        (_, Value::Null) => (name, DEFAULT_MAX_NEW_TOKENS.to_string()),
+        (_, value) => (name, value.to_string()),
+    })
 }
 
 /// `config` with another value of one setting, or what is wrong with that.
@@ -126,36 +104,27 @@ pub(super) fn with_setting(
     name: &str,
     value: &str,
 ) -> Result<GenerationConfig, String> {
-    fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
-        let read = value.parse();
-        read.map_err(|_| format!("{name}: {value:?} is not a number that it can be"))
+    let name = &*name.replace('-', "_");
+    if !SETTINGS.contains(&name) {
+        let meant = nearest(name, SETTINGS);
+        let meant = meant.map_or(String::new(), |name| format!("; did you mean {name}?"));
+        let known = SETTINGS.join(", ");
+        return Err(format!("there is no setting {name:?}, only {known}{meant}"));
     }
-    let mut config = config.clone();
+    let wrong = || format!("{name} needs a number that it can be, and got {value:?}");
+    let mut values = serde_json::to_value(config).unwrap_or_default();
+    values[name] = match (value.parse::<u64>(), value.parse::<f64>()) {
+        _ if name == "seed" && value == "random" => Value::Null,
+        (Ok(whole), _) => whole.into(),
+        (_, Ok(number)) if number.is_finite() => number.into(),
+        _ => return Err(wrong()),
+    };
+    let read = serde_json::from_value(values);
+    let mut config: GenerationConfig = read.map_err(|_| wrong())?;
     match name {
-        "temperature" => {
-            config.temperature = number(name, value)?;
-            config.do_sample = config.temperature != 0.0;
-        }
-        "top_k" => config.top_k = number(name, value)?,
-        "top_p" => config.top_p = number(name, value)?,
-        "min_p" => config.min_p = number(name, value)?,
-        "repetition_penalty" => config.repetition_penalty = number(name, value)?,
-        "max_new_tokens" => {
-            config.max_new_tokens = Some(number(name, value)?);
-            config.max_length = None;
-        }
-        "seed" if value == "random" => config.seed = None,
-        "seed" => config.seed = Some(number(name, value)?),
-        unknown => {
-            let known = settings(&config);
-            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-            let meant = nearest(unknown, names.iter().copied());
-            let meant = meant.map_or(String::new(), |name| format!("; did you mean {name}?"));
-            return Err(format!(
-                "there is no setting {unknown:?}, only {}{meant}",
-                names.join(", ")
-            ));
-        }
+        "temperature" => config.do_sample = config.temperature != 0.0,
+        "max_new_tokens" => config.max_length = None,
+        _ => {}
     }
     config.validate().map_err(|error| error.to_string())?;
     Ok(config)
@@ -168,19 +137,16 @@ mod tests {
     #[test]
     fn lines_are_text_or_commands() {
         for (line, said) in [
-            ("", Said::Nothing),
+            ("", Said::Text(String::new())),
             ("  hello ", Said::Text("hello".into())),
             ("//etc is a path", Said::Text("/etc is a path".into())),
-            ("/save a b.state", Said::Save("a b.state".into())),
-            ("/system", Said::System(String::new())),
-            ("/clear", Said::Reset),
-            ("/topk 5", Said::Set("top_k".into(), "5".into())),
-            (
-                "/set max-new-tokens 9",
-                Said::Set("max_new_tokens".into(), "9".into()),
-            ),
-            ("/set", Said::Set(String::new(), String::new())),
-            ("/quit", Said::Exit),
+            ("/save a b.state", Said::Command("save", "a b.state".into())),
+            ("/system", Said::Command("system", String::new())),
+            ("/clear", Said::Command("reset", String::new())),
+            ("/topk 5", Said::Command("set", "top_k 5".into())),
+            ("/set seed 9", Said::Command("set", "seed 9".into())),
+            ("/set", Said::Command("set", String::new())),
+            ("/quit", Said::Command("exit", String::new())),
         ] {
             assert_eq!(parse(line), Ok(said), "{line}");
         }
@@ -188,7 +154,6 @@ mod tests {
             ("/sav x", "did you mean /save?"),
             ("/load", "/load needs a FILE"),
             ("/undo 3", "takes nothing"),
-            ("/temperature", "needs a"),
         ] {
             assert!(
                 parse(line).unwrap_err().contains(words),
@@ -202,8 +167,12 @@ mod tests {
     fn every_command_is_explained_and_understood() {
         assert_eq!(commands().count(), 11);
         for (name, what) in commands() {
-            let typed = format!("/{name} {}", if what.is_empty() { "" } else { "a b" });
-            assert!(parse(&typed).is_ok(), "{typed}");
+            let rest = if what.is_empty() { "" } else { "a b" };
+            let said = Said::Command(name, rest.to_owned());
+            assert_eq!(parse(&format!("/{name} {rest}")), Ok(said));
+        }
+        for (short, long) in SHORT {
+            assert_eq!(parse(&format!("/{short}")), parse(&format!("/{long}")));
         }
     }
 
@@ -218,6 +187,8 @@ mod tests {
         }
         let cold = with_setting(&config, "temperature", "0").unwrap();
         assert!(cold.is_greedy());
+        let short = with_setting(&config, "max-new-tokens", "9").unwrap();
+        assert_eq!(short.max_new_tokens, Some(9));
         assert!(
             !with_setting(&cold, "temperature", "0.5")
                 .unwrap()
@@ -228,6 +199,9 @@ mod tests {
             ("top_k", "many", "many"),
             ("temprature", "1", "did you mean temperature?"),
             ("max_new_tokens", "0", "max_new_tokens"),
+            ("max_new_tokens", "nan", "nan"),
+            ("seed", "-1", "needs a number"),
+            ("temperature", "", "needs a"),
         ] {
             let message = with_setting(&config, name, value).unwrap_err();
             assert!(message.contains(words), "{message}");

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use infinity_files::nearest;
-use infinity_model::ModelConfig;
 use infinity_model::count::ParameterCount;
 use infinity_train::config::{ConfigLayers, RunConfig};
 use infinity_train::data::book;
@@ -29,74 +28,29 @@ pub(crate) struct InitArgs {
     force: bool,
 }
 
-/// A run by its sizes.
+/// The presets, a line each: its name, what stands in infinity.toml for the words of the first line, what it is for.
+const PRESETS: &str = "\
+name      hidden_size layers heads width kind entries window stories steps seconds rows every
+tiny-char 128 3 2  256 char    0 256  6000   400 150  8  100 | characters; learns to spell in three minutes
+tiny      128 3 2  256 bpe  1024 128  6000   400 150 12  100 | parts of words; tells stories after three minutes
+small     256 6 4  512 bpe  2048 256 20000  3000   0 16  750 | a size for text of your own, an hour or more on a processor
+medium    512 8 8 1024 bpe  4096 512 50000 10000   0 16 2500 | a size for megabytes of text and a GPU, or for a night";
+
+/// A line of [`PRESETS`].
 struct Preset {
     name: &'static str,
+    values: &'static str,
     about: &'static str,
-    hidden_size: usize,
-    layers: usize,
-    heads: usize,
-    /// Entries of the BPE; 0 learns characters.
-    entries: usize,
-    window: usize,
-    rows: usize,
-    steps: usize,
-    /// Seconds after which it ends in any case; 0: none.
-    seconds: usize,
-    stories: usize,
 }
 
-const TINY: Preset = Preset {
-    name: "tiny",
-    about: "parts of words; tells stories after three minutes",
-    hidden_size: 128,
-    layers: 3,
-    heads: 2,
-    entries: 1024,
-    window: 128,
-    rows: 12,
-    steps: 400,
-    seconds: 150,
-    stories: 6000,
-};
-
-const PRESETS: [Preset; 4] = [
-    Preset {
-        name: "tiny-char",
-        about: "characters; learns to spell in three minutes",
-        entries: 0,
-        window: 256,
-        rows: 8,
-        ..TINY
-    },
-    TINY,
-    Preset {
-        name: "small",
-        about: "a size for text of your own, an hour or more on a processor",
-        hidden_size: 256,
-        layers: 6,
-        heads: 4,
-        entries: 2048,
-        window: 256,
-        rows: 16,
-        steps: 3000,
-        seconds: 0,
-        stories: 20_000,
-    },
-    Preset {
-        name: "medium",
-        about: "a size for megabytes of text and a GPU, or for a night",
-        hidden_size: 512,
-        layers: 8,
-        heads: 8,
-        entries: 4096,
-        window: 512,
-        rows: 16,
-        steps: 10_000,
-        seconds: 0,
-        stories: 50_000,
-    },
-];
+fn presets() -> impl Iterator<Item = Preset> {
+    let lines = PRESETS.lines().filter_map(|line| line.split_once(" | "));
+    lines.map(|(values, about)| Preset {
+        name: values.split(' ').next().unwrap_or_default(),
+        values,
+        about,
+    })
+}
 
 const CONFIG: &str = "infinity.toml";
 const BOOK: &str = "book.txt";
@@ -105,7 +59,7 @@ const STORIES: u64 = 400;
 
 pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<()> {
     if args.list {
-        for preset in &PRESETS {
+        for preset in presets() {
             terminal::line(preset.line()?)?;
         }
         return Ok(());
@@ -133,23 +87,18 @@ pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<()> {
         infinity_files::write(path, text.as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    match global.quiet {
-        true => Ok(()),
-        false => terminal::line(next_steps(directory, preset)),
-    }
+    terminal::told(next_steps(directory, &preset))
 }
 
-fn preset(name: &str) -> anyhow::Result<&'static Preset> {
-    if let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) {
+fn preset(name: &str) -> anyhow::Result<Preset> {
+    if let Some(preset) = presets().find(|preset| preset.name == name) {
         return Ok(preset);
     }
-    let names = PRESETS.each_ref().map(|preset| preset.name);
+    let names: Vec<&str> = presets().map(|preset| preset.name).collect();
     let meant = nearest(name, names.iter().copied());
     let meant = meant.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-    refuse!(
-        "--preset: there is no `{name}`, only {}{meant}",
-        names.join(", ")
-    )
+    let names = names.join(", ");
+    refuse!("--preset: there is no `{name}`, only {names}{meant}")
 }
 
 fn next_steps(directory: &Path, preset: &Preset) -> String {
@@ -169,28 +118,13 @@ fn next_steps(directory: &Path, preset: &Preset) -> String {
 
 impl Preset {
     fn toml(&self, seed: u64) -> String {
-        format!(
-            include_str!("infinity.toml"),
-            name = self.name,
-            seed = seed,
-            hidden_size = self.hidden_size,
-            layers = self.layers,
-            heads = self.heads,
-            intermediate_size = 2 * self.hidden_size,
-            tokenizer = match self.entries {
-                0 => "kind = \"char\"".to_owned(),
-                entries => format!("kind = \"bpe\"\ntrain_bpe = {entries}"),
-            },
-            window = self.window,
-            stories = self.stories,
-            steps = self.steps,
-            limit = match self.seconds {
-                0 => String::new(),
-                seconds => format!("max_seconds = {seconds}\n"),
-            },
-            rows = self.rows,
-            every = self.steps / 4,
-        )
+        let words = PRESETS.lines().next().into_iter();
+        let words = words.flat_map(str::split_whitespace);
+        let text = include_str!("infinity.toml").replace("{seed}", &seed.to_string());
+        let values = words.zip(self.values.split_whitespace());
+        values.fold(text, |text, (word, value)| {
+            text.replace(&format!("{{{word}}}"), value)
+        })
     }
 
     fn config(&self) -> anyhow::Result<RunConfig> {
@@ -200,20 +134,16 @@ impl Preset {
 
     /// For --list.
     fn line(&self) -> anyhow::Result<String> {
-        let config = self.config()?;
+        let (config, name, about) = (self.config()?, self.name, self.about);
+        let mut model = config.model.clone();
         // Of characters there are as many as the stories have.
-        let vocab_size = if self.entries == 0 { 60 } else { self.entries };
-        let model = ModelConfig {
-            vocab_size,
-            ..config.model.clone()
-        };
-        let parameters = ParameterCount::of(&model).total() as f64 / 1e6;
-        let tokens = config.tokens_per_step() * self.steps as u64;
+        let entries = Some(config.tokenizer.train_bpe).filter(|entries| *entries > 0);
+        model.vocab_size = entries.unwrap_or(60);
+        let tokens = config.tokens_per_step() * config.training.max_steps;
+        let parameters = ParameterCount::of(&model).total();
+        let [parameters, tokens] = [parameters, tokens].map(|n| n as f64 / 1e6);
         Ok(format!(
-            "{:<10} {parameters:>5.1} M parameters, {:>5.1} M tokens  {}",
-            self.name,
-            tokens as f64 / 1e6,
-            self.about
+            "{name:<10} {parameters:>5.1} M parameters, {tokens:>5.1} M tokens  {about}"
         ))
     }
 }
@@ -225,13 +155,14 @@ mod tests {
 
     #[test]
     fn every_preset_is_a_configuration_without_holes() {
-        for preset in &PRESETS {
+        assert_eq!(presets().count(), 4);
+        for (preset, hidden_size) in presets().zip([128, 128, 256, 512]) {
             let text = preset.toml(9);
             assert!(!text.contains(['@', '{', '}']), "{text}");
             let config = preset.config().unwrap();
             assert_eq!(config.data.source, DataSource::Stories);
             assert_eq!(config.run.name, preset.name);
-            assert_eq!(config.model.hidden_size, preset.hidden_size);
+            assert_eq!(config.model.hidden_size, hidden_size);
             assert!(preset.line().unwrap().contains("M parameters"));
             // The other source, as the file says it is done.
             let own = text
@@ -239,7 +170,10 @@ mod tests {
                     "source = \"stories\"",
                     "source = \"files\"\ntrain_file = \"a.txt\"",
                 )
-                .replace(&format!("[data.stories]\ncount = {}", preset.stories), "");
+                .replace(
+                    &format!("[data.stories]\ncount = {}", config.data.stories.count),
+                    "",
+                );
             let layers = ConfigLayers::new().text("own", &own).unwrap();
             assert_eq!(
                 layers.resolve().unwrap().config.data.source,

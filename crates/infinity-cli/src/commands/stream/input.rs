@@ -11,10 +11,8 @@ use serde::{Deserialize, Serialize};
 /// Bytes of a line that is shown and read in parts.
 pub(super) const LONG_LINE: usize = 1 << 14;
 
-/// What comes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
-    /// Text to read.
     Text(Piece),
     /// A line that was the marker.
     Marker,
@@ -32,7 +30,6 @@ pub(super) struct Piece {
     pub(super) to: Place,
 }
 
-/// A place in the input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     /// Bytes before it.
@@ -41,14 +38,11 @@ pub(super) struct Place {
     pub(super) line: u64,
 }
 
-/// Cuts bytes into pieces.
 #[derive(Debug, Default)]
 pub(super) struct Pieces {
     marker: Option<String>,
     /// Bytes of a line that has not ended.
     open: Vec<u8>,
-    /// How many of them are known to hold no line break.
-    searched: usize,
     /// Whether `open` goes on with a line of which a part is done.
     within: bool,
     /// Blank that waits for the line it stands before.
@@ -57,9 +51,8 @@ pub(super) struct Pieces {
     done: Place,
     /// Where `open` begins.
     at: Place,
-    /// Bytes that were no UTF-8, and the place of the first.
-    pub(super) replaced: u64,
-    pub(super) first_replaced: u64,
+    /// The place of the first byte that was no UTF-8.
+    pub(super) first_replaced: Option<u64>,
 }
 
 impl Pieces {
@@ -77,29 +70,24 @@ impl Pieces {
     pub(super) fn push(&mut self, bytes: &[u8], out: &mut VecDeque<Item>) {
         self.open.extend_from_slice(bytes);
         let open = std::mem::take(&mut self.open);
-        let (mut start, mut searched) = (0, self.searched);
+        let mut rest = &open[..];
         loop {
-            let found = open[searched..].iter().position(|byte| *byte == b'\n');
-            let found = found.map(|at| searched + at + 1);
-            let (end, ends_line) = match found.filter(|end| end - start <= LONG_LINE) {
-                Some(end) => (end, true),
-                None if open.len() - start > LONG_LINE => {
-                    let part = &open[start..start + LONG_LINE];
-                    (start + whole_characters(part), false)
-                }
+            let part = &rest[..rest.len().min(LONG_LINE)];
+            let found = part.iter().position(|byte| *byte == b'\n');
+            let (line, after) = match found {
+                Some(at) => rest.split_at(at + 1),
+                None if rest.len() > LONG_LINE => rest.split_at(whole_characters(part)),
                 None => break,
             };
-            self.line(&open[start..end], ends_line, out);
-            (start, searched) = (end, end);
+            self.line(line, found.is_some(), out);
+            rest = after;
         }
-        self.open = open[start..].to_vec();
-        self.searched = self.open.len();
+        self.open = rest.to_vec();
     }
 
     /// Ends the input, or looks at what of it is there: the open line and the blank at its end are pieces.
     pub(super) fn end(&mut self, out: &mut VecDeque<Item>) {
         let line = std::mem::take(&mut self.open);
-        self.searched = 0;
         if !line.is_empty() {
             self.line(&line, false, out);
         }
@@ -169,21 +157,11 @@ impl Pieces {
     }
 
     fn decode(&mut self, bytes: &[u8]) -> String {
-        let mut text = String::new();
-        let mut at = self.at.offset;
-        for chunk in bytes.utf8_chunks() {
-            text.push_str(chunk.valid());
-            at += chunk.valid().len() as u64;
-            if !chunk.invalid().is_empty() {
-                if self.replaced == 0 {
-                    self.first_replaced = at;
-                }
-                self.replaced += chunk.invalid().len() as u64;
-                at += chunk.invalid().len() as u64;
-                text.push(char::REPLACEMENT_CHARACTER);
-            }
+        if let Err(error) = str::from_utf8(bytes) {
+            let at = self.at.offset + error.valid_up_to() as u64;
+            self.first_replaced.get_or_insert(at);
         }
-        text
+        String::from_utf8_lossy(bytes).into_owned()
     }
 }
 
@@ -274,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_counted() {
+    fn the_first_byte_that_is_no_text_is_known() {
         let mut pieces = Pieces::new(None, Place::default());
         let mut out = VecDeque::new();
         pieces.push(b"\xef\xbb\xbfab\xffc\n\xfe\n", &mut out);
@@ -283,6 +261,6 @@ mod tests {
             texts(out.make_contiguous()).concat(),
             "ab\u{fffd}c\n\u{fffd}\n"
         );
-        assert_eq!((pieces.replaced, pieces.first_replaced), (2, 5));
+        assert_eq!(pieces.first_replaced, Some(5));
     }
 }

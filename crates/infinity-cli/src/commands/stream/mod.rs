@@ -28,11 +28,10 @@ use infinity_model::{GenerationConfig, Precision, Tokenizer};
 use infinity_train::evaluate::{CUT, Reading};
 
 use self::input::{Item, Pieces, Place};
-use self::show::{Emit, Open, Show};
+use self::show::{Emit, Show};
 use self::source::{KEPT, Kept, Source, before_of, kept_in};
 use super::sampling::SamplingFlags;
 use crate::args::{Global, count, whole};
-use crate::device;
 use crate::model_dir::{self, ModelArgs};
 use crate::terminal::signals::{self, Heeding};
 use crate::terminal::{self, errors, refuse};
@@ -81,15 +80,11 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<()> {
     let found = args.of.find()?;
     model_dir::can_hold("--state-out", args.state_out.as_ref())?;
     let source = Source::open(&args.file)?;
-    let chosen = device::open(&device::wanted(global))?;
-    let loaded = model_dir::load(&found, args.precision, &chosen.device)?;
-    let (model, tokenizer) = (loaded.model, loaded.tokenizer);
-    let tokenizer = model_dir::needed(tokenizer, &args.of.model)?;
-    let base = GenerationConfig {
-        max_new_tokens: args.generate,
-        max_length: None,
-        ..loaded.generation
-    };
+    let (chosen, loaded) = model_dir::load(&found, args.precision, global)?;
+    let model = loaded.model;
+    let tokenizer = model_dir::needed(loaded.tokenizer, &args.of.model)?;
+    let mut base = loaded.generation;
+    (base.max_new_tokens, base.max_length) = (args.generate, None);
     let config = args.sampling.over(base, global.seed)?;
     if let Some(setting) = model.config().grows_by() {
         terminal::warning(&format!(
@@ -116,12 +111,7 @@ pub(crate) fn run(args: StreamArgs, global: &Global) -> anyhow::Result<()> {
     let heeding = Heeding::listen(&chosen.device)?;
     heeding.begin();
     let position = context.position();
-    let show = Show::new(
-        (args.emit, args.json),
-        tokenizer.clone(),
-        position,
-        global.quiet,
-    );
+    let show = Show::new((args.emit, args.json), tokenizer.clone(), position);
     let mut session = Session {
         due: (args.snapshot_every).map(|every| position.saturating_add(every)),
         identity: Identity::of(&model, Some(&tokenizer)),
@@ -228,10 +218,10 @@ impl Session<'_> {
             self.pieces.end(&mut items);
             self.take(&mut items)?;
         }
-        if !self.is_left() {
-            self.look()?;
+        match self.is_left() {
+            true => Ok(()),
+            false => self.look(),
         }
-        Ok(())
     }
 
     fn take(&mut self, items: &mut VecDeque<Item>) -> anyhow::Result<()> {
@@ -309,17 +299,15 @@ impl Session<'_> {
     /// Does what was asked for from outside, and says what has to be said once.
     fn mind(&mut self) {
         if self.snapshot.swap(false, Ordering::SeqCst) {
-            if self.args.state_out.is_none() {
-                self.show.clear();
-                let message = "SIGUSR1 keeps the state where --state-out says, which was not given";
-                terminal::alarm(message);
-            } else {
-                let kept = self.keep(self.seekable);
-                self.say_failed(kept, "");
-            }
+            let kept = match self.args.state_out {
+                Some(_) => self.keep(self.seekable),
+                None => Err(errors::usage("--state-out says where, and was not given")),
+            };
+            self.say_failed(kept, " on SIGUSR1");
         }
-        if self.pieces.replaced > 0 && !std::mem::replace(&mut self.told_of_bytes, true) {
-            let at = self.pieces.first_replaced;
+        if let Some(at) = self.pieces.first_replaced
+            && !std::mem::replace(&mut self.told_of_bytes, true)
+        {
             let name = self.args.file.display();
             self.show.clear();
             terminal::warning(&format!(
@@ -349,29 +337,24 @@ impl Session<'_> {
             false => self.reading.settle()?,
         };
         let position = context.position();
-        let mut pieces = self.begun.iter();
-        let begun = pieces.find(|piece| piece.first < position && position < piece.end);
-        let next = (self.begun.iter()).find(|piece| piece.first >= position);
-        let open = || self.show.open().map_or(0.0, Open::bits);
+        let piece = self.begun.iter().find(|piece| position < piece.end);
         // What an earlier process read of a piece stays read until the piece is.
-        let (read, bits) = match (begun, next, self.resumed) {
-            (Some(piece), ..) => (piece.read + (position - piece.first) as usize, open()),
-            (_, Some(piece), _) if piece.read > 0 => (piece.read, open()),
-            (_, None, Some(resumed)) => resumed,
-            _ => (0, 0.0),
+        let already = |piece: &Begun| piece.read + position.saturating_sub(piece.first) as usize;
+        let (read, bits) = match piece.map(already) {
+            Some(0) => (0, 0.0),
+            Some(read) => (read, self.show.open_bits()),
+            None => self.resumed.unwrap_or_default(),
         };
-        let place = begun.or(next).map_or(self.end, |piece| piece.from);
-        let before = self
-            .seekable
-            .then(|| before_of(&self.args.file, place.offset));
-        let before = before.transpose()?;
-        let note = serde_json::to_string(&Kept {
+        let place = piece.map_or(self.end, |piece| piece.from);
+        let before = || before_of(&self.args.file, place.offset);
+        let before = self.seekable.then(before).transpose()?;
+        let kept = serde_json::to_string(&Kept {
             place,
             read,
             bits,
             before,
         })?;
-        let notes = [(KEPT, note), ("command", terminal::command_line())];
+        let notes = [(KEPT, kept), ("command", terminal::command_line())];
         Ok(context.save_noting(path, &self.identity, &notes)?)
     }
 

@@ -26,8 +26,7 @@ pub(super) enum Emit {
 }
 
 /// A piece whose tokens are being read.
-#[derive(Debug)]
-pub(super) struct Open {
+struct Open {
     piece: Piece,
     tokens: Vec<u32>,
     /// Tokens whose losses are known.
@@ -37,19 +36,10 @@ pub(super) struct Open {
     sum: Sum,
 }
 
-impl Open {
-    /// The losses in bits of the tokens that are read.
-    pub(super) fn bits(&self) -> f64 {
-        self.sum.bits
-    }
-}
-
 /// Tokens that the status line looks back on.
 const LATELY: u64 = 1 << 16;
-/// How often it is written.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Sums of what was read.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
     tokens: u64,
@@ -65,10 +55,18 @@ impl Sum {
         }
     }
 
-    fn add(&mut self, other: &Sum) {
+    fn add(&mut self, other: Sum) {
         self.tokens += other.tokens;
         self.bits += other.bits;
         self.bytes += other.bytes;
+    }
+
+    fn since(&self, other: Sum) -> Sum {
+        Sum {
+            tokens: self.tokens - other.tokens,
+            bits: self.bits - other.bits,
+            bytes: self.bytes - other.bytes,
+        }
     }
 }
 
@@ -82,8 +80,8 @@ pub(super) struct Show {
     position: u64,
     all: Sum,
     lines: u64,
+    /// What all was after each of the lines that the status line looks back on, and before the first.
     lately: VecDeque<Sum>,
-    late: Sum,
     start: Instant,
     status: Option<Status>,
 }
@@ -97,15 +95,9 @@ struct Status {
 }
 
 impl Show {
-    /// `position` is that of the text so far; a status line is written where standard error is a terminal
-    /// and `quiet` is not.
-    pub(super) fn new(
-        (emit, json): (Emit, bool),
-        tokenizer: Tokenizer,
-        position: u64,
-        quiet: bool,
-    ) -> Self {
-        let status = (!quiet && io::stderr().is_terminal()).then(Status::default);
+    /// `position` is that of the text so far; a status line is written where standard error is a terminal.
+    pub(super) fn new((emit, json): (Emit, bool), tokenizer: Tokenizer, position: u64) -> Self {
+        let status = (!terminal::is_quiet() && io::stderr().is_terminal()).then(Status::default);
         Self {
             emit,
             json,
@@ -114,8 +106,7 @@ impl Show {
             position,
             all: Sum::default(),
             lines: 0,
-            lately: VecDeque::new(),
-            late: Sum::default(),
+            lately: [Sum::default()].into(),
             start: Instant::now(),
             status,
         }
@@ -136,9 +127,9 @@ impl Show {
         });
     }
 
-    /// The first piece that is not read to its end.
-    pub(super) fn open(&self) -> Option<&Open> {
-        self.open.front()
+    /// The losses in bits of what is read of the first piece that is not read to its end.
+    pub(super) fn open_bits(&self) -> f64 {
+        self.open.front().map_or(0.0, |open| open.sum.bits)
     }
 
     /// The next tokens have these losses in nats.
@@ -172,17 +163,12 @@ impl Show {
     fn finish(&mut self) -> anyhow::Result<()> {
         let is_read = |open: &mut Open| open.done == open.tokens.len();
         while let Some(open) = self.open.pop_front_if(is_read) {
-            self.all.add(&open.sum);
-            self.late.add(&open.sum);
+            self.all.add(open.sum);
             self.lines += 1;
-            self.lately.push_back(open.sum);
-            let late = &mut self.late;
-            while let Some(old) =
-                (self.lately).pop_front_if(|old| late.tokens - old.tokens >= LATELY)
-            {
-                late.tokens -= old.tokens;
-                late.bits -= old.bits;
-                late.bytes -= old.bytes;
+            self.lately.push_back(self.all);
+            let until = self.all.tokens.saturating_sub(LATELY);
+            while self.lately.get(1).is_some_and(|next| next.tokens <= until) {
+                self.lately.pop_front();
             }
             // The breaks after the last line are no line.
             if self.emit == Emit::Lines && !open.piece.text.trim().is_empty() {
@@ -216,7 +202,6 @@ impl Show {
         self.print(format!("{bits:>8}  {text:?}"))
     }
 
-    /// What the model says here.
     pub(super) fn generated(&mut self, text: &str) -> anyhow::Result<()> {
         match self.json {
             true => self.print(json!({ "generated": text, "position": self.position })),
@@ -232,13 +217,11 @@ impl Show {
     /// Writes the status line where there is one, if it is time.
     pub(super) fn status(&mut self) {
         let now = Instant::now();
-        let tokens = self.tokens();
+        let (tokens, late) = (self.tokens(), self.all.since(self.lately[0]));
+        let (rate, bits) = (self.rate(), late.bits_per_byte());
+        let [position, last] = [self.position, late.tokens].map(terminal::grouped);
         let text = format!(
-            "{} tokens · {:.0} tok/s · {:.3} bits/byte over the last {} · {} resident",
-            terminal::grouped(self.position),
-            rate(tokens as usize, self.start.elapsed().as_secs_f64()),
-            self.late.bits_per_byte(),
-            terminal::grouped(self.late.tokens),
+            "{position} tokens · {rate:.0} tok/s · {bits:.3} bits/byte over the last {last} · {} resident",
             terminal::bytes(resident_bytes()),
         );
         let Some(status) = &mut self.status else {
@@ -268,16 +251,18 @@ impl Show {
 
     /// `read: 1,234 tokens in 56 lines, 1.432 bits/byte, 9,876.5 tok/s · …`.
     pub(super) fn closing_line(&self, state_bytes: u64, device: &str) -> String {
-        let seconds = self.start.elapsed().as_secs_f64();
+        let read = [self.tokens(), self.lines, self.position];
+        let [tokens, lines, position] = read.map(terminal::grouped);
+        let (rate, bits) = (self.rate(), self.all.bits_per_byte());
+        let state = terminal::bytes(state_bytes);
         format!(
-            "read: {} tokens in {} lines, {:.3} bits/byte, {:.1} tok/s · state {} · position {} · {device}",
-            terminal::grouped(self.tokens()),
-            terminal::grouped(self.lines),
-            self.all.bits_per_byte(),
-            rate(self.tokens() as usize, seconds),
-            terminal::bytes(state_bytes),
-            terminal::grouped(self.position),
+            "read: {tokens} tokens in {lines} lines, {bits:.3} bits/byte, {rate:.1} tok/s · state {state} · \
+             position {position} · {device}"
         )
+    }
+
+    fn rate(&self) -> f64 {
+        rate(self.tokens() as usize, self.start.elapsed().as_secs_f64())
     }
 }
 

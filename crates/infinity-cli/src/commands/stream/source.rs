@@ -27,12 +27,10 @@ pub(super) struct Kept {
     pub(super) before: Option<String>,
 }
 
-/// The entry's name.
 pub(super) const KEPT: &str = "stream";
 /// Bytes before a place that a file is recognised by.
 const RECOGNISED: u64 = 4096;
 
-/// The entry in a state file.
 pub(super) fn kept_in(path: &Path) -> anyhow::Result<Kept> {
     match note_in(path, KEPT)? {
         Some(kept) => Ok(kept),
@@ -44,20 +42,18 @@ pub(super) fn kept_in(path: &Path) -> anyhow::Result<Kept> {
     }
 }
 
-/// Where bytes come from.
 pub(super) enum Source {
     /// A file that can be read from any place.
     File(PathBuf, File, u64),
-    /// A pipe.
-    Pipe(File),
-    Stdin,
+    /// A pipe, or standard input.
+    Pipe(Box<dyn Read + Send>),
 }
 
 impl Source {
     /// The file or pipe at `path`; `-` is standard input.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         if path == Path::new("-") {
-            return Ok(Source::Stdin);
+            return Ok(Source::Pipe(Box::new(io::stdin())));
         }
         let shown = path.display();
         let opened = File::open(path).and_then(|file| file.metadata().map(|data| (file, data)));
@@ -70,7 +66,7 @@ impl Source {
         }
         Ok(match data.is_file() {
             true => Source::File(path.into(), file, data.len()),
-            false => Source::Pipe(file),
+            false => Source::Pipe(Box::new(file)),
         })
     }
 
@@ -103,9 +99,8 @@ impl Source {
 
     /// Reads on a thread of its own, so that Ctrl-C is noticed while nothing comes.
     pub(super) fn chunks(self, offset: u64) -> anyhow::Result<Receiver<io::Result<Vec<u8>>>> {
-        let mut reader: Box<dyn Read + Send> = match self {
-            Source::Stdin => Box::new(io::stdin()),
-            Source::Pipe(file) => Box::new(file),
+        let mut reader = match self {
+            Source::Pipe(reader) => reader,
             Source::File(path, mut file, _) => {
                 file.seek(SeekFrom::Start(offset))
                     .with_context(|| format!("cannot read {}", path.display()))?;
