@@ -249,7 +249,7 @@ pub trait Layer: Stateful + Sync {
         let fresh = || ModelState::initial(self.config(), self.num_layers(), b, &device);
         let state = state.into().unwrap_or_else(fresh);
         assert_eq!(b, state.batch(), "one row of state for each row of x");
-        let position = state.position_after(t);
+        let position = state.position_after(t, &Borders::default());
         let pass = Pass::new(self.config(), &state.position, t, &device);
         let [layer] = <[LayerState; 1]>::try_from(state.layers).expect("the state of one layer");
         let (y, layer) = self.forward_in(x.into(), &pass, layer);

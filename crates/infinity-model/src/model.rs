@@ -8,7 +8,7 @@ use crate::error::ConfigError;
 use crate::init::Init;
 use crate::layer::{Layer, Pass};
 use crate::precision::{Formats, Precision, PrecisionError};
-use crate::state::{ModelState, Stateful};
+use crate::state::{LayerState, ModelState, Stateful};
 use burn::module::Module;
 use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
 use burn::tensor::{Device, Int, Tensor, assert_shape};
@@ -238,8 +238,8 @@ impl InfinityModel {
         borders: &Borders,
         before: &mut dyn FnMut(usize),
     ) -> (Tensor<3>, ModelState) {
-        let [b, t] = tokens.dims();
-        let mut state = state.into().unwrap_or_else(|| self.initial_state(b));
+        let [b, _] = tokens.dims();
+        let state = state.into().unwrap_or_else(|| self.initial_state(b));
         assert_eq!(b, state.batch(), "one row of state for each row of tokens");
         let Some(compression) = self.config.compression() else {
             return self.piece(tokens, state, borders, before);
@@ -252,15 +252,10 @@ impl InfinityModel {
             !self.device().is_autodiff(),
             "`memory_compression` rounds the memory, which has no gradient: call `valid` first"
         );
-        let (mut start, mut parts) = (0, Vec::new());
-        while start < t {
-            let len = compression.until_fold(&state.position).min(t - start);
-            let (hidden, next) =
-                self.piece(tokens.clone().narrow(1, start, len), state, borders, before);
-            (state, start) = (compression.fold(next), start + len);
-            parts.push(hidden);
-        }
-        (Tensor::cat(parts, 1), state)
+        compression.between_folds(tokens, state, |piece, state| {
+            let (hidden, next) = self.piece(piece, state, borders, before);
+            (hidden, compression.fold(next))
+        })
     }
 
     /// Reads what is read in one pass.
@@ -273,17 +268,30 @@ impl InfinityModel {
     ) -> (Tensor<3>, ModelState) {
         let [_, t] = tokens.dims();
         let pass = self.pass_packed(&state.position, t, borders);
-        let position = state.position_after_packed(t, borders);
+        let position = state.position_after(t, borders);
+        let (hidden, layers) = self.through(tokens, &pass, state.layers, before);
+        (hidden, ModelState { layers, position })
+    }
+
+    /// What the blocks make of `tokens`, normed, and their states after it. Calls `before` with 0 before the embedding
+    /// and with `i + 1` before block `i`.
+    pub(crate) fn through(
+        &self,
+        tokens: Tensor<2, Int>,
+        pass: &Pass,
+        layers: Vec<LayerState>,
+        before: &mut dyn FnMut(usize),
+    ) -> (Tensor<3>, Vec<LayerState>) {
         before(0);
         let mut stream = self.embed(tokens).into();
-        let mut layers = Vec::with_capacity(state.layers.len());
-        for (i, (block, layer)) in self.blocks().iter().zip(state.layers).enumerate() {
+        let mut after = Vec::with_capacity(layers.len());
+        for (i, (block, layer)) in self.blocks().iter().zip(layers).enumerate() {
             before(i + 1);
-            let (next, layer) = block.forward_in(stream, &pass, layer);
+            let (next, layer) = block.forward_in(stream, pass, layer);
             stream = next;
-            layers.push(layer);
+            after.push(layer);
         }
-        (self.final_norm(stream.x), ModelState { layers, position })
+        (self.final_norm(stream.x), after)
     }
 
     /// What the blocks share that read `t` tokens from `position` on.

@@ -44,8 +44,8 @@ use crate::precision::{Formats, Precision, PrecisionError};
 use crate::tokenizer::Tokenizer;
 pub use back::{same_network, save_like};
 use files::{
-    CONFIG, GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, config_error, is_part, missing,
-    read_error, write_error,
+    CONFIG, GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, config_error, damaged, is_part,
+    missing, read_error, write_error,
 };
 pub use fit::Fit;
 use foreign::Foreign;
@@ -301,11 +301,14 @@ fn check_vocabulary(
     tokenizer: Option<&Tokenizer>,
 ) -> Result<(), PretrainedError> {
     match tokenizer.map(Tokenizer::vocab_size) {
-        Some(tokens) if tokens > config.vocab_size => Err(PretrainedError::Vocabulary {
-            path: dir.into(),
-            tokenizer: tokens,
-            model: config.vocab_size,
-        }),
+        Some(tokens) if tokens > config.vocab_size => {
+            let most = config.vocab_size;
+            let reason = format!(
+                "the tokenizer has {tokens} tokens, but model.vocab_size is only {most}: \
+                 they do not belong together"
+            );
+            Err(damaged(dir, reason))
+        }
         _ => Ok(()),
     }
 }

@@ -10,7 +10,6 @@ use infinity_kernels::borders::Borders;
 use infinity_kernels::replay::{Keeping, Kept, Recording, Seen};
 use infinity_kernels::rotary::{Rotary, RotaryDims};
 
-use crate::layer::Layer;
 use crate::model::InfinityModel;
 use crate::state::{LayerState, ModelState};
 
@@ -56,14 +55,8 @@ impl Replay {
             let (model, kept, layers) = (model.clone(), kept.clone(), kept_state.layers.clone());
             move || {
                 let tokens = tokens.clone().reshape([rows, 1]).int();
-                let mut stream = model.embed(tokens).into();
-                let mut next = Vec::with_capacity(layers.len());
-                for (block, layer) in model.blocks().iter().zip(&layers) {
-                    let (after, layer) = block.forward_in(stream, &pass, layer.clone());
-                    stream = after;
-                    next.push(layer);
-                }
-                let logits = model.logits(model.final_norm(stream.x));
+                let (hidden, next) = model.through(tokens, &pass, layers.clone(), &mut |_| ());
+                let logits = model.logits(hidden);
                 let mut keeping = Keeping::default();
                 push(&mut keeping, &next).expect("a state as the one before");
                 let logits = logits.reshape([rows, model.config().vocab_size]);

@@ -13,6 +13,7 @@
 //! id, so a seed always gives the same tokens. Everything runs on the host, in f64 after the
 //! penalties.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -27,7 +28,9 @@ pub struct Sampler {
     config: GenerationConfig,
     rng: StdRng,
     draws: Draws,
-    recent: Recent,
+    /// The last `repeat_last_n` tokens, and how often each is among them.
+    recent: VecDeque<u32>,
+    counts: HashMap<u32, u32>,
 }
 
 /// Which random numbers were drawn: enough to go on with those that follow.
@@ -46,33 +49,6 @@ struct Candidate {
     weight: f64,
 }
 
-/// The last tokens and how often each is among them.
-#[derive(Clone, Debug, Default)]
-struct Recent {
-    capacity: usize,
-    order: VecDeque<u32>,
-    counts: HashMap<u32, u32>,
-}
-
-impl Recent {
-    fn push(&mut self, id: u32) {
-        if self.capacity == 0 {
-            return;
-        }
-        if self.order.len() == self.capacity
-            && let Some(oldest) = self.order.pop_front()
-            && let Some(count) = self.counts.get_mut(&oldest)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&oldest);
-            }
-        }
-        self.order.push_back(id);
-        *self.counts.entry(id).or_default() += 1;
-    }
-}
-
 impl Sampler {
     /// A sampler for a valid configuration; `seed` decides every draw, whatever `config.seed` is.
     pub fn new(config: &GenerationConfig, seed: u64) -> Self {
@@ -89,10 +65,8 @@ impl Sampler {
             config: config.clone(),
             rng,
             draws,
-            recent: Recent {
-                capacity: config.repeat_last_n,
-                ..Recent::default()
-            },
+            recent: VecDeque::new(),
+            counts: HashMap::new(),
         }
     }
 
@@ -103,7 +77,17 @@ impl Sampler {
 
     /// Tells the sampler about a token of the prompt or of the new text, for the penalties.
     pub fn accept(&mut self, id: u32) {
-        self.recent.push(id);
+        self.recent.push_back(id);
+        *self.counts.entry(id).or_default() += 1;
+        if self.recent.len() > self.config.repeat_last_n
+            && let Some(oldest) = self.recent.pop_front()
+            && let Entry::Occupied(mut count) = self.counts.entry(oldest)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     /// Draws a token. The caller [`accept`](Self::accept)s it.
@@ -136,9 +120,8 @@ impl Sampler {
         candidates.sort_unstable_by(larger_first);
         let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
         let each = candidates.iter();
-        Ok(each
-            .map(|candidate| (candidate.id, candidate.weight / total))
-            .collect())
+        let shares = each.map(|candidate| (candidate.id, candidate.weight / total));
+        Ok(shares.collect())
     }
 
     /// What is left after steps 1 to 5, with weights proportional to probability.
@@ -164,7 +147,7 @@ impl Sampler {
     /// Candidates are still in the order of their ids here.
     fn penalize(&self, candidates: &mut [Candidate]) {
         let config = &self.config;
-        for (&id, &count) in &self.recent.counts {
+        for (&id, &count) in &self.counts {
             let Some(candidate) = candidates.get_mut(id as usize) else {
                 continue;
             };
@@ -389,7 +372,7 @@ mod tests {
         .greedy();
         let mut sampler = Sampler::new(&config, 0);
         [0, 0, 1].iter().for_each(|&id| sampler.accept(id));
-        assert_eq!(sampler.recent.counts, HashMap::from([(0, 1), (1, 1)]));
+        assert_eq!(sampler.counts, HashMap::from([(0, 1), (1, 1)]));
         sampler.accept(1);
         assert_eq!(
             sampler.sample(&[3.0, 2.0]).unwrap(),

@@ -279,14 +279,8 @@ impl ModelState {
         self.change(Change::Compact)
     }
 
-    /// The positions of all rows after `t` more tokens.
-    pub fn position_after(&self, t: usize) -> Vec<u64> {
-        let position = self.position.iter();
-        position.map(|p| p.wrapping_add(t as u64)).collect()
-    }
-
     /// The positions of all rows after `t` more tokens, counted from the beginning of the last document of each.
-    pub fn position_after_packed(&self, t: usize, borders: &Borders) -> Vec<u64> {
+    pub fn position_after(&self, t: usize, borders: &Borders) -> Vec<u64> {
         let rows = self.position.iter().enumerate();
         rows.map(|(row, start)| borders.position(row, *start, t))
             .collect()

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use infinity_kernels::in_pool;
 use infinity_model::burn::tensor::{Int, Tensor, TensorData};
 use infinity_model::layer::{Layer, Pass, Stream};
-use infinity_model::{GenerateError, InfinityModel, LayerState, ModelState};
+use infinity_model::{Borders, GenerateError, InfinityModel, LayerState, ModelState};
 
 /// Positions whose logits are computed at once, where a prompt's own are asked for.
 const SCORED: usize = 64;
@@ -37,7 +37,7 @@ impl Piece {
         state: ModelState,
         every: bool,
     ) -> Self {
-        let position = state.position_after(tokens.len());
+        let position = state.position_after(tokens.len(), &Borders::default());
         Self {
             pass: model.pass(&state.position, tokens.len()),
             stream: model.embed(ids(model, tokens).unsqueeze()).into(),

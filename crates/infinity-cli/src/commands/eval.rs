@@ -335,7 +335,7 @@ fn run_stream(
         context.read(run.model, &[last[0] as u32])?;
         let command = [("command", terminal::command_line())];
         let identity = Identity::of(run.model, run.tokenizer);
-        context.save_noting(path, &identity, &command)?;
+        context.save_in(path, &identity, &command, None)?;
     }
     match as_json {
         true => terminal::line(to_json(run, &options, &report))?,

@@ -14,7 +14,7 @@ mod certificate;
 
 use crate::config::{LayerType, ModelConfig, choice};
 use crate::state::{LayerState, ModelState};
-use burn::tensor::{DType, Device, Tensor, TensorData, bf16, f16};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, bf16, f16};
 pub use certificate::{Certificate, Held, Sizes};
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +104,23 @@ impl Compression {
     pub fn folds(self, position: &[u64]) -> Vec<bool> {
         let every = self.every as u64;
         position.iter().map(|read| read % every == 0).collect()
+    }
+
+    /// Reads `tokens` `[B, T]` by `piece`, which is called with what lies between two folds.
+    pub(crate) fn between_folds(
+        self,
+        tokens: Tensor<2, Int>,
+        mut state: ModelState,
+        mut piece: impl FnMut(Tensor<2, Int>, ModelState) -> (Tensor<3>, ModelState),
+    ) -> (Tensor<3>, ModelState) {
+        let ([_, t], mut start, mut parts) = (tokens.dims(), 0, Vec::new());
+        while start < t {
+            let len = self.until_fold(&state.position).min(t - start);
+            let (hidden, next) = piece(tokens.clone().narrow(1, start, len), state);
+            (state, start) = (next, start + len);
+            parts.push(hidden);
+        }
+        (Tensor::cat(parts, 1), state)
     }
 
     /// Folds the rows whose turn it is, after they have read a token. The rest of a layer's state, a

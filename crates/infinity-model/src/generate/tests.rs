@@ -265,7 +265,7 @@ fn a_compressed_text_goes_on_with_the_same_bits() {
                 .iter()
                 .for_each(|n| drop(context.read(&model, &ids(*n)).unwrap().to_vec()));
             let size = context
-                .save_in(&path, &model, &Identity::of(&model, None), &[], Some(width))
+                .save_in(&path, &Identity::of(&model, None), &[], Some(width))
                 .unwrap();
             assert!(size.memory[1] * 3 < size.memory[0]);
             let mut loaded = Context::load(&path, &model, None).unwrap();
@@ -278,7 +278,7 @@ fn a_compressed_text_goes_on_with_the_same_bits() {
             }
             // Kept again after that, from what was loaded.
             loaded
-                .save_in(&path, &model, &Identity::of(&model, None), &[], Some(width))
+                .save_in(&path, &Identity::of(&model, None), &[], Some(width))
                 .unwrap();
             let again = Context::load(&path, &model, None).unwrap();
             assert_eq!(again.logits, context.logits);
@@ -302,7 +302,6 @@ fn a_compressed_text_needs_the_model_that_compresses_so() {
     context.read(&folding, &[7; 70]).unwrap();
     let wrong = context.save_in(
         &path,
-        &folding,
         &Identity::of(&folding, None),
         &[],
         Some(Width::Four),
@@ -315,7 +314,6 @@ fn a_compressed_text_needs_the_model_that_compresses_so() {
     context
         .save_in(
             &path,
-            &folding,
             &Identity::of(&folding, None),
             &[],
             Some(Width::Eight),
@@ -338,7 +336,6 @@ fn a_compressed_text_needs_the_model_that_compresses_so() {
     context
         .save_in(
             &path,
-            &exact,
             &Identity::of(&exact, None),
             &[],
             Some(Width::Eight),

@@ -129,20 +129,6 @@ impl InfinityMixer {
         }
     }
 
-    /// All gates for the normed input `[B, T, D]` after the tokens of `state`.
-    ///
-    /// # Panics
-    ///
-    /// If `state` is of another kind of mixer.
-    pub(crate) fn gates(&self, x: &Tensor<3>, pass: &Pass, state: LayerState) -> GateValues {
-        let LayerState::Infinity { tails, .. } = state else {
-            panic!("the state belongs to another kind of mixer");
-        };
-        let Projected { q, k, gates, .. } = self.projected(x, pass, tails);
-        let [q, k] = [q, k].map(|x| self.parameterised(x, pass.formats));
-        self.gates.routed(gates, &pass.rotary, &q, &k)
-    }
-
     /// Everything that is linear in the input `[B, T, D]`, and the convolutions.
     fn projected(&self, x: &Tensor<3>, pass: &Pass, tails: Vec<Tensor<3>>) -> Projected {
         let formats = pass.formats;

@@ -29,7 +29,7 @@ pub(super) fn learn(trainee: &Trainee, batch: &LmBatch) -> Learned {
     let model = &trainee.model;
     let start = batch.start(model);
     let (len, borders) = (batch.host.len, &batch.host.borders);
-    let position = start.position_after_packed(len, borders);
+    let position = start.position_after(len, borders);
     let mut pass = Pass {
         trainee,
         batch,

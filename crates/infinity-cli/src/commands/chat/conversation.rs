@@ -192,7 +192,8 @@ impl Conversation {
         let context = self.branch().now.context.clone();
         let identity = Identity::of(&self.model, Some(&self.tokenizer));
         let notes = [(NOTE, note), ("command", terminal::command_line())];
-        Ok(context.save_noting(path, &identity, &notes)?)
+        context.save_in(path, &identity, &notes, None)?;
+        Ok(())
     }
 
     /// Goes on from a file: a conversation where it was left, or after any other text.
