@@ -42,7 +42,6 @@ impl<'a> CertifiedReader<'a> {
     /// As [`InfinityModel::forward_hidden`]; `state` is the one of the call before.
     ///
     /// # Panics
-    ///
     /// As there, and if rows fold at different tokens.
     pub fn forward_hidden(
         &mut self,
@@ -56,19 +55,22 @@ impl<'a> CertifiedReader<'a> {
     /// What is read between two folds, and the fold.
     fn piece(&mut self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<3>, ModelState) {
         let [_, t] = tokens.dims();
-        let position = state.position_after(t, &Borders::default());
+        let borders = Borders::default();
+        let position = state.position_after(t, &borders);
         let folds = self.compression.folds(&position);
         let all = folds.iter().all(|fold| *fold);
         assert!(all || !folds.contains(&true), "rows fold at one token");
         let (tap, mut inputs) = (Tap::default(), Vec::new());
-        let pass = self.model.pass(&state.position, t).with_tap(&tap);
+        let pass = self.model.pass(&state.position, t, &borders).with_tap(&tap);
         let mut look = |_| inputs.extend(tap.take());
         let before = state.layers.clone();
         let (hidden, mut layers) = self.model.through(tokens, &pass, state.layers, &mut look);
         look(0);
         let certificates = self.layers.iter_mut().zip(inputs);
         for ((certificate, inputs), layers) in certificates.zip(before.iter().zip(&mut layers)) {
-            let (LayerState::Infinity { memory: before, .. }, LayerState::Infinity { memory, .. }) = layers else {
+            let (LayerState::Infinity { memory: before, .. }, LayerState::Infinity { memory, .. }) =
+                layers
+            else {
                 unreachable!("only an infinity mixer folds");
             };
             certificate.read(&inputs, before, memory);

@@ -41,7 +41,9 @@ impl ConfigError {
 
     /// Two settings as `key = value`, each fine alone, and why they cannot stand together.
     pub(crate) fn conflict(setting: impl Display, other: impl Display, why: impl Display) -> Self {
-        Self::Setting(format!("{setting} does not go together with {other}: {why}"))
+        Self::Setting(format!(
+            "{setting} does not go together with {other}: {why}"
+        ))
     }
 
     /// A setting that has to be there, and what it is needed for.

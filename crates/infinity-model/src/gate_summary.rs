@@ -6,6 +6,7 @@ use crate::model::InfinityModel;
 use crate::state::ModelState;
 use burn::tensor::{Int, Tensor};
 use infinity_kernels::MemoryScanInputs;
+use infinity_kernels::borders::Borders;
 
 /// The gates of one layer over all positions, rows and heads.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,12 +53,12 @@ impl InfinityModel {
     /// a model without gates.
     ///
     /// # Panics
-    ///
     /// If `state` has another number of rows than `tokens`.
     pub fn gate_summaries(&self, tokens: Tensor<2, Int>, state: ModelState) -> Vec<GateSummary> {
         let (mut found, tap) = (Vec::new(), Tap::default());
         let [_, t] = tokens.dims();
-        let pass = self.pass(&state.position, t).with_tap(&tap);
+        let pass = self.pass(&state.position, t, &Borders::default());
+        let pass = pass.with_tap(&tap);
         let mut look = |_| found.extend(tap.take().map(|gates| summary(&gates)));
         self.through(tokens, &pass, state.layers, &mut look);
         look(0);

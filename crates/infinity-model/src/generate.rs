@@ -317,9 +317,7 @@ impl Context {
 
     /// Reads tokens up to the next compression of the memory.
     fn read_piece(&mut self, model: &InfinityModel, tokens: &[u32]) -> Result<(), GenerateError> {
-        let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
-        let data = TensorData::new(ids, [tokens.len()]);
-        let ids = Tensor::<1, Int>::from_data(data, &model.device());
+        let ids = ids(model, tokens);
         let state = self.state.lend(model.config());
         let (logits, state) = match tokens.len() {
             1 => model.decode_step(ids, state),
@@ -345,38 +343,23 @@ impl Context {
     }
 }
 
-/// What the device gives of `logits`.
-fn numbers(logits: Tensor<2>) -> Result<Vec<f32>, GenerateError> {
-    let data = logits.try_into_data().map_err(|error| error.to_string());
+/// Tokens as `model` reads them, `[T]`.
+pub fn ids(model: &InfinityModel, tokens: &[u32]) -> Tensor<1, Int> {
+    let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
+    Tensor::from_data(TensorData::new(ids, [tokens.len()]), &model.device())
+}
+
+/// The numbers of a tensor, on the host.
+///
+/// # Errors
+/// [`GenerateError::Device`].
+pub fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, GenerateError> {
+    let data = tensor.try_into_data().map_err(|error| error.to_string());
     let numbers = data.and_then(|data| {
         let numbers = data.try_into_vec_as::<f32>();
         numbers.map_err(|error| error.to_string())
     });
     numbers.map_err(|reason| GenerateError::Device { reason })
-}
-
-/// A text that a recorded step goes on with, and what has come of it.
-struct Repeating {
-    replay: Replay,
-    logits: Vec<f32>,
-    tokens: Vec<u32>,
-}
-
-impl Repeating {
-    fn read(&mut self, token: u32) -> Result<&[f32], GenerateError> {
-        self.logits = numbers(self.replay.step(&[token]))?;
-        self.tokens.push(token);
-        Ok(&self.logits)
-    }
-
-    /// Leaves the text in `context`, which stands where this began.
-    fn end(self, context: &mut Context) {
-        if !self.tokens.is_empty() {
-            context.state = self.replay.state();
-            context.logits = self.logits;
-            context.past.recent.extend(self.tokens);
-        }
-    }
 }
 
 impl Folded {
@@ -527,20 +510,17 @@ fn run(
     on_step: &mut dyn FnMut(&Decoder) -> ControlFlow<()>,
 ) -> Result<Generation, GenerateError> {
     let (start, mut prefill_s) = (Instant::now(), 0.0);
-    let (mut repeating, mut asked) = (None, false);
+    // A recorded step, which goes on from the first new token, and what it made of the last.
+    let (mut recorded, mut repeated) = (None, Vec::new());
     let finish = loop {
-        if !asked && !decoder.tokens().is_empty() {
-            asked = true;
-            if decoder.left() >= Replay::WORTH {
-                repeating = Replay::new(model, &context.state).map(|replay| Repeating {
-                    replay,
-                    logits: Vec::new(),
-                    tokens: Vec::new(),
-                });
-            }
+        if decoder.tokens().len() == 1 && decoder.left() >= Replay::WORTH {
+            recorded = Replay::new(model, &context.state);
         }
-        let logits = match (&mut repeating, decoder.wants()) {
-            (Some(repeating), [token]) => repeating.read(*token)?,
+        let logits = match (&mut recorded, decoder.wants()) {
+            (Some(recorded), [token]) => {
+                repeated = numbers(recorded.step(&[*token]))?;
+                &repeated
+            }
             (_, tokens) => context.read(model, tokens)?,
         };
         if decoder.tokens().is_empty() {
@@ -554,8 +534,12 @@ fn run(
             break finish;
         }
     };
-    if let Some(repeating) = repeating {
-        repeating.end(context);
+    if let (Some(recorded), [read @ .., _]) = (recorded, decoder.tokens())
+        && !read.is_empty()
+    {
+        context.state = recorded.state();
+        context.logits = repeated;
+        context.past.recent.extend(read);
     }
     context.past.draws = Some(decoder.draws());
     Ok(Generation {

@@ -107,7 +107,6 @@ impl InfinityModel {
     /// alone, it takes the fastest that its device has.
     ///
     /// # Errors
-    ///
     /// If the form does not exist on the model's device.
     pub fn with_form(mut self, form: Form) -> Result<Self, FormError> {
         form.check(&self.device())?;
@@ -118,7 +117,6 @@ impl InfinityModel {
     /// The same model computing in `precision`, with its parameters in the format that this takes.
     ///
     /// # Errors
-    ///
     /// If the device cannot hold them.
     pub fn with_precision(mut self, precision: Precision) -> Result<Self, PrecisionError> {
         let device = self.device();
@@ -132,7 +130,6 @@ impl InfinityModel {
     /// The same model with its memory compressed while it reads, for inference, or exact.
     ///
     /// # Errors
-    ///
     /// If its memory cannot be compressed so; the message names the key.
     pub fn with_compression(
         mut self,
@@ -188,7 +185,6 @@ impl InfinityModel {
     /// ```
     ///
     /// # Panics
-    ///
     /// If `state` has another number of rows than `tokens`.
     pub fn forward(
         &self,
@@ -202,7 +198,6 @@ impl InfinityModel {
     /// What the logits are made of: the normed output of the last block, `[B, T, D]`.
     ///
     /// # Panics
-    ///
     /// As [`forward`](Self::forward).
     pub fn forward_hidden(
         &self,
@@ -229,7 +224,6 @@ impl InfinityModel {
     /// ```
     ///
     /// # Panics
-    ///
     /// As [`forward`](Self::forward), if `borders` are of other sizes, and with a compressed memory.
     pub fn forward_packed(
         &self,
@@ -267,7 +261,7 @@ impl InfinityModel {
         before: &mut dyn FnMut(usize),
     ) -> (Tensor<3>, ModelState) {
         let [_, t] = tokens.dims();
-        let pass = self.pass_packed(&state.position, t, borders);
+        let pass = self.pass(&state.position, t, borders);
         let position = state.position_after(t, borders);
         let (hidden, layers) = self.through(tokens, &pass, state.layers, before);
         (hidden, ModelState { layers, position })
@@ -294,19 +288,14 @@ impl InfinityModel {
         (self.final_norm(stream.x), after)
     }
 
-    /// What the blocks share that read `t` tokens from `position` on.
-    pub fn pass(&self, position: &[u64], t: usize) -> Pass {
-        self.pass_packed(position, t, &Borders::default())
-    }
-
-    /// [`pass`](Self::pass) over rows of several documents.
-    pub fn pass_packed(&self, position: &[u64], t: usize, borders: &Borders) -> Pass {
+    /// What the blocks share that read `t` tokens from `position` on, where documents have these `borders`.
+    pub fn pass(&self, position: &[u64], t: usize, borders: &Borders) -> Pass {
         let device = self.device().inner();
-        let pass = Pass::packed(&self.config, position, t, borders, &device);
-        let pass = pass.with_formats(self.formats());
-        match self.form {
-            Some(form) => pass.with_form(form),
-            None => pass,
+        let pass = Pass::new(&self.config, position, t, borders, &device);
+        Pass {
+            form: self.form.unwrap_or(pass.form),
+            formats: self.formats(),
+            ..pass
         }
     }
 
@@ -354,7 +343,6 @@ impl InfinityModel {
     /// Memory does not depend on `T`.
     ///
     /// # Panics
-    ///
     /// If there are no tokens, or as [`forward`](Self::forward).
     pub fn prefill(&self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<2>, ModelState) {
         let [b, t] = tokens.dims();
@@ -389,7 +377,6 @@ impl InfinityModel {
     /// ```
     ///
     /// # Panics
-    ///
     /// As [`forward`](Self::forward).
     pub fn decode_step(
         &self,

@@ -43,9 +43,10 @@ use crate::parameters::Weight;
 use crate::precision::{Formats, Precision, PrecisionError};
 use crate::tokenizer::Tokenizer;
 pub use back::{same_network, save_like};
+pub use files::is_part;
 use files::{
-    CONFIG, GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, config_error, damaged, is_part,
-    missing, read_error, write_error,
+    CONFIG, GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, config_error, damaged, missing,
+    read_error, write_error,
 };
 pub use fit::Fit;
 use foreign::Foreign;

@@ -40,7 +40,7 @@ impl Replay {
             return None;
         }
         let rows = state.batch();
-        let mut pass = model.pass(&state.position, 1);
+        let mut pass = model.pass(&state.position, 1, &Borders::default());
         let [cos, sin] = pass.rotary.tables();
         let mut keeping = Keeping::default();
         keeping.push(Tensor::<1>::zeros([rows], &device));
@@ -111,7 +111,6 @@ impl Replay {
     /// Reads one token a row and returns the logits after it `[B, vocab_size]`, which the next call overwrites.
     ///
     /// # Panics
-    ///
     /// If there are other rows.
     pub fn step(&mut self, tokens: &[u32]) -> Tensor<2> {
         let position = &mut self.state.position;

@@ -43,11 +43,7 @@ pub struct Draws {
 }
 
 /// A token that may be drawn, and its weight: a logit, later a probability up to a factor.
-#[derive(Clone, Copy, Debug)]
-struct Candidate {
-    id: u32,
-    weight: f64,
-}
+type Candidate = (u32, f64);
 
 impl Sampler {
     /// A sampler for a valid configuration; `seed` decides every draw, whatever `config.seed` is.
@@ -97,18 +93,18 @@ impl Sampler {
     /// are −∞ or there are none.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, GenerateError> {
         let candidates = self.candidates(logits)?;
-        let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
+        let mut left = total(&candidates);
         self.draws.count += 1;
-        let mut left = self.rng.random::<f64>() * total;
-        for candidate in &candidates {
-            left -= candidate.weight;
+        left *= self.rng.random::<f64>();
+        for (id, weight) in &candidates {
+            left -= weight;
             if left < 0.0 {
-                return Ok(candidate.id);
+                return Ok(*id);
             }
         }
         // Rounding can leave a hair after the last one.
         let last = candidates.last().ok_or(GenerateError::NoCandidate)?;
-        Ok(last.id)
+        Ok(last.0)
     }
 
     /// The tokens that could be drawn and their probabilities, the most likely first.
@@ -118,29 +114,27 @@ impl Sampler {
     pub fn distribution(&self, logits: &[f32]) -> Result<Vec<(u32, f64)>, GenerateError> {
         let mut candidates = self.candidates(logits)?;
         candidates.sort_unstable_by(larger_first);
-        let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-        let each = candidates.iter();
-        let shares = each.map(|candidate| (candidate.id, candidate.weight / total));
-        Ok(shares.collect())
+        let total = total(&candidates);
+        candidates
+            .iter_mut()
+            .for_each(|(_, weight)| *weight /= total);
+        Ok(candidates)
     }
 
     /// What is left after steps 1 to 5, with weights proportional to probability.
     fn candidates(&self, logits: &[f32]) -> Result<Vec<Candidate>, GenerateError> {
         let mut candidates = finite_candidates(logits)?;
         self.penalize(&mut candidates);
-        candidates.retain(|candidate| candidate.weight > f64::NEG_INFINITY);
+        candidates.retain(|(_, weight)| *weight > f64::NEG_INFINITY);
         if self.config.is_greedy() {
             let best = candidates.iter().copied().min_by(larger_first);
-            let best = best.ok_or(GenerateError::NoCandidate)?;
-            return Ok(vec![Candidate {
-                weight: 1.0,
-                ..best
-            }]);
+            let (id, _) = best.ok_or(GenerateError::NoCandidate)?;
+            return Ok(vec![(id, 1.0)]);
         }
         keep_top_k(&mut candidates, self.config.top_k);
         to_probabilities(&mut candidates, self.config.temperature)?;
         keep_top_p(&mut candidates, self.config.top_p);
-        candidates.retain(|candidate| candidate.weight >= self.config.min_p);
+        candidates.retain(|(_, weight)| *weight >= self.config.min_p);
         Ok(candidates)
     }
 
@@ -148,10 +142,9 @@ impl Sampler {
     fn penalize(&self, candidates: &mut [Candidate]) {
         let config = &self.config;
         for (&id, &count) in &self.counts {
-            let Some(candidate) = candidates.get_mut(id as usize) else {
+            let Some((_, logit)) = candidates.get_mut(id as usize) else {
                 continue;
             };
-            let logit = &mut candidate.weight;
             match *logit > 0.0 {
                 true => *logit /= config.repetition_penalty,
                 false => *logit *= config.repetition_penalty,
@@ -163,16 +156,17 @@ impl Sampler {
 
 /// The larger weight first; equal ones by id.
 fn larger_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
-    b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+fn total(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(|(_, weight)| weight).sum()
 }
 
 fn finite_candidates(logits: &[f32]) -> Result<Vec<Candidate>, GenerateError> {
     let candidate = |(id, &value): (u32, &f32)| match value.is_nan() || value == f32::INFINITY {
         true => Err(GenerateError::BadLogit { id, value }),
-        false => Ok(Candidate {
-            id,
-            weight: f64::from(value),
-        }),
+        false => Ok((id, f64::from(value))),
     };
     (0..).zip(logits).map(candidate).collect()
 }
@@ -183,16 +177,16 @@ fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
     }
     candidates.select_nth_unstable_by(k - 1, larger_first);
     candidates.truncate(k);
-    candidates.sort_unstable_by_key(|candidate| candidate.id);
+    candidates.sort_unstable_by_key(|(id, _)| *id);
 }
 
 /// `exp((logit − largest) / temperature)`: the largest weight is exactly 1.
 fn to_probabilities(candidates: &mut [Candidate], temperature: f64) -> Result<(), GenerateError> {
-    let logits = candidates.iter().map(|candidate| candidate.weight);
+    let logits = candidates.iter().map(|(_, logit)| *logit);
     let largest = logits.max_by(f64::total_cmp);
     let largest = largest.ok_or(GenerateError::NoCandidate)?;
-    for candidate in candidates {
-        candidate.weight = ((candidate.weight - largest) / temperature).exp();
+    for (_, weight) in candidates {
+        *weight = ((*weight - largest) / temperature).exp();
     }
     Ok(())
 }
@@ -202,10 +196,9 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f64) {
         return;
     }
     candidates.sort_unstable_by(larger_first);
-    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-    let mut reached = 0.0;
-    let enough = candidates.iter().position(|candidate| {
-        reached += candidate.weight;
+    let (total, mut reached) = (total(candidates), 0.0);
+    let enough = candidates.iter().position(|(_, weight)| {
+        reached += weight;
         reached >= top_p * total
     });
     candidates.truncate(enough.map_or(candidates.len(), |last| last + 1));

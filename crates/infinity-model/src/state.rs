@@ -297,7 +297,6 @@ impl ModelState {
     /// what was there.
     ///
     /// # Panics
-    ///
     /// If `rows` has another length than the batch.
     pub fn reset_rows(self, rows: &[bool]) -> Self {
         assert_eq!(rows.len(), self.batch(), "one mark a row");
@@ -310,7 +309,6 @@ impl ModelState {
     /// position included, or has read nothing where that is `None`.
     ///
     /// # Panics
-    ///
     /// If a row does not exist, or without any row.
     pub fn gather_rows(self, from: &[Option<usize>]) -> Self {
         let in_place = (0..self.batch()).map(Some);
@@ -327,7 +325,6 @@ impl ModelState {
     /// The rows of all parts, one part after the other, as one state. The parts are on one device.
     ///
     /// # Panics
-    ///
     /// Without any part, or if they are not states of one model.
     pub fn cat(parts: Vec<Self>) -> Self {
         let depth = parts.first().expect("at least one part").layers.len();

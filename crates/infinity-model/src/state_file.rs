@@ -71,7 +71,6 @@ impl ModelState {
     /// ```
     ///
     /// # Errors
-    ///
     /// If it has numbers of another format than f32, or if the file cannot be written.
     pub fn save(&self, path: &Path, model: &impl Stateful) -> Result<(), StateError> {
         let identity = fingerprint(model);
@@ -82,7 +81,6 @@ impl ModelState {
     /// Reads a state of `model` onto its device.
     ///
     /// # Errors
-    ///
     /// [`StateError`]: the file cannot be read, is cut or changed, belongs to another model, or
     /// holds numbers that are not finite.
     pub fn load(path: &Path, model: &impl Stateful) -> Result<Self, StateError> {
@@ -107,7 +105,6 @@ impl ModelState {
     /// otherwise.
     ///
     /// # Errors
-    ///
     /// If the state has numbers of another format than f32.
     pub fn to_bytes(&self, model: Option<&str>) -> Result<Vec<u8>, StateProblem> {
         Ok(self.to_bytes_with(model, &Extra::default(), None)?.0)
@@ -217,7 +214,6 @@ impl ModelState {
     /// large its numbers are.
     ///
     /// # Errors
-    ///
     /// If the bytes are no whole and unchanged state.
     pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<Self, StateProblem> {
         Ok(Saved::read(bytes, device)?.state)
@@ -228,7 +224,6 @@ impl ModelState {
 /// tokens.
 ///
 /// # Errors
-///
 /// If the bytes are no state file.
 pub fn notes(bytes: &[u8]) -> Result<Vec<(String, String)>, StateProblem> {
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;

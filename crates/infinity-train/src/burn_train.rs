@@ -25,9 +25,8 @@ use burn::train::renderer::{
 };
 use burn::train::{
     EventProcessorError, EventProcessorTraining, InferenceStep, ItemLazy, Learner, LearnerEvent,
-    LearnerSummary, SupervisedLearningStrategy, SupervisedTraining,
-    SupervisedTrainingEventProcessor, TrainLoader, TrainOutput, TrainStep, TrainingComponents,
-    TrainingItem, TrainingStrategy, ValidLoader,
+    SupervisedLearningStrategy, SupervisedTraining, SupervisedTrainingEventProcessor, TrainLoader,
+    TrainOutput, TrainStep, TrainingComponents, TrainingItem, TrainingStrategy, ValidLoader,
 };
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -373,21 +372,13 @@ impl DataLoader<LmBatch> for NoLoader {
 /// own renderer for pipes prints progress without metrics on every batch.
 struct Quiet;
 
-type End = Result<(), Box<dyn core::error::Error>>;
-
 impl MetricsRendererTraining for Quiet {
     fn update_train(&mut self, _: MetricState) {}
     fn update_valid(&mut self, _: MetricState) {}
-    fn on_train_end(&mut self, _: Option<LearnerSummary>) -> End {
-        Ok(())
-    }
 }
 
 impl MetricsRendererEvaluation for Quiet {
     fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
-    fn on_test_end(&mut self, _: Option<LearnerSummary>) -> End {
-        Ok(())
-    }
 }
 
 impl TrainingProgressLogger for Quiet {

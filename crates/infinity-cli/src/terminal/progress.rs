@@ -129,10 +129,10 @@ fn eval_line(m: &EvalMetrics) -> String {
     format!(
         "eval @{} | val_loss {:.4} | ppl {} | bpb {:.3} | {:.1}s{best}",
         m.step,
-        m.loss,
-        perplexity(m.perplexity),
-        m.bits_per_byte,
-        m.seconds,
+        m.report.loss,
+        perplexity(m.report.perplexity),
+        m.report.bits_per_byte,
+        m.report.seconds,
     )
 }
 
@@ -160,6 +160,7 @@ pub(crate) fn reading() -> impl FnMut(u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use infinity_train::EvalReport;
 
     fn step() -> StepMetrics {
         StepMetrics {
@@ -182,10 +183,14 @@ mod tests {
     fn eval() -> EvalMetrics {
         EvalMetrics {
             step: 500,
-            loss: 3.1021,
-            perplexity: 22.244,
-            bits_per_byte: 1.41,
-            seconds: 4.1,
+            report: EvalReport {
+                loss: 3.1021,
+                perplexity: 22.244,
+                bits_per_byte: 1.41,
+                tokens: 0,
+                bytes: 0,
+                seconds: 4.1,
+            },
             best: true,
             gates: Vec::new(),
         }

@@ -47,39 +47,28 @@ impl Width {
         Self::ALL.iter().copied().find(fits).unwrap_or(Width::Bf16)
     }
 
-    /// A `memory_compression_ratio` that asks for it.
-    pub fn ratio(self) -> f64 {
+    /// A `memory_compression_ratio` that asks for it, bits of a number, and the largest whole number, if there are scales.
+    fn row(self) -> (f64, usize, Option<f32>) {
         match self {
-            Width::Four => 0.15,
-            Width::Eight => 0.3,
-            Width::Bf16 => 0.5,
+            Width::Four => (0.15, 4, Some(7.0)),
+            Width::Eight => (0.3, 8, Some(127.0)),
+            Width::Bf16 => (0.5, 16, None),
         }
     }
 
-    /// The largest whole number; `None` for bf16.
-    fn largest(self) -> Option<f32> {
-        match self {
-            Width::Four => Some(7.0),
-            Width::Eight => Some(127.0),
-            Width::Bf16 => None,
-        }
+    /// A `memory_compression_ratio` that asks for it.
+    pub fn ratio(self) -> f64 {
+        self.row().0
     }
 
     /// Bytes of the codes of `numbers` numbers.
     pub(crate) fn code_bytes(self, numbers: usize) -> usize {
-        match self {
-            Width::Four => numbers.div_ceil(2),
-            Width::Eight => numbers,
-            Width::Bf16 => 2 * numbers,
-        }
+        (numbers * self.row().1).div_ceil(8)
     }
 
     /// Scales of `numbers` numbers.
     pub(crate) fn scales(self, numbers: usize) -> usize {
-        match self {
-            Width::Bf16 => 0,
-            _ => numbers.div_ceil(BLOCK),
-        }
+        self.row().2.map_or(0, |_| numbers.div_ceil(BLOCK))
     }
 }
 
@@ -282,7 +271,7 @@ pub fn decompress(compressed: &Compressed, device: &Device) -> Tensor<5> {
 impl Compressed {
     /// Adds the codes and scales of a state `[K, V]`.
     fn encode(&mut self, state: &[f32], v: usize) {
-        let Some(largest) = self.width.largest() else {
+        let (_, _, Some(largest)) = self.width.row() else {
             let halves = state.iter().map(|x| bf16::from_f32(*x).to_le_bytes());
             self.codes.extend(halves.flatten());
             return;

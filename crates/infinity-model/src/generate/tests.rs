@@ -300,12 +300,7 @@ fn a_compressed_text_needs_the_model_that_compresses_so() {
     let folding = with(compression(Width::Eight, 64));
     let mut context = Context::new(&folding);
     context.read(&folding, &[7; 70]).unwrap();
-    let wrong = context.save_in(
-        &path,
-        &Identity::of(&folding, None),
-        &[],
-        Some(Width::Four),
-    );
+    let wrong = context.save_in(&path, &Identity::of(&folding, None), &[], Some(Width::Four));
     let message = wrong.unwrap_err().to_string();
     assert!(
         message.contains("4 bits") && message.contains("8 bits every 64"),
@@ -334,12 +329,7 @@ fn a_compressed_text_needs_the_model_that_compresses_so() {
     let mut context = Context::new(&exact);
     context.read(&exact, &[7, 8, 9]).unwrap();
     context
-        .save_in(
-            &path,
-            &Identity::of(&exact, None),
-            &[],
-            Some(Width::Eight),
-        )
+        .save_in(&path, &Identity::of(&exact, None), &[], Some(Width::Eight))
         .unwrap();
     let mut loaded = Context::load(&path, &exact, None).unwrap();
     assert_eq!((loaded.position(), &loaded.logits), (3, &context.logits));

@@ -79,7 +79,9 @@ impl StoredWeights {
             let inside = !shard.is_empty() && !shard.contains('\\') && parts.all(|normal| normal);
             if !inside {
                 let what = "which is no file in this folder";
-                return Err(refuse(format!("{tensor} is said to be in {shard:?}, {what}")));
+                return Err(refuse(format!(
+                    "{tensor} is said to be in {shard:?}, {what}"
+                )));
             }
             let before = listed.insert(tensor.clone(), shard);
             if let Some(first) = before.filter(|first| first != shard) {

@@ -310,14 +310,12 @@ impl CheckpointStore {
             let found = Mark::of(&path, Fingerprint::like(&mark.fingerprint));
             let found = found.map_err(|error| damaged(&path, error))?;
             let (is, was) = (found.bytes, mark.bytes);
-            if is != was {
-                let reason = format!("it has {is} bytes and was written with {was}");
-                return Err(damaged(&path, reason));
-            }
-            if found.fingerprint != mark.fingerprint {
-                let reason = "its fingerprint is not that of what was written";
-                return Err(damaged(&path, reason));
-            }
+            let reason = match found.fingerprint == mark.fingerprint {
+                _ if is != was => format!("it has {is} bytes and was written with {was}"),
+                false => "its fingerprint is not that of what was written".to_owned(),
+                true => continue,
+            };
+            return Err(damaged(&path, reason));
         }
         read(&directory.join(STATE))
     }
@@ -355,10 +353,12 @@ impl CheckpointStore {
     ) -> Result<(), CheckpointError> {
         let steps = self.steps();
         let (before, after) = steps.split_at(steps.partition_point(|at| *at <= step));
-        let surplus = match keep_last {
-            0 => 0,
-            _ => before.len().saturating_sub(keep_last),
+        let keep_last = if keep_last == 0 {
+            usize::MAX
+        } else {
+            keep_last
         };
+        let surplus = before.len().saturating_sub(keep_last);
         // Before anything goes: a run that is killed here must not leave a note of what is gone.
         let settled = self.settle_best(best);
         let kept = |step: u64| [best, good].contains(&Some(step));

@@ -6,44 +6,18 @@ use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::square_sum::square_sum;
 use infinity_kernels::{has_pool, in_pool};
 
-/// The norm of all gradients together, and the gradients scaled down to `max_norm` (0: as they
-/// are). A norm that is not finite is returned with the gradients untouched.
-pub fn clip<M: Module + Sync>(
-    model: &M,
-    grads: GradientsParams,
-    max_norm: f64,
-) -> (GradientsParams, f64) {
-    clip_scaled(model, grads, 1.0, max_norm)
-}
-
-/// [`clip`] for gradients that are `scale` times too large: the norm is that of the right ones,
-/// and they are divided by `scale`.
-pub fn clip_scaled<M: Module + Sync>(
-    model: &M,
-    grads: GradientsParams,
-    scale: f64,
-    max_norm: f64,
-) -> (GradientsParams, f64) {
-    let (mut grads, Clip { norm, factor }) = measure(model, grads, scale, max_norm);
-    if factor != 1.0 {
-        let grads = &mut grads;
-        pooled(&model.devices(), || {
-            model.visit(&mut Scale { grads, factor })
-        });
-    }
-    (grads, norm)
-}
-
+/// The norm of all gradients together, and what they are to be multiplied by.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clip {
+pub struct Clip {
     /// Their norm, in the right scale.
-    pub(crate) norm: f64,
-    /// They are multiplied by this; by 1 where the norm is not finite.
-    pub(crate) factor: f64,
+    pub norm: f64,
+    /// What brings them to their right scale and, where the norm is above its limit, down to that; 1 where it is not
+    /// finite.
+    pub factor: f64,
 }
 
-/// The first half of [`clip_scaled`]: the gradients as they are, and what is to be done with them.
-pub(crate) fn measure<M: Module + Sync>(
+/// Measures gradients that are `scale` times too large, for a norm of at most `max_norm` (0: of any).
+pub fn clip<M: Module + Sync>(
     model: &M,
     grads: GradientsParams,
     scale: f64,
@@ -95,19 +69,6 @@ impl ModuleVisitor for Squares<'_> {
                 Some(sum) => sum + square,
                 None => square,
             });
-        }
-    }
-}
-
-struct Scale<'a> {
-    grads: &'a mut GradientsParams,
-    factor: f64,
-}
-
-impl ModuleVisitor for Scale<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(grad) = self.grads.remove::<D>(param.id) {
-            self.grads.register(param.id, grad * self.factor);
         }
     }
 }

@@ -17,8 +17,7 @@ mod clip;
 mod record;
 mod schedule;
 
-pub(crate) use clip::measure;
-pub use clip::{clip, clip_scaled};
+pub use clip::{Clip, clip};
 pub use schedule::Schedule;
 
 use crate::config::{LrSchedulerConfig, OptimizerConfig, OptimizerName};
@@ -110,7 +109,7 @@ impl Optimizer {
     }
 
     /// [`step`](Self::step) with the gradients times `factor`.
-    pub(crate) fn step_scaled<M: Module>(
+    pub fn step_scaled<M: Module>(
         &mut self,
         module: M,
         mut grads: GradientsParams,

@@ -33,7 +33,7 @@ pub(super) fn learn(trainee: &Trainee, batch: &LmBatch) -> Learned {
     let mut pass = Pass {
         trainee,
         batch,
-        shared: model.pass_packed(&start.position, len, borders),
+        shared: model.pass(&start.position, len, borders),
         draws: Draws::new(model, batch.seed),
         grads: GradientsAccumulator::new(),
     };
