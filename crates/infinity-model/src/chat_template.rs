@@ -240,11 +240,10 @@ impl ChatTemplate {
 
     /// The same with marks around what the model says, if the template marks that.
     fn marked(&self, messages: &[Message]) -> Result<Option<String>, ChatTemplateError> {
-        let marked = self
-            .jinja
-            .as_ref()
-            .and_then(|jinja| Some((jinja, jinja.marked.as_ref()?)));
-        let text = marked.map(|(jinja, marked)| jinja.render(marked, messages, [false, false]));
+        let text = self.jinja.as_ref().and_then(|jinja| {
+            let marked = jinja.marked.as_ref()?;
+            Some(jinja.render(marked, messages, [false, false]))
+        });
         text.transpose()
     }
 

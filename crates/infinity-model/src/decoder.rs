@@ -99,13 +99,7 @@ impl Decoder {
             return Err(GenerateError::EmptyPrompt);
         }
         let vocab_size = model.vocab_size;
-        if let Some(position) = prompt.iter().position(|&id| id as usize >= vocab_size) {
-            return Err(GenerateError::UnknownToken {
-                id: prompt[position],
-                position,
-                vocab_size,
-            });
-        }
+        GenerateError::check_tokens(&prompt, vocab_size)?;
         // A random seed is of a size that a person can type again.
         let random = || u64::from(rand::random::<u32>());
         let same = |draws: &Draws| config.seed.is_none_or(|seed| seed == draws.seed);

@@ -180,6 +180,21 @@ pub enum GenerateError {
     },
 }
 
+impl GenerateError {
+    /// Refuses [`UnknownToken`](Self::UnknownToken)s in a prompt for a model of `vocab_size` tokens.
+    pub fn check_tokens(prompt: &[u32], vocab_size: usize) -> Result<(), Self> {
+        let unknown = |id: &u32| *id as usize >= vocab_size;
+        let position = prompt.iter().position(unknown);
+        position.map_or(Ok(()), |position| {
+            Err(Self::UnknownToken {
+                id: prompt[position],
+                position,
+                vocab_size,
+            })
+        })
+    }
+}
+
 /// A state file cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]

@@ -260,7 +260,7 @@ pub(crate) fn heads(x: Tensor<3>, n_heads: usize) -> Tensor<4> {
 }
 
 /// A seed out of the generator of `device`: what [`Device::seed`] decides.
-pub(crate) fn drawn_seed(device: &Device) -> u64 {
+pub fn drawn_seed(device: &Device) -> u64 {
     let all = Distribution::Uniform(0.0, f64::from(1 << 24));
     let drawn = Tensor::<1>::random([1], all, &device.clone().inner());
     drawn.into_scalar::<f32>() as u64

@@ -7,7 +7,7 @@
 mod lost;
 mod prepare;
 
-use crate::burn_train::{Shell, Shown, Stretches, within_learner};
+use crate::burn_train::{Shell, Stretches, within_learner};
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
 use crate::data::{EvalSource, HostBatch, TrainSource, Workers, templates};
@@ -141,14 +141,11 @@ impl Run {
         body: impl FnOnce(&mut Run, &mut Shell) -> T + Send + 'static,
     ) -> Result<(Run, T), TrainError> {
         let every = self.valid.as_ref().map_or(0, |_| self.config.eval.every);
-        let shown = Shown {
-            root: self.config.output_dir(),
-            name: self.config.run.name.clone(),
-            dashboard: self.config.logging.progress == Progress::Tui && !self.rehearses,
-            stretches: Stretches::new(every, self.state.total_steps),
-            step: self.state.step,
-        };
-        within_learner(shown, self.trainee.clone(), move |shell| {
+        let stretches = Stretches::new(every, self.state.total_steps);
+        let dashboard = self.config.logging.progress == Progress::Tui && !self.rehearses;
+        let shown = (stretches, self.state.step, dashboard);
+        let (config, trainee) = (self.config.clone(), self.trainee.clone());
+        within_learner(&config, shown, trainee, move |shell| {
             let given = body(&mut self, shell);
             (self.trainee.clone(), (self, given))
         })

@@ -615,7 +615,7 @@ fn every_kind_of_layer_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let model = config.init(&Device::flex());
         let weights = crate::parameters::weights(&config);
-        let counted: usize = weights.iter().map(crate::parameters::Weight::len).sum();
+        let counted: usize = weights.iter().map(crate::parameters::Weight::numbers).sum();
         assert_eq!(counted, model.num_params(), "{config:?}");
         save_pretrained(folder.path(), &model, None, &GenerationConfig::default()).unwrap();
         let loaded = load(folder.path()).unwrap();

@@ -54,15 +54,7 @@ impl Reading {
     /// # Errors
     /// [`GenerateError`]: a token that the model does not know, or a device that fails.
     pub fn add(&mut self, tokens: &[u32]) -> Result<Vec<Option<f32>>, GenerateError> {
-        let vocab_size = self.model.config().vocab_size;
-        let mut all = tokens.iter().copied().enumerate();
-        if let Some((position, id)) = all.find(|(_, id)| *id as usize >= vocab_size) {
-            return Err(GenerateError::UnknownToken {
-                id,
-                position,
-                vocab_size,
-            });
-        }
+        GenerateError::check_tokens(tokens, self.model.config().vocab_size)?;
         let mut losses = Vec::new();
         let mut rest = tokens;
         loop {

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use infinity_kernels::square_sum::square_sum;
 use infinity_kernels::{has_pool, in_pool};
 
@@ -23,7 +23,8 @@ pub fn clip<M: Module + Sync>(
     scale: f64,
     max_norm: f64,
 ) -> (GradientsParams, Clip) {
-    pooled(&model.devices(), || {
+    // On a CPU each of these small operations would wake a thread.
+    in_pool(&model.devices()[0], || {
         let mut squares = Squares {
             grads: &grads,
             sum: None,
@@ -40,15 +41,6 @@ pub fn clip<M: Module + Sync>(
         };
         (grads, Clip { norm, factor })
     })
-}
-
-/// Runs `work` where the kernels' threads are: on a CPU each of these small operations would wake
-/// one.
-pub(super) fn pooled<R: Send>(devices: &[Device], work: impl FnOnce() -> R + Send) -> R {
-    match devices.first() {
-        Some(device) => in_pool(device, work),
-        None => work(),
-    }
 }
 
 /// The sum of all squares: on a CPU as far as it has come, elsewhere of what is still to be added up together.

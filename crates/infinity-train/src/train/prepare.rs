@@ -153,7 +153,7 @@ impl Run {
             Trainee::new(model, config.training.loss_chunk).recomputing(Recompute::of(&config));
         let mut stream = None;
         if let Some(step) = resumed_at {
-            trainee = checkpoints.weights(step, trainee, |record| record)?;
+            trainee = checkpoints.weights(step, trainee)?;
             if config.data.stateful || config.data.initial_state.last_fraction > 0.0 {
                 stream = checkpoints.stream(step, &devices.main().clone().inner())?;
             }
