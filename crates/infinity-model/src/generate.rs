@@ -32,8 +32,8 @@ const DRAWS: &str = "draws";
 const TOKENIZER: &str = "tokenizer";
 const SINCE: &str = "since";
 
-/// Which model and tokenizer a text belongs to, and how its memory is compressed. Finding it takes a look at every weight, so who
-/// saves often keeps it.
+/// Which model and tokenizer a text belongs to, and how its memory is compressed. Finding it takes a look
+/// at every weight, so who saves often keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     model: String,

@@ -34,9 +34,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
-/// Runs `body`, the training loop of `config` from `step` on, inside burn-train's learner. Its `dashboard` is what it shows
-/// on a terminal when it is told nothing else. `body` returns the trained model and
-/// whatever else is to come out. To be killed from the dashboard is an error; a panic goes through.
+/// Runs `body`, the training loop of `config` from `step` on, inside burn-train's learner, with its `dashboard`
+/// or without. `body` returns the trained model and whatever else is to come out. To be killed from the
+/// dashboard is an error; a panic goes through.
 pub(crate) fn within_learner<T: Send + 'static>(
     config: &RunConfig,
     (stretches, step, dashboard): (Stretches, u64, bool),

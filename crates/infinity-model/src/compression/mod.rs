@@ -47,7 +47,8 @@ impl Width {
         Self::ALL.iter().copied().find(fits).unwrap_or(Width::Bf16)
     }
 
-    /// A `memory_compression_ratio` that asks for it, bits of a number, and the largest whole number, if there are scales.
+    /// A `memory_compression_ratio` that asks for it, bits of a number, and the largest whole number if there
+    /// are scales.
     fn row(self) -> (f64, usize, Option<f32>) {
         match self {
             Width::Four => (0.15, 4, Some(7.0)),

@@ -349,12 +349,10 @@ impl CheckpointStore {
     ) -> Result<(), CheckpointError> {
         let steps = self.steps();
         let (before, after) = steps.split_at(steps.partition_point(|at| *at <= step));
-        let keep_last = if keep_last == 0 {
-            usize::MAX
-        } else {
-            keep_last
+        let surplus = match keep_last {
+            0 => 0,
+            _ => before.len().saturating_sub(keep_last),
         };
-        let surplus = before.len().saturating_sub(keep_last);
         // Before anything goes: a run that is killed here must not leave a note of what is gone.
         let settled = self.settle_best(best);
         let kept = |step: u64| [best, good].contains(&Some(step));
