@@ -15,7 +15,6 @@ use crate::state::{LayerState, Stateful};
 use burn::module::Module;
 use burn::nn::{Dropout, Linear, RmsNorm};
 use burn::tensor::Tensor;
-use infinity_kernels::memory_gates::GateValues;
 use infinity_kernels::rms_norm::rms_norm;
 use infinity_kernels::swiglu::swiglu;
 
@@ -97,23 +96,6 @@ impl Block {
         self.dropout.prob = hidden;
         if let Mixer::Softmax(mixer) = &mut self.mixer {
             mixer.dropout.prob = attention;
-        }
-    }
-
-    /// The mixer's gates for the block's input after the tokens of `state`; softmax attention has none.
-    pub(crate) fn gates(
-        &self,
-        input: &Stream,
-        pass: &Pass,
-        state: LayerState,
-    ) -> Option<GateValues> {
-        match &self.mixer {
-            Mixer::Infinity(mixer) => {
-                let x = self.entered(input.x.clone(), &input.input, pass.formats);
-                let x = norm(&self.input_layernorm, x);
-                Some(mixer.gates(&x, pass, state))
-            }
-            Mixer::Softmax(_) => None,
         }
     }
 

@@ -1,10 +1,11 @@
 //! A text read by a model that folds its memory, with a certificate beside every layer.
 
 use crate::compression::{Certificate, Compression, Held, compress, decompress};
-use crate::layer::{Layer, Stream, Tap};
+use crate::layer::Tap;
 use crate::model::InfinityModel;
 use crate::state::{LayerState, ModelState};
 use burn::tensor::{Int, Tensor};
+use infinity_kernels::borders::Borders;
 
 /// Reads as [`InfinityModel::forward_hidden`] does and keeps a [`Certificate`] of every layer.
 #[derive(Debug)]
@@ -41,56 +42,44 @@ impl<'a> CertifiedReader<'a> {
     /// As [`InfinityModel::forward_hidden`]; `state` is the one of the call before.
     ///
     /// # Panics
-    ///
     /// As there, and if rows fold at different tokens.
     pub fn forward_hidden(
         &mut self,
         tokens: Tensor<2, Int>,
-        mut state: ModelState,
+        state: ModelState,
     ) -> (Tensor<3>, ModelState) {
-        let [_, t] = tokens.dims();
-        let (mut start, mut parts) = (0, Vec::new());
-        while start < t {
-            let len = self.compression.until_fold(&state.position).min(t - start);
-            let piece = tokens.clone().narrow(1, start, len);
-            let (hidden, next) = self.piece(piece, state);
-            (state, start) = (next, start + len);
-            parts.push(hidden);
-        }
-        (Tensor::cat(parts, 1), state)
+        let compression = self.compression;
+        compression.between_folds(tokens, state, |piece, state| self.piece(piece, state))
     }
 
     /// What is read between two folds, and the fold.
     fn piece(&mut self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<3>, ModelState) {
         let [_, t] = tokens.dims();
-        let position = state.position_after(t);
+        let borders = Borders::default();
+        let position = state.position_after(t, &borders);
         let folds = self.compression.folds(&position);
         let all = folds.iter().all(|fold| *fold);
         assert!(all || !folds.contains(&true), "rows fold at one token");
-        let tap = Tap::default();
-        let pass = self.model.pass(&state.position, t).with_tap(&tap);
-        let mut stream = Stream::from(self.model.embed(tokens));
-        let mut layers = Vec::with_capacity(state.layers.len());
-        let blocks = self.model.blocks().iter().zip(state.layers);
-        for ((block, layer), certificate) in blocks.zip(&mut self.layers) {
-            let LayerState::Infinity { memory: before, .. } = layer.clone() else {
+        let (tap, mut inputs) = (Tap::default(), Vec::new());
+        let pass = self.model.pass(&state.position, t, &borders).with_tap(&tap);
+        let mut look = |_| inputs.extend(tap.take());
+        let before = state.layers.clone();
+        let (hidden, mut layers) = self.model.through(tokens, &pass, state.layers, &mut look);
+        look(0);
+        let certificates = self.layers.iter_mut().zip(inputs);
+        for ((certificate, inputs), layers) in certificates.zip(before.iter().zip(&mut layers)) {
+            let (LayerState::Infinity { memory: before, .. }, LayerState::Infinity { memory, .. }) =
+                layers
+            else {
                 unreachable!("only an infinity mixer folds");
             };
-            let (next, mut layer) = block.forward_in(stream, &pass, layer);
-            stream = next;
-            let inputs = tap.take().expect("a memory that reads one scan a pass");
-            let LayerState::Infinity { memory, .. } = &mut layer else {
-                unreachable!("the state of the same layer");
-            };
-            certificate.read(&inputs, &before, memory);
+            certificate.read(&inputs, before, memory);
             if all {
                 let folded = compress(memory, self.compression.width);
                 certificate.fold(memory, &folded);
                 *memory = decompress(&folded, &memory.device());
             }
-            layers.push(layer);
         }
-        let hidden = self.model.final_norm(stream.x);
         (hidden, ModelState { layers, position })
     }
 }

@@ -78,29 +78,18 @@ pub enum ChatTemplateError {
     /// A conversation to learn from in which nobody answers.
     #[error("no message of the role assistant: there is nothing to learn to say")]
     NoAnswer,
-    /// A character that means something here.
-    #[error("messages[{index}].content has a character from U+FDD0 to U+FDD2, which are no text")]
-    NoCharacter {
-        /// The message, from 0.
-        index: usize,
-    },
-    /// The template does not leave a conversation as it was when it goes on.
+    /// The message of this number, from 0, has a character that means something here.
+    #[error("messages[{0}].content has a character from U+FDD0 to U+FDD2, which are no text")]
+    NoCharacter(usize),
+    /// The template does not leave a conversation as it was when it goes on: the number of a message, from 0.
     #[error(
-        "messages[{index}]: where the chat template writes this answer cannot be told, for it writes a \
+        "messages[{0}]: where the chat template writes this answer cannot be told, for it writes a \
          conversation in another way once it goes on; one with {{% generation %}} around answers says it"
     )]
-    Placeless {
-        /// The message, from 0.
-        index: usize,
-    },
-    /// The plain template has no name for this role.
-    #[error("messages[{index}].role = {role:?} is not known: it must be system, user or assistant")]
-    UnknownRole {
-        /// The message, from 0.
-        index: usize,
-        /// Its role.
-        role: String,
-    },
+    Placeless(usize),
+    /// The plain template has no name for the role of the message of this number, from 0.
+    #[error("messages[{0}].role = {1:?} is not known: it must be system, user or assistant")]
+    UnknownRole(usize, String),
 }
 
 /// How a model's conversations are written.
@@ -251,11 +240,10 @@ impl ChatTemplate {
 
     /// The same with marks around what the model says, if the template marks that.
     fn marked(&self, messages: &[Message]) -> Result<Option<String>, ChatTemplateError> {
-        let marked = self
-            .jinja
-            .as_ref()
-            .and_then(|jinja| Some((jinja, jinja.marked.as_ref()?)));
-        let text = marked.map(|(jinja, marked)| jinja.render(marked, messages, [false, false]));
+        let text = self.jinja.as_ref().and_then(|jinja| {
+            let marked = jinja.marked.as_ref()?;
+            Some(jinja.render(marked, messages, [false, false]))
+        });
         text.transpose()
     }
 
@@ -315,10 +303,7 @@ fn plain(messages: &[Message], follows: bool, asks: bool) -> Result<String, Chat
             "system" | "developer" => "",
             "user" => "User: ",
             "assistant" => "Assistant: ",
-            role => {
-                let role = role.to_owned();
-                return Err(ChatTemplateError::UnknownRole { index, role });
-            }
+            role => return Err(ChatTemplateError::UnknownRole(index, role.to_owned())),
         };
         let _ = write!(text, "{separator}{name}{}", message.content.trim());
         separator = "\n\n";

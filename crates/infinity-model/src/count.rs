@@ -19,50 +19,30 @@
 
 use crate::config::{LayerType, MemoryUpdate, ModelConfig, QkNorm};
 use crate::parameters::{Part, weights};
+use std::collections::HashMap;
 
 /// Learned parameters, by what they are for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ParameterCount {
-    /// Token embedding and, if untied, the output projection.
-    pub embedding: u64,
-    /// Query, key, value and output projections, and the learnable feature map.
-    pub mixer_projections: u64,
-    /// Short convolutions.
-    pub convolution: u64,
-    /// Decay, write, read, memory and output gates, and the scalars of residuals from the first layer.
-    pub gates: u64,
-    /// Feed-forward.
-    pub feed_forward: u64,
-    /// RMS norms.
-    pub norms: u64,
-}
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterCount(HashMap<Part, u64>);
 
 impl ParameterCount {
     /// Counts a configuration's parameters.
     pub fn of(config: &ModelConfig) -> Self {
-        let mut count = Self::default();
+        let mut count = HashMap::new();
         for weight in weights(config).iter().filter(|weight| weight.learned) {
-            let part = match weight.part {
-                Part::Embedding => &mut count.embedding,
-                Part::MixerProjections => &mut count.mixer_projections,
-                Part::Convolution => &mut count.convolution,
-                Part::Gates => &mut count.gates,
-                Part::FeedForward => &mut count.feed_forward,
-                Part::Norms => &mut count.norms,
-            };
-            *part += weight.len() as u64;
+            *count.entry(weight.part).or_default() += weight.numbers() as u64;
         }
-        count
+        Self(count)
+    }
+
+    /// Those that are for one thing.
+    pub fn part(&self, part: Part) -> u64 {
+        self.0.get(&part).copied().unwrap_or(0)
     }
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.embedding
-            + self.mixer_projections
-            + self.convolution
-            + self.gates
-            + self.feed_forward
-            + self.norms
+        self.0.values().sum()
     }
 }
 
@@ -77,7 +57,7 @@ pub fn forward_flops_per_token(config: &ModelConfig, window: usize) -> u64 {
             name if name.ends_with("_proj.weight") || name == "lm_head.weight" => 1,
             _ => 0,
         };
-        matmul += uses * weight.len() as u64;
+        matmul += uses * weight.numbers() as u64;
     }
     if config.tie_word_embeddings {
         matmul += config.vocab_size as u64 * config.hidden_size as u64;
@@ -184,14 +164,14 @@ mod tests {
     #[test]
     fn counted_by_hand() {
         let count = ParameterCount::of(&tiny());
-        assert_eq!(count.embedding, 10 * 8);
-        assert_eq!(count.mixer_projections, 4 * 8 * 8);
-        assert_eq!(count.convolution, 3 * 8 * 4);
+        assert_eq!(count.part(Part::Embedding), 10 * 8);
+        assert_eq!(count.part(Part::MixerProjections), 4 * 8 * 8);
+        assert_eq!(count.part(Part::Convolution), 3 * 8 * 4);
         // decay 8·8 + A_log 8 + dt_bias 8, beta 2·8, write and read 2·(8·8 + 8),
         // memory gate 2·8 + 2, output gate 8·8
-        assert_eq!(count.gates, 80 + 16 + 144 + 18 + 64);
-        assert_eq!(count.feed_forward, 3 * 8 * 64);
-        assert_eq!(count.norms, 3 * 8 + 4);
+        assert_eq!(count.part(Part::Gates), 80 + 16 + 144 + 18 + 64);
+        assert_eq!(count.part(Part::FeedForward), 3 * 8 * 64);
+        assert_eq!(count.part(Part::Norms), 3 * 8 + 4);
         assert_eq!(count.total(), 80 + 256 + 96 + 322 + 1536 + 28);
     }
 
@@ -248,7 +228,7 @@ mod tests {
         let (half, most) = (slide(20) - slide(0), full(20) - full(0));
         assert_eq!((half, most), (3 * 16 * 15, 3 * 16 * 20));
         assert_eq!(full(20) - full(0), 3 * 20 * 2 * 8);
-        let mixer = ParameterCount::of(&softmax).mixer_projections;
+        let mixer = ParameterCount::of(&softmax).part(Part::MixerProjections);
         assert_eq!(mixer, 3 * (8 * 8 + 2 * 4 * 8 + 8 * 8));
     }
 

@@ -16,7 +16,7 @@ use crate::tokenizer::{DecodeStream, Tokenizer};
 pub const PROMPT_PIECE: usize = 512;
 
 /// Tokens that a text is remembered by, if penalties do not look back on more.
-pub const RECENT: usize = 64;
+const RECENT: usize = 64;
 
 choice! {
     /// Why generation ended.
@@ -99,13 +99,7 @@ impl Decoder {
             return Err(GenerateError::EmptyPrompt);
         }
         let vocab_size = model.vocab_size;
-        if let Some(position) = prompt.iter().position(|&id| id as usize >= vocab_size) {
-            return Err(GenerateError::UnknownToken {
-                id: prompt[position],
-                position,
-                vocab_size,
-            });
-        }
+        GenerateError::check_tokens(&prompt, vocab_size)?;
         // A random seed is of a size that a person can type again.
         let random = || u64::from(rand::random::<u32>());
         let same = |draws: &Draws| config.seed.is_none_or(|seed| seed == draws.seed);
@@ -261,7 +255,10 @@ impl Words {
         };
         Ok(Self {
             stream: tokenizer.decode_stream(before)?,
-            matcher: StopMatcher::new(stop),
+            matcher: StopMatcher {
+                stops: stop.to_vec(),
+                ..StopMatcher::default()
+            },
             specials: (0..looked_at).filter_map(special).collect(),
         })
     }
@@ -269,7 +266,10 @@ impl Words {
     /// Adds a token's text to `text`; says whether a stop string ends it.
     fn push(&mut self, token: u32, text: &mut String) -> Result<bool, GenerateError> {
         if let Some((_, name)) = self.specials.iter().find(|(id, _)| *id == token) {
-            return Ok(self.matcher.push_hidden(name, text));
+            // It is looked at and not given on.
+            let start = self.matcher.held.len();
+            self.matcher.hidden.push(start..start + name.len());
+            return Ok(self.matcher.push(name, text));
         }
         let piece = self.stream.push(token)?.unwrap_or_default();
         if self.matcher.push(&piece, text) {
@@ -288,7 +288,8 @@ impl Words {
         let held = self.stream.held()?;
         let stopped = self.matcher.push(&held, text);
         if !stopped {
-            self.matcher.finish(text);
+            // What was held back belongs to the text after all.
+            self.matcher.give(self.matcher.held.len(), text);
         }
         Ok(stopped)
     }
@@ -296,7 +297,7 @@ impl Words {
 
 /// Looks for stop strings in text that comes in pieces, and gives text on only when it can no
 /// longer be part of one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct StopMatcher {
     stops: Vec<String>,
     held: String,
@@ -305,14 +306,6 @@ struct StopMatcher {
 }
 
 impl StopMatcher {
-    fn new(stops: &[String]) -> Self {
-        Self {
-            stops: stops.to_vec(),
-            held: String::new(),
-            hidden: Vec::new(),
-        }
-    }
-
     /// Takes the next piece and adds what is safe to `text`; says whether a stop string follows it.
     fn push(&mut self, piece: &str, text: &mut String) -> bool {
         self.held.push_str(piece);
@@ -326,22 +319,10 @@ impl StopMatcher {
         first.is_some()
     }
 
-    /// As [`push`](Self::push), of a piece that is looked at and not given on.
-    fn push_hidden(&mut self, piece: &str, text: &mut String) -> bool {
-        self.hidden
-            .push(self.held.len()..self.held.len() + piece.len());
-        self.push(piece, text)
-    }
-
     /// Whether `more` would complete a stop string.
     fn completes(&self, more: &str) -> bool {
         let all = format!("{}{more}", self.held);
         !more.is_empty() && self.stops.iter().any(|stop| all.contains(stop.as_str()))
-    }
-
-    /// Ends the text: what was held back belongs to it after all.
-    fn finish(&mut self, text: &mut String) {
-        self.give(self.held.len(), text);
     }
 
     /// Adds the first `end` bytes of the held text to `text`, without what is hidden.
@@ -376,8 +357,10 @@ mod tests {
     use super::*;
 
     fn matched(stops: &[&str], pieces: &[&str]) -> (Vec<String>, bool) {
-        let stops: Vec<String> = stops.iter().map(|&stop| stop.into()).collect();
-        let mut matcher = StopMatcher::new(&stops);
+        let mut matcher = StopMatcher {
+            stops: stops.iter().map(|&stop| stop.into()).collect(),
+            ..StopMatcher::default()
+        };
         let mut given = Vec::new();
         for piece in pieces {
             given.push(String::new());
@@ -386,7 +369,7 @@ mod tests {
             }
         }
         given.push(String::new());
-        matcher.finish(given.last_mut().unwrap());
+        matcher.give(matcher.held.len(), given.last_mut().unwrap());
         (given, false)
     }
 

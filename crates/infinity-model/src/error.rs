@@ -8,42 +8,9 @@ use std::path::{Path, PathBuf};
 /// A setting that cannot be used. A key is its whole path (`model.hidden_size`, `generation.top_p`).
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ConfigError {
-    /// A value that cannot be.
-    #[error("{key} = {value} {wrong}")]
-    Value {
-        /// Path of the setting.
-        key: String,
-        /// What was given.
-        value: String,
-        /// What is wrong with it and what is allowed (`is too small: it must be at least 1`).
-        wrong: String,
-    },
-    /// Two settings, each fine alone, that cannot stand together.
-    #[error("{setting} does not go together with {other}: {why}")]
-    Conflict {
-        /// The first, as `key = value`.
-        setting: String,
-        /// The second, as `key = value`.
-        other: String,
-        /// Why, and what to write instead.
-        why: String,
-    },
-    /// A key that nothing reads.
-    #[error("{key} is not a known key{hint}")]
-    UnknownKey {
-        /// Path of the setting.
-        key: String,
-        /// Empty, or `; did you mean …?`, or why the key has no meaning here.
-        hint: String,
-    },
-    /// A setting that has to be there and is not.
-    #[error("{key} is missing: {why}")]
-    Missing {
-        /// Path of the setting.
-        key: String,
-        /// What it is needed for.
-        why: String,
-    },
+    /// What is set, what is wrong with it, and what is allowed.
+    #[error("{0}")]
+    Setting(String),
     /// A text is not the JSON object it should be: what the parser said, with line and column.
     #[error("not a valid configuration: {0}")]
     Json(String),
@@ -51,46 +18,37 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// A value, and what is wrong with it.
-    pub(crate) fn value(
-        key: impl Into<String>,
-        value: impl Display,
-        wrong: impl Into<String>,
-    ) -> Self {
-        Self::Value {
-            key: key.into(),
-            value: value.to_string(),
-            wrong: wrong.into(),
-        }
+    pub(crate) fn value(key: impl Display, value: impl Display, wrong: impl Into<String>) -> Self {
+        Self::Setting(format!("{key} = {value} {}", wrong.into()))
     }
 
     /// A word that is not one of the choices, and what is allowed.
-    pub(crate) fn unknown(key: impl Into<String>, word: &str, limit: impl Display) -> Self {
-        let wrong = format!("is not known: it must be {limit}");
-        Self::value(key, format!("\"{word}\""), wrong)
+    pub(crate) fn unknown(key: impl Display, word: &str, limit: impl Display) -> Self {
+        Self::Setting(format!(
+            "{key} = \"{word}\" is not known: it must be {limit}"
+        ))
+    }
+
+    /// A key that nothing reads, with `; did you mean …?` or why it has no meaning here.
+    pub(crate) fn unknown_key(key: impl Display, hint: impl Display) -> Self {
+        Self::Setting(format!("{key} is not a known key{hint}"))
     }
 
     /// A value that another program knows and this one has no layer for.
-    pub(crate) fn unsupported(key: impl Into<String>, value: impl Display, why: &str) -> Self {
-        Self::value(key, value, format!("cannot be run here: {why}"))
+    pub(crate) fn unsupported(key: impl Display, value: impl Display, why: &str) -> Self {
+        Self::Setting(format!("{key} = {value} cannot be run here: {why}"))
     }
 
-    pub(crate) fn conflict(
-        setting: impl Into<String>,
-        other: impl Into<String>,
-        why: impl Into<String>,
-    ) -> Self {
-        Self::Conflict {
-            setting: setting.into(),
-            other: other.into(),
-            why: why.into(),
-        }
+    /// Two settings as `key = value`, each fine alone, and why they cannot stand together.
+    pub(crate) fn conflict(setting: impl Display, other: impl Display, why: impl Display) -> Self {
+        Self::Setting(format!(
+            "{setting} does not go together with {other}: {why}"
+        ))
     }
 
-    pub(crate) fn missing(key: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Missing {
-            key: key.into(),
-            why: why.into(),
-        }
+    /// A setting that has to be there, and what it is needed for.
+    pub(crate) fn missing(key: impl Display, why: impl Display) -> Self {
+        Self::Setting(format!("{key} is missing: {why}"))
     }
 }
 
@@ -222,6 +180,21 @@ pub enum GenerateError {
     },
 }
 
+impl GenerateError {
+    /// Refuses [`UnknownToken`](Self::UnknownToken)s in a prompt for a model of `vocab_size` tokens.
+    pub fn check_tokens(prompt: &[u32], vocab_size: usize) -> Result<(), Self> {
+        let unknown = |id: &u32| *id as usize >= vocab_size;
+        let position = prompt.iter().position(unknown);
+        position.map_or(Ok(()), |position| {
+            Err(Self::UnknownToken {
+                id: prompt[position],
+                position,
+                vocab_size,
+            })
+        })
+    }
+}
+
 /// A state file cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
@@ -258,58 +231,9 @@ pub enum StateProblem {
     /// Something else is in it.
     #[error("not a state: {0}")]
     NotAState(String),
-    /// A later program wrote it.
-    #[error("a state of format version {0}; this program reads versions 1 and 2")]
-    Version(String),
-    /// It belongs to other weights or other settings.
-    #[error(
-        "the state of another model ({found}); this one is {expected}: other weights or settings, with or without \
-         adapters, or weights kept in bf16 that have more bits"
-    )]
-    OtherModel {
-        /// Fingerprint of its model, or `none`.
-        found: String,
-        /// Fingerprint of the given one.
-        expected: String,
-    },
-    /// Its text was made of other tokens.
-    #[error("the state of a text in the tokens of another tokenizer")]
-    OtherTokenizer,
-    /// It has tokens to read again, by a model whose memory is compressed in another way.
-    #[error(
-        "kept while the memory was compressed to {found}, and this model's is {expected}: give \
-         --memory-compression and its frequency as they were"
-    )]
-    OtherCompression {
-        /// What the file says.
-        found: String,
-        /// What the model does.
-        expected: String,
-    },
-    /// It has more or fewer layers than the model.
-    #[error("a state of {found} layers, for a model of {expected}")]
-    Layers {
-        /// Layers in the file.
-        found: usize,
-        /// Layers of the model.
-        expected: usize,
-    },
-    /// A layer's tensors have other sizes than the model's.
-    #[error("layer {layer} has {found} instead of {expected}")]
-    Shape {
-        /// Its number, from the input on.
-        layer: usize,
-        /// Sizes in the file.
-        found: String,
-        /// Sizes of the model.
-        expected: String,
-    },
-    /// A tensor of another number format than f32.
-    #[error("{0} holds {1} instead of F32")]
-    Format(String, String),
-    /// A number that is NaN or infinite.
-    #[error("{0} holds a number that is not finite")]
-    NotFinite(String),
+    /// It is of another format, model, tokenizer or compression, or holds what is no finite f32: which, and which fits.
+    #[error("{0}")]
+    Unfit(String),
 }
 
 /// A model directory cannot be written or read.
@@ -356,65 +280,12 @@ pub enum PretrainedError {
     /// The device cannot hold the weights so.
     #[error("{0}")]
     Precision(String),
-    /// The weights cannot be read or written, or an index of weight files contradicts itself or its files.
+    /// Weights cannot be read or written, or are not those of the rest; or an index contradicts itself or its files.
     #[error("{}: {reason}", path.display())]
     Weights {
-        /// The file, or the index.
+        /// The file, the index or the directory.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
-    },
-    /// A weight file that the index names is not there.
-    #[error("{} is missing: {} says that it holds {tensor}", path.display(), index.display())]
-    MissingShard {
-        /// The weight file.
-        path: PathBuf,
-        /// The index.
-        index: PathBuf,
-        /// The first tensor that it would hold.
-        tensor: String,
-    },
-    /// An index names a file that is not in its folder.
-    #[error("{}: {tensor} is said to be in {shard:?}, which is no file in this folder", path.display())]
-    OutsideFolder {
-        /// The index.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// What is named for it.
-        shard: String,
-    },
-    /// A weight is too large for the format that it was to be written in.
-    #[error("{tensor} holds {value}, and {format} ends at {largest}: write f32 or bf16")]
-    Overflow {
-        /// Its name.
-        tensor: String,
-        /// The weight.
-        value: f32,
-        /// The format.
-        format: &'static str,
-        /// The largest number of the format.
-        largest: f32,
-    },
-    /// The weights are those of another network.
-    #[error("the tensors in {} do not fit config.json: {problems}", path.display())]
-    Mismatch {
-        /// The file.
-        path: PathBuf,
-        /// The tensors that are missing, of the wrong shape, or of no use.
-        problems: String,
-    },
-    /// The tokenizer has tokens that the model has no embedding for.
-    #[error(
-        "in {}, the tokenizer has {tokenizer} tokens, but model.vocab_size is only {model}: \
-         they do not belong together", path.display()
-    )]
-    Vocabulary {
-        /// The directory.
-        path: PathBuf,
-        /// Tokens of the tokenizer.
-        tokenizer: usize,
-        /// `model.vocab_size`.
-        model: usize,
     },
 }

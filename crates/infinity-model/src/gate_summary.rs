@@ -1,11 +1,12 @@
 //! How the gates of a trained or training model are distributed, layer by layer: what it forgets,
 //! how strongly it writes, and where it writes and reads.
 
-use crate::layer::{Layer, Stream};
+use crate::layer::Tap;
 use crate::model::InfinityModel;
 use crate::state::ModelState;
 use burn::tensor::{Int, Tensor};
-use infinity_kernels::memory_gates::GateValues;
+use infinity_kernels::MemoryScanInputs;
+use infinity_kernels::borders::Borders;
 
 /// The gates of one layer over all positions, rows and heads.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,23 +53,21 @@ impl InfinityModel {
     /// a model without gates.
     ///
     /// # Panics
-    ///
     /// If `state` has another number of rows than `tokens`.
     pub fn gate_summaries(&self, tokens: Tensor<2, Int>, state: ModelState) -> Vec<GateSummary> {
-        let mut found = Vec::new();
+        let (mut found, tap) = (Vec::new(), Tap::default());
         let [_, t] = tokens.dims();
-        let pass = self.pass(&state.position, t);
-        let mut stream = Stream::from(self.embed(tokens));
-        for (block, layer) in self.blocks().iter().zip(state.layers) {
-            let gates = block.gates(&stream, &pass, layer.clone());
-            found.extend(gates.map(|gates| summary(&gates)));
-            (stream, _) = block.forward_in(stream, &pass, layer);
-        }
+        let pass = self.pass(&state.position, t, &Borders::default());
+        let pass = pass.with_tap(&tap);
+        let mut look = |_| found.extend(tap.take().map(|gates| summary(&gates)));
+        self.through(tokens, &pass, state.layers, &mut look);
+        look(0);
         found
     }
 }
 
-fn summary(gates: &GateValues) -> GateSummary {
+/// What a layer read, as its tap has it.
+fn summary(gates: &MemoryScanInputs) -> GateSummary {
     let [_, _, _, s] = gates.write.dims();
     let host = |tensor: &Tensor<4>| tensor.to_data().iter::<f64>().collect::<Vec<_>>();
     let [decays, writes, reads] = [&gates.log_decay, &gates.write, &gates.read].map(host);

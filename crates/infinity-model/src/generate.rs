@@ -23,7 +23,7 @@ use crate::model::InfinityModel;
 use crate::replay::Replay;
 use crate::sampler::Draws;
 use crate::state::ModelState;
-use crate::state_file::{self, Extra, SavedSize, fingerprint};
+use crate::state_file::{self, Extra, SavedSize, fingerprint, note};
 use crate::tokenizer::Tokenizer;
 
 /// Names in the header of a context's file.
@@ -32,12 +32,13 @@ const DRAWS: &str = "draws";
 const TOKENIZER: &str = "tokenizer";
 const SINCE: &str = "since";
 
-/// Which model and tokenizer a text belongs to. Finding it takes a look at every weight, so who
-/// saves often keeps it.
+/// Which model and tokenizer a text belongs to, and how its memory is compressed. Finding it takes a look
+/// at every weight, so who saves often keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     model: String,
     tokenizer: Option<String>,
+    compression: Option<Compression>,
 }
 
 impl Identity {
@@ -47,6 +48,7 @@ impl Identity {
         Self {
             model: fingerprint(model),
             tokenizer: json.map(|json| Fingerprint::default().field(json).hex()),
+            compression: model.config().compression(),
         }
     }
 
@@ -144,43 +146,28 @@ impl Context {
         model: &InfinityModel,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<(), StateError> {
-        self.save_noting(path, &Identity::of(model, tokenizer), &[])
+        let identity = Identity::of(model, tokenizer);
+        self.save_in(path, &identity, &[], None).map(drop)
     }
 
-    /// [`save`](Self::save) with `further` entries of the file's header and the memory in `width` bits a
-    /// number, and its sizes.
+    /// [`save`](Self::save) with `further` entries of the file's header, which [`notes`](crate::state_file::notes)
+    /// reads again, and perhaps the memory in `width` bits a number; and its sizes.
     ///
-    /// Where `model` compresses its memory while it reads, the file holds the codes of the last
+    /// Where the model compresses its memory while it reads, the file holds the codes of the last
     /// compression and the tokens read since, which [`load`](Self::load) reads again: on a CPU, the
     /// text goes on with the same bits. Else, also where an exact state was loaded between two compressions
     /// and none was reached since, the memory is compressed for the file alone, and what is loaded is not exact.
     ///
     /// # Errors
-    /// As [`save`](Self::save), and if `model` compresses to another width.
+    /// As [`save`](Self::save), and if the model compresses to another width.
     pub fn save_in(
         &self,
         path: &Path,
-        model: &InfinityModel,
         identity: &Identity,
         further: &[(&str, String)],
         width: Option<Width>,
     ) -> Result<SavedSize, StateError> {
-        let width = width.map(|width| (width, model.config().compression()));
         state_file::write(path, self.to_bytes_in(identity, further, width))
-    }
-
-    /// [`save`](Self::save) with further entries of the file's header, which
-    /// [`notes`](crate::state_file::notes) reads again.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn save_noting(
-        &self,
-        path: &Path,
-        identity: &Identity,
-        further: &[(&str, String)],
-    ) -> Result<(), StateError> {
-        state_file::write(path, self.to_bytes_in(identity, further, None)).map(drop)
     }
 
     /// The bytes of the file that [`save`](Self::save) writes.
@@ -197,22 +184,17 @@ impl Context {
         &self,
         identity: &Identity,
         further: &[(&str, String)],
-        width: Option<(Width, Option<Compression>)>,
+        width: Option<Width>,
     ) -> Result<(Vec<u8>, [usize; 2]), StateProblem> {
         let mut state = &self.state;
         let mut notes = vec![(RECENT_TOKENS, json!(self.past.recent).to_string())];
-        notes.extend(
-            self.past
-                .draws
-                .map(|draws| (DRAWS, json!(draws).to_string())),
-        );
+        let draws = self.past.draws;
+        notes.extend(draws.map(|draws| (DRAWS, json!(draws).to_string())));
         notes.extend(identity.tokenizer.clone().map(|hash| (TOKENIZER, hash)));
-        if let Some((width, Some(compression))) = width {
+        if let (Some(width), Some(compression)) = (width, identity.compression) {
             if width != compression.width {
-                return Err(StateProblem::OtherCompression {
-                    found: format!("{width} bits"),
-                    expected: shown(Some(compression)),
-                });
+                let found = format!("{width} bits");
+                return Err(other_compression(&found, Some(compression)));
             }
             if let Some(folded) = &self.folded {
                 state = &folded.state;
@@ -220,14 +202,13 @@ impl Context {
             }
         }
         notes.extend_from_slice(further);
-        let notes = notes
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value));
+        let notes = notes.into_iter();
+        let notes = notes.map(|(key, value)| (key.to_owned(), value));
         let extra = Extra {
             logits: self.logits.clone(),
             notes: notes.collect(),
         };
-        state.to_bytes_with(Some(&identity.model), &extra, width.map(|(width, _)| width))
+        state.to_bytes_with(Some(&identity.model), &extra, width)
     }
 
     /// Reads what [`save`](Self::save) wrote, or a state of one row that was saved alone.
@@ -260,7 +241,8 @@ impl Context {
         if let (Some(found), Some(own)) = (notes.get(TOKENIZER), &identity.tokenizer)
             && found != own
         {
-            return Err(StateProblem::OtherTokenizer);
+            let unfit = "the state of a text in the tokens of another tokenizer";
+            return Err(StateProblem::Unfit(unfit.to_owned()));
         }
         if state.batch() != 1 {
             let rows = format!("it has {} rows, and a text has one", state.batch());
@@ -270,21 +252,15 @@ impl Context {
         if ![0, vocab_size].contains(&logits.len()) {
             return Err(damaged("its logits are those of another vocabulary"));
         }
-        let note = |key| notes.get(key).map_or("null", String::as_str);
-        let recent: Option<Vec<u32>> = serde_json::from_str(note(RECENT_TOKENS))
-            .map_err(|_| damaged("its last tokens cannot be read"))?;
-        let draws: Option<Draws> =
-            serde_json::from_str(note(DRAWS)).map_err(|_| damaged("its draws cannot be read"))?;
-        let since: Option<Since> = serde_json::from_str(note(SINCE))
-            .map_err(|_| damaged("the tokens since its last compression cannot be read"))?;
-        let own = model.config().compression();
+        let recent: Option<Vec<u32>> = note(&notes, RECENT_TOKENS, "its last tokens")?;
+        let draws: Option<Draws> = note(&notes, DRAWS, "its draws")?;
+        let since = "the tokens since its last compression";
+        let since: Option<Since> = note(&notes, SINCE, since)?;
+        let own = identity.compression;
         let mut position = state.position[0];
         if let Some(since) = &since {
             if Some(since.compression) != own {
-                return Err(StateProblem::OtherCompression {
-                    found: shown(Some(since.compression)),
-                    expected: shown(own),
-                });
+                return Err(other_compression(&shown(Some(since.compression)), own));
             }
             if !since.fits(&state, vocab_size) {
                 return Err(damaged("the tokens since its last compression do not fit"));
@@ -341,9 +317,7 @@ impl Context {
 
     /// Reads tokens up to the next compression of the memory.
     fn read_piece(&mut self, model: &InfinityModel, tokens: &[u32]) -> Result<(), GenerateError> {
-        let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
-        let data = TensorData::new(ids, [tokens.len()]);
-        let ids = Tensor::<1, Int>::from_data(data, &model.device());
+        let ids = ids(model, tokens);
         let state = self.state.lend(model.config());
         let (logits, state) = match tokens.len() {
             1 => model.decode_step(ids, state),
@@ -369,38 +343,23 @@ impl Context {
     }
 }
 
-/// What the device gives of `logits`.
-fn numbers(logits: Tensor<2>) -> Result<Vec<f32>, GenerateError> {
-    let data = logits.try_into_data().map_err(|error| error.to_string());
+/// Tokens as `model` reads them, `[T]`.
+pub fn ids(model: &InfinityModel, tokens: &[u32]) -> Tensor<1, Int> {
+    let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
+    Tensor::from_data(TensorData::new(ids, [tokens.len()]), &model.device())
+}
+
+/// The numbers of a tensor, on the host.
+///
+/// # Errors
+/// [`GenerateError::Device`].
+pub fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, GenerateError> {
+    let data = tensor.try_into_data().map_err(|error| error.to_string());
     let numbers = data.and_then(|data| {
         let numbers = data.try_into_vec_as::<f32>();
         numbers.map_err(|error| error.to_string())
     });
     numbers.map_err(|reason| GenerateError::Device { reason })
-}
-
-/// A text that a recorded step goes on with, and what has come of it.
-struct Repeating {
-    replay: Replay,
-    logits: Vec<f32>,
-    tokens: Vec<u32>,
-}
-
-impl Repeating {
-    fn read(&mut self, token: u32) -> Result<&[f32], GenerateError> {
-        self.logits = numbers(self.replay.step(&[token]))?;
-        self.tokens.push(token);
-        Ok(&self.logits)
-    }
-
-    /// Leaves the text in `context`, which stands where this began.
-    fn end(self, context: &mut Context) {
-        if !self.tokens.is_empty() {
-            context.state = self.replay.state();
-            context.logits = self.logits;
-            context.past.recent.extend(self.tokens);
-        }
-    }
 }
 
 impl Folded {
@@ -437,6 +396,15 @@ fn shown(compression: Option<Compression>) -> String {
         Some(Compression { width, every }) => format!("{width} bits every {every} tokens"),
         None => "exact".to_owned(),
     }
+}
+
+/// The text has tokens to read again, and `model` compresses its memory in another way.
+fn other_compression(found: &str, model: Option<Compression>) -> StateProblem {
+    let expected = shown(model);
+    StateProblem::Unfit(format!(
+        "kept while the memory was compressed to {found}, and this model's is {expected}: give \
+         --memory-compression and its frequency as they were"
+    ))
 }
 
 /// Continues `prompt`.
@@ -542,20 +510,17 @@ fn run(
     on_step: &mut dyn FnMut(&Decoder) -> ControlFlow<()>,
 ) -> Result<Generation, GenerateError> {
     let (start, mut prefill_s) = (Instant::now(), 0.0);
-    let (mut repeating, mut asked) = (None, false);
+    // A recorded step, which goes on from the first new token, and what it made of the last.
+    let (mut recorded, mut repeated) = (None, Vec::new());
     let finish = loop {
-        if !asked && !decoder.tokens().is_empty() {
-            asked = true;
-            if decoder.left() >= Replay::WORTH {
-                repeating = Replay::new(model, &context.state).map(|replay| Repeating {
-                    replay,
-                    logits: Vec::new(),
-                    tokens: Vec::new(),
-                });
-            }
+        if decoder.tokens().len() == 1 && decoder.left() >= Replay::WORTH {
+            recorded = Replay::new(model, &context.state);
         }
-        let logits = match (&mut repeating, decoder.wants()) {
-            (Some(repeating), [token]) => repeating.read(*token)?,
+        let logits = match (&mut recorded, decoder.wants()) {
+            (Some(recorded), [token]) => {
+                repeated = numbers(recorded.step(&[*token]))?;
+                &repeated
+            }
             (_, tokens) => context.read(model, tokens)?,
         };
         if decoder.tokens().is_empty() {
@@ -569,8 +534,12 @@ fn run(
             break finish;
         }
     };
-    if let Some(repeating) = repeating {
-        repeating.end(context);
+    if let (Some(recorded), [read @ .., _]) = (recorded, decoder.tokens())
+        && !read.is_empty()
+    {
+        context.state = recorded.state();
+        context.logits = repeated;
+        context.past.recent.extend(read);
     }
     context.past.draws = Some(decoder.draws());
     Ok(Generation {

@@ -191,10 +191,10 @@ impl GenerationConfig {
         let (config, unknown) = Self::over(Self::default(), text)?;
         match unknown.first() {
             None => Ok(config),
-            Some(key) => Err(ConfigError::UnknownKey {
-                key: CHECK.key(key),
-                hint: did_you_mean(key, Self::KEYS),
-            }),
+            Some(key) => {
+                let hint = did_you_mean(key, Self::KEYS);
+                Err(ConfigError::unknown_key(CHECK.key(key), hint))
+            }
         }
     }
 

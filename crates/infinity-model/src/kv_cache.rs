@@ -33,7 +33,6 @@ impl KvCache {
     /// A cache of these keys `[B, T, G, K]` and values `[B, T, G, V]`, of which `starts` are none of a row's.
     ///
     /// # Panics
-    ///
     /// If sizes do not agree.
     pub fn new(keys: Tensor<4>, values: Tensor<4>, starts: Vec<usize>) -> Self {
         let [b, len, groups, _] = keys.dims();
@@ -128,7 +127,6 @@ impl KvCache {
     /// Keys and values with the room behind them, and what the last queries see of them.
     ///
     /// # Panics
-    ///
     /// If it is empty.
     pub(crate) fn view(&self, borders: &Borders, window: Option<usize>) -> ([Tensor<4>; 2], View) {
         let buffers = self

@@ -69,7 +69,6 @@ impl Stream {
     /// The gradients of a stream of leaves, outside any graph.
     ///
     /// # Panics
-    ///
     /// If nothing depends on one of them.
     pub fn take_gradients(&self, gradients: &mut Gradients) -> Self {
         self.clone().map(|leaf| {
@@ -154,22 +153,12 @@ impl Tap {
 }
 
 impl Pass {
-    /// A pass of layers of `config` that reads `t` tokens of every row from `position` on, in f32
-    /// and the fastest form that `device` has.
+    /// A pass of layers of `config` that reads `t` tokens of every row from `position` on, where documents have these
+    /// `borders`, in f32 and the fastest form that `device` has.
     ///
     /// # Panics
-    ///
-    /// If there are no rows.
-    pub fn new(config: &ModelConfig, position: &[u64], t: usize, device: &Device) -> Self {
-        Self::packed(config, position, t, &Borders::default(), device)
-    }
-
-    /// The same over rows of several documents.
-    ///
-    /// # Panics
-    ///
     /// If there are no rows, or `borders` of others.
-    pub fn packed(
+    pub fn new(
         config: &ModelConfig,
         position: &[u64],
         t: usize,
@@ -179,10 +168,11 @@ impl Pass {
         // One table where one is enough.
         let made = |dims| Rotary::packed(position, t, borders, dims, device);
         let [linear, full] = [config.rotary_dims(), config.attention_rotary_dims()];
-        let rotary = match config.has_linear_layers() {
-            true => made(linear),
-            false => made(full),
-        };
+        let rotary = made(if config.has_linear_layers() {
+            linear
+        } else {
+            full
+        });
         let apart = config.has_linear_layers() && config.has_attention_layers() && linear != full;
         Pass {
             attention_rotary: if apart { made(full) } else { rotary.clone() },
@@ -198,11 +188,6 @@ impl Pass {
     pub(crate) fn with_tap(self, tap: &Tap) -> Self {
         let tap = Some(tap.clone());
         Pass { tap, ..self }
-    }
-
-    /// The same pass in one form of `memory_scan`.
-    pub fn with_form(self, form: Form) -> Self {
-        Pass { form, ..self }
     }
 
     /// The same pass in other number formats. The layers' parameters have the formats that these
@@ -230,14 +215,12 @@ pub trait Layer: Stateful + Sync {
     /// Reads `input` in a `pass` that it shares with other layers, and goes on from `state`.
     ///
     /// # Panics
-    ///
     /// If `state` is of another kind of layer, or `pass` of other sizes.
     fn forward_in(&self, input: Stream, pass: &Pass, state: LayerState) -> (Stream, LayerState);
 
     /// `[B, T, D]` → `[B, T, D]`: reads `x` after what `state` has read, or from the start.
     ///
     /// # Panics
-    ///
     /// If `state` has another number of rows than `x`, or is of another kind of layer.
     fn forward(
         &self,
@@ -249,8 +232,9 @@ pub trait Layer: Stateful + Sync {
         let fresh = || ModelState::initial(self.config(), self.num_layers(), b, &device);
         let state = state.into().unwrap_or_else(fresh);
         assert_eq!(b, state.batch(), "one row of state for each row of x");
-        let position = state.position_after(t);
-        let pass = Pass::new(self.config(), &state.position, t, &device);
+        let borders = Borders::default();
+        let position = state.position_after(t, &borders);
+        let pass = Pass::new(self.config(), &state.position, t, &borders, &device);
         let [layer] = <[LayerState; 1]>::try_from(state.layers).expect("the state of one layer");
         let (y, layer) = self.forward_in(x.into(), &pass, layer);
         let layers = vec![layer];
@@ -260,7 +244,6 @@ pub trait Layer: Stateful + Sync {
     /// `[B, D]` → `[B, D]`: [`forward`](Self::forward) for one token a row.
     ///
     /// # Panics
-    ///
     /// As [`forward`](Self::forward).
     fn step(&self, x: Tensor<2>, state: impl Into<Option<ModelState>>) -> (Tensor<2>, ModelState) {
         let ([b, d], state) = (x.dims(), state.into());
@@ -277,7 +260,7 @@ pub(crate) fn heads(x: Tensor<3>, n_heads: usize) -> Tensor<4> {
 }
 
 /// A seed out of the generator of `device`: what [`Device::seed`] decides.
-pub(crate) fn drawn_seed(device: &Device) -> u64 {
+pub fn drawn_seed(device: &Device) -> u64 {
     let all = Distribution::Uniform(0.0, f64::from(1 << 24));
     let drawn = Tensor::<1>::random([1], all, &device.clone().inner());
     drawn.into_scalar::<f32>() as u64
@@ -319,7 +302,6 @@ macro_rules! layer_config {
             /// training, `device` has autodiff.
             ///
             /// # Panics
-            ///
             /// If a setting is out of range; the message names it.
             pub fn init(&self, device: &burn::tensor::Device) -> $layer {
                 self.init_seeded($crate::layer::drawn_seed(device), device)
@@ -328,7 +310,6 @@ macro_rules! layer_config {
             /// A layer with fresh parameters drawn from `seed`: the same ones on every backend.
             ///
             /// # Panics
-            ///
             /// As [`init`](Self::init).
             pub fn init_seeded(&self, seed: u64, device: &burn::tensor::Device) -> $layer {
                 if let Err(error) = self.0.validate_without_vocab() {
@@ -412,7 +393,7 @@ mod tests {
             .with_num_attention_heads(2);
         let model = config.init(&Device::flex());
         let x = noise([2, 9, 16], &model.device());
-        let pass = model.pass(&[0, 0], 9);
+        let pass = model.pass(&[0, 0], 9, &Borders::default());
         let (mut stream, mut alone) = (Stream::from(x.clone()), x);
         for (block, state) in model.blocks().iter().zip(model.initial_state(2).layers) {
             stream = block.forward_in(stream, &pass, state).0;

@@ -3,7 +3,7 @@
 use crate::adapter::{Adapter, Lora};
 use crate::error::ConfigError;
 use crate::model::InfinityModel;
-use crate::parameters::ADAPTER;
+use crate::parameters::{ADAPTER, in_files};
 use crate::state::Stateful;
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, Reparameterization, Reparameterizer};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -28,13 +28,6 @@ impl Factors {
         let factors = [self.a.clone(), self.b.clone()];
         Adapter::new(factors, self.scale, 0.0).apply(weight.cast(DType::F32))
     }
-}
-
-/// The name in a weight file of the parameter at a path of modules.
-pub(crate) fn in_files(path: &str) -> String {
-    let segments = path.split('.');
-    let segments = segments.filter(|segment| !["Infinity", "Softmax"].contains(segment));
-    segments.collect::<Vec<_>>().join(".")
 }
 
 /// Hangs adapters on weights, and lets everything else learn nothing.

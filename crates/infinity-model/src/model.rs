@@ -8,7 +8,7 @@ use crate::error::ConfigError;
 use crate::init::Init;
 use crate::layer::{Layer, Pass};
 use crate::precision::{Formats, Precision, PrecisionError};
-use crate::state::{ModelState, Stateful};
+use crate::state::{LayerState, ModelState, Stateful};
 use burn::module::Module;
 use burn::nn::{Dropout, Embedding, Linear, RmsNorm};
 use burn::tensor::{Device, Int, Tensor, assert_shape};
@@ -107,7 +107,6 @@ impl InfinityModel {
     /// alone, it takes the fastest that its device has.
     ///
     /// # Errors
-    ///
     /// If the form does not exist on the model's device.
     pub fn with_form(mut self, form: Form) -> Result<Self, FormError> {
         form.check(&self.device())?;
@@ -118,7 +117,6 @@ impl InfinityModel {
     /// The same model computing in `precision`, with its parameters in the format that this takes.
     ///
     /// # Errors
-    ///
     /// If the device cannot hold them.
     pub fn with_precision(mut self, precision: Precision) -> Result<Self, PrecisionError> {
         let device = self.device();
@@ -132,7 +130,6 @@ impl InfinityModel {
     /// The same model with its memory compressed while it reads, for inference, or exact.
     ///
     /// # Errors
-    ///
     /// If its memory cannot be compressed so; the message names the key.
     pub fn with_compression(
         mut self,
@@ -188,7 +185,6 @@ impl InfinityModel {
     /// ```
     ///
     /// # Panics
-    ///
     /// If `state` has another number of rows than `tokens`.
     pub fn forward(
         &self,
@@ -202,7 +198,6 @@ impl InfinityModel {
     /// What the logits are made of: the normed output of the last block, `[B, T, D]`.
     ///
     /// # Panics
-    ///
     /// As [`forward`](Self::forward).
     pub fn forward_hidden(
         &self,
@@ -229,7 +224,6 @@ impl InfinityModel {
     /// ```
     ///
     /// # Panics
-    ///
     /// As [`forward`](Self::forward), if `borders` are of other sizes, and with a compressed memory.
     pub fn forward_packed(
         &self,
@@ -238,8 +232,8 @@ impl InfinityModel {
         borders: &Borders,
         before: &mut dyn FnMut(usize),
     ) -> (Tensor<3>, ModelState) {
-        let [b, t] = tokens.dims();
-        let mut state = state.into().unwrap_or_else(|| self.initial_state(b));
+        let [b, _] = tokens.dims();
+        let state = state.into().unwrap_or_else(|| self.initial_state(b));
         assert_eq!(b, state.batch(), "one row of state for each row of tokens");
         let Some(compression) = self.config.compression() else {
             return self.piece(tokens, state, borders, before);
@@ -252,15 +246,10 @@ impl InfinityModel {
             !self.device().is_autodiff(),
             "`memory_compression` rounds the memory, which has no gradient: call `valid` first"
         );
-        let (mut start, mut parts) = (0, Vec::new());
-        while start < t {
-            let len = compression.until_fold(&state.position).min(t - start);
-            let (hidden, next) =
-                self.piece(tokens.clone().narrow(1, start, len), state, borders, before);
-            (state, start) = (compression.fold(next), start + len);
-            parts.push(hidden);
-        }
-        (Tensor::cat(parts, 1), state)
+        compression.between_folds(tokens, state, |piece, state| {
+            let (hidden, next) = self.piece(piece, state, borders, before);
+            (hidden, compression.fold(next))
+        })
     }
 
     /// Reads what is read in one pass.
@@ -272,33 +261,41 @@ impl InfinityModel {
         before: &mut dyn FnMut(usize),
     ) -> (Tensor<3>, ModelState) {
         let [_, t] = tokens.dims();
-        let pass = self.pass_packed(&state.position, t, borders);
-        let position = state.position_after_packed(t, borders);
+        let pass = self.pass(&state.position, t, borders);
+        let position = state.position_after(t, borders);
+        let (hidden, layers) = self.through(tokens, &pass, state.layers, before);
+        (hidden, ModelState { layers, position })
+    }
+
+    /// What the blocks make of `tokens`, normed, and their states after it. Calls `before` with 0 before the embedding
+    /// and with `i + 1` before block `i`.
+    pub(crate) fn through(
+        &self,
+        tokens: Tensor<2, Int>,
+        pass: &Pass,
+        layers: Vec<LayerState>,
+        before: &mut dyn FnMut(usize),
+    ) -> (Tensor<3>, Vec<LayerState>) {
         before(0);
         let mut stream = self.embed(tokens).into();
-        let mut layers = Vec::with_capacity(state.layers.len());
-        for (i, (block, layer)) in self.blocks().iter().zip(state.layers).enumerate() {
+        let mut after = Vec::with_capacity(layers.len());
+        for (i, (block, layer)) in self.blocks().iter().zip(layers).enumerate() {
             before(i + 1);
-            let (next, layer) = block.forward_in(stream, &pass, layer);
+            let (next, layer) = block.forward_in(stream, pass, layer);
             stream = next;
-            layers.push(layer);
+            after.push(layer);
         }
-        (self.final_norm(stream.x), ModelState { layers, position })
+        (self.final_norm(stream.x), after)
     }
 
-    /// What the blocks share that read `t` tokens from `position` on.
-    pub fn pass(&self, position: &[u64], t: usize) -> Pass {
-        self.pass_packed(position, t, &Borders::default())
-    }
-
-    /// [`pass`](Self::pass) over rows of several documents.
-    pub fn pass_packed(&self, position: &[u64], t: usize, borders: &Borders) -> Pass {
+    /// What the blocks share that read `t` tokens from `position` on, where documents have these `borders`.
+    pub fn pass(&self, position: &[u64], t: usize, borders: &Borders) -> Pass {
         let device = self.device().inner();
-        let pass = Pass::packed(&self.config, position, t, borders, &device);
-        let pass = pass.with_formats(self.formats());
-        match self.form {
-            Some(form) => pass.with_form(form),
-            None => pass,
+        let pass = Pass::new(&self.config, position, t, borders, &device);
+        Pass {
+            form: self.form.unwrap_or(pass.form),
+            formats: self.formats(),
+            ..pass
         }
     }
 
@@ -346,7 +343,6 @@ impl InfinityModel {
     /// Memory does not depend on `T`.
     ///
     /// # Panics
-    ///
     /// If there are no tokens, or as [`forward`](Self::forward).
     pub fn prefill(&self, tokens: Tensor<2, Int>, state: ModelState) -> (Tensor<2>, ModelState) {
         let [b, t] = tokens.dims();
@@ -381,7 +377,6 @@ impl InfinityModel {
     /// ```
     ///
     /// # Panics
-    ///
     /// As [`forward`](Self::forward).
     pub fn decode_step(
         &self,

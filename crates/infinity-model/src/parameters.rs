@@ -1,7 +1,9 @@
 //! Every tensor of a model: its name and shape in the weight file, what it is for, and what training
 //! does with it. All of it follows from the configuration and from names.
 
-use crate::config::{AttnQkNorm, Decay, KernelType, LayerType, ModelConfig};
+use crate::config::{Decay, ModelConfig};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
 
 /// What a parameter is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,149 +105,73 @@ pub struct Weight {
 
 impl Weight {
     /// How many numbers it has.
-    pub fn len(&self) -> usize {
+    pub fn numbers(&self) -> usize {
         self.shape.iter().product()
-    }
-
-    /// Whether it has none, which no valid configuration gives.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
-/// Every tensor of a model's weight file, in the order of the network.
+/// Every tensor of a model's weight file, in the order of the network: those of a model that holds no values.
 pub fn weights(config: &ModelConfig) -> Vec<Weight> {
-    let mut list = Vec::new();
-    let (vocab, d) = (config.vocab_size, config.hidden_size);
-    let inner = config.intermediate_size();
-    add(&mut list, "model.embed_tokens.weight", &[vocab, d]);
-    for layer in 0..config.num_hidden_layers {
-        let mut add = |name: &str, shape: &[usize]| {
-            add(&mut list, &format!("model.layers.{layer}.{name}"), shape);
-        };
-        // The first layer has no layer before it.
-        let later = layer > 0;
-        if later && config.input_residual {
-            add("input_residual.scales", &[2]);
-        }
-        add("input_layernorm.weight", &[d]);
-        mixer(&config.of_layer(layer), &mut |name, shape| {
-            add(&format!("mixer.{name}"), shape)
-        });
-        if later && config.value_residual {
-            add("mixer.value_residual.scales", &[2]);
-        }
-        add("post_attention_layernorm.weight", &[d]);
-        linear(&mut add, "mlp.gate_proj", [inner, d], config.mlp_bias);
-        linear(&mut add, "mlp.up_proj", [inner, d], config.mlp_bias);
-        linear(&mut add, "mlp.down_proj", [d, inner], config.mlp_bias);
-    }
-    add(&mut list, "model.norm.weight", &[d]);
-    if !config.tie_word_embeddings {
-        add(&mut list, "lm_head.weight", &[vocab, d]);
-    }
-    for weight in &mut list {
+    // Nothing is ever made on it.
+    let model = config.unfilled(&Device::default());
+    let mut found = Found::default();
+    model.visit(&mut found);
+    for weight in &mut found.weights {
         let start = weight.name.ends_with("A_log") || weight.name.ends_with("dt_bias");
         weight.learned = !(start && config.decay == Decay::Fixed);
     }
-    list
+    found.weights
 }
 
-fn add(list: &mut Vec<Weight>, name: &str, shape: &[usize]) {
-    let (part, role) = named(name).expect("every module of the model is in the table");
-    list.push(Weight {
-        name: name.to_owned(),
-        shape: shape.to_vec(),
-        part,
-        role,
-        learned: true,
+/// The name in a weight file of the parameter at a path of modules.
+pub(crate) fn in_files(path: &str) -> String {
+    let segments = path.split('.').filter_map(|segment| match segment {
+        "Infinity" | "Softmax" => None,
+        "gamma" => Some("weight"),
+        other => Some(other),
     });
+    segments.collect::<Vec<_>>().join(".")
 }
 
-/// Those of a projection `[to, from]`.
-fn linear(add: &mut dyn FnMut(&str, &[usize]), name: &str, shape: [usize; 2], biased: bool) {
-    add(&format!("{name}.weight"), &shape);
-    if biased {
-        add(&format!("{name}.bias"), &shape[..1]);
-    }
+/// The weights of a module, as they are found.
+#[derive(Default)]
+struct Found {
+    path: Vec<String>,
+    /// Whether the present parameter is one of a projection, which files hold as `[out, in]`.
+    in_linear: bool,
+    weights: Vec<Weight>,
 }
 
-/// Those of the first layer's mixer.
-fn mixer(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
-    if config.layer_type(0) != LayerType::Linear {
-        return attention(config, add);
+impl ModuleVisitor for Found {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.push(name.to_owned());
+        self.in_linear = container == "Struct:Linear";
     }
-    let (d, of) = (config.hidden_size, config.linear_heads());
-    let (keys, values) = (of.key_width(), of.value_width());
-    add("q_proj.weight", &[keys, d]);
-    add("k_proj.weight", &[keys, d]);
-    add("v_proj.weight", &[values, d]);
-    add("o_proj.weight", &[d, values]);
-    let kernel = config.conv_kernel_size;
-    if kernel > 0 {
-        add("q_conv1d.weight", &[keys, 1, kernel]);
-        add("k_conv1d.weight", &[keys, 1, kernel]);
-        add("v_conv1d.weight", &[values, 1, kernel]);
-    }
-    if config.kernel_type == KernelType::Learnable {
-        add("feature_map.weight", &[of.keys, of.key_dim, of.key_dim]);
-        add("feature_map.bias", &[of.keys, of.key_dim]);
-    }
-    gates(config, add);
-    if config.use_output_gate {
-        add("output_gate_proj.weight", &[values, d]);
-    }
-    add("o_norm.weight", &[of.value_dim]);
-}
 
-fn attention(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
-    let (d, h) = (config.hidden_size, config.num_attention_heads);
-    let (k, v) = (config.head_dim(), config.value_head_dim());
-    let groups = config.num_key_value_heads();
-    let of_qkv = config.attention_bias || config.qkv_bias;
-    linear(add, "q_proj", [h * k, d], of_qkv);
-    linear(add, "k_proj", [groups * k, d], of_qkv);
-    linear(add, "v_proj", [groups * v, d], of_qkv);
-    linear(add, "o_proj", [d, h * v], config.attention_bias);
-    for (name, heads) in [("q_norm.weight", h), ("k_norm.weight", groups)] {
-        match config.attn_qk_norm {
-            AttnQkNorm::None => {}
-            AttnQkNorm::Head => add(name, &[k]),
-            AttnQkNorm::Full => add(name, &[heads * k]),
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let (name, mut shape) = (in_files(&self.path.join(".")), param.lazy_shape().to_vec());
+        if self.in_linear {
+            shape.reverse();
         }
-    }
-    if config.attn_output_gate {
-        add("output_gate_proj.weight", &[h * v, d]);
-    }
-}
-
-fn gates(config: &ModelConfig, add: &mut dyn FnMut(&str, &[usize])) {
-    let (d, of) = (config.hidden_size, config.linear_heads());
-    let (h, s) = (of.values, config.num_states());
-    if config.decay == Decay::Adaptive {
-        add("gates.decay_proj.weight", &[h * s, d]);
-    }
-    if config.decay != Decay::None {
-        add("gates.A_log", &[h, s]);
-        add("gates.dt_bias", &[h, s]);
-    }
-    add("gates.beta_proj.weight", &[h, d]);
-    if config.routes_by_content() {
-        add("gates.routing.weight", &[h, s, of.key_dim]);
-        add("gates.routing.log_temperature", &[h]);
-    } else if s > 1 {
-        linear(add, "gates.write_proj", [h * s, d], true);
-        linear(add, "gates.read_proj", [h * s, d], true);
-    }
-    if config.has_memory_gate() {
-        linear(add, "gates.memory_gate_proj", [h, d], true);
+        let (part, role) = named(&name).expect("every module of the model is in the table");
+        self.weights.push(Weight {
+            name,
+            shape,
+            part,
+            role,
+            learned: true,
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{MemoryRouting, Mixer};
+    use crate::config::{KernelType, MemoryRouting, Mixer};
     use crate::count::ParameterCount;
 
     /// D = 8, H = 2, K = 4, V = 4, S = 4, feed-forward 64, one layer, 10 tokens.
@@ -378,7 +304,10 @@ mod tests {
                 "model.layers.0.mixer.gates.dt_bias"
             ]
         );
-        let adaptive = ParameterCount::of(&tiny()).gates;
-        assert_eq!(ParameterCount::of(&fixed).gates, adaptive - 64 - 16);
+        let adaptive = ParameterCount::of(&tiny()).part(Part::Gates);
+        assert_eq!(
+            ParameterCount::of(&fixed).part(Part::Gates),
+            adaptive - 64 - 16
+        );
     }
 }

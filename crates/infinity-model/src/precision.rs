@@ -164,7 +164,6 @@ impl Formats {
     /// Whether the device can hold the parameters.
     ///
     /// # Errors
-    ///
     /// If they are in a format that it does not have.
     pub fn check(&self, device: &Device) -> Result<(), PrecisionError> {
         let matrices = self.precision.format(Operation::Matrices);

@@ -43,8 +43,9 @@ use crate::parameters::Weight;
 use crate::precision::{Formats, Precision, PrecisionError};
 use crate::tokenizer::Tokenizer;
 pub use back::{same_network, save_like};
+pub use files::is_part;
 use files::{
-    CONFIG, GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, config_error, is_part, missing,
+    CONFIG, GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, config_error, damaged, missing,
     read_error, write_error,
 };
 pub use fit::Fit;
@@ -301,11 +302,14 @@ fn check_vocabulary(
     tokenizer: Option<&Tokenizer>,
 ) -> Result<(), PretrainedError> {
     match tokenizer.map(Tokenizer::vocab_size) {
-        Some(tokens) if tokens > config.vocab_size => Err(PretrainedError::Vocabulary {
-            path: dir.into(),
-            tokenizer: tokens,
-            model: config.vocab_size,
-        }),
+        Some(tokens) if tokens > config.vocab_size => {
+            let most = config.vocab_size;
+            let reason = format!(
+                "the tokenizer has {tokens} tokens, but model.vocab_size is only {most}: \
+                 they do not belong together"
+            );
+            Err(damaged(dir, reason))
+        }
         _ => Ok(()),
     }
 }

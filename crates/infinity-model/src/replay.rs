@@ -10,7 +10,6 @@ use infinity_kernels::borders::Borders;
 use infinity_kernels::replay::{Keeping, Kept, Recording, Seen};
 use infinity_kernels::rotary::{Rotary, RotaryDims};
 
-use crate::layer::Layer;
 use crate::model::InfinityModel;
 use crate::state::{LayerState, ModelState};
 
@@ -41,7 +40,7 @@ impl Replay {
             return None;
         }
         let rows = state.batch();
-        let mut pass = model.pass(&state.position, 1);
+        let mut pass = model.pass(&state.position, 1, &Borders::default());
         let [cos, sin] = pass.rotary.tables();
         let mut keeping = Keeping::default();
         keeping.push(Tensor::<1>::zeros([rows], &device));
@@ -56,14 +55,8 @@ impl Replay {
             let (model, kept, layers) = (model.clone(), kept.clone(), kept_state.layers.clone());
             move || {
                 let tokens = tokens.clone().reshape([rows, 1]).int();
-                let mut stream = model.embed(tokens).into();
-                let mut next = Vec::with_capacity(layers.len());
-                for (block, layer) in model.blocks().iter().zip(&layers) {
-                    let (after, layer) = block.forward_in(stream, &pass, layer.clone());
-                    stream = after;
-                    next.push(layer);
-                }
-                let logits = model.logits(model.final_norm(stream.x));
+                let (hidden, next) = model.through(tokens, &pass, layers.clone(), &mut |_| ());
+                let logits = model.logits(hidden);
                 let mut keeping = Keeping::default();
                 push(&mut keeping, &next).expect("a state as the one before");
                 let logits = logits.reshape([rows, model.config().vocab_size]);
@@ -118,7 +111,6 @@ impl Replay {
     /// Reads one token a row and returns the logits after it `[B, vocab_size]`, which the next call overwrites.
     ///
     /// # Panics
-    ///
     /// If there are other rows.
     pub fn step(&mut self, tokens: &[u32]) -> Tensor<2> {
         let position = &mut self.state.position;

@@ -13,6 +13,7 @@
 //! id, so a seed always gives the same tokens. Everything runs on the host, in f64 after the
 //! penalties.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -27,7 +28,9 @@ pub struct Sampler {
     config: GenerationConfig,
     rng: StdRng,
     draws: Draws,
-    recent: Recent,
+    /// The last `repeat_last_n` tokens, and how often each is among them.
+    recent: VecDeque<u32>,
+    counts: HashMap<u32, u32>,
 }
 
 /// Which random numbers were drawn: enough to go on with those that follow.
@@ -40,38 +43,7 @@ pub struct Draws {
 }
 
 /// A token that may be drawn, and its weight: a logit, later a probability up to a factor.
-#[derive(Clone, Copy, Debug)]
-struct Candidate {
-    id: u32,
-    weight: f64,
-}
-
-/// The last tokens and how often each is among them.
-#[derive(Clone, Debug, Default)]
-struct Recent {
-    capacity: usize,
-    order: VecDeque<u32>,
-    counts: HashMap<u32, u32>,
-}
-
-impl Recent {
-    fn push(&mut self, id: u32) {
-        if self.capacity == 0 {
-            return;
-        }
-        if self.order.len() == self.capacity
-            && let Some(oldest) = self.order.pop_front()
-            && let Some(count) = self.counts.get_mut(&oldest)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&oldest);
-            }
-        }
-        self.order.push_back(id);
-        *self.counts.entry(id).or_default() += 1;
-    }
-}
+type Candidate = (u32, f64);
 
 impl Sampler {
     /// A sampler for a valid configuration; `seed` decides every draw, whatever `config.seed` is.
@@ -89,10 +61,8 @@ impl Sampler {
             config: config.clone(),
             rng,
             draws,
-            recent: Recent {
-                capacity: config.repeat_last_n,
-                ..Recent::default()
-            },
+            recent: VecDeque::new(),
+            counts: HashMap::new(),
         }
     }
 
@@ -103,7 +73,17 @@ impl Sampler {
 
     /// Tells the sampler about a token of the prompt or of the new text, for the penalties.
     pub fn accept(&mut self, id: u32) {
-        self.recent.push(id);
+        self.recent.push_back(id);
+        *self.counts.entry(id).or_default() += 1;
+        if self.recent.len() > self.config.repeat_last_n
+            && let Some(oldest) = self.recent.pop_front()
+            && let Entry::Occupied(mut count) = self.counts.entry(oldest)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     /// Draws a token. The caller [`accept`](Self::accept)s it.
@@ -113,18 +93,18 @@ impl Sampler {
     /// are −∞ or there are none.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, GenerateError> {
         let candidates = self.candidates(logits)?;
-        let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
+        let mut left = total(&candidates);
         self.draws.count += 1;
-        let mut left = self.rng.random::<f64>() * total;
-        for candidate in &candidates {
-            left -= candidate.weight;
+        left *= self.rng.random::<f64>();
+        for (id, weight) in &candidates {
+            left -= weight;
             if left < 0.0 {
-                return Ok(candidate.id);
+                return Ok(*id);
             }
         }
         // Rounding can leave a hair after the last one.
         let last = candidates.last().ok_or(GenerateError::NoCandidate)?;
-        Ok(last.id)
+        Ok(last.0)
     }
 
     /// The tokens that could be drawn and their probabilities, the most likely first.
@@ -134,41 +114,37 @@ impl Sampler {
     pub fn distribution(&self, logits: &[f32]) -> Result<Vec<(u32, f64)>, GenerateError> {
         let mut candidates = self.candidates(logits)?;
         candidates.sort_unstable_by(larger_first);
-        let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-        let each = candidates.iter();
-        Ok(each
-            .map(|candidate| (candidate.id, candidate.weight / total))
-            .collect())
+        let total = total(&candidates);
+        candidates
+            .iter_mut()
+            .for_each(|(_, weight)| *weight /= total);
+        Ok(candidates)
     }
 
     /// What is left after steps 1 to 5, with weights proportional to probability.
     fn candidates(&self, logits: &[f32]) -> Result<Vec<Candidate>, GenerateError> {
         let mut candidates = finite_candidates(logits)?;
         self.penalize(&mut candidates);
-        candidates.retain(|candidate| candidate.weight > f64::NEG_INFINITY);
+        candidates.retain(|(_, weight)| *weight > f64::NEG_INFINITY);
         if self.config.is_greedy() {
             let best = candidates.iter().copied().min_by(larger_first);
-            let best = best.ok_or(GenerateError::NoCandidate)?;
-            return Ok(vec![Candidate {
-                weight: 1.0,
-                ..best
-            }]);
+            let (id, _) = best.ok_or(GenerateError::NoCandidate)?;
+            return Ok(vec![(id, 1.0)]);
         }
         keep_top_k(&mut candidates, self.config.top_k);
         to_probabilities(&mut candidates, self.config.temperature)?;
         keep_top_p(&mut candidates, self.config.top_p);
-        candidates.retain(|candidate| candidate.weight >= self.config.min_p);
+        candidates.retain(|(_, weight)| *weight >= self.config.min_p);
         Ok(candidates)
     }
 
     /// Candidates are still in the order of their ids here.
     fn penalize(&self, candidates: &mut [Candidate]) {
         let config = &self.config;
-        for (&id, &count) in &self.recent.counts {
-            let Some(candidate) = candidates.get_mut(id as usize) else {
+        for (&id, &count) in &self.counts {
+            let Some((_, logit)) = candidates.get_mut(id as usize) else {
                 continue;
             };
-            let logit = &mut candidate.weight;
             match *logit > 0.0 {
                 true => *logit /= config.repetition_penalty,
                 false => *logit *= config.repetition_penalty,
@@ -180,16 +156,17 @@ impl Sampler {
 
 /// The larger weight first; equal ones by id.
 fn larger_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
-    b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+fn total(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(|(_, weight)| weight).sum()
 }
 
 fn finite_candidates(logits: &[f32]) -> Result<Vec<Candidate>, GenerateError> {
     let candidate = |(id, &value): (u32, &f32)| match value.is_nan() || value == f32::INFINITY {
         true => Err(GenerateError::BadLogit { id, value }),
-        false => Ok(Candidate {
-            id,
-            weight: f64::from(value),
-        }),
+        false => Ok((id, f64::from(value))),
     };
     (0..).zip(logits).map(candidate).collect()
 }
@@ -200,16 +177,16 @@ fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
     }
     candidates.select_nth_unstable_by(k - 1, larger_first);
     candidates.truncate(k);
-    candidates.sort_unstable_by_key(|candidate| candidate.id);
+    candidates.sort_unstable_by_key(|(id, _)| *id);
 }
 
 /// `exp((logit − largest) / temperature)`: the largest weight is exactly 1.
 fn to_probabilities(candidates: &mut [Candidate], temperature: f64) -> Result<(), GenerateError> {
-    let logits = candidates.iter().map(|candidate| candidate.weight);
+    let logits = candidates.iter().map(|(_, logit)| *logit);
     let largest = logits.max_by(f64::total_cmp);
     let largest = largest.ok_or(GenerateError::NoCandidate)?;
-    for candidate in candidates {
-        candidate.weight = ((candidate.weight - largest) / temperature).exp();
+    for (_, weight) in candidates {
+        *weight = ((*weight - largest) / temperature).exp();
     }
     Ok(())
 }
@@ -219,10 +196,9 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f64) {
         return;
     }
     candidates.sort_unstable_by(larger_first);
-    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-    let mut reached = 0.0;
-    let enough = candidates.iter().position(|candidate| {
-        reached += candidate.weight;
+    let (total, mut reached) = (total(candidates), 0.0);
+    let enough = candidates.iter().position(|(_, weight)| {
+        reached += weight;
         reached >= top_p * total
     });
     candidates.truncate(enough.map_or(candidates.len(), |last| last + 1));
@@ -389,7 +365,7 @@ mod tests {
         .greedy();
         let mut sampler = Sampler::new(&config, 0);
         [0, 0, 1].iter().for_each(|&id| sampler.accept(id));
-        assert_eq!(sampler.recent.counts, HashMap::from([(0, 1), (1, 1)]));
+        assert_eq!(sampler.counts, HashMap::from([(0, 1), (1, 1)]));
         sampler.accept(1);
         assert_eq!(
             sampler.sample(&[3.0, 2.0]).unwrap(),

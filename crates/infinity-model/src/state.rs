@@ -279,14 +279,8 @@ impl ModelState {
         self.change(Change::Compact)
     }
 
-    /// The positions of all rows after `t` more tokens.
-    pub fn position_after(&self, t: usize) -> Vec<u64> {
-        let position = self.position.iter();
-        position.map(|p| p.wrapping_add(t as u64)).collect()
-    }
-
     /// The positions of all rows after `t` more tokens, counted from the beginning of the last document of each.
-    pub fn position_after_packed(&self, t: usize, borders: &Borders) -> Vec<u64> {
+    pub fn position_after(&self, t: usize, borders: &Borders) -> Vec<u64> {
         let rows = self.position.iter().enumerate();
         rows.map(|(row, start)| borders.position(row, *start, t))
             .collect()
@@ -303,7 +297,6 @@ impl ModelState {
     /// what was there.
     ///
     /// # Panics
-    ///
     /// If `rows` has another length than the batch.
     pub fn reset_rows(self, rows: &[bool]) -> Self {
         assert_eq!(rows.len(), self.batch(), "one mark a row");
@@ -316,7 +309,6 @@ impl ModelState {
     /// position included, or has read nothing where that is `None`.
     ///
     /// # Panics
-    ///
     /// If a row does not exist, or without any row.
     pub fn gather_rows(self, from: &[Option<usize>]) -> Self {
         let in_place = (0..self.batch()).map(Some);
@@ -333,7 +325,6 @@ impl ModelState {
     /// The rows of all parts, one part after the other, as one state. The parts are on one device.
     ///
     /// # Panics
-    ///
     /// Without any part, or if they are not states of one model.
     pub fn cat(parts: Vec<Self>) -> Self {
         let depth = parts.first().expect("at least one part").layers.len();

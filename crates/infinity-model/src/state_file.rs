@@ -23,16 +23,18 @@
 use crate::compression::{Compressed, Width, compress, decompress};
 use crate::config::ModelConfig;
 use crate::error::{StateError, StateProblem};
-use crate::lora::{Factors, factors, in_files};
-use crate::parameters::ADAPTER;
+use crate::lora::{Factors, factors};
+use crate::parameters::{ADAPTER, in_files};
 use crate::state::{KvCache, LayerState, ModelState, Stateful};
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16, f16};
 use infinity_files::Fingerprint;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 use std::fs;
 use std::path::Path;
 
@@ -69,39 +71,16 @@ impl ModelState {
     /// ```
     ///
     /// # Errors
-    ///
     /// If it has numbers of another format than f32, or if the file cannot be written.
     pub fn save(&self, path: &Path, model: &impl Stateful) -> Result<(), StateError> {
         let identity = fingerprint(model);
-        write(
-            path,
-            self.to_bytes_with(Some(&identity), &Extra::default(), None),
-        )
-        .map(drop)
-    }
-
-    /// [`save`](Self::save) with the memory in `width` bits a number: what is loaded is not exact.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn save_compressed(
-        &self,
-        path: &Path,
-        model: &impl Stateful,
-        width: Width,
-    ) -> Result<SavedSize, StateError> {
-        let identity = fingerprint(model);
-        write(
-            path,
-            self.to_bytes_with(Some(&identity), &Extra::default(), Some(width)),
-        )
+        let made = self.to_bytes_with(Some(&identity), &Extra::default(), None);
+        write(path, made).map(drop)
     }
 
     /// Reads a state of `model` onto its device.
     ///
     /// # Errors
-    ///
     /// [`StateError`]: the file cannot be read, is cut or changed, belongs to another model, or
     /// holds numbers that are not finite.
     pub fn load(path: &Path, model: &impl Stateful) -> Result<Self, StateError> {
@@ -126,7 +105,6 @@ impl ModelState {
     /// otherwise.
     ///
     /// # Errors
-    ///
     /// If the state has numbers of another format than f32.
     pub fn to_bytes(&self, model: Option<&str>) -> Result<Vec<u8>, StateProblem> {
         Ok(self.to_bytes_with(model, &Extra::default(), None)?.0)
@@ -153,7 +131,7 @@ impl ModelState {
                     tensors.insert(at(name), data);
                     Ok(())
                 }
-                other => Err(StateProblem::Format(at(name), format!("{other:?}"))),
+                other => Err(no_f32(&at(name), other)),
             };
             match layer {
                 LayerState::Infinity { memory, tails } => {
@@ -170,7 +148,7 @@ impl ModelState {
                     };
                     let small = compress(memory, width);
                     if !small.norm.iter().all(|norm| norm.is_finite()) {
-                        return Err(StateProblem::NotFinite(at("memory")));
+                        return Err(not_finite(&at("memory")));
                     }
                     memories[1] += small.bytes();
                     let packing = packing.get_or_insert(Packing {
@@ -236,7 +214,6 @@ impl ModelState {
     /// large its numbers are.
     ///
     /// # Errors
-    ///
     /// If the bytes are no whole and unchanged state.
     pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<Self, StateProblem> {
         Ok(Saved::read(bytes, device)?.state)
@@ -247,7 +224,6 @@ impl ModelState {
 /// tokens.
 ///
 /// # Errors
-///
 /// If the bytes are no state file.
 pub fn notes(bytes: &[u8]) -> Result<Vec<(String, String)>, StateProblem> {
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
@@ -257,6 +233,17 @@ pub fn notes(bytes: &[u8]) -> Result<Vec<(String, String)>, StateProblem> {
 fn noted(header: &safetensors::tensor::Metadata) -> Metadata {
     let notes = header.metadata().clone().unwrap_or_default();
     notes.into_iter().collect()
+}
+
+/// The entry `key` of a file's header, if it is there. It says `what`.
+pub(crate) fn note<T: DeserializeOwned>(
+    notes: &Metadata,
+    key: &str,
+    what: &str,
+) -> Result<Option<T>, StateProblem> {
+    let entry = notes.get(key).map(|text| serde_json::from_str(text));
+    let damaged = |_| StateProblem::NotAState(format!("{what} cannot be read"));
+    entry.transpose().map_err(damaged)
 }
 
 /// A number for every row.
@@ -446,7 +433,11 @@ impl Saved {
             Some(VERSION | COMPRESSED | STARTED)
                 if metadata.get("checksum") == Some(&checksum(&metadata, &tensors)) => {}
             Some(VERSION | COMPRESSED | STARTED) => return Err(StateProblem::Changed),
-            Some(other) => return Err(StateProblem::Version(other.to_owned())),
+            Some(other) => {
+                let read = format!("this program reads versions {VERSION} to {STARTED}");
+                let unfit = format!("a state of format version {other}; {read}");
+                return Err(StateProblem::Unfit(unfit));
+            }
         }
         let layers = metadata.get("layers").and_then(|n| n.parse().ok());
         let layers: usize = layers
@@ -455,11 +446,10 @@ impl Saved {
         let position = (tensors.get("position").and_then(whole_numbers))
             .filter(|rows| !rows.is_empty())
             .ok_or_else(|| not_a_state("no positions of rows in it"))?;
-        let packing = serde_json::from_str(metadata.get(PACKING).map_or("null", String::as_str));
         let reader = Reader {
             tensors: &tensors,
             rows: position.len(),
-            packing: packing.map_err(|_| not_a_state("how its memory is packed cannot be read"))?,
+            packing: note(&metadata, PACKING, "how its memory is packed")?,
             device,
         };
         let layers: Result<Vec<_>, _> = (0..layers).map(|i| reader.layer(i)).collect();
@@ -489,30 +479,26 @@ impl Saved {
         // Old files and checkpoints have no fingerprint.
         let found = self.extra.notes.get("model").map_or("none", String::as_str);
         if found != fingerprint {
-            return Err(StateProblem::OtherModel {
-                found: found.to_owned(),
-                expected: fingerprint.to_owned(),
-            });
+            return Err(StateProblem::Unfit(format!(
+                "the state of another model ({found}); this one is {fingerprint}: other weights or settings, with \
+                 or without adapters, or weights kept in bf16 that have more bits"
+            )));
         }
         let fresh = model.initial_state(self.state.batch());
         if fresh.layers.len() != self.state.layers.len() {
-            return Err(StateProblem::Layers {
-                found: self.state.layers.len(),
-                expected: fresh.layers.len(),
-            });
+            let [found, expected] = [&self.state, &fresh].map(|state| state.layers.len());
+            let unfit = format!("a state of {found} layers, for a model of {expected}");
+            return Err(StateProblem::Unfit(unfit));
         }
         for (layer, (found, fresh)) in self.state.layers.iter().zip(&fresh.layers).enumerate() {
             let (found, expected) = (shape(found, model.config()), shape(fresh, model.config()));
             if found != expected {
-                return Err(StateProblem::Shape {
-                    layer,
-                    found,
-                    expected,
-                });
+                let unfit = format!("layer {layer} has {found} instead of {expected}");
+                return Err(StateProblem::Unfit(unfit));
             }
         }
         match &self.not_finite {
-            Some(name) => Err(StateProblem::NotFinite(name.clone())),
+            Some(name) => Err(not_finite(name)),
             None => Ok(()),
         }
     }
@@ -542,6 +528,16 @@ fn whole_numbers(view: &TensorView<'_>) -> Option<Vec<u64>> {
     let numbers = view.data().chunks_exact(8);
     let numbers = numbers.map(|x| u64::from_le_bytes(x.try_into().expect("eight bytes")));
     fits.then(|| numbers.collect())
+}
+
+/// A tensor holds a number that is not finite.
+fn not_finite(name: &str) -> StateProblem {
+    StateProblem::Unfit(format!("{name} holds a number that is not finite"))
+}
+
+/// A tensor is of another number format than f32.
+fn no_f32(name: &str, format: impl Debug) -> StateProblem {
+    StateProblem::Unfit(format!("{name} holds {format:?} instead of F32"))
 }
 
 /// What a file says that cannot be taken apart.
@@ -636,7 +632,7 @@ impl Reader<'_> {
             norm: Vec::new(),
         };
         if !compressed.scales.iter().all(|scale| scale.is_finite()) {
-            return Err(StateProblem::NotFinite(format!("layers.{i}.scales")));
+            return Err(not_finite(&format!("layers.{i}.scales")));
         }
         Ok(Some(decompress(&compressed, self.device)))
     }
@@ -647,8 +643,7 @@ impl Reader<'_> {
             return Ok(None);
         };
         if found.dtype() != Dtype::F32 {
-            let dtype = format!("{:?}", found.dtype());
-            return Err(StateProblem::Format(name.to_owned(), dtype));
+            return Err(no_f32(name, found.dtype()));
         }
         let shape = found.shape().to_vec();
         if shape.len() != D || shape[0] != self.rows {
@@ -691,6 +686,20 @@ mod tests {
         let (_, mut state) = model.forward(tokens([[0, 1, 2], [3, 4, 0]]), None);
         state.position = vec![3, u64::MAX - 7];
         (model, state)
+    }
+
+    impl ModelState {
+        /// [`save`](Self::save) with the memory in `width` bits a number.
+        fn save_compressed(
+            &self,
+            path: &Path,
+            model: &impl Stateful,
+            width: Width,
+        ) -> Result<SavedSize, StateError> {
+            let identity = fingerprint(model);
+            let made = self.to_bytes_with(Some(&identity), &Extra::default(), Some(width));
+            write(path, made)
+        }
     }
 
     /// Every tensor with its bytes. The order of the metadata in a header is any.

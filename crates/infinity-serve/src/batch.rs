@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
+use infinity_model::generate::{ids, numbers};
 use infinity_model::replay::Replay;
 use infinity_model::{GenerateError, InfinityModel, ModelState};
 
 use crate::error::EngineError;
 use crate::metrics::Metrics;
-use crate::reading::{ids, numbers};
 use crate::row::{Need, Row};
 
 /// Rows of one step: as many as a row has the same bits among, whoever they are.

@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 
 use infinity_kernels::in_pool;
-use infinity_model::burn::tensor::{Int, Tensor, TensorData};
+use infinity_model::burn::tensor::Tensor;
+use infinity_model::generate::{ids, numbers};
 use infinity_model::layer::{Layer, Pass, Stream};
-use infinity_model::{GenerateError, InfinityModel, LayerState, ModelState};
+use infinity_model::{Borders, GenerateError, InfinityModel, LayerState, ModelState};
 
 /// Positions whose logits are computed at once, where a prompt's own are asked for.
 const SCORED: usize = 64;
@@ -37,9 +38,10 @@ impl Piece {
         state: ModelState,
         every: bool,
     ) -> Self {
-        let position = state.position_after(tokens.len());
+        let borders = Borders::default();
+        let position = state.position_after(tokens.len(), &borders);
         Self {
-            pass: model.pass(&state.position, tokens.len()),
+            pass: model.pass(&state.position, tokens.len(), &borders),
             stream: model.embed(ids(model, tokens).unsqueeze()).into(),
             tokens: tokens.len(),
             after: Vec::with_capacity(state.layers.len()),
@@ -105,21 +107,6 @@ pub(crate) fn take_left<T, P>(
         }
     }
     left
-}
-
-/// Tokens as the model takes them, `[T]`.
-pub(crate) fn ids(model: &InfinityModel, tokens: &[u32]) -> Tensor<1, Int> {
-    let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
-    Tensor::from_data(TensorData::new(ids, [tokens.len()]), &model.device())
-}
-
-/// The numbers of a tensor, on the host.
-pub(crate) fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, GenerateError> {
-    let device_error = |reason: String| GenerateError::Device { reason };
-    let data = tensor.try_into_data();
-    let data = data.map_err(|error| device_error(error.to_string()))?;
-    let numbers = data.try_into_vec_as::<f32>();
-    numbers.map_err(|error| device_error(error.to_string()))
 }
 
 #[cfg(test)]

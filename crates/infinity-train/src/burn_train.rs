@@ -7,6 +7,7 @@
 //! learner's optimizer and loaders are stand-ins. What the dashboard calls an epoch is the stretch up to a
 //! validation ([`Stretches`]).
 
+use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::step::{LmBatch, LmOutput, Trainee};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
@@ -25,35 +26,23 @@ use burn::train::renderer::{
 };
 use burn::train::{
     EventProcessorError, EventProcessorTraining, InferenceStep, ItemLazy, Learner, LearnerEvent,
-    LearnerSummary, SupervisedLearningStrategy, SupervisedTraining,
-    SupervisedTrainingEventProcessor, TrainLoader, TrainOutput, TrainStep, TrainingComponents,
-    TrainingItem, TrainingStrategy, ValidLoader,
+    SupervisedLearningStrategy, SupervisedTraining, SupervisedTrainingEventProcessor, TrainLoader,
+    TrainOutput, TrainStep, TrainingComponents, TrainingItem, TrainingStrategy, ValidLoader,
 };
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
-/// How a run presents itself to burn-train.
-pub(crate) struct Shown {
-    pub(crate) root: PathBuf,
-    pub(crate) name: String,
-    /// Whether burn-train's dashboard is shown, which is what it does on a terminal when it is told
-    /// nothing else.
-    pub(crate) dashboard: bool,
-    pub(crate) stretches: Stretches,
-    pub(crate) step: u64,
-}
-
-/// Runs `body`, a training loop, inside burn-train's learner. `body` returns the trained model and
-/// whatever else is to come out. To be killed from the dashboard is an error; a panic goes through.
+/// Runs `body`, the training loop of `config` from `step` on, inside burn-train's learner, with its `dashboard`
+/// or without. `body` returns the trained model and whatever else is to come out. To be killed from the
+/// dashboard is an error; a panic goes through.
 pub(crate) fn within_learner<T: Send + 'static>(
-    shown: Shown,
+    config: &RunConfig,
+    (stretches, step, dashboard): (Stretches, u64, bool),
     trainee: Trainee,
     body: impl FnOnce(&mut Shell) -> (Trainee, T) + Send + 'static,
 ) -> Result<T, TrainError> {
-    let (stretches, dashboard) = (shown.stretches, shown.dashboard);
     let (give, given) = channel();
     let body = Mutex::new(Some(move |shell: &mut Shell| {
         let (trainee, out) = body(shell);
@@ -66,14 +55,15 @@ pub(crate) fn within_learner<T: Send + 'static>(
     let loss = LmMetric::new("Loss", |output| {
         (output.n_tokens > 0).then(|| output.loss_sum / output.n_tokens as f64)
     });
-    let mut training = SupervisedTraining::new(&shown.root, Arc::new(NoLoader), Arc::new(NoLoader))
+    let root = config.output_dir();
+    let mut training = SupervisedTraining::new(root, Arc::new(NoLoader), Arc::new(NoLoader))
         .metric_train_numeric(loss.clone())
         .metric_valid_numeric(loss)
         .metric_train_numeric(LmMetric::new("GradNorm", |output| output.grad_norm))
         .with_metric_logger(InMemoryMetricLogger::default())
         .with_application_logger(None)
         .num_epochs(stretches.count())
-        .label(&shown.name)
+        .label(&config.run.name)
         .with_training_strategy(TrainingStrategy::Custom(strategy));
     training = match dashboard {
         true => training
@@ -81,8 +71,8 @@ pub(crate) fn within_learner<T: Send + 'static>(
             .metric_train_numeric(IterationSpeedMetric::new()),
         false => training.renderer(Box::new(Quiet)),
     };
-    if shown.step > 0 {
-        training = training.checkpoint(stretches.of(shown.step + 1) - 1);
+    if step > 0 {
+        training = training.checkpoint(stretches.of(step + 1) - 1);
     }
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| training.launch(learner))) {
         // The dashboard knows no other way to say that somebody asked it to kill the program.
@@ -373,21 +363,13 @@ impl DataLoader<LmBatch> for NoLoader {
 /// own renderer for pipes prints progress without metrics on every batch.
 struct Quiet;
 
-type End = Result<(), Box<dyn core::error::Error>>;
-
 impl MetricsRendererTraining for Quiet {
     fn update_train(&mut self, _: MetricState) {}
     fn update_valid(&mut self, _: MetricState) {}
-    fn on_train_end(&mut self, _: Option<LearnerSummary>) -> End {
-        Ok(())
-    }
 }
 
 impl MetricsRendererEvaluation for Quiet {
     fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
-    fn on_test_end(&mut self, _: Option<LearnerSummary>) -> End {
-        Ok(())
-    }
 }
 
 impl TrainingProgressLogger for Quiet {

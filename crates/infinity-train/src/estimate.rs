@@ -52,7 +52,8 @@ pub fn estimate(
     let limit = config.training.max_seconds as f64;
     let run = Run::prepare(config, &devices.into(), control, true)?;
     let (run, cost) = run.in_learner(Run::rehearse)?;
-    let cost = cost?;
+    let [step_s, eval_batch_s, sample_s] = cost?;
+    let memory_bytes = peak_resident_bytes();
     let (config, total_steps) = (run.config, run.state.total_steps);
     let eval_batches = run.valid.as_ref().map_or(0, EvalSource::batches);
     let times = |every: u64| match every {
@@ -64,13 +65,13 @@ pub fn estimate(
         Some(lora) => (lora.count(&config.model)?, all),
         None => (all, 0),
     };
-    let mut steps_s = total_steps as f64 * cost.step_s;
+    let mut steps_s = total_steps as f64 * step_s;
     let mut part = 1.0;
     if limit > 0.0 && steps_s > limit {
         // A run with a time limit stops within it and then validates and samples once more.
         (steps_s, part) = (limit, limit / steps_s);
     }
-    let eval_s = cost.eval_batch_s * eval_batches as f64;
+    let eval_s = eval_batch_s * eval_batches as f64;
     let evals = (times(config.eval.every) as f64 * part).max(1.0);
     let samples = (times(config.eval.sample_every) as f64 * part).max(1.0);
     Ok(Estimate {
@@ -79,10 +80,10 @@ pub fn estimate(
         total_steps,
         tokens_per_step: config.tokens_per_step(),
         training_tokens: run.training_tokens,
-        step_s: cost.step_s,
+        step_s,
         eval_s,
-        run_s: steps_s + evals * eval_s + samples * cost.sample_s,
-        memory_bytes: cost.peak_bytes,
+        run_s: steps_s + evals * eval_s + samples * sample_s,
+        memory_bytes,
         model: config.model,
     })
 }
@@ -94,20 +95,10 @@ const TIME: Duration = Duration::from_secs(10);
 /// Validation batches that are measured.
 const EVAL_BATCHES: u64 = 3;
 
-/// What was measured: seconds of a step, a validation batch and the samples of one moment, and the largest
-/// resident memory of the process.
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    step_s: f64,
-    eval_batch_s: f64,
-    sample_s: f64,
-    peak_bytes: u64,
-}
-
 impl Run {
     /// Takes steps as the run would, as many as it takes to know what they cost, a piece of a validation
-    /// and a sample; nothing is written.
-    fn rehearse(&mut self, shell: &mut Shell) -> Result<Cost, TrainError> {
+    /// and a sample; nothing is written. Seconds of a step, a validation batch and the samples of one moment.
+    fn rehearse(&mut self, shell: &mut Shell) -> Result<[f64; 3], TrainError> {
         // The peak of tokenising a text is not the run's.
         forget_peak();
         self.step(shell)?;
@@ -127,12 +118,7 @@ impl Run {
         let eval_batch_s = self.rehearse_validation()?;
         let began = Instant::now();
         self.sample(shell)?;
-        Ok(Cost {
-            step_s,
-            eval_batch_s,
-            sample_s: began.elapsed().as_secs_f64(),
-            peak_bytes: peak_resident_bytes(),
-        })
+        Ok([step_s, eval_batch_s, began.elapsed().as_secs_f64()])
     }
 
     /// Seconds of a validation batch, the first one apart; 0 without a validation.

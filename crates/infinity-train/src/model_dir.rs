@@ -14,8 +14,8 @@ use infinity_model::pretrained::{
 };
 use infinity_model::state_file::fingerprint_in_bf16;
 use infinity_model::{
-    GenerationConfig, InfinityModel, ModelConfig, Precision, Pretrained, PretrainedError,
-    Tokenizer, from_pretrained_in,
+    GenerationConfig, ModelConfig, Precision, Pretrained, PretrainedError, Tokenizer,
+    from_pretrained_in,
 };
 use std::ffi::OsStr;
 use std::fs;
@@ -31,15 +31,13 @@ const ADAPTER_MARKER: &str = "adapter_config.json";
 /// Settings of generation beside a finished model.
 const GENERATION: &str = "generation_config.json";
 
-/// A model that was found and not loaded yet.
+/// A model that was found and not loaded yet: a model directory, what a run had learned at some step, or adapters; and
+/// of adapters, which model they are to be added to.
 #[derive(Debug)]
-pub enum Found {
-    /// A model directory.
-    Directory(PathBuf),
-    /// What a run had learned at some step.
-    Checkpoint(Box<Checkpoint>),
-    /// Adapters, to be added to a model.
-    Adapter(Box<Adapted>),
+pub struct Found {
+    place: PathBuf,
+    checkpoint: Option<Checkpoint>,
+    base: Option<Box<Base>>,
 }
 
 /// What is known of a model without its weights.
@@ -55,19 +53,17 @@ pub(crate) struct About {
     pub(crate) notes: Vec<String>,
 }
 
-/// Adapters in a directory of their own.
+/// The model that adapters belong to.
 #[derive(Debug)]
-pub struct Adapted {
-    folder: PathBuf,
-    /// The model that they belong to.
-    base: Found,
-    /// Of that model's weights, where it is known.
+struct Base {
+    found: Found,
+    /// Of its weights, where it is known.
     fingerprint: Option<String>,
 }
 
 /// A complete checkpoint.
 #[derive(Debug)]
-pub struct Checkpoint {
+struct Checkpoint {
     run: PathBuf,
     store: CheckpointStore,
     state: TrainerState,
@@ -98,7 +94,7 @@ pub fn find_with(given: &Path, adapter: Option<&Path>) -> Result<Found, TrainErr
     }
     Err(TrainError::NoModel(format!(
         "{} is a model and no adapter: there is no {ADAPTER_MARKER}, or a {MARKER} beside it",
-        found.place().display()
+        found.place.display()
     )))
 }
 
@@ -109,41 +105,33 @@ fn find_on(given: &Path, base: Option<&Path>) -> Result<Found, TrainError> {
         Ok(finished) => newer(given, finished),
         Err(_) => newest(given, &retired(given)?),
     };
-    if let Some(mut checkpoint) = checkpoint(given)?.or_else(unfinished) {
-        if let (Some(base), Some(own)) = (base, &mut checkpoint.state.base) {
-            refuse_adapters(&find(base)?, &checkpoint.store.path(checkpoint.state.step))?;
-            own.path = base.to_path_buf();
-        }
-        return Ok(Found::Checkpoint(Box::new(checkpoint)));
+    if let Some(checkpoint) = checkpoint(given)?.or_else(unfinished) {
+        let place = checkpoint.store.path(checkpoint.state.step);
+        let own = checkpoint.state.base.as_ref();
+        let base = own.map(|own| {
+            let fingerprint = Some(own.fingerprint.clone());
+            Base::of(&place, base.unwrap_or(&own.path), fingerprint)
+        });
+        return Ok(Found {
+            base: base.transpose()?,
+            place,
+            checkpoint: Some(checkpoint),
+        });
     }
-    match folder? {
-        folder if is_adapter(&folder) => adapted(folder, base),
-        folder => Ok(Found::Directory(folder)),
-    }
+    let place = folder?;
+    let base = is_adapter(&place).then(|| named_base(&place, base));
+    Ok(Found {
+        base: base.transpose()?,
+        place,
+        checkpoint: None,
+    })
 }
 
-/// Refuses a model that the adapters in `of` cannot belong to, because it is one of adapters itself.
-fn refuse_adapters(base: &Found, of: &Path) -> Result<(), TrainError> {
-    match base.has_adapters() {
-        false => Ok(()),
-        true => Err(is_adapter_itself(&base.place(), of)),
-    }
-}
-
-fn is_adapter_itself(base: &Path, of: &Path) -> TrainError {
-    TrainError::NoModel(format!(
-        "{} is an adapter of {}, which is an adapter itself: write that one as a model first, with \
-         `infinity export --merge`",
-        of.display(),
-        base.display()
-    ))
-}
-
-/// The adapters in `folder` on the model in `base`, or on the one that they name.
-fn adapted(folder: PathBuf, base: Option<&Path>) -> Result<Found, TrainError> {
-    let (settings, shown) = (read_adapter_settings(&folder)?, folder.display());
+/// The model of the adapters in `folder`: that in `base`, or the one that they name.
+fn named_base(folder: &Path, base: Option<&Path>) -> Result<Box<Base>, TrainError> {
+    let (settings, shown) = (read_adapter_settings(folder)?, folder.display());
     let given = base.map(Path::to_path_buf);
-    let base = given.or_else(|| base_of(&folder, &settings)).ok_or_else(|| {
+    let base = given.or_else(|| base_of(folder, &settings)).ok_or_else(|| {
         TrainError::NoModel(format!(
             "{shown} is an adapter of {}, and no such directory is here: name the model's own, and the \
              adapter with --adapter {shown}",
@@ -153,17 +141,30 @@ fn adapted(folder: PathBuf, base: Option<&Path>) -> Result<Found, TrainError> {
             }
         ))
     })?;
-    // Before its own base is looked for, which may be this one.
-    if directory(&base).is_ok_and(|dir| is_adapter(&dir)) {
-        return Err(is_adapter_itself(&base, &folder));
+    Base::of(folder, &base, settings.fingerprint)
+}
+
+impl Base {
+    /// The model in `path` that the adapters in `of` belong to, and which is none of adapters itself.
+    fn of(of: &Path, path: &Path, fingerprint: Option<String>) -> Result<Box<Self>, TrainError> {
+        let refused = |base: &Path| {
+            TrainError::NoModel(format!(
+                "{} is an adapter of {}, which is an adapter itself: write that one as a model first, with \
+                 `infinity export --merge`",
+                of.display(),
+                base.display()
+            ))
+        };
+        // Before its own base is looked for, which may be this one.
+        if directory(path).is_ok_and(|dir| is_adapter(&dir)) {
+            return Err(refused(path));
+        }
+        let found = find(path)?;
+        match found.has_adapters() {
+            true => Err(refused(&found.place)),
+            false => Ok(Box::new(Base { found, fingerprint })),
+        }
     }
-    let base = find(&base)?;
-    refuse_adapters(&base, &folder)?;
-    Ok(Found::Adapter(Box::new(Adapted {
-        folder,
-        base,
-        fingerprint: settings.fingerprint,
-    })))
 }
 
 /// The model that the run in `run` had finished before it went on.
@@ -294,63 +295,54 @@ fn no_best(given: &Path, store: &CheckpointStore) -> TrainError {
 impl Found {
     /// Which checkpoint of which run it is, or which adapters of which model, if it is one or the other.
     pub fn describe(&self) -> Option<String> {
-        match self {
-            Found::Directory(_) => None,
-            Found::Adapter(adapted) => {
-                let (folder, base) = (adapted.folder.display(), adapted.base.place());
-                let base = base.display();
-                Some(format!("the adapters in {folder} on the model in {base}"))
-            }
-            Found::Checkpoint(checkpoint) => {
-                let (step, run) = (checkpoint.state.step, checkpoint.run.display());
-                let mut text = format!("checkpoint of step {step} of the run in {run}");
-                if let Some(older) = &checkpoint.older {
-                    text += &format!(", which is newer than {}", older.display());
-                }
-                if let Some(base) = &checkpoint.state.base {
-                    text += &format!(" on the model in {}", base.path.display());
-                }
-                Some(text)
-            }
+        let base = self.base.as_ref().map(|base| base.found.place.display());
+        let Some(Checkpoint {
+            run, state, older, ..
+        }) = &self.checkpoint
+        else {
+            let folder = self.place.display();
+            return base.map(|base| format!("the adapters in {folder} on the model in {base}"));
+        };
+        let mut text = format!(
+            "checkpoint of step {} of the run in {}",
+            state.step,
+            run.display()
+        );
+        if let Some(older) = older {
+            text += &format!(", which is newer than {}", older.display());
         }
+        if let Some(base) = base {
+            text += &format!(" on the model in {base}");
+        }
+        Some(text)
     }
 
     /// Where it lies: the model directory, the checkpoint or the directory of adapters.
-    pub fn place(&self) -> PathBuf {
-        match self {
-            Found::Directory(directory) => directory.clone(),
-            Found::Checkpoint(checkpoint) => checkpoint.store.path(checkpoint.state.step),
-            Found::Adapter(adapted) => adapted.folder.clone(),
-        }
+    pub fn place(&self) -> &Path {
+        &self.place
     }
 
     /// The model directory, if it is one.
     pub fn directory(&self) -> Option<&Path> {
-        match self {
-            Found::Directory(directory) => Some(directory),
-            _ => None,
-        }
+        let is_one = self.checkpoint.is_none() && self.base.is_none();
+        is_one.then_some(&self.place)
     }
 
     /// What network it is, and what is known of its tokenizer.
     pub(crate) fn about(&self) -> Result<About, TrainError> {
-        let checkpoint = match self {
-            Found::Directory(folder) => {
-                let settings = read_settings(folder)?;
-                let tokenizer = settings.tokenizer.as_ref();
-                return Ok(About {
-                    is_of_others: settings.is_of_others(),
-                    begins: tokenizer.is_some_and(Tokenizer::adds_special_tokens),
-                    model: settings.config,
-                    notes: settings.notes,
-                });
-            }
-            Found::Checkpoint(checkpoint) => checkpoint,
-            Found::Adapter(adapted) => return adapted.base.about(),
-        };
-        if let Some(base) = &checkpoint.state.base {
-            return find(&base.path)?.about();
+        if let Some(base) = &self.base {
+            return base.found.about();
         }
+        let Some(checkpoint) = &self.checkpoint else {
+            let settings = read_settings(&self.place)?;
+            let tokenizer = settings.tokenizer.as_ref();
+            return Ok(About {
+                is_of_others: settings.is_of_others(),
+                begins: tokenizer.is_some_and(Tokenizer::adds_special_tokens),
+                model: settings.config,
+                notes: settings.notes,
+            });
+        };
         let config = RunConfig::from_record(&checkpoint.state.config)?;
         Ok(About {
             is_of_others: false,
@@ -366,31 +358,22 @@ impl Found {
     /// # Errors
     /// A file is missing, damaged, or does not fit the others, or the device cannot hold the weights.
     pub fn load(&self, precision: Precision, device: &Device) -> Result<Pretrained, TrainError> {
-        let checkpoint = match self {
-            Found::Directory(directory) => {
-                return Ok(from_pretrained_in(directory, precision, device)?);
+        let tokenizer = |path| Tokenizer::from_file(path).map_err(PretrainedError::from);
+        if let Some(base) = &self.base {
+            let mut loaded = self.adapted(base, own(precision), device)?;
+            if self.checkpoint.is_some() {
+                loaded.tokenizer = Some(tokenizer(self.tokenizer()?)?);
             }
-            Found::Checkpoint(checkpoint) => checkpoint,
-            Found::Adapter(adapted) => {
-                let (folder, base) = (&adapted.folder, &adapted.base);
-                let loaded = base.load(own(precision), device)?;
-                if let Some(expected) = &adapted.fingerprint {
-                    same_weights(&loaded.model, expected, base, folder)?;
-                }
-                let model = with_adapter_of(loaded.model, base.directory(), folder)?;
-                let model = ready(model, precision)?;
-                return Ok(Pretrained { model, ..loaded });
+            if precision != Precision::Bf16Weights {
+                loaded.model = loaded.model.merged();
             }
-        };
-        let path = self.tokenizer()?;
-        let tokenizer = Tokenizer::from_file(path).map_err(PretrainedError::from)?;
-        if let Some((loaded, _)) = checkpoint.adapted(own(precision), device)? {
-            return Ok(Pretrained {
-                model: ready(loaded.model.clone(), precision)?,
-                tokenizer: Some(tokenizer),
-                ..loaded
-            });
+            loaded.model = loaded.model.with_precision(precision)?;
+            return Ok(loaded);
         }
+        let Some(checkpoint) = &self.checkpoint else {
+            return Ok(from_pretrained_in(&self.place, precision, device)?);
+        };
+        let tokenizer = tokenizer(self.tokenizer()?)?;
         let config = RunConfig::from_record(&checkpoint.state.config)?;
         let (store, step) = (&checkpoint.store, checkpoint.state.step);
         let model = model_of(store, step, config.model.init(device))?;
@@ -412,13 +395,39 @@ impl Found {
         })
     }
 
+    /// The model that its adapters belong to, with them beside its weights.
+    fn adapted(
+        &self,
+        Base { found, fingerprint }: &Base,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Pretrained, TrainError> {
+        let loaded = found.load(precision, device)?;
+        let is = fingerprint_in_bf16(&loaded.model);
+        if let Some(expected) = fingerprint.as_ref().filter(|expected| **expected != is) {
+            let (of, base) = (self.place.display(), found.place.display());
+            return Err(TrainError::NoModel(format!(
+                "the adapters in {of} belong to a model of other weights ({expected}) than the one in {base} ({is})"
+            )));
+        }
+        let model = match &self.checkpoint {
+            None => with_adapter_of(loaded.model, found.directory(), &self.place)?,
+            Some(Checkpoint { store, state, .. }) => {
+                let config = RunConfig::from_record(&state.config)?;
+                let lora = config.lora.wanted().ok_or_else(|| self.no_adapters())?;
+                model_of(store, state.step, loaded.model.with_lora(&lora, 0)?)?
+            }
+        };
+        Ok(Pretrained { model, ..loaded })
+    }
+
+    fn no_adapters(&self) -> TrainError {
+        TrainError::NoModel(format!("{} has no adapters", self.place.display()))
+    }
+
     /// Whether it is adapters and the model that they belong to.
     pub fn has_adapters(&self) -> bool {
-        match self {
-            Found::Directory(_) => false,
-            Found::Checkpoint(checkpoint) => checkpoint.state.base.is_some(),
-            Found::Adapter(_) => true,
-        }
+        self.base.is_some()
     }
 
     /// Writes its adapters alone to `dir`, as the Python package PEFT has them.
@@ -426,32 +435,24 @@ impl Found {
     /// # Errors
     /// There are none, or they cannot be loaded or written.
     pub fn save_adapter(&self, dir: &Path, device: &Device) -> Result<(), TrainError> {
-        if let Found::Adapter(adapted) = self {
-            return Ok(copy_adapter(dir, &adapted.folder)?);
+        let base = self.base.as_ref().ok_or_else(|| self.no_adapters())?;
+        if self.checkpoint.is_none() {
+            return Ok(copy_adapter(dir, &self.place)?);
         }
-        if let Found::Checkpoint(checkpoint) = self
-            && let Some(base) = &checkpoint.state.base
-            && let Some((loaded, found)) = checkpoint.adapted(Precision::F32, device)?
-        {
-            let of = found.directory();
-            save_adapter(dir, &loaded.model, of, &base.path, &base.fingerprint)?;
-            return Ok(());
-        }
-        let place = self.place();
-        Err(TrainError::NoModel(format!(
-            "{} has no adapters",
-            place.display()
-        )))
+        let model = self.adapted(base, Precision::F32, device)?.model;
+        let (of, fingerprint) = (&base.found, base.fingerprint.as_deref());
+        let fingerprint = fingerprint.unwrap_or_default();
+        save_adapter(dir, &model, of.directory(), &of.place, fingerprint)?;
+        Ok(())
     }
 
     /// How the conversations were written that it learned from, where the model, adapters or the run of a checkpoint say
     /// so themselves.
     pub fn chat_template(&self) -> Option<PathBuf> {
-        let folders = match self {
-            Found::Directory(folder) => vec![folder.clone()],
-            Found::Adapter(adapted) => vec![adapted.folder.clone()],
+        let folders = match &self.checkpoint {
+            None => vec![self.place.clone()],
             // Earlier versions wrote it with the finished model alone.
-            Found::Checkpoint(of) => vec![of.run.clone(), of.run.join(FINAL)],
+            Some(of) => vec![of.run.clone(), of.run.join(FINAL)],
         };
         let mut paths = folders.into_iter().map(|folder| folder.join(TEMPLATE));
         paths.find(|path| path.is_file())
@@ -463,15 +464,12 @@ impl Found {
     /// # Errors
     /// It is not.
     pub fn tokenizer(&self) -> Result<PathBuf, TrainError> {
-        let checkpoint = match self {
-            Found::Directory(directory) => return Ok(directory.join(TOKENIZER)),
-            Found::Checkpoint(checkpoint) => checkpoint,
-            Found::Adapter(adapted) => return adapted.base.tokenizer(),
-        };
-        let run = &checkpoint.run;
         // Beside that of a base lies how conversations are written.
-        let base = checkpoint.state.base.as_ref();
-        let base = base.map(|base| find(&base.path)?.tokenizer()).transpose()?;
+        let base = self.base.as_ref().map(|base| base.found.tokenizer());
+        let base = base.transpose()?;
+        let Some(Checkpoint { run, state, .. }) = &self.checkpoint else {
+            return Ok(base.unwrap_or_else(|| self.place.join(TOKENIZER)));
+        };
         let own = [run.join(TOKENIZER), run.join(FINAL).join(TOKENIZER)];
         let mut places = base.into_iter().chain(own);
         let path = places.find(|path| path.is_file()).ok_or_else(|| {
@@ -483,12 +481,11 @@ impl Found {
         })?;
         let found = Tokenizer::from_file(&path).and_then(|found| found.to_json());
         let found = found.map_err(PretrainedError::from)?;
-        let expected = &checkpoint.state.tokenizer;
-        if !expected.is_empty() && !Fingerprint::matches(expected, found) {
+        if !state.tokenizer.is_empty() && !Fingerprint::matches(&state.tokenizer, found) {
             return Err(TrainError::NoModel(format!(
                 "{} is not the tokenizer that the checkpoint of step {} was trained with",
                 path.display(),
-                checkpoint.state.step
+                state.step
             )));
         }
         Ok(path)
@@ -500,50 +497,25 @@ impl Found {
     /// What is there cannot be read.
     pub fn layers(&self) -> Result<ConfigLayers, TrainError> {
         let layers = ConfigLayers::new();
-        let made_by = match self {
-            Found::Directory(directory) => run_config(directory),
-            Found::Checkpoint(checkpoint) => effective(&checkpoint.run),
-            Found::Adapter(adapted) => run_config(&adapted.folder),
+        let made_by = match &self.checkpoint {
+            None => run_config(&self.place),
+            Some(checkpoint) => effective(&checkpoint.run),
         };
         if let Some(path) = made_by {
             return Ok(layers.file(&path)?);
         }
-        Ok(match self {
-            Found::Adapter(adapted) => return adapted.base.layers(),
-            Found::Checkpoint(checkpoint) => {
-                layers.text("the checkpoint's configuration", &checkpoint.state.config)?
-            }
-            Found::Directory(directory) => {
-                let path = directory.join(MARKER);
-                let config = config_from_json(&read(&path)?)
-                    .map_err(|source| PretrainedError::Config { path, source })?;
-                let window = config.max_position_embeddings;
-                let text = format!("[data]\nmax_seq_length = {window}\n");
-                layers.text("the model's config.json", &text)?
-            }
-        })
-    }
-}
-
-impl Checkpoint {
-    /// The model that its adapters belong to, with them beside its weights, and where it is; if adapters are what it holds.
-    fn adapted(
-        &self,
-        precision: Precision,
-        device: &Device,
-    ) -> Result<Option<(Pretrained, Found)>, TrainError> {
-        let config = RunConfig::from_record(&self.state.config)?;
-        let (Some(base), Some(lora)) = (&self.state.base, config.lora.wanted()) else {
-            return Ok(None);
-        };
-        let (store, step) = (&self.store, self.state.step);
-        let found = find(&base.path)?;
-        refuse_adapters(&found, &store.path(step))?;
-        let loaded = found.load(precision, device)?;
-        same_weights(&loaded.model, &base.fingerprint, &found, &store.path(step))?;
-        let model = loaded.model.with_lora(&lora, 0)?;
-        let model = model_of(store, step, model)?;
-        Ok(Some((Pretrained { model, ..loaded }, found)))
+        if let Some(Checkpoint { state, .. }) = &self.checkpoint {
+            return Ok(layers.text("the checkpoint's configuration", &state.config)?);
+        }
+        if let Some(base) = &self.base {
+            return base.found.layers();
+        }
+        let path = self.place.join(MARKER);
+        let config = config_from_json(&read(&path)?)
+            .map_err(|source| PretrainedError::Config { path, source })?;
+        let window = config.max_position_embeddings;
+        let text = format!("[data]\nmax_seq_length = {window}\n");
+        Ok(layers.text("the model's config.json", &text)?)
     }
 }
 
@@ -553,33 +525,6 @@ pub(crate) fn own(precision: Precision) -> Precision {
         Precision::Bf16Weights => precision,
         _ => Precision::F32,
     }
-}
-
-/// A model with adapters, made [`own`] for them, as it computes in `precision`.
-fn ready(model: InfinityModel, precision: Precision) -> Result<InfinityModel, TrainError> {
-    let model = match precision {
-        Precision::Bf16Weights => model,
-        _ => model.merged(),
-    };
-    Ok(model.with_precision(precision)?)
-}
-
-/// Refuses a model other than the one that the adapters in `of` were trained on.
-fn same_weights(
-    model: &InfinityModel,
-    expected: &str,
-    base: &Found,
-    of: &Path,
-) -> Result<(), TrainError> {
-    let found = fingerprint_in_bf16(model);
-    if found == expected {
-        return Ok(());
-    }
-    let (of, base) = (of.display(), base.place());
-    Err(TrainError::NoModel(format!(
-        "the adapters in {of} belong to a model of other weights ({expected}) than the one in {} ({found})",
-        base.display()
-    )))
 }
 
 /// How a model of a run generates: it ends where its tokenizer says that a text does.
@@ -616,10 +561,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path();
         let message = |path: &Path| find(path).unwrap_err().to_string();
-        let found = |path: &Path| match find(path).unwrap() {
-            Found::Directory(directory) => directory,
-            other => panic!("{other:?}"),
-        };
+        let found = |path: &Path| find(path).unwrap().directory().unwrap().to_path_buf();
         assert!(message(&run.join("none")).contains("there is no model directory"));
         assert!(message(run).contains("neither config.json"));
         fs::create_dir_all(run.join(CHECKPOINTS)).unwrap();
@@ -648,7 +590,7 @@ mod tests {
             let model = dir.path().join("models").join(name);
             fs::create_dir_all(&model).unwrap();
             fs::write(model.join(MARKER), "{}").unwrap();
-            assert!(matches!(find(&model).unwrap(), Found::Directory(found) if found == model));
+            assert_eq!(find(&model).unwrap().directory(), Some(&*model));
         }
     }
 }

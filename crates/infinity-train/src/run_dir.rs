@@ -17,6 +17,7 @@ use crate::error::{CheckpointError, TrainError};
 use crate::metrics::tensorboard::EventFile;
 use infinity_files::Lock;
 use infinity_model::chat_template::TEMPLATE;
+use infinity_model::pretrained::is_part as is_model_file;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -335,7 +336,8 @@ fn is_written(path: &Path) -> bool {
         return true;
     }
     match parts[..] {
-        [name] => RUN_FILES.contains(&name.strip_suffix(".tmp").unwrap_or(name)),
+        [RUN | CONFIG | EFFECTIVE | TOKENIZER | TOKENIZER_CONFIG | TEMPLATE | METRICS] => true,
+        [name] => (name.strip_suffix(".tmp")).is_some_and(|name| is_written(Path::new(name))),
         [TENSORBOARD, name] => name.starts_with("events.out.tfevents."),
         [SAMPLES, name] => name.starts_with("step-"),
         [CHECKPOINTS, name] => [BEST, ".tmp-best"].contains(&name),
@@ -345,35 +347,11 @@ fn is_written(path: &Path) -> bool {
         }
         [folder, name] => {
             (folder == FINAL || folder.starts_with("final-step-"))
-                && (name.starts_with("model") && name.contains(".safetensors")
-                    || MODEL_FILES.contains(&name))
+                && (is_model_file(name) || name == TEMPLATE)
         }
         _ => false,
     }
 }
-
-/// What a run's directory holds besides folders.
-const RUN_FILES: [&str; 7] = [
-    RUN,
-    CONFIG,
-    EFFECTIVE,
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    TEMPLATE,
-    METRICS,
-];
-
-/// What a model directory holds besides weights.
-const MODEL_FILES: [&str; 8] = [
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "base.json",
-    TEMPLATE,
-    "config.json",
-    "generation_config.json",
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-];
 
 /// Refuses a directory that holds anything but what a run leaves that was ended before its first
 /// checkpoint: descriptions, logs, samples, half of a checkpoint.

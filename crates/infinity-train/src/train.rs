@@ -1,14 +1,13 @@
 //! A run, top to bottom: `prepare`, then a loop of step, evaluation, checkpoint and
 //! stop (`steps`), then the model directory (`finish`).
 //!
-//! Beside it: `prepare.rs` is everything before the first step, `lost.rs` what becomes of steps that are lost,
-//! `saved.rs` which checkpoints there are.
+//! Beside it: `prepare.rs` is everything before the first step, `lost.rs` what becomes of steps that are lost and
+//! which checkpoints there are.
 
 mod lost;
 mod prepare;
-mod saved;
 
-use crate::burn_train::{Shell, Shown, Stretches, within_learner};
+use crate::burn_train::{Shell, Stretches, within_learner};
 use crate::checkpoint::{CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
 use crate::data::{EvalSource, HostBatch, TrainSource, Workers, templates};
@@ -17,7 +16,7 @@ use crate::error::TrainError;
 use crate::evaluate::{EvalReport, evaluate_with};
 use crate::metrics::{EvalMetrics, Event, Reporter, StepMetrics, resident_bytes};
 use crate::model_dir;
-use crate::optimizer::{Optimizer, measure};
+use crate::optimizer::{Optimizer, clip};
 use crate::resume::Resume;
 use crate::run_dir::RunDir;
 use crate::step::loss_scale::LossScale;
@@ -26,7 +25,7 @@ use burn::module::Module;
 use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{copy_conversations, copy_template, read_settings, save_adapter};
 use infinity_model::{GateSummary, GenerationConfig, Tokenizer, generate, save_pretrained};
-use saved::Saved;
+use lost::Saved;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -142,14 +141,11 @@ impl Run {
         body: impl FnOnce(&mut Run, &mut Shell) -> T + Send + 'static,
     ) -> Result<(Run, T), TrainError> {
         let every = self.valid.as_ref().map_or(0, |_| self.config.eval.every);
-        let shown = Shown {
-            root: self.config.output_dir(),
-            name: self.config.run.name.clone(),
-            dashboard: self.config.logging.progress == Progress::Tui && !self.rehearses,
-            stretches: Stretches::new(every, self.state.total_steps),
-            step: self.state.step,
-        };
-        within_learner(shown, self.trainee.clone(), move |shell| {
+        let stretches = Stretches::new(every, self.state.total_steps);
+        let dashboard = self.config.logging.progress == Progress::Tui && !self.rehearses;
+        let shown = (stretches, self.state.step, dashboard);
+        let (config, trainee) = (self.config.clone(), self.trainee.clone());
+        within_learner(&config, shown, trainee, move |shell| {
             let given = body(&mut self, shell);
             (self.trainee.clone(), (self, given))
         })
@@ -270,7 +266,7 @@ impl Run {
         };
         let (mut output, grads) = self.ranks.learn(&self.trainee, work, &mut self.stream);
         let max_norm = self.config.training.max_grad_norm;
-        let (grads, clip) = measure(&self.trainee, grads, loss_scale, max_norm);
+        let (grads, clip) = clip(&self.trainee, grads, loss_scale, max_norm);
         let (n_tokens, grad_norm) = (output.n_tokens, clip.norm);
         output.grad_norm = Some(grad_norm);
         let loss = output.loss_sum / n_tokens.max(1) as f64;
@@ -389,10 +385,7 @@ impl Run {
         }
         let metrics = EvalMetrics {
             step,
-            loss: report.loss,
-            perplexity: report.perplexity,
-            bits_per_byte: report.bits_per_byte,
-            seconds: report.seconds,
+            report: report.clone(),
             best,
             gates,
         };

@@ -79,7 +79,7 @@ fn counted(layers: usize, name: OptimizerName, device: &Device) -> Counted {
         // Training clips in the optimizer's own launches.
         let (grads, clip) = launches(|| {
             synced(device, || -> GradientsParams {
-                clip(&trainee, grads, 0.0).0
+                clip(&trainee, grads, 1.0, 0.0).0
             })
         });
         let (after, optimizer) =

@@ -323,7 +323,7 @@ fn run_stream(args: &StreamArgs, text: &TokenStore, run: &Run<'_>) -> anyhow::Re
         context.read(run.model, &[last[0] as u32])?;
         let command = [("command", terminal::command_line())];
         let identity = Identity::of(run.model, run.tokenizer);
-        context.save_noting(path, &identity, &command)?;
+        context.save_in(path, &identity, &command, None)?;
     }
     match run.json {
         true => terminal::line(to_json(run, &options, &report))?,

@@ -92,7 +92,7 @@ pub(crate) fn run(args: GenerateArgs, global: &Global) -> anyhow::Result<()> {
         if let Some(path) = &args.state_out {
             let notes = [("command", terminal::command_line())];
             let identity = Identity::of(&model, Some(&tokenizer));
-            let size = context.save_in(path, &model, &identity, &notes, args.compress)?;
+            let size = context.save_in(path, &identity, &notes, args.compress)?;
             if let Some(bits) = args.compress {
                 terminal::remark(&kept(bits, size));
             }

@@ -120,8 +120,9 @@ fn step_line(m: &StepMetrics) -> String {
 /// `eval @500 | val_loss 3.1021 | ppl 22.2 | bpb 1.41 | 4.1s | best`.
 fn eval_line(m: &EvalMetrics) -> String {
     let best = if m.best { " | best" } else { "" };
-    let (step, loss, ppl) = (m.step, m.loss, perplexity(m.perplexity));
-    let (bpb, seconds) = (m.bits_per_byte, m.seconds);
+    let EvalMetrics { step, report, .. } = m;
+    let (loss, ppl) = (report.loss, perplexity(report.perplexity));
+    let (bpb, seconds) = (report.bits_per_byte, report.seconds);
     format!("eval @{step} | val_loss {loss:.4} | ppl {ppl} | bpb {bpb:.3} | {seconds:.1}s{best}")
 }
 
@@ -149,6 +150,7 @@ pub(crate) fn reading() -> impl FnMut(u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use infinity_train::EvalReport;
 
     fn step() -> StepMetrics {
         StepMetrics {
@@ -171,10 +173,14 @@ mod tests {
     fn eval() -> EvalMetrics {
         EvalMetrics {
             step: 500,
-            loss: 3.1021,
-            perplexity: 22.244,
-            bits_per_byte: 1.41,
-            seconds: 4.1,
+            report: EvalReport {
+                loss: 3.1021,
+                perplexity: 22.244,
+                bits_per_byte: 1.41,
+                tokens: 0,
+                bytes: 0,
+                seconds: 4.1,
+            },
             best: true,
             gates: Vec::new(),
         }

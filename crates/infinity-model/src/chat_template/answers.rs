@@ -38,7 +38,7 @@ impl ChatTemplate {
     ) -> Result<(String, Vec<Range<usize>>), ChatTemplateError> {
         let own = |c: char| [BEGINS, ENDS].contains(&c) || PLACE.contains(c);
         if let Some(index) = messages.iter().position(|m| m.content.contains(own)) {
-            return Err(ChatTemplateError::NoCharacter { index });
+            return Err(ChatTemplateError::NoCharacter(index));
         }
         let answers = messages.iter().enumerate();
         let answers = answers.filter(|(_, message)| message.role == ASSISTANT);
@@ -48,8 +48,8 @@ impl ChatTemplate {
         }
         let text = self.written(messages, ALONE)?;
         if let Some(marked) = self.marked(messages)? {
-            let ranges =
-                marks(&text, &marked).ok_or(ChatTemplateError::Placeless { index: answers[0] })?;
+            let ranges = marks(&text, &marked);
+            let ranges = ranges.ok_or(ChatTemplateError::Placeless(answers[0]))?;
             return Ok((text, ranges));
         }
         let mut ranges: Vec<Range<usize>> = Vec::new();
@@ -58,7 +58,7 @@ impl ChatTemplate {
             let after = ranges.last().map_or(0, |range| range.end);
             match found.filter(|range| range.start >= after) {
                 Some(range) => ranges.push(range),
-                None => return Err(ChatTemplateError::Placeless { index }),
+                None => return Err(ChatTemplateError::Placeless(index)),
             }
         }
         Ok((text, ranges))

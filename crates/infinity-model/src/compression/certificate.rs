@@ -51,42 +51,36 @@ pub struct Held {
     pub outputs: Sizes,
 }
 
-/// Root mean squares, kept as sums of squares.
+/// Root mean squares, kept as sums of squares: of what has an error, of the bound, the measured and the expected error.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sizes {
-    own: f64,
-    bound: f64,
-    measured: f64,
-    expected: f64,
-}
+pub struct Sizes([f64; 4]);
 
 impl Sizes {
     /// The bound as a part of what it bounds the error of.
     pub fn bound(&self) -> f64 {
-        self.part(self.bound)
+        self.part(1)
     }
 
     /// The measured error as a part of what has it.
     pub fn measured(&self) -> f64 {
-        self.part(self.measured)
+        self.part(2)
     }
 
     /// The expected error as a part of what has it.
     pub fn expected(&self) -> f64 {
-        self.part(self.expected)
+        self.part(3)
     }
 
-    fn add(&mut self, [own, bound, measured, expected]: [f64; 4]) {
-        self.own += own.powi(2);
-        self.bound += bound.powi(2);
-        self.measured += measured.powi(2);
-        self.expected += expected.powi(2);
+    fn add(&mut self, sizes: [f64; 4]) {
+        for (sum, size) in self.0.iter_mut().zip(sizes) {
+            *sum += size.powi(2);
+        }
     }
 
-    fn part(&self, sum: f64) -> f64 {
-        match self.own {
+    fn part(&self, which: usize) -> f64 {
+        match self.0[0] {
             0.0 => 0.0,
-            own => (sum / own).sqrt(),
+            own => (self.0[which] / own).sqrt(),
         }
     }
 }

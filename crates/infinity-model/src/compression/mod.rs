@@ -14,7 +14,7 @@ mod certificate;
 
 use crate::config::{LayerType, ModelConfig, choice};
 use crate::state::{LayerState, ModelState};
-use burn::tensor::{DType, Device, Tensor, TensorData, bf16, f16};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, bf16, f16};
 pub use certificate::{Certificate, Held, Sizes};
 use serde::{Deserialize, Serialize};
 
@@ -47,39 +47,29 @@ impl Width {
         Self::ALL.iter().copied().find(fits).unwrap_or(Width::Bf16)
     }
 
-    /// A `memory_compression_ratio` that asks for it.
-    pub fn ratio(self) -> f64 {
+    /// A `memory_compression_ratio` that asks for it, bits of a number, and the largest whole number if there
+    /// are scales.
+    fn row(self) -> (f64, usize, Option<f32>) {
         match self {
-            Width::Four => 0.15,
-            Width::Eight => 0.3,
-            Width::Bf16 => 0.5,
+            Width::Four => (0.15, 4, Some(7.0)),
+            Width::Eight => (0.3, 8, Some(127.0)),
+            Width::Bf16 => (0.5, 16, None),
         }
     }
 
-    /// The largest whole number; `None` for bf16.
-    fn largest(self) -> Option<f32> {
-        match self {
-            Width::Four => Some(7.0),
-            Width::Eight => Some(127.0),
-            Width::Bf16 => None,
-        }
+    /// A `memory_compression_ratio` that asks for it.
+    pub fn ratio(self) -> f64 {
+        self.row().0
     }
 
     /// Bytes of the codes of `numbers` numbers.
     pub(crate) fn code_bytes(self, numbers: usize) -> usize {
-        match self {
-            Width::Four => numbers.div_ceil(2),
-            Width::Eight => numbers,
-            Width::Bf16 => 2 * numbers,
-        }
+        (numbers * self.row().1).div_ceil(8)
     }
 
     /// Scales of `numbers` numbers.
     pub(crate) fn scales(self, numbers: usize) -> usize {
-        match self {
-            Width::Bf16 => 0,
-            _ => numbers.div_ceil(BLOCK),
-        }
+        self.row().2.map_or(0, |_| numbers.div_ceil(BLOCK))
     }
 }
 
@@ -104,6 +94,23 @@ impl Compression {
     pub fn folds(self, position: &[u64]) -> Vec<bool> {
         let every = self.every as u64;
         position.iter().map(|read| read % every == 0).collect()
+    }
+
+    /// Reads `tokens` `[B, T]` by `piece`, which is called with what lies between two folds.
+    pub(crate) fn between_folds(
+        self,
+        tokens: Tensor<2, Int>,
+        mut state: ModelState,
+        mut piece: impl FnMut(Tensor<2, Int>, ModelState) -> (Tensor<3>, ModelState),
+    ) -> (Tensor<3>, ModelState) {
+        let ([_, t], mut start, mut parts) = (tokens.dims(), 0, Vec::new());
+        while start < t {
+            let len = self.until_fold(&state.position).min(t - start);
+            let (hidden, next) = piece(tokens.clone().narrow(1, start, len), state);
+            (state, start) = (next, start + len);
+            parts.push(hidden);
+        }
+        (Tensor::cat(parts, 1), state)
     }
 
     /// Folds the rows whose turn it is, after they have read a token. The rest of a layer's state, a
@@ -265,7 +272,7 @@ pub fn decompress(compressed: &Compressed, device: &Device) -> Tensor<5> {
 impl Compressed {
     /// Adds the codes and scales of a state `[K, V]`.
     fn encode(&mut self, state: &[f32], v: usize) {
-        let Some(largest) = self.width.largest() else {
+        let (_, _, Some(largest)) = self.width.row() else {
             let halves = state.iter().map(|x| bf16::from_f32(*x).to_le_bytes());
             self.codes.extend(halves.flatten());
             return;

@@ -105,10 +105,7 @@ fn check_key(key: &str) -> Result<(), ConfigError> {
         Some((_, why)) => format!(": {why}"),
         None => did_you_mean(key, ModelConfig::KEYS),
     };
-    Err(ConfigError::UnknownKey {
-        key: format!("model.{key}"),
-        hint,
-    })
+    Err(ConfigError::unknown_key(format!("model.{key}"), hint))
 }
 
 /// Refuses a file of a later version.

@@ -265,7 +265,7 @@ fn a_compressed_text_goes_on_with_the_same_bits() {
                 .iter()
                 .for_each(|n| drop(context.read(&model, &ids(*n)).unwrap().to_vec()));
             let size = context
-                .save_in(&path, &model, &Identity::of(&model, None), &[], Some(width))
+                .save_in(&path, &Identity::of(&model, None), &[], Some(width))
                 .unwrap();
             assert!(size.memory[1] * 3 < size.memory[0]);
             let mut loaded = Context::load(&path, &model, None).unwrap();
@@ -278,7 +278,7 @@ fn a_compressed_text_goes_on_with_the_same_bits() {
             }
             // Kept again after that, from what was loaded.
             loaded
-                .save_in(&path, &model, &Identity::of(&model, None), &[], Some(width))
+                .save_in(&path, &Identity::of(&model, None), &[], Some(width))
                 .unwrap();
             let again = Context::load(&path, &model, None).unwrap();
             assert_eq!(again.logits, context.logits);
@@ -300,13 +300,7 @@ fn a_compressed_text_needs_the_model_that_compresses_so() {
     let folding = with(compression(Width::Eight, 64));
     let mut context = Context::new(&folding);
     context.read(&folding, &[7; 70]).unwrap();
-    let wrong = context.save_in(
-        &path,
-        &folding,
-        &Identity::of(&folding, None),
-        &[],
-        Some(Width::Four),
-    );
+    let wrong = context.save_in(&path, &Identity::of(&folding, None), &[], Some(Width::Four));
     let message = wrong.unwrap_err().to_string();
     assert!(
         message.contains("4 bits") && message.contains("8 bits every 64"),
@@ -315,7 +309,6 @@ fn a_compressed_text_needs_the_model_that_compresses_so() {
     context
         .save_in(
             &path,
-            &folding,
             &Identity::of(&folding, None),
             &[],
             Some(Width::Eight),
@@ -336,13 +329,7 @@ fn a_compressed_text_needs_the_model_that_compresses_so() {
     let mut context = Context::new(&exact);
     context.read(&exact, &[7, 8, 9]).unwrap();
     context
-        .save_in(
-            &path,
-            &exact,
-            &Identity::of(&exact, None),
-            &[],
-            Some(Width::Eight),
-        )
+        .save_in(&path, &Identity::of(&exact, None), &[], Some(Width::Eight))
         .unwrap();
     let mut loaded = Context::load(&path, &exact, None).unwrap();
     assert_eq!((loaded.position(), &loaded.logits), (3, &context.logits));

@@ -89,9 +89,7 @@ pub struct LearnableMap {
 /// What becomes of the input: queries, keys and values `[B, T, H, ·]` after projection and
 /// convolution, and all gates.
 struct Projected {
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
+    qkv: [Tensor<4>; 3],
     gates: GateValues,
     /// `[B, T, H·V]`.
     output_gate: Option<Tensor<3>>,
@@ -129,20 +127,6 @@ impl InfinityMixer {
         }
     }
 
-    /// All gates for the normed input `[B, T, D]` after the tokens of `state`.
-    ///
-    /// # Panics
-    ///
-    /// If `state` is of another kind of mixer.
-    pub(crate) fn gates(&self, x: &Tensor<3>, pass: &Pass, state: LayerState) -> GateValues {
-        let LayerState::Infinity { tails, .. } = state else {
-            panic!("the state belongs to another kind of mixer");
-        };
-        let Projected { q, k, gates, .. } = self.projected(x, pass, tails);
-        let [q, k] = [q, k].map(|x| self.parameterised(x, pass.formats));
-        self.gates.routed(gates, &pass.rotary, &q, &k)
-    }
-
     /// Everything that is linear in the input `[B, T, D]`, and the convolutions.
     fn projected(&self, x: &Tensor<3>, pass: &Pass, tails: Vec<Tensor<3>>) -> Projected {
         let formats = pass.formats;
@@ -162,12 +146,8 @@ impl InfinityMixer {
         }
         let of = self.config.linear_heads();
         let [q, k, v] = <[Tensor<3>; 3]>::try_from(inputs).expect("queries, keys and values");
-        let [q, k] = [q, k].map(|x| heads(x, of.keys));
-        let v = heads(v, of.values);
         Projected {
-            q,
-            k,
-            v,
+            qkv: [heads(q, of.keys), heads(k, of.keys), heads(v, of.values)],
             gates: self.gates.values(gates),
             output_gate: all.next(),
             tails: next,
@@ -202,11 +182,11 @@ impl InfinityMixer {
 
     fn read_memory(
         &self,
-        projected: Projected,
         pass: &Pass,
+        gates: GateValues,
+        [q, k, v]: [Tensor<4>; 3],
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
-        let Projected { q, k, v, gates, .. } = projected;
         let [q, k] = [q, k].map(|x| self.parameterised(x, pass.formats));
         let gates = self.gates.routed(gates, &pass.rotary, &q, &k);
         // Both have the same map.
@@ -220,11 +200,11 @@ impl InfinityMixer {
     /// values. Only the numerator is rotated, so the denominator stays positive.
     fn read_normalised(
         &self,
-        projected: Projected,
         pass: &Pass,
+        gates: GateValues,
+        [q, k, v]: [Tensor<4>; 3],
         memory: Tensor<5>,
     ) -> MemoryScanOutput {
-        let Projected { q, k, v, gates, .. } = projected;
         let [q, k] = [q, k].map(|x| {
             let (x, map) = self.parameterised(x, pass.formats);
             self.served(map.apply(x))
@@ -284,13 +264,16 @@ impl Layer for InfinityMixer {
         let Stream { x, input, values } = input;
         let [b, t, _] = x.dims();
         let formats = pass.formats;
-        let mut projected = self.projected(&x, pass, tails);
-        let tails = std::mem::take(&mut projected.tails);
-        let output_gate = projected.output_gate.take();
-        let values = first_values(&self.value_residual, &self.config, &mut projected.v, values);
+        let Projected {
+            qkv: [q, k, mut v],
+            gates,
+            output_gate,
+            tails,
+        } = self.projected(&x, pass, tails);
+        let values = first_values(&self.value_residual, &self.config, &mut v, values);
         let out = match self.config.qk_norm {
-            QkNorm::L2 => self.read_memory(projected, pass, memory),
-            QkNorm::Denominator => self.read_normalised(projected, pass, memory),
+            QkNorm::L2 => self.read_memory(pass, gates, [q, k, v], memory),
+            QkNorm::Denominator => self.read_normalised(pass, gates, [q, k, v], memory),
         };
         let (weight, eps) = (self.o_norm.gamma.val(), self.o_norm.epsilon);
         let o = match output_gate {

@@ -130,7 +130,7 @@ fn gathered(all: &[Rows], shape: &[usize]) -> Result<TensorData, String> {
 /// Refuses a model that is another network than a folder's, and says why that may not be.
 ///
 /// # Errors
-/// [`ConfigError::Conflict`]: the first key that differs.
+/// [`ConfigError`]: the first key that differs.
 pub fn same_network(
     ours: &ModelConfig,
     theirs: &ModelConfig,

@@ -32,7 +32,7 @@ pub(super) fn is_shard(name: &str) -> bool {
 }
 
 /// Whether a file of this name is part of a model directory.
-pub(super) fn is_part(name: &str) -> bool {
+pub fn is_part(name: &str) -> bool {
     [
         CONFIG,
         WEIGHTS,

@@ -183,10 +183,11 @@ impl Problems {
             .collect();
         match problems.is_empty() {
             true => Ok(()),
-            false => Err(PretrainedError::Mismatch {
-                path: path.into(),
-                problems: problems.join("; "),
-            }),
+            false => {
+                let problems = problems.join("; ");
+                let reason = format!("its tensors do not fit config.json: {problems}");
+                Err(damaged(path, reason))
+            }
         }
     }
 }

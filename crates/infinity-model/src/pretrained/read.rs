@@ -78,11 +78,10 @@ impl StoredWeights {
             // Backslashes separate folders where this file may come from.
             let inside = !shard.is_empty() && !shard.contains('\\') && parts.all(|normal| normal);
             if !inside {
-                return Err(PretrainedError::OutsideFolder {
-                    path: index,
-                    tensor: tensor.clone(),
-                    shard: shard.clone(),
-                });
+                let what = "which is no file in this folder";
+                return Err(refuse(format!(
+                    "{tensor} is said to be in {shard:?}, {what}"
+                )));
             }
             let before = listed.insert(tensor.clone(), shard);
             if let Some(first) = before.filter(|first| first != shard) {
@@ -96,11 +95,9 @@ impl StoredWeights {
             let path = dir.join(shard);
             if !path.exists() {
                 let tensor = listed.iter().find(|(_, of)| **of == shard);
-                return Err(PretrainedError::MissingShard {
-                    path,
-                    tensor: tensor.map_or_else(String::new, |(tensor, _)| tensor.clone()),
-                    index,
-                });
+                let tensor = tensor.map_or("a tensor", |(tensor, _)| tensor);
+                let why = format!("{} says that it holds {tensor}", index.display());
+                return Err(missing(dir, shard, &why));
             }
             let shown = path.display();
             for (tensor, place) in Shard::open(&path)? {

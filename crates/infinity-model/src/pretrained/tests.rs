@@ -252,7 +252,8 @@ fn a_tokenizer_too_large_for_the_model_is_named() {
     );
     let target = dir.join("other");
     let error = save_pretrained(&target, &model, Some(&large), &GenerationConfig::default());
-    assert!(matches!(error, Err(PretrainedError::Vocabulary { .. })));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("they do not belong together"), "{error}");
     assert!(!target.exists(), "nothing is written");
 }
 
@@ -614,7 +615,7 @@ fn every_kind_of_layer_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let model = config.init(&Device::flex());
         let weights = crate::parameters::weights(&config);
-        let counted: usize = weights.iter().map(crate::parameters::Weight::len).sum();
+        let counted: usize = weights.iter().map(crate::parameters::Weight::numbers).sum();
         assert_eq!(counted, model.num_params(), "{config:?}");
         save_pretrained(folder.path(), &model, None, &GenerationConfig::default()).unwrap();
         let loaded = load(folder.path()).unwrap();

@@ -1,6 +1,6 @@
 //! Weights to the disk: tensor by tensor, in one safetensors file or several with an index.
 
-use super::files::{INDEX, WEIGHTS, shard_name, write_error};
+use super::files::{INDEX, WEIGHTS, damaged, shard_name, write_error};
 use crate::error::PretrainedError;
 use crate::model::InfinityModel;
 use burn::store::burn_pack::Tensor as PackTensor;
@@ -214,12 +214,12 @@ pub(super) fn save_file(
     });
     match (written, overflow) {
         (Ok(()), _) => Ok(()),
-        (Err(_), Some((tensor, value, format))) => Err(PretrainedError::Overflow {
-            tensor,
-            value,
-            format: format.torch_name(),
-            largest: format.largest(),
-        }),
+        (Err(_), Some((tensor, value, format))) => {
+            let (format, largest) = (format.torch_name(), format.largest());
+            let limit = format!("{format} ends at {largest}: write f32 or bf16");
+            let reason = format!("{tensor} holds {value}, and {limit}");
+            Err(damaged(&target.join(name), reason))
+        }
         (Err(source), None) => Err(write_error(&target.join(name), source)),
     }
 }

@@ -155,10 +155,10 @@ fn steps(
     let mut number = 0;
     let mut step = |batch: HostBatch| -> Outcome<()> {
         let (output, grads) = trainee.learn(LmBatch::alone(batch));
-        let (grads, norm) = clip(&trainee, grads, 1.0);
-        trainee = optimizer.step(trainee.clone(), grads, number);
+        let (grads, clip) = clip(&trainee, grads, 1.0, 1.0);
+        trainee = optimizer.step_scaled(trainee.clone(), grads, clip.factor, number);
         number += 1;
-        let loss = output.loss_sum;
+        let (loss, norm) = (output.loss_sum, clip.norm);
         match loss.is_finite() && norm.is_finite() {
             true => Ok(()),
             false => Err(format!("loss {loss}, gradient norm {norm}").into()),

@@ -63,12 +63,12 @@ pub(crate) fn measure(flags: &Flags, mixer: Mixer, length: usize) -> Outcome<Mea
     for step in 0..=flags.steps {
         let start = Instant::now();
         let (output, grads) = trainee.learn(LmBatch::alone(host.clone()));
-        let (grads, norm) = clip(&trainee, grads, config.training.max_grad_norm);
-        trainee = optimizer.step(trainee, grads, step as u64);
+        let (grads, clip) = clip(&trainee, grads, 1.0, config.training.max_grad_norm);
+        trainee = optimizer.step_scaled(trainee, grads, clip.factor, step as u64);
         if step > 0 {
             step_s.push(start.elapsed().as_secs_f64());
         }
-        let loss = output.loss_sum;
+        let (loss, norm) = (output.loss_sum, clip.norm);
         if !loss.is_finite() || !norm.is_finite() {
             return Err(format!("step {step}: loss {loss}, gradient norm {norm}").into());
         }

@@ -22,7 +22,6 @@
 mod peer;
 mod profile;
 
-use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device};
 use infinity_kernels::accelerator;
 use infinity_kernels::machine::{bf16_product_flops, matmul_flops};
@@ -285,7 +284,9 @@ fn learn(mut config: RunConfig, text: PathBuf, device: Device) -> Outcome<()> {
 /// Shows what is validated.
 fn show_validations(event: Event<'_>) {
     match event {
-        Event::Eval(metrics) => println!("step {:<18} {:.4} nats", metrics.step, metrics.loss),
+        Event::Eval(metrics) => {
+            println!("step {:<18} {:.4} nats", metrics.step, metrics.report.loss)
+        }
         Event::Message(text) => println!("{text}"),
         Event::Step(_) | Event::Sample { .. } => {}
     }
@@ -450,10 +451,11 @@ impl Run {
         let start = Instant::now();
         let (output, grads) = self.trainee.learn(LmBatch::alone(host.clone()));
         let gradients = start.elapsed().as_secs_f64();
-        let (grads, _): (GradientsParams, f64) = clip(&self.trainee, grads, norm);
+        let (grads, clip) = clip(&self.trainee, grads, 1.0, norm);
         let clipped = start.elapsed().as_secs_f64();
         let step = self.losses.len() as u64;
-        self.trainee = self.optimizer.step(self.trainee.clone(), grads, step);
+        let trainee = self.trainee.clone();
+        self.trainee = (self.optimizer).step_scaled(trainee, grads, clip.factor, step);
         device.sync()?;
         self.times.push(StepTime {
             gradients,

@@ -212,16 +212,12 @@ impl CheckpointStore {
         entries.flatten().flatten().map(|entry| entry.path())
     }
 
-    /// `trainee` with the weights of a step's checkpoint, on its own device.
-    pub(crate) fn weights(
-        &self,
-        step: u64,
-        trainee: Trainee,
-        convert: impl FnOnce(ModuleRecord) -> ModuleRecord,
-    ) -> Result<Trainee, CheckpointError> {
+    /// `trainee` with the weights of a step's checkpoint, on its own device and in its own number formats.
+    pub(crate) fn weights(&self, step: u64, trainee: Trainee) -> Result<Trainee, CheckpointError> {
         let path = self.path(step).join(MODEL);
         let partial = trainee.model.lora().is_some();
-        let record = ModuleRecord::load(&path).map(|record| convert(record.allow_partial(partial)));
+        let record = ModuleRecord::load(&path);
+        let record = record.map(|record| record.allow_partial(partial).cast_to_module_dtype());
         let loaded = record.and_then(|record| trainee.try_load_record(record));
         loaded.map_err(|error| damaged(&path, error))
     }
@@ -310,14 +306,12 @@ impl CheckpointStore {
             let found = Mark::of(&path, Fingerprint::like(&mark.fingerprint));
             let found = found.map_err(|error| damaged(&path, error))?;
             let (is, was) = (found.bytes, mark.bytes);
-            if is != was {
-                let reason = format!("it has {is} bytes and was written with {was}");
-                return Err(damaged(&path, reason));
-            }
-            if found.fingerprint != mark.fingerprint {
-                let reason = "its fingerprint is not that of what was written";
-                return Err(damaged(&path, reason));
-            }
+            let reason = match found.fingerprint == mark.fingerprint {
+                _ if is != was => format!("it has {is} bytes and was written with {was}"),
+                false => "its fingerprint is not that of what was written".to_owned(),
+                true => continue,
+            };
+            return Err(damaged(&path, reason));
         }
         read(&directory.join(STATE))
     }
@@ -444,9 +438,7 @@ pub fn model_of(
     step: u64,
     model: InfinityModel,
 ) -> Result<InfinityModel, CheckpointError> {
-    let trainee = Trainee::new(model, 0);
-    let trainee = store.weights(step, trainee, ModuleRecord::cast_to_module_dtype)?;
-    Ok(trainee.model)
+    Ok(store.weights(step, Trainee::new(model, 0))?.model)
 }
 
 #[cfg(test)]

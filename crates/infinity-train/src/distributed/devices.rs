@@ -7,10 +7,7 @@ use infinity_model::{Formats, Precision, PrecisionError};
 
 /// The main device, whose model and optimizer are the run's, and those that compute beside it.
 #[derive(Clone, Debug)]
-pub struct Devices {
-    main: Device,
-    others: Vec<Device>,
-}
+pub struct Devices(Vec<Device>);
 
 impl From<Device> for Devices {
     fn from(main: Device) -> Self {
@@ -21,22 +18,22 @@ impl From<Device> for Devices {
 impl Devices {
     /// `main` is rank 0, `others` are the ranks after it. A device that occurs twice is two ranks.
     pub fn new(main: Device, others: Vec<Device>) -> Self {
-        Devices { main, others }
+        Devices([vec![main], others].concat())
     }
 
     /// The device of rank 0.
     pub fn main(&self) -> &Device {
-        &self.main
+        &self.0[0]
     }
 
     /// How many ranks there are.
     pub fn ranks(&self) -> usize {
-        1 + self.others.len()
+        self.0.len()
     }
 
     /// The devices, rank by rank.
     pub fn iter(&self) -> impl Iterator<Item = &Device> {
-        std::iter::once(&self.main).chain(&self.others)
+        self.0.iter()
     }
 
     /// Checks that every device can hold parameters of `precision`.

@@ -200,7 +200,7 @@ mod tests {
     use super::super::replica::Replica;
     use super::super::tests::{TOL, added, hosts, learner, mean, meeting, start, work};
     use super::*;
-    use crate::optimizer::measure;
+    use crate::optimizer::clip;
     use crate::step::Recompute;
     use infinity_kernels::testing::{Tol, assert_close, compare, values};
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -243,7 +243,7 @@ mod tests {
         for (step, loss_scale) in loss_scales.iter().enumerate() {
             let work = work(hosts(), loss_scale * mean(&hosts()));
             let (_, grads) = ranks.learn(&trainee, work, &mut carried);
-            let (grads, clip) = measure(&trainee, grads, *loss_scale, MAX_NORM);
+            let (grads, clip) = clip(&trainee, grads, *loss_scale, MAX_NORM);
             let update = Update {
                 step: step as u64,
                 factor: clip.factor,

@@ -13,10 +13,9 @@
 //! again with the rest when the next cut is reached.
 
 use crate::step::loss::Head;
-use burn::tensor::{Int, Tensor, TensorData};
 use infinity_kernels::in_pool;
-use infinity_model::decoder::RECENT;
-use infinity_model::{Context, GenerateError, InfinityModel};
+use infinity_model::generate::{ids, numbers};
+use infinity_model::{Context, GenerateError, GenerationConfig, InfinityModel};
 
 /// Positions at which a text is cut are multiples of this.
 pub const CUT: u64 = 512;
@@ -55,15 +54,7 @@ impl Reading {
     /// # Errors
     /// [`GenerateError`]: a token that the model does not know, or a device that fails.
     pub fn add(&mut self, tokens: &[u32]) -> Result<Vec<Option<f32>>, GenerateError> {
-        let vocab_size = self.model.config().vocab_size;
-        let mut all = tokens.iter().copied().enumerate();
-        if let Some((position, id)) = all.find(|(_, id)| *id as usize >= vocab_size) {
-            return Err(GenerateError::UnknownToken {
-                id,
-                position,
-                vocab_size,
-            });
-        }
+        GenerateError::check_tokens(tokens, self.model.config().vocab_size)?;
         let mut losses = Vec::new();
         let mut rest = tokens;
         loop {
@@ -143,18 +134,15 @@ fn pass(
     tokens: &[u32],
     known: usize,
 ) -> Result<(Context, Vec<Option<f32>>), GenerateError> {
-    let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
-    let (n, vocab_size) = (ids.len(), model.config().vocab_size);
+    let (n, vocab_size) = (tokens.len(), model.config().vocab_size);
     let device = model.device();
     let state = context.state.clone();
     let (hidden, state, logits) = in_pool(&device, || {
-        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [1, n]), &device);
-        let (hidden, state) = model.forward_hidden(tokens, state);
+        let (hidden, state) = model.forward_hidden(ids(model, tokens).unsqueeze(), state);
         let logits = model.logits(hidden.clone().narrow(1, n - 1, 1));
         (hidden, state, logits)
     });
-    let data = logits.try_into_data().map_err(failed)?;
-    let logits = data.try_into_vec_as::<f32>().map_err(failed)?;
+    let logits = numbers(logits)?;
 
     let mut losses = Vec::with_capacity(n - known);
     if known == 0 {
@@ -165,20 +153,15 @@ fn pass(
         let chunk = (MOST_LOGITS / vocab_size.max(1)).max(1);
         let behind = hidden.narrow(1, first - 1, n - first);
         let head = Head::of(model, chunk);
-        let found = in_pool(&device, || head.losses(behind, &ids[first..]));
+        let targets: Vec<i32> = tokens[first..].iter().map(|token| *token as i32).collect();
+        let found = in_pool(&device, || head.losses(behind, &targets));
         losses.extend(found.into_iter().map(Some));
     }
     let mut past = context.past.clone();
     past.recent.extend(tokens);
-    let old = past.recent.len().saturating_sub(RECENT);
-    past.recent.drain(..old);
+    past.keep_recent(&GenerationConfig::default());
     past.has_logits = true;
     Ok((Context::after(state, logits, past), losses))
-}
-
-fn failed(error: impl ToString) -> GenerateError {
-    let reason = error.to_string();
-    GenerateError::Device { reason }
 }
 
 /// The loss in nats of `token` after these logits, if there are any.
@@ -192,7 +175,7 @@ fn loss_of(logits: &[f32], token: u32) -> Option<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use burn::tensor::{Device, TensorData};
     use infinity_model::{LayerState, ModelConfig, ModelState};
 
     fn model() -> InfinityModel {

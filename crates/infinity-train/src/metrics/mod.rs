@@ -2,6 +2,7 @@
 
 pub(crate) mod tensorboard;
 
+use crate::evaluate::EvalReport;
 use infinity_model::GateSummary;
 use serde_json::{Value, json};
 
@@ -41,14 +42,8 @@ pub struct StepMetrics {
 pub struct EvalMetrics {
     /// Steps trained before it.
     pub step: u64,
-    /// Mean loss in nats a token.
-    pub loss: f64,
-    /// `exp(loss)`.
-    pub perplexity: f64,
-    /// Loss in bits for each byte of text.
-    pub bits_per_byte: f64,
-    /// Seconds it took.
-    pub seconds: f64,
+    /// What it found.
+    pub report: EvalReport,
     /// Whether it is the best so far.
     pub best: bool,
     /// What the gates of every layer do with the first validation batch.
@@ -119,10 +114,10 @@ impl EvalMetrics {
     pub fn to_json(&self) -> Value {
         let mut line = json!({
             "step": self.step,
-            "eval/loss": self.loss,
-            "eval/ppl": self.perplexity,
-            "eval/bpb": self.bits_per_byte,
-            "eval/seconds": self.seconds,
+            "eval/loss": self.report.loss,
+            "eval/ppl": self.report.perplexity,
+            "eval/bpb": self.report.bits_per_byte,
+            "eval/seconds": self.report.seconds,
             "eval/best": self.best,
         });
         for (layer, gates) in self.gates.iter().enumerate() {
@@ -136,25 +131,25 @@ impl EvalMetrics {
 
 /// The numbers of a layer's gates by the names they are logged under.
 fn numbers(gates: &GateSummary) -> Vec<(String, f64)> {
-    let spreads = [
-        ("half_life", gates.half_life),
-        ("write", Some(gates.write_strength)),
-    ];
-    let spreads = spreads.into_iter().flat_map(|(name, of)| {
-        let values = of.map(|of| [of.p10, of.p50, of.p90, of.mean]);
-        let values = values.into_iter().flatten();
-        let parts = ["p10", "p50", "p90", "mean"].into_iter().zip(values);
-        parts.map(move |(part, value)| (format!("{name}_{part}"), value))
-    });
-    let states = [
+    let (mut all, GateSummary { half_life, .. }) = (Vec::new(), gates);
+    let half_life = half_life.iter().map(|of| ("half_life", of));
+    for (name, of) in half_life.chain([("write", &gates.write_strength)]) {
+        let parts = [
+            ("p10", of.p10),
+            ("p50", of.p50),
+            ("p90", of.p90),
+            ("mean", of.mean),
+        ];
+        all.extend(parts.map(|(part, value)| (format!("{name}_{part}"), value)));
+    }
+    for (name, of) in [
         ("write_share", &gates.write_share),
         ("read_weight", &gates.read_weight),
-    ];
-    let states = states.into_iter().flat_map(|(name, of)| {
-        let of = of.iter().enumerate();
-        of.map(move |(state, value)| (format!("{name}_{state}"), *value))
-    });
-    spreads.chain(states).collect()
+    ] {
+        let states = of.iter().enumerate();
+        all.extend(states.map(|(state, value)| (format!("{name}_{state}"), *value)));
+    }
+    all
 }
 
 /// Resident memory of this process in bytes; 0 where the system does not tell.

@@ -67,12 +67,9 @@ impl EventFile {
     /// One write a record: a run that is killed leaves at most one torn one, at the end.
     fn write(&mut self, event: &[u8]) -> io::Result<()> {
         let length = (event.len() as u64).to_le_bytes();
-        let mut record = Vec::with_capacity(event.len() + 16);
-        record.extend(length);
-        record.extend(masked(&length).to_le_bytes());
-        record.extend(event);
-        record.extend(masked(event).to_le_bytes());
-        self.file.write_all(&record)
+        let sums = [&length[..], event].map(|bytes| masked(bytes).to_le_bytes());
+        self.file
+            .write_all(&[&length[..], &sums[0], event, &sums[1]].concat())
     }
 }
 
@@ -102,10 +99,6 @@ fn masked(bytes: &[u8]) -> u32 {
 struct Message(Vec<u8>);
 
 impl Message {
-    fn key(&mut self, field: u64, wire_type: u64) {
-        self.raw(field << 3 | wire_type);
-    }
-
     fn raw(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.0.push(value as u8 | 0x80);
@@ -115,22 +108,22 @@ impl Message {
     }
 
     fn varint(&mut self, field: u64, value: u64) {
-        self.key(field, 0);
+        self.raw(field << 3);
         self.raw(value);
     }
 
     fn double(&mut self, field: u64, value: f64) {
-        self.key(field, 1);
+        self.raw(field << 3 | 1);
         self.0.extend(value.to_le_bytes());
     }
 
     fn float(&mut self, field: u64, value: f32) {
-        self.key(field, 5);
+        self.raw(field << 3 | 5);
         self.0.extend(value.to_le_bytes());
     }
 
     fn bytes(&mut self, field: u64, value: &[u8]) {
-        self.key(field, 2);
+        self.raw(field << 3 | 2);
         self.raw(value.len() as u64);
         self.0.extend(value);
     }

@@ -2,54 +2,29 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use infinity_kernels::square_sum::square_sum;
 use infinity_kernels::{has_pool, in_pool};
 
-/// The norm of all gradients together, and the gradients scaled down to `max_norm` (0: as they
-/// are). A norm that is not finite is returned with the gradients untouched.
-pub fn clip<M: Module + Sync>(
-    model: &M,
-    grads: GradientsParams,
-    max_norm: f64,
-) -> (GradientsParams, f64) {
-    clip_scaled(model, grads, 1.0, max_norm)
-}
-
-/// [`clip`] for gradients that are `scale` times too large: the norm is that of the right ones,
-/// and they are divided by `scale`.
-pub fn clip_scaled<M: Module + Sync>(
-    model: &M,
-    grads: GradientsParams,
-    scale: f64,
-    max_norm: f64,
-) -> (GradientsParams, f64) {
-    let (mut grads, Clip { norm, factor }) = measure(model, grads, scale, max_norm);
-    if factor != 1.0 {
-        let grads = &mut grads;
-        pooled(&model.devices(), || {
-            model.visit(&mut Scale { grads, factor })
-        });
-    }
-    (grads, norm)
-}
-
+/// The norm of all gradients together, and what they are to be multiplied by.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clip {
+pub struct Clip {
     /// Their norm, in the right scale.
-    pub(crate) norm: f64,
-    /// They are multiplied by this; by 1 where the norm is not finite.
-    pub(crate) factor: f64,
+    pub norm: f64,
+    /// What brings them to their right scale and, where the norm is above its limit, down to that; 1 where it is not
+    /// finite.
+    pub factor: f64,
 }
 
-/// The first half of [`clip_scaled`]: the gradients as they are, and what is to be done with them.
-pub(crate) fn measure<M: Module + Sync>(
+/// Measures gradients that are `scale` times too large, for a norm of at most `max_norm` (0: of any).
+pub fn clip<M: Module + Sync>(
     model: &M,
     grads: GradientsParams,
     scale: f64,
     max_norm: f64,
 ) -> (GradientsParams, Clip) {
-    pooled(&model.devices(), || {
+    // On a CPU each of these small operations would wake a thread.
+    in_pool(&model.devices()[0], || {
         let mut squares = Squares {
             grads: &grads,
             sum: None,
@@ -66,15 +41,6 @@ pub(crate) fn measure<M: Module + Sync>(
         };
         (grads, Clip { norm, factor })
     })
-}
-
-/// Runs `work` where the kernels' threads are: on a CPU each of these small operations would wake
-/// one.
-pub(super) fn pooled<R: Send>(devices: &[Device], work: impl FnOnce() -> R + Send) -> R {
-    match devices.first() {
-        Some(device) => in_pool(device, work),
-        None => work(),
-    }
 }
 
 /// The sum of all squares: on a CPU as far as it has come, elsewhere of what is still to be added up together.
@@ -95,19 +61,6 @@ impl ModuleVisitor for Squares<'_> {
                 Some(sum) => sum + square,
                 None => square,
             });
-        }
-    }
-}
-
-struct Scale<'a> {
-    grads: &'a mut GradientsParams,
-    factor: f64,
-}
-
-impl ModuleVisitor for Scale<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(grad) = self.grads.remove::<D>(param.id) {
-            self.grads.register(param.id, grad * self.factor);
         }
     }
 }

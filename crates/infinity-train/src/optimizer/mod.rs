@@ -17,8 +17,7 @@ mod clip;
 mod record;
 mod schedule;
 
-pub(crate) use clip::measure;
-pub use clip::{clip, clip_scaled};
+pub use clip::{Clip, clip};
 pub use schedule::Schedule;
 
 use crate::config::{LrSchedulerConfig, OptimizerConfig, OptimizerName};
@@ -26,20 +25,19 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
 use infinity_kernels::adamw::{AdamW, Parameter, adamw};
-use infinity_kernels::has_pool;
 use infinity_kernels::muon::tensors::cautious_decay;
 use infinity_kernels::muon::{Matrix, Muon, muon};
+use infinity_kernels::{has_pool, in_pool};
 use infinity_model::parameters::ParameterRole;
 use std::collections::HashMap;
 
-/// What the rule of a parameter remembers, in f32.
+/// What the rule of a parameter remembers of its numbers in a row, in f32.
 #[derive(Clone)]
-#[allow(clippy::large_enum_variant, reason = "one a parameter")]
-enum Moments {
-    /// After so many steps, of the parameter's numbers in a row.
-    AdamW(usize, [Tensor<1>; 2]),
-    /// Muon's momentum.
-    Muon(Tensor<2>),
+struct Moments {
+    /// AdamW's steps; Muon does not count them.
+    time: usize,
+    /// AdamW's two moments, or Muon's momentum.
+    rows: Vec<Tensor<1>>,
 }
 
 /// One parameter: its rule, which is Muon or AdamW, and its moments, which are there from its first gradient on.
@@ -90,10 +88,9 @@ impl Optimizer {
     pub(crate) fn on_device(mut self, device: &Device) -> Self {
         for slot in self.slots.values_mut() {
             slot.device = device.clone();
-            slot.moments = slot.moments.take().map(|moments| match moments {
-                Moments::AdamW(time, of) => Moments::AdamW(time, of.map(|x| x.to_device(device))),
-                Moments::Muon(velocity) => Moments::Muon(velocity.to_device(device)),
-            });
+            for row in slot.moments.iter_mut().flat_map(|of| &mut of.rows) {
+                *row = row.clone().to_device(device);
+            }
         }
         self
     }
@@ -110,14 +107,14 @@ impl Optimizer {
     }
 
     /// [`step`](Self::step) with the gradients times `factor`.
-    pub(crate) fn step_scaled<M: Module>(
+    pub fn step_scaled<M: Module>(
         &mut self,
         module: M,
         mut grads: GradientsParams,
         factor: f64,
         step: u64,
     ) -> M {
-        clip::pooled(&module.devices(), || {
+        in_pool(&module.devices()[0], || {
             let mut moving = Moving {
                 optimizer: self,
                 grads: &mut grads,
@@ -139,7 +136,7 @@ impl Optimizer {
 struct Aside {
     id: ParamId,
     dtype: DType,
-    /// AdamW's steps, this one included.
+    /// AdamW's steps, this one included; 0 for Muon.
     time: usize,
     /// Its numbers before the step and the decay, where that is cautious.
     cautious: Option<(Tensor<1>, f64)>,
@@ -187,10 +184,8 @@ impl ModuleVisitor for Moving<'_> {
         if slot.muon {
             let [rows, columns] = [slot.dims[0], slot.dims[1]];
             let [weights, grad] = [weights, grad].map(|x| x.reshape([rows, columns]));
-            let velocity = match slot.moments.take() {
-                Some(Moments::Muon(velocity)) => Some(velocity),
-                _ => None,
-            };
+            let velocity = slot.moments.take().and_then(|mut of| of.rows.pop());
+            let velocity = velocity.map(|velocity| velocity.reshape([rows, columns]));
             let rule = Muon {
                 momentum: config.muon_momentum as f32,
                 scale,
@@ -207,10 +202,12 @@ impl ModuleVisitor for Moving<'_> {
             return self.muon.push((aside, matrix));
         }
         let [weights, grad] = [weights, grad].map(|x| x.reshape([-1]));
-        let (time, moments) = match slot.moments.take() {
-            Some(Moments::AdamW(time, moments)) => (time, moments),
-            _ => (0, [(); 2].map(|()| weights.zeros_like())),
+        let fresh = || Moments {
+            time: 0,
+            rows: vec![weights.zeros_like(), weights.zeros_like()],
         };
+        let Moments { time, rows } = slot.moments.take().unwrap_or_else(fresh);
+        let moments = rows.try_into().expect("two moments");
         aside.time = time + 1;
         let cautious = slot.decays && config.cautious_weight_decay;
         aside.cautious = cautious.then(|| (weights.clone(), rate * decay));
@@ -246,7 +243,7 @@ impl Moving<'_> {
                 let update = old.clone() - weights.clone();
                 weights = weights - cautious_decay(old, update, decay);
             }
-            self.keep(&aside, weights, Moments::AdamW(aside.time, moments));
+            self.keep(&aside, weights, moments.into());
         }
     }
 
@@ -254,13 +251,15 @@ impl Moving<'_> {
         self.move_by_adamw();
         let (asides, matrices): (Vec<_>, Vec<_>) = self.muon.drain(..).unzip();
         for (aside, (weights, velocity)) in asides.iter().zip(muon(matrices)) {
-            self.keep(aside, weights.reshape([-1]), Moments::Muon(velocity));
+            let rows = vec![velocity.reshape([-1])];
+            self.keep(aside, weights.reshape([-1]), rows);
         }
     }
 
-    fn keep(&mut self, aside: &Aside, weights: Tensor<1>, moments: Moments) {
+    fn keep(&mut self, aside: &Aside, weights: Tensor<1>, rows: Vec<Tensor<1>>) {
         let slot = self.optimizer.slots.get_mut(&aside.id);
-        slot.expect("a parameter of the module").moments = Some(moments);
+        let time = aside.time;
+        slot.expect("a parameter of the module").moments = Some(Moments { time, rows });
         self.moved.insert(aside.id, weights.cast(aside.dtype));
     }
 }
@@ -523,11 +522,9 @@ mod tests {
             // Moments are f32 in every precision.
             for slot in of_all.slots.values() {
                 match &slot.moments {
-                    Some(Moments::AdamW(_, moments)) => {
-                        assert_eq!(moments[1].dtype(), DType::F32);
-                    }
-                    Some(Moments::Muon(velocity)) => {
-                        assert_eq!(velocity.dtype(), DType::F32);
+                    Some(Moments { rows, .. }) => {
+                        assert_eq!(rows.len(), if slot.muon { 1 } else { 2 });
+                        assert!(rows.iter().all(|row| row.dtype() == DType::F32));
                     }
                     None => assert!(slot.path.contains("k_proj")),
                 }
@@ -614,13 +611,8 @@ mod tests {
             let read = loaded(&path, OptimizerName::Muon, &there).unwrap();
             let mut seen = 0;
             for slot in read.slots.values() {
-                let found = match &slot.moments {
-                    Some(Moments::AdamW(_, both)) => {
-                        both.each_ref().map(|moment| moment.device()).to_vec()
-                    }
-                    Some(Moments::Muon(velocity)) => vec![velocity.device()],
-                    None => Vec::new(),
-                };
+                let rows = slot.moments.iter().flat_map(|of| &of.rows);
+                let found: Vec<Device> = rows.map(|row| row.device()).collect();
                 seen += found.len();
                 assert!(found.iter().all(|one| *one == device), "{}", slot.path);
             }

@@ -18,6 +18,16 @@ use burn_pack::{Bytes, Reader, Writer};
 use std::collections::HashMap;
 use std::path::Path;
 
+impl Slot {
+    /// The names of its moments.
+    fn leaves(&self) -> &'static [&'static str] {
+        match self.muon {
+            true => &["velocity"],
+            false => &["moment_1", "moment_2"],
+        }
+    }
+}
+
 fn name(id: u64, leaf: &str) -> String {
     format!("{id}.momentum.{leaf}")
 }
@@ -30,16 +40,13 @@ impl Optimizer {
         let (mut tensors, mut times) = (Vec::new(), Vec::new());
         for (id, slot) in &slots {
             let id = id.val();
-            match &slot.moments {
-                Some(Moments::AdamW(time, [first, second])) => {
-                    tensors.push(entry(id, "moment_1", slot, first));
-                    tensors.push(entry(id, "moment_2", slot, second));
-                    times.push((name(id, "time"), *time));
-                }
-                Some(Moments::Muon(velocity)) => {
-                    tensors.push(entry(id, "velocity", slot, velocity));
-                }
-                None => {}
+            let Some(Moments { time, rows }) = &slot.moments else {
+                continue;
+            };
+            let rows = slot.leaves().iter().zip(rows);
+            tensors.extend(rows.map(|(leaf, row)| entry(id, leaf, slot, row)));
+            if !slot.muon {
+                times.push((name(id, "time"), *time));
             }
         }
         let mut writer = Writer::new(tensors);
@@ -72,7 +79,7 @@ impl Optimizer {
         }
         for (id, slot) in &mut self.slots {
             let (id, dims) = (id.val(), &slot.dims);
-            let mut take = |leaf| match tensors.remove(&name(id, leaf)) {
+            let mut take = |leaf: &str| match tensors.remove(&name(id, leaf)) {
                 Some((dtype, shape, _)) if shape[..] != dims[..] || dtype != DType::F32 => {
                     Err(format!(
                         "the {leaf} of {} is {shape:?} {dtype:?}, not {dims:?} in f32",
@@ -81,28 +88,20 @@ impl Optimizer {
                 }
                 found => Ok(found.map(|(.., bytes)| bytes)),
             };
-            let device = (&slot.device, DType::F32);
-            slot.moments = match slot.muon {
-                true => take("velocity")?.map(|bytes| {
-                    let data = TensorData::from_bytes(bytes, dims.clone(), DType::F32);
-                    Moments::Muon(Tensor::from_data(data, device))
-                }),
-                false => {
-                    let both = [take("moment_1")?, take("moment_2")?];
-                    let time = times.get(&name(id, "time")).copied();
-                    let time = time.and_then(|time| usize::try_from(time).ok());
-                    let row = |bytes: Bytes| {
-                        let numbers = bytes.len() / size_of::<f32>();
-                        let data = TensorData::from_bytes(bytes, [numbers], DType::F32);
-                        Tensor::from_data(data, device)
-                    };
-                    match (time, both) {
-                        (Some(time), [Some(first), Some(second)]) => {
-                            Some(Moments::AdamW(time, [row(first), row(second)]))
-                        }
-                        _ => None,
-                    }
-                }
+            let found: Vec<Option<Bytes>> =
+                (slot.leaves().iter().map(|leaf| take(leaf))).collect::<Result<_, _>>()?;
+            let time = times.get(&name(id, "time")).copied();
+            let time = time.and_then(|time| usize::try_from(time).ok());
+            let row = |bytes: Bytes| {
+                let numbers = bytes.len() / size_of::<f32>();
+                let data = TensorData::from_bytes(bytes, [numbers], DType::F32);
+                Tensor::from_data(data, (&slot.device, DType::F32))
+            };
+            let rows = found.into_iter().map(|bytes| bytes.map(row)).collect();
+            slot.moments = match (slot.muon, time, rows) {
+                (true, _, Some(rows)) => Some(Moments { time: 0, rows }),
+                (false, Some(time), Some(rows)) => Some(Moments { time, rows }),
+                _ => None,
             };
         }
         match tensors.into_keys().next() {
@@ -113,12 +112,7 @@ impl Optimizer {
 }
 
 /// A tensor of the file, fetched from its device when it is written.
-fn entry<const D: usize>(
-    id: u64,
-    leaf: &str,
-    slot: &Slot,
-    tensor: &Tensor<D>,
-) -> burn_pack::Tensor {
+fn entry(id: u64, leaf: &str, slot: &Slot, tensor: &Tensor<1>) -> burn_pack::Tensor {
     let (shape, tensor) = (slot.dims.clone(), tensor.clone());
     let bytes = tensor.shape().num_elements() * size_of::<f32>();
     let fetch = move || Ok(tensor.to_data().into_parts().0);

@@ -29,11 +29,11 @@ pub(super) fn learn(trainee: &Trainee, batch: &LmBatch) -> Learned {
     let model = &trainee.model;
     let start = batch.start(model);
     let (len, borders) = (batch.host.len, &batch.host.borders);
-    let position = start.position_after_packed(len, borders);
+    let position = start.position_after(len, borders);
     let mut pass = Pass {
         trainee,
         batch,
-        shared: model.pass_packed(&start.position, len, borders),
+        shared: model.pass(&start.position, len, borders),
         draws: Draws::new(model, batch.seed),
         grads: GradientsAccumulator::new(),
     };

@@ -5,7 +5,8 @@ use crate::config::{GradientCheckpointing, RunConfig};
 use crate::data::HostBatch;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use infinity_model::layer::drawn_seed;
 use infinity_model::{InfinityModel, ModelState};
 
 /// A batch on its way through the model.
@@ -173,9 +174,7 @@ impl Draws {
         if let (true, Some(seed)) = (drops, seed) {
             device.seed(seed);
         }
-        let any = Distribution::Uniform(0.0, f64::from(1 << 24));
-        let drawn = || Tensor::<1>::random([1], any, &device).into_scalar::<f32>() as u64;
-        let seed = drops.then(|| seed.unwrap_or_else(drawn));
+        let seed = drops.then(|| seed.unwrap_or_else(|| drawn_seed(&device)));
         Draws { device, seed }
     }
 

@@ -1,6 +1,6 @@
 //! Everything of a run before its first step.
 
-use super::saved::Saved;
+use super::lost::Saved;
 use super::{Clock, Run, TrainControl};
 use crate::checkpoint::{Base, CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
@@ -153,7 +153,7 @@ impl Run {
             Trainee::new(model, config.training.loss_chunk).recomputing(Recompute::of(&config));
         let mut stream = None;
         if let Some(step) = resumed_at {
-            trainee = checkpoints.weights(step, trainee, |record| record)?;
+            trainee = checkpoints.weights(step, trainee)?;
             if config.data.stateful || config.data.initial_state.last_fraction > 0.0 {
                 stream = checkpoints.stream(step, &devices.main().clone().inner())?;
             }
@@ -328,8 +328,8 @@ impl Source {
         device: &Device,
     ) -> Result<(InfinityModel, Base), TrainError> {
         let source = (self.found).load(model_dir::own(config.run.precision), device)?;
-        let (path, fingerprint) = (self.found.place(), fingerprint_in_bf16(&source.model));
-        let path = path.canonicalize().unwrap_or(path);
+        let (place, fingerprint) = (self.found.place(), fingerprint_in_bf16(&source.model));
+        let path = place.canonicalize().unwrap_or_else(|_| place.into());
         let model = source.model.dropping_out(&config.model);
         let model = model.with_lora(lora, config.run.seed)?;
         Ok((model, Base { path, fingerprint }))

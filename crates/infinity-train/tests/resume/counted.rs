@@ -4,7 +4,7 @@ use crate::common::run;
 use crate::{directory, entries, rewrite, store};
 use infinity_train::config::{LossWatchdog, RunConfig};
 use infinity_train::data::Packing;
-use infinity_train::model_dir::{Found, find};
+use infinity_train::model_dir::find;
 use infinity_train::{Resume, TrainError};
 use std::fs;
 
@@ -20,7 +20,7 @@ fn rising(config: &mut RunConfig) {
 /// Whether the run stands for the model that it finished with.
 fn is_finished(config: &RunConfig) -> bool {
     let found = find(config.run.output_dir.as_ref()).unwrap();
-    matches!(found, Found::Directory(_))
+    found.directory().is_some()
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn early_stopping_counts_on() {
     let (_directory, config) = directory(Packing::Shuffled, rising);
     let (report, heard) = run(&config, None, None);
     let whole = report.unwrap().step;
-    let losses: Vec<f64> = heard.evals.iter().map(|eval| eval.loss).collect();
+    let losses: Vec<f64> = heard.evals.iter().map(|eval| eval.report.loss).collect();
     assert!(whole < 8, "it stops early: {losses:?}");
     assert_eq!(store(&config).load(whole).unwrap().stale_evals, 3);
     assert!(is_finished(&config), "before its last step, and by itself");

@@ -183,7 +183,7 @@ fn a_model_that_others_trained_is_taken_with_its_tokenizer() {
 
         let (_run, learning) = of(&source, false, with);
         let (_, heard) = run(&learning, None, None);
-        let losses: Vec<f64> = heard.evals.iter().map(|eval| eval.loss).collect();
+        let losses: Vec<f64> = heard.evals.iter().map(|eval| eval.report.loss).collect();
         assert!(
             losses.last() < losses.first(),
             "{family} learns: {losses:?}"

@@ -85,7 +85,7 @@ fn adapters_learn_and_go_on_with_the_same_bits() {
         let (_whole, config) = of(base, packing, change);
         let (report, heard) = run(&config, None, None);
         report.unwrap();
-        let losses: Vec<f64> = heard.evals.iter().map(|eval| eval.loss).collect();
+        let losses: Vec<f64> = heard.evals.iter().map(|eval| eval.report.loss).collect();
         assert!(losses.last() < losses.first(), "{i} learns: {losses:?}");
         let (_parts, parts) = of(base, packing, change);
         run(&parts, None, Some(3)).0.unwrap();

@@ -117,7 +117,7 @@ fn the_newest_and_the_best_are_kept() {
     let best = heard
         .evals
         .iter()
-        .min_by(|a, b| a.loss.total_cmp(&b.loss))
+        .min_by(|a, b| a.report.loss.total_cmp(&b.report.loss))
         .unwrap()
         .step;
     assert!(best < 8, "{:?}", heard.evals);

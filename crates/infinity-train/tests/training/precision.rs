@@ -11,7 +11,7 @@ use infinity_model::burn::train::TrainStep;
 use infinity_train::TrainError;
 use infinity_train::config::{OptimizerName, RunConfig};
 use infinity_train::data::Packing;
-use infinity_train::optimizer::clip_scaled;
+use infinity_train::optimizer::clip;
 use infinity_train::step::{LmBatch, Trainee};
 use std::fs;
 use std::path::Path;
@@ -64,12 +64,10 @@ fn scaling_keeps_what_f16_would_lose() {
         let mut batch = LmBatch::alone(batch(2, 3));
         batch.scale *= SMALL * scale;
         let grads = TrainStep::step(&trainee, batch).grads;
-        let (grads, norm) = clip_scaled(&trainee, grads, scale, 0.0);
-        let all: Vec<f64> = gradients(&trainee, &grads)
-            .into_values()
-            .flatten()
-            .collect();
-        (all, norm)
+        let (grads, found) = clip(&trainee, grads, scale, 0.0);
+        let grads = crate::times(gradients(&trainee, &grads), found.factor);
+        let all: Vec<f64> = grads.into_values().flatten().collect();
+        (all, found.norm)
     };
     let (exact, exact_norm) = grads(Precision::F32, 1.0);
     let (scaled, norm) = grads(Precision::F32, 1024.0);
@@ -101,9 +99,9 @@ fn clipping_follows_the_scale() {
         let mut batch = LmBatch::alone(batch(2, 3));
         batch.scale *= scale;
         let grads = TrainStep::step(&trainee, batch).grads;
-        let (grads, norm) = clip_scaled(&trainee, grads, scale, 0.01);
-        assert!(norm > 0.01, "{norm}");
-        gradients(&trainee, &grads)
+        let (grads, found) = clip(&trainee, grads, scale, 0.01);
+        assert!(found.norm > 0.01, "{found:?}");
+        crate::times(gradients(&trainee, &grads), found.factor)
     };
     // A power of two changes no digit.
     assert_eq!(clipped(1.0), clipped(4096.0));

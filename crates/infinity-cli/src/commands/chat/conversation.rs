@@ -186,7 +186,8 @@ impl Conversation {
         let note = serde_json::to_string(&Note { turns, system })?;
         let identity = Identity::of(&self.model, Some(&self.tokenizer));
         let notes = [(NOTE, note), ("command", terminal::command_line())];
-        Ok(context.save_noting(path, &identity, &notes)?)
+        context.save_in(path, &identity, &notes, None)?;
+        Ok(())
     }
 
     /// Goes on from a file: a conversation where it was left, or after any other text.

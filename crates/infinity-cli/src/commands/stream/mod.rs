@@ -355,7 +355,8 @@ impl Session<'_> {
             before,
         })?;
         let notes = [(KEPT, kept), ("command", terminal::command_line())];
-        Ok(context.save_noting(path, &self.identity, &notes)?)
+        context.save_in(path, &self.identity, &notes, None)?;
+        Ok(())
     }
 
     /// Lets the model go on from here, in a copy of what it remembers.
