@@ -1,11 +1,12 @@
 //! A run, top to bottom: `prepare`, then a loop of step, evaluation, checkpoint and
 //! stop (`steps`), then the model directory (`finish`).
 //!
-//! Beside it: `prepare.rs` is everything before the first step, `lost.rs` what becomes of steps that are lost and
-//! which checkpoints there are.
+//! Beside it: `prepare.rs` is everything before the first step, `lost.rs` what becomes of steps that are lost,
+//! `saved.rs` which checkpoints there are.
 
 mod lost;
 mod prepare;
+mod saved;
 
 use crate::burn_train::{Shell, Stretches, within_learner};
 use crate::checkpoint::{CheckpointStore, TrainerState};
@@ -25,7 +26,7 @@ use burn::module::Module;
 use infinity_model::chat_template::TEMPLATE;
 use infinity_model::pretrained::{copy_conversations, copy_template, read_settings, save_adapter};
 use infinity_model::{GateSummary, GenerationConfig, Tokenizer, generate, save_pretrained};
-use lost::Saved;
+use saved::Saved;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -362,11 +362,13 @@ fn legacy_reason(dotted: &str) -> Option<&'static str> {
 /// default it says nothing, as in a run's own record.
 fn idle(origin: &str, key: &str, value: &Value) -> Option<String> {
     let name = key.strip_prefix("model.")?;
+    if !ModelConfig::COMPRESSION_KEYS.contains(&name) {
+        return None;
+    }
     let config = RunConfig::deserialize(nested(key, value.clone())).ok()?;
-    let idles = ModelConfig::COMPRESSION_KEYS.contains(&name);
     let why = "the memory is compressed by `model.memory_compression` alone, when a model reads and \
                not when it learns";
-    (idles && config.model != ModelConfig::default())
+    (config.model != ModelConfig::default())
         .then(|| format!("{origin}: `{key}` changes nothing: {why}"))
 }
 

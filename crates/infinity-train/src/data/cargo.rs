@@ -36,7 +36,7 @@ impl Display for Package {
 
 #[derive(Deserialize)]
 struct Packages {
-    #[serde(alias = "package")]
+    #[serde(rename = "package", alias = "packages")]
     packages: Vec<Package>,
 }
 
@@ -158,7 +158,8 @@ impl CargoWorkspace {
     }
 
     fn directory(&self, package: &Package) -> Result<PathBuf, DataError> {
-        let same = |found: &&Package| found.to_string() == package.to_string();
+        let same =
+            |found: &&Package| (&found.name, &found.version) == (&package.name, &package.version);
         let known = self.packages.iter().flatten().find(same);
         let directory = known.and_then(|found| found.manifest_path.parent());
         let directory = directory
@@ -181,7 +182,7 @@ impl CargoWorkspace {
 /// It answers only when *every* dependency of every member is there, also those that building the
 /// binary does not need; therefore its refusal is kept as text, not returned as the error.
 fn packages(root: &Path) -> Result<Vec<Package>, String> {
-    let version = cargo(root, &["-vV"])?;
+    let version = cargo(root, &["-vV"]).unwrap_or_default();
     let version = String::from_utf8_lossy(&version);
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     let mut arguments = vec!["metadata", "--format-version", "1", "--locked", "--offline"];

@@ -43,10 +43,7 @@ pub fn prepare(
     if data.source.task().is_some() {
         return task_splits::of(data, tokenizer);
     }
-    if data.source == DataSource::Files && data.train_file.as_os_str().is_empty() {
-        let hint = "name a .txt, .jsonl or .csv file or a directory of them (--train-file)";
-        return Err(DataError::not_set("data.train_file", hint));
-    }
+    names_text(data)?;
     let mut prepared = match names_tokens(data) {
         true => given(data, tokenizer)?,
         false => cached(data, tokenizer, notify)?,
@@ -78,6 +75,7 @@ pub fn tokenize_to(
         ..data.clone()
     };
     data.validate()?;
+    names_text(data)?;
     if output.exists() {
         return Err(DataError::Unusable(format!(
             "{} already exists; name another directory, or delete it",
@@ -105,6 +103,14 @@ pub(crate) fn known_tokenizer(
 /// Whether `directory` was made by [`tokenize_to`] or [`prepare`].
 pub fn is_prepared(directory: &Path) -> bool {
     directory.join(META_FILE).is_file() && directory.join(TOKENIZER_FILE).is_file()
+}
+
+fn names_text(data: &DataConfig) -> Result<(), DataError> {
+    if data.source == DataSource::Files && data.train_file.as_os_str().is_empty() {
+        let hint = "name a .txt, .jsonl or .csv file or a directory of them (--train-file)";
+        return Err(DataError::not_set("data.train_file", hint));
+    }
+    Ok(())
 }
 
 fn names_tokens(data: &DataConfig) -> bool {

@@ -8,7 +8,7 @@ use super::formats::{self, Column, Format, Fragment, Seen, SourceFile};
 use super::stories::Stories;
 use infinity_files::Fingerprint;
 use infinity_model::ChatTemplate;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::{iter, mem};
@@ -130,9 +130,9 @@ impl Sources {
             return self.directory(path);
         }
         if !metadata.is_file() {
-            let path = path.display();
+            let (path, kind) = (path.display(), kind(&metadata));
             return Err(DataError::Unusable(format!(
-                "`{key}`: {path} is a pipe, a socket or a device, which cannot be read twice, and text is read more \
+                "`{key}`: {path} is {kind}, which cannot be read twice, and text is read more \
                  than once; write it to a file first"
             )));
         }
@@ -146,7 +146,10 @@ impl Sources {
     /// Finds the files below `root`. An empty one among others is no document.
     fn directory(&mut self, root: &Path) -> Result<(), DataError> {
         let (before, mut others) = (self.files.len(), 0);
-        let mut walk = Walk::default();
+        let mut walk = Walk {
+            skips: true,
+            ..Walk::default()
+        };
         walk.directory(root, &mut |path| {
             match Format::of(path).filter(|_| path.is_file()) {
                 Some(_) => self.files.push(SourceFile::new(path)?),
@@ -170,13 +173,31 @@ impl Sources {
     }
 }
 
+/// What a file is that is neither a directory nor an ordinary one.
+fn kind(metadata: &Metadata) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        let kind = metadata.file_type();
+        if kind.is_fifo() {
+            return "a pipe";
+        }
+        if kind.is_socket() {
+            return "a socket";
+        }
+    }
+    let _ = metadata;
+    "a device"
+}
+
 /// A walk through a directory, in the order of names. Hidden entries are passed over: they are rarely
 /// meant. Linked directories are followed where their text would not be read otherwise.
 #[derive(Default)]
 pub(super) struct Walk {
     /// Directories read so far, without links; the first is the root.
     read: Vec<PathBuf>,
-    /// Directories that this program wrote, which are passed over.
+    /// Whether directories that this program wrote are passed over.
+    skips: bool,
     skipped: Vec<PathBuf>,
 }
 
@@ -204,7 +225,7 @@ impl Walk {
             let kind = entry.file_type().map_err(DataError::read(&path))?;
             if !path.is_dir() {
                 visit(&path)?;
-            } else if is_written_here(&path) {
+            } else if self.skips && is_written_here(&path) {
                 self.skipped.push(path);
             } else if !kind.is_symlink() || self.leads_elsewhere(&path) {
                 self.directory(&path, visit)?;

@@ -1,6 +1,6 @@
 //! Everything of a run before its first step.
 
-use super::lost::Saved;
+use super::saved::Saved;
 use super::{Clock, Run, TrainControl};
 use crate::checkpoint::{Base, CheckpointStore, TrainerState};
 use crate::config::{Progress, RunConfig};
