@@ -428,6 +428,37 @@ mod tests {
         f64::from(f32::from_bits(x.data[i * x.row + j * x.col].bits() << 16))
     }
 
+    /// On any machine: pairs lie row by row, or in tiles where columns were stored.
+    #[test]
+    fn factors_are_packed_where_a_tile_looks_for_them() {
+        for [rows, depth, apart] in [[1, 1, 0], [13, 5, 0], [200, 9, 3], [97, 4, 1], [24, 31, 0]] {
+            let values = random(1, (rows + apart) * (depth + apart));
+            let pairs = depth.div_ceil(2);
+            for in_tiles in [false, true] {
+                let left = match in_tiles {
+                    false => Left::rows(&values, depth + apart),
+                    true => Left::transposed(&values, rows + apart),
+                };
+                let of = |i: usize, j: usize| match j < depth {
+                    true => values[i * left.row + j * left.col].bits(),
+                    false => 0,
+                };
+                for level in Level::available() {
+                    let factor = Rounded::new(level, [rows, depth], left);
+                    for (i, p) in (0..rows).flat_map(|i| (0..pairs).map(move |p| (i, p))) {
+                        let tile = i / TILE[0] * TILE[0];
+                        let place = match factor.in_tiles {
+                            true => tile * pairs + p * TILE[0] + i - tile,
+                            false => i * pairs + p,
+                        };
+                        let want = of(i, 2 * p) | (of(i, 2 * p + 1) << 16);
+                        assert_eq!(factor.pairs[place], want, "{rows} {depth} [{i}, {p}]");
+                    }
+                }
+            }
+        }
+    }
+
     const SIZES: [[usize; 3]; 7] = [
         [1, 1, 1],
         [13, 33, 5],
