@@ -158,10 +158,12 @@ impl Rounded {
     pub(crate) fn new<T: ToBf16>(level: Level, [rows, depth]: [usize; 2], x: Left<'_, T>) -> Self {
         assert!(rows * depth == 0 || (rows - 1) * x.row + (depth - 1) * x.col < x.data.len());
         let pairs = depth.div_ceil(2);
-        let (some, stride) = if x.col == 1 {
-            (ROWS, x.row)
-        } else {
-            (TILE[0], x.col)
+        let (len, some, stride) = match x.col {
+            1 => (rows * pairs, ROWS, x.row),
+            _ => {
+                assert_eq!(x.row, 1, "neither rows nor columns lie together");
+                (rows.next_multiple_of(TILE[0]) * pairs, TILE[0], x.col)
+            }
         };
         let write = |i, [to]: [&mut [MaybeUninit<u32>]; 1]| {
             let first = i * some;
@@ -170,13 +172,6 @@ impl Rounded {
             }
             let (x, size) = (&x.data[first..], [some.min(rows - first), depth]);
             pack_between_rows::<_, { TILE[0] }>(level, x, stride, size, to);
-        };
-        let len = match x.col {
-            1 => rows * pairs,
-            _ => {
-                assert_eq!(x.row, 1, "neither rows nor columns lie together");
-                rows.next_multiple_of(some) * pairs
-            }
         };
         // SAFETY: a pair is written for each of the pairs of every row, and in tiles with zeros where there are no rows.
         let [pairs] = unsafe { in_unwritten_pieces([len], [some * pairs], write) };
