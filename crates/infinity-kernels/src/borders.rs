@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// assert_eq!(borders.narrow(3, 5), Borders::new(vec![vec![0], vec![]]));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Borders(Option<Arc<[Vec<usize>]>>);
+pub struct Borders(Arc<[Vec<usize>]>);
 
 /// A document, or the part of one that a row begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,16 +41,17 @@ impl Borders {
     pub fn new(rows: Vec<Vec<usize>>) -> Self {
         let rise = |row: &Vec<usize>| row.is_sorted_by(|a, b| a < b);
         assert!(rows.iter().all(rise), "borders that do not rise: {rows:?}");
-        Borders(rows.iter().any(|row| !row.is_empty()).then(|| rows.into()))
+        let some = rows.iter().any(|row| !row.is_empty());
+        Borders(some.then_some(rows).unwrap_or_default().into())
     }
 
     /// Whether there is none at all.
     pub fn is_none(&self) -> bool {
-        self.0.is_none()
+        self.0.is_empty()
     }
 
     fn row(&self, row: usize) -> &[usize] {
-        self.0.as_ref().map_or(&[], |rows| &rows[row])
+        if self.is_none() { &[] } else { &self.0[row] }
     }
 
     /// Refuses borders of other rows or beyond their end.
@@ -60,11 +61,13 @@ impl Borders {
     /// If there are not `b` rows, or not `t` tokens.
     #[track_caller]
     pub fn check(&self, b: usize, t: usize) {
-        if let Some(rows) = &self.0 {
-            assert_eq!(rows.len(), b, "borders for each of the rows");
-            let last = rows.iter().filter_map(|row| row.last()).max();
-            assert!(last.is_none_or(|last| *last < t), "{last:?} of {t} tokens");
-        }
+        let rows = self.0.len();
+        assert!(
+            self.is_none() || rows == b,
+            "borders for each of the rows: {rows} of {b}"
+        );
+        let last = self.0.iter().filter_map(|row| row.last()).max();
+        assert!(last.is_none_or(|last| *last < t), "{last:?} of {t} tokens");
     }
 
     /// The documents of a row of `t` tokens, in order.
@@ -84,20 +87,17 @@ impl Borders {
 
     /// The borders of the tokens from `from` to `to`, counted from `from`.
     pub fn narrow(&self, from: usize, to: usize) -> Self {
-        let Some(rows) = &self.0 else {
-            return Borders(None);
-        };
         let inside = |row: &Vec<usize>| {
             let inside = row.iter().filter(|at| (from..to).contains(at));
             inside.map(|at| at - from).collect()
         };
-        Borders::new(rows.iter().map(inside).collect())
+        Borders::new(self.0.iter().map(inside).collect())
     }
 
     /// Those of the rows from `from` to `to`.
     pub fn rows(&self, from: usize, to: usize) -> Self {
-        let rows = self.0.as_ref();
-        rows.map_or_else(Self::default, |rows| Borders::new(rows[from..to].to_vec()))
+        let rows = if self.is_none() { 0..0 } else { from..to };
+        Borders::new(self.0[rows].to_vec())
     }
 
     /// The position of token `i` of a row, counted from the beginning of its document; the row's first token

@@ -70,11 +70,7 @@ impl Kept {
     /// If a tensor has more or fewer numbers than the one in its place.
     pub fn write(&self, from: usize, new: Keeping) -> Tensor<1> {
         let new = new.0;
-        let fit = new
-            .iter()
-            .map(numbers)
-            .eq(self.lens[from..from + new.len()].iter().copied());
-        assert!(fit, "as many numbers as are there");
+        self.check(from, new.iter().map(numbers).collect());
         let buffer = self.buffer.clone().into_dispatch();
         let write = Write {
             lens: self.lens.clone(),
@@ -89,17 +85,19 @@ impl Kept {
     ///
     /// As [`write`](Self::write).
     pub fn upload(&self, numbers: Vec<Vec<f32>>) -> Tensor<1> {
-        let fit = numbers
-            .iter()
-            .zip(&self.lens)
-            .all(|(x, len)| x.len() == *len);
-        assert!(fit, "as many numbers as are there");
+        self.check(0, numbers.iter().map(Vec::len).collect());
         let buffer = self.buffer.clone().into_dispatch();
         let upload = Upload {
             lens: self.lens.clone(),
             numbers,
         };
         operator::run(upload, vec![buffer]).take()
+    }
+
+    #[track_caller]
+    fn check(&self, from: usize, lens: Vec<usize>) {
+        let there = &self.lens[from..from + lens.len()];
+        assert_eq!(there, lens, "as many numbers as are there");
     }
 }
 

@@ -105,11 +105,8 @@ impl Probe {
         let tokens = b * t * h;
         let allocation = unit_rows(random.values(tokens * s, 0.05, 1.0), s);
         let beta = random.values(tokens, 0.0, 1.0);
-        let write = allocation
-            .iter()
-            .enumerate()
-            .map(|(i, a)| a * beta[i / s])
-            .collect();
+        let write = allocation.iter().enumerate();
+        let write = write.map(|(i, a)| a * beta[i / s]).collect();
         let inputs = Values {
             q: unit_rows(random.values(tokens * k, -1.0, 1.0), k),
             k: unit_rows(random.values(tokens * k, -1.0, 1.0), k),
@@ -171,11 +168,8 @@ pub fn tensor<const D: usize>(
 
 /// A tensor's values as `f64`.
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
-    tensor
-        .into_data()
-        .convert::<f64>()
-        .try_to_vec()
-        .expect("converted to f64")
+    let data = tensor.into_data().convert::<f64>();
+    data.try_to_vec().expect("converted to f64")
 }
 
 /// How far an answer may be off. Limits are at most ten times the error measured when they were

@@ -1,7 +1,7 @@
 //! The update on CubeCL runtimes: one launch for as many parameters as a device binds buffers for.
 
 use super::rule::Factors;
-use crate::gpu::many::{Places, in_a_launch};
+use crate::gpu::many::launches;
 use crate::gpu::{UNITS, single, units};
 use burn::backend::TensorMetadata;
 use burn_cubecl::cubecl;
@@ -67,23 +67,14 @@ fn update_units(
 /// Weights and moments after the update, for weights, gradients and moments of one parameter after the other.
 pub(super) fn update(f: Factors, inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
     let inputs = single(inputs);
-    let n = in_a_launch(&inputs[0], 4, 3);
-    inputs
-        .chunks(4 * n)
-        .flat_map(|some| launch(f, some))
-        .collect()
-}
-
-fn launch(f: Factors, inputs: &[CubeTensor]) -> Vec<CubeTensor> {
     let (parameters, _) = inputs.as_chunks::<4>();
-    let shape = |i: usize| parameters[i][0].shape();
     let of = &inputs[0];
-    let lens = parameters.iter().map(|[w, ..]| w.shape().num_elements());
-    let places = Places::new(of, lens);
-    let results = [(); 3].map(|()| places.buffer(of));
-    if !places.are_empty() {
-        let before = (0..parameters.len()).map(|i| {
-            let [w, g, m, v] = parameters[i].clone().map(CubeTensor::into_buffer_arg);
+    let len = |[w, ..]: &[CubeTensor; 4]| w.shape().num_elements();
+    let mut updated = Vec::new();
+    for (_, some, places) in launches(of, parameters, [4, 3], len) {
+        let results = [(); 3].map(|()| places.buffer(of));
+        let before = some.iter().enumerate().map(|(i, tensors)| {
+            let [w, g, m, v] = tensors.clone().map(CubeTensor::into_buffer_arg);
             let (first, len, start) = (places.first[i], places.len[i], places.start[i]);
             BeforeLaunch::new(w, g, m, v, first, len, start)
         });
@@ -100,18 +91,23 @@ fn launch(f: Factors, inputs: &[CubeTensor]) -> Vec<CubeTensor> {
             f.kept,
         );
         let [new_w, new_m, new_v] = results.clone().map(CubeTensor::into_buffer_arg);
-        update_units::launch(
-            &of.client,
-            places.cubes(),
-            units(),
-            before.collect(),
-            new_w,
-            new_m,
-            new_v,
-            scalars,
-            parameters.len(),
-        );
+        if !places.are_empty() {
+            update_units::launch(
+                &of.client,
+                places.cubes(),
+                units(),
+                before.collect(),
+                new_w,
+                new_m,
+                new_v,
+                scalars,
+                some.len(),
+            );
+        }
+        for (i, [w, ..]) in some.iter().enumerate() {
+            let part = |x: &CubeTensor| places.part(x, i, w.shape());
+            updated.extend(results.iter().map(part));
+        }
     }
-    let all = (0..parameters.len()).flat_map(|i| results.iter().map(move |x| (i, x)));
-    all.map(|(i, x)| places.part(x, i, shape(i))).collect()
+    updated
 }

@@ -27,17 +27,11 @@ use burn::tensor::{Tensor, assert_shape};
 /// If lengths of one parameter differ.
 #[track_caller]
 pub fn adamw(parameters: Vec<Parameter>) -> Vec<(Tensor<1>, [Tensor<1>; 2])> {
-    for Parameter {
-        weights,
-        grad,
-        moments,
-        ..
-    } in &parameters
-    {
-        let [len] = weights.dims();
-        assert_shape!(grad, [len]);
-        assert_shape!(moments[0], [len]);
-        assert_shape!(moments[1], [len]);
+    for one in &parameters {
+        let [len] = one.weights.dims();
+        assert_shape!(one.grad, [len]);
+        assert_shape!(one.moments[0], [len]);
+        assert_shape!(one.moments[1], [len]);
     }
     match parameters.first().map(|one| one.weights.device()) {
         Some(device) if operator::has_gpu_kernels(&device) => together(parameters),
@@ -77,12 +71,7 @@ impl Operator for Update {
     cpu_kernel!(|self, [w, g, m, v]| cpu::update(self.0, [w, g, m, v]));
 
     gpu_kernel! {
-        |self, specs| specs
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| i % 4 != 1)
-            .map(|(_, spec)| spec.clone())
-            .collect::<Vec<_>>();
+        |self, specs| specs.chunks(4).flat_map(|one| [&one[..1], &one[2..]].concat()).collect::<Vec<_>>();
         |self, inputs| gpu::update(self.0, inputs)
     }
 }

@@ -6,6 +6,7 @@
 //! same bits. Numbers below the smallest normal one count as zero, as the instruction has it.
 
 use crate::cpu::product::Left;
+use crate::cpu::results::in_unwritten_pieces;
 use crate::cpu::simd::{Level, leveled};
 use burn::tensor::bf16;
 use rayon::prelude::*;
@@ -60,15 +61,16 @@ pub(crate) struct Rounded {
 }
 
 leveled!(
-    /// Rows of `depth` values to rows of pairs.
+    /// Rows of `depth` values, `stride` apart, to rows of pairs.
     fn pack_rows<const FMA: bool, const N: usize, T: ToBf16>(
         x: &[T],
+        stride: usize,
         depth: usize,
         to: &mut [MaybeUninit<u32>],
     ) {
         let to = to.chunks_exact_mut(depth.div_ceil(2));
-        for (x, to) in x.chunks_exact(depth).zip(to) {
-            let (twos, rest) = x.as_chunks::<2>();
+        for (x, to) in x.chunks(stride).zip(to) {
+            let (twos, rest) = x[..depth].as_chunks::<2>();
             for ([first, second], to) in twos.iter().zip(&mut *to) {
                 to.write(pair(*first, *second));
             }
@@ -150,57 +152,29 @@ leveled!(
     }
 );
 
-/// A vector of `count` pieces of `size` values, which `write` writes, each all of it, by all threads.
-///
-/// # Safety
-///
-/// `write` must write all of the pieces that it gets, the last of which may be shorter.
-unsafe fn written(
-    len: usize,
-    size: usize,
-    write: impl Fn(usize, &mut [MaybeUninit<u32>]) + Sync,
-) -> Vec<u32> {
-    let mut values = Box::new_uninit_slice(len);
-    let pieces = values.par_chunks_mut(size.max(1)).enumerate();
-    pieces.for_each(|(i, piece)| write(i, piece));
-    // SAFETY: the pieces are all of it, and by the caller's promise each is written.
-    unsafe { values.assume_init() }.into_vec()
-}
-
 impl Rounded {
     /// `x` `[rows, depth]`, of which rows or columns lie together.
     /// Panics if neither do, or `x` is smaller than its size says.
     pub(crate) fn new<T: ToBf16>(level: Level, [rows, depth]: [usize; 2], x: Left<'_, T>) -> Self {
         assert!(rows * depth == 0 || (rows - 1) * x.row + (depth - 1) * x.col < x.data.len());
         let pairs = depth.div_ceil(2);
-        let pairs = match x.col {
-            1 if x.row == depth => {
-                let write = |i, to: &mut [MaybeUninit<u32>]| {
-                    pack_rows(level, &x.data[i * ROWS * depth..], depth, to);
-                };
-                // SAFETY: a pair is written for each of the pairs of every row.
-                unsafe { written(rows * pairs, ROWS * pairs, write) }
-            }
-            1 => {
-                let write = |i, to: &mut [MaybeUninit<u32>]| {
-                    pack_rows(level, &x.data[i * x.row..][..depth], depth, to);
-                };
-                // SAFETY: as above, row by row.
-                unsafe { written(rows * pairs, pairs, write) }
-            }
+        let (len, some, stride) = match x.col {
+            1 => (rows * pairs, ROWS, x.row),
             _ => {
                 assert_eq!(x.row, 1, "neither rows nor columns lie together");
-                let tiles = rows.div_ceil(TILE[0]);
-                let size = TILE[0] * pairs;
-                let write = |i, to: &mut [MaybeUninit<u32>]| {
-                    let (first, stride) = (i * TILE[0], x.col);
-                    let (x, size) = (&x.data[first..], [TILE[0].min(rows - first), depth]);
-                    pack_between_rows::<_, { TILE[0] }>(level, x, stride, size, to);
-                };
-                // SAFETY: each tile is written, with zeros where it has no rows.
-                unsafe { written(tiles * size, size, write) }
+                (rows.next_multiple_of(TILE[0]) * pairs, TILE[0], x.col)
             }
         };
+        let write = |i, [to]: [&mut [MaybeUninit<u32>]; 1]| {
+            let first = i * some;
+            if x.col == 1 {
+                return pack_rows(level, &x.data[first * stride..], stride, depth, to);
+            }
+            let (x, size) = (&x.data[first..], [some.min(rows - first), depth]);
+            pack_between_rows::<_, { TILE[0] }>(level, x, stride, size, to);
+        };
+        // SAFETY: a pair is written for each of the pairs of every row, and in tiles with zeros where there are no rows.
+        let [pairs] = unsafe { in_unwritten_pieces([len], [some * pairs], write) };
         Rounded {
             pairs,
             rows,
@@ -263,7 +237,7 @@ impl Rounded {
             .clamp(TILE[0], ROWS);
         for start in (0..n).step_by(at_once) {
             let columns = at_once.min(n - start);
-            let write = |j, to: &mut [MaybeUninit<u32>]| {
+            let write = |j, [to]: [&mut [MaybeUninit<u32>]; 1]| {
                 let (from, width) = (start + j * TILE[1], TILE[1].min(columns - j * TILE[1]));
                 let (x, size) = (&right.data[from * right.col..], [width, self.depth]);
                 match right.col {
@@ -274,8 +248,9 @@ impl Rounded {
                     }
                 }
             };
+            let len = columns.div_ceil(TILE[1]) * size;
             // SAFETY: each tile is written, with zeros where it has no columns.
-            let packed = unsafe { written(columns.div_ceil(TILE[1]) * size, size, write) };
+            let [packed] = unsafe { in_unwritten_pieces([len], [size], write) };
             let blocks = out.par_chunks_mut(block * n).enumerate();
             blocks.for_each(|(b, out)| {
                 for first in (0..pairs).step_by(DEPTH) {
@@ -446,6 +421,37 @@ mod tests {
 
     fn at<T: ToBf16>(x: Left<'_, T>, i: usize, j: usize) -> f64 {
         f64::from(f32::from_bits(x.data[i * x.row + j * x.col].bits() << 16))
+    }
+
+    /// On any machine: pairs lie row by row, or in tiles where columns were stored.
+    #[test]
+    fn factors_are_packed_where_a_tile_looks_for_them() {
+        for [rows, depth, apart] in [[1, 1, 0], [13, 5, 0], [200, 9, 3], [97, 4, 1], [24, 31, 0]] {
+            let values = random(1, (rows + apart) * (depth + apart));
+            let pairs = depth.div_ceil(2);
+            for in_tiles in [false, true] {
+                let left = match in_tiles {
+                    false => Left::rows(&values, depth + apart),
+                    true => Left::transposed(&values, rows + apart),
+                };
+                let of = |i: usize, j: usize| match j < depth {
+                    true => values[i * left.row + j * left.col].bits(),
+                    false => 0,
+                };
+                for level in Level::available() {
+                    let factor = Rounded::new(level, [rows, depth], left);
+                    for (i, p) in (0..rows).flat_map(|i| (0..pairs).map(move |p| (i, p))) {
+                        let tile = i / TILE[0] * TILE[0];
+                        let place = match factor.in_tiles {
+                            true => tile * pairs + p * TILE[0] + i - tile,
+                            false => i * pairs + p,
+                        };
+                        let want = of(i, 2 * p) | (of(i, 2 * p + 1) << 16);
+                        assert_eq!(factor.pairs[place], want, "{rows} {depth} [{i}, {p}]");
+                    }
+                }
+            }
+        }
     }
 
     const SIZES: [[usize; 3]; 7] = [

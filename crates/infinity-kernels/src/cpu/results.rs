@@ -29,11 +29,11 @@ pub(crate) fn in_pieces<const N: usize>(
 /// # Safety
 ///
 /// `work` must write all of the pieces that it gets.
-pub(crate) unsafe fn in_unwritten_pieces<const N: usize>(
+pub(crate) unsafe fn in_unwritten_pieces<T: Send, const N: usize>(
     lens: [usize; N],
     sizes: [usize; N],
-    work: impl Fn(usize, [&mut [MaybeUninit<f32>]; N]) + Sync,
-) -> [Vec<f32>; N] {
+    work: impl Fn(usize, [&mut [MaybeUninit<T>]; N]) + Sync,
+) -> [Vec<T>; N] {
     let mut values = lens.map(Box::new_uninit_slice);
     share(values.each_mut().map(|values| &mut values[..]), sizes, work);
     // SAFETY: the pieces are all of the values, and by the caller's promise all of each is written.
@@ -70,10 +70,10 @@ pub(crate) fn summed(pieces: &[f32], len: usize) -> Vec<f32> {
 }
 
 /// Hands every piece of `outs` to `work`, by all threads.
-fn share<const N: usize>(
-    mut outs: [&mut [MaybeUninit<f32>]; N],
+fn share<T: Send, const N: usize>(
+    mut outs: [&mut [MaybeUninit<T>]; N],
     sizes: [usize; N],
-    work: impl Fn(usize, [&mut [MaybeUninit<f32>]; N]) + Sync,
+    work: impl Fn(usize, [&mut [MaybeUninit<T>]; N]) + Sync,
 ) {
     let sizes = sizes.map(|size| size.max(1));
     let count = (0..N).map(|n| outs[n].len().div_ceil(sizes[n])).max();

@@ -42,13 +42,9 @@ impl<'a> Rows<'a> {
     /// The rows of `range`, counted from its start.
     pub(crate) fn part(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len);
-        let first = match range.is_empty() {
-            true => self.first,
-            // SAFETY: the part's first row is one of these.
-            false => unsafe { self.first.add(range.start * self.step) },
-        };
         Rows {
-            first,
+            // Where the part is empty, perhaps beyond what there is.
+            first: self.first.wrapping_add(range.start * self.step),
             len: range.len(),
             ..*self
         }

@@ -90,10 +90,8 @@ pub(super) fn cross_entropy(
     let targets = contiguous(targets, DType::F32);
     let [rows, width] = logits.shape().dims();
     let losses = empty(&logits, [rows], DType::F32);
-    let d_logits = match scale {
-        Some(_) => empty(&logits, [rows, width], dtype),
-        None => empty(&logits, [1], dtype),
-    };
+    let shape = scale.map_or(vec![1], |_| vec![rows, width]);
+    let d_logits = empty(&logits, shape, dtype);
     let lanes = lanes(width);
     if rows * width > 0 {
         loss_rows::launch(

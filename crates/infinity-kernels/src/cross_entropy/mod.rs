@@ -16,51 +16,37 @@ use crate::operator::{self, Backward, Forward, Operator, exactly, gpu_kernel};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData, assert_shape};
 
-/// Targets on a device.
+/// Targets on a device, `[N]`: as whole numbers in `f32`, which are the same up to 2²⁴, −1 where a target does not count.
 #[derive(Clone, Debug)]
-pub struct Targets(Kind);
-
-#[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant, reason = "one a batch")]
-enum Kind {
-    /// `[N]`, in the numbers that kernels read, −1 where a target does not count.
-    Kernel(Tensor<1>),
-    Tensors {
-        /// `[N, 1]`; ignored ones point at 0.
-        ids: Tensor<2, Int>,
-        /// `[N, 1]`, one where the target counts.
-        counts: Tensor<2>,
-    },
-}
+pub struct Targets(Tensor<1>);
 
 impl Targets {
     /// Those of `ids` `[N]` on `device`, which has no autodiff; negative ones do not count.
     pub fn new(ids: &[i32], device: &Device) -> Self {
-        let n = ids.len();
-        let floats = |value: &dyn Fn(i32) -> f32| ids.iter().map(|id| value(*id)).collect();
-        Targets(if operator::has_gpu_kernels(device) {
-            // Whole numbers up to 2²⁴ are the same in `f32`.
-            let marked: Vec<f32> = floats(&|id| id.max(-1) as f32);
-            Kind::Kernel(Tensor::from_data(TensorData::new(marked, [n]), device))
-        } else {
-            let counts: Vec<f32> = floats(&|id| f32::from(u8::from(id >= 0)));
-            let ids: Vec<i32> = ids.iter().map(|id| (*id).max(0)).collect();
-            Kind::Tensors {
-                ids: Tensor::from_data(TensorData::new(ids, [n, 1]), device),
-                counts: Tensor::from_data(TensorData::new(counts, [n, 1]), device),
-            }
-        })
+        let marked: Vec<f32> = ids.iter().map(|id| (*id).max(-1) as f32).collect();
+        let data = TensorData::new(marked, [ids.len()]);
+        Targets(Tensor::from_data(data, (device, DType::F32)))
     }
 
     /// `len` of them from `start` on.
     pub fn narrow(&self, start: usize, len: usize) -> Self {
-        Targets(match &self.0 {
-            Kind::Kernel(marked) => Kind::Kernel(marked.clone().narrow(0, start, len)),
-            Kind::Tensors { ids, counts } => Kind::Tensors {
-                ids: ids.clone().narrow(0, start, len),
-                counts: counts.clone().narrow(0, start, len),
-            },
-        })
+        Targets(self.0.clone().narrow(0, start, len))
+    }
+
+    /// Those of `logits`.
+    #[track_caller]
+    fn of(&self, logits: &Tensor<2>) -> Tensor<1> {
+        let [n, _] = logits.dims();
+        assert_shape!(self.0, [n]);
+        self.0.clone()
+    }
+
+    /// Those of `logits` as columns: ids, 0 where a target does not count, and ones where it does.
+    #[track_caller]
+    fn columns(&self, logits: &Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
+        let marked = self.of(logits).unsqueeze_dim::<2>(1);
+        let counts = marked.clone().greater_equal_elem(0.0).float();
+        (marked.clamp_min(0.0).int(), counts)
     }
 }
 
@@ -71,14 +57,11 @@ impl Targets {
 /// If there are other targets than `N`, or on another device.
 #[track_caller]
 pub fn cross_entropy(logits: Tensor<2>, targets: &Targets) -> Tensor<1> {
-    let [n, _] = logits.dims();
-    match &targets.0 {
-        Kind::Kernel(marked) => run(logits, marked.clone(), None).take(),
-        Kind::Tensors { ids, counts } => {
-            assert_shape!(ids, [n, 1]);
-            tensors::cross_entropy(logits, ids.clone(), counts.clone()).0
-        }
+    if operator::has_gpu_kernels(&logits.device()) {
+        return run(logits, targets, None).take();
     }
+    let (ids, counts) = targets.columns(&logits);
+    tensors::cross_entropy(logits, ids, counts).0
 }
 
 /// Losses as [`cross_entropy`]'s and the gradient of their sum, times `scale`, `[N, V]`: in the logits' format or
@@ -89,23 +72,17 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &Targets) -> Tensor<1> {
 /// As [`cross_entropy`].
 #[track_caller]
 pub fn with_gradient(logits: Tensor<2>, targets: &Targets, scale: f64) -> (Tensor<1>, Tensor<2>) {
-    let [n, _] = logits.dims();
-    match &targets.0 {
-        Kind::Kernel(marked) => {
-            let mut results = run(logits, marked.clone(), Some(scale as f32));
-            (results.take(), results.take())
-        }
-        Kind::Tensors { ids, counts } => {
-            assert_shape!(ids, [n, 1]);
-            tensors::with_gradient(logits, ids.clone(), counts.clone(), scale)
-        }
+    if operator::has_gpu_kernels(&logits.device()) {
+        let mut results = run(logits, targets, Some(scale as f32));
+        return (results.take(), results.take());
     }
+    let (ids, counts) = targets.columns(&logits);
+    tensors::with_gradient(logits, ids, counts, scale)
 }
 
 #[track_caller]
-fn run(logits: Tensor<2>, marked: Tensor<1>, scale: Option<f32>) -> operator::Results {
-    let [n, _] = logits.dims();
-    assert_shape!(marked, [n]);
+fn run(logits: Tensor<2>, targets: &Targets, scale: Option<f32>) -> operator::Results {
+    let marked = targets.of(&logits);
     let inputs = vec![logits.into_dispatch(), marked.into_dispatch()];
     operator::run(CrossEntropy { scale }, inputs)
 }

@@ -20,6 +20,19 @@ pub(crate) fn in_a_launch(of: &CubeTensor, each: usize, others: usize) -> usize 
     (bindings.saturating_sub(others + 1) / each).clamp(1, MOST)
 }
 
+/// `items` for one launch after the other, each with the number of its first and with places for `len` values of every item.
+/// A launch binds `each` buffers for an item and `others` beside those.
+pub(crate) fn launches<'a, T>(
+    of: &'a CubeTensor,
+    items: &'a [T],
+    [each, others]: [usize; 2],
+    len: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = (usize, &'a [T], Places)> {
+    let n = in_a_launch(of, each, others);
+    let some = items.chunks(n).enumerate();
+    some.map(move |(i, some)| (i * n, some, Places::new(of, some.iter().map(&len))))
+}
+
 /// Where tensors begin: the first cube of each, its values, and its first value in a buffer of all.
 pub(crate) struct Places {
     pub(crate) first: Vec<usize>,
@@ -155,17 +168,14 @@ pub(crate) fn join(
     out: &CubeTensor,
     width: usize,
 ) {
-    for some in parts.chunks(in_a_launch(of, 1, 1)) {
-        let places = Places::new(of, some.iter().map(|(_, [len, ..])| *len));
-        let sequence = some
-            .iter()
-            .enumerate()
-            .map(|(i, (x, [len, columns, column]))| {
-                let there = usize::from(x.is_some());
-                let x = x.clone().map(|x| contiguous(x, DType::F32));
-                let x = x.unwrap_or_else(|| of.clone()).into_buffer_arg();
-                PartLaunch::new(x, there, places.first[i], *len, (*columns).max(1), *column)
-            });
+    for (_, some, places) in launches(of, &parts, [1, 1], |(_, [len, ..])| *len) {
+        let sequence = some.iter().enumerate().map(|(i, (x, place))| {
+            let [len, columns, column] = *place;
+            let there = usize::from(x.is_some());
+            let x = x.clone().map_or(of.clone(), |x| contiguous(x, DType::F32));
+            let (x, first) = (x.into_buffer_arg(), places.first[i]);
+            PartLaunch::new(x, there, first, len, columns.max(1), column)
+        });
         if !places.are_empty() {
             join_units::launch(
                 &of.client,

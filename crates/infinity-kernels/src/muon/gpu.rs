@@ -7,7 +7,7 @@
 )]
 
 use super::rule::Muon;
-use crate::gpu::many::{Places, in_a_launch};
+use crate::gpu::many::launches;
 use crate::gpu::sums::over_lanes;
 use crate::gpu::{UNITS, contiguous, cubes, empty, single, units};
 use crate::newton_schulz::reference::{COEFFICIENTS, SMALLEST_NORM, SMALLEST_SQUARE};
@@ -241,10 +241,8 @@ impl Call {
     fn momenta(&self) -> (Vec<CubeTensor>, CubeTensor) {
         let (of, n) = (self.of(), self.matrices.len());
         let update = empty(of, [n, self.rows, self.columns], DType::F32);
-        let each = in_a_launch(of, 2, 2);
         let mut momenta = Vec::new();
-        for (i, some) in self.matrices.chunks(each).enumerate() {
-            let places = Places::new(of, some.iter().map(|_| self.len()));
+        for (from, some, places) in launches(of, &self.matrices, [2, 2], |_| self.len()) {
             let new_m = places.buffer(of);
             let before = some.iter().enumerate().map(|(i, [_, g, m])| {
                 let [g, m] = [g, m].map(|x| x.clone().into_buffer_arg());
@@ -260,7 +258,7 @@ impl Call {
                 self.rule.momentum,
                 self.rule.scale as f32,
                 self.len(),
-                i * each * self.len(),
+                from * self.len(),
                 some.len(),
             );
             let shapes = some.iter().map(|_| [self.rows, self.columns]);
@@ -342,10 +340,8 @@ impl Call {
     /// Weights after their orthogonal updates.
     fn moved(&self, orthogonal: CubeTensor) -> Vec<CubeTensor> {
         let (of, rule) = (self.of(), self.rule);
-        let each = in_a_launch(of, 1, 2);
         let mut weights = Vec::new();
-        for (i, some) in self.matrices.chunks(each).enumerate() {
-            let places = Places::new(of, some.iter().map(|_| self.len()));
+        for (from, some, places) in launches(of, &self.matrices, [1, 2], |_| self.len()) {
             let new_w = places.buffer(of);
             let before = some.iter().enumerate().map(|(i, [w, ..])| {
                 let w = w.clone().into_buffer_arg();
@@ -362,7 +358,7 @@ impl Call {
                 rule.rate as f32,
                 self.rows,
                 self.columns,
-                i * each * self.len(),
+                from * self.len(),
                 self.is_tall(),
                 rule.cautious,
                 some.len(),

@@ -6,22 +6,17 @@ use burn::tensor::{DType, Tensor};
 
 /// As [`muon`](super::muon()), for one matrix.
 pub fn muon(matrix: Matrix) -> (Tensor<2>, Tensor<2>) {
-    let Matrix {
-        rule,
-        weights,
-        grad,
-        velocity,
-    } = matrix;
+    let rule = matrix.rule;
     let grad = match rule.scale {
-        1.0 => grad,
-        scale => grad * scale,
+        1.0 => matrix.grad,
+        scale => matrix.grad * scale,
     };
-    let velocity = match velocity {
+    let velocity = match matrix.velocity {
         Some(velocity) => grad.clone() + velocity * rule.momentum,
         None => grad.clone(),
     };
     let orthogonal = newton_schulz(velocity.clone() * rule.momentum + grad);
-    (moved(rule, weights, orthogonal), velocity)
+    (moved(rule, matrix.weights, orthogonal), velocity)
 }
 
 /// `weights` after an orthogonal update.

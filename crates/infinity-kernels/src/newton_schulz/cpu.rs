@@ -112,12 +112,8 @@ fn square_of(g: &[f32]) -> f64 {
 /// `g / ‖g‖`, on its side where it has more rows than columns.
 fn normalised(level: Level, g: &[f32], [rows, columns]: [usize; 2]) -> Matrix {
     let factor = (1.0 / square_of(g).sqrt().max(SMALLEST_NORM)) as f32;
-    let tall = rows > columns;
-    let mut x = match tall {
-        true => Matrix::zeros(columns, rows),
-        false => Matrix::zeros(rows, columns),
-    };
-    if tall {
+    let mut x = Matrix::zeros(rows.min(columns), rows.max(columns));
+    if rows > columns {
         transpose(level, [rows, columns], g, columns, &mut x.data, x.stride);
         x.data.iter_mut().for_each(|x| *x *= factor);
     } else {

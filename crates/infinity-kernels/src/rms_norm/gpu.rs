@@ -152,40 +152,35 @@ fn backward_rows<F: Float>(
 struct Call {
     x: CubeTensor,
     weight: CubeTensor,
-    gate: Option<CubeTensor>,
+    /// The inputs again where there is none, and nobody reads it.
+    gate: CubeTensor,
+    gated: bool,
     dtype: DType,
     rows: usize,
     width: usize,
     lanes: usize,
+    /// Rows that a cube has side by side.
+    groups: usize,
 }
 
 impl Call {
     fn new(inputs: Vec<CubeTensor>) -> Self {
-        let mut inputs = inputs.into_iter();
-        let mut next = || inputs.next().expect("two or three inputs");
-        let (x, weight) = (next(), next());
-        let dtype = row_type(x.dtype);
-        let width = weight.shape().num_elements();
+        let dtype = row_type(inputs[0].dtype);
+        let ready = |i: usize, dtype| contiguous(inputs[i].clone(), dtype);
+        let (x, weight) = (ready(0, dtype), ready(1, DType::F32));
+        let (gated, width) = (inputs.len() > 2, weight.shape().num_elements());
+        let lanes = lanes(width);
         Call {
-            rows: x.shape().num_elements() / width.max(1),
-            x: contiguous(x, dtype),
-            weight: contiguous(weight, DType::F32),
-            gate: inputs.next().map(|gate| contiguous(gate, dtype)),
+            gate: if gated { ready(2, dtype) } else { x.clone() },
+            gated,
             dtype,
+            rows: x.shape().num_elements() / width.max(1),
+            x,
+            weight,
             width,
-            lanes: lanes(width),
+            lanes,
+            groups: UNITS / lanes,
         }
-    }
-
-    /// Rows that a cube has side by side.
-    fn groups(&self) -> usize {
-        UNITS / self.lanes
-    }
-
-    /// The gate, or where there is none something that is not read.
-    fn gate(&self) -> BufferArg {
-        let gate = self.gate.as_ref().unwrap_or(&self.x);
-        gate.clone().into_buffer_arg()
     }
 }
 
@@ -196,16 +191,16 @@ pub(super) fn forward(inputs: Vec<CubeTensor>, rule: RmsNorm) -> CubeTensor {
     if call.rows > 0 {
         forward_rows::launch(
             &call.x.client,
-            cubes(call.rows.div_ceil(call.groups())),
+            cubes(call.rows.div_ceil(call.groups)),
             units(),
             call.x.clone().into_buffer_arg(),
             call.weight.clone().into_buffer_arg(),
-            call.gate(),
+            call.gate.clone().into_buffer_arg(),
             y.clone().into_buffer_arg(),
             call.rows,
             call.width,
             rule.eps,
-            call.gate.is_some(),
+            call.gated,
             rule.act == GateAct::Silu,
             call.lanes,
             element(call.dtype),
@@ -220,12 +215,12 @@ pub(super) fn backward(inputs: Vec<CubeTensor>, d_y: CubeTensor, rule: RmsNorm) 
     let call = Call::new(inputs);
     let d_y = contiguous(d_y, call.dtype);
     let like_x = || empty(&call.x, call.x.shape(), call.dtype);
-    let (d_x, d_gate) = (like_x(), call.gate.as_ref().map(|_| like_x()));
-    let each = call.rows.div_ceil(call.groups() * CUBES).max(1);
-    let n = call.rows.div_ceil(call.groups() * each);
-    let partial = empty(&call.x, [n * call.groups(), call.width], DType::F32);
     // A buffer is written by one name only.
-    let unused = || empty(&call.x, [1], call.dtype);
+    let nothing = || empty(&call.x, [1], call.dtype);
+    let (d_x, d_gate) = (like_x(), if call.gated { like_x() } else { nothing() });
+    let each = call.rows.div_ceil(call.groups * CUBES).max(1);
+    let n = call.rows.div_ceil(call.groups * each);
+    let partial = empty(&call.x, [n * call.groups, call.width], DType::F32);
     if call.rows > 0 {
         backward_rows::launch(
             &call.x.client,
@@ -233,24 +228,24 @@ pub(super) fn backward(inputs: Vec<CubeTensor>, d_y: CubeTensor, rule: RmsNorm) 
             units(),
             call.x.clone().into_buffer_arg(),
             call.weight.clone().into_buffer_arg(),
-            call.gate(),
+            call.gate.clone().into_buffer_arg(),
             d_y.into_buffer_arg(),
             d_x.clone().into_buffer_arg(),
-            d_gate.clone().unwrap_or_else(unused).into_buffer_arg(),
+            d_gate.clone().into_buffer_arg(),
             partial.clone().into_buffer_arg(),
             call.rows,
             call.width,
             each,
             rule.eps,
-            call.gate.is_some(),
+            call.gated,
             rule.act == GateAct::Silu,
             call.lanes,
             element(call.dtype),
         );
     }
-    let sizes = [n * call.groups(), call.width, 0];
+    let sizes = [n * call.groups, call.width, 0];
     let d_weight = row_sums(&partial, sizes, [call.width]);
     let mut grads = vec![d_x, cast(d_weight, weight_type)];
-    grads.extend(d_gate);
+    grads.extend(call.gated.then_some(d_gate));
     grads
 }

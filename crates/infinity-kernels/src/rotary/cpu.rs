@@ -103,20 +103,16 @@ fn rotate(x: &mut [f32], [cos, sin]: [&[f32]; 2], half: usize, turn: f32) {
 
 leveled!(
     fn forward_tokens<const FMA: bool, const ROWS: usize>(tokens: Tokens<'_>, y: &mut [f32]) {
-        let Unit {
-            map: rule,
-            half,
-            eps,
-        } = tokens.unit;
+        let unit = tokens.unit;
         for (i, y) in y.chunks_exact_mut(tokens.width).enumerate() {
             let (vectors, tables) = tokens.token(i);
             for (x, y) in vectors.zip(y.chunks_exact_mut(tokens.key_dim)) {
-                map::<FMA>(rule, x, y);
-                let inverse = 1.0 / length::<FMA>(y, eps);
+                map::<FMA>(unit.map, x, y);
+                let inverse = 1.0 / length::<FMA>(y, unit.eps);
                 for y in y.iter_mut() {
                     *y *= inverse;
                 }
-                rotate(y, tables, half, 1.0);
+                rotate(y, tables, unit.half, 1.0);
             }
         }
     }
@@ -125,24 +121,20 @@ leveled!(
 leveled!(
     /// `d` is the gradient of the vectors, and becomes that of the inputs.
     fn backward_tokens<const FMA: bool, const ROWS: usize>(tokens: Tokens<'_>, d: &mut [f32]) {
-        let Unit {
-            map: rule,
-            half,
-            eps,
-        } = tokens.unit;
+        let unit = tokens.unit;
         let mut mapped = vec![0f32; tokens.key_dim];
         for (i, d) in d.chunks_exact_mut(tokens.width).enumerate() {
             let (vectors, tables) = tokens.token(i);
             for (x, d) in vectors.zip(d.chunks_exact_mut(tokens.key_dim)) {
-                map::<FMA>(rule, x, &mut mapped);
-                let inverse = 1.0 / length::<FMA>(&mapped, eps);
-                rotate(d, tables, half, -1.0);
+                map::<FMA>(unit.map, x, &mut mapped);
+                let inverse = 1.0 / length::<FMA>(&mapped, unit.eps);
+                rotate(d, tables, unit.half, -1.0);
                 let along = -dot::<FMA>(&mapped, d) * inverse * inverse * inverse;
                 for (d, phi) in d.iter_mut().zip(&mapped) {
                     *d = multiply_add::<FMA>(along, *phi, *d * inverse);
                 }
                 let values = d.iter_mut().zip(x).zip(&mapped);
-                match rule {
+                match unit.map {
                     FeatureMap::Identity => {}
                     FeatureMap::Relu => {
                         for ((d, x), _) in values {

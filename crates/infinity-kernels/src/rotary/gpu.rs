@@ -9,10 +9,8 @@
 use super::unit::Unit;
 use crate::feature_map::FeatureMap;
 use crate::gpu::sums::{lanes, over_lanes};
-use crate::gpu::{UNITS, contiguous, cubes, element, empty, row_type, units};
-use crate::operator::exactly;
+use crate::gpu::{UNITS, contiguous, cubes, element, empty, row_type, single, units};
 use burn::backend::TensorMetadata;
-use burn::tensor::DType;
 use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -200,127 +198,71 @@ fn backward_rows<F: Float>(
     }
 }
 
-/// Contiguous tensors of a call: one or two of vectors; cosines and sines.
-struct Call {
-    vectors: Vec<CubeTensor>,
-    tables: [CubeTensor; 2],
+/// The rotated unit vectors of one or two tensors, or, with the gradients of those, the gradients of the inputs.
+pub(super) fn run(
     unit: Unit,
-    dtype: DType,
-}
-
-impl Call {
-    fn new(unit: Unit, mut inputs: Vec<CubeTensor>) -> Self {
-        let tables = inputs.split_off(inputs.len() - 2);
-        let dtype = row_type(inputs[0].dtype);
-        let single = |table| contiguous(table, DType::F32);
-        let vectors = inputs.into_iter().map(|x| contiguous(x, dtype));
-        Call {
-            vectors: vectors.collect(),
-            tables: exactly(tables.into_iter().map(single).collect()),
-            unit,
-            dtype,
-        }
+    mut inputs: Vec<CubeTensor>,
+    grads: Option<Vec<CubeTensor>>,
+) -> Vec<CubeTensor> {
+    let dtype = row_type(inputs[0].dtype);
+    let tables = single(inputs.split_off(inputs.len() - 2));
+    let ready = |x| contiguous(x, dtype);
+    let vectors: Vec<_> = inputs.into_iter().map(ready).collect();
+    let of = &vectors[0];
+    let like = |x: &CubeTensor| empty(x, x.shape(), dtype);
+    let results: Vec<_> = vectors.iter().map(like).collect();
+    let ([b, t, h, key_dim], [tabled, ..]) = (of.shape().dims(), tables[0].shape().dims::<4>());
+    let (rows, all, lanes) = (b * t * h, b * t * h * vectors.len(), lanes(key_dim));
+    if all * key_dim == 0 {
+        return results;
     }
-
-    /// The first of some tensors like the vectors, and the second or, where there is none, `else_this`.
-    fn both(of: &[CubeTensor], else_this: &CubeTensor) -> [BufferArg; 2] {
+    let Unit { map, half, eps } = unit;
+    let sizes = SizesLaunch::new(rows, all, t, h, key_dim, half, tabled, eps);
+    let cubes = cubes(all.div_ceil(UNITS / lanes));
+    let both = |of: &[CubeTensor], else_this: &CubeTensor| {
         [&of[0], of.get(1).unwrap_or(else_this)].map(|x| x.clone().into_buffer_arg())
-    }
-
-    /// Results for the vectors, and what is bound for them.
-    fn results(&self) -> (Vec<CubeTensor>, [BufferArg; 2]) {
-        let x = &self.vectors[0];
-        let like = |x: &CubeTensor| empty(x, x.shape(), self.dtype);
-        let results: Vec<_> = self.vectors.iter().map(like).collect();
-        // A buffer is written by one name only.
-        let bound = Call::both(&results, &empty(x, [1], self.dtype));
-        (results, bound)
-    }
-
-    fn rows(&self) -> usize {
-        let [b, t, h, _] = self.vectors[0].shape().dims();
-        b * t * h
-    }
-
-    fn all(&self) -> usize {
-        self.rows() * self.vectors.len()
-    }
-
-    fn lanes(&self) -> usize {
-        let [.., key_dim] = self.vectors[0].shape().dims::<4>();
-        lanes(key_dim)
-    }
-
-    fn sizes(&self) -> SizesLaunch {
-        let [_, t, h, key_dim] = self.vectors[0].shape().dims();
-        let [tables, ..] = self.tables[0].shape().dims::<4>();
-        let Unit { half, eps, .. } = self.unit;
-        let [rows, all] = [self.rows(), self.all()];
-        SizesLaunch::new(rows, all, t, h, key_dim, half, tables, eps)
-    }
-
-    fn cubes(&self) -> CubeCount {
-        cubes(self.all().div_ceil(UNITS / self.lanes()))
-    }
-}
-
-/// The rotated unit vectors.
-pub(super) fn forward(unit: Unit, inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
-    let call = Call::new(unit, inputs);
-    let (results, [y, other_y]) = call.results();
-    if results[0].shape().num_elements() > 0 {
-        let [cos, sin] = call.tables.clone();
-        let [x, other_x] = Call::both(&call.vectors, &call.vectors[0]);
-        forward_rows::launch(
-            &call.vectors[0].client,
-            call.cubes(),
+    };
+    let [x, other_x] = both(&vectors, of);
+    // A buffer is written by one name only.
+    let [y, other_y] = both(&results, &empty(of, [1], dtype));
+    let [cos, sin] = both(&tables, of);
+    match grads {
+        None => forward_rows::launch(
+            &of.client,
+            cubes,
             units(),
             x,
             other_x,
-            cos.into_buffer_arg(),
-            sin.into_buffer_arg(),
+            cos,
+            sin,
             y,
             other_y,
-            call.sizes(),
-            unit.map,
-            call.lanes(),
-            element(call.dtype),
-        );
-    }
-    results
-}
-
-/// Gradients of the inputs.
-pub(super) fn backward(
-    unit: Unit,
-    inputs: Vec<CubeTensor>,
-    grads: Vec<CubeTensor>,
-) -> Vec<CubeTensor> {
-    let call = Call::new(unit, inputs);
-    let grads = grads.into_iter().map(|d_y| contiguous(d_y, call.dtype));
-    let grads: Vec<_> = grads.collect();
-    let (results, [d_x, other_d_x]) = call.results();
-    if results[0].shape().num_elements() > 0 {
-        let [cos, sin] = call.tables.clone();
-        let [x, other_x] = Call::both(&call.vectors, &call.vectors[0]);
-        let [d_y, other_d_y] = Call::both(&grads, &grads[0]);
-        backward_rows::launch(
-            &call.vectors[0].client,
-            call.cubes(),
-            units(),
-            x,
-            other_x,
-            cos.into_buffer_arg(),
-            sin.into_buffer_arg(),
-            d_y,
-            other_d_y,
-            d_x,
-            other_d_x,
-            call.sizes(),
-            unit.map,
-            call.lanes(),
-            element(call.dtype),
-        );
+            sizes,
+            map,
+            lanes,
+            element(dtype),
+        ),
+        Some(grads) => {
+            let grads: Vec<_> = grads.into_iter().map(ready).collect();
+            let [d_y, other_d_y] = both(&grads, &grads[0]);
+            backward_rows::launch(
+                &of.client,
+                cubes,
+                units(),
+                x,
+                other_x,
+                cos,
+                sin,
+                d_y,
+                other_d_y,
+                y,
+                other_y,
+                sizes,
+                map,
+                lanes,
+                element(dtype),
+            );
+        }
     }
     results
 }

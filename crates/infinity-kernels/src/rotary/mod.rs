@@ -160,9 +160,7 @@ impl Rotary {
     /// As there.
     pub fn angles(starts: &[u64], t: usize, borders: &Borders, dims: RotaryDims) -> [Vec<f32>; 2] {
         borders.check(starts.len(), t);
-        let RotaryDims {
-            key_dim, rotated, ..
-        } = dims;
+        let (key_dim, rotated) = (dims.key_dim, dims.rotated);
         assert!(
             rotated.is_multiple_of(2) && rotated <= key_dim,
             "rotated dims {rotated} of {key_dim}"
@@ -269,8 +267,8 @@ impl Operator for Unit {
 
     gpu_kernel! {
         |self, specs| specs[..specs.len() - 2].to_vec();
-        |self, inputs| gpu::forward(*self, inputs);
-        |self, inputs, grads| gpu::backward(*self, inputs, grads)
+        |self, inputs| gpu::run(*self, inputs, None);
+        |self, inputs, grads| gpu::run(*self, inputs, Some(grads))
     }
 }
 

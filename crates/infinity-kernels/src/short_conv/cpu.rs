@@ -12,21 +12,24 @@
 
 use crate::borders::{Borders, Piece};
 use crate::cpu::exp::exp;
-use crate::cpu::results::{in_pieces, summed};
+use crate::cpu::results::{in_pieces, summed, zeroed};
 use crate::cpu::simd::{Level, leveled, multiply_add};
-use crate::cpu::tensors::{Input, Primitive, in_dtype, single, slice, slice_mut, writable};
-use burn::backend::TensorMetadata;
+use crate::cpu::tensors::{Input, Primitive, in_dtype, slice_mut, tensor, writable};
+use crate::operator::is_none;
+use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::DType;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// A call's tensors, channels innermost everywhere.
-struct Call {
+/// Values from which on threads share a forward pass.
+const ALONE: usize = 1 << 13;
+
+/// A convolution's tensors, channels innermost everywhere.
+struct Conv {
     x: Input,
     /// Taps `[kernel, channels]`.
-    taps: Vec<f32>,
-    /// Inputs before the first `[B, kernel − 1, channels]`.
-    before: Vec<f32>,
+    taps: Input,
     /// What comes before a document in the middle of a row.
     nothing: Vec<f32>,
     b: usize,
@@ -41,39 +44,29 @@ pub(crate) struct Sizes {
     kernel: usize,
 }
 
-impl Sizes {
-    fn of(weight: &Primitive) -> Self {
+/// Inputs, taps and tail of one convolution after the other.
+fn each(inputs: Vec<Primitive>) -> impl Iterator<Item = [Primitive; 3]> {
+    let mut inputs = inputs.into_iter();
+    std::iter::from_fn(move || Some([inputs.next()?, inputs.next()?, inputs.next()?]))
+}
+
+/// A tail `[B, channels, kernel − 1]` with its channels together, as its values lie, and back.
+fn turned(tail: Primitive) -> Primitive {
+    Flex::float_swap_dims(tail, 1, 2)
+}
+
+impl Conv {
+    fn new(x: Primitive, weight: Primitive) -> Self {
         let [channels, kernel] = weight.shape().dims();
-        Sizes { channels, kernel }
-    }
-}
-
-/// `[rows, a, b]` → `[rows, b, a]`.
-fn swapped(x: &[f32], a: usize, b: usize) -> Vec<f32> {
-    let (mut y, len) = (vec![0.0; x.len()], (a * b).max(1));
-    for (from, to) in x.chunks_exact(len).zip(y.chunks_exact_mut(len)) {
-        for i in 0..a {
-            for j in 0..b {
-                to[j * a + i] = from[i * b + j];
-            }
-        }
-    }
-    y
-}
-
-impl Call {
-    fn new([x, weight, tail]: [Primitive; 3]) -> Self {
-        let (x, sizes) = (Input::new(x), Sizes::of(&weight));
-        let [b, t, channels] = x.dims();
-        let before = sizes.kernel - 1;
-        Call {
+        let (x, taps) = (Input::new(x), Flex::float_swap_dims(weight, 0, 1));
+        let [b, t, _] = x.dims();
+        Conv {
             x,
-            taps: swapped(slice(&single(weight)), channels, sizes.kernel),
-            before: swapped(slice(&single(tail)), channels, before),
-            nothing: vec![0.0; before * channels],
+            taps: Input::new(taps),
+            nothing: vec![0.0; (kernel - 1) * channels],
             b,
             t,
-            sizes,
+            sizes: Sizes { channels, kernel },
         }
     }
 
@@ -82,24 +75,37 @@ impl Call {
         self.t * self.sizes.channels
     }
 
-    /// The documents of row `b`, each with its place among the row's values.
-    fn documents(
-        &self,
+    /// The inputs of row `b`.
+    fn row(&self, b: usize) -> &[f32] {
+        &self.x[b * self.row_len()..][..self.row_len()]
+    }
+
+    /// The documents of row `b`, the first of which goes on after `before`, each with its place among the row's values.
+    fn documents<'a>(
+        &'a self,
         b: usize,
+        before: &'a [f32],
         borders: &Borders,
-    ) -> impl Iterator<Item = (Row<'_>, Piece, Range<usize>)> {
-        let x = &self.x[b * self.row_len()..][..self.row_len()];
-        let before = &self.before[b * self.nothing.len()..][..self.nothing.len()];
+    ) -> impl Iterator<Item = (Row<'a>, Piece, Range<usize>)> {
         borders.pieces(b, self.t).map(move |piece| {
             let channels = self.sizes.channels;
             let at = piece.tokens.start * channels..piece.tokens.end * channels;
             let row = Row {
-                x: &x[at.clone()],
+                x: &self.row(b)[at.clone()],
                 before: if piece.fresh { &self.nothing } else { before },
                 taps: &self.taps,
                 sizes: self.sizes,
             };
             (row, piece, at)
+        })
+    }
+
+    /// How many values of row `b`'s next tail are from before the document that the row ends with.
+    fn forgotten(&self, b: usize, borders: &Borders) -> usize {
+        let last = borders.pieces(b, self.t).next_back();
+        last.filter(|piece| piece.fresh).map_or(0, |piece| {
+            let start = piece.tokens.start * self.sizes.channels;
+            (start + self.nothing.len()).saturating_sub(self.row_len())
         })
     }
 }
@@ -186,106 +192,89 @@ leveled!(
     }
 );
 
-/// `silu(conv(x))`.
-pub(crate) fn forward(inputs: [Primitive; 3], borders: &Borders) -> Primitive {
-    let (call, level) = (Call::new(inputs), Level::detect());
-    let [y] = in_pieces([call.x.len()], [call.row_len()], |b, [y]| {
-        for (row, _, at) in call.documents(b, borders) {
+/// `silu(conv(x))` of every convolution, then their next tails, written over those that came in where nobody else has a share
+/// in them.
+pub(super) fn forward(inputs: Vec<Primitive>, borders: &Borders) -> Vec<Primitive> {
+    let convs = each(inputs).map(|[x, weight, tail]| {
+        let (conv, dtype) = (Conv::new(x, weight), tail.dtype());
+        let y = Box::new_uninit_slice(conv.x.len());
+        (conv, y, writable(turned(tail)), dtype)
+    });
+    let mut convs: Vec<_> = convs.collect();
+    let values: usize = convs.iter().map(|(conv, ..)| conv.x.len()).sum();
+    let rows = convs.iter_mut().flat_map(|(conv, y, tail, _)| {
+        let conv = &*conv;
+        let y = y.chunks_exact_mut(conv.row_len());
+        let tails = slice_mut(tail).chunks_exact_mut(conv.nothing.len());
+        y.zip(tails).enumerate().map(move |row| (conv, row))
+    });
+    let level = Level::detect();
+    let run = |(conv, (b, (y, tail))): (&Conv, (usize, (&mut [MaybeUninit<f32>], &mut [f32])))| {
+        let y = zeroed(y);
+        for (row, _, at) in conv.documents(b, tail, borders) {
             forward_row(level, row, &mut y[at]);
         }
-    });
-    call.x.like(y)
-}
-
-/// Values from which on threads share a step.
-const ALONE: usize = 1 << 13;
-
-/// What a step of one convolution has.
-struct Step {
-    x: Input,
-    taps: Vec<f32>,
-    /// `[B, kernel − 1, channels]`.
-    tail: Primitive,
-    tail_dtype: DType,
-    y: Vec<f32>,
-    sizes: Sizes,
-}
-
-impl Step {
-    fn new([x, weight, tail]: [Primitive; 3]) -> Self {
-        let (x, sizes) = (Input::new(x), Sizes::of(&weight));
-        Step {
-            taps: swapped(slice(&single(weight)), sizes.channels, sizes.kernel),
-            y: vec![0.0; x.len()],
-            tail_dtype: tail.dtype(),
-            tail: writable(tail),
-            x,
-            sizes,
-        }
-    }
-
-    /// Every row, with nothing before it yet, the place of its outputs and its tail.
-    fn rows(&mut self) -> impl Iterator<Item = (Row<'_>, &mut [f32], &mut [f32])> {
-        let (taps, sizes) = (&self.taps, self.sizes);
-        let [_, t, channels] = self.x.dims();
-        let x = self.x.chunks_exact(t * channels);
-        let y = self.y.chunks_exact_mut(t * channels);
-        let tails = slice_mut(&mut self.tail).chunks_exact_mut((sizes.kernel - 1) * channels);
-        let row = move |x| Row {
-            x,
-            before: &[],
-            taps,
-            sizes,
-        };
-        let rows = x.zip(y).zip(tails);
-        rows.map(move |((x, y), tail)| (row(x), y, tail))
-    }
-
-    fn results(self) -> [Primitive; 2] {
-        [self.x.like(self.y), in_dtype(self.tail, self.tail_dtype)]
-    }
-}
-
-/// `silu(conv(x))` and the next tail of one convolution after the other, for fewer tokens than a tail holds. Tails are written
-/// over where nobody else has a share in them.
-pub(crate) fn step(inputs: Vec<Primitive>) -> Vec<Primitive> {
-    let mut inputs = inputs.into_iter();
-    let mut steps = Vec::new();
-    while let (Some(x), Some(weight), Some(tail)) = (inputs.next(), inputs.next(), inputs.next()) {
-        steps.push(Step::new([x, weight, tail]));
-    }
-    let level = Level::detect();
-    let run = |(row, y, tail): (Row<'_>, &mut [f32], &mut [f32])| {
-        let before: &[f32] = tail;
-        forward_row(level, Row { before, ..row }, y);
-        tail.copy_within(row.x.len().., 0);
-        let kept = tail.len() - row.x.len();
-        tail[kept..].copy_from_slice(row.x);
+        let (x, len) = (conv.row(b), tail.len());
+        let kept = len.saturating_sub(x.len());
+        tail.copy_within(len - kept.., 0);
+        tail[kept..].copy_from_slice(&x[x.len() + kept - len..]);
+        tail[..conv.forgotten(b, borders)].fill(0.0);
     };
-    let values: usize = steps.iter().map(|step| step.y.len()).sum();
-    let rows = steps.iter_mut().flat_map(Step::rows);
     match values < ALONE {
         true => rows.for_each(run),
         false => rows.collect::<Vec<_>>().into_par_iter().for_each(run),
     }
-    steps.into_iter().flat_map(Step::results).collect()
+    let results = convs.into_iter().map(|(conv, y, tail, dtype)| {
+        // SAFETY: shapes agree, as `short_conv_silu_each` has seen, so every row was met, and filled with zeros at least.
+        let y = unsafe { y.assume_init() }.into_vec();
+        (conv.x.like(y), turned(in_dtype(tail, dtype)))
+    });
+    let (outputs, tails): (Vec<_>, Vec<_>) = results.unzip();
+    [outputs, tails].concat()
 }
 
-/// Gradients of `x`, `weight` and `tail`.
-pub(crate) fn backward(
-    inputs: [Primitive; 3],
-    d_y: Primitive,
+/// Gradients of inputs, taps and tail of every convolution, for those of the results, if any.
+pub(super) fn backward(
+    inputs: Vec<Primitive>,
+    mut grads: Vec<Primitive>,
+    borders: &Borders,
+) -> Vec<Primitive> {
+    let of_tails = grads.split_off(inputs.len() / 3);
+    let convs = each(inputs).zip(grads.into_iter().zip(of_tails));
+    let all = convs.flat_map(|(inputs, grads)| backward_one(inputs, grads, borders));
+    all.collect()
+}
+
+fn backward_one(
+    [x, weight, tail]: [Primitive; 3],
+    (d_y, d_next): (Primitive, Primitive),
     borders: &Borders,
 ) -> [Primitive; 3] {
-    let (call, d_y, level) = (Call::new(inputs), Input::new(d_y), Level::detect());
-    let Sizes { channels, kernel } = call.sizes;
-    let sizes = [call.row_len(), call.nothing.len(), call.taps.len()];
-    let [d_x, d_before, d_taps] = in_pieces(sizes.map(|len| call.b * len), sizes, |b, grads| {
+    let given = |d: Primitive, like: &Primitive| (!is_none(&d, &like.shape())).then_some(d);
+    let (d_y, d_next) = (given(d_y, &x), given(d_next, &tail));
+    let (conv, tail, level) = (
+        Conv::new(x, weight),
+        Input::new(turned(tail)),
+        Level::detect(),
+    );
+    let Sizes { channels, kernel } = conv.sizes;
+    let nothing = || {
+        tensor(
+            vec![0.0; conv.x.len()],
+            conv.x.dims::<3>().into(),
+            DType::F32,
+        )
+    };
+    let d_y = Input::new(d_y.unwrap_or_else(nothing));
+    let d_next = d_next.map(|d_next| Input::new(turned(d_next)));
+    let sizes = [conv.row_len(), conv.nothing.len(), conv.taps.len()];
+    let [d_x, d_tail, d_taps] = in_pieces(sizes.map(|len| conv.b * len), sizes, |b, grads| {
         let [x, before, taps] = grads;
-        let d_y = &d_y[b * x.len()..][..x.len()];
+        let (len, after) = (before.len(), x.len());
+        let (tail, d_y) = (&tail[b * len..][..len], &d_y[b * after..][..after]);
         // What came before a document is nothing, and its gradient nobody's.
-        let mut nobody = call.nothing.clone();
-        for (row, piece, at) in call.documents(b, borders) {
+        let mut nobody = conv.nothing.clone();
+        for (row, piece, at) in conv.documents(b, tail, borders) {
             let before = if piece.fresh {
                 &mut nobody
             } else {
@@ -294,12 +283,20 @@ pub(crate) fn backward(
             let grads = [&mut x[at.clone()], before, &mut *taps];
             backward_row(level, row, &d_y[at], grads);
         }
+        // The next tail is what the tail and the inputs end with.
+        let d_next = d_next.as_ref().map_or(&[][..], |d| &d[b * len..][..len]);
+        for (i, d) in d_next.iter().enumerate().skip(conv.forgotten(b, borders)) {
+            match (after + i).checked_sub(len) {
+                Some(at) => x[at] += d,
+                None => before[after + i] += d,
+            }
+        }
     });
-    let d_taps = swapped(&summed(&d_taps, kernel * channels), kernel, channels);
-    let d_tail = swapped(&d_before, kernel - 1, channels);
+    let d_taps = summed(&d_taps, kernel * channels);
+    let d_taps = conv.x.result(d_taps, [kernel, channels]);
     [
-        call.x.like(d_x),
-        call.x.result(d_taps, [channels, kernel]),
-        call.x.result(d_tail, [call.b, channels, kernel - 1]),
+        conv.x.like(d_x),
+        Flex::float_swap_dims(d_taps, 0, 1),
+        turned(conv.x.result(d_tail, tail.dims::<3>())),
     ]
 }

@@ -1,7 +1,7 @@
 //! Short convolutions with SiLU on CubeCL runtimes, several of the same tokens at once: one launch forward; back
 //! one for what goes through SiLU and for the taps, one for the inputs, and one that sums the taps' gradients.
 
-use crate::gpu::many::{Places, in_a_launch};
+use crate::gpu::many::{Places, launches};
 use crate::gpu::sums::row_sums;
 use crate::gpu::{UNITS, cast, contiguous, empty, units, zeros};
 use crate::operator::is_none;
@@ -298,20 +298,6 @@ impl Call {
         TokensLaunch::new(self.b, self.t)
     }
 
-    /// Convolutions for one launch after the other, with the number of the first, and places of `units` units a
-    /// channel.
-    fn launches(
-        &self,
-        [each, others]: [usize; 2],
-        units: usize,
-    ) -> impl Iterator<Item = (usize, &[Conv], Places)> {
-        let n = in_a_launch(self.of(), each, others);
-        self.convs.chunks(n).enumerate().map(move |(i, some)| {
-            let lens = some.iter().map(|conv| units * conv.channels);
-            (i * n, some, Places::new(self.of(), lens))
-        })
-    }
-
     /// What lies at `places` of `buffer`, of `shape` for so many channels, in the formats of the inputs.
     fn apart(
         &self,
@@ -330,7 +316,9 @@ pub(super) fn forward(inputs: Vec<CubeTensor>) -> Vec<CubeTensor> {
     let call = Call::new(inputs);
     let (b, t, before) = (call.b, call.t, call.kernel - 1);
     let [y, next] = [&call.values, &call.tails].map(|places| places.buffer(call.of()));
-    for (from, convs, places) in call.launches([3, 2], b * (t + before)) {
+    for (from, convs, places) in launches(call.of(), &call.convs, [3, 2], |conv| {
+        b * (t + before) * conv.channels
+    }) {
         let sequence = convs.iter().enumerate().map(|(i, conv)| {
             let [x, weight, tail] = [&conv.x, &conv.weight, &conv.tail];
             let [x, weight, tail] = [x, weight, tail].map(|x| x.clone().into_buffer_arg());
@@ -373,7 +361,9 @@ pub(super) fn backward(inputs: Vec<CubeTensor>, grads: Vec<CubeTensor>) -> Vec<C
     let [d_z, d_x] = [(); 2].map(|()| call.values.buffer(call.of()));
     let d_tail = call.tails.buffer(call.of());
     let partial = empty(call.of(), [b * pieces, taps.values], DType::F32);
-    for (from, convs, places) in call.launches([4, 2], b * pieces) {
+    for (from, convs, places) in launches(call.of(), &call.convs, [4, 2], |conv| {
+        b * pieces * conv.channels
+    }) {
         let sequence = convs.iter().enumerate().map(|(i, conv)| {
             let channels = conv.channels;
             let d_y = grad(from + i, [b, t, channels]).unwrap_or_else(|| zeros(&conv.x));
@@ -398,7 +388,9 @@ pub(super) fn backward(inputs: Vec<CubeTensor>, grads: Vec<CubeTensor>) -> Vec<C
             );
         }
     }
-    for (from, convs, places) in call.launches([2, 3], b * (t + before)) {
+    for (from, convs, places) in launches(call.of(), &call.convs, [2, 3], |conv| {
+        b * (t + before) * conv.channels
+    }) {
         let sequence = convs.iter().enumerate().map(|(i, conv)| {
             let d_next = grad(n + from + i, [b, conv.channels, before]);
             let has_next = usize::from(d_next.is_some());

@@ -50,16 +50,10 @@ pub fn short_conv_packed(
         }
         y = y + tap(j, past);
     }
-    let tail = padded.slice([0..b, t..t + before]).swap_dims(1, 2);
-    (y, remembered(tail, t, borders))
-}
-
-/// What a tail `[B, channels, n]` behind `t` tokens keeps: inputs of the document that the row ends with.
-pub(super) fn remembered(tail: Tensor<3>, t: usize, borders: &Borders) -> Tensor<3> {
-    if borders.is_none() {
-        return tail;
+    let mut tail = padded.slice([0..b, t..t + before]).swap_dims(1, 2);
+    if !borders.is_none() {
+        let forgotten = borders.forgotten(b, t, before, &tail.device());
+        tail = tail.mask_fill(forgotten, 0.0);
     }
-    let [b, _, n] = tail.dims();
-    let forgotten = borders.forgotten(b, t, n, &tail.device());
-    tail.mask_fill(forgotten, 0.0)
+    (y, tail)
 }

@@ -52,8 +52,8 @@ impl Forward {
         }
     }
 
-    /// Writes the rows of `o` of one document, and the logarithm of the sum of weights of each to `sums`, if
-    /// that is not empty. `places` are those of its queries and keys.
+    /// Writes the rows of `o` of one document, and the logarithm of the sum of weights of each to `sums`. `places` are those of
+    /// its queries and keys.
     pub(super) fn run(
         &mut self,
         head: &Head<'_>,
@@ -80,11 +80,9 @@ impl Forward {
             }
             finish(level, m, &mut self.rows);
             scatter(level, &self.rows.o, wide, m, o, start + first);
-            if !sums.is_empty() {
-                let rows = self.rows.highest.iter().zip(&self.rows.sums);
-                for (to, (highest, sum)) in sums[start + first..][..m].iter_mut().zip(rows) {
-                    *to = highest + sum.ln();
-                }
+            let rows = self.rows.highest.iter().zip(&self.rows.sums);
+            for (to, (highest, sum)) in sums[start + first..][..m].iter_mut().zip(rows) {
+                *to = highest + sum.ln();
             }
         }
     }

@@ -120,28 +120,22 @@ impl Call {
     }
 }
 
-/// Outputs `[B, T, H, V]`, and if asked for the logarithms of the sums of their weights `[B · H · T]`.
+/// Outputs `[B, T, H, V]`, and the logarithms of the sums of their weights `[B · H · T]`: perhaps zeros without `save`.
 pub(super) fn forward(inputs: [Primitive; 3], view: &View, save: bool) -> (Primitive, Primitive) {
     let call = Call::new(inputs, view);
     let Sizes { t, v, .. } = call.sizes;
     let mut o = Box::new_uninit_slice(call.heads() * t * v);
-    let mut sums = vec![0f32; if save { call.heads() * t } else { 0 }];
+    let mut sums = vec![0f32; call.heads() * t];
     let level = Level::detect();
-    let heads = RowsMut::split(&mut o, call.rows_of(t, v));
+    let heads = RowsMut::split(&mut o, call.rows_of(t, v)).into_par_iter();
+    let heads = heads.zip(sums.par_chunks_mut(t.max(1))).enumerate();
     if t <= STEPS_UP_TO && !save && view.borders.is_none() {
-        let heads = heads.into_par_iter().enumerate();
-        heads.for_each(|(head, mut o)| {
+        heads.for_each(|(head, (mut o, _))| {
             for places in call.pieces(head) {
                 step(level, call.sizes, &call.head(head), places, &mut o);
             }
         });
     } else {
-        let mut kept: Vec<&mut [f32]> = match save {
-            true => sums.chunks_exact_mut(t.max(1)).collect(),
-            false => Vec::new(),
-        };
-        kept.resize_with(heads.len(), Default::default);
-        let heads = heads.into_par_iter().zip(kept).enumerate();
         let scratch = || Forward::new(level, call.sizes);
         heads.for_each_init(scratch, |scratch, (head, (mut o, sums))| {
             for places in call.pieces(head) {
