@@ -185,6 +185,31 @@ fn factors_are_rounded_and_sums_are_not() {
     }
 }
 
+/// A weight without columns has a result without values, and the one beside it the bits that it has alone.
+#[test]
+fn an_empty_weight_changes_no_other_that_is_rounded() {
+    let device = Device::flex();
+    for half in [Half::Bf16, Half::F16] {
+        for [b, t, width, out] in [[1, 1, 33, 17], [2, 40, 33, 17]] {
+            let mut random = Random(12);
+            let mut draw = |len| random.values(len, -1.0, 1.0);
+            let x = tensor(&draw(b * t * width), [b, t, width], DType::F32, &device);
+            let full = tensor(&draw(width * out), [width, out], DType::F32, &device);
+            let empty = Tensor::zeros([width, 0], &device);
+            let products = |weights: &[&Tensor<2>]| {
+                let weights = weights.iter().map(|weight| (*weight).clone());
+                let results = true;
+                projections_rounded(x.clone(), weights.collect(), Rounding { half, results })
+            };
+            let alone = products(&[&full]).remove(0);
+            let [beside, none] = products(&[&full, &empty]).try_into().expect("two results");
+            assert_eq!(none.dims(), [b, t, 0]);
+            assert_eq!(values(beside), values(alone));
+            assert!(products(&[]).is_empty());
+        }
+    }
+}
+
 /// Weights in bf16 beside an input in f32 count as the values that they have: few rows and many, wider than what is
 /// widened at once, stored both ways, and the gradient of the input. Values before rounding are far off.
 fn a_weight_in_bf16_counts_as_its_values(device: &Device) {

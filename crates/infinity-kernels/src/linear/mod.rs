@@ -93,6 +93,9 @@ fn of_all(x: Tensor<3>, weights: Vec<Tensor<2>>, rounding: Option<Rounding>) -> 
     for weight in &weights {
         assert_shape!(weight, [width, _]);
     }
+    if weights.is_empty() {
+        return Vec::new();
+    }
     let native = |weight: &Tensor<2>| is_native(&x, weight, rounding);
     let all_native = weights.len() < MOST_INPUTS && weights.iter().all(native);
     if all_native || are_together(&x, &weights) {

@@ -115,6 +115,8 @@ fn rates(a_log: &[f32]) -> Vec<f32> {
 struct Token<'a> {
     rule: GateRule,
     of: Sections,
+    /// Factor of the read weights.
+    scale: f32,
     /// `exp(A_log)`.
     rate: &'a [f32],
     bias: &'a [f32],
@@ -148,6 +150,7 @@ impl<'a> Token<'a> {
         Token {
             rule,
             of: Sections::of(&rule),
+            scale: rule.read_scale(),
             rate,
             bias,
             step_slope: vec![0.0; per_state],
@@ -240,7 +243,7 @@ impl<'a> Token<'a> {
     /// Read and write weights.
     #[inline(always)]
     fn write_gates(&self, read: &mut [f32], write: &mut [f32]) {
-        let (s, scale) = (self.rule.n_states, self.rule.read_scale());
+        let (s, scale) = (self.rule.n_states, self.scale);
         for ((read, open), side) in read.iter_mut().zip(&self.open).zip(&self.side) {
             *read = scale * open * side;
         }
@@ -294,7 +297,7 @@ impl<'a> Token<'a> {
     /// From `read` to `z_r` and `z_m`.
     #[inline(always)]
     fn back_through_reads(&self, d_read: &[f32], d_z: &mut [f32]) {
-        let (s, scale) = (self.rule.n_states, self.rule.read_scale());
+        let (s, scale) = (self.rule.n_states, self.scale);
         if let Some([at, _]) = self.of.read {
             let outputs = d_z[at..].iter_mut().zip(d_read);
             for (((d_z, d), open), side) in outputs.zip(&self.open).zip(&self.side) {

@@ -51,16 +51,18 @@ pub(crate) fn backward<B: Backend>(
     let through_writes = unstack(write.clone() * to_end.clone(), z.clone());
     let of_queries = read_back.d_products.t().matmul(read.rows.clone());
     let mut d_k = of_queries + through_writes;
-    if let Some(back) = &recall_back {
-        weighted = weighted + back.weighted.clone();
-        let both = back.d_products.clone() + back.d_products.clone().t();
-        d_k = d_k + both.matmul(k.clone()) + back.d_rows.clone();
+    let mut d_erase = None;
+    if let Some(back) = recall_back {
+        weighted = weighted + back.weighted;
+        let both = back.d_products.clone() + back.d_products.t();
+        d_k = d_k + both.matmul(k.clone()) + back.d_rows;
+        d_erase = Some(back.d_weights);
     }
     let d_write =
         (weighted * within.clone()).sum(2).reshape(&[x, s, c]) + to_end.clone() * dots(k, &z);
     d_b = d_b - write.clone() * d_write.clone();
-    if let (Some(recall), Some(back)) = (&chunks.recall, &recall_back) {
-        d_b = d_b + recall.weights.clone() * back.d_weights.clone();
+    if let (Some(recall), Some(d_erase)) = (&chunks.recall, &d_erase) {
+        d_b = d_b + recall.weights.clone() * d_erase.clone();
     }
     // ⟨dH¹_s, H¹_s⟩ of every chunk `[X, S, 1]` stands at the last position of `db`, so the cumulative sum
     // from the end spreads it over the whole chunk.
@@ -69,15 +71,16 @@ pub(crate) fn backward<B: Backend>(
     let log_decay = d_b.matmul(from_end) + products.sum(2);
 
     let gate = |d: Array<B>| cut.join(turned(d));
-    let erase = recall_back.map_or(read_back.d_weights.clone(), |back| back.d_weights);
+    let read = gate(read_back.d_weights);
+    let erase = d_erase.map_or_else(|| read.clone(), gate);
     Scan {
         q: cut.join(d_q),
         k: cut.join(d_k),
         v: cut.join(d_v),
         log_decay: gate(log_decay),
-        read: gate(read_back.d_weights),
+        read,
         write: gate(d_write),
-        erase: gate(erase),
+        erase,
         state: d_initial.reshape(&state_dims).0,
     }
 }

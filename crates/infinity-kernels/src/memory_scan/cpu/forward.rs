@@ -48,6 +48,7 @@ impl Forward {
             let own = saved.split_off_mut(..own).expect("no more than there are");
             self.document(&x, o, own);
         }
+        debug_assert!(saved.is_empty(), "all is written that backward reads");
         self.chunk.layout.sizes = sizes;
         narrow(&self.states, v_wide, last, sizes.v);
     }

@@ -107,10 +107,14 @@ impl Call {
         self.borders.pieces(head / self.h, self.sizes.t).collect()
     }
 
-    /// What forward saves of one head, counted in values.
-    fn saved_len(&self, head: usize) -> usize {
-        let pieces = self.pieces(head).into_iter();
-        pieces.map(|piece| self.sizes.of(&piece).saved_len()).sum()
+    /// What forward saves of every head, counted in values: as much of all heads of a row.
+    fn saved_lens(&self) -> Vec<usize> {
+        let of_row = |row| {
+            let pieces = self.borders.pieces(row, self.sizes.t);
+            let len = pieces.map(|piece| self.sizes.of(&piece).saved_len()).sum();
+            std::iter::repeat_n(len, self.h)
+        };
+        (0..self.b).flat_map(of_row).collect()
     }
 
     /// Values in one head's states, as tensors have them.
@@ -140,16 +144,16 @@ pub(super) fn forward(
     if sizes.t <= STEPS_UP_TO && !save && borders.is_none() {
         return steps(call);
     }
-    let saved_len = |head| if save { call.saved_len(head) } else { 0 };
+    let saved_lens = match save {
+        true => call.saved_lens(),
+        false => vec![0; call.heads()],
+    };
     let mut o = call.unwritten(sizes.v);
     let mut last = Box::new_uninit_slice(call.heads() * call.state_len());
-    let mut kept = Box::new_uninit_slice((0..call.heads()).map(saved_len).sum());
+    let mut kept = Box::new_uninit_slice(saved_lens.iter().sum());
     let mut rest = &mut kept[..];
-    let part = |head| {
-        rest.split_off_mut(..saved_len(head))
-            .expect("the sum of all")
-    };
-    let saved: Vec<_> = (0..call.heads()).map(part).collect();
+    let part = |len| rest.split_off_mut(..len).expect("the sum of all");
+    let saved: Vec<_> = saved_lens.into_iter().map(part).collect();
     let level = Level::detect();
     let scratch = || Forward::new(Chunk::new(level, sizes, false));
     RowsMut::split(&mut o, call.rows_of(sizes.v))
@@ -163,7 +167,7 @@ pub(super) fn forward(
         });
     // SAFETY: every head writes all its rows of the outputs and its whole final state, and of what is
     // saved its whole piece: a state for each group of chunks but the first, and the errors of every
-    // chunk. That is what `saved_len` counts.
+    // chunk. That is what `saved_lens` counts.
     let (o, last, kept) = unsafe { (o.assume_init(), last.assume_init(), kept.assume_init()) };
     let kept_shape = Shape::from([kept.len()]);
     [
@@ -207,11 +211,8 @@ pub(super) fn backward(
     let call = Call::new(x, delta, borders);
     let Sizes { states, k, v, .. } = call.sizes;
     let mut rest = slice(&saved);
-    let part = |head| {
-        rest.split_off(..call.saved_len(head))
-            .expect("as long as forward made it")
-    };
-    let saved: Vec<&[f32]> = (0..call.heads()).map(part).collect();
+    let part = |len| rest.split_off(..len).expect("as long as forward made it");
+    let saved: Vec<&[f32]> = call.saved_lens().into_iter().map(part).collect();
     let start = |grad, like: Shape| match is_none(&grad, &like) {
         true => tensor(vec![0.0; like.num_elements()], like, DType::F32),
         false => writable(grad),

@@ -231,7 +231,7 @@ impl Call {
             self.plan,
             self.elements()
         );
-        drop(scores);
+        drop([scores, d_final]);
         // `dP` and `dG + dGᵀ`, `[2, B·H, N, C, C]`, and the first of `parts`.
         let k_tiles = self.tiles(self.dims.k);
         let of_gates = 3 * (1 + k_tiles) * self.places() * self.plan.side;
