@@ -1,7 +1,7 @@
 //! A text read by a model that folds its memory, with a certificate beside every layer.
 
 use crate::compression::{Certificate, Compression, Held, compress, decompress};
-use crate::layer::Tap;
+use crate::layer::{Layer, Tap};
 use crate::model::InfinityModel;
 use crate::state::{LayerState, ModelState};
 use burn::tensor::{Int, Tensor};
@@ -60,26 +60,29 @@ impl<'a> CertifiedReader<'a> {
         let folds = self.compression.folds(&position);
         let all = folds.iter().all(|fold| *fold);
         assert!(all || !folds.contains(&true), "rows fold at one token");
-        let (tap, mut inputs) = (Tap::default(), Vec::new());
+        let tap = Tap::default();
         let pass = self.model.pass(&state.position, t, &borders).with_tap(&tap);
-        let mut look = |_| inputs.extend(tap.take());
-        let before = state.layers.clone();
-        let (hidden, mut layers) = self.model.through(tokens, &pass, state.layers, &mut look);
-        look(0);
-        let certificates = self.layers.iter_mut().zip(inputs);
-        for ((certificate, inputs), layers) in certificates.zip(before.iter().zip(&mut layers)) {
+        let mut stream = self.model.embed(tokens).into();
+        let mut layers = Vec::with_capacity(state.layers.len());
+        let blocks = self.model.blocks().iter().zip(state.layers);
+        for ((block, before), certificate) in blocks.zip(&mut self.layers) {
+            let (next, mut layer) = block.forward_in(stream, &pass, before.clone());
+            stream = next;
             let (LayerState::Infinity { memory: before, .. }, LayerState::Infinity { memory, .. }) =
-                layers
+                (&before, &mut layer)
             else {
                 unreachable!("only an infinity mixer folds");
             };
+            let inputs = tap.take().expect("a memory that reads one scan a pass");
             certificate.read(&inputs, before, memory);
             if all {
                 let folded = compress(memory, self.compression.width);
                 certificate.fold(memory, &folded);
                 *memory = decompress(&folded, &memory.device());
             }
+            layers.push(layer);
         }
+        let hidden = self.model.final_norm(stream.x);
         (hidden, ModelState { layers, position })
     }
 }

@@ -1,9 +1,7 @@
 //! Every tensor of a model: its name and shape in the weight file, what it is for, and what training
 //! does with it. All of it follows from the configuration and from names.
 
-use crate::config::{Decay, ModelConfig};
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use crate::config::{AttnQkNorm, Decay, KernelType, LayerType, ModelConfig};
 
 /// What a parameter is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,17 +108,134 @@ impl Weight {
     }
 }
 
-/// Every tensor of a model's weight file, in the order of the network: those of a model that holds no values.
+/// Every tensor of a model's weight file, in the order of the network. No model is made for it: that takes a device, and
+/// a program may have none.
 pub fn weights(config: &ModelConfig) -> Vec<Weight> {
-    // Nothing is ever made on it.
-    let model = config.unfilled(&Device::default());
-    let mut found = Found::default();
-    model.visit(&mut found);
-    for weight in &mut found.weights {
+    let (vocab, d) = (config.vocab_size, config.hidden_size);
+    let (inner, biased) = (config.intermediate_size(), config.mlp_bias);
+    let mut list = List::default();
+    list.add(true, "model.embed_tokens.weight", &[vocab, d]);
+    for layer in 0..config.num_hidden_layers {
+        list.below = format!("model.layers.{layer}.");
+        // The first layer has no layer before it.
+        let [input, value] =
+            [config.input_residual, config.value_residual].map(|on| on && layer > 0);
+        list.add(input, "input_residual.scales", &[2]);
+        list.add(true, "input_layernorm.weight", &[d]);
+        list.below += "mixer.";
+        list.mixer(&config.of_layer(layer));
+        list.add(value, "value_residual.scales", &[2]);
+        list.below = format!("model.layers.{layer}.");
+        list.add(true, "post_attention_layernorm.weight", &[d]);
+        list.linear(true, "mlp.gate_proj", [inner, d], biased);
+        list.linear(true, "mlp.up_proj", [inner, d], biased);
+        list.linear(true, "mlp.down_proj", [d, inner], biased);
+    }
+    list.below.clear();
+    list.add(true, "model.norm.weight", &[d]);
+    list.add(!config.tie_word_embeddings, "lm_head.weight", &[vocab, d]);
+    for weight in &mut list.weights {
         let start = weight.name.ends_with("A_log") || weight.name.ends_with("dt_bias");
         weight.learned = !(start && config.decay == Decay::Fixed);
     }
-    found.weights
+    list.weights
+}
+
+/// The weights of a model, as far as they are listed.
+#[derive(Default)]
+struct List {
+    /// What the names of the next ones begin with.
+    below: String,
+    weights: Vec<Weight>,
+}
+
+impl List {
+    /// Adds one, if it is there at all.
+    fn add(&mut self, there: bool, name: &str, shape: &[usize]) {
+        if there {
+            let (part, role) = named(name).expect("every module of the model is in the table");
+            self.weights.push(Weight {
+                name: format!("{}{name}", self.below),
+                shape: shape.to_vec(),
+                part,
+                role,
+                learned: true,
+            });
+        }
+    }
+
+    /// Those of a projection `[to, from]`.
+    fn linear(&mut self, there: bool, name: &str, shape: [usize; 2], biased: bool) {
+        self.add(there, &format!("{name}.weight"), &shape);
+        self.add(there && biased, &format!("{name}.bias"), &shape[..1]);
+    }
+
+    /// Those of the first layer's mixer.
+    fn mixer(&mut self, config: &ModelConfig) {
+        if config.layer_type(0) != LayerType::Linear {
+            return self.attention(config);
+        }
+        let (d, of, s) = (
+            config.hidden_size,
+            config.linear_heads(),
+            config.num_states(),
+        );
+        let (keys, values, h) = (of.key_width(), of.value_width(), of.values);
+        self.add(true, "q_proj.weight", &[keys, d]);
+        self.add(true, "k_proj.weight", &[keys, d]);
+        self.add(true, "v_proj.weight", &[values, d]);
+        self.add(true, "o_proj.weight", &[d, values]);
+        let kernel = config.conv_kernel_size;
+        self.add(kernel > 0, "q_conv1d.weight", &[keys, 1, kernel]);
+        self.add(kernel > 0, "k_conv1d.weight", &[keys, 1, kernel]);
+        self.add(kernel > 0, "v_conv1d.weight", &[values, 1, kernel]);
+        let learnable = config.kernel_type == KernelType::Learnable;
+        let map = [of.keys, of.key_dim, of.key_dim];
+        self.add(learnable, "feature_map.weight", &map);
+        self.add(learnable, "feature_map.bias", &map[..2]);
+        let (adapts, decays) = (config.decay == Decay::Adaptive, config.decay != Decay::None);
+        self.add(adapts, "gates.decay_proj.weight", &[h * s, d]);
+        self.add(decays, "gates.A_log", &[h, s]);
+        self.add(decays, "gates.dt_bias", &[h, s]);
+        self.add(true, "gates.beta_proj.weight", &[h, d]);
+        let routed = config.routes_by_content();
+        self.add(routed, "gates.routing.weight", &[h, s, of.key_dim]);
+        self.add(routed, "gates.routing.log_temperature", &[h]);
+        let chosen = s > 1 && !routed;
+        self.linear(chosen, "gates.write_proj", [h * s, d], true);
+        self.linear(chosen, "gates.read_proj", [h * s, d], true);
+        let gated = config.has_memory_gate();
+        self.linear(gated, "gates.memory_gate_proj", [h, d], true);
+        self.add(
+            config.use_output_gate,
+            "output_gate_proj.weight",
+            &[values, d],
+        );
+        self.add(true, "o_norm.weight", &[of.value_dim]);
+    }
+
+    fn attention(&mut self, config: &ModelConfig) {
+        let (d, h) = (config.hidden_size, config.num_attention_heads);
+        let (k, v) = (config.head_dim(), config.value_head_dim());
+        let groups = config.num_key_value_heads();
+        let of_qkv = config.attention_bias || config.qkv_bias;
+        self.linear(true, "q_proj", [h * k, d], of_qkv);
+        self.linear(true, "k_proj", [groups * k, d], of_qkv);
+        self.linear(true, "v_proj", [groups * v, d], of_qkv);
+        self.linear(true, "o_proj", [d, h * v], config.attention_bias);
+        for (name, heads) in [("q_norm.weight", h), ("k_norm.weight", groups)] {
+            let (norm, heads) = match config.attn_qk_norm {
+                AttnQkNorm::Full => (true, heads),
+                other => (other == AttnQkNorm::Head, 1),
+            };
+            self.add(norm, name, &[heads * k]);
+        }
+        self.add(
+            config.attn_output_gate,
+            "output_gate_proj.weight",
+            &[h * v, d],
+        );
+    }
 }
 
 /// The name in a weight file of the parameter at a path of modules.
@@ -133,45 +248,10 @@ pub(crate) fn in_files(path: &str) -> String {
     segments.collect::<Vec<_>>().join(".")
 }
 
-/// The weights of a module, as they are found.
-#[derive(Default)]
-struct Found {
-    path: Vec<String>,
-    /// Whether the present parameter is one of a projection, which files hold as `[out, in]`.
-    in_linear: bool,
-    weights: Vec<Weight>,
-}
-
-impl ModuleVisitor for Found {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.push(name.to_owned());
-        self.in_linear = container == "Struct:Linear";
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let (name, mut shape) = (in_files(&self.path.join(".")), param.lazy_shape().to_vec());
-        if self.in_linear {
-            shape.reverse();
-        }
-        let (part, role) = named(&name).expect("every module of the model is in the table");
-        self.weights.push(Weight {
-            name,
-            shape,
-            part,
-            role,
-            learned: true,
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{KernelType, MemoryRouting, Mixer};
+    use crate::config::{MemoryRouting, Mixer};
     use crate::count::ParameterCount;
 
     /// D = 8, H = 2, K = 4, V = 4, S = 4, feed-forward 64, one layer, 10 tokens.

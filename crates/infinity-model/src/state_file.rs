@@ -241,9 +241,8 @@ pub(crate) fn note<T: DeserializeOwned>(
     key: &str,
     what: &str,
 ) -> Result<Option<T>, StateProblem> {
-    let entry = notes.get(key).map(|text| serde_json::from_str(text));
-    let damaged = |_| StateProblem::NotAState(format!("{what} cannot be read"));
-    entry.transpose().map_err(damaged)
+    let entry = serde_json::from_str(notes.get(key).map_or("null", String::as_str));
+    entry.map_err(|_| StateProblem::NotAState(format!("{what} cannot be read")))
 }
 
 /// A number for every row.

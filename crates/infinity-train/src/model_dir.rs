@@ -57,6 +57,8 @@ pub(crate) struct About {
 #[derive(Debug)]
 struct Base {
     found: Found,
+    /// As it was given or recorded.
+    path: PathBuf,
     /// Of its weights, where it is known.
     fingerprint: Option<String>,
 }
@@ -100,30 +102,38 @@ pub fn find_with(given: &Path, adapter: Option<&Path>) -> Result<Found, TrainErr
 
 /// What `given` means; if that is adapters, those of the model in `base` or of the one that they name.
 fn find_on(given: &Path, base: Option<&Path>) -> Result<Found, TrainError> {
+    let mut found = look(given)?;
+    found.base = match found.checkpoint.as_ref().map(|of| &of.state.base) {
+        Some(Some(own)) => {
+            let fingerprint = Some(own.fingerprint.clone());
+            Some(Base::of(
+                &found.place,
+                base.unwrap_or(&own.path),
+                fingerprint,
+            )?)
+        }
+        None if is_adapter(&found.place) => Some(named_base(&found.place, base)?),
+        _ => None,
+    };
+    Ok(found)
+}
+
+/// What `given` means, and not yet which model it belongs to.
+fn look(given: &Path) -> Result<Found, TrainError> {
     let folder = directory(given);
     let unfinished = || match &folder {
         Ok(finished) => newer(given, finished),
         Err(_) => newest(given, &retired(given)?),
     };
-    if let Some(checkpoint) = checkpoint(given)?.or_else(unfinished) {
-        let place = checkpoint.store.path(checkpoint.state.step);
-        let own = checkpoint.state.base.as_ref();
-        let base = own.map(|own| {
-            let fingerprint = Some(own.fingerprint.clone());
-            Base::of(&place, base.unwrap_or(&own.path), fingerprint)
-        });
-        return Ok(Found {
-            base: base.transpose()?,
-            place,
-            checkpoint: Some(checkpoint),
-        });
-    }
-    let place = folder?;
-    let base = is_adapter(&place).then(|| named_base(&place, base));
+    let checkpoint = checkpoint(given)?.or_else(unfinished);
+    let place = match &checkpoint {
+        Some(of) => of.store.path(of.state.step),
+        None => folder?,
+    };
     Ok(Found {
-        base: base.transpose()?,
         place,
-        checkpoint: None,
+        checkpoint,
+        base: None,
     })
 }
 
@@ -147,23 +157,25 @@ fn named_base(folder: &Path, base: Option<&Path>) -> Result<Box<Base>, TrainErro
 impl Base {
     /// The model in `path` that the adapters in `of` belong to, and which is none of adapters itself.
     fn of(of: &Path, path: &Path, fingerprint: Option<String>) -> Result<Box<Self>, TrainError> {
-        let refused = |base: &Path| {
-            TrainError::NoModel(format!(
+        let found = look(path)?;
+        // Its own base is not looked for: it may be this one.
+        let has_adapters = match &found.checkpoint {
+            Some(checkpoint) => checkpoint.state.base.is_some(),
+            None => is_adapter(&found.place),
+        };
+        if has_adapters {
+            return Err(TrainError::NoModel(format!(
                 "{} is an adapter of {}, which is an adapter itself: write that one as a model first, with \
                  `infinity export --merge`",
                 of.display(),
-                base.display()
-            ))
-        };
-        // Before its own base is looked for, which may be this one.
-        if directory(path).is_ok_and(|dir| is_adapter(&dir)) {
-            return Err(refused(path));
+                found.place.display()
+            )));
         }
-        let found = find(path)?;
-        match found.has_adapters() {
-            true => Err(refused(&found.place)),
-            false => Ok(Box::new(Base { found, fingerprint })),
-        }
+        Ok(Box::new(Base {
+            found,
+            path: path.to_path_buf(),
+            fingerprint,
+        }))
     }
 }
 
@@ -358,22 +370,24 @@ impl Found {
     /// # Errors
     /// A file is missing, damaged, or does not fit the others, or the device cannot hold the weights.
     pub fn load(&self, precision: Precision, device: &Device) -> Result<Pretrained, TrainError> {
-        let tokenizer = |path| Tokenizer::from_file(path).map_err(PretrainedError::from);
+        let tokenizer = match &self.checkpoint {
+            Some(_) => {
+                Some(Tokenizer::from_file(self.tokenizer()?).map_err(PretrainedError::from)?)
+            }
+            None => None,
+        };
         if let Some(base) = &self.base {
             let mut loaded = self.adapted(base, own(precision), device)?;
-            if self.checkpoint.is_some() {
-                loaded.tokenizer = Some(tokenizer(self.tokenizer()?)?);
-            }
+            loaded.tokenizer = tokenizer.or(loaded.tokenizer);
             if precision != Precision::Bf16Weights {
                 loaded.model = loaded.model.merged();
             }
             loaded.model = loaded.model.with_precision(precision)?;
             return Ok(loaded);
         }
-        let Some(checkpoint) = &self.checkpoint else {
+        let (Some(checkpoint), Some(tokenizer)) = (&self.checkpoint, tokenizer) else {
             return Ok(from_pretrained_in(&self.place, precision, device)?);
         };
-        let tokenizer = tokenizer(self.tokenizer()?)?;
         let config = RunConfig::from_record(&checkpoint.state.config)?;
         let (store, step) = (&checkpoint.store, checkpoint.state.step);
         let model = model_of(store, step, config.model.init(device))?;
@@ -398,17 +412,20 @@ impl Found {
     /// The model that its adapters belong to, with them beside its weights.
     fn adapted(
         &self,
-        Base { found, fingerprint }: &Base,
+        base: &Base,
         precision: Precision,
         device: &Device,
     ) -> Result<Pretrained, TrainError> {
+        let found = &base.found;
         let loaded = found.load(precision, device)?;
-        let is = fingerprint_in_bf16(&loaded.model);
-        if let Some(expected) = fingerprint.as_ref().filter(|expected| **expected != is) {
-            let (of, base) = (self.place.display(), found.place.display());
-            return Err(TrainError::NoModel(format!(
-                "the adapters in {of} belong to a model of other weights ({expected}) than the one in {base} ({is})"
-            )));
+        if let Some(expected) = &base.fingerprint {
+            let is = fingerprint_in_bf16(&loaded.model);
+            if is != *expected {
+                let (of, base) = (self.place.display(), found.place.display());
+                return Err(TrainError::NoModel(format!(
+                    "the adapters in {of} belong to a model of other weights ({expected}) than the one in {base} ({is})"
+                )));
+            }
         }
         let model = match &self.checkpoint {
             None => with_adapter_of(loaded.model, found.directory(), &self.place)?,
@@ -440,9 +457,8 @@ impl Found {
             return Ok(copy_adapter(dir, &self.place)?);
         }
         let model = self.adapted(base, Precision::F32, device)?.model;
-        let (of, fingerprint) = (&base.found, base.fingerprint.as_deref());
-        let fingerprint = fingerprint.unwrap_or_default();
-        save_adapter(dir, &model, of.directory(), &of.place, fingerprint)?;
+        let fingerprint = base.fingerprint.as_deref().unwrap_or_default();
+        save_adapter(dir, &model, base.found.directory(), &base.path, fingerprint)?;
         Ok(())
     }
 

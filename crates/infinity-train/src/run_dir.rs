@@ -336,8 +336,10 @@ fn is_written(path: &Path) -> bool {
         return true;
     }
     match parts[..] {
-        [RUN | CONFIG | EFFECTIVE | TOKENIZER | TOKENIZER_CONFIG | TEMPLATE | METRICS] => true,
-        [name] => (name.strip_suffix(".tmp")).is_some_and(|name| is_written(Path::new(name))),
+        [name] => matches!(
+            name.strip_suffix(".tmp").unwrap_or(name),
+            RUN | CONFIG | EFFECTIVE | TOKENIZER | TOKENIZER_CONFIG | TEMPLATE | METRICS
+        ),
         [TENSORBOARD, name] => name.starts_with("events.out.tfevents."),
         [SAMPLES, name] => name.starts_with("step-"),
         [CHECKPOINTS, name] => [BEST, ".tmp-best"].contains(&name),

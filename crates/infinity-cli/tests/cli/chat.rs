@@ -50,6 +50,25 @@ fn a_conversation_is_left_and_gone_on_with() {
 }
 
 #[test]
+fn something_is_done_for_every_command_of_the_help() {
+    let dir = with_model();
+    let help = chat(dir.path(), "/help", "").exits(0).out;
+    let mut lines = String::new();
+    for line in help.lines().filter(|line| line.starts_with('/')) {
+        let command = line.split_once("  ").unwrap().0;
+        let name = command.split(' ').next().unwrap();
+        let rest = if name == command { "" } else { " x" };
+        lines.insert_str(0, &format!("{name}{rest}\n"));
+    }
+    assert!(
+        lines.starts_with("/exit\n") && lines.lines().count() == 11,
+        "{lines}"
+    );
+    let rest = lines.strip_prefix("/exit\n").unwrap();
+    chat(dir.path(), &format!("{rest}/exit\nmore"), "").exits(0);
+}
+
+#[test]
 fn what_was_said_can_be_taken_back_and_tried_again() {
     let dir = with_model();
     let flags = "--greedy -n 6 --ignore-eos";

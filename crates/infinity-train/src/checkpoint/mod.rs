@@ -306,12 +306,14 @@ impl CheckpointStore {
             let found = Mark::of(&path, Fingerprint::like(&mark.fingerprint));
             let found = found.map_err(|error| damaged(&path, error))?;
             let (is, was) = (found.bytes, mark.bytes);
-            let reason = match found.fingerprint == mark.fingerprint {
-                _ if is != was => format!("it has {is} bytes and was written with {was}"),
-                false => "its fingerprint is not that of what was written".to_owned(),
-                true => continue,
-            };
-            return Err(damaged(&path, reason));
+            if is != was {
+                let reason = format!("it has {is} bytes and was written with {was}");
+                return Err(damaged(&path, reason));
+            }
+            if found.fingerprint != mark.fingerprint {
+                let reason = "its fingerprint is not that of what was written";
+                return Err(damaged(&path, reason));
+            }
         }
         read(&directory.join(STATE))
     }

@@ -1,10 +1,11 @@
 //! The global norm of the gradient, and clipping by it.
 
+use super::in_pool_of;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
+use infinity_kernels::has_pool;
 use infinity_kernels::square_sum::square_sum;
-use infinity_kernels::{has_pool, in_pool};
 
 /// The norm of all gradients together, and what they are to be multiplied by.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,7 @@ pub fn clip<M: Module + Sync>(
     max_norm: f64,
 ) -> (GradientsParams, Clip) {
     // On a CPU each of these small operations would wake a thread.
-    in_pool(&model.devices()[0], || {
+    in_pool_of(&model.devices(), || {
         let mut squares = Squares {
             grads: &grads,
             sum: None,

@@ -114,7 +114,7 @@ impl Optimizer {
         factor: f64,
         step: u64,
     ) -> M {
-        in_pool(&module.devices()[0], || {
+        in_pool_of(&module.devices(), || {
             let mut moving = Moving {
                 optimizer: self,
                 grads: &mut grads,
@@ -129,6 +129,14 @@ impl Optimizer {
             let mut put = Put(moving.moved);
             module.map(&mut put)
         })
+    }
+}
+
+/// [`in_pool`] of a module's first device; one without parameters has none.
+fn in_pool_of<R: Send>(devices: &[Device], work: impl FnOnce() -> R + Send) -> R {
+    match devices.first() {
+        Some(device) => in_pool(device, work),
+        None => work(),
     }
 }
 
@@ -530,6 +538,54 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The factor counts as it would on the gradients, which are rounded to their own format.
+    #[test]
+    fn a_scaled_step_is_one_with_scaled_gradients() {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let before = module(dtype);
+            let mut scaled = optimizer(OptimizerName::Muon, &before);
+            let [mut by_hand, mut whole] = [scaled.clone(), scaled.clone()];
+            let factor = 0.3;
+            let mut smaller = GradientsParams::new();
+            for id in [before.q_proj.id, before.o_proj.id, before.embed.id] {
+                let grad = grads(&before, 0).remove::<2>(id).expect("a gradient");
+                smaller.register(id, grad * factor);
+            }
+            let expected = by_hand.step(before.clone(), smaller, 0);
+            let found = scaled.step_scaled(before.clone(), grads(&before, 0), factor, 0);
+            // In f32 the rules scale by themselves, which may round otherwise.
+            let limit = if dtype == DType::F32 { 1e-5 } else { 0.0 };
+            let same = |a: &[Vec<f64>], b: &[Vec<f64>]| {
+                let apart = a
+                    .concat()
+                    .into_iter()
+                    .zip(b.concat())
+                    .map(|(a, b)| (a - b).abs());
+                apart.fold(0.0, f64::max) <= limit
+            };
+            assert!(same(&all(&found), &all(&expected)), "{dtype:?}");
+            whole.step(before.clone(), grads(&before, 0), 0);
+            // A first step is nearly the same for all factors; what it leaves is not.
+            let left = |of: &Optimizer, id| -> Vec<Vec<f64>> {
+                let rows = &of.slots[id].moments.as_ref().expect("a gradient").rows;
+                rows.iter().cloned().map(values).collect()
+            };
+            for id in [&before.q_proj.id, &before.embed.id] {
+                assert!(same(&left(&scaled, id), &left(&by_hand, id)), "{dtype:?}");
+                assert!(!same(&left(&scaled, id), &left(&whole, id)), "{dtype:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_module_without_parameters_is_clipped_and_moved() {
+        let nothing = Vec::<Four>::new();
+        let (grads, clip) = clip(&nothing, GradientsParams::new(), 1.0, 1.0);
+        assert_eq!(clip.norm, 0.0);
+        let mut optimizer = optimizer(OptimizerName::Muon, &module(DType::F32));
+        assert!(optimizer.step(nothing, grads, 0).is_empty());
     }
 
     fn write(optimizer: &Optimizer, path: &Path) {

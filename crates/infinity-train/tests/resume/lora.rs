@@ -348,6 +348,14 @@ fn what_cannot_be_adapted_is_refused_by_name() {
         told(&of, &|_| {}, &["an adapter itself", "--merge"]);
         told(&of, &wider, &["an adapter itself", "--merge"]);
     }
+    // A checkpoint that was put in the place of its own base is not looked into again and again.
+    let base = ours.join("checkpoints/step-00000004");
+    let (_run, changed) = of(&base, Packing::Shuffled, |_| {});
+    run(&changed, None, None).0.unwrap();
+    fs::remove_dir_all(&base).unwrap();
+    copy(&store(&changed).path(4), &base);
+    let message = find(&store(&changed).path(8)).unwrap_err().to_string();
+    assert!(message.contains("an adapter itself"), "{message}");
     // What a run of adapters was told, it goes on with.
     let mut other = adapters.clone();
     other.lora.alpha = 2.0;

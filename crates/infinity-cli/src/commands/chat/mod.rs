@@ -162,7 +162,7 @@ impl Chat {
                 let (name, value) = words::name_and_value(&rest);
                 let config = words::with_setting(&self.config, name, value);
                 self.config = config.map_err(errors::usage)?;
-                terminal::remark(&format!("{name} is {value}"));
+                terminal::remark(&format!("{} is {value}", name.replace('-', "_")));
             }
             "stats" => terminal::line(conversation.stats())?,
             other => unreachable!("/{other} is explained, but nothing is done"),

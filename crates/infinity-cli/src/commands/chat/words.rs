@@ -94,7 +94,9 @@ pub(super) fn settings(config: &GenerationConfig) -> [(&'static str, String); 7]
     SETTINGS.map(|name| match (name, &values[name]) {
         ("seed", Value::Null) => (name, "random".to_owned()),
         (_, Value::Null) => (name, DEFAULT_MAX_NEW_TOKENS.to_string()),
-        (_, value) => (name, value.to_string()),
+        (_, value) if value.is_u64() => (name, value.to_string()),
+        // 1.0 as 1.
+        (_, value) => (name, value.as_f64().unwrap_or_default().to_string()),
     })
 }
 
@@ -117,6 +119,11 @@ pub(super) fn with_setting(
         _ if name == "seed" && value == "random" => Value::Null,
         (Ok(whole), _) => whole.into(),
         (_, Ok(number)) if number.is_finite() => number.into(),
+        (_, Ok(other)) => {
+            return Err(format!(
+                "generation.{name} = {other} is not a finite number"
+            ));
+        }
         _ => return Err(wrong()),
     };
     let read = serde_json::from_value(values);
@@ -185,6 +192,8 @@ mod tests {
                 Err(String::new())
             );
         }
+        let listed = settings(&config);
+        assert!(listed.contains(&("repetition_penalty", "1".to_owned())));
         let cold = with_setting(&config, "temperature", "0").unwrap();
         assert!(cold.is_greedy());
         let short = with_setting(&config, "max-new-tokens", "9").unwrap();
@@ -202,6 +211,7 @@ mod tests {
             ("max_new_tokens", "nan", "nan"),
             ("seed", "-1", "needs a number"),
             ("temperature", "", "needs a"),
+            ("temperature", "inf", "generation.temperature = inf is not"),
         ] {
             let message = with_setting(&config, name, value).unwrap_err();
             assert!(message.contains(words), "{message}");

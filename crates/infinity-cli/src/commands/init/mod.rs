@@ -156,6 +156,11 @@ mod tests {
     #[test]
     fn every_preset_is_a_configuration_without_holes() {
         assert_eq!(presets().count(), 4);
+        let words = PRESETS.lines().next().unwrap_or_default();
+        for preset in presets() {
+            let [words, values] = [words, preset.values].map(|of| of.split_whitespace().count());
+            assert_eq!(words, values, "{}", preset.name);
+        }
         for (preset, hidden_size) in presets().zip([128, 128, 256, 512]) {
             let text = preset.toml(9);
             assert!(!text.contains(['@', '{', '}']), "{text}");
