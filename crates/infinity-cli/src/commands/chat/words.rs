@@ -119,9 +119,9 @@ pub(super) fn with_setting(
         _ if name == "seed" && value == "random" => Value::Null,
         (Ok(whole), _) => whole.into(),
         (_, Ok(number)) if number.is_finite() => number.into(),
-        (_, Ok(other)) => {
+        (_, Ok(_)) => {
             return Err(format!(
-                "generation.{name} = {other} is not a finite number"
+                "generation.{name} = {value} is not a finite number"
             ));
         }
         _ => return Err(wrong()),
