@@ -42,7 +42,7 @@ impl Borders {
         let rise = |row: &Vec<usize>| row.is_sorted_by(|a, b| a < b);
         assert!(rows.iter().all(rise), "borders that do not rise: {rows:?}");
         let some = rows.iter().any(|row| !row.is_empty());
-        Borders(some.then_some(rows).unwrap_or_default().into())
+        Borders(if some { rows } else { Vec::new() }.into())
     }
 
     /// Whether there is none at all.

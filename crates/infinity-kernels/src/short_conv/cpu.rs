@@ -206,10 +206,12 @@ pub(super) fn forward(inputs: Vec<Primitive>, borders: &Borders) -> Vec<Primitiv
         let conv = &*conv;
         let y = y.chunks_exact_mut(conv.row_len());
         let tails = slice_mut(tail).chunks_exact_mut(conv.nothing.len());
-        y.zip(tails).enumerate().map(move |row| (conv, row))
+        y.zip(tails)
+            .enumerate()
+            .map(move |(b, (y, tail))| (conv, b, y, tail))
     });
     let level = Level::detect();
-    let run = |(conv, (b, (y, tail))): (&Conv, (usize, (&mut [MaybeUninit<f32>], &mut [f32])))| {
+    let run = |(conv, b, y, tail): (&Conv, usize, &mut [MaybeUninit<f32>], &mut [f32])| {
         let y = zeroed(y);
         for (row, _, at) in conv.documents(b, tail, borders) {
             forward_row(level, row, &mut y[at]);
