@@ -57,7 +57,6 @@ impl Check {
     ) -> Result<(), ConfigError> {
         let finite = value.number().is_none_or(f64::is_finite);
         let wrong = match (range.start_bound(), range.end_bound()) {
-            _ if !finite => "is not a finite number".to_owned(),
             (Included(low), _) if value < *low => {
                 format!("is too small: it must be at least {low}")
             }
@@ -68,6 +67,8 @@ impl Check {
             (_, Excluded(high)) if value >= *high => {
                 format!("is too large: it must be below {high}")
             }
+            // What no bound speaks of.
+            _ if !finite => "is not a finite number".to_owned(),
             _ => return Ok(()),
         };
         Err(self.wrong(name, value, wrong))

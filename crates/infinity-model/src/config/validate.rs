@@ -199,6 +199,14 @@ mod tests {
             "model.hidden_dropout_prob = 1 is too large: it must be below 1"
         );
         assert_eq!(
+            message(|c| c.hidden_dropout_prob = f64::INFINITY),
+            "model.hidden_dropout_prob = inf is too large: it must be below 1"
+        );
+        assert_eq!(
+            message(|c| c.layer_norm_eps = f64::NEG_INFINITY),
+            "model.layer_norm_eps = -inf is too small: it must be above 0"
+        );
+        assert_eq!(
             message(|c| c.layer_norm_eps = 0.0),
             "model.layer_norm_eps = 0 is too small: it must be above 0"
         );
