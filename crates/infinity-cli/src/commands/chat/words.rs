@@ -60,7 +60,7 @@ pub(super) fn parse(line: &str) -> Result<Said, String> {
     let (typed, rest) = name_and_value(&line);
     let Some((name, what)) = commands().find(|(name, _)| *name == typed) else {
         let meant = nearest(typed, commands().map(|(name, _)| name));
-        let meant = meant.map_or(String::new(), |name| format!("; did you mean /{name}?"));
+        let meant = meant.map_or(";".to_owned(), |name| format!("; did you mean /{name}?"));
         return Err(format!(
             "there is no /{typed}{meant} /help shows what there is, // begins a text with /"
         ));
@@ -161,6 +161,7 @@ mod tests {
             ("/sav x", "did you mean /save?"),
             ("/load", "/load needs a FILE"),
             ("/undo 3", "takes nothing"),
+            ("/xyzzy", "there is no /xyzzy; /help shows"),
         ] {
             assert!(
                 parse(line).unwrap_err().contains(words),
